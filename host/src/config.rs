@@ -1,0 +1,282 @@
+//! The checked configuration: immutable, every name resolved, nothing a string that means something else.
+//!
+//! [`load`] is the only way to make one: it reads a TOML or an httpd-style file ([`file`], [`httpd`]) into one raw
+//! form and checks that as a whole ([`check`]), reporting every problem of the file in one run.
+
+pub mod check;
+pub mod file;
+pub mod httpd;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Everything a worker needs to know.
+#[derive(Debug)]
+pub struct Config {
+    /// The file that it was read from, as named by the operator.
+    pub source: PathBuf,
+    /// Worker threads, each with its own runtime and its own upstream connections.
+    pub threads: usize,
+    /// Where requests come in; at least one.
+    pub listeners: Vec<Listener>,
+    /// Modules to load, each ID once.
+    pub modules: Vec<ModuleFile>,
+    /// Groups of servers. `Route::cluster` is an index into these.
+    pub clusters: Vec<Cluster>,
+    /// Which requests go where, in the order of the file.
+    pub routes: Vec<Route>,
+    /// Which route wins where several match.
+    pub route_order: RouteOrder,
+    /// How much of anything a client or a server may take.
+    pub limits: Limits,
+    /// How long anything may take.
+    pub timeouts: Timeouts,
+    /// One line a request, or none.
+    pub access_log: AccessLogTarget,
+    /// Where metrics are served, if anywhere.
+    pub admin: Option<Admin>,
+}
+
+/// Where in a configuration something was said; the edge prints it as `file:line`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The file, as named.
+    pub file: Arc<str>,
+    /// Line, from 1.
+    pub line: usize,
+}
+
+/// One listening address.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// Where to listen; port 0 lets the kernel choose.
+    pub address: SocketAddr,
+    /// Connections open at once over all threads; above it the listener stops accepting until one ends.
+    pub max_connections: usize,
+    /// Where it was said.
+    pub place: Place,
+}
+
+/// One line of `[load_module]`.
+#[derive(Clone, Debug)]
+pub struct ModuleFile {
+    /// Module ID.
+    pub id: Arc<str>,
+    /// The file as it was written: absolute, or to be looked for in `search`.
+    pub file: PathBuf,
+    /// Directories in which a relative file is looked for: as written, then by its name alone, then with `lib` before
+    /// the name.
+    pub search: Arc<[PathBuf]>,
+    /// The hash that the file must have.
+    pub sha256: Option<[u8; 32]>,
+    /// Where it was said.
+    pub place: Place,
+}
+
+/// A named group of servers, balanced together.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Module ID of its balancer; one of [`Config::modules`].
+    pub module: Arc<str>,
+    /// Its servers, at least one.
+    pub servers: Vec<Server>,
+    /// The module's own settings, flattened for the boundary.
+    pub settings: Vec<Setting>,
+    /// Where requests get their key from, for modules that ask for one.
+    pub key: Option<KeySource>,
+    /// How the `Host` header is set on the way to a server.
+    pub host_header: HostHeader,
+    /// Time for a connection to one server to stand, name look-up included.
+    pub connect_timeout: Duration,
+    /// Time from the request's last byte to the response's first.
+    pub response_timeout: Duration,
+    /// Time without a byte in a body, either way.
+    pub body_timeout: Duration,
+    /// How long an unused connection to a server is kept. Less than what servers commonly allow (5 s for Node and
+    /// httpd), so that few requests meet a connection that is just being closed.
+    pub keepalive_timeout: Duration,
+    /// Unused connections kept to each server, per thread.
+    pub keepalive: usize,
+    /// How long a request may wait where the module answers that all servers are full.
+    pub queue_timeout: Duration,
+    /// Requests that may wait at once, over all threads.
+    pub queue: usize,
+    /// Where it was said.
+    pub place: Place,
+}
+
+/// One server of a cluster.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// The URL as written.
+    pub url: Arc<str>,
+    /// Host name or address, without brackets.
+    pub host: Arc<str>,
+    /// Port as written, or 80.
+    pub port: u16,
+    /// 1 to 65,535.
+    pub weight: u16,
+    /// Pairs for the module's eyes, in the order of the file.
+    pub metadata: Vec<(Arc<str>, Arc<str>)>,
+    /// Where it was said.
+    pub place: Place,
+}
+
+/// One value of a module's settings; see [`lb_api::wire::Setting`] for the form of `path`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Setting {
+    /// Where it stands in the table.
+    pub path: Box<str>,
+    /// The value.
+    pub value: SettingValue,
+    /// Where it was said.
+    pub place: Place,
+}
+
+/// A setting's value.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(missing_docs, reason = "the names say it all")]
+pub enum SettingValue {
+    Table(usize),
+    Array(usize),
+    String(Box<str>),
+    Integer(i64),
+    Float(f64),
+    Boolean(bool),
+}
+
+/// What a request's key is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    /// The client's address, without port.
+    Client,
+    /// A request header.
+    Header(Arc<str>),
+    /// A cookie.
+    Cookie(Arc<str>),
+    /// A query parameter.
+    Query(Arc<str>),
+    /// The path.
+    Path,
+    /// Path and query.
+    Uri,
+}
+
+/// What servers get as `Host`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostHeader {
+    /// What the client sent.
+    Keep,
+    /// The server's name and port as written.
+    Server,
+    /// This.
+    Fixed(Arc<str>),
+}
+
+/// Requests of one host and path prefix.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Lower-case host without port, or all hosts.
+    pub host: Option<Box<str>>,
+    /// Path prefix, by segment: `/a` matches `/a` and `/a/b`, not `/ab`. Begins with a slash.
+    pub path: Box<str>,
+    /// What replaces the prefix on the way to the server, or nothing is replaced.
+    pub rewrite: Option<Box<str>>,
+    /// Index into [`Config::clusters`].
+    pub cluster: usize,
+    /// `Host` for this route, where it differs from its cluster's.
+    pub host_header: Option<HostHeader>,
+    /// Where it was said.
+    pub place: Place,
+}
+
+/// Which route wins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteOrder {
+    /// Routes of the request's own host before those of all hosts, then the longest path.
+    Longest,
+    /// The first of the file, as httpd does.
+    First,
+}
+
+/// How much of anything a peer may take.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Bytes of a request line; more is 414.
+    pub request_line_bytes: usize,
+    /// Bytes of a request's whole head, and of a response's; more is 431 (502).
+    pub head_bytes: usize,
+    /// Header lines of a head; more is 431 (502).
+    pub headers: usize,
+    /// Bytes of a request body; more is 413. `None` is no limit.
+    pub body_bytes: Option<u64>,
+    /// Requests on one client connection before it is closed. `None` is no limit.
+    pub requests_per_connection: Option<u64>,
+}
+
+/// How long anything may take on the client's side, and the end of a worker.
+#[derive(Clone, Debug)]
+pub struct Timeouts {
+    /// From the first byte of a request (or the connection) to the end of its head; later is 408.
+    pub request_head: Duration,
+    /// Time without a byte in a request body, or without the client taking a byte of a response.
+    pub body: Duration,
+    /// How long an idle client connection is kept.
+    pub keepalive: Duration,
+    /// How long a draining worker lets running requests go on.
+    pub drain: Duration,
+}
+
+/// Where access log lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLogTarget {
+    /// Nowhere.
+    Off,
+    /// Standard output.
+    Stdout,
+    /// A file, appended to, opened again on SIGUSR2.
+    File(PathBuf),
+}
+
+/// The admin listener.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Where it was said.
+    pub place: Place,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            request_line_bytes: 8 * 1024,
+            head_bytes: 16 * 1024,
+            headers: 100,
+            body_bytes: None,
+            requests_per_connection: None,
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            request_head: Duration::from_secs(15),
+            body: Duration::from_secs(60),
+            keepalive: Duration::from_secs(75),
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}

@@ -1,0 +1,15 @@
+//! The ABI's version, and the dated history of every change to it.
+//!
+//! A module is accepted when its major number equals the host's and its minor number is not above the host's. Within
+//! a major number a released field, call, constant or meaning never changes; additions go to the end of their struct
+//! or table, are optional, and have a default that the older side lives with.
+//!
+//! | version | date | change |
+//! |---|---|---|
+//! | 1.0 | 2026-11-23 | first release |
+
+/// Modules and hosts of different majors do not understand each other.
+pub const ABI_MAJOR: u32 = 1;
+
+/// Rises with every addition; a host takes modules of its own minor and of every lower one.
+pub const ABI_MINOR: u32 = 0;
