@@ -1,1 +1,379 @@
-//! (to come)
+//! Bodies: how much of a stream belongs to one, chunks taken apart where they lie, and put around data again in place.
+//!
+//! One read becomes one write: the decoder moves the data of all chunks of a read together, and [`frame`] writes the
+//! new chunk's size and end into the bytes around it, which the old ones took.
+
+use std::ops::Range;
+
+use super::buffer::Buffer;
+use super::head::{Framing, Name};
+
+/// Where reading into a body's buffer begins, so that a chunk size fits in front of the data.
+pub const HEAD_ROOM: usize = 16;
+/// Bytes of chunk extensions in one body. Nobody uses them but attackers.
+const MAX_EXTENSION_BYTES: usize = 1024;
+/// Bytes of one body's trailers.
+const MAX_TRAILER_BYTES: usize = 8 * 1024;
+
+/// What of a stream belongs to one body, and how far it has come.
+#[derive(Debug)]
+pub enum BodyReader {
+    /// All of it was taken.
+    Done,
+    /// So many bytes are still to come.
+    Length(u64),
+    /// Chunks.
+    Chunked(ChunkDecoder),
+    /// Everything up to the stream's end.
+    UntilClose,
+}
+
+/// Data of a body that was taken from a buffer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Where it lies in [`Buffer::all`], until the buffer is filled again.
+    pub data: Range<usize>,
+    /// Where the bytes that carried it end.
+    pub raw_end: usize,
+    /// Whether the body ends with it.
+    pub last: bool,
+}
+
+/// Why a body was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadBody(pub &'static str);
+
+/// How the receiver of a body learns where it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// From its length, or the end of the connection: data as it is.
+    Identity,
+    /// From chunks.
+    Chunked,
+}
+
+/// Takes chunks apart; every byte of the stream passes through it once.
+#[derive(Debug, Default)]
+pub struct ChunkDecoder {
+    state: ChunkState,
+    left: u64,
+    digits: u8,
+    extension_bytes: usize,
+    trailers: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum ChunkState {
+    #[default]
+    Size,
+    Extension,
+    SizeLf,
+    Data,
+    DataCr,
+    DataLf,
+    Trailers,
+    Done,
+}
+
+impl BodyReader {
+    /// For a message framed like this.
+    pub fn new(framing: Framing) -> Self {
+        match framing {
+            Framing::None => Self::Done,
+            Framing::Length(n) => Self::Length(n),
+            Framing::Chunked => Self::Chunked(ChunkDecoder::default()),
+            Framing::UntilClose => Self::UntilClose,
+        }
+    }
+
+    /// Whether all of it was taken.
+    pub fn is_done(&self) -> bool {
+        matches!(self, Self::Done)
+    }
+
+    /// How many bytes may be read without reading into what follows the body, as far as that can be known.
+    pub fn read_limit(&self) -> usize {
+        match self {
+            Self::Length(left) => usize::try_from(*left).unwrap_or(usize::MAX),
+            Self::Done => 0,
+            Self::Chunked(_) | Self::UntilClose => usize::MAX,
+        }
+    }
+
+    /// Takes what the buffer has of this body. After the last piece, what is left in the buffer follows the body.
+    ///
+    /// # Errors
+    /// Chunks that are not well formed; the stream cannot be used further.
+    pub fn take(&mut self, buffer: &mut Buffer) -> Result<Piece, BadBody> {
+        let raw = buffer.range();
+        let piece = match self {
+            Self::Done => Piece { data: raw.start..raw.start, raw_end: raw.start, last: true },
+            Self::UntilClose => Piece { data: raw.clone(), raw_end: raw.end, last: false },
+            Self::Length(left) => {
+                let n = raw.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= n as u64;
+                let end = raw.start + n;
+                Piece { data: raw.start..end, raw_end: end, last: *left == 0 }
+            }
+            Self::Chunked(decoder) => decoder.take(buffer.all_mut(), raw.clone())?,
+        };
+        buffer.consume(piece.raw_end - raw.start);
+        if piece.last && !matches!(self, Self::Chunked(_)) {
+            *self = Self::Done;
+        }
+        Ok(piece)
+    }
+
+    /// The trailers of a body that has ended, each line checked and ended; those that must not be trailers left out.
+    ///
+    /// # Errors
+    /// Lines that are not headers.
+    pub fn finish(&mut self) -> Result<Vec<u8>, BadBody> {
+        match std::mem::replace(self, Self::Done) {
+            Self::Chunked(decoder) if decoder.trailers.len() > 2 => checked_trailers(&decoder.trailers),
+            _ => Ok(Vec::new()),
+        }
+    }
+}
+
+impl ChunkDecoder {
+    fn take(&mut self, all: &mut [u8], raw: Range<usize>) -> Result<Piece, BadBody> {
+        let mut data = raw.start..raw.start;
+        let mut at = raw.start;
+        while at < raw.end && self.state != ChunkState::Done {
+            let byte = all[at];
+            match self.state {
+                ChunkState::Data => {
+                    let n = (raw.end - at).min(usize::try_from(self.left).unwrap_or(usize::MAX));
+                    if data.is_empty() {
+                        data = at..at + n;
+                    } else {
+                        all.copy_within(at..at + n, data.end);
+                        data.end += n;
+                    }
+                    self.left -= n as u64;
+                    at += n;
+                    if self.left == 0 {
+                        self.state = ChunkState::DataCr;
+                    }
+                    continue;
+                }
+                ChunkState::Size => self.size_byte(byte)?,
+                ChunkState::Extension => match byte {
+                    b'\r' => self.state = ChunkState::SizeLf,
+                    b'\t' | b' '..=b'~' | 0x80.. => {
+                        self.extension_bytes += 1;
+                        if self.extension_bytes > MAX_EXTENSION_BYTES {
+                            return Err(BadBody("chunk extensions over their limit"));
+                        }
+                    }
+                    _ => return Err(BadBody("control character in a chunk extension")),
+                },
+                ChunkState::SizeLf => {
+                    expect(byte, b'\n', "chunk size not ended by CRLF")?;
+                    self.state = if self.left == 0 { ChunkState::Trailers } else { ChunkState::Data };
+                }
+                ChunkState::DataCr => {
+                    expect(byte, b'\r', "chunk longer than its size")?;
+                    self.state = ChunkState::DataLf;
+                }
+                ChunkState::DataLf => {
+                    expect(byte, b'\n', "chunk not ended by CRLF")?;
+                    self.state = ChunkState::Size;
+                    self.digits = 0;
+                }
+                ChunkState::Trailers => self.trailer_byte(byte)?,
+                ChunkState::Done => {}
+            }
+            at += 1;
+        }
+        Ok(Piece { data, raw_end: at, last: self.state == ChunkState::Done })
+    }
+
+    fn size_byte(&mut self, byte: u8) -> Result<(), BadBody> {
+        match (byte as char).to_digit(16) {
+            // 15 digits cannot overflow.
+            Some(digit) if self.digits < 15 => {
+                self.left = self.left * 16 + u64::from(digit);
+                self.digits += 1;
+                Ok(())
+            }
+            Some(_) => Err(BadBody("chunk size too large")),
+            None if self.digits == 0 => Err(BadBody("chunk size is not a number")),
+            None => {
+                self.state = match byte {
+                    b'\r' => ChunkState::SizeLf,
+                    b';' => ChunkState::Extension,
+                    _ => return Err(BadBody("chunk size is not a number")),
+                };
+                Ok(())
+            }
+        }
+    }
+
+    fn trailer_byte(&mut self, byte: u8) -> Result<(), BadBody> {
+        if byte == b'\n' && self.trailers.last() != Some(&b'\r') {
+            return Err(BadBody("trailer ended by a bare line feed"));
+        }
+        if self.trailers.len() == MAX_TRAILER_BYTES {
+            return Err(BadBody("trailers over their limit"));
+        }
+        self.trailers.push(byte);
+        if self.trailers == b"\r\n" || self.trailers.ends_with(b"\r\n\r\n") {
+            self.state = ChunkState::Done;
+        }
+        Ok(())
+    }
+}
+
+/// Puts a chunk's size and end around a piece of data, and the last chunk behind the last piece, and returns where the
+/// whole lies. `end` says that the body ends here without trailers.
+///
+/// The bytes around the data are free: in front, the head or [`HEAD_ROOM`]; behind, the old chunk's end, or the room
+/// that a buffer keeps at its end.
+pub fn frame(all: &mut [u8], piece: &Piece, end: bool) -> Range<usize> {
+    const LAST: &[u8] = b"0\r\n\r\n";
+    if piece.data.is_empty() {
+        if !end {
+            return piece.data.clone();
+        }
+        // Nothing in front of it is in use, while what follows may be the next request.
+        let start = piece.raw_end - LAST.len();
+        all[start..piece.raw_end].copy_from_slice(LAST);
+        return start..piece.raw_end;
+    }
+    let Range { mut start, end: mut stop } = piece.data;
+    let mut size = piece.data.len();
+    start -= 2;
+    all[start..start + 2].copy_from_slice(b"\r\n");
+    while size > 0 {
+        start -= 1;
+        all[start] = b"0123456789abcdef"[size % 16];
+        size /= 16;
+    }
+    all[stop..stop + 2].copy_from_slice(b"\r\n");
+    stop += 2;
+    if end {
+        all[stop..stop + LAST.len()].copy_from_slice(LAST);
+        stop += LAST.len();
+    }
+    start..stop
+}
+
+fn expect(byte: u8, wanted: u8, text: &'static str) -> Result<(), BadBody> {
+    if byte == wanted { Ok(()) } else { Err(BadBody(text)) }
+}
+
+fn checked_trailers(raw: &[u8]) -> Result<Vec<u8>, BadBody> {
+    let mut lines = [httparse::EMPTY_HEADER; 64];
+    let Ok(httparse::Status::Complete((_, lines))) = httparse::parse_headers(raw, &mut lines) else {
+        return Err(BadBody("malformed trailers"));
+    };
+    let mut out = Vec::with_capacity(raw.len());
+    for line in lines.iter().filter(|line| !Name::of(line.name.as_bytes()).is_refused_as_trailer()) {
+        out.extend_from_slice(line.name.as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(line.value);
+        out.extend_from_slice(b"\r\n");
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sends a chunked body through decoder and framing in reads of `step` bytes; returns data, what was written, what
+    /// is left in the buffer.
+    fn relay(text: &[u8], step: usize) -> Result<(Vec<u8>, Vec<u8>, Vec<u8>), BadBody> {
+        let mut body = BodyReader::new(Framing::Chunked);
+        let mut buffer = Buffer::for_head(4096);
+        let (mut data, mut written) = (Vec::new(), Vec::new());
+        for read in text.chunks(step) {
+            buffer.restart_at(HEAD_ROOM);
+            buffer.append(read);
+            let piece = body.take(&mut buffer)?;
+            data.extend_from_slice(&buffer.all()[piece.data.clone()]);
+            let left = buffer.bytes().to_vec();
+            let framed = frame(buffer.all_mut(), &piece, piece.last);
+            written.extend_from_slice(&buffer.all()[framed]);
+            assert_eq!(buffer.bytes(), left, "framing touched what follows the body");
+            if piece.last {
+                return Ok((data, written, left));
+            }
+        }
+        panic!("incomplete");
+    }
+
+    #[test]
+    fn gathers_the_chunks_of_a_read_into_one() {
+        let text = b"5\r\nhello\r\n1;ext=\"a\"\r\n \r\n05\r\nworld\r\n0\r\n\r\n";
+        let (data, written, left) = relay(text, text.len()).expect("well-formed");
+        assert_eq!(data, b"hello world");
+        assert_eq!(written, b"b\r\nhello world\r\n0\r\n\r\n");
+        assert_eq!(left, b"");
+    }
+
+    #[test]
+    fn is_the_same_however_the_reads_fall() {
+        let text = b"5\r\nhello\r\n10\r\n0123456789abcdef\r\n0\r\n\r\nGET /next";
+        for step in 1..text.len() {
+            let (data, written, _) = relay(text, step).expect("well-formed");
+            assert_eq!(data, b"hello0123456789abcdef", "{step}");
+            let (again, _, left) = relay(&written, written.len()).expect("what we write is well-formed");
+            assert_eq!((again, left), (data, Vec::new()), "{step}");
+        }
+        let (.., left) = relay(text, text.len()).expect("well-formed");
+        assert_eq!(left, b"GET /next");
+    }
+
+    #[test]
+    fn refuses_bad_chunks() {
+        for text in [
+            &b"\r\n"[..],
+            b"x\r\n",
+            b"-1\r\n",
+            b"0x5\r\n",
+            b"5 \r\nhello\r\n",
+            b"5\nhello\r\n",
+            b"5\r\nhello\n",
+            b"5\r\nhello!\r\n",
+            b"5;a\nb\r\nhello\r\n",
+            b"1000000000000000\r\n",
+            b"0\r\nX: y\n\r\n",
+        ] {
+            for step in [1, text.len()] {
+                assert!(relay(text, step).is_err(), "{:?}", String::from_utf8_lossy(text));
+            }
+        }
+    }
+
+    #[test]
+    fn hands_on_trailers_but_not_those_that_frame() {
+        let mut body = BodyReader::new(Framing::Chunked);
+        let mut buffer = Buffer::for_head(4096);
+        buffer.append(b"0\r\nX-Sum: 1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n");
+        assert!(body.take(&mut buffer).expect("well-formed").last);
+        assert_eq!(body.finish().expect("well-formed"), b"X-Sum: 1\r\n");
+        assert!(body.is_done());
+    }
+
+    #[test]
+    fn bounds_trailers_and_extensions() {
+        let trailers = [b"0\r\nX: ".to_vec(), vec![b'y'; 10_000]].concat();
+        let extensions = [b"5;".to_vec(), vec![b'y'; 2_000]].concat();
+        for text in [trailers, extensions] {
+            assert!(relay(&text, 1000).is_err());
+        }
+    }
+
+    #[test]
+    fn takes_no_more_than_its_length() {
+        let mut body = BodyReader::new(Framing::Length(3));
+        let mut buffer = Buffer::for_head(100);
+        buffer.append(b"abcdef");
+        assert_eq!(body.take(&mut buffer), Ok(Piece { data: 0..3, raw_end: 3, last: true }));
+        assert!(body.is_done());
+        assert_eq!(buffer.bytes(), b"def");
+    }
+}
