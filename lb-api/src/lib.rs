@@ -1,3 +1,4 @@
 //! (to come)
+pub mod export;
 pub mod version;
 pub mod wire;
