@@ -564,11 +564,13 @@ pub struct Module {
         unsafe extern "C" fn(balancer: *const c_void, trylist: *mut c_void, failure: *const Failure) -> u32,
     >,
     /// A try goes on. Optional.
-    pub observe:
-        Option<unsafe extern "C" fn(balancer: *const c_void, trylist: *mut c_void, event: *const Event) -> u32>,
+    pub observe: Option<
+        unsafe extern "C" fn(balancer: *const c_void, trylist: *mut c_void, event: *const Event) -> u32,
+    >,
     /// The request ended; at most once a trylist.
-    pub finish:
-        Option<unsafe extern "C" fn(balancer: *const c_void, trylist: *mut c_void, outcome: *const Outcome) -> u32>,
+    pub finish: Option<
+        unsafe extern "C" fn(balancer: *const c_void, trylist: *mut c_void, outcome: *const Outcome) -> u32,
+    >,
     /// Gives up what the trylist owns; always last, exactly once.
     pub drop_trylist: Option<unsafe extern "C" fn(balancer: *const c_void, trylist: *mut c_void) -> u32>,
     /// Writes what the next generation's instance should know. Optional.
