@@ -1,1 +1,153 @@
-//! (to come)
+//! A cluster as requests see it: its endpoints and the balancer that orders them, built once and never changed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+use lb_api::wire;
+use tokio::sync::Notify;
+
+use crate::config::{self, HostHeader, KeySource};
+use crate::endpoint::Endpoint;
+use crate::module::balancer::{self, Balancer, BuildError, BuildInput};
+use crate::module::registry::Registry;
+
+/// One cluster. Shared by all threads; what changes in it is atomic.
+#[derive(Debug)]
+pub struct Cluster {
+    /// What the configuration says of it.
+    pub config: config::Cluster,
+    /// Its endpoints; their index is their name everywhere.
+    pub endpoints: Box<[Endpoint]>,
+    /// Its balancer.
+    pub balancer: Balancer,
+    /// Requests that wait because every endpoint is full.
+    pub queue: Queue,
+}
+
+/// Requests that wait for an endpoint to come free.
+#[derive(Debug, Default)]
+pub struct Queue {
+    waiting: AtomicUsize,
+    freed: Notify,
+}
+
+/// A place in the queue; leaves when dropped.
+#[derive(Debug)]
+pub struct Waiting<'a>(&'a Queue);
+
+impl Cluster {
+    /// Builds the endpoints and the balancer.
+    ///
+    /// # Errors
+    /// What the module has against its settings or its endpoints.
+    ///
+    /// # Panics
+    /// If the cluster's module is not in the registry, which the checked configuration rules out.
+    pub fn build(config: &config::Cluster, registry: &Registry) -> Result<Self, BuildError> {
+        let module = registry.module(&config.module).expect("a checked cluster names a module that is loaded");
+        let endpoints = Endpoint::of_cluster(config);
+        let seen: Vec<balancer::Endpoint<'_>> = endpoints
+            .iter()
+            .map(|e| balancer::Endpoint {
+                id: e.id,
+                url: &e.url,
+                name: &e.name,
+                port: e.port,
+                address: e.addresses.as_fixed().map(|a| a.ip()),
+                weight: e.weight,
+                metadata: &e.metadata,
+                counters: e.counters,
+            })
+            .collect();
+        // Like the endpoints' slots never freed: modules may keep the reference.
+        let state: &'static wire::ClusterState = Box::leak(Box::new(wire::ClusterState {
+            size: size_of::<wire::ClusterState>() as u32,
+            n_available: AtomicU32::new(u32::try_from(endpoints.len()).unwrap_or(u32::MAX)),
+            epoch: AtomicU64::new(0),
+        }));
+        let balancer = Balancer::build(
+            module,
+            BuildInput {
+                cluster: &config.name,
+                endpoints: &seen,
+                state,
+                settings: &config.settings,
+                previous: None,
+                saved: None,
+            },
+        )?;
+        Ok(Self { config: config.clone(), endpoints, balancer, queue: Queue::default() })
+    }
+
+    /// The host's own choice, for when the module gives none that can be used: of two available endpoints drawn at
+    /// random by weight, the one with fewer in flight. `random` yields uniform bits. One pass over the endpoints.
+    pub fn fall_back(&self, is_tried: impl Fn(usize) -> bool, mut random: impl FnMut() -> u64) -> Option<usize> {
+        let mut total = 0_u64;
+        let mut drawn = [None; 2];
+        for (i, endpoint) in self.endpoints.iter().enumerate() {
+            let weight = u64::from(endpoint.effective_weight());
+            if weight == 0 || is_tried(i) || !endpoint.is_available() {
+                continue;
+            }
+            total += weight;
+            for draw in &mut drawn {
+                // Keeps each of those seen so far with a chance of its weight's share.
+                if random() % total < weight {
+                    *draw = Some(i);
+                }
+            }
+        }
+        let [a, b] = drawn;
+        a.zip(b).map(|(a, b)| {
+            let in_flight = |i: usize| self.endpoints[i].counters.in_flight.load(Ordering::Relaxed);
+            if in_flight(b) < in_flight(a) { b } else { a }
+        })
+    }
+
+    /// `Host` for requests to this endpoint, or `None` to keep the client's.
+    pub fn host_header<'a>(&'a self, route: Option<&'a HostHeader>, endpoint: usize) -> Option<&'a str> {
+        match route.unwrap_or(&self.config.host_header) {
+            HostHeader::Keep => None,
+            HostHeader::Server => Some(&self.endpoints[endpoint].authority),
+            HostHeader::Fixed(host) => Some(host),
+        }
+    }
+
+    /// Where requests get their key from, if the balancer asked for one.
+    pub fn key_source(&self) -> Option<&KeySource> {
+        self.config.key.as_ref().filter(|_| self.balancer.needs().key)
+    }
+}
+
+impl Queue {
+    /// Takes a place, unless `limit` requests wait already.
+    pub fn enter(&self, limit: usize) -> Option<Waiting<'_>> {
+        let place = self.waiting.fetch_add(1, Ordering::SeqCst);
+        let waiting = Waiting(self);
+        (place < limit).then_some(waiting)
+    }
+
+    /// Tells those who wait that an endpoint may have come free. Costs one load where nobody waits.
+    #[inline]
+    pub fn freed(&self) {
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.freed.notify_one();
+        }
+    }
+}
+
+impl Waiting<'_> {
+    /// Completes when an endpoint may have come free since this was called.
+    pub fn freed(&self) -> impl Future<Output = ()> + '_ {
+        self.0.freed.notified()
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// The clusters of a worker, shared by its threads.
+pub type Clusters = Arc<[Cluster]>;

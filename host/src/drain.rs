@@ -1,1 +1,36 @@
-//! (to come)
+//! How a worker ends: what it still does, and for how long.
+
+use std::time::Instant;
+
+/// What a worker is about. It only ever moves forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// It accepts and serves.
+    Serving,
+    /// It accepts nothing; requests that run may go on until `until`.
+    Draining {
+        /// When what still runs is cut off.
+        until: Instant,
+        /// What becomes of connections that are idle now.
+        idle: Idle,
+    },
+    /// Everything is cut off.
+    Stopped,
+}
+
+/// What becomes of idle connections when a drain begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// They close: nobody takes over, so there is nothing to be gained by waiting.
+    Close,
+    /// They stay for one more request, answered with `Connection: close`: a client that is just sending one is never
+    /// cut off while another generation takes over.
+    AnswerOneMore,
+}
+
+impl Phase {
+    /// Whether responses announce the end of their connection.
+    pub fn is_ending(self) -> bool {
+        self != Self::Serving
+    }
+}

@@ -1,1 +1,240 @@
-//! (to come)
+//! What a proxy does to the headers of a message: takes out what was meant for one hop, says who it is and for whom it
+//! asks (RFC 9110 section 7.6), and frames the message anew.
+
+use std::io::Write;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use crate::http1::body::Encoding;
+use crate::http1::head::{Framing, Name, RequestHead, ResponseHead, Version};
+use crate::thread::Thread;
+
+/// What the proxy calls itself in `Via`.
+const PSEUDONYM: &str = "trylist";
+
+/// Where a request goes, and from whom it comes.
+#[derive(Clone, Copy, Debug)]
+pub struct Hop<'a> {
+    /// The target in the form that the server gets.
+    pub target: &'a [u8],
+    /// `Host` for the server.
+    pub host: &'a [u8],
+    /// `Host` as the client sent it, where it sent one.
+    pub client_host: Option<&'a [u8]>,
+    /// The client's address.
+    pub client: IpAddr,
+    /// What is left of `Max-Forwards`, where the method counts it.
+    pub max_forwards: Option<u32>,
+}
+
+/// Writes the head of a request to a server.
+pub fn write_request(head: &RequestHead, hop: &Hop<'_>, out: &mut Vec<u8>) {
+    out.extend_from_slice(head.text(head.method_text));
+    out.push(b' ');
+    out.extend_from_slice(hop.target);
+    out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
+    out.extend_from_slice(hop.host);
+    out.extend_from_slice(b"\r\n");
+    let counts_forwards = hop.max_forwards.is_some();
+    head.write_fields(out, |name| match name {
+        // Who the client is is known better here than by what it says of itself. The list of those before it is kept.
+        Name::Host | Name::XForwardedFor | Name::XForwardedHost | Name::XForwardedProto => true,
+        Name::Expect => !head.expects_continue,
+        Name::MaxForwards => counts_forwards,
+        _ => name.is_hop_by_hop(),
+    });
+    if let Some(left) = hop.max_forwards {
+        // Writing to a vector cannot fail.
+        let _ = write!(out, "Max-Forwards: {left}\r\n");
+    }
+    if head.framing == Framing::Chunked {
+        out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+    }
+    if head.takes_trailers {
+        out.extend_from_slice(b"TE: trailers\r\nConnection: TE\r\n");
+    }
+    out.extend_from_slice(b"X-Forwarded-For: ");
+    for value in head.fields.iter().filter(|f| f.kind == Name::XForwardedFor) {
+        out.extend_from_slice(head.text(value.value));
+        out.extend_from_slice(b", ");
+    }
+    write_ip(hop.client, out);
+    out.extend_from_slice(b"\r\nX-Forwarded-Proto: http\r\n");
+    if let Some(host) = hop.client_host {
+        out.extend_from_slice(b"X-Forwarded-Host: ");
+        out.extend_from_slice(host);
+        out.extend_from_slice(b"\r\n");
+    }
+    write_via(head.version, out);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// How a response is framed for the client, and whether its connection ends with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResponseFraming {
+    /// How its body is sent.
+    pub encoding: Encoding,
+    /// Whether the connection goes on.
+    pub keep: bool,
+}
+
+/// Decides on the framing of a response to a client of this version.
+pub fn response_framing(response: &ResponseHead, client: Version, keep: bool) -> ResponseFraming {
+    match response.framing {
+        Framing::None | Framing::Length(_) => ResponseFraming { encoding: Encoding::Identity, keep },
+        Framing::Chunked | Framing::UntilClose => match client {
+            Version::Http11 => ResponseFraming { encoding: Encoding::Chunked, keep },
+            // The end of the connection is the only end that it can be told.
+            Version::Http10 => ResponseFraming { encoding: Encoding::Identity, keep: false },
+        },
+    }
+}
+
+/// Writes the head of a response to the client.
+pub fn write_response(
+    thread: &Thread,
+    response: &ResponseHead,
+    framing: ResponseFraming,
+    client: Version,
+    now: Instant,
+    out: &mut Vec<u8>,
+) {
+    write_status(response, out);
+    let without_length = response.status == 204;
+    response.write_fields(out, |name| match name {
+        Name::ContentLength => without_length,
+        Name::Trailer => framing.encoding != Encoding::Chunked,
+        _ => name.is_hop_by_hop(),
+    });
+    if !response.has_date {
+        out.extend_from_slice(b"Date: ");
+        thread.write_date(now, out);
+        out.extend_from_slice(b"\r\n");
+    }
+    write_via(Version::Http11, out);
+    if framing.encoding == Encoding::Chunked {
+        out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+    }
+    match (framing.keep, client) {
+        (false, _) => out.extend_from_slice(b"Connection: close\r\n"),
+        (true, Version::Http10) => out.extend_from_slice(b"Connection: keep-alive\r\n"),
+        (true, Version::Http11) => {}
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes an interim response (100 Continue, 103 Early Hints) to the client.
+pub fn write_interim(response: &ResponseHead, out: &mut Vec<u8>) {
+    write_status(response, out);
+    response.write_fields(out, |name| name == Name::ContentLength || name.is_hop_by_hop());
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_status(response: &ResponseHead, out: &mut Vec<u8>) {
+    let status = response.status;
+    let digit = |n: u16| b'0' + (n % 10) as u8;
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(&[digit(status / 100), digit(status / 10), digit(status), b' ']);
+    out.extend_from_slice(response.text(response.reason));
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_via(received: Version, out: &mut Vec<u8>) {
+    out.extend_from_slice(match received {
+        Version::Http10 => b"Via: 1.0 ",
+        Version::Http11 => b"Via: 1.1 ",
+    });
+    out.extend_from_slice(PSEUDONYM.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// IPv4 is written by hand: it is most of all addresses, and the formatter costs more than the rest of the line.
+fn write_ip(ip: IpAddr, out: &mut Vec<u8>) {
+    let v4 = match ip {
+        IpAddr::V4(v4) => v4,
+        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+            Some(v4) => v4,
+            None => {
+                // Writing to a vector cannot fail.
+                let _ = write!(out, "{v6}");
+                return;
+            }
+        },
+    };
+    for (i, octet) in v4.octets().into_iter().enumerate() {
+        if i > 0 {
+            out.push(b'.');
+        }
+        if octet >= 100 {
+            out.push(b'0' + octet / 100);
+        }
+        if octet >= 10 {
+            out.push(b'0' + octet / 10 % 10);
+        }
+        out.push(b'0' + octet % 10);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http1::buffer::Buffer;
+    use crate::http1::head::{HeadLimits, Scan};
+
+    const LIMITS: HeadLimits = HeadLimits { line_bytes: 1000, headers: 50 };
+
+    fn request(text: &str) -> RequestHead {
+        let mut buffer = Buffer::for_head(4000);
+        buffer.append(text.as_bytes());
+        let mut head = RequestHead::default();
+        assert!(head.read(&mut buffer, &mut Scan::default(), &LIMITS).expect("well-formed"));
+        head
+    }
+
+    fn sent(text: &str) -> String {
+        let head = request(text);
+        let hop = Hop {
+            target: b"/t",
+            host: b"server",
+            client_host: head.host.map(|h| head.text(h)),
+            client: IpAddr::from([127, 0, 20, 103]),
+            max_forwards: None,
+        };
+        let mut out = Vec::new();
+        write_request(&head, &hop, &mut out);
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn passes_on_what_is_for_the_end_and_says_for_whom() {
+        assert_eq!(
+            sent("GET /x HTTP/1.1\r\nHost: a\r\nAccept: b\r\nConnection: keep-alive, x-hop\r\nX-Hop: c\r\nX-End: d\r\n\r\n"),
+            "GET /t HTTP/1.1\r\nHost: server\r\nAccept: b\r\nX-End: d\r\nX-Forwarded-For: 127.0.20.103\r\n\
+             X-Forwarded-Proto: http\r\nX-Forwarded-Host: a\r\nVia: 1.1 trylist\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn adds_to_the_list_of_clients_and_does_not_believe_the_rest() {
+        let sent = sent(
+            "GET /x HTTP/1.1\r\nX-Forwarded-For: 1.1.1.1\r\nHost: a\r\nX-Forwarded-Proto: https\r\nX-Forwarded-For: 2.2.2.2\r\n\r\n",
+        );
+        assert!(sent.contains("X-Forwarded-For: 1.1.1.1, 2.2.2.2, 127.0.20.103\r\n"), "{sent}");
+        assert!(!sent.contains("https"), "{sent}");
+    }
+
+    #[test]
+    fn asks_for_trailers_only_where_the_client_takes_them() {
+        assert!(sent("GET / HTTP/1.1\r\nHost: a\r\nTE: gzip, trailers\r\n\r\n").contains("TE: trailers\r\nConnection: TE\r\n"));
+        assert!(!sent("GET / HTTP/1.1\r\nHost: a\r\nTE: gzip\r\n\r\n").contains("TE:"));
+    }
+
+    #[test]
+    fn writes_addresses_as_the_formatter_does() {
+        for ip in ["0.0.0.0", "9.10.99.100", "255.255.255.255", "::1", "2001:db8::7"] {
+            let mut out = Vec::new();
+            write_ip(ip.parse().expect("an address"), &mut out);
+            assert_eq!(String::from_utf8_lossy(&out), ip);
+        }
+    }
+}

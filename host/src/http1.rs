@@ -8,3 +8,4 @@
 pub mod buffer;
 pub mod head;
 pub mod body;
+pub mod pump;

@@ -1,1 +1,632 @@
-//! (to come)
+//! One request's trylist, held as a guard: whatever happens to the request, the module hears what it was promised.
+//!
+//! - `next` is asked as the design says: answers are checked like input, an endpoint that takes nothing now is declined
+//!   and asked past, a fault hands the rest of the request to the host's own choice.
+//! - a try that was begun is ended, `finish` comes at most once, `drop` exactly once and last; after a panic only `drop`.
+#![allow(unsafe_code, reason = "keeps the promises that module calls rest on: storage that stays, calls in order")]
+
+use std::ffi::c_void;
+use std::mem::MaybeUninit;
+use std::net::{IpAddr, SocketAddr};
+use std::ptr::{self, NonNull};
+use std::time::{Duration, Instant};
+
+use lb_api::wire;
+
+use crate::cluster::Cluster;
+use crate::endpoint::InFlight;
+use crate::http1::head::{RequestHead, ResponseHead};
+use crate::metrics::Call;
+use crate::module::balancer::{Fault, Panicked};
+use crate::thread::{Thread, ns};
+
+/// So many times the module may answer with an endpoint that takes nothing now, before the host looks by itself.
+const MAX_DECLINES: usize = 16;
+
+/// One request's candidates.
+#[derive(Debug)]
+pub struct Trylist<'a> {
+    thread: &'a Thread,
+    cluster_idx: usize,
+    cluster: &'a Cluster,
+    slot: Option<Box<Slot>>,
+    state: State,
+    started: Instant,
+    current: Option<Current>,
+    last: Last,
+    /// Time spent in module calls, if this request is one whose calls are timed.
+    module_time: Option<Duration>,
+}
+
+/// What the module is still to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// There is a trylist, and the module chooses.
+    Chosen,
+    /// There is a trylist, but the host chooses, because the module answered what it must not.
+    Overruled,
+    /// There is a trylist to be dropped and nothing else: the module panicked, or has heard the end.
+    Ended,
+    /// There is none.
+    None,
+}
+
+/// What to do for the next try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Try this endpoint.
+    Try(usize),
+    /// Wait until one comes free, then ask again.
+    Wait,
+    /// There is none left.
+    Exhausted,
+}
+
+/// What a module may look at of a request, beside its head.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// The head.
+    pub head: &'a RequestHead,
+    /// Host and port asked for.
+    pub authority: Option<&'a [u8]>,
+    /// Path.
+    pub path: &'a [u8],
+    /// Query, without the question mark.
+    pub query: Option<&'a [u8]>,
+    /// The client.
+    pub client: SocketAddr,
+    /// The cluster's key, if there is one and the module asked for it.
+    pub key: Option<&'a [u8]>,
+}
+
+/// One try, as the access log tells it.
+#[derive(Clone, Copy, Debug)]
+pub struct Tried {
+    /// The endpoint.
+    pub endpoint: usize,
+    /// One of [`wire`]'s `TRY_*`.
+    pub result: u32,
+    /// One of [`wire`]'s `FAILURE_*`, where the try was not established.
+    pub failure: Option<u32>,
+    /// How long it took.
+    pub total: Duration,
+}
+
+/// The try that is under way.
+#[derive(Debug)]
+struct Current {
+    endpoint: usize,
+    started: Instant,
+    connect: Duration,
+    first_byte: Option<Duration>,
+    status: u16,
+    sent: u64,
+    received: u64,
+    failure: Option<u32>,
+    _in_flight: InFlight,
+}
+
+/// What `finish` is told of the tries.
+#[derive(Clone, Copy, Debug, Default)]
+struct Last {
+    endpoint: Option<usize>,
+    connect: Duration,
+    first_byte: Option<Duration>,
+    sent: u64,
+    received: u64,
+}
+
+/// Storage of one request at a time; reused, because it is larger than what a request should allocate.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pinned: NonNull<Pinned>,
+    /// For trylists that do not fit in place.
+    large: Vec<Storage>,
+    headers: Vec<wire::Str>,
+    response_headers: Vec<wire::Str>,
+    /// Bits of the endpoints answered; empty until `next` is asked a second time.
+    answered_bits: Vec<u64>,
+    first_answer: Option<usize>,
+    tries: Vec<Tried>,
+}
+
+/// What a module may hold pointers to from `load_balance` to `drop`. Reached by raw pointer alone: a reference would
+/// claim for the host what the module has its hands on.
+#[derive(Debug)]
+struct Pinned {
+    storage: Storage,
+    request: wire::Request,
+}
+
+/// As much as the ABI promises in place.
+#[repr(C, align(16))]
+#[derive(Clone, Copy, Debug)]
+struct Storage([MaybeUninit<u8>; wire::TRYLIST_IN_PLACE]);
+
+const _: () = assert!(align_of::<Storage>() >= wire::TRYLIST_ALIGN);
+
+impl<'a> Trylist<'a> {
+    /// Calls the hook. The head stays borrowed until the trylist is dropped, as the module was promised.
+    pub fn start(thread: &'a Thread, cluster_idx: usize, view: &View<'a>, now: Instant) -> Self {
+        let cluster = &thread.clusters[cluster_idx];
+        let mut slot = thread.take_slot();
+        slot.prepare(cluster, view);
+        let mut trylist = Self {
+            thread,
+            cluster_idx,
+            cluster,
+            slot: Some(slot),
+            state: State::None,
+            started: now,
+            current: None,
+            last: Last::default(),
+            module_time: thread.is_sampled().then_some(Duration::ZERO),
+        };
+        let storage = trylist.storage();
+        let request = trylist.slot().request();
+        // SAFETY: `storage` has the module's size and alignment and, like `request`, stays in its box until `drop` below
+        // has dropped the trylist; the request's text is borrowed for `'a`. Nothing is in the storage yet.
+        let started = trylist.timed(Call::LoadBalance, |cluster| unsafe {
+            cluster.balancer.load_balance(request, storage)
+        });
+        match started {
+            Ok(()) => trylist.state = State::Chosen,
+            Err(Panicked) => trylist.count_fault(Fault::Panic),
+        }
+        trylist
+    }
+
+    /// The cluster.
+    pub fn cluster(&self) -> &'a Cluster {
+        self.cluster
+    }
+
+    /// Decides on the next try. For [`Step::Try`] the try has begun: the endpoint's in-flight count has risen, and one of
+    /// [`Trylist::not_established`] and [`Trylist::end_try`] is to follow.
+    pub fn next(&mut self, now: Instant) -> Step {
+        debug_assert!(self.current.is_none(), "the last try was not ended");
+        if self.state != State::Chosen {
+            return self.host_choice(now);
+        }
+        for _ in 0..=MAX_DECLINES {
+            let Ok(answer) = self.ask(now) else {
+                self.state = State::Ended;
+                self.count_fault(Fault::Panic);
+                return self.host_choice(now);
+            };
+            let endpoint = match self.checked(&answer) {
+                Ok(Step::Try(endpoint)) => endpoint,
+                Ok(step @ (Step::Wait | Step::Exhausted)) => return step,
+                Err((fault, detail)) => {
+                    self.cluster.balancer.fault(fault, &detail);
+                    self.count_fault(fault);
+                    self.state = State::Overruled;
+                    return self.host_choice(now);
+                }
+            };
+            self.slot_mut().answered(endpoint);
+            if self.cluster.endpoints[endpoint].is_available() {
+                return self.begin(endpoint, now);
+            }
+            self.thread.metrics.declined(self.cluster_idx);
+        }
+        self.host_choice(now)
+    }
+
+    /// The try could not be established: nothing of the request was sent.
+    pub fn not_established(&mut self, kind: u32, os_error: Option<i32>, now: Instant) {
+        let Some(current) = &mut self.current else { return };
+        current.failure = Some(kind);
+        let failure = wire::Failure {
+            size: size_of::<wire::Failure>() as u32,
+            kind,
+            endpoint: wire_idx(current.endpoint),
+            try_id: self.slot().tries.len() as u32 + 1,
+            os_error: os_error.unwrap_or(0),
+            reserved: 0,
+            now_ns: self.thread.ns(now),
+            elapsed_ns: ns(now.saturating_duration_since(current.started)),
+        };
+        self.tell(Call::ReportFailure, |cluster, trylist| {
+            // SAFETY: `tell` passes the storage of a trylist that is alive.
+            unsafe { cluster.balancer.report_failure(trylist, &failure) }
+        });
+        self.end_try(wire::TRY_NOT_ESTABLISHED, now);
+    }
+
+    /// The try has its connection: a new one, `connect` long in the making, or one that was kept alive.
+    pub fn connected(&mut self, connect: Duration, now: impl FnOnce() -> Instant) {
+        let Some(current) = &mut self.current else { return };
+        current.connect = connect;
+        if self.cluster.balancer.wants(wire::EVENT_CONNECTED) {
+            self.observe(wire::EVENT_CONNECTED, 0, &[], now());
+        }
+    }
+
+    /// The head of the response is here.
+    pub fn response_headers(&mut self, head: &ResponseHead, now: Instant) {
+        let Some(current) = &mut self.current else { return };
+        let first_byte = now.saturating_duration_since(current.started);
+        current.first_byte = Some(first_byte);
+        current.status = head.status;
+        self.cluster.endpoints[current.endpoint].learn_latency(ns(first_byte));
+        if self.cluster.balancer.wants(wire::EVENT_RESPONSE_HEADERS) {
+            let mut values = std::mem::take(&mut self.slot_mut().response_headers);
+            values.clear();
+            let names = self.cluster.balancer.needs().response_headers.iter();
+            values.extend(names.map(|name| wire_str(head.field(name.as_bytes()))));
+            self.observe(wire::EVENT_RESPONSE_HEADERS, 0, &values, now);
+            self.slot_mut().response_headers = values;
+        }
+    }
+
+    /// Counts bytes of the current try.
+    pub fn count_bytes(&mut self, sent: u64, received: u64) {
+        if let Some(current) = &mut self.current {
+            current.sent = sent;
+            current.received = received;
+        }
+    }
+
+    /// The try is over; `result` is one of [`wire`]'s `TRY_*`.
+    pub fn end_try(&mut self, result: u32, now: Instant) {
+        if self.cluster.balancer.wants(wire::EVENT_TRY_ENDED) && self.current.is_some() {
+            self.observe(wire::EVENT_TRY_ENDED, result, &[], now);
+        }
+        let Some(current) = self.current.take() else { return };
+        let total = now.saturating_duration_since(current.started);
+        let tried = Tried { endpoint: current.endpoint, result, failure: current.failure, total };
+        self.slot_mut().tries.push(tried);
+        self.thread.metrics.try_ended(self.cluster_idx, current.endpoint, result, current.failure, ns(total));
+        if result != wire::TRY_NOT_ESTABLISHED {
+            self.last.endpoint = Some(current.endpoint);
+        }
+        self.last.connect = current.connect;
+        self.last.first_byte = current.first_byte;
+        self.last.sent += current.sent;
+        self.last.received += current.received;
+        drop(current);
+        self.cluster.queue.freed();
+    }
+
+    /// The request is over; `kind` is one of [`wire`]'s `OUTCOME_*`, `status` what the client got, 0 where it got none.
+    pub fn finish(&mut self, kind: u32, status: u16, now: Instant) {
+        let outcome = wire::Outcome {
+            size: size_of::<wire::Outcome>() as u32,
+            kind,
+            endpoint: self.last.endpoint.map_or(wire::NO_ENDPOINT, wire_idx),
+            status: u32::from(status),
+            n_tries: self.slot().tries.len() as u32,
+            reserved: 0,
+            now_ns: self.thread.ns(now),
+            connect_ns: ns(self.last.connect),
+            first_byte_ns: self.last.first_byte.map_or(0, ns),
+            total_ns: ns(now.saturating_duration_since(self.started)),
+            bytes_sent: self.last.sent,
+            bytes_received: self.last.received,
+        };
+        self.tell(Call::Finish, |cluster, trylist| {
+            // SAFETY: `tell` passes the storage of a trylist that is alive; the state below makes this the only `finish`.
+            unsafe { cluster.balancer.finish(trylist, &outcome) }
+        });
+        if self.state != State::None {
+            self.state = State::Ended;
+        }
+    }
+
+    /// The tries that have ended, in their order.
+    pub fn tries(&self) -> &[Tried] {
+        &self.slot().tries
+    }
+
+    /// The endpoint of the last try that was established.
+    pub fn endpoint(&self) -> Option<usize> {
+        self.last.endpoint
+    }
+
+    /// From the beginning of the last try to the response headers.
+    pub fn first_byte(&self) -> Option<Duration> {
+        self.last.first_byte
+    }
+
+    fn ask(&mut self, now: Instant) -> Result<wire::Answer, Panicked> {
+        let n_tries = self.slot().tries.len() as u32;
+        let n_endpoints = self.cluster.endpoints.len();
+        let storage = self.storage();
+        let slot = self.slot_mut();
+        slot.spread(n_endpoints);
+        let cx = wire::NextCx {
+            size: size_of::<wire::NextCx>() as u32,
+            n_tries,
+            now_ns: 0,
+            random: 0,
+            tried: slot.answered_bits.as_ptr(),
+            n_tried_words: slot.answered_bits.len(),
+            request: slot.request(),
+        };
+        let cx = wire::NextCx { now_ns: self.thread.ns(now), random: self.thread.random(), ..cx };
+        let mut answer = wire::Answer {
+            size: size_of::<wire::Answer>() as u32,
+            kind: 0,
+            endpoint: wire::NO_ENDPOINT,
+            reserved: 0,
+        };
+        // SAFETY: only called while the state is `Chosen`: the trylist is alive in its storage.
+        self.timed(Call::Next, |cluster| unsafe { cluster.balancer.next(storage, &cx, &mut answer) })?;
+        Ok(answer)
+    }
+
+    /// Judges an answer like input. Whether the endpoint takes requests is not asked here: not to is no fault.
+    fn checked(&self, answer: &wire::Answer) -> Result<Step, (Fault, String)> {
+        match answer.kind {
+            wire::NEXT_ENDPOINT => {
+                let (endpoint, n) = (answer.endpoint as usize, self.cluster.endpoints.len());
+                if endpoint >= n {
+                    Err((Fault::OutOfRange, format!("answered endpoint {endpoint} of {n}")))
+                } else if self.slot().is_answered(endpoint) {
+                    Err((Fault::AlreadyTried, format!("answered endpoint {endpoint} twice in a request")))
+                } else {
+                    Ok(Step::Try(endpoint))
+                }
+            }
+            wire::NEXT_EXHAUSTED => Ok(Step::Exhausted),
+            wire::NEXT_BUSY => {
+                self.thread.metrics.busy(self.cluster_idx);
+                Ok(Step::Wait)
+            }
+            kind => Err((Fault::UnknownKind, format!("answered kind {kind}, which is none"))),
+        }
+    }
+
+    fn host_choice(&mut self, now: Instant) -> Step {
+        self.thread.metrics.fallback(self.cluster_idx);
+        let n_endpoints = self.cluster.endpoints.len();
+        self.slot_mut().spread(n_endpoints);
+        let slot = self.slot();
+        let thread = self.thread;
+        match self.cluster.fall_back(|i| slot.is_answered(i), || thread.random()) {
+            Some(endpoint) => {
+                self.slot_mut().answered(endpoint);
+                self.begin(endpoint, now)
+            }
+            None => Step::Exhausted,
+        }
+    }
+
+    fn begin(&mut self, endpoint: usize, now: Instant) -> Step {
+        self.current = Some(Current {
+            endpoint,
+            started: now,
+            connect: Duration::ZERO,
+            first_byte: None,
+            status: 0,
+            sent: 0,
+            received: 0,
+            failure: None,
+            _in_flight: self.cluster.endpoints[endpoint].enter(),
+        });
+        Step::Try(endpoint)
+    }
+
+    fn observe(&mut self, kind: u32, result: u32, headers: &[wire::Str], now: Instant) {
+        let Some(current) = &self.current else { return };
+        let event = wire::Event {
+            size: size_of::<wire::Event>() as u32,
+            kind,
+            try_id: self.slot().tries.len() as u32 + 1,
+            endpoint: wire_idx(current.endpoint),
+            status: u32::from(current.status),
+            result,
+            now_ns: self.thread.ns(now),
+            connect_ns: ns(current.connect),
+            first_byte_ns: current.first_byte.map_or(0, ns),
+            total_ns: ns(now.saturating_duration_since(current.started)),
+            bytes_sent: current.sent,
+            bytes_received: current.received,
+            headers: headers.as_ptr(),
+            n_headers: headers.len(),
+        };
+        self.tell(Call::Observe, |cluster, trylist| {
+            // SAFETY: `tell` passes the storage of a trylist that is alive.
+            unsafe { cluster.balancer.observe(trylist, &event) }
+        });
+    }
+
+    /// Makes a call on the trylist, if there still is one that may hear of anything.
+    fn tell(
+        &mut self,
+        call: Call,
+        tell: impl FnOnce(&Cluster, *mut c_void) -> Result<(), Panicked>,
+    ) {
+        if matches!(self.state, State::Ended | State::None) {
+            return;
+        }
+        let storage = self.storage();
+        if self.timed(call, |cluster| tell(cluster, storage)).is_err() {
+            self.state = State::Ended;
+            self.count_fault(Fault::Panic);
+        }
+    }
+
+    #[inline]
+    fn timed<R>(&mut self, call: Call, enter: impl FnOnce(&Cluster) -> R) -> R {
+        self.thread.metrics.module_call(self.cluster_idx, call);
+        let Some(time) = &mut self.module_time else { return enter(self.cluster) };
+        let before = Instant::now();
+        let result = enter(self.cluster);
+        *time += before.elapsed();
+        result
+    }
+
+    fn count_fault(&self, fault: Fault) {
+        self.thread.metrics.fault(self.cluster_idx, fault);
+    }
+
+    fn storage(&mut self) -> *mut c_void {
+        let size = self.cluster.balancer.module().trylist().size;
+        let slot = self.slot_mut();
+        if size > wire::TRYLIST_IN_PLACE {
+            return slot.large.as_mut_ptr().cast();
+        }
+        // SAFETY: the slot owns the allocation; taking a field's address reads nothing.
+        unsafe { (&raw mut (*slot.pinned.as_ptr()).storage).cast() }
+    }
+
+    fn slot(&self) -> &Slot {
+        self.slot.as_deref().expect("the slot leaves only in drop")
+    }
+
+    fn slot_mut(&mut self) -> &mut Slot {
+        self.slot.as_deref_mut().expect("the slot leaves only in drop")
+    }
+}
+
+impl Drop for Trylist<'_> {
+    /// What was not said yet is said: a request that is dropped half-way was given up by the client, or by the worker's
+    /// end.
+    fn drop(&mut self) {
+        if self.current.is_some() {
+            self.end_try(wire::TRY_ABORTED, Instant::now());
+        }
+        if matches!(self.state, State::Chosen | State::Overruled) {
+            self.finish(wire::OUTCOME_ABORTED, 0, Instant::now());
+        }
+        if self.state != State::None {
+            let storage = self.storage();
+            // SAFETY: the trylist is alive until this call, its last; the guard is dropped once.
+            let dropped = self.timed(Call::Drop, |cluster| unsafe { cluster.balancer.drop_trylist(storage) });
+            if dropped.is_err() {
+                self.count_fault(Fault::Panic);
+            }
+        }
+        if let Some(time) = self.module_time {
+            self.thread.metrics.module_time(self.cluster_idx, ns(time));
+        }
+        if let Some(slot) = self.slot.take() {
+            self.thread.return_slot(slot);
+        }
+    }
+}
+
+impl Default for Slot {
+    fn default() -> Self {
+        let pinned = Box::new(Pinned {
+            storage: Storage([MaybeUninit::uninit(); wire::TRYLIST_IN_PLACE]),
+            request: NO_REQUEST,
+        });
+        Self {
+            pinned: NonNull::from(Box::leak(pinned)),
+            large: Vec::new(),
+            headers: Vec::new(),
+            response_headers: Vec::new(),
+            answered_bits: Vec::new(),
+            first_answer: None,
+            tries: Vec::new(),
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        // SAFETY: made from a box by `default`, and freed only here; the guard has dropped the trylist before.
+        drop(unsafe { Box::from_raw(self.pinned.as_ptr()) });
+    }
+}
+
+impl Slot {
+    fn prepare(&mut self, cluster: &Cluster, view: &View<'_>) {
+        let size = cluster.balancer.module().trylist().size;
+        if size > wire::TRYLIST_IN_PLACE {
+            let n = size.div_ceil(size_of::<Storage>());
+            self.large.resize(n, Storage([MaybeUninit::uninit(); wire::TRYLIST_IN_PLACE]));
+        }
+        self.headers.clear();
+        let names = cluster.balancer.needs().request_headers.iter();
+        self.headers.extend(names.map(|name| wire_str(view.head.field(name.as_bytes()))));
+        let request = wire::Request {
+            method: wire_str(Some(view.head.text(view.head.method_text))),
+            scheme: wire_str(Some(b"http")),
+            authority: wire_str(view.authority),
+            path: wire_str(Some(view.path)),
+            query: wire_str(view.query),
+            client: wire_address(view.client),
+            key: wire_str(view.key),
+            headers: self.headers.as_ptr(),
+            n_headers: self.headers.len(),
+            ..NO_REQUEST
+        };
+        // SAFETY: the slot owns the allocation, and no trylist is alive in it now.
+        unsafe { (*self.pinned.as_ptr()).request = request };
+        self.answered_bits.clear();
+        self.first_answer = None;
+        self.tries.clear();
+    }
+
+    fn request(&self) -> *const wire::Request {
+        // SAFETY: the slot owns the allocation; taking a field's address reads nothing.
+        unsafe { &raw const (*self.pinned.as_ptr()).request }
+    }
+
+    /// Remembers an answer. The first is kept as a number: most requests have no second, and their bits need no memory.
+    fn answered(&mut self, endpoint: usize) {
+        if self.answered_bits.is_empty() {
+            self.first_answer = Some(endpoint);
+        } else {
+            self.answered_bits[endpoint / 64] |= 1 << (endpoint % 64);
+        }
+    }
+
+    /// Puts the first answer into bits, if there was one.
+    fn spread(&mut self, n_endpoints: usize) {
+        if let Some(first) = self.first_answer.take() {
+            self.answered_bits.resize(n_endpoints.div_ceil(64), 0);
+            self.answered(first);
+        }
+    }
+
+    fn is_answered(&self, endpoint: usize) -> bool {
+        self.first_answer == Some(endpoint)
+            || self.answered_bits.get(endpoint / 64).is_some_and(|word| word & (1 << (endpoint % 64)) != 0)
+    }
+}
+
+const ABSENT: wire::Str = wire::Str { ptr: ptr::null(), len: 0 };
+const NO_ADDRESS: wire::Address =
+    wire::Address { family: wire::ADDRESS_NONE, port: 0, reserved: 0, bytes: [0; 16] };
+
+const NO_REQUEST: wire::Request = wire::Request {
+    size: size_of::<wire::Request>() as u32,
+    preferred: wire::NO_ENDPOINT,
+    method: ABSENT,
+    scheme: ABSENT,
+    authority: ABSENT,
+    path: ABSENT,
+    query: ABSENT,
+    client: NO_ADDRESS,
+    key: ABSENT,
+    headers: ptr::null(),
+    n_headers: 0,
+};
+
+fn wire_str(bytes: Option<&[u8]>) -> wire::Str {
+    bytes.map_or(ABSENT, |bytes| wire::Str { ptr: bytes.as_ptr(), len: bytes.len() })
+}
+
+fn wire_idx(endpoint: usize) -> u32 {
+    u32::try_from(endpoint).unwrap_or(wire::NO_ENDPOINT)
+}
+
+fn wire_address(address: SocketAddr) -> wire::Address {
+    let mut bytes = [0; 16];
+    let family = match address.ip() {
+        IpAddr::V4(ip) => {
+            bytes[..4].copy_from_slice(&ip.octets());
+            wire::ADDRESS_V4
+        }
+        IpAddr::V6(ip) => {
+            bytes = ip.octets();
+            wire::ADDRESS_V6
+        }
+    };
+    wire::Address { family, port: address.port(), reserved: 0, bytes }
+}

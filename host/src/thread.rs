@@ -1,0 +1,169 @@
+//! What one worker thread owns. Nothing in here is shared, so nothing in here waits.
+
+use std::cell::{Cell, RefCell};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::{Instant, SystemTime};
+
+use slab::Slab;
+
+use crate::access_log;
+use crate::cluster::Clusters;
+use crate::config::Config;
+use crate::drain::Phase;
+use crate::metrics::Shard;
+use crate::pool::Pool;
+use crate::route::Routes;
+use crate::trylist::Slot;
+
+/// Trylist storage that one thread keeps for reuse.
+const MAX_SPARE_SLOTS: usize = 256;
+
+/// One worker thread's own things, and its view of what is shared.
+#[derive(Debug)]
+pub struct Thread {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// Which requests go where.
+    pub routes: Arc<Routes>,
+    /// All clusters, in the order of the configuration.
+    pub clusters: Clusters,
+    /// This thread's numbers.
+    pub metrics: Arc<Shard>,
+    /// This thread's end of the access log, if there is one.
+    pub access_log: Option<RefCell<access_log::Writer>>,
+    /// Idle connections to servers.
+    pub pool: Pool,
+    phase: Cell<Phase>,
+    epoch: Instant,
+    random: Cell<u64>,
+    requests: Cell<u64>,
+    date: RefCell<Date>,
+    connections: RefCell<Slab<Option<Waker>>>,
+    spare_slots: RefCell<Vec<Box<Slot>>>,
+}
+
+/// The date as headers want it, made once a second.
+#[derive(Debug)]
+struct Date {
+    made: Option<Instant>,
+    text: String,
+}
+
+impl Thread {
+    /// `epoch` is the zero of the times that modules see, the same for all threads.
+    pub fn new(
+        config: Arc<Config>,
+        routes: Arc<Routes>,
+        clusters: Clusters,
+        metrics: Arc<Shard>,
+        access_log: Option<access_log::Writer>,
+        epoch: Instant,
+    ) -> Self {
+        Self {
+            pool: Pool::new(&clusters),
+            config,
+            routes,
+            clusters,
+            metrics,
+            access_log: access_log.map(RefCell::new),
+            phase: Cell::new(Phase::Serving),
+            epoch,
+            random: Cell::new(RandomState::new().hash_one(0)),
+            requests: Cell::new(0),
+            date: RefCell::new(Date { made: None, text: String::new() }),
+            connections: RefCell::default(),
+            spare_slots: RefCell::default(),
+        }
+    }
+
+    /// Uniform random bits, for balancing and nothing that has to be secret (SplitMix64).
+    #[inline]
+    pub fn random(&self) -> u64 {
+        let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.random.set(state);
+        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A time as modules see it.
+    #[inline]
+    pub fn ns(&self, time: Instant) -> u64 {
+        ns(time.saturating_duration_since(self.epoch))
+    }
+
+    /// Counts a request and says whether it is the one in 64 whose module calls are timed.
+    #[inline]
+    pub fn is_sampled(&self) -> bool {
+        let n = self.requests.get();
+        self.requests.set(n.wrapping_add(1));
+        n.is_multiple_of(64)
+    }
+
+    /// Appends the date of now for a `Date` header.
+    pub fn write_date(&self, now: Instant, out: &mut Vec<u8>) {
+        let mut date = self.date.borrow_mut();
+        if date.made.is_none_or(|made| now.saturating_duration_since(made).as_millis() >= 500) {
+            date.made = Some(now);
+            date.text = httpdate::fmt_http_date(SystemTime::now());
+        }
+        out.extend_from_slice(date.text.as_bytes());
+    }
+
+    /// What the worker is about.
+    #[inline]
+    pub fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    /// Moves on and wakes every connection, so that each can see what that means for it.
+    pub fn enter_phase(&self, phase: Phase) {
+        self.phase.set(phase);
+        for waker in self.connections.borrow().iter().filter_map(|(_, waker)| waker.as_ref()) {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Takes a place in the list of those who are woken when the phase changes.
+    pub fn join(&self) -> usize {
+        self.connections.borrow_mut().insert(None)
+    }
+
+    /// Names whom to wake; once for the life of a task.
+    pub fn set_waker(&self, place: usize, waker: &Waker) {
+        self.connections.borrow_mut()[place] = Some(waker.clone());
+    }
+
+    /// Gives the place up.
+    pub fn leave(&self, place: usize) {
+        self.connections.borrow_mut().remove(place);
+    }
+
+    /// Connections of this thread.
+    pub fn n_connections(&self) -> usize {
+        self.connections.borrow().len()
+    }
+
+    /// Storage for a trylist.
+    #[inline]
+    pub(crate) fn take_slot(&self) -> Box<Slot> {
+        self.spare_slots.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Storage that is no longer used.
+    #[inline]
+    pub(crate) fn return_slot(&self, slot: Box<Slot>) {
+        let mut spare = self.spare_slots.borrow_mut();
+        if spare.len() < MAX_SPARE_SLOTS {
+            spare.push(slot);
+        }
+    }
+}
+
+/// Whole nanoseconds, for more than five hundred years.
+#[inline]
+pub fn ns(duration: std::time::Duration) -> u64 {
+    duration.as_secs() * 1_000_000_000 + u64::from(duration.subsec_nanos())
+}
