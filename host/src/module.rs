@@ -1,1 +1,175 @@
-//! (to come)
+//! The life of a module: locate, load, check, build, load_balance, next, finish, save, retire.
+//!
+//! [`load`] finds the file, copies it, checks it and opens the copy; the outcome is a [`Module`] or one line that says
+//! why not. [`registry`] keeps the modules of one configuration by ID. [`balancer`] makes a module's instance for one
+//! cluster and is the only way to its calls. Nothing here knows what any module does.
+//!
+//! A library that was opened once stays in the process: there is no `dlclose`, because nobody can know what still
+//! points into it (thread-local destructors, learned state, text in a log line).
+
+pub mod load;
+pub mod registry;
+pub mod balancer;
+mod calls;
+
+use std::fmt::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+#[cfg(doc)]
+use lb_api::wire;
+
+use self::calls::Calls;
+
+/// A module that passed every check of [`load`].
+#[derive(Debug)]
+pub struct Module {
+    /// What was opened; shared by all modules whose files have the same bytes.
+    library: &'static Library,
+    /// The file that it was read from.
+    file: PathBuf,
+}
+
+/// An opened library and what it said of itself. Made once for the same bytes, and never freed.
+#[derive(Debug)]
+struct Library {
+    id: Box<str>,
+    version: Box<str>,
+    summary: Box<str>,
+    abi: (u32, u32),
+    language: Language,
+    trylist: TrylistLayout,
+    sha256: [u8; 32],
+    calls: Calls,
+}
+
+/// What a module is written in, as far as its envelope tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Language {
+    /// It came in the abi_stable envelope of `lb-api`.
+    Rust,
+    /// It came behind the symbol `lb_module`.
+    C,
+}
+
+/// The room that one trylist needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrylistLayout {
+    /// Bytes; above [`wire::TRYLIST_IN_PLACE`] it costs an allocation a request.
+    pub size: usize,
+    /// A power of two, [`wire::TRYLIST_ALIGN`] at most.
+    pub align: usize,
+}
+
+/// Which optional calls a module has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Supports {
+    /// It may hear how tries go on.
+    pub observe: bool,
+    /// It can hand what it learned to the next generation.
+    pub save: bool,
+    /// It can say in words why a trylist chose as it did.
+    pub explain: bool,
+}
+
+impl Module {
+    /// Module ID.
+    pub fn id(&self) -> &str {
+        &self.library.id
+    }
+
+    /// The module's own version, for people.
+    pub fn version(&self) -> &str {
+        &self.library.version
+    }
+
+    /// One line on what it does.
+    pub fn summary(&self) -> &str {
+        &self.library.summary
+    }
+
+    /// ABI version that it was built for: major, minor.
+    pub fn abi(&self) -> (u32, u32) {
+        self.library.abi
+    }
+
+    /// What it is written in.
+    pub fn language(&self) -> Language {
+        self.library.language
+    }
+
+    /// The file that it was read from. What runs is a copy: the file may have changed since.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Hash of the bytes that run.
+    pub fn sha256(&self) -> &[u8; 32] {
+        &self.library.sha256
+    }
+
+    /// The room that one of its trylists needs.
+    pub fn trylist(&self) -> TrylistLayout {
+        self.library.trylist
+    }
+
+    /// Which optional calls it has.
+    pub fn supports(&self) -> Supports {
+        let calls = &self.library.calls;
+        Supports {
+            observe: calls.observe.is_some(),
+            save: calls.save.is_some(),
+            explain: calls.explain.is_some(),
+        }
+    }
+}
+
+impl fmt::Display for Language {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Rust => "Rust",
+            Self::C => "C",
+        })
+    }
+}
+
+/// Text that came from a module or a file, as one line: bytes that are no UTF-8 are replaced, control characters
+/// escaped (so that nobody forges a line of the log), and what is too long is cut.
+struct OneLine<'a>(&'a [u8]);
+
+/// Longest text of a module that is passed on; a longer one is a mistake, or an attempt to fill a disk.
+const LINE_BYTES: usize = 4096;
+
+impl fmt::Display for OneLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cut = &self.0[..self.0.len().min(LINE_BYTES)];
+        for c in String::from_utf8_lossy(cut).trim_end().chars() {
+            if c.is_control() { write!(f, "{}", c.escape_default())? } else { f.write_char(c)? }
+        }
+        if cut.len() < self.0.len() { f.write_str(" …") } else { Ok(()) }
+    }
+}
+
+/// Lower-case hex.
+struct Hex<'a>(&'a [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_of_a_module_stays_on_one_line() {
+        assert_eq!(OneLine(b"a\nb\x1b[31m \xff\n").to_string(), "a\\nb\\u{1b}[31m \u{fffd}");
+    }
+
+    #[test]
+    fn long_text_of_a_module_is_cut() {
+        let line = OneLine(&[b'x'; LINE_BYTES + 1]).to_string();
+        assert!(line.ends_with("x …") && line.len() == LINE_BYTES + " …".len());
+    }
+}

@@ -1,1 +1,43 @@
-//! (to come)
+//! The modules of one configuration, by ID.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::config::ModuleFile;
+use crate::module::Module;
+use crate::module::load::{self, LoadError};
+
+/// Module ID → loaded module, each once. Dropping it unloads nothing.
+#[derive(Debug, Default)]
+pub struct Registry {
+    modules: BTreeMap<Arc<str>, Arc<Module>>,
+}
+
+impl Registry {
+    /// Loads every module that a configuration names. The configuration has checked that no ID comes twice.
+    ///
+    /// # Errors
+    ///
+    /// Every refusal, in the order of the configuration, so that one run shows all that is wrong.
+    pub fn load(files: &[ModuleFile]) -> Result<Self, Vec<LoadError>> {
+        let mut modules = BTreeMap::new();
+        let mut refused = Vec::new();
+        for file in files {
+            match load::open(file) {
+                Ok(module) => drop(modules.insert(Arc::clone(&file.id), module)),
+                Err(error) => refused.push(error),
+            }
+        }
+        if refused.is_empty() { Ok(Self { modules }) } else { Err(refused) }
+    }
+
+    /// The module of this ID, if it is loaded.
+    pub fn module(&self, id: &str) -> Option<&Arc<Module>> {
+        self.modules.get(id)
+    }
+
+    /// All modules, ordered by ID.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Module>> {
+        self.modules.values()
+    }
+}

@@ -1,0 +1,45 @@
+//! A module's table of calls in the one form that the host uses, whatever envelope it came in.
+
+use std::ffi::c_void;
+
+use lb_api::wire::{Answer, BuildCx, Event, Failure, Module, NextCx, Outcome, Request, Sink};
+
+type Balancer = *const c_void;
+type TryList = *mut c_void;
+
+/// The calls, with those that a module must have taken out of their `Option`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Calls {
+    pub(super) load_balance: unsafe extern "C" fn(Balancer, *const Request, TryList) -> u32,
+    pub(super) next: unsafe extern "C" fn(Balancer, TryList, *const NextCx, *mut Answer) -> u32,
+    pub(super) report_failure: unsafe extern "C" fn(Balancer, TryList, *const Failure) -> u32,
+    pub(super) observe: Option<unsafe extern "C" fn(Balancer, TryList, *const Event) -> u32>,
+    pub(super) finish: unsafe extern "C" fn(Balancer, TryList, *const Outcome) -> u32,
+    pub(super) drop_trylist: unsafe extern "C" fn(Balancer, TryList) -> u32,
+    pub(super) build: unsafe extern "C" fn(*const BuildCx, *mut *mut c_void) -> u32,
+    pub(super) save: Option<unsafe extern "C" fn(Balancer, *const Sink) -> u32>,
+    pub(super) explain: Option<unsafe extern "C" fn(Balancer, TryList, *const Sink) -> u32>,
+    pub(super) drop_balancer: unsafe extern "C" fn(*mut c_void) -> u32,
+}
+
+impl Calls {
+    /// Takes the calls out of a table.
+    ///
+    /// # Errors
+    ///
+    /// The name of the first required call that is null.
+    pub(super) fn from_table(table: &Module) -> Result<Self, &'static str> {
+        Ok(Self {
+            load_balance: table.load_balance.ok_or("load_balance")?,
+            next: table.next.ok_or("next")?,
+            report_failure: table.report_failure.ok_or("report_failure")?,
+            observe: table.observe,
+            finish: table.finish.ok_or("finish")?,
+            drop_trylist: table.drop_trylist.ok_or("drop_trylist")?,
+            build: table.build.ok_or("build")?,
+            save: table.save,
+            explain: table.explain,
+            drop_balancer: table.drop_balancer.ok_or("drop_balancer")?,
+        })
+    }
+}
