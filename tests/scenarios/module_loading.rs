@@ -57,7 +57,8 @@ fn refuses_a_file_that_is_not_there() {
 
 #[test]
 fn names_every_place_where_it_looked_for_a_relative_file() {
-    let request = ModuleFile { search: [PathBuf::from("/a"), "/b".into()].into(), ..line("x", "modules/mod_x.so") };
+    let request =
+        ModuleFile { search: [PathBuf::from("/a"), "/b".into()].into(), ..line("x", "modules/mod_x.so") };
     assert_eq!(
         open(&request).unwrap_err().to_string(),
         "site.toml:7: module \"x\": modules/mod_x.so: not found, looked for /a/modules/mod_x.so, \

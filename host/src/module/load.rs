@@ -151,7 +151,7 @@ fn load(file: &Path, wanted: Wanted<'_>) -> Result<Module, Refusal> {
     let bytes = read(opened)?;
     let sha256 = <[u8; 32]>::from(Sha256::digest(&bytes));
     if let Some(pinned) = wanted.sha256.filter(|pinned| *pinned != sha256) {
-        return Err(Refusal::OtherHash { pinned, found: sha256 });
+        return Err(Refusal::OtherHash { pinned: pinned.into(), found: sha256.into() });
     }
     elf::check(&bytes).map_err(Refusal::NoLibrary)?;
     let library = library(sha256, &bytes, wanted.id.unwrap_or("module"))?;
@@ -432,7 +432,7 @@ impl fmt::Display for Refusal {
             Self::TooLarge => write!(f, "is larger than {} MiB", MAX_FILE_BYTES >> 20),
             Self::Exposed(why) | Self::NoLibrary(why) | Self::Root(why) | Self::Info(why) => f.write_str(why),
             Self::OtherHash { pinned, found } => {
-                write!(f, "has sha256 {}, the configuration wants {}", Hex(found), Hex(pinned))
+                write!(f, "has sha256 {}, the configuration wants {}", Hex(&**found), Hex(&**pinned))
             }
             Self::Copy(error) => write!(f, "cannot be copied to where it may run: {error}"),
             Self::Linker(text) => write!(f, "cannot be linked: {text}"),
