@@ -11,6 +11,9 @@ pub mod load;
 pub mod registry;
 pub mod balancer;
 mod calls;
+mod elf;
+mod image;
+mod owner;
 
 use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};

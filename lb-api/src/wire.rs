@@ -26,6 +26,40 @@ pub struct Str {
     pub len: usize,
 }
 
+impl Str {
+    /// Text that is not there.
+    pub const ABSENT: Self = Self { ptr: std::ptr::null(), len: 0 };
+
+    /// These bytes; valid for as long as they are.
+    #[inline]
+    pub const fn of(bytes: &[u8]) -> Self {
+        Self { ptr: bytes.as_ptr(), len: bytes.len() }
+    }
+
+    /// These bytes, or absent.
+    #[inline]
+    pub const fn maybe(bytes: Option<&[u8]>) -> Self {
+        match bytes {
+            Some(bytes) => Self::of(bytes),
+            None => Self::ABSENT,
+        }
+    }
+
+    /// The bytes, or none where the text is absent.
+    ///
+    /// # Safety
+    /// `ptr` is null, or points to `len` bytes that stay valid and unchanged for `'a`.
+    #[inline]
+    #[allow(unsafe_code, reason = "reads what the other side sent")]
+    pub const unsafe fn bytes<'a>(self) -> Option<&'a [u8]> {
+        if self.ptr.is_null() {
+            return None;
+        }
+        // SAFETY: the caller's promise.
+        Some(unsafe { std::slice::from_raw_parts(self.ptr, self.len) })
+    }
+}
+
 /// A name and its value.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]

@@ -83,6 +83,12 @@ impl Buffer {
         (self.data.len().saturating_sub(TAIL_ROOM)).saturating_sub(self.end)
     }
 
+    /// Goes back to where [`Buffer::range`] began, to use again what was taken since. Only while nothing was read since.
+    pub fn rewind(&mut self, start: usize) {
+        debug_assert!(start <= self.start);
+        self.start = start;
+    }
+
     /// Takes `n` bytes as used.
     ///
     /// # Panics

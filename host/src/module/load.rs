@@ -1,23 +1,33 @@
 //! From a line of `[load_module]` to a checked [`Module`]: the only place that opens files as code.
+//!
+//! In this order, so that each step can rely on those before it: locate, read once, who can change the file (`owner`),
+//! its hash, what kind of file it is (`elf`), a sealed copy (`image`), `dlopen`, the envelope (abi_stable's root or the
+//! symbol `lb_module`), the ABI's version, the table of calls, what the module says of itself, its ID. Code of the module
+//! runs from `dlopen` on (a library's constructors), so all that can be refused before is.
+#![allow(unsafe_code, reason = "opening a file as code, and reading what it exports")]
 
+use std::collections::HashMap;
+use std::ffi::{OsString, c_void};
 use std::fmt;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Read as _};
+use std::mem::{MaybeUninit, offset_of};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::ptr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lb_api::export::{AbiHeaderRef, C_SYMBOL, ROOT_SYMBOL, open_root};
+use lb_api::version::{ABI_MAJOR, ABI_MINOR};
+use lb_api::wire;
+use libloading::os::unix::{Library as Opened, RTLD_LOCAL, RTLD_NOW};
+use sha2::{Digest as _, Sha256};
 
 use crate::config::{ModuleFile, Place};
-use crate::module::Module;
-
-/// Why a module was not loaded, as one line.
-#[derive(Debug)]
-pub struct LoadError {
-    /// Where the configuration names the module; absent in [`inspect`].
-    pub place: Option<Place>,
-    /// The ID that was asked for; absent in [`inspect`].
-    pub id: Option<Arc<str>>,
-    /// The file.
-    pub file: PathBuf,
-    reason: String,
-}
+use crate::module::balancer::{in_module, slice};
+use crate::module::calls::Calls;
+use crate::module::image::{self, Image};
+use crate::module::{Hex, Language, Library, Module, OneLine, TrylistLayout, elf, owner};
 
 /// Loads the module that a configuration names.
 ///
@@ -25,12 +35,16 @@ pub struct LoadError {
 ///
 /// Any refusal, as one line that names file and reason.
 pub fn open(request: &ModuleFile) -> Result<Arc<Module>, LoadError> {
-    Err(LoadError {
+    let error = |file: &Path, refusal| LoadError {
         place: Some(request.place.clone()),
         id: Some(Arc::clone(&request.id)),
-        file: request.file.clone(),
-        reason: String::new(),
-    })
+        file: file.to_owned(),
+        refusal,
+    };
+    let file = locate(request).map_err(|refusal| error(&request.file, refusal))?;
+    let wanted = Wanted { id: Some(&request.id), sha256: request.sha256 };
+    let module = load(&file, wanted).map_err(|refusal| error(&file, refusal))?;
+    Ok(Arc::new(module))
 }
 
 /// Loads a file without asking for an ID, to show what it is.
@@ -39,7 +53,357 @@ pub fn open(request: &ModuleFile) -> Result<Arc<Module>, LoadError> {
 ///
 /// Why no configuration could load it.
 pub fn inspect(file: &Path) -> Result<Arc<Module>, LoadError> {
-    Err(LoadError { place: None, id: None, file: file.to_owned(), reason: String::new() })
+    let module = load(file, Wanted { id: None, sha256: None });
+    let error = |refusal| LoadError { place: None, id: None, file: file.to_owned(), refusal };
+    module.map(Arc::new).map_err(error)
+}
+
+/// Why a module was not loaded. As text it is one line: place and ID where the configuration asked, file, reason.
+#[derive(Debug)]
+pub struct LoadError {
+    /// Where the configuration names the module; absent after [`inspect`].
+    pub place: Option<Place>,
+    /// The ID that was asked for; absent after [`inspect`].
+    pub id: Option<Arc<str>>,
+    /// The file, as found.
+    pub file: PathBuf,
+    /// The reason.
+    pub refusal: Refusal,
+}
+
+/// The reasons for which a module is not loaded. Texts in them are one line.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "each one's text is its documentation, in `Display` below")]
+pub enum Refusal {
+    NotFound {
+        tried: Vec<PathBuf>,
+    },
+    Unreadable(io::Error),
+    NoFile,
+    TooLarge,
+    /// Somebody else can change the file.
+    Exposed(String),
+    OtherHash {
+        pinned: [u8; 32],
+        found: [u8; 32],
+    },
+    NoLibrary(String),
+    Copy(io::Error),
+    Linker(String),
+    NoModule,
+    NoTable,
+    OtherAbi {
+        major: u32,
+        minor: u32,
+    },
+    ShortTable {
+        size: u32,
+    },
+    NoCall(&'static str),
+    /// The envelope of a Rust module is not what this host knows.
+    Root(String),
+    /// It said nothing sensible of itself.
+    Info(String),
+    OtherId {
+        found: Box<str>,
+    },
+}
+
+/// What the configuration says of the module to be found in a file.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    id: Option<&'a str>,
+    sha256: Option<[u8; 32]>,
+}
+
+/// A whole module is far below; more is a mistake like a disk image or `/dev/zero`.
+const MAX_FILE_BYTES: u64 = 1 << 30;
+
+/// A relative file is looked for in each folder as written, then by its name alone, then with `lib` before the name.
+fn locate(request: &ModuleFile) -> Result<PathBuf, Refusal> {
+    let file = &request.file;
+    if file.is_absolute() {
+        return Ok(file.clone());
+    }
+    let name = PathBuf::from(file.file_name().unwrap_or_default());
+    let mut with_lib = OsString::from("lib");
+    with_lib.push(&name);
+    let mut tried: Vec<PathBuf> = Vec::new();
+    for form in [file, &name, &PathBuf::from(with_lib)] {
+        for folder in &*request.search {
+            let path = folder.join(form);
+            if path.exists() {
+                return Ok(path);
+            }
+            if !tried.contains(&path) {
+                tried.push(path);
+            }
+        }
+    }
+    Err(Refusal::NotFound { tried })
+}
+
+fn load(file: &Path, wanted: Wanted<'_>) -> Result<Module, Refusal> {
+    let (opened, metadata) = open_file(file)?;
+    if rustix::process::geteuid().is_root() {
+        owner::check(file, &metadata, 0).map_err(Refusal::Exposed)?;
+    }
+    let bytes = read(opened)?;
+    let sha256 = <[u8; 32]>::from(Sha256::digest(&bytes));
+    if let Some(pinned) = wanted.sha256.filter(|pinned| *pinned != sha256) {
+        return Err(Refusal::OtherHash { pinned: pinned.into(), found: sha256.into() });
+    }
+    elf::check(&bytes).map_err(Refusal::NoLibrary)?;
+    let library = library(sha256, &bytes, wanted.id.unwrap_or("module"))?;
+    match wanted.id {
+        Some(id) if id != &*library.id => Err(Refusal::OtherId { found: library.id.clone() }),
+        _ => Ok(Module { library, file: file.to_owned() }),
+    }
+}
+
+fn open_file(path: &Path) -> Result<(File, Metadata), Refusal> {
+    // Not to wait for the other end where the path names a pipe.
+    let nonblock = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let file =
+        OpenOptions::new().read(true).custom_flags(nonblock).open(path).map_err(Refusal::Unreadable)?;
+    let metadata = file.metadata().map_err(Refusal::Unreadable)?;
+    if metadata.is_file() { Ok((file, metadata)) } else { Err(Refusal::NoFile) }
+}
+
+fn read(file: File) -> Result<Vec<u8>, Refusal> {
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(Refusal::Unreadable)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES { Err(Refusal::TooLarge) } else { Ok(bytes) }
+}
+
+/// Opens a library, or finds that these very bytes are open: a process that builds several configurations one after
+/// another (as tests do) has each module once.
+fn library(sha256: [u8; 32], bytes: &[u8], name: &str) -> Result<&'static Library, Refusal> {
+    static OPENED: Mutex<Option<HashMap<[u8; 32], &'static Library>>> = Mutex::new(None);
+    // Held while the library is opened, so that two threads do not open it twice. Whoever panicked left the map whole.
+    let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    let opened = opened.get_or_insert_default();
+    if let Some(library) = opened.get(&sha256) {
+        return Ok(library);
+    }
+    let exports = dlopen(name, bytes)?;
+    let (language, table) = exports.table()?;
+    let calls = Calls::from_table(&table).map_err(Refusal::NoCall)?;
+    let info = Info::ask(&table)?;
+    let library: &'static Library = Box::leak(Box::new(Library {
+        id: info.id,
+        version: info.version,
+        summary: info.summary,
+        abi: (table.abi_major, table.abi_minor),
+        language,
+        trylist: info.trylist,
+        sha256,
+        calls,
+    }));
+    opened.insert(sha256, library);
+    Ok(library)
+}
+
+/// What an opened library exports. Never closed.
+struct Exports(&'static Opened);
+
+fn dlopen(name: &str, bytes: &[u8]) -> Result<Exports, Refusal> {
+    let in_file = || Image::in_file(bytes, &image::private_folders()).map_err(Refusal::Copy);
+    let image = Image::in_memory(name, bytes).or_else(|_| in_file())?;
+    match dlopen_image(image) {
+        // The policy let memory be made, but lets it not be run (SELinux, a noexec mount of shared memory).
+        Err(text) if text.contains("not permitted") || text.contains("denied") => {
+            dlopen_image(in_file()?).map_err(Refusal::Linker)
+        }
+        other => other.map_err(Refusal::Linker),
+    }
+}
+
+fn dlopen_image(image: Image) -> Result<Exports, String> {
+    let path = image.path();
+    // SAFETY: a library's constructors are code of the module, which is trusted: the operator named the file, and it is
+    // what was checked, because the image cannot change.
+    let opened = in_module(|| unsafe { Opened::open(Some(&path), RTLD_NOW | RTLD_LOCAL) });
+    let opened = opened.map_err(|error| {
+        // The linker knows the file by a number that means nothing to anybody else.
+        let text = error_text(&error).replace(&format!("{}: ", path.display()), "");
+        OneLine(text.as_bytes()).to_string()
+    })?;
+    std::mem::forget(image);
+    Ok(Exports(Box::leak(Box::new(opened))))
+}
+
+/// The linker's own words, where there are any.
+fn error_text(error: &libloading::Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+impl Exports {
+    fn table(&self) -> Result<(Language, wire::Module), Refusal> {
+        // SAFETY: what stands under this name is a header of abi_stable, or the file was forged.
+        if let Ok(header) = unsafe { self.0.get::<AbiHeaderRef>(ROOT_SYMBOL) } {
+            return in_module(|| open_root(*header))
+                .map(|table| (Language::Rust, table))
+                .map_err(Refusal::Root);
+        }
+        // SAFETY: a pointer to data; what is there is checked before it is read.
+        match unsafe { self.0.get::<*const *const wire::Module>(C_SYMBOL) } {
+            Ok(symbol) => c_table(*symbol).map(|table| (Language::C, table)),
+            Err(_) => Err(Refusal::NoModule),
+        }
+    }
+}
+
+/// Reads the table of a C module, of which this host may know more calls than the module does.
+fn c_table(symbol: *const *const wire::Module) -> Result<wire::Module, Refusal> {
+    // The usual mistake is to export the table itself and not a pointer to it; to follow what then stands in the
+    // pointer's place would end the process.
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let readable = |at: *const c_void, len| maps.is_empty() || is_readable(&maps, at.addr(), len);
+    if !readable(symbol.cast(), size_of::<*const c_void>()) || !symbol.is_aligned() {
+        return Err(Refusal::NoTable);
+    }
+    // SAFETY: readable and aligned.
+    let table = unsafe { *symbol };
+    const HEAD: usize = offset_of!(wire::Module, reserved);
+    if table.is_null() || !table.is_aligned() || !readable(table.cast(), HEAD) {
+        return Err(Refusal::NoTable);
+    }
+    // SAFETY: readable up to `HEAD`. Size and version stand at the same place in every ABI that there will be.
+    let (size, major, minor) = unsafe {
+        (
+            (&raw const (*table).size).read(),
+            (&raw const (*table).abi_major).read(),
+            (&raw const (*table).abi_minor).read(),
+        )
+    };
+    check_abi(major, minor)?;
+    if (size as usize) < TABLE_BYTES {
+        return Err(Refusal::ShortTable { size });
+    }
+    if !readable(table.cast(), size as usize) {
+        return Err(Refusal::NoTable);
+    }
+    let mut copy = MaybeUninit::<wire::Module>::zeroed();
+    let len = (size as usize).min(size_of::<wire::Module>());
+    // SAFETY: `len` bytes are readable there and fit here. What is not copied is null, which is an absent call.
+    Ok(unsafe {
+        ptr::copy_nonoverlapping(table.cast::<u8>(), copy.as_mut_ptr().cast(), len);
+        copy.assume_init()
+    })
+}
+
+/// The table of the first release, which has every call that a module must have.
+const TABLE_BYTES: usize = offset_of!(wire::Module, drop_balancer) + size_of::<usize>();
+
+/// The ABI's rule; see [`lb_api::version`].
+fn check_abi(major: u32, minor: u32) -> Result<(), Refusal> {
+    // `ABI_MINOR` may be 0, but will not stay so.
+    #[allow(clippy::absurd_extreme_comparisons, reason = "the minor number rises")]
+    if major == ABI_MAJOR && minor <= ABI_MINOR { Ok(()) } else { Err(Refusal::OtherAbi { major, minor }) }
+}
+
+/// Whether all these bytes are in readable mappings, by the text of `/proc/self/maps`.
+fn is_readable(maps: &str, start: usize, len: usize) -> bool {
+    let Some(end) = start.checked_add(len) else { return false };
+    let mut at = start;
+    for line in maps.lines() {
+        let Some((range, rest)) = line.split_once(' ') else { continue };
+        let Some((from, to)) = range.split_once('-') else { continue };
+        let (Ok(from), Ok(to)) = (usize::from_str_radix(from, 16), usize::from_str_radix(to, 16)) else {
+            continue;
+        };
+        if from <= at && at < to && rest.starts_with('r') {
+            at = to;
+        }
+        if at >= end {
+            return true;
+        }
+    }
+    false
+}
+
+/// What a module says of itself, checked.
+struct Info {
+    id: Box<str>,
+    version: Box<str>,
+    summary: Box<str>,
+    trylist: TrylistLayout,
+}
+
+/// Largest trylist: one a request, so that many of them must fit. What is larger belongs on the heap, by need.
+const MAX_TRYLIST: usize = 64 << 10;
+
+impl Info {
+    fn ask(table: &wire::Module) -> Result<Self, Refusal> {
+        let ask = table.info.ok_or(Refusal::NoCall("info"))?;
+        let absent = wire::Str { ptr: ptr::null(), len: 0 };
+        let mut info = wire::Info {
+            size: size_of::<wire::Info>() as u32,
+            abi_major: 0,
+            abi_minor: 0,
+            trylist_size: 0,
+            trylist_align: 0,
+            reserved: 0,
+            id: absent,
+            version: absent,
+            summary: absent,
+        };
+        // SAFETY: the call is of the type that the ABI gives it, and `info` of the size that it says.
+        match in_module(|| unsafe { ask(&raw mut info) }) {
+            wire::STATUS_OK => {}
+            wire::STATUS_PANICKED => return Err(Refusal::Info("panicked in info".into())),
+            status => return Err(Refusal::Info(format!("info returned status {status}"))),
+        }
+        let (major, minor) = (info.abi_major, info.abi_minor);
+        if (major, minor) != (table.abi_major, table.abi_minor) {
+            return Err(Refusal::Info(format!(
+                "its table is of ABI {}.{}, its info of {major}.{minor}; rebuild it as a whole",
+                table.abi_major, table.abi_minor
+            )));
+        }
+        // SAFETY: the ABI promises static text.
+        let (id, version, summary) = unsafe { (slice(&info.id), slice(&info.version), slice(&info.summary)) };
+        Ok(Self {
+            id: id_of(id)?,
+            version: text_of("version", version)?,
+            summary: text_of("summary", summary)?,
+            trylist: trylist_of(info.trylist_size as usize, info.trylist_align as usize)?,
+        })
+    }
+}
+
+fn id_of(id: &[u8]) -> Result<Box<str>, Refusal> {
+    let is_snake = |id: &str| {
+        id.starts_with(|c: char| c.is_ascii_lowercase())
+            && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+    };
+    match std::str::from_utf8(id) {
+        Ok(id) if is_snake(id) => Ok(id.into()),
+        _ => Err(Refusal::Info(format!("says that its ID is \"{}\", which is not snake_case", OneLine(id)))),
+    }
+}
+
+fn text_of(what: &str, text: &[u8]) -> Result<Box<str>, Refusal> {
+    match std::str::from_utf8(text) {
+        Ok(_) => Ok(OneLine(text).to_string().into()),
+        Err(_) => Err(Refusal::Info(format!("its {what} is not UTF-8: \"{}\"", OneLine(text)))),
+    }
+}
+
+fn trylist_of(size: usize, align: usize) -> Result<TrylistLayout, Refusal> {
+    if !align.is_power_of_two() || align > wire::TRYLIST_ALIGN {
+        let most = wire::TRYLIST_ALIGN;
+        return Err(Refusal::Info(format!(
+            "its trylist is to be aligned to {align} bytes, expected a power of two up to {most}"
+        )));
+    }
+    if size > MAX_TRYLIST {
+        return Err(Refusal::Info(format!(
+            "its trylist takes {size} bytes, {MAX_TRYLIST} at most can be given"
+        )));
+    }
+    Ok(TrylistLayout { size, align })
 }
 
 impl fmt::Display for LoadError {
@@ -50,8 +414,62 @@ impl fmt::Display for LoadError {
         if let Some(id) = &self.id {
             write!(f, "module \"{id}\": ")?;
         }
-        write!(f, "{}: {}", self.file.display(), self.reason)
+        write!(f, "{}: {}", self.file.display(), self.refusal)
     }
 }
 
 impl std::error::Error for LoadError {}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotFound { tried } => {
+                f.write_str("not found, looked for ")?;
+                list(f, tried)
+            }
+            Self::Unreadable(error) => write!(f, "cannot be read: {error}"),
+            Self::NoFile => f.write_str("is no regular file"),
+            Self::TooLarge => write!(f, "is larger than {} MiB", MAX_FILE_BYTES >> 20),
+            Self::Exposed(why) | Self::NoLibrary(why) | Self::Root(why) | Self::Info(why) => f.write_str(why),
+            Self::OtherHash { pinned, found } => {
+                write!(f, "has sha256 {}, the configuration wants {}", Hex(&**found), Hex(&**pinned))
+            }
+            Self::Copy(error) => write!(f, "cannot be copied to where it may run: {error}"),
+            Self::Linker(text) => write!(f, "cannot be linked: {text}"),
+            Self::NoModule => f.write_str(
+                "is no balancer module: it exports neither the root of a Rust module \
+                 (lb_api::export_balancer!) nor the symbol lb_module of a C module",
+            ),
+            Self::NoTable => f.write_str(
+                "its symbol lb_module does not point to a table of calls; \
+                 define it as `const struct lb_module *const lb_module = &table;`",
+            ),
+            Self::OtherAbi { major, minor } => {
+                write!(
+                    f,
+                    "built for ABI {major}.{minor}, this host provides {ABI_MAJOR}.{ABI_MINOR}; rebuild it"
+                )
+            }
+            Self::ShortTable { size } => {
+                write!(f, "its table of calls says that it has {size} bytes, expected {TABLE_BYTES} or more")
+            }
+            Self::NoCall(call) => write!(f, "its call {call} is null, and every module must have one"),
+            Self::OtherId { found } => write!(f, "is module \"{found}\"; load it by that ID"),
+        }
+    }
+}
+
+/// `a, b and c`
+fn list(f: &mut fmt::Formatter<'_>, paths: &[PathBuf]) -> fmt::Result {
+    for (i, path) in paths.iter().enumerate() {
+        let before = if i == 0 {
+            ""
+        } else if i + 1 < paths.len() {
+            ", "
+        } else {
+            " and "
+        };
+        write!(f, "{before}{}", path.display())?;
+    }
+    if paths.is_empty() { f.write_str("it nowhere: module_path is empty") } else { Ok(()) }
+}

@@ -101,8 +101,12 @@ fn check_version(theirs: &str) -> Result<(), String> {
     }
 }
 
+#[allow(
+    clippy::missing_transmute_annotations,
+    reason = "both types of each call stand in `Root` and `wire::Module`"
+)]
 fn table(root: RootRef) -> wire::Module {
-    // SAFETY, for each call: pointers to sized types have one ABI whatever they point to, so only the types of the
+    // SAFETY: for each call: pointers to sized types have one ABI whatever they point to, so only the types of the
     // pointees change here, and these were compared by `wire::compare`.
     unsafe {
         wire::Module {
@@ -117,15 +121,20 @@ fn table(root: RootRef) -> wire::Module {
             report_failure: Some(transmute::<unsafe extern "C" fn(_, _, _) -> _, _>(root.report_failure())),
             observe: Some(transmute::<unsafe extern "C" fn(_, _, _) -> _, _>(root.observe())),
             finish: Some(transmute::<unsafe extern "C" fn(_, _, _) -> _, _>(root.finish())),
-            drop_trylist: Some(transmute::<unsafe extern "C" fn(_, _) -> _, _>(root.drop_trylist())),
+            drop_trylist: Some(root.drop_trylist()),
             save: Some(transmute::<unsafe extern "C" fn(_, _) -> _, _>(root.save())),
             explain: Some(transmute::<unsafe extern "C" fn(_, _, _) -> _, _>(root.explain())),
-            drop_balancer: Some(transmute::<unsafe extern "C" fn(_) -> _, _>(root.drop_balancer())),
+            drop_balancer: Some(root.drop_balancer()),
         }
     }
 }
 
 /// The root of a module that this crate implements; the other way round of [`table`].
+#[allow(
+    clippy::missing_transmute_annotations,
+    clippy::useless_transmute,
+    reason = "as for `table`; two need none"
+)]
 pub(crate) fn root_of(calls: &wire::Module) -> RootRef {
     use abi_stable::prefix_type::PrefixTypeTrait as _;
     macro_rules! untyped {
@@ -212,12 +221,12 @@ mod tests {
     }
 
     /// Roots of other versions: abi_stable compares names without their paths.
+    #[allow(unreachable_pub, dead_code, reason = "the derive wants it so")]
     mod newer {
         use super::super::*;
         #[repr(C)]
         #[derive(StableAbi)]
         #[sabi(kind(Prefix(prefix_ref = RootRef, prefix_fields = RootPrefix)))]
-        #[expect(missing_docs, reason = "a test's")]
         pub struct Root {
             pub abi_major: u32,
             pub abi_minor: u32,
@@ -239,12 +248,12 @@ mod tests {
         }
     }
 
+    #[allow(unreachable_pub, dead_code, reason = "the derive wants it so")]
     mod other {
         use super::super::*;
         #[repr(C)]
         #[derive(StableAbi)]
         #[sabi(kind(Prefix(prefix_ref = RootRef, prefix_fields = RootPrefix)))]
-        #[expect(missing_docs, reason = "a test's")]
         pub struct Root {
             pub abi_major: u32,
             pub abi_minor: u32,

@@ -1,0 +1,397 @@
+//! Making an instance: what a module gets to see of its cluster, and what it says to that.
+
+use std::ffi::c_void;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::ptr;
+use std::sync::Arc;
+
+use lb_api::wire;
+
+use super::scope::{Scope, take_panic};
+use super::{Balancer, in_module, slice};
+use crate::config::{Place, Setting, SettingValue};
+use crate::module::{Module, OneLine};
+
+/// One endpoint as a balancer gets to know it. Its index in [`BuildInput::endpoints`] is its name in every call.
+#[derive(Clone, Copy, Debug)]
+pub struct Endpoint<'a> {
+    /// Stable over reloads: made of cluster, URL as written, occurrence of that URL, and address.
+    pub id: u64,
+    /// The URL as written.
+    pub url: &'a str,
+    /// Host name or address as written, without brackets.
+    pub name: &'a str,
+    /// Port as written or the scheme's default.
+    pub port: u16,
+    /// The resolved address, where it is known.
+    pub address: Option<IpAddr>,
+    /// 1 to 65,535.
+    pub weight: u16,
+    /// Pairs in the order of the file.
+    pub metadata: &'a [(Arc<str>, Arc<str>)],
+    /// The live numbers: the module may keep this reference for the life of the process.
+    pub counters: &'static wire::Counters,
+}
+
+/// What a balancer is built from.
+#[derive(Clone, Copy, Debug)]
+pub struct BuildInput<'a> {
+    /// Name of the cluster.
+    pub cluster: &'a str,
+    /// All endpoints, in configuration order; at least one.
+    pub endpoints: &'a [Endpoint<'a>],
+    /// The cluster's live numbers.
+    pub state: &'static wire::ClusterState,
+    /// The module's own settings.
+    pub settings: &'a [Setting],
+    /// The cluster's balancer that the new one will replace. The module sees it only where it is its own, of the same load.
+    pub previous: Option<&'a Balancer>,
+    /// What the cluster's balancer of an earlier generation saved.
+    pub saved: Option<&'a [u8]>,
+}
+
+/// Why a module refused to build: every reason that it gave, at least one.
+#[derive(Debug)]
+pub struct BuildError {
+    /// Name of the cluster.
+    pub cluster: Box<str>,
+    /// ID of the module.
+    pub module: Box<str>,
+    /// The reasons.
+    pub problems: Vec<Problem>,
+}
+
+/// One reason why a module refused to build.
+#[derive(Debug)]
+pub struct Problem {
+    /// The setting at fault in the form of [`wire::Setting::path`], or empty.
+    pub path: Box<str>,
+    /// What is wrong, on one line.
+    pub text: Box<str>,
+    /// Where the setting (or, where it is missing, its table) stands in the configuration.
+    pub place: Option<Place>,
+}
+
+/// What a balancer wants gathered for it; the host gathers nothing else.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// The cluster's key of each request.
+    pub key: bool,
+    /// `1 << EVENT_X` for every event to be observed.
+    pub events: u32,
+    /// Names of request headers, lower case, in the module's order.
+    pub request_headers: Box<[Box<str>]>,
+    /// Names of response headers, lower case, in the module's order.
+    pub response_headers: Box<[Box<str>]>,
+}
+
+impl Balancer {
+    /// Makes an instance of `module`. Costs what the module makes of it, and one pass over endpoints and settings.
+    ///
+    /// # Errors
+    ///
+    /// What the module said against it; also where it panicked, or asks for what no host can give.
+    pub fn build(module: &Arc<Module>, input: BuildInput<'_>) -> Result<Self, BuildError> {
+        Self::build_or_say_why(module, input).map_err(|problems| BuildError {
+            cluster: input.cluster.into(),
+            module: module.id().into(),
+            problems: problems.into_iter().map(|said| Problem::placed(said, input.settings)).collect(),
+        })
+    }
+
+    fn build_or_say_why(module: &Arc<Module>, input: BuildInput<'_>) -> Result<Self, Vec<Said>> {
+        let previous = input.previous.filter(|previous| previous.is_replaceable_by(module, input.cluster));
+        let scope = match previous {
+            Some(previous) => Arc::clone(&previous.scope),
+            None => Scope::new(Arc::clone(module), input.cluster),
+        };
+        let metadata: Vec<Box<[wire::Pair]>> = input.endpoints.iter().map(|e| pairs(e.metadata)).collect();
+        let endpoints: Vec<wire::Endpoint> =
+            input.endpoints.iter().zip(&metadata).map(|(endpoint, pairs)| endpoint.to_wire(pairs)).collect();
+        let settings: Vec<wire::Setting> = input.settings.iter().map(setting).collect();
+        let mut said: Vec<Said> = Vec::new();
+        let errors = wire::ErrorSink {
+            size: size_of::<wire::ErrorSink>() as u32,
+            reserved: 0,
+            ctx: (&raw mut said).cast(),
+            error: push_said,
+        };
+        let mut needs = NO_NEEDS;
+        let cx = wire::BuildCx {
+            size: size_of::<wire::BuildCx>() as u32,
+            reserved: 0,
+            cluster: text(input.cluster),
+            endpoints: endpoints.as_ptr(),
+            n_endpoints: endpoints.len(),
+            endpoint_stride: size_of::<wire::Endpoint>(),
+            settings: settings.as_ptr(),
+            n_settings: settings.len(),
+            setting_stride: size_of::<wire::Setting>(),
+            state: input.state,
+            previous: previous.map_or(ptr::null(), |previous| previous.instance.cast_const()),
+            saved: input.saved.map_or(ABSENT, bytes),
+            host: &raw const scope.api,
+            errors: &raw const errors,
+            needs: &raw mut needs,
+        };
+        let calls = module.library.calls;
+        let mut instance = ptr::null_mut();
+        // SAFETY: `cx` and all that it points to live until after the call, `scope` until after the balancer, and
+        // `previous` is an instance of this very library. The module keeps to the ABI, as `load` checked by its version.
+        let status = in_module(|| unsafe { (calls.build)(&raw const cx, &raw mut instance) });
+        said = judge(status, said)?;
+        // From here on the instance is dropped with `balancer`, whatever else is found.
+        let mut balancer = Self {
+            calls,
+            instance,
+            events: needs.events,
+            needs: Needs::default(),
+            scope,
+            module: Arc::clone(module),
+        };
+        // SAFETY: the ABI keeps the names valid until the balancer is dropped.
+        match unsafe { Needs::from_wire(&needs) } {
+            Ok(needs) => balancer.needs = needs,
+            Err(why) => said.push(Said::of_all(why)),
+        }
+        if balancer.events != 0 && calls.observe.is_none() {
+            said.push(Said::of_all("it asks for events, but has no call \"observe\""));
+        }
+        if said.is_empty() { Ok(balancer) } else { Err(said) }
+    }
+
+    /// Whether `module` may see this balancer's instance as the one to be replaced: its own, and of the same cluster.
+    fn is_replaceable_by(&self, module: &Module, cluster: &str) -> bool {
+        ptr::eq(self.module.library, module.library) && *self.scope.cluster == *cluster
+    }
+}
+
+/// What the module said to its error sink, when it says by its status that there is an instance; else why there is none.
+fn judge(status: u32, mut said: Vec<Said>) -> Result<Vec<Said>, Vec<Said>> {
+    let panic = take_panic();
+    match status {
+        wire::STATUS_OK => return Ok(said),
+        wire::STATUS_PANICKED => {
+            let why = said.pop().map(|said| said.text).or(panic);
+            let why = why.as_deref().unwrap_or("no message");
+            said = vec![Said::of_all(format!("it panicked in build: {why}"))];
+        }
+        _ if said.is_empty() => said.push(Said::of_all("it refused to build, and did not say why")),
+        _ => {}
+    }
+    Err(said)
+}
+
+/// One error as it came: path and text.
+struct Said {
+    path: String,
+    text: String,
+}
+
+impl Said {
+    fn of_all(text: impl Into<String>) -> Self {
+        Self { path: String::new(), text: text.into() }
+    }
+}
+
+/// What the host sets before the call, and what holds if the module sets nothing.
+const NO_NEEDS: wire::Needs = wire::Needs {
+    size: size_of::<wire::Needs>() as u32,
+    flags: 0,
+    events: 0,
+    reserved: 0,
+    request_headers: ptr::null(),
+    n_request_headers: 0,
+    response_headers: ptr::null(),
+    n_response_headers: 0,
+};
+
+impl Problem {
+    /// Finds where the setting at fault stands: itself, else the nearest table or array around it.
+    fn placed(said: Said, settings: &[Setting]) -> Self {
+        let around = |setting: &&Setting| {
+            said.path.strip_prefix(&*setting.path).is_some_and(|rest| {
+                rest.is_empty() || rest.starts_with(['.', '[']) || setting.path.is_empty()
+            })
+        };
+        let nearest = settings.iter().filter(around).max_by_key(|setting| setting.path.len());
+        Self {
+            place: nearest.map(|setting| setting.place.clone()),
+            path: said.path.into(),
+            text: said.text.into(),
+        }
+    }
+}
+
+impl BuildError {
+    /// One line for each problem.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        self.problems.iter().map(|problem| {
+            let place = problem.place.as_ref().map(|place| format!("{place}: ")).unwrap_or_default();
+            let path =
+                if problem.path.is_empty() { String::new() } else { format!("settings.{}: ", problem.path) };
+            let Self { cluster, module, .. } = self;
+            format!("{place}cluster \"{cluster}\": module \"{module}\": {path}{}", problem.text)
+        })
+    }
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.lines()
+            .enumerate()
+            .try_for_each(|(i, line)| write!(f, "{}{line}", if i == 0 { "" } else { "; " }))
+    }
+}
+
+impl std::error::Error for BuildError {}
+
+impl Needs {
+    /// # Safety
+    ///
+    /// The names that `needs` points to are valid.
+    unsafe fn from_wire(needs: &wire::Needs) -> Result<Self, String> {
+        // SAFETY: the caller's promise.
+        let names = |what, first, n| unsafe { header_names(what, first, n) };
+        Ok(Self {
+            key: needs.flags & wire::NEEDS_KEY != 0,
+            events: needs.events,
+            request_headers: names("request", needs.request_headers, needs.n_request_headers)?,
+            response_headers: names("response", needs.response_headers, needs.n_response_headers)?,
+        })
+    }
+}
+
+/// Most headers that a balancer may ask for; each is looked for in every request.
+const MAX_HEADERS: usize = 64;
+
+/// # Safety
+///
+/// `first` points to `n` names, unless `n` is absurd.
+unsafe fn header_names(what: &str, first: *const wire::Str, n: usize) -> Result<Box<[Box<str>]>, String> {
+    if n == 0 {
+        return Ok(Box::default());
+    }
+    if n > MAX_HEADERS || first.is_null() {
+        return Err(format!("it asks for {n} {what} headers, {MAX_HEADERS} at most can be given"));
+    }
+    // SAFETY: the caller's promise; `n` is small and `first` not null.
+    let names = unsafe { std::slice::from_raw_parts(first, n) };
+    names
+        .iter()
+        .map(|name| {
+            // SAFETY: the caller's promise.
+            let name = unsafe { slice(name) };
+            match std::str::from_utf8(name) {
+                Ok(text) if !text.is_empty() && text.bytes().all(is_token) => {
+                    Ok(text.to_ascii_lowercase().into_boxed_str())
+                }
+                _ => Err(format!("it asks for {what} header \"{}\", which is no header name", OneLine(name))),
+            }
+        })
+        .collect()
+}
+
+/// What RFC 9110 section 5.6.2 allows in a header name.
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// Problems beyond these say nothing new.
+const MAX_PROBLEMS: usize = 100;
+
+/// [`wire::ErrorSink::error`].
+unsafe extern "C" fn push_said(ctx: *mut c_void, path: wire::Str, text: wire::Str) {
+    // SAFETY: `build` made `ctx` from its `Vec`, which nobody else touches during the call.
+    let said = unsafe { &mut *ctx.cast::<Vec<Said>>() };
+    if said.len() < MAX_PROBLEMS {
+        // SAFETY: the ABI promises valid text for the time of the call.
+        let (path, text) = unsafe { (slice(&path), slice(&text)) };
+        said.push(Said { path: OneLine(path).to_string(), text: OneLine(text).to_string() });
+    }
+}
+
+const ABSENT: wire::Str = wire::Str { ptr: ptr::null(), len: 0 };
+
+fn bytes(bytes: &[u8]) -> wire::Str {
+    wire::Str { ptr: bytes.as_ptr(), len: bytes.len() }
+}
+
+fn text(text: &str) -> wire::Str {
+    bytes(text.as_bytes())
+}
+
+fn pairs(pairs: &[(Arc<str>, Arc<str>)]) -> Box<[wire::Pair]> {
+    pairs.iter().map(|(name, value)| wire::Pair { name: text(name), value: text(value) }).collect()
+}
+
+impl Endpoint<'_> {
+    fn to_wire(self, metadata: &[wire::Pair]) -> wire::Endpoint {
+        wire::Endpoint {
+            size: size_of::<wire::Endpoint>() as u32,
+            weight: u32::from(self.weight),
+            id: self.id,
+            url: text(self.url),
+            name: text(self.name),
+            address: address(self.address.map(|ip| SocketAddr::new(ip, self.port))),
+            port: u32::from(self.port),
+            reserved: 0,
+            metadata: metadata.as_ptr(),
+            n_metadata: metadata.len(),
+            counters: self.counters,
+        }
+    }
+}
+
+/// An address as modules see it.
+pub fn address(address: Option<SocketAddr>) -> wire::Address {
+    let (family, port, bytes) = match address {
+        None => (wire::ADDRESS_NONE, 0, [0; 16]),
+        Some(SocketAddr::V6(v6)) => (wire::ADDRESS_V6, v6.port(), v6.ip().octets()),
+        Some(SocketAddr::V4(v4)) => {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&v4.ip().octets());
+            (wire::ADDRESS_V4, v4.port(), bytes)
+        }
+    };
+    wire::Address { family, port, reserved: 0, bytes }
+}
+
+fn setting(setting: &Setting) -> wire::Setting {
+    let mut wire = wire::Setting {
+        size: size_of::<wire::Setting>() as u32,
+        kind: 0,
+        path: text(&setting.path),
+        text: ABSENT,
+        integer: 0,
+        float: 0.0,
+    };
+    wire.kind = match &setting.value {
+        SettingValue::Table(n) => {
+            wire.integer = *n as i64;
+            wire::SETTING_TABLE
+        }
+        SettingValue::Array(n) => {
+            wire.integer = *n as i64;
+            wire::SETTING_ARRAY
+        }
+        SettingValue::String(string) => {
+            wire.text = text(string);
+            wire::SETTING_STRING
+        }
+        SettingValue::Integer(integer) => {
+            wire.integer = *integer;
+            wire::SETTING_INTEGER
+        }
+        SettingValue::Float(float) => {
+            wire.float = *float;
+            wire::SETTING_FLOAT
+        }
+        SettingValue::Boolean(boolean) => {
+            wire.integer = i64::from(*boolean);
+            wire::SETTING_BOOLEAN
+        }
+    };
+    wire
+}

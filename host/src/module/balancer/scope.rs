@@ -1,0 +1,167 @@
+//! What outlives one balancer: the host's services to its module, and the count of its module's faults.
+
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use lb_api::wire;
+
+use super::slice;
+use crate::module::{Module, OneLine};
+
+/// What a module did wrong while serving a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It panicked.
+    Panic,
+    /// It returned a status other than "done".
+    Status,
+    /// It answered with an endpoint that the cluster does not have.
+    OutOfRange,
+    /// It answered with an endpoint that it had answered before in this request.
+    AlreadyTried,
+    /// It answered with a kind that the ABI does not have.
+    UnknownKind,
+}
+
+impl Fault {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Panic, Self::Status, Self::OutOfRange, Self::AlreadyTried, Self::UnknownKind];
+
+    /// Its name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Panic => "panic",
+            Self::Status => "status",
+            Self::OutOfRange => "out_of_range",
+            Self::AlreadyTried => "already_tried",
+            Self::UnknownKind => "unknown_kind",
+        }
+    }
+}
+
+/// What outlives one balancer: the services that its module was given, and the count of its faults. A balancer that
+/// replaces one of the same module takes it over, because the two may share learned state that still logs through it.
+pub(super) struct Scope {
+    pub(super) api: wire::HostApi,
+    pub(super) cluster: Box<str>,
+    module: Arc<Module>,
+    start: Instant,
+    faults: [Tally; Fault::ALL.len()],
+}
+
+// SAFETY: all but `api` is `Send` and `Sync`; its one pointer points to the `Scope` itself and is only handed over.
+unsafe impl Send for Scope {}
+
+// SAFETY: as above.
+unsafe impl Sync for Scope {}
+
+impl Scope {
+    pub(super) fn new(module: Arc<Module>, cluster: &str) -> Arc<Self> {
+        Arc::new_cyclic(|this: &Weak<Self>| Self {
+            api: wire::HostApi {
+                size: size_of::<wire::HostApi>() as u32,
+                reserved: 0,
+                ctx: this.as_ptr().cast_mut().cast(),
+                log,
+                panicked,
+            },
+            cluster: cluster.into(),
+            module,
+            start: Instant::now(),
+            faults: Default::default(),
+        })
+    }
+
+    pub(super) fn count(&self, fault: Fault) -> u64 {
+        self.faults[fault as usize].count.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn fault(&self, fault: Fault, detail: &dyn fmt::Display, now: Instant) {
+        let (module, cluster, kind) = (self.module.id(), &*self.cluster, fault.name());
+        match self.faults[fault as usize].add(now.saturating_duration_since(self.start)) {
+            Some(0) => tracing::error!(module, cluster, fault = kind, "module fault: {detail}"),
+            Some(unsaid) => tracing::error!(module, cluster, fault = kind, unsaid, "module fault: {detail}"),
+            None => tracing::debug!(module, cluster, fault = kind, "module fault: {detail}"),
+        }
+    }
+}
+
+/// A count whose every rise wants to be logged, and is not.
+#[derive(Debug, Default)]
+struct Tally {
+    count: AtomicU64,
+    /// How many of them have had, or were counted by, a line.
+    said: AtomicU64,
+    /// When the next line may come, milliseconds.
+    due_ms: AtomicU64,
+}
+
+/// Time between two lines on the same fault of the same balancer.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+impl Tally {
+    /// Counts one. Where a line is due, says how many went without one since the last.
+    fn add(&self, now: Duration) -> Option<u64> {
+        let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+        let now_ms = now.as_millis() as u64;
+        let due_ms = self.due_ms.load(Ordering::Relaxed);
+        let next_ms = now_ms + LINE_EVERY.as_millis() as u64;
+        // Of several threads at the same time one gets the line.
+        let is_mine = now_ms >= due_ms
+            && self.due_ms.compare_exchange(due_ms, next_ms, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        is_mine.then(|| count.saturating_sub(self.said.swap(count, Ordering::Relaxed) + 1))
+    }
+}
+
+thread_local! {
+    /// What the module said of the panic that it caught, until its call returns and says in which call it was.
+    static PANIC: Cell<Option<String>> = const { Cell::new(None) };
+}
+
+pub(super) fn take_panic() -> Option<String> {
+    PANIC.try_with(Cell::take).ok().flatten()
+}
+
+/// [`wire::HostApi::panicked`].
+unsafe extern "C" fn panicked(_ctx: *mut c_void, text: wire::Str) {
+    // SAFETY: the ABI promises valid text for the time of the call.
+    let text = OneLine(unsafe { slice(&text) }).to_string();
+    let _ = PANIC.try_with(|panic| panic.set(Some(text)));
+}
+
+/// [`wire::HostApi::log`].
+unsafe extern "C" fn log(ctx: *mut c_void, level: u32, text: wire::Str) {
+    // SAFETY: `ctx` is that of a `HostApi` that `Scope::new` made, and the balancer keeps its scope alive.
+    let scope = unsafe { &*ctx.cast_const().cast::<Scope>() };
+    let (module, cluster) = (scope.module.id(), &*scope.cluster);
+    // SAFETY: the ABI promises valid text for the time of the call.
+    let text = OneLine(unsafe { slice(&text) });
+    match level {
+        wire::LOG_ERROR => tracing::error!(module, cluster, "{text}"),
+        wire::LOG_WARN => tracing::warn!(module, cluster, "{text}"),
+        wire::LOG_DEBUG => tracing::debug!(module, cluster, "{text}"),
+        _ => tracing::info!(module, cluster, "{text}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_fault_in_ten_seconds_is_logged_and_all_are_counted() {
+        let tally = Tally::default();
+        let second = Duration::from_secs;
+        assert_eq!(tally.add(second(3)), Some(0));
+        assert_eq!(tally.add(second(3)), None);
+        assert_eq!(tally.add(second(12)), None, "the others do not put the next line off");
+        assert_eq!(tally.add(second(13)), Some(2));
+        assert_eq!(tally.add(second(30)), Some(0));
+        assert_eq!(tally.count.load(Ordering::Relaxed), 5);
+    }
+}

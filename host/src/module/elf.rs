@@ -1,0 +1,211 @@
+//! What can be told of a library from its bytes, before any of it is run.
+//!
+//! The dynamic linker checks most of this too, but its words are for linker writers, and a library that was cut short
+//! it maps all the same: the process then dies by SIGBUS at the first page that is not there.
+
+use std::env::consts::ARCH;
+
+const _: () = assert!(usize::BITS == 64, "the offsets below are those of 64-bit libraries");
+
+const TYPE_SHARED: u16 = 3;
+const SEGMENT_LOAD: u32 = 1;
+
+/// Names as in [`ARCH`]; of those with 32 and 64 bits the class tells which.
+const MACHINES: [(u16, &str); 10] = [
+    (3, "x86"),
+    (8, "mips64"),
+    (20, "powerpc"),
+    (21, "powerpc64"),
+    (22, "s390x"),
+    (40, "arm"),
+    (62, "x86_64"),
+    (183, "aarch64"),
+    (243, "riscv64"),
+    (258, "loongarch64"),
+];
+
+/// Checks that this is a shared library for this machine, and all there.
+///
+/// # Errors
+///
+/// What it is instead, and what would be right, to stand behind the file's name.
+pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
+    if bytes.is_empty() {
+        return Err("is empty".into());
+    }
+    if bytes.starts_with(b"!<arch>\n") {
+        return Err("is an archive, not a shared library; build the crate as a \"cdylib\"".into());
+    }
+    if !bytes.starts_with(b"\x7fELF") {
+        return Err(format!("is no ELF file, expected a shared library for {ARCH}"));
+    }
+    let (Some(&class), Some(&data)) = (bytes.get(4), bytes.get(5)) else { return Err(cut_short(bytes, 64)) };
+    let bits = if class == 1 { 32 } else { 64 };
+    if bits != usize::BITS {
+        return Err(format!("is a {bits}-bit library, this trylist is {}-bit; {FIX}", usize::BITS));
+    }
+    let big = data == 2;
+    if big != cfg!(target_endian = "big") {
+        let (theirs, ours) = if big { ("big", "little") } else { ("little", "big") };
+        return Err(format!("is for a {theirs}-endian machine, this one is {ours}-endian; {FIX}"));
+    }
+    let header = Header::read(bytes).ok_or_else(|| cut_short(bytes, 64))?;
+    match MACHINES.iter().find(|(number, _)| *number == header.machine) {
+        Some((_, name)) if *name == ARCH => {}
+        Some((_, name)) => return Err(format!("is for {name}, this machine is {ARCH}; {FIX}")),
+        // An architecture that the list lacks must not keep its own libraries out: the linker decides.
+        None if MACHINES.iter().all(|(_, name)| *name != ARCH) => {}
+        None => {
+            return Err(format!("is for ELF machine {}, this machine is {ARCH}; {FIX}", header.machine));
+        }
+    }
+    match header.kind {
+        TYPE_SHARED => {}
+        1 => return Err("is an object file, not a shared library; link it with -shared".into()),
+        2 => return Err("is a program, not a shared library".into()),
+        _ => return Err("is no shared library".into()),
+    }
+    match header.end_of_segments(bytes) {
+        Some(end) if end <= bytes.len() as u64 => Ok(()),
+        Some(end) => Err(cut_short(bytes, end)),
+        None => Err("is damaged: its table of segments is not in the file".into()),
+    }
+}
+
+const FIX: &str = "build it for this machine";
+
+fn cut_short(bytes: &[u8], needed: u64) -> String {
+    format!("is cut short: {} bytes of at least {needed}; copy it again", bytes.len())
+}
+
+/// The fields of the file header that matter here.
+struct Header {
+    kind: u16,
+    machine: u16,
+    segments: u64,
+    segment_size: u64,
+    n_segments: u64,
+}
+
+impl Header {
+    /// At the offsets of the 64-bit class: the only one that can get here, as no host is narrower.
+    fn read(bytes: &[u8]) -> Option<Self> {
+        Some(Self {
+            kind: u16_at(bytes, 16)?,
+            machine: u16_at(bytes, 18)?,
+            segments: u64_at(bytes, 32)?,
+            segment_size: u16_at(bytes, 54)?.into(),
+            n_segments: u16_at(bytes, 56)?.into(),
+        })
+    }
+
+    /// Where the last byte ends that the linker would map.
+    fn end_of_segments(&self, bytes: &[u8]) -> Option<u64> {
+        let mut end = 0;
+        for i in 0..self.n_segments {
+            let at = usize::try_from(self.segments.checked_add(i * self.segment_size)?).ok()?;
+            let segment = bytes.get(at..)?.get(..56)?;
+            if u32_at(segment, 0)? == SEGMENT_LOAD {
+                end = end.max(u64_at(segment, 8)?.checked_add(u64_at(segment, 32)?)?);
+            }
+        }
+        Some(end)
+    }
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The header of a library for this machine with one segment of 100 bytes at 1000.
+    fn library() -> Vec<u8> {
+        let mut bytes = vec![0; 1100];
+        bytes[..6].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1 + u8::from(cfg!(target_endian = "big"))]);
+        let machine = MACHINES.iter().find(|(_, name)| *name == ARCH).unwrap().0;
+        put(&mut bytes, 16, &TYPE_SHARED.to_ne_bytes());
+        put(&mut bytes, 18, &machine.to_ne_bytes());
+        put(&mut bytes, 32, &64u64.to_ne_bytes());
+        put(&mut bytes, 54, &56u16.to_ne_bytes());
+        put(&mut bytes, 56, &1u16.to_ne_bytes());
+        put(&mut bytes, 64, &SEGMENT_LOAD.to_ne_bytes());
+        put(&mut bytes, 64 + 8, &1000u64.to_ne_bytes());
+        put(&mut bytes, 64 + 32, &100u64.to_ne_bytes());
+        bytes
+    }
+
+    fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+        bytes[at..at + value.len()].copy_from_slice(value);
+    }
+
+    fn altered(at: usize, value: &[u8]) -> Result<(), String> {
+        let mut bytes = library();
+        put(&mut bytes, at, value);
+        check(&bytes)
+    }
+
+    #[test]
+    fn takes_a_library_for_this_machine() {
+        assert_eq!(check(&library()), Ok(()));
+        assert_eq!(
+            check(&std::fs::read("/proc/self/exe").unwrap()),
+            Ok(()),
+            "a program that could be a library"
+        );
+    }
+
+    #[test]
+    fn says_what_a_file_is_instead_of_a_library() {
+        assert_eq!(check(b""), Err("is empty".into()));
+        assert_eq!(check(b"#!/bin/sh"), Err(format!("is no ELF file, expected a shared library for {ARCH}")));
+        assert_eq!(
+            altered(16, &[1, 0]),
+            Err("is an object file, not a shared library; link it with -shared".into())
+        );
+        assert_eq!(altered(16, &[2, 0]), Err("is a program, not a shared library".into()));
+        assert!(check(b"!<arch>\nlibx.rlib").unwrap_err().starts_with("is an archive"));
+    }
+
+    #[test]
+    fn refuses_libraries_for_other_machines() {
+        let other = if ARCH == "aarch64" { (62u16, "x86_64") } else { (183, "aarch64") };
+        let expected = format!("is for {}, this machine is {ARCH}; build it for this machine", other.1);
+        assert_eq!(altered(18, &other.0.to_ne_bytes()), Err(expected));
+        let expected = format!("is for ELF machine 9999, this machine is {ARCH}; build it for this machine");
+        assert_eq!(altered(18, &9999u16.to_ne_bytes()), Err(expected));
+        let expected = "is a 32-bit library, this trylist is 64-bit; build it for this machine";
+        assert_eq!(altered(4, &[1]), Err(expected.into()));
+        assert!(
+            altered(5, &[if cfg!(target_endian = "big") { 1 } else { 2 }])
+                .unwrap_err()
+                .contains("endian machine")
+        );
+    }
+
+    #[test]
+    fn refuses_a_library_that_was_cut_short_anywhere() {
+        let library = library();
+        for length in 1..library.len() {
+            assert!(check(&library[..length]).is_err(), "{length} bytes");
+        }
+        let expected = "is cut short: 1099 bytes of at least 1100; copy it again";
+        assert_eq!(check(&library[..1099]), Err(expected.into()));
+    }
+
+    #[test]
+    fn survives_a_table_of_segments_at_the_end_of_all_numbers() {
+        assert!(altered(32, &u64::MAX.to_ne_bytes()).unwrap_err().starts_with("is damaged"));
+        assert!(altered(64 + 32, &u64::MAX.to_ne_bytes()).unwrap_err().starts_with("is damaged"));
+    }
+}

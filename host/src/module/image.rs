@@ -1,0 +1,132 @@
+//! The private copy of a module's file: what was checked is what runs, and the file may change under a running process.
+
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::io::Errno;
+
+/// A copy that nobody can change any more, not even this process.
+#[derive(Debug)]
+pub(super) struct Image {
+    file: OwnedFd,
+}
+
+impl Image {
+    /// Copies into sealed memory, named after the module in `/proc/self/maps` and in crash reports.
+    pub(super) fn in_memory(name: &str, bytes: &[u8]) -> io::Result<Self> {
+        // Longer than the kernel takes, no ID of a module that loads is.
+        let name: String = name.chars().filter(|c| *c != '\0').take(60).collect();
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        // Since Linux 6.3 whoever means to run it must say so; older kernels do not know the flag.
+        let file = match memfd_create(name.as_str(), flags | MemfdFlags::EXEC) {
+            Err(Errno::INVAL) => memfd_create(name.as_str(), flags)?,
+            other => other?,
+        };
+        let mut file = File::from(file);
+        file.write_all(bytes)?;
+        fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
+        Ok(Self { file: file.into() })
+    }
+
+    /// Copies into a file that only this user can reach, for machines whose policy forbids to run memory. It has no name
+    /// any more when this returns.
+    pub(super) fn in_file(bytes: &[u8], folders: &[PathBuf]) -> io::Result<Self> {
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "no folder for private files");
+        for folder in folders {
+            match Self::in_folder(bytes, folder) {
+                Ok(image) => return Ok(image),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    fn in_folder(bytes: &[u8], parent: &Path) -> io::Result<Self> {
+        // A folder of its own, so that nobody can put another file in the name's place before it is opened again. The
+        // file is opened again because a file that is open for writing may not be run, and this one never shall change.
+        let folder = private_folder(parent)?;
+        let path = folder.join("module.so");
+        let copy = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o700)
+            .open(&path)
+            .and_then(|mut file| file.write_all(bytes))
+            .and_then(|()| File::open(&path));
+        // Without the name it goes away with the process. What cannot be removed is left behind, but harms nobody.
+        let _ = fs::remove_dir_all(&folder);
+        Ok(Self { file: copy?.into() })
+    }
+
+    /// Where the dynamic linker finds it, as long as the image is not dropped. It remembers libraries by this very path,
+    /// so an image that was opened must stay open for as long as the process lives: the next file with the same number
+    /// would be taken for this one.
+    pub(super) fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+    }
+}
+
+/// Where private files may go: the service's own folder, the user's, and the one for all.
+pub(super) fn private_folders() -> Vec<PathBuf> {
+    // systemd gives several, separated by colons.
+    let service = std::env::var_os("RUNTIME_DIRECTORY").and_then(|all| std::env::split_paths(&all).next());
+    let user = std::env::var_os("XDG_RUNTIME_DIR").filter(|path| *path != OsString::new()).map(PathBuf::from);
+    service.into_iter().chain(user).chain([std::env::temp_dir()]).collect()
+}
+
+fn private_folder(parent: &Path) -> io::Result<PathBuf> {
+    // Whoever takes the names beforehand in a shared folder can only make a few more be tried.
+    for n in 0..1000 {
+        let folder = parent.join(format!("trylist-{}-{n}", std::process::id()));
+        match DirBuilder::new().mode(0o700).create(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => return other.map(|()| folder),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, "all names for a private file are taken"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn nobody_can_change_a_copy_in_memory() {
+        let image = Image::in_memory("round_robin", b"code").unwrap();
+        assert_eq!(fs::read(image.path()).unwrap(), b"code");
+        let mut file = OpenOptions::new().write(true).open(image.path()).unwrap();
+        assert_eq!(file.write(b"evil").unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        assert_eq!(file.set_len(0).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        let name = fs::read_link(image.path()).unwrap();
+        assert!(name.to_str().unwrap().contains("memfd:round_robin"), "{}", name.display());
+    }
+
+    #[test]
+    fn a_name_that_no_file_may_have_is_made_one() {
+        assert!(Image::in_memory(&format!("a\0b{}", "x".repeat(1000)), b"").is_ok());
+    }
+
+    #[test]
+    fn a_copy_in_a_file_is_private_and_has_no_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let folders = [PathBuf::from("/nowhere"), folder.path().to_owned()];
+        let image = Image::in_file(b"code", &folders).unwrap();
+        assert_eq!(fs::read(image.path()).unwrap(), b"code");
+        assert_eq!(fs::metadata(image.path()).unwrap().permissions().mode() & 0o077, 0);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert!((&File::from(image.file)).write(b"evil").is_err());
+    }
+
+    #[test]
+    fn names_that_others_took_are_passed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join(format!("trylist-{}-0", std::process::id()))).unwrap();
+        assert!(Image::in_folder(b"code", folder.path()).is_ok());
+    }
+}

@@ -1,0 +1,213 @@
+//! Who can change the code that root is about to run.
+//!
+//! Started as root, Trylist opens only what nobody but root can have changed: the file and every folder on the way to it
+//! belong to root and are not writable by group or world. A folder with the sticky bit (`/tmp`) may be writable by all:
+//! there nobody can rename or remove what root owns, and what is next on the way is root's, by this same check. Access
+//! lists count too, since their mask shows as the group's bits. Symbolic links are followed one by one, so that the
+//! folders which the links stand in are checked as well as those they lead to.
+//!
+//! Run as somebody else it checks nothing: whoever may change the module could as well change what starts it.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Component, Path, PathBuf};
+
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+const STICKY: u32 = 0o1000;
+const ROOT: u32 = 0;
+
+/// Checks an opened file, named `path` when it was opened, and its folders: none may be changed by anybody but `owner`
+/// and root.
+///
+/// # Errors
+///
+/// Who could change what, and what would be right, to stand behind the file's name.
+pub(super) fn check(path: &Path, file: &Metadata, owner: u32) -> Result<(), String> {
+    let whose = if owner == ROOT { "root".to_owned() } else { format!("user {owner}") };
+    let trusted = |metadata: &Metadata| metadata.uid() == owner || metadata.uid() == ROOT;
+    let advice = format!("modules run by {whose} must be for {whose} alone to change");
+    if !trusted(file) {
+        return Err(format!("belongs to user {}; {advice}", file.uid()));
+    }
+    if file.mode() & WRITABLE_BY_OTHERS != 0 {
+        return Err(format!("is writable by others (mode {:04o}); {advice}", file.mode() & 0o7777));
+    }
+    let folders = folders(path).map_err(|e| format!("has a folder that cannot be checked: {e}"))?;
+    for folder in folders {
+        let name = folder.display();
+        let metadata = fs::metadata(&folder)
+            .map_err(|e| format!("is in folder {name}, which cannot be checked: {e}"))?;
+        let mode = metadata.mode();
+        if !trusted(&metadata) {
+            return Err(format!("is in folder {name}, which belongs to user {}; {advice}", metadata.uid()));
+        }
+        if mode & WRITABLE_BY_OTHERS != 0 && mode & STICKY == 0 {
+            let mode = mode & 0o7777;
+            return Err(format!(
+                "is in folder {name}, which is writable by others (mode {mode:04o}); {advice}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// As in the kernel's own walk.
+const MAX_LINKS: usize = 40;
+
+/// Every folder whose entries decide which file `path` names, links and what they lead to included.
+fn folders(path: &Path) -> io::Result<BTreeSet<PathBuf>> {
+    let mut at = PathBuf::from("/");
+    let mut seen = BTreeSet::from([at.clone()]);
+    let mut ahead = parts(&std::path::absolute(path)?);
+    let mut links = 0;
+    while let Some(part) = ahead.pop() {
+        if part == ".." {
+            at.pop();
+            continue;
+        }
+        let next = at.join(&part);
+        let metadata = fs::symlink_metadata(&next)?;
+        if metadata.is_symlink() {
+            links += 1;
+            if links > MAX_LINKS {
+                return Err(io::Error::other("too many symbolic links"));
+            }
+            let target = fs::read_link(&next)?;
+            if target.is_absolute() {
+                at = PathBuf::from("/");
+            }
+            ahead.extend(parts(&target));
+        } else if metadata.is_dir() {
+            at = next;
+            seen.insert(at.clone());
+        }
+    }
+    Ok(seen)
+}
+
+/// The parts of a path, the first one last.
+fn parts(path: &Path) -> Vec<OsString> {
+    let part = |component: Component<'_>| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    };
+    path.components().rev().filter_map(part).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    /// `a/b/m.so`, with whatever rights the folders above have: a temporary directory is sticky, or the user's own.
+    struct Tree(tempfile::TempDir);
+
+    impl Tree {
+        fn new() -> Self {
+            let tree = Self(tempfile::tempdir().unwrap());
+            fs::create_dir_all(tree.path("a/b")).unwrap();
+            fs::write(tree.path("a/b/m.so"), "").unwrap();
+            tree.chmod("a", 0o755).chmod("a/b", 0o755).chmod("a/b/m.so", 0o644);
+            tree
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.0.path().join(name)
+        }
+
+        fn chmod(&self, name: &str, mode: u32) -> &Self {
+            fs::set_permissions(self.path(name), fs::Permissions::from_mode(mode)).unwrap();
+            self
+        }
+
+        fn check(&self, name: &str) -> Result<(), String> {
+            let me = rustix::process::geteuid().as_raw();
+            check(&self.path(name), &fs::metadata(self.path(name)).unwrap(), me)
+        }
+
+        /// What `check` says when it names `folder`.
+        fn refusal(&self, folder: &str, mode: &str) -> Result<(), String> {
+            let folder = fs::canonicalize(self.path(folder)).unwrap();
+            let whose = match rustix::process::geteuid().as_raw() {
+                0 => "root".to_owned(),
+                user => format!("user {user}"),
+            };
+            Err(format!(
+                "is in folder {}, which is writable by others (mode {mode}); \
+                 modules run by {whose} must be for {whose} alone to change",
+                folder.display()
+            ))
+        }
+    }
+
+    #[test]
+    fn takes_what_only_the_owner_can_change() {
+        assert_eq!(Tree::new().check("a/b/m.so"), Ok(()));
+    }
+
+    #[test]
+    fn refuses_a_file_that_others_can_write() {
+        let tree = Tree::new();
+        for mode in [0o664, 0o646] {
+            tree.chmod("a/b/m.so", mode);
+            let error = tree.check("a/b/m.so").unwrap_err();
+            assert!(error.starts_with(&format!("is writable by others (mode {mode:04o}); ")), "{error}");
+        }
+    }
+
+    #[test]
+    fn refuses_any_folder_on_the_way_that_others_can_write() {
+        let tree = Tree::new();
+        tree.chmod("a", 0o777);
+        assert_eq!(tree.check("a/b/m.so"), tree.refusal("a", "0777"));
+        tree.chmod("a", 0o775);
+        assert_eq!(tree.check("a/b/m.so"), tree.refusal("a", "0775"));
+    }
+
+    #[test]
+    fn takes_a_sticky_folder_because_nobody_can_rename_in_it() {
+        let tree = Tree::new();
+        tree.chmod("a", 0o1777);
+        assert_eq!(tree.check("a/b/m.so"), Ok(()));
+    }
+
+    #[test]
+    fn refuses_a_link_in_a_folder_that_others_can_write() {
+        let tree = Tree::new();
+        fs::create_dir(tree.path("open")).unwrap();
+        symlink(tree.path("a/b"), tree.path("open/link")).unwrap();
+        symlink("open/link", tree.path("outer")).unwrap();
+        assert_eq!(tree.check("outer/m.so"), Ok(()));
+        tree.chmod("open", 0o777);
+        assert_eq!(tree.check("a/b/m.so"), Ok(()), "not on this way");
+        assert_eq!(tree.check("outer/m.so"), tree.refusal("open", "0777"));
+    }
+
+    #[test]
+    fn refuses_what_belongs_to_somebody_else() {
+        let tree = Tree::new();
+        let file = tree.path("a/b/m.so");
+        // Root trusts itself alone; everybody else trusts root too, so each needs a stranger of its own.
+        let stranger = match rustix::process::geteuid().as_raw() {
+            ROOT => {
+                std::os::unix::fs::chown(&file, Some(1), None).unwrap();
+                ROOT
+            }
+            me => me + 1,
+        };
+        let file_data = fs::metadata(&file).unwrap();
+        let error = check(&file, &file_data, stranger).unwrap_err();
+        assert!(error.starts_with(&format!("belongs to user {}; ", file_data.uid())), "{error}");
+    }
+
+    #[test]
+    fn gives_up_on_links_in_a_circle() {
+        let tree = Tree::new();
+        symlink("round", tree.path("round")).unwrap();
+        assert!(folders(&tree.path("round")).unwrap_err().to_string().contains("too many symbolic links"));
+    }
+}

@@ -1,0 +1,150 @@
+//! The `.so` files that tests load, built once and by their own Cargo.
+//!
+//! `cargo test` leaves no `cdylib` in place for itself (rust-lang/cargo issue 8311), and modules of strangers are
+//! workspaces of their own anyway. So the first test that asks for one has Cargo build them into a target folder apart,
+//! and reads from its messages where they are. Test processes that ask at the same time wait for each other at Cargo's
+//! own lock; where nothing has changed, asking costs a fraction of a second.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+/// The library of one of this workspace's modules, by module ID.
+pub fn module(id: &str) -> PathBuf {
+    static BUILT: OnceLock<Libraries> = OnceLock::new();
+    BUILT.get_or_init(|| modules("dev")).path(&id.replace('_', "-"))
+}
+
+/// As [`module`], optimised as for users; for benchmarks.
+pub fn release_module(id: &str) -> PathBuf {
+    static BUILT: OnceLock<Libraries> = OnceLock::new();
+    BUILT.get_or_init(|| modules("release")).path(&id.replace('_', "-"))
+}
+
+/// A module that is wrong on purpose, by its folder in `tests/broken`, or by its C file in `tests/broken/c`.
+pub fn broken(fault: &str) -> PathBuf {
+    static BUILT: OnceLock<Libraries> = OnceLock::new();
+    let source = root().join(format!("tests/broken/c/{fault}.c"));
+    if source.exists() {
+        return compile(&source);
+    }
+    BUILT.get_or_init(|| cargo(&root().join("tests/broken"), "dev", &[])).path(fault)
+}
+
+/// The module of a stranger, who knows `lb-api` and nothing else.
+pub fn third_party() -> PathBuf {
+    static BUILT: OnceLock<Libraries> = OnceLock::new();
+    BUILT.get_or_init(|| cargo(&root().join("tests/third-party"), "dev", &[])).only()
+}
+
+/// The module written in C.
+pub fn c_module() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| compile(&root().join("tests/c-module/module.c"))).clone()
+}
+
+/// The libraries of one workspace, by the folder of their crate.
+struct Libraries {
+    workspace: PathBuf,
+    paths: BTreeMap<String, PathBuf>,
+}
+
+impl Libraries {
+    fn path(&self, folder: &str) -> PathBuf {
+        let known = || self.paths.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        let path = self.paths.get(folder);
+        path.unwrap_or_else(|| {
+            panic!("no library in folder {folder:?} of {}, only in {}", self.workspace.display(), known())
+        })
+        .clone()
+    }
+
+    fn only(&self) -> PathBuf {
+        assert_eq!(self.paths.len(), 1, "libraries of {}: {:?}", self.workspace.display(), self.paths);
+        self.paths.values().next().expect("there is one").clone()
+    }
+}
+
+/// Builds `modules/*`.
+fn modules(profile: &str) -> Libraries {
+    let folders = fs::read_dir(root().join("modules")).expect("the workspace has modules");
+    let packages = folders
+        .map(|folder| folder.expect("a readable folder"))
+        .filter(|folder| folder.path().join("Cargo.toml").exists())
+        .map(|folder| format!("--package=mod-{}", folder.file_name().display()));
+    cargo(root(), profile, &packages.collect::<Vec<_>>())
+}
+
+fn cargo(workspace: &Path, profile: &str, packages: &[String]) -> Libraries {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(program);
+    command
+        .arg("build")
+        .args(["--quiet", "--message-format=json-render-diagnostics"])
+        .args(["--profile", profile])
+        .args(packages)
+        .arg("--target-dir")
+        .arg(target())
+        .current_dir(workspace)
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit());
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_of_outer_cargo(name)) {
+        command.env_remove(name);
+    }
+    let output = command.output().expect("cargo can be started");
+    assert!(output.status.success(), "cargo could not build {}", workspace.display());
+    let messages = String::from_utf8(output.stdout).expect("cargo writes UTF-8");
+    let paths = messages.lines().filter_map(library).collect();
+    Libraries { workspace: workspace.to_owned(), paths }
+}
+
+/// What the Cargo that runs this test has set for it is not meant for another build. Where Cargo keeps its things, and
+/// how it reaches a registry, is.
+fn is_of_outer_cargo(name: &OsString) -> bool {
+    let name = name.to_string_lossy();
+    let for_all = ["CARGO_HOME", "CARGO_NET_", "CARGO_HTTP_", "CARGO_REGISTR", "CARGO_TERM_"];
+    name.starts_with("CARGO") && !for_all.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// The folder of the crate and the library that it became, if this message of Cargo tells of one.
+fn library(message: &str) -> Option<(String, PathBuf)> {
+    let message: serde_json::Value = serde_json::from_str(message).ok()?;
+    let is_library = message["target"]["crate_types"].as_array()?.iter().any(|kind| kind == "cdylib");
+    let manifest = Path::new(message["manifest_path"].as_str()?);
+    let mut files = message["filenames"].as_array()?.iter().filter_map(|file| file.as_str());
+    let file = files.find(|file| is_library && file.ends_with(".so"))?;
+    Some((manifest.parent()?.file_name()?.to_str()?.to_owned(), file.into()))
+}
+
+/// Compiles a C module as its author would, with the header of `lb-api` and nothing else.
+fn compile(source: &Path) -> PathBuf {
+    let folder = target().join("c");
+    fs::create_dir_all(&folder).expect("the target folder can be written");
+    let library = folder.join(source.file_name().expect("a file")).with_extension("so");
+    // Into a file of its own first: another test process may be loading the last one just now.
+    let fresh = library.with_extension(format!("{}.so", std::process::id()));
+    let status = Command::new("cc")
+        .args(["-std=c11", "-Wall", "-Wextra", "-O1", "-shared", "-fPIC"])
+        .arg("-I")
+        .arg(root().join("lb-api/include"))
+        .arg("-o")
+        .args([fresh.as_path(), source])
+        .status()
+        .expect("cc can be started: a C compiler is needed, as it is to link Rust programs");
+    assert!(status.success(), "cc could not compile {}", source.display());
+    fs::rename(&fresh, &library).expect("the target folder can be written");
+    library
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace is around this crate")
+}
+
+/// One target folder for all of them, so that what they share is compiled once.
+fn target() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    std::path::absolute(target.join("test-modules")).expect("the current folder exists")
+}
