@@ -45,13 +45,13 @@ impl Metrics {
             .encode_info(&[("version", env!("CARGO_PKG_VERSION")), ("abi", abi.as_str())])?;
         out.gauge(
             "trylist_start_time",
-            Some(Unit::Seconds),
+            Some(&Unit::Seconds),
             "When this worker started, in seconds since 1970.",
             [([], unix_seconds(self.started_at))],
         )?;
         out.gauge(
             "trylist_uptime",
-            Some(Unit::Seconds),
+            Some(&Unit::Seconds),
             "For how long this worker has run.",
             [([], self.started.elapsed().as_secs_f64())],
         )?;
@@ -142,14 +142,13 @@ impl Metrics {
                 ([("cluster", name)], self.sum(|shard| cell(shard.requests(cluster))))
             })
         };
-        let unit = Some(Unit::Bytes);
+        let unit = Some(&Unit::Bytes);
         out.counter(
             "trylist_received",
             unit,
             "From clients, heads included.",
             bytes(|cells| &cells.received_bytes),
         )?;
-        let unit = Some(Unit::Bytes);
         out.counter("trylist_sent", unit, "To clients, heads included.", bytes(|cells| &cells.sent_bytes))
     }
 
@@ -168,7 +167,7 @@ impl Metrics {
         )?;
         out.counter(
             "trylist_try",
-            Some(Unit::Seconds),
+            Some(&Unit::Seconds),
             "Time spent in tries; divided by the tries it is their average.",
             self.endpoint_series().map(|(labels, cluster, endpoint)| {
                 (labels, seconds(self.sum(|shard| &shard.clusters[cluster].endpoints[endpoint].time_ns)))
@@ -214,7 +213,7 @@ impl Metrics {
         )?;
         out.gauge(
             "trylist_endpoint_latency",
-            Some(Unit::Seconds),
+            Some(&Unit::Seconds),
             "Smoothed time to an endpoint's response headers; 0 while nothing is known.",
             live().map(|(labels, counters)| (labels, seconds(counters.latency_ns.load(Relaxed)))),
         )
@@ -302,7 +301,7 @@ impl Metrics {
         )?;
         out.counter(
             "trylist_queue_wait",
-            Some(Unit::Seconds),
+            Some(&Unit::Seconds),
             "Time that requests waited for an endpoint.",
             self.clusters().map(|(idx, cluster)| {
                 ([("cluster", &*cluster.name)], seconds(self.sum(|shard| &shard.clusters[idx].queue_time_ns)))
@@ -379,9 +378,9 @@ impl Shard {
 fn process(out: &mut Families<'_>) -> fmt::Result {
     let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     let cpu = cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9;
-    out.counter("process_cpu", Some(Unit::Seconds), "CPU time of this process.", [([], cpu)])?;
+    out.counter("process_cpu", Some(&Unit::Seconds), "CPU time of this process.", [([], cpu)])?;
     if let Some(bytes) = resident_bytes() {
-        out.gauge("process_resident_memory", Some(Unit::Bytes), "Memory of this process.", [([], bytes)])?;
+        out.gauge("process_resident_memory", Some(&Unit::Bytes), "Memory of this process.", [([], bytes)])?;
     }
     if let Ok(descriptors) = std::fs::read_dir("/proc/self/fd") {
         out.gauge("process_open_fds", None, "Open descriptors.", [([], descriptors.count() as u64)])?;
@@ -421,11 +420,11 @@ impl Families<'_> {
     fn counter<'l, const N: usize, V: EncodeCounterValue>(
         &mut self,
         name: &str,
-        unit: Option<Unit>,
+        unit: Option<&Unit>,
         help: &str,
         series: impl IntoIterator<Item = ([Label<'l>; N], V)>,
     ) -> fmt::Result {
-        let mut family = self.0.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
+        let mut family = self.0.encode_descriptor(name, help, unit, MetricType::Counter)?;
         for (labels, value) in series {
             if N == 0 {
                 family.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
@@ -439,11 +438,11 @@ impl Families<'_> {
     fn gauge<'l, const N: usize, V: EncodeGaugeValue>(
         &mut self,
         name: &str,
-        unit: Option<Unit>,
+        unit: Option<&Unit>,
         help: &str,
         series: impl IntoIterator<Item = ([Label<'l>; N], V)>,
     ) -> fmt::Result {
-        let mut family = self.0.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+        let mut family = self.0.encode_descriptor(name, help, unit, MetricType::Gauge)?;
         for (labels, value) in series {
             if N == 0 {
                 family.encode_gauge(&value)?;
@@ -461,8 +460,8 @@ impl Families<'_> {
         help: &str,
         series: impl IntoIterator<Item = ([Label<'l>; N], Times)>,
     ) -> fmt::Result {
-        let unit = Some(Unit::Seconds);
-        let mut family = self.0.encode_descriptor(name, help, unit.as_ref(), MetricType::Histogram)?;
+        let unit = Some(&Unit::Seconds);
+        let mut family = self.0.encode_descriptor(name, help, unit, MetricType::Histogram)?;
         for (labels, times) in series {
             let n = times.buckets.iter().map(|(_, n)| n).sum();
             family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
