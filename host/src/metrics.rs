@@ -7,6 +7,7 @@
 
 mod text;
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Instant, SystemTime};
@@ -16,9 +17,10 @@ use prometheus_client::encoding;
 use prometheus_client::registry::Registry;
 
 use crate::access_log;
+use crate::module::balancer::Fault;
 
 /// What there is to count, in the index spaces of the configuration.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct MetricsLayout {
     /// Addresses of the listeners, as bound.
     pub listeners: Vec<Arc<str>>,
@@ -29,7 +31,6 @@ pub struct MetricsLayout {
 }
 
 /// One cluster.
-#[derive(Debug)]
 pub struct ClusterLayout {
     /// Its name.
     pub name: Arc<str>,
@@ -37,7 +38,13 @@ pub struct ClusterLayout {
     pub module: Arc<str>,
     /// Its endpoints in the order of the configuration.
     pub endpoints: Vec<EndpointLayout>,
+    /// [`Balancer::faults`](crate::module::balancer::Balancer::faults) of its balancer: faults are counted there, because
+    /// not all happen on a thread that has a shard. Called at each scrape.
+    pub faults: Faults,
 }
+
+/// How often a module did this wrong, so far.
+pub type Faults = Arc<dyn Fn(Fault) -> u64 + Send + Sync>;
 
 /// One endpoint.
 #[derive(Debug)]
@@ -101,22 +108,6 @@ label! {
         Finish = "finish",
         /// The trylist's end.
         Drop = "drop",
-    }
-}
-
-label! {
-    /// What a module did that it must not.
-    Fault {
-        /// It panicked.
-        Panicked = "panicked",
-        /// It answered with an endpoint that there is not.
-        OutOfRange = "out_of_range",
-        /// It answered with an endpoint that it had answered before in this request.
-        Repeated = "repeated",
-        /// It answered with a kind that there is not.
-        UnknownKind = "unknown_kind",
-        /// A call failed without a panic.
-        BadStatus = "bad_status",
     }
 }
 
@@ -314,11 +305,6 @@ impl Shard {
         self.cluster(cluster).module_time.add(ns);
     }
 
-    /// The module did what it must not.
-    pub fn fault(&self, cluster: usize, fault: Fault) {
-        self.cluster(cluster).faults[fault as usize].add(1);
-    }
-
     /// The host itself chose the endpoints of a request.
     pub fn fallback(&self, cluster: usize) {
         self.cluster(cluster).fallbacks.add(1);
@@ -450,7 +436,6 @@ struct RequestCells {
 struct ClusterCells {
     requests: RequestCells,
     calls: [Cell; Call::N],
-    faults: [Cell; Fault::N],
     module_time: ModuleTime,
     fallbacks: Cell,
     declined: Cell,
@@ -489,7 +474,6 @@ impl ClusterCells {
         Self {
             requests: RequestCells::default(),
             calls: cells(),
-            faults: cells(),
             module_time: ModuleTime::default(),
             fallbacks: Cell::default(),
             declined: Cell::default(),
@@ -554,11 +538,11 @@ fn kind_idx(kind: u32, n: usize, default: u32) -> usize {
     (if known { kind } else { default }) as usize - 1
 }
 
-#[derive(Debug)]
 struct ClusterNames {
     name: Arc<str>,
     module: Arc<str>,
     endpoints: Vec<(String, &'static wire::Counters)>,
+    faults: Faults,
 }
 
 impl ClusterNames {
@@ -566,12 +550,19 @@ impl ClusterNames {
         let urls = distinct(layout.endpoints.iter().map(|endpoint| &endpoint.url));
         Self {
             name: Arc::clone(&layout.name),
+            faults: Arc::clone(&layout.faults),
             module: Arc::clone(&layout.module),
             endpoints: urls
                 .into_iter()
                 .zip(layout.endpoints.iter().map(|endpoint| endpoint.counters))
                 .collect(),
         }
+    }
+}
+
+impl fmt::Debug for ClusterNames {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClusterNames").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -705,6 +696,17 @@ mod tests {
     }
 
     #[test]
+    fn faults_are_those_that_the_balancer_counted() {
+        let text = one_thread().0.text();
+        let labels = r#"cluster="api",module="round_robin""#;
+        assert_eq!(
+            value(&text, &format!("trylist_module_faults_total{{{labels},fault=\"out_of_range\"}}")),
+            "3"
+        );
+        assert_eq!(value(&text, &format!("trylist_module_faults_total{{{labels},fault=\"panic\"}}")), "0");
+    }
+
+    #[test]
     fn gauges_are_what_came_less_what_went() {
         let (metrics, shard) = one_thread();
         shard.connection_opened(0);
@@ -775,6 +777,7 @@ mod tests {
                 name: "api".into(),
                 module: "round_robin".into(),
                 endpoints: vec![endpoint("http://a"), endpoint("http://b")],
+                faults: Arc::new(|fault| if fault == Fault::OutOfRange { 3 } else { 0 }),
             }],
             access_log: None,
         }

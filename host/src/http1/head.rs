@@ -269,9 +269,10 @@ impl RequestHead {
         let all = buffer.all();
         let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
         let mut parsed = httparse::Request::new(&mut []);
-        match parsed
-            .parse_with_uninit_headers(&buffer.bytes()[..len], &mut headers[..limits.headers.min(MAX_HEADERS)])
-        {
+        match parsed.parse_with_uninit_headers(
+            &buffer.bytes()[..len],
+            &mut headers[..limits.headers.min(MAX_HEADERS)],
+        ) {
             Ok(httparse::Status::Complete(_)) => {}
             Ok(httparse::Status::Partial) => return Err(Refusal::Malformed("request head ends too early")),
             Err(e) => return Err(refusal(e)),
@@ -335,7 +336,9 @@ impl RequestHead {
                     }
                     self.expects_continue = self.version == Version::Http11;
                 }
-                Name::Te => self.takes_trailers |= tokens(header.value).any(|t| t.eq_ignore_ascii_case(b"trailers")),
+                Name::Te => {
+                    self.takes_trailers |= tokens(header.value).any(|t| t.eq_ignore_ascii_case(b"trailers"))
+                }
                 _ => {}
             }
             self.fields.push(field);
@@ -507,7 +510,9 @@ impl Name {
             12 => &[(b"max-forwards", Self::MaxForwards)],
             14 => &[(b"content-length", Self::ContentLength)],
             15 => &[(b"x-forwarded-for", Self::XForwardedFor)],
-            16 => &[(b"x-forwarded-host", Self::XForwardedHost), (b"proxy-connection", Self::ProxyConnection)],
+            16 => {
+                &[(b"x-forwarded-host", Self::XForwardedHost), (b"proxy-connection", Self::ProxyConnection)]
+            }
             17 => &[
                 (b"transfer-encoding", Self::TransferEncoding),
                 (b"x-forwarded-proto", Self::XForwardedProto),
@@ -516,7 +521,10 @@ impl Name {
             19 => &[(b"proxy-authorization", Self::ProxyAuthorization)],
             _ => &[],
         };
-        candidates.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map_or(Self::Other, |(_, kind)| *kind)
+        candidates
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map_or(Self::Other, |(_, kind)| *kind)
     }
 
     /// Whether the header speaks of one hop and is never passed on (RFC 9110 section 7.6.1).
@@ -553,7 +561,12 @@ impl Name {
         self.is_hop_by_hop()
             || matches!(
                 self,
-                Self::ContentLength | Self::Host | Self::Expect | Self::MaxForwards | Self::Trailer | Self::Via
+                Self::ContentLength
+                    | Self::Host
+                    | Self::Expect
+                    | Self::MaxForwards
+                    | Self::Trailer
+                    | Self::Via
             )
     }
 }
@@ -797,8 +810,14 @@ mod tests {
             framing("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", Method::Get),
             Ok((Framing::Length(3), true))
         );
-        assert_eq!(framing("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", Method::Head), Ok((Framing::None, true)));
-        assert_eq!(framing("HTTP/1.1 304 X\r\nContent-Length: 3\r\n\r\n", Method::Get), Ok((Framing::None, true)));
+        assert_eq!(
+            framing("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", Method::Head),
+            Ok((Framing::None, true))
+        );
+        assert_eq!(
+            framing("HTTP/1.1 304 X\r\nContent-Length: 3\r\n\r\n", Method::Get),
+            Ok((Framing::None, true))
+        );
         assert_eq!(framing("HTTP/1.1 200 OK\r\n\r\n", Method::Get), Ok((Framing::UntilClose, false)));
         assert_eq!(
             framing("HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\n", Method::Get),
@@ -809,8 +828,11 @@ mod tests {
             Ok((Framing::Chunked, true))
         );
         assert!(
-            framing("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", Method::Get)
-                .is_err()
+            framing(
+                "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+                Method::Get
+            )
+            .is_err()
         );
         assert!(framing("ICY 200 OK\r\n\r\n", Method::Get).is_err());
     }

@@ -14,9 +14,10 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
 use super::{
-    Call, Cell, Connection, EndpointCells, FAILURES, Fault, Histogram, ListenerCells, Metrics, OUTCOMES,
-    QueueEnd, RequestCells, STATES, Shard, TRY_RESULTS,
+    Call, Cell, Connection, EndpointCells, FAILURES, Histogram, ListenerCells, Metrics, OUTCOMES, QueueEnd,
+    RequestCells, STATES, Shard, TRY_RESULTS,
 };
+use crate::module::balancer::Fault;
 
 impl Collector for Metrics {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
@@ -220,14 +221,6 @@ impl Metrics {
     }
 
     fn modules(&self, out: &mut Families<'_>) -> fmt::Result {
-        let by_kind = |label, texts: &'static [&str], cell: fn(&Shard, usize, usize) -> &Cell| {
-            self.clusters().flat_map(move |(idx, cluster)| {
-                texts.iter().enumerate().map(move |(kind, text)| {
-                    let labels = [("cluster", &*cluster.name), ("module", &*cluster.module), (label, text)];
-                    (labels, self.sum(|shard| cell(shard, idx, kind)))
-                })
-            })
-        };
         let single = |cell: fn(&Shard, usize) -> &Cell| {
             self.clusters().map(move |(idx, cluster)| {
                 let labels = [("cluster", &*cluster.name), ("module", &*cluster.module)];
@@ -238,13 +231,24 @@ impl Metrics {
             "trylist_module_calls",
             None,
             "Calls into a cluster's module.",
-            by_kind("call", Call::TEXT, |shard, idx, kind| &shard.clusters[idx].calls[kind]),
+            self.clusters().flat_map(|(idx, cluster)| {
+                Call::TEXT.iter().enumerate().map(move |(call, text)| {
+                    let n = self.sum(|shard| &shard.clusters[idx].calls[call]);
+                    ([("cluster", &*cluster.name), ("module", &*cluster.module), ("call", text)], n)
+                })
+            }),
         )?;
         out.counter(
             "trylist_module_faults",
             None,
             "What a module did that it must not.",
-            by_kind("fault", Fault::TEXT, |shard, idx, kind| &shard.clusters[idx].faults[kind]),
+            self.clusters().flat_map(|(_, cluster)| {
+                Fault::ALL.into_iter().map(|fault| {
+                    let labels =
+                        [("cluster", &*cluster.name), ("module", &*cluster.module), ("fault", fault.name())];
+                    (labels, (cluster.faults)(fault))
+                })
+            }),
         )?;
         out.histogram(
             "trylist_module_time",
