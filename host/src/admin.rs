@@ -1,1 +1,238 @@
-//! (to come)
+//! The admin listener: `/metrics`, `/healthz` (the process runs) and `/readyz` (it takes requests).
+//!
+//! It runs on the background runtime, beside the threads that carry requests, and is no door for strangers: it listens
+//! where the operator says, which should not be the internet. What it does is bounded even so: few connections, one
+//! request each, and not for long.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{sleep, timeout};
+
+use crate::metrics::{self, Metrics};
+
+/// Whether the worker takes requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// Not yet.
+    Starting,
+    /// Yes.
+    Ready,
+    /// No more: it finishes what runs.
+    Draining,
+}
+
+/// Connections at once; a scrape takes milliseconds, and few ask.
+const MAX_CONNECTIONS: usize = 32;
+/// From the connection to the end of the request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// From the connection to the end of the response: a slow reader is cut off then.
+const TOTAL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Before accepting is tried again after it failed, as it does when descriptors run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves until the sender of `ready` is gone; requests that run then are cut off.
+///
+/// # Errors
+/// The listener cannot be used with the runtime that this is called on.
+pub async fn serve(
+    listener: TcpListener,
+    metrics: Arc<Metrics>,
+    mut ready: watch::Receiver<Readiness>,
+) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    // Dropping it ends the connections' tasks.
+    let mut connections = tokio::task::JoinSet::new();
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let next = async {
+            let permit = Arc::clone(&permits).acquire_owned().await.expect("nobody closes the semaphore");
+            (permit, listener.accept().await)
+        };
+        let (permit, accepted) = tokio::select! {
+            next = next => next,
+            // Only a gone sender ends the wait: changes are read by each request.
+            () = gone(&mut ready) => return Ok(()),
+        };
+        while connections.try_join_next().is_some() {}
+        match accepted {
+            Ok((stream, _)) => {
+                let (metrics, ready) = (Arc::clone(&metrics), ready.clone());
+                connections.spawn(async move {
+                    // Whatever goes wrong here is the client's to notice.
+                    let _ = timeout(TOTAL_TIMEOUT, connection(stream, metrics, ready)).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "admin listener: a connection cannot be accepted");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn gone<T>(sender_of: &mut watch::Receiver<T>) {
+    while sender_of.changed().await.is_ok() {}
+}
+
+async fn connection(
+    stream: TcpStream,
+    metrics: Arc<Metrics>,
+    ready: watch::Receiver<Readiness>,
+) -> hyper::Result<()> {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let response = respond(request.method(), request.uri().path(), &metrics, *ready.borrow());
+        async move { Ok::<_, Infallible>(response) }
+    });
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service)
+        .await
+}
+
+fn respond(method: &Method, path: &str, metrics: &Arc<Metrics>, ready: Readiness) -> Response<Full<Bytes>> {
+    if method != Method::GET && method != Method::HEAD {
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    match (path, ready) {
+        ("/metrics", _) => {
+            let mut response = text(StatusCode::OK, metrics.text());
+            let content_type = HeaderValue::from_static(metrics::CONTENT_TYPE);
+            response.headers_mut().insert(CONTENT_TYPE, content_type);
+            response
+        }
+        ("/healthz", _) => text(StatusCode::OK, "ok\n"),
+        ("/readyz", Readiness::Ready) => text(StatusCode::OK, "ready\n"),
+        ("/readyz", Readiness::Starting) => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
+        ("/readyz", Readiness::Draining) => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+        _ => text(StatusCode::NOT_FOUND, "not found; there are /metrics, /healthz and /readyz\n"),
+    }
+}
+
+fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(text.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::metrics::MetricsLayout;
+
+    #[tokio::test]
+    async fn answers_each_path() {
+        let admin = Admin::start(Readiness::Ready);
+        let (head, body) = admin.ask("GET /metrics").await;
+        assert!(head.starts_with("HTTP/1.1 200 ") && head.contains(metrics::CONTENT_TYPE), "{head}");
+        assert!(body.contains("trylist_build_info{") && body.ends_with("# EOF\n"), "{body}");
+        let (head, body) = admin.ask("GET /healthz").await;
+        assert!(head.starts_with("HTTP/1.1 200 ") && body == "ok\n", "{head}{body}");
+        let (head, body) = admin.ask("GET /").await;
+        assert!(head.starts_with("HTTP/1.1 404 ") && body.contains("/metrics"), "{head}{body}");
+    }
+
+    #[tokio::test]
+    async fn is_ready_only_while_the_worker_takes_requests() {
+        let admin = Admin::start(Readiness::Starting);
+        for (readiness, status, word) in [
+            (Readiness::Starting, 503, "starting\n"),
+            (Readiness::Ready, 200, "ready\n"),
+            (Readiness::Draining, 503, "draining\n"),
+        ] {
+            admin.ready.send_replace(readiness);
+            let (head, body) = admin.ask("GET /readyz").await;
+            assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+            assert_eq!(body, word);
+        }
+        assert!(admin.ask("GET /healthz").await.0.starts_with("HTTP/1.1 200 "), "draining is not dead");
+    }
+
+    #[tokio::test]
+    async fn answers_head_without_a_body_and_refuses_to_be_written_to() {
+        let admin = Admin::start(Readiness::Ready);
+        let (head, body) = admin.ask("HEAD /metrics").await;
+        assert!(head.starts_with("HTTP/1.1 200 ") && body.is_empty(), "{head}{body}");
+        let (head, _) = admin.ask("POST /metrics").await;
+        assert!(head.starts_with("HTTP/1.1 405 ") && head.contains("allow: GET, HEAD"), "{head}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn closes_a_connection_that_sends_no_head_in_time() {
+        let admin = Admin::start(Readiness::Ready);
+        let mut stream = TcpStream::connect(admin.address).await.expect("it listens");
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost:").await.expect("sent");
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).await.expect("an end");
+        assert!(!String::from_utf8_lossy(&received).contains("200"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silent_connections_do_not_keep_others_out_for_ever() {
+        let admin = Admin::start(Readiness::Ready);
+        let mut silent = Vec::new();
+        for _ in 0..MAX_CONNECTIONS + 8 {
+            silent.push(TcpStream::connect(admin.address).await.expect("the kernel accepts"));
+        }
+        assert_eq!(admin.ask("GET /healthz").await.1, "ok\n");
+    }
+
+    #[tokio::test]
+    async fn ends_with_its_worker() {
+        let admin = Admin::start(Readiness::Ready);
+        drop(admin.ready);
+        admin.task.await.expect("no panic").expect("no error");
+        TcpStream::connect(admin.address).await.expect_err("it listens no more");
+    }
+
+    struct Admin {
+        address: SocketAddr,
+        ready: watch::Sender<Readiness>,
+        task: tokio::task::JoinHandle<io::Result<()>>,
+    }
+
+    impl Admin {
+        fn start(readiness: Readiness) -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+            let address = listener.local_addr().expect("it is bound");
+            let (ready, receiver) = watch::channel(readiness);
+            let metrics = Metrics::new(&MetricsLayout::default(), 1);
+            Self { address, ready, task: tokio::spawn(serve(listener, metrics, receiver)) }
+        }
+
+        /// Head and body of the response.
+        async fn ask(&self, method_and_path: &str) -> (String, String) {
+            let mut stream = TcpStream::connect(self.address).await.expect("it listens");
+            let request = format!("{method_and_path} HTTP/1.1\r\nHost: admin\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.expect("sent");
+            let mut text = String::new();
+            stream.read_to_string(&mut text).await.expect("received");
+            let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+            (head.into(), body.into())
+        }
+    }
+}

@@ -1,9 +1,480 @@
-//! (to come)
-use super::Metrics;
-use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
+//! The metrics as Prometheus reads them: one function per group of families, each a sum over the shards.
+//!
+//! Series that a rule would watch for their first increase (outcomes, faults, results of tries) are there from the
+//! start as zeros; status codes and kinds of failure appear once there was one.
+
+use std::fmt;
+use std::iter;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Unit;
+
+use super::{
+    Call, Cell, Connection, EndpointCells, FAILURES, Histogram, ListenerCells, Metrics, OUTCOMES, QueueEnd,
+    RequestCells, STATES, Shard, TRY_RESULTS,
+};
+use crate::module::balancer::Fault;
 
 impl Collector for Metrics {
-    fn encode(&self, _encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut out = Families(encoder);
+        self.worker(&mut out)?;
+        self.listeners(&mut out)?;
+        self.requests(&mut out)?;
+        self.tries(&mut out)?;
+        self.endpoints(&mut out)?;
+        self.modules(&mut out)?;
+        self.queues(&mut out)?;
+        process(&mut out)
+    }
+}
+
+impl Metrics {
+    fn worker(&self, out: &mut Families<'_>) -> fmt::Result {
+        let abi = format!("{}.{}", lb_api::version::ABI_MAJOR, lb_api::version::ABI_MINOR);
+        out.0
+            .encode_descriptor(
+                "trylist_build",
+                "The running program and the module ABI that it provides.",
+                None,
+                MetricType::Info,
+            )?
+            .encode_info(&[("version", env!("CARGO_PKG_VERSION")), ("abi", abi.as_str())])?;
+        out.gauge(
+            "trylist_start_time",
+            Some(&Unit::Seconds),
+            "When this worker started, in seconds since 1970.",
+            [([], unix_seconds(self.started_at))],
+        )?;
+        out.gauge(
+            "trylist_uptime",
+            Some(&Unit::Seconds),
+            "For how long this worker has run.",
+            [([], self.started.elapsed().as_secs_f64())],
+        )?;
+        out.gauge("trylist_threads", None, "Threads that carry requests.", [([], self.shards.len() as u64)])?;
+        let Some(lines) = &self.access_log else { return Ok(()) };
+        out.counter(
+            "trylist_access_log_lines",
+            None,
+            "Lines of the access log that were written.",
+            [([], lines.written())],
+        )?;
+        out.counter(
+            "trylist_access_log_dropped_lines",
+            None,
+            "Lines of the access log that were lost because the disk was too slow or full.",
+            [([], lines.dropped())],
+        )
+    }
+
+    fn listeners(&self, out: &mut Families<'_>) -> fmt::Result {
+        let each = |cell: fn(&ListenerCells) -> &Cell| {
+            self.listeners.iter().enumerate().map(move |(idx, address)| {
+                ([("listener", address.as_str())], self.sum(|shard| cell(&shard.listeners[idx])))
+            })
+        };
+        out.counter(
+            "trylist_connections",
+            None,
+            "Client connections accepted.",
+            each(|cells| &cells.opened),
+        )?;
+        // Closed before opened: one that ends in between then counts as open, and never as less than none.
+        let closed: Vec<u64> = each(|cells| &cells.closed).map(|(_, n)| n).collect();
+        let open = each(|cells| &cells.opened)
+            .zip(closed)
+            .map(|((labels, opened), closed)| (labels, opened.saturating_sub(closed)));
+        out.gauge("trylist_open_connections", None, "Client connections that are open now.", open)?;
+        out.counter(
+            "trylist_accept_failures",
+            None,
+            "Client connections that could not be accepted, for want of descriptors most likely.",
+            each(|cells| &cells.accept_failures),
+        )?;
+        out.counter(
+            "trylist_listener_full",
+            None,
+            "Times that a listener stopped accepting at its connection limit.",
+            each(|cells| &cells.full),
+        )
+    }
+
+    fn requests(&self, out: &mut Families<'_>) -> fmt::Result {
+        let codes = self.routed().flat_map(|(name, cluster)| {
+            self.codes.iter().enumerate().filter_map(move |(slot, code)| {
+                let n = self.sum(|shard| &shard.requests(cluster).codes[slot]);
+                (n > 0).then_some(([("cluster", name), ("code", code.as_str())], n))
+            })
+        });
+        out.counter(
+            "trylist_requests",
+            None,
+            "Requests by the status that the client got; without cluster those that matched no route or were refused before.",
+            codes,
+        )?;
+        let outcomes = self.clusters().flat_map(|(idx, cluster)| {
+            OUTCOMES.iter().enumerate().map(move |(kind, outcome)| {
+                let n = self.sum(|shard| &shard.clusters[idx].requests.outcomes[kind]);
+                ([("cluster", &*cluster.name), ("outcome", outcome)], n)
+            })
+        });
+        out.counter("trylist_outcomes", None, "Requests by how their tries ended.", outcomes)?;
+        out.histogram(
+            "trylist_request_duration",
+            "From the end of a request's head to the end of its response.",
+            self.routed().map(|(name, cluster)| {
+                ([("cluster", name)], self.times(|shard| &shard.requests(cluster).duration))
+            }),
+        )?;
+        out.histogram(
+            "trylist_first_byte",
+            "From the end of a request's head to the head of a server's response.",
+            self.clusters().map(|(idx, cluster)| {
+                ([("cluster", &*cluster.name)], self.times(|shard| &shard.clusters[idx].requests.first_byte))
+            }),
+        )?;
+        let bytes = |cell: fn(&RequestCells) -> &Cell| {
+            self.routed().map(move |(name, cluster)| {
+                ([("cluster", name)], self.sum(|shard| cell(shard.requests(cluster))))
+            })
+        };
+        let unit = Some(&Unit::Bytes);
+        out.counter(
+            "trylist_received",
+            unit,
+            "From clients, heads included.",
+            bytes(|cells| &cells.received_bytes),
+        )?;
+        out.counter("trylist_sent", unit, "To clients, heads included.", bytes(|cells| &cells.sent_bytes))
+    }
+
+    fn tries(&self, out: &mut Families<'_>) -> fmt::Result {
+        out.counter(
+            "trylist_tries",
+            None,
+            "Tries by endpoint and how they ended.",
+            self.by_kind("result", &TRY_RESULTS, |cells| &cells.tries),
+        )?;
+        out.counter(
+            "trylist_try_failures",
+            None,
+            "Tries that were not established, by the reason.",
+            self.by_kind("kind", &FAILURES, |cells| &cells.failures).filter(|(_, n)| *n > 0),
+        )?;
+        out.counter(
+            "trylist_try",
+            Some(&Unit::Seconds),
+            "Time spent in tries; divided by the tries it is their average.",
+            self.endpoint_series().map(|(labels, cluster, endpoint)| {
+                (labels, seconds(self.sum(|shard| &shard.clusters[cluster].endpoints[endpoint].time_ns)))
+            }),
+        )?;
+        out.counter(
+            "trylist_upstream_connections",
+            None,
+            "Connections to endpoints that tries got: new, kept alive, or kept alive but closed meanwhile.",
+            self.by_kind("connection", Connection::TEXT, |cells| &cells.connections),
+        )
+    }
+
+    fn endpoints(&self, out: &mut Families<'_>) -> fmt::Result {
+        let live = || {
+            self.endpoint_series()
+                .map(|(labels, cluster, idx)| (labels, self.clusters[cluster].endpoints[idx].1))
+        };
+        out.gauge(
+            "trylist_endpoint_in_flight",
+            None,
+            "Requests on their way to an endpoint.",
+            live().map(|(labels, counters)| (labels, counters.in_flight.load(Relaxed))),
+        )?;
+        let states = live().flat_map(|([cluster, endpoint], counters)| {
+            let now = counters.state.load(Relaxed) as usize;
+            let each = STATES.iter().enumerate();
+            each.map(move |(state, text)| ([cluster, endpoint, ("state", *text)], u32::from(now == state)))
+        });
+        out.gauge(
+            "trylist_endpoint_state",
+            None,
+            "1 for the state that an endpoint is in, 0 for the others.",
+            states,
+        )?;
+        out.gauge(
+            "trylist_endpoint_weight",
+            None,
+            "Weight of an endpoint as in force now.",
+            live().map(|(labels, counters)| {
+                (labels, f64::from(counters.effective_weight.load(Relaxed)) / 65536.0)
+            }),
+        )?;
+        out.gauge(
+            "trylist_endpoint_latency",
+            Some(&Unit::Seconds),
+            "Smoothed time to an endpoint's response headers; 0 while nothing is known.",
+            live().map(|(labels, counters)| (labels, seconds(counters.latency_ns.load(Relaxed)))),
+        )
+    }
+
+    fn modules(&self, out: &mut Families<'_>) -> fmt::Result {
+        let single = |cell: fn(&Shard, usize) -> &Cell| {
+            self.clusters().map(move |(idx, cluster)| {
+                let labels = [("cluster", &*cluster.name), ("module", &*cluster.module)];
+                (labels, self.sum(|shard| cell(shard, idx)))
+            })
+        };
+        out.counter(
+            "trylist_module_calls",
+            None,
+            "Calls into a cluster's module.",
+            self.clusters().flat_map(|(idx, cluster)| {
+                Call::TEXT.iter().enumerate().map(move |(call, text)| {
+                    let n = self.sum(|shard| &shard.clusters[idx].calls[call]);
+                    ([("cluster", &*cluster.name), ("module", &*cluster.module), ("call", text)], n)
+                })
+            }),
+        )?;
+        out.counter(
+            "trylist_module_faults",
+            None,
+            "What a module did that it must not.",
+            self.clusters().flat_map(|(_, cluster)| {
+                Fault::ALL.into_iter().map(|fault| {
+                    let labels =
+                        [("cluster", &*cluster.name), ("module", &*cluster.module), ("fault", fault.name())];
+                    (labels, (cluster.faults)(fault))
+                })
+            }),
+        )?;
+        out.histogram(
+            "trylist_module_time",
+            "Time that a request spent in all its calls into the module; a sample of the requests, not all.",
+            self.clusters().map(|(idx, cluster)| {
+                let labels = [("cluster", &*cluster.name), ("module", &*cluster.module)];
+                (labels, self.times(|shard| &shard.clusters[idx].module_time))
+            }),
+        )?;
+        out.counter(
+            "trylist_module_declined_answers",
+            None,
+            "Endpoints that a module answered and that took no requests just then; not a fault.",
+            single(|shard, idx| &shard.clusters[idx].declined),
+        )?;
+        out.counter(
+            "trylist_module_busy_answers",
+            None,
+            "Times that a module answered that all endpoints are full.",
+            single(|shard, idx| &shard.clusters[idx].busy),
+        )?;
+        out.counter(
+            "trylist_fallbacks",
+            None,
+            "Requests whose endpoints the host chose by itself, because of a fault.",
+            single(|shard, idx| &shard.clusters[idx].fallbacks),
+        )
+    }
+
+    fn queues(&self, out: &mut Families<'_>) -> fmt::Result {
+        let left = |idx: usize| {
+            (0..QueueEnd::N).map(|end| self.sum(|shard| &shard.clusters[idx].queue_left[end])).sum::<u64>()
+        };
+        out.gauge(
+            "trylist_queue_length",
+            None,
+            "Requests that wait for an endpoint now.",
+            self.clusters().map(|(idx, cluster)| {
+                let left = left(idx);
+                let entered = self.sum(|shard| &shard.clusters[idx].queue_entered);
+                ([("cluster", &*cluster.name)], entered.saturating_sub(left))
+            }),
+        )?;
+        out.counter(
+            "trylist_queue_waits",
+            None,
+            "Requests that waited for an endpoint, by how that ended.",
+            self.clusters().flat_map(|(idx, cluster)| {
+                QueueEnd::TEXT.iter().enumerate().map(move |(end, text)| {
+                    let n = self.sum(|shard| &shard.clusters[idx].queue_left[end]);
+                    ([("cluster", &*cluster.name), ("end", text)], n)
+                })
+            }),
+        )?;
+        out.counter(
+            "trylist_queue_wait",
+            Some(&Unit::Seconds),
+            "Time that requests waited for an endpoint.",
+            self.clusters().map(|(idx, cluster)| {
+                ([("cluster", &*cluster.name)], seconds(self.sum(|shard| &shard.clusters[idx].queue_time_ns)))
+            }),
+        )?;
+        out.counter(
+            "trylist_queue_full",
+            None,
+            "Requests that found a cluster's queue full.",
+            self.clusters().map(|(idx, cluster)| {
+                ([("cluster", &*cluster.name)], self.sum(|shard| &shard.clusters[idx].queue_full))
+            }),
+        )
+    }
+
+    fn clusters(&self) -> impl Iterator<Item = (usize, &super::ClusterNames)> {
+        self.clusters.iter().enumerate()
+    }
+
+    /// Clusters, and before them what was never routed to one.
+    fn routed(&self) -> impl Iterator<Item = (&str, Option<usize>)> {
+        iter::once(("", None)).chain(self.clusters().map(|(idx, cluster)| (&*cluster.name, Some(idx))))
+    }
+
+    /// Labels of each endpoint, and its indices.
+    fn endpoint_series(&self) -> impl Iterator<Item = ([Label<'_>; 2], usize, usize)> {
+        self.clusters().flat_map(|(cluster, names)| {
+            names.endpoints.iter().enumerate().map(move |(endpoint, (url, _))| {
+                ([("cluster", &*names.name), ("endpoint", url.as_str())], cluster, endpoint)
+            })
+        })
+    }
+
+    fn by_kind<'a, const N: usize>(
+        &'a self,
+        label: &'static str,
+        texts: &'static [&'static str],
+        cells: fn(&EndpointCells) -> &[Cell; N],
+    ) -> impl Iterator<Item = ([Label<'a>; 3], u64)> {
+        self.endpoint_series().flat_map(move |([cluster_label, endpoint_label], cluster, endpoint)| {
+            texts.iter().enumerate().map(move |(kind, text)| {
+                let n = self.sum(|shard| &cells(&shard.clusters[cluster].endpoints[endpoint])[kind]);
+                ([cluster_label, endpoint_label, (label, *text)], n)
+            })
+        })
+    }
+
+    fn sum(&self, cell: impl Fn(&Shard) -> &Cell) -> u64 {
+        self.shards.iter().map(|shard| cell(shard).read()).sum()
+    }
+
+    fn times<const FIRST_NS: u64, const N: usize>(
+        &self,
+        histogram: impl Fn(&Shard) -> &Histogram<FIRST_NS, N>,
+    ) -> Times {
+        let bucket = |idx| {
+            let bound = if idx == N - 1 { f64::INFINITY } else { seconds(FIRST_NS << idx) };
+            (bound, self.sum(|shard| &histogram(shard).buckets[idx]))
+        };
+        Times {
+            sum: seconds(self.sum(|shard| &histogram(shard).sum_ns)),
+            buckets: (0..N).map(bucket).collect(),
+        }
+    }
+}
+
+impl Shard {
+    fn requests(&self, cluster: Option<usize>) -> &RequestCells {
+        cluster.map_or(&self.unrouted, |idx| &self.clusters[idx].requests)
+    }
+}
+
+/// Standard names, so that dashboards for any process show this one.
+fn process(out: &mut Families<'_>) -> fmt::Result {
+    let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    let cpu = cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9;
+    out.counter("process_cpu", Some(&Unit::Seconds), "CPU time of this process.", [([], cpu)])?;
+    if let Some(bytes) = resident_bytes() {
+        out.gauge("process_resident_memory", Some(&Unit::Bytes), "Memory of this process.", [([], bytes)])?;
+    }
+    if let Ok(descriptors) = std::fs::read_dir("/proc/self/fd") {
+        out.gauge("process_open_fds", None, "Open descriptors.", [([], descriptors.count() as u64)])?;
+    }
+    if let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
+        out.gauge("process_max_fds", None, "Descriptors that may be open.", [([], limit)])?;
+    }
+    Ok(())
+}
+
+fn resident_bytes() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}
+
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
+fn unix_seconds(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64()
+}
+
+type Label<'a> = (&'static str, &'a str);
+
+/// A histogram, summed.
+struct Times {
+    sum: f64,
+    buckets: Vec<(f64, u64)>,
+}
+
+/// Writes families one after the other.
+struct Families<'a>(DescriptorEncoder<'a>);
+
+impl Families<'_> {
+    fn counter<'l, const N: usize, V: EncodeCounterValue>(
+        &mut self,
+        name: &str,
+        unit: Option<&Unit>,
+        help: &str,
+        series: impl IntoIterator<Item = ([Label<'l>; N], V)>,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, unit, MetricType::Counter)?;
+        for (labels, value) in series {
+            if N == 0 {
+                family.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
+            } else {
+                family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn gauge<'l, const N: usize, V: EncodeGaugeValue>(
+        &mut self,
+        name: &str,
+        unit: Option<&Unit>,
+        help: &str,
+        series: impl IntoIterator<Item = ([Label<'l>; N], V)>,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+        for (labels, value) in series {
+            if N == 0 {
+                family.encode_gauge(&value)?;
+            } else {
+                family.encode_family(&labels)?.encode_gauge(&value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// All histograms are of seconds.
+    fn histogram<'l, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        series: impl IntoIterator<Item = ([Label<'l>; N], Times)>,
+    ) -> fmt::Result {
+        let unit = Some(&Unit::Seconds);
+        let mut family = self.0.encode_descriptor(name, help, unit, MetricType::Histogram)?;
+        for (labels, times) in series {
+            let n = times.buckets.iter().map(|(_, n)| n).sum();
+            family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
+                times.sum,
+                n,
+                &times.buckets,
+                None,
+            )?;
+        }
         Ok(())
     }
 }
