@@ -1,17 +1,130 @@
 //! The checked configuration: immutable, every name resolved, nothing a string that means something else.
 //!
-//! [`load`] is the only way to make one: it reads a TOML or an httpd-style file ([`file`], [`httpd`]) into one raw
-//! form and checks that as a whole ([`check`]), reporting every problem of the file in one run.
+//! [`load`] makes one: it reads a TOML or an httpd-style file into one raw form and checks that as a whole, reporting
+//! every problem of the file in one run.
+//!
+//! ```text
+//! TOML ── read.rs (de.rs) ──┐
+//!                           ├── file.rs, the raw form ── check.rs ── Config
+//! .conf ─ httpd.rs ─────────┘
+//! ```
 
-pub mod check;
-pub mod file;
-pub mod httpd;
+mod check;
+mod de;
+mod file;
+mod httpd;
+mod locate;
+mod read;
+mod settings;
+mod shape;
+mod source;
+mod suggest;
+mod units;
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use self::locate::NotFound;
+
+use self::check::Checker;
+use self::source::Report;
+
+/// Reads and checks the configuration file at `path`; a name that ends in `.conf` is read as httpd's syntax.
+///
+/// # Errors
+/// Every problem of the file and of what it includes. A file that cannot be read is one, too.
+pub fn load(path: &Path) -> Result<(Config, Vec<Warning>), ConfigErrors> {
+    let name = path.display().to_string();
+    match read_text(path) {
+        Ok(text) => parse(&name, &text, Syntax::of(path)),
+        Err(reason) => {
+            Err(ConfigErrors { problems: vec![Problem { place: None, text: format!("{name}: {reason}") }] })
+        }
+    }
+}
+
+/// Checks a configuration that is at hand as text. Relative paths in it start in the directory of `name`.
+///
+/// # Errors
+/// As [`load`].
+pub fn parse(name: &str, text: &str, syntax: Syntax) -> Result<(Config, Vec<Warning>), ConfigErrors> {
+    let mut report = Report::new(name);
+    let raw = match syntax {
+        Syntax::Toml => read::read(name, text, &mut report),
+        Syntax::Httpd => httpd::read(name, text, &mut report),
+    };
+    let config = raw.map(|(file, root)| {
+        Checker { report: &mut report, syntax, root, source: Path::new(name) }.check(file)
+    });
+    report.finish(config)
+}
+
+/// How a configuration is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Syntax {
+    /// TOML, as in `conf/reference.toml`.
+    Toml,
+    /// Directives, as in `conf/mail.conf`.
+    Httpd,
+}
+
+impl Syntax {
+    /// Told by the file's name.
+    pub fn of(path: &Path) -> Self {
+        match path.extension() {
+            Some(extension) if extension == "conf" => Self::Httpd,
+            _ => Self::Toml,
+        }
+    }
+}
+
+fn read_text(path: &Path) -> Result<String, String> {
+    let bytes = std::fs::read(path).map_err(|error| format!("cannot be read: {}", cause(&error)))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = valid.iter().filter(|&&byte| byte == b'\n').count() + 1;
+        format!("cannot be read: line {line} is not UTF-8")
+    })
+}
+
+/// The reason alone, as the other messages have it: no capital, no error number.
+fn cause(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        io::ErrorKind::IsADirectory => "it is a directory".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// Everything wrong with a configuration, in the order of its lines. Shown as one line each.
+#[derive(Debug)]
+pub struct ConfigErrors {
+    /// At least one.
+    pub problems: Vec<Problem>,
+}
+
+/// One thing that is wrong. Shown as `file:line: text`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Where, unless no line is to blame; then the text names the file.
+    pub place: Option<Place>,
+    /// What, and what would be right.
+    pub text: String,
+}
+
+/// One thing that works but was hardly meant. Shown as a [`Problem`] is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// Where, if a line is to blame.
+    pub place: Option<Place>,
+    /// What, and what would be better.
+    pub text: String,
+}
 
 /// Everything a worker needs to know.
 #[derive(Debug)]
@@ -185,7 +298,9 @@ pub struct Route {
     pub host: Option<Box<str>>,
     /// Path prefix, by segment: `/a` matches `/a` and `/a/b`, not `/ab`. Begins with a slash.
     pub path: Box<str>,
-    /// What replaces the prefix on the way to the server, or nothing is replaced.
+    /// What replaces the prefix on the way to the server, or nothing is replaced. It ends in a slash exactly where `path`
+    /// does, so that the rest of the request's path can be appended as it is; it is empty where `/a` maps to `/`, and a
+    /// path of which nothing is left is `/`.
     pub rewrite: Option<Box<str>>,
     /// Index into [`Config::clusters`].
     pub cluster: usize,
@@ -275,8 +390,42 @@ impl Default for Timeouts {
     }
 }
 
+impl std::error::Error for ConfigErrors {}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.problems.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(f, "{separator}{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_line(f, self.place.as_ref(), &self.text)
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_line(f, self.place.as_ref(), &self.text)
+    }
+}
+
+fn write_line(f: &mut fmt::Formatter<'_>, place: Option<&Place>, text: &str) -> fmt::Result {
+    match place {
+        Some(place) => write!(f, "{place}: {text}"),
+        None => f.write_str(text),
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.file, self.line)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,260 @@
-//! (to come)
+//! The raw form, checked as a whole: every problem is reported, and only a configuration without any comes out.
+//!
+//! A check that fails reports and goes on with a default, so that one run finds everything. What could not even be
+//! read (see [`super::read`]) is not called missing as well.
+
+mod address;
+mod cluster;
+mod module;
+mod route;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::Spanned;
+
+use super::file::{self, File};
+use super::source::{At, Report, Span};
+use super::units::{Size, Time, show_time};
+use super::{AccessLogTarget, Admin, Config, Limits, Listener, RouteOrder, Syntax, Timeouts};
+
+/// As many as one listener takes unless told otherwise: enough for most, and two sockets each stay below the
+/// descriptors that systems commonly allow a service (65,536 and more).
+const MAX_CONNECTIONS: usize = 16_384;
+
+/// A head is held in memory while it is read, so a slow client's costs this much at most.
+const LARGEST_HEAD: u64 = 1 << 20;
+
+/// What the checks share.
+pub(super) struct Checker<'a> {
+    pub(super) report: &'a mut Report,
+    /// The syntax whose words the messages use.
+    pub(super) syntax: Syntax,
+    /// The span of the whole, as marks know it.
+    pub(super) root: Span,
+    /// The file that the operator named; relative paths start in its directory.
+    pub(super) source: &'a Path,
+}
+
+impl Checker<'_> {
+    /// Everything; the result means nothing if the report has errors afterwards.
+    pub(super) fn check(&mut self, file: File) -> Config {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = self.integer("threads", file.threads.as_ref(), 1..=1024, threads);
+        let listeners = self.listeners(file.listener.0);
+        let modules = self.modules(file.load_module, file.module_path);
+        let clusters = self.clusters(file.cluster.0, &modules);
+        self.warn_of_unused(&modules.checked, &clusters.checked);
+        let routes = self.routes(file.route.0, &clusters);
+        let admin = file.admin.and_then(|admin| self.admin(admin, &listeners));
+        Config {
+            source: self.source.to_owned(),
+            threads,
+            listeners,
+            modules: modules.checked,
+            clusters: clusters.checked,
+            routes,
+            route_order: match self.syntax {
+                Syntax::Toml => RouteOrder::Longest,
+                Syntax::Httpd => RouteOrder::First,
+            },
+            limits: self.limits(file.limits.unwrap_or_default()),
+            timeouts: self.timeouts(file.timeouts.unwrap_or_default()),
+            access_log: file.access_log.map_or(AccessLogTarget::Off, |log| self.access_log(log)),
+            admin,
+        }
+    }
+
+    fn listeners(&mut self, tables: Vec<Spanned<file::Listener>>) -> Vec<Listener> {
+        if tables.is_empty() && !self.report.is_touched(&self.root, "listener") {
+            self.report.error_of_whole(match self.syntax {
+                Syntax::Toml => {
+                    "no [[listener]] (write, for example, address = \"127.0.0.1:8080\" below one)"
+                }
+                Syntax::Httpd => "no Listen (write, for example, Listen 127.0.0.1:8080)",
+            });
+        }
+        let mut listeners = Vec::new();
+        let mut seen = HashMap::new();
+        for table in tables {
+            let (span, listener) = (table.span(), table.into_inner());
+            let written = listener.address.as_ref().map_or("", |address| address.get_ref());
+            let object = format!("listener \"{written}\": max_connections");
+            let max_connections =
+                self.integer(&object, listener.max_connections.as_ref(), 1..=10_000_000, MAX_CONNECTIONS);
+            let Some(text) = listener.address else {
+                self.missing(
+                    &span,
+                    "address",
+                    "listener",
+                    "write, for example, address = \"127.0.0.1:8080\"",
+                );
+                continue;
+            };
+            let Some(address) = self.address("listener", &text) else { continue };
+            let place = self.report.place(text.at());
+            // Port 0 is a port of its own each time.
+            if let Some(first) = seen.insert(address, place.clone()).filter(|_| address.port() != 0) {
+                self.report
+                    .error(text.at(), format!("listener \"{text}\": already listening there by {first}"));
+            }
+            listeners.push(Listener { address, max_connections, place });
+        }
+        listeners
+    }
+
+    fn admin(&mut self, admin: Spanned<file::Admin>, listeners: &[Listener]) -> Option<Admin> {
+        let (span, admin) = (admin.span(), admin.into_inner());
+        let Some(text) = admin.address else {
+            self.missing(&span, "address", "admin", "write, for example, address = \"127.0.0.1:9100\"");
+            return None;
+        };
+        let address = self.address("admin", &text)?;
+        let same = |listener: &&Listener| listener.address == address && address.port() != 0;
+        if let Some(listener) = listeners.iter().find(same) {
+            let text = format!("admin \"{text}\": already listening there by {}", listener.place);
+            self.report.error(span.start, text);
+        }
+        Some(Admin { address, place: self.report.place(text.at()) })
+    }
+
+    fn address(&mut self, object: &str, text: &Spanned<String>) -> Option<SocketAddr> {
+        match address::parse_listen(text.get_ref()) {
+            Ok(address) => Some(address),
+            Err(reason) => {
+                self.report.error(text.at(), format!("{object} \"{text}\": {reason}"));
+                None
+            }
+        }
+    }
+
+    fn limits(&mut self, raw: file::Limits) -> Limits {
+        let defaults = Limits::default();
+        let line = self.size("limits.request_line_bytes", raw.request_line_bytes.as_ref(), 64..=LARGEST_HEAD);
+        let head = self.size("limits.head_bytes", raw.head_bytes.as_ref(), 64..=LARGEST_HEAD);
+        let body = self.size("limits.body_bytes", raw.body_bytes.as_ref(), 1..=u64::MAX);
+        let requests = raw.requests_per_connection;
+        let limits = Limits {
+            request_line_bytes: line.map_or(defaults.request_line_bytes, to_usize),
+            head_bytes: head.map_or(defaults.head_bytes, to_usize),
+            headers: self.integer("limits.headers", raw.headers.as_ref(), 1..=1000, defaults.headers),
+            body_bytes: body,
+            requests_per_connection: requests.map(|requests| {
+                self.integer("limits.requests_per_connection", Some(&requests), 1..=i64::MAX, 1)
+            }),
+        };
+        if limits.head_bytes < limits.request_line_bytes {
+            let at = raw.head_bytes.or(raw.request_line_bytes).map_or(0, |key| key.at());
+            let (head, line) = (limits.head_bytes, limits.request_line_bytes);
+            let text =
+                format!("limits.head_bytes: {head} is less than the {line} of limits.request_line_bytes");
+            self.report.error(at, format!("{text}, and the line is part of the head"));
+        }
+        limits
+    }
+
+    fn timeouts(&mut self, raw: file::Timeouts) -> Timeouts {
+        let defaults = Timeouts::default();
+        Timeouts {
+            request_head: self.time(
+                "timeouts.request_head",
+                raw.request_head.as_ref(),
+                defaults.request_head,
+            ),
+            body: self.time("timeouts.body", raw.body.as_ref(), defaults.body),
+            keepalive: self.time("timeouts.keepalive", raw.keepalive.as_ref(), defaults.keepalive),
+            // Zero is a wish that makes sense here: cut at once.
+            drain: raw.drain.map_or(defaults.drain, |drain| drain.get_ref().0),
+        }
+    }
+
+    fn access_log(&mut self, log: Spanned<file::AccessLog>) -> AccessLogTarget {
+        let (span, log) = (log.span(), log.into_inner());
+        let Some(path) = log.path else {
+            self.missing(&span, "path", "access_log", "write path = \"stdout\" or a file's name");
+            return AccessLogTarget::Off;
+        };
+        match path.get_ref().as_str() {
+            "" => {
+                let text =
+                    "access_log.path: is empty; write \"stdout\" or a file's name, or leave [access_log] out";
+                self.report.error(path.at(), text);
+                AccessLogTarget::Off
+            }
+            "stdout" => AccessLogTarget::Stdout,
+            file => AccessLogTarget::File(self.relative(file)),
+        }
+    }
+
+    /// Reports a key that is not there, unless it is there and was complained of already.
+    fn missing(&mut self, table: &Span, key: &str, object: &str, right: &str) {
+        if !self.report.is_lost(table, key) {
+            self.report.error(table.start, format!("{object}: no {key} ({right})"));
+        }
+    }
+
+    fn integer<T: TryFrom<i64>>(
+        &mut self,
+        object: &str,
+        value: Option<&Spanned<i64>>,
+        range: RangeInclusive<i64>,
+        default: T,
+    ) -> T {
+        let Some(value) = value else { return default };
+        let in_range = Some(*value.get_ref()).filter(|value| range.contains(value));
+        if let Some(Ok(checked)) = in_range.map(T::try_from) {
+            return checked;
+        }
+        let right = match *range.end() {
+            i64::MAX => format!("a number from {}", range.start()),
+            end => format!("a number from {} to {end}", range.start()),
+        };
+        self.report.error(value.at(), format!("{object}: {value} is not {right}"));
+        default
+    }
+
+    fn size(
+        &mut self,
+        object: &str,
+        value: Option<&Spanned<Size>>,
+        range: RangeInclusive<u64>,
+    ) -> Option<u64> {
+        let value = value?;
+        let Size(bytes) = *value.get_ref();
+        if range.contains(&bytes) {
+            return Some(bytes);
+        }
+        let text = match *range.end() {
+            u64::MAX => {
+                format!("{object}: {bytes} bytes let nothing through; leave the key out for no limit")
+            }
+            end => format!("{object}: {bytes} bytes are not in the range from {} to {end}", range.start()),
+        };
+        self.report.error(value.at(), text);
+        None
+    }
+
+    /// A duration that makes no sense as zero.
+    fn time(&mut self, object: &str, value: Option<&Spanned<Time>>, default: Duration) -> Duration {
+        let Some(value) = value else { return default };
+        let Time(time) = *value.get_ref();
+        if time.is_zero() {
+            let usual = show_time(default);
+            self.report
+                .error(value.at(), format!("{object}: must be longer than 0s (the default is {usual})"));
+        }
+        time
+    }
+
+    /// A path, from the directory of the configuration.
+    fn relative(&self, path: &str) -> PathBuf {
+        self.source.parent().unwrap_or(Path::new("")).join(path)
+    }
+}
+
+fn to_usize(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}

@@ -1,1 +1,130 @@
-//! (to come)
+//! The TOML file, mirrored one to one; serde only, no logic. What a key means and what it must be is said in
+//! [`super::check`], defaults included; what can be written is said in `conf/reference.toml`.
+//!
+//! Every field is optional, so that a file is read as far as it goes and [`super::check`] can say what is missing
+//! together with everything else.
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::settings::Value;
+use super::shape::{Expecting, Named, Short, Tables};
+use super::units::{Size, Time};
+
+/// The whole file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct File {
+    pub(super) threads: Option<Spanned<i64>>,
+    pub(super) module_path: Option<Vec<Spanned<String>>>,
+    #[serde(default)]
+    pub(super) listener: Tables<Listener>,
+    pub(super) load_module: Option<Spanned<Named<Short<ModuleFile>>>>,
+    #[serde(default)]
+    pub(super) cluster: Tables<Cluster>,
+    #[serde(default)]
+    pub(super) route: Tables<Route>,
+    pub(super) limits: Option<Limits>,
+    pub(super) timeouts: Option<Timeouts>,
+    pub(super) access_log: Option<Spanned<AccessLog>>,
+    pub(super) admin: Option<Spanned<Admin>>,
+}
+
+/// `[[listener]]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Listener {
+    pub(super) address: Option<Spanned<String>>,
+    pub(super) max_connections: Option<Spanned<i64>>,
+}
+
+/// A value of `[load_module]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct ModuleFile {
+    pub(super) path: Option<Spanned<String>>,
+    pub(super) sha256: Option<Spanned<String>>,
+}
+
+/// `[[cluster]]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Cluster {
+    pub(super) name: Option<Spanned<String>>,
+    pub(super) module: Option<Spanned<String>>,
+    pub(super) servers: Option<Vec<Spanned<Short<Server>>>>,
+    pub(super) settings: Option<Named<Value>>,
+    pub(super) key: Option<Spanned<String>>,
+    pub(super) host_header: Option<Spanned<String>>,
+    pub(super) connect_timeout: Option<Spanned<Time>>,
+    pub(super) response_timeout: Option<Spanned<Time>>,
+    pub(super) body_timeout: Option<Spanned<Time>>,
+    pub(super) keepalive: Option<Spanned<i64>>,
+    pub(super) keepalive_timeout: Option<Spanned<Time>>,
+    pub(super) queue: Option<Spanned<i64>>,
+    pub(super) queue_timeout: Option<Spanned<Time>>,
+}
+
+/// An element of `servers`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Server {
+    pub(super) url: Option<Spanned<String>>,
+    pub(super) weight: Option<Spanned<i64>>,
+    pub(super) metadata: Option<Named<String>>,
+}
+
+/// `[[route]]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Route {
+    pub(super) path: Option<Spanned<String>>,
+    pub(super) host: Option<Spanned<String>>,
+    pub(super) cluster: Option<Spanned<String>>,
+    pub(super) rewrite: Option<Spanned<String>>,
+    pub(super) host_header: Option<Spanned<String>>,
+}
+
+/// `[limits]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Limits {
+    pub(super) request_line_bytes: Option<Spanned<Size>>,
+    pub(super) head_bytes: Option<Spanned<Size>>,
+    pub(super) headers: Option<Spanned<i64>>,
+    pub(super) body_bytes: Option<Spanned<Size>>,
+    pub(super) requests_per_connection: Option<Spanned<i64>>,
+}
+
+/// `[timeouts]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Timeouts {
+    pub(super) request_head: Option<Spanned<Time>>,
+    pub(super) body: Option<Spanned<Time>>,
+    pub(super) keepalive: Option<Spanned<Time>>,
+    pub(super) drain: Option<Spanned<Time>>,
+}
+
+/// `[access_log]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct AccessLog {
+    pub(super) path: Option<Spanned<String>>,
+}
+
+/// `[admin]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Admin {
+    pub(super) address: Option<Spanned<String>>,
+}
+
+impl Expecting for ModuleFile {
+    const EXPECTED: &str = "a module's file, or a table such as { path = \"libmod_x.so\", sha256 = \"…\" }";
+}
+
+impl Expecting for Server {
+    const EXPECTED: &str =
+        "a URL such as \"http://127.0.0.1:9001\", or a table such as { url = \"…\", weight = 2 }";
+}

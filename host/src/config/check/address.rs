@@ -1,0 +1,224 @@
+//! Addresses, hosts and server URLs as people write them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// A server's host and port.
+#[derive(Debug, PartialEq)]
+pub(super) struct Authority {
+    /// Name or address, without brackets.
+    pub(super) host: String,
+    /// As written, or 80.
+    pub(super) port: u16,
+}
+
+/// An address to listen on.
+pub(super) fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let example = match text.rsplit_once(':') {
+        Some(("" | "*" | "localhost", port)) if port.parse::<u16>().is_ok() => {
+            let host = if text.starts_with('l') { "127.0.0.1" } else { "0.0.0.0" };
+            format!("write \"{host}:{port}\"")
+        }
+        _ if text.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6()) => format!("write \"[{text}]:8080\""),
+        _ if text.parse::<IpAddr>().is_ok() => format!("write \"{text}:8080\""),
+        _ if text.parse::<u16>().is_ok() => format!("write \"0.0.0.0:{text}\""),
+        _ => "write, for example, \"127.0.0.1:8080\" or \"[::1]:8080\"".to_owned(),
+    };
+    Err(format!("is not an IP address with a port ({example})"))
+}
+
+/// A server's URL: `http://host`, `http://host:port`.
+pub(super) fn parse_server(url: &str) -> Result<Authority, String> {
+    const RIGHT: &str = "write http://host or http://host:port";
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return Err(format!("is not a URL ({RIGHT})"));
+    };
+    if scheme.eq_ignore_ascii_case("https") {
+        return Err(format!("servers are reached by plain HTTP only so far, not by https ({RIGHT})"));
+    }
+    if !scheme.eq_ignore_ascii_case("http") {
+        return Err(format!("scheme \"{scheme}\" is not supported ({RIGHT})"));
+    }
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if authority.len() != rest.len() {
+        let what = match rest.as_bytes()[authority.len()] {
+            b'/' => "path",
+            b'?' => "query",
+            _ => "fragment",
+        };
+        return Err(format!("a server has no {what} ({RIGHT})"));
+    }
+    if authority.contains('@') {
+        return Err(format!("user and password are not supported ({RIGHT})"));
+    }
+    let (host, port) = split_port(authority)?;
+    if host.is_empty() {
+        return Err(format!("has no host ({RIGHT})"));
+    }
+    check_name(host)?;
+    Ok(Authority { host: host.to_owned(), port: port.map_or(Ok(80), parse_port)? })
+}
+
+/// The host that a route is for, in lower case.
+pub(super) fn parse_route_host(text: &str) -> Result<String, String> {
+    if text.is_empty() || text == "*" {
+        return Err("leave the key out for all hosts".to_owned());
+    }
+    let lower = text.to_ascii_lowercase();
+    if lower.contains("://") || lower.contains('/') {
+        return Err("is not a host (write, for example, \"example.com\")".to_owned());
+    }
+    let (host, port) = split_port(&lower)?;
+    let written = &lower[..lower.len() - port.map_or(0, |port| port.len() + 1)];
+    if port.is_some() {
+        return Err(format!("a route's host has no port (write \"{written}\")"));
+    }
+    if host.contains('*') {
+        return Err(
+            "patterns are not supported; write a route for each host, or leave the key out".to_owned()
+        );
+    }
+    let host = host.strip_suffix('.').unwrap_or(host);
+    check_name(host)?;
+    Ok(if host.contains(':') { format!("[{host}]") } else { host.to_owned() })
+}
+
+/// A text that is fit to be sent as `Host`: host, and port if any.
+pub(super) fn check_host_header(text: &str) -> Result<(), String> {
+    let (host, port) = split_port(text)?;
+    check_name(host)?;
+    port.map_or(Ok(80), parse_port).map(|_| ())
+}
+
+/// Host without brackets, and what follows the colon after it.
+fn split_port(authority: &str) -> Result<(&str, Option<&str>), String> {
+    if let Some(bracketed) = authority.strip_prefix('[') {
+        let (host, rest) = bracketed.split_once(']').ok_or("bracket \"[\" is not closed")?;
+        if host.parse::<Ipv6Addr>().is_err() {
+            return Err(format!("\"{host}\" in brackets is not an IPv6 address"));
+        }
+        return match rest.strip_prefix(':') {
+            Some(port) => Ok((host, Some(port))),
+            None if rest.is_empty() => Ok((host, None)),
+            None => Err(format!("\"{rest}\" after the brackets is not a port")),
+        };
+    }
+    if authority.parse::<Ipv6Addr>().is_ok() || authority.matches(':').count() > 1 {
+        return Err("an IPv6 address is written in brackets, as in [2001:db8::1]".to_owned());
+    }
+    Ok(match authority.split_once(':') {
+        Some((host, port)) => (host, Some(port)),
+        None => (authority, None),
+    })
+}
+
+fn parse_port(text: &str) -> Result<u16, String> {
+    let port = text.parse().ok().filter(|&port| port != 0 && text.bytes().all(|byte| byte.is_ascii_digit()));
+    port.ok_or_else(|| format!("port \"{text}\" is not a number from 1 to 65535"))
+}
+
+/// An IP address, or a name that DNS or a hosts file can hold.
+fn check_name(host: &str) -> Result<(), String> {
+    if host.parse::<Ipv4Addr>().is_ok() || host.parse::<Ipv6Addr>().is_ok() {
+        return Ok(());
+    }
+    let is_label = |label: &str| {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        (1..=63).contains(&label.len()) && label.bytes().all(fits) && !label.starts_with('-')
+    };
+    let name = host.strip_suffix('.').unwrap_or(host);
+    // Names of digits and dots alone are addresses gone wrong, as 10.0.0.256, and no resolver knows them.
+    let is_number = name.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    if name.len() <= 253 && name.split('.').all(is_label) && !is_number {
+        return Ok(());
+    }
+    Err(format!("{host:?} is neither a host name nor an IP address"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_server_urls() {
+        let server = |url| parse_server(url).map(|server| (server.host, server.port));
+        let is = |host: &str, port| Ok((host.to_owned(), port));
+        assert_eq!(server("http://127.0.0.1:9001"), is("127.0.0.1", 9001));
+        assert_eq!(server("http://app-1.internal"), is("app-1.internal", 80));
+        assert_eq!(server("HTTP://App_2.:8080"), is("App_2.", 8080));
+        assert_eq!(server("http://[::1]:9001"), is("::1", 9001));
+        assert_eq!(server("http://[2001:db8::1]"), is("2001:db8::1", 80));
+    }
+
+    #[test]
+    fn refuses_what_is_no_server() {
+        const RIGHT: &str = "(write http://host or http://host:port)";
+        for (url, error) in [
+            ("127.0.0.1:9001", format!("is not a URL {RIGHT}")),
+            ("https://a", format!("servers are reached by plain HTTP only so far, not by https {RIGHT}")),
+            ("ftp://a", format!("scheme \"ftp\" is not supported {RIGHT}")),
+            ("http://a/", format!("a server has no path {RIGHT}")),
+            ("http://a:80/b?c", format!("a server has no path {RIGHT}")),
+            ("http://a?c", format!("a server has no query {RIGHT}")),
+            ("http://a#c", format!("a server has no fragment {RIGHT}")),
+            ("http://u:p@a", format!("user and password are not supported {RIGHT}")),
+            ("http://", format!("has no host {RIGHT}")),
+            ("http://:80", format!("has no host {RIGHT}")),
+            ("http://a:port", "port \"port\" is not a number from 1 to 65535".to_owned()),
+            ("http://a:", "port \"\" is not a number from 1 to 65535".to_owned()),
+            ("http://a:0", "port \"0\" is not a number from 1 to 65535".to_owned()),
+            ("http://a:+80", "port \"+80\" is not a number from 1 to 65535".to_owned()),
+            ("http://a:65536", "port \"65536\" is not a number from 1 to 65535".to_owned()),
+            ("http://::1:80", "an IPv6 address is written in brackets, as in [2001:db8::1]".to_owned()),
+            ("http://[::1", "bracket \"[\" is not closed".to_owned()),
+            ("http://[a]:80", "\"a\" in brackets is not an IPv6 address".to_owned()),
+            ("http://[::1]80", "\"80\" after the brackets is not a port".to_owned()),
+            ("http://a b", "\"a b\" is neither a host name nor an IP address".to_owned()),
+            ("http://a..b", "\"a..b\" is neither a host name nor an IP address".to_owned()),
+            ("http://10.0.0.256", "\"10.0.0.256\" is neither a host name nor an IP address".to_owned()),
+        ] {
+            assert_eq!(parse_server(url), Err(error), "{url}");
+        }
+    }
+
+    #[test]
+    fn normalises_the_host_of_a_route() {
+        assert_eq!(parse_route_host("WWW.Example.COM").as_deref(), Ok("www.example.com"));
+        assert_eq!(parse_route_host("example.com.").as_deref(), Ok("example.com"));
+        assert_eq!(parse_route_host("[::1]").as_deref(), Ok("[::1]"));
+    }
+
+    #[test]
+    fn refuses_what_is_no_host_of_a_route() {
+        for (text, error) in [
+            ("", "leave the key out for all hosts"),
+            ("*", "leave the key out for all hosts"),
+            ("http://a", "is not a host (write, for example, \"example.com\")"),
+            ("A.com:80", "a route's host has no port (write \"a.com\")"),
+            ("[::1]:80", "a route's host has no port (write \"[::1]\")"),
+            ("*.a.com", "patterns are not supported; write a route for each host, or leave the key out"),
+            ("a b", "\"a b\" is neither a host name nor an IP address"),
+        ] {
+            assert_eq!(parse_route_host(text).unwrap_err(), error, "{text}");
+        }
+    }
+
+    #[test]
+    fn says_what_a_listen_address_should_be() {
+        assert!(parse_listen("[::1]:0").is_ok());
+        for (text, right) in [
+            ("8080", "write \"0.0.0.0:8080\""),
+            (":8080", "write \"0.0.0.0:8080\""),
+            ("*:8080", "write \"0.0.0.0:8080\""),
+            ("localhost:8080", "write \"127.0.0.1:8080\""),
+            ("10.0.0.1", "write \"10.0.0.1:8080\""),
+            ("::1", "write \"[::1]:8080\""),
+            ("host:http", "write, for example, \"127.0.0.1:8080\" or \"[::1]:8080\""),
+        ] {
+            let error = parse_listen(text).unwrap_err();
+            assert_eq!(error, format!("is not an IP address with a port ({right})"), "{text}");
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! `[[cluster]]` and its servers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+use toml::Spanned;
+
+use super::super::settings::flatten;
+use super::super::shape::{Named, Short};
+use super::super::source::{At, Span};
+use super::super::units::Time;
+use super::super::{Cluster, HostHeader, KeySource, Server, Syntax, file};
+use super::module::Modules;
+use super::{Checker, address};
+
+/// Long enough for two lost SYNs (sent again after 1 s and 3 s), short enough to try the next server while the
+/// client still waits.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// What nginx allows, and twice what most applications need.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Like `timeouts.body` on the client's side.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+/// A second less than Node and httpd keep theirs.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(4);
+/// Enough for some thousand requests a second and thread at 10 ms each, at one descriptor a connection.
+const KEEPALIVE: usize = 64;
+/// A few seconds' worth for a cluster that is only just full; more is better refused at once.
+const QUEUE: usize = 1024;
+/// Longer than a request takes where servers are full by a moment's burst.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The clusters that passed, and whether that is all of them.
+pub(super) struct Clusters {
+    pub(super) checked: Vec<Cluster>,
+    /// A cluster's name could not be read, so a name that is not here may still be right.
+    pub(super) incomplete: bool,
+}
+
+impl Checker<'_> {
+    pub(super) fn clusters(&mut self, tables: Vec<Spanned<file::Cluster>>, modules: &Modules) -> Clusters {
+        if tables.is_empty() && !self.report.is_touched(&self.root, "cluster") {
+            self.report.error_of_whole(match self.syntax {
+                Syntax::Toml => "no [[cluster]] (write name = \"…\" and servers = [\"http://…\"] below one)",
+                Syntax::Httpd => {
+                    "no cluster (write, for example, LBServerCluster cluster1 http://127.0.0.1:9001)"
+                }
+            });
+        }
+        let mut clusters =
+            Clusters { checked: Vec::new(), incomplete: self.report.is_lost(&self.root, "cluster") };
+        let mut seen = HashMap::new();
+        for table in tables {
+            let (span, cluster) = (table.span(), table.into_inner());
+            clusters.incomplete |= cluster.name.is_none();
+            let place = self.report.place(span.start);
+            if let Some(name) = &cluster.name
+                && let Some(first) = seen.insert(name.get_ref().clone(), place)
+            {
+                self.report.error(name.at(), format!("cluster \"{name}\": this name is taken by {first}"));
+            }
+            clusters.checked.push(self.cluster(&span, cluster, modules));
+        }
+        clusters
+    }
+
+    fn cluster(&mut self, span: &Span, raw: file::Cluster, modules: &Modules) -> Cluster {
+        let name = self.cluster_name(span, raw.name);
+        let object = match &*name {
+            "" => "cluster".to_owned(),
+            name => format!("cluster \"{name}\""),
+        };
+        let key = |key: &str| format!("{object}: {key}");
+        let module = self.module_of(&object, span.start, raw.module.as_ref(), modules);
+        Cluster {
+            module: module.unwrap_or_default(),
+            servers: self.servers(&object, span, raw.servers),
+            settings: raw.settings.map(|settings| flatten(settings, self.report)).unwrap_or_default(),
+            key: raw.key.and_then(|text| self.key_source(&object, &text)),
+            host_header: raw
+                .host_header
+                .and_then(|text| self.host_header(&object, &text))
+                .unwrap_or(HostHeader::Keep),
+            connect_timeout: self.time(
+                &key("connect_timeout"),
+                raw.connect_timeout.as_ref(),
+                CONNECT_TIMEOUT,
+            ),
+            response_timeout: self.time(
+                &key("response_timeout"),
+                raw.response_timeout.as_ref(),
+                RESPONSE_TIMEOUT,
+            ),
+            body_timeout: self.time(&key("body_timeout"), raw.body_timeout.as_ref(), BODY_TIMEOUT),
+            keepalive_timeout: self.keepalive_timeout(&object, raw.keepalive_timeout.as_ref()),
+            keepalive: self.integer(&key("keepalive"), raw.keepalive.as_ref(), 0..=65_535, KEEPALIVE),
+            queue: self.integer(&key("queue"), raw.queue.as_ref(), 0..=1_000_000, QUEUE),
+            // Zero makes sense: nobody waits.
+            queue_timeout: raw.queue_timeout.map_or(QUEUE_TIMEOUT, |time| time.get_ref().0),
+            place: self.report.place(span.start),
+            name,
+        }
+    }
+
+    fn cluster_name(&mut self, span: &Span, name: Option<Spanned<String>>) -> Arc<str> {
+        let Some(name) = name else {
+            self.missing(span, "name", "cluster", "write, for example, name = \"app\"");
+            return "".into();
+        };
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+        if name.get_ref().is_empty() || !name.get_ref().bytes().all(fits) {
+            let text = format!(
+                "cluster {:?}: a name is made of letters, digits, \"_\", \"-\" and \".\"",
+                name.get_ref()
+            );
+            self.report.error(name.at(), text);
+        }
+        name.into_inner().into()
+    }
+
+    fn servers(
+        &mut self,
+        object: &str,
+        span: &Span,
+        servers: Option<Vec<Spanned<Short<file::Server>>>>,
+    ) -> Vec<Server> {
+        let servers = servers.unwrap_or_default();
+        if servers.is_empty() && !self.report.is_touched(span, "servers") {
+            let right = "write, for example, servers = [\"http://127.0.0.1:9001\"]";
+            self.report.error(span.start, format!("{object}: no server ({right})"));
+        }
+        servers.into_iter().filter_map(|server| self.server(object, server)).collect()
+    }
+
+    fn server(&mut self, object: &str, server: Spanned<Short<file::Server>>) -> Option<Server> {
+        let (span, server) = (server.span(), server.into_inner());
+        let (url, weight, metadata) = match server {
+            Short::Text(url) => (Some(Spanned::new(span.clone(), url)), None, None),
+            Short::Table(server) => (server.url, server.weight, server.metadata),
+        };
+        let Some(url) = url else {
+            self.missing(
+                &span,
+                "url",
+                &format!("{object}: server"),
+                "write, for example, url = \"http://127.0.0.1:9001\"",
+            );
+            return None;
+        };
+        let object = format!("{object}: server \"{url}\"");
+        let weight = self.integer(&format!("{object}: weight"), weight.as_ref(), 1..=65_535, 1);
+        let authority = match address::parse_server(url.get_ref()) {
+            Ok(authority) => authority,
+            Err(reason) => {
+                self.report.error(url.at(), format!("{object}: {reason}"));
+                return None;
+            }
+        };
+        let metadata = metadata.map(|Named(pairs)| pairs).unwrap_or_default();
+        let pair = |(name, value): (Spanned<String>, Spanned<String>)| {
+            (name.into_inner().into(), value.into_inner().into())
+        };
+        Some(Server {
+            place: self.report.place(url.at()),
+            url: url.into_inner().into(),
+            host: authority.host.into(),
+            port: authority.port,
+            weight,
+            metadata: metadata.into_iter().map(pair).collect(),
+        })
+    }
+
+    fn key_source(&mut self, object: &str, text: &Spanned<String>) -> Option<KeySource> {
+        let source = match text.get_ref().split_once(':') {
+            None => match text.get_ref().as_str() {
+                "client" => Some(KeySource::Client),
+                "path" => Some(KeySource::Path),
+                "uri" => Some(KeySource::Uri),
+                _ => None,
+            },
+            // A header's name is also what a cookie's name may be made of (RFC 6265: a token).
+            Some(("header", name)) => {
+                token(name).map(|name| KeySource::Header(name.to_ascii_lowercase().into()))
+            }
+            Some(("cookie", name)) => token(name).map(|name| KeySource::Cookie(name.into())),
+            Some(("query", name)) => {
+                Some(name).filter(|name| !name.is_empty()).map(|name| KeySource::Query(name.into()))
+            }
+            Some(_) => None,
+        };
+        if source.is_none() {
+            let right = "\"client\", \"header:X-Id\", \"cookie:sid\", \"query:user\", \"path\" and \"uri\"";
+            self.report.error(text.at(), format!("{object}: key \"{text}\" is not one of {right}"));
+        }
+        source
+    }
+
+    /// `Host` as a cluster or a route sets it.
+    pub(super) fn host_header(&mut self, object: &str, text: &Spanned<String>) -> Option<HostHeader> {
+        match text.get_ref().as_str() {
+            "keep" => Some(HostHeader::Keep),
+            "server" => Some(HostHeader::Server),
+            fixed => match address::check_host_header(fixed) {
+                Ok(()) => Some(HostHeader::Fixed(fixed.into())),
+                Err(reason) => {
+                    let right = "write \"keep\", \"server\" or a host such as \"app.example.com\"";
+                    self.report.error(text.at(), format!("{object}: host_header: {reason} ({right})"));
+                    None
+                }
+            },
+        }
+    }
+
+    fn keepalive_timeout(&mut self, object: &str, time: Option<&Spanned<Time>>) -> Duration {
+        if let Some(time) = time.filter(|time| time.get_ref().0.is_zero()) {
+            let right = "write keepalive = 0 to keep no connections";
+            self.report
+                .error(time.at(), format!("{object}: keepalive_timeout: must be longer than 0s ({right})"));
+        }
+        time.map_or(KEEPALIVE_TIMEOUT, |time| time.get_ref().0)
+    }
+}
+
+fn token(name: &str) -> Option<&str> {
+    let is_value = HeaderValue::from_str(name).is_ok();
+    (is_value && HeaderName::from_bytes(name.as_bytes()).is_ok()).then_some(name)
+}

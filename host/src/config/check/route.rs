@@ -1,0 +1,179 @@
+//! `[[route]]`
+
+use toml::Spanned;
+
+use super::super::source::{At, Span};
+use super::super::suggest::nearest;
+use super::super::{Cluster, Route, Syntax, file};
+use super::cluster::Clusters;
+use super::{Checker, address};
+
+impl Checker<'_> {
+    pub(super) fn routes(&mut self, tables: Vec<Spanned<file::Route>>, clusters: &Clusters) -> Vec<Route> {
+        if tables.is_empty() && !self.report.is_touched(&self.root, "route") {
+            self.report.error_of_whole(match self.syntax {
+                Syntax::Toml => "no [[route]] (write path = \"/\" and cluster = \"…\" below one)",
+                Syntax::Httpd => "no route (write, for example, LBProxyPass / cluster1)",
+            });
+        }
+        let mut routes: Vec<Route> = Vec::new();
+        for table in tables {
+            let (span, raw) = (table.span(), table.into_inner());
+            let Some(route) = self.route(&span, raw, clusters) else { continue };
+            match self.syntax {
+                Syntax::Toml => self.check_duplicate(&span, &route, &routes),
+                Syntax::Httpd => self.warn_if_hidden(&span, &route, &routes),
+            }
+            routes.push(route);
+        }
+        routes
+    }
+
+    fn route(&mut self, span: &Span, raw: file::Route, clusters: &Clusters) -> Option<Route> {
+        let written =
+            |text: &Option<Spanned<String>>| text.as_ref().map_or("", |text| text.get_ref()).to_owned();
+        let object = match written(&raw.host) + &written(&raw.path) {
+            name if name.is_empty() => "route".to_owned(),
+            name => format!("route \"{name}\""),
+        };
+        let path = self.route_path(&object, span, raw.path);
+        let host = raw.host.and_then(|host| self.route_host(&object, &host));
+        let cluster = self.route_cluster(&object, span, raw.cluster, clusters);
+        let rewrite = raw.rewrite.and_then(|rewrite| self.rewrite(&object, &rewrite));
+        let host_header = raw.host_header.and_then(|text| self.host_header(&object, &text));
+        let path = path?;
+        Some(Route {
+            host: host.map(Into::into),
+            rewrite: rewrite.map(|rewrite| matching_slash(&path, rewrite).into()),
+            path: path.into(),
+            cluster: cluster.unwrap_or_default(),
+            host_header,
+            place: self.report.place(span.start),
+        })
+    }
+
+    fn route_path(&mut self, object: &str, span: &Span, path: Option<Spanned<String>>) -> Option<String> {
+        let Some(path) = path else {
+            self.missing(span, "path", object, "write path = \"/\" for all of them");
+            return None;
+        };
+        self.check_path(object, "path", &path).then(|| path.into_inner())
+    }
+
+    fn rewrite(&mut self, object: &str, rewrite: &Spanned<String>) -> Option<String> {
+        self.check_path(object, "rewrite", rewrite).then(|| rewrite.get_ref().clone())
+    }
+
+    fn check_path(&mut self, object: &str, key: &str, path: &Spanned<String>) -> bool {
+        let text = path.get_ref();
+        let wrong = if !text.starts_with('/') {
+            format!("does not begin with \"/\" (write \"/{text}\")")
+        } else if let Some(mark) = text.chars().find(|c| matches!(c, '?' | '#')) {
+            format!("has a {mark:?} in it, but only paths are compared")
+        } else if let Some(odd) = text.chars().find(|c| !c.is_ascii_graphic()) {
+            format!("has {odd:?} in it (write it percent-encoded, as clients send it)")
+        } else {
+            return true;
+        };
+        self.report.error(path.at(), format!("{object}: {key} {text:?} {wrong}"));
+        false
+    }
+
+    fn route_host(&mut self, object: &str, host: &Spanned<String>) -> Option<String> {
+        match address::parse_route_host(host.get_ref()) {
+            Ok(host) => Some(host),
+            Err(reason) => {
+                self.report.error(host.at(), format!("{object}: host \"{host}\": {reason}"));
+                None
+            }
+        }
+    }
+
+    fn route_cluster(
+        &mut self,
+        object: &str,
+        span: &Span,
+        name: Option<Spanned<String>>,
+        clusters: &Clusters,
+    ) -> Option<usize> {
+        let Some(name) = name else {
+            self.missing(span, "cluster", object, "write the name of one");
+            return None;
+        };
+        let is_it = |cluster: &Cluster| *cluster.name == **name.get_ref();
+        let found = clusters.checked.iter().position(is_it);
+        if found.is_none() && !clusters.incomplete {
+            let names = || clusters.checked.iter().map(|cluster| &*cluster.name);
+            let hint = match nearest(name.get_ref(), names()) {
+                Some(meant) => format!("did you mean \"{meant}\"?"),
+                None => format!("there are: {}", names().collect::<Vec<_>>().join(", ")),
+            };
+            self.report.error(name.at(), format!("{object}: no cluster \"{name}\" ({hint})"));
+        }
+        found
+    }
+
+    fn check_duplicate(&mut self, span: &Span, route: &Route, earlier: &[Route]) {
+        let is_same = |other: &&Route| other.path == route.path && other.host == route.host;
+        if let Some(first) = earlier.iter().find(is_same) {
+            let name = format!("{}{}", route.host.as_deref().unwrap_or_default(), route.path);
+            self.report.error(span.start, format!("route \"{name}\": already routed by {}", first.place));
+        }
+    }
+
+    /// The first of the file wins, so what comes after a prefix of itself is never reached.
+    fn warn_if_hidden(&mut self, span: &Span, route: &Route, earlier: &[Route]) {
+        if let Some(first) = earlier.iter().find(|first| covers(&first.path, &route.path)) {
+            let (path, by, place) = (&route.path, &first.path, &first.place);
+            let right = if path == by { "drop one of them" } else { "put the longer one first" };
+            let text =
+                format!("LBProxyPass {path}: never reached, since {by} at {place} matches first ({right})");
+            self.report.warn(self.report.place(span.start), text);
+        }
+    }
+}
+
+/// Whether every path that `inner` matches, `outer` matches too; by segment, as requests are routed.
+fn covers(outer: &str, inner: &str) -> bool {
+    inner
+        .strip_prefix(outer)
+        .is_some_and(|rest| outer.ends_with('/') || rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Makes the replacement end in a slash exactly where the prefix does, so that neither `//x` nor `/bx` can come of
+/// mapping `/a/x`. What is left of "/" is empty; the request path puts the slash back where nothing follows.
+fn matching_slash(path: &str, mut rewrite: String) -> String {
+    if path.ends_with('/') {
+        if !rewrite.ends_with('/') {
+            rewrite.push('/');
+        }
+    } else {
+        rewrite.truncate(rewrite.trim_end_matches('/').len());
+    }
+    rewrite
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_slashes_to_slashes() {
+        for (path, rewrite, checked) in [
+            ("/a", "/b", "/b"),
+            ("/a", "/b/", "/b"),
+            ("/a", "/", ""),
+            ("/a/", "/b", "/b/"),
+            ("/", "/b", "/b/"),
+            ("/", "/", "/"),
+        ] {
+            assert_eq!(matching_slash(path, rewrite.to_owned()), checked, "{path} {rewrite}");
+        }
+    }
+
+    #[test]
+    fn covers_by_segment() {
+        assert!(covers("/", "/a") && covers("/a", "/a") && covers("/a", "/a/b") && covers("/a/", "/a/b"));
+        assert!(!covers("/a", "/ab") && !covers("/a/b", "/a") && !covers("/a/", "/a"));
+    }
+}

@@ -1,0 +1,299 @@
+//! A deserializer over a parsed TOML tree that can be asked again after an error.
+//!
+//! `toml`'s own stops at the first wrong value and hands back a text. This one gives a typed error (where, on which
+//! path, which keys are known there), leaves out the values that earlier rounds found wrong, and only borrows the tree:
+//! so [`super::read`] repeats until nothing is left to complain of, and all mistakes of a file come out in one run.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::fmt;
+use std::slice;
+
+use serde::Deserializer;
+use serde::de::{
+    self, DeserializeSeed, Expected, IntoDeserializer, MapAccess, SeqAccess, Unexpected, Visitor,
+};
+use serde::forward_to_deserialize_any;
+use serde_spanned::de::{SpannedDeserializer, is_spanned};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::source::{At, Span};
+
+/// One value of the tree.
+#[derive(Clone, Copy)]
+pub(super) struct Node<'de> {
+    value: &'de Spanned<DeValue<'de>>,
+    left_out: &'de HashSet<Span>,
+}
+
+impl<'de> Node<'de> {
+    /// The tree's root, without the values and keys at these spans.
+    pub(super) fn new(value: &'de Spanned<DeValue<'de>>, left_out: &'de HashSet<Span>) -> Self {
+        Self { value, left_out }
+    }
+
+    fn visit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        match self.value.get_ref() {
+            DeValue::String(text) => visitor.visit_str(text),
+            DeValue::Integer(integer) => match i64::from_str_radix(integer.as_str(), integer.radix()) {
+                Ok(integer) => visitor.visit_i64(integer),
+                Err(_) => Err(de::Error::custom(format!("{integer} is too large for an integer"))),
+            },
+            DeValue::Float(float) => match float.as_str().parse::<f64>() {
+                Ok(float) => visitor.visit_f64(float),
+                Err(error) => Err(de::Error::custom(error)),
+            },
+            DeValue::Boolean(boolean) => visitor.visit_bool(*boolean),
+            DeValue::Datetime(datetime) => visitor.visit_string(datetime.to_string()),
+            DeValue::Array(array) => {
+                visitor.visit_seq(Elements { left: array.iter(), left_out: self.left_out, next: 0 })
+            }
+            DeValue::Table(table) => visitor.visit_map(Entries::new(table, self)),
+        }
+    }
+}
+
+impl<'de> Deserializer<'de> for Node<'de> {
+    type Error = Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.visit(visitor).map_err(|error| error.at(self.value.span()))
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        // Only a module's settings may hold dates, as strings; a name must not be one by forgotten quotes.
+        match self.value.get_ref() {
+            DeValue::Datetime(_) => {
+                Err(<Error as de::Error>::invalid_type(Unexpected::Other("a date"), &visitor)
+                    .at(self.value.span()))
+            }
+            _ => self.deserialize_any(visitor),
+        }
+    }
+
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.deserialize_string(visitor)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        if is_spanned(name) {
+            return visitor.visit_map(SpannedDeserializer::new(self, self.value.span()));
+        }
+        self.deserialize_any(visitor)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char bytes byte_buf unit unit_struct seq tuple
+        tuple_struct map enum identifier ignored_any
+    }
+}
+
+impl<'de> IntoDeserializer<'de, Error> for Node<'de> {
+    type Deserializer = Self;
+
+    fn into_deserializer(self) -> Self {
+        self
+    }
+}
+
+struct Elements<'de> {
+    left: slice::Iter<'de, Spanned<DeValue<'de>>>,
+    left_out: &'de HashSet<Span>,
+    next: usize,
+}
+
+impl<'de> SeqAccess<'de> for Elements<'de> {
+    type Error = Error;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Error> {
+        for value in self.left.by_ref() {
+            let index = self.next;
+            self.next += 1;
+            if !self.left_out.contains(&value.span()) {
+                let element = seed.deserialize(Node { value, left_out: self.left_out });
+                return element.map(Some).map_err(|error| error.below(Step::Index(index)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+type Entry<'de> = (&'de Spanned<Cow<'de, str>>, &'de Spanned<DeValue<'de>>);
+
+struct Entries<'de> {
+    left: std::vec::IntoIter<Entry<'de>>,
+    current: Option<Entry<'de>>,
+    table: Node<'de>,
+}
+
+impl<'de> Entries<'de> {
+    fn new(entries: &'de DeTable<'de>, table: Node<'de>) -> Self {
+        let is_kept = |(key, value): &Entry<'_>| {
+            !table.left_out.contains(&key.span()) && !table.left_out.contains(&value.span())
+        };
+        let mut entries: Vec<Entry<'de>> = entries.iter().filter(is_kept).collect();
+        // The order of the file, where `toml` keeps that of the alphabet.
+        entries.sort_by_key(|(key, _)| key.at());
+        Self { left: entries.into_iter(), current: None, table }
+    }
+}
+
+impl<'de> MapAccess<'de> for Entries<'de> {
+    type Error = Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
+        self.current = self.left.next();
+        let Some((key, _)) = self.current else { return Ok(None) };
+        let step = || Step::Key { table: self.table.value.span(), key: key.to_string() };
+        seed.deserialize(Key(key)).map(Some).map_err(|error| error.at(key.span()).below(step()))
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
+        let (key, value) = self.current.take().expect("serde asks for a value after its key");
+        let step = || Step::Key { table: self.table.value.span(), key: key.to_string() };
+        seed.deserialize(Node { value, left_out: self.table.left_out }).map_err(|error| error.below(step()))
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Key<'de>(&'de Spanned<Cow<'de, str>>);
+
+impl<'de> Deserializer<'de> for Key<'de> {
+    type Error = Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_str(self.0.get_ref())
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        if is_spanned(name) {
+            return visitor.visit_map(SpannedDeserializer::new(self, self.0.span()));
+        }
+        self.deserialize_any(visitor)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
+}
+
+impl<'de> IntoDeserializer<'de, Error> for Key<'de> {
+    type Deserializer = Self;
+
+    fn into_deserializer(self) -> Self {
+        self
+    }
+}
+
+/// What one round found wrong.
+#[derive(Debug)]
+pub(super) struct Error {
+    /// The value or key at fault.
+    pub(super) span: Option<Span>,
+    /// The way to it, from the root.
+    pub(super) path: Vec<Step>,
+    /// What is wrong with it.
+    pub(super) fault: Fault,
+}
+
+/// One step from a table or an array to what is in it.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// Into a key of the table at this span.
+    Key { table: Span, key: String },
+    /// Into an element of an array.
+    Index(usize),
+}
+
+/// What is wrong with a value or a key.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// No such key here; these are known.
+    UnknownKey(&'static [&'static str]),
+    /// In words.
+    Wrong(String),
+}
+
+impl Error {
+    fn new(fault: Fault) -> Self {
+        Self { span: None, path: Vec::new(), fault }
+    }
+
+    fn at(mut self, span: Span) -> Self {
+        self.span.get_or_insert(span);
+        self
+    }
+
+    fn below(mut self, step: Step) -> Self {
+        self.path.insert(0, step);
+        self
+    }
+}
+
+impl de::Error for Error {
+    fn custom<T: fmt::Display>(text: T) -> Self {
+        Self::new(Fault::Wrong(text.to_string()))
+    }
+
+    fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        let expected = match expected.to_string().as_str() {
+            "a sequence" => "an array".to_owned(),
+            "a map" => "a table".to_owned(),
+            "i64" => "an integer".to_owned(),
+            other => other.to_owned(),
+        };
+        Self::custom(format!("expected {expected}, found {}", show(found)))
+    }
+
+    fn unknown_field(_: &str, known: &'static [&'static str]) -> Self {
+        Self::new(Fault::UnknownKey(known))
+    }
+}
+
+fn show(found: Unexpected<'_>) -> String {
+    match found {
+        Unexpected::Bool(boolean) => format!("the boolean {boolean}"),
+        Unexpected::Unsigned(integer) => format!("the integer {integer}"),
+        Unexpected::Signed(integer) => format!("the integer {integer}"),
+        Unexpected::Float(float) => format!("the float {float}"),
+        Unexpected::Str(text) => format!("the string {text:?}"),
+        Unexpected::Seq => "an array".to_owned(),
+        Unexpected::Map => "a table".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.fault {
+            Fault::UnknownKey(_) => f.write_str("unknown key"),
+            Fault::Wrong(text) => f.write_str(text),
+        }
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,129 @@
+//! TOML text → the raw form, with every mistake of syntax, or every mistake of type and every unknown key.
+
+use std::collections::HashSet;
+
+use serde::Deserialize;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::de::{Error, Fault, Node, Step};
+use super::file::File;
+use super::source::{Report, Span};
+use super::suggest::{did_you_mean, nearest};
+
+/// Reads `text`, the only file of `report`. Of a file with mistakes in it, what is right; of one that is not TOML,
+/// nothing. The span is that of the whole file, as marks know it.
+pub(super) fn read(name: &str, text: &str, report: &mut Report) -> Option<(File, Span)> {
+    report.add_file(name, text);
+    let (root, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        report_syntax(text, &errors, report);
+        return None;
+    }
+    let span = root.span();
+    let root = Spanned::new(span.clone(), DeValue::Table(root.into_inner()));
+    let mut left_out = HashSet::new();
+    loop {
+        let error = match File::deserialize(Node::new(&root, &left_out)) {
+            Ok(file) => return Some((file, span)),
+            Err(error) => error,
+        };
+        let at = error.span.clone().unwrap_or_else(|| span.clone());
+        report_mistake(&error, &root, at.start, report);
+        if !left_out.insert(at) {
+            // Leaving it out did not help; what was reported so far has to do.
+            return None;
+        }
+    }
+}
+
+fn report_syntax(text: &str, errors: &[toml::de::Error], report: &mut Report) {
+    let mut last_line = 0;
+    for error in errors {
+        let span = error.span().unwrap_or(text.len()..text.len());
+        let line = report.place(span.start).line;
+        // What follows the first mistake of a line is mostly its echo.
+        if line == last_line {
+            continue;
+        }
+        last_line = line;
+        let here = text.get(span.clone()).unwrap_or_default();
+        let object = match error.message() {
+            "duplicate key" => format!(" \"{}\"", here.trim_matches('"')),
+            _ => String::new(),
+        };
+        let message = error.message().replace('\n', " ");
+        report.error(span.start, format!("not valid TOML: {message}{object}"));
+    }
+}
+
+fn report_mistake(error: &Error, root: &Spanned<DeValue<'_>>, at: usize, report: &mut Report) {
+    for step in &error.path {
+        if let Step::Key { table, key } = step {
+            report.mark_touched(table, key);
+        }
+    }
+    let last_key = error.path.iter().rev().find_map(|step| match step {
+        Step::Key { table, key } => Some((table, key)),
+        Step::Index(_) => None,
+    });
+    let Some((table, key)) = last_key else {
+        return report.error(at, error.to_string());
+    };
+    match &error.fault {
+        Fault::Wrong(text) => {
+            report.mark_lost(table, key);
+            report.error(at, format!("{}: {text}", object(&error.path, root)));
+        }
+        Fault::UnknownKey(known) => {
+            if let Some(meant) = nearest(key, known.iter().copied()) {
+                report.mark_lost(table, meant);
+            }
+            let around = object(&error.path[..error.path.len() - 1], root);
+            let hint = match did_you_mean(key, known.iter().copied()) {
+                hint if hint.is_empty() => format!(" (known here: {})", known.join(", ")),
+                hint => hint,
+            };
+            let separator = if around.is_empty() { "" } else { ": " };
+            report.error(at, format!("{around}{separator}unknown key \"{key}\"{hint}"));
+        }
+    }
+}
+
+/// What a path leads to, in words: `cluster "api": servers.weight`.
+fn object(path: &[Step], root: &Spanned<DeValue<'_>>) -> String {
+    let mut words = String::new();
+    let mut value = Some(root);
+    let mut separator = "";
+    for (depth, step) in path.iter().enumerate() {
+        match step {
+            Step::Key { key, .. } => {
+                words.push_str(separator);
+                words.push_str(key);
+                separator = ".";
+                value = value.and_then(|value| value.get_ref().get(key.as_str()));
+            }
+            Step::Index(index) => {
+                value = value.and_then(|value| value.get_ref().get(*index));
+                if depth == 1 {
+                    separator = ": ";
+                    words.push_str(&name_of(value));
+                }
+            }
+        }
+    }
+    words
+}
+
+/// The name by which checks call a listener, a cluster or a route, quoted, if it has one.
+fn name_of(value: Option<&Spanned<DeValue<'_>>>) -> String {
+    let key = |key| value.and_then(|value| value.get_ref().get(key)).and_then(|name| name.get_ref().as_str());
+    let (name, host) = match key("name").or(key("address")) {
+        Some(name) => (name, None),
+        None => match key("path") {
+            Some(path) => (path, key("host")),
+            None => return String::new(),
+        },
+    };
+    format!(" \"{}{name}\"", host.unwrap_or_default())
+}

@@ -1,0 +1,150 @@
+//! Which file and line an offset belongs to, and the list of everything found wrong.
+//!
+//! All files of one configuration (a file and what it includes) share one space of offsets: each begins where the one
+//! before it ended. So a plain span of the raw form says file and line, whatever syntax it was read from.
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::Arc;
+
+use toml::Spanned;
+
+use super::{ConfigErrors, Place, Problem, Warning};
+
+/// A stretch of the configuration's text.
+pub(super) type Span = Range<usize>;
+
+/// What was found wrong while one configuration was read and checked.
+#[derive(Debug)]
+pub(super) struct Report {
+    name: Arc<str>,
+    files: Vec<SourceFile>,
+    end: usize,
+    errors: Vec<(Option<usize>, String)>,
+    warnings: Vec<Warning>,
+    lost: HashSet<(Span, String)>,
+    touched: HashSet<(Span, String)>,
+}
+
+#[derive(Debug)]
+struct SourceFile {
+    name: Arc<str>,
+    base: usize,
+    /// Offsets at which lines begin.
+    lines: Vec<usize>,
+}
+
+impl Report {
+    /// For the configuration that the operator names like this.
+    pub(super) fn new(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            files: Vec::new(),
+            end: 0,
+            errors: Vec::new(),
+            warnings: Vec::new(),
+            lost: HashSet::new(),
+            touched: HashSet::new(),
+        }
+    }
+
+    /// Takes one more file in and returns the offset at which its text begins.
+    pub(super) fn add_file(&mut self, name: &str, text: &str) -> usize {
+        let base = self.end;
+        let starts = text.bytes().enumerate().filter(|&(_, byte)| byte == b'\n').map(|(at, _)| base + at + 1);
+        let lines = std::iter::once(base).chain(starts).collect();
+        self.files.push(SourceFile { name: name.into(), base, lines });
+        // One more than its length, so that the end of one file is not the beginning of the next.
+        self.end = base + text.len() + 1;
+        base
+    }
+
+    /// File and line of an offset.
+    pub(super) fn place(&self, at: usize) -> Place {
+        let before = self.files.partition_point(|file| file.base <= at);
+        let file = &self.files[before.checked_sub(1).expect("offsets come from files that were added")];
+        Place { file: file.name.clone(), line: file.lines.partition_point(|&start| start <= at) }
+    }
+
+    pub(super) fn error(&mut self, at: usize, text: impl Into<String>) {
+        self.errors.push((Some(at), text.into()));
+    }
+
+    /// A problem of the whole configuration, which no line is to blame for.
+    pub(super) fn error_of_whole(&mut self, text: &str) {
+        self.errors.push((None, format!("{}: {text}", self.name)));
+    }
+
+    pub(super) fn warn(&mut self, place: Place, text: impl Into<String>) {
+        self.warnings.push(Warning { place: Some(place), text: text.into() });
+    }
+
+    /// Remembers that `key` of `table` was there but could not be read, so that nobody calls it missing.
+    pub(super) fn mark_lost(&mut self, table: &Span, key: &str) {
+        self.lost.insert((table.clone(), key.to_owned()));
+        self.mark_touched(table, key);
+    }
+
+    /// Remembers that something at or below `key` of `table` could not be read.
+    pub(super) fn mark_touched(&mut self, table: &Span, key: &str) {
+        self.touched.insert((table.clone(), key.to_owned()));
+    }
+
+    /// Whether [`mark_lost`](Self::mark_lost) was told.
+    pub(super) fn is_lost(&self, table: &Span, key: &str) -> bool {
+        self.lost.contains(&(table.clone(), key.to_owned()))
+    }
+
+    /// Whether [`mark_lost`](Self::mark_lost) or [`mark_touched`](Self::mark_touched) was told.
+    pub(super) fn is_touched(&self, table: &Span, key: &str) -> bool {
+        self.touched.contains(&(table.clone(), key.to_owned()))
+    }
+
+    /// The value and its warnings, or every problem in the order of the files.
+    pub(super) fn finish<T>(mut self, value: Option<T>) -> Result<(T, Vec<Warning>), ConfigErrors> {
+        self.errors.sort_by_key(|&(at, _)| at);
+        self.errors.dedup();
+        if let (Some(value), true) = (value, self.errors.is_empty()) {
+            return Ok((value, self.warnings));
+        }
+        let problems = self.errors.iter();
+        let problems =
+            problems.map(|(at, text)| Problem { place: at.map(|at| self.place(at)), text: text.clone() });
+        Err(ConfigErrors { problems: problems.collect() })
+    }
+}
+
+/// Where a value begins.
+pub(super) trait At {
+    /// Its first offset.
+    fn at(&self) -> usize;
+}
+
+impl<T> At for Spanned<T> {
+    fn at(&self) -> usize {
+        self.span().start
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_offsets_of_several_files() {
+        let mut report = Report::new("a.conf");
+        let a = report.add_file("a.conf", "one\ntwo");
+        let b = report.add_file("b.conf", "");
+        let c = report.add_file("c.conf", "one\n\nthree\n");
+        let place = |at| report.place(at).to_string();
+        assert_eq!(
+            [place(a), place(a + 3), place(a + 4), place(a + 7)].join(" "),
+            "a.conf:1 a.conf:1 a.conf:2 a.conf:2"
+        );
+        assert_eq!(place(b), "b.conf:1");
+        assert_eq!(
+            [place(c), place(c + 4), place(c + 5), place(c + 10)].join(" "),
+            "c.conf:1 c.conf:2 c.conf:3 c.conf:3"
+        );
+    }
+}
