@@ -1,1 +1,253 @@
-//! (to come)
+//! One client's connection: requests one after the other, time-outs, and next to no memory in between.
+//!
+//! What a request needs (buffers, heads, the state of everything that waits) lives in [`requests`], in a future that
+//! exists only while the connection is busy. A connection that was idle for [`LINGER`] waits as a socket and a timer.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use crate::drain::{Idle, Phase};
+use crate::error::Error;
+use crate::forward::{self, Memory};
+use crate::http1::buffer::Buffer;
+use crate::http1::head::{HeadLimits, RequestHead, Scan};
+use crate::thread::Thread;
+use crate::timer::Timer;
+
+/// An idle connection keeps its request memory for this long, so that a busy client does not pay for giving it back.
+const LINGER: Duration = Duration::from_secs(1);
+/// What a client may still send after it was refused, so that it can read why before the connection is reset.
+const DISCARD_BYTES: usize = 256 * 1024;
+/// And for how long.
+const DISCARD_TIME: Duration = Duration::from_secs(2);
+
+/// One client's connection.
+#[derive(Debug)]
+pub struct Downstream {
+    /// The connection.
+    pub stream: TcpStream,
+    /// The client.
+    pub peer: SocketAddr,
+    /// What was read and not used.
+    pub buffer: Buffer,
+    /// The connection's one timer.
+    pub timer: Timer,
+    /// The client has ended its half of the connection; it may still wait for a response.
+    pub read_closed: bool,
+    /// Requests served.
+    pub n_requests: u64,
+}
+
+/// How a run of requests ended.
+enum Run {
+    /// The client is silent.
+    Idle,
+    /// The connection is over.
+    Closed,
+}
+
+/// What a wait for a request brought.
+enum Wait {
+    Head,
+    Idle,
+    Closed,
+    Refused(Error),
+}
+
+/// Serves a connection until it ends. `place` is the connection's in [`Thread::join`].
+pub async fn serve(thread: Rc<Thread>, stream: TcpStream, peer: SocketAddr, place: usize) {
+    let now = Instant::now();
+    let mut down = Downstream {
+        stream,
+        peer,
+        buffer: Buffer::default(),
+        timer: Timer::new(now, thread.config.timeouts.request_head),
+        read_closed: false,
+        n_requests: 0,
+    };
+    poll_fn(|cx| {
+        thread.set_waker(place, cx.waker());
+        Poll::Ready(())
+    })
+    .await;
+    loop {
+        if !down.is_readable(&thread).await {
+            if down.n_requests == 0 && thread.phase() == Phase::Serving {
+                // It never said anything: nobody waits for this answer but people who test.
+                let mut memory = Memory::default();
+                forward::refuse(&thread, &mut down, &mut memory, Error::HeadTimeout, None).await;
+            }
+            return;
+        }
+        match Box::pin(requests(&thread, &mut down)).await {
+            Run::Idle => {
+                down.buffer = Buffer::default();
+                down.timer.set(Instant::now() + thread.config.timeouts.keepalive.saturating_sub(LINGER));
+            }
+            Run::Closed => return,
+        }
+    }
+}
+
+async fn requests(thread: &Thread, down: &mut Downstream) -> Run {
+    let mut head = RequestHead::default();
+    let mut memory = Memory::default();
+    loop {
+        match down.next_head(thread, &mut head).await {
+            Wait::Head => {}
+            Wait::Idle => return Run::Idle,
+            Wait::Closed => return Run::Closed,
+            Wait::Refused(error) => {
+                forward::refuse(thread, down, &mut memory, error, Some(&head)).await;
+                down.discard().await;
+                return Run::Closed;
+            }
+        }
+        down.n_requests += 1;
+        match forward::forward(thread, down, &mut memory, &head).await {
+            forward::End::Keep => {}
+            forward::End::Close => return Run::Closed,
+            forward::End::CloseUnread => {
+                down.discard().await;
+                return Run::Closed;
+            }
+        }
+    }
+}
+
+impl Downstream {
+    /// Waits until there is something to read; false when the connection's time is over instead.
+    async fn is_readable(&mut self, thread: &Thread) -> bool {
+        poll_fn(|cx| {
+            if self.stream.poll_read_ready(cx).is_ready() {
+                return Poll::Ready(true);
+            }
+            if ends_when_idle(thread.phase()) {
+                return Poll::Ready(false);
+            }
+            ready!(self.timer.poll_expired(cx));
+            Poll::Ready(false)
+        })
+        .await
+    }
+
+    /// Reads the next request's head.
+    async fn next_head(&mut self, thread: &Thread, head: &mut RequestHead) -> Wait {
+        let limits = &thread.config.limits;
+        let head_limits = HeadLimits { line_bytes: limits.request_line_bytes, headers: limits.headers };
+        self.prepare_buffer(limits.head_bytes);
+        head.clear();
+        let mut scan = Scan::default();
+        let mut reading = !self.buffer.is_empty();
+        if reading || self.n_requests > 0 {
+            let patience = if reading { thread.config.timeouts.request_head } else { LINGER };
+            self.timer.set(Instant::now() + patience);
+        }
+        poll_fn(|cx| {
+            loop {
+                match head.read(&mut self.buffer, &mut scan, &head_limits) {
+                    Ok(true) => return Poll::Ready(Wait::Head),
+                    Ok(false) => {}
+                    Err(refusal) => return Poll::Ready(Wait::Refused(Error::Head(refusal))),
+                }
+                if self.read_closed {
+                    return Poll::Ready(Wait::Closed);
+                }
+                match self.buffer.poll_fill(cx, &mut self.stream, usize::MAX) {
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Wait::Closed),
+                    Poll::Ready(Ok(_)) if !reading => {
+                        reading = true;
+                        self.timer.set(Instant::now() + thread.config.timeouts.request_head);
+                    }
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Pending => break,
+                }
+            }
+            if !reading && ends_when_idle(thread.phase()) {
+                return Poll::Ready(Wait::Closed);
+            }
+            ready!(self.timer.poll_expired(cx));
+            Poll::Ready(if reading { Wait::Refused(Error::HeadTimeout) } else { Wait::Idle })
+        })
+        .await
+    }
+
+    /// Makes the buffer one for heads, with what is waiting at its front.
+    fn prepare_buffer(&mut self, head_bytes: usize) {
+        if self.buffer.room() + self.buffer.range().end == head_bytes {
+            self.buffer.compact();
+            return;
+        }
+        // It grew for a body, and what follows a body of known length is never read with it.
+        let mut buffer = Buffer::for_head(head_bytes);
+        buffer.append(self.buffer.bytes());
+        self.buffer = buffer;
+    }
+
+    /// Looks whether the client is still there while a response is awaited. What it sends meanwhile is kept, as far as
+    /// there is room; that it has ended its half means only that this is its last request.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub fn watch(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+        while !self.read_closed {
+            if self.buffer.is_empty() {
+                self.buffer.restart_at(0);
+            }
+            if self.buffer.room() == 0 {
+                return Ok(());
+            }
+            match self.buffer.poll_fill(cx, &mut self.stream, usize::MAX) {
+                Poll::Ready(Ok(0)) => self.read_closed = true,
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) => return Err(Error::ClientGone),
+                Poll::Pending => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the end of the connection a reset, where its mere end would pass for the end of a body.
+    pub fn reset_on_close(&self) {
+        // Where it fails the connection is gone already.
+        let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+    }
+
+    /// Ends our half and reads on for a while: closing with unread data would reset the connection, and the client could
+    /// lose the response that tells it what was wrong.
+    async fn discard(&mut self) {
+        let _ = self.stream.shutdown().await;
+        let mut left = DISCARD_BYTES;
+        self.prepare_buffer(16 * 1024);
+        self.timer.set(Instant::now() + DISCARD_TIME);
+        poll_fn(|cx| {
+            while left > 0 {
+                self.buffer.restart_at(0);
+                match self.buffer.poll_fill(cx, &mut self.stream, left) {
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
+                    Poll::Ready(Ok(n)) => left = left.saturating_sub(n),
+                    Poll::Pending => {
+                        ready!(self.timer.poll_expired(cx));
+                        return Poll::Ready(());
+                    }
+                }
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+}
+
+fn ends_when_idle(phase: Phase) -> bool {
+    match phase {
+        Phase::Serving | Phase::Draining { idle: Idle::AnswerOneMore, .. } => false,
+        Phase::Draining { idle: Idle::Close, .. } | Phase::Stopped => true,
+    }
+}

@@ -2,6 +2,7 @@
 pub mod config;
 pub mod sockets;
 pub mod worker;
+pub mod thread;
 pub mod listener;
 pub mod downstream;
 pub mod http1;
@@ -15,6 +16,8 @@ pub mod respond;
 pub mod error;
 pub mod cluster;
 pub mod endpoint;
+pub mod resolve;
+pub mod timer;
 pub mod module;
 pub mod drain;
 pub mod metrics;

@@ -1,1 +1,438 @@
-//! (to come)
+//! A worker: built from a configuration and bound sockets, serving on a thread per core until it is drained.
+//!
+//! In two steps, so that everything that can fail has failed before a socket is touched: [`Prepared::new`] loads the
+//! modules and builds the balancers, [`Worker::start`] starts the threads.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::runtime;
+use tokio::sync::watch;
+use tokio::task::LocalSet;
+
+use crate::access_log::{self, AccessLog};
+use crate::admin;
+use crate::cluster::{Cluster, Clusters};
+use crate::config::Config;
+use crate::drain::{Idle, Phase};
+use crate::listener::{self, Gate};
+use crate::metrics::{ClusterLayout, EndpointLayout, Metrics, MetricsLayout};
+use crate::module::balancer::BuildError;
+use crate::module::load::LoadError;
+use crate::module::registry::Registry;
+use crate::resolve::Addresses;
+use crate::route::Routes;
+use crate::sockets::{self, BindError, Bound};
+use crate::thread::Thread;
+
+/// How often a thread looks after its idle server connections and its access log.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// A configuration with its modules loaded and its balancers built; nothing is bound or started.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// Its modules.
+    pub registry: Registry,
+    clusters: Clusters,
+}
+
+/// A running worker. Dropping it stops it at once.
+#[derive(Debug)]
+pub struct Worker {
+    addresses: Vec<SocketAddr>,
+    admin_address: Option<SocketAddr>,
+    phase: Arc<watch::Sender<Phase>>,
+    drain_timeout: Duration,
+    threads: Vec<JoinHandle<()>>,
+    background: Option<JoinHandle<()>>,
+    metrics: Arc<Metrics>,
+    access_log: Option<Arc<AccessLog>>,
+}
+
+/// A handle to a worker for whoever does not own it, such as a signal handler's thread.
+#[derive(Clone, Debug)]
+pub struct Control {
+    phase: Arc<watch::Sender<Phase>>,
+    drain_timeout: Duration,
+    access_log: Option<Arc<AccessLog>>,
+}
+
+/// Sockets for all that a worker listens on.
+#[derive(Debug)]
+pub struct Sockets {
+    /// In the order of the configuration's listeners, each with one socket a thread.
+    pub listeners: Vec<Bound>,
+    /// The admin listener's, if there is one.
+    pub admin: Option<TcpListener>,
+}
+
+/// Why a worker did not start. Every problem of its kind, not just the first.
+#[derive(Debug)]
+pub enum StartError {
+    /// Modules that were refused.
+    Modules(Vec<LoadError>),
+    /// Balancers that their modules refused to build.
+    Balancers(Vec<BuildError>),
+    /// Addresses that could not be bound.
+    Bind(Vec<BindError>),
+    /// Something that the system did not give; what for, and why.
+    System(String, io::Error),
+}
+
+impl Prepared {
+    /// Loads the modules and builds the balancers.
+    ///
+    /// # Errors
+    /// [`StartError::Modules`] or [`StartError::Balancers`].
+    pub fn new(config: Arc<Config>) -> Result<Self, StartError> {
+        let registry = Registry::load(&config.modules).map_err(StartError::Modules)?;
+        let mut clusters = Vec::new();
+        let mut refused = Vec::new();
+        for cluster in &config.clusters {
+            match Cluster::build(cluster, &registry) {
+                Ok(cluster) => clusters.push(cluster),
+                Err(e) => refused.push(e),
+            }
+        }
+        if !refused.is_empty() {
+            return Err(StartError::Balancers(refused));
+        }
+        Ok(Self { config, registry, clusters: clusters.into() })
+    }
+}
+
+impl Sockets {
+    /// Binds everything that a configuration listens on.
+    ///
+    /// # Errors
+    /// [`StartError::Bind`], with every address that could not be bound.
+    pub fn bind(config: &Config) -> Result<Self, StartError> {
+        let mut listeners = Vec::new();
+        let mut failed = Vec::new();
+        for listener in &config.listeners {
+            match sockets::bind(listener, config.threads) {
+                Ok(bound) => listeners.push(bound),
+                Err(e) => failed.push(e),
+            }
+        }
+        let admin = config.admin.as_ref().map(|admin| {
+            TcpListener::bind(admin.address).map_err(|source| BindError {
+                address: admin.address,
+                place: admin.place.clone(),
+                source,
+            })
+        });
+        let admin = match admin.transpose() {
+            Ok(admin) => admin,
+            Err(e) => {
+                failed.push(e);
+                None
+            }
+        };
+        if failed.is_empty() { Ok(Self { listeners, admin }) } else { Err(StartError::Bind(failed)) }
+    }
+}
+
+impl Worker {
+    /// Prepares, binds and starts.
+    ///
+    /// # Errors
+    /// Any [`StartError`]; nothing is left running then.
+    pub fn start(config: Arc<Config>) -> Result<Self, StartError> {
+        let prepared = Prepared::new(config)?;
+        let sockets = Sockets::bind(&prepared.config)?;
+        Self::start_on(prepared, sockets)
+    }
+
+    /// Starts on sockets that somebody else has bound.
+    ///
+    /// # Errors
+    /// [`StartError::System`].
+    pub fn start_on(prepared: Prepared, sockets: Sockets) -> Result<Self, StartError> {
+        let Prepared { config, registry: _, clusters } = prepared;
+        let access_log = AccessLog::open(&config.access_log)
+            .map_err(|e| StartError::System("access log".into(), e))?
+            .map(Arc::new);
+        let addresses: Vec<SocketAddr> = sockets.listeners.iter().map(|bound| bound.address).collect();
+        let admin_address = sockets.admin.as_ref().and_then(|socket| socket.local_addr().ok());
+        let metrics = Metrics::new(&layout(&addresses, &clusters, access_log.as_deref()), config.threads);
+        let (phase, _) = watch::channel(Phase::Serving);
+        let mut worker = Self {
+            addresses,
+            admin_address,
+            phase: Arc::new(phase),
+            drain_timeout: config.timeouts.drain,
+            threads: Vec::new(),
+            background: None,
+            metrics,
+            access_log,
+        };
+        // From here on dropping `worker` stops whatever was started.
+        worker.background = Some(worker.spawn_background(&clusters, sockets.admin)?);
+        worker.spawn_threads(&config, &clusters, sockets.listeners)?;
+        Ok(worker)
+    }
+
+    /// Where it listens, in the order of the configuration.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Where its admin listener is, if it has one.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
+    }
+
+    /// Its numbers.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// A handle for others.
+    pub fn control(&self) -> Control {
+        Control {
+            phase: Arc::clone(&self.phase),
+            drain_timeout: self.drain_timeout,
+            access_log: self.access_log.clone(),
+        }
+    }
+
+    /// Waits until it has ended, after somebody had it drain or stop.
+    pub fn wait(mut self) {
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has said so.
+            let _ = thread.join();
+        }
+    }
+
+    fn spawn_background(&self, clusters: &Clusters, admin: Option<TcpListener>) -> Result<JoinHandle<()>, StartError> {
+        let names: Vec<_> = clusters
+            .iter()
+            .flat_map(|cluster| &cluster.endpoints)
+            .filter_map(|endpoint| match &endpoint.addresses {
+                Addresses::Named(name) => Some(Arc::clone(name)),
+                Addresses::Fixed(_) => None,
+            })
+            .collect();
+        let metrics = Arc::clone(&self.metrics);
+        let mut phase = self.phase.subscribe();
+        let runtime = new_runtime("background")?;
+        spawn("background", move || {
+            runtime.block_on(async {
+                for name in names {
+                    tokio::spawn(name.keep_resolved());
+                }
+                let (ready, readiness) = watch::channel(admin::Readiness::Ready);
+                if let Some(socket) = admin {
+                    tokio::spawn(async move {
+                        if let Err(e) = admin::serve(socket, metrics, readiness).await {
+                            tracing::error!("admin listener: {e}");
+                        }
+                    });
+                }
+                // A sender that is gone means the same as a stop.
+                let _ = phase.wait_for(|phase| phase.is_ending()).await;
+                let _ = ready.send(admin::Readiness::Draining);
+                let _ = phase.wait_for(|phase| *phase == Phase::Stopped).await;
+            });
+            // A look-up may still run in a thread of the runtime's, and nobody waits for its answer.
+            runtime.shutdown_background();
+        })
+    }
+
+    fn spawn_threads(&mut self, config: &Arc<Config>, clusters: &Clusters, listeners: Vec<Bound>) -> Result<(), StartError> {
+        let routes = Arc::new(Routes::new(config));
+        let epoch = Instant::now();
+        let gates: Vec<Arc<Gate>> = config
+            .listeners
+            .iter()
+            .zip(&listeners)
+            .enumerate()
+            .map(|(i, (listener, bound))| Arc::new(Gate::new(i, bound.address, listener.max_connections)))
+            .collect();
+        let mut shares: Vec<Vec<(TcpListener, Arc<Gate>)>> = (0..config.threads).map(|_| Vec::new()).collect();
+        for (bound, gate) in listeners.into_iter().zip(&gates) {
+            for (i, socket) in bound.sockets.into_iter().enumerate() {
+                shares[i % config.threads].push((socket, Arc::clone(gate)));
+            }
+        }
+        for (i, share) in shares.into_iter().enumerate() {
+            let (config, routes, clusters) = (Arc::clone(config), Arc::clone(&routes), Arc::clone(clusters));
+            let metrics = self.metrics.shard(i);
+            let writer = self.access_log.as_ref().map(|log| log.writer());
+            let phase = self.phase.subscribe();
+            let runtime = new_runtime("worker")?;
+            self.threads.push(spawn(&format!("worker-{i}"), move || {
+                let thread = Rc::new(Thread::new(config, routes, clusters, metrics, writer, epoch));
+                let local = LocalSet::new();
+                local.block_on(&runtime, run_thread(thread, share, phase));
+                // Requests that were cut off tell their modules as their tasks are dropped here, on the runtime.
+                let _entered = runtime.enter();
+                drop(local);
+            })?);
+        }
+        Ok(())
+    }
+}
+
+impl Control {
+    /// Accepts nothing more and lets running requests end, for as long as the configuration says.
+    pub fn drain(&self, idle: Idle) {
+        let until = Instant::now() + self.drain_timeout;
+        self.enter(Phase::Draining { until, idle });
+    }
+
+    /// Cuts everything off.
+    pub fn stop(&self) {
+        self.enter(Phase::Stopped);
+    }
+
+    /// Opens the access log's file anew.
+    pub fn reopen_access_log(&self) {
+        if let Some(log) = &self.access_log {
+            log.reopen();
+        }
+    }
+
+    fn enter(&self, next: Phase) {
+        self.phase.send_if_modified(|phase| {
+            let later = match (*phase, next) {
+                (Phase::Stopped, _) | (_, Phase::Serving) => false,
+                (Phase::Draining { .. }, Phase::Draining { .. }) => false,
+                (Phase::Serving | Phase::Draining { .. }, _) => true,
+            };
+            if later {
+                *phase = next;
+            }
+            later
+        });
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.control().stop();
+        for thread in self.threads.drain(..).chain(self.background.take()) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What one worker thread does all its life.
+async fn run_thread(
+    thread: Rc<Thread>,
+    sockets: Vec<(TcpListener, Arc<Gate>)>,
+    mut phase: watch::Receiver<Phase>,
+) {
+    let accepting: Vec<_> = sockets
+        .into_iter()
+        .filter_map(|(socket, gate)| match tokio::net::TcpListener::from_std(socket) {
+            Ok(socket) => Some(tokio::task::spawn_local(listener::accept(Rc::clone(&thread), socket, gate))),
+            Err(e) => {
+                tracing::error!(listener = %gate.address, "cannot wait for connections: {e}");
+                None
+            }
+        })
+        .collect();
+    let keeper = tokio::task::spawn_local(keep_house(Rc::clone(&thread)));
+    let serving = phase.wait_for(|phase| phase.is_ending()).await.map_or(Phase::Stopped, |phase| *phase);
+    for task in &accepting {
+        task.abort();
+    }
+    thread.enter_phase(serving);
+    if let Phase::Draining { until, .. } = serving {
+        let drained = async {
+            while thread.n_connections() > 0 {
+                thread.a_connection_ended().await;
+            }
+        };
+        tokio::select! {
+            () = drained => {}
+            _ = phase.wait_for(|phase| *phase == Phase::Stopped) => {}
+            () = tokio::time::sleep_until(until.into()) => {
+                tracing::warn!(connections = thread.n_connections(), "drain time is over, cutting off what still runs");
+            }
+        }
+    }
+    keeper.abort();
+    thread.pool.clear();
+}
+
+async fn keep_house(thread: Rc<Thread>) {
+    let mut interval = tokio::time::interval(HOUSEKEEPING);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        thread.pool.sweep(Instant::now());
+        if let Some(log) = &thread.access_log {
+            log.borrow_mut().flush();
+        }
+    }
+}
+
+fn layout(addresses: &[SocketAddr], clusters: &Clusters, access_log: Option<&AccessLog>) -> MetricsLayout {
+    let cluster = |idx: usize| {
+        let cluster = &clusters[idx];
+        let counted = Arc::clone(clusters);
+        ClusterLayout {
+            name: Arc::clone(&cluster.config.name),
+            module: Arc::clone(&cluster.config.module),
+            endpoints: cluster
+                .endpoints
+                .iter()
+                .map(|e| EndpointLayout { url: Arc::clone(&e.url), counters: e.counters })
+                .collect(),
+            faults: Arc::new(move |fault| counted[idx].balancer.faults(fault)),
+        }
+    };
+    MetricsLayout {
+        listeners: addresses.iter().map(|address| address.to_string().into()).collect(),
+        clusters: (0..clusters.len()).map(cluster).collect(),
+        access_log: access_log.map(access_log::AccessLog::lines),
+    }
+}
+
+fn new_runtime(what: &str) -> Result<runtime::Runtime, StartError> {
+    runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .map_err(|e| StartError::System(format!("{what} runtime"), e))
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(run)
+        .map_err(|e| StartError::System(format!("thread \"{name}\""), e))
+}
+
+impl fmt::Display for StartError {
+    /// One line for each problem.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fn lines<T: fmt::Display>(f: &mut fmt::Formatter<'_>, problems: &[T]) -> fmt::Result {
+            for (i, problem) in problems.iter().enumerate() {
+                if i > 0 {
+                    f.write_str("\n")?;
+                }
+                problem.fmt(f)?;
+            }
+            Ok(())
+        }
+        match self {
+            Self::Modules(problems) => lines(f, problems),
+            Self::Balancers(problems) => lines(f, problems),
+            Self::Bind(problems) => lines(f, problems),
+            Self::System(what, e) => write!(f, "cannot start: {what}: {e}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
