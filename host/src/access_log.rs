@@ -419,12 +419,8 @@ fn escape(line: &mut Vec<u8>, bytes: &[u8]) {
 
 /// A word of its own: spaces would end it, and none is a dash.
 fn escape_word(line: &mut Vec<u8>, word: Option<&str>) {
-    match word {
-        None | Some("") => line.push(b'-'),
-        Some(word) => {
-            escape_if(line, word.as_bytes(), |byte| matches!(byte, b'"' | b'\\' | ..=b' ' | 0x7f..))
-        }
-    }
+    let word = word.filter(|word| !word.is_empty()).unwrap_or("-");
+    escape_if(line, word.as_bytes(), |byte| matches!(byte, b'"' | b'\\' | ..=b' ' | 0x7f..));
 }
 
 fn escape_if(line: &mut Vec<u8>, mut bytes: &[u8], is_special: impl Fn(u8) -> bool) {

@@ -1,1 +1,203 @@
-fn main() {}
+//! Arguments → one subcommand → exit code; the only place that ends the process.
+
+mod cli;
+mod inspect;
+mod log;
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::timeout;
+
+use trylist::config::{self, Config, Syntax, Warning};
+use trylist::demo::Demo;
+use trylist::module::balancer::BuildError;
+use trylist::module::load;
+use trylist::worker::{self, StartError, Worker};
+
+use self::cli::{Arguments, Command, Exit, ModuleCommand};
+
+/// For a worker to end that was told to stop at once; it needs milliseconds, unless a module does not return.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    log::start(&arguments.log_level);
+    let result = match &arguments.command {
+        Command::Run(from) => run(&from.config),
+        Command::Check(from) => check(&from.config),
+        Command::Demo => demo(),
+        Command::Module(ModuleCommand::Inspect { file }) => inspect(file),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // If stderr is gone too, the exit code has to say it alone.
+            let _ = io::stderr().write_all(failure.text.as_bytes());
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}
+
+fn run(file: &Path) -> Result<(), Failure> {
+    let (config, warnings) = config::load(file)?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    serve(config, "")
+}
+
+fn check(file: &Path) -> Result<(), Failure> {
+    let (config, warnings) = config::load(file)?;
+    worker::prepare(&config)?;
+    let warnings: String =
+        warnings.iter().map(|warning: &Warning| format!("{warning} (warning)\n")).collect();
+    // Not by the log, whose level may hide them: they are what was asked for.
+    io::stderr()
+        .write_all(warnings.as_bytes())
+        .map_err(|error| Failure::new(format_args!("stderr: {error}")))?;
+    print(&summary(&config))
+}
+
+fn demo() -> Result<(), Failure> {
+    let demo = Demo::start()
+        .map_err(|error| Failure::new(format_args!("demo: its servers cannot be started: {error}")))?;
+    let (config, _) = config::parse("demo.toml", &demo.configuration(), Syntax::Toml)?;
+    serve(config, &format!("{}\n", demo.introduction()))
+}
+
+fn inspect(file: &Path) -> Result<(), Failure> {
+    let module = load::inspect(file).map_err(|error| Failure { exit: Exit::Module, text: line(&error) })?;
+    print(&inspect::describe(&module))
+}
+
+/// Runs a worker until signals end it. Says `introduction` when it listens.
+fn serve(config: Config, introduction: &str) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::new(format_args!("no runtime for signals: {error}")))?;
+    let result = runtime.block_on(serve_until_stopped(config, introduction));
+    // Without waiting for a worker that does not end.
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve_until_stopped(config: Config, introduction: &str) -> Result<(), Failure> {
+    // Before anything listens, so that no signal ends the process unseen.
+    let mut signals =
+        StopSignals::new().map_err(|error| Failure::new(format_args!("no signal handler: {error}")))?;
+    let worker = Arc::new(Worker::start(Arc::new(config))?);
+    print(introduction)?;
+    let mut ended = tokio::task::spawn_blocking({
+        let worker = Arc::clone(&worker);
+        move || worker.wait()
+    });
+    tokio::select! {
+        _ = &mut ended => return Err(Failure::new("the worker ended by itself")),
+        name = signals.recv() => {
+            tracing::info!("{name}: requests may end, then it stops; a second signal stops it at once");
+            worker.drain();
+        }
+    }
+    tokio::select! {
+        _ = &mut ended => Ok(()),
+        name = signals.recv() => {
+            tracing::warn!("{name}: it stops at once");
+            worker.stop();
+            let _ = timeout(STOP_TIMEOUT, ended).await;
+            Err(Failure::new("stopped by a second signal before all requests had ended"))
+        }
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn recv(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// What `check` says where nothing is wrong.
+fn summary(config: &Config) -> String {
+    let n_servers = config.clusters.iter().map(|cluster| cluster.servers.len()).sum();
+    format!(
+        "{}: ok: {}, {}, {} of {}, {}\n",
+        config.source.display(),
+        count(config.listeners.len(), "listener"),
+        count(config.modules.len(), "module"),
+        count(config.clusters.len(), "cluster"),
+        count(n_servers, "server"),
+        count(config.routes.len(), "route"),
+    )
+}
+
+fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        // Whoever read it has read enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(Failure::new(format_args!("stdout: {error}"))),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Why the process ends with another code than 0.
+#[derive(Debug)]
+struct Failure {
+    exit: Exit,
+    /// Whole lines for stderr.
+    text: String,
+}
+
+impl Failure {
+    /// Something failed that has no place in a file.
+    fn new(text: impl Display) -> Self {
+        Self { exit: Exit::Failed, text: format!("trylist: {text}\n") }
+    }
+}
+
+impl From<config::ConfigErrors> for Failure {
+    fn from(errors: config::ConfigErrors) -> Self {
+        Self { exit: Exit::Configuration, text: errors.problems.iter().map(line).collect() }
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Modules(errors) => {
+                Self { exit: Exit::Module, text: errors.iter().map(line).collect() }
+            }
+            StartError::Balancers(errors) => {
+                let lines = errors.iter().flat_map(BuildError::lines);
+                Self { exit: Exit::Module, text: lines.map(|text| line(&text)).collect() }
+            }
+            other => Self::new(other.to_string()),
+        }
+    }
+}
+
+fn line(text: &impl Display) -> String {
+    format!("{text}\n")
+}

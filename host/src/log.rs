@@ -1,0 +1,79 @@
+//! The log on stderr: one line an event, coloured only for people.
+
+use std::env;
+use std::io::{self, IsTerminal};
+use std::str::FromStr;
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// What is logged: a level for all, and levels for parts of the program.
+#[derive(Clone, Debug)]
+pub(crate) struct Filter(Targets);
+
+impl FromStr for Filter {
+    type Err = String;
+
+    /// `level` or `target=level`, by commas. Stricter than [`Targets`]'s own, which takes a misspelt level for the name
+    /// of a target, and then logs nothing.
+    fn from_str(text: &str) -> Result<Self, String> {
+        // A variable that is set to nothing is as good as unset.
+        let text = if text.trim().is_empty() { "info" } else { text };
+        let mut targets = Targets::new();
+        for part in text.split(',').map(str::trim) {
+            let (target, level) =
+                part.split_once('=').map_or((None, part), |(target, level)| (Some(target), level));
+            // An empty one would be read as "error".
+            let known = Some(level).filter(|level| !level.is_empty()).and_then(|level| level.parse().ok());
+            let level: LevelFilter = known.ok_or_else(|| {
+                format!("no level \"{level}\"; there are error, warn, info, debug, trace and off")
+            })?;
+            targets = match target {
+                Some(target) => targets.with_target(target, level),
+                None => targets.with_default(level),
+            };
+        }
+        Ok(Self(targets))
+    }
+}
+
+/// Starts the log. Called once, before anything that logs.
+pub(crate) fn start(filter: &Filter) {
+    let is_for_people =
+        io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let lines = tracing_subscriber::fmt::layer()
+        .compact()
+        .with_target(false)
+        .with_ansi(is_for_people)
+        .with_writer(io::stderr);
+    tracing_subscriber::registry().with(lines).with(filter.0.clone()).init();
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn takes_a_level_and_levels_for_parts() {
+        let Filter(targets) = "warn,trylist::pool=debug".parse().expect("it is right");
+        assert!(targets.would_enable("trylist::worker", &Level::WARN));
+        assert!(!targets.would_enable("trylist::worker", &Level::INFO));
+        assert!(targets.would_enable("trylist::pool", &Level::DEBUG));
+        let Filter(targets) = "".parse().expect("it is as good as unset");
+        assert!(
+            targets.would_enable("trylist", &Level::INFO) && !targets.would_enable("trylist", &Level::DEBUG)
+        );
+    }
+
+    #[test]
+    fn refuses_a_level_that_there_is_not() {
+        for text in ["infoo", "info,trylist=loud", "info,", "trylist="] {
+            let error = text.parse::<Filter>().expect_err(text);
+            assert!(error.contains("there are error, warn"), "{error}");
+        }
+    }
+}
