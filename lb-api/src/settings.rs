@@ -47,7 +47,7 @@ fn value_of(setting: View<'_, wire::Setting>) -> Value {
         wire::SETTING_TABLE => Value::Table(Vec::new()),
         wire::SETTING_ARRAY => Value::Array(Vec::new()),
         wire::SETTING_INTEGER => Value::Integer(setting.integer),
-        wire::SETTING_FLOAT => Value::Float(setting.float),
+        wire::SETTING_FLOAT => Value::Float(setting.real),
         wire::SETTING_BOOLEAN => Value::Boolean(setting.integer != 0),
         _ => Value::String(setting.text(|s| s.text).to_owned()),
     }

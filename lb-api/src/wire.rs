@@ -14,7 +14,7 @@ mod fields;
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-pub use fields::{FieldLayout, compare, wire_fields};
+pub use fields::{FieldLayout, compare, wire_fields, wire_sizes};
 
 /// Bytes that somebody else owns. A null `ptr` means absent, which is not the same as empty.
 #[repr(C)]
@@ -225,8 +225,8 @@ pub struct Setting {
     pub text: Str,
     /// An integer; a boolean as 0 or 1; the number of elements of a table or an array.
     pub integer: i64,
-    /// A float.
-    pub float: f64,
+    /// A float. (In C `float` is a keyword.)
+    pub real: f64,
 }
 
 /// A table; `integer` is its number of keys.
@@ -584,7 +584,8 @@ pub struct Module {
     pub info: Option<unsafe extern "C" fn(info: *mut Info) -> u32>,
     /// Makes an instance for one cluster, and says what it needs.
     pub build: Option<unsafe extern "C" fn(cx: *const BuildCx, balancer: *mut *mut c_void) -> u32>,
-    /// The hook: writes this request's trylist into `trylist`.
+    /// The hook: writes this request's trylist into `trylist`. Where it returns anything but [`STATUS_OK`] there is
+    /// none, and none is dropped.
     pub load_balance: Option<
         unsafe extern "C" fn(balancer: *const c_void, request: *const Request, trylist: *mut c_void) -> u32,
     >,

@@ -33,6 +33,11 @@ pub fn wire_fields() -> &'static [FieldLayout] {
     FIELDS
 }
 
+/// The size of every wire struct, by name.
+pub fn wire_sizes() -> &'static [(&'static str, usize)] {
+    SIZES
+}
+
 /// Checks that the structs a module was compiled with are this crate's, as far as the module's go: every field of its
 /// own must be here with equal offset, size and type, and this crate may have more behind them.
 ///
@@ -81,9 +86,7 @@ macro_rules! tables {
             let $owner { $($name,)* } = it;
             $(let _: &$type = $name;)*
         };)*
-        /// Size of each wire struct, for the test that compares them with the C header.
-        #[cfg(test)]
-        pub(crate) const SIZES: &[(&str, usize)] = &[$((stringify!($owner), size_of::<$owner>()),)*];
+        const SIZES: &[(&str, usize)] = &[$((stringify!($owner), size_of::<$owner>()),)*];
     };
 }
 
@@ -147,7 +150,7 @@ tables! {
         path: Str,
         text: Str,
         integer: i64,
-        float: f64,
+        real: f64,
     }
     ErrorSink {
         size: u32,
