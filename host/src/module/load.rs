@@ -432,7 +432,7 @@ impl fmt::Display for Refusal {
             Self::TooLarge => write!(f, "is larger than {} MiB", MAX_FILE_BYTES >> 20),
             Self::Exposed(why) | Self::NoLibrary(why) | Self::Root(why) | Self::Info(why) => f.write_str(why),
             Self::OtherHash { pinned, found } => {
-                write!(f, "has sha256 {}, the configuration wants {}", Hex(&**found), Hex(&**pinned))
+                write!(f, "has sha256 {}, the configuration wants {}", Hex(&found[..]), Hex(&pinned[..]))
             }
             Self::Copy(error) => write!(f, "cannot be copied to where it may run: {error}"),
             Self::Linker(text) => write!(f, "cannot be linked: {text}"),
