@@ -182,6 +182,64 @@ fn refuses_a_rust_module_that_panics_before_it_says_a_word() {
     refused(&broken("panics-in-root"), "its root could not be made: it panicked");
 }
 
+// ---- the table of C modules ----------------------------------------------------------------------------------------
+
+#[test]
+fn refuses_a_c_module_of_another_abi() {
+    refused(&broken("other-major"), "built for ABI 2.0, this host provides 1.0; rebuild it");
+    refused(&broken("newer-minor"), "built for ABI 1.1, this host provides 1.0; rebuild it");
+}
+
+#[test]
+fn refuses_a_symbol_that_leads_to_no_table() {
+    refused(&broken("null-table"), NO_TABLE);
+    refused(&broken("table-itself"), NO_TABLE);
+}
+
+#[test]
+fn refuses_a_table_that_is_too_short() {
+    refused(&broken("short-table"), "its table of calls says that it has 64 bytes, expected 104 or more");
+}
+
+#[test]
+fn refuses_a_table_without_a_call_that_every_module_must_have() {
+    refused(&broken("null-call"), "its call next is null, and every module must have one");
+    refused(&broken("null-info"), "its call info is null, and every module must have one");
+}
+
+#[test]
+fn refuses_a_module_that_says_nothing_of_itself() {
+    refused(&broken("info-refuses"), "info returned status 1");
+    refused(&broken("info-panics"), "panicked in info");
+}
+
+#[test]
+fn refuses_a_module_that_was_put_together_from_two_abis() {
+    refused(
+        &broken("info-of-another-abi"),
+        "its table is of ABI 1.0, its info of 1.3; rebuild it as a whole",
+    );
+}
+
+#[test]
+fn refuses_an_id_that_is_none() {
+    refused(&broken("odd-id"), "says that its ID is \"Round-Robin\", which is not snake_case");
+}
+
+#[test]
+fn refuses_text_that_is_none() {
+    refused(&broken("odd-text"), "its version is not UTF-8: \"1.0 \u{fffd}\"");
+}
+
+#[test]
+fn refuses_a_trylist_that_no_host_can_place() {
+    refused(
+        &broken("odd-alignment"),
+        "its trylist is to be aligned to 24 bytes, expected a power of two up to 16",
+    );
+    refused(&broken("huge-trylist"), "its trylist takes 1048576 bytes, 65536 at most can be given");
+}
+
 // ---- building ------------------------------------------------------------------------------------------------------
 
 /// What a module says to a cluster `api` with this setting in line 9.
@@ -255,7 +313,9 @@ fn a_missing_setting_is_named() {
 fn a_setting_that_the_module_does_not_have_is_refused() {
     assert_eq!(
         build("always_busy", Some(3)).unwrap_err(),
-        [r#"site.toml:9: cluster "api": module "always_busy": settings.choices: unknown setting, this module has none"#]
+        [
+            r#"site.toml:9: cluster "api": module "always_busy": settings.choices: unknown setting, this module has none"#
+        ]
     );
 }
 
@@ -279,6 +339,8 @@ fn modules_that_fail_only_later_load_and_build() {
         "segfaults",
         "aborts",
         "never_returns",
+        "answers_unknown_kind",
+        "odd_status",
     ];
     for id in faults {
         build(id, None).unwrap();
@@ -302,6 +364,14 @@ fn tells_what_a_module_is() {
     assert_eq!(module.trylist(), TrylistLayout { size: 1, align: 1 });
     assert_eq!(module.supports(), Supports { observe: true, save: true, explain: true });
     assert_eq!(hex(module.sha256()), sha256(&file));
+}
+
+#[test]
+fn tells_what_a_c_module_is() {
+    let module = inspect(&broken("odd-status")).unwrap();
+    assert_eq!((module.id(), module.version(), module.abi()), ("odd_status", "1.0.0", (1, 0)));
+    assert_eq!((module.language(), module.trylist()), (Language::C, TrylistLayout { size: 0, align: 1 }));
+    assert_eq!(module.supports(), Supports { observe: false, save: false, explain: false });
 }
 
 #[test]

@@ -83,10 +83,7 @@ pub enum Refusal {
     TooLarge,
     /// Somebody else can change the file.
     Exposed(String),
-    OtherHash {
-        pinned: [u8; 32],
-        found: [u8; 32],
-    },
+    OtherHash { pinned: Box<[u8; 32]>, found: Box<[u8; 32]> },
     NoLibrary(String),
     Copy(io::Error),
     Linker(String),
