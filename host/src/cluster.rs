@@ -44,7 +44,8 @@ impl Cluster {
     /// # Panics
     /// If the cluster's module is not in the registry, which the checked configuration rules out.
     pub fn build(config: &config::Cluster, registry: &Registry) -> Result<Self, BuildError> {
-        let module = registry.module(&config.module).expect("a checked cluster names a module that is loaded");
+        let module =
+            registry.module(&config.module).expect("a checked cluster names a module that is loaded");
         let endpoints = Endpoint::of_cluster(config);
         let seen: Vec<balancer::Endpoint<'_>> = endpoints
             .iter()
@@ -81,7 +82,11 @@ impl Cluster {
 
     /// The host's own choice, for when the module gives none that can be used: of two available endpoints drawn at
     /// random by weight, the one with fewer in flight. `random` yields uniform bits. One pass over the endpoints.
-    pub fn fall_back(&self, is_tried: impl Fn(usize) -> bool, mut random: impl FnMut() -> u64) -> Option<usize> {
+    pub fn fall_back(
+        &self,
+        is_tried: impl Fn(usize) -> bool,
+        mut random: impl FnMut() -> u64,
+    ) -> Option<usize> {
         let mut total = 0_u64;
         let mut drawn = [None; 2];
         for (i, endpoint) in self.endpoints.iter().enumerate() {

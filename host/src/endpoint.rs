@@ -48,7 +48,8 @@ impl Endpoint {
     ///
     /// Slots are never freed, as the ABI promises modules. A worker makes them once, so they do not add up.
     pub fn of_cluster(cluster: &config::Cluster) -> Box<[Self]> {
-        let occurrence = |i: usize| cluster.servers[..i].iter().filter(|s| s.url == cluster.servers[i].url).count();
+        let occurrence =
+            |i: usize| cluster.servers[..i].iter().filter(|s| s.url == cluster.servers[i].url).count();
         cluster
             .servers
             .iter()
@@ -148,7 +149,9 @@ mod tests {
     fn ids_tell_servers_apart_and_stay() {
         let a = id("api", "http://a", 0, None);
         assert_eq!(a, id("api", "http://a", 0, None));
-        for other in [id("web", "http://a", 0, None), id("api", "http://a", 1, None), id("api", "http://b", 0, None)] {
+        for other in
+            [id("web", "http://a", 0, None), id("api", "http://a", 1, None), id("api", "http://b", 0, None)]
+        {
             assert_ne!(a, other);
         }
         assert_ne!(id("ab", "c", 0, None), id("a", "bc", 0, None));

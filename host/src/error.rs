@@ -59,7 +59,9 @@ impl Error {
             | Self::BodyTimeout
             | Self::NoRoute
             | Self::ClientGone => Side::Downstream,
-            Self::NoEndpoint | Self::Busy | Self::Failed | Self::BadResponse | Self::ServerTimeout => Side::Upstream,
+            Self::NoEndpoint | Self::Busy | Self::Failed | Self::BadResponse | Self::ServerTimeout => {
+                Side::Upstream
+            }
         }
     }
 }

@@ -208,7 +208,9 @@ mod tests {
     #[test]
     fn passes_on_what_is_for_the_end_and_says_for_whom() {
         assert_eq!(
-            sent("GET /x HTTP/1.1\r\nHost: a\r\nAccept: b\r\nConnection: keep-alive, x-hop\r\nX-Hop: c\r\nX-End: d\r\n\r\n"),
+            sent(
+                "GET /x HTTP/1.1\r\nHost: a\r\nAccept: b\r\nConnection: keep-alive, x-hop\r\nX-Hop: c\r\nX-End: d\r\n\r\n"
+            ),
             "GET /t HTTP/1.1\r\nHost: server\r\nAccept: b\r\nX-End: d\r\nX-Forwarded-For: 127.0.20.103\r\n\
              X-Forwarded-Proto: http\r\nX-Forwarded-Host: a\r\nVia: 1.1 trylist\r\n\r\n"
         );
@@ -225,7 +227,10 @@ mod tests {
 
     #[test]
     fn asks_for_trailers_only_where_the_client_takes_them() {
-        assert!(sent("GET / HTTP/1.1\r\nHost: a\r\nTE: gzip, trailers\r\n\r\n").contains("TE: trailers\r\nConnection: TE\r\n"));
+        assert!(
+            sent("GET / HTTP/1.1\r\nHost: a\r\nTE: gzip, trailers\r\n\r\n")
+                .contains("TE: trailers\r\nConnection: TE\r\n")
+        );
         assert!(!sent("GET / HTTP/1.1\r\nHost: a\r\nTE: gzip\r\n\r\n").contains("TE:"));
     }
 

@@ -63,9 +63,8 @@ impl Pool {
     pub fn sweep(&self, now: Instant) {
         for pool in &self.clusters {
             for idle in &pool.endpoints {
-                idle.borrow_mut().retain(|c| {
-                    now.saturating_duration_since(c.since) < pool.timeout && is_open(&c.stream)
-                });
+                idle.borrow_mut()
+                    .retain(|c| now.saturating_duration_since(c.since) < pool.timeout && is_open(&c.stream));
             }
         }
     }

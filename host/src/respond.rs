@@ -41,7 +41,14 @@ pub fn verdict(error: Error) -> Verdict {
 }
 
 /// Writes the whole response to an error. The body is one line that says what happened and whose fault it was.
-pub fn write_error(thread: &Thread, error: Error, method: Method, keep: bool, now: Instant, out: &mut Vec<u8>) {
+pub fn write_error(
+    thread: &Thread,
+    error: Error,
+    method: Method,
+    keep: bool,
+    now: Instant,
+    out: &mut Vec<u8>,
+) {
     let status = verdict(error).status;
     let who = match error.side() {
         Side::Downstream => "",

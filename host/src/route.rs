@@ -59,9 +59,10 @@ impl Routes {
             }
             Self::First(routes) => routes.iter().find(|route| {
                 covers(route.path.as_bytes(), path)
-                    && route.host.as_ref().is_none_or(|host| {
-                        authority.is_some_and(|a| *host_of(a) == *host.as_bytes())
-                    })
+                    && route
+                        .host
+                        .as_ref()
+                        .is_none_or(|host| authority.is_some_and(|a| *host_of(a) == *host.as_bytes()))
             }),
         }
     }
@@ -217,7 +218,12 @@ mod tests {
 
     #[test]
     fn matches_whole_segments_longest_first() {
-        let routes = longest(&[route(None, "/", 0), route(None, "/a", 1), route(None, "/a/b", 2), route(None, "/d/", 3)]);
+        let routes = longest(&[
+            route(None, "/", 0),
+            route(None, "/a", 1),
+            route(None, "/a/b", 2),
+            route(None, "/d/", 3),
+        ]);
         let found: Vec<_> = ["/", "/ab", "/a", "/a/", "/a/bc", "/a/b/c", "/d", "/d/e"]
             .map(|path| cluster(&routes, "x", path).expect("the root takes all"))
             .into();
@@ -268,7 +274,11 @@ mod tests {
             ("/", "/b", "/c", "/b/c"),
         ] {
             let route = config::Route { rewrite: Some(new.into()), ..route(None, path, 0) };
-            assert_eq!(String::from_utf8_lossy(&rewrite(&route, request.as_bytes())), result, "{path} {new} {request}");
+            assert_eq!(
+                String::from_utf8_lossy(&rewrite(&route, request.as_bytes())),
+                result,
+                "{path} {new} {request}"
+            );
         }
     }
 }

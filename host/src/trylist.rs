@@ -3,7 +3,10 @@
 //! - `next` is asked as the design says: answers are checked like input, an endpoint that takes nothing now is declined
 //!   and asked past, a fault hands the rest of the request to the host's own choice.
 //! - a try that was begun is ended, `finish` comes at most once, `drop` exactly once and last; after a panic only `drop`.
-#![allow(unsafe_code, reason = "keeps the promises that module calls rest on: storage that stays, calls in order")]
+#![allow(
+    unsafe_code,
+    reason = "keeps the promises that module calls rest on: storage that stays, calls in order"
+)]
 
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
@@ -166,9 +169,8 @@ impl<'a> Trylist<'a> {
         let request = trylist.slot().request();
         // SAFETY: `storage` has the module's size and alignment and, like `request`, stays in its box until `drop` below
         // has dropped the trylist; the request's text is borrowed for `'a`. Nothing is in the storage yet.
-        let started = trylist.timed(Call::LoadBalance, |cluster| unsafe {
-            cluster.balancer.load_balance(request, storage)
-        });
+        let started = trylist
+            .timed(Call::LoadBalance, |cluster| unsafe { cluster.balancer.load_balance(request, storage) });
         match started {
             Ok(()) => trylist.state = State::Chosen,
             Err(Panicked) => trylist.count_fault(Fault::Panic),
@@ -433,11 +435,7 @@ impl<'a> Trylist<'a> {
     }
 
     /// Makes a call on the trylist, if there still is one that may hear of anything.
-    fn tell(
-        &mut self,
-        call: Call,
-        tell: impl FnOnce(&Cluster, *mut c_void) -> Result<(), Panicked>,
-    ) {
+    fn tell(&mut self, call: Call, tell: impl FnOnce(&Cluster, *mut c_void) -> Result<(), Panicked>) {
         if matches!(self.state, State::Ended | State::None) {
             return;
         }

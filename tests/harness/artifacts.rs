@@ -11,6 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The library of one of this workspace's modules, by module ID.
 pub fn module(id: &str) -> PathBuf {
@@ -18,10 +19,10 @@ pub fn module(id: &str) -> PathBuf {
     BUILT.get_or_init(|| modules("dev")).path(&id.replace('_', "-"))
 }
 
-/// As [`module`], optimised as for users; for benchmarks.
-pub fn release_module(id: &str) -> PathBuf {
-    static BUILT: OnceLock<Libraries> = OnceLock::new();
-    BUILT.get_or_init(|| modules("release")).path(&id.replace('_', "-"))
+/// All of this workspace's modules, module ID and library, optimised as for users: for benchmarks.
+pub fn release_modules() -> Vec<(String, PathBuf)> {
+    let id = |folder: &String| folder.replace('-', "_");
+    modules("release").paths.iter().map(|(folder, path)| (id(folder), path.clone())).collect()
 }
 
 /// A module that is wrong on purpose, by its folder in `tests/broken`, or by its C file in `tests/broken/c`.
@@ -124,8 +125,10 @@ fn compile(source: &Path) -> PathBuf {
     let folder = target().join("c");
     fs::create_dir_all(&folder).expect("the target folder can be written");
     let library = folder.join(source.file_name().expect("a file")).with_extension("so");
-    // Into a file of its own first: another test process may be loading the last one just now.
-    let fresh = library.with_extension(format!("{}.so", std::process::id()));
+    // Into a file of its own first: another test may be loading the last one just now.
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let n = COUNT.fetch_add(1, Ordering::Relaxed);
+    let fresh = library.with_extension(format!("{}-{n}.so", std::process::id()));
     let status = Command::new("cc")
         .args(["-std=c11", "-Wall", "-Wextra", "-O1", "-shared", "-fPIC"])
         .arg("-I")

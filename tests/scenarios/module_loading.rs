@@ -4,12 +4,16 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
-use tests::artifacts::{broken, module};
-use trylist::config::{ModuleFile, Place};
+use lb_api::wire;
+use sha2::Digest as _;
+use tests::artifacts::broken;
+use trylist::config::{ModuleFile, Place, Setting, SettingValue};
+use trylist::module::balancer::{Balancer, BuildInput, Endpoint};
 use trylist::module::load::{LoadError, inspect, open};
 use trylist::module::registry::Registry;
-use trylist::module::{Language, Module};
+use trylist::module::{Language, Module, Supports, TrylistLayout};
 
 /// A configuration's line 7 that loads `id` from `file`.
 fn line(id: &str, file: impl Into<PathBuf>) -> ModuleFile {
@@ -52,7 +56,7 @@ const NO_TABLE: &str = "its symbol lb_module does not point to a table of calls;
 
 #[test]
 fn refuses_a_file_that_is_not_there() {
-    refused(Path::new("/nowhere/libmod_x.so"), "cannot be read: No such file or directory (os error 2)");
+    refused(Path::new("/nowhere/libmod_x.so"), "is not there");
 }
 
 #[test]
@@ -61,15 +65,17 @@ fn names_every_place_where_it_looked_for_a_relative_file() {
         ModuleFile { search: [PathBuf::from("/a"), "/b".into()].into(), ..line("x", "modules/mod_x.so") };
     assert_eq!(
         open(&request).unwrap_err().to_string(),
-        "site.toml:7: module \"x\": modules/mod_x.so: not found, looked for /a/modules/mod_x.so, \
-         /b/modules/mod_x.so, /a/mod_x.so, /b/mod_x.so, /a/libmod_x.so and /b/libmod_x.so"
+        "site.toml:7: module \"x\": modules/mod_x.so: is not there, looked for /a/modules/mod_x.so, \
+         /a/mod_x.so, /a/libmod_x.so, /b/modules/mod_x.so, /b/mod_x.so and /b/libmod_x.so"
     );
 }
 
 #[test]
 fn refuses_folders_and_pipes() {
     let folder = tempfile::tempdir().unwrap();
-    refused(folder.path(), "is no regular file");
+    refused(folder.path(), "is not there");
+    let inspected = inspect(folder.path()).unwrap_err().to_string();
+    assert_eq!(inspected, format!("{}: is no regular file", folder.path().display()));
     let pipe = folder.path().join("pipe");
     rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, 0o600.into()).unwrap();
     refused(&pipe, "is no regular file");
@@ -125,7 +131,7 @@ fn refuses_as_root_what_others_can_write() {
     if !rustix::process::geteuid().is_root() {
         return; // Only root is held to it; the rules themselves are tested for everybody in `owner.rs`.
     }
-    let (folder, library) = file(&fs::read(module("round_robin")).unwrap());
+    let (folder, library) = file(&fs::read(broken("exhausts-early")).unwrap());
     let advice = "modules run by root must be for root alone to change";
     fs::set_permissions(&library, fs::Permissions::from_mode(0o666)).unwrap();
     refused(&library, &format!("is writable by others (mode 0666); {advice}"));
@@ -149,10 +155,7 @@ fn refuses_a_rust_module_of_another_abi() {
 
 #[test]
 fn refuses_a_rust_module_with_another_root() {
-    refused(
-        &broken("other-root"),
-        "its calls are not this host's: its root has 1 calls and fields of the first release, here 14; rebuild it",
-    );
+    refused(&broken("other-root"), "its calls are not this host's: its root differs (Package); rebuild it");
 }
 
 #[test]
@@ -181,7 +184,269 @@ fn refuses_a_rust_module_that_panics_before_it_says_a_word() {
     refused(&broken("panics-in-root"), "its root could not be made: it panicked");
 }
 
+// ---- the table of C modules ----------------------------------------------------------------------------------------
+
+#[test]
+fn refuses_a_c_module_of_another_abi() {
+    refused(&broken("other-major"), "built for ABI 2.0, this host provides 1.0; rebuild it");
+    refused(&broken("newer-minor"), "built for ABI 1.1, this host provides 1.0; rebuild it");
+}
+
+#[test]
+fn refuses_a_symbol_that_leads_to_no_table() {
+    refused(&broken("null-table"), NO_TABLE);
+    refused(&broken("table-itself"), NO_TABLE);
+}
+
+#[test]
+fn refuses_a_table_that_is_too_short() {
+    refused(&broken("short-table"), "its table of calls says that it has 64 bytes, expected 104 or more");
+}
+
+#[test]
+fn refuses_a_table_without_a_call_that_every_module_must_have() {
+    refused(&broken("null-call"), "its call next is null, and every module must have one");
+    refused(&broken("null-info"), "its call info is null, and every module must have one");
+}
+
+#[test]
+fn refuses_a_module_that_says_nothing_of_itself() {
+    refused(&broken("info-refuses"), "info returned status 1");
+    refused(&broken("info-panics"), "panicked in info");
+}
+
+#[test]
+fn refuses_a_module_that_was_put_together_from_two_abis() {
+    refused(
+        &broken("info-of-another-abi"),
+        "its table is of ABI 1.0, its info of 1.3; rebuild it as a whole",
+    );
+}
+
+#[test]
+fn refuses_an_id_that_is_none() {
+    refused(&broken("odd-id"), "says that its ID is \"Round-Robin\", which is not snake_case");
+}
+
+#[test]
+fn refuses_text_that_is_none() {
+    refused(&broken("odd-text"), "its version is not UTF-8: \"1.0 \u{fffd}\"");
+}
+
+#[test]
+fn refuses_a_trylist_that_no_host_can_place() {
+    refused(
+        &broken("odd-alignment"),
+        "its trylist is to be aligned to 24 bytes, expected a power of two up to 16",
+    );
+    refused(&broken("huge-trylist"), "its trylist takes 1048576 bytes, 65536 at most can be given");
+}
+
+// ---- building ------------------------------------------------------------------------------------------------------
+
+/// What a module says to a cluster `api` with this setting in line 9.
+fn build(id: &str, choices: Option<i64>) -> Result<Balancer, Vec<String>> {
+    let module = load(id, &broken(&id.replace('_', "-"))).unwrap();
+    let settings: Vec<_> = choices
+        .map(|choices| Setting {
+            path: "choices".into(),
+            value: SettingValue::Integer(choices),
+            place: Place { file: "site.toml".into(), line: 9 },
+        })
+        .into_iter()
+        .collect();
+    let endpoint = Endpoint {
+        id: 1,
+        url: "http://127.0.0.1:9001",
+        name: "127.0.0.1",
+        port: 9001,
+        address: Some([127, 0, 0, 1].into()),
+        weight: 1,
+        metadata: &[],
+        counters: &COUNTERS,
+    };
+    let input = BuildInput {
+        cluster: "api",
+        endpoints: &[endpoint],
+        state: &STATE,
+        settings: &settings,
+        previous: None,
+        saved: None,
+    };
+    Balancer::build(&module, input).map_err(|error| error.lines().collect())
+}
+
+static COUNTERS: wire::Counters = wire::Counters {
+    size: size_of::<wire::Counters>() as u32,
+    state: AtomicU32::new(wire::STATE_AVAILABLE),
+    effective_weight: AtomicU32::new(1 << 16),
+    in_flight: AtomicU32::new(0),
+    in_flight_older: AtomicU32::new(0),
+    max_in_flight: AtomicU32::new(0),
+    latency_ns: AtomicU64::new(0),
+};
+
+static STATE: wire::ClusterState = wire::ClusterState {
+    size: size_of::<wire::ClusterState>() as u32,
+    n_available: AtomicU32::new(1),
+    epoch: AtomicU64::new(0),
+};
+
+#[test]
+fn every_reason_against_the_settings_is_a_line_with_their_place() {
+    assert_eq!(
+        build("refuses_settings", Some(3)).unwrap_err(),
+        [
+            r#"site.toml:9: cluster "api": module "refuses_settings": settings.choices: 3 is not what it wants"#,
+            r#"cluster "api": module "refuses_settings": nothing is"#,
+        ]
+    );
+}
+
+#[test]
+fn a_missing_setting_is_named() {
+    assert_eq!(
+        build("refuses_settings", None).unwrap_err(),
+        [r#"cluster "api": module "refuses_settings": settings.choices: is missing"#]
+    );
+}
+
+#[test]
+fn a_setting_that_the_module_does_not_have_is_refused() {
+    assert_eq!(
+        build("always_busy", Some(3)).unwrap_err(),
+        [
+            r#"site.toml:9: cluster "api": module "always_busy": settings.choices: unknown setting, this module has none"#
+        ]
+    );
+}
+
+#[test]
+fn a_panic_in_build_is_a_refusal_that_names_its_place() {
+    let lines = build("panics_in_build", None).unwrap_err();
+    let [line] = &*lines else { panic!("{lines:?}") };
+    let start = r#"cluster "api": module "panics_in_build": build panicked at "#;
+    assert!(line.starts_with(start) && line.ends_with("src/lib.rs:14: cannot be built"), "{line}");
+}
+
+#[test]
+fn modules_that_fail_only_later_load_and_build() {
+    let faults = [
+        "panics_in_next",
+        "panics_in_load_balance",
+        "answers_out_of_range",
+        "answers_tried_again",
+        "always_busy",
+        "exhausts_early",
+        "segfaults",
+        "aborts",
+        "never_returns",
+        "answers_unknown_kind",
+        "odd_status",
+    ];
+    for id in faults {
+        build(id, None).unwrap();
+    }
+}
+
+// ---- what is loaded ------------------------------------------------------------------------------------------------
+
+#[test]
+fn refuses_a_module_under_another_id() {
+    refused(&broken("exhausts-early"), "is module \"exhausts_early\"; load it by that ID");
+}
+
+#[test]
+fn tells_what_a_module_is() {
+    let file = broken("exhausts-early");
+    let module = inspect(&file).unwrap();
+    assert_eq!((module.id(), module.version(), module.abi()), ("exhausts_early", "1.0.0", (1, 0)));
+    assert_eq!(module.summary(), "gives up after one endpoint");
+    assert_eq!((module.language(), module.file()), (Language::Rust, &*file));
+    assert_eq!(module.trylist(), TrylistLayout { size: 1, align: 1 });
+    assert_eq!(module.supports(), Supports { observe: true, save: true, explain: true });
+    assert_eq!(hex(module.sha256()), sha256(&file));
+}
+
+#[test]
+fn tells_what_a_c_module_is() {
+    let module = inspect(&broken("odd-status")).unwrap();
+    assert_eq!((module.id(), module.version(), module.abi()), ("odd_status", "1.0.0", (1, 0)));
+    assert_eq!((module.language(), module.trylist()), (Language::C, TrylistLayout { size: 0, align: 1 }));
+    assert_eq!(module.supports(), Supports { observe: false, save: false, explain: false });
+}
+
+#[test]
+fn inspecting_names_the_file_and_the_reason() {
+    let file = broken("no-root");
+    assert_eq!(inspect(&file).unwrap_err().to_string(), format!("{}: {NO_MODULE}", file.display()));
+}
+
+#[test]
+fn takes_the_pinned_hash() {
+    let file = broken("exhausts-early");
+    let mut pinned = [0; 32];
+    pinned.copy_from_slice(&sha2::Sha256::digest(fs::read(&file).unwrap()));
+    open(&ModuleFile { sha256: Some(pinned), ..line("exhausts_early", &file) }).unwrap();
+}
+
+#[test]
+fn finds_a_relative_file_as_written_then_by_name_then_with_lib() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir(folder.path().join("modules")).unwrap();
+    let request = ModuleFile {
+        search: [PathBuf::from("/nowhere"), folder.path().to_owned()].into(),
+        ..line("exhausts_early", "modules/mod_exhausts_early.so")
+    };
+    for name in ["libmod_exhausts_early.so", "mod_exhausts_early.so", "modules/mod_exhausts_early.so"] {
+        fs::copy(broken("exhausts-early"), folder.path().join(name)).unwrap();
+        assert_eq!(open(&request).unwrap().file(), folder.path().join(name));
+    }
+}
+
+#[test]
+fn several_modules_of_one_root_type_are_loaded_side_by_side() {
+    let files =
+        ["exhausts_early", "always_busy", "panics_in_next"].map(|id| line(id, broken(&id.replace('_', "-"))));
+    let registry = Registry::load(&files).unwrap();
+    let ids: Vec<_> = registry.iter().map(|module| module.id().to_owned()).collect();
+    assert_eq!(ids, ["always_busy", "exhausts_early", "panics_in_next"]);
+    assert_eq!(registry.module("always_busy").unwrap().summary(), "says that all endpoints are full");
+    assert!(registry.module("other").is_none());
+}
+
+#[test]
+fn all_refusals_are_told_in_one_run() {
+    let files =
+        [line("a", "/nowhere/a.so"), line("always_busy", broken("always-busy")), line("b", "/nowhere/b.so")];
+    let refused = Registry::load(&files).unwrap_err();
+    let files: Vec<_> = refused.iter().map(|error| error.file.clone()).collect();
+    assert_eq!(files, [PathBuf::from("/nowhere/a.so"), "/nowhere/b.so".into()]);
+}
+
+#[test]
+fn what_was_loaded_runs_on_when_its_file_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let file = folder.path().join("m.so");
+    // Bytes that no other test loads: what stands behind a library's own means nothing to the linker.
+    let mut bytes = fs::read(broken("always-busy")).unwrap();
+    bytes.extend_from_slice(b"what was loaded runs on");
+    fs::write(&file, &bytes).unwrap();
+    let before = load("always_busy", &file).unwrap();
+    // In place, as `cp` does: with the file itself mapped, this would be the end of the process.
+    fs::write(&file, fs::read(broken("exhausts-early")).unwrap()).unwrap();
+    assert_eq!(before.summary(), "says that all endpoints are full");
+    let after = load("exhausts_early", &file).unwrap();
+    assert_eq!(after.summary(), "gives up after one endpoint");
+    build("always_busy", None).unwrap();
+}
+
 fn sha256(file: &Path) -> String {
-    use sha2::Digest as _;
-    sha2::Sha256::digest(fs::read(file).unwrap()).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&sha2::Sha256::digest(fs::read(file).unwrap()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

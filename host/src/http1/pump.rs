@@ -151,9 +151,15 @@ impl Pump {
         self.head_at < self.head.len() || !self.pending.is_empty() || self.tail_at < self.tail.len()
     }
 
-    fn poll_flush(&mut self, cx: &mut Context<'_>, buffer: &Buffer, sink: &mut TcpStream) -> Poll<Result<(), PumpError>> {
+    fn poll_flush(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &Buffer,
+        sink: &mut TcpStream,
+    ) -> Poll<Result<(), PumpError>> {
         while self.has_output() {
-            let parts = [&self.head[self.head_at..], &buffer.all()[self.pending.clone()], &self.tail[self.tail_at..]];
+            let parts =
+                [&self.head[self.head_at..], &buffer.all()[self.pending.clone()], &self.tail[self.tail_at..]];
             let written = match parts {
                 [head, [], []] => Pin::new(&mut *sink).poll_write(cx, head),
                 [[], data, []] => Pin::new(&mut *sink).poll_write(cx, data),
@@ -178,7 +184,12 @@ impl Pump {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>, source: &mut TcpStream, buffer: &mut Buffer) -> Poll<Result<(), PumpError>> {
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut TcpStream,
+        buffer: &mut Buffer,
+    ) -> Poll<Result<(), PumpError>> {
         let limit = match &self.body {
             // What follows chunks in one read may be the next request, which has to fit where heads are read.
             BodyReader::Chunked(_) => self.chunked_read_bytes(buffer),
@@ -218,11 +229,8 @@ impl Pump {
         if self.body_bytes > self.max_body_bytes {
             return Err(PumpError::TooLarge);
         }
-        let trailers = if last {
-            self.body.finish().map_err(|bad| PumpError::Malformed(bad.0))?
-        } else {
-            Vec::new()
-        };
+        let trailers =
+            if last { self.body.finish().map_err(|bad| PumpError::Malformed(bad.0))? } else { Vec::new() };
         let piece = Piece { data, raw_end, last };
         self.pending = match self.encoding {
             Encoding::Identity => piece.data,

@@ -20,7 +20,7 @@ use lb_api::wire;
 
 pub use self::build::{BuildError, BuildInput, Endpoint, Needs, Problem, address};
 pub use self::scope::Fault;
-use self::scope::{Scope, take_panic};
+use self::scope::{Scope, panic_text, take_panic};
 use crate::module::{Calls, Module};
 
 /// The module panicked in this call, or said by its status that it did not do what it was asked. It is already counted
@@ -101,9 +101,7 @@ impl Balancer {
     #[cold]
     fn failed(&self, call: &str, status: u32) -> Panicked {
         if status == wire::STATUS_PANICKED {
-            let why = take_panic();
-            let why = why.as_deref().unwrap_or("no message");
-            self.fault(Fault::Panic, &format_args!("it panicked in {call}: {why}"));
+            self.fault(Fault::Panic, &panic_text(call, take_panic()));
         } else {
             self.fault(Fault::Status, &format_args!("{call} returned status {status}"));
         }

@@ -7,7 +7,7 @@
 #![allow(unsafe_code, reason = "opening a file as code, and reading what it exports")]
 
 use std::collections::HashMap;
-use std::ffi::{OsString, c_void};
+use std::ffi::c_void;
 use std::fmt;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
@@ -23,7 +23,7 @@ use lb_api::wire;
 use libloading::os::unix::{Library as Opened, RTLD_LOCAL, RTLD_NOW};
 use sha2::{Digest as _, Sha256};
 
-use crate::config::{ModuleFile, Place};
+use crate::config::{ModuleFile, NotFound, Place};
 use crate::module::balancer::{in_module, slice};
 use crate::module::calls::Calls;
 use crate::module::image::{self, Image};
@@ -41,7 +41,7 @@ pub fn open(request: &ModuleFile) -> Result<Arc<Module>, LoadError> {
         file: file.to_owned(),
         refusal,
     };
-    let file = locate(request).map_err(|refusal| error(&request.file, refusal))?;
+    let file = request.locate().map_err(|not_found| error(&request.file, Refusal::NotFound(not_found)))?;
     let wanted = Wanted { id: Some(&request.id), sha256: request.sha256 };
     let module = load(&file, wanted).map_err(|refusal| error(&file, refusal))?;
     Ok(Arc::new(module))
@@ -75,17 +75,15 @@ pub struct LoadError {
 #[derive(Debug)]
 #[expect(missing_docs, reason = "each one's text is its documentation, in `Display` below")]
 pub enum Refusal {
-    NotFound {
-        tried: Vec<PathBuf>,
-    },
+    NotFound(NotFound),
     Unreadable(io::Error),
     NoFile,
     TooLarge,
     /// Somebody else can change the file.
     Exposed(String),
     OtherHash {
-        pinned: [u8; 32],
-        found: [u8; 32],
+        pinned: Box<[u8; 32]>,
+        found: Box<[u8; 32]>,
     },
     NoLibrary(String),
     Copy(io::Error),
@@ -118,30 +116,6 @@ struct Wanted<'a> {
 
 /// A whole module is far below; more is a mistake like a disk image or `/dev/zero`.
 const MAX_FILE_BYTES: u64 = 1 << 30;
-
-/// A relative file is looked for in each folder as written, then by its name alone, then with `lib` before the name.
-fn locate(request: &ModuleFile) -> Result<PathBuf, Refusal> {
-    let file = &request.file;
-    if file.is_absolute() {
-        return Ok(file.clone());
-    }
-    let name = PathBuf::from(file.file_name().unwrap_or_default());
-    let mut with_lib = OsString::from("lib");
-    with_lib.push(&name);
-    let mut tried: Vec<PathBuf> = Vec::new();
-    for form in [file, &name, &PathBuf::from(with_lib)] {
-        for folder in &*request.search {
-            let path = folder.join(form);
-            if path.exists() {
-                return Ok(path);
-            }
-            if !tried.contains(&path) {
-                tried.push(path);
-            }
-        }
-    }
-    Err(Refusal::NotFound { tried })
-}
 
 fn load(file: &Path, wanted: Wanted<'_>) -> Result<Module, Refusal> {
     let (opened, metadata) = open_file(file)?;
@@ -423,8 +397,11 @@ impl std::error::Error for LoadError {}
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotFound { tried } => {
-                f.write_str("not found, looked for ")?;
+            Self::NotFound(NotFound { file, tried }) if tried.iter().all(|path| path == file) => {
+                f.write_str("is not there")
+            }
+            Self::NotFound(NotFound { tried, .. }) => {
+                f.write_str("is not there, looked for ")?;
                 list(f, tried)
             }
             Self::Unreadable(error) => write!(f, "cannot be read: {error}"),
@@ -432,7 +409,7 @@ impl fmt::Display for Refusal {
             Self::TooLarge => write!(f, "is larger than {} MiB", MAX_FILE_BYTES >> 20),
             Self::Exposed(why) | Self::NoLibrary(why) | Self::Root(why) | Self::Info(why) => f.write_str(why),
             Self::OtherHash { pinned, found } => {
-                write!(f, "has sha256 {}, the configuration wants {}", Hex(&**found), Hex(&**pinned))
+                write!(f, "has sha256 {}, the configuration wants {}", Hex(&found[..]), Hex(&pinned[..]))
             }
             Self::Copy(error) => write!(f, "cannot be copied to where it may run: {error}"),
             Self::Linker(text) => write!(f, "cannot be linked: {text}"),
@@ -471,5 +448,5 @@ fn list(f: &mut fmt::Formatter<'_>, paths: &[PathBuf]) -> fmt::Result {
         };
         write!(f, "{before}{}", path.display())?;
     }
-    if paths.is_empty() { f.write_str("it nowhere: module_path is empty") } else { Ok(()) }
+    Ok(())
 }

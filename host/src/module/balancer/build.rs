@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use lb_api::wire;
 
-use super::scope::{Scope, take_panic};
+use super::scope::{Scope, panic_text, take_panic};
 use super::{Balancer, in_module, slice};
 use crate::config::{Place, Setting, SettingValue};
 use crate::module::{Module, OneLine};
@@ -173,9 +173,8 @@ fn judge(status: u32, mut said: Vec<Said>) -> Result<Vec<Said>, Vec<Said>> {
     match status {
         wire::STATUS_OK => return Ok(said),
         wire::STATUS_PANICKED => {
-            let why = said.pop().map(|said| said.text).or(panic);
-            let why = why.as_deref().unwrap_or("no message");
-            said = vec![Said::of_all(format!("it panicked in build: {why}"))];
+            let text = said.pop().map(|said| said.text).or(panic);
+            said = vec![Said::of_all(panic_text("build", text))];
         }
         _ if said.is_empty() => said.push(Said::of_all("it refused to build, and did not say why")),
         _ => {}

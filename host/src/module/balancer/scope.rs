@@ -127,6 +127,15 @@ pub(super) fn take_panic() -> Option<String> {
     PANIC.try_with(Cell::take).ok().flatten()
 }
 
+/// What the module said of its panic in this call. The SDK says `panicked at src/lib.rs:5: …`.
+pub(super) fn panic_text(call: &str, text: Option<String>) -> String {
+    match text {
+        Some(text) if text.starts_with("panicked") => format!("{call} {text}"),
+        Some(text) => format!("{call} panicked: {text}"),
+        None => format!("{call} panicked, without a word"),
+    }
+}
+
 /// [`wire::HostApi::panicked`].
 unsafe extern "C" fn panicked(_ctx: *mut c_void, text: wire::Str) {
     // SAFETY: the ABI promises valid text for the time of the call.

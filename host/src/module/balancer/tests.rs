@@ -261,10 +261,10 @@ fn errors_count_even_where_the_status_says_that_all_is_well() {
 
 #[test]
 fn a_panic_in_build_is_a_refusal() {
-    let panicked = says!(("", "src/lib.rs:1: oh") => wire::STATUS_PANICKED);
-    let text = r#"cluster "api": module "fake": it panicked in build: src/lib.rs:1: oh"#;
+    let panicked = says!(("", "panicked at src/lib.rs:1: oh") => wire::STATUS_PANICKED);
+    let text = r#"cluster "api": module "fake": build panicked at src/lib.rs:1: oh"#;
     assert_eq!(build_error(&panicked, &[]), [text]);
-    let text = r#"cluster "api": module "fake": it panicked in build: no message"#;
+    let text = r#"cluster "api": module "fake": build panicked, without a word"#;
     assert_eq!(build_error(&says!(=> wire::STATUS_PANICKED), &[]), [text]);
 }
 
@@ -369,7 +369,7 @@ fn a_failed_call_is_counted_and_logged_once_with_its_text() {
         // SAFETY: from `build` above; services outlive the balancer.
         let host = unsafe { &*instance.cast::<wire::HostApi>() };
         // SAFETY: as above.
-        unsafe { (host.panicked)(host.ctx, str_of("at src/lib.rs:1: oh\nno")) };
+        unsafe { (host.panicked)(host.ctx, str_of("oh\nno")) };
         wire::STATUS_PANICKED
     }
     let balancer = Balancer::build(&module(Calls { build, drop_trylist, ..NOTHING }), input()).unwrap();
@@ -377,7 +377,7 @@ fn a_failed_call_is_counted_and_logged_once_with_its_text() {
         // SAFETY: this module does not look at its trylist.
         assert_eq!(unsafe { balancer.drop_trylist(ptr::null_mut()) }, Err(Panicked));
     };
-    let line = r#"module fault: it panicked in drop_trylist: at src/lib.rs:1: oh\nno module="fake" cluster="api" fault="panic""#;
+    let line = r#"module fault: drop_trylist panicked: oh\nno module="fake" cluster="api" fault="panic""#;
     assert_eq!(logged(call), format!("ERROR {line}\n"));
     assert_eq!(logged(call), format!("DEBUG {line}\n"));
     assert_eq!((balancer.faults(Fault::Panic), balancer.faults(Fault::Status)), (2, 0));

@@ -1,0 +1,3 @@
+/* A module that has no "next". */
+#define NEXT NULL
+#include "healthy.h"

@@ -1,0 +1,3 @@
+/* A module whose ID is none. */
+#define ID "Round-Robin"
+#include "healthy.h"

@@ -1,0 +1,3 @@
+/* A module for the next major of the ABI. */
+#define TABLE_MAJOR (LB_ABI_MAJOR + 1)
+#include "healthy.h"
