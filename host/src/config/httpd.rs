@@ -212,3 +212,6 @@ impl Reader<'_> {
 fn is(name: &str, other: &str) -> bool {
     name.eq_ignore_ascii_case(other)
 }
+
+#[cfg(test)]
+mod tests;

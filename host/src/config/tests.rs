@@ -517,3 +517,39 @@ fn refuses_senseless_limits() {
         ),
     ]);
 }
+
+#[test]
+fn a_value_that_cannot_be_read_is_not_called_missing_too() {
+    let listener = "[[listener]]\naddress = \"127.0.0.1:0\"\n";
+    let right = "expected a table in double brackets, one for each, found the integer 5";
+    assert_lines(&[
+        (
+            ["listener = 5\n[load_module]\nx = \"x.so\"\n", CLUSTER, ROUTE].concat(),
+            &format!("t.toml:1: listener: {right}"),
+        ),
+        (["cluster = 5\n", HEAD, ROUTE].concat(), &format!("t.toml:1: cluster: {right}")),
+        (["route = 5\n", HEAD, CLUSTER].concat(), &format!("t.toml:1: route: {right}")),
+        (
+            ["load_module = 5\n", listener, CLUSTER, "module = \"x\"\n", ROUTE].concat(),
+            "t.toml:1: load_module: expected a table, found the integer 5",
+        ),
+    ]);
+}
+
+#[test]
+fn no_beginning_of_a_file_and_no_lost_line_makes_it_panic() {
+    for (text, syntax) in [
+        (include_str!("../../../conf/reference.toml"), Syntax::Toml),
+        (include_str!("../../../conf/mail.conf"), Syntax::Httpd),
+    ] {
+        let text: String =
+            text.lines().filter(|line| !line.starts_with("# ")).map(|line| format!("{line}\n")).collect();
+        for end in text.char_indices().map(|(at, _)| at) {
+            let _ = parse("t", &text[..end], syntax).map_err(|errors| assert!(!errors.problems.is_empty()));
+        }
+        for lost in 0..text.lines().count() {
+            let rest = text.lines().enumerate().filter(|&(at, _)| at != lost).map(|(_, line)| line);
+            let _ = parse("t", &rest.collect::<Vec<_>>().join("\n"), syntax);
+        }
+    }
+}
