@@ -428,4 +428,6 @@ impl fmt::Display for Place {
 }
 
 #[cfg(test)]
+mod samples;
+#[cfg(test)]
 mod tests;

@@ -19,7 +19,8 @@ use trylist::config::{self, Config, Syntax, Warning};
 use trylist::demo::Demo;
 use trylist::module::balancer::BuildError;
 use trylist::module::load;
-use trylist::worker::{self, StartError, Worker};
+use trylist::drain::Idle;
+use trylist::worker::{Prepared, StartError, Worker};
 
 use self::cli::{Arguments, Command, Exit, ModuleCommand};
 
@@ -55,7 +56,8 @@ fn run(file: &Path) -> Result<(), Failure> {
 
 fn check(file: &Path) -> Result<(), Failure> {
     let (config, warnings) = config::load(file)?;
-    worker::prepare(&config)?;
+    let config = Arc::new(config);
+    Prepared::new(Arc::clone(&config))?;
     let warnings: String =
         warnings.iter().map(|warning: &Warning| format!("{warning} (warning)\n")).collect();
     // Not by the log, whose level may hide them: they are what was asked for.
@@ -91,24 +93,22 @@ async fn serve_until_stopped(config: Config, introduction: &str) -> Result<(), F
     // Before anything listens, so that no signal ends the process unseen.
     let mut signals =
         StopSignals::new().map_err(|error| Failure::new(format_args!("no signal handler: {error}")))?;
-    let worker = Arc::new(Worker::start(Arc::new(config))?);
+    let worker = Worker::start(Arc::new(config))?;
+    let control = worker.control();
     print(introduction)?;
-    let mut ended = tokio::task::spawn_blocking({
-        let worker = Arc::clone(&worker);
-        move || worker.wait()
-    });
+    let mut ended = tokio::task::spawn_blocking(move || worker.wait());
     tokio::select! {
         _ = &mut ended => return Err(Failure::new("the worker ended by itself")),
         name = signals.recv() => {
             tracing::info!("{name}: requests may end, then it stops; a second signal stops it at once");
-            worker.drain();
+            control.drain(Idle::Close);
         }
     }
     tokio::select! {
         _ = &mut ended => Ok(()),
         name = signals.recv() => {
             tracing::warn!("{name}: it stops at once");
-            worker.stop();
+            control.stop();
             let _ = timeout(STOP_TIMEOUT, ended).await;
             Err(Failure::new("stopped by a second signal before all requests had ended"))
         }

@@ -7,6 +7,7 @@ use std::task::Waker;
 use std::time::{Instant, SystemTime};
 
 use slab::Slab;
+use tokio::sync::Notify;
 
 use crate::access_log;
 use crate::cluster::Clusters;
@@ -41,6 +42,7 @@ pub struct Thread {
     requests: Cell<u64>,
     date: RefCell<Date>,
     connections: RefCell<Slab<Option<Waker>>>,
+    connection_ended: Notify,
     spare_slots: RefCell<Vec<Box<Slot>>>,
 }
 
@@ -74,6 +76,7 @@ impl Thread {
             requests: Cell::new(0),
             date: RefCell::new(Date { made: None, text: String::new() }),
             connections: RefCell::default(),
+            connection_ended: Notify::new(),
             spare_slots: RefCell::default(),
         }
     }
@@ -139,6 +142,14 @@ impl Thread {
     /// Gives the place up.
     pub fn leave(&self, place: usize) {
         self.connections.borrow_mut().remove(place);
+        if self.phase().is_ending() {
+            self.connection_ended.notify_one();
+        }
+    }
+
+    /// Completes when a connection has ended since the last time it did; only once the worker is ending.
+    pub async fn a_connection_ended(&self) {
+        self.connection_ended.notified().await;
     }
 
     /// Connections of this thread.

@@ -171,9 +171,8 @@ impl<'a> Trylist<'a> {
         // has dropped the trylist; the request's text is borrowed for `'a`. Nothing is in the storage yet.
         let started = trylist
             .timed(Call::LoadBalance, |cluster| unsafe { cluster.balancer.load_balance(request, storage) });
-        match started {
-            Ok(()) => trylist.state = State::Chosen,
-            Err(Panicked) => trylist.count_fault(Fault::Panic),
+        if started.is_ok() {
+            trylist.state = State::Chosen;
         }
         trylist
     }
@@ -193,7 +192,6 @@ impl<'a> Trylist<'a> {
         for _ in 0..=MAX_DECLINES {
             let Ok(answer) = self.ask(now) else {
                 self.state = State::Ended;
-                self.count_fault(Fault::Panic);
                 return self.host_choice(now);
             };
             let endpoint = match self.checked(&answer) {
@@ -201,7 +199,6 @@ impl<'a> Trylist<'a> {
                 Ok(step @ (Step::Wait | Step::Exhausted)) => return step,
                 Err((fault, detail)) => {
                     self.cluster.balancer.fault(fault, &detail);
-                    self.count_fault(fault);
                     self.state = State::Overruled;
                     return self.host_choice(now);
                 }
@@ -217,13 +214,14 @@ impl<'a> Trylist<'a> {
 
     /// The try could not be established: nothing of the request was sent.
     pub fn not_established(&mut self, kind: u32, os_error: Option<i32>, now: Instant) {
+        let try_id = self.slot().tries.len() as u32 + 1;
         let Some(current) = &mut self.current else { return };
         current.failure = Some(kind);
         let failure = wire::Failure {
             size: size_of::<wire::Failure>() as u32,
             kind,
             endpoint: wire_idx(current.endpoint),
-            try_id: self.slot().tries.len() as u32 + 1,
+            try_id,
             os_error: os_error.unwrap_or(0),
             reserved: 0,
             now_ns: self.thread.ns(now),
@@ -442,7 +440,6 @@ impl<'a> Trylist<'a> {
         let storage = self.storage();
         if self.timed(call, |cluster| tell(cluster, storage)).is_err() {
             self.state = State::Ended;
-            self.count_fault(Fault::Panic);
         }
     }
 
@@ -456,9 +453,6 @@ impl<'a> Trylist<'a> {
         result
     }
 
-    fn count_fault(&self, fault: Fault) {
-        self.thread.metrics.fault(self.cluster_idx, fault);
-    }
 
     fn storage(&mut self) -> *mut c_void {
         let size = self.cluster.balancer.module().trylist().size;
@@ -493,9 +487,8 @@ impl Drop for Trylist<'_> {
             let storage = self.storage();
             // SAFETY: the trylist is alive until this call, its last; the guard is dropped once.
             let dropped = self.timed(Call::Drop, |cluster| unsafe { cluster.balancer.drop_trylist(storage) });
-            if dropped.is_err() {
-                self.count_fault(Fault::Panic);
-            }
+            // A panic in it is counted already, and nothing is left to be done about it.
+            let _ = dropped;
         }
         if let Some(time) = self.module_time {
             self.thread.metrics.module_time(self.cluster_idx, ns(time));

@@ -97,6 +97,10 @@ impl<'de> Deserializer<'de> for Node<'de> {
         if is_spanned(name) {
             return visitor.visit_map(SpannedDeserializer::new(self, self.value.span()));
         }
+        // Derived code would take an array as a table's values in the order of its fields.
+        if self.value.get_ref().is_array() {
+            return Err(<Error as de::Error>::invalid_type(Unexpected::Seq, &visitor).at(self.value.span()));
+        }
         self.deserialize_any(visitor)
     }
 

@@ -1,7 +1,217 @@
-//! (to come)
+//! httpd's syntax → the raw form: the directives of the 2003 mail, and what a file of them needs besides.
+//!
+//! | directive | |
+//! |---|---|
+//! | `LoadModule X_module FILE` | loads module ID `X` |
+//! | `<IfModule [!]X_module>`, `<IfModule [!]mod_X.c>` | its lines count only where that module is (not) loaded above |
+//! | `LBServerCluster NAME URL` | one more server of a cluster |
+//! | `LBClusterModule NAME ID` | which module balances it, where several are loaded |
+//! | `LBProxyPass PREFIX NAME[/PATH]` | routes a prefix to a cluster; the first that matches wins |
+//! | `LBModulePath DIR…` | where relative module files are looked for |
+//! | `Listen [ADDRESS:]PORT` | where requests come in |
+//! | `Include FILE` | other files, by pattern too, relative to this one |
+//! | `ServerName NAME` | accepted and not used: httpd needs it for links to itself, and we write none |
+//!
+//! Departures from httpd: an `<IfModule>` may stay open at the end of a file, as the mail shows it (a warning); a
+//! relative `Include` starts at the including file; an open quote is an error.
+
+mod directive;
+mod include;
+mod line;
+
+use std::path::Path;
+
+use toml::Spanned;
+
+use self::directive::{ANYTHING, Arguments, DIRECTIVES};
+use self::include::Stack;
+use self::line::{Line, lines, words};
 use super::file::File;
 use super::source::{Report, Span};
+use super::suggest::{did_you_mean, nearest};
 
-pub(super) fn read(_name: &str, _text: &str, _report: &mut Report) -> Option<(File, Span)> {
-    None
+/// What marks call the whole; see [`Report::mark_lost`].
+const ROOT: Span = 0..0;
+
+/// Reads `text` and what it includes. Lines with mistakes in them are reported and left out.
+pub(super) fn read(name: &str, text: &str, report: &mut Report) -> Option<(File, Span)> {
+    let mut reader =
+        Reader { report, file: File::default(), cluster_modules: Vec::new(), files: Stack::default() };
+    reader.files.enter(Path::new(name)).expect("nothing is open yet");
+    reader.read_file(name, text);
+    reader.set_cluster_modules();
+    Some((reader.file, ROOT))
 }
+
+struct Reader<'a> {
+    report: &'a mut Report,
+    file: File,
+    /// Cluster and module ID of each `LBClusterModule`, which may stand before its cluster.
+    cluster_modules: Vec<(Spanned<String>, Spanned<String>)>,
+    files: Stack,
+}
+
+/// An open section.
+struct Section {
+    name: String,
+    /// As written, without the brackets.
+    head: String,
+    at: usize,
+}
+
+/// Sections of one file; httpd does not let them cross files either.
+#[derive(Default)]
+struct Sections {
+    /// Those whose lines count.
+    open: Vec<Section>,
+    /// One whose lines do not, and how many of its own name are open in it. Its lines are not looked at.
+    skipped: Option<(Section, usize)>,
+}
+
+impl Reader<'_> {
+    fn read_file(&mut self, name: &str, text: &str) {
+        let base = self.report.add_file(name, text);
+        let directory = Path::new(name).parent().unwrap_or(Path::new(""));
+        let mut sections = Sections::default();
+        for line in lines(text, base) {
+            match line.text.strip_prefix('<') {
+                Some(tag) => self.section(&line, tag, &mut sections),
+                None if sections.skipped.is_some() => (),
+                None => self.directive(&line, directory),
+            }
+        }
+        let skipped = sections.skipped.map(|(section, _)| section);
+        for section in
+            sections.open.into_iter().chain(skipped).filter(|section| is(&section.name, "IfModule"))
+        {
+            let text = format!("<{}> is not closed; it ends with the file", section.head);
+            self.report.warn(self.report.place(section.at), text);
+        }
+    }
+
+    fn section(&mut self, line: &Line, tag: &str, sections: &mut Sections) {
+        let Some((head, _)) = tag.rsplit_once('>') else {
+            if sections.skipped.is_none() {
+                self.report.error(line.at, format!("<{tag} has no closing \">\""));
+            }
+            return;
+        };
+        if let Some(name) = head.strip_prefix('/') {
+            return self.close(line, name.trim_ascii(), sections);
+        }
+        let (name, argument) = head.split_once(|c: char| c.is_ascii_whitespace()).unwrap_or((head, ""));
+        let section = Section { name: name.to_owned(), head: head.to_owned(), at: line.at };
+        if let Some((skipped, depth)) = &mut sections.skipped {
+            *depth += usize::from(is(&skipped.name, name));
+        } else if !is(name, "IfModule") {
+            self.report.error(line.at, format!("unknown section <{name}> (only <IfModule> is known)"));
+            sections.skipped = Some((section, 1));
+        } else if self.condition(line, argument.trim_ascii()) {
+            sections.open.push(section);
+        } else {
+            sections.skipped = Some((section, 1));
+        }
+    }
+
+    fn close(&mut self, line: &Line, name: &str, sections: &mut Sections) {
+        if let Some((skipped, depth)) = &mut sections.skipped {
+            *depth -= usize::from(is(&skipped.name, name));
+            if *depth == 0 {
+                sections.skipped = None;
+            }
+            return;
+        }
+        match sections.open.pop() {
+            None => self.report.error(line.at, format!("</{name}> without <{name}>")),
+            Some(open) if is(&open.name, name) => (),
+            Some(open) => {
+                let place = self.report.place(open.at);
+                let text =
+                    format!("expected </{}> for <{}> of {place}, found </{name}>", open.name, open.head);
+                self.report.error(line.at, text);
+                sections.open.push(open);
+            }
+        }
+    }
+
+    /// Whether the lines of an `<IfModule>` count.
+    fn condition(&mut self, line: &Line, argument: &str) -> bool {
+        let (is_negated, module) = match argument.strip_prefix('!') {
+            Some(module) => (true, module.trim_ascii_start()),
+            None => (false, argument),
+        };
+        let source_file = || module.strip_prefix("mod_").and_then(|name| name.strip_suffix(".c"));
+        let Some(id) = module.strip_suffix("_module").or_else(source_file).filter(|id| !id.is_empty()) else {
+            let right =
+                "<IfModule X_module> or <IfModule mod_X.c>, with \"!\" before it where X is not loaded";
+            self.report.error(line.at, format!("<IfModule {argument}> names no module (write {right})"));
+            self.mark(ANYTHING);
+            return false;
+        };
+        let is_loaded = self.loaded().any(|loaded| loaded == id);
+        if !is_loaded && let Some(meant) = nearest(id, self.loaded()) {
+            let text =
+                format!("<IfModule {argument}>: no module \"{id}\" is loaded (did you mean \"{meant}\"?)");
+            self.report.warn(self.report.place(line.at), text);
+        }
+        is_loaded != is_negated
+    }
+
+    fn loaded(&self) -> impl Iterator<Item = &str> {
+        let entries = self.file.load_module.iter().flat_map(|table| &table.get_ref().0);
+        entries.map(|(id, _)| id.get_ref().as_str())
+    }
+
+    fn directive(&mut self, line: &Line, directory: &Path) {
+        let span = line.at..line.at + line.text.len();
+        let words = match words(&line.text) {
+            Ok(words) => words,
+            Err(reason) => {
+                self.mark(ANYTHING);
+                return self.report.error(line.at, reason);
+            }
+        };
+        let Some((name, arguments)) = words.split_first() else { return };
+        let find = |name: &str| DIRECTIVES.iter().find(|directive| is(directive.name, name));
+        let names = DIRECTIVES.iter().map(|directive| directive.name);
+        let Some(directive) = find(name) else {
+            let meant = nearest(name, names.clone()).and_then(find);
+            meant.inspect(|meant| self.mark(meant.fills));
+            let hint = did_you_mean(name, names);
+            return self.report.error(line.at, format!("unknown directive \"{name}\"{hint}"));
+        };
+        if !directive.arguments.contains(&arguments.len()) {
+            self.mark(directive.fills);
+            let (name, takes, found) = (directive.name, directive.takes, arguments.len());
+            return self.report.error(line.at, format!("{name} takes {takes} (found {found})"));
+        }
+        (directive.apply)(self, &Arguments { directive, words: arguments, span, directory });
+    }
+
+    /// Reports a line that cannot be used.
+    fn refuse(&mut self, line: &Arguments<'_>, reason: &str) {
+        self.mark(line.directive.fills);
+        let text = format!("{} {}: {reason}", line.directive.name, line.words.join(" "));
+        self.report.error(line.span.start, text);
+    }
+
+    /// Remembers that a line was left out that should have filled this part of the raw form.
+    fn mark(&mut self, part: &str) {
+        match part {
+            // What is not loaded is not asked for either, so the sections about it say nothing.
+            ANYTHING | "load_module" => {
+                for part in ["listener", "load_module", "cluster", "route"] {
+                    self.report.mark_lost(&ROOT, part);
+                }
+            }
+            part => self.report.mark_lost(&ROOT, part),
+        }
+    }
+}
+
+fn is(name: &str, other: &str) -> bool {
+    name.eq_ignore_ascii_case(other)
+}
+
+#[cfg(test)]
+mod tests;

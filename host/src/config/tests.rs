@@ -8,14 +8,40 @@ fn errors(text: &str) -> Vec<String> {
     errors.to_string().lines().map(str::to_owned).collect()
 }
 
-/// A good file as three pieces: two lines to break, a cluster, and the rest.
-const REST: &str = "[[listener]]\naddress = \"127.0.0.1:0\"\n[load_module]\nround_robin = \"a.so\"\n";
+/// A good file in three pieces.
+const HEAD: &str = "[[listener]]\naddress = \"127.0.0.1:0\"\n[load_module]\nround_robin = \"a.so\"\n";
 const CLUSTER: &str = "[[cluster]]\nname = \"app\"\nservers = [\"http://127.0.0.1:9001\"]\n";
 const ROUTE: &str = "[[route]]\npath = \"/\"\ncluster = \"app\"\n";
 
+/// A good file with something in place of its listener and module (lines 1 to 4), its cluster (5 to 7) or its route
+/// (8 to 10).
+fn with_head(head: &str) -> String {
+    [head, CLUSTER, ROUTE].concat()
+}
+
+fn with_cluster(cluster: &str) -> String {
+    [HEAD, cluster, ROUTE].concat()
+}
+
+fn with_route(route: &str) -> String {
+    [HEAD, CLUSTER, route].concat()
+}
+
+/// A good file with more at its beginning, from line 1.
+fn with_top(top: &str) -> String {
+    [top, HEAD, CLUSTER, ROUTE].concat()
+}
+
+/// Asserts the line printed for each mistake.
+fn assert_lines(cases: &[(String, &str)]) {
+    for (text, line) in cases {
+        assert_eq!(errors(text), [*line], "of\n{text}");
+    }
+}
+
 #[test]
 fn the_shortest_file_gets_all_defaults() {
-    let (config, warnings) = parse("t.toml", &[REST, CLUSTER, ROUTE].concat(), Syntax::Toml).unwrap();
+    let (config, warnings) = parse("t.toml", &[HEAD, CLUSTER, ROUTE].concat(), Syntax::Toml).unwrap();
     assert_eq!(warnings, []);
     assert_eq!(config.listeners[0].address.to_string(), "127.0.0.1:0");
     assert_eq!(config.clusters[0].place.to_string(), "t.toml:5");
@@ -60,4 +86,470 @@ t.toml:16: route "a": path "a" does not begin with "/" (write "/a")
 t.toml:17: route "a": no cluster "apo" (did you mean "api"?)
 t.toml:19: limits.head_bytes: expected a size such as 4096, "64KiB" or "1MiB", found the string "4k""#;
     assert_eq!(errors(text).join("\n"), expected.trim());
+}
+
+#[test]
+fn reads_every_key() {
+    let text = r#"
+threads = 3
+module_path = ["m", "/abs"]
+limits = { request_line_bytes = 100, head_bytes = "1MiB", headers = 7, body_bytes = "2GiB", requests_per_connection = 9 }
+timeouts = { request_head = "1s", body = "2s", keepalive = "3s", drain = "0s" }
+access_log.path = "access.log"
+admin.address = "127.0.0.1:9100"
+[[listener]]
+address = "[::1]:8080"
+max_connections = 5
+[load_module]
+x = { path = "x.so", sha256 = "00000000000000000000000000000000000000000000000000000000000000Ff" }
+y = "y.so"
+[[cluster]]
+name = "a"
+module = "y"
+servers = ["http://[::1]", { url = "http://b:81", weight = 65535, metadata = { z = "1", a = "2" } }]
+settings = { k = "v" }
+key = "header:X-Id"
+host_header = "a.example:80"
+connect_timeout = "1ms"
+response_timeout = "2ms"
+body_timeout = "3ms"
+keepalive = 0
+keepalive_timeout = "4ms"
+queue = 0
+queue_timeout = "0s"
+[[route]]
+path = "/a"
+host = "A.example"
+cluster = "a"
+rewrite = "/b/"
+host_header = "server"
+"#;
+    let (config, warnings) = parse("conf/t.toml", text, Syntax::Toml).unwrap();
+    let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(warnings, [r#"conf/t.toml:12: module "x": loaded, but no cluster uses it"#]);
+    assert_eq!(config.threads, 3);
+    assert_eq!(
+        (config.listeners[0].address.to_string(), config.listeners[0].max_connections),
+        ("[::1]:8080".into(), 5)
+    );
+    assert_eq!(config.modules[0].search[..], [PathBuf::from("conf/m"), "/abs".into()]);
+    assert_eq!(config.modules[0].sha256.map(|hash| (hash[0], hash[31])), Some((0, 255)));
+    assert_eq!((&config.modules[1].file, config.modules[1].sha256), (&PathBuf::from("y.so"), None));
+    let cluster = &config.clusters[0];
+    assert_eq!((&*cluster.name, &*cluster.module), ("a", "y"));
+    let servers: Vec<_> = cluster.servers.iter().map(|s| (&*s.url, &*s.host, s.port, s.weight)).collect();
+    assert_eq!(servers, [("http://[::1]", "::1", 80, 1), ("http://b:81", "b", 81, 65_535)]);
+    let metadata: Vec<_> =
+        cluster.servers[1].metadata.iter().map(|(name, value)| (&**name, &**value)).collect();
+    assert_eq!(metadata, [("z", "1"), ("a", "2")]);
+    assert_eq!(cluster.settings.len(), 1);
+    assert_eq!(cluster.key, Some(KeySource::Header("x-id".into())));
+    assert_eq!(cluster.host_header, HostHeader::Fixed("a.example:80".into()));
+    let times =
+        [cluster.connect_timeout, cluster.response_timeout, cluster.body_timeout, cluster.keepalive_timeout];
+    assert_eq!(times, [1, 2, 3, 4].map(Duration::from_millis));
+    assert_eq!((cluster.keepalive, cluster.queue, cluster.queue_timeout), (0, 0, Duration::ZERO));
+    let route = &config.routes[0];
+    assert_eq!(
+        (route.host.as_deref(), &*route.path, route.rewrite.as_deref()),
+        (Some("a.example"), "/a", Some("/b"))
+    );
+    assert_eq!((route.cluster, &route.host_header), (0, &Some(HostHeader::Server)));
+    assert_eq!(config.route_order, RouteOrder::Longest);
+    let Limits { request_line_bytes, head_bytes, headers, body_bytes, requests_per_connection } =
+        config.limits;
+    assert_eq!((request_line_bytes, head_bytes, headers), (100, 1 << 20, 7));
+    assert_eq!((body_bytes, requests_per_connection), (Some(2 << 30), Some(9)));
+    let Timeouts { request_head, body, keepalive, drain } = config.timeouts;
+    assert_eq!([request_head, body, keepalive, drain], [1, 2, 3, 0].map(Duration::from_secs));
+    assert_eq!(config.access_log, AccessLogTarget::File("conf/access.log".into()));
+    assert_eq!(config.admin.unwrap().address.to_string(), "127.0.0.1:9100");
+}
+
+#[test]
+fn reads_every_source_of_keys() {
+    for (text, source) in [
+        ("client", KeySource::Client),
+        ("path", KeySource::Path),
+        ("uri", KeySource::Uri),
+        ("cookie:sid", KeySource::Cookie("sid".into())),
+        ("query:user id", KeySource::Query("user id".into())),
+    ] {
+        let (config, _) =
+            parse("t.toml", &with_cluster(&format!("{CLUSTER}key = \"{text}\"\n")), Syntax::Toml).unwrap();
+        assert_eq!(config.clusters[0].key, Some(source));
+    }
+}
+
+#[test]
+fn says_what_an_empty_file_lacks() {
+    assert_eq!(
+        errors("# nothing\n"),
+        [
+            r#"t.toml: no [[listener]] (write, for example, address = "127.0.0.1:8080" below one)"#,
+            r#"t.toml: no module (write, for example, round_robin = "libmod_round_robin.so" below [load_module])"#,
+            r#"t.toml: no [[cluster]] (write name = "…" and servers = ["http://…"] below one)"#,
+            r#"t.toml: no [[route]] (write path = "/" and cluster = "…" below one)"#,
+        ]
+    );
+}
+
+#[test]
+fn refuses_what_is_not_toml() {
+    assert_eq!(
+        errors("[[listener]]\naddress = \nqueue = 1\nqueue = 2\n[[cluster]\n"),
+        [
+            "t.toml:2: not valid TOML: string values must be quoted, expected literal string",
+            "t.toml:4: not valid TOML: duplicate key \"queue\"",
+            "t.toml:5: not valid TOML: unclosed array table, expected `]`",
+        ]
+    );
+    assert_lines(&[
+        (with_top("threads 3\n"), "t.toml:1: not valid TOML: key with no value, expected `=`"),
+        ("a = \"b\n".to_owned(), "t.toml:1: not valid TOML: invalid basic string, expected `\"`"),
+        ("a = [1,\n".to_owned(), "t.toml:1: not valid TOML: unclosed array, expected `]`"),
+    ]);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_a_problem() {
+    let dir = tempfile::tempdir().unwrap();
+    let line = |path: &Path| load(path).unwrap_err().to_string();
+    let path = dir.path().join("none.toml");
+    assert_eq!(line(&path), format!("{}: cannot be read: there is no such file", path.display()));
+    assert_eq!(line(dir.path()), format!("{}: cannot be read: it is a directory", dir.path().display()));
+    let path = dir.path().join("latin.toml");
+    std::fs::write(&path, b"# a\n# \xe9\n").unwrap();
+    assert_eq!(line(&path), format!("{}: cannot be read: line 2 is not UTF-8", path.display()));
+}
+
+#[test]
+fn refuses_wrong_types_with_what_would_be_right() {
+    assert_lines(&[
+        (with_top("threads = 1.5\n"), "t.toml:1: threads: expected an integer, found the float 1.5"),
+        (
+            with_top("threads = 99999999999999999999\n"),
+            "t.toml:1: threads: 99999999999999999999 is too large for an integer",
+        ),
+        (with_top("limits = 3\n"), "t.toml:1: limits: expected a table, found the integer 3"),
+        (with_top("[[limits]]\n"), "t.toml:1: limits: expected a table, found an array"),
+        (
+            with_top("module_path = \"m\"\n"),
+            "t.toml:1: module_path: expected an array, found the string \"m\"",
+        ),
+        (
+            with_top("module_path = [true]\n"),
+            "t.toml:1: module_path: expected a string, found the boolean true",
+        ),
+        (
+            with_top("[timeouts]\nbody = \"10 sec\"\n"),
+            r#"t.toml:2: timeouts.body: expected a duration such as "250ms", "10s", "5m" or "1h", found the string "10 sec""#,
+        ),
+        (
+            with_top("limits.head_bytes = -1\n"),
+            r#"t.toml:1: limits.head_bytes: expected a size such as 4096, "64KiB" or "1MiB", found the integer -1"#,
+        ),
+        (
+            with_head("[listener]\naddress = \"127.0.0.1:0\"\n[load_module]\nx = \"x.so\"\n"),
+            "t.toml:1: listener: expected a table in double brackets, one for each, found a table",
+        ),
+        (
+            with_cluster("[[cluster]]\nname = \"app\"\nservers = [1]\n"),
+            r#"t.toml:7: cluster "app": servers: expected a URL such as "http://127.0.0.1:9001", or a table such as { url = "…", weight = 2 }, found the integer 1"#,
+        ),
+        (
+            with_cluster("[[cluster]]\nname = 2003-07-01\nservers = [\"http://a\"]\n"),
+            "t.toml:6: cluster: name: expected a string, found a date",
+        ),
+        (
+            with_cluster(
+                &format!("{CLUSTER}[[cluster.servers]]\nurl = 3\n")
+                    .replace("servers = [\"http://127.0.0.1:9001\"]\n", ""),
+            ),
+            r#"t.toml:8: cluster "app": servers.url: expected a string, found the integer 3"#,
+        ),
+        (
+            with_route("[[route]]\npath = \"/a\"\nhost = \"b\"\ncluster = []\n"),
+            r#"t.toml:11: route "b/a": cluster: expected a string, found an array"#,
+        ),
+    ]);
+}
+
+#[test]
+fn refuses_unknown_keys_at_every_level() {
+    assert_lines(&[
+        (with_top("thread = 3\n"), r#"t.toml:1: unknown key "thread" (did you mean "threads"?)"#),
+        (
+            with_top("user = \"x\"\n"),
+            r#"t.toml:1: unknown key "user" (known here: threads, module_path, listener, load_module, cluster, route, limits, timeouts, access_log, admin)"#,
+        ),
+        (
+            with_top("[limits]\nheader = 3\n"),
+            r#"t.toml:2: limits: unknown key "header" (did you mean "headers"?)"#,
+        ),
+        (
+            with_cluster(&format!("{CLUSTER}keep_alive = 3\n")),
+            r#"t.toml:8: cluster "app": unknown key "keep_alive" (did you mean "keepalive"?)"#,
+        ),
+        (
+            with_cluster("[[cluster]]\nname = \"app\"\nservers = [{ url = \"http://a\", wieght = 3 }]\n"),
+            r#"t.toml:7: cluster "app": servers: unknown key "wieght" (did you mean "weight"?)"#,
+        ),
+        (
+            with_route("[[route]]\nprefix = \"/\"\npath = \"/a\"\ncluster = \"app\"\n"),
+            r#"t.toml:9: route "/a": unknown key "prefix" (known here: path, host, cluster, rewrite, host_header)"#,
+        ),
+    ]);
+}
+
+#[test]
+fn refuses_bad_listeners() {
+    let module = "[load_module]\nx = \"x.so\"\n";
+    let listener = |keys: &str| with_head(&format!("[[listener]]\n{keys}{module}"));
+    let twice = "address = \"127.0.0.1:80\"\n[[listener]]\naddress = \"127.0.0.1:80\"\n";
+    assert_lines(&[
+        (listener(""), r#"t.toml:1: listener: no address (write, for example, address = "127.0.0.1:8080")"#),
+        (
+            listener("address = \"localhost:80\"\n"),
+            r#"t.toml:2: listener "localhost:80": is not an IP address with a port (write "127.0.0.1:80")"#,
+        ),
+        (listener(twice), r#"t.toml:4: listener "127.0.0.1:80": already listening there by t.toml:2"#),
+        (
+            listener("address = \"127.0.0.1:80\"\nmax_connections = 0\n"),
+            r#"t.toml:3: listener "127.0.0.1:80": max_connections: 0 is not a number from 1 to 10000000"#,
+        ),
+        (
+            listener("address = \"127.0.0.1:80\"\n[admin]\naddress = \"127.0.0.1:80\"\n"),
+            r#"t.toml:3: admin "127.0.0.1:80": already listening there by t.toml:2"#,
+        ),
+        (
+            with_top("[admin]\n"),
+            r#"t.toml:1: admin: no address (write, for example, address = "127.0.0.1:9100")"#,
+        ),
+    ]);
+    // Port 0 is another port each time.
+    let (config, _) = parse("t.toml", &with_top(HEAD.split("[load").next().unwrap()), Syntax::Toml).unwrap();
+    assert_eq!(config.listeners.len(), 2);
+}
+
+#[test]
+fn refuses_bad_modules() {
+    let listener = "[[listener]]\naddress = \"127.0.0.1:0\"\n[load_module]\n";
+    let module = |line: &str| with_head(&format!("{listener}{line}\n"));
+    assert_lines(&[
+        (
+            module("Round-Robin = \"a.so\""),
+            r#"t.toml:4: module "Round-Robin": a module ID is written in snake_case, as "round_robin""#,
+        ),
+        (module("\"2 x!\" = \"a.so\""), r#"t.toml:4: module "2 x!": a module ID is written in snake_case"#),
+        (module("x = \"\""), r#"t.toml:4: module "x": the file's name is empty"#),
+        (module("x = {}"), r#"t.toml:4: module "x": no path (write, for example, path = "libmod_x.so")"#),
+        (
+            module("x = { path = \"x.so\", sha256 = \"12\" }"),
+            r#"t.toml:4: module "x": sha256 "12" is not 64 hexadecimal digits (sha256sum FILE prints them)"#,
+        ),
+        (module("x = \"x.so\"\nx = \"y.so\""), r#"t.toml:5: not valid TOML: duplicate key "x""#),
+        (
+            module("x = \"x.so\"\ny = \"y.so\""),
+            r#"t.toml:6: cluster "app": several modules are loaded (x, y), and module = "ID" names none of them"#,
+        ),
+        (
+            with_top("module_path = [\"\"]\n"),
+            "t.toml:1: module_path: a directory is empty (write \".\" for that of this file)",
+        ),
+        (
+            with_cluster(&format!("{CLUSTER}module = \"maglev\"\n")),
+            r#"t.toml:8: cluster "app": no module "maglev" is loaded (loaded: round_robin)"#,
+        ),
+    ]);
+}
+
+#[test]
+fn refuses_bad_clusters() {
+    let cluster = |line: &str| with_cluster(&format!("{CLUSTER}{line}\n"));
+    let servers =
+        |servers: &str| with_cluster(&format!("[[cluster]]\nname = \"app\"\nservers = [{servers}]\n"));
+    assert_lines(&[
+        (
+            with_cluster("[[cluster]]\nservers = [\"http://a\"]\n"),
+            r#"t.toml:5: cluster: no name (write, for example, name = "app")"#,
+        ),
+        (
+            with_cluster(&format!("{CLUSTER}[[cluster]]\nname = \"a/b\"\nservers = [\"http://a\"]\n")),
+            r#"t.toml:9: cluster "a/b": a name is made of letters, digits, "_", "-" and ".""#,
+        ),
+        (
+            with_cluster(&[CLUSTER, CLUSTER].concat()),
+            r#"t.toml:9: cluster "app": this name is taken by t.toml:5"#,
+        ),
+        (
+            servers(""),
+            r#"t.toml:5: cluster "app": no server (write, for example, servers = ["http://127.0.0.1:9001"])"#,
+        ),
+        (
+            servers("{}"),
+            r#"t.toml:7: cluster "app": server: no url (write, for example, url = "http://127.0.0.1:9001")"#,
+        ),
+        (
+            servers("\"http://a/b\""),
+            r#"t.toml:7: cluster "app": server "http://a/b": a server has no path (write http://host or http://host:port)"#,
+        ),
+        (
+            servers("{ url = \"http://a\", weight = 0 }"),
+            r#"t.toml:7: cluster "app": server "http://a": weight: 0 is not a number from 1 to 65535"#,
+        ),
+        (
+            servers("{ url = \"http://a\", weight = 65536 }"),
+            r#"t.toml:7: cluster "app": server "http://a": weight: 65536 is not a number from 1 to 65535"#,
+        ),
+        (
+            cluster("key = \"ip\""),
+            r#"t.toml:8: cluster "app": key "ip" is not one of "client", "header:X-Id", "cookie:sid", "query:user", "path" and "uri""#,
+        ),
+        (
+            cluster("key = \"header:X Id\""),
+            r#"t.toml:8: cluster "app": key "header:X Id" is not one of "client", "header:X-Id", "cookie:sid", "query:user", "path" and "uri""#,
+        ),
+        (
+            cluster("host_header = \"a b\""),
+            r#"t.toml:8: cluster "app": host_header: "a b" is neither a host name nor an IP address (write "keep", "server" or a host such as "app.example.com")"#,
+        ),
+        (
+            cluster("connect_timeout = \"0s\""),
+            r#"t.toml:8: cluster "app": connect_timeout: must be longer than 0s (the default is 5s)"#,
+        ),
+        (
+            cluster("keepalive_timeout = \"0ms\""),
+            r#"t.toml:8: cluster "app": keepalive_timeout: must be longer than 0s (write keepalive = 0 to keep no connections)"#,
+        ),
+        (
+            cluster("keepalive = 65536"),
+            r#"t.toml:8: cluster "app": keepalive: 65536 is not a number from 0 to 65535"#,
+        ),
+        (cluster("queue = -1"), r#"t.toml:8: cluster "app": queue: -1 is not a number from 0 to 1000000"#),
+    ]);
+}
+
+#[test]
+fn refuses_bad_routes() {
+    let route = |keys: &str| with_route(&format!("[[route]]\n{keys}\n"));
+    assert_lines(&[
+        (route("cluster = \"app\""), r#"t.toml:8: route: no path (write path = "/" for all of them)"#),
+        (route("path = \"/\""), r#"t.toml:8: route "/": no cluster (write the name of one)"#),
+        (
+            route("path = \"/\"\ncluster = \"ap\""),
+            r#"t.toml:10: route "/": no cluster "ap" (did you mean "app"?)"#,
+        ),
+        (
+            route("path = \"/\"\ncluster = \"other\""),
+            r#"t.toml:10: route "/": no cluster "other" (there are: app)"#,
+        ),
+        (
+            route("path = \"a\"\ncluster = \"app\""),
+            r#"t.toml:9: route "a": path "a" does not begin with "/" (write "/a")"#,
+        ),
+        (
+            route("path = \"/a?b\"\ncluster = \"app\""),
+            r#"t.toml:9: route "/a?b": path "/a?b" has a '?' in it, but only paths are compared"#,
+        ),
+        (
+            route("path = \"/é\"\ncluster = \"app\""),
+            r#"t.toml:9: route "/é": path "/é" has 'é' in it (write it percent-encoded, as clients send it)"#,
+        ),
+        (
+            route("path = \"/\"\ncluster = \"app\"\nrewrite = \"b\""),
+            r#"t.toml:11: route "/": rewrite "b" does not begin with "/" (write "/b")"#,
+        ),
+        (
+            route("path = \"/\"\ncluster = \"app\"\nhost = \"A:80\""),
+            r#"t.toml:11: route "A:80/": host "A:80": a route's host has no port (write "a")"#,
+        ),
+        (
+            route(
+                "path = \"/\"\nhost = \"a\"\ncluster = \"app\"\n[[route]]\npath = \"/\"\nhost = \"A.\"\ncluster = \"app\"",
+            ),
+            r#"t.toml:12: route "a/": already routed by t.toml:8"#,
+        ),
+    ]);
+    // The same path of another host is another route.
+    parse("t.toml", &with_route(&format!("{ROUTE}{ROUTE}host = \"a\"\n")), Syntax::Toml).unwrap();
+}
+
+#[test]
+fn refuses_senseless_limits() {
+    assert_lines(&[
+        (with_top("threads = 0\n"), "t.toml:1: threads: 0 is not a number from 1 to 1024"),
+        (
+            with_top("limits.request_line_bytes = \"32KiB\"\n"),
+            "t.toml:1: limits.head_bytes: 16384 is less than the 32768 of limits.request_line_bytes, and the line is part of the head",
+        ),
+        (
+            with_top("limits.head_bytes = \"2MiB\"\n"),
+            "t.toml:1: limits.head_bytes: 2097152 bytes are not in the range from 64 to 1048576",
+        ),
+        (
+            with_top("limits.headers = 1001\n"),
+            "t.toml:1: limits.headers: 1001 is not a number from 1 to 1000",
+        ),
+        (
+            with_top("limits.body_bytes = 0\n"),
+            "t.toml:1: limits.body_bytes: 0 bytes let nothing through; leave the key out for no limit",
+        ),
+        (
+            with_top("limits.requests_per_connection = 0\n"),
+            "t.toml:1: limits.requests_per_connection: 0 is not a number from 1",
+        ),
+        (
+            with_top("timeouts.request_head = \"0s\"\n"),
+            "t.toml:1: timeouts.request_head: must be longer than 0s (the default is 15s)",
+        ),
+        (
+            with_top("timeouts.drain = \"48h\"\n"),
+            "t.toml:1: timeouts.drain: \"48h\" is more than the longest time, 24h",
+        ),
+        (
+            with_top("access_log.path = \"\"\n"),
+            "t.toml:1: access_log.path: is empty; write \"stdout\" or a file's name, or leave [access_log] out",
+        ),
+        (
+            with_top("[access_log]\n"),
+            "t.toml:1: access_log: no path (write path = \"stdout\" or a file's name)",
+        ),
+    ]);
+}
+
+#[test]
+fn a_value_that_cannot_be_read_is_not_called_missing_too() {
+    let listener = "[[listener]]\naddress = \"127.0.0.1:0\"\n";
+    let right = "expected a table in double brackets, one for each, found the integer 5";
+    assert_lines(&[
+        (
+            ["listener = 5\n[load_module]\nx = \"x.so\"\n", CLUSTER, ROUTE].concat(),
+            &format!("t.toml:1: listener: {right}"),
+        ),
+        (["cluster = 5\n", HEAD, ROUTE].concat(), &format!("t.toml:1: cluster: {right}")),
+        (["route = 5\n", HEAD, CLUSTER].concat(), &format!("t.toml:1: route: {right}")),
+        (
+            ["load_module = 5\n", listener, CLUSTER, "module = \"x\"\n", ROUTE].concat(),
+            "t.toml:1: load_module: expected a table, found the integer 5",
+        ),
+    ]);
+}
+
+#[test]
+fn no_beginning_of_a_file_and_no_lost_line_makes_it_panic() {
+    for (text, syntax) in [
+        (include_str!("../../../conf/reference.toml"), Syntax::Toml),
+        (include_str!("../../../conf/mail.conf"), Syntax::Httpd),
+    ] {
+        let text: String =
+            text.lines().filter(|line| !line.starts_with("# ")).map(|line| format!("{line}\n")).collect();
+        for end in text.char_indices().map(|(at, _)| at) {
+            let _ = parse("t", &text[..end], syntax).map_err(|errors| assert!(!errors.problems.is_empty()));
+        }
+        for lost in 0..text.lines().count() {
+            let rest = text.lines().enumerate().filter(|&(at, _)| at != lost).map(|(_, line)| line);
+            let _ = parse("t", &rest.collect::<Vec<_>>().join("\n"), syntax);
+        }
+    }
 }

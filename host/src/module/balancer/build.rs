@@ -364,7 +364,7 @@ fn setting(setting: &Setting) -> wire::Setting {
         path: text(&setting.path),
         text: ABSENT,
         integer: 0,
-        float: 0.0,
+        real: 0.0,
     };
     wire.kind = match &setting.value {
         SettingValue::Table(n) => {
@@ -384,7 +384,7 @@ fn setting(setting: &Setting) -> wire::Setting {
             wire::SETTING_INTEGER
         }
         SettingValue::Float(float) => {
-            wire.float = *float;
+            wire.real = *float;
             wire::SETTING_FLOAT
         }
         SettingValue::Boolean(boolean) => {

@@ -1,0 +1,128 @@
+//! The files in `conf/` are what people copy, so they are held to what they say.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use toml::Spanned;
+use toml::de::DeTable;
+
+use super::de::{Fault, Node};
+use super::*;
+
+fn conf() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf")
+}
+
+fn reference() -> String {
+    fs::read_to_string(conf().join("reference.toml")).unwrap()
+}
+
+/// The reference with the keys that have no default: those behind a `#` with no space after it.
+fn uncommented(reference: &str) -> String {
+    let is_key = |line: &str| line.starts_with(|c: char| c.is_ascii_lowercase() || c == '[');
+    let lines =
+        reference.lines().map(|line| line.strip_prefix('#').filter(|key| is_key(key)).unwrap_or(line));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn every_sample_loads_without_warning() {
+    let mut loaded = HashSet::new();
+    for entry in fs::read_dir(conf()).unwrap() {
+        let path = entry.unwrap().path();
+        let (_, warnings) = load(&path).unwrap_or_else(|errors| panic!("{errors}"));
+        assert_eq!(warnings, [], "{}", path.display());
+        loaded.insert(path.file_name().unwrap().to_str().unwrap().to_owned());
+    }
+    for name in [
+        "minimal.toml",
+        "reference.toml",
+        "proxy_lb.toml",
+        "round_robin.toml",
+        "random.toml",
+        "bench.toml",
+        "mail.conf",
+    ] {
+        assert!(loaded.contains(name), "{name}");
+    }
+}
+
+#[test]
+fn the_reference_writes_the_defaults() {
+    let (mut written, _) = parse("t.toml", &reference(), Syntax::Toml).unwrap();
+    let (mut default, _) = load(&conf().join("minimal.toml")).unwrap();
+    // What must be given differs, and so do places; the rest of every struct is compared as it prints.
+    let place = Place { file: "".into(), line: 0 };
+    for config in [&mut written, &mut default] {
+        config.source = PathBuf::new();
+        config.listeners[0].place = place.clone();
+        config.modules.clear();
+        for cluster in &mut config.clusters {
+            let server = cluster.servers.remove(1);
+            assert_eq!((server.weight, server.metadata), (1, Vec::new()));
+            cluster.servers.clear();
+            cluster.place = place.clone();
+        }
+        config.routes[0].place = place.clone();
+    }
+    assert_eq!(format!("{written:#?}"), format!("{default:#?}"));
+}
+
+#[test]
+fn the_reference_says_the_default_of_every_key_that_has_one() {
+    // A key behind a "#" must be one whose absence no value stands for.
+    let reference = reference();
+    let hidden = reference.lines().filter_map(|line| line.strip_prefix('#')?.split_once(" = "));
+    let hidden: HashSet<&str> = hidden.map(|(key, _)| key).filter(|key| !key.starts_with(' ')).collect();
+    let without_default = [
+        "threads",
+        "module_path",
+        "random",
+        "key",
+        "host",
+        "rewrite",
+        "host_header",
+        "body_bytes",
+        "requests_per_connection",
+        "path",
+        "address",
+    ];
+    assert_eq!(hidden, HashSet::from(without_default));
+}
+
+#[test]
+fn the_reference_has_every_key_and_they_work_together() {
+    let text = uncommented(&reference());
+    let (config, _) = parse("t.toml", &text, Syntax::Toml).unwrap_or_else(|errors| panic!("{errors}"));
+    assert!(config.admin.is_some() && config.access_log == AccessLogTarget::Stdout);
+    let known = [
+        keys_of::<file::File>(),
+        keys_of::<file::Listener>(),
+        keys_of::<file::ModuleFile>(),
+        keys_of::<file::Cluster>(),
+        keys_of::<file::Server>(),
+        keys_of::<file::Route>(),
+        keys_of::<file::Limits>(),
+        keys_of::<file::Timeouts>(),
+        keys_of::<file::AccessLog>(),
+        keys_of::<file::Admin>(),
+    ];
+    for key in known.concat() {
+        let forms =
+            [format!("\n{key} = "), format!("[{key}]"), format!("{{ {key} = "), format!(", {key} = ")];
+        assert!(forms.iter().any(|form| text.contains(form)), "{key} is not in the reference");
+    }
+}
+
+/// The keys that a struct of the mirror knows, as its own error tells them.
+fn keys_of<'de, T: Deserialize<'de> + std::fmt::Debug>() -> &'static [&'static str] {
+    // Leaked, so that the tree lives as long as what is read from it may.
+    let table = DeTable::parse("no_such_key = 0").unwrap();
+    let root = Box::leak(Box::new(Spanned::new(table.span(), toml::de::DeValue::Table(table.into_inner()))));
+    match T::deserialize(Node::new(root, Box::leak(Box::default()))).unwrap_err().fault {
+        Fault::UnknownKey(known) => known,
+        Fault::Wrong(text) => panic!("{text}"),
+    }
+}
