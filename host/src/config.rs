@@ -298,9 +298,8 @@ pub struct Route {
     pub host: Option<Box<str>>,
     /// Path prefix, by segment: `/a` matches `/a` and `/a/b`, not `/ab`. Begins with a slash.
     pub path: Box<str>,
-    /// What replaces the prefix on the way to the server, or nothing is replaced. It ends in a slash exactly where `path`
-    /// does, so that the rest of the request's path can be appended as it is; it is empty where `/a` maps to `/`, and a
-    /// path of which nothing is left is `/`.
+    /// What replaces the prefix on the way to the server, as written (slashes are evened out when it is used), or nothing
+    /// is replaced. Begins with a slash.
     pub rewrite: Option<Box<str>>,
     /// Index into [`Config::clusters`].
     pub cluster: usize,

@@ -152,7 +152,7 @@ host_header = "server"
     let route = &config.routes[0];
     assert_eq!(
         (route.host.as_deref(), &*route.path, route.rewrite.as_deref()),
-        (Some("a.example"), "/a", Some("/b"))
+        (Some("a.example"), "/a", Some("/b/"))
     );
     assert_eq!((route.cluster, &route.host_header), (0, &Some(HostHeader::Server)));
     assert_eq!(config.route_order, RouteOrder::Longest);
@@ -455,6 +455,10 @@ fn refuses_bad_routes() {
         (
             route("path = \"/é\"\ncluster = \"app\""),
             r#"t.toml:9: route "/é": path "/é" has 'é' in it (write it percent-encoded, as clients send it)"#,
+        ),
+        (
+            route("path = \"/a/../%62\"\ncluster = \"app\""),
+            r#"t.toml:9: route "/a/../%62": path "/a/../%62" is not in the form in which paths are compared and sent (write "/b")"#,
         ),
         (
             route("path = \"/\"\ncluster = \"app\"\nrewrite = \"b\""),

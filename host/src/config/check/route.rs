@@ -1,6 +1,10 @@
 //! `[[route]]`
 
+use std::borrow::Cow;
+
 use toml::Spanned;
+
+use crate::route::normal_path;
 
 use super::super::source::{At, Span};
 use super::super::suggest::nearest;
@@ -44,7 +48,7 @@ impl Checker<'_> {
         let path = path?;
         Some(Route {
             host: host.map(Into::into),
-            rewrite: rewrite.map(|rewrite| matching_slash(&path, rewrite).into()),
+            rewrite: rewrite.map(Into::into),
             path: path.into(),
             cluster: cluster.unwrap_or_default(),
             host_header,
@@ -73,7 +77,13 @@ impl Checker<'_> {
         } else if let Some(odd) = text.chars().find(|c| !c.is_ascii_graphic()) {
             format!("has {odd:?} in it (write it percent-encoded, as clients send it)")
         } else {
-            return true;
+            match normal_path(text.as_bytes()) {
+                Cow::Owned(normal) if normal != text.as_bytes() => {
+                    let normal = String::from_utf8_lossy(&normal);
+                    format!("is not in the form in which paths are compared and sent (write \"{normal}\")")
+                }
+                Cow::Owned(_) | Cow::Borrowed(_) => return true,
+            }
         };
         self.report.error(path.at(), format!("{object}: {key} {text:?} {wrong}"));
         false
@@ -140,36 +150,9 @@ fn covers(outer: &str, inner: &str) -> bool {
         .is_some_and(|rest| outer.ends_with('/') || rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Makes the replacement end in a slash exactly where the prefix does, so that neither `//x` nor `/bx` can come of
-/// mapping `/a/x`. What is left of "/" is empty; the request path puts the slash back where nothing follows.
-fn matching_slash(path: &str, mut rewrite: String) -> String {
-    if path.ends_with('/') {
-        if !rewrite.ends_with('/') {
-            rewrite.push('/');
-        }
-    } else {
-        rewrite.truncate(rewrite.trim_end_matches('/').len());
-    }
-    rewrite
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn maps_slashes_to_slashes() {
-        for (path, rewrite, checked) in [
-            ("/a", "/b", "/b"),
-            ("/a", "/b/", "/b"),
-            ("/a", "/", ""),
-            ("/a/", "/b", "/b/"),
-            ("/", "/b", "/b/"),
-            ("/", "/", "/"),
-        ] {
-            assert_eq!(matching_slash(path, rewrite.to_owned()), checked, "{path} {rewrite}");
-        }
-    }
 
     #[test]
     fn covers_by_segment() {

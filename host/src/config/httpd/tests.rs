@@ -253,8 +253,8 @@ fn maps_a_prefix_where_the_cluster_has_a_path() {
         [
             ("/a", "b", None),
             ("/b", "b", Some("/c")),
-            ("/c", "b", Some("")),
-            ("/d/", "b", Some("/e/")),
+            ("/c", "b", Some("/")),
+            ("/d/", "b", Some("/e")),
             ("/", "a", None)
         ]
     );
