@@ -153,7 +153,7 @@ fn a_module_sees_the_cluster_as_it_was_given() {
             pairs.iter().map(|p| (text(&p.name), text(&p.value))).collect::<Vec<_>>(),
             [("zone".to_owned(), "a".to_owned())]
         );
-        let seen = settings.iter().map(|s| (text(&s.path), s.kind, s.integer, s.float, text(&s.text)));
+        let seen = settings.iter().map(|s| (text(&s.path), s.kind, s.integer, s.real, text(&s.text)));
         assert_eq!(
             seen.collect::<Vec<_>>(),
             [
