@@ -177,8 +177,7 @@ async fn answer_options(
     respond::write_options(thread, keep, started, &mut memory.response);
     let sent = write_all(thread, down, &memory.response).await;
     let sent_bytes = memory.response.len() as u64;
-    let report =
-        Report { status: 204, received_bytes: head.len() as u64, sent_bytes, ..Report::default() };
+    let report = Report { status: 204, received_bytes: head.len() as u64, sent_bytes, ..Report::default() };
     conclude_unrouted(thread, down, Some(head), report, started);
     if sent && keep { End::Keep } else { End::CloseUnread }
 }
@@ -302,9 +301,10 @@ impl Request<'_> {
             }
         }
         let before = Instant::now();
-        let server = upstream::connect(&self.cluster.endpoints[endpoint], self.cluster.config.connect_timeout)
-            .await
-            .map_err(Attempt::NotEstablished)?;
+        let server =
+            upstream::connect(&self.cluster.endpoints[endpoint], self.cluster.config.connect_timeout)
+                .await
+                .map_err(Attempt::NotEstablished)?;
         thread.metrics.upstream_connection(cluster_idx, endpoint, Connection::New);
         let connected = Instant::now();
         trylist.connected(connected - before, || connected);
@@ -381,7 +381,9 @@ impl Request<'_> {
         match (path, self.plan.query) {
             (path, None) => path,
             // As sent, where it was sent in origin form and is sent on as it is.
-            (Cow::Borrowed(_), Some(_)) if matches!(self.plan.path, Cow::Borrowed(_)) && self.sent_in_origin_form() => {
+            (Cow::Borrowed(_), Some(_))
+                if matches!(self.plan.path, Cow::Borrowed(_)) && self.sent_in_origin_form() =>
+            {
                 Cow::Borrowed(self.head.text(self.head.target))
             }
             (path, Some(query)) => {
@@ -431,7 +433,15 @@ impl Request<'_> {
         trylist.count_bytes(request.sent, received + pump.received);
         memory.response = pump.into_memory();
         if let Err(broken) = relayed {
-            return Err(self.broken(down, trylist, endpoint, broken, report, response_sent, framing.encoding));
+            return Err(self.broken(
+                down,
+                trylist,
+                endpoint,
+                broken,
+                report,
+                response_sent,
+                framing.encoding,
+            ));
         }
         trylist.end_try(wire::TRY_SERVED, now);
         let may_reuse = memory.response_head.keep_alive && buffer.is_empty();
@@ -465,7 +475,9 @@ impl Request<'_> {
             sending.poll(cx, down, server)?;
             match response.poll(cx, server, buffer, &mut down.stream) {
                 Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
-                Poll::Ready(Err(PumpError::SinkFailed(_))) => return Poll::Ready(Err(Broken::Client(Error::ClientGone))),
+                Poll::Ready(Err(PumpError::SinkFailed(_))) => {
+                    return Poll::Ready(Err(Broken::Client(Error::ClientGone)));
+                }
                 Poll::Ready(Err(e)) => return Poll::Ready(Err(Broken::Server(e))),
                 Poll::Pending => {}
             }
@@ -490,7 +502,10 @@ impl Request<'_> {
     }
 
     /// A response broke off after its head had come.
-    #[expect(clippy::too_many_arguments, reason = "one call, which would otherwise be in the middle of `relay`")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one call, which would otherwise be in the middle of `relay`"
+    )]
     fn broken(
         &mut self,
         down: &Downstream,
@@ -592,7 +607,14 @@ impl Request<'_> {
         }
         let keep = verdict.keep && self.head.framing == Framing::None && self.keeps(down);
         memory.response.clear();
-        respond::write_error(self.thread, error, self.head.method, keep, Instant::now(), &mut memory.response);
+        respond::write_error(
+            self.thread,
+            error,
+            self.head.method,
+            keep,
+            Instant::now(),
+            &mut memory.response,
+        );
         let sent = write_all(self.thread, down, &memory.response).await;
         let report = Report {
             status: verdict.status,
@@ -724,7 +746,12 @@ struct Sending<'a> {
 }
 
 impl Sending<'_> {
-    fn poll(&mut self, cx: &mut Context<'_>, down: &mut Downstream, server: &mut TcpStream) -> Result<(), Broken> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        down: &mut Downstream,
+        server: &mut TcpStream,
+    ) -> Result<(), Broken> {
         if self.failed || self.gave_up.is_some() || self.request.is_done() {
             return Ok(());
         }
@@ -799,7 +826,12 @@ fn entry<'a>(down: &Downstream, head: Option<&'a RequestHead>, report: Report) -
 }
 
 /// The cluster's key of a request; `None` where the request has none.
-fn key<'a>(source: &KeySource, head: &'a RequestHead, plan: &'a Plan<'_>, client: IpAddr) -> Option<Cow<'a, [u8]>> {
+fn key<'a>(
+    source: &KeySource,
+    head: &'a RequestHead,
+    plan: &'a Plan<'_>,
+    client: IpAddr,
+) -> Option<Cow<'a, [u8]>> {
     match source {
         KeySource::Client => Some(Cow::Owned(client.to_string().into_bytes())),
         KeySource::Header(name) => head.field(name.as_bytes()).map(Cow::Borrowed),

@@ -17,9 +17,9 @@ use tokio::time::timeout;
 
 use trylist::config::{self, Config, Syntax, Warning};
 use trylist::demo::Demo;
+use trylist::drain::Idle;
 use trylist::module::balancer::BuildError;
 use trylist::module::load;
-use trylist::drain::Idle;
 use trylist::worker::{Prepared, StartError, Worker};
 
 use self::cli::{Arguments, Command, Exit, ModuleCommand};

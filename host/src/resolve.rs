@@ -151,7 +151,8 @@ mod tests {
     #[tokio::test]
     async fn wakes_those_who_wait_for_the_first_answer() {
         let name = name();
-        let (answer, ()) = tokio::join!(name.addresses(), async { name.set(Ok(vec![([127, 0, 0, 1], 80).into()])) });
+        let (answer, ()) =
+            tokio::join!(name.addresses(), async { name.set(Ok(vec![([127, 0, 0, 1], 80).into()])) });
         assert_eq!(answer.as_ref().as_ref().map(Vec::len), Ok(1));
     }
 }

@@ -92,7 +92,9 @@ impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: listener \"{}\": ", self.place, self.address)?;
         match self.source.kind() {
-            io::ErrorKind::AddrInUse => f.write_str("address in use; stop whoever has it, or choose another port"),
+            io::ErrorKind::AddrInUse => {
+                f.write_str("address in use; stop whoever has it, or choose another port")
+            }
             io::ErrorKind::PermissionDenied => {
                 f.write_str("permission denied; ports below 1024 need CAP_NET_BIND_SERVICE")
             }

@@ -72,7 +72,8 @@ mod tests {
         let now = Instant::now();
         let mut timer = Timer::new(now, Duration::from_millis(5));
         timer.set(now + Duration::from_secs(3600));
-        let woken = tokio::time::timeout(Duration::from_secs(60), std::future::poll_fn(|cx| timer.poll_expired(cx)));
+        let woken =
+            tokio::time::timeout(Duration::from_secs(60), std::future::poll_fn(|cx| timer.poll_expired(cx)));
         assert!(woken.await.is_err(), "expired before its deadline");
         assert_eq!(timer.armed, now + Duration::from_secs(3600));
         timer.set(now + Duration::from_secs(1));

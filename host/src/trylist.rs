@@ -453,7 +453,6 @@ impl<'a> Trylist<'a> {
         result
     }
 
-
     fn storage(&mut self) -> *mut c_void {
         let size = self.cluster.balancer.module().trylist().size;
         let slot = self.slot_mut();

@@ -94,7 +94,11 @@ async fn connect_any(endpoint: &Endpoint) -> Result<TcpStream, ConnectError> {
         }
     }
     Err(failed.map_or_else(
-        || ConnectError { kind: wire::FAILURE_RESOLVE, os_error: None, text: "the name has no address".into() },
+        || ConnectError {
+            kind: wire::FAILURE_RESOLVE,
+            os_error: None,
+            text: "the name has no address".into(),
+        },
         ConnectError::from,
     ))
 }

@@ -212,7 +212,11 @@ impl Worker {
         }
     }
 
-    fn spawn_background(&self, clusters: &Clusters, admin: Option<TcpListener>) -> Result<JoinHandle<()>, StartError> {
+    fn spawn_background(
+        &self,
+        clusters: &Clusters,
+        admin: Option<TcpListener>,
+    ) -> Result<JoinHandle<()>, StartError> {
         let names: Vec<_> = clusters
             .iter()
             .flat_map(|cluster| &cluster.endpoints)
@@ -247,7 +251,12 @@ impl Worker {
         })
     }
 
-    fn spawn_threads(&mut self, config: &Arc<Config>, clusters: &Clusters, listeners: Vec<Bound>) -> Result<(), StartError> {
+    fn spawn_threads(
+        &mut self,
+        config: &Arc<Config>,
+        clusters: &Clusters,
+        listeners: Vec<Bound>,
+    ) -> Result<(), StartError> {
         let routes = Arc::new(Routes::new(config));
         let epoch = Instant::now();
         let gates: Vec<Arc<Gate>> = config
@@ -257,7 +266,8 @@ impl Worker {
             .enumerate()
             .map(|(i, (listener, bound))| Arc::new(Gate::new(i, bound.address, listener.max_connections)))
             .collect();
-        let mut shares: Vec<Vec<(TcpListener, Arc<Gate>)>> = (0..config.threads).map(|_| Vec::new()).collect();
+        let mut shares: Vec<Vec<(TcpListener, Arc<Gate>)>> =
+            (0..config.threads).map(|_| Vec::new()).collect();
         for (bound, gate) in listeners.into_iter().zip(&gates) {
             for (i, socket) in bound.sockets.into_iter().enumerate() {
                 shares[i % config.threads].push((socket, Arc::clone(gate)));
