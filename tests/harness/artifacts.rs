@@ -44,7 +44,7 @@ pub fn third_party() -> PathBuf {
 /// The module written in C.
 pub fn c_module() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| compile(&root().join("tests/c-module/module.c"))).clone()
+    BUILT.get_or_init(|| compile(&root().join("tests/c-module/round.c"))).clone()
 }
 
 /// The libraries of one workspace, by the folder of their crate.
@@ -130,7 +130,7 @@ fn compile(source: &Path) -> PathBuf {
     let n = COUNT.fetch_add(1, Ordering::Relaxed);
     let fresh = library.with_extension(format!("{}-{n}.so", std::process::id()));
     let status = Command::new("cc")
-        .args(["-std=c11", "-Wall", "-Wextra", "-O1", "-shared", "-fPIC"])
+        .args(["-std=c11", "-Wall", "-Wextra", "-O1", "-fvisibility=hidden", "-shared", "-fPIC"])
         .arg("-I")
         .arg(root().join("lb-api/include"))
         .arg("-o")

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use lb_api::wire;
 use sha2::Digest as _;
-use tests::artifacts::broken;
+use tests::artifacts::{broken, c_module};
 use trylist::config::{ModuleFile, Place, Setting, SettingValue};
 use trylist::module::balancer::{Balancer, BuildInput, Endpoint};
 use trylist::module::load::{LoadError, inspect, open};
@@ -50,7 +50,7 @@ fn file(bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
 const NO_MODULE: &str = "is no balancer module: it exports neither the root of a Rust module \
                          (lb_api::export_balancer!) nor the symbol lb_module of a C module";
 const NO_TABLE: &str = "its symbol lb_module does not point to a table of calls; \
-                        define it as `const struct lb_module *const lb_module = &table;`";
+                        define it as `LB_EXPORT const struct lb_module *const lb_module = &table;`";
 
 // ---- the file ------------------------------------------------------------------------------------------------------
 
@@ -244,17 +244,18 @@ fn refuses_a_trylist_that_no_host_can_place() {
 
 // ---- building ------------------------------------------------------------------------------------------------------
 
-/// What a module says to a cluster `api` with this setting in line 9.
-fn build(id: &str, choices: Option<i64>) -> Result<Balancer, Vec<String>> {
-    let module = load(id, &broken(&id.replace('_', "-"))).unwrap();
-    let settings: Vec<_> = choices
-        .map(|choices| Setting {
-            path: "choices".into(),
-            value: SettingValue::Integer(choices),
-            place: Place { file: "site.toml".into(), line: 9 },
-        })
-        .into_iter()
-        .collect();
+/// What a broken module says to a cluster `api` with this setting in line 9.
+fn build(id: &str, setting: Option<(&str, i64)>) -> Result<Balancer, Vec<String>> {
+    build_from(&broken(&id.replace('_', "-")), id, setting)
+}
+
+fn build_from(file: &Path, id: &str, setting: Option<(&str, i64)>) -> Result<Balancer, Vec<String>> {
+    let module = load(id, file).unwrap();
+    let setting = setting.map(|(path, value)| Setting {
+        path: path.into(),
+        value: SettingValue::Integer(value),
+        place: Place { file: "site.toml".into(), line: 9 },
+    });
     let endpoint = Endpoint {
         id: 1,
         url: "http://127.0.0.1:9001",
@@ -269,7 +270,7 @@ fn build(id: &str, choices: Option<i64>) -> Result<Balancer, Vec<String>> {
         cluster: "api",
         endpoints: &[endpoint],
         state: &STATE,
-        settings: &settings,
+        settings: setting.as_slice(),
         previous: None,
         saved: None,
     };
@@ -295,7 +296,7 @@ static STATE: wire::ClusterState = wire::ClusterState {
 #[test]
 fn every_reason_against_the_settings_is_a_line_with_their_place() {
     assert_eq!(
-        build("refuses_settings", Some(3)).unwrap_err(),
+        build("refuses_settings", Some(("choices", 3))).unwrap_err(),
         [
             r#"site.toml:9: cluster "api": module "refuses_settings": settings.choices: 3 is not what it wants"#,
             r#"cluster "api": module "refuses_settings": nothing is"#,
@@ -314,7 +315,7 @@ fn a_missing_setting_is_named() {
 #[test]
 fn a_setting_that_the_module_does_not_have_is_refused() {
     assert_eq!(
-        build("always_busy", Some(3)).unwrap_err(),
+        build("always_busy", Some(("choices", 3))).unwrap_err(),
         [
             r#"site.toml:9: cluster "api": module "always_busy": settings.choices: unknown setting, this module has none"#
         ]
@@ -366,6 +367,19 @@ fn tells_what_a_module_is() {
     assert_eq!(module.trylist(), TrylistLayout { size: 1, align: 1 });
     assert_eq!(module.supports(), Supports { observe: true, save: true, explain: true });
     assert_eq!(hex(module.sha256()), sha256(&file));
+}
+
+#[test]
+fn a_module_in_c_is_loaded_by_the_same_line() {
+    let file = c_module();
+    let balancer = build_from(&file, "c_round", Some(("first", 0))).unwrap();
+    assert_eq!(balancer.module().language(), Language::C);
+    assert_eq!(
+        build_from(&file, "c_round", Some(("first", 1))).unwrap_err(),
+        [
+            r#"site.toml:9: cluster "api": module "c_round": settings.first: expected the index of an endpoint, from 0"#
+        ]
+    );
 }
 
 #[test]

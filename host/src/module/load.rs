@@ -419,7 +419,7 @@ impl fmt::Display for Refusal {
             ),
             Self::NoTable => f.write_str(
                 "its symbol lb_module does not point to a table of calls; \
-                 define it as `const struct lb_module *const lb_module = &table;`",
+                 define it as `LB_EXPORT const struct lb_module *const lb_module = &table;`",
             ),
             Self::OtherAbi { major, minor } => {
                 write!(

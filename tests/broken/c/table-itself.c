@@ -1,5 +1,5 @@
-/* A module that exports its table and not a pointer to it. */
+/* A module that exports its table and not a pointer to it, past the declaration in the header. */
 #define EXPORTS_BY_ITSELF
 #include "healthy.h"
 
-LB_EXPORT const struct lb_module lb_module = TABLE;
+LB_EXPORT const struct lb_module table_itself __asm__("lb_module") = TABLE;
