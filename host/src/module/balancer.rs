@@ -1,14 +1,14 @@
 //! A module's instance for one cluster, and the only way to its calls.
 //!
-//! Every call that enters a module goes through [`in_module`], and what a call says of itself (its status) is judged in
-//! one place, [`Balancer::judge`]. What a call *answers* is judged by whoever asked: `trylist.rs` checks the endpoint and
+//! Every call that enters a module goes through `in_module`, and what a call says of itself (its status) is judged in
+//! one place, `Balancer::judge`. What a call *answers* is judged by whoever asked: `trylist.rs` checks the endpoint and
 //! reports a fault here, so that all faults of a balancer are counted and logged in one place.
 #![allow(unsafe_code, reason = "calls into modules take raw pointers; no other file makes them")]
 
 mod build;
 mod scope;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::ffi::c_void;
 use std::fmt;

@@ -150,10 +150,12 @@ fn read(file: File) -> Result<Vec<u8>, Refusal> {
     if bytes.len() as u64 > MAX_FILE_BYTES { Err(Refusal::TooLarge) } else { Ok(bytes) }
 }
 
+/// By hash, for as long as the process lives.
+static OPENED: Mutex<Option<HashMap<[u8; 32], &'static Library>>> = Mutex::new(None);
+
 /// Opens a library, or finds that these very bytes are open: a process that builds several configurations one after
 /// another (as tests do) has each module once.
 fn library(sha256: [u8; 32], bytes: &[u8], name: &str) -> Result<&'static Library, Refusal> {
-    static OPENED: Mutex<Option<HashMap<[u8; 32], &'static Library>>> = Mutex::new(None);
     // Held while the library is opened, so that two threads do not open it twice. Whoever panicked left the map whole.
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
     let opened = opened.get_or_insert_default();
@@ -449,4 +451,85 @@ fn list(f: &mut fmt::Formatter<'_>, paths: &[PathBuf]) -> fmt::Result {
         write!(f, "{before}{}", path.display())?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    /// The bytes of a library that `cc` makes of this C.
+    fn library_of(c: &str) -> Vec<u8> {
+        let folder = tempfile::tempdir().unwrap();
+        let (source, library) = (folder.path().join("x.c"), folder.path().join("x.so"));
+        std::fs::write(&source, c).unwrap();
+        let cc = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status();
+        assert!(cc.unwrap().success());
+        std::fs::read(library).unwrap()
+    }
+
+    /// Where this test may be run from, so may a library be.
+    fn folder() -> PathBuf {
+        std::env::current_exe().unwrap().parent().unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_private_file_can_be_opened_where_memory_cannot() {
+        let bytes = library_of("int answer = 42;");
+        let exports = dlopen_image(Image::in_file(&bytes, &[folder()]).unwrap()).unwrap();
+        // SAFETY: an `int`, as written above.
+        assert_eq!(unsafe { **exports.0.get::<*const i32>("answer").unwrap() }, 42);
+    }
+
+    #[test]
+    fn two_libraries_are_two_though_their_images_came_one_after_the_other() {
+        for answer in [1, 2] {
+            let bytes = library_of(&format!("int answer = {answer};"));
+            let exports = dlopen("x", &bytes).unwrap();
+            // SAFETY: an `int`, as written above.
+            assert_eq!(unsafe { **exports.0.get::<*const i32>("answer").unwrap() }, answer);
+        }
+    }
+
+    #[test]
+    fn the_same_bytes_are_opened_once() {
+        let bytes = library_of("int nothing_of_interest;");
+        let sha256 = [7; 32];
+        assert!(matches!(library(sha256, &bytes, "x"), Err(Refusal::NoModule)));
+        let known = Box::leak(Box::new(Library {
+            id: "x".into(),
+            version: "1".into(),
+            summary: "".into(),
+            abi: (1, 0),
+            language: Language::C,
+            trylist: TrylistLayout { size: 0, align: 1 },
+            sha256,
+            calls: crate::module::balancer::tests::NOTHING,
+        }));
+        OPENED.lock().unwrap().get_or_insert_default().insert(sha256, known);
+        assert!(ptr::eq(library(sha256, &bytes, "x").unwrap(), known));
+    }
+
+    #[test]
+    fn only_mapped_memory_is_readable() {
+        let maps =
+            "1000-2000 r-xp 0 00:00 0\n2000-3000 r--p 0 00:00 0 /x\n3000-4000 ---p 0\n5000-6000 rw-p 0\n";
+        assert!(is_readable(maps, 0x1000, 0x2000), "over two mappings");
+        assert!(is_readable(maps, 0x5fff, 1));
+        assert!(!is_readable(maps, 0x2ff0, 0x20), "into one that is not to be read");
+        assert!(!is_readable(maps, 0x5ff0, 0x20), "past the last");
+        assert!(
+            !is_readable(maps, 0xfff, 2) && !is_readable(maps, 8, 8) && !is_readable(maps, usize::MAX, 8)
+        );
+    }
+
+    #[test]
+    fn takes_its_own_minor_and_every_lower_one_of_its_major() {
+        for minor in 0..=ABI_MINOR {
+            assert!(check_abi(ABI_MAJOR, minor).is_ok());
+        }
+        for (major, minor) in [(ABI_MAJOR, ABI_MINOR + 1), (ABI_MAJOR + 1, 0), (ABI_MAJOR - 1, 0)] {
+            assert!(check_abi(major, minor).is_err());
+        }
+    }
 }

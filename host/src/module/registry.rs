@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::ModuleFile;
-use crate::module::Module;
 use crate::module::load::{self, LoadError};
+use crate::module::{Hex, Module};
 
 /// Module ID → loaded module, each once. Dropping it unloads nothing.
 #[derive(Debug, Default)]
@@ -24,7 +24,16 @@ impl Registry {
         let mut refused = Vec::new();
         for file in files {
             match load::open(file) {
-                Ok(module) => drop(modules.insert(Arc::clone(&file.id), module)),
+                Ok(module) => {
+                    tracing::info!(
+                        module = module.id(),
+                        version = module.version(),
+                        file = %module.file().display(),
+                        sha256 = %Hex(module.sha256()),
+                        "module loaded"
+                    );
+                    modules.insert(Arc::clone(&file.id), module);
+                }
                 Err(error) => refused.push(error),
             }
         }

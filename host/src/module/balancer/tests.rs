@@ -43,7 +43,7 @@ unsafe extern "C" fn drop_balancer_ok(_: *mut c_void) -> u32 {
     wire::STATUS_OK
 }
 
-const NOTHING: Calls = Calls {
+pub(in crate::module) const NOTHING: Calls = Calls {
     load_balance: load_balance_ok,
     next: next_ok,
     report_failure: report_failure_ok,
