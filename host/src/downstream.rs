@@ -43,6 +43,8 @@ pub struct Downstream {
     pub read_closed: bool,
     /// Requests served.
     pub n_requests: u64,
+    /// When the last one was, or the connection began.
+    pub served_at: Instant,
 }
 
 /// How a run of requests ended.
@@ -61,57 +63,68 @@ enum Wait {
     Refused(Error),
 }
 
+/// What the requests of a connection use one after the other; lent by the thread while the connection is busy.
+#[derive(Debug, Default)]
+pub(crate) struct Active {
+    head: RequestHead,
+    memory: Memory,
+}
+
 /// Serves a connection until it ends. `place` is the connection's in [`Thread::join`].
-pub async fn serve(thread: Rc<Thread>, stream: TcpStream, peer: SocketAddr, place: usize) {
-    let now = Instant::now();
-    let mut down = Downstream {
-        stream,
-        peer,
-        buffer: Buffer::default(),
-        timer: Timer::new(now, thread.config.timeouts.request_head),
-        read_closed: false,
-        n_requests: 0,
-    };
-    poll_fn(|cx| {
-        thread.set_waker(place, cx.waker());
-        Poll::Ready(())
-    })
-    .await;
-    loop {
-        if !down.is_readable(&thread).await {
-            if down.n_requests == 0 && thread.phase() == Phase::Serving {
-                // It never said anything: nobody waits for this answer but people who test.
-                let mut memory = Memory::default();
-                forward::refuse(&thread, &mut down, &mut memory, Error::HeadTimeout, None).await;
+///
+/// Not an `async fn`, which would keep its arguments twice: this future is what an idle connection costs.
+pub fn serve(thread: Rc<Thread>, mut down: Downstream, place: impl Place) -> impl Future<Output = ()> {
+    async move {
+        poll_fn(|cx| {
+            thread.set_waker(place.index(), cx.waker());
+            Poll::Ready(())
+        })
+        .await;
+        while down.is_readable(&thread).await {
+            match Box::pin(requests(&thread, &mut down)).await {
+                Run::Idle => {
+                    down.buffer = Buffer::default();
+                    down.timer.set(Instant::now() + thread.config.timeouts.keepalive.saturating_sub(LINGER));
+                }
+                Run::Closed => return,
             }
-            return;
         }
-        match Box::pin(requests(&thread, &mut down)).await {
-            Run::Idle => {
-                down.buffer = Buffer::default();
-                down.timer.set(Instant::now() + thread.config.timeouts.keepalive.saturating_sub(LINGER));
-            }
-            Run::Closed => return,
+        if down.n_requests == 0 && thread.phase() == Phase::Serving {
+            // It never said anything.
+            let mut active = Active::default();
+            Box::pin(forward::refuse(&thread, &mut down, &mut active.memory, Error::HeadTimeout, None)).await;
         }
     }
 }
 
+/// A connection's place among those of its thread, given up when dropped.
+pub trait Place {
+    /// Which it is; see [`Thread::join`].
+    fn index(&self) -> usize;
+}
+
 async fn requests(thread: &Thread, down: &mut Downstream) -> Run {
-    let mut head = RequestHead::default();
-    let mut memory = Memory::default();
+    let mut active = thread.lend_active();
+    let run = serve_requests(thread, down, &mut active).await;
+    thread.return_active(active);
+    run
+}
+
+async fn serve_requests(thread: &Thread, down: &mut Downstream, active: &mut Active) -> Run {
+    let Active { head, memory } = active;
     loop {
-        match down.next_head(thread, &mut head).await {
+        match down.next_head(thread, head).await {
             Wait::Head => {}
             Wait::Idle => return Run::Idle,
             Wait::Closed => return Run::Closed,
             Wait::Refused(error) => {
-                forward::refuse(thread, down, &mut memory, error, Some(&head)).await;
+                forward::refuse(thread, down, memory, error, Some(head)).await;
                 down.discard().await;
                 return Run::Closed;
             }
         }
         down.n_requests += 1;
-        match forward::forward(thread, down, &mut memory, &head).await {
+        match forward::forward(thread, down, memory, head).await {
             forward::End::Keep => {}
             forward::End::Close => return Run::Closed,
             forward::End::CloseUnread => {
@@ -123,6 +136,20 @@ async fn requests(thread: &Thread, down: &mut Downstream) -> Run {
 }
 
 impl Downstream {
+    /// A connection that was just accepted.
+    pub fn new(thread: &Thread, stream: TcpStream, peer: SocketAddr) -> Self {
+        let now = Instant::now();
+        Self {
+            stream,
+            peer,
+            buffer: Buffer::default(),
+            timer: Timer::new(now, thread.config.timeouts.request_head),
+            read_closed: false,
+            n_requests: 0,
+            served_at: now,
+        }
+    }
+
     /// Waits until there is something to read; false when the connection's time is over instead.
     async fn is_readable(&mut self, thread: &Thread) -> bool {
         poll_fn(|cx| {
@@ -148,7 +175,7 @@ impl Downstream {
         let mut reading = !self.buffer.is_empty();
         if reading || self.n_requests > 0 {
             let patience = if reading { thread.config.timeouts.request_head } else { LINGER };
-            self.timer.set(Instant::now() + patience);
+            self.timer.set(self.served_at + patience);
         }
         poll_fn(|cx| {
             loop {

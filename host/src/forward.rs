@@ -123,13 +123,13 @@ pub async fn forward(thread: &Thread, down: &mut Downstream, memory: &mut Memory
         key: key.as_deref(),
     };
     let mut trylist = Trylist::start(thread, plan.route.cluster, &view, started);
-    let (report, end) = match request.serve(down, memory, &mut trylist).await {
+    let (report, end, now) = match request.serve(down, memory, &mut trylist).await {
         Ok(served) => served,
         Err(failure) => request.fail(down, memory, failure).await,
     };
-    let now = Instant::now();
     trylist.finish(report.outcome, report.status, now);
     request.conclude(down, &trylist, report, now);
+    down.served_at = now;
     end
 }
 
@@ -158,6 +158,7 @@ pub async fn refuse(
     };
     tracing::debug!(client = %down.peer, status = report.status, "request refused: {error}");
     conclude_unrouted(thread, down, head, report, now);
+    down.served_at = Instant::now();
     match (sent, keep) {
         (true, true) => End::Keep,
         (true, false) => End::CloseUnread,
@@ -179,6 +180,7 @@ async fn answer_options(
     let sent_bytes = memory.response.len() as u64;
     let report = Report { status: 204, received_bytes: head.len() as u64, sent_bytes, ..Report::default() };
     conclude_unrouted(thread, down, Some(head), report, started);
+    down.served_at = Instant::now();
     if sent && keep { End::Keep } else { End::CloseUnread }
 }
 
@@ -246,7 +248,7 @@ impl Request<'_> {
         down: &mut Downstream,
         memory: &mut Memory,
         trylist: &mut Trylist<'_>,
-    ) -> Result<(Report, End), Failure> {
+    ) -> Result<(Report, End, Instant), Failure> {
         let mut now = self.started;
         loop {
             let endpoint = match trylist.next(now) {
@@ -258,7 +260,7 @@ impl Request<'_> {
                 }
                 Step::Exhausted => return Err(self.exhausted(trylist)),
             };
-            match self.attempt(down, memory, trylist, endpoint).await {
+            match self.attempt(down, memory, trylist, endpoint, now).await {
                 Ok(response) => return self.relay(down, memory, trylist, response).await,
                 Err(Attempt::NotEstablished(e)) => {
                     now = Instant::now();
@@ -277,6 +279,7 @@ impl Request<'_> {
         memory: &mut Memory,
         trylist: &mut Trylist<'_>,
         endpoint: usize,
+        now: Instant,
     ) -> Result<Response, Attempt> {
         let (thread, cluster_idx) = (self.thread, self.plan.route.cluster);
         let unsent = down.buffer.range();
@@ -287,8 +290,8 @@ impl Request<'_> {
             Framing::Chunked | Framing::UntilClose => false,
         } && self.head.method.is_idempotent();
         if let Some(server) = thread.pool.take(cluster_idx, endpoint, !replayable) {
-            trylist.connected(Duration::ZERO, || self.started);
-            match self.exchange(down, memory, trylist, endpoint, server).await {
+            trylist.connected(Duration::ZERO, || now);
+            match self.exchange(down, memory, trylist, endpoint, server, now).await {
                 // It was closed while it was idle, or as we sent: no failure of the server's, and no try.
                 Err(Attempt::NoResponse(NoResponse::Closed(_))) if replayable => {
                     down.buffer.rewind(unsent.start);
@@ -308,7 +311,7 @@ impl Request<'_> {
         thread.metrics.upstream_connection(cluster_idx, endpoint, Connection::New);
         let connected = Instant::now();
         trylist.connected(connected - before, || connected);
-        self.exchange(down, memory, trylist, endpoint, server).await
+        self.exchange(down, memory, trylist, endpoint, server, connected).await
     }
 
     async fn exchange(
@@ -318,6 +321,7 @@ impl Request<'_> {
         trylist: &mut Trylist<'_>,
         endpoint: usize,
         mut server: TcpStream,
+        now: Instant,
     ) -> Result<Response, Attempt> {
         let limits = &self.thread.config.limits;
         let mut request = self.request_pump(down, memory, endpoint);
@@ -334,6 +338,7 @@ impl Request<'_> {
                 response: self.cluster.config.response_timeout,
                 request_body: self.thread.config.timeouts.body,
             },
+            now,
         )
         .await;
         trylist.count_bytes(request.sent, buffer.range().end as u64);
@@ -406,7 +411,7 @@ impl Request<'_> {
         memory: &mut Memory,
         trylist: &mut Trylist<'_>,
         response: Response,
-    ) -> Result<(Report, End), Failure> {
+    ) -> Result<(Report, End, Instant), Failure> {
         let Response { mut server, mut buffer, mut request, endpoint } = response;
         let (thread, now) = (self.thread, Instant::now());
         let head = &memory.response_head;
@@ -419,7 +424,7 @@ impl Request<'_> {
         let mut pump = Pump::new(out, head.framing, framing.encoding);
         let mut sending = Sending { request: &mut request, failed: false, gave_up: None };
 
-        let relayed = self.relay_pumps(down, &mut server, &mut buffer, &mut sending, &mut pump).await;
+        let relayed = self.relay_pumps(down, &mut server, &mut buffer, &mut sending, &mut pump, now).await;
         let failed = sending.failed;
         let now = Instant::now();
         let mut report = Report {
@@ -457,7 +462,7 @@ impl Request<'_> {
         };
         report.received_bytes = self.head.len() as u64 + request.body_bytes;
         memory.request = request.into_memory();
-        Ok((report, end))
+        Ok((report, end, now))
     }
 
     async fn relay_pumps(
@@ -467,10 +472,12 @@ impl Request<'_> {
         buffer: &mut Buffer,
         sending: &mut Sending<'_>,
         response: &mut Pump,
+        now: Instant,
     ) -> Result<(), Broken> {
         let client_patience = self.thread.config.timeouts.body;
         let server_patience = self.cluster.config.body_timeout;
         let mut waited_for_sink = None;
+        let mut known = Some(now);
         poll_fn(|cx| {
             sending.poll(cx, down, server)?;
             match response.poll(cx, server, buffer, &mut down.stream) {
@@ -489,7 +496,7 @@ impl Request<'_> {
             if progressed || waited_for_sink != Some(response.waits_for_sink) {
                 waited_for_sink = Some(response.waits_for_sink);
                 let patience = if response.waits_for_sink { client_patience } else { server_patience };
-                down.timer.set(Instant::now() + patience);
+                down.timer.set(known.take().unwrap_or_else(Instant::now) + patience);
             }
             ready!(down.timer.poll_expired(cx));
             Poll::Ready(Err(if response.waits_for_sink {
@@ -594,16 +601,22 @@ impl Request<'_> {
     }
 
     /// Tells client and log that there is no (whole) response.
-    async fn fail(&mut self, down: &mut Downstream, memory: &mut Memory, failure: Failure) -> (Report, End) {
+    async fn fail(
+        &mut self,
+        down: &mut Downstream,
+        memory: &mut Memory,
+        failure: Failure,
+    ) -> (Report, End, Instant) {
         let Failure { error, outcome, begun } = failure;
         self.log_failure(down, error);
         if let Some(report) = begun {
-            return (report, End::Close);
+            return (report, End::Close, Instant::now());
         }
         let verdict = verdict(error);
         if verdict.status == 0 {
             let received_bytes = self.head.len() as u64;
-            return (Report { outcome, received_bytes, ..Report::default() }, End::Close);
+            let report = Report { outcome, received_bytes, ..Report::default() };
+            return (report, End::Close, Instant::now());
         }
         let keep = verdict.keep && self.head.framing == Framing::None && self.keeps(down);
         memory.response.clear();
@@ -623,7 +636,7 @@ impl Request<'_> {
             sent_bytes: if sent { memory.response.len() as u64 } else { 0 },
             body_bytes: 0,
         };
-        (report, if sent && keep { End::Keep } else { End::CloseUnread })
+        (report, if sent && keep { End::Keep } else { End::CloseUnread }, Instant::now())
     }
 
     fn log_failure(&self, down: &Downstream, error: Error) {

@@ -8,4 +8,5 @@
 pub mod buffer;
 pub mod head;
 pub mod body;
+pub mod pipe;
 pub mod pump;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
-use crate::downstream;
+use crate::downstream::{self, Downstream, Place};
 use crate::thread::Thread;
 
 /// After accepting failed for want of something, it is tried again this much later; connections wait in the backlog.
@@ -61,10 +61,8 @@ fn admit(thread: &Rc<Thread>, gate: &Arc<Gate>, stream: TcpStream, peer: SocketA
     thread.metrics.connection_opened(gate.listener);
     let place = thread.join();
     let admitted = Admitted { gate: Arc::clone(gate), thread: Rc::clone(thread), place };
-    tokio::task::spawn_local(async move {
-        downstream::serve(Rc::clone(&admitted.thread), stream, peer, admitted.place).await;
-        drop(admitted);
-    });
+    let connection = Downstream::new(thread, stream, peer);
+    tokio::task::spawn_local(downstream::serve(Rc::clone(thread), connection, admitted));
 }
 
 impl Gate {
@@ -86,6 +84,12 @@ impl Gate {
             }
             closed.await;
         }
+    }
+}
+
+impl Place for Admitted {
+    fn index(&self) -> usize {
+        self.place
     }
 }
 

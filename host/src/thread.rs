@@ -12,14 +12,15 @@ use tokio::sync::Notify;
 use crate::access_log;
 use crate::cluster::Clusters;
 use crate::config::Config;
+use crate::downstream::Active;
 use crate::drain::Phase;
 use crate::metrics::Shard;
 use crate::pool::Pool;
 use crate::route::Routes;
 use crate::trylist::Slot;
 
-/// Trylist storage that one thread keeps for reuse.
-const MAX_SPARE_SLOTS: usize = 256;
+/// Trylist storage, and requests' memory, that one thread keeps for reuse.
+const MAX_SPARE: usize = 256;
 
 /// One worker thread's own things, and its view of what is shared.
 #[derive(Debug)]
@@ -44,6 +45,7 @@ pub struct Thread {
     connections: RefCell<Slab<Option<Waker>>>,
     connection_ended: Notify,
     spare_slots: RefCell<Vec<Box<Slot>>>,
+    spare_active: RefCell<Vec<Box<Active>>>,
 }
 
 /// The date as headers want it, made once a second.
@@ -78,6 +80,7 @@ impl Thread {
             connections: RefCell::default(),
             connection_ended: Notify::new(),
             spare_slots: RefCell::default(),
+            spare_active: RefCell::default(),
         }
     }
 
@@ -163,11 +166,24 @@ impl Thread {
         self.spare_slots.borrow_mut().pop().unwrap_or_default()
     }
 
+    /// Memory for the requests of a connection that has become busy.
+    pub(crate) fn lend_active(&self) -> Box<Active> {
+        self.spare_active.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Memory that is no longer used.
+    pub(crate) fn return_active(&self, active: Box<Active>) {
+        let mut spare = self.spare_active.borrow_mut();
+        if spare.len() < MAX_SPARE {
+            spare.push(active);
+        }
+    }
+
     /// Storage that is no longer used.
     #[inline]
     pub(crate) fn return_slot(&self, slot: Box<Slot>) {
         let mut spare = self.spare_slots.borrow_mut();
-        if spare.len() < MAX_SPARE_SLOTS {
+        if spare.len() < MAX_SPARE {
             spare.push(slot);
         }
     }

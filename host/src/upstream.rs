@@ -19,6 +19,10 @@ use crate::http1::head::{HeadLimits, Refusal, RequestHead, ResponseHead, Scan, V
 use crate::http1::pump::{Pump, PumpError};
 use crate::resolve::Addresses;
 
+/// A response is first read up to here. Whole where it is small; of a large one no more than has to be copied, so that the
+/// rest can be spliced.
+const FIRST_READ_BYTES: usize = 16 * 1024;
+
 /// Why a connection could not be made.
 #[derive(Debug)]
 pub struct ConnectError {
@@ -117,11 +121,12 @@ pub async fn response_head(
     response: &mut ResponseHead,
     limits: &Limits,
     patience: Patience,
+    now: Instant,
 ) -> Result<(), NoResponse> {
     let head_limits = HeadLimits { line_bytes: limits.head_bytes, headers: limits.headers };
-    let mut exchange = Exchange { sent: false, sink_failed: None, got_any: false };
+    let mut exchange = Exchange { sent: false, sink_failed: None, got_any: false, now: Some(now) };
     let mut scan = Scan::default();
-    down.timer.set(Instant::now() + patience.request_body);
+    down.timer.set(now + patience.request_body);
     loop {
         poll_fn(|cx| {
             exchange.poll_send(cx, down, server, request, patience)?;
@@ -132,7 +137,7 @@ pub async fn response_head(
                     Ok(false) => {}
                     Err(refusal) => return Poll::Ready(Err(NoResponse::Bad(refusal))),
                 }
-                match buffer.poll_fill(cx, server, usize::MAX) {
+                match buffer.poll_fill(cx, server, FIRST_READ_BYTES) {
                     Poll::Ready(Ok(0)) => return Poll::Ready(Err(exchange.closed(None))),
                     Poll::Ready(Ok(_)) => exchange.got_any = true,
                     Poll::Ready(Err(e)) => return Poll::Ready(Err(exchange.closed(Some(e)))),
@@ -175,6 +180,8 @@ struct Exchange {
     /// The server takes no more of the request. It may have answered already, so its response is still waited for.
     sink_failed: Option<io::Error>,
     got_any: bool,
+    /// The time, for the first poll; later ones read the clock.
+    now: Option<Instant>,
 }
 
 impl Exchange {
@@ -191,17 +198,19 @@ impl Exchange {
         }
         let polled = request.poll(cx, &mut down.stream, &mut down.buffer, server);
         let progressed = std::mem::take(&mut request.progressed);
+        let known = self.now.take();
+        let now = || known.unwrap_or_else(Instant::now);
         match polled {
             Poll::Ready(Ok(())) => {
                 self.sent = true;
-                down.timer.set(Instant::now() + patience.response);
+                down.timer.set(now() + patience.response);
             }
             Poll::Ready(Err(PumpError::SinkFailed(e))) => {
                 self.sink_failed = Some(e);
-                down.timer.set(Instant::now() + patience.response);
+                down.timer.set(now() + patience.response);
             }
             Poll::Ready(Err(e)) => return Err(NoResponse::Client(client_error(&e))),
-            Poll::Pending if progressed => down.timer.set(Instant::now() + patience.request_body),
+            Poll::Pending if progressed => down.timer.set(now() + patience.request_body),
             Poll::Pending => {}
         }
         Ok(())

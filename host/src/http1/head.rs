@@ -556,38 +556,34 @@ impl Field {
 }
 
 impl Name {
-    /// Which header this name names. Length first, so that most names are compared with one other or none.
+    /// Which header this name names. Length and first letter leave one candidate, so that most names are compared with none.
     pub fn of(name: &[u8]) -> Self {
-        let candidates: &[(&[u8], Self)] = match name.len() {
-            2 => &[(b"te", Self::Te)],
-            3 => &[(b"via", Self::Via)],
-            4 => &[(b"host", Self::Host), (b"date", Self::Date)],
-            6 => &[(b"expect", Self::Expect)],
-            7 => &[(b"trailer", Self::Trailer), (b"upgrade", Self::Upgrade), (b"referer", Self::Referer)],
-            9 => &[(b"forwarded", Self::Forwarded)],
-            10 => &[
-                (b"connection", Self::Connection),
-                (b"user-agent", Self::UserAgent),
-                (b"keep-alive", Self::KeepAlive),
-            ],
-            12 => &[(b"max-forwards", Self::MaxForwards)],
-            14 => &[(b"content-length", Self::ContentLength)],
-            15 => &[(b"x-forwarded-for", Self::XForwardedFor)],
-            16 => {
-                &[(b"x-forwarded-host", Self::XForwardedHost), (b"proxy-connection", Self::ProxyConnection)]
-            }
-            17 => &[
-                (b"transfer-encoding", Self::TransferEncoding),
-                (b"x-forwarded-proto", Self::XForwardedProto),
-            ],
-            18 => &[(b"proxy-authenticate", Self::ProxyAuthenticate)],
-            19 => &[(b"proxy-authorization", Self::ProxyAuthorization)],
-            _ => &[],
+        let Some(first) = name.first() else { return Self::Other };
+        let (known, kind): (&[u8], Self) = match (name.len(), first.to_ascii_lowercase()) {
+            (2, b't') => (b"te", Self::Te),
+            (3, b'v') => (b"via", Self::Via),
+            (4, b'h') => (b"host", Self::Host),
+            (4, b'd') => (b"date", Self::Date),
+            (6, b'e') => (b"expect", Self::Expect),
+            (7, b't') => (b"trailer", Self::Trailer),
+            (7, b'u') => (b"upgrade", Self::Upgrade),
+            (7, b'r') => (b"referer", Self::Referer),
+            (9, b'f') => (b"forwarded", Self::Forwarded),
+            (10, b'c') => (b"connection", Self::Connection),
+            (10, b'u') => (b"user-agent", Self::UserAgent),
+            (10, b'k') => (b"keep-alive", Self::KeepAlive),
+            (12, b'm') => (b"max-forwards", Self::MaxForwards),
+            (14, b'c') => (b"content-length", Self::ContentLength),
+            (15, b'x') => (b"x-forwarded-for", Self::XForwardedFor),
+            (16, b'x') => (b"x-forwarded-host", Self::XForwardedHost),
+            (16, b'p') => (b"proxy-connection", Self::ProxyConnection),
+            (17, b't') => (b"transfer-encoding", Self::TransferEncoding),
+            (17, b'x') => (b"x-forwarded-proto", Self::XForwardedProto),
+            (18, b'p') => (b"proxy-authenticate", Self::ProxyAuthenticate),
+            (19, b'p') => (b"proxy-authorization", Self::ProxyAuthorization),
+            _ => return Self::Other,
         };
-        candidates
-            .iter()
-            .find(|(known, _)| known.eq_ignore_ascii_case(name))
-            .map_or(Self::Other, |(_, kind)| *kind)
+        if name.eq_ignore_ascii_case(known) { kind } else { Self::Other }
     }
 
     /// Whether the header speaks of one hop and is never passed on (RFC 9110 section 7.6.1).
@@ -751,8 +747,24 @@ fn is_chunked(value: &[u8]) -> Result<(), Refusal> {
 
 /// Whether a byte may stand in a host and port (RFC 3986 section 3.2, without user information).
 pub fn is_authority_byte(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(&b)
+    AUTHORITY_BYTES[usize::from(b)]
 }
+
+static AUTHORITY_BYTES: [bool; 256] = {
+    let mut table = [false; 256];
+    let marks = b"-._~%!$&'()*+,;=:[]";
+    let mut i = 0;
+    while i < 256 {
+        table[i] = (i as u8).is_ascii_alphanumeric();
+        i += 1;
+    }
+    i = 0;
+    while i < marks.len() {
+        table[marks[i] as usize] = true;
+        i += 1;
+    }
+    table
+};
 
 fn refusal(e: httparse::Error) -> Refusal {
     match e {
