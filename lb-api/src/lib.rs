@@ -9,6 +9,8 @@ pub mod error;
 pub mod wire;
 pub mod export;
 pub mod version;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 
 pub use balancer::{Balancer, BuildCx, Log, Needs};
 pub use endpoint::{Cluster, Endpoint, Endpoints, Live, State, WEIGHT_ONE};
