@@ -41,12 +41,15 @@ impl Drop for List {
     }
 }
 
+/// What they write down, how many trylists were dropped, and the log of the last.
+type Shared = (Arc<Mutex<Vec<String>>>, Arc<AtomicUsize>, Option<Log>);
+
 /// What the instances of the tests share with them, since a module's only way out is what it saves.
-static CALLS: Mutex<Option<(Arc<Mutex<Vec<String>>>, Arc<AtomicUsize>, Option<Log>)>> = Mutex::new(None);
+static CALLS: Mutex<Option<Shared>> = Mutex::new(None);
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 impl Probe {
-    fn note(&self, call: &str, what: String) {
+    fn note(&self, call: &str, what: &str) {
         self.calls.lock().unwrap().push(format!("{call} {what}").trim_end().to_owned());
         assert!(self.panics_in != call, "in {call}");
     }
@@ -91,12 +94,12 @@ impl Balancer for Probe {
     fn load_balance(&self, request: &Request<'_>) -> List {
         let text = |bytes: Option<&[u8]>| bytes.map(|b| String::from_utf8_lossy(b).into_owned());
         let headers = [text(request.header(0)), text(request.header(1)), text(request.header(2))];
-        self.note("load_balance", format!("{request:?} key {:?} headers {headers:?}", text(request.key())));
+        self.note("load_balance", &format!("{request:?} key {:?} headers {headers:?}", text(request.key())));
         List { panics: self.panics_in == "drop_trylist", dropped: Arc::clone(&self.dropped), _large: [0; 40] }
     }
 
     fn next(&self, _: &mut List, cx: &NextCx<'_>) -> Next {
-        self.note("next", format!("{cx:?}"));
+        self.note("next", &format!("{cx:?}"));
         match self.panics_in.as_str() {
             "wrong" => Next::Endpoint(usize::MAX),
             "twice" => Next::Endpoint(0),
@@ -113,20 +116,20 @@ impl Balancer for Probe {
 
     fn observe(&self, _: &mut List, event: &Event<'_>) {
         let load = event.header(0).map(|value| String::from_utf8_lossy(value).into_owned());
-        self.note("observe", format!("{:?} {:?} {:?} {load:?}", event.kind, event.status, event.result));
+        self.note("observe", &format!("{:?} {:?} {:?} {load:?}", event.kind, event.status, event.result));
     }
 
     fn finish(&self, _: &mut List, outcome: &Outcome) {
-        self.note("finish", format!("{:?} {:?} {:?}", outcome.kind, outcome.endpoint, outcome.status));
+        self.note("finish", &format!("{:?} {:?} {:?}", outcome.kind, outcome.endpoint, outcome.status));
     }
 
     fn save(&self) -> Option<Vec<u8>> {
-        self.note("save", String::new());
+        self.note("save", "");
         Some(b"state".to_vec())
     }
 
     fn explain(&self, _: &List) -> Option<String> {
-        self.note("explain", String::new());
+        self.note("explain", "");
         self.log.warn("was asked");
         Some("because".into())
     }
@@ -134,7 +137,7 @@ impl Balancer for Probe {
 
 impl Drop for Probe {
     fn drop(&mut self) {
-        self.note("drop_balancer", String::new());
+        self.note("drop_balancer", "");
     }
 }
 

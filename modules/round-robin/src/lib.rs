@@ -42,7 +42,9 @@ mod smooth;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use lb_api::{Balancer, BuildCx, BuildError, Cluster, Live, Next, NextCx, Request, export_balancer};
+use lb_api::{
+    Balancer, BuildCx, BuildError, Cluster, Endpoint, Live, Next, NextCx, Request, export_balancer,
+};
 
 use sequence::Sequence;
 use smooth::Smooth;
@@ -75,7 +77,7 @@ impl Balancer for RoundRobin {
 
     fn build(cx: &BuildCx<'_, Self>, (): ()) -> Result<Self, BuildError> {
         let endpoints = cx.endpoints();
-        let configured = Smooth::new((0..).zip(endpoints.iter().map(|endpoint| endpoint.weight())));
+        let configured = Smooth::new((0..).zip(endpoints.iter().map(Endpoint::weight)));
         Ok(Self {
             cluster: cx.cluster(),
             endpoints: endpoints.live(),

@@ -55,7 +55,7 @@ impl Sequence {
     /// A sequence over `n_endpoints` endpoints whose configured weights have a period of `period`. It is filled at the
     /// first look.
     pub(crate) fn new(n_endpoints: usize, period: u64) -> Self {
-        let entries = period.max(MIN_TABLE).min(MAX_TABLE).max(n_endpoints as u64);
+        let entries = period.clamp(MIN_TABLE, MAX_TABLE).max(n_endpoints as u64);
         Self {
             version: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
@@ -98,7 +98,7 @@ impl Sequence {
         let endpoint = self.entry(entry.unwrap_or(0));
         // Orders the loads above before the one below: who read anything of a writer sees its version too.
         fence(Acquire);
-        (version % 2 == 0 && self.version.load(Relaxed) == version).then_some(Seen {
+        (version.is_multiple_of(2) && self.version.load(Relaxed) == version).then_some(Seen {
             epoch,
             len,
             entry,
