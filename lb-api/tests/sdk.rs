@@ -110,7 +110,7 @@ impl Balancer for Probe {
     fn report_failure(&self, _: &mut List, failure: &Failure) {
         self.note(
             "report_failure",
-            format!("{:?} {} {:?}", failure.kind, failure.endpoint, failure.os_error),
+            &format!("{:?} {} {:?}", failure.kind, failure.endpoint, failure.os_error),
         );
     }
 
