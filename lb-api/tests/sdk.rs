@@ -467,3 +467,26 @@ fn reports_of_kinds_are_told_apart() {
         );
     });
 }
+
+#[test]
+#[allow(unsafe_code, reason = "plays a host that is broken")]
+fn nothing_is_read_of_structs_that_are_too_short() {
+    use lb_api::wire;
+    let module = lb_api::export::in_process::<Views>();
+    let mut info: wire::Info =
+        // SAFETY: all zeroes are an `Info`.
+        unsafe { std::mem::zeroed() };
+    info.size = 24;
+    // SAFETY: `info` is ours, and even longer than it says.
+    assert_eq!(unsafe { module.info.unwrap()(&raw mut info) }, wire::STATUS_REFUSED);
+    assert_eq!(info.abi_major, 0, "nothing was written");
+    info.size = size_of::<wire::Info>() as u32;
+    // SAFETY: as above.
+    assert_eq!(unsafe { module.info.unwrap()(&raw mut info) }, wire::STATUS_OK);
+    assert_eq!((info.abi_major, info.abi_minor), (1, 0));
+    let short = 8_u32;
+    let mut balancer = std::ptr::null_mut();
+    // SAFETY: of a struct that says 8 bytes no more than its size is read.
+    let status = unsafe { module.build.unwrap()((&raw const short).cast(), &raw mut balancer) };
+    assert_eq!((status, balancer.is_null()), (wire::STATUS_REFUSED, true));
+}
