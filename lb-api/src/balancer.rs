@@ -16,8 +16,7 @@ use crate::wire;
 /// A way of choosing endpoints. One value of the type is a *balancer*: the instance for one cluster.
 ///
 /// Any call may come from any thread, and calls on one balancer run at the same time; those on one trylist come one after
-/// the other. A panic in any of them is caught: the request goes on by the host's own fallback, and a balancer that
-/// panicked is not asked again until the next reload.
+/// the other. A panic in any of them is caught: the host counts it, and serves the request by its own fallback.
 pub trait Balancer: Sized + Send + Sync + 'static {
     /// Module ID in snake_case: the name by which the configuration calls it.
     const ID: &'static str;
@@ -33,7 +32,7 @@ pub trait Balancer: Sized + Send + Sync + 'static {
     type Settings: DeserializeOwned;
 
     /// What one request needs to remember between its tries. It is placed in the host's own memory, which costs no
-    /// allocation up to 120 bytes; its alignment is 16 at most.
+    /// allocation up to 112 bytes; its alignment is 16 at most.
     type Trylist: Send + 'static;
 
     /// Makes the instance for one cluster: at start, and whenever the cluster's endpoints, their configured weights or

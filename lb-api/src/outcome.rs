@@ -145,6 +145,7 @@ pub enum OutcomeKind {
 }
 
 impl Failure {
+    #[inline]
     pub(crate) fn new(view: View<'_, wire::Failure>) -> Self {
         Self {
             kind: match view.kind {
@@ -165,6 +166,7 @@ impl Failure {
 
 impl<'a> Event<'a> {
     /// None for a kind that this version does not know: such an event is ignored.
+    #[inline]
     pub(crate) fn new(view: View<'a, wire::Event>) -> Option<Self> {
         let kind = match view.kind {
             wire::EVENT_CONNECTED => EventKind::Connected,
@@ -206,6 +208,7 @@ impl<'a> Event<'a> {
 }
 
 impl Outcome {
+    #[inline]
     pub(crate) fn new(view: View<'_, wire::Outcome>) -> Self {
         Self {
             kind: match view.kind {
@@ -229,10 +232,12 @@ impl Outcome {
     }
 }
 
+#[inline]
 fn status(status: u32) -> Option<u16> {
     u16::try_from(status).ok().filter(|status| *status != 0)
 }
 
+#[inline]
 fn known(ns: u64) -> Option<Duration> {
     (ns != 0).then(|| Duration::from_nanos(ns))
 }

@@ -40,43 +40,51 @@ impl<'a> Request<'a> {
     }
 
     /// Method, as sent.
+    #[inline]
     pub fn method(self) -> &'a [u8] {
         self.view.bytes(|r| r.method).unwrap_or_default()
     }
 
     /// `http` or `https`, as the client spoke to the listener.
+    #[inline]
     pub fn scheme(self) -> &'a [u8] {
         self.view.bytes(|r| r.scheme).unwrap_or_default()
     }
 
     /// Host and port as asked for; none in an HTTP/1.0 request without `Host`.
+    #[inline]
     pub fn authority(self) -> Option<&'a [u8]> {
         self.view.bytes(|r| r.authority)
     }
 
     /// Path, before any mapping by the route.
+    #[inline]
     pub fn path(self) -> &'a [u8] {
         self.view.bytes(|r| r.path).unwrap_or_default()
     }
 
     /// Query without its question mark; none where there is no question mark.
+    #[inline]
     pub fn query(self) -> Option<&'a [u8]> {
         self.view.bytes(|r| r.query)
     }
 
     /// The client's address.
+    #[inline]
     pub fn client(self) -> Option<SocketAddr> {
         socket_addr(&self.view.client)
     }
 
     /// The request's key by the cluster's `key` setting, where [`Needs::key`](crate::Needs::key) asked for it and the
     /// request has one.
+    #[inline]
     pub fn key(self) -> Option<&'a [u8]> {
         self.view.bytes(|r| r.key)
     }
 
     /// Value of the `idx`-th header that [`Needs::request_header`](crate::Needs::request_header) asked for: the first
     /// line of that name. None where the request has no such line, which is not the same as an empty one.
+    #[inline]
     pub fn header(self, idx: usize) -> Option<&'a [u8]> {
         let headers = self.view.slice(|r| (r.headers, r.n_headers));
         View::of_element(headers.get(idx)?).bytes(|value| *value)
@@ -84,6 +92,7 @@ impl<'a> Request<'a> {
 
     /// Endpoint that the host tries first by itself (stickiness). A balancer may charge it; it may also never hear of
     /// it again.
+    #[inline]
     pub fn preferred(self) -> Option<usize> {
         (self.view.preferred != wire::NO_ENDPOINT).then_some(self.view.preferred as usize)
     }

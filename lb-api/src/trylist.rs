@@ -45,16 +45,19 @@ impl<'a> NextCx<'a> {
     }
 
     /// How many endpoints were answered before in this request.
+    #[inline]
     pub fn n_tried(self) -> usize {
         self.tried.iter().map(|word| word.count_ones() as usize).sum()
     }
 
     /// Tries made so far in this request. Declined answers are no tries.
+    #[inline]
     pub fn n_tries(self) -> u32 {
         self.view.n_tries
     }
 
     /// The time now: nanoseconds of a monotonic clock whose zero means nothing.
+    #[inline]
     pub fn now_ns(self) -> u64 {
         self.view.now_ns
     }
@@ -72,6 +75,7 @@ impl<'a> NextCx<'a> {
     }
 
     /// The request.
+    #[inline]
     pub fn request(self) -> Request<'a> {
         self.view.inner(|cx| cx.request).map_or_else(Request::empty, Request::new)
     }

@@ -1,6 +1,8 @@
 //! `include/lb_module.h` says what `wire.rs` says: compiled as C and as C++, and compared size by size, offset by offset
 //! and constant by constant.
 
+#![allow(clippy::unwrap_used, reason = "a test may end where it fails")]
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;

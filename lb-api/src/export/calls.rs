@@ -137,6 +137,9 @@ fn make<B: Balancer>(view: View<'_, wire::BuildCx>) -> Result<Box<Instance<B>>, 
     });
     let cx = BuildCx::new(view, previous, saved, log.clone()).ok_or_else(broken)?;
     let settings = view.strided(|cx| (cx.settings, cx.n_settings, cx.setting_stride));
+    if settings.len() != view.n_settings || (0..settings.len()).any(|idx| settings.get(idx).is_none()) {
+        return Err(broken());
+    }
     let balancer = B::build(&cx, settings::read(settings)?)?;
     let needs = balancer.needs();
     let headers = [&needs.request_headers, &needs.response_headers]

@@ -21,7 +21,8 @@ pub use abi_stable::library::AbiHeaderRef;
 /// Name of the symbol that a Rust module exports, with its NUL; what stands there is an [`AbiHeaderRef`].
 pub const ROOT_SYMBOL: &str = abi_stable::library::ROOT_MODULE_LOADER_NAME_WITH_NUL;
 
-/// Name of the symbol that a C module exports, with its NUL; what stands there is a `*const wire::Module`.
+/// Name of the symbol that a C module exports, with its NUL; what stands there is a `*const wire::Module` (so the symbol's
+/// address is a `*const *const wire::Module`).
 pub const C_SYMBOL: &str = "lb_module\0";
 
 /// The root of a Rust module. Pointers are untyped in the calls: abi_stable checks number and kind of the arguments,

@@ -99,6 +99,7 @@ impl<'a, T> View<'a, T> {
     }
 
     /// A struct that one of the fields points to.
+    #[inline]
     pub(crate) fn inner<U: Sized32>(self, field: impl FnOnce(&T) -> *const U) -> Option<View<'a, U>> {
         // SAFETY: as in `bytes`.
         unsafe { View::new(field(self.it)) }

@@ -1,41 +1,219 @@
-//! `proxy_lb`: plain round robin over the servers in the order of the file.
-#![doc = ""]
+//! `random`: a weighted draw for each request.
+//!
+//! Every request draws an endpoint, each with the probability that its effective weight is of the sum of all that are
+//! available. Nothing is remembered from one request to the next: no counter that threads contend for, no order in which
+//! many proxies before the same servers could march in step. In return the shares are right on average only: of `n`
+//! requests an endpoint with share `p` gets `np` give or take `sqrt(np(1-p))`.
+//!
+//! A draw is one look into a table of as many slots as there are endpoints (the alias method: Walker 1977, Vose 1991):
+//! pick a slot with equal chances, then, by the slot's threshold, the slot's own endpoint or the one other that shares the
+//! slot with it. By hand, for weights a=5, b=1, c=1 (sum 7, so that a slot holds 7/3): b fills 3/7 of its slot and a the
+//! rest, c likewise, and a's own slot is a's alone. So a is drawn with 1/3 + 2 · 1/3 · 4/7 = 5/7.
+//!
+//! The table is made by the first request that finds that the cluster's epoch has moved on, in time proportional to the
+//! number of endpoints; others draw from the old one meanwhile. Each slot is one atomic word, so that a table that is just
+//! being replaced is read as a mixture of both, slot by slot, which no single draw can tell.
+//!
+//! A request whose try failed draws again among those that it has not tried, with probabilities by weight: by drawing
+//! until one fits, and where eight draws do not bring one, by adding up the weights of all that fit.
+//!
+//! **When**: many proxies, many endpoints, or weights whose round robin would have a long period. **When not**: few
+//! requests, whose shares are then far from the weights, and wherever the exact turns of `round_robin` are wanted.
+//!
+//! **Settings**: none. **Source**: nginx's `random` without `two`, HAProxy's `random(1)`.
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+mod alias;
 
-use lb_api::{Balancer, BuildCx, BuildError, Next, NextCx, Request, export_balancer};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Mutex, TryLockError};
+
+use lb_api::{Balancer, BuildCx, BuildError, Cluster, Live, Next, NextCx, Request, Rng, export_balancer};
+
+use alias::Slot;
+
+/// Draws before the weights are added up instead. A fit is likelier than not unless the tried ones have most of the
+/// weight.
+const DRAWS: u32 = 8;
 
 /// The instance for one cluster.
 #[derive(Debug)]
-pub struct Other {
-    n_endpoints: usize,
-    turn: AtomicUsize,
+pub struct Random {
+    cluster: Cluster,
+    endpoints: Box<[Live]>,
+    /// One for each endpoint, see [`Slot`].
+    slots: Box<[AtomicU64]>,
+    /// The epoch that the slots are made from.
+    epoch: AtomicU64,
+    /// Whether there is any weight to draw from.
+    drawable: AtomicBool,
+    maker: Mutex<()>,
 }
 
-impl Balancer for Other {
-    const ID: &'static str = "proxy_lb";
-    const SUMMARY: &'static str = "round robin in the order of the file";
+impl Balancer for Random {
+    const ID: &'static str = "random";
+    const SUMMARY: &'static str = "a weighted draw for each request";
     type Settings = ();
-    /// The endpoint that the next try goes to.
-    type Trylist = usize;
+    type Trylist = ();
 
     fn build(cx: &BuildCx<'_, Self>, (): ()) -> Result<Self, BuildError> {
-        Ok(Self { n_endpoints: cx.endpoints().len(), turn: AtomicUsize::new(0) })
+        let endpoints = cx.endpoints().live();
+        let random = Self {
+            cluster: cx.cluster(),
+            slots: endpoints.iter().map(|_| AtomicU64::new(0)).collect(),
+            endpoints,
+            epoch: AtomicU64::new(0),
+            drawable: AtomicBool::new(false),
+            maker: Mutex::new(()),
+        };
+        random.make(cx.cluster().epoch());
+        Ok(random)
     }
 
-    fn load_balance(&self, _: &Request<'_>) -> usize {
-        self.turn.fetch_add(1, Relaxed) % self.n_endpoints
-    }
+    #[inline]
+    fn load_balance(&self, _: &Request<'_>) {}
 
-    fn next(&self, at: &mut usize, cx: &NextCx<'_>) -> Next {
-        if cx.n_tried() == self.n_endpoints {
-            return Next::Exhausted;
+    #[inline]
+    fn next(&self, (): &mut (), cx: &NextCx<'_>) -> Next {
+        let epoch = self.cluster.epoch();
+        if self.epoch.load(Acquire) != epoch {
+            self.remake(epoch);
         }
-        while cx.tried(*at) {
-            *at = (*at + 1) % self.n_endpoints;
+        let mut rng = cx.rng();
+        if self.drawable.load(Relaxed) {
+            for _ in 0..DRAWS {
+                let endpoint = self.draw(&mut rng);
+                if self.fits(endpoint, cx) {
+                    return Next::Endpoint(endpoint);
+                }
+            }
         }
-        Next::Endpoint(*at)
+        self.add_up(&mut rng, cx)
     }
 }
 
-export_balancer!(Other);
+impl Random {
+    #[inline]
+    fn draw(&self, rng: &mut Rng) -> usize {
+        let own = rng.below(self.slots.len() as u64) as usize;
+        // Other bits than those that picked the slot.
+        Slot(self.slots[own].load(Relaxed)).draw(own, rng.bits() as u32)
+    }
+
+    #[inline]
+    fn fits(&self, endpoint: usize, cx: &NextCx<'_>) -> bool {
+        !cx.tried(endpoint) && self.endpoints[endpoint].is_available()
+    }
+
+    /// A draw among all that fit, and if none has any weight, the first of them.
+    #[cold]
+    fn add_up(&self, rng: &mut Rng, cx: &NextCx<'_>) -> Next {
+        let fitting = || (0..self.endpoints.len()).filter(|idx| self.fits(*idx, cx));
+        let weight = |idx: usize| u64::from(self.endpoints[idx].effective_weight());
+        let mut left = rng.below(fitting().map(weight).sum());
+        let drawn = fitting().find(|idx| match left.checked_sub(weight(*idx)) {
+            Some(rest) => {
+                left = rest;
+                false
+            }
+            None => true,
+        });
+        // Weights may have changed between adding up and drawing.
+        drawn.or_else(|| fitting().next()).map_or(Next::Exhausted, Next::Endpoint)
+    }
+
+    #[cold]
+    fn remake(&self, epoch: u64) {
+        match self.maker.try_lock() {
+            Ok(_making) => self.make(epoch),
+            // Who panicked here left slots that are as good as any.
+            Err(TryLockError::Poisoned(_making)) => self.make(epoch),
+            Err(TryLockError::WouldBlock) => {}
+        }
+    }
+
+    fn make(&self, epoch: u64) {
+        let weight = |live: &Live| if live.is_available() { live.effective_weight() } else { 0 };
+        let table = alias::table(self.endpoints.iter().map(weight));
+        self.drawable.store(table.is_some(), Relaxed);
+        for (slot, made) in self.slots.iter().zip(table.iter().flatten()) {
+            slot.store(made.0, Relaxed);
+        }
+        self.epoch.store(epoch, Release);
+    }
+}
+
+export_balancer!(Random);
+
+#[cfg(test)]
+mod tests {
+    use lb_api::testkit::{Contract, FakeCluster, FakeRequest};
+    use lb_api::{State, WEIGHT_ONE};
+
+    use super::*;
+
+    #[test]
+    fn keeps_the_contract() {
+        // The smallest share is 1 of 40: 500 of 20,000 draws, whose standard deviation is 22. Four of these are 18 %.
+        Contract::<Random>::new().skips_unavailable().weighted(0.18).check();
+    }
+
+    #[test]
+    fn draws_the_same_for_the_same_random_numbers() {
+        let cluster = FakeCluster::weighted(&[5, 1, 1]);
+        let balancer = cluster.balancer::<Random>().build().unwrap();
+        cluster.seed(1);
+        let first = balancer.sequence(30);
+        cluster.seed(1);
+        assert_eq!(balancer.sequence(30), first);
+        assert_eq!(first[..12], [0, 0, 0, 0, 0, 0, 0, 2, 2, 0, 0, 0]);
+    }
+
+    #[test]
+    fn shares_are_within_four_standard_deviations() {
+        const DRAWS: usize = 100_000;
+        let weights = [1, 2, 3, 4, 10, 100];
+        let counts =
+            FakeCluster::weighted(&weights).balancer::<Random>().build().unwrap().distribution(DRAWS);
+        for (weight, count) in weights.iter().zip(counts) {
+            let p = f64::from(*weight) / 120.0;
+            let (mean, deviation) = (DRAWS as f64 * p, (DRAWS as f64 * p * (1.0 - p)).sqrt());
+            assert!((count as f64 - mean).abs() < 4.0 * deviation, "weight {weight}: {count}, mean {mean}");
+        }
+    }
+
+    #[test]
+    fn a_second_try_is_drawn_by_weight_among_the_others() {
+        let cluster = FakeCluster::weighted(&[90, 6, 3, 1]);
+        let balancer = cluster.balancer::<Random>().build().unwrap();
+        let mut counts = [0_i32; 4];
+        for _ in 0..20_000 {
+            let mut trylist = balancer.load_balance(FakeRequest::get("/"));
+            trylist.mark_tried(0);
+            let Next::Endpoint(endpoint) = trylist.next() else { panic!("three are left") };
+            counts[endpoint] += 1;
+        }
+        assert_eq!(counts[0], 0);
+        for (endpoint, expected) in [(1, 12_000), (2, 6_000), (3, 2_000)] {
+            let off = counts[endpoint] - expected;
+            // Four standard deviations at most: sqrt(20,000 · 0.6 · 0.4) is 69.
+            assert!(off.abs() < 280, "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_of_weight_0_is_the_last_resort() {
+        let cluster = FakeCluster::equal(3);
+        cluster.set_effective_weight(1, 0);
+        let balancer = cluster.balancer::<Random>().build().unwrap();
+        assert_eq!(balancer.distribution(1000)[1], 0);
+        assert_eq!(balancer.load_balance(FakeRequest::get("/")).all().last(), Some(&1));
+        cluster.set_state(0, State::Down);
+        cluster.set_state(2, State::Down);
+        assert_eq!(balancer.distribution(10), [0, 10, 0]);
+        cluster.set_effective_weight(1, WEIGHT_ONE);
+        cluster.set_state(2, State::Available);
+        let counts = balancer.distribution(1000);
+        assert!(counts[0] == 0 && counts[1] > 400 && counts[2] > 400, "{counts:?}");
+    }
+}

@@ -1,41 +1,266 @@
-//! `proxy_lb`: plain round robin over the servers in the order of the file.
-#![doc = ""]
+//! `round_robin`: smooth weighted round robin, in nginx's sequence.
+//!
+//! Endpoints take turns; one of weight 3 takes three turns while one of weight 1 takes one, and its turns are spread out
+//! rather than bunched. For each choice every endpoint's current weight, at first 0, rises by its weight; the largest is
+//! chosen, the first of equals, and the sum of all weights is taken off it. With weights a=5, b=1, c=1:
+//!
+//! | choice | current weights (a, b, c) | chosen | afterwards |
+//! |---|---|---|---|
+//! | 1 | 5, 1, 1 | a | -2, 1, 1 |
+//! | 2 | 3, 2, 2 | a | -4, 2, 2 |
+//! | 3 | 1, 3, 3 | b | 1, -4, 3 |
+//! | 4 | 6, -3, 4 | a | -1, -3, 4 |
+//! | 5 | 4, -2, 5 | c | 4, -2, -2 |
+//! | 6 | 9, -1, -1 | a | 2, -1, -1 |
+//! | 7 | 7, 0, 0 | a | 0, 0, 0 |
+//!
+//! **The sequence is the process's**, not a thread's: one counter that all threads share says whose turn it is, so that
+//! `n` requests one after the other see exactly the sequence, whatever threads they come by. That counter is what two
+//! threads contend for.
+//!
+//! **What is balanced** are the endpoints that are available, by their effective weights. nginx lowers the weight of a
+//! peer that fails and raises it again; here health and weights are the host's, and this module takes both as they are.
+//! A try that fails sends its request to the next endpoint of the sequence that the request has not tried; other requests'
+//! turns stay where they are.
+//!
+//! **Cost.** The sequence repeats after as many choices as the weights, divided by what is common to them, sum up to: 7
+//! above, 3 for three endpoints of any equal weight. A period of up to 65,536 is kept as a table (of 1,024 entries where
+//! that and the configured weights' period suffice), and a choice is a look into it: constant time at any number of
+//! endpoints. A longer period, as slow start's fractions make it, is made 1,024 choices at a time by whichever request
+//! needs the next of them, at a comparison for each *different* weight. Either is made anew, from the beginning, by the
+//! first request that finds that an endpoint's state or effective weight has changed; the others use the old one until
+//! then. See `sequence.rs` and `smooth.rs`.
+//!
+//! **When**: servers that are alike or whose strength is known, requests that cost about the same. **When not**: requests
+//! that differ much in cost (count what is in flight instead), caches that want a key to stay with a server (hash), or
+//! many proxies before the same few servers, which may march in step.
+//!
+//! **Settings**: none. **Source**: nginx, `src/http/ngx_http_upstream_round_robin.c`.
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+mod sequence;
+mod smooth;
 
-use lb_api::{Balancer, BuildCx, BuildError, Next, NextCx, Request, export_balancer};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use lb_api::{
+    Balancer, BuildCx, BuildError, Cluster, Endpoint, Live, Next, NextCx, Request, export_balancer,
+};
+
+use sequence::Sequence;
+use smooth::Smooth;
 
 /// The instance for one cluster.
 #[derive(Debug)]
-pub struct Other {
-    n_endpoints: usize,
-    turn: AtomicUsize,
+pub struct RoundRobin {
+    cluster: Cluster,
+    endpoints: Box<[Live]>,
+    sequence: Sequence,
+    turn: Turn,
 }
 
-impl Balancer for Other {
-    const ID: &'static str = "proxy_lb";
-    const SUMMARY: &'static str = "round robin in the order of the file";
+/// The counter of turns: written by every request, so that it has cache lines of its own, away from what all read.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Turn(AtomicU64);
+
+/// Where a request stands in the sequence, once it has had a turn.
+#[derive(Debug, Default)]
+pub struct Position {
+    entry: Option<u64>,
+}
+
+impl Balancer for RoundRobin {
+    const ID: &'static str = "round_robin";
+    const SUMMARY: &'static str = "smooth weighted round robin, in nginx's sequence";
     type Settings = ();
-    /// The endpoint that the next try goes to.
-    type Trylist = usize;
+    type Trylist = Position;
 
     fn build(cx: &BuildCx<'_, Self>, (): ()) -> Result<Self, BuildError> {
-        Ok(Self { n_endpoints: cx.endpoints().len(), turn: AtomicUsize::new(0) })
+        let endpoints = cx.endpoints();
+        let configured = Smooth::new((0..).zip(endpoints.iter().map(Endpoint::weight)));
+        Ok(Self {
+            cluster: cx.cluster(),
+            endpoints: endpoints.live(),
+            sequence: Sequence::new(endpoints.len(), configured.period()),
+            // A reload is no reason for the first endpoint to be the first again.
+            turn: Turn(AtomicU64::new(cx.previous().map_or(0, |previous| previous.turn.0.load(Relaxed)))),
+        })
     }
 
-    fn load_balance(&self, _: &Request<'_>) -> usize {
-        self.turn.fetch_add(1, Relaxed) % self.n_endpoints
+    #[inline]
+    fn load_balance(&self, _: &Request<'_>) -> Position {
+        Position::default()
     }
 
-    fn next(&self, at: &mut usize, cx: &NextCx<'_>) -> Next {
-        if cx.n_tried() == self.n_endpoints {
-            return Next::Exhausted;
+    #[inline]
+    fn next(&self, position: &mut Position, cx: &NextCx<'_>) -> Next {
+        match position.entry {
+            // The turn is taken here and not in `load_balance`, because a request that the host sends to its preferred
+            // endpoint takes none.
+            None => {
+                let turn = self.turn.0.fetch_add(1, Relaxed);
+                match self.sequence.at(turn, self.cluster.epoch(), || self.smooth()) {
+                    Some((entry, endpoint)) => {
+                        position.entry = Some(entry);
+                        self.unless_tried(endpoint, position, cx)
+                    }
+                    None => self.left_over(cx),
+                }
+            }
+            Some(entry) => self.walk_on(entry, position, cx),
         }
-        while cx.tried(*at) {
-            *at = (*at + 1) % self.n_endpoints;
-        }
-        Next::Endpoint(*at)
     }
 }
 
-export_balancer!(Other);
+impl RoundRobin {
+    fn smooth(&self) -> Smooth {
+        let available = (0..).zip(&self.endpoints).filter(|(_, live)| live.is_available());
+        Smooth::new(available.map(|(idx, live)| (idx, live.effective_weight())))
+    }
+
+    #[inline]
+    fn unless_tried(&self, endpoint: u32, position: &mut Position, cx: &NextCx<'_>) -> Next {
+        match position.entry {
+            Some(entry) if cx.tried(endpoint as usize) => self.walk_on(entry, position, cx),
+            _ => Next::Endpoint(endpoint as usize),
+        }
+    }
+
+    /// The next of the sequence that is available and not tried. All walks of one request together pass each entry once
+    /// or twice.
+    #[cold]
+    fn walk_on(&self, entry: u64, position: &mut Position, cx: &NextCx<'_>) -> Next {
+        let fits = |endpoint: u32| {
+            !cx.tried(endpoint as usize)
+                && self.endpoints.get(endpoint as usize).is_some_and(|e| e.is_available())
+        };
+        match self.sequence.after(entry).find(|(_, endpoint)| fits(*endpoint)) {
+            Some((entry, endpoint)) => {
+                position.entry = Some(entry);
+                Next::Endpoint(endpoint as usize)
+            }
+            None => self.left_over(cx),
+        }
+    }
+
+    /// What is available without being in the sequence: endpoints of weight 0, and those of a long period's other
+    /// batches.
+    #[cold]
+    fn left_over(&self, cx: &NextCx<'_>) -> Next {
+        let fits = |idx: &usize| !cx.tried(*idx) && self.endpoints[*idx].is_available();
+        (0..self.endpoints.len()).find(fits).map_or(Next::Exhausted, Next::Endpoint)
+    }
+}
+
+export_balancer!(RoundRobin);
+
+#[cfg(test)]
+mod tests {
+    use lb_api::testkit::{Contract, FakeCluster, FakeRequest};
+    use lb_api::{State, WEIGHT_ONE};
+
+    use super::*;
+
+    fn sequence(cluster: &FakeCluster, n: usize) -> String {
+        letters(&cluster.balancer::<RoundRobin>().build().unwrap().sequence(n))
+    }
+
+    fn letters(endpoints: &[usize]) -> String {
+        endpoints.iter().map(|endpoint| char::from(b'a' + *endpoint as u8)).collect()
+    }
+
+    #[test]
+    fn keeps_the_contract() {
+        Contract::<RoundRobin>::new().skips_unavailable().weighted(0.001).check();
+    }
+
+    #[test]
+    fn chooses_in_nginx_s_sequence() {
+        assert_eq!(sequence(&FakeCluster::weighted(&[5, 1, 1]), 14), "aabacaaaabacaa");
+        assert_eq!(sequence(&FakeCluster::weighted(&[1, 2, 3]), 6), "cbacbc");
+        assert_eq!(sequence(&FakeCluster::equal(4), 9), "abcdabcda");
+        assert_eq!(sequence(&FakeCluster::weighted(&[40, 8, 8]), 7), "aabacaa");
+    }
+
+    #[test]
+    fn gives_each_its_share_exactly_in_every_period() {
+        let balancer = FakeCluster::weighted(&[7, 3, 2, 8]).balancer::<RoundRobin>().build().unwrap();
+        for _ in 0..10 {
+            assert_eq!(balancer.distribution(20), [7, 3, 2, 8]);
+        }
+    }
+
+    #[test]
+    fn leaves_out_what_is_unavailable_and_takes_it_back() {
+        let cluster = FakeCluster::equal(3);
+        let balancer = cluster.balancer::<RoundRobin>().build().unwrap();
+        assert_eq!(letters(&balancer.sequence(3)), "abc");
+        cluster.set_state(1, State::Ejected);
+        assert_eq!(balancer.distribution(10), [5, 0, 5]);
+        cluster.set_state(1, State::Available);
+        assert_eq!(balancer.distribution(9), [3, 3, 3]);
+    }
+
+    #[test]
+    fn follows_slow_start_by_fractions_of_a_weight() {
+        let cluster = FakeCluster::weighted(&[2, 2]);
+        let balancer = cluster.balancer::<RoundRobin>().build().unwrap();
+        for step in [WEIGHT_ONE / 10, WEIGHT_ONE / 3, WEIGHT_ONE, 2 * WEIGHT_ONE] {
+            cluster.set_effective_weight(1, step);
+            let share = 10_000.0 * f64::from(step) / f64::from(2 * WEIGHT_ONE + step);
+            let count = balancer.distribution(10_000)[1] as f64;
+            // The sequence of a long period may end in its midst.
+            assert!((count - share).abs() <= 2.0, "{count} of {share}");
+        }
+    }
+
+    #[test]
+    fn a_failed_try_goes_to_the_next_of_the_sequence_and_disturbs_nobody() {
+        let balancer = FakeCluster::weighted(&[5, 1, 1]).balancer::<RoundRobin>().build().unwrap();
+        // Turns a a b: the second request walks on from the second entry, over b (tried by none) to a's and c's.
+        assert_eq!(letters(&balancer.load_balance(FakeRequest::get("/")).all()), "abc");
+        let mut second = balancer.load_balance(FakeRequest::get("/"));
+        assert_eq!(second.next(), Next::Endpoint(0));
+        second.fail();
+        assert_eq!(letters(&balancer.sequence(2)), "ba");
+        assert_eq!(letters(&second.all()), "bc");
+    }
+
+    #[test]
+    fn a_request_to_its_preferred_endpoint_takes_no_turn() {
+        let balancer = FakeCluster::equal(3).balancer::<RoundRobin>().build().unwrap();
+        for _ in 0..5 {
+            balancer.load_balance(FakeRequest::get("/").preferred(2)).serve();
+        }
+        assert_eq!(letters(&balancer.sequence(3)), "abc");
+    }
+
+    #[test]
+    fn goes_on_where_the_previous_instance_stood() {
+        let cluster = FakeCluster::equal(3);
+        let first = cluster.balancer::<RoundRobin>().build().unwrap();
+        assert_eq!(letters(&first.sequence(4)), "abca");
+        let second = cluster.balancer::<RoundRobin>().previous(&first).build().unwrap();
+        assert_eq!(letters(&second.sequence(4)), "bcab");
+    }
+
+    #[test]
+    fn an_endpoint_of_weight_0_is_the_last_resort() {
+        let cluster = FakeCluster::equal(3);
+        cluster.set_effective_weight(0, 0);
+        let balancer = cluster.balancer::<RoundRobin>().build().unwrap();
+        assert_eq!(balancer.distribution(10), [0, 5, 5]);
+        assert_eq!(letters(&balancer.load_balance(FakeRequest::get("/")).all()), "bca");
+    }
+
+    #[test]
+    fn threads_share_one_sequence() {
+        let balancer = FakeCluster::weighted(&[5, 1, 1]).balancer::<RoundRobin>().build().unwrap();
+        let counts: Vec<Vec<usize>> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| balancer.distribution(700))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let sum = |endpoint: usize| counts.iter().map(|of| of[endpoint]).sum::<usize>();
+        assert_eq!([sum(0), sum(1), sum(2)], [2000, 400, 400]);
+    }
+}

@@ -1,0 +1,323 @@
+//! What every balancer must do, whatever its way of choosing.
+
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use super::cluster::{FakeCluster, FakeRequest, SettingValue};
+use super::drive::{Builder, TestBalancer};
+use crate::balancer::Balancer;
+use crate::endpoint::State;
+use crate::outcome::{EventKind, FailureKind, OutcomeKind, TryResult};
+use crate::trylist::Next;
+
+/// Sizes of clusters that are tried: one, few, and those about the words of `tried`.
+const SIZES: [usize; 6] = [1, 2, 3, 10, 64, 130];
+
+/// What every balancer must pass. By default:
+///
+/// - a trylist offers every endpoint once, none twice and none that does not exist, and then is exhausted and stays so;
+/// - it does not offer what the host has marked as tried, be it before the first `next`;
+/// - it ends when endpoints are unavailable, be it all of them, and offers the others;
+/// - it may be dropped at any time, with and without `finish`, and that leaves nothing behind;
+/// - every kind of failure, event and outcome can be reported;
+/// - what it saves can be built from, as can damaged bytes, and a previous instance with other endpoints;
+/// - all that on several threads at once.
+///
+/// Modules that promise more have it tested by [`skips_unavailable`](Self::skips_unavailable) and
+/// [`weighted`](Self::weighted).
+pub struct Contract<B> {
+    settings: Vec<(String, SettingValue)>,
+    tolerance: Option<f64>,
+    skips_unavailable: bool,
+    of: PhantomData<B>,
+}
+
+impl<B: Balancer> Default for Contract<B> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<B: Balancer> Contract<B> {
+    /// The contract for balancers of default settings.
+    pub fn new() -> Self {
+        Self { settings: Vec::new(), tolerance: None, skips_unavailable: false, of: PhantomData }
+    }
+
+    /// With this setting.
+    #[must_use]
+    pub fn setting(mut self, path: &str, value: impl Into<SettingValue>) -> Self {
+        self.settings.push((path.into(), value.into()));
+        self
+    }
+
+    /// The balancer never answers with an endpoint that is not available as long as there is another.
+    #[must_use]
+    pub fn skips_unavailable(mut self) -> Self {
+        self.skips_unavailable = true;
+        self
+    }
+
+    /// First choices are proportional to effective weights: each endpoint's count in 20,000 requests differs from its
+    /// share by at most `tolerance` of that share (0.1 is a tenth).
+    #[must_use]
+    pub fn weighted(mut self, tolerance: f64) -> Self {
+        self.tolerance = Some(tolerance);
+        self
+    }
+
+    /// Tries it all.
+    ///
+    /// # Panics
+    /// The balancer broke the contract; the message says how.
+    pub fn check(&self) {
+        for n in SIZES {
+            self.offers_each_endpoint_once(n);
+            self.honours_what_the_host_has_tried(n);
+            self.ends_when_endpoints_are_unavailable(n);
+            self.may_be_dropped_at_any_time(n);
+            self.takes_every_report(n);
+            self.builds_from_what_it_saved(n);
+        }
+        self.works_on_several_threads();
+        if let Some(tolerance) = self.tolerance {
+            self.follows_effective_weights(tolerance);
+        }
+    }
+
+    fn offers_each_endpoint_once(&self, n: usize) {
+        let cluster = FakeCluster::equal(n);
+        let balancer = self.build(&cluster);
+        for _ in 0..2 * n.min(10) {
+            expect_all(&balancer, n, "every endpoint available");
+        }
+    }
+
+    fn honours_what_the_host_has_tried(&self, n: usize) {
+        let cluster = FakeCluster::equal(n);
+        let balancer = self.build(&cluster);
+        // Marked from behind, so that every word of the set is there at the first `next`.
+        for step in 1..=3 {
+            let marked: Vec<_> = (0..n).rev().step_by(step).collect();
+            let request = FakeRequest::get("/").preferred(marked[0]);
+            let mut trylist = balancer.load_balance(request);
+            marked.iter().for_each(|idx| trylist.mark_tried(*idx));
+            let mut offered = trylist.all();
+            offered.sort_unstable();
+            let rest: Vec<_> = (0..n).filter(|idx| !marked.contains(idx)).collect();
+            assert_eq!(offered, rest, "contract: offered (left), with {marked:?} of {n} tried by the host");
+        }
+    }
+
+    fn ends_when_endpoints_are_unavailable(&self, n: usize) {
+        let cluster = FakeCluster::equal(n);
+        let balancer = self.build(&cluster);
+        let states = [State::Down, State::Ejected, State::Draining];
+        for idx in (0..n).filter(|idx| idx % 3 != 1) {
+            cluster.set_state(idx, states[idx % states.len()]);
+        }
+        let available: Vec<_> = (0..n).filter(|idx| cluster.is_available(*idx)).collect();
+        for _ in 0..5 {
+            // As a host does: what is not available is declined, and `next` asked again.
+            let mut trylist = balancer.load_balance(FakeRequest::get("/"));
+            let mut served = Vec::new();
+            while let Next::Endpoint(idx) = trylist.next() {
+                if cluster.is_available(idx) {
+                    served.push(idx);
+                    trylist.fail();
+                    continue;
+                }
+                let others = available.iter().any(|idx| !served.contains(idx));
+                assert!(
+                    !(self.skips_unavailable && others),
+                    "contract: answered endpoint {idx} of {n}, which is not available, with {available:?} available \
+                     and {served:?} of them tried"
+                );
+            }
+            served.sort_unstable();
+            assert_eq!(served, available, "contract: offered (left) of {n}, with these available (right)");
+        }
+        (0..n).for_each(|idx| cluster.set_state(idx, State::Down));
+        let mut trylist = balancer.load_balance(FakeRequest::get("/"));
+        assert!(trylist.all().len() <= n, "contract: a trylist ends when nothing is available");
+        drop(trylist);
+        (0..n).for_each(|idx| cluster.set_state(idx, State::Available));
+        expect_all(&balancer, n, "every endpoint available again");
+    }
+
+    fn may_be_dropped_at_any_time(&self, n: usize) {
+        let cluster = FakeCluster::equal(n);
+        let balancer = self.build(&cluster);
+        for step in 0..100 {
+            let mut trylist = balancer.load_balance(FakeRequest::get("/"));
+            if step % 3 == 0 {
+                continue;
+            }
+            let _ = trylist.next();
+            if step % 3 == 2 {
+                trylist.finish(OutcomeKind::Aborted, None);
+            }
+        }
+        balancer.load_balance(FakeRequest::get("/")).finish(OutcomeKind::NoEndpoint, Some(503));
+        expect_all(&balancer, n, "100 requests dropped");
+        // Many at once, ended in another order than begun.
+        let mut open: Vec<_> = (0..50).map(|_| balancer.load_balance(FakeRequest::get("/"))).collect();
+        for trylist in &mut open {
+            let _ = trylist.next();
+        }
+        while !open.is_empty() {
+            open.swap_remove(open.len() / 2).serve();
+        }
+        expect_all(&balancer, n, "50 requests at once");
+    }
+
+    fn takes_every_report(&self, n: usize) {
+        let cluster = FakeCluster::equal(n);
+        let balancer = self.build(&cluster);
+        let failures = [
+            FailureKind::Resolve,
+            FailureKind::Connect,
+            FailureKind::ConnectTimeout,
+            FailureKind::Tls,
+            FailureKind::Local,
+        ];
+        for kind in failures {
+            let mut trylist = balancer.load_balance(FakeRequest::get("/"));
+            let _ = trylist.next();
+            trylist.fail_with(kind);
+            trylist.finish(OutcomeKind::Failed, Some(502));
+        }
+        let results = [
+            TryResult::Served,
+            TryResult::ClosedEarly,
+            TryResult::BadResponse,
+            TryResult::TimedOut,
+            TryResult::Broken,
+            TryResult::Aborted,
+        ];
+        for result in results {
+            let mut trylist = balancer.load_balance(FakeRequest::get("/"));
+            let _ = trylist.next();
+            let total = Duration::from_millis(3);
+            trylist.observe(EventKind::Connected, None, None, total);
+            trylist.observe(EventKind::ResponseHeaders, Some(500), None, total);
+            trylist.observe(EventKind::TryEnded, Some(500), Some(result), total);
+            // A try that was sent may be followed by another.
+            let _ = trylist.next();
+            let _ = trylist.explain();
+            trylist.finish(OutcomeKind::TimedOut, Some(504));
+        }
+        for kind in [OutcomeKind::Broken, OutcomeKind::Failed] {
+            let mut trylist = balancer.load_balance(FakeRequest::get("/").authority(None).method("POST"));
+            let _ = trylist.next();
+            trylist.finish(kind, None);
+        }
+        expect_all(&balancer, n, "every kind of report");
+    }
+
+    fn builds_from_what_it_saved(&self, n: usize) {
+        let cluster = FakeCluster::equal(n);
+        let balancer = self.build(&cluster);
+        let _ = balancer.sequence(7);
+        let saved = balancer.save();
+        let cut = saved[..saved.len().saturating_sub(1)].to_vec();
+        for bytes in [saved, cut, Vec::new(), b"what another module saved".to_vec()] {
+            let next = self.builder(&cluster).saved(bytes).build();
+            let next = next.unwrap_or_else(|why| panic!("contract: built from saved bytes: {why}"));
+            expect_all(&next, n, "saved bytes");
+        }
+        // The endpoints of a reload: another order, and the first one gone.
+        let order: Vec<_> = (0..n).rev().filter(|idx| n == 1 || *idx != 0).collect();
+        let reordered = cluster.reordered(&order);
+        let next = self.builder(&reordered).previous(&balancer).saved(balancer.save()).build();
+        let next = next.unwrap_or_else(|why| panic!("contract: built with a previous instance: {why}"));
+        expect_all(&balancer, n, "an instance that is being replaced");
+        drop(balancer);
+        expect_all(&next, order.len(), "an instance whose previous one is gone");
+    }
+
+    fn works_on_several_threads(&self) {
+        let cluster = FakeCluster::equal(5);
+        let balancer = self.build(&cluster);
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (balancer, cluster) = (&balancer, &cluster);
+                scope.spawn(move || {
+                    for step in 0..200 {
+                        let mut trylist = balancer.load_balance(FakeRequest::get("/"));
+                        assert_ne!(
+                            trylist.next(),
+                            Next::Exhausted,
+                            "contract: a first try, on several threads"
+                        );
+                        match step % 4 {
+                            0 => drop(trylist),
+                            1 => {
+                                trylist.fail();
+                                let _ = trylist.next();
+                                trylist.finish(OutcomeKind::Failed, Some(502));
+                            }
+                            _ => trylist.serve(),
+                        }
+                        // One thread changes the world under the others, and saves.
+                        if thread == 0 && step % 10 == 0 {
+                            let state = if step % 20 == 0 { State::Down } else { State::Available };
+                            cluster.set_state(step / 20 % 4, state);
+                            let _ = balancer.save();
+                        }
+                    }
+                });
+            }
+        });
+        (0..5).for_each(|idx| cluster.set_state(idx, State::Available));
+        expect_all(&balancer, 5, "requests on several threads");
+    }
+
+    fn follows_effective_weights(&self, tolerance: f64) {
+        let cluster = FakeCluster::weighted(&[5, 1, 1, 13, 20]);
+        let balancer = self.build(&cluster);
+        self.expect_shares(&cluster, &balancer, tolerance);
+        // Slow start, an operator's change, and an endpoint gone.
+        cluster.set_effective_weight(0, 3 << 15);
+        cluster.set_effective_weight(1, 7 << 16);
+        cluster.set_state(3, State::Ejected);
+        self.expect_shares(&cluster, &balancer, tolerance);
+    }
+
+    fn expect_shares(&self, cluster: &FakeCluster, balancer: &TestBalancer<B>, tolerance: f64) {
+        const REQUESTS: usize = 20_000;
+        let weight =
+            |idx| if cluster.is_available(idx) { f64::from(cluster.effective_weight(idx)) } else { 0.0 };
+        let total: f64 = (0..cluster.len()).map(weight).sum();
+        let counts = balancer.distribution(REQUESTS);
+        for (idx, count) in counts.iter().enumerate() {
+            let share = REQUESTS as f64 * weight(idx) / total;
+            assert!(
+                (*count as f64 - share).abs() <= tolerance * share,
+                "contract: endpoint {idx} was chosen {count} times of {REQUESTS}, its weight's share is {share:.0} \
+                 (all: {counts:?})"
+            );
+        }
+    }
+
+    fn builder<'a>(&self, cluster: &'a FakeCluster) -> Builder<'a, B> {
+        self.settings
+            .iter()
+            .fold(cluster.balancer(), |builder, (path, value)| builder.setting(path, value.clone()))
+    }
+
+    fn build(&self, cluster: &FakeCluster) -> TestBalancer<B> {
+        let built = self.builder(cluster).build();
+        built.unwrap_or_else(|why| panic!("contract: builds with {} endpoints: {why}", cluster.len()))
+    }
+}
+
+/// A trylist offers all `n` endpoints, each once, and stays exhausted.
+fn expect_all<B: Balancer>(balancer: &TestBalancer<B>, n: usize, after: &str) {
+    let mut trylist = balancer.load_balance(FakeRequest::get("/"));
+    let mut offered = trylist.all();
+    offered.sort_unstable();
+    assert_eq!(offered, (0..n).collect::<Vec<_>>(), "contract: offers every endpoint once; after {after}");
+    assert_eq!(trylist.next(), Next::Exhausted, "contract: stays exhausted; after {after}");
+    trylist.finish(OutcomeKind::Failed, Some(502));
+}

@@ -1,0 +1,756 @@
+//! The driver: a host's half of the table of calls, with a host's checks.
+#![allow(unsafe_code, reason = "plays the host's side of the boundary")]
+
+use std::alloc::{Layout, alloc, dealloc};
+use std::ffi::c_void;
+use std::marker::PhantomData;
+use std::net::{IpAddr, SocketAddr};
+use std::ptr::{self, NonNull};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::cluster::{FakeCluster, FakeRequest, SettingValue, World};
+use crate::balancer::Balancer;
+use crate::error::{BuildError, Problem};
+use crate::export;
+use crate::outcome::{EventKind, FailureKind, OutcomeKind, TryResult};
+use crate::trylist::Next;
+use crate::wire::{self, STATUS_OK, Str};
+
+/// What a [`TestBalancer`] is built from.
+pub struct Builder<'a, B> {
+    cluster: &'a FakeCluster,
+    settings: Vec<(String, u32, SettingValue)>,
+    previous: Option<&'a TestBalancer<B>>,
+    saved: Option<Vec<u8>>,
+}
+
+impl<'a, B: Balancer> Builder<'a, B> {
+    pub(super) fn new(cluster: &'a FakeCluster) -> Self {
+        Self { cluster, settings: Vec::new(), previous: None, saved: None }
+    }
+
+    /// One more setting, by its path: `choices`, `tiers[1].name`.
+    #[must_use]
+    pub fn setting(mut self, path: &str, value: impl Into<SettingValue>) -> Self {
+        for (at, c) in path.char_indices().filter(|(_, c)| matches!(c, '.' | '[')) {
+            let kind = if c == '[' { wire::SETTING_ARRAY } else { wire::SETTING_TABLE };
+            if !self.settings.iter().any(|(known, ..)| *known == path[..at]) {
+                self.settings.push((path[..at].into(), kind, SettingValue::Integer(0)));
+            }
+        }
+        let value = value.into();
+        let kind = match value {
+            SettingValue::String(_) => wire::SETTING_STRING,
+            SettingValue::Integer(_) => wire::SETTING_INTEGER,
+            SettingValue::Float(_) => wire::SETTING_FLOAT,
+            SettingValue::Boolean(_) => wire::SETTING_BOOLEAN,
+        };
+        self.settings.push((path.into(), kind, value));
+        self
+    }
+
+    /// The instance that this one replaces.
+    #[must_use]
+    pub fn previous(mut self, previous: &'a TestBalancer<B>) -> Self {
+        self.previous = Some(previous);
+        self
+    }
+
+    /// What [`TestBalancer::save`] gave, in this process or in an earlier one.
+    #[must_use]
+    pub fn saved(mut self, saved: Vec<u8>) -> Self {
+        self.saved = Some(saved);
+        self
+    }
+
+    /// Calls `build` as a host does.
+    ///
+    /// # Errors
+    /// What the balancer says is wrong with its settings, or message and place of its panic.
+    pub fn build(self) -> Result<TestBalancer<B>, BuildError> {
+        let module = export::in_process::<B>();
+        let pairs: Vec<Vec<wire::Pair>> = self.cluster.endpoints.iter().map(|e| pairs(&e.metadata)).collect();
+        let endpoints: Vec<Padded<wire::Endpoint>> = self
+            .cluster
+            .endpoints
+            .iter()
+            .zip(&pairs)
+            .map(|(e, pairs)| wire::Endpoint {
+                size: size_of::<Padded<wire::Endpoint>>() as u32,
+                weight: e.weight,
+                id: e.id,
+                url: text(&e.url),
+                name: text(&e.name),
+                address: e.name.parse().map_or(NO_ADDRESS, |ip| address(SocketAddr::new(ip, e.port))),
+                port: e.port.into(),
+                reserved: 0,
+                metadata: pairs.as_ptr(),
+                n_metadata: pairs.len(),
+                counters: e.counters,
+            })
+            .map(Padded::new)
+            .collect();
+        let settings: Vec<Padded<wire::Setting>> = self
+            .settings
+            .iter()
+            .map(|(path, kind, value)| Padded::new(setting(path, *kind, value)))
+            .collect();
+        let host = Host::new();
+        let errors = Mutex::new(Vec::new());
+        let sink = wire::ErrorSink {
+            size: size_of::<wire::ErrorSink>() as u32,
+            reserved: 0,
+            ctx: ptr::from_ref(&errors).cast_mut().cast(),
+            error: note_error,
+        };
+        let mut needs = wire::Needs {
+            size: size_of::<wire::Needs>() as u32,
+            flags: 0,
+            events: 0,
+            reserved: 0,
+            request_headers: ptr::null(),
+            n_request_headers: 0,
+            response_headers: ptr::null(),
+            n_response_headers: 0,
+        };
+        let cx = wire::BuildCx {
+            size: size_of::<wire::BuildCx>() as u32,
+            reserved: 0,
+            cluster: text("test"),
+            endpoints: endpoints.as_ptr().cast(),
+            n_endpoints: endpoints.len(),
+            endpoint_stride: size_of::<Padded<wire::Endpoint>>(),
+            settings: settings.as_ptr().cast(),
+            n_settings: settings.len(),
+            setting_stride: size_of::<Padded<wire::Setting>>(),
+            state: self.cluster.state,
+            previous: self.previous.map_or(ptr::null(), |previous| previous.balancer.as_ptr()),
+            saved: Str::maybe(self.saved.as_deref()),
+            host: &raw const host.api,
+            errors: &raw const sink,
+            needs: &raw mut needs,
+        };
+        let mut balancer = ptr::null_mut();
+        // SAFETY: all that `cx` points to lives to the end of this function, the host API and the counters longer.
+        let status = unsafe { call(module.build)(&raw const cx, &raw mut balancer) };
+        let problems = errors.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match (status, NonNull::new(balancer)) {
+            (STATUS_OK, Some(balancer)) => Ok(TestBalancer {
+                needs: Gathered::new(&needs),
+                module,
+                balancer,
+                host,
+                n_endpoints: endpoints.len(),
+                world: Arc::clone(&self.cluster.world),
+                of: PhantomData,
+            }),
+            _ => Err(BuildError::from_problems(problems)),
+        }
+    }
+}
+
+/// A balancer behind its table of calls. Dropping it calls `drop_balancer`.
+pub struct TestBalancer<B> {
+    module: wire::Module,
+    balancer: NonNull<c_void>,
+    needs: Gathered,
+    host: Box<Host>,
+    n_endpoints: usize,
+    world: Arc<World>,
+    of: PhantomData<B>,
+}
+
+// SAFETY: a balancer is `Send + Sync` by its trait, and the rest is not changed after `build`.
+unsafe impl<B: Balancer> Send for TestBalancer<B> {}
+// SAFETY: as above.
+unsafe impl<B: Balancer> Sync for TestBalancer<B> {}
+
+impl<B: Balancer> TestBalancer<B> {
+    /// Makes the trylist of a request.
+    ///
+    /// # Panics
+    /// The balancer panicked.
+    pub fn load_balance(&self, request: FakeRequest) -> TestTrylist<'_, B> {
+        self.try_load_balance(request).unwrap_or_else(|why| panic!("load_balance: {why}"))
+    }
+
+    /// The same, where a test expects the balancer to panic.
+    ///
+    /// # Errors
+    /// Message and place of the panic.
+    pub fn try_load_balance(&self, request: FakeRequest) -> Result<TestTrylist<'_, B>, String> {
+        let request = Box::new(Sent::new(request, &self.needs));
+        let mut info = NO_INFO;
+        // SAFETY: `info` is ours and has its size set.
+        unsafe { call(self.module.info)(&raw mut info) };
+        let layout = Layout::from_size_align(info.trylist_size.max(1) as usize, info.trylist_align as usize)
+            .expect("the alignment is a power of two");
+        assert!(layout.align() <= wire::TRYLIST_ALIGN, "a trylist may be aligned to 16 at most");
+        // SAFETY: the layout is not empty.
+        let storage = NonNull::new(unsafe { alloc(layout) }).expect("enough memory");
+        let mut trylist = TestTrylist {
+            of: self,
+            request,
+            storage,
+            layout,
+            tried: Vec::new(),
+            tries: Vec::new(),
+            made: true,
+        };
+        // SAFETY: `request` is boxed in the trylist and so lives until after its drop; the storage is as `info` says.
+        let status = unsafe {
+            call(self.module.load_balance)(
+                self.balancer.as_ptr(),
+                &raw const trylist.request.wire,
+                storage.as_ptr().cast(),
+            )
+        };
+        // As the ABI has it: no trylist came to be, and none is dropped.
+        trylist.made = status == STATUS_OK;
+        self.status(status).map(|()| trylist)
+    }
+
+    /// The answers of `n` requests that are all served at the first try: the balancer's sequence.
+    pub fn sequence(&self, n: usize) -> Vec<usize> {
+        (0..n)
+            .map(|_| {
+                let mut trylist = self.load_balance(FakeRequest::get("/"));
+                let Next::Endpoint(endpoint) = trylist.next() else { panic!("no endpoint for a first try") };
+                trylist.serve();
+                endpoint
+            })
+            .collect()
+    }
+
+    /// How often each endpoint was the first choice in `n` requests.
+    pub fn distribution(&self, n: usize) -> Vec<usize> {
+        let mut counts = vec![0; self.n_endpoints];
+        self.sequence(n).into_iter().for_each(|endpoint| counts[endpoint] += 1);
+        counts
+    }
+
+    /// What it saves, wrapped as a host gets it; empty where it saves nothing.
+    ///
+    /// # Panics
+    /// The balancer panicked.
+    pub fn save(&self) -> Vec<u8> {
+        let bytes = Mutex::new(Vec::new());
+        let sink = sink(&bytes);
+        // SAFETY: the sink lives to the end of the call.
+        let status = unsafe { call(self.module.save)(self.balancer.as_ptr(), &raw const sink) };
+        self.status(status).unwrap_or_else(|why| panic!("save: {why}"));
+        bytes.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lines that it wrote to the log.
+    pub fn logged(&self) -> Vec<String> {
+        self.host.lines(&self.host.log)
+    }
+
+    /// Whether it asked for events of this kind.
+    pub fn observes(&self, kind: EventKind) -> bool {
+        self.needs.events & 1 << event_kind(kind) != 0
+    }
+
+    fn status(&self, status: u32) -> Result<(), String> {
+        match status {
+            STATUS_OK => Ok(()),
+            wire::STATUS_PANICKED => Err(self.host.lines(&self.host.panics).pop().unwrap_or_default()),
+            other => Err(format!("returned status {other}")),
+        }
+    }
+}
+
+impl<B> Drop for TestBalancer<B> {
+    fn drop(&mut self) {
+        // SAFETY: it came from `build`, and trylists borrow it, so that none is left.
+        let status = unsafe { call(self.module.drop_balancer)(self.balancer.as_ptr()) };
+        if status != STATUS_OK && !std::thread::panicking() {
+            panic!("drop of the balancer: {:?}", self.host.lines(&self.host.panics).pop());
+        }
+    }
+}
+
+/// A trylist in its storage. Dropping it calls `drop_trylist`, whatever came before.
+pub struct TestTrylist<'a, B: Balancer> {
+    of: &'a TestBalancer<B>,
+    request: Box<Sent>,
+    storage: NonNull<u8>,
+    layout: Layout,
+    tried: Vec<u64>,
+    tries: Vec<usize>,
+    made: bool,
+}
+
+impl<B: Balancer> TestTrylist<'_, B> {
+    /// Asks for the next endpoint and checks the answer as a host does. The endpoint then counts as tried.
+    ///
+    /// # Panics
+    /// The balancer panicked, or answered with an endpoint that does not exist or was answered before.
+    #[expect(clippy::should_implement_trait, reason = "named after the call")]
+    pub fn next(&mut self) -> Next {
+        self.try_next().unwrap_or_else(|why| panic!("next: {why}"))
+    }
+
+    /// The same, where a test expects the balancer to fail.
+    ///
+    /// # Errors
+    /// Message and place of a panic, or what is wrong with the answer.
+    pub fn try_next(&mut self) -> Result<Next, String> {
+        let cx = wire::NextCx {
+            size: size_of::<wire::NextCx>() as u32,
+            n_tries: self.tries.len() as u32,
+            now_ns: self.of.world.now_ns(),
+            random: self.of.world.random(),
+            tried: if self.tried.is_empty() { ptr::null() } else { self.tried.as_ptr() },
+            n_tried_words: self.tried.len(),
+            request: &raw const self.request.wire,
+        };
+        let mut answer = wire::Answer {
+            size: size_of::<wire::Answer>() as u32,
+            kind: 0,
+            endpoint: wire::NO_ENDPOINT,
+            reserved: 0,
+        };
+        // SAFETY: the trylist is made, and all pointers live to the end of the call.
+        let status = unsafe {
+            call(self.of.module.next)(self.balancer(), self.trylist(), &raw const cx, &raw mut answer)
+        };
+        self.of.status(status)?;
+        match answer.kind {
+            wire::NEXT_ENDPOINT => {
+                let (idx, n) = (answer.endpoint as usize, self.of.n_endpoints);
+                if idx >= n {
+                    return Err(format!("answered endpoint {idx} of {n}"));
+                }
+                if self.was_tried(idx) {
+                    return Err(format!("answered endpoint {idx} twice (tried: {:?})", self.tries));
+                }
+                self.mark_tried(idx);
+                self.tries.push(idx);
+                Ok(Next::Endpoint(idx))
+            }
+            wire::NEXT_EXHAUSTED => Ok(Next::Exhausted),
+            wire::NEXT_BUSY => Ok(Next::Busy),
+            other => Err(format!("answered kind {other}, which there is not")),
+        }
+    }
+
+    /// All endpoints in the order in which this trylist answers them when every one fails to connect.
+    pub fn all(&mut self) -> Vec<usize> {
+        let mut order = Vec::new();
+        while let Next::Endpoint(endpoint) = self.next() {
+            order.push(endpoint);
+            self.fail();
+        }
+        order
+    }
+
+    /// Marks an endpoint as answered before, as a host does with the preferred one.
+    pub fn mark_tried(&mut self, endpoint: usize) {
+        // No longer than need be, so that balancers meet words that are not there.
+        let words = endpoint / 64 + 1;
+        if self.tried.len() < words {
+            self.tried.resize(words, 0);
+        }
+        self.tried[endpoint / 64] |= 1 << (endpoint % 64);
+    }
+
+    /// The last try was refused.
+    pub fn fail(&mut self) {
+        self.fail_with(FailureKind::Connect);
+    }
+
+    /// The last try could not be established: calls `report_failure`, and `observe` where that was asked for.
+    ///
+    /// # Panics
+    /// The balancer panicked.
+    pub fn fail_with(&mut self, kind: FailureKind) {
+        let failure = wire::Failure {
+            size: size_of::<wire::Failure>() as u32,
+            kind: match kind {
+                FailureKind::Resolve => wire::FAILURE_RESOLVE,
+                FailureKind::Connect => wire::FAILURE_CONNECT,
+                FailureKind::ConnectTimeout => wire::FAILURE_CONNECT_TIMEOUT,
+                FailureKind::Tls => wire::FAILURE_TLS,
+                FailureKind::Local => wire::FAILURE_LOCAL,
+            },
+            endpoint: self.last(),
+            try_id: self.tries.len() as u32,
+            os_error: if kind == FailureKind::Connect { 111 } else { 0 },
+            reserved: 0,
+            now_ns: self.of.world.now_ns(),
+            elapsed_ns: 1_000_000,
+        };
+        // SAFETY: the trylist is made, and the failure lives to the end of the call.
+        let status = unsafe {
+            call(self.of.module.report_failure)(self.balancer(), self.trylist(), &raw const failure)
+        };
+        self.of.status(status).unwrap_or_else(|why| panic!("report_failure: {why}"));
+        self.observe(EventKind::TryEnded, None, Some(TryResult::NotEstablished), Duration::from_millis(1));
+    }
+
+    /// Tells that the last try goes on, where the balancer asked for such events.
+    ///
+    /// # Panics
+    /// The balancer panicked.
+    pub fn observe(
+        &mut self,
+        kind: EventKind,
+        status: Option<u16>,
+        result: Option<TryResult>,
+        total: Duration,
+    ) {
+        self.observe_headers(kind, status, result, total, &[]);
+    }
+
+    /// The same with response headers, of which the balancer gets those that it asked for.
+    ///
+    /// # Panics
+    /// The balancer panicked.
+    pub fn observe_headers(
+        &mut self,
+        kind: EventKind,
+        status: Option<u16>,
+        result: Option<TryResult>,
+        total: Duration,
+        headers: &[(&str, &str)],
+    ) {
+        if !self.of.observes(kind) {
+            return;
+        }
+        let headers =
+            select(&self.of.needs.response_headers, headers.iter().map(|(n, v)| (*n, v.as_bytes())));
+        let total_ns = total.as_nanos() as u64;
+        let event = wire::Event {
+            size: size_of::<wire::Event>() as u32,
+            kind: event_kind(kind),
+            try_id: self.tries.len() as u32,
+            endpoint: self.last(),
+            status: status.unwrap_or_default().into(),
+            result: match result {
+                None => 0,
+                Some(TryResult::Served) => wire::TRY_SERVED,
+                Some(TryResult::NotEstablished) => wire::TRY_NOT_ESTABLISHED,
+                Some(TryResult::ClosedEarly) => wire::TRY_CLOSED_EARLY,
+                Some(TryResult::BadResponse) => wire::TRY_BAD_RESPONSE,
+                Some(TryResult::TimedOut) => wire::TRY_TIMED_OUT,
+                Some(TryResult::Broken) => wire::TRY_BROKEN,
+                Some(TryResult::Aborted) => wire::TRY_ABORTED,
+            },
+            now_ns: self.of.world.now_ns(),
+            connect_ns: 0,
+            first_byte_ns: if status.is_some() { total_ns } else { 0 },
+            total_ns,
+            bytes_sent: 100,
+            bytes_received: if status.is_some() { 1000 } else { 0 },
+            headers: headers.as_ptr(),
+            n_headers: headers.len(),
+        };
+        // SAFETY: the trylist is made, and the event lives to the end of the call.
+        let status =
+            unsafe { call(self.of.module.observe)(self.balancer(), self.trylist(), &raw const event) };
+        self.of.status(status).unwrap_or_else(|why| panic!("observe: {why}"));
+    }
+
+    /// The last try is served with a 200, and the request ends.
+    pub fn serve(mut self) {
+        let total = Duration::from_millis(1);
+        self.observe(EventKind::Connected, None, None, total);
+        self.observe(EventKind::ResponseHeaders, Some(200), None, total);
+        self.observe(EventKind::TryEnded, Some(200), Some(TryResult::Served), total);
+        self.finish(OutcomeKind::Served, Some(200));
+    }
+
+    /// The request ends: calls `finish`, then `drop_trylist`.
+    ///
+    /// # Panics
+    /// The balancer panicked.
+    pub fn finish(self, kind: OutcomeKind, status: Option<u16>) {
+        let outcome = wire::Outcome {
+            size: size_of::<wire::Outcome>() as u32,
+            kind: match kind {
+                OutcomeKind::Served => wire::OUTCOME_SERVED,
+                OutcomeKind::NoEndpoint => wire::OUTCOME_NO_ENDPOINT,
+                OutcomeKind::Failed => wire::OUTCOME_FAILED,
+                OutcomeKind::TimedOut => wire::OUTCOME_TIMED_OUT,
+                OutcomeKind::Broken => wire::OUTCOME_BROKEN,
+                OutcomeKind::Aborted => wire::OUTCOME_ABORTED,
+            },
+            endpoint: if kind == OutcomeKind::Served { self.last() } else { wire::NO_ENDPOINT },
+            status: status.unwrap_or_default().into(),
+            n_tries: self.tries.len() as u32,
+            reserved: 0,
+            now_ns: self.of.world.now_ns(),
+            connect_ns: 0,
+            first_byte_ns: 1_000_000,
+            total_ns: 1_000_000,
+            bytes_sent: 100,
+            bytes_received: 1000,
+        };
+        // SAFETY: the trylist is made, and the outcome lives to the end of the call.
+        let status =
+            unsafe { call(self.of.module.finish)(self.balancer(), self.trylist(), &raw const outcome) };
+        self.of.status(status).unwrap_or_else(|why| panic!("finish: {why}"));
+    }
+
+    /// What it says of its choice.
+    ///
+    /// # Panics
+    /// The balancer panicked.
+    pub fn explain(&mut self) -> String {
+        let text = Mutex::new(Vec::new());
+        let sink = sink(&text);
+        // SAFETY: the trylist is made, and the sink lives to the end of the call.
+        let status =
+            unsafe { call(self.of.module.explain)(self.balancer(), self.trylist(), &raw const sink) };
+        self.of.status(status).unwrap_or_else(|why| panic!("explain: {why}"));
+        String::from_utf8_lossy(&text.into_inner().unwrap_or_else(PoisonError::into_inner)).into_owned()
+    }
+
+    fn was_tried(&self, endpoint: usize) -> bool {
+        self.tried.get(endpoint / 64).is_some_and(|word| word >> (endpoint % 64) & 1 == 1)
+    }
+
+    fn last(&self) -> u32 {
+        self.tries.last().map_or(wire::NO_ENDPOINT, |endpoint| *endpoint as u32)
+    }
+
+    fn balancer(&self) -> *const c_void {
+        self.of.balancer.as_ptr()
+    }
+
+    fn trylist(&self) -> *mut c_void {
+        self.storage.as_ptr().cast()
+    }
+}
+
+impl<B: Balancer> Drop for TestTrylist<'_, B> {
+    fn drop(&mut self) {
+        let mut status = STATUS_OK;
+        if self.made {
+            // SAFETY: the trylist is made, and this is its last call.
+            status = unsafe { call(self.of.module.drop_trylist)(self.balancer(), self.trylist()) };
+        }
+        // SAFETY: allocated with this layout.
+        unsafe { dealloc(self.storage.as_ptr(), self.layout) };
+        if !std::thread::panicking() {
+            self.of.status(status).unwrap_or_else(|why| panic!("drop of the trylist: {why}"));
+        }
+    }
+}
+
+/// An element as a later host would send it: longer than ours, so that a stride that is not used shows.
+#[repr(C)]
+struct Padded<T> {
+    it: T,
+    later: u64,
+}
+
+impl<T> Padded<T> {
+    fn new(it: T) -> Self {
+        Self { it, later: u64::MAX }
+    }
+}
+
+/// What the balancer asked for.
+struct Gathered {
+    key: bool,
+    events: u32,
+    request_headers: Vec<String>,
+    response_headers: Vec<String>,
+}
+
+impl Gathered {
+    fn new(needs: &wire::Needs) -> Self {
+        let names = |ptr: *const Str, len: usize| {
+            (0..len)
+                // SAFETY: `build` has just filled them in, and the names live as long as the balancer.
+                .map(|idx| unsafe { (*ptr.add(idx)).bytes() }.unwrap_or_default())
+                .map(|name| String::from_utf8(name.to_vec()).expect("a header's name is text"))
+                .collect()
+        };
+        Self {
+            key: needs.flags & wire::NEEDS_KEY != 0,
+            events: needs.events,
+            request_headers: names(needs.request_headers, needs.n_request_headers),
+            response_headers: names(needs.response_headers, needs.n_response_headers),
+        }
+    }
+}
+
+/// A request with the memory that its wire form points to.
+struct Sent {
+    wire: wire::Request,
+    _request: FakeRequest,
+    _headers: Vec<Str>,
+}
+
+impl Sent {
+    fn new(request: FakeRequest, needs: &Gathered) -> Self {
+        let headers =
+            select(&needs.request_headers, request.headers.iter().map(|(n, v)| (n.as_str(), v.as_slice())));
+        let wire = wire::Request {
+            size: size_of::<wire::Request>() as u32,
+            preferred: request.preferred.map_or(wire::NO_ENDPOINT, |endpoint| endpoint as u32),
+            method: text(&request.method),
+            scheme: text("http"),
+            authority: Str::maybe(request.authority.as_deref().map(str::as_bytes)),
+            path: text(&request.path),
+            query: Str::maybe(request.query.as_deref().map(str::as_bytes)),
+            client: address(request.client),
+            key: Str::maybe(request.key.as_deref().filter(|_| needs.key)),
+            headers: headers.as_ptr(),
+            n_headers: headers.len(),
+        };
+        // Moving these moves no text: it is on the heap.
+        Self { wire, _request: request, _headers: headers }
+    }
+}
+
+/// The values of the headers asked for, in the order asked.
+fn select<'a>(asked: &[String], sent: impl Iterator<Item = (&'a str, &'a [u8])>) -> Vec<Str> {
+    let sent: Vec<_> = sent.collect();
+    let value =
+        |asked: &String| sent.iter().find(|(name, _)| name.eq_ignore_ascii_case(asked)).map(|(_, v)| *v);
+    asked.iter().map(|name| Str::maybe(value(name))).collect()
+}
+
+/// A host that remembers what it is told.
+struct Host {
+    api: wire::HostApi,
+    log: Mutex<Vec<String>>,
+    panics: Mutex<Vec<String>>,
+}
+
+impl Host {
+    fn new() -> Box<Self> {
+        let api = wire::HostApi {
+            size: size_of::<wire::HostApi>() as u32,
+            reserved: 0,
+            ctx: ptr::null_mut(),
+            log: host_log,
+            panicked: host_panicked,
+        };
+        let mut host = Box::new(Self { api, log: Mutex::default(), panics: Mutex::default() });
+        host.api.ctx = ptr::from_ref(&*host).cast_mut().cast();
+        host
+    }
+
+    fn lines(&self, of: &Mutex<Vec<String>>) -> Vec<String> {
+        of.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+unsafe extern "C" fn host_log(ctx: *mut c_void, level: u32, line: Str) {
+    // SAFETY: `ctx` is the boxed host, which outlives its balancer.
+    let host = unsafe { &*ctx.cast::<Host>() };
+    let level = match level {
+        wire::LOG_ERROR => "error",
+        wire::LOG_WARN => "warn",
+        wire::LOG_DEBUG => "debug",
+        _ => "info",
+    };
+    host.log.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{level}: {}", owned(line)));
+}
+
+unsafe extern "C" fn host_panicked(ctx: *mut c_void, line: Str) {
+    // SAFETY: as above.
+    let host = unsafe { &*ctx.cast::<Host>() };
+    host.panics.lock().unwrap_or_else(PoisonError::into_inner).push(owned(line));
+}
+
+unsafe extern "C" fn note_error(ctx: *mut c_void, path: Str, line: Str) {
+    // SAFETY: `ctx` is the list that `build` lent to its sink.
+    let errors = unsafe { &*ctx.cast::<Mutex<Vec<Problem>>>() };
+    let problem = Problem { path: owned(path), text: owned(line) };
+    errors.lock().unwrap_or_else(PoisonError::into_inner).push(problem);
+}
+
+fn sink(bytes: &Mutex<Vec<u8>>) -> wire::Sink {
+    unsafe extern "C" fn write(ctx: *mut c_void, bytes: Str) {
+        // SAFETY: `ctx` is the buffer that the sink was made of, and the bytes live to the end of the call.
+        let (all, bytes) = unsafe { (&*ctx.cast::<Mutex<Vec<u8>>>(), bytes.bytes()) };
+        all.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes.unwrap_or_default());
+    }
+    let ctx = ptr::from_ref(bytes).cast_mut().cast();
+    wire::Sink { size: size_of::<wire::Sink>() as u32, reserved: 0, ctx, write }
+}
+
+fn owned(text: Str) -> String {
+    // SAFETY: the text lives to the end of the call that brought it.
+    String::from_utf8_lossy(unsafe { text.bytes() }.unwrap_or_default()).into_owned()
+}
+
+/// A call that the SDK always provides.
+fn call<F>(call: Option<F>) -> F {
+    call.expect("the SDK provides every call")
+}
+
+fn text(text: &str) -> Str {
+    Str::of(text.as_bytes())
+}
+
+fn pairs(pairs: &[(String, String)]) -> Vec<wire::Pair> {
+    pairs.iter().map(|(name, value)| wire::Pair { name: text(name), value: text(value) }).collect()
+}
+
+fn setting(path: &str, kind: u32, value: &SettingValue) -> wire::Setting {
+    wire::Setting {
+        size: size_of::<Padded<wire::Setting>>() as u32,
+        kind,
+        path: text(path),
+        text: match value {
+            SettingValue::String(value) => text(value),
+            _ => Str::ABSENT,
+        },
+        integer: match value {
+            SettingValue::Integer(value) => *value,
+            SettingValue::Boolean(value) => i64::from(*value),
+            _ => 0,
+        },
+        real: match value {
+            SettingValue::Float(value) => *value,
+            _ => 0.0,
+        },
+    }
+}
+
+fn event_kind(kind: EventKind) -> u32 {
+    match kind {
+        EventKind::Connected => wire::EVENT_CONNECTED,
+        EventKind::ResponseHeaders => wire::EVENT_RESPONSE_HEADERS,
+        EventKind::TryEnded => wire::EVENT_TRY_ENDED,
+    }
+}
+
+const NO_ADDRESS: wire::Address =
+    wire::Address { family: wire::ADDRESS_NONE, port: 0, reserved: 0, bytes: [0; 16] };
+
+fn address(address: SocketAddr) -> wire::Address {
+    let mut bytes = [0; 16];
+    let family = match address.ip() {
+        IpAddr::V4(ip) => {
+            bytes[..4].copy_from_slice(&ip.octets());
+            wire::ADDRESS_V4
+        }
+        IpAddr::V6(ip) => {
+            bytes = ip.octets();
+            wire::ADDRESS_V6
+        }
+    };
+    wire::Address { family, port: address.port(), reserved: 0, bytes }
+}
+
+const NO_INFO: wire::Info = wire::Info {
+    size: size_of::<wire::Info>() as u32,
+    abi_major: 0,
+    abi_minor: 0,
+    trylist_size: 0,
+    trylist_align: 1,
+    reserved: 0,
+    id: Str::ABSENT,
+    version: Str::ABSENT,
+    summary: Str::ABSENT,
+};

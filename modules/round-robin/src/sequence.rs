@@ -1,0 +1,263 @@
+//! A sequence of choices that many threads read while one replaces it.
+//!
+//! Readers take no lock: a table of atomics with a version that is odd while somebody writes (a seqlock). A pointer that
+//! is swapped (`arc-swap`) was tried and costs a read two locked instructions, this one none.
+
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU32, AtomicU64, fence};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+
+use crate::smooth::Smooth;
+
+/// Entries of a table, at most: 256 KiB.
+const MAX_TABLE: u64 = 1 << 16;
+
+/// Entries of a table that cluster sizes and weights do not ask for: room for what a change of weights may bring.
+const MIN_TABLE: u64 = 1 << 10;
+
+/// Comparisons that filling a table may take, at most: about a millisecond.
+const MAX_WORK: u64 = 1 << 20;
+
+/// The choices of all turns: the table holds one period, or, where that is too long, the turns that come next.
+#[derive(Debug)]
+pub(crate) struct Sequence {
+    /// Odd while the fields below are written.
+    version: AtomicU64,
+    /// The cluster's epoch that the table is made from.
+    epoch: AtomicU64,
+    /// Turn of the first entry, or [`PERIODIC`].
+    start: AtomicU64,
+    /// Entries in use.
+    len: AtomicU64,
+    table: Box<[AtomicU32]>,
+    writer: Mutex<Writer>,
+}
+
+/// The table is one period: turn `t` is entry `t % len`.
+const PERIODIC: u64 = u64::MAX;
+
+#[derive(Debug)]
+struct Writer {
+    /// Goes on where the table ends, unless that is periodic.
+    smooth: Smooth,
+}
+
+/// What a reader finds.
+struct Seen {
+    epoch: u64,
+    len: u64,
+    /// Entry of the turn; none where the table does not reach so far.
+    entry: Option<u64>,
+    endpoint: u32,
+}
+
+impl Sequence {
+    /// A sequence over `n_endpoints` endpoints whose configured weights have a period of `period`. It is filled at the
+    /// first look.
+    pub(crate) fn new(n_endpoints: usize, period: u64) -> Self {
+        let entries = period.clamp(MIN_TABLE, MAX_TABLE).max(n_endpoints as u64);
+        Self {
+            version: AtomicU64::new(0),
+            epoch: AtomicU64::new(0),
+            start: AtomicU64::new(PERIODIC),
+            len: AtomicU64::new(0),
+            table: (0..entries).map(|_| AtomicU32::new(0)).collect(),
+            writer: Mutex::new(Writer { smooth: Smooth::new(std::iter::empty()) }),
+        }
+    }
+
+    /// The choice of this turn and its entry, as of this epoch; none where there is nothing to choose from. `smooth`
+    /// makes the generator anew where the epoch has moved on.
+    #[inline]
+    pub(crate) fn at(&self, turn: u64, epoch: u64, smooth: impl Fn() -> Smooth) -> Option<(u64, u32)> {
+        match self.look(turn) {
+            Some(Seen { epoch: of, entry: Some(entry), endpoint, .. }) if of == epoch => {
+                Some((entry, endpoint))
+            }
+            seen => self.make(turn, epoch, seen, smooth),
+        }
+    }
+
+    /// The choices behind this entry, each entry once.
+    pub(crate) fn after(&self, entry: u64) -> impl Iterator<Item = (u64, u32)> + '_ {
+        let len = self.len.load(Relaxed).max(1);
+        (1..=len).map(move |step| (entry + step) % len).map(|entry| (entry, self.entry(entry)))
+    }
+
+    /// None while somebody writes.
+    #[inline]
+    fn look(&self, turn: u64) -> Option<Seen> {
+        let version = self.version.load(Acquire);
+        let (epoch, start, len) =
+            (self.epoch.load(Relaxed), self.start.load(Relaxed), self.len.load(Relaxed));
+        let entry = match (start, len) {
+            (_, 0) => None,
+            (PERIODIC, _) => Some(remainder(turn, len)),
+            _ => turn.checked_sub(start).filter(|entry| *entry < len),
+        };
+        let endpoint = self.entry(entry.unwrap_or(0));
+        // Orders the loads above before the one below: who read anything of a writer sees its version too.
+        fence(Acquire);
+        (version.is_multiple_of(2) && self.version.load(Relaxed) == version).then_some(Seen {
+            epoch,
+            len,
+            entry,
+            endpoint,
+        })
+    }
+
+    #[inline]
+    fn entry(&self, entry: u64) -> u32 {
+        self.table.get(entry as usize).map_or(0, |entry| entry.load(Relaxed))
+    }
+
+    /// The way of those who find the table stale, too short, or being written.
+    #[cold]
+    fn make(
+        &self,
+        turn: u64,
+        epoch: u64,
+        seen: Option<Seen>,
+        smooth: impl Fn() -> Smooth,
+    ) -> Option<(u64, u32)> {
+        let mut writer = match (self.writer.try_lock(), seen) {
+            (Ok(writer), _) => writer,
+            // Somebody is making a new table. Until it is there the old one serves.
+            (Err(TryLockError::WouldBlock), Some(Seen { entry: Some(entry), endpoint, .. })) => {
+                return Some((entry, endpoint));
+            }
+            (Err(_), _) => self.writer.lock().unwrap_or_else(PoisonError::into_inner),
+        };
+        let stale = |seen: &Seen| seen.epoch != epoch;
+        // Nobody else writes now, so that a look always succeeds.
+        let mut seen = self.look(turn)?;
+        if stale(&seen) {
+            self.replace(&mut writer, turn, epoch, smooth());
+            seen = self.look(turn)?;
+        }
+        while seen.entry.is_none() && seen.len > 0 {
+            let start = self.start.load(Relaxed);
+            if turn < start {
+                // This thread was stopped for longer than a table lasts; its own entry is gone, any other is as good.
+                let entry = turn % seen.len;
+                return Some((entry, self.entry(entry)));
+            }
+            self.go_on(&mut writer, start + seen.len);
+            seen = self.look(turn)?;
+        }
+        seen.entry.map(|entry| (entry, seen.endpoint))
+    }
+
+    fn replace(&self, writer: &mut MutexGuard<'_, Writer>, turn: u64, epoch: u64, smooth: Smooth) {
+        writer.smooth = smooth;
+        let (period, room) = (writer.smooth.period(), self.table.len() as u64);
+        if period <= room && period * writer.smooth.n_classes() <= MAX_WORK {
+            let choices: Vec<_> = writer.smooth.by_ref().take(period as usize).collect();
+            self.write(epoch, PERIODIC, &choices);
+        } else {
+            let choices = self.batch(writer);
+            self.write(epoch, turn, &choices);
+        }
+    }
+
+    fn go_on(&self, writer: &mut MutexGuard<'_, Writer>, start: u64) {
+        let choices = self.batch(writer);
+        self.write(self.epoch.load(Relaxed), start, &choices);
+    }
+
+    /// The next choices of a period that is too long: so many that the lock is seldom taken, and so few that it is not
+    /// held for long.
+    fn batch(&self, writer: &mut MutexGuard<'_, Writer>) -> Vec<u32> {
+        let batch = (self.table.len() as u64).min(MIN_TABLE) as usize;
+        writer.smooth.by_ref().take(batch).collect()
+    }
+
+    /// Called by the one who holds the lock.
+    fn write(&self, epoch: u64, start: u64, choices: &[u32]) {
+        let version = self.version.load(Relaxed);
+        self.version.store(version + 1, Relaxed);
+        // Orders the store above before those below.
+        fence(Release);
+        self.epoch.store(epoch, Relaxed);
+        self.start.store(start, Relaxed);
+        self.len.store(choices.len() as u64, Relaxed);
+        for (entry, choice) in self.table.iter().zip(choices) {
+            entry.store(*choice, Relaxed);
+        }
+        self.version.store(version + 2, Release);
+    }
+}
+
+/// `turn % len`; both fit into 32 bits nearly always, and dividing these takes a third of the time.
+#[inline]
+fn remainder(turn: u64, len: u64) -> u64 {
+    match (u32::try_from(turn), u32::try_from(len)) {
+        (Ok(turn), Ok(len)) if len > 0 => u64::from(turn % len),
+        _ => turn % len,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn smooth(weights: &[u32]) -> Smooth {
+        Smooth::new(weights.iter().enumerate().map(|(idx, weight)| (idx as u32, *weight)))
+    }
+
+    fn read(sequence: &Sequence, turns: std::ops::Range<u64>, epoch: u64, weights: &[u32]) -> Vec<u32> {
+        turns.map(|turn| sequence.at(turn, epoch, || smooth(weights)).unwrap().1).collect()
+    }
+
+    #[test]
+    fn a_short_period_is_one_table() {
+        let sequence = Sequence::new(3, 7);
+        assert_eq!(read(&sequence, 0..14, 1, &[5, 1, 1]), smooth(&[5, 1, 1]).take(14).collect::<Vec<_>>());
+        assert_eq!(sequence.start.load(Relaxed), PERIODIC);
+    }
+
+    #[test]
+    fn a_period_that_is_too_long_is_made_batch_by_batch() {
+        let weights = [100_003, 100_019, 7];
+        let sequence = Sequence::new(3, smooth(&weights).period());
+        assert_eq!(read(&sequence, 0..5000, 1, &weights), smooth(&weights).take(5000).collect::<Vec<_>>());
+        assert_ne!(sequence.start.load(Relaxed), PERIODIC);
+        // A turn that nobody took in time, and one far ahead.
+        assert!(sequence.at(3, 1, || smooth(&weights)).is_some());
+        let ahead = sequence.at(20_000, 1, || smooth(&weights)).unwrap().1;
+        assert_eq!(Some(ahead), smooth(&weights).nth(20_000));
+    }
+
+    #[test]
+    fn a_new_epoch_makes_a_new_table() {
+        let sequence = Sequence::new(3, 3);
+        assert_eq!(read(&sequence, 0..3, 1, &[1, 1, 1]), [0, 1, 2]);
+        assert_eq!(read(&sequence, 4..8, 2, &[1, 0, 1]), [0, 2, 0, 2]);
+        assert!(sequence.at(8, 3, || smooth(&[0, 0, 0])).is_none());
+        assert_eq!(read(&sequence, 9..12, 4, &[1, 1, 1]), [0, 1, 2]);
+    }
+
+    #[test]
+    fn readers_see_whole_tables_only() {
+        // Tables of different lengths; each names endpoints that no other names.
+        let sequence = Sequence::new(8, 8);
+        let tables: [&[u32]; 2] = [&[1, 1], &[0, 0, 1, 1, 1]];
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for epoch in 1..20_000 {
+                    let _ = sequence.at(0, epoch, || smooth(tables[epoch as usize % 2]));
+                }
+                done.store(true, Relaxed);
+            });
+            while !done.load(Relaxed) {
+                for turn in 0..10 {
+                    if let Some(Seen { epoch, entry: Some(_), endpoint, .. }) = sequence.look(turn) {
+                        let of = [&[0, 1][..], &[2, 3, 4]][epoch as usize % 2];
+                        assert!(of.contains(&endpoint), "endpoint {endpoint} in the table of epoch {epoch}");
+                    }
+                }
+            }
+        });
+    }
+}
