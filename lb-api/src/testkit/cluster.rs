@@ -59,7 +59,8 @@ impl FakeCluster {
         let state = Box::leak(Box::new(wire::ClusterState {
             size: size_of::<wire::ClusterState>() as u32,
             n_available: AtomicU32::new(weights.len() as u32),
-            epoch: AtomicU64::new(1),
+            // As in a cluster that a host has just built: a table that was never made must not pass for one of this epoch.
+            epoch: AtomicU64::new(0),
         }));
         Self {
             endpoints: weights

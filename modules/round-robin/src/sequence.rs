@@ -33,6 +33,9 @@ pub(crate) struct Sequence {
     writer: Mutex<Writer>,
 }
 
+/// No cluster's epoch: of a table that was not made yet.
+const NO_EPOCH: u64 = u64::MAX;
+
 /// The table is one period: turn `t` is entry `t % len`.
 const PERIODIC: u64 = u64::MAX;
 
@@ -58,7 +61,7 @@ impl Sequence {
         let entries = period.clamp(MIN_TABLE, MAX_TABLE).max(n_endpoints as u64);
         Self {
             version: AtomicU64::new(0),
-            epoch: AtomicU64::new(0),
+            epoch: AtomicU64::new(NO_EPOCH),
             start: AtomicU64::new(PERIODIC),
             len: AtomicU64::new(0),
             table: (0..entries).map(|_| AtomicU32::new(0)).collect(),
