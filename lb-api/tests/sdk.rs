@@ -377,7 +377,7 @@ fn endpoints_and_requests_are_shown_as_they_are() {
         "http://10.0.0.1:8080 10.0.0.1 8080 Some(10.0.0.1:8080) 3 []\n\
          http://10.0.0.2:8080 10.0.0.2 8080 Some(10.0.0.2:8080) 1 [(\"zone\", \"a\")]\n\
          Ok(\"PUT\") Some(Ok(\"q=1\")) None Some(192.0.2.1:40000) Some(1)\n\
-         Ejected 196608 4 full true Some(2ms) epoch 2 of 1"
+         Ejected 196608 4 full true Some(2ms) epoch 1 of 1"
     );
 }
 
