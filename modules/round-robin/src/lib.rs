@@ -24,12 +24,12 @@
 //! turns stay where they are.
 //!
 //! **Cost.** The sequence repeats after as many choices as the weights, divided by what is common to them, sum up to: 7
-//! above, 3 for three endpoints of any equal weight. A period of up to 65,536 is kept as a table (of 1,024 entries where
-//! that and the configured weights' period suffice), and a choice is a look into it: constant time at any number of
-//! endpoints. A longer period, as slow start's fractions make it, is made 1,024 choices at a time by whichever request
-//! needs the next of them, at a comparison for each *different* weight. Either is made anew, from the beginning, by the
-//! first request that finds that an endpoint's state or effective weight has changed; the others use the old one until
-//! then. See `sequence.rs` and `smooth.rs`.
+//! above, `n` for `n` endpoints of any equal weight. A period of up to 65,536 (fewer where very many weights differ) is
+//! kept as a table, where it fits into what the configured weights asked for, at least 1,024 entries; a choice is then a
+//! look into it: constant time at any number of endpoints. A longer period, as slow start's fractions make it, is made up
+//! to 1,024 choices at a time by whichever request needs the next of them, at a comparison for each *different* weight.
+//! Either is made anew, from the beginning, by the first request that finds that an endpoint's state or effective weight
+//! has changed; the others use the old one until then. See `sequence.rs` and `smooth.rs`.
 //!
 //! **When**: servers that are alike or whose strength is known, requests that cost about the same. **When not**: requests
 //! that differ much in cost (count what is in flight instead), caches that want a key to stay with a server (hash), or

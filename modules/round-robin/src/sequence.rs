@@ -15,8 +15,11 @@ const MAX_TABLE: u64 = 1 << 16;
 /// Entries of a table that cluster sizes and weights do not ask for: room for what a change of weights may bring.
 const MIN_TABLE: u64 = 1 << 10;
 
-/// Comparisons that filling a table may take, at most: about a millisecond.
+/// Comparisons that one period may take, at most: two or three milliseconds of one request after a change.
 const MAX_WORK: u64 = 1 << 20;
+
+/// Comparisons of one batch of a period that is too long: a third of a millisecond, again and again.
+const BATCH_WORK: u64 = 1 << 17;
 
 /// The choices of all turns: the table holds one period, or, where that is too long, the turns that come next.
 #[derive(Debug)]
@@ -171,7 +174,7 @@ impl Sequence {
     /// The next choices of a period that is too long: so many that the lock is seldom taken, and so few that it is not
     /// held for long.
     fn batch(&self, writer: &mut MutexGuard<'_, Writer>) -> Vec<u32> {
-        let batch = (self.table.len() as u64).min(MIN_TABLE) as usize;
+        let batch = (BATCH_WORK / writer.smooth.n_classes().max(1)).clamp(1, MIN_TABLE) as usize;
         writer.smooth.by_ref().take(batch).collect()
     }
 
