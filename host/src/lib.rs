@@ -1,4 +1,43 @@
-//! (to come)
+//! The Trylist proxy: a host that knows how to proxy, and nothing of how to choose a server. That is in modules.
+//!
+//! # One request
+//!
+//! ```text
+//!  listener ─► downstream ─► route ─► cluster ─── load_balance(request) ──► trylist
+//!  accepts     HTTP/1.1,     host,    endpoints                               │
+//!              time-outs     path     + balancer    ┌────── next(cx) ◄────────┤
+//!                                                   ▼                         │ not established:
+//!                                          forward: one try                   │ report_failure
+//!                                          pool │ connect ────────────────────┘
+//!                                                   ▼
+//!                                          upstream: request sent, response's head
+//!                                                   ▼
+//!                                          http1::pump: bodies, both ways at once
+//!                                                   ▼
+//!                             finish(outcome), drop ─► metrics, access log
+//! ```
+//!
+//! [`forward`] is this story told in order; [`trylist`] keeps the promises to the module while it is told. An error becomes
+//! a status in [`respond`] and nowhere else.
+//!
+//! # One module's life
+//!
+//! ```text
+//!  .so file ─► sealed copy ─► checked: machine, ABI, ID, hash ─► Module, for the life of the process
+//!                                                                   │ build(endpoints, settings), once a cluster
+//!                                                                   ▼
+//!                                     Balancer ◄── load_balance, next, … from any thread
+//!                                                                   │ dropped after the last request on it
+//! ```
+//!
+//! See [`module`]. Nothing is ever unloaded: old code leaves memory with its process.
+//!
+//! # Threads
+//!
+//! A [`worker::Worker`] has one thread for each core, and each [`thread::Thread`] owns a runtime, its sockets, its
+//! connections to servers and its numbers. What threads share is atomic or never changes, so that no request waits for
+//! another thread.
+
 pub mod config;
 pub mod sockets;
 pub mod worker;
