@@ -171,7 +171,7 @@ impl Builder {
     #[must_use]
     pub fn broken(self, fault: &str) -> Self {
         let file = artifacts::broken(fault);
-        let id = fault.replace('-', '_');
+        let id = fault.replace('-', "_");
         self.module_file(&id, &file)
     }
 

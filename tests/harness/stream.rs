@@ -204,8 +204,7 @@ impl Stream {
     fn read_chunks(&mut self, message: &mut Message) -> Result<(), End> {
         loop {
             let line = self.read_line()?;
-            let size = line.split(';').next().unwrap_or_default();
-            let size = usize::from_str_radix(size, 16).unwrap_or_else(|_| panic!("chunk size {line:?}"));
+            let size = usize::from_str_radix(&line, 16).unwrap_or_else(|_| panic!("chunk size {line:?}"));
             if size == 0 {
                 break;
             }
