@@ -181,6 +181,11 @@ impl Conn {
         self.stream.read_to_end().1
     }
 
+    /// Closes the connection now; true for the world when this returns.
+    pub fn close(&self) {
+        let _ = self.stream.socket().shutdown(Shutdown::Both);
+    }
+
     /// Has the end of the connection be a reset.
     pub fn reset_on_close(&self) {
         SockRef::from(self.stream.socket()).set_linger(Some(std::time::Duration::ZERO)).unwrap();
