@@ -417,7 +417,11 @@ impl Request<'_> {
         let head = &memory.response_head;
         trylist.response_headers(head, now);
         let received = buffer.range().end as u64;
-        let framing = headers::response_framing(head, self.head.version, self.keeps(down));
+        // Told the end before it was told to continue, the client may send its body now, or its next request: nobody can
+        // tell which it is.
+        let may_hold_back = self.head.expects_continue && !request.is_done();
+        let keep = self.keeps(down) && !may_hold_back;
+        let framing = headers::response_framing(head, self.head.version, keep);
         let mut out = std::mem::take(&mut memory.response);
         out.clear();
         headers::write_response(thread, head, framing, self.head.version, now, &mut out);

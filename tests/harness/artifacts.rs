@@ -47,6 +47,20 @@ pub fn c_module() -> PathBuf {
     BUILT.get_or_init(|| compile(&root().join("tests/c-module/round.c"))).clone()
 }
 
+/// The program itself, with this workspace's modules beside it, as `cargo build` leaves them.
+pub fn binary() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let build = || {
+        let messages = cargo_build(root(), "dev", &[], &workspace_target());
+        let executable = |line: &str| {
+            let message: serde_json::Value = serde_json::from_str(line).ok()?;
+            Some(message["executable"].as_str()?.into())
+        };
+        messages.lines().find_map(executable).expect("the workspace has a program")
+    };
+    BUILT.get_or_init(build).clone()
+}
+
 /// The libraries of one workspace, by the folder of their crate.
 struct Libraries {
     workspace: PathBuf,
@@ -80,6 +94,13 @@ fn modules(profile: &str) -> Libraries {
 }
 
 fn cargo(workspace: &Path, profile: &str, packages: &[String]) -> Libraries {
+    let messages = cargo_build(workspace, profile, packages, &target());
+    let paths = messages.lines().filter_map(library).collect();
+    Libraries { workspace: workspace.to_owned(), paths }
+}
+
+/// Builds, and returns Cargo's messages, one a line.
+fn cargo_build(workspace: &Path, profile: &str, packages: &[String], target: &Path) -> String {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
     command
@@ -88,7 +109,7 @@ fn cargo(workspace: &Path, profile: &str, packages: &[String]) -> Libraries {
         .args(["--profile", profile])
         .args(packages)
         .arg("--target-dir")
-        .arg(target())
+        .arg(target)
         .current_dir(workspace)
         .stdin(Stdio::null())
         .stderr(Stdio::inherit());
@@ -97,9 +118,7 @@ fn cargo(workspace: &Path, profile: &str, packages: &[String]) -> Libraries {
     }
     let output = command.output().expect("cargo can be started");
     assert!(output.status.success(), "cargo could not build {}", workspace.display());
-    let messages = String::from_utf8(output.stdout).expect("cargo writes UTF-8");
-    let paths = messages.lines().filter_map(library).collect();
-    Libraries { workspace: workspace.to_owned(), paths }
+    String::from_utf8(output.stdout).expect("cargo writes UTF-8")
 }
 
 /// What the Cargo that runs this test has set for it is not meant for another build. Where Cargo keeps its things, and
@@ -148,6 +167,10 @@ fn root() -> &'static Path {
 
 /// One target folder for all of them, so that what they share is compiled once.
 fn target() -> PathBuf {
+    workspace_target().join("test-modules")
+}
+
+fn workspace_target() -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    std::path::absolute(target.join("test-modules")).expect("the current folder exists")
+    std::path::absolute(target).expect("the current folder exists")
 }

@@ -1,0 +1,104 @@
+//! A client that sends exactly what it is told and sees exactly what it gets.
+
+use std::net::{SocketAddr, TcpStream};
+
+use crate::stream::{End, Message, Stream};
+
+/// One connection to the proxy.
+#[derive(Debug)]
+pub struct Client {
+    stream: Stream,
+    address: SocketAddr,
+}
+
+impl Client {
+    /// Connects.
+    ///
+    /// # Panics
+    /// Where nobody listens.
+    #[track_caller]
+    pub fn connect(address: SocketAddr) -> Self {
+        let socket = TcpStream::connect(address).unwrap_or_else(|e| panic!("{address}: {e}"));
+        let address = socket.local_addr().unwrap();
+        Self { stream: Stream::new(socket), address }
+    }
+
+    /// Its own address, as the proxy sees it.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Sends exactly these bytes. That the proxy takes no more of them is no failure here: its answer says why.
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
+        self.stream.send(bytes);
+        self
+    }
+
+    /// Sends `GET path` with `Host: test`.
+    pub fn get(&mut self, path: &str) -> &mut Self {
+        self.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"))
+    }
+
+    /// Says that it sends nothing more.
+    pub fn end_sending(&mut self) -> &mut Self {
+        self.stream.end_sending();
+        self
+    }
+
+    /// The next response, interim ones included; to a request that is not HEAD.
+    ///
+    /// # Panics
+    /// Where none comes.
+    #[track_caller]
+    pub fn reply(&mut self) -> Message {
+        self.reply_to("GET")
+    }
+
+    /// The next response to a request with this method.
+    ///
+    /// # Panics
+    /// Where none comes.
+    #[track_caller]
+    pub fn reply_to(&mut self, method: &str) -> Message {
+        let reply = self.stream.read_response(method).unwrap_or_else(|end| panic!("no response: {end:?}"));
+        assert_ne!(reply.cut, Some(End::Silent), "the response stopped: {:?}", reply.head);
+        reply
+    }
+
+    /// The next response's head; its body can be read with [`Client::bytes`].
+    ///
+    /// # Panics
+    /// Where none comes.
+    #[track_caller]
+    pub fn reply_head(&mut self) -> Message {
+        self.stream.read_head().unwrap_or_else(|end| panic!("no response: {end:?}"))
+    }
+
+    /// So many bytes as they come.
+    ///
+    /// # Panics
+    /// Where there are fewer.
+    #[track_caller]
+    pub fn bytes(&mut self, n: usize) -> Vec<u8> {
+        let (bytes, cut) = self.stream.read_bytes(n);
+        assert_eq!(cut, None, "{} of {n} bytes", bytes.len());
+        bytes
+    }
+
+    /// Waits for the end of the connection, before which nothing more comes, and says how it ended.
+    ///
+    /// # Panics
+    /// Where something comes, or nothing happens.
+    #[track_caller]
+    pub fn end(&mut self) -> End {
+        let (bytes, end) = self.stream.read_to_end();
+        assert_eq!(String::from_utf8_lossy(&bytes), "", "expected the end of the connection");
+        assert_ne!(end, End::Silent, "the connection stays open");
+        end
+    }
+
+    /// Resets the connection.
+    pub fn reset(self) {
+        self.stream.reset();
+    }
+}

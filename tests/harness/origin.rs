@@ -1,0 +1,220 @@
+//! Servers behind the proxy: well-behaved ones, and ones that do exactly what a test wants of them.
+
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use socket2::SockRef;
+
+use crate::DEADLINE;
+use crate::stream::{End, Message, Stream};
+
+/// A server on a free port of its own, which nobody else gets as long as this lives, even when it is stopped.
+#[derive(Debug)]
+pub struct Origin {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+/// One connection that the proxy made to a server.
+#[derive(Debug)]
+pub struct Conn {
+    /// How many connections came before it.
+    pub number: usize,
+    stream: Stream,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    listener: TcpListener,
+    requests: Mutex<Vec<Message>>,
+    recorded: Condvar,
+    sockets: Mutex<Vec<TcpStream>>,
+    n_connections: AtomicUsize,
+}
+
+impl Origin {
+    /// Answers every request with its name.
+    pub fn named(name: &str) -> Self {
+        Self::replying(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{name}", name.len()))
+    }
+
+    /// Answers every request with exactly these bytes, once the request is whole.
+    pub fn replying(reply: impl Into<Vec<u8>>) -> Self {
+        let reply = reply.into();
+        Self::serving(move |conn| while conn.request().is_some() && conn.send(&reply) {})
+    }
+
+    /// Answers every request with exactly these bytes and closes the connection.
+    pub fn closing_after(reply: impl Into<Vec<u8>>) -> Self {
+        let reply = reply.into();
+        Self::serving(move |conn| {
+            if conn.request().is_some() {
+                conn.send(&reply);
+            }
+        })
+    }
+
+    /// Does this with each connection, in a thread of its own; then closes it.
+    pub fn serving(serve: impl Fn(&mut Conn) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared = Arc::new(Shared {
+            listener,
+            requests: Mutex::default(),
+            recorded: Condvar::new(),
+            sockets: Mutex::default(),
+            n_connections: AtomicUsize::new(0),
+        });
+        let acceptor = std::thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || accept(&shared, &Arc::new(serve))
+        });
+        Self { address, shared, acceptor: Some(acceptor) }
+    }
+
+    /// Refuses every connection.
+    pub fn dead() -> Self {
+        let origin = Self::serving(|_| {});
+        origin.stop();
+        origin
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// As configurations have it.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Stops listening and cuts all its connections.
+    pub fn stop(&self) {
+        // A listening socket that is shut down refuses connections and keeps its port.
+        // One that was shut down before says that it is not connected.
+        let _ = SockRef::from(&self.shared.listener).shutdown(Shutdown::Both);
+        for socket in lock(&self.shared.sockets).drain(..) {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Connections so far.
+    pub fn n_connections(&self) -> usize {
+        self.shared.n_connections.load(Ordering::SeqCst)
+    }
+
+    /// What it was sent so far.
+    pub fn requests(&self) -> Vec<Message> {
+        lock(&self.shared.requests).clone()
+    }
+
+    /// Waits until it was sent so many requests.
+    ///
+    /// # Panics
+    /// At the deadline.
+    #[track_caller]
+    pub fn wait_for_requests(&self, n: usize) -> Vec<Message> {
+        let requests = lock(&self.shared.requests);
+        let (requests, _) = self
+            .shared
+            .recorded
+            .wait_timeout_while(requests, DEADLINE, |requests| requests.len() < n)
+            .unwrap_or_else(PoisonError::into_inner);
+        assert!(requests.len() >= n, "{} of {n} requests came", requests.len());
+        requests.clone()
+    }
+
+    /// The only request that it was sent.
+    ///
+    /// # Panics
+    /// Where there are more or none.
+    #[track_caller]
+    pub fn request(&self) -> Message {
+        let mut requests = self.wait_for_requests(1);
+        assert_eq!(requests.len(), 1, "{requests:?}");
+        requests.remove(0)
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        self.stop();
+        if let Some(acceptor) = self.acceptor.take() {
+            // What it panicked for was printed, and the test that waited for it has failed.
+            let _ = acceptor.join();
+        }
+    }
+}
+
+impl Conn {
+    /// The next request, whole, and recorded; `None` when the connection ended before.
+    pub fn request(&mut self) -> Option<Message> {
+        let message = self.stream.read_request().ok()?;
+        self.record(&message);
+        Some(message)
+    }
+
+    /// The next request's head, recorded without its body, which is left to be read.
+    pub fn head(&mut self) -> Option<Message> {
+        let message = self.stream.read_head().ok()?;
+        self.record(&message);
+        Some(message)
+    }
+
+    /// So many bytes, or fewer if the connection ends.
+    pub fn bytes(&mut self, n: usize) -> Vec<u8> {
+        self.stream.read_bytes(n).0
+    }
+
+    /// Sends exactly these bytes; false where the proxy takes no more.
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+        self.stream.send(bytes)
+    }
+
+    /// Waits until the proxy ends the connection.
+    pub fn wait_for_end(&mut self) -> End {
+        self.stream.read_to_end().1
+    }
+
+    /// Closes the connection now; true for the world when this returns.
+    pub fn close(&self) {
+        let _ = self.stream.socket().shutdown(Shutdown::Both);
+    }
+
+    /// Has the end of the connection be a reset.
+    pub fn reset_on_close(&self) {
+        SockRef::from(self.stream.socket()).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+        // The other handle would keep it open.
+        lock(&self.shared.sockets).clear();
+    }
+
+    fn record(&self, message: &Message) {
+        lock(&self.shared.requests).push(message.clone());
+        self.shared.recorded.notify_all();
+    }
+}
+
+fn accept(shared: &Arc<Shared>, serve: &Arc<impl Fn(&mut Conn) + Send + Sync + 'static>) {
+    while let Ok((socket, _)) = shared.listener.accept() {
+        lock(&shared.sockets).push(socket.try_clone().unwrap());
+        let number = shared.n_connections.fetch_add(1, Ordering::SeqCst);
+        let mut conn = Conn { number, stream: Stream::new(socket), shared: Arc::clone(shared) };
+        let serve = Arc::clone(serve);
+        std::thread::spawn(move || {
+            serve(&mut conn);
+            if SockRef::from(conn.stream.socket()).linger().is_ok_and(|linger| linger.is_none()) {
+                // The handle in `sockets` would keep it open.
+                let _ = conn.stream.socket().shutdown(Shutdown::Both);
+            }
+        });
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,245 @@
+//! The proxy under test: a worker in this process, from the host's library, on a free port.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use trylist::config::{self, Syntax};
+use trylist::worker::{Control, StartError, Worker};
+
+use crate::client::Client;
+use crate::origin::Origin;
+use crate::stream::Message;
+use crate::{artifacts, log};
+
+/// A running proxy; stopped when dropped.
+#[derive(Debug)]
+pub struct Proxy {
+    worker: Option<Worker>,
+    control: Control,
+    cluster: String,
+}
+
+/// A configuration of one listener and one cluster, for as long as nothing else is said.
+#[derive(Debug)]
+pub struct Builder {
+    cluster: String,
+    servers: Vec<String>,
+    module: (String, String),
+    top: String,
+    listener: String,
+    in_cluster: String,
+    routes: String,
+    tables: String,
+}
+
+impl Proxy {
+    /// In front of these servers, in this order.
+    pub fn over<'a>(origins: impl IntoIterator<Item = &'a Origin>) -> Builder {
+        Self::over_urls(origins.into_iter().map(Origin::url))
+    }
+
+    /// In front of the servers with these URLs.
+    pub fn over_urls(urls: impl IntoIterator<Item = impl Into<String>>) -> Builder {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        Builder {
+            cluster: format!("cluster-{}", COUNT.fetch_add(1, Ordering::Relaxed)),
+            servers: urls.into_iter().map(Into::into).collect(),
+            module: ("proxy_lb".into(), String::new()),
+            top: "threads = 1\n".into(),
+            listener: String::new(),
+            in_cluster: String::new(),
+            routes: String::new(),
+            tables: "[admin]\naddress = \"127.0.0.1:0\"\n".into(),
+        }
+    }
+
+    /// Of a whole configuration.
+    ///
+    /// # Errors
+    /// Its modules or balancers are refused, or it cannot be bound.
+    ///
+    /// # Panics
+    /// Where the configuration itself is refused.
+    #[track_caller]
+    pub fn of(name: &str, text: &str) -> Result<Self, StartError> {
+        log::start();
+        let parsed = config::parse(name, text, Syntax::of(Path::new(name)));
+        let (config, _) = parsed.unwrap_or_else(|errors| panic!("{errors}\n{text}"));
+        let cluster = config.clusters[0].name.to_string();
+        let worker = Worker::start(Arc::new(config))?;
+        Ok(Self { control: worker.control(), worker: Some(worker), cluster })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.worker().addresses()[0]
+    }
+
+    /// Name of its first cluster.
+    pub fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
+    /// To have it drain or stop.
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// A new connection to it.
+    #[track_caller]
+    pub fn connect(&self) -> Client {
+        Client::connect(self.address())
+    }
+
+    /// One request on a connection of its own.
+    #[track_caller]
+    pub fn get(&self, path: &str) -> Message {
+        self.connect().get(path).reply()
+    }
+
+    /// The bodies of so many requests, one after the other: the names of the servers that answered.
+    #[track_caller]
+    pub fn names(&self, n: usize) -> String {
+        let mut client = self.connect();
+        (0..n).map(|_| client.get("/").reply().text()).collect::<Vec<_>>().join(" ")
+    }
+
+    /// One number of its metrics, by the name and labels of its line but for the cluster, which stands as `%`. What has
+    /// no line is 0.
+    ///
+    /// # Panics
+    /// Where the admin listener does not answer, or what it answers is no number.
+    #[track_caller]
+    pub fn metric(&self, series: &str) -> f64 {
+        let series = series.replace('%', &self.cluster);
+        let metrics = self.metrics();
+        let mut values = metrics.lines().filter_map(|line| line.strip_prefix(&*series)?.strip_prefix(' '));
+        values.next().map_or(0.0, |value| value.trim().parse().expect("a number"))
+    }
+
+    /// Waits until a metric has this value.
+    ///
+    /// # Panics
+    /// At the deadline.
+    #[track_caller]
+    pub fn wait_for_metric(&self, series: &str, value: f64) {
+        crate::eventually(&format!("{series} at {value}"), || (self.metric(series) == value).then_some(()));
+    }
+
+    /// All its metrics.
+    #[track_caller]
+    pub fn metrics(&self) -> String {
+        let admin = self.worker().admin_address().expect("the configuration has an admin listener");
+        let mut client = Client::connect(admin);
+        client.send("GET /metrics HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").reply().text()
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Panics
+    /// Where it does not end until the deadline.
+    #[track_caller]
+    pub fn wait(mut self) {
+        let worker = self.worker.take().expect("it runs until it is dropped");
+        let thread = std::thread::spawn(move || worker.wait());
+        crate::eventually("the worker's end", || thread.is_finished().then_some(()));
+    }
+
+    fn worker(&self) -> &Worker {
+        self.worker.as_ref().expect("it runs until it is dropped")
+    }
+}
+
+impl Builder {
+    /// With this one of this workspace's modules.
+    #[must_use]
+    pub fn module(self, id: &str) -> Self {
+        let file = artifacts::module(id);
+        self.module_file(id, &file)
+    }
+
+    /// With this module, from this file.
+    #[must_use]
+    pub fn module_file(mut self, id: &str, file: &Path) -> Self {
+        self.module = (id.into(), file.display().to_string());
+        self
+    }
+
+    /// With a module of `tests/broken`.
+    #[must_use]
+    pub fn broken(self, fault: &str) -> Self {
+        let file = artifacts::broken(fault);
+        let id = fault.replace('-', "_");
+        self.module_file(&id, &file)
+    }
+
+    /// With these worker threads.
+    #[must_use]
+    pub fn threads(mut self, n: usize) -> Self {
+        self.top = format!("threads = {n}\n");
+        self
+    }
+
+    /// With this line in the listener's table.
+    #[must_use]
+    pub fn listener(mut self, line: &str) -> Self {
+        self.listener += &format!("{line}\n");
+        self
+    }
+
+    /// With this line in the cluster's table.
+    #[must_use]
+    pub fn in_cluster(mut self, line: &str) -> Self {
+        self.in_cluster += &format!("{line}\n");
+        self
+    }
+
+    /// With these lines as a route to the cluster, in place of the one for everything.
+    #[must_use]
+    pub fn route(mut self, lines: &str) -> Self {
+        self.routes += &format!("[[route]]\ncluster = \"{}\"\n{lines}\n", self.cluster);
+        self
+    }
+
+    /// With these tables beside the others.
+    #[must_use]
+    pub fn tables(mut self, lines: &str) -> Self {
+        self.tables += &format!("{lines}\n");
+        self
+    }
+
+    /// The configuration.
+    pub fn text(&self) -> String {
+        let Self { cluster, servers, module: (id, file), top, listener, in_cluster, routes, tables } = self;
+        let file = if file.is_empty() { artifacts::module(id).display().to_string() } else { file.clone() };
+        let routes = if routes.is_empty() {
+            format!("[[route]]\npath = \"/\"\ncluster = \"{cluster}\"\n")
+        } else {
+            routes.clone()
+        };
+        format!(
+            "{top}[[listener]]\naddress = \"127.0.0.1:0\"\n{listener}[load_module]\n{id} = {file:?}\n\
+             [[cluster]]\nname = \"{cluster}\"\nmodule = \"{id}\"\nservers = {servers:?}\n{in_cluster}{routes}{tables}"
+        )
+    }
+
+    /// Starts it.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    #[track_caller]
+    pub fn start(self) -> Proxy {
+        Proxy::of("test.toml", &self.text()).unwrap_or_else(|error| panic!("{error}\n{}", self.text()))
+    }
+
+    /// Starts it, where that is to be refused.
+    ///
+    /// # Errors
+    /// Why it was.
+    #[track_caller]
+    pub fn try_start(self) -> Result<Proxy, StartError> {
+        Proxy::of("test.toml", &self.text())
+    }
+}

@@ -1,0 +1,108 @@
+//! Modules at their work, on real traffic: whom requests go to, and that none is lost.
+
+use tests::artifacts;
+use tests::origin::Origin;
+use tests::proxy::Proxy;
+
+/// The names of so many servers' answers under this module.
+fn names(module: &str, n: usize) -> String {
+    let origins = ["a", "b", "c"].map(Origin::named);
+    Proxy::over(&origins).module(module).start().names(n)
+}
+
+#[test]
+fn proxy_lb_goes_through_the_servers_in_the_order_of_the_file() {
+    assert_eq!(names("proxy_lb", 7), "a b c a b c a");
+}
+
+#[test]
+fn round_robin_without_weights_is_the_same() {
+    assert_eq!(names("round_robin", 7), "a b c a b c a");
+}
+
+#[test]
+fn random_gets_to_all() {
+    let names = names("random", 200);
+    for name in ["a", "b", "c"] {
+        // Fewer than 20 of 200 at a third: once in 10^13 runs.
+        assert!(names.matches(name).count() > 20, "{names}");
+    }
+}
+
+#[test]
+fn the_order_is_one_for_all_threads() {
+    let origins = ["a", "b", "c"].map(Origin::named);
+    let proxy = Proxy::over(&origins).threads(4).start();
+    let names: Vec<_> = (0..30).map(|_| proxy.get("/").text()).collect();
+    assert_eq!(names, ["a", "b", "c"].repeat(10));
+}
+
+#[test]
+fn a_server_that_comes_back_is_used_again() {
+    let origins = ["a", "b"].map(Origin::named);
+    let proxy = Proxy::over(&origins).start();
+    assert_eq!(proxy.names(4), "a b a b");
+    origins[1].stop();
+    assert_eq!(proxy.names(4), "a a a a");
+}
+
+/// Requests of several clients at once, while one of three servers dies: each gets a whole response.
+#[test]
+fn a_server_that_dies_under_load_loses_no_request() {
+    let origins = ["a", "b", "c"].map(Origin::named);
+    let proxy = Proxy::over(&origins).module("round_robin").threads(2).start();
+    const N: usize = 200;
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut client = proxy.connect();
+                for _ in 0..N {
+                    let reply = client.get("/").reply();
+                    assert_eq!((reply.status(), reply.cut, reply.body.len()), (200, None, 1));
+                }
+            });
+        }
+        scope.spawn(|| {
+            origins[1].wait_for_requests(N / 2);
+            origins[1].stop();
+        });
+    });
+    proxy.wait_for_metric("trylist_requests_total{cluster=\"%\",code=\"200\"}", 4.0 * N as f64);
+    assert!(origins[1].requests().len() >= N / 2);
+}
+
+#[test]
+fn a_strangers_module_is_loaded_by_one_line() {
+    let origins = ["a", "b", "c"].map(Origin::named);
+    let proxy = Proxy::over(&origins).module_file("least_used", &artifacts::third_party()).start();
+    let names = proxy.names(9);
+    for name in ["a", "b", "c"] {
+        assert_eq!(names.matches(name).count(), 3, "{names}");
+    }
+}
+
+#[test]
+fn a_module_in_c_is_loaded_by_the_same_line() {
+    let origins = ["a", "b", "c"].map(Origin::named);
+    let proxy = Proxy::over(&origins).module_file("round", &artifacts::c_module()).start();
+    assert_eq!(proxy.names(6), "a b c a b c");
+    origins[0].stop();
+    assert_eq!(proxy.names(4).matches('a').count(), 0);
+}
+
+#[test]
+fn several_modules_serve_side_by_side() {
+    let origins = ["a", "b"].map(Origin::named);
+    let other = format!(
+        "random = {:?}\n[[cluster]]\nname = \"other\"\nmodule = \"random\"\nservers = [\"{}\"]\n\
+         [[route]]\npath = \"/other\"\ncluster = \"other\"\n",
+        artifacts::module("random"),
+        origins[0].url()
+    );
+    let text = Proxy::over(&origins).text();
+    let (head, rest) = text.split_once("[[cluster]]").unwrap();
+    let (own, rest) = (format!("{head}{other}"), format!("[[cluster]]{rest}"));
+    let proxy = Proxy::of("test.toml", &(own + &rest)).unwrap();
+    assert_eq!(proxy.names(2), "a b");
+    assert_eq!(proxy.get("/other").text(), "a");
+}

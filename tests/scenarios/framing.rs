@@ -1,0 +1,197 @@
+//! Requests that two parsers could read in two ways: refused, the connection closed, and nothing of them ever seen by a
+//! server.
+
+use tests::origin::Origin;
+use tests::proxy::Proxy;
+use tests::stream::End;
+
+/// The request is refused with this status, and what stands behind it is not served; the server sees nothing.
+#[track_caller]
+fn refused(status: u16, request: &str) {
+    let origin = Origin::named("never");
+    let proxy = Proxy::over([&origin]).start();
+    let mut client = proxy.connect();
+    let reply = client.send(request).send("GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n").reply();
+    assert_eq!(reply.status(), status, "{request:?}: {}", reply.text());
+    assert_eq!(reply.header("connection"), Some("close"), "{request:?}");
+    assert_eq!((client.end(), origin.n_connections()), (End::Eof, 0), "{request:?}");
+}
+
+/// Header lines that make a request malformed.
+#[track_caller]
+fn refused_headers(headers: &str) {
+    refused(400, &format!("POST / HTTP/1.1\r\nHost: a\r\n{headers}\r\n\r\n"));
+}
+
+#[test]
+fn two_framings() {
+    refused_headers("Transfer-Encoding: chunked\r\nContent-Length: 5");
+    refused_headers("Content-Length: 5\r\nTransfer-Encoding: chunked");
+    refused_headers("Content-Length: 0\r\nTransfer-Encoding: chunked");
+}
+
+#[test]
+fn repeated_lengths() {
+    refused_headers("Content-Length: 5\r\nContent-Length: 5");
+    refused_headers("Content-Length: 5\r\nContent-Length: 6");
+    refused_headers("Content-Length: 5, 5");
+    refused_headers("Content-Length: 0\r\nContent-Length: 0");
+}
+
+#[test]
+fn odd_lengths() {
+    for length in
+        ["", "+5", "-5", "0x5", "5 5", "5;", "5.0", "five", "99999999999999999999999", "18446744073709551616"]
+    {
+        refused_headers(&format!("Content-Length: {length}"));
+    }
+}
+
+#[test]
+fn odd_transfer_codings() {
+    let with =
+        |coding: &str| format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: {coding}\r\n\r\n0\r\n\r\n");
+    refused(501, &with("gzip, chunked"));
+    refused(501, &with("chunked, chunked"));
+    for not_chunked_at_the_end in
+        ["", "gzip", "identity", "chunked, gzip", "xchunked", "\"chunked\"", "chunked;q=1"]
+    {
+        refused(400, &with(not_chunked_at_the_end));
+    }
+    refused(400, &with("chunked\r\nTransfer-Encoding: chunked"));
+}
+
+#[test]
+fn transfer_coding_of_an_old_client() {
+    refused(400, "POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n");
+}
+
+#[test]
+fn folded_and_odd_header_lines() {
+    refused_headers("X-A: b\r\n c");
+    refused_headers("X-A: b\r\n\tc");
+    refused_headers(" X-A: b");
+    refused_headers("X-A : b");
+    refused_headers("Content-Length : 5");
+    refused_headers("X A: b");
+    refused_headers("X-A");
+    refused_headers(": b");
+    refused_headers("X-\u{e9}: b");
+}
+
+#[test]
+fn bare_line_ends_and_control_characters() {
+    refused_headers("X-A: b\rX-C: d");
+    refused_headers("X-A: b\nX-C: d");
+    refused_headers("X-A: b\0c");
+    refused_headers("X-A: b\x01c");
+    refused(400, "GET / HTTP/1.1\nHost: a\n\n");
+    refused(400, "GET / HTTP/1.1\r\nHost: a\r\n\n");
+}
+
+#[test]
+fn hosts() {
+    refused(400, "GET / HTTP/1.1\r\n\r\n");
+    refused(400, "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n");
+    for host in ["a b", "a/b", "a@b", "<a>", "a\\b"] {
+        refused(400, &format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+    }
+}
+
+#[test]
+fn request_lines() {
+    for line in [
+        "GET  / HTTP/1.1",
+        " GET / HTTP/1.1",
+        "GET /",
+        "GET",
+        "GET / HTTP/1.1 x",
+        "GET / HTTP/1.1 ",
+        "GET /\t HTTP/1.1",
+        "G@T / HTTP/1.1",
+        "GET /\x7f HTTP/1.1",
+    ] {
+        refused(400, &format!("{line}\r\nHost: a\r\n\r\n"));
+    }
+}
+
+#[test]
+fn other_versions() {
+    refused(505, "GET / HTTP/2.0\r\nHost: a\r\n\r\n");
+    refused(505, "GET / HTTP/1.2\r\nHost: a\r\n\r\n");
+    for version in ["http/1.1", "HTTP/1", "HTTP/11", "XTTP/1.1"] {
+        refused(505, &format!("GET / {version}\r\nHost: a\r\n\r\n"));
+    }
+    refused(505, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+}
+
+#[test]
+fn targets() {
+    for target in ["x", "x:80", "*", "ftp://a/", "http://", "http://u@a/", "/a#b", "//\x01"] {
+        refused(400, &format!("GET {target} HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx"));
+    }
+}
+
+/// A chunked body that goes wrong after its first chunk: the server has the request's head by then, but must never see it
+/// complete, nor anything that stands behind it.
+#[track_caller]
+fn broken_chunks(rest: &str) {
+    let origin = Origin::named("never");
+    let proxy = Proxy::over([&origin]).start();
+    let mut client = proxy.connect();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
+    let reply = client.send(rest).send("GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n").reply();
+    assert_eq!(reply.status(), 400, "{rest:?}: {}", reply.text());
+    assert_eq!(client.end(), End::Eof, "{rest:?}");
+    drop(proxy);
+    let complete = origin.requests().iter().filter(|request| request.cut.is_none()).count();
+    assert_eq!(complete, 0, "{rest:?}: {:?}", origin.requests());
+}
+
+#[test]
+fn bad_chunk_sizes() {
+    for size in ["", "x", "-1", "+1", "0x1", " 1", "1 ", "1_0", "ffffffffffffffff", "10000000000000000", "g"]
+    {
+        broken_chunks(&format!("{size}\r\nd\r\n0\r\n\r\n"));
+    }
+}
+
+#[test]
+fn bad_ends_of_chunks() {
+    broken_chunks("1\nd\r\n0\r\n\r\n");
+    broken_chunks("1\r\nd\n0\r\n\r\n");
+    broken_chunks("1\r\ndd\r\n0\r\n\r\n");
+    broken_chunks("1\r\n\r\n0\r\n\r\n");
+    broken_chunks("1\rd\r\n0\r\n\r\n");
+    broken_chunks("1;a\nb\r\nd\r\n0\r\n\r\n");
+}
+
+#[test]
+fn bad_trailers() {
+    broken_chunks("0\r\nX-A: b\n\r\n");
+    broken_chunks("0\r\nX A: b\r\n\r\n");
+    broken_chunks(&format!("0\r\nX-A: {}\r\n\r\n", "b".repeat(9000)));
+}
+
+#[test]
+fn trailers_that_speak_of_framing_or_route_are_taken_out() {
+    let origin = Origin::named("a");
+    let proxy = Proxy::over([&origin]).start();
+    let mut client = proxy.connect();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nb\r\n0\r\n");
+    client.send("Content-Length: 5\r\nX-A: b\r\nTransfer-Encoding: chunked\r\nHost: b\r\n\r\n");
+    assert_eq!(client.reply().text(), "a");
+    assert_eq!(origin.request().trailers, "X-A: b\n");
+}
+
+#[test]
+fn a_chunk_extension_is_taken_off() {
+    let origin = Origin::named("a");
+    let proxy = Proxy::over([&origin]).start();
+    let mut client = proxy.connect();
+    client.send(
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3;x=\"y\"\r\nabc\r\n0;z\r\n\r\n",
+    );
+    assert_eq!(client.reply().text(), "a");
+    assert_eq!(origin.request().text(), "abc", "and the server's reader takes no extensions");
+}
