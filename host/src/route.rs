@@ -111,7 +111,7 @@ fn host_of(authority: &[u8]) -> Cow<'_, [u8]> {
 /// `.` and `..` resolved. What is routed is what is sent, so that a server does not see another path than the one that
 /// was looked at. Allocates only where there is something to change.
 pub fn normal_path(path: &[u8]) -> Cow<'_, [u8]> {
-    if memchr::memchr(b'%', path).is_none() && !has_dot_segment(path) {
+    if memchr::memchr2(b'%', b'.', path).is_none() {
         return Cow::Borrowed(path);
     }
     let decoded = undo_escapes(path);

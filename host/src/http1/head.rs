@@ -583,7 +583,9 @@ impl Name {
             (19, b'p') => (b"proxy-authorization", Self::ProxyAuthorization),
             _ => return Self::Other,
         };
-        if name.eq_ignore_ascii_case(known) { kind } else { Self::Other }
+        // Setting the bit of lower case turns nothing that may stand in a name into a letter or a hyphen but upper case.
+        let equal = name.iter().zip(known).all(|(byte, known)| byte | 0x20 == *known);
+        if equal { kind } else { Self::Other }
     }
 
     /// Whether the header speaks of one hop and is never passed on (RFC 9110 section 7.6.1).
@@ -655,6 +657,12 @@ impl Method {
 
 impl Persistence {
     fn read(&mut self, value: &[u8]) {
+        // As nearly all write it.
+        match value {
+            b"keep-alive" => return self.keep_alive = true,
+            b"close" => return self.close = true,
+            _ => {}
+        }
         for token in tokens(value) {
             if token.eq_ignore_ascii_case(b"close") {
                 self.close = true;
