@@ -201,7 +201,10 @@ impl Downstream {
                 return Poll::Ready(Wait::Closed);
             }
             ready!(self.timer.poll_expired(cx));
-            Poll::Ready(if reading { Wait::Refused(Error::HeadTimeout) } else { Wait::Idle })
+            // The first request's time began with the connection. It can come here without a byte: a new socket may be
+            // reported readable when it is not.
+            let is_late = reading || self.n_requests == 0;
+            Poll::Ready(if is_late { Wait::Refused(Error::HeadTimeout) } else { Wait::Idle })
         })
         .await
     }

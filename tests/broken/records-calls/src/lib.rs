@@ -59,28 +59,18 @@ impl Balancer for RecordsCalls {
     }
 
     fn needs(&self) -> Needs {
-        Needs::default()
-            .event(EventKind::Connected)
-            .event(EventKind::TryEnded)
-            .response_header("x-load")
+        Needs::default().event(EventKind::Connected).event(EventKind::TryEnded).response_header("x-load")
     }
 
     fn load_balance(&self, request: &Request<'_>) -> Trylist {
-        let path = String::from_utf8_lossy(request.path()).into();
-        let trylist = Trylist {
-            journal: Arc::clone(&self.journal),
-            path,
-            panics_in: Arc::clone(&self.panics_in),
-            n_asked: 0,
-        };
+        let path: Box<str> = String::from_utf8_lossy(request.path()).into();
         if &*self.panics_in == "load_balance" {
-            trylist.tell("load_balance: panic");
-            // It was never handed over, so nobody is to hear of its end.
-            std::mem::forget(trylist);
+            tell(&self.journal, &path, "load_balance: panic");
             panic!("told to");
         }
-        trylist.tell("load_balance");
-        trylist
+        tell(&self.journal, &path, "load_balance");
+        let (journal, panics_in) = (Arc::clone(&self.journal), Arc::clone(&self.panics_in));
+        Trylist { journal, path, panics_in, n_asked: 0 }
     }
 
     fn next(&self, trylist: &mut Trylist, cx: &NextCx<'_>) -> Next {
@@ -109,7 +99,10 @@ impl Balancer for RecordsCalls {
     }
 
     fn report_failure(&self, trylist: &mut Trylist, failure: &Failure) {
-        trylist.hear("report_failure", &format!("{} {:?}, try {}", failure.endpoint, failure.kind, failure.try_id));
+        trylist.hear(
+            "report_failure",
+            &format!("{} {:?}, try {}", failure.endpoint, failure.kind, failure.try_id),
+        );
     }
 
     fn observe(&self, trylist: &mut Trylist, event: &Event<'_>) {
@@ -118,7 +111,9 @@ impl Balancer for RecordsCalls {
                 let load = event.header(0).map(String::from_utf8_lossy);
                 format!("{} ResponseHeaders {:?}, load {load:?}", event.endpoint, event.status.unwrap_or(0))
             }
-            EventKind::TryEnded => format!("{} TryEnded {:?}", event.endpoint, event.result.expect("it has one")),
+            EventKind::TryEnded => {
+                format!("{} TryEnded {:?}", event.endpoint, event.result.expect("it has one"))
+            }
             other => format!("{} {other:?}", event.endpoint),
         };
         trylist.hear("observe", &what);
@@ -137,10 +132,13 @@ impl Trylist {
     }
 
     fn tell(&self, text: &str) {
-        // One write a line, so that lines of several threads stay apart.
-        let line = format!("{} {text}\n", self.path);
-        (&*self.journal).write_all(line.as_bytes()).expect("the test listens");
+        tell(&self.journal, &self.path, text);
     }
+}
+
+fn tell(mut journal: &UnixStream, path: &str, text: &str) {
+    // One write a line, so that lines of several threads stay apart.
+    journal.write_all(format!("{path} {text}\n").as_bytes()).expect("the test listens");
 }
 
 impl Drop for Trylist {
