@@ -41,6 +41,8 @@ pub struct Downstream {
     pub timer: Timer,
     /// The client has ended its half of the connection; it may still wait for a response.
     pub read_closed: bool,
+    /// What was taken from the buffer may be needed again: nothing is to be read over it.
+    pub holds_body: bool,
     /// Requests served.
     pub n_requests: u64,
     /// When the last one was, or the connection began.
@@ -145,6 +147,7 @@ impl Downstream {
             buffer: Buffer::default(),
             timer: Timer::new(now, thread.config.timeouts.request_head),
             read_closed: false,
+            holds_body: false,
             n_requests: 0,
             served_at: now,
         }
@@ -228,7 +231,7 @@ impl Downstream {
     /// The connection is broken.
     pub fn watch(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
         while !self.read_closed {
-            if self.buffer.is_empty() {
+            if self.buffer.is_empty() && !self.holds_body {
                 self.buffer.restart_at(0);
             }
             if self.buffer.room() == 0 {

@@ -291,10 +291,16 @@ impl Request<'_> {
         } && self.head.method.is_idempotent();
         if let Some(server) = thread.pool.take(cluster_idx, endpoint, !replayable) {
             trylist.connected(Duration::ZERO, || now);
-            match self.exchange(down, memory, trylist, endpoint, server, now).await {
+            down.holds_body = replayable && self.head.framing != Framing::None;
+            let result = self.exchange(down, memory, trylist, endpoint, server, now).await;
+            let held_body = std::mem::take(&mut down.holds_body);
+            match result {
                 // It was closed while it was idle, or as we sent: no failure of the server's, and no try.
                 Err(Attempt::NoResponse(NoResponse::Closed(_))) if replayable => {
-                    down.buffer.rewind(unsent.start);
+                    // Without a body nothing was taken, and the next request may have been read to the front.
+                    if held_body {
+                        down.buffer.rewind(unsent.start);
+                    }
                     thread.metrics.upstream_connection(cluster_idx, endpoint, Connection::Stale);
                 }
                 result => {

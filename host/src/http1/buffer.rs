@@ -83,7 +83,8 @@ impl Buffer {
         (self.data.len().saturating_sub(TAIL_ROOM)).saturating_sub(self.end)
     }
 
-    /// Goes back to where [`Buffer::range`] began, to use again what was taken since. Only while nothing was read since.
+    /// Goes back to where [`Buffer::range`] began, to use again what was taken since. Only while nothing
+    /// was read over it.
     pub fn rewind(&mut self, start: usize) {
         debug_assert!(start <= self.start);
         self.start = start;
