@@ -97,6 +97,17 @@ impl Client {
         end
     }
 
+    /// Everything up to the end of the connection, and how it ended.
+    ///
+    /// # Panics
+    /// Where it does not end.
+    #[track_caller]
+    pub fn rest(&mut self) -> (String, End) {
+        let (bytes, end) = self.stream.read_to_end();
+        assert_ne!(end, End::Silent, "the connection stays open");
+        (String::from_utf8_lossy(&bytes).into_owned(), end)
+    }
+
     /// Resets the connection.
     pub fn reset(self) {
         self.stream.reset();

@@ -1,24 +1,17 @@
 //! Servers that fail: before anything was sent, the next one is tried; after that, the client is told the truth.
 
+use tests::Gate;
 use tests::log;
 use tests::origin::Origin;
 use tests::proxy::Proxy;
 use tests::stream::End;
-use tests::{Gate, client::Client};
-
-/// What the client gets of a response that is whole bytes on the wire, after which the server closes.
-#[track_caller]
-fn served(response: &str) -> (Proxy, Client, Origin) {
-    let origin = Origin::closing_after(response);
-    let proxy = Proxy::over([&origin]).start();
-    let client = proxy.connect();
-    (proxy, client, origin)
-}
 
 /// The only try ends in this, and the client is told with this status, and the log why.
 #[track_caller]
 fn fails(response: &str, status: u16, result: &str, why: &str) {
-    let (proxy, mut client, origin) = served(response);
+    let origin = Origin::closing_after(response);
+    let proxy = Proxy::over([&origin]).start();
+    let mut client = proxy.connect();
     assert_eq!(client.get("/").reply().status(), status, "{response:?}");
     let url = origin.url();
     let line = log::line(&[&format!("cluster=\"{}\"", proxy.cluster()), "request failed"]);
@@ -179,36 +172,56 @@ fn a_request_that_was_sent_is_not_sent_to_another_server() {
 
 // ---- bodies that break off: the client must never take a part for the whole -------------------------------------------
 
-/// The client gets a head and a part of the body, and then sees that it is not whole.
+const NEW: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const OLD: &str = "GET / HTTP/1.0\r\n\r\n";
+
+/// The server sends a head and "part" of a body and, once the client has got these, this, before it closes; the client
+/// sees that the body is not whole. Returns all that came behind the part.
 #[track_caller]
-fn breaks_off(response: &str, request: &str) {
-    let (proxy, mut client, origin) = served(response);
-    let reply = client.send(request).reply();
-    assert_eq!((reply.status(), reply.text().as_str()), (200, "part"), "{response:?}");
-    assert!(reply.cut.is_some(), "{response:?} to {request:?} looked whole: {reply:?}");
+fn breaks_off(request: &str, head: &str, rest: &'static str) -> (String, End) {
+    let got = Gate::default();
+    let chunk = if head.contains("chunked") { "4\r\npart\r\n" } else { "part" };
+    let begin = format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n{chunk}");
+    let origin = Origin::serving({
+        let got = got.clone();
+        move |conn| {
+            conn.request();
+            conn.send(&begin);
+            got.wait();
+            conn.send(rest);
+        }
+    });
+    let proxy = Proxy::over([&origin]).start();
+    let mut client = proxy.connect();
+    let reply = client.send(request).reply_head();
+    let chunked = reply.header("transfer-encoding").is_some();
+    client.bytes(if chunked { "4\r\npart\r\n".len() } else { "part".len() });
+    got.open();
+    let behind = client.rest();
     log::line(&[&format!("cluster=\"{}\"", proxy.cluster()), "response body"]);
     let series =
         format!("trylist_tries_total{{cluster=\"%\",endpoint=\"{}\",result=\"broken\"}}", origin.url());
     proxy.wait_for_metric(&series, 1.0);
     proxy.wait_for_metric("trylist_outcomes_total{cluster=\"%\",outcome=\"broken\"}", 1.0);
+    behind
 }
-
-const NEW: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-const OLD: &str = "GET / HTTP/1.0\r\n\r\n";
 
 #[test]
 fn a_body_of_known_length_that_breaks_off_is_seen_as_broken() {
-    breaks_off("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart", NEW);
-    breaks_off("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart", OLD);
+    for request in [NEW, OLD] {
+        let (behind, _) = breaks_off(request, "Content-Length: 9", "more");
+        assert!(behind.len() < 5, "it would be whole: {behind:?}");
+    }
 }
 
 #[test]
 fn a_chunked_body_that_breaks_off_is_seen_as_broken() {
-    for end in ["", "4\r\n", "0\r\n", "x\r\n", "0\r\nX-A"] {
-        let response = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n{end}");
-        breaks_off(&response, NEW);
+    for rest in ["", "4\r\n", "0\r\n", "x\r\n", "0\r\nX-A"] {
+        let (behind, _) = breaks_off(NEW, "Transfer-Encoding: chunked", rest);
+        assert_eq!(behind, "", "{rest:?}");
         // Only a reset can tell this client.
-        breaks_off(&response, OLD);
+        let (behind, end) = breaks_off(OLD, "Transfer-Encoding: chunked", rest);
+        assert_eq!((behind.as_str(), end), ("", End::Reset), "{rest:?}");
     }
 }
 
@@ -302,6 +315,30 @@ fn a_small_body_is_sent_again_on_a_fresh_connection() {
         assert_eq!(client.reply().text(), "ok");
     }
     assert!(origin.requests().iter().all(|request| request.text() == "body"));
+}
+
+#[test]
+fn what_follows_a_request_that_is_sent_again_is_kept() {
+    let origin = closing_when_asked_again();
+    let proxy = Proxy::over([&origin]).start();
+    let mut client = proxy.connect();
+    assert_eq!(client.get("/").reply().text(), "ok");
+    let put = |path: &str, body: &str| {
+        format!("PUT {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    };
+    client.send(put("/1", "first") + &put("/2", "second") + "GET /3 HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(
+        ["ok"; 3],
+        [client.reply().text(), client.reply().text(), client.reply().text()].each_ref().map(|t| &**t)
+    );
+    let bodies = |line: &str| {
+        let requests = origin.requests().into_iter().filter(|request| request.line().starts_with(line));
+        requests.map(|request| request.text()).collect::<Vec<_>>()
+    };
+    // Each came twice, the first time on a connection that was closed.
+    assert_eq!(bodies("PUT /1"), ["first"; 2]);
+    assert_eq!(bodies("PUT /2"), ["second"; 2]);
+    assert_eq!(bodies("GET /3"), [""; 2]);
 }
 
 #[test]
