@@ -179,7 +179,7 @@ pub struct Scan {
 /// Limits of a head.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadLimits {
-    /// Bytes of the first line.
+    /// Bytes of a request's first line; of a response's whole head.
     pub line_bytes: usize,
     /// Header lines, at most [`MAX_HEADERS`].
     pub headers: usize,
@@ -437,8 +437,13 @@ impl ResponseHead {
     ) -> Result<bool, Refusal> {
         // Servers that end lines by bare line feeds exist; the head is written anew, so nobody behind us sees them.
         let Some(len) = scan.head_len(buffer.bytes(), limits, false)? else {
-            return if buffer.room() == 0 { Err(Refusal::HeadTooLarge) } else { Ok(false) };
+            // The buffer has room for a body, too.
+            let full = buffer.len() >= limits.line_bytes || buffer.room() == 0;
+            return if full { Err(Refusal::HeadTooLarge) } else { Ok(false) };
         };
+        if len > limits.line_bytes {
+            return Err(Refusal::HeadTooLarge);
+        }
         let mut text = std::mem::take(&mut self.text);
         text.clear();
         text.extend_from_slice(&buffer.bytes()[..len]);
