@@ -138,13 +138,14 @@ fn a_connection_closed_within_the_head_is_502() {
 
 #[test]
 fn an_endless_head_is_502_and_takes_no_more_memory() {
-    let endless = format!("HTTP/1.1 200 OK\r\n{}", "X-A: bbbbbbbb\r\n".repeat(3000));
+    let endless = format!("HTTP/1.1 200 OK\r\n{}", "X-A: bbbbbbbb\r\n".repeat(100));
     let origin = Origin::serving(move |conn| {
         conn.request();
         conn.send(&endless);
         conn.wait_for_end();
     });
-    let proxy = Proxy::over([&origin]).start();
+    let limit = "[limits]\nhead_bytes = 1024\nrequest_line_bytes = 512";
+    let proxy = Proxy::over([&origin]).tables(limit).start();
     assert_eq!(proxy.get("/").status(), 502);
     log::line(&[&format!("cluster=\"{}\"", proxy.cluster()), "bad response"]);
 }
