@@ -74,7 +74,8 @@ pub(crate) struct Active {
 
 /// Serves a connection until it ends. `place` is the connection's in [`Thread::join`].
 ///
-/// Not an `async fn`, which would keep its arguments twice: this future is what an idle connection costs.
+/// This future is what an idle connection costs.
+#[expect(clippy::manual_async_fn, reason = "an `async fn` would keep its arguments twice")]
 pub fn serve(thread: Rc<Thread>, mut down: Downstream, place: impl Place) -> impl Future<Output = ()> {
     async move {
         poll_fn(|cx| {

@@ -44,7 +44,9 @@ pub struct Thread {
     date: RefCell<Date>,
     connections: RefCell<Slab<Option<Waker>>>,
     connection_ended: Notify,
+    #[expect(clippy::vec_box, reason = "lent and given back as a pointer, not copied")]
     spare_slots: RefCell<Vec<Box<Slot>>>,
+    #[expect(clippy::vec_box, reason = "lent and given back as a pointer, not copied")]
     spare_active: RefCell<Vec<Box<Active>>>,
 }
 

@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use lb_api::wire;
@@ -49,9 +49,22 @@ pub enum NoResponse {
     Client(Error),
 }
 
-/// Limits of one exchange.
+/// A request on its way over one connection, and what came back of it.
+#[derive(Debug)]
+pub struct Exchange {
+    /// The connection.
+    pub server: TcpStream,
+    /// What was read of it and not used.
+    pub buffer: Buffer,
+    /// The request, as far as it is not sent.
+    pub request: Pump,
+}
+
+/// What an exchange is held to.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub struct Terms<'a> {
+    /// Limits of the response's head.
+    pub limits: &'a Limits,
     /// From the request's last byte to the response's first.
     pub response: Duration,
     /// Without a byte in the request's body.
@@ -107,75 +120,98 @@ async fn connect_any(endpoint: &Endpoint) -> Result<TcpStream, ConnectError> {
     ))
 }
 
-/// Sends the request, as far as the server takes it, until the head of its final response is there. Interim responses
-/// go to the client on the way. What of the request is not sent by then is left in `request`.
-///
-/// # Errors
-/// There is no response, for one of the reasons of [`NoResponse`].
-pub async fn response_head(
-    down: &mut Downstream,
-    server: &mut TcpStream,
-    buffer: &mut Buffer,
-    request: &mut Pump,
-    request_head: &RequestHead,
-    response: &mut ResponseHead,
-    limits: &Limits,
-    patience: Patience,
-    now: Instant,
-) -> Result<(), NoResponse> {
-    let head_limits = HeadLimits { line_bytes: limits.head_bytes, headers: limits.headers };
-    let mut exchange = Exchange { sent: false, sink_failed: None, got_any: false, now: Some(now) };
-    let mut scan = Scan::default();
-    down.timer.set(now + patience.request_body);
-    loop {
-        poll_fn(|cx| {
-            exchange.poll_send(cx, down, server, request, patience)?;
-            loop {
-                // A second head may have come with the first.
-                match response.read(buffer, &mut scan, &head_limits, request_head.method) {
-                    Ok(true) => return Poll::Ready(Ok(())),
-                    Ok(false) => {}
-                    Err(refusal) => return Poll::Ready(Err(NoResponse::Bad(refusal))),
+impl Exchange {
+    /// An exchange that begins now.
+    pub fn new(server: TcpStream, request: Pump) -> Self {
+        Self { server, buffer: Buffer::for_body(), request }
+    }
+
+    /// Sends the request, as far as the server takes it, until the head of its final response is there. Interim responses
+    /// go to the client on the way.
+    ///
+    /// # Errors
+    /// There is no response, for one of the reasons of [`NoResponse`].
+    pub async fn response_head(
+        &mut self,
+        down: &mut Downstream,
+        request_head: &RequestHead,
+        response: &mut ResponseHead,
+        terms: &Terms<'_>,
+        now: Instant,
+    ) -> Result<(), NoResponse> {
+        let limits = HeadLimits { line_bytes: terms.limits.head_bytes, headers: terms.limits.headers };
+        let mut progress = Progress { sent: false, sink_failed: None, got_any: false, now: Some(now) };
+        let mut scan = Scan::default();
+        down.timer.set(now + terms.request_body);
+        loop {
+            poll_fn(|cx| {
+                self.poll_send(cx, down, &mut progress, terms)?;
+                loop {
+                    // A second head may have come with the first.
+                    match response.read(&mut self.buffer, &mut scan, &limits, request_head.method) {
+                        Ok(true) => return Poll::Ready(Ok(())),
+                        Ok(false) => {}
+                        Err(refusal) => return Poll::Ready(Err(NoResponse::Bad(refusal))),
+                    }
+                    match self.buffer.poll_fill(cx, &mut self.server, FIRST_READ_BYTES) {
+                        Poll::Ready(Ok(0)) => return Poll::Ready(Err(progress.closed(None))),
+                        Poll::Ready(Ok(_)) => progress.got_any = true,
+                        Poll::Ready(Err(e)) => return Poll::Ready(Err(progress.closed(Some(e)))),
+                        Poll::Pending => break,
+                    }
                 }
-                match buffer.poll_fill(cx, server, FIRST_READ_BYTES) {
-                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(exchange.closed(None))),
-                    Poll::Ready(Ok(_)) => exchange.got_any = true,
-                    Poll::Ready(Err(e)) => return Poll::Ready(Err(exchange.closed(Some(e)))),
-                    Poll::Pending => break,
+                if progress.sent {
+                    down.watch(cx).map_err(NoResponse::Client)?;
                 }
+                ready!(down.timer.poll_expired(cx));
+                Poll::Ready(Err(if progress.sent || self.request.waits_for_sink {
+                    NoResponse::TimedOut
+                } else {
+                    NoResponse::Client(Error::BodyTimeout)
+                }))
+            })
+            .await?;
+            if !response.is_interim() {
+                return Ok(());
             }
-            if exchange.sent {
-                down.watch(cx).map_err(NoResponse::Client)?;
-            }
-            ready!(down.timer.poll_expired(cx));
-            Poll::Ready(Err(if exchange.sent || request.waits_for_sink {
-                NoResponse::TimedOut
-            } else {
-                NoResponse::Client(Error::BodyTimeout)
-            }))
-        })
-        .await?;
-        if !response.is_interim() {
+            pass_on_interim(down, request_head, response, terms).await?;
+            scan = Scan::default();
+        }
+    }
+
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        down: &mut Downstream,
+        progress: &mut Progress,
+        terms: &Terms<'_>,
+    ) -> Result<(), NoResponse> {
+        if progress.sent || progress.sink_failed.is_some() {
             return Ok(());
         }
-        if response.status == 101 {
-            // No upgrade is passed on, so nobody asked for this.
-            return Err(NoResponse::Bad(Refusal::Malformed("101 Switching Protocols that nobody asked for")));
-        }
-        scan = Scan::default();
-        if request_head.version == Version::Http11 {
-            let mut out = Vec::new();
-            headers::write_interim(response, &mut out);
-            let written = tokio::time::timeout(patience.request_body, down.stream.write_all(&out)).await;
-            if !matches!(written, Ok(Ok(()))) {
-                return Err(NoResponse::Client(Error::ClientGone));
+        let polled = self.request.poll(cx, &mut down.stream, &mut down.buffer, &mut self.server);
+        let progressed = std::mem::take(&mut self.request.progressed);
+        let known = progress.now.take();
+        let now = || known.unwrap_or_else(Instant::now);
+        match polled {
+            Poll::Ready(Ok(())) => {
+                progress.sent = true;
+                down.timer.set(now() + terms.response);
             }
+            Poll::Ready(Err(PumpError::SinkFailed(e))) => {
+                progress.sink_failed = Some(e);
+                down.timer.set(now() + terms.response);
+            }
+            Poll::Ready(Err(e)) => return Err(NoResponse::Client(client_error(&e))),
+            Poll::Pending if progressed => down.timer.set(now() + terms.request_body),
+            Poll::Pending => {}
         }
+        Ok(())
     }
 }
 
-/// How far the sending half has come.
-struct Exchange {
+/// How far an exchange has come on its way to a response.
+struct Progress {
     sent: bool,
     /// The server takes no more of the request. It may have answered already, so its response is still waited for.
     sink_failed: Option<io::Error>,
@@ -184,40 +220,30 @@ struct Exchange {
     now: Option<Instant>,
 }
 
-impl Exchange {
-    fn poll_send(
-        &mut self,
-        cx: &mut std::task::Context<'_>,
-        down: &mut Downstream,
-        server: &mut TcpStream,
-        request: &mut Pump,
-        patience: Patience,
-    ) -> Result<(), NoResponse> {
-        if self.sent || self.sink_failed.is_some() {
-            return Ok(());
-        }
-        let polled = request.poll(cx, &mut down.stream, &mut down.buffer, server);
-        let progressed = std::mem::take(&mut request.progressed);
-        let known = self.now.take();
-        let now = || known.unwrap_or_else(Instant::now);
-        match polled {
-            Poll::Ready(Ok(())) => {
-                self.sent = true;
-                down.timer.set(now() + patience.response);
-            }
-            Poll::Ready(Err(PumpError::SinkFailed(e))) => {
-                self.sink_failed = Some(e);
-                down.timer.set(now() + patience.response);
-            }
-            Poll::Ready(Err(e)) => return Err(NoResponse::Client(client_error(&e))),
-            Poll::Pending if progressed => down.timer.set(now() + patience.request_body),
-            Poll::Pending => {}
-        }
-        Ok(())
-    }
-
+impl Progress {
     fn closed(&mut self, how: Option<io::Error>) -> NoResponse {
         if self.got_any { NoResponse::Cut } else { NoResponse::Closed(self.sink_failed.take().or(how)) }
+    }
+}
+
+async fn pass_on_interim(
+    down: &mut Downstream,
+    request_head: &RequestHead,
+    response: &ResponseHead,
+    terms: &Terms<'_>,
+) -> Result<(), NoResponse> {
+    if response.status == 101 {
+        // No upgrade is passed on, so nobody asked for this.
+        return Err(NoResponse::Bad(Refusal::Malformed("101 Switching Protocols that nobody asked for")));
+    }
+    if request_head.version == Version::Http10 {
+        return Ok(());
+    }
+    let mut out = Vec::new();
+    headers::write_interim(response, &mut out);
+    match tokio::time::timeout(terms.request_body, down.stream.write_all(&out)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) | Err(_) => Err(NoResponse::Client(Error::ClientGone)),
     }
 }
 

@@ -283,9 +283,11 @@ fn checked_trailers(raw: &[u8]) -> Result<Vec<u8>, BadBody> {
 mod tests {
     use super::*;
 
-    /// Sends a chunked body through decoder and framing in reads of `step` bytes; returns data, what was written, what
-    /// is left in the buffer.
-    fn relay(text: &[u8], step: usize) -> Result<(Vec<u8>, Vec<u8>, Vec<u8>), BadBody> {
+    /// Data, what was written, and what is left in the buffer.
+    type Relayed = (Vec<u8>, Vec<u8>, Vec<u8>);
+
+    /// Sends a chunked body through decoder and framing in reads of `step` bytes.
+    fn relay(text: &[u8], step: usize) -> Result<Relayed, BadBody> {
         let mut body = BodyReader::new(Framing::Chunked);
         let mut buffer = Buffer::for_head(4096);
         let (mut data, mut written) = (Vec::new(), Vec::new());

@@ -359,11 +359,10 @@ impl RequestHead {
                         return Err(Refusal::Malformed("Host is not a host and port"));
                     }
                 }
-                Name::ContentLength => {
-                    if length.replace(content_length(header.value)?).is_some() {
-                        return Err(Refusal::Malformed("more than one Content-Length"));
-                    }
+                Name::ContentLength if length.is_some() => {
+                    return Err(Refusal::Malformed("more than one Content-Length"));
                 }
+                Name::ContentLength => length = Some(content_length(header.value)?),
                 Name::TransferEncoding => {
                     if chunked {
                         return Err(Refusal::Malformed("more than one Transfer-Encoding"));
@@ -379,7 +378,7 @@ impl RequestHead {
                     self.expects_continue = self.version == Version::Http11;
                 }
                 Name::Te => {
-                    self.takes_trailers |= tokens(header.value).any(|t| t.eq_ignore_ascii_case(b"trailers"))
+                    self.takes_trailers |= tokens(header.value).any(|t| t.eq_ignore_ascii_case(b"trailers"));
                 }
                 _ => {}
             }
@@ -513,11 +512,10 @@ impl ResponseHead {
         for header in headers {
             let field = Field::new(text, header);
             match field.kind {
-                Name::ContentLength => {
-                    if length.replace(content_length(header.value)?).is_some() {
-                        return Err(Refusal::Malformed("more than one Content-Length"));
-                    }
+                Name::ContentLength if length.is_some() => {
+                    return Err(Refusal::Malformed("more than one Content-Length"));
                 }
+                Name::ContentLength => length = Some(content_length(header.value)?),
                 Name::TransferEncoding => {
                     if chunked {
                         return Err(Refusal::Malformed("more than one Transfer-Encoding"));

@@ -1,0 +1,141 @@
+//! A request without a whole response: what that was, what the client is told, and what the log says.
+
+use std::fmt::Write as _;
+use std::time::Instant;
+
+use lb_api::wire;
+
+use super::report::{Report, write_all};
+use super::{End, Memory, Request};
+use crate::downstream::Downstream;
+use crate::error::{Error, Side};
+use crate::http1::head::Framing;
+use crate::respond::{self, verdict};
+use crate::trylist::Trylist;
+use crate::upstream::NoResponse;
+
+/// Why a request ended without a whole response.
+pub(super) struct Failure {
+    pub(super) error: Error,
+    pub(super) outcome: u32,
+    /// The client got a part of a response already: there is no telling it more.
+    pub(super) begun: Option<Report>,
+}
+
+impl Request<'_> {
+    pub(super) fn no_response(
+        &mut self,
+        trylist: &mut Trylist<'_>,
+        endpoint: usize,
+        e: NoResponse,
+    ) -> Failure {
+        let (result, outcome, error, text) = match e {
+            NoResponse::Client(error) => (wire::TRY_ABORTED, wire::OUTCOME_ABORTED, error, None),
+            NoResponse::TimedOut => (
+                wire::TRY_TIMED_OUT,
+                wire::OUTCOME_TIMED_OUT,
+                Error::ServerTimeout,
+                Some(format!("no response within {:?}", self.cluster.config.response_timeout)),
+            ),
+            NoResponse::Closed(how) => (
+                wire::TRY_CLOSED_EARLY,
+                wire::OUTCOME_FAILED,
+                Error::BadResponse,
+                Some(how.map_or_else(|| "closed without a response".into(), |e| format!("no response: {e}"))),
+            ),
+            NoResponse::Cut => (
+                wire::TRY_CLOSED_EARLY,
+                wire::OUTCOME_FAILED,
+                Error::BadResponse,
+                Some("closed within the response's head".into()),
+            ),
+            NoResponse::Bad(refusal) => (
+                wire::TRY_BAD_RESPONSE,
+                wire::OUTCOME_FAILED,
+                Error::BadResponse,
+                Some(format!("bad response: {refusal}")),
+            ),
+        };
+        if let Some(text) = text {
+            self.note(endpoint, &text);
+        }
+        trylist.end_try(result, Instant::now());
+        Failure { error, outcome, begun: None }
+    }
+
+    pub(super) fn exhausted(&self, trylist: &Trylist<'_>) -> Failure {
+        let (error, outcome) = match trylist.tries().last() {
+            None => (Error::NoEndpoint, wire::OUTCOME_NO_ENDPOINT),
+            Some(last) if last.failure == Some(wire::FAILURE_CONNECT_TIMEOUT) => {
+                (Error::ServerTimeout, wire::OUTCOME_TIMED_OUT)
+            }
+            Some(_) => (Error::Failed, wire::OUTCOME_FAILED),
+        };
+        Failure { error, outcome, begun: None }
+    }
+
+    /// Tells client and log that there is no (whole) response.
+    pub(super) async fn fail(
+        &mut self,
+        down: &mut Downstream,
+        memory: &mut Memory,
+        failure: Failure,
+    ) -> (Report, End, Instant) {
+        let Failure { error, outcome, begun } = failure;
+        self.log_failure(down, error);
+        if let Some(report) = begun {
+            return (report, End::Close, Instant::now());
+        }
+        let verdict = verdict(error);
+        if verdict.status == 0 {
+            let received_bytes = self.head.len() as u64;
+            let report = Report { outcome, received_bytes, ..Report::default() };
+            return (report, End::Close, Instant::now());
+        }
+        let keep = verdict.keep && self.head.framing == Framing::None && self.keeps(down);
+        memory.response.clear();
+        respond::write_error(
+            self.thread,
+            error,
+            self.head.method,
+            keep,
+            Instant::now(),
+            &mut memory.response,
+        );
+        let sent = write_all(self.thread, down, &memory.response).await;
+        let report = Report {
+            status: verdict.status,
+            outcome,
+            received_bytes: self.head.len() as u64,
+            sent_bytes: if sent { memory.response.len() as u64 } else { 0 },
+            body_bytes: 0,
+        };
+        (report, if sent && keep { End::Keep } else { End::CloseUnread }, Instant::now())
+    }
+
+    fn log_failure(&self, down: &Downstream, error: Error) {
+        let (cluster, client) = (&*self.cluster.config.name, down.peer);
+        let target = String::from_utf8_lossy(self.head.text(self.head.target));
+        match error.side() {
+            Side::Downstream => {
+                tracing::debug!(cluster, %client, %target, "request given up: {error}");
+            }
+            Side::Upstream if self.failures.is_empty() => {
+                tracing::error!(cluster, %client, %target, "request failed: {error}");
+            }
+            Side::Upstream => {
+                tracing::error!(cluster, %client, %target, "request failed: {error} ({})", self.failures);
+            }
+        }
+    }
+
+    /// Remembers why a try failed.
+    #[cold]
+    pub(super) fn note(&mut self, endpoint: usize, text: &str) {
+        if !self.failures.is_empty() {
+            self.failures.push_str(", ");
+        }
+        // Writing to a string cannot fail.
+        let _ = write!(self.failures, "{}: {text}", self.cluster.endpoints[endpoint].url);
+    }
+}

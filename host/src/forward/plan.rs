@@ -1,0 +1,166 @@
+//! Where a request goes: what its head and the configuration decide, before any server is thought of.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use crate::config::{KeySource, Route};
+use crate::error::Error;
+use crate::http1::head::{Framing, Method, Name, RequestHead, is_authority_byte};
+use crate::route;
+use crate::thread::Thread;
+
+/// Where a request goes: all that its head and the configuration decide.
+#[derive(Debug)]
+pub(super) struct Plan<'a> {
+    pub(super) route: &'a Route,
+    /// Host and port asked for.
+    pub(super) authority: Option<&'a [u8]>,
+    /// In normal form.
+    pub(super) path: Cow<'a, [u8]>,
+    /// Without the question mark.
+    pub(super) query: Option<&'a [u8]>,
+    /// Where the method counts it.
+    pub(super) max_forwards: Option<u32>,
+}
+
+/// Reads target, host and route out of a head.
+pub(super) fn plan<'a>(thread: &'a Thread, head: &'a RequestHead) -> Result<Plan<'a>, Error> {
+    if matches!(head.method, Method::Connect | Method::Trace) {
+        return Err(Error::Method);
+    }
+    if let (Framing::Length(n), Some(max)) = (head.framing, thread.config.limits.body_bytes)
+        && n > max
+    {
+        return Err(Error::BodyTooLarge);
+    }
+    let host = head.host.map(|host| head.text(host)).filter(|host| !host.is_empty());
+    let (authority, path, query) = split_target(head.text(head.target), head.method, host)?;
+    let path = if path == b"*" { Cow::Borrowed(path) } else { route::normal_path(path) };
+    // `OPTIONS *` is about the server as a whole, so it goes where the root goes.
+    let routed = if *path == *b"*" { b"/" } else { &*path };
+    let route = thread.routes.find(authority, routed).ok_or(Error::NoRoute)?;
+    let max_forwards = match head.method {
+        Method::Options => head.known(Name::MaxForwards).and_then(number),
+        _ => None,
+    };
+    Ok(Plan { route, authority, path, query, max_forwards })
+}
+
+/// Authority, path and query of a target (RFC 9112 section 3.2). The authority of a target in absolute form counts more
+/// than `Host`.
+type Target<'a> = (Option<&'a [u8]>, &'a [u8], Option<&'a [u8]>);
+
+fn split_target<'a>(target: &'a [u8], method: Method, host: Option<&'a [u8]>) -> Result<Target<'a>, Error> {
+    let (authority, rest) = match target {
+        [b'/', ..] => (host, target),
+        b"*" if method == Method::Options => return Ok((host, target, None)),
+        _ => {
+            let lower = target.get(..8).unwrap_or(target).to_ascii_lowercase();
+            let skip = match &lower[..] {
+                [b'h', b't', b't', b'p', b':', b'/', b'/', ..] => 7,
+                b"https://" => 8,
+                _ => return Err(Error::Target("target is neither a path nor a URL")),
+            };
+            let rest = &target[skip..];
+            let end = rest.iter().position(|b| matches!(b, b'/' | b'?')).unwrap_or(rest.len());
+            let (authority, rest) = rest.split_at(end);
+            if authority.is_empty() || !authority.iter().all(|&b| is_authority_byte(b)) {
+                return Err(Error::Target("target's host is not a host and port"));
+            }
+            (Some(authority), rest)
+        }
+    };
+    if target.contains(&b'#') {
+        return Err(Error::Target("target has a fragment"));
+    }
+    let (path, query) = match memchr::memchr(b'?', rest) {
+        Some(at) => (&rest[..at], Some(&rest[at + 1..])),
+        None => (rest, None),
+    };
+    Ok((authority, if path.is_empty() { b"/" } else { path }, query))
+}
+
+impl Plan<'_> {
+    /// The target as the server gets it, in origin form.
+    pub(super) fn target<'b>(&'b self, head: &'b RequestHead) -> Cow<'b, [u8]> {
+        let sent = head.text(head.target);
+        let path = route::rewrite(self.route, &self.path);
+        match (path, self.query) {
+            (path, None) => path,
+            // As sent, where it was sent in origin form and is sent on as it is.
+            (Cow::Borrowed(_), Some(_))
+                if matches!(self.path, Cow::Borrowed(_)) && sent.starts_with(b"/") =>
+            {
+                Cow::Borrowed(sent)
+            }
+            (path, Some(query)) => {
+                let mut target = path.into_owned();
+                target.push(b'?');
+                target.extend_from_slice(query);
+                Cow::Owned(target)
+            }
+        }
+    }
+
+    /// The cluster's key of a request; `None` where the request has none.
+    pub(super) fn key<'b>(
+        &'b self,
+        source: &KeySource,
+        head: &'b RequestHead,
+        client: IpAddr,
+    ) -> Option<Cow<'b, [u8]>> {
+        match source {
+            KeySource::Client => Some(Cow::Owned(client.to_string().into_bytes())),
+            KeySource::Header(name) => head.field(name.as_bytes()).map(Cow::Borrowed),
+            KeySource::Cookie(name) => head
+                .fields
+                .iter()
+                .filter(|field| head.text(field.name).eq_ignore_ascii_case(b"cookie"))
+                .find_map(|field| parameter(head.text(field.value), b';', name.as_bytes()))
+                .map(Cow::Borrowed),
+            KeySource::Query(name) => {
+                self.query.and_then(|query| parameter(query, b'&', name.as_bytes())).map(Cow::Borrowed)
+            }
+            KeySource::Path => Some(Cow::Borrowed(&*self.path)),
+            KeySource::Uri => match self.query {
+                None => Some(Cow::Borrowed(&*self.path)),
+                Some(query) => Some(Cow::Owned([&*self.path, b"?", query].concat())),
+            },
+        }
+    }
+}
+
+/// Value of `name` in a list of `name=value`.
+fn parameter<'a>(list: &'a [u8], separator: u8, name: &[u8]) -> Option<&'a [u8]> {
+    list.split(|&b| b == separator)
+        .find_map(|pair| pair.trim_ascii().strip_prefix(name).and_then(|rest| rest.strip_prefix(b"=")))
+}
+
+fn number(text: &[u8]) -> Option<u32> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn splits_every_form_of_target() {
+        let host = Some(&b"h"[..]);
+        let split = |target: &'static str, method| split_target(target.as_bytes(), method, host);
+        assert_eq!(split("/a?b", Method::Get), Ok((host, &b"/a"[..], Some(&b"b"[..]))));
+        assert_eq!(split("HTTP://x:1/a?", Method::Get), Ok((Some(&b"x:1"[..]), &b"/a"[..], Some(&b""[..]))));
+        assert_eq!(split("http://x", Method::Get), Ok((Some(&b"x"[..]), &b"/"[..], None)));
+        assert_eq!(split("http://x?q", Method::Get), Ok((Some(&b"x"[..]), &b"/"[..], Some(&b"q"[..]))));
+        assert_eq!(split("*", Method::Options), Ok((host, &b"*"[..], None)));
+        for refused in ["*", "x", "x:80", "ftp://x/", "http://", "http://a@b/", "/a#b"] {
+            assert!(split(refused, Method::Get).is_err(), "{refused}");
+        }
+    }
+
+    #[test]
+    fn finds_a_parameter_by_its_whole_name() {
+        assert_eq!(parameter(b"xid=1; id=2; id=3", b';', b"id"), Some(&b"2"[..]));
+        assert_eq!(parameter(b"ids=1&id", b'&', b"id"), None);
+    }
+}

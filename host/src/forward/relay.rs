@@ -1,0 +1,226 @@
+//! The response on its way to the client, while the rest of the request goes to the server.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use lb_api::wire;
+use tokio::net::TcpStream;
+
+use super::failure::Failure;
+use super::report::Report;
+use super::{End, Memory, Request};
+use crate::downstream::Downstream;
+use crate::error::Error;
+use crate::headers;
+use crate::http1::body::Encoding;
+use crate::http1::buffer::Buffer;
+use crate::http1::pump::{Pump, PumpError};
+use crate::thread::Thread;
+use crate::trylist::Trylist;
+use crate::upstream::{self, Exchange};
+
+/// What is left of a request's body when its response is complete is read up to this many bytes, so that the connection
+/// can go on; more ends it.
+const SKIP_BYTES: u64 = 256 * 1024;
+/// Why a response broke off.
+pub(super) enum Broken {
+    Client(Error),
+    Server(PumpError),
+    ServerStalled,
+}
+
+/// The rest of a request, sent while its response is relayed already.
+pub(super) struct Sending<'a> {
+    request: &'a mut Pump,
+    /// The server takes no more. Its response counts all the same.
+    failed: bool,
+    gave_up: Option<Error>,
+}
+
+impl Request<'_> {
+    /// Sends the response to the client while the rest of the request, if there is one, goes to the server.
+    pub(super) async fn relay(
+        &mut self,
+        down: &mut Downstream,
+        memory: &mut Memory,
+        trylist: &mut Trylist<'_>,
+        endpoint: usize,
+        exchange: Exchange,
+    ) -> Result<(Report, End, Instant), Failure> {
+        let Exchange { mut server, mut buffer, mut request } = exchange;
+        let (thread, now) = (self.thread, Instant::now());
+        let head = &memory.response_head;
+        trylist.response_headers(head, now);
+        let received = buffer.range().end as u64;
+        // Told the end before it was told to continue, the client may send its body now, or its next request: nobody can
+        // tell which it is.
+        let may_hold_back = self.head.expects_continue && !request.is_done();
+        let keep = self.keeps(down) && !may_hold_back;
+        let framing = headers::response_framing(head, self.head.version, keep);
+        let mut out = std::mem::take(&mut memory.response);
+        out.clear();
+        headers::write_response(thread, head, framing, self.head.version, now, &mut out);
+        let mut pump = Pump::new(out, head.framing, framing.encoding);
+        let mut sending = Sending { request: &mut request, failed: false, gave_up: None };
+
+        let relayed = self.relay_pumps(down, &mut server, &mut buffer, &mut sending, &mut pump, now).await;
+        let failed = sending.failed;
+        let now = Instant::now();
+        let mut report = Report {
+            status: memory.response_head.status,
+            outcome: wire::OUTCOME_SERVED,
+            received_bytes: self.head.len() as u64 + request.body_bytes,
+            sent_bytes: pump.sent,
+            body_bytes: pump.body_bytes,
+        };
+        let (request_sent, response_sent) = (request.is_done() && !failed, pump.sent);
+        trylist.count_bytes(request.sent, received + pump.received);
+        memory.response = pump.into_memory();
+        if let Err(broken) = relayed {
+            return Err(self.broken(
+                down,
+                trylist,
+                endpoint,
+                broken,
+                report,
+                response_sent,
+                framing.encoding,
+            ));
+        }
+        trylist.end_try(wire::TRY_SERVED, now);
+        let may_reuse = memory.response_head.keep_alive && buffer.is_empty();
+        let end = if request_sent {
+            if may_reuse {
+                thread.pool.put(self.plan.route.cluster, endpoint, server, now);
+            }
+            if framing.keep { End::Keep } else { End::Close }
+        } else {
+            // The server answered before it had the whole request.
+            let skipped = framing.keep && skip_rest(thread, down, &mut request).await;
+            if skipped { End::Keep } else { End::CloseUnread }
+        };
+        report.received_bytes = self.head.len() as u64 + request.body_bytes;
+        memory.request = request.into_memory();
+        Ok((report, end, now))
+    }
+
+    async fn relay_pumps(
+        &self,
+        down: &mut Downstream,
+        server: &mut TcpStream,
+        buffer: &mut Buffer,
+        sending: &mut Sending<'_>,
+        response: &mut Pump,
+        now: Instant,
+    ) -> Result<(), Broken> {
+        let client_patience = self.thread.config.timeouts.body;
+        let server_patience = self.cluster.config.body_timeout;
+        let mut waited_for_sink = None;
+        let mut known = Some(now);
+        poll_fn(|cx| {
+            sending.poll(cx, down, server)?;
+            match response.poll(cx, server, buffer, &mut down.stream) {
+                Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
+                Poll::Ready(Err(PumpError::SinkFailed(_))) => {
+                    return Poll::Ready(Err(Broken::Client(Error::ClientGone)));
+                }
+                Poll::Ready(Err(e)) => return Poll::Ready(Err(Broken::Server(e))),
+                Poll::Pending => {}
+            }
+            if sending.request.is_done() {
+                down.watch(cx).map_err(Broken::Client)?;
+            }
+            let progressed =
+                std::mem::take(&mut response.progressed) | std::mem::take(&mut sending.request.progressed);
+            if progressed || waited_for_sink != Some(response.waits_for_sink) {
+                waited_for_sink = Some(response.waits_for_sink);
+                let patience = if response.waits_for_sink { client_patience } else { server_patience };
+                down.timer.set(known.take().unwrap_or_else(Instant::now) + patience);
+            }
+            ready!(down.timer.poll_expired(cx));
+            Poll::Ready(Err(if response.waits_for_sink {
+                Broken::Client(Error::ClientGone)
+            } else {
+                Broken::ServerStalled
+            }))
+        })
+        .await
+    }
+
+    /// A response broke off after its head had come.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one call, which would otherwise be in the middle of `relay`"
+    )]
+    pub(super) fn broken(
+        &mut self,
+        down: &Downstream,
+        trylist: &mut Trylist<'_>,
+        endpoint: usize,
+        broken: Broken,
+        report: Report,
+        response_sent: u64,
+        encoding: Encoding,
+    ) -> Failure {
+        let (result, outcome, error, text) = match broken {
+            Broken::Client(error) => (wire::TRY_ABORTED, wire::OUTCOME_ABORTED, error, None),
+            Broken::ServerStalled => (
+                wire::TRY_TIMED_OUT,
+                wire::OUTCOME_BROKEN,
+                Error::ServerTimeout,
+                Some(format!("response body stopped for {:?}", self.cluster.config.body_timeout)),
+            ),
+            Broken::Server(e) => {
+                let text = match &e {
+                    PumpError::SourceFailed(e) => format!("response body broke off: {e}"),
+                    PumpError::SourceEnded => "response body broke off: connection closed".into(),
+                    PumpError::Malformed(text) => format!("response body refused: {text}"),
+                    PumpError::TooLarge | PumpError::SinkFailed(_) => "response body broke off".into(),
+                };
+                (wire::TRY_BROKEN, wire::OUTCOME_BROKEN, Error::BadResponse, Some(text))
+            }
+        };
+        if let Some(text) = text {
+            self.note(endpoint, &text);
+        }
+        trylist.end_try(result, Instant::now());
+        if response_sent == 0 {
+            return Failure { error, outcome, begun: None };
+        }
+        if encoding == Encoding::Identity {
+            down.reset_on_close();
+        }
+        Failure { error, outcome, begun: Some(Report { outcome, ..report }) }
+    }
+}
+
+impl Sending<'_> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        down: &mut Downstream,
+        server: &mut TcpStream,
+    ) -> Result<(), Broken> {
+        if self.failed || self.gave_up.is_some() || self.request.is_done() {
+            return Ok(());
+        }
+        match self.request.poll(cx, &mut down.stream, &mut down.buffer, server) {
+            Poll::Ready(Err(PumpError::SinkFailed(_))) => self.failed = true,
+            Poll::Ready(Err(e)) => return Err(Broken::Client(upstream::client_error(&e))),
+            Poll::Ready(Ok(())) | Poll::Pending => {}
+        }
+        Ok(())
+    }
+}
+
+/// Reads the rest of a request that nobody wants any more; false where it is too much or does not come.
+async fn skip_rest(thread: &Thread, down: &mut Downstream, request: &mut Pump) -> bool {
+    let limit = request.body_bytes + SKIP_BYTES;
+    down.timer.set(Instant::now() + thread.config.timeouts.body);
+    poll_fn(|cx| match request.poll_discard(cx, &mut down.stream, &mut down.buffer, limit) {
+        Poll::Ready(result) => Poll::Ready(result.is_ok()),
+        Poll::Pending => down.timer.poll_expired(cx).map(|()| false),
+    })
+    .await
+}

@@ -1,0 +1,160 @@
+//! What is said of a request when it is over; and the whole of those that go nowhere.
+
+use std::time::Instant;
+
+use tokio::io::AsyncWriteExt;
+
+use super::{End, Memory, Request};
+use crate::access_log;
+use crate::downstream::Downstream;
+use crate::error::Error;
+use crate::http1::head::{Framing, Method, Name, RequestHead, Version};
+use crate::metrics::{self, RequestEnd};
+use crate::respond::{self, verdict};
+use crate::thread::{Thread, ns};
+use crate::trylist::Trylist;
+
+/// What the client got, as metrics and log tell it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Report {
+    pub(super) status: u16,
+    pub(super) outcome: u32,
+    pub(super) received_bytes: u64,
+    pub(super) sent_bytes: u64,
+    pub(super) body_bytes: u64,
+}
+
+/// Answers a request that goes nowhere.
+pub async fn refuse(
+    thread: &Thread,
+    down: &mut Downstream,
+    memory: &mut Memory,
+    error: Error,
+    head: Option<&RequestHead>,
+) -> End {
+    let now = Instant::now();
+    let method = head.map_or(Method::Other, |head| head.method);
+    // A body that was not read stands between this request and the next.
+    let keep = verdict(error).keep
+        && head.is_some_and(|head| head.keep_alive && head.framing == Framing::None)
+        && !thread.phase().is_ending();
+    memory.response.clear();
+    respond::write_error(thread, error, method, keep, now, &mut memory.response);
+    let sent = write_all(thread, down, &memory.response).await;
+    let report = Report {
+        status: verdict(error).status,
+        received_bytes: head.map_or(0, |head| head.len() as u64),
+        sent_bytes: if sent { memory.response.len() as u64 } else { 0 },
+        ..Report::default()
+    };
+    tracing::debug!(client = %down.peer, status = report.status, "request refused: {error}");
+    conclude_unrouted(thread, down, head, report, now);
+    down.served_at = Instant::now();
+    match (sent, keep) {
+        (true, true) => End::Keep,
+        (true, false) => End::CloseUnread,
+        (false, _) => End::Close,
+    }
+}
+
+pub(super) async fn answer_options(
+    thread: &Thread,
+    down: &mut Downstream,
+    memory: &mut Memory,
+    head: &RequestHead,
+    started: Instant,
+) -> End {
+    let keep = head.keep_alive && head.framing == Framing::None && !thread.phase().is_ending();
+    memory.response.clear();
+    respond::write_options(thread, keep, started, &mut memory.response);
+    let sent = write_all(thread, down, &memory.response).await;
+    let sent_bytes = memory.response.len() as u64;
+    let report = Report { status: 204, received_bytes: head.len() as u64, sent_bytes, ..Report::default() };
+    conclude_unrouted(thread, down, Some(head), report, started);
+    down.served_at = Instant::now();
+    if sent && keep { End::Keep } else { End::CloseUnread }
+}
+
+impl Request<'_> {
+    /// Metrics and access log.
+    pub(super) fn conclude(&self, down: &Downstream, trylist: &Trylist<'_>, report: Report, now: Instant) {
+        let thread = self.thread;
+        let duration_ns = ns(now.saturating_duration_since(self.started));
+        let first_byte_ns = trylist.first_byte().map(ns);
+        thread.metrics.request(&RequestEnd {
+            cluster: Some(self.plan.route.cluster),
+            outcome: report.outcome,
+            status: report.status,
+            duration_ns,
+            first_byte_ns,
+            received_bytes: report.received_bytes,
+            sent_bytes: report.sent_bytes,
+        });
+        let Some(log) = &thread.access_log else { return };
+        let endpoints = &self.cluster.endpoints;
+        let entry = access_log::Entry {
+            cluster: Some(&self.cluster.config.name),
+            module: Some(&self.cluster.config.module),
+            endpoint: trylist.endpoint().map(|endpoint| &*endpoints[endpoint].url),
+            duration_ns,
+            first_byte_ns,
+            ..entry(down, Some(self.head), report)
+        };
+        let tries = trylist.tries().iter().map(|tried| access_log::Try {
+            endpoint: &endpoints[tried.endpoint].url,
+            result: tried.failure.map_or_else(|| metrics::try_result(tried.result), metrics::failure),
+            duration_ns: ns(tried.total),
+        });
+        log.borrow_mut().log(&entry, tries);
+    }
+}
+
+/// Writes a response of the proxy's own; false where the client does not take it.
+pub(super) async fn write_all(thread: &Thread, down: &mut Downstream, bytes: &[u8]) -> bool {
+    let written = tokio::time::timeout(thread.config.timeouts.body, down.stream.write_all(bytes)).await;
+    matches!(written, Ok(Ok(())))
+}
+
+fn conclude_unrouted(
+    thread: &Thread,
+    down: &Downstream,
+    head: Option<&RequestHead>,
+    report: Report,
+    started: Instant,
+) {
+    let duration_ns = ns(started.elapsed());
+    thread.metrics.request(&RequestEnd {
+        cluster: None,
+        outcome: 0,
+        status: report.status,
+        duration_ns,
+        first_byte_ns: None,
+        received_bytes: report.received_bytes,
+        sent_bytes: report.sent_bytes,
+    });
+    if let Some(log) = &thread.access_log {
+        let entry = access_log::Entry { duration_ns, ..entry(down, head, report) };
+        log.borrow_mut().log(&entry, []);
+    }
+}
+
+fn entry<'a>(down: &Downstream, head: Option<&'a RequestHead>, report: Report) -> access_log::Entry<'a> {
+    access_log::Entry {
+        client: down.peer.ip(),
+        method: head.map_or(b"", |head| head.text(head.method_text)),
+        target: head.map_or(b"", |head| head.text(head.target)),
+        version: match head.map(|head| head.version) {
+            Some(Version::Http10) => "HTTP/1.0",
+            Some(Version::Http11) | None => "HTTP/1.1",
+        },
+        status: report.status,
+        body_bytes: report.body_bytes,
+        referer: head.and_then(|head| head.known(Name::Referer)),
+        user_agent: head.and_then(|head| head.known(Name::UserAgent)),
+        cluster: None,
+        module: None,
+        endpoint: None,
+        duration_ns: 0,
+        first_byte_ns: None,
+    }
+}
