@@ -1,0 +1,203 @@
+//! Heads of requests, and all that makes one ambiguous.
+
+use std::mem::MaybeUninit;
+
+use super::{
+    Field, Framing, HeadLimits, MAX_HEADERS, Method, Name, Persistence, Refusal, Scan, Span, Version,
+    content_length, is_authority_byte, is_chunked, nominate, refusal, tokens, write_fields,
+};
+use crate::http1::buffer::Buffer;
+
+/// A request's head, as spans of its text. Reused from request to request. The text is copied out of the read buffer
+/// (some hundred bytes), so that it stays while the buffer takes the body.
+#[derive(Debug)]
+pub struct RequestHead {
+    text: Vec<u8>,
+    /// Which method.
+    pub method: Method,
+    /// The method as sent.
+    pub method_text: Span,
+    /// The target as sent.
+    pub target: Span,
+    /// The protocol's version.
+    pub version: Version,
+    /// All header lines in their order.
+    pub fields: Vec<Field>,
+    /// Value of `Host`.
+    pub host: Option<Span>,
+    /// How long the body is.
+    pub framing: Framing,
+    /// Whether the client wants to go on after this request.
+    pub keep_alive: bool,
+    /// Whether the client waits for a `100 Continue` before it sends its body.
+    pub expects_continue: bool,
+    /// Whether the client takes trailers.
+    pub takes_trailers: bool,
+}
+
+impl Default for RequestHead {
+    fn default() -> Self {
+        Self {
+            text: Vec::new(),
+            method: Method::Other,
+            method_text: Span::default(),
+            target: Span::default(),
+            version: Version::Http11,
+            fields: Vec::with_capacity(32),
+            host: None,
+            framing: Framing::None,
+            keep_alive: false,
+            expects_continue: false,
+            takes_trailers: false,
+        }
+    }
+}
+
+impl RequestHead {
+    /// Takes the head that is waiting in `buffer`, and says whether it is complete. `scan` starts as its default for
+    /// each head.
+    ///
+    /// # Errors
+    /// What is wrong with it; the connection cannot be used further, since nobody can say where the next head begins.
+    pub fn read(
+        &mut self,
+        buffer: &mut Buffer,
+        scan: &mut Scan,
+        limits: &HeadLimits,
+    ) -> Result<bool, Refusal> {
+        let Some(len) = scan.head_len(buffer.bytes(), limits, true)? else {
+            return if buffer.room() == 0 { Err(Refusal::HeadTooLarge) } else { Ok(false) };
+        };
+        let mut text = std::mem::take(&mut self.text);
+        text.clear();
+        text.extend_from_slice(&buffer.bytes()[..len]);
+        buffer.consume(len);
+        let result = self.parse(&text, limits);
+        self.text = text;
+        result.map(|()| true)
+    }
+
+    fn parse(&mut self, text: &[u8], limits: &HeadLimits) -> Result<(), Refusal> {
+        let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+        let mut parsed = httparse::Request::new(&mut []);
+        match parsed.parse_with_uninit_headers(text, &mut headers[..limits.headers.min(MAX_HEADERS)]) {
+            Ok(httparse::Status::Complete(_)) => {}
+            Ok(httparse::Status::Partial) => return Err(Refusal::Malformed("request head ends too early")),
+            Err(e) => return Err(refusal(e)),
+        }
+        let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
+            return Err(Refusal::Malformed("request line has no method, target or version"));
+        };
+        self.method = Method::of(method.as_bytes());
+        self.method_text = Span::within(text, method.as_bytes());
+        self.target = Span::within(text, target.as_bytes());
+        self.version = if version == 0 { Version::Http10 } else { Version::Http11 };
+        self.check_fields(text, parsed.headers)
+    }
+
+    /// The text of a span of this head.
+    pub fn text(&self, span: Span) -> &[u8] {
+        span.of(&self.text)
+    }
+
+    /// Bytes of the whole head.
+    pub fn len(&self) -> usize {
+        self.text.len()
+    }
+
+    /// Whether there is no head.
+    pub fn is_empty(&self) -> bool {
+        self.text.is_empty()
+    }
+
+    /// Forgets everything, for a head that was refused and must not be taken for the last good one.
+    pub fn clear(&mut self) {
+        *self = Self {
+            text: std::mem::take(&mut self.text),
+            fields: std::mem::take(&mut self.fields),
+            ..Self::default()
+        };
+        self.text.clear();
+        self.fields.clear();
+    }
+
+    /// Value of the first header of this name.
+    pub fn field(&self, name: &[u8]) -> Option<&[u8]> {
+        self.fields.iter().find(|f| self.text(f.name).eq_ignore_ascii_case(name)).map(|f| self.text(f.value))
+    }
+
+    /// Value of the first header of this kind.
+    pub fn known(&self, kind: Name) -> Option<&[u8]> {
+        self.fields.iter().find(|f| f.kind == kind).map(|f| self.text(f.value))
+    }
+
+    /// Appends all header lines but those that `leave_out` names, each ended by CRLF.
+    pub fn write_fields(&self, out: &mut Vec<u8>, leave_out: impl Fn(Name) -> bool) {
+        write_fields(&self.text, &self.fields, false, out, leave_out);
+    }
+
+    fn check_fields(&mut self, text: &[u8], headers: &[httparse::Header<'_>]) -> Result<(), Refusal> {
+        self.fields.clear();
+        self.host = None;
+        self.expects_continue = false;
+        self.takes_trailers = false;
+        let mut length = None;
+        let mut chunked = false;
+        let mut persistence = Persistence::default();
+        for header in headers {
+            let field = Field::new(text, header);
+            match field.kind {
+                Name::Host => {
+                    if self.host.replace(field.value).is_some() {
+                        return Err(Refusal::Malformed("more than one Host"));
+                    }
+                    if !header.value.iter().all(|&b| is_authority_byte(b)) {
+                        return Err(Refusal::Malformed("Host is not a host and port"));
+                    }
+                }
+                Name::ContentLength if length.is_some() => {
+                    return Err(Refusal::Malformed("more than one Content-Length"));
+                }
+                Name::ContentLength => length = Some(content_length(header.value)?),
+                Name::TransferEncoding => {
+                    if chunked {
+                        return Err(Refusal::Malformed("more than one Transfer-Encoding"));
+                    }
+                    is_chunked(header.value)?;
+                    chunked = true;
+                }
+                Name::Connection => persistence.read(header.value),
+                Name::Expect => {
+                    if !header.value.eq_ignore_ascii_case(b"100-continue") {
+                        return Err(Refusal::Expectation);
+                    }
+                    self.expects_continue = self.version == Version::Http11;
+                }
+                Name::Te => {
+                    self.takes_trailers |= tokens(header.value).any(|t| t.eq_ignore_ascii_case(b"trailers"));
+                }
+                _ => {}
+            }
+            self.fields.push(field);
+        }
+        if persistence.nominates {
+            nominate(&mut self.fields, text);
+        }
+        if self.version == Version::Http11 && self.host.is_none() {
+            return Err(Refusal::Malformed("no Host"));
+        }
+        self.framing = match (chunked, length) {
+            (true, _) if self.version == Version::Http10 => {
+                return Err(Refusal::Malformed("Transfer-Encoding in an HTTP/1.0 request"));
+            }
+            (true, Some(_)) => {
+                return Err(Refusal::Malformed("both Transfer-Encoding and Content-Length"));
+            }
+            (true, None) => Framing::Chunked,
+            (false, Some(0) | None) => Framing::None,
+            (false, Some(n)) => Framing::Length(n),
+        };
+        self.keep_alive = persistence.keeps(self.version);
+        Ok(())
+    }
+}
