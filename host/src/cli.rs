@@ -39,7 +39,8 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run the proxy; SIGTERM or SIGINT lets requests end and stops it, a second one stops it at once
+    /// Run the proxy; SIGTERM or SIGINT lets requests end and stops it, a second one stops it at once; SIGUSR2 opens the
+    /// access log's file again
     Run(Configuration),
     /// Check a configuration, load its modules and build its balancers, without listening anywhere
     Check(Configuration),

@@ -97,44 +97,72 @@ fn serve(config: Config, introduction: &str) -> Result<(), Failure> {
 async fn serve_until_stopped(config: Config, introduction: &str) -> Result<(), Failure> {
     // Before anything listens, so that no signal ends the process unseen.
     let mut signals =
-        StopSignals::new().map_err(|error| Failure::new(format_args!("no signal handler: {error}")))?;
+        Signals::new().map_err(|error| Failure::new(format_args!("no signal handler: {error}")))?;
     let worker = Worker::start(Arc::new(config))?;
+    for address in worker.addresses() {
+        tracing::info!("listening on {address}");
+    }
+    if let Some(address) = worker.admin_address() {
+        tracing::info!("metrics on {address}");
+    }
     let control = worker.control();
     print(introduction)?;
     let mut ended = tokio::task::spawn_blocking(move || worker.wait());
-    tokio::select! {
-        _ = &mut ended => return Err(Failure::new("the worker ended by itself")),
-        name = signals.recv() => {
-            tracing::info!("{name}: requests may end, then it stops; a second signal stops it at once");
-            control.drain(Idle::Close);
-        }
-    }
-    tokio::select! {
-        _ = &mut ended => Ok(()),
-        name = signals.recv() => {
-            tracing::warn!("{name}: it stops at once");
-            control.stop();
-            let _ = timeout(STOP_TIMEOUT, ended).await;
-            Err(Failure::new("stopped by a second signal before all requests had ended"))
+    let mut is_draining = false;
+    loop {
+        let asked = tokio::select! {
+            _ = &mut ended => {
+                return if is_draining { Ok(()) } else { Err(Failure::new("the worker ended by itself")) };
+            }
+            asked = signals.recv() => asked,
+        };
+        match asked {
+            Asked::ReopenLog => {
+                control.reopen_access_log();
+                tracing::info!("SIGUSR2: the access log's file is opened again");
+            }
+            Asked::Stop(name) if !is_draining => {
+                is_draining = true;
+                control.drain(Idle::Close);
+                tracing::info!("{name}: requests may end, then it stops; a second signal stops it at once");
+            }
+            Asked::Stop(name) => {
+                tracing::warn!("{name}: it stops at once");
+                control.stop();
+                let _ = timeout(STOP_TIMEOUT, ended).await;
+                return Err(Failure::new("stopped by a second signal before all requests had ended"));
+            }
         }
     }
 }
 
-/// SIGTERM and SIGINT.
-struct StopSignals {
+/// What a signal asks for.
+enum Asked {
+    Stop(&'static str),
+    ReopenLog,
+}
+
+/// SIGTERM, SIGINT and SIGUSR2.
+struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    user2: Signal,
 }
 
-impl StopSignals {
+impl Signals {
     fn new() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            user2: signal(SignalKind::user_defined2())?,
+        })
     }
 
-    async fn recv(&mut self) -> &'static str {
+    async fn recv(&mut self) -> Asked {
         tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => Asked::Stop("SIGTERM"),
+            _ = self.interrupt.recv() => Asked::Stop("SIGINT"),
+            _ = self.user2.recv() => Asked::ReopenLog,
         }
     }
 }

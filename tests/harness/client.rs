@@ -18,9 +18,17 @@ impl Client {
     /// Where nobody listens.
     #[track_caller]
     pub fn connect(address: SocketAddr) -> Self {
-        let socket = TcpStream::connect(address).unwrap_or_else(|e| panic!("{address}: {e}"));
-        let address = socket.local_addr().unwrap();
-        Self { stream: Stream::new(socket), address }
+        Self::try_connect(address).unwrap_or_else(|e| panic!("{address}: {e}"))
+    }
+
+    /// Connects, if somebody listens.
+    ///
+    /// # Errors
+    /// Why it could not.
+    pub fn try_connect(address: SocketAddr) -> std::io::Result<Self> {
+        let socket = TcpStream::connect(address)?;
+        let address = socket.local_addr()?;
+        Ok(Self { stream: Stream::new(socket), address })
     }
 
     /// Its own address, as the proxy sees it.

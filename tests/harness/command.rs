@@ -1,12 +1,14 @@
 //! The program as a user runs it.
 
 use std::io::{BufRead, BufReader, Read};
-use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{DEADLINE, artifacts, eventually};
+use crate::{artifacts, eventually};
 
 /// Runs it to its end.
 ///
@@ -21,7 +23,15 @@ pub fn trylist(arguments: &[&str]) -> Output {
 #[derive(Debug)]
 pub struct Running {
     child: Child,
-    stdout: BufReader<ChildStdout>,
+    stdout: Text,
+    stderr: Text,
+}
+
+/// What it wrote so far.
+#[derive(Debug)]
+struct Text {
+    text: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Running {
@@ -29,27 +39,33 @@ impl Running {
     #[track_caller]
     pub fn start(arguments: &[&str]) -> Self {
         let mut child = command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        Self { child, stdout }
+        let stdout = Text::of(child.stdout.take().unwrap());
+        let stderr = Text::of(child.stderr.take().unwrap());
+        Self { child, stdout, stderr }
     }
 
-    /// The next line of its output; empty at the output's end.
+    /// Waits for a line of its standard output that contains this, and returns what follows it there.
+    ///
+    /// # Panics
+    /// At the deadline.
     #[track_caller]
-    pub fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.stdout.read_line(&mut line).unwrap();
-        line
+    pub fn says(&self, text: &str) -> String {
+        self.stdout.after(text)
     }
 
-    /// Waits until it takes connections here.
+    /// Waits for a line of its log that contains this, and returns what follows it there.
+    ///
+    /// # Panics
+    /// At the deadline.
     #[track_caller]
-    pub fn wait_until_it_listens(&mut self, address: SocketAddr) {
-        eventually("the program listens", || {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                panic!("it ended with {status}: {}", self.errors());
-            }
-            TcpStream::connect_timeout(&address, DEADLINE).ok()
-        });
+    pub fn logs(&self, text: &str) -> String {
+        self.stderr.after(text)
+    }
+
+    /// Where it listens, from its log.
+    #[track_caller]
+    pub fn address(&self) -> SocketAddr {
+        self.logs("listening on ").parse().unwrap()
     }
 
     /// Sends it a signal.
@@ -62,13 +78,37 @@ impl Running {
     #[track_caller]
     pub fn end(mut self) -> (Option<i32>, String) {
         let status = eventually("the program's end", || self.child.try_wait().unwrap());
-        (status.code(), self.errors())
+        self.stderr.reader.take().unwrap().join().unwrap();
+        (status.code(), self.stderr.so_far())
+    }
+}
+
+impl Text {
+    fn of(pipe: impl Read + Send + 'static) -> Self {
+        let text = Arc::new(Mutex::new(String::new()));
+        let reader = std::thread::spawn({
+            let text = Arc::clone(&text);
+            move || {
+                for line in BufReader::new(pipe).lines() {
+                    let mut text = text.lock().unwrap_or_else(PoisonError::into_inner);
+                    text.push_str(&line.unwrap());
+                    text.push('\n');
+                }
+            }
+        });
+        Self { text, reader: Some(reader) }
     }
 
-    fn errors(&mut self) -> String {
-        let mut text = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
-        text
+    fn so_far(&self) -> String {
+        self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    #[track_caller]
+    fn after(&self, text: &str) -> String {
+        eventually(&format!("{text:?} of the program"), || {
+            let so_far = self.so_far();
+            so_far.lines().find_map(|line| Some(line.split_once(text)?.1.to_owned()))
+        })
     }
 }
 
@@ -82,6 +122,6 @@ impl Drop for Running {
 
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(artifacts::binary());
-    command.args(arguments).stdin(Stdio::null()).env_remove("TRYLIST_LOG");
+    command.args(arguments).stdin(Stdio::null()).env_remove("TRYLIST_LOG").env_remove("RUST_BACKTRACE");
     command
 }

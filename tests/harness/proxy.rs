@@ -77,6 +77,15 @@ impl Proxy {
         self.worker().addresses()[0]
     }
 
+    /// Where its admin listener is.
+    ///
+    /// # Panics
+    /// Where its configuration has none.
+    #[track_caller]
+    pub fn admin_address(&self) -> SocketAddr {
+        self.worker().admin_address().expect("the configuration has an admin listener")
+    }
+
     /// Name of its first cluster.
     pub fn cluster(&self) -> &str {
         &self.cluster
@@ -131,8 +140,7 @@ impl Proxy {
     /// All its metrics.
     #[track_caller]
     pub fn metrics(&self) -> String {
-        let admin = self.worker().admin_address().expect("the configuration has an admin listener");
-        let mut client = Client::connect(admin);
+        let mut client = Client::connect(self.admin_address());
         client.send("GET /metrics HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").reply().text()
     }
 

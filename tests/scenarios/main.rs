@@ -3,9 +3,15 @@
 
 mod balancing;
 mod bodies;
+mod commands;
+mod config_errors;
+mod drain;
 mod failover;
 mod forwarding;
 mod framing;
 mod limits;
+mod mail;
 mod module_loading;
+mod observability;
+mod samples;
 mod trylist_calls;

@@ -1,0 +1,119 @@
+//! Configurations that cannot run: what is said, all of it in one go, and that nothing is left behind.
+
+use tests::artifacts;
+use tests::command::trylist;
+use tests::origin::Origin;
+use tests::proxy::Proxy;
+
+/// What `check` says of this file, whose name is left out, and its exit code.
+fn check(name: &str, text: &str) -> (String, Option<i32>) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(name);
+    std::fs::write(&file, text).unwrap();
+    let output = trylist(&["check", "-c", file.to_str().unwrap()]);
+    assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
+    let said = String::from_utf8_lossy(&output.stderr).replace(&*folder.path().to_string_lossy(), "");
+    (said, output.status.code())
+}
+
+#[test]
+fn every_problem_of_a_file_is_named_in_one_run() {
+    let (said, code) = check(
+        "site.toml",
+        "[[listener]]
+address = \"127.0.0.1:8080\"
+adress = \"x\"
+[load_module]
+round_robin = \"libmod_round_robin.so\"
+[[cluster]]
+name = \"empty\"
+servers = []
+[[cluster]]
+name = \"app\"
+module = \"round_robbin\"
+servers = [\"http://127.0.0.1:1\"]
+[[route]]
+path = \"/\"
+cluster = \"ap\"
+",
+    );
+    let expected = [
+        ("/site.toml:3: ", "adress", "address"),
+        ("/site.toml:6: ", "empty", "no server"),
+        ("/site.toml:11: ", "round_robbin", "round_robin"),
+        ("/site.toml:15: ", "\"ap\"", "\"app\""),
+    ];
+    assert_eq!((said.lines().count(), code), (expected.len(), Some(3)), "{said}");
+    for ((place, wrong, right), line) in expected.into_iter().zip(said.lines()) {
+        assert!(line.starts_with(place) && line.contains(wrong) && line.contains(right), "{line}");
+    }
+}
+
+#[test]
+fn httpd_lines_are_blamed_by_their_number() {
+    let (said, code) = check(
+        "site.conf",
+        "Listen 127.0.0.1:8080\nLoadModule proxy_lb_module modules/mod_proxy_lb.so\n\
+         LBServerCluster a http://127.0.0.1:1\nLBProxyPas / a\nLBProxyPass / b\n",
+    );
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("/site.conf:4: ") && said.contains("LBProxyPas"), "{said}");
+    assert!(said.contains("/site.conf:5: "), "{said}");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let output = trylist(&["check", "-c", "/nowhere/site.toml"]);
+    assert_eq!(output.status.code(), Some(3));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(said, "/nowhere/site.toml: cannot be read: there is no such file\n");
+}
+
+#[test]
+fn a_module_that_is_not_there_is_another_exit_code() {
+    let (said, code) = check(
+        "site.toml",
+        "[[listener]]\naddress = \"127.0.0.1:8080\"\n[load_module]\nx = \"libmod_x.so\"\n\
+         [[cluster]]\nname = \"a\"\nservers = [\"http://127.0.0.1:1\"]\n[[route]]\npath = \"/\"\ncluster = \"a\"\n",
+    );
+    assert_eq!(code, Some(4), "{said}");
+    assert!(said.starts_with("/site.toml:4: module \"x\": libmod_x.so: is not there, looked for "), "{said}");
+}
+
+#[test]
+fn settings_that_a_module_refuses_are_blamed_by_their_line() {
+    let origin = Origin::named("a");
+    let builder = Proxy::over([&origin]).broken("refuses-settings").in_cluster("settings = { choices = 3 }");
+    let line = 1 + builder.text().lines().position(|line| line.starts_with("settings")).unwrap();
+    let error = builder.try_start().expect_err("its settings are refused").to_string();
+    assert!(
+        error.contains(&format!("test.toml:{line}: ")) && error.contains("3 is not what it wants"),
+        "{error}"
+    );
+    assert!(error.contains("nothing is"), "both problems: {error}");
+}
+
+#[test]
+fn a_module_of_another_id_is_refused() {
+    let origin = Origin::named("a");
+    let file = artifacts::module("random");
+    let error = Proxy::over([&origin]).module_file("rondom", &file).try_start().expect_err("it is not it");
+    assert!(error.to_string().ends_with("is module \"random\"; load it by that ID"), "{error}");
+}
+
+#[test]
+fn addresses_in_use_are_all_named() {
+    let taken = [Origin::named("a"), Origin::named("b")];
+    let text = Proxy::over(&taken).text();
+    let text = text.replacen("127.0.0.1:0", &taken[0].address().to_string(), 1).replacen(
+        "127.0.0.1:0",
+        &taken[1].address().to_string(),
+        1,
+    );
+    let error = Proxy::of("test.toml", &text).expect_err("they are taken").to_string();
+    assert_eq!(error.lines().count(), 2, "{error}");
+    for (line, origin) in error.lines().zip(&taken) {
+        assert!(line.contains(&origin.address().to_string()) && line.contains("in use"), "{line}");
+        assert!(line.starts_with("test.toml:"), "{line}");
+    }
+}
