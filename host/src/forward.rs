@@ -86,7 +86,12 @@ pub async fn forward(thread: &Thread, down: &mut Downstream, memory: &mut Memory
     };
     let mut trylist = Trylist::start(thread, plan.route.cluster, &view, started);
     let (report, end, now) = match request.serve(down, memory, &mut trylist).await {
-        Ok(served) => served,
+        Ok(served) => {
+            if !request.failures.is_empty() {
+                request.log_recovery();
+            }
+            served
+        }
         Err(failure) => request.fail(down, memory, failure).await,
     };
     trylist.finish(report.outcome, report.status, now);

@@ -20,6 +20,7 @@ use trylist::demo::Demo;
 use trylist::drain::Idle;
 use trylist::module::balancer::BuildError;
 use trylist::module::load;
+use trylist::sockets;
 use trylist::worker::{Prepared, StartError, Worker};
 
 use self::cli::{Arguments, Command, Exit, ModuleCommand};
@@ -98,6 +99,7 @@ async fn serve_until_stopped(config: Config, introduction: &str) -> Result<(), F
     // Before anything listens, so that no signal ends the process unseen.
     let mut signals =
         Signals::new().map_err(|error| Failure::new(format_args!("no signal handler: {error}")))?;
+    sockets::raise_descriptor_limit();
     let worker = Worker::start(Arc::new(config))?;
     for address in worker.addresses() {
         tracing::info!("listening on {address}");

@@ -53,6 +53,40 @@ pub fn raise_descriptor_limit() {
     }
 }
 
+/// How many connections each listener may have, so that there is a descriptor for the server's side of each: what the
+/// configuration says, or all of it scaled down to what the limit of open descriptors allows, with a line in the log.
+/// Without this, clients could take every descriptor and no request be forwarded at all.
+pub fn connection_limits(listeners: &[Listener], n_threads: usize) -> Vec<usize> {
+    let wanted: Vec<usize> = listeners.iter().map(|listener| listener.max_connections).collect();
+    let Some(descriptors) = rustix::process::getrlimit(Resource::Nofile).current else { return wanted };
+    let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+    let limits = scale_down(&wanted, descriptors, n_threads);
+    if limits != wanted {
+        let (allowed, configured) = (limits.iter().sum::<usize>(), wanted.iter().sum::<usize>());
+        tracing::warn!(
+            "{descriptors} open descriptors are allowed (RLIMIT_NOFILE), so at most {allowed} connections of the \
+             {configured} configured; raise it to {}",
+            descriptors_for(configured, n_threads)
+        );
+    }
+    limits
+}
+
+/// Modules, logs, the admin listener, and what each thread holds for itself (its reactor, sockets, pipes).
+fn descriptors_for(connections: usize, n_threads: usize) -> usize {
+    32 + n_threads * 8 + connections.saturating_mul(2)
+}
+
+fn scale_down(wanted: &[usize], descriptors: usize, n_threads: usize) -> Vec<usize> {
+    let sum = wanted.iter().fold(0_usize, |sum, n| sum.saturating_add(*n));
+    let allowed = descriptors.saturating_sub(descriptors_for(0, n_threads)) / 2;
+    if sum <= allowed {
+        return wanted.to_vec();
+    }
+    let share = |n: &usize| (*n as u128 * allowed as u128 / sum as u128) as usize;
+    wanted.iter().map(|n| share(n).max(1)).collect()
+}
+
 fn bind_all(address: SocketAddr, n_sockets: usize) -> io::Result<Bound> {
     // With SO_REUSEPORT another proxy of the same user would share the address without a word. A socket without it
     // cannot: binding one first tells.
@@ -126,6 +160,14 @@ mod tests {
         for socket in &bound.sockets {
             assert_eq!(socket.local_addr().expect("bound"), bound.address);
         }
+    }
+
+    #[test]
+    fn leaves_a_descriptor_for_each_connection_s_server() {
+        assert_eq!(scale_down(&[100, 300], 10_000, 2), [100, 300]);
+        assert_eq!(scale_down(&[100, 300], 48 + 2 * 200, 2), [50, 150]);
+        assert_eq!(scale_down(&[100, 300], 0, 2), [1, 1]);
+        assert_eq!(descriptors_for(400, 2), 48 + 800);
     }
 
     #[test]

@@ -22,6 +22,10 @@ use crate::trylist::Slot;
 /// Trylist storage, and requests' memory, that one thread keeps for reuse.
 const MAX_SPARE: usize = 256;
 
+/// Lines about failed requests that one thread logs in a second: a server that is down at full load must not turn the log
+/// into the bottleneck. The metrics and the access log count all.
+const LOG_LINES_PER_SECOND: u32 = 10;
+
 /// One worker thread's own things, and its view of what is shared.
 #[derive(Debug)]
 pub struct Thread {
@@ -42,12 +46,21 @@ pub struct Thread {
     random: Cell<u64>,
     requests: Cell<u64>,
     date: RefCell<Date>,
+    log_budget: Cell<LogBudget>,
     connections: RefCell<Slab<Option<Waker>>>,
     connection_ended: Notify,
     #[expect(clippy::vec_box, reason = "lent and given back as a pointer, not copied")]
     spare_slots: RefCell<Vec<Box<Slot>>>,
     #[expect(clippy::vec_box, reason = "lent and given back as a pointer, not copied")]
     spare_active: RefCell<Vec<Box<Active>>>,
+}
+
+/// What is left to be logged in this second.
+#[derive(Clone, Copy, Debug, Default)]
+struct LogBudget {
+    second: Option<Instant>,
+    used: u32,
+    left_out: u64,
 }
 
 /// The date as headers want it, made once a second.
@@ -79,6 +92,7 @@ impl Thread {
             random: Cell::new(RandomState::new().hash_one(0)),
             requests: Cell::new(0),
             date: RefCell::new(Date { made: None, text: String::new() }),
+            log_budget: Cell::default(),
             connections: RefCell::default(),
             connection_ended: Notify::new(),
             spare_slots: RefCell::default(),
@@ -118,6 +132,24 @@ impl Thread {
             date.text = httpdate::fmt_http_date(SystemTime::now());
         }
         out.extend_from_slice(date.text.as_bytes());
+    }
+
+    /// Whether a line about a failed request may be logged, and how many were left out since the last one.
+    pub fn may_log(&self) -> Option<u64> {
+        let (now, mut budget) = (Instant::now(), self.log_budget.get());
+        if budget.second.is_none_or(|second| now.saturating_duration_since(second).as_secs() >= 1) {
+            budget = LogBudget { second: Some(now), used: 0, ..budget };
+        }
+        let may = budget.used < LOG_LINES_PER_SECOND;
+        let left_out = budget.left_out;
+        if may {
+            budget.used += 1;
+            budget.left_out = 0;
+        } else {
+            budget.left_out += 1;
+        }
+        self.log_budget.set(budget);
+        may.then_some(left_out)
     }
 
     /// What the worker is about.

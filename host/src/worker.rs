@@ -259,12 +259,11 @@ impl Worker {
     ) -> Result<(), StartError> {
         let routes = Arc::new(Routes::new(config));
         let epoch = Instant::now();
-        let gates: Vec<Arc<Gate>> = config
-            .listeners
-            .iter()
+        let gates: Vec<Arc<Gate>> = sockets::connection_limits(&config.listeners, config.threads)
+            .into_iter()
             .zip(&listeners)
             .enumerate()
-            .map(|(i, (listener, bound))| Arc::new(Gate::new(i, bound.address, listener.max_connections)))
+            .map(|(i, (max, bound))| Arc::new(Gate::new(i, bound.address, max)))
             .collect();
         let mut shares: Vec<Vec<(TcpListener, Arc<Gate>)>> =
             (0..config.threads).map(|_| Vec::new()).collect();

@@ -116,16 +116,26 @@ impl Request<'_> {
     fn log_failure(&self, down: &Downstream, error: Error) {
         let (cluster, client) = (&*self.cluster.config.name, down.peer);
         let target = String::from_utf8_lossy(self.head.text(self.head.target));
-        match error.side() {
-            Side::Downstream => {
-                tracing::debug!(cluster, %client, %target, "request given up: {error}");
-            }
-            Side::Upstream if self.failures.is_empty() => {
-                tracing::error!(cluster, %client, %target, "request failed: {error}");
-            }
-            Side::Upstream => {
-                tracing::error!(cluster, %client, %target, "request failed: {error} ({})", self.failures);
-            }
+        if error.side() == Side::Downstream {
+            tracing::debug!(cluster, %client, %target, "request given up: {error}");
+            return;
+        }
+        let Some(left_out) = self.thread.may_log() else { return };
+        let why = if self.failures.is_empty() { String::new() } else { format!(" ({})", self.failures) };
+        match left_out {
+            0 => tracing::error!(cluster, %client, %target, "request failed: {error}{why}"),
+            _ => tracing::error!(cluster, %client, %target, left_out, "request failed: {error}{why}"),
+        }
+    }
+
+    /// Tells the log of a request that was served, but not by the first server that was tried.
+    #[cold]
+    pub(super) fn log_recovery(&self) {
+        let Some(left_out) = self.thread.may_log() else { return };
+        let (cluster, failures) = (&*self.cluster.config.name, &self.failures);
+        match left_out {
+            0 => tracing::warn!(cluster, "another server served a request: {failures}"),
+            _ => tracing::warn!(cluster, left_out, "another server served a request: {failures}"),
         }
     }
 
