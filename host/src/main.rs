@@ -81,8 +81,9 @@ fn demo() -> Result<(), Failure> {
         let mut attempts = 1..=DEMO_ATTEMPTS;
         loop {
             attempts.next();
-            let demo = Demo::start()
-                .map_err(|error| Failure::new(format_args!("demo: its servers cannot be started: {error}")))?;
+            let demo = Demo::start().map_err(|error| {
+                Failure::new(format_args!("demo: its servers cannot be started: {error}"))
+            })?;
             let (config, _) = config::parse("demo.toml", &demo.configuration(), Syntax::Toml)?;
             match Worker::start(Arc::new(config)) {
                 Err(StartError::Bind(_)) if !attempts.is_empty() => {}
