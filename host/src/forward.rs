@@ -268,7 +268,8 @@ impl Request<'_> {
     /// Whether the client's connection goes on after this request, as far as that can be said beforehand.
     fn keeps(&self, down: &Downstream) -> bool {
         self.head.keep_alive
-            && !down.read_closed
+            // A client that sends nothing more may have sent further requests already.
+            && !(down.read_closed && down.buffer.is_empty())
             && !self.thread.phase().is_ending()
             && self.thread.config.limits.requests_per_connection.is_none_or(|max| down.n_requests < max)
     }

@@ -32,6 +32,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// For a worker to end that was told to stop at once; it needs milliseconds, unless a module does not return.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+/// The demo finds ports that are free and lets the proxy bind them; somebody else may have taken one in between.
+const DEMO_ATTEMPTS: usize = 5;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -57,7 +59,7 @@ fn run(file: &Path) -> Result<(), Failure> {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    serve(config, "")
+    serve(|| Ok((Worker::start(Arc::new(config))?, String::new())))
 }
 
 fn check(file: &Path) -> Result<(), Failure> {
@@ -74,10 +76,26 @@ fn check(file: &Path) -> Result<(), Failure> {
 }
 
 fn demo() -> Result<(), Failure> {
-    let demo = Demo::start()
-        .map_err(|error| Failure::new(format_args!("demo: its servers cannot be started: {error}")))?;
-    let (config, _) = config::parse("demo.toml", &demo.configuration(), Syntax::Toml)?;
-    serve(config, &format!("{}\n", demo.introduction()))
+    // Its servers run for as long as the proxy does.
+    let mut running = None;
+    serve(|| {
+        let mut attempts = 1..=DEMO_ATTEMPTS;
+        loop {
+            attempts.next();
+            let demo = Demo::start().map_err(|error| {
+                Failure::new(format_args!("demo: its servers cannot be started: {error}"))
+            })?;
+            let (config, _) = config::parse("demo.toml", &demo.configuration(), Syntax::Toml)?;
+            match Worker::start(Arc::new(config)) {
+                Err(StartError::Bind(_)) if !attempts.is_empty() => {}
+                started => {
+                    let introduction = format!("{}\n", demo.introduction());
+                    running = Some(demo);
+                    return Ok((started?, introduction));
+                }
+            }
+        }
+    })
 }
 
 fn inspect(file: &Path) -> Result<(), Failure> {
@@ -85,22 +103,24 @@ fn inspect(file: &Path) -> Result<(), Failure> {
     print(&inspect::describe(&module))
 }
 
-/// Runs a worker until signals end it. Says `introduction` when it listens.
-fn serve(config: Config, introduction: &str) -> Result<(), Failure> {
+/// Starts a worker and runs it until signals end it. What `start` returns with it is said when it listens.
+fn serve(start: impl FnOnce() -> Result<(Worker, String), Failure>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(format_args!("no runtime for signals: {error}")))?;
-    let result = runtime.block_on(serve_until_stopped(config, introduction));
+    let result = runtime.block_on(serve_until_stopped(start));
     // Without waiting for a worker that does not end.
     runtime.shutdown_background();
     result
 }
 
-async fn serve_until_stopped(config: Config, introduction: &str) -> Result<(), Failure> {
+async fn serve_until_stopped(
+    start: impl FnOnce() -> Result<(Worker, String), Failure>,
+) -> Result<(), Failure> {
     // Before anything listens, so that no signal ends the process unseen.
     let mut signals =
         Signals::new().map_err(|error| Failure::new(format_args!("no signal handler: {error}")))?;
     sockets::raise_descriptor_limit();
-    let worker = Worker::start(Arc::new(config))?;
+    let (worker, introduction) = start()?;
     for address in worker.addresses() {
         tracing::info!("listening on {address}");
     }
@@ -108,7 +128,7 @@ async fn serve_until_stopped(config: Config, introduction: &str) -> Result<(), F
         tracing::info!("metrics on {address}");
     }
     let control = worker.control();
-    print(introduction)?;
+    print(&introduction)?;
     let mut ended = tokio::task::spawn_blocking(move || worker.wait());
     let mut is_draining = false;
     loop {

@@ -38,7 +38,20 @@ impl Running {
     /// Starts it.
     #[track_caller]
     pub fn start(arguments: &[&str]) -> Self {
-        let mut child = command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Self::spawn(command(arguments))
+    }
+
+    /// Starts it with so many file descriptors at most.
+    #[track_caller]
+    pub fn start_with_descriptors(n: usize, arguments: &[&str]) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -n {n}; exec \"$@\""), "sh"]);
+        shell.arg(artifacts::binary()).args(arguments).stdin(Stdio::null());
+        Self::spawn(shell)
+    }
+
+    fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let stdout = Text::of(child.stdout.take().unwrap());
         let stderr = Text::of(child.stderr.take().unwrap());
         Self { child, stdout, stderr }

@@ -293,3 +293,92 @@ fn a_body_is_hashed_alike_by_many_clients_at_once() {
         }
     });
 }
+
+#[test]
+fn a_request_that_breaks_off_is_never_whole_for_the_server() {
+    for request in ["Content-Length: 9\r\n\r\npart", "Transfer-Encoding: chunked\r\n\r\n4\r\npart\r\n"] {
+        let origin = Origin::named("never");
+        let proxy = Proxy::over([&origin]).start();
+        let mut client = proxy.connect();
+        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{request}")).end_sending();
+        client.rest();
+        let seen = origin.wait_for_requests(1);
+        assert!(seen[0].cut.is_some(), "{seen:?}");
+    }
+}
+
+#[test]
+fn a_client_that_does_not_wait_for_permission_is_served() {
+    let origin = Origin::named("a");
+    let proxy = Proxy::over([&origin]).start();
+    let mut client = proxy.connect();
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n";
+    for _ in 0..2 {
+        assert_eq!(client.send(format!("{head}body")).reply().text(), "a");
+    }
+    assert!(origin.requests().iter().all(|request| request.text() == "body"));
+}
+
+#[test]
+fn a_client_that_takes_nothing_is_given_up() {
+    let origin = Origin::serving(|conn| {
+        conn.request();
+        conn.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
+        while conn.send([0; 100_000]) {}
+    });
+    let proxy = Proxy::over([&origin]).tables("[timeouts]\nbody = \"100ms\"").start();
+    let mut client = proxy.connect();
+    assert_eq!(client.get("/").reply_head().status(), 200);
+    proxy.wait_for_metric("trylist_outcomes_total{cluster=\"%\",outcome=\"aborted\"}", 1.0);
+    let (rest, _) = client.rest();
+    assert!(rest.len() < 100_000_000, "{} bytes were held for it", rest.len());
+}
+
+#[test]
+fn a_body_that_nobody_may_send_is_not_taken_for_the_next_response() {
+    let origin = Origin::serving(|conn| {
+        while let Some(request) = conn.request() {
+            let head = match request.line() {
+                "HEAD / HTTP/1.1" => "HTTP/1.1 200 OK\r\nContent-Length: 43\r\n\r\n",
+                "GET /204 HTTP/1.1" => "HTTP/1.1 204 No Content\r\n\r\n",
+                "GET /304 HTTP/1.1" => "HTTP/1.1 304 Not Modified\r\n\r\n",
+                _ => "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+            };
+            let body =
+                if head.ends_with("ok") { "" } else { "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil" };
+            conn.send(format!("{head}{body}"));
+        }
+    });
+    let proxy = Proxy::over([&origin]).start();
+    let mut client = proxy.connect();
+    client.send("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n").reply_to("HEAD");
+    assert_eq!(client.get("/").reply().text(), "ok");
+    for path in ["/204", "/304"] {
+        client.get(path).reply();
+        assert_eq!(client.get("/").reply().text(), "ok", "{path}");
+    }
+}
+
+#[test]
+fn what_a_server_says_unasked_is_not_taken_for_a_response() {
+    let said = Gate::default();
+    let origin = Origin::serving({
+        let said = said.clone();
+        move |conn| {
+            conn.request();
+            conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+            if conn.number == 0 {
+                conn.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil");
+                said.open();
+            }
+            conn.wait_for_end();
+        }
+    });
+    let proxy = Proxy::over([&origin]).start();
+    let mut client = proxy.connect();
+    let post = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n";
+    assert_eq!(client.send(post).reply().text(), "ok");
+    said.wait();
+    assert_eq!(client.send(post).reply().text(), "ok");
+    assert_eq!(origin.n_connections(), 2);
+}

@@ -118,6 +118,27 @@ fn a_second_signal_ends_it_at_once() {
 }
 
 #[test]
+fn out_of_descriptors_it_goes_on_with_what_it_has() {
+    let origin = Origin::named("a");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("site.toml");
+    fs::write(&file, Proxy::over([&origin]).text()).unwrap();
+    let running = Running::start_with_descriptors(40, &["run", "-c", file.to_str().unwrap()]);
+    let address = running.address();
+    let mut first = Client::connect(address);
+    assert_eq!(first.get("/").reply().text(), "a");
+    // The kernel takes them, the process cannot.
+    let crowd: Vec<_> = (0..60).map(|_| Client::connect(address)).collect();
+    let line = running.logs("cannot accept connections, trying again: ");
+    assert!(line.contains("open files"), "{line}");
+    assert_eq!(first.get("/").reply().text(), "a", "others go on");
+    drop(crowd);
+    assert_eq!(Client::connect(address).get("/").reply().text(), "a", "and it recovers");
+    running.signal(Signal::TERM);
+    assert_eq!(running.end().0, Some(0));
+}
+
+#[test]
 fn the_access_log_follows_a_rotation() {
     let origin = Origin::named("a");
     let folder = tempfile::tempdir().unwrap();

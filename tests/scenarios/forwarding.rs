@@ -58,6 +58,20 @@ fn keeps_what_is_for_one_hop_from_the_client() {
 }
 
 #[test]
+fn what_frames_and_routes_a_message_cannot_be_nominated_away() {
+    let origin = Origin::named("a");
+    let proxy = Proxy::over([&origin]).start();
+    let mut client = proxy.connect();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nConnection: host, content-length, x-forwarded-for, via\r\n");
+    client.send("Content-Length: 4\r\n\r\nbody");
+    assert_eq!(client.reply().text(), "a");
+    let request = origin.request();
+    assert_eq!((request.header("host"), request.text().as_str()), (Some("a"), "body"));
+    assert_eq!(request.header("x-forwarded-for"), Some("127.0.0.1"));
+    assert_eq!(request.header("via"), Some("1.1 trylist"));
+}
+
+#[test]
 fn adds_to_the_list_of_clients_and_replaces_what_else_it_knows_better() {
     let head = forwarded(
         "GET / HTTP/1.1\nHost: a\nX-Forwarded-For: 10.0.0.1, 10.0.0.2\nX-Forwarded-Host: forged\n\
@@ -240,6 +254,24 @@ fn pipelined_requests_are_answered_in_their_order() {
     }
     let bodies: Vec<_> = origin.requests().iter().map(tests::stream::Message::text).collect();
     assert_eq!(bodies, ["one", "", "three", "4"]);
+}
+
+#[test]
+fn a_deep_pipeline_is_answered_in_its_order() {
+    let origin = Origin::serving(|conn| {
+        while let Some(request) = conn.request() {
+            let path = request.line().split(' ').nth(1).unwrap().to_owned();
+            conn.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{path}", path.len()));
+        }
+    });
+    let proxy = Proxy::over([&origin]).start();
+    let mut client = proxy.connect();
+    let requests: String = (0..1000).map(|n| format!("GET /{n} HTTP/1.1\r\nHost: a\r\n\r\n")).collect();
+    client.send(requests).end_sending();
+    for n in 0..1000 {
+        assert_eq!(client.reply().text(), format!("/{n}"));
+    }
+    assert_eq!(client.end(), End::Eof);
 }
 
 #[test]
