@@ -8,10 +8,10 @@
     reason = "keeps the promises that module calls rest on: storage that stays, calls in order"
 )]
 
+mod slot;
+
 use std::ffi::c_void;
-use std::mem::MaybeUninit;
-use std::net::{IpAddr, SocketAddr};
-use std::ptr::{self, NonNull};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use lb_api::wire;
@@ -22,6 +22,8 @@ use crate::http1::head::{RequestHead, ResponseHead};
 use crate::metrics::Call;
 use crate::module::balancer::{Fault, Panicked};
 use crate::thread::{Thread, ns};
+
+pub(crate) use self::slot::Slot;
 
 /// So many times the module may answer with an endpoint that takes nothing now, before the host looks by itself.
 const MAX_DECLINES: usize = 16;
@@ -118,35 +120,6 @@ struct Last {
     sent: u64,
     received: u64,
 }
-
-/// Storage of one request at a time; reused, because it is larger than what a request should allocate.
-#[derive(Debug)]
-pub(crate) struct Slot {
-    pinned: NonNull<Pinned>,
-    /// For trylists that do not fit in place.
-    large: Vec<Storage>,
-    headers: Vec<wire::Str>,
-    response_headers: Vec<wire::Str>,
-    /// Bits of the endpoints answered; empty until `next` is asked a second time.
-    answered_bits: Vec<u64>,
-    first_answer: Option<usize>,
-    tries: Vec<Tried>,
-}
-
-/// What a module may hold pointers to from `load_balance` to `drop`. Reached by raw pointer alone: a reference would
-/// claim for the host what the module has its hands on.
-#[derive(Debug)]
-struct Pinned {
-    storage: Storage,
-    request: wire::Request,
-}
-
-/// As much as the ABI promises in place.
-#[repr(C, align(16))]
-#[derive(Clone, Copy, Debug)]
-struct Storage([MaybeUninit<u8>; wire::TRYLIST_IN_PLACE]);
-
-const _: () = assert!(align_of::<Storage>() >= wire::TRYLIST_ALIGN);
 
 impl<'a> Trylist<'a> {
     /// Calls the hook. The head stays borrowed until the trylist is dropped, as the module was promised.
@@ -254,7 +227,7 @@ impl<'a> Trylist<'a> {
             let mut values = std::mem::take(&mut self.slot_mut().response_headers);
             values.clear();
             let names = self.cluster.balancer.needs().response_headers.iter();
-            values.extend(names.map(|name| wire_str(head.field(name.as_bytes()))));
+            values.extend(names.map(|name| wire::Str::maybe(head.field(name.as_bytes()))));
             self.observe(wire::EVENT_RESPONSE_HEADERS, 0, &values, now);
             self.slot_mut().response_headers = values;
         }
@@ -455,12 +428,7 @@ impl<'a> Trylist<'a> {
 
     fn storage(&mut self) -> *mut c_void {
         let size = self.cluster.balancer.module().trylist().size;
-        let slot = self.slot_mut();
-        if size > wire::TRYLIST_IN_PLACE {
-            return slot.large.as_mut_ptr().cast();
-        }
-        // SAFETY: the slot owns the allocation; taking a field's address reads nothing.
-        unsafe { (&raw mut (*slot.pinned.as_ptr()).storage).cast() }
+        self.slot_mut().storage(size)
     }
 
     fn slot(&self) -> &Slot {
@@ -498,125 +466,6 @@ impl Drop for Trylist<'_> {
     }
 }
 
-impl Default for Slot {
-    fn default() -> Self {
-        let pinned = Box::new(Pinned {
-            storage: Storage([MaybeUninit::uninit(); wire::TRYLIST_IN_PLACE]),
-            request: NO_REQUEST,
-        });
-        Self {
-            pinned: NonNull::from(Box::leak(pinned)),
-            large: Vec::new(),
-            headers: Vec::new(),
-            response_headers: Vec::new(),
-            answered_bits: Vec::new(),
-            first_answer: None,
-            tries: Vec::new(),
-        }
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        // SAFETY: made from a box by `default`, and freed only here; the guard has dropped the trylist before.
-        drop(unsafe { Box::from_raw(self.pinned.as_ptr()) });
-    }
-}
-
-impl Slot {
-    fn prepare(&mut self, cluster: &Cluster, view: &View<'_>) {
-        let size = cluster.balancer.module().trylist().size;
-        if size > wire::TRYLIST_IN_PLACE {
-            let n = size.div_ceil(size_of::<Storage>());
-            self.large.resize(n, Storage([MaybeUninit::uninit(); wire::TRYLIST_IN_PLACE]));
-        }
-        self.headers.clear();
-        let names = cluster.balancer.needs().request_headers.iter();
-        self.headers.extend(names.map(|name| wire_str(view.head.field(name.as_bytes()))));
-        let request = wire::Request {
-            method: wire_str(Some(view.head.text(view.head.method_text))),
-            scheme: wire_str(Some(b"http")),
-            authority: wire_str(view.authority),
-            path: wire_str(Some(view.path)),
-            query: wire_str(view.query),
-            client: wire_address(view.client),
-            key: wire_str(view.key),
-            headers: self.headers.as_ptr(),
-            n_headers: self.headers.len(),
-            ..NO_REQUEST
-        };
-        // SAFETY: the slot owns the allocation, and no trylist is alive in it now.
-        unsafe { (*self.pinned.as_ptr()).request = request };
-        self.answered_bits.clear();
-        self.first_answer = None;
-        self.tries.clear();
-    }
-
-    fn request(&self) -> *const wire::Request {
-        // SAFETY: the slot owns the allocation; taking a field's address reads nothing.
-        unsafe { &raw const (*self.pinned.as_ptr()).request }
-    }
-
-    /// Remembers an answer. The first is kept as a number: most requests have no second, and their bits need no memory.
-    fn answered(&mut self, endpoint: usize) {
-        if self.answered_bits.is_empty() {
-            self.first_answer = Some(endpoint);
-        } else {
-            self.answered_bits[endpoint / 64] |= 1 << (endpoint % 64);
-        }
-    }
-
-    /// Puts the first answer into bits, if there was one.
-    fn spread(&mut self, n_endpoints: usize) {
-        if let Some(first) = self.first_answer.take() {
-            self.answered_bits.resize(n_endpoints.div_ceil(64), 0);
-            self.answered(first);
-        }
-    }
-
-    fn is_answered(&self, endpoint: usize) -> bool {
-        self.first_answer == Some(endpoint)
-            || self.answered_bits.get(endpoint / 64).is_some_and(|word| word & (1 << (endpoint % 64)) != 0)
-    }
-}
-
-const ABSENT: wire::Str = wire::Str { ptr: ptr::null(), len: 0 };
-const NO_ADDRESS: wire::Address =
-    wire::Address { family: wire::ADDRESS_NONE, port: 0, reserved: 0, bytes: [0; 16] };
-
-const NO_REQUEST: wire::Request = wire::Request {
-    size: size_of::<wire::Request>() as u32,
-    preferred: wire::NO_ENDPOINT,
-    method: ABSENT,
-    scheme: ABSENT,
-    authority: ABSENT,
-    path: ABSENT,
-    query: ABSENT,
-    client: NO_ADDRESS,
-    key: ABSENT,
-    headers: ptr::null(),
-    n_headers: 0,
-};
-
-fn wire_str(bytes: Option<&[u8]>) -> wire::Str {
-    bytes.map_or(ABSENT, |bytes| wire::Str { ptr: bytes.as_ptr(), len: bytes.len() })
-}
-
 fn wire_idx(endpoint: usize) -> u32 {
     u32::try_from(endpoint).unwrap_or(wire::NO_ENDPOINT)
-}
-
-fn wire_address(address: SocketAddr) -> wire::Address {
-    let mut bytes = [0; 16];
-    let family = match address.ip() {
-        IpAddr::V4(ip) => {
-            bytes[..4].copy_from_slice(&ip.octets());
-            wire::ADDRESS_V4
-        }
-        IpAddr::V6(ip) => {
-            bytes = ip.octets();
-            wire::ADDRESS_V6
-        }
-    };
-    wire::Address { family, port: address.port(), reserved: 0, bytes }
 }

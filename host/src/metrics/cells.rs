@@ -1,0 +1,136 @@
+//! What a shard is made of.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::{Call, Connection, FAILURES, N_CODES, OUTCOMES, QueueEnd, TRY_RESULTS};
+
+/// One number of one thread.
+#[derive(Debug, Default)]
+pub(super) struct Cell(AtomicU64);
+
+impl Cell {
+    /// Not `fetch_add`: there is one writer, and a locked instruction costs twenty times a store.
+    pub(super) fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    pub(super) fn read(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+pub(super) fn cells<const N: usize>() -> [Cell; N] {
+    std::array::from_fn(|_| Cell::default())
+}
+
+/// Times, in buckets whose bounds double from `FIRST_NS`; the last of the `N` has no bound.
+#[derive(Debug)]
+pub(super) struct Histogram<const FIRST_NS: u64, const N: usize> {
+    pub(super) buckets: [Cell; N],
+    pub(super) sum_ns: Cell,
+}
+
+/// 50 µs, 100 µs, … 52.4 s, above: from a response out of a cache on the same machine to a client's patience.
+pub(super) type Latency = Histogram<50_000, 22>;
+/// 50 ns, 100 ns, … 1.6 ms, above: a module that needs more is ill.
+pub(super) type ModuleTime = Histogram<50, 17>;
+
+impl<const FIRST_NS: u64, const N: usize> Histogram<FIRST_NS, N> {
+    pub(super) fn add(&self, ns: u64) {
+        let n_firsts = ns.div_ceil(FIRST_NS).max(1);
+        let bucket = n_firsts.next_power_of_two().trailing_zeros() as usize;
+        self.buckets[bucket.min(N - 1)].add(1);
+        self.sum_ns.add(ns);
+    }
+}
+
+impl<const FIRST_NS: u64, const N: usize> Default for Histogram<FIRST_NS, N> {
+    fn default() -> Self {
+        Self { buckets: cells(), sum_ns: Cell::default() }
+    }
+}
+
+// 128: x86 fetches cache lines in pairs, so that a neighbour in the pair is disturbed too.
+
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(super) struct ListenerCells {
+    pub(super) opened: Cell,
+    pub(super) closed: Cell,
+    pub(super) accept_failures: Cell,
+    pub(super) full: Cell,
+}
+
+#[derive(Debug)]
+#[repr(align(128))]
+pub(super) struct RequestCells {
+    pub(super) codes: [Cell; N_CODES],
+    pub(super) outcomes: [Cell; OUTCOMES.len()],
+    pub(super) duration: Latency,
+    pub(super) first_byte: Latency,
+    pub(super) received_bytes: Cell,
+    pub(super) sent_bytes: Cell,
+}
+
+#[derive(Debug)]
+#[repr(align(128))]
+pub(super) struct ClusterCells {
+    pub(super) requests: RequestCells,
+    pub(super) calls: [Cell; Call::N],
+    pub(super) module_time: ModuleTime,
+    pub(super) fallbacks: Cell,
+    pub(super) declined: Cell,
+    pub(super) busy: Cell,
+    pub(super) queue_entered: Cell,
+    pub(super) queue_left: [Cell; QueueEnd::N],
+    pub(super) queue_full: Cell,
+    pub(super) queue_time_ns: Cell,
+    pub(super) endpoints: Box<[EndpointCells]>,
+}
+
+#[derive(Debug)]
+#[repr(align(128))]
+pub(super) struct EndpointCells {
+    pub(super) tries: [Cell; TRY_RESULTS.len()],
+    pub(super) failures: [Cell; FAILURES.len()],
+    pub(super) connections: [Cell; Connection::N],
+    pub(super) time_ns: Cell,
+}
+
+impl Default for RequestCells {
+    fn default() -> Self {
+        Self {
+            codes: cells(),
+            outcomes: cells(),
+            duration: Latency::default(),
+            first_byte: Latency::default(),
+            received_bytes: Cell::default(),
+            sent_bytes: Cell::default(),
+        }
+    }
+}
+
+impl ClusterCells {
+    pub(super) fn new(n_endpoints: usize) -> Self {
+        Self {
+            requests: RequestCells::default(),
+            calls: cells(),
+            module_time: ModuleTime::default(),
+            fallbacks: Cell::default(),
+            declined: Cell::default(),
+            busy: Cell::default(),
+            queue_entered: Cell::default(),
+            queue_left: cells(),
+            queue_full: Cell::default(),
+            queue_time_ns: Cell::default(),
+            endpoints: (0..n_endpoints).map(|_| EndpointCells::default()).collect(),
+        }
+    }
+}
+
+impl Default for EndpointCells {
+    fn default() -> Self {
+        Self { tries: cells(), failures: cells(), connections: cells(), time_ns: Cell::default() }
+    }
+}

@@ -1,0 +1,213 @@
+//! Sums over shards, and the buckets that times fall into.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use super::cells::Latency;
+use super::*;
+
+#[test]
+fn sums_the_shards_of_all_threads() {
+    let metrics = Metrics::new(&layout(), 3);
+    for thread in 0..3 {
+        let shard = metrics.shard(thread);
+        std::thread::spawn(move || {
+            for _ in 0..=thread {
+                shard.try_ended(0, 1, wire::TRY_SERVED, None, 500_000_000);
+                shard.module_call(0, Call::Next);
+            }
+        })
+        .join()
+        .expect("the thread counts");
+    }
+    let text = metrics.text();
+    let endpoint = r#"cluster="api",endpoint="http://b""#;
+    assert_eq!(value(&text, &format!("trylist_tries_total{{{endpoint},result=\"served\"}}")), "6");
+    assert_eq!(value(&text, &format!("trylist_try_seconds_total{{{endpoint}}}")), "3.0");
+    let call = r#"trylist_module_calls_total{cluster="api",module="round_robin",call="next"}"#;
+    assert_eq!(value(&text, call), "6");
+}
+
+#[test]
+fn counts_a_request_in_every_family_that_speaks_of_it() {
+    let (metrics, shard) = one_thread();
+    shard.request(&RequestEnd {
+        cluster: Some(0),
+        outcome: wire::OUTCOME_SERVED,
+        status: 200,
+        duration_ns: 150_000,
+        first_byte_ns: Some(100_000),
+        received_bytes: 80,
+        sent_bytes: 1_000,
+    });
+    let text = metrics.text();
+    assert_eq!(value(&text, r#"trylist_requests_total{cluster="api",code="200"}"#), "1");
+    assert_eq!(value(&text, r#"trylist_outcomes_total{cluster="api",outcome="served"}"#), "1");
+    assert_eq!(value(&text, r#"trylist_request_duration_seconds_count{cluster="api"}"#), "1");
+    assert_eq!(value(&text, r#"trylist_request_duration_seconds_sum{cluster="api"}"#), "0.00015");
+    assert_eq!(value(&text, r#"trylist_request_duration_seconds_bucket{le="0.0001",cluster="api"}"#), "0");
+    assert_eq!(value(&text, r#"trylist_request_duration_seconds_bucket{le="0.0002",cluster="api"}"#), "1");
+    assert_eq!(value(&text, r#"trylist_first_byte_seconds_bucket{le="0.0001",cluster="api"}"#), "1");
+    assert_eq!(value(&text, r#"trylist_received_bytes_total{cluster="api"}"#), "80");
+    assert_eq!(value(&text, r#"trylist_sent_bytes_total{cluster="api"}"#), "1000");
+}
+
+#[test]
+fn requests_without_a_cluster_and_odd_statuses_have_a_series() {
+    let (metrics, shard) = one_thread();
+    for (status, code) in [(404, "404"), (0, "none"), (218, "2xx"), (999, "other"), (20, "other")] {
+        let label = format!(r#"trylist_requests_total{{cluster="",code="{code}"}}"#);
+        let before = metrics.text().lines().find_map(|line| line.strip_prefix(&label)?.trim().parse().ok());
+        shard.request(&RequestEnd { status, ..RequestEnd::default() });
+        assert_eq!(value(&metrics.text(), &label), (before.unwrap_or(0) + 1).to_string(), "{status}");
+    }
+}
+
+#[test]
+fn puts_times_into_the_bucket_whose_bound_they_do_not_exceed() {
+    let cases = [(0, 0), (50_000, 0), (50_001, 1), (100_000, 1), (100_001, 2), (52_428_800_000, 20)];
+    for (ns, bucket) in cases.into_iter().chain([(52_428_800_001, 21), (u64::MAX, 21)]) {
+        let histogram = Latency::default();
+        histogram.add(ns);
+        let at = histogram.buckets.iter().position(|cell| cell.read() == 1);
+        assert_eq!(at, Some(bucket), "{ns}");
+    }
+}
+
+#[test]
+fn unknown_kinds_are_read_as_the_wire_says() {
+    assert_eq!(try_result(wire::TRY_ABORTED), "aborted");
+    assert_eq!(try_result(99), "bad_response");
+    assert_eq!(failure(wire::FAILURE_LOCAL), "local");
+    assert_eq!(failure(0), "connect");
+    assert_eq!(outcome(wire::OUTCOME_NO_ENDPOINT), "no_endpoint");
+    assert_eq!(outcome(7), "failed");
+}
+
+#[test]
+fn two_servers_of_one_url_are_two_series() {
+    let mut layout = layout();
+    layout.clusters[0].endpoints[1].url = "http://a".into();
+    let metrics = Metrics::new(&layout, 1);
+    metrics.shard(0).try_ended(0, 1, wire::TRY_NOT_ESTABLISHED, Some(wire::FAILURE_RESOLVE), 1);
+    let text = metrics.text();
+    let labels = r#"cluster="api",endpoint="http://a #2""#;
+    assert_eq!(value(&text, &format!("trylist_tries_total{{{labels},result=\"not_established\"}}")), "1");
+    assert_eq!(value(&text, &format!("trylist_try_failures_total{{{labels},kind=\"resolve\"}}")), "1");
+}
+
+#[test]
+fn reads_the_live_numbers_of_endpoints_at_each_scrape() {
+    let layout = layout();
+    let metrics = Metrics::new(&layout, 1);
+    let counters = layout.clusters[0].endpoints[0].counters;
+    counters.in_flight.store(7, Relaxed);
+    counters.state.store(wire::STATE_DRAINING, Relaxed);
+    let text = metrics.text();
+    let labels = r#"cluster="api",endpoint="http://a""#;
+    assert_eq!(value(&text, &format!("trylist_endpoint_in_flight{{{labels}}}")), "7");
+    assert_eq!(value(&text, &format!("trylist_endpoint_state{{{labels},state=\"available\"}}")), "0");
+    assert_eq!(value(&text, &format!("trylist_endpoint_state{{{labels},state=\"draining\"}}")), "1");
+    assert_eq!(value(&text, &format!("trylist_endpoint_weight{{{labels}}}")), "1.5");
+}
+
+#[test]
+fn faults_are_those_that_the_balancer_counted() {
+    let text = one_thread().0.text();
+    let labels = r#"cluster="api",module="round_robin""#;
+    assert_eq!(value(&text, &format!("trylist_module_faults_total{{{labels},fault=\"out_of_range\"}}")), "3");
+    assert_eq!(value(&text, &format!("trylist_module_faults_total{{{labels},fault=\"panic\"}}")), "0");
+}
+
+#[test]
+fn gauges_are_what_came_less_what_went() {
+    let (metrics, shard) = one_thread();
+    shard.connection_opened(0);
+    shard.connection_opened(0);
+    shard.connection_closed(0);
+    shard.queue_entered(0);
+    shard.queue_entered(0);
+    shard.queue_left(0, QueueEnd::TimedOut, 2_000_000_000);
+    let text = metrics.text();
+    assert_eq!(value(&text, r#"trylist_connections_total{listener="127.0.0.1:80"}"#), "2");
+    assert_eq!(value(&text, r#"trylist_open_connections{listener="127.0.0.1:80"}"#), "1");
+    assert_eq!(value(&text, r#"trylist_queue_length{cluster="api"}"#), "1");
+    assert_eq!(value(&text, r#"trylist_queue_waits_total{cluster="api",end="timed_out"}"#), "1");
+    assert_eq!(value(&text, r#"trylist_queue_wait_seconds_total{cluster="api"}"#), "2.0");
+}
+
+#[test]
+fn names_cannot_break_out_of_their_label() {
+    let mut layout = layout();
+    layout.clusters[0].name = "a\"} 1\nx\\".into();
+    let metrics = Metrics::new(&layout, 1);
+    assert_eq!(value(&metrics.text(), r#"trylist_queue_length{cluster="a\"} 1\nx\\"}"#), "0");
+}
+
+/// Every line is a comment or a sample of the family before it, no series comes twice, and it ends as it must.
+#[test]
+fn the_text_is_well_formed() {
+    let text = one_thread().0.text();
+    let (mut families, mut series) = (std::collections::HashSet::new(), std::collections::HashSet::new());
+    let mut family = "";
+    for line in text.strip_suffix("# EOF\n").expect("the end is marked").lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            family = rest.split(' ').next().expect("a name");
+            assert!(families.insert(family), "{family} comes twice");
+        } else if !line.starts_with("# ") {
+            let (name_and_labels, value) = line.rsplit_once(' ').expect("a value");
+            assert!(series.insert(name_and_labels), "{name_and_labels} comes twice");
+            assert!(name_and_labels.starts_with(family), "{line} is not of {family}");
+            assert!(value.parse::<f64>().is_ok(), "{line}");
+        }
+    }
+    assert!(families.contains("process_resident_memory_bytes"), "{families:?}");
+}
+
+#[test]
+#[cfg(debug_assertions)]
+#[should_panic = "two writers"]
+fn a_second_writer_is_noticed() {
+    let (_metrics, shard) = one_thread();
+    shard.connection_opened(0);
+    let there = Arc::clone(&shard);
+    let result = std::thread::spawn(move || there.connection_opened(0)).join();
+    std::panic::resume_unwind(result.expect_err("it panics"));
+}
+
+fn one_thread() -> (Arc<Metrics>, Arc<Shard>) {
+    let metrics = Metrics::new(&layout(), 1);
+    let shard = metrics.shard(0);
+    (metrics, shard)
+}
+
+fn layout() -> MetricsLayout {
+    let endpoint = |url: &str| EndpointLayout { url: url.into(), counters: Box::leak(Box::new(counters())) };
+    MetricsLayout {
+        listeners: vec!["127.0.0.1:80".into()],
+        clusters: vec![ClusterLayout {
+            name: "api".into(),
+            module: "round_robin".into(),
+            endpoints: vec![endpoint("http://a"), endpoint("http://b")],
+            faults: Arc::new(|fault| if fault == Fault::OutOfRange { 3 } else { 0 }),
+        }],
+        access_log: None,
+    }
+}
+
+fn counters() -> wire::Counters {
+    wire::Counters {
+        size: size_of::<wire::Counters>() as u32,
+        state: AtomicU32::new(wire::STATE_AVAILABLE),
+        effective_weight: AtomicU32::new(3 << 15),
+        in_flight: AtomicU32::new(0),
+        in_flight_older: AtomicU32::new(0),
+        max_in_flight: AtomicU32::new(0),
+        latency_ns: AtomicU64::new(0),
+    }
+}
+
+fn value<'t>(text: &'t str, series: &str) -> &'t str {
+    let found = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    found.unwrap_or_else(|| panic!("no {series} in\n{text}"))
+}
