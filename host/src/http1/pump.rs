@@ -202,8 +202,11 @@ impl Pump {
         buffer: &mut Buffer,
         limit: u64,
     ) -> Poll<Result<(), PumpError>> {
-        // With what is in it.
+        // With what is in it, which may be the last of the body.
         self.pipe = None;
+        if matches!(self.body, BodyReader::Length(0)) {
+            self.body = BodyReader::Done;
+        }
         while !self.body.is_done() {
             if self.body_bytes > limit {
                 return Poll::Ready(Err(PumpError::TooLarge));
@@ -313,5 +316,42 @@ impl Pump {
             self.tail.extend_from_slice(b"\r\n");
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn connected() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let connect = TcpStream::connect(listener.local_addr().expect("bound"));
+        let (client, accepted) = tokio::join!(connect, listener.accept());
+        (client.expect("connected"), accepted.expect("accepted").0)
+    }
+
+    /// The server answered before it had taken the last of the request, which was in the pipe: nothing was left to be
+    /// read, and the pump tried to read it.
+    #[tokio::test]
+    async fn discards_what_is_left_in_the_pipe() {
+        const BODY: usize = 40_000;
+        let (mut client, mut source) = connected().await;
+        let (mut sink, _server) = connected().await;
+        // Until it takes no more.
+        sink.writable().await.expect("connected");
+        while sink.try_write(&[0; 65_536]).is_ok() {}
+        client.write_all(&[b'x'; BODY]).await.expect("sent");
+        let mut buffer = Buffer::for_head(100);
+        let mut pump = Pump::new(Vec::new(), Framing::Length(BODY as u64), Encoding::Identity);
+        source.readable().await.expect("connected");
+        let polled = poll_fn(|cx| Poll::Ready(pump.poll(cx, &mut source, &mut buffer, &mut sink))).await;
+        assert!(polled.is_pending() && pump.received == BODY as u64, "{pump:?}");
+        let discarded = poll_fn(|cx| pump.poll_discard(cx, &mut source, &mut buffer, 1 << 20)).await;
+        assert!(discarded.is_ok() && pump.is_done(), "{discarded:?}");
     }
 }
