@@ -117,7 +117,12 @@ impl Client {
     }
 
     /// Resets the connection.
-    pub fn reset(self) {
+    pub fn reset(mut self) {
+        self.reset_now();
+    }
+
+    /// Resets the connection; it is of no use from then on.
+    pub fn reset_now(&mut self) {
         self.stream.reset();
     }
 }

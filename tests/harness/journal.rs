@@ -2,8 +2,9 @@
 //! a socket whose path its settings name.
 
 use std::io::{BufRead, BufReader};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use crate::DEADLINE;
 
@@ -11,10 +12,15 @@ use crate::DEADLINE;
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
-    listener: UnixListener,
-    reader: Option<BufReader<UnixStream>>,
-    lines: Vec<String>,
+    heard: Arc<(Mutex<Heard>, Condvar)>,
     _folder: tempfile::TempDir,
+}
+
+#[derive(Debug, Default)]
+struct Heard {
+    lines: Vec<String>,
+    /// The balancer is gone.
+    ended: bool,
 }
 
 impl Journal {
@@ -24,7 +30,13 @@ impl Journal {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
         let listener = UnixListener::bind(&path).unwrap();
-        Self { path, listener, reader: None, lines: Vec::new(), _folder: folder }
+        let heard = Arc::new((Mutex::default(), Condvar::new()));
+        // Read as it comes, lest the module waits for its reader.
+        std::thread::spawn({
+            let heard = Arc::clone(&heard);
+            move || listen(&listener, &heard)
+        });
+        Self { path, heard, _folder: folder }
     }
 
     /// The module's settings: `answers` to the calls of `next` of each request, in their order. See the module.
@@ -35,13 +47,10 @@ impl Journal {
     /// Waits until the module has been called for this, and says what it was called for up to now.
     ///
     /// # Panics
-    /// At the deadline, or where the balancer is gone.
+    /// At the deadline.
     #[track_caller]
-    pub fn wait_for(&mut self, call: &str) -> &[String] {
-        while !self.lines.iter().any(|line| line == call) {
-            assert!(self.read(), "no {call:?} in {:?}", self.lines);
-        }
-        &self.lines
+    pub fn wait_for(&self, call: &str) -> Vec<String> {
+        self.wait_until(call, |heard| heard.lines.iter().any(|line| line == call))
     }
 
     /// All calls, once the balancer is gone: to be asked when the proxy has ended.
@@ -49,27 +58,29 @@ impl Journal {
     /// # Panics
     /// At the deadline.
     #[track_caller]
-    pub fn all(mut self) -> Vec<String> {
-        while self.read() {}
-        self.lines
+    pub fn all(self) -> Vec<String> {
+        self.wait_until("its end", |heard| heard.ended)
     }
 
-    /// Reads a line; false at the end.
     #[track_caller]
-    fn read(&mut self) -> bool {
-        let reader = self.reader.get_or_insert_with(|| {
-            let (socket, _) = self.listener.accept().unwrap();
-            socket.set_read_timeout(Some(DEADLINE)).unwrap();
-            BufReader::new(socket)
-        });
-        let mut line = String::new();
-        match reader.read_line(&mut line) {
-            Ok(0) => false,
-            Ok(_) => {
-                self.lines.push(line.trim_end().to_owned());
-                true
-            }
-            Err(e) => panic!("nothing more after {:?}: {e}", self.lines),
-        }
+    fn wait_until(&self, what: &str, happened: impl Fn(&Heard) -> bool) -> Vec<String> {
+        let heard = self.heard.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (heard, _) = self
+            .heard
+            .1
+            .wait_timeout_while(heard, DEADLINE, |heard| !happened(heard))
+            .unwrap_or_else(PoisonError::into_inner);
+        assert!(happened(&heard), "waited in vain for {what:?} in {:?}", heard.lines);
+        heard.lines.clone()
     }
+}
+
+fn listen(listener: &UnixListener, (heard, changed): &(Mutex<Heard>, Condvar)) {
+    let Ok((socket, _)) = listener.accept() else { return };
+    for line in BufReader::new(socket).lines().map_while(Result::ok) {
+        heard.lock().unwrap_or_else(PoisonError::into_inner).lines.push(line.trim_end().to_owned());
+        changed.notify_all();
+    }
+    heard.lock().unwrap_or_else(PoisonError::into_inner).ended = true;
+    changed.notify_all();
 }

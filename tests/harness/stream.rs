@@ -3,8 +3,9 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::DEADLINE;
 
@@ -127,8 +128,10 @@ impl Stream {
     }
 
     /// Resets the connection.
-    pub fn reset(self) {
-        SockRef::from(&self.socket).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    pub fn reset(&mut self) {
+        SockRef::from(&self.socket).set_linger(Some(Duration::ZERO)).unwrap();
+        // A socket of no connection takes its place; this one's end is the reset.
+        self.socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap().into();
     }
 
     /// The next request, whole.

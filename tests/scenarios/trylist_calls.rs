@@ -185,7 +185,7 @@ fn a_client_that_goes_within_its_request() {
         conn.head();
         conn.wait_for_end();
     });
-    let (builder, mut journal) = with([&origin], &["0"]);
+    let (builder, journal) = with([&origin], &["0"]);
     let proxy = builder.start();
     let mut client = proxy.connect();
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\npart");
@@ -206,7 +206,7 @@ fn a_client_that_goes_while_it_waits() {
         conn.request();
         conn.wait_for_end();
     });
-    let (builder, mut journal) = with([&origin], &["0"]);
+    let (builder, journal) = with([&origin], &["0"]);
     let proxy = builder.start();
     let mut client = proxy.connect();
     client.get("/");
@@ -228,7 +228,7 @@ fn a_client_that_goes_within_its_response() {
         conn.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
         while conn.send([0; 10_000]) {}
     });
-    let (builder, mut journal) = with([&origin], &["0"]);
+    let (builder, journal) = with([&origin], &["0"]);
     let proxy = builder.start();
     let mut client = proxy.connect();
     client.get("/").reply_head();
@@ -313,6 +313,108 @@ fn a_request_that_matches_no_route_asks_nobody() {
     assert_eq!(journal.all(), [""; 0]);
 }
 
+/// Requests of many clients that end in every way at once: each trylist hears its calls in their order, `finish` at most
+/// once, and `drop` exactly once and last.
+#[test]
+fn whatever_happens_at_once_each_trylist_hears_its_end_once() {
+    const N_CLIENTS: usize = 6;
+    const N_REQUESTS: usize = 20;
+    let dead = Origin::dead();
+    let odd = Origin::serving(|conn| {
+        while let Some(request) = conn.request() {
+            let way = request.line().split('/').nth(2).unwrap_or_default().to_owned();
+            match way.as_str() {
+                "closes" => return,
+                "breaks" => {
+                    conn.send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart");
+                    return;
+                }
+                "hangs" | "leaves" => drop(conn.wait_for_end()),
+                _ => drop(conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")),
+            }
+        }
+    });
+    let (builder, journal) = with([&dead, &odd], &["0", "1"]);
+    let proxy = builder.threads(2).in_cluster("response_timeout = \"20ms\"").start();
+    std::thread::scope(|scope| {
+        for c in 0..N_CLIENTS {
+            let proxy = &proxy;
+            scope.spawn(move || {
+                for r in 0..N_REQUESTS {
+                    let way = ["served", "closes", "breaks", "hangs", "leaves", "stops"][(c + r) % 6];
+                    let mut client = proxy.connect();
+                    let path = format!("/{c}-{r}/{way}/");
+                    match way {
+                        "leaves" => client.get(&path).reset_now(),
+                        "stops" => {
+                            client.send(format!(
+                                "POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\npart"
+                            ));
+                            client.end_sending().rest();
+                        }
+                        _ => drop(client.get(&path).reply()),
+                    }
+                }
+            });
+        }
+    });
+    drop(proxy);
+    let calls = journal.all();
+    let mut n_started = 0;
+    for c in 0..N_CLIENTS {
+        for r in 0..N_REQUESTS {
+            let prefix = format!("/{c}-{r}/");
+            let of_request: Vec<_> = calls.iter().filter(|call| call.starts_with(&prefix)).collect();
+            // One that left at once may never have been read.
+            let Some((last, before)) = of_request.split_last() else { continue };
+            n_started += 1;
+            let finishes = of_request.iter().filter(|call| call.contains(" finish ")).count();
+            let drops = of_request.iter().filter(|call| call.ends_with(" drop")).count();
+            assert!(last.ends_with(" drop") && before.last().is_some_and(|call| call.contains(" finish ")));
+            assert!(before[0].ends_with(" load_balance"), "{of_request:?}");
+            assert_eq!((finishes, drops), (1, 1), "{of_request:?}");
+            let begun = of_request.iter().filter(|call| call.contains(" next ")).count();
+            let ended = of_request.iter().filter(|call| call.contains(" TryEnded ")).count();
+            assert_eq!(begun, ended, "each try that began ended: {of_request:?}");
+        }
+    }
+    assert!(n_started >= N_CLIENTS * N_REQUESTS * 5 / 6, "{n_started}");
+}
+
+#[test]
+fn a_module_hears_of_the_request_what_it_asked_for() {
+    let origin = Origin::named("a");
+    let (builder, journal) = with([&origin], &["0"]);
+    let proxy = builder.in_cluster("key = \"cookie:sid\"").start();
+    let mut client = proxy.connect();
+    client.send("GET /1 HTTP/1.1\r\nHost: a\r\nCookie: x=1; sid=abc; y=2\r\nX-User: me\r\n\r\n").reply();
+    client.send("GET /2 HTTP/1.1\r\nHost: a\r\nCookie: sidx=abc\r\nX-User:\r\n\r\n").reply();
+    client.get("/3").reply();
+    drop(proxy);
+    let heard: Vec<_> = journal.all().into_iter().filter(|call| call.contains("load_balance")).collect();
+    assert_eq!(
+        heard,
+        ["/1 load_balance, key \"abc\", x-user \"me\"", "/2 load_balance, x-user \"\"", "/3 load_balance"]
+    );
+}
+
+#[test]
+fn a_key_is_what_the_configuration_says() {
+    let key = |key: &str| {
+        let origin = Origin::named("a");
+        let (builder, journal) = with([&origin], &["0"]);
+        let proxy = builder.in_cluster(&format!("key = {key:?}")).start();
+        proxy.connect().send("GET /p/q?a=1&user=u HTTP/1.1\r\nHost: a\r\nX-Id: 7\r\n\r\n").reply();
+        drop(proxy);
+        let call = journal.all().remove(0);
+        call.strip_prefix("/p/q load_balance, key ").unwrap().to_owned()
+    };
+    assert_eq!(
+        ["client", "header:x-id", "query:user", "path", "uri"].map(key),
+        ["\"127.0.0.1\"", "\"7\"", "\"u\"", "\"/p/q\"", "\"/p/q?a=1&user=u\""]
+    );
+}
+
 // ---- answers ---------------------------------------------------------------------------------------------------------
 
 #[test]
@@ -360,7 +462,7 @@ fn busy_waits_until_one_comes_free() {
             }
         }
     });
-    let (builder, mut journal) = with([&origin], &["free 0"]);
+    let (builder, journal) = with([&origin], &["free 0"]);
     let proxy = builder.in_cluster("queue_timeout = \"20s\"").start();
     let (mut first, mut second) = (proxy.connect(), proxy.connect());
     first.get("/1");
@@ -405,7 +507,7 @@ fn busy_with_a_full_queue_is_503_at_once() {
 #[test]
 fn a_client_that_goes_while_it_waits_in_the_queue() {
     let origin = Origin::named("never");
-    let (builder, mut journal) = with([&origin], &["busy"; 10_000]);
+    let (builder, journal) = with([&origin], &["busy"; 10_000]);
     let proxy = builder.in_cluster("queue_timeout = \"20s\"").start();
     let mut client = proxy.connect();
     client.get("/");
@@ -426,7 +528,7 @@ fn contained(answers: &[&str], kind: &str, rest: &[&str]) {
     let proxy = builder.start();
     assert_eq!(proxy.get("/").text(), "alive");
     assert_eq!(proxy.metric(&fault(kind)), 1.0, "{kind}");
-    assert_eq!(proxy.metric("trylist_requests_total{cluster=\"%\",code=\"200\"}"), 1.0);
+    proxy.wait_for_metric("trylist_requests_total{cluster=\"%\",code=\"200\"}", 1.0);
     log::line(&[&format!("cluster=\"{}\"", proxy.cluster()), "ERROR"]);
     drop(proxy);
     let calls = journal.all();

@@ -41,7 +41,11 @@ struct Trylist {
     path: Box<str>,
     panics_in: Arc<str>,
     n_asked: usize,
+    ballast: [u64; 32],
 }
+
+/// Makes the trylist larger than what the host has in place for one.
+const BALLAST: [u64; 32] = [0x5afe_5afe_5afe_5afe; 32];
 
 impl Balancer for RecordsCalls {
     const ID: &'static str = "records_calls";
@@ -59,7 +63,12 @@ impl Balancer for RecordsCalls {
     }
 
     fn needs(&self) -> Needs {
-        Needs::default().event(EventKind::Connected).event(EventKind::TryEnded).response_header("x-load")
+        Needs::default()
+            .key()
+            .request_header("x-user")
+            .event(EventKind::Connected)
+            .event(EventKind::TryEnded)
+            .response_header("x-load")
     }
 
     fn load_balance(&self, request: &Request<'_>) -> Trylist {
@@ -68,9 +77,12 @@ impl Balancer for RecordsCalls {
             tell(&self.journal, &path, "load_balance: panic");
             panic!("told to");
         }
-        tell(&self.journal, &path, "load_balance");
+        let text = |bytes: &[u8]| format!("{:?}", String::from_utf8_lossy(bytes));
+        let key = request.key().map_or(String::new(), |key| format!(", key {}", text(key)));
+        let user = request.header(0).map_or(String::new(), |user| format!(", x-user {}", text(user)));
+        tell(&self.journal, &path, &format!("load_balance{key}{user}"));
         let (journal, panics_in) = (Arc::clone(&self.journal), Arc::clone(&self.panics_in));
-        Trylist { journal, path, panics_in, n_asked: 0 }
+        Trylist { journal, path, panics_in, n_asked: 0, ballast: BALLAST }
     }
 
     fn next(&self, trylist: &mut Trylist, cx: &NextCx<'_>) -> Next {
@@ -132,6 +144,7 @@ impl Trylist {
     }
 
     fn tell(&self, text: &str) {
+        assert_eq!(self.ballast, BALLAST, "the trylist's storage was written to");
         tell(&self.journal, &self.path, text);
     }
 }
