@@ -133,9 +133,11 @@ async fn serve_until_stopped(
     let mut is_draining = false;
     loop {
         let asked = tokio::select! {
-            _ = &mut ended => {
-                return if is_draining { Ok(()) } else { Err(Failure::new("the worker ended by itself")) };
-            }
+            cut_off = &mut ended => return match cut_off {
+                Ok(0) if is_draining => Ok(()),
+                Ok(n) if is_draining => Err(Failure::new(format_args!("{n} connections cut off at the drain's end"))),
+                Ok(_) | Err(_) => Err(Failure::new("the worker ended by itself")),
+            },
             asked = signals.recv() => asked,
         };
         match asked {

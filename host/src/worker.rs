@@ -50,7 +50,7 @@ pub struct Worker {
     admin_address: Option<SocketAddr>,
     phase: Arc<watch::Sender<Phase>>,
     drain_timeout: Duration,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<JoinHandle<usize>>,
     background: Option<JoinHandle<()>>,
     metrics: Arc<Metrics>,
     access_log: Option<Arc<AccessLog>>,
@@ -204,12 +204,10 @@ impl Worker {
         }
     }
 
-    /// Waits until it has ended, after somebody had it drain or stop.
-    pub fn wait(mut self) {
-        for thread in self.threads.drain(..) {
-            // A thread that panicked has said so.
-            let _ = thread.join();
-        }
+    /// Waits until it has ended, after somebody had it drain or stop, and says how many connections were cut off.
+    pub fn wait(mut self) -> usize {
+        // A thread that panicked has said so.
+        self.threads.drain(..).map(|thread| thread.join().unwrap_or(0)).sum()
     }
 
     fn spawn_background(
@@ -281,10 +279,11 @@ impl Worker {
             self.threads.push(spawn(&format!("worker-{i}"), move || {
                 let thread = Rc::new(Thread::new(config, routes, clusters, metrics, writer, epoch));
                 let local = LocalSet::new();
-                local.block_on(&runtime, run_thread(thread, share, phase));
+                let cut_off = local.block_on(&runtime, run_thread(thread, share, phase));
                 // Requests that were cut off tell their modules as their tasks are dropped here, on the runtime.
                 let _entered = runtime.enter();
                 drop(local);
+                cut_off
             })?);
         }
         Ok(())
@@ -328,18 +327,21 @@ impl Control {
 impl Drop for Worker {
     fn drop(&mut self) {
         self.control().stop();
-        for thread in self.threads.drain(..).chain(self.background.take()) {
+        for thread in self.threads.drain(..) {
             let _ = thread.join();
+        }
+        if let Some(background) = self.background.take() {
+            let _ = background.join();
         }
     }
 }
 
-/// What one worker thread does all its life.
+/// What one worker thread does all its life. Returns how many connections are left, to be cut off.
 async fn run_thread(
     thread: Rc<Thread>,
     sockets: Vec<(TcpListener, Arc<Gate>)>,
     mut phase: watch::Receiver<Phase>,
-) {
+) -> usize {
     let accepting: Vec<_> = sockets
         .into_iter()
         .filter_map(|(socket, gate)| match tokio::net::TcpListener::from_std(socket) {
@@ -372,6 +374,7 @@ async fn run_thread(
     }
     keeper.abort();
     thread.pool.clear();
+    thread.n_connections()
 }
 
 async fn keep_house(thread: Rc<Thread>) {
@@ -416,7 +419,10 @@ fn new_runtime(what: &str) -> Result<runtime::Runtime, StartError> {
         .map_err(|e| StartError::System(format!("{what} runtime"), e))
 }
 
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
+fn spawn<T: Send + 'static>(
+    name: &str,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, StartError> {
     std::thread::Builder::new()
         .name(name.into())
         .spawn(run)

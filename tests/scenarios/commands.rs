@@ -118,6 +118,20 @@ fn a_second_signal_ends_it_at_once() {
 }
 
 #[test]
+fn requests_cut_off_at_the_drains_end_show_in_the_exit_code() {
+    let origin = waiting_for(&Gate::default());
+    let (_folder, running) = run([&origin], "[timeouts]\ndrain = \"50ms\"");
+    let mut client = Client::connect(running.address());
+    client.get("/");
+    origin.wait_for_requests(1);
+    running.signal(Signal::TERM);
+    let (code, said) = running.end();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("1 connections cut off"), "{said}");
+    client.end();
+}
+
+#[test]
 fn with_few_descriptors_it_serves_fewer_at_once_and_all_in_the_end() {
     let origin = Origin::named("a");
     let folder = tempfile::tempdir().unwrap();
@@ -172,7 +186,16 @@ fn the_demo_answers_in_turn_and_survives_a_server() {
     let names: Vec<_> = (0..6).map(|_| client.get("/").reply().text()).collect();
     assert_eq!(names[..3], names[3..]);
     assert!(names[0] != names[1] && names[1] != names[2] && names[0] != names[2], "{names:?}");
-    running.says(&address.to_string());
+    let stop = running.says("curl -X POST http://");
+    let control = stop.split('/').next().unwrap().parse().unwrap();
+    let mut operator = Client::connect(control);
+    operator.send("POST /stop/2 HTTP/1.1\r\nHost: demo\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(operator.reply().text(), "origin 2 is stopped\n");
+    for _ in 0..6 {
+        let reply = client.get("/").reply();
+        assert_eq!(reply.status(), 200);
+        assert_ne!(reply.text(), names[1]);
+    }
     running.signal(Signal::TERM);
     assert_eq!(running.end().0, Some(0));
 }
