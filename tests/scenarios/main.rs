@@ -13,5 +13,6 @@ mod limits;
 mod mail;
 mod module_loading;
 mod observability;
+mod rubbish;
 mod samples;
 mod trylist_calls;
