@@ -23,6 +23,8 @@ use crate::timer::Timer;
 
 /// An idle connection keeps its request memory for this long, so that a busy client does not pay for giving it back.
 const LINGER: Duration = Duration::from_secs(1);
+/// What a connection without a request yet gets for it, from its beginning, while a worker ends.
+const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(500);
 /// What a client may still send after it was refused, so that it can read why before the connection is reset.
 const DISCARD_BYTES: usize = 256 * 1024;
 /// And for how long.
@@ -39,6 +41,8 @@ pub struct Downstream {
     pub buffer: Buffer,
     /// The connection's one timer.
     pub timer: Timer,
+    /// What a buffer for heads takes.
+    head_bytes: usize,
     /// The client has ended its half of the connection; it may still wait for a response.
     pub read_closed: bool,
     /// What was taken from the buffer may be needed again: nothing is to be read over it.
@@ -147,6 +151,7 @@ impl Downstream {
             peer,
             buffer: Buffer::default(),
             timer: Timer::new(now, thread.config.timeouts.request_head),
+            head_bytes: 0,
             read_closed: false,
             holds_body: false,
             n_requests: 0,
@@ -160,13 +165,26 @@ impl Downstream {
             if self.stream.poll_read_ready(cx).is_ready() {
                 return Poll::Ready(true);
             }
-            if ends_when_idle(thread.phase()) {
+            if self.ends(thread.phase()) {
                 return Poll::Ready(false);
             }
             ready!(self.timer.poll_expired(cx));
             Poll::Ready(false)
         })
         .await
+    }
+
+    /// Whether an idle connection is to be closed now. One that was just accepted has its request on the way, most
+    /// often, and gets a moment for it.
+    fn ends(&mut self, phase: Phase) -> bool {
+        match phase {
+            Phase::Serving | Phase::Draining { idle: Idle::AnswerOneMore, .. } => false,
+            Phase::Draining { idle: Idle::Close, .. } if self.n_requests == 0 => {
+                self.timer.set(self.served_at + FIRST_REQUEST_GRACE);
+                false
+            }
+            Phase::Draining { idle: Idle::Close, .. } | Phase::Stopped => true,
+        }
     }
 
     /// Reads the next request's head.
@@ -176,7 +194,7 @@ impl Downstream {
         self.prepare_buffer(limits.head_bytes);
         head.clear();
         let mut scan = Scan::default();
-        let mut reading = !self.buffer.is_empty();
+        let mut reading = self.has_begun();
         if reading || self.n_requests > 0 {
             let patience = if reading { thread.config.timeouts.request_head } else { LINGER };
             self.timer.set(self.served_at + patience);
@@ -193,7 +211,7 @@ impl Downstream {
                 }
                 match self.buffer.poll_fill(cx, &mut self.stream, usize::MAX) {
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Wait::Closed),
-                    Poll::Ready(Ok(_)) if !reading => {
+                    Poll::Ready(Ok(_)) if !reading && self.has_begun() => {
                         reading = true;
                         self.timer.set(Instant::now() + thread.config.timeouts.request_head);
                     }
@@ -201,27 +219,37 @@ impl Downstream {
                     Poll::Pending => break,
                 }
             }
-            if !reading && ends_when_idle(thread.phase()) {
+            if !reading && self.ends(thread.phase()) {
                 return Poll::Ready(Wait::Closed);
             }
             ready!(self.timer.poll_expired(cx));
             // The first request's time began with the connection. It can come here without a byte: a new socket may be
             // reported readable when it is not.
-            let is_late = reading || self.n_requests == 0;
-            Poll::Ready(if is_late { Wait::Refused(Error::HeadTimeout) } else { Wait::Idle })
+            Poll::Ready(match (reading, self.n_requests) {
+                (false, 0) if thread.phase().is_ending() => Wait::Closed,
+                (true, _) | (_, 0) => Wait::Refused(Error::HeadTimeout),
+                (false, _) => Wait::Idle,
+            })
         })
         .await
     }
 
+    /// Whether something of a request has come: empty lines are sent after bodies by some, and are none.
+    fn has_begun(&self) -> bool {
+        self.buffer.bytes().iter().any(|byte| !matches!(byte, b'\r' | b'\n'))
+    }
+
     /// Makes the buffer one for heads, with what is waiting at its front.
     fn prepare_buffer(&mut self, head_bytes: usize) {
+        self.head_bytes = head_bytes;
         if self.buffer.room() + self.buffer.range().end == head_bytes {
             self.buffer.compact();
             return;
         }
-        // It grew for a body, and what follows a body of known length is never read with it.
+        // It grew for a body. What follows one of known length is not read with it, and `watch` reads no more than fits.
         let mut buffer = Buffer::for_head(head_bytes);
-        buffer.append(self.buffer.bytes());
+        let kept = buffer.append(self.buffer.bytes());
+        debug_assert_eq!(kept, self.buffer.len(), "bytes of the client's stream are lost");
         self.buffer = buffer;
     }
 
@@ -235,10 +263,12 @@ impl Downstream {
             if self.buffer.is_empty() && !self.holds_body {
                 self.buffer.restart_at(0);
             }
-            if self.buffer.room() == 0 {
+            // No more than a buffer for heads takes over.
+            let limit = self.buffer.room().min(self.head_bytes.saturating_sub(self.buffer.len()));
+            if limit == 0 {
                 return Ok(());
             }
-            match self.buffer.poll_fill(cx, &mut self.stream, usize::MAX) {
+            match self.buffer.poll_fill(cx, &mut self.stream, limit) {
                 Poll::Ready(Ok(0)) => self.read_closed = true,
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(_)) => return Err(Error::ClientGone),
@@ -248,10 +278,15 @@ impl Downstream {
         Ok(())
     }
 
-    /// Makes the end of the connection a reset, where its mere end would pass for the end of a body.
-    pub fn reset_on_close(&self) {
+    /// Whether the connection is reset when it is closed, as where its mere end would pass for the end of a body.
+    pub fn reset_on_close(&self, reset: bool) {
         // Where it fails the connection is gone already.
-        let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+        let _ = SockRef::from(&self.stream).set_linger(reset.then_some(Duration::ZERO));
+    }
+
+    /// Whether the client has sent something that was not used, as far as that is known without asking the kernel.
+    pub fn has_unread(&self) -> bool {
+        !self.buffer.is_empty() || matches!(self.stream.try_read(&mut [0]), Ok(1))
     }
 
     /// Ends our half and reads on for a while: closing with unread data would reset the connection, and the client could
@@ -276,12 +311,5 @@ impl Downstream {
             Poll::Ready(())
         })
         .await;
-    }
-}
-
-fn ends_when_idle(phase: Phase) -> bool {
-    match phase {
-        Phase::Serving | Phase::Draining { idle: Idle::AnswerOneMore, .. } => false,
-        Phase::Draining { idle: Idle::Close, .. } | Phase::Stopped => true,
     }
 }

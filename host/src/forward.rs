@@ -265,13 +265,8 @@ impl Request<'_> {
         Ok(())
     }
 
-    /// Whether the client's connection goes on after this request, as far as that can be said beforehand.
     fn keeps(&self, down: &Downstream) -> bool {
-        self.head.keep_alive
-            // A client that sends nothing more may have sent further requests already.
-            && !(down.read_closed && down.buffer.is_empty())
-            && !self.thread.phase().is_ending()
-            && self.thread.config.limits.requests_per_connection.is_none_or(|max| down.n_requests < max)
+        keeps(self.thread, down, self.head)
     }
 }
 
@@ -279,4 +274,13 @@ impl Request<'_> {
 enum Attempt {
     NotEstablished(ConnectError),
     NoResponse(NoResponse),
+}
+
+/// Whether the client's connection goes on after this request, as far as that can be said beforehand.
+fn keeps(thread: &Thread, down: &Downstream, head: &RequestHead) -> bool {
+    head.keep_alive
+        // A client that sends nothing more may have sent further requests already.
+        && !(down.read_closed && down.buffer.is_empty())
+        && !thread.phase().is_ending()
+        && thread.config.limits.requests_per_connection.is_none_or(|max| down.n_requests < max)
 }

@@ -111,16 +111,21 @@ pub fn write_response(
         thread.write_date(now, out);
         out.extend_from_slice(b"\r\n");
     }
-    write_via(Version::Http11, out);
+    write_via(response.version, out);
     if framing.encoding == Encoding::Chunked {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
-    match (framing.keep, client) {
+    write_connection(framing.keep, client, out);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes whether the connection goes on, where a client of this version would not assume so by itself.
+pub fn write_connection(keep: bool, client: Version, out: &mut Vec<u8>) {
+    match (keep, client) {
         (false, _) => out.extend_from_slice(b"Connection: close\r\n"),
         (true, Version::Http10) => out.extend_from_slice(b"Connection: keep-alive\r\n"),
         (true, Version::Http11) => {}
     }
-    out.extend_from_slice(b"\r\n");
 }
 
 /// Writes an interim response (100 Continue, 103 Early Hints) to the client.

@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::downstream::{self, Downstream, Place};
+use crate::drain::Phase;
 use crate::thread::Thread;
 
 /// After accepting failed for want of something, it is tried again this much later; connections wait in the backlog.
@@ -36,13 +37,38 @@ struct Admitted {
     place: usize,
 }
 
-/// Accepts for ever. To stop, drop the future: the sockets leave the reactor with it.
-pub async fn accept(thread: Rc<Thread>, socket: TcpListener, gate: Arc<Gate>) {
+/// Accepts until the worker ends. Connections that the kernel has made by then, and nobody has accepted, are served too:
+/// closing the socket would reset them.
+pub async fn accept(
+    thread: Rc<Thread>,
+    socket: TcpListener,
+    gate: Arc<Gate>,
+    mut phase: watch::Receiver<Phase>,
+) {
+    tokio::select! {
+        () = accept_for_ever(&thread, &socket, &gate) => {}
+        // A sender that is gone means the same.
+        _ = phase.wait_for(|phase| phase.is_ending()) => {}
+    }
+    // Asked of the kernel itself: the reactor may not have heard of the last ones.
+    let Ok(socket) = socket.into_std() else { return };
+    while gate.has_room()
+        && let Ok((stream, peer)) = socket.accept()
+    {
+        if stream.set_nonblocking(true).is_ok()
+            && let Ok(stream) = TcpStream::from_std(stream)
+        {
+            admit(&thread, &gate, stream, peer);
+        }
+    }
+}
+
+async fn accept_for_ever(thread: &Rc<Thread>, socket: &TcpListener, gate: &Arc<Gate>) {
     let mut logged: Option<Instant> = None;
     loop {
-        gate.wait_for_room(&thread).await;
+        gate.wait_for_room(thread).await;
         match socket.accept().await {
-            Ok((stream, peer)) => admit(&thread, &gate, stream, peer),
+            Ok((stream, peer)) => admit(thread, gate, stream, peer),
             Err(e) if is_of_one_connection(&e) => {}
             Err(e) => {
                 thread.metrics.accept_failed(gate.listener);
@@ -71,15 +97,19 @@ impl Gate {
         Self { listener, address, max, open: AtomicUsize::new(0), closed: Notify::new() }
     }
 
+    fn has_room(&self) -> bool {
+        self.open.load(Ordering::SeqCst) < self.max
+    }
+
     /// Several threads may pass at once, so there may be a few more connections than allowed, one a thread at most.
     async fn wait_for_room(&self, thread: &Thread) {
-        if self.open.load(Ordering::SeqCst) < self.max {
+        if self.has_room() {
             return;
         }
         thread.metrics.listener_full(self.listener);
         loop {
             let closed = self.closed.notified();
-            if self.open.load(Ordering::SeqCst) < self.max {
+            if self.has_room() {
                 return;
             }
             closed.await;

@@ -4,7 +4,8 @@ use std::io::Write;
 use std::time::Instant;
 
 use crate::error::{Error, Side};
-use crate::http1::head::{Method, Refusal};
+use crate::headers;
+use crate::http1::head::{Method, Refusal, RequestHead, Version};
 use crate::thread::Thread;
 
 /// An error's status, and whether its connection can go on.
@@ -44,7 +45,7 @@ pub fn verdict(error: Error) -> Verdict {
 pub fn write_error(
     thread: &Thread,
     error: Error,
-    method: Method,
+    head: Option<&RequestHead>,
     keep: bool,
     now: Instant,
     out: &mut Vec<u8>,
@@ -55,34 +56,34 @@ pub fn write_error(
         Side::Upstream => "trylist: ",
     };
     let body = format!("{status} {}: {who}{error}\n", reason(status));
-    write_head(thread, status, body.len(), keep, now, out);
+    write_head(thread, status, body.len(), now, out);
+    let client = head.map_or(Version::Http11, |head| head.version);
+    headers::write_connection(keep, client, out);
     match error {
         Error::Method => out.extend_from_slice(b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"),
         Error::NoEndpoint | Error::Busy => out.extend_from_slice(b"Retry-After: 1\r\n"),
         _ => {}
     }
     out.extend_from_slice(b"\r\n");
-    if method != Method::Head {
+    if head.is_none_or(|head| head.method != Method::Head) {
         out.extend_from_slice(body.as_bytes());
     }
 }
 
 /// Writes the proxy's own answer to OPTIONS that it is not to pass on (`Max-Forwards: 0`).
-pub fn write_options(thread: &Thread, keep: bool, now: Instant, out: &mut Vec<u8>) {
-    write_head(thread, 204, 0, keep, now, out);
+pub fn write_options(thread: &Thread, head: &RequestHead, keep: bool, now: Instant, out: &mut Vec<u8>) {
+    write_head(thread, 204, 0, now, out);
+    headers::write_connection(keep, head.version, out);
     out.extend_from_slice(b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n\r\n");
 }
 
-fn write_head(thread: &Thread, status: u16, body_bytes: usize, keep: bool, now: Instant, out: &mut Vec<u8>) {
+fn write_head(thread: &Thread, status: u16, body_bytes: usize, now: Instant, out: &mut Vec<u8>) {
     // Writing to a vector cannot fail.
     let _ = write!(out, "HTTP/1.1 {status} {}\r\nServer: trylist\r\nDate: ", reason(status));
     thread.write_date(now, out);
     out.extend_from_slice(b"\r\n");
     if status != 204 {
         let _ = write!(out, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: {body_bytes}\r\n");
-    }
-    if !keep {
-        out.extend_from_slice(b"Connection: close\r\n");
     }
 }
 

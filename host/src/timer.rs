@@ -1,10 +1,11 @@
 //! One timer for a whole connection. Deadlines move with every byte, but the runtime's timer is set anew only when one
 //! moves nearer or the old one has passed: keeping a busy connection's time-outs costs a comparison.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use tokio::task::coop;
 use tokio::time::Sleep;
 
 /// A deadline that moves.
@@ -46,7 +47,8 @@ impl Timer {
                 return Poll::Pending;
             }
             self.registered = true;
-            ready!(self.sleep.as_mut().poll(cx));
+            // Outside of the task's budget: a poll that is turned away for that would register nothing.
+            ready!(pin!(coop::unconstrained(self.sleep.as_mut())).poll(cx));
             if Instant::now() >= self.deadline {
                 return Poll::Ready(());
             }
@@ -64,6 +66,25 @@ impl Timer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A client that spent its task's budget on requests in one packet, and then said nothing, was never timed out.
+    #[tokio::test]
+    async fn is_registered_though_the_task_has_no_budget_left() {
+        let mut timer = Timer::new(Instant::now(), Duration::from_millis(1));
+        let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+        for n in 0..10_000 {
+            sender.send(n).expect("the receiver is here");
+        }
+        let mut spent = false;
+        let expired = std::future::poll_fn(|cx| {
+            while !spent && receiver.poll_recv(cx).is_ready() {}
+            spent = true;
+            timer.poll_expired(cx)
+        });
+        let in_time = tokio::time::timeout(Duration::from_secs(20), expired).await;
+        // Being polled once more for the budget's sake registers nothing either.
+        assert!(in_time.is_ok(), "never woken");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn expires_at_the_deadline_that_was_set_last() {

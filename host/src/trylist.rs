@@ -162,7 +162,7 @@ impl<'a> Trylist<'a> {
         if self.state != State::Chosen {
             return self.host_choice(now);
         }
-        for _ in 0..=MAX_DECLINES {
+        for _ in 0..MAX_DECLINES {
             let Ok(answer) = self.ask(now) else {
                 self.state = State::Ended;
                 return self.host_choice(now);

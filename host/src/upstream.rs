@@ -71,53 +71,43 @@ pub struct Terms<'a> {
     pub request_body: Duration,
 }
 
-/// Makes a connection, to whichever of the endpoint's addresses answers first in their order.
+/// Makes a connection, to whichever of the endpoint's addresses answers first in their order. Each gets its share of
+/// `patience`, so that one that swallows packets leaves time for those behind it.
 ///
 /// # Errors
-/// The name has no address, or no address could be connected to within `patience`.
+/// The name has no address, or no address could be connected to in time.
 pub async fn connect(endpoint: &Endpoint, patience: Duration) -> Result<TcpStream, ConnectError> {
-    match tokio::time::timeout(patience, connect_any(endpoint)).await {
-        Ok(result) => result,
-        Err(_) => Err(ConnectError {
-            kind: wire::FAILURE_CONNECT_TIMEOUT,
-            os_error: None,
-            text: format!("no connection within {patience:?}"),
-        }),
-    }
-}
-
-async fn connect_any(endpoint: &Endpoint) -> Result<TcpStream, ConnectError> {
+    let began = Instant::now();
+    let unresolved = |text: String| ConnectError { kind: wire::FAILURE_RESOLVE, os_error: None, text };
     let answer;
     let addresses = match &endpoint.addresses {
         Addresses::Fixed(address) => &address[..],
         Addresses::Named(name) => {
-            answer = name.addresses().await;
-            answer.as_ref().as_ref().map_err(|e| ConnectError {
-                kind: wire::FAILURE_RESOLVE,
-                os_error: None,
-                text: format!("look-up failed: {e}"),
-            })?
+            answer = tokio::time::timeout(patience, name.addresses())
+                .await
+                .map_err(|_| unresolved(format!("look-up failed: no answer within {patience:?}")))?;
+            answer.as_ref().as_ref().map_err(|e| unresolved(format!("look-up failed: {e}")))?
         }
     };
-    let mut failed = None;
-    for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(stream) => {
+    let mut failed = unresolved("the name has no address".into());
+    for (i, address) in addresses.iter().enumerate() {
+        let n_left = u32::try_from(addresses.len() - i).unwrap_or(u32::MAX);
+        let share = patience.saturating_sub(began.elapsed()) / n_left;
+        failed = match tokio::time::timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
                 // Only a hint to the kernel: a connection without it still works.
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
             }
-            Err(e) => failed = Some(e),
-        }
+            Ok(Err(e)) => e.into(),
+            Err(_) => ConnectError {
+                kind: wire::FAILURE_CONNECT_TIMEOUT,
+                os_error: None,
+                text: format!("no connection within {patience:?}"),
+            },
+        };
     }
-    Err(failed.map_or_else(
-        || ConnectError {
-            kind: wire::FAILURE_RESOLVE,
-            os_error: None,
-            text: "the name has no address".into(),
-        },
-        ConnectError::from,
-    ))
+    Err(failed)
 }
 
 impl Exchange {
@@ -164,7 +154,9 @@ impl Exchange {
                     down.watch(cx).map_err(NoResponse::Client)?;
                 }
                 ready!(down.timer.poll_expired(cx));
-                Poll::Ready(Err(if progress.sent || self.request.waits_for_sink {
+                // A client that was told to wait for "continue" has sent nothing because the server said nothing.
+                let held_back = request_head.expects_continue && self.request.body_bytes == 0;
+                Poll::Ready(Err(if progress.sent || self.request.waits_for_sink || held_back {
                     NoResponse::TimedOut
                 } else {
                     NoResponse::Client(Error::BodyTimeout)

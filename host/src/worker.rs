@@ -345,7 +345,10 @@ async fn run_thread(
     let accepting: Vec<_> = sockets
         .into_iter()
         .filter_map(|(socket, gate)| match tokio::net::TcpListener::from_std(socket) {
-            Ok(socket) => Some(tokio::task::spawn_local(listener::accept(Rc::clone(&thread), socket, gate))),
+            Ok(socket) => {
+                let accept = listener::accept(Rc::clone(&thread), socket, gate, phase.clone());
+                Some(tokio::task::spawn_local(accept))
+            }
             Err(e) => {
                 tracing::error!(listener = %gate.address, "cannot wait for connections: {e}");
                 None
@@ -354,10 +357,11 @@ async fn run_thread(
         .collect();
     let keeper = tokio::task::spawn_local(keep_house(Rc::clone(&thread)));
     let serving = phase.wait_for(|phase| phase.is_ending()).await.map_or(Phase::Stopped, |phase| *phase);
-    for task in &accepting {
-        task.abort();
-    }
     thread.enter_phase(serving);
+    for task in accepting {
+        // One that panicked has said so.
+        let _ = task.await;
+    }
     if let Phase::Draining { until, .. } = serving {
         let drained = async {
             while thread.n_connections() > 0 {

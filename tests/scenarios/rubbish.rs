@@ -116,13 +116,10 @@ fn leaves_nothing_behind() {
                     }
                     let _ = client.shutdown(Shutdown::Write);
                     // Some leave without waiting for anything.
-                    if dice.below(4) > 0 {
-                        if let Err(e) = client.read_to_end(&mut Vec::new()) {
-                            assert!(
-                                e.kind() != std::io::ErrorKind::WouldBlock,
-                                "no end: {thread} {connection}"
-                            );
-                        }
+                    if dice.below(4) > 0
+                        && let Err(e) = client.read_to_end(&mut Vec::new())
+                    {
+                        assert!(e.kind() != std::io::ErrorKind::WouldBlock, "no end: {thread} {connection}");
                     }
                 }
             });

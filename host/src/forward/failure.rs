@@ -94,14 +94,7 @@ impl Request<'_> {
         }
         let keep = verdict.keep && self.head.framing == Framing::None && self.keeps(down);
         memory.response.clear();
-        respond::write_error(
-            self.thread,
-            error,
-            self.head.method,
-            keep,
-            Instant::now(),
-            &mut memory.response,
-        );
+        respond::write_error(self.thread, error, Some(self.head), keep, Instant::now(), &mut memory.response);
         let sent = write_all(self.thread, down, &memory.response).await;
         let report = Report {
             status: verdict.status,

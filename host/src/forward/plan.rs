@@ -77,7 +77,13 @@ fn split_target<'a>(target: &'a [u8], method: Method, host: Option<&'a [u8]>) ->
         Some(at) => (&rest[..at], Some(&rest[at + 1..])),
         None => (rest, None),
     };
-    Ok((authority, if path.is_empty() { b"/" } else { path }, query))
+    let path: &[u8] = match path {
+        // RFC 9112 section 3.2.4.
+        [] if method == Method::Options && query.is_none() => b"*",
+        [] => b"/",
+        _ => path,
+    };
+    Ok((authority, path, query))
 }
 
 impl Plan<'_> {
@@ -153,6 +159,7 @@ mod tests {
         assert_eq!(split("http://x", Method::Get), Ok((Some(&b"x"[..]), &b"/"[..], None)));
         assert_eq!(split("http://x?q", Method::Get), Ok((Some(&b"x"[..]), &b"/"[..], Some(&b"q"[..]))));
         assert_eq!(split("*", Method::Options), Ok((host, &b"*"[..], None)));
+        assert_eq!(split("http://x", Method::Options), Ok((Some(&b"x"[..]), &b"*"[..], None)));
         for refused in ["*", "x", "x:80", "ftp://x/", "http://", "http://a@b/", "/a#b"] {
             assert!(split(refused, Method::Get).is_err(), "{refused}");
         }

@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::headers;
 use crate::http1::body::Encoding;
 use crate::http1::buffer::Buffer;
+use crate::http1::head::Framing;
 use crate::http1::pump::{Pump, PumpError};
 use crate::thread::Thread;
 use crate::trylist::Trylist;
@@ -35,7 +36,6 @@ pub(super) struct Sending<'a> {
     request: &'a mut Pump,
     /// The server takes no more. Its response counts all the same.
     failed: bool,
-    gave_up: Option<Error>,
 }
 
 impl Request<'_> {
@@ -62,7 +62,14 @@ impl Request<'_> {
         out.clear();
         headers::write_response(thread, head, framing, self.head.version, now, &mut out);
         let mut pump = Pump::new(out, head.framing, framing.encoding);
-        let mut sending = Sending { request: &mut request, failed: false, gave_up: None };
+        let mut sending = Sending { request: &mut request, failed: false };
+        // Where the end of the connection is all that ends the body, it must not come but for a reason, whatever becomes
+        // of this future.
+        let until_close = framing.encoding == Encoding::Identity
+            && matches!(head.framing, Framing::Chunked | Framing::UntilClose);
+        if until_close {
+            down.reset_on_close(true);
+        }
 
         let relayed = self.relay_pumps(down, &mut server, &mut buffer, &mut sending, &mut pump, now).await;
         let failed = sending.failed;
@@ -78,15 +85,10 @@ impl Request<'_> {
         trylist.count_bytes(request.sent, received + pump.received);
         memory.response = pump.into_memory();
         if let Err(broken) = relayed {
-            return Err(self.broken(
-                down,
-                trylist,
-                endpoint,
-                broken,
-                report,
-                response_sent,
-                framing.encoding,
-            ));
+            return Err(self.broken(trylist, endpoint, broken, report, response_sent));
+        }
+        if until_close {
+            down.reset_on_close(false);
         }
         trylist.end_try(wire::TRY_SERVED, now);
         let may_reuse = memory.response_head.keep_alive && buffer.is_empty();
@@ -94,7 +96,7 @@ impl Request<'_> {
             if may_reuse {
                 thread.pool.put(self.plan.route.cluster, endpoint, server, now);
             }
-            if framing.keep { End::Keep } else { End::Close }
+            self.end(down, framing.keep)
         } else {
             // The server answered before it had the whole request.
             let skipped = framing.keep && skip_rest(thread, down, &mut request).await;
@@ -102,7 +104,18 @@ impl Request<'_> {
         };
         report.received_bytes = self.head.len() as u64 + request.body_bytes;
         memory.request = request.into_memory();
+        let now = if request_sent { now } else { Instant::now() };
         Ok((report, end, now))
+    }
+
+    /// What becomes of the client's connection after a request that was read to its end.
+    fn end(&self, down: &Downstream, keep: bool) -> End {
+        match keep {
+            true => End::Keep,
+            // The client did not ask for the end, and may be sending its next request.
+            false if self.head.keep_alive || down.has_unread() => End::CloseUnread,
+            false => End::Close,
+        }
     }
 
     async fn relay_pumps(
@@ -141,6 +154,8 @@ impl Request<'_> {
             ready!(down.timer.poll_expired(cx));
             Poll::Ready(Err(if response.waits_for_sink {
                 Broken::Client(Error::ClientGone)
+            } else if sending.waits_for_client() {
+                Broken::Client(Error::BodyTimeout)
             } else {
                 Broken::ServerStalled
             }))
@@ -149,19 +164,13 @@ impl Request<'_> {
     }
 
     /// A response broke off after its head had come.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one call, which would otherwise be in the middle of `relay`"
-    )]
-    pub(super) fn broken(
+    fn broken(
         &mut self,
-        down: &Downstream,
         trylist: &mut Trylist<'_>,
         endpoint: usize,
         broken: Broken,
         report: Report,
         response_sent: u64,
-        encoding: Encoding,
     ) -> Failure {
         let (result, outcome, error, text) = match broken {
             Broken::Client(error) => (wire::TRY_ABORTED, wire::OUTCOME_ABORTED, error, None),
@@ -188,9 +197,6 @@ impl Request<'_> {
         if response_sent == 0 {
             return Failure { error, outcome, begun: None };
         }
-        if encoding == Encoding::Identity {
-            down.reset_on_close();
-        }
         Failure { error, outcome, begun: Some(Report { outcome, ..report }) }
     }
 }
@@ -202,7 +208,7 @@ impl Sending<'_> {
         down: &mut Downstream,
         server: &mut TcpStream,
     ) -> Result<(), Broken> {
-        if self.failed || self.gave_up.is_some() || self.request.is_done() {
+        if self.failed || self.request.is_done() {
             return Ok(());
         }
         match self.request.poll(cx, &mut down.stream, &mut down.buffer, server) {
@@ -211,6 +217,11 @@ impl Sending<'_> {
             Poll::Ready(Ok(())) | Poll::Pending => {}
         }
         Ok(())
+    }
+
+    /// Whether the server may be waiting for the rest of a request that the client does not send.
+    fn waits_for_client(&self) -> bool {
+        !self.failed && !self.request.is_done() && !self.request.waits_for_sink
     }
 }
 

@@ -4,11 +4,11 @@ use std::time::Instant;
 
 use tokio::io::AsyncWriteExt;
 
-use super::{End, Memory, Request};
+use super::{End, Memory, Request, keeps};
 use crate::access_log;
 use crate::downstream::Downstream;
 use crate::error::Error;
-use crate::http1::head::{Framing, Method, Name, RequestHead, Version};
+use crate::http1::head::{Framing, Name, RequestHead, Version};
 use crate::metrics::{self, RequestEnd};
 use crate::respond::{self, verdict};
 use crate::thread::{Thread, ns};
@@ -33,13 +33,11 @@ pub async fn refuse(
     head: Option<&RequestHead>,
 ) -> End {
     let now = Instant::now();
-    let method = head.map_or(Method::Other, |head| head.method);
     // A body that was not read stands between this request and the next.
     let keep = verdict(error).keep
-        && head.is_some_and(|head| head.keep_alive && head.framing == Framing::None)
-        && !thread.phase().is_ending();
+        && head.is_some_and(|head| head.framing == Framing::None && keeps(thread, down, head));
     memory.response.clear();
-    respond::write_error(thread, error, method, keep, now, &mut memory.response);
+    respond::write_error(thread, error, head, keep, now, &mut memory.response);
     let sent = write_all(thread, down, &memory.response).await;
     let report = Report {
         status: verdict(error).status,
@@ -64,9 +62,9 @@ pub(super) async fn answer_options(
     head: &RequestHead,
     started: Instant,
 ) -> End {
-    let keep = head.keep_alive && head.framing == Framing::None && !thread.phase().is_ending();
+    let keep = head.framing == Framing::None && keeps(thread, down, head);
     memory.response.clear();
-    respond::write_options(thread, keep, started, &mut memory.response);
+    respond::write_options(thread, head, keep, started, &mut memory.response);
     let sent = write_all(thread, down, &memory.response).await;
     let sent_bytes = memory.response.len() as u64;
     let report = Report { status: 204, received_bytes: head.len() as u64, sent_bytes, ..Report::default() };

@@ -16,6 +16,10 @@ pub use self::response::ResponseHead;
 /// Header lines that the parser has room for; the configured limit is at most this.
 pub const MAX_HEADERS: usize = 256;
 
+/// Headers that `Connection` may name. Each is looked for among all, so that without a bound one head of 16 KiB could cost
+/// a millisecond.
+const MAX_NOMINATED: usize = 32;
+
 /// A piece of a head's text; it means something only together with that head.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
@@ -334,13 +338,18 @@ impl Persistence {
 
 /// Marks the headers that `Connection` names as meant for this hop. Those that frame or route the message cannot be
 /// taken out of it that way.
-fn nominate(fields: &mut [Field], text: &[u8]) {
+fn nominate(fields: &mut [Field], text: &[u8]) -> Result<(), Refusal> {
+    let mut n_named = 0;
     for i in 0..fields.len() {
         if fields[i].kind != Name::Connection {
             continue;
         }
         let value = fields[i].value;
         for token in tokens(value.of(text)) {
+            n_named += 1;
+            if n_named > MAX_NOMINATED {
+                return Err(Refusal::Malformed("Connection names too many headers"));
+            }
             for field in fields.iter_mut() {
                 let essential = matches!(
                     field.kind,
@@ -352,6 +361,7 @@ fn nominate(fields: &mut [Field], text: &[u8]) {
             }
         }
     }
+    Ok(())
 }
 
 /// Lines that follow each other are copied as one piece, as they were written, unless some ended in a bare line feed.

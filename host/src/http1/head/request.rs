@@ -181,7 +181,7 @@ impl RequestHead {
             self.fields.push(field);
         }
         if persistence.nominates {
-            nominate(&mut self.fields, text);
+            nominate(&mut self.fields, text)?;
         }
         if self.version == Version::Http11 && self.host.is_none() {
             return Err(Refusal::Malformed("no Host"));

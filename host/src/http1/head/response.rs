@@ -14,6 +14,8 @@ pub struct ResponseHead {
     text: Vec<u8>,
     /// Status code, 100 to 999.
     pub status: u16,
+    /// The protocol's version.
+    pub version: Version,
     /// Reason phrase as sent, maybe empty.
     pub reason: Span,
     /// All header lines in their order.
@@ -32,6 +34,7 @@ impl Default for ResponseHead {
         Self {
             text: Vec::new(),
             status: 0,
+            version: Version::Http11,
             reason: Span::default(),
             fields: Vec::with_capacity(32),
             framing: Framing::None,
@@ -94,8 +97,8 @@ impl ResponseHead {
         }
         self.status = status;
         self.reason = parsed.reason.map_or(Span::default(), |reason| Span::within(text, reason.as_bytes()));
-        let version = if version == 0 { Version::Http10 } else { Version::Http11 };
-        self.check_fields(text, parsed.headers, version, method)
+        self.version = if version == 0 { Version::Http10 } else { Version::Http11 };
+        self.check_fields(text, parsed.headers, method)
     }
 
     /// The text of a span of this head.
@@ -122,7 +125,6 @@ impl ResponseHead {
         &mut self,
         text: &[u8],
         headers: &[httparse::Header<'_>],
-        version: Version,
         method: Method,
     ) -> Result<(), Refusal> {
         self.fields.clear();
@@ -151,7 +153,7 @@ impl ResponseHead {
             self.fields.push(field);
         }
         if persistence.nominates {
-            nominate(&mut self.fields, text);
+            nominate(&mut self.fields, text)?;
         }
         let bodiless = method == Method::Head || matches!(self.status, 100..=199 | 204 | 304);
         self.framing = match (chunked, length) {
@@ -164,7 +166,9 @@ impl ResponseHead {
             (false, Some(n)) => Framing::Length(n),
             (false, None) => Framing::UntilClose,
         };
-        self.keep_alive = persistence.keeps(version) && self.framing != Framing::UntilClose;
+        // RFC 9112 section 6.1: HTTP/1.0 has no chunks, so whoever sends them in it is not to be relied on further.
+        let is_sound = !(chunked && self.version == Version::Http10) && self.framing != Framing::UntilClose;
+        self.keep_alive = is_sound && persistence.keeps(self.version);
         Ok(())
     }
 }
