@@ -13,6 +13,7 @@ mod limits;
 mod mail;
 mod module_loading;
 mod observability;
+mod pipelining;
 mod rubbish;
 mod samples;
 mod trylist_calls;
