@@ -1,0 +1,375 @@
+//! `by_traffic`: the server that has moved the fewest bytes per weight.
+//!
+//! httpd's `lbmethod=bytraffic`. What counts is not the number of requests but what they carried, both ways, since the
+//! beginning: bytes sent to the server divided by its `lbfactor`, which is 100 times its weight, plus bytes received from it
+//! divided by the same, each division a whole-number one. The least is chosen, the first of equals.
+//!
+//! By hand, for weights a=1, b=2 (lbfactors 100, 200) and requests of 100 bytes with responses of 1,000:
+//!
+//! | request | sent, received (a; b) | traffic (a; b) | chosen |
+//! |---|---|---|---|
+//! | 1 | 0, 0; 0, 0 | 0; 0 | a, the first |
+//! | 2 | 100, 1000; 0, 0 | 1+10 = 11; 0 | b |
+//! | 3 | 100, 1000; 100, 1000 | 11; 0+5 = 5 | b |
+//! | 4 | 100, 1000; 200, 2000 | 11; 1+10 = 11 | a, the first |
+//!
+//! **When bytes count.** httpd counts them as they pass. Here those up to the response headers (a whole upload, as a rule)
+//! count when the headers are there, the rest when the try ends; each try counts, also one that was sent and then retried,
+//! and its heads too, of which httpd counts the request's. Nothing is charged in advance: until then a server that got a
+//! request looks as idle as before, so that a burst of requests goes to one and the same server. That is httpd's way, too.
+//!
+//! **What is remembered** are the bytes of each server, over reloads and restarts, and shared with the previous instance, which
+//! goes on counting. A server that comes new into a cluster that has counted starts level with the one that has moved the
+//! least per weight; in httpd it starts at 0, and gets every request until it is level. A server that was away for a while
+//! does come back behind the others, as in httpd, and is given what it missed.
+//!
+//! **Other departures**: weights are the host's effective ones with slow start, to 1/100; a change of weight counts for all bytes of
+//! the past, as it does in httpd. Sets, spares and standbys are the host's tiers, errors and retries its health.
+//!
+//! **When**: responses that differ much in size, lines that are paid by the byte or narrow. **When not**: response time
+//! matters (a server that answers slowly, and so little, is the preferred one), requests come in bursts, or servers often come
+//! and go. `least_request` has none of these weaknesses.
+//!
+//! **Settings**: none. **Cost**: a look at every endpoint, and no division; no lock, and nothing is written where endpoints are
+//! only looked at. **Source**: httpd, `modules/proxy/balancers/mod_lbmethod_bytraffic.c`.
+
+mod account;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use lb_api::{
+    Balancer, BuildCx, BuildError, Event, EventKind, Live, Needs, Next, NextCx, Request, export_balancer,
+};
+
+use account::{Account, lbfactor, measure};
+
+/// The instance for one cluster.
+#[derive(Debug)]
+pub struct ByTraffic {
+    ids: Box<[u64]>,
+    endpoints: Box<[Live]>,
+    accounts: Box<[Arc<Account>]>,
+}
+
+/// What a request remembers: which bytes of its current try are counted, and its last answer, to explain it.
+#[derive(Debug, Default)]
+pub struct Counted {
+    try_id: u32,
+    sent: u64,
+    received: u64,
+    chosen: Option<(u32, u64)>,
+}
+
+impl Balancer for ByTraffic {
+    const ID: &'static str = "by_traffic";
+    const SUMMARY: &'static str =
+        "the server that has moved the fewest bytes per weight, as httpd's bytraffic";
+    /// id, bytes sent and bytes received of each endpoint, 64 bits each, little-endian.
+    const STATE_VERSION: u32 = 1;
+    type Settings = ();
+    type Trylist = Counted;
+
+    fn build(cx: &BuildCx<'_, Self>, (): ()) -> Result<Self, BuildError> {
+        let endpoints = cx.endpoints();
+        let known = known(cx);
+        let level = endpoints.iter().filter_map(|endpoint| {
+            let (sent, received) = known.get(&endpoint.id())?.bytes();
+            Some(measure(sent, received, u64::from(endpoint.weight()) * 100))
+        });
+        let level = level.min().unwrap_or(0);
+        let account = |id: u64, weight: u32| match known.get(&id) {
+            Some(account) => Arc::clone(account),
+            None => Arc::new(Account::new(level * u64::from(weight) * 100, 0)),
+        };
+        Ok(Self {
+            ids: endpoints.iter().map(lb_api::Endpoint::id).collect(),
+            endpoints: endpoints.live(),
+            accounts: endpoints.iter().map(|e| account(e.id(), e.weight())).collect(),
+        })
+    }
+
+    fn needs(&self) -> Needs {
+        Needs::default().event(EventKind::ResponseHeaders).event(EventKind::TryEnded)
+    }
+
+    #[inline]
+    fn load_balance(&self, _: &Request<'_>) -> Counted {
+        Counted::default()
+    }
+
+    #[inline]
+    fn next(&self, counted: &mut Counted, cx: &NextCx<'_>) -> Next {
+        let first = cx.is_first();
+        let mut best: Option<(usize, u64)> = None;
+        for (idx, (live, account)) in self.endpoints.iter().zip(&self.accounts).enumerate() {
+            let fits = live.is_available() && !live.is_full() && (first || !cx.tried(idx));
+            if !fits || live.effective_weight() == 0 {
+                continue;
+            }
+            let traffic = account.traffic(|| live.effective_weight());
+            if best.is_none_or(|(_, least)| traffic < least) {
+                best = Some((idx, traffic));
+            }
+        }
+        counted.chosen = best.map(|(idx, traffic)| (idx as u32, traffic));
+        best.map_or_else(|| self.left_over(cx), |(idx, _)| Next::Endpoint(idx))
+    }
+
+    fn observe(&self, counted: &mut Counted, event: &Event<'_>) {
+        let (Some(account), Some(live)) =
+            (self.accounts.get(event.endpoint), self.endpoints.get(event.endpoint))
+        else {
+            return;
+        };
+        if counted.try_id != event.try_id {
+            *counted = Counted { try_id: event.try_id, sent: 0, received: 0, ..*counted };
+        }
+        // What an event says is the try's so far.
+        let sent = event.bytes_sent.saturating_sub(counted.sent);
+        let received = event.bytes_received.saturating_sub(counted.received);
+        if sent > 0 || received > 0 {
+            account.count(sent, received, || live.effective_weight());
+            counted.sent += sent;
+            counted.received += received;
+        }
+    }
+
+    fn save(&self) -> Option<Vec<u8>> {
+        let accounts = self.ids.iter().zip(&self.accounts).map(|(id, account)| {
+            let (sent, received) = account.bytes();
+            [*id, sent, received]
+        });
+        Some(accounts.flatten().flat_map(u64::to_le_bytes).collect())
+    }
+
+    fn explain(&self, counted: &Counted) -> Option<String> {
+        let (endpoint, traffic) = counted.chosen?;
+        let factor = lbfactor(self.endpoints.get(endpoint as usize)?.effective_weight());
+        Some(format!("endpoint {endpoint} has moved the least: {traffic} per lbfactor, which is {factor}"))
+    }
+}
+
+impl ByTraffic {
+    /// Where no weight is left: an endpoint of weight 0, or what is to be said of there being none.
+    #[cold]
+    fn left_over(&self, cx: &NextCx<'_>) -> Next {
+        let left = || (0..self.endpoints.len()).filter(|idx| !cx.tried(*idx));
+        let mut available = left().filter(|idx| self.endpoints[*idx].is_available()).peekable();
+        match (available.peek().copied(), available.find(|idx| !self.endpoints[*idx].is_full())) {
+            (_, Some(endpoint)) => Next::Endpoint(endpoint),
+            (Some(_), None) => Next::Busy,
+            (None, None) => Next::Exhausted,
+        }
+    }
+}
+
+/// The accounts there are: the previous instance's, and beside them what an earlier process saved.
+fn known(cx: &BuildCx<'_, ByTraffic>) -> HashMap<u64, Arc<Account>> {
+    let saved = cx.saved().unwrap_or_default().chunks_exact(24).map(|account| {
+        let number =
+            |at: usize| account[at..at + 8].iter().rev().fold(0, |n, byte| n << 8 | u64::from(*byte));
+        (number(0), Arc::new(Account::new(number(8), number(16))))
+    });
+    let mut known: HashMap<_, _> = saved.collect();
+    if let Some(previous) = cx.previous() {
+        known.extend(previous.ids.iter().copied().zip(previous.accounts.iter().map(Arc::clone)));
+    }
+    known
+}
+
+export_balancer!(ByTraffic);
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use lb_api::testkit::{Contract, FakeCluster, FakeRequest, TestBalancer};
+    use lb_api::{OutcomeKind, Rng, State, TryResult, WEIGHT_ONE};
+
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn keeps_the_contract() {
+        // Every request is alike in the contract, and each choice goes to who is behind.
+        Contract::<ByTraffic>::new().skips_unavailable().check();
+    }
+
+    #[test]
+    fn the_example_of_the_docs_comes_out() {
+        let balancer = FakeCluster::weighted(&[1, 2]).balancer::<ByTraffic>().build().unwrap();
+        assert_eq!(balancer.sequence(3), [0, 1, 1]);
+        let mut trylist = balancer.load_balance(FakeRequest::get("/"));
+        assert_eq!(trylist.next(), Next::Endpoint(0));
+        assert_eq!(trylist.explain(), "endpoint 0 has moved the least: 11 per lbfactor, which is 100");
+    }
+
+    /// httpd's `find_best_bytraffic`, word for word.
+    #[derive(Clone, Copy, Default)]
+    struct Worker {
+        usable: bool,
+        transferred: i64,
+        read: i64,
+        lbfactor: i64,
+    }
+
+    fn find_best(workers: &[Worker], tried: &[usize]) -> Option<usize> {
+        let (mut best, mut min_traffic) = (None, 0);
+        for (i, current) in workers.iter().enumerate() {
+            if !current.usable || tried.contains(&i) {
+                continue;
+            }
+            let traffic = current.transferred / current.lbfactor + current.read / current.lbfactor;
+            if best.is_none() || traffic < min_traffic {
+                (best, min_traffic) = (Some(i), traffic);
+            }
+        }
+        best
+    }
+
+    #[test]
+    fn chooses_as_httpd_s_bytraffic_does_for_10_000_requests() {
+        let mut rng = Rng::new(17);
+        for weights in [&[1, 1, 1, 1][..], &[5, 1, 1], &[1, 2, 3, 4, 5, 6, 7], &[100, 1, 30], &[2; 70]] {
+            let cluster = FakeCluster::weighted(weights);
+            let balancer = cluster.balancer::<ByTraffic>().build().unwrap();
+            let worker = |weight: &u32| Worker {
+                usable: true,
+                lbfactor: i64::from(*weight * 100),
+                ..Worker::default()
+            };
+            let mut workers: Vec<_> = weights.iter().map(worker).collect();
+            for request in 0..10_000 {
+                let mut trylist = balancer.load_balance(FakeRequest::get("/"));
+                let mut tried = Vec::new();
+                loop {
+                    let expected = find_best(&workers, &tried);
+                    let at = format!("request {request}, weights {weights:?}");
+                    assert_eq!(trylist.next(), expected.map_or(Next::Exhausted, Next::Endpoint), "{at}");
+                    let Some(endpoint) = expected else { break };
+                    // The kit's tries have 100 bytes one way and, with a response, 1,000 the other.
+                    workers[endpoint].transferred += 100;
+                    if rng.below(5) > 0 {
+                        workers[endpoint].read += 1000;
+                        trylist.observe(EventKind::ResponseHeaders, Some(200), None, MS);
+                        trylist.observe(EventKind::TryEnded, Some(200), Some(TryResult::Served), MS);
+                        break;
+                    }
+                    tried.push(endpoint);
+                    trylist.observe(EventKind::TryEnded, None, Some(TryResult::ClosedEarly), MS);
+                }
+                if rng.below(50) == 0 {
+                    let idx = rng.below(weights.len() as u64) as usize;
+                    workers[idx].usable = rng.below(2) == 0;
+                    let state = if workers[idx].usable { State::Available } else { State::Down };
+                    cluster.set_state(idx, state);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_come_to_follow_weights() {
+        let counts = FakeCluster::weighted(&[1, 2, 5]).balancer::<ByTraffic>().build().unwrap();
+        // All requests are alike here, so that what follows the weights is their number, but for what integers drop.
+        let counts = counts.distribution(8_000);
+        for (count, expected) in counts.iter().zip([1_000_usize, 2_000, 5_000]) {
+            assert!(count.abs_diff(expected) <= 10, "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn follows_slow_start() {
+        let cluster = FakeCluster::equal(2);
+        cluster.set_effective_weight(1, WEIGHT_ONE / 4);
+        let balancer = cluster.balancer::<ByTraffic>().build().unwrap();
+        let counts = balancer.distribution(1_000);
+        assert!(counts[1].abs_diff(200) <= 2, "{counts:?}");
+    }
+
+    #[test]
+    fn counts_each_byte_of_a_try_once() {
+        let cluster = FakeCluster::equal(1);
+        let balancer = cluster.balancer::<ByTraffic>().build().unwrap();
+        let mut trylist = balancer.load_balance(FakeRequest::get("/"));
+        assert_eq!(trylist.next(), Next::Endpoint(0));
+        for _ in 0..3 {
+            trylist.observe(EventKind::ResponseHeaders, Some(200), None, MS);
+        }
+        trylist.observe(EventKind::TryEnded, Some(200), Some(TryResult::Served), MS);
+        trylist.finish(OutcomeKind::Served, Some(200));
+        // 100 / 100 + 1,000 / 100.
+        assert_eq!(traffic(&balancer), 11);
+    }
+
+    /// Of the one that has moved the least.
+    fn traffic(balancer: &TestBalancer<ByTraffic>) -> u64 {
+        let mut trylist = balancer.load_balance(FakeRequest::get("/"));
+        let _ = trylist.next();
+        let text = trylist.explain();
+        let number = text.split([':', ' ']).filter_map(|word| word.parse().ok()).nth(1);
+        number.unwrap_or_else(|| panic!("{text}"))
+    }
+
+    #[test]
+    fn remembers_over_reloads_and_restarts_by_id() {
+        let cluster = FakeCluster::equal(3);
+        let first = cluster.balancer::<ByTraffic>().build().unwrap();
+        assert_eq!(first.sequence(5), [0, 1, 2, 0, 1]);
+        // c is behind, whatever its index and whoever remembers.
+        let reordered = cluster.reordered(&[0, 2, 1]);
+        let restarted = reordered.balancer::<ByTraffic>().saved(first.save()).build().unwrap();
+        assert_eq!(restarted.sequence(4), [1, 0, 1, 2]);
+        let second = reordered.balancer::<ByTraffic>().previous(&first).build().unwrap();
+        // The account is one: what the previous instance still counts is seen here.
+        assert_eq!(first.sequence(1), [2]);
+        assert_eq!(second.sequence(3), [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_new_server_starts_level_and_is_not_flooded() {
+        let cluster = FakeCluster::weighted(&[1, 1, 4]);
+        let two = cluster.reordered(&[0, 1]);
+        let first = two.balancer::<ByTraffic>().build().unwrap();
+        let _ = first.sequence(2_000);
+        for builder in
+            [cluster.balancer::<ByTraffic>().previous(&first), cluster.balancer().saved(first.save())]
+        {
+            let counts = builder.build().unwrap().distribution(60);
+            assert!(
+                counts.iter().zip([10_usize, 10, 40]).all(|(n, share)| n.abs_diff(share) <= 1),
+                "{counts:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_full_endpoint_is_passed_over_and_all_full_is_busy() {
+        let cluster = FakeCluster::equal(2);
+        let balancer = cluster.balancer::<ByTraffic>().build().unwrap();
+        cluster.set_max_in_flight(0, 1);
+        cluster.set_in_flight(0, 1);
+        assert_eq!(balancer.sequence(3), [1, 1, 1]);
+        cluster.set_max_in_flight(1, 1);
+        cluster.set_in_flight(1, 1);
+        assert_eq!(balancer.load_balance(FakeRequest::get("/")).next(), Next::Busy);
+    }
+
+    #[test]
+    fn an_endpoint_of_weight_0_is_the_last_resort() {
+        let cluster = FakeCluster::equal(3);
+        cluster.set_effective_weight(0, 0);
+        let balancer = cluster.balancer::<ByTraffic>().build().unwrap();
+        assert_eq!(balancer.distribution(10), [0, 5, 5]);
+        assert_eq!(balancer.load_balance(FakeRequest::get("/")).all().last(), Some(&0));
+    }
+
+    #[test]
+    fn takes_no_settings() {
+        let refused =
+            FakeCluster::equal(1).balancer::<ByTraffic>().setting("bytes", 5).build().err().unwrap();
+        assert_eq!(refused.to_string(), "bytes: unknown setting, this module has none");
+    }
+}

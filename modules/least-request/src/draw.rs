@@ -1,0 +1,79 @@
+//! Draws of an endpoint by weight, among those that are available: one look into a table that follows the cluster's epoch.
+//!
+//! Shared by path with the other modules that draw, as is the alias method of `random`.
+
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Mutex, TryLockError};
+
+use lb_api::{Cluster, Live, Rng};
+
+use crate::alias::{self, Slot};
+
+/// The table. Reading it takes no lock and writes nothing, so that threads do not meet here.
+#[derive(Debug)]
+pub(crate) struct Draws {
+    cluster: Cluster,
+    /// One for each endpoint, replaced word by word: a mixture of two tables is as good as either.
+    slots: Box<[AtomicU64]>,
+    /// The epoch that the slots are made from.
+    epoch: AtomicU64,
+    /// Whether there is any weight to draw from.
+    drawable: AtomicBool,
+    maker: Mutex<()>,
+}
+
+impl Draws {
+    /// A table over these endpoints. O(endpoints).
+    pub(crate) fn new(cluster: Cluster, endpoints: &[Live]) -> Self {
+        let draws = Self {
+            cluster,
+            slots: endpoints.iter().map(|_| AtomicU64::new(0)).collect(),
+            epoch: AtomicU64::new(0),
+            drawable: AtomicBool::new(false),
+            maker: Mutex::new(()),
+        };
+        draws.make(cluster.epoch(), endpoints);
+        draws
+    }
+
+    /// Makes the table anew where an endpoint's state or weight has changed. One thread does, the others use the old one.
+    #[inline]
+    pub(crate) fn refresh(&self, endpoints: &[Live]) {
+        let epoch = self.cluster.epoch();
+        if self.epoch.load(Acquire) != epoch {
+            self.remake(epoch, endpoints);
+        }
+    }
+
+    /// An endpoint with the probability that its weight is of all; none where nothing available has a weight.
+    #[inline]
+    pub(crate) fn draw(&self, rng: &mut Rng) -> Option<usize> {
+        if !self.drawable.load(Relaxed) {
+            return None;
+        }
+        let own = rng.below(self.slots.len() as u64) as usize;
+        // Other bits than those that picked the slot.
+        Some(Slot(self.slots[own].load(Relaxed)).draw(own, rng.bits() as u32))
+    }
+
+    #[cold]
+    fn remake(&self, epoch: u64, endpoints: &[Live]) {
+        match self.maker.try_lock() {
+            Ok(_making) => self.make(epoch, endpoints),
+            // Who panicked here left slots that are as good as any.
+            Err(TryLockError::Poisoned(_making)) => self.make(epoch, endpoints),
+            Err(TryLockError::WouldBlock) => {}
+        }
+    }
+
+    fn make(&self, epoch: u64, endpoints: &[Live]) {
+        let weight = |live: &Live| if live.is_available() { live.effective_weight() } else { 0 };
+        let table = alias::table(endpoints.iter().map(weight));
+        self.drawable.store(table.is_some(), Relaxed);
+        for (slot, made) in self.slots.iter().zip(table.iter().flatten()) {
+            slot.store(made.0, Relaxed);
+        }
+        self.epoch.store(epoch, Release);
+    }
+}

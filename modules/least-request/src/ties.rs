@@ -1,0 +1,181 @@
+//! The least of all, and who of several that are: one round of smooth weighted round robin among them, as nginx has it.
+//!
+//! Each of the tied gets its weight added to its current weight; the largest is chosen, the first of equals, and the sum
+//! of the tied ones' weights is taken off it. Endpoints that are not tied keep their current weights.
+//!
+//! The current weights are one state for all threads, and a round reads and writes all of the tied ones' as one step. So
+//! they stand behind a lock; but nobody waits for it. Who finds it taken draws among the tied by weight instead, which
+//! gives each the same share on average. Requests one after the other, whatever threads they come by, see nginx's turns
+//! exactly.
+//!
+//! nginx looks at all endpoints twice where there are ties. The second look would cost as much as the first, so the tied
+//! ones are noted down at the first, on a list that is kept behind the same lock.
+//!
+//! Shared by path with `least_time`.
+
+use std::sync::{Mutex, TryLockError};
+
+use lb_api::Rng;
+
+/// Current weights, one for each endpoint.
+#[derive(Debug)]
+pub(crate) struct Ties {
+    rounds: Mutex<Rounds>,
+}
+
+#[derive(Debug)]
+struct Rounds {
+    current: Box<[i64]>,
+    /// As long as there are endpoints; in use only during a scan.
+    tied: Box<[Tied]>,
+}
+
+/// An endpoint that is as little as any so far, and its weight.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tied {
+    endpoint: u32,
+    weight: u32,
+}
+
+/// An endpoint as it was when it was looked at. A weight of 0 takes no part.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Load {
+    pub(crate) endpoint: u32,
+    pub(crate) cost: u32,
+    pub(crate) weight: u32,
+}
+
+impl Load {
+    /// More than any that takes part.
+    const MOST: Self = Self { endpoint: u32::MAX, cost: 1, weight: 0 };
+
+    /// One side of a comparison of costs per weight, without the division.
+    #[inline]
+    fn times(self, other: Self) -> u64 {
+        u64::from(self.cost) * u64::from(other.weight)
+    }
+
+    #[inline]
+    pub(crate) fn is_less_than(self, other: Self) -> bool {
+        self.times(other) < other.times(self)
+    }
+}
+
+impl Ties {
+    /// For so many endpoints; all start at 0.
+    pub(crate) fn new(n_endpoints: usize) -> Self {
+        let rounds =
+            Rounds { current: vec![0; n_endpoints].into(), tied: vec![Tied::default(); n_endpoints].into() };
+        Self { rounds: Mutex::new(rounds) }
+    }
+
+    /// The least cost per weight of these, which come in ascending order.
+    #[inline]
+    pub(crate) fn least(&self, loads: impl Iterator<Item = Load>, rng: &mut Rng) -> Option<Load> {
+        match self.rounds.try_lock() {
+            Ok(mut rounds) => rounds.least(loads),
+            // Who panicked here left current weights that are as good as any.
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().least(loads),
+            Err(TryLockError::WouldBlock) => draw(loads, rng),
+        }
+    }
+}
+
+impl Rounds {
+    #[inline]
+    fn least(&mut self, loads: impl Iterator<Item = Load>) -> Option<Load> {
+        let (mut least, mut n_tied) = (Load::MOST, 0);
+        for load in loads {
+            let (mine, its) = (load.times(least), least.times(load));
+            if mine > its || load.weight == 0 {
+                continue;
+            }
+            if mine < its {
+                (least, n_tied) = (load, 0);
+            }
+            self.tied[n_tied] = Tied { endpoint: load.endpoint, weight: load.weight };
+            n_tied += 1;
+        }
+        match n_tied {
+            0 => None,
+            1 => Some(least),
+            _ => {
+                let Tied { endpoint, weight } = self.round(n_tied);
+                Some(Load { endpoint, weight, ..least })
+            }
+        }
+    }
+
+    fn round(&mut self, n_tied: usize) -> Tied {
+        let (mut best, mut most, mut total) = (self.tied[0], i64::MIN, 0);
+        for tied in &self.tied[..n_tied] {
+            let current = &mut self.current[tied.endpoint as usize];
+            *current += i64::from(tied.weight);
+            total += i64::from(tied.weight);
+            if *current > most {
+                (best, most) = (*tied, *current);
+            }
+        }
+        self.current[best.endpoint as usize] -= total;
+        best
+    }
+}
+
+/// The least of these, and of several each with the probability that its weight is of all.
+pub(crate) fn draw(loads: impl Iterator<Item = Load>, rng: &mut Rng) -> Option<Load> {
+    let (mut least, mut total) = (Load::MOST, 0);
+    for load in loads.filter(|load| load.weight > 0) {
+        if least.is_less_than(load) {
+            continue;
+        }
+        if load.is_less_than(least) {
+            total = 0;
+        }
+        // A reservoir of one: each keeps its place with the probability that is right so far.
+        total += u64::from(load.weight);
+        if rng.below(total) < u64::from(load.weight) {
+            least = load;
+        }
+    }
+    (least.weight > 0).then_some(least)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Endpoints that all have nothing to do.
+    fn idle(weights: &[u32]) -> impl Iterator<Item = Load> {
+        (0..).zip(weights).map(|(endpoint, weight)| Load { endpoint, cost: 0, weight: *weight })
+    }
+
+    #[test]
+    fn rounds_are_smooth_weighted_round_robin_among_the_tied() {
+        let ties = Ties::new(3);
+        let choose = |weights: &[u32]| ties.least(idle(weights), &mut Rng::new(0)).unwrap().endpoint;
+        let turns: Vec<_> = (0..7).map(|_| choose(&[5, 1, 1])).collect();
+        assert_eq!(turns, [0, 0, 1, 0, 2, 0, 0]);
+        // By hand, from 0 0 0: b and c alone, then all, then all.
+        assert_eq!([choose(&[0, 1, 1]), choose(&[1, 1, 1]), choose(&[1, 1, 1])], [1, 2, 0]);
+        assert!(ties.least(idle(&[]), &mut Rng::new(0)).is_none());
+        assert!(ties.least(idle(&[0, 0]), &mut Rng::new(0)).is_none());
+    }
+
+    #[test]
+    fn who_finds_the_lock_taken_draws_by_weight_and_does_not_wait() {
+        const DRAWS: usize = 70_000;
+        let ties = Ties::new(4);
+        let _held = ties.rounds.lock().unwrap();
+        let (mut rng, mut counts) = (Rng::new(1), [0_usize; 4]);
+        for _ in 0..DRAWS {
+            // The first has more to do than the others.
+            let loads = idle(&[9, 5, 1, 1]).map(|load| Load { cost: (load.endpoint == 0).into(), ..load });
+            counts[ties.least(loads, &mut rng).unwrap().endpoint as usize] += 1;
+        }
+        // The largest standard deviation is sqrt(70,000 · 5/7 · 2/7) = 120; four of these.
+        for (count, expected) in counts.iter().zip([0, 50_000, 10_000, 10_000]) {
+            assert!(count.abs_diff(expected) < 480, "{counts:?}");
+        }
+        assert_eq!(counts[0], 0);
+    }
+}
