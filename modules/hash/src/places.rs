@@ -16,10 +16,10 @@ pub(crate) struct Places {
 impl Places {
     /// Of servers with these weights. One of weight 0 has no place.
     pub(crate) fn new(weights: impl Iterator<Item = u64>) -> Self {
-        let mut total = 0;
+        let mut total = 0_u64;
         let ends: Box<[u64]> = weights
             .map(|weight| {
-                total += weight;
+                total = total.saturating_add(weight);
                 total
             })
             .collect();
