@@ -1,0 +1,97 @@
+//! The module's settings.
+
+use std::fmt;
+use std::time::Duration;
+
+use lb_api::serde::Deserialize;
+use lb_api::serde::de::{self, Deserializer, Visitor};
+
+use crate::learned::Periods;
+
+/// The module's settings.
+#[derive(Debug, Deserialize)]
+#[serde(crate = "lb_api::serde", default)]
+pub struct Settings {
+    #[serde(deserialize_with = "duration")]
+    pub(crate) blackout: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) expiry: Duration,
+    #[serde(deserialize_with = "period")]
+    pub(crate) update: Duration,
+    #[serde(deserialize_with = "penalty")]
+    pub(crate) error_penalty: f64,
+    pub(crate) metrics: Vec<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            blackout: Duration::from_secs(10),
+            expiry: Duration::from_secs(180),
+            update: Duration::from_secs(1),
+            error_penalty: 1.0,
+            metrics: Vec::new(),
+        }
+    }
+}
+
+impl Settings {
+    pub(crate) fn periods(&self) -> Periods {
+        let ns = |duration: Duration| duration.as_nanos() as u64;
+        Periods { blackout_ns: ns(self.blackout), expiry_ns: ns(self.expiry) }
+    }
+}
+
+/// Longer is a mistake of unit rather than a wish.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
+/// Envoy's limit: more often would be work for nothing.
+const SHORTEST_UPDATE: Duration = Duration::from_millis(100);
+
+/// A duration as the host's own settings have it.
+fn parsed(text: &str) -> Option<Duration> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let number: u64 = text[..digits].parse().ok()?;
+    let millis = match text[digits..].trim_start_matches(' ') {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    number.checked_mul(millis).map(Duration::from_millis).filter(|duration| *duration <= LONGEST)
+}
+
+struct Text;
+
+impl Visitor<'_> for Text {
+    type Value = Duration;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a duration up to \"24h\" such as \"250ms\", \"10s\", \"5m\" or \"1h\"")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
+        parsed(text).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+    }
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    deserializer.deserialize_str(Text)
+}
+
+fn period<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let period = duration(deserializer)?;
+    if period < SHORTEST_UPDATE {
+        return Err(de::Error::custom(format_args!("expected \"100ms\" or more, found {period:?}")));
+    }
+    Ok(period)
+}
+
+fn penalty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    let penalty: f64 = Deserialize::deserialize(deserializer)?;
+    if !penalty.is_finite() || penalty < 0.0 {
+        return Err(de::Error::custom(format_args!("expected 0 or more, found {penalty}")));
+    }
+    Ok(penalty)
+}

@@ -1,0 +1,279 @@
+//! `hash`: nginx's `hash $key`, a key's hash modulo the sum of the weights.
+//!
+//! Servers stand side by side, each as long as its weight; the hash of the request's key (the cluster's `key`) is
+//! divided by the whole length, and the remainder is a place that belongs to one of them. The hash is that of
+//! Cache::Memcached: `(crc32(key) >> 16) & 0x7fff`. Where that server is not available, or failed this request before,
+//! the hash is made again with a number in front of the key (`1key`, `2key`, …) and *added* to the one before; after 20
+//! misses in all the request takes turns with others of its kind among what is left, by nginx's round robin.
+//!
+//! By hand, for servers a=2, b=1 (sum 3): the key `k0` has the CRC 0xe109903f, of which 0x6109 = 24841 is left, and
+//! 24841 mod 3 = 1 is a place of a's. If a is down: `1k0` has 0x7a38d475, so 0x7a38 = 31288 is added, and
+//! 56129 mod 3 = 2 is b's.
+//!
+//! **Weights** are those configured: the places do not move while the process runs, whatever the health of the servers.
+//! A server in slow start, or with a weight that the operator has lowered, keeps as many of its keys as its effective
+//! weight is of the configured one, always the same ones, more and more as the weight rises; the others are hashed
+//! again. A weight raised above the configured one shows only after a reload.
+//!
+//! **A request without a key**, or with an empty one, is drawn by weight, where nginx would have it take turns.
+//!
+//! **When**: clients or servers that compute the same hash, as a farm of memcached with Cache::Memcached, or moving
+//! over from nginx. **When not**: wherever servers come and go: a change of their number or weights moves nearly every
+//! key to another server; `ring_hash`, `maglev` and `rendezvous` move as few as possible. Nor with weights that sum up
+//! to more than 32,768, which is how many values the hash has: the servers behind that get no key at first (a line in
+//! the log says so).
+//!
+//! **Settings**: none. **Cost**: constant, whatever the number of servers; nothing is written but in the turns after 20
+//! misses. **Source**: nginx, `src/http/modules/ngx_http_upstream_hash_module.c`; `tests/data` has its choices.
+
+mod places;
+mod server;
+mod turns;
+
+use lb_api::{Balancer, BuildCx, BuildError, Needs, Next, NextCx, Request, export_balancer};
+
+use places::Places;
+use server::{Rule, Server};
+use turns::Turns;
+
+/// Misses after which nginx takes turns instead.
+const MAX_MISSES: u32 = 20;
+
+/// How many values the hash of a key has.
+const VALUES: u64 = 1 << 15;
+
+/// The instance for one cluster.
+#[derive(Debug)]
+pub struct Hash {
+    servers: Box<[Server]>,
+    places: Places,
+    turns: Turns,
+}
+
+/// How far a request has come.
+#[derive(Debug, Default)]
+pub struct Position {
+    /// The sum of the hashes so far.
+    hash: u32,
+    /// How many hashes that is.
+    n_hashes: u32,
+    misses: u32,
+}
+
+impl Balancer for Hash {
+    const ID: &'static str = "hash";
+    const SUMMARY: &'static str = "a key's hash modulo the weights, as nginx's `hash`";
+    type Settings = ();
+    type Trylist = Position;
+
+    fn build(cx: &BuildCx<'_, Self>, (): ()) -> Result<Self, BuildError> {
+        let endpoints = cx.endpoints();
+        let places = Places::new(endpoints.iter().map(|e| e.weight().into()));
+        if places.total() > VALUES {
+            cx.log().warn(format_args!(
+                "the weights sum up to {}, but this hash has only {VALUES} values: servers from \"{}\" on get no key at \
+                 first; smaller weights, ring_hash or maglev would give them theirs",
+                places.total(),
+                endpoints.get(places.at(VALUES)).url(),
+            ));
+        }
+        Ok(Self { servers: Server::all(endpoints), places, turns: Turns::new(endpoints.len()) })
+    }
+
+    fn needs(&self) -> Needs {
+        Needs::default().key()
+    }
+
+    #[inline]
+    fn load_balance(&self, _: &Request<'_>) -> Position {
+        Position::default()
+    }
+
+    #[inline]
+    fn next(&self, position: &mut Position, cx: &NextCx<'_>) -> Next {
+        let key = cx.request().key().filter(|key| !key.is_empty());
+        let mut rng = cx.rng();
+        while position.misses <= MAX_MISSES {
+            let (place, share) = match key {
+                Some(key) => position.hash_again(key),
+                // Draws instead of hashes; the rest is the same.
+                None => (rng.bits() as u32, rng.bits() as u32),
+            };
+            let server = self.places.at(u64::from(place) % self.places.total());
+            if !cx.tried(server) && self.servers[server].takes(share, Rule::Share) {
+                return Next::Endpoint(server);
+            }
+            position.misses += 1;
+        }
+        self.turns.among(&self.servers, cx)
+    }
+
+    fn explain(&self, position: &Position) -> Option<String> {
+        let Position { hash, n_hashes, misses } = position;
+        (*n_hashes > 0).then(|| match misses {
+            0..=MAX_MISSES => format!("hash {hash} mod {}, misses before: {misses}", self.places.total()),
+            _ => format!("a turn of round robin, misses before: {misses}"),
+        })
+    }
+}
+
+impl Position {
+    /// The hash for the next place, and the bits that say whether a server takes its share of it.
+    #[inline]
+    fn hash_again(&mut self, key: &[u8]) -> (u32, u32) {
+        let crc = match self.n_hashes {
+            0 => crc32fast::hash(key),
+            n => numbered(n, key),
+        };
+        self.n_hashes += 1;
+        self.hash = self.hash.wrapping_add(crc >> 16 & 0x7fff);
+        (self.hash, crc)
+    }
+}
+
+/// CRC of the number as text and the key behind it.
+#[cold]
+fn numbered(n: u32, key: &[u8]) -> u32 {
+    let (mut digits, mut at, mut left) = ([0; 10], 10, n);
+    while left > 0 {
+        at -= 1;
+        digits[at] = b'0' + (left % 10) as u8;
+        left /= 10;
+    }
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&digits[at..]);
+    crc.update(key);
+    crc.finalize()
+}
+
+export_balancer!(Hash);
+
+#[cfg(test)]
+mod tests {
+    use lb_api::testkit::{Contract, FakeCluster, FakeRequest, TestBalancer};
+    use lb_api::{State, WEIGHT_ONE};
+
+    use super::*;
+
+    fn keyed(key: impl AsRef<[u8]>) -> FakeRequest {
+        FakeRequest::get("/").key(key)
+    }
+
+    fn first(balancer: &TestBalancer<Hash>, key: impl AsRef<[u8]>) -> usize {
+        let mut trylist = balancer.load_balance(keyed(key));
+        let Next::Endpoint(endpoint) = trylist.next() else { panic!("no endpoint") };
+        endpoint
+    }
+
+    #[test]
+    fn keeps_the_contract_where_requests_have_no_key() {
+        Contract::<Hash>::new().skips_unavailable().check();
+        // Draws: the smallest share is 500 of 20,000 with a deviation of 22.
+        let counts = FakeCluster::weighted(&[5, 1, 1, 13, 20]).balancer::<Hash>().build().unwrap();
+        for (count, weight) in counts.distribution(20_000).iter().zip([5, 1, 1, 13, 20]) {
+            assert!(count.abs_diff(500 * weight) < 300 + 8 * weight, "{count} for weight {weight}");
+        }
+    }
+
+    #[test]
+    fn an_empty_key_is_none() {
+        let balancer = FakeCluster::equal(3).balancer::<Hash>().build().unwrap();
+        let mut chosen: Vec<_> = (0..100).map(|_| first(&balancer, "")).collect();
+        chosen.sort_unstable();
+        chosen.dedup();
+        assert_eq!(chosen, [0, 1, 2]);
+    }
+
+    #[test]
+    fn the_example_of_the_docs_comes_out() {
+        let cluster = FakeCluster::weighted(&[2, 1]);
+        let balancer = cluster.balancer::<Hash>().build().unwrap();
+        assert_eq!(first(&balancer, "k0"), 0);
+        cluster.set_state(0, State::Down);
+        let mut trylist = balancer.load_balance(keyed("k0"));
+        assert_eq!(trylist.next(), Next::Endpoint(1));
+        assert_eq!(trylist.explain(), "hash 56129 mod 3, misses before: 1");
+    }
+
+    #[test]
+    fn offers_every_endpoint_once_to_every_key() {
+        for n in [1, 2, 30, 130] {
+            let cluster = FakeCluster::equal(n);
+            let balancer = cluster.balancer::<Hash>().build().unwrap();
+            cluster.set_state(n - 1, State::Ejected);
+            for key in 0..20 {
+                let mut offered = balancer.load_balance(keyed(key.to_string())).all();
+                offered.sort_unstable();
+                assert_eq!(offered, (0..n - 1).collect::<Vec<_>>());
+            }
+        }
+    }
+
+    #[test]
+    fn only_keys_of_an_unavailable_server_move() {
+        let cluster = FakeCluster::equal(10);
+        let balancer = cluster.balancer::<Hash>().build().unwrap();
+        let before: Vec<_> = (0..1000).map(|key| first(&balancer, key.to_string())).collect();
+        cluster.set_state(3, State::Draining);
+        for (key, before) in before.iter().enumerate() {
+            let now = first(&balancer, key.to_string());
+            assert!(if *before == 3 { now != 3 } else { now == *before }, "key {key}: {before}, then {now}");
+        }
+    }
+
+    #[test]
+    fn slow_start_brings_the_same_keys_back_one_after_the_other() {
+        let cluster = FakeCluster::equal(4);
+        let balancer = cluster.balancer::<Hash>().build().unwrap();
+        let keys = || (0..4000).map(|key| first(&balancer, key.to_string()));
+        let before: Vec<_> = keys().collect();
+        let mut held = vec![false; 4000];
+        for percent in [0, 10, 50, 100] {
+            cluster.set_effective_weight(2, WEIGHT_ONE / 100 * percent + u32::from(percent == 100) * 36);
+            let mut n_held = 0;
+            for (key, now) in keys().enumerate() {
+                // A key of 2 that is hashed again may come to 2 again, and be taken there.
+                assert!(now == 2 || !held[key], "key {key} left at {percent} %");
+                assert!(before[key] == 2 || now == before[key], "key {key} of another server moved");
+                held[key] |= now == 2;
+                n_held += usize::from(now == 2);
+            }
+            let share = n_held as f64 / before.iter().filter(|server| **server == 2).count() as f64;
+            // Hashed again a quarter come back for another try: at most a third more.
+            let (least, most) = (f64::from(percent) / 100.0 - 0.05, f64::from(percent) / 100.0 * 1.34 + 0.05);
+            assert!((least..=most).contains(&share), "{share} at {percent} %");
+        }
+        assert_eq!(keys().collect::<Vec<_>>(), before);
+    }
+
+    #[test]
+    fn an_endpoint_of_weight_0_is_the_last_resort() {
+        let cluster = FakeCluster::equal(3);
+        let balancer = cluster.balancer::<Hash>().build().unwrap();
+        cluster.set_effective_weight(1, 0);
+        for key in 0..100 {
+            assert_eq!(balancer.load_balance(keyed(key.to_string())).all().last(), Some(&1));
+        }
+    }
+
+    #[test]
+    fn says_which_servers_the_hash_does_not_reach() {
+        let cluster = FakeCluster::weighted(&[30_000, 2_768, 1]);
+        let balancer = cluster.balancer::<Hash>().build().unwrap();
+        let logged = balancer.logged();
+        assert_eq!(logged.len(), 1);
+        assert!(
+            logged[0].contains("sum up to 32769") && logged[0].contains("http://10.0.0.3:8080"),
+            "{logged:?}"
+        );
+        let fitting = FakeCluster::weighted(&[30_000, 2_768]).balancer::<Hash>().build().unwrap();
+        assert_eq!(fitting.logged(), [""; 0]);
+    }
+
+    #[test]
+    fn takes_no_settings() {
+        let refused =
+            FakeCluster::equal(1).balancer::<Hash>().setting("key", "client").build().err().unwrap();
+        assert_eq!(refused.to_string(), "key: unknown setting, this module has none");
+    }
+}

@@ -1,0 +1,229 @@
+//! `ring_hash`: a ketama ring, the same server as nginx's `hash $key consistent` for every key.
+//!
+//! Every server has 160 points for each unit of its weight on a ring of 2^32 places, where hashes of its name put them.
+//! A request goes to the server of the first point at or behind the hash of its key (the cluster's `key`); where that
+//! one is not available, or failed this request before, to that of the next point, and so on; after 20 points in vain
+//! it takes turns with others of its kind among what is left, by nginx's round robin. So a server that is taken away
+//! gives its keys to those whose points follow its own, and a server that comes takes keys from those: of `n` servers
+//! about the `n`-th part of all keys moves, and the rest stays.
+//!
+//! The first point of a server is `crc32(host 0x00 port 0x00000000)`, each further one has the point before it in the
+//! place of the last four bytes, least significant first. Host and port are those of the URL as written: `http://a` and
+//! `http://a:80` have other points, as `server a;` and `server a:80;` have. The pair `hash_key = "…"` among a server's
+//! metadata is taken instead of them, so that a server can keep its keys when its address changes. Endpoints of the
+//! same name (a name with several addresses) share its points and take turns by weight, as nginx's smooth round robin
+//! has it.
+//!
+//! By hand, for `http://10.0.0.1:8080` and `http://10.0.0.2:8080`, each of weight 1: 320 points. The key `k0` has the
+//! hash 0xe109903f. The first point at or behind it is 0xe2c0ab6c, the first server's. If that is down, 0xe2e8b325 is
+//! its own too, and 0xe2ff0143 behind that is the second server's.
+//!
+//! **Weights** are those configured: the ring does not move while the process runs, whatever the health of the servers.
+//! A server in slow start, or with a weight that the operator has lowered, keeps as many of its keys as its effective
+//! weight is of the configured one, always the same ones; the others go on around the ring. A weight raised above the
+//! configured one shows only after a reload. All weights together may be 104,857 at most, 16 million points in 128 MiB:
+//! more is refused, and smaller weights in the same proportion do as well.
+//!
+//! **A request without a key**, or with an empty one, goes to a point drawn at random, and so to a server by weight;
+//! nginx would have it take turns.
+//!
+//! **Bounded loads** (`balance_factor`): no server gets a request while it has more than so many percent of its share
+//! of the requests on their way; the request goes on around the ring. The numbers are those of HAProxy's
+//! `hash-balance-factor`: the requests on their way, this one included, times the factor, rounded up, are parted among
+//! the available servers by effective weight, at least one for each. 125 keeps most keys where they are and no server
+//! more than a quarter above its share; the nearer to 100, the more keys move. It goes all the way around, not only 20
+//! points; and where no server has room, the bound is left aside. It makes every request count itself, which threads
+//! contend for; without it nothing is written.
+//!
+//! **When**: caches, and state in servers that come and go, or moving over from nginx. **When not**: shares that must
+//! be even: with 160 points they are off by a tenth or so, which `maglev` and `rendezvous` do better.
+//!
+//! | setting | default | meaning |
+//! |---|---|---|
+//! | `balance_factor` | 0 | percent of its share that a server may have on its way: 101 to 65,535, or 0 for no bound |
+//!
+//! **Cost**: a look into a guide and at eight points from there, at any number of servers. `build` of 10,000 servers
+//! of weight 1 makes and sorts 1.6 million points: see `ring.rs`. **Source**: nginx,
+//! `src/http/modules/ngx_http_upstream_hash_module.c`, whose choices are in `tests/data`; the bound: HAProxy,
+//! `src/lb_chash.c`.
+
+mod bound;
+mod ring;
+// The same as in nginx's other hashes. A crate of their own would be one more that a module needs.
+#[path = "../../hash/src/server.rs"]
+mod server;
+#[path = "../../hash/src/turns.rs"]
+mod turns;
+
+use lb_api::serde::Deserialize;
+use lb_api::{
+    Balancer, BuildCx, BuildError, Cluster, Endpoint, Needs, Next, NextCx, Request, export_balancer,
+};
+
+use bound::{Bound, Open};
+use ring::{Owner, POINTS, Ring};
+use server::{Rule, Server};
+use turns::Turns;
+
+/// Points of a ring, at most.
+const MAX_POINTS: u64 = 1 << 24;
+
+/// Points passed in vain after which nginx takes turns instead.
+const MAX_PASSED: u32 = 20;
+
+/// The module's settings.
+#[derive(Debug, Default, Deserialize)]
+#[serde(crate = "lb_api::serde", default)]
+pub struct Settings {
+    balance_factor: u16,
+}
+
+/// The instance for one cluster.
+#[derive(Debug)]
+pub struct RingHash {
+    cluster: Cluster,
+    servers: Box<[Server]>,
+    ring: Ring,
+    turns: Turns,
+    bound: Option<Bound>,
+    /// Points that a request passes before it takes turns.
+    max_passed: u32,
+}
+
+/// Where a request stands on the ring.
+#[derive(Debug)]
+pub struct Position {
+    /// Point and hash, once they are known: those of a request without a key are drawn at its first try.
+    start: Option<(u32, u32)>,
+    /// Points passed in vain.
+    passed: u32,
+    /// Counts this request where loads are bounded.
+    _open: Option<Open>,
+}
+
+impl Balancer for RingHash {
+    const ID: &'static str = "ring_hash";
+    const SUMMARY: &'static str = "a ketama ring, as nginx's `hash … consistent`; bounded loads if wanted";
+    type Settings = Settings;
+    type Trylist = Position;
+
+    fn build(cx: &BuildCx<'_, Self>, settings: Settings) -> Result<Self, BuildError> {
+        let endpoints = cx.endpoints();
+        let named: Vec<(&str, u32)> = endpoints.iter().map(|e| (name(e), e.weight())).collect();
+        let bound = match settings.balance_factor {
+            0 => Ok(None),
+            factor @ 1..=100 => Err(BuildError::setting(
+                "balance_factor",
+                format!("expected 101 or more percent, or 0 for no bound, found {factor}"),
+            )),
+            factor => {
+                let previous = cx.previous().and_then(|previous| previous.bound.as_ref());
+                Ok(Some(Bound::new(factor.into(), previous)))
+            }
+        };
+        let total: u64 = named.iter().map(|(_, weight)| u64::from(*weight)).sum();
+        let fits = if total * POINTS <= MAX_POINTS {
+            Ok(())
+        } else {
+            Err(BuildError::new(format!(
+                "the weights sum up to {total}, expected {} at most ({POINTS} points for each unit); smaller weights in \
+                 the same proportion do as well",
+                MAX_POINTS / POINTS
+            )))
+        };
+        let bound = match (bound, fits) {
+            (Ok(bound), Ok(())) => bound,
+            (Err(bound), Err(fits)) => return Err(bound.and(fits)),
+            (Err(error), Ok(())) | (Ok(_), Err(error)) => return Err(error),
+        };
+        let ring = Ring::new(&named);
+        Ok(Self {
+            cluster: cx.cluster(),
+            servers: Server::all(endpoints),
+            turns: Turns::new(endpoints.len()),
+            // As HAProxy a bounded request goes all the way: many points in a row may be those of a full server.
+            max_passed: if bound.is_some() { ring.len() as u32 } else { MAX_PASSED },
+            bound,
+            ring,
+        })
+    }
+
+    fn needs(&self) -> Needs {
+        Needs::default().key()
+    }
+
+    #[inline]
+    fn load_balance(&self, request: &Request<'_>) -> Position {
+        let start = request.key().filter(|key| !key.is_empty()).map(|key| {
+            let hash = crc32fast::hash(key);
+            (self.ring.find(hash) as u32, hash)
+        });
+        Position { start, passed: 0, _open: self.bound.as_ref().map(Bound::open) }
+    }
+
+    #[inline]
+    fn next(&self, position: &mut Position, cx: &NextCx<'_>) -> Next {
+        let (start, hash) = *position.start.get_or_insert_with(|| {
+            let mut rng = cx.rng();
+            (rng.below(self.ring.len() as u64) as u32, rng.bits() as u32)
+        });
+        if let Some(bound) = &self.bound {
+            bound.refresh(self.cluster, self.servers.iter().map(Server::live));
+        }
+        while position.passed <= self.max_passed {
+            // Neither is above the length, so that this goes around once at most.
+            let point = start as usize + position.passed as usize;
+            let point = if point < self.ring.len() { point } else { point - self.ring.len() };
+            let found = match self.ring.owner(point) {
+                Owner::One(server) => Some(server).filter(|server| self.fits(*server, hash, cx)),
+                Owner::Several(servers) => self.turn(servers, hash, cx),
+            };
+            if let Some(server) = found {
+                return Next::Endpoint(server);
+            }
+            position.passed += 1;
+        }
+        self.turns.among(&self.servers, cx)
+    }
+
+    fn explain(&self, position: &Position) -> Option<String> {
+        let (start, hash) = position.start?;
+        Some(format!(
+            "hash {hash:#010x}, point {start} of {}, points passed: {}",
+            self.ring.len(),
+            position.passed
+        ))
+    }
+}
+
+impl RingHash {
+    #[inline]
+    fn fits(&self, server: usize, hash: u32, cx: &NextCx<'_>) -> bool {
+        let of = &self.servers[server];
+        !cx.tried(server)
+            && of.takes(hash, Rule::Share)
+            && self.bound.as_ref().is_none_or(|bound| bound.has_room(server, of.live()))
+    }
+
+    /// Whose turn it is among the endpoints of one name.
+    fn turn(&self, servers: &[u32], hash: u32, cx: &NextCx<'_>) -> Option<usize> {
+        let fitting =
+            servers.iter().map(|server| *server as usize).filter(|server| self.fits(*server, hash, cx));
+        self.turns.next(fitting.map(|server| (server, self.servers[server].live().effective_weight())))
+    }
+}
+
+/// What an endpoint is called on the ring: host and port as written.
+fn name<'a>(endpoint: Endpoint<'a>) -> &'a str {
+    let authority = |url: &'a str| {
+        let behind = url.split_once("://").map_or(url, |(_, behind)| behind);
+        behind.split(['/', '?']).next().unwrap_or(behind)
+    };
+    let given = endpoint.metadata().find(|(name, _)| *name == "hash_key").map(|(_, value)| value);
+    given.unwrap_or_else(|| authority(endpoint.url()))
+}
+
+export_balancer!(RingHash);
+
+#[cfg(test)]
+mod tests;
