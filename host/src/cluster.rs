@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use lb_api::wire;
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use crate::config::{self, HostHeader, KeySource};
 use crate::endpoint::Endpoint;
@@ -20,6 +21,8 @@ pub struct Cluster {
     pub endpoints: Box<[Endpoint]>,
     /// Its balancer.
     pub balancer: Balancer,
+    /// Whether any of its endpoints has a limit of requests at once.
+    pub has_limits: bool,
     /// Requests that wait because every endpoint is full.
     pub queue: Queue,
 }
@@ -33,7 +36,11 @@ pub struct Queue {
 
 /// A place in the queue; leaves when dropped.
 #[derive(Debug)]
-pub struct Waiting<'a>(&'a Queue);
+pub struct Waiting<'a> {
+    queue: &'a Queue,
+    /// Nobody waited before.
+    pub is_first: bool,
+}
 
 impl Cluster {
     /// Builds the endpoints and the balancer.
@@ -77,7 +84,8 @@ impl Cluster {
                 saved: None,
             },
         )?;
-        Ok(Self { config: config.clone(), endpoints, balancer, queue: Queue::default() })
+        let has_limits = config.servers.iter().any(|server| server.max_requests > 0);
+        Ok(Self { config: config.clone(), endpoints, balancer, has_limits, queue: Queue::default() })
     }
 
     /// The host's own choice, for when the module gives none that can be used: of two available endpoints drawn at
@@ -127,9 +135,15 @@ impl Cluster {
 impl Queue {
     /// Takes a place, unless `limit` requests wait already.
     pub fn enter(&self, limit: usize) -> Option<Waiting<'_>> {
-        let place = self.waiting.fetch_add(1, Ordering::SeqCst);
-        let waiting = Waiting(self);
-        (place < limit).then_some(waiting)
+        let before = self.waiting.fetch_add(1, Ordering::SeqCst);
+        let waiting = Waiting { queue: self, is_first: before == 0 };
+        (before < limit).then_some(waiting)
+    }
+
+    /// Whether anybody waits: who comes then has to wait too, or it would take what those were woken for.
+    #[inline]
+    pub fn is_waited_in(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
     }
 
     /// Tells those who wait that an endpoint may have come free. Costs one load where nobody waits.
@@ -142,15 +156,16 @@ impl Queue {
 }
 
 impl Waiting<'_> {
-    /// Completes when an endpoint may have come free since this was called.
-    pub fn freed(&self) -> impl Future<Output = ()> + '_ {
-        self.0.freed.notified()
+    /// Completes when an endpoint may have come free since this was enabled, for each that did so for one of those who
+    /// wait, in the order in which they enabled it.
+    pub fn freed(&self) -> Notified<'_> {
+        self.queue.freed.notified()
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+        self.queue.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -215,7 +215,7 @@ pub struct Cluster {
     pub keepalive_timeout: Duration,
     /// Unused connections kept to each server, per thread.
     pub keepalive: usize,
-    /// How long a request may wait where the module answers that all servers are full.
+    /// How long a request may wait where all servers are full.
     pub queue_timeout: Duration,
     /// Requests that may wait at once, over all threads.
     pub queue: usize,
@@ -234,6 +234,8 @@ pub struct Server {
     pub port: u16,
     /// 1 to 65,535.
     pub weight: u16,
+    /// Requests that it may have in flight at once; 0 is no limit.
+    pub max_requests: u32,
     /// Pairs for the module's eyes, in the order of the file.
     pub metadata: Vec<(Arc<str>, Arc<str>)>,
     /// Where it was said.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use lb_api::wire;
 use sha2::{Digest, Sha256};
@@ -39,6 +39,15 @@ pub struct Endpoint {
 #[derive(Debug)]
 pub struct InFlight(&'static wire::Counters);
 
+/// Why an endpoint takes no request now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decline {
+    /// It is down, ejected or draining.
+    Unavailable,
+    /// It has as many requests as it may have.
+    Full,
+}
+
 /// A slot fills a cache line of its own, so that traffic of one endpoint does not slow down reading another's numbers.
 #[repr(align(64))]
 struct Slot(wire::Counters);
@@ -61,9 +70,19 @@ impl Endpoint {
     /// Whether it takes a request now.
     #[inline]
     pub fn is_available(&self) -> bool {
+        self.counters.state.load(Relaxed) == wire::STATE_AVAILABLE && !self.has_its_limit()
+    }
+
+    /// Whether nothing but its limit keeps it from taking a request now.
+    pub fn is_full(&self) -> bool {
+        self.counters.state.load(Relaxed) == wire::STATE_AVAILABLE && self.has_its_limit()
+    }
+
+    #[inline]
+    fn has_its_limit(&self) -> bool {
         let max = self.counters.max_in_flight.load(Relaxed);
-        self.counters.state.load(Relaxed) == wire::STATE_AVAILABLE
-            && (max == 0 || self.counters.in_flight.load(Relaxed) < max)
+        // In one order with `Queue`'s count: either who waits sees the place that came free, or who leaves sees it wait.
+        max != 0 && self.counters.in_flight.load(SeqCst) >= max
     }
 
     /// Effective weight in 16.16 fixed point.
@@ -71,11 +90,27 @@ impl Endpoint {
         self.counters.effective_weight.load(Relaxed)
     }
 
-    /// Counts a request as on its way.
+    /// Counts a request as on its way, if the endpoint takes one now.
+    ///
+    /// # Errors
+    /// Why it takes none.
     #[inline]
-    pub fn enter(&self) -> InFlight {
-        self.counters.in_flight.fetch_add(1, Relaxed);
-        InFlight(self.counters)
+    pub fn enter(&self) -> Result<InFlight, Decline> {
+        if self.counters.state.load(Relaxed) != wire::STATE_AVAILABLE {
+            return Err(Decline::Unavailable);
+        }
+        let in_flight = &self.counters.in_flight;
+        match self.counters.max_in_flight.load(Relaxed) {
+            0 => {
+                in_flight.fetch_add(1, Relaxed);
+            }
+            // To add first and take back what was too much would turn others away meanwhile.
+            max => {
+                let next = |n: u32| (n < max).then(|| n + 1);
+                in_flight.fetch_update(SeqCst, SeqCst, next).map_err(|_| Decline::Full)?;
+            }
+        }
+        Ok(InFlight(self.counters))
     }
 
     /// Takes the time to the response headers of one try into the smoothed latency, with a weight of 1/8 (the gain that
@@ -106,25 +141,26 @@ impl Endpoint {
                 Some(address) => Addresses::fixed(SocketAddr::new(address, server.port)),
                 None => Addresses::named(&server.host, server.port),
             },
-            counters: new_slot(server.weight),
+            counters: new_slot(server),
         }
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Relaxed);
+        // In one order with `Queue`'s count; see `has_its_limit`.
+        self.0.in_flight.fetch_sub(1, SeqCst);
     }
 }
 
-fn new_slot(weight: u16) -> &'static wire::Counters {
+fn new_slot(server: &config::Server) -> &'static wire::Counters {
     let slot: &'static Slot = Box::leak(Box::new(Slot(wire::Counters {
         size: size_of::<wire::Counters>() as u32,
         state: AtomicU32::new(wire::STATE_AVAILABLE),
-        effective_weight: AtomicU32::new(u32::from(weight) << 16),
+        effective_weight: AtomicU32::new(u32::from(server.weight) << 16),
         in_flight: AtomicU32::new(0),
         in_flight_older: AtomicU32::new(0),
-        max_in_flight: AtomicU32::new(0),
+        max_in_flight: AtomicU32::new(server.max_requests),
         latency_ns: AtomicU64::new(0),
     })));
     &slot.0
@@ -155,5 +191,50 @@ mod tests {
             assert_ne!(a, other);
         }
         assert_ne!(id("ab", "c", 0, None), id("a", "bc", 0, None));
+    }
+
+    fn endpoint(max_requests: u32) -> Endpoint {
+        let text = format!(
+            "[[listener]]\naddress = \"127.0.0.1:0\"\n[load_module]\na = \"a.so\"\n[[cluster]]\nname = \"c\"\n\
+             servers = [{{ url = \"http://127.0.0.1\", max_requests = {max_requests} }}]\n\
+             [[route]]\npath = \"/\"\ncluster = \"c\"\n"
+        );
+        let (config, _) = config::parse("t.toml", &text, config::Syntax::Toml).expect("a good file");
+        Endpoint::of_cluster(&config.clusters[0]).into_vec().remove(0)
+    }
+
+    #[test]
+    fn takes_as_many_as_its_limit_and_one_more_when_one_has_left() {
+        let endpoint = endpoint(2);
+        let first = endpoint.enter().expect("room for two");
+        assert!(endpoint.is_available() && !endpoint.is_full());
+        let _second = endpoint.enter().expect("room for two");
+        assert_eq!(endpoint.enter().err(), Some(Decline::Full));
+        assert!(endpoint.is_full() && !endpoint.is_available());
+        drop(first);
+        assert!(endpoint.enter().is_ok());
+        endpoint.counters.state.store(wire::STATE_DOWN, Relaxed);
+        assert_eq!(endpoint.enter().err(), Some(Decline::Unavailable));
+        assert!(!endpoint.is_full());
+    }
+
+    #[test]
+    fn many_threads_at_once_do_not_get_past_the_limit() {
+        let endpoint = endpoint(3);
+        let inside = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..10_000 {
+                        if let Ok(in_flight) = endpoint.enter() {
+                            assert!(inside.fetch_add(1, SeqCst) < 3);
+                            inside.fetch_sub(1, SeqCst);
+                            drop(in_flight);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(endpoint.counters.in_flight.load(Relaxed), 0);
     }
 }

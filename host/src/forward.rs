@@ -6,6 +6,7 @@ mod relay;
 mod report;
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,9 @@ pub use self::report::refuse;
 /// A request that waits in a queue asks again after this long, even if nothing came free: the module may have said
 /// "busy" for a reason of its own.
 const QUEUE_TICK: Duration = Duration::from_millis(20);
+
+/// Where the servers' limits are what is waited for, who comes free says so; this is for modules that say "busy" there.
+const LIMITED_QUEUE_TICK: Duration = Duration::from_millis(250);
 
 /// Memory that one connection's requests use one after the other.
 #[derive(Debug, Default)]
@@ -110,15 +114,14 @@ impl Request<'_> {
     ) -> Result<(Report, End, Instant), Failure> {
         let mut now = self.started;
         loop {
-            let endpoint = match trylist.next(now) {
-                Step::Try(endpoint) => endpoint,
-                Step::Wait => {
-                    self.wait_for_endpoint(down).await?;
-                    now = Instant::now();
-                    continue;
-                }
-                Step::Exhausted => return Err(self.exhausted(trylist)),
-            };
+            // Who comes while others wait stands behind them, or they might wait for ever.
+            let is_behind =
+                self.cluster.has_limits && trylist.tries().is_empty() && self.cluster.queue.is_waited_in();
+            let mut step = if is_behind { Step::Wait } else { trylist.next(now) };
+            if step == Step::Wait {
+                (step, now) = self.wait_for_endpoint(down, trylist).await?;
+            }
+            let Step::Try(endpoint) = step else { return Err(self.exhausted(trylist)) };
             match self.attempt(down, memory, trylist, endpoint, now).await {
                 Ok(exchange) => return self.relay(down, memory, trylist, endpoint, exchange).await,
                 Err(Attempt::NotEstablished(e)) => {
@@ -234,8 +237,13 @@ impl Request<'_> {
         pump
     }
 
-    /// Waits in the cluster's queue until an endpoint may have come free.
-    async fn wait_for_endpoint(&self, down: &mut Downstream) -> Result<(), Failure> {
+    /// Waits in the cluster's queue until the trylist knows what to do; never answers [`Step::Wait`].
+    #[cold]
+    async fn wait_for_endpoint(
+        &self,
+        down: &mut Downstream,
+        trylist: &mut Trylist<'_>,
+    ) -> Result<(Step, Instant), Failure> {
         let busy = Failure { error: Error::Busy, outcome: wire::OUTCOME_NO_ENDPOINT, begun: None };
         let (metrics, cluster_idx) = (&self.thread.metrics, self.plan.route.cluster);
         let config = &self.cluster.config;
@@ -244,25 +252,51 @@ impl Request<'_> {
             return Err(busy);
         };
         let entered = Instant::now();
-        let left = config.queue_timeout.saturating_sub(self.started.elapsed());
-        if left.is_zero() {
+        let until = entered + config.queue_timeout;
+        if config.queue_timeout.is_zero() {
             return Err(busy);
         }
         metrics.queue_entered(cluster_idx);
         let leave = |end| metrics.queue_left(cluster_idx, end, ns(entered.elapsed()));
-        let gone = poll_fn(|cx| match down.watch(cx) {
-            Err(error) => Poll::Ready(error),
-            Ok(()) => Poll::Pending,
-        });
-        tokio::select! {
-            () = place.freed() => leave(QueueEnd::Admitted),
-            () = tokio::time::sleep(left.min(QUEUE_TICK)) => leave(QueueEnd::TimedOut),
-            error = gone, if self.head.framing == Framing::None => {
-                leave(QueueEnd::Abandoned);
-                return Err(Failure { error, outcome: wire::OUTCOME_ABORTED, begun: None });
+        let tick = if self.cluster.has_limits { LIMITED_QUEUE_TICK } else { QUEUE_TICK };
+        let mut freed = pin!(place.freed());
+        // From here on no endpoint comes free unseen.
+        freed.as_mut().enable();
+        let mut may_ask = place.is_first;
+        let mut now = entered;
+        loop {
+            if may_ask {
+                match trylist.next(now) {
+                    Step::Wait => {}
+                    step => {
+                        leave(QueueEnd::Admitted);
+                        return Ok((step, now));
+                    }
+                }
             }
+            if now >= until {
+                leave(QueueEnd::TimedOut);
+                return Err(busy);
+            }
+            let gone = poll_fn(|cx| match down.watch(cx) {
+                Err(error) => Poll::Ready(error),
+                Ok(()) => Poll::Pending,
+            });
+            tokio::select! {
+                biased;
+                () = &mut freed => {
+                    freed.set(place.freed());
+                    freed.as_mut().enable();
+                }
+                () = tokio::time::sleep((until - now).min(tick)) => {}
+                error = gone, if self.head.framing == Framing::None => {
+                    leave(QueueEnd::Abandoned);
+                    return Err(Failure { error, outcome: wire::OUTCOME_ABORTED, begun: None });
+                }
+            }
+            now = Instant::now();
+            may_ask = true;
         }
-        Ok(())
     }
 
     fn keeps(&self, down: &Downstream) -> bool {

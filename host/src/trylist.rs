@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use lb_api::wire;
 
 use crate::cluster::Cluster;
-use crate::endpoint::InFlight;
+use crate::endpoint::{Decline, Endpoint, InFlight};
 use crate::http1::head::{RequestHead, ResponseHead};
 use crate::metrics::Call;
 use crate::module::balancer::{Fault, Panicked};
@@ -159,6 +159,11 @@ impl<'a> Trylist<'a> {
     /// [`Trylist::not_established`] and [`Trylist::end_try`] is to follow.
     pub fn next(&mut self, now: Instant) -> Step {
         debug_assert!(self.current.is_none(), "the last try was not ended");
+        if self.slot().met_full() {
+            // What was full may have come free, whether the request waited for that or tried another meanwhile.
+            let n_endpoints = self.cluster.endpoints.len();
+            self.slot_mut().forget_full(n_endpoints);
+        }
         if self.state != State::Chosen {
             return self.host_choice(now);
         }
@@ -169,16 +174,16 @@ impl<'a> Trylist<'a> {
             };
             let endpoint = match self.checked(&answer) {
                 Ok(Step::Try(endpoint)) => endpoint,
-                Ok(step @ (Step::Wait | Step::Exhausted)) => return step,
+                Ok(Step::Exhausted) => return self.exhausted(now),
+                Ok(Step::Wait) => return Step::Wait,
                 Err((fault, detail)) => {
                     self.cluster.balancer.fault(fault, &detail);
                     self.state = State::Overruled;
                     return self.host_choice(now);
                 }
             };
-            self.slot_mut().answered(endpoint);
-            if self.cluster.endpoints[endpoint].is_available() {
-                return self.begin(endpoint, now);
+            if let Some(step) = self.begin(endpoint, now) {
+                return step;
             }
             self.thread.metrics.declined(self.cluster_idx);
         }
@@ -351,22 +356,66 @@ impl<'a> Trylist<'a> {
         }
     }
 
+    /// The module has none left. Where nothing was tried because what it answered was full, that is waited for: a module
+    /// need not know of limits. One that kept an account of its own of what it answered will not answer it again, so the
+    /// host chooses among those.
+    fn exhausted(&mut self, now: Instant) -> Step {
+        if !self.waits_for_full() {
+            return Step::Exhausted;
+        }
+        let (slot, thread) = (self.slot(), self.thread);
+        if let Some(endpoint) = self.cluster.fall_back(|i| !slot.is_full(i), || thread.random())
+            && let Some(step) = self.begin(endpoint, now)
+        {
+            return step;
+        }
+        Step::Wait
+    }
+
+    fn waits_for_full(&self) -> bool {
+        self.slot().met_full() && self.slot().tries.is_empty()
+    }
+
     fn host_choice(&mut self, now: Instant) -> Step {
         self.thread.metrics.fallback(self.cluster_idx);
         let n_endpoints = self.cluster.endpoints.len();
         self.slot_mut().spread(n_endpoints);
-        let slot = self.slot();
-        let thread = self.thread;
-        match self.cluster.fall_back(|i| slot.is_answered(i), || thread.random()) {
-            Some(endpoint) => {
-                self.slot_mut().answered(endpoint);
-                self.begin(endpoint, now)
+        loop {
+            let (slot, thread) = (self.slot(), self.thread);
+            match self.cluster.fall_back(|i| slot.is_answered(i), || thread.random()) {
+                Some(endpoint) => {
+                    if let Some(step) = self.begin(endpoint, now) {
+                        return step;
+                    }
+                }
+                None if self.waits_for_full() => return Step::Wait,
+                None if self.slot().tries.is_empty() && self.is_any_full() => return Step::Wait,
+                None => return Step::Exhausted,
             }
-            None => Step::Exhausted,
         }
     }
 
-    fn begin(&mut self, endpoint: usize, now: Instant) -> Step {
+    fn is_any_full(&self) -> bool {
+        self.cluster.has_limits && self.cluster.endpoints.iter().any(Endpoint::is_full)
+    }
+
+    /// Begins a try, unless the endpoint takes none now.
+    #[inline]
+    fn begin(&mut self, endpoint: usize, now: Instant) -> Option<Step> {
+        self.slot_mut().answered(endpoint);
+        let in_flight = match self.cluster.endpoints[endpoint].enter() {
+            Ok(in_flight) => in_flight,
+            Err(decline) => {
+                if decline == Decline::Full {
+                    let n_endpoints = self.cluster.endpoints.len();
+                    self.slot_mut().was_full(endpoint, n_endpoints);
+                }
+                return None;
+            }
+        };
+        if self.slot().met_full() {
+            self.slot_mut().is_tried(endpoint);
+        }
         self.current = Some(Current {
             endpoint,
             started: now,
@@ -376,9 +425,9 @@ impl<'a> Trylist<'a> {
             sent: 0,
             received: 0,
             failure: None,
-            _in_flight: self.cluster.endpoints[endpoint].enter(),
+            _in_flight: in_flight,
         });
-        Step::Try(endpoint)
+        Some(Step::Try(endpoint))
     }
 
     fn observe(&mut self, kind: u32, result: u32, headers: &[wire::Str], now: Instant) {

@@ -25,7 +25,8 @@ pub struct Proxy {
 #[derive(Debug)]
 pub struct Builder {
     cluster: String,
-    servers: Vec<String>,
+    /// URL and further keys of each.
+    servers: Vec<(String, String)>,
     module: (String, String),
     top: String,
     listener: String,
@@ -45,7 +46,7 @@ impl Proxy {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         Builder {
             cluster: format!("cluster-{}", COUNT.fetch_add(1, Ordering::Relaxed)),
-            servers: urls.into_iter().map(Into::into).collect(),
+            servers: urls.into_iter().map(|url| (url.into(), String::new())).collect(),
             module: ("proxy_lb".into(), String::new()),
             top: "threads = 1\n".into(),
             listener: String::new(),
@@ -197,6 +198,22 @@ impl Builder {
         self
     }
 
+    /// With these keys for this server.
+    #[must_use]
+    pub fn server(mut self, idx: usize, keys: &str) -> Self {
+        self.servers[idx].1 = format!(", {keys}");
+        self
+    }
+
+    /// With these keys for every server.
+    #[must_use]
+    pub fn each_server(mut self, keys: &str) -> Self {
+        for server in &mut self.servers {
+            server.1 = format!(", {keys}");
+        }
+        self
+    }
+
     /// With this line in the cluster's table.
     #[must_use]
     pub fn in_cluster(mut self, line: &str) -> Self {
@@ -221,6 +238,9 @@ impl Builder {
     /// The configuration.
     pub fn text(&self) -> String {
         let Self { cluster, servers, module: (id, file), top, listener, in_cluster, routes, tables } = self;
+        let server = |(url, keys): &(String, String)| format!("{{ url = {url:?}{keys} }}");
+        let servers: Vec<_> = servers.iter().map(server).collect();
+        let servers = servers.join(", ");
         let file = if file.is_empty() { artifacts::module(id).display().to_string() } else { file.clone() };
         let routes = if routes.is_empty() {
             format!("[[route]]\npath = \"/\"\ncluster = \"{cluster}\"\n")
@@ -229,7 +249,7 @@ impl Builder {
         };
         format!(
             "{top}[[listener]]\naddress = \"127.0.0.1:0\"\n{listener}[load_module]\n{id} = {file:?}\n\
-             [[cluster]]\nname = \"{cluster}\"\nmodule = \"{id}\"\nservers = {servers:?}\n{in_cluster}{routes}{tables}"
+             [[cluster]]\nname = \"{cluster}\"\nmodule = \"{id}\"\nservers = [{servers}]\n{in_cluster}{routes}{tables}"
         )
     }
 

@@ -9,6 +9,7 @@ mod drain;
 mod failover;
 mod forwarding;
 mod framing;
+mod host_share;
 mod limits;
 mod mail;
 mod module_loading;

@@ -71,6 +71,7 @@ pub(super) struct Cluster {
 pub(super) struct Server {
     pub(super) url: Option<Spanned<String>>,
     pub(super) weight: Option<Spanned<i64>>,
+    pub(super) max_requests: Option<Spanned<i64>>,
     pub(super) metadata: Option<Named<String>>,
 }
 

@@ -22,6 +22,8 @@ pub(crate) struct Slot {
     /// Bits of the endpoints answered; empty until `next` is asked a second time.
     pub(super) answered_bits: Vec<u64>,
     first_answer: Option<usize>,
+    /// Bits of those of them that were full; empty unless one was.
+    full_bits: Vec<u64>,
     pub(super) tries: Vec<Tried>,
 }
 
@@ -53,6 +55,7 @@ impl Default for Slot {
             response_headers: Vec::new(),
             answered_bits: Vec::new(),
             first_answer: None,
+            full_bits: Vec::new(),
             tries: Vec::new(),
         }
     }
@@ -91,6 +94,7 @@ impl Slot {
         unsafe { (*self.pinned.as_ptr()).request = request };
         self.answered_bits.clear();
         self.first_answer = None;
+        self.full_bits.clear();
         self.tries.clear();
     }
 
@@ -123,6 +127,41 @@ impl Slot {
         if let Some(first) = self.first_answer.take() {
             self.answered_bits.resize(n_endpoints.div_ceil(64), 0);
             self.answered(first);
+        }
+    }
+
+    /// Remembers that an endpoint that was answered was full.
+    #[cold]
+    pub(super) fn was_full(&mut self, endpoint: usize, n_endpoints: usize) {
+        self.full_bits.resize(n_endpoints.div_ceil(64), 0);
+        self.full_bits[endpoint / 64] |= 1 << (endpoint % 64);
+    }
+
+    /// Whether any endpoint that was answered was full.
+    #[inline]
+    pub(super) fn met_full(&self) -> bool {
+        !self.full_bits.is_empty()
+    }
+
+    /// Whether this endpoint was answered, and full.
+    pub(super) fn is_full(&self, endpoint: usize) -> bool {
+        self.full_bits.get(endpoint / 64).is_some_and(|word| word & (1 << (endpoint % 64)) != 0)
+    }
+
+    /// Remembers that an endpoint that was full is tried now.
+    #[cold]
+    pub(super) fn is_tried(&mut self, endpoint: usize) {
+        if let Some(word) = self.full_bits.get_mut(endpoint / 64) {
+            *word &= !(1 << (endpoint % 64));
+        }
+    }
+
+    /// Makes endpoints that were answered and full count as not answered; that they were is remembered.
+    #[cold]
+    pub(super) fn forget_full(&mut self, n_endpoints: usize) {
+        self.spread(n_endpoints);
+        for (answered, full) in self.answered_bits.iter_mut().zip(&self.full_bits) {
+            *answered &= !full;
         }
     }
 

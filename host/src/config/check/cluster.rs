@@ -31,6 +31,9 @@ const QUEUE: usize = 1024;
 /// Longer than a request takes where servers are full by a moment's burst.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Each takes a connection, and no address has ports for more than a tenth of them.
+const MAX_REQUESTS: i64 = 1_000_000;
+
 /// The clusters that passed, and whether that is all of them.
 pub(super) struct Clusters {
     pub(super) checked: Vec<Cluster>,
@@ -135,11 +138,13 @@ impl Checker<'_> {
 
     fn server(&mut self, object: &str, server: Spanned<Short<file::Server>>) -> Option<Server> {
         let (span, server) = (server.span(), server.into_inner());
-        let (url, weight, metadata) = match server {
-            Short::Text(url) => (Some(Spanned::new(span.clone(), url)), None, None),
-            Short::Table(server) => (server.url, server.weight, server.metadata),
+        let server = match server {
+            Short::Text(url) => {
+                file::Server { url: Some(Spanned::new(span.clone(), url)), ..file::Server::default() }
+            }
+            Short::Table(server) => server,
         };
-        let Some(url) = url else {
+        let Some(url) = server.url else {
             self.missing(
                 &span,
                 "url",
@@ -149,7 +154,10 @@ impl Checker<'_> {
             return None;
         };
         let object = format!("{object}: server \"{url}\"");
-        let weight = self.integer(&format!("{object}: weight"), weight.as_ref(), 1..=65_535, 1);
+        let key = |key: &str| format!("{object}: {key}");
+        let weight = self.integer(&key("weight"), server.weight.as_ref(), 1..=65_535, 1);
+        let max_requests =
+            self.integer(&key("max_requests"), server.max_requests.as_ref(), 0..=MAX_REQUESTS, 0_u32);
         let authority = match address::parse_server(url.get_ref()) {
             Ok(authority) => authority,
             Err(reason) => {
@@ -157,7 +165,7 @@ impl Checker<'_> {
                 return None;
             }
         };
-        let metadata = metadata.map(|Named(pairs)| pairs).unwrap_or_default();
+        let metadata = server.metadata.map(|Named(pairs)| pairs).unwrap_or_default();
         let pair = |(name, value): (Spanned<String>, Spanned<String>)| {
             (name.into_inner().into(), value.into_inner().into())
         };
@@ -167,6 +175,7 @@ impl Checker<'_> {
             host: authority.host.into(),
             port: authority.port,
             weight,
+            max_requests,
             metadata: metadata.into_iter().map(pair).collect(),
         })
     }

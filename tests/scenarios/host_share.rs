@@ -1,0 +1,171 @@
+//! What the host does for every module alike: limits of servers and the queue before them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tests::Gate;
+use tests::origin::Origin;
+use tests::proxy::Proxy;
+
+/// Modules that look at no limit, each with its own way through the servers.
+const MODULES: [&str; 3] = ["proxy_lb", "round_robin", "random"];
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// A server that answers once the gate is open.
+fn gated(gate: &Gate) -> Origin {
+    let gate = gate.clone();
+    Origin::serving(move |conn| {
+        while conn.request().is_some() {
+            gate.wait();
+            conn.send(OK);
+        }
+    })
+}
+
+// ---- limits of servers -----------------------------------------------------------------------------------------------
+
+/// A server that fails the test where it has more requests at once than this.
+fn limited(max: usize, most: &Arc<AtomicUsize>) -> Origin {
+    let (inside, most) = (AtomicUsize::new(0), Arc::clone(most));
+    Origin::serving(move |conn| {
+        while conn.request().is_some() {
+            let n = inside.fetch_add(1, Ordering::SeqCst) + 1;
+            most.fetch_max(n, Ordering::SeqCst);
+            // Lets others in, if the proxy does.
+            std::thread::yield_now();
+            inside.fetch_sub(1, Ordering::SeqCst);
+            if n > max || !conn.send(OK) {
+                break;
+            }
+        }
+    })
+}
+
+#[test]
+fn a_server_never_has_more_requests_than_its_limit_and_all_are_served() {
+    const N_CLIENTS: usize = 24;
+    const N_REQUESTS: usize = 40;
+    for module in MODULES {
+        let most = Arc::new(AtomicUsize::new(0));
+        let origins = [(); 3].map(|()| limited(2, &most));
+        let builder = Proxy::over(&origins).module(module).threads(3).each_server("max_requests = 2");
+        let proxy = builder.in_cluster("queue_timeout = \"20s\"").start();
+        std::thread::scope(|scope| {
+            for _ in 0..N_CLIENTS {
+                scope.spawn(|| {
+                    let mut client = proxy.connect();
+                    for _ in 0..N_REQUESTS {
+                        assert_eq!(client.get("/").reply().text(), "ok");
+                    }
+                });
+            }
+        });
+        assert!((1..=2).contains(&most.load(Ordering::SeqCst)), "{module}: {most:?} at once");
+        proxy.wait_for_metric("trylist_queue_length{cluster=\"%\"}", 0.0);
+        let served: usize = origins.iter().map(|origin| origin.requests().len()).sum();
+        assert_eq!(served, N_CLIENTS * N_REQUESTS, "{module}");
+    }
+}
+
+#[test]
+fn who_finds_all_servers_full_waits_for_the_first_that_comes_free() {
+    for module in MODULES {
+        let (slow, quick) = (Gate::default(), Gate::default());
+        let origins = [gated(&slow), gated(&quick)];
+        let builder = Proxy::over(&origins).module(module).each_server("max_requests = 1");
+        let proxy = builder.in_cluster("queue_timeout = \"20s\"").start();
+        let mut busy = [proxy.connect(), proxy.connect()];
+        for client in &mut busy {
+            client.get("/busy");
+        }
+        for origin in &origins {
+            origin.wait_for_requests(1);
+        }
+        let mut waiting = proxy.connect();
+        waiting.get("/waiting");
+        proxy.wait_for_metric("trylist_queue_length{cluster=\"%\"}", 1.0);
+        quick.open();
+        assert_eq!(waiting.reply().text(), "ok", "{module}");
+        assert_eq!(origins[1].requests()[1].line(), "GET /waiting HTTP/1.1", "{module}");
+        assert_eq!(origins[0].requests().len(), 1, "{module}");
+        slow.open();
+        for client in &mut busy {
+            assert_eq!(client.reply().status(), 200);
+        }
+        proxy.wait_for_metric("trylist_queue_waits_total{cluster=\"%\",end=\"admitted\"}", 1.0);
+    }
+}
+
+#[test]
+fn who_waits_is_served_in_the_order_of_coming() {
+    let gate = Gate::default();
+    let origin = gated(&gate);
+    let builder = Proxy::over([&origin]).each_server("max_requests = 1");
+    let proxy = builder.in_cluster("queue_timeout = \"20s\"").start();
+    let mut clients: Vec<_> = (0..6).map(|_| proxy.connect()).collect();
+    for (i, client) in clients.iter_mut().enumerate() {
+        client.get(&format!("/{i}"));
+        if i == 0 {
+            origin.wait_for_requests(1);
+        }
+        proxy.wait_for_metric("trylist_queue_length{cluster=\"%\"}", i as f64);
+    }
+    gate.open();
+    for client in &mut clients {
+        assert_eq!(client.reply().status(), 200);
+    }
+    let order: Vec<_> = origin.requests().iter().map(|request| request.line().to_owned()).collect();
+    assert_eq!(order, (0..6).map(|i| format!("GET /{i} HTTP/1.1")).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_full_queue_refuses_at_once() {
+    let gate = Gate::default();
+    let origin = gated(&gate);
+    let builder = Proxy::over([&origin]).each_server("max_requests = 1");
+    let proxy = builder.in_cluster("queue = 1\nqueue_timeout = \"20s\"").start();
+    let (mut busy, mut waiting) = (proxy.connect(), proxy.connect());
+    busy.get("/");
+    origin.wait_for_requests(1);
+    waiting.get("/");
+    proxy.wait_for_metric("trylist_queue_length{cluster=\"%\"}", 1.0);
+    let refused = proxy.get("/");
+    assert_eq!((refused.status(), refused.header("retry-after")), (503, Some("1")));
+    proxy.wait_for_metric("trylist_queue_full_total{cluster=\"%\"}", 1.0);
+    gate.open();
+    assert_eq!((busy.reply().status(), waiting.reply().status()), (200, 200));
+}
+
+#[test]
+fn who_waits_too_long_is_refused() {
+    for module in MODULES {
+        let gate = Gate::default();
+        let origin = gated(&gate);
+        let builder = Proxy::over([&origin]).module(module).each_server("max_requests = 1");
+        let proxy = builder.in_cluster("queue_timeout = \"30ms\"").start();
+        let mut busy = proxy.connect();
+        busy.get("/");
+        origin.wait_for_requests(1);
+        let refused = proxy.get("/");
+        assert_eq!((refused.status(), refused.header("retry-after")), (503, Some("1")), "{module}");
+        proxy.wait_for_metric("trylist_queue_length{cluster=\"%\"}", 0.0);
+        gate.open();
+        assert_eq!(busy.reply().status(), 200);
+        assert_eq!(proxy.get("/").status(), 200, "{module}: free again");
+        assert_eq!(origin.requests().len(), 2, "{module}");
+    }
+}
+
+#[test]
+fn a_server_without_a_limit_takes_what_a_full_one_does_not() {
+    let gate = Gate::default();
+    let origins = [gated(&gate), Origin::named("free")];
+    let proxy = Proxy::over(&origins).server(0, "max_requests = 1").start();
+    let mut busy = proxy.connect();
+    busy.get("/");
+    origins[0].wait_for_requests(1);
+    assert_eq!(proxy.names(5), ["free"; 5].join(" "));
+    gate.open();
+    assert_eq!(busy.reply().status(), 200);
+}
