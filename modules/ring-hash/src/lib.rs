@@ -42,8 +42,9 @@
 //! |---|---|---|
 //! | `balance_factor` | 0 | percent of its share that a server may have on its way: 101 to 65,535, or 0 for no bound |
 //!
-//! **Cost**: a look into a guide and at eight points from there, at any number of servers. `build` of 10,000 servers
-//! of weight 1 makes and sorts 1.6 million points: see `ring.rs`. **Source**: nginx,
+//! **Cost**: a look into a guide and at the points from there, at any number of servers: some 30 ns up to a hundred
+//! servers, 80 at 10,000, whose ring no near cache holds. `build` of 10,000 servers of weight 1 makes and sorts 1.6
+//! million points in 33 to 50 ms, and in proportion to the sum of the weights: keep them small. **Source**: nginx,
 //! `src/http/modules/ngx_http_upstream_hash_module.c`, whose choices are in `tests/data`; the bound: HAProxy,
 //! `src/lb_chash.c`.
 
