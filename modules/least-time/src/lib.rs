@@ -1,0 +1,299 @@
+//! `least_time`: the server that should be done first, as nginx reckons it.
+//!
+//! Each server has an average time of its responses in whole milliseconds, of which each new response is a twentieth, rounded.
+//! It is taken in steps of 20 ms, so that servers that are about as fast are alike; more than 5 s is 5 s. Times 1 and the
+//! requests in flight it is what the server needs to be done with them and one more; the server with the least of that per
+//! weight is chosen, ties by smooth weighted round robin among the tied.
+//!
+//! By hand, servers of equal weight with averages of 37, 23 and 81 ms, and 0, 1 and 0 requests in flight:
+//!
+//! | server | in steps | times 1 + in flight | |
+//! |---|---|---|---|
+//! | a | 40 ms | 40 | chosen |
+//! | b | 40 ms | 80 | |
+//! | c | 100 ms | 100 | |
+//!
+//! With one in flight on a too, a and b are tied at 80 and take turns; with two on each, c is chosen.
+//!
+//! - **`time`** says what is averaged: `"header"` the time to the response headers, `"last_byte"` that to the end of the
+//!   response. Only responses that came whole count.
+//! - **`inflight`** also looks at requests that are not answered yet (`"last_byte"`: not over): where their average age,
+//!   averaged over the looks at it, is more than the average time, it counts instead. So a server that hangs is seen
+//!   before its first late response.
+//! - **`fail_timeout`**: a server that was not chosen for longer has its time halved once in each such span (and a second),
+//!   until a slow one gets another chance. In nginx it is the server's parameter of that name.
+//!
+//! # Where it departs from nginx
+//! - Weights are the host's effective ones, in steps of 1/65,536; who is available, full or failed is the host's business.
+//! - nginx decides and counts in one step under a lock. Here the host counts in-flight requests when it has accepted the
+//!   answer, so that two threads at the same moment may choose the same server; the lock around the current weights of ties is
+//!   only tried, see `least_request`. Averages are single words: no sample is lost, and a look is not delayed.
+//! - In the round among the tied, nginx compares those behind with the time of the first of them and the weight of whichever
+//!   is ahead by then. Where these two have different weights, it so leaves out who is tied. Here all of the tied take part.
+//! - nginx also averages responses that broke off after their headers. A try that stickiness sends is learned from, but its
+//!   age is not looked at. Seconds are those of the host's monotonic clock.
+//!
+//! Averages are shared with the previous instance as long as the servers are the same, copied from it by server where they are
+//! not, and saved for the next process; unless `time` has changed.
+//!
+//! **When**: few servers of different speed, requests of about the same cost. **When not**: unequal weights and little load (the
+//! heaviest of those that are idle and equally fast gets everything, until it has something in flight), many proxies (all run to the server
+//! that is fastest at present; `peak_ewma` draws), or responses whose time is not the server's doing (long polls, downloads
+//! with `"last_byte"`).
+//!
+//! # Settings
+//! | key | default | |
+//! |---|---|---|
+//! | `time` | `"header"` | or `"last_byte"` |
+//! | `inflight` | `false` | whether the age of requests in flight counts |
+//! | `fail_timeout` | `"10s"` | whole seconds, `"0s"` to `"24h"` |
+//!
+//! **Cost**: a look at every endpoint. **Source**: nginx 1.31, `src/http/modules/ngx_http_upstream_least_time_module.c`.
+
+#[path = "../../peak-ewma/src/duration.rs"]
+mod duration;
+mod peer;
+#[path = "../../least-request/src/ties.rs"]
+mod ties;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lb_api::serde::Deserialize;
+use lb_api::{
+    Balancer, BuildCx, BuildError, Event, EventKind, Live, Needs, Next, NextCx, Outcome, Request, TryResult,
+    export_balancer,
+};
+
+use duration::Time;
+use peer::{Now, Peer};
+use ties::{Load, Ties};
+
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
+/// The module's settings.
+#[derive(Debug, Deserialize)]
+#[serde(crate = "lb_api::serde", default)]
+pub struct Settings {
+    time: Measure,
+    inflight: bool,
+    fail_timeout: Time,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { time: Measure::Header, inflight: false, fail_timeout: Time(Duration::from_secs(10)) }
+    }
+}
+
+/// What of a response is timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(crate = "lb_api::serde", rename_all = "snake_case")]
+enum Measure {
+    Header,
+    LastByte,
+}
+
+/// The instance for one cluster.
+#[derive(Debug)]
+pub struct LeastTime {
+    measure: Measure,
+    inflight: bool,
+    fail_timeout_secs: u32,
+    ids: Box<[u64]>,
+    endpoints: Box<[Live]>,
+    /// One for each endpoint.
+    peers: Arc<[Peer]>,
+    ties: Ties,
+}
+
+/// What a request remembers: its last answer, to explain it, and that this one is in flight.
+#[derive(Debug, Default)]
+pub struct Chosen {
+    load: Option<Load>,
+    waiting: Option<Waiting>,
+}
+
+/// Counts as in flight until it is dropped, whatever happens to the request.
+#[derive(Debug)]
+struct Waiting {
+    endpoint: usize,
+    peers: Arc<[Peer]>,
+    begun: u64,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.peers[self.endpoint].end(self.begun);
+    }
+}
+
+impl Balancer for LeastTime {
+    const ID: &'static str = "least_time";
+    const SUMMARY: &'static str =
+        "the server that should be done first, by average time and requests in flight";
+    /// What was timed, a byte; then id, 64 bits, and average, 32 bits, of each endpoint, little-endian.
+    const STATE_VERSION: u32 = 1;
+    type Settings = Settings;
+    type Trylist = Chosen;
+
+    fn build(cx: &BuildCx<'_, Self>, settings: Settings) -> Result<Self, BuildError> {
+        let Settings { time: measure, inflight, fail_timeout } = settings;
+        let fail_timeout_secs = whole_seconds(fail_timeout)?;
+        let endpoints = cx.endpoints();
+        let ids: Box<[u64]> = endpoints.iter().map(lb_api::Endpoint::id).collect();
+        let peers = match cx.previous().filter(|previous| previous.measure == measure) {
+            // It goes on learning while this one starts.
+            Some(previous) if previous.ids == ids => Arc::clone(&previous.peers),
+            previous => {
+                let known = known(cx, measure, previous);
+                ids.iter().map(|id| known.get(id).map_or_else(Peer::unknown, Peer::copy)).collect()
+            }
+        };
+        Ok(Self {
+            measure,
+            inflight,
+            fail_timeout_secs,
+            ids,
+            peers,
+            ties: Ties::new(endpoints.len()),
+            endpoints: endpoints.live(),
+        })
+    }
+
+    fn needs(&self) -> Needs {
+        let needs = Needs::default().event(EventKind::TryEnded);
+        if self.learns_at_headers() { needs.event(EventKind::ResponseHeaders) } else { needs }
+    }
+
+    #[inline]
+    fn load_balance(&self, _: &Request<'_>) -> Chosen {
+        Chosen::default()
+    }
+
+    #[inline]
+    fn next(&self, chosen: &mut Chosen, cx: &NextCx<'_>) -> Next {
+        // The answer before this one is over: it failed, or the host declined it.
+        chosen.waiting = None;
+        let now = Now::new(cx.now_ns());
+        chosen.load = self.ties.least(self.loads(cx, now), &mut cx.rng());
+        let Some(load) = chosen.load else { return self.left_over(cx) };
+        let endpoint = load.endpoint as usize;
+        let peer = &self.peers[endpoint];
+        peer.choose(now, self.fail_timeout_secs);
+        if self.inflight {
+            let begun = peer.begin(now);
+            chosen.waiting = Some(Waiting { endpoint, peers: Arc::clone(&self.peers), begun });
+        }
+        Next::Endpoint(endpoint)
+    }
+
+    fn observe(&self, chosen: &mut Chosen, event: &Event<'_>) {
+        let Some(peer) = self.peers.get(event.endpoint) else { return };
+        chosen.waiting.take_if(|waiting| waiting.endpoint == event.endpoint);
+        let learns = match event.kind {
+            EventKind::ResponseHeaders => true,
+            _ => event.result == Some(TryResult::Served) && !self.learns_at_headers(),
+        };
+        let time = match self.measure {
+            Measure::Header => event.first_byte,
+            Measure::LastByte => Some(event.total),
+        };
+        if let Some(time) = time.filter(|_| learns) {
+            peer.learn(u32::try_from(time.as_millis()).unwrap_or(u32::MAX));
+        }
+    }
+
+    fn finish(&self, chosen: &mut Chosen, _: &Outcome) {
+        chosen.waiting = None;
+    }
+
+    fn save(&self) -> Option<Vec<u8>> {
+        let mut saved = vec![self.measure as u8];
+        for (id, peer) in self.ids.iter().zip(&*self.peers) {
+            saved.extend(id.to_le_bytes());
+            saved.extend(peer.time().to_le_bytes());
+        }
+        Some(saved)
+    }
+
+    fn explain(&self, chosen: &Chosen) -> Option<String> {
+        let Load { endpoint, cost, .. } = chosen.load?;
+        let average = self.peers.get(endpoint as usize)?.time();
+        Some(format!(
+            "endpoint {endpoint} should be done first, after {cost} ms; its average is {average} ms"
+        ))
+    }
+}
+
+impl LeastTime {
+    /// nginx waits for the end of the response with what it needs only for that.
+    fn learns_at_headers(&self) -> bool {
+        self.inflight && self.measure == Measure::Header
+    }
+
+    /// All endpoints; those that do not fit with a weight of 0.
+    #[inline]
+    fn loads(&self, cx: &NextCx<'_>, now: Now) -> impl Iterator<Item = Load> {
+        let first = cx.is_first();
+        let peers = self.endpoints.iter().zip(&*self.peers);
+        (0..).zip(peers).map(move |(endpoint, (live, peer))| {
+            let fits = live.is_available() && !live.is_full() && (first || !cx.tried(endpoint as usize));
+            if !fits {
+                return Load { endpoint, cost: 0, weight: 0 };
+            }
+            let in_flight = live.in_flight().saturating_add(live.in_flight_older());
+            let expected_ms = peer.expected_ms(now, self.fail_timeout_secs);
+            // More than 800,000 requests of 5 s are as bad as any number of them.
+            let cost = expected_ms.saturating_mul(in_flight.saturating_add(1));
+            Load { endpoint, cost, weight: live.effective_weight() }
+        })
+    }
+
+    /// Where no weight is left: an endpoint of weight 0, or what is to be said of there being none.
+    #[cold]
+    fn left_over(&self, cx: &NextCx<'_>) -> Next {
+        let left = (0..self.endpoints.len()).filter(|idx| !cx.tried(*idx));
+        let mut available = left.filter(|idx| self.endpoints[*idx].is_available()).peekable();
+        match (available.peek().copied(), available.find(|idx| !self.endpoints[*idx].is_full())) {
+            (_, Some(endpoint)) => Next::Endpoint(endpoint),
+            (Some(_), None) => Next::Busy,
+            (None, None) => Next::Exhausted,
+        }
+    }
+}
+
+fn whole_seconds(time: Time) -> Result<u32, BuildError> {
+    match u32::try_from(time.0.as_secs()) {
+        Ok(secs) if time.0.subsec_nanos() == 0 && time.0 <= LONGEST => Ok(secs),
+        _ => {
+            let text =
+                format!("expected whole seconds from \"0s\" to \"{}\", found \"{time}\"", Time(LONGEST));
+            Err(BuildError::setting("fail_timeout", text))
+        }
+    }
+}
+
+/// What is known of endpoints: by the previous instance, and beside it what an earlier process saved of the same times.
+fn known(cx: &BuildCx<'_, LeastTime>, measure: Measure, previous: Option<&LeastTime>) -> HashMap<u64, Peer> {
+    let saved = match cx.saved().and_then(<[u8]>::split_first) {
+        Some((timed, saved)) if *timed == measure as u8 => saved,
+        _ => &[],
+    };
+    let saved = saved.chunks_exact(12).filter_map(|bytes| {
+        let (id, time) = bytes.split_first_chunk()?;
+        let time = u32::from_le_bytes(time.try_into().ok()?);
+        Some((u64::from_le_bytes(*id), Peer::restored(time)))
+    });
+    let mut known: HashMap<_, _> = saved.collect();
+    if let Some(previous) = previous {
+        known.extend(previous.ids.iter().copied().zip(previous.peers.iter().map(Peer::copy)));
+    }
+    known
+}
+
+export_balancer!(LeastTime);
+
+#[cfg(test)]
+mod tests;

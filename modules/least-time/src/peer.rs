@@ -1,0 +1,290 @@
+//! What is learned of one endpoint, in nginx's whole milliseconds.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+/// Kept one after the other for all endpoints, because a scan that follows a pointer to each takes half as long again.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    /// Average time of responses, ms, in the upper half, 0 while nothing is known; in the lower half what it is in steps, so
+    /// that a scan need not divide.
+    time: AtomicU64,
+    /// Average age of what is in flight, ms, as it was at each look.
+    inflight_time: AtomicU32,
+    /// When it was last found worth a new look: seconds, or one of the constants below.
+    checked: AtomicU32,
+    /// Requests without an answer in the lower [`COUNT_BITS`], and the sum of the milliseconds at which they began in the
+    /// others, where it wraps round. One word, so that both are always of one moment.
+    inflight: AtomicU64,
+}
+
+/// Enough for a million requests to one endpoint.
+const COUNT_BITS: u32 = 20;
+
+/// Never chosen, and so nothing is known. (nginx has 0, so long ago that any time would count as nothing.)
+const NEVER: u32 = u32::MAX;
+/// Nobody knows when, since it is from saved state: the next look counts as that.
+const RESTORED: u32 = 0;
+
+/// More seconds than a time-out has.
+const EARLY: u32 = 24 * 3600 + 1;
+
+/// The time of a look.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Now {
+    pub(crate) ms: u64,
+    /// Counted from so early that [`RESTORED`] is longer ago than any time-out.
+    pub(crate) secs: u32,
+}
+
+impl Now {
+    pub(crate) fn new(now_ns: u64) -> Self {
+        Self { ms: now_ns / 1_000_000, secs: (now_ns / 1_000_000_000) as u32 + EARLY }
+    }
+}
+
+impl Peer {
+    pub(crate) fn unknown() -> Self {
+        Self::with(0, NEVER)
+    }
+
+    pub(crate) fn restored(time: u32) -> Self {
+        Self::with(time, if time == 0 { NEVER } else { RESTORED })
+    }
+
+    fn with(time: u32, checked: u32) -> Self {
+        Self {
+            time: AtomicU64::new(pack(time)),
+            inflight_time: AtomicU32::new(0),
+            checked: AtomicU32::new(checked),
+            inflight: AtomicU64::new(0),
+        }
+    }
+
+    /// The same as known now, without what is in flight: that ends where it began.
+    pub(crate) fn copy(&self) -> Self {
+        Self::with(self.time(), self.checked.load(Relaxed))
+    }
+
+    /// The average time, for those who save it.
+    pub(crate) fn time(&self) -> u32 {
+        (self.time.load(Relaxed) >> 32) as u32
+    }
+
+    /// A response took so long.
+    pub(crate) fn learn(&self, ms: u32) {
+        let update = |packed: u64| Some(pack(average((packed >> 32) as u32, ms)));
+        // It always has an answer.
+        let _ = self.time.fetch_update(Relaxed, Relaxed, update);
+        if self.checked.load(Relaxed) == NEVER {
+            // Stickiness sent it requests before it was ever chosen.
+            self.checked.store(RESTORED, Relaxed);
+        }
+    }
+
+    /// The time that a request is expected to take, in nginx's steps, of which there are 251.
+    #[inline]
+    pub(crate) fn expected_ms(&self, now: Now, fail_timeout_secs: u32) -> u32 {
+        let idle = now.secs.saturating_sub(self.checked.load(Relaxed));
+        let inflight = self.inflight.load(Relaxed);
+        if idle > fail_timeout_secs || inflight != 0 {
+            return self.look_closer(now, fail_timeout_secs, inflight);
+        }
+        self.time.load(Relaxed) as u32
+    }
+
+    #[cold]
+    fn look_closer(&self, now: Now, fail_timeout_secs: u32, inflight: u64) -> u32 {
+        let mut ms = self.time() >> self.halvings(now, fail_timeout_secs).min(31);
+        if inflight != 0 {
+            ms = ms.max(self.look_at_inflight(inflight, now));
+        }
+        step(ms)
+    }
+
+    /// Once in the time-out an endpoint's time is halved, so that a slow one gets another chance.
+    fn halvings(&self, now: Now, fail_timeout_secs: u32) -> u32 {
+        let checked = match self.checked.load(Relaxed) {
+            RESTORED => {
+                self.checked.store(now.secs, Relaxed);
+                now.secs
+            }
+            checked => checked,
+        };
+        let idle = now.secs.saturating_sub(checked);
+        if idle > fail_timeout_secs { idle / (fail_timeout_secs + 1) } else { 0 }
+    }
+
+    /// The average age of what is in flight, averaged over the looks at it.
+    fn look_at_inflight(&self, inflight: u64, now: Now) -> u32 {
+        let count = inflight & ((1 << COUNT_BITS) - 1);
+        // In the upper bits, where the sum of beginnings wraps round and the sum of ages does not. Threads read their clocks
+        // at about the same time only, so that an age may be less than nothing.
+        let ages = (count.wrapping_mul(now.ms) << COUNT_BITS).wrapping_sub(inflight - count);
+        let ages = (ages.cast_signed() >> COUNT_BITS).max(0).cast_unsigned();
+        let age = ages / count.max(1);
+        let time = average(self.inflight_time.load(Relaxed), u32::try_from(age).unwrap_or(u32::MAX));
+        self.inflight_time.store(time, Relaxed);
+        time
+    }
+
+    /// It was chosen.
+    #[inline]
+    pub(crate) fn choose(&self, now: Now, fail_timeout_secs: u32) {
+        let checked = self.checked.load(Relaxed);
+        if checked == NEVER || now.secs.saturating_sub(checked) > fail_timeout_secs {
+            self.checked.store(now.secs, Relaxed);
+        }
+    }
+
+    /// A request to it has begun at this time; returns what [`end`](Self::end) is to be told.
+    pub(crate) fn begin(&self, now: Now) -> u64 {
+        let begun = (now.ms << COUNT_BITS).wrapping_add(1);
+        self.inflight.fetch_add(begun, Relaxed);
+        begun
+    }
+
+    /// The request that began so is answered, or over.
+    pub(crate) fn end(&self, begun: u64) {
+        self.inflight.fetch_sub(begun, Relaxed);
+    }
+}
+
+/// Above 5 s all are equally bad; below, those that are within 20 ms are alike, and so take turns.
+fn step(ms: u32) -> u32 {
+    if ms > 5000 { 5000 } else { ms + 20 - ms % 20 }
+}
+
+fn pack(ms: u32) -> u64 {
+    u64::from(ms) << 32 | u64::from(step(ms))
+}
+
+/// nginx's: a twentieth of each new value, rounded to whole milliseconds; the first value as it is, and after a 0 the next
+/// one is the first again.
+fn average(average: u32, ms: u32) -> u32 {
+    match average {
+        0 => ms,
+        average => (0.5 + (f64::from(ms) * 0.05 + f64::from(average) * 0.95)) as u32,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lb_api::Rng;
+
+    use super::*;
+
+    fn at(ms: u64) -> Now {
+        Now::new(ms * 1_000_000)
+    }
+
+    #[test]
+    fn averages_as_nginx_does() {
+        let peer = Peer::unknown();
+        let times = [100, 100, 200, 0, 1000].map(|ms| {
+            peer.learn(ms);
+            peer.time()
+        });
+        // 0.5 + 105, 0.5 + 0.95 · 105 = 100.25, 0.5 + 50 + 95 = 145.5
+        assert_eq!(times, [100, 100, 105, 100, 145]);
+        // A small average never comes down to 0: 0.5 + 0.95 · 9 = 9.05.
+        let peer = Peer::unknown();
+        peer.learn(9);
+        (0..100).for_each(|_| peer.learn(0));
+        assert_eq!(peer.time(), 9);
+    }
+
+    #[test]
+    fn times_come_in_steps_and_are_halved_once_in_the_time_out() {
+        let peer = Peer::restored(100);
+        let expected = |ms| peer.expected_ms(at(ms), 10);
+        assert_eq!(expected(0), 120);
+        assert_eq!(
+            [expected(10_999), expected(11_000), expected(21_000), expected(22_000)],
+            [120, 60, 60, 40]
+        );
+        assert_eq!(expected(1_000_000), 20);
+        peer.choose(at(1_000_000), 10);
+        assert_eq!(expected(1_010_000), 120);
+        // Of whoever was never chosen nothing is known, and that for ever; but what stickiness has sent there counts.
+        let peer = Peer::unknown();
+        assert_eq!([0, 5_000_000].map(|ms| peer.expected_ms(at(ms), 10)), [20, 20]);
+        peer.learn(400);
+        let expected = [0, 5_000_000, 5_010_000, 5_011_000].map(|ms| peer.expected_ms(at(ms), 10));
+        assert_eq!(expected, [420, 20, 20, 20]);
+        for (ms, step) in [(0, 20), (1, 20), (19, 20), (20, 40), (39, 40), (4_999, 5_000), (5_000, 5_020)] {
+            assert_eq!(Peer::restored(ms).expected_ms(at(0), 10), step, "{ms}");
+        }
+        assert_eq!(Peer::restored(5_001).expected_ms(at(0), 10), 5_000);
+    }
+
+    /// nginx's own books of what is in flight, word for word.
+    #[derive(Default)]
+    struct Nginx {
+        inflight_reqs: u64,
+        inflight_reqs_changed: u64,
+        inflight_last: u64,
+        inflight_time: u32,
+    }
+
+    impl Nginx {
+        fn look(&mut self, now: u64) -> u32 {
+            let ift = self.inflight_last / self.inflight_reqs + (now - self.inflight_reqs_changed);
+            self.inflight_time = average(self.inflight_time, ift as u32);
+            self.inflight_time
+        }
+
+        fn begin(&mut self, now: u64) {
+            if self.inflight_reqs > 0 {
+                self.inflight_last += (now - self.inflight_reqs_changed) * self.inflight_reqs;
+            }
+            self.inflight_reqs_changed = now;
+            self.inflight_reqs += 1;
+        }
+
+        fn done(&mut self, now: u64, last: u64) {
+            if self.inflight_reqs == 1 {
+                self.inflight_last = 0;
+            } else {
+                // Unsigned, and below 0 for a moment.
+                let passed = (now - self.inflight_reqs_changed) * self.inflight_reqs;
+                self.inflight_last = self.inflight_last.wrapping_add(passed).wrapping_sub(last);
+                self.inflight_reqs_changed = now;
+            }
+            self.inflight_reqs -= 1;
+        }
+    }
+
+    #[test]
+    fn ages_of_what_is_in_flight_are_those_of_nginx() {
+        let mut rng = Rng::new(9);
+        // Also at the end of what the sum of beginnings can hold.
+        for start in [0, 1_000_000, (1 << 44) - 5_000, u64::MAX / 2_000_000] {
+            let (peer, mut nginx, mut open) = (Peer::unknown(), Nginx::default(), Vec::new());
+            let mut now = start;
+            for _ in 0..5_000 {
+                now += rng.below(300);
+                let time = Now { ms: now, secs: 2 };
+                match rng.below(3) {
+                    0 => {
+                        nginx.begin(now);
+                        open.push((now, peer.begin(time)));
+                    }
+                    1 if !open.is_empty() => {
+                        let (began, begun) = open.swap_remove(rng.below(open.len() as u64) as usize);
+                        nginx.done(now, now - began);
+                        peer.end(begun);
+                    }
+                    _ => {}
+                }
+                let inflight = peer.inflight.load(Relaxed);
+                assert_eq!(inflight & ((1 << COUNT_BITS) - 1), nginx.inflight_reqs);
+                if nginx.inflight_reqs > 0 {
+                    assert_eq!(peer.look_at_inflight(inflight, time), nginx.look(now));
+                } else {
+                    assert_eq!(inflight, 0);
+                }
+            }
+        }
+    }
+}
