@@ -67,7 +67,7 @@ use lb_api::{
 };
 
 use duration::Time;
-use peer::{Now, Peer};
+use peer::{Look, Peer};
 use ties::{Load, Ties};
 
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
@@ -176,14 +176,14 @@ impl Balancer for LeastTime {
     fn next(&self, chosen: &mut Chosen, cx: &NextCx<'_>) -> Next {
         // The answer before this one is over: it failed, or the host declined it.
         chosen.waiting = None;
-        let now = Now::new(cx.now_ns());
-        chosen.load = self.ties.least(self.loads(cx, now), &mut cx.rng());
+        let look = Look::new(cx.now_ns(), self.fail_timeout_secs);
+        chosen.load = self.ties.least(self.loads(cx, &look), &mut cx.rng());
         let Some(load) = chosen.load else { return self.left_over(cx) };
         let endpoint = load.endpoint as usize;
         let peer = &self.peers[endpoint];
-        peer.choose(now, self.fail_timeout_secs);
+        peer.choose(&look);
         if self.inflight {
-            let begun = peer.begin(now);
+            let begun = peer.begin(&look);
             chosen.waiting = Some(Waiting { endpoint, peers: Arc::clone(&self.peers), begun });
         }
         Next::Endpoint(endpoint)
@@ -235,7 +235,7 @@ impl LeastTime {
 
     /// All endpoints; those that do not fit with a weight of 0.
     #[inline]
-    fn loads(&self, cx: &NextCx<'_>, now: Now) -> impl Iterator<Item = Load> {
+    fn loads(&self, cx: &NextCx<'_>, look: &Look) -> impl Iterator<Item = Load> {
         let first = cx.is_first();
         let peers = self.endpoints.iter().zip(&*self.peers);
         (0..).zip(peers).map(move |(endpoint, (live, peer))| {
@@ -244,9 +244,9 @@ impl LeastTime {
                 return Load { endpoint, cost: 0, weight: 0 };
             }
             let in_flight = live.in_flight().saturating_add(live.in_flight_older());
-            let expected_ms = peer.expected_ms(now, self.fail_timeout_secs);
+            let cost = u64::from(peer.expected_ms(look)) * (u64::from(in_flight) + 1);
             // More than 800,000 requests of 5 s are as bad as any number of them.
-            let cost = expected_ms.saturating_mul(in_flight.saturating_add(1));
+            let cost = cost.min(u32::MAX.into()) as u32;
             Load { endpoint, cost, weight: live.effective_weight() }
         })
     }

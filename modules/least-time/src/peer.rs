@@ -29,17 +29,27 @@ const RESTORED: u32 = 0;
 /// More seconds than a time-out has.
 const EARLY: u32 = 24 * 3600 + 1;
 
-/// The time of a look.
+/// The time of a look, and what it is compared with.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Now {
-    pub(crate) ms: u64,
+pub(crate) struct Look {
+    ms: u64,
     /// Counted from so early that [`RESTORED`] is longer ago than any time-out.
-    pub(crate) secs: u32,
+    secs: u32,
+    fail_timeout_secs: u32,
+    /// Whoever was checked before that was so for longer than the time-out.
+    oldest: u32,
 }
 
-impl Now {
-    pub(crate) fn new(now_ns: u64) -> Self {
-        Self { ms: now_ns / 1_000_000, secs: (now_ns / 1_000_000_000) as u32 + EARLY }
+impl Look {
+    /// At this time; the time-out is a day at most.
+    pub(crate) fn new(now_ns: u64, fail_timeout_secs: u32) -> Self {
+        let secs = (now_ns / 1_000_000_000) as u32 + EARLY;
+        Self {
+            ms: now_ns / 1_000_000,
+            secs,
+            fail_timeout_secs,
+            oldest: secs.saturating_sub(fail_timeout_secs),
+        }
     }
 }
 
@@ -84,43 +94,41 @@ impl Peer {
 
     /// The time that a request is expected to take, in nginx's steps, of which there are 251.
     #[inline]
-    pub(crate) fn expected_ms(&self, now: Now, fail_timeout_secs: u32) -> u32 {
-        let idle = now.secs.saturating_sub(self.checked.load(Relaxed));
-        let inflight = self.inflight.load(Relaxed);
-        if idle > fail_timeout_secs || inflight != 0 {
-            return self.look_closer(now, fail_timeout_secs, inflight);
+    pub(crate) fn expected_ms(&self, look: &Look) -> u32 {
+        if self.checked.load(Relaxed) < look.oldest || self.inflight.load(Relaxed) != 0 {
+            return self.look_closer(look);
         }
         self.time.load(Relaxed) as u32
     }
 
     #[cold]
-    fn look_closer(&self, now: Now, fail_timeout_secs: u32, inflight: u64) -> u32 {
-        let mut ms = self.time() >> self.halvings(now, fail_timeout_secs).min(31);
+    fn look_closer(&self, look: &Look) -> u32 {
+        let mut ms = self.time() >> self.halvings(look).min(31);
+        let inflight = self.inflight.load(Relaxed);
         if inflight != 0 {
-            ms = ms.max(self.look_at_inflight(inflight, now));
+            ms = ms.max(self.look_at_inflight(inflight, look.ms));
         }
         step(ms)
     }
 
     /// Once in the time-out an endpoint's time is halved, so that a slow one gets another chance.
-    fn halvings(&self, now: Now, fail_timeout_secs: u32) -> u32 {
+    fn halvings(&self, look: &Look) -> u32 {
         let checked = match self.checked.load(Relaxed) {
             RESTORED => {
-                self.checked.store(now.secs, Relaxed);
-                now.secs
+                self.checked.store(look.secs, Relaxed);
+                look.secs
             }
             checked => checked,
         };
-        let idle = now.secs.saturating_sub(checked);
-        if idle > fail_timeout_secs { idle / (fail_timeout_secs + 1) } else { 0 }
+        if checked < look.oldest { (look.secs - checked) / (look.fail_timeout_secs + 1) } else { 0 }
     }
 
     /// The average age of what is in flight, averaged over the looks at it.
-    fn look_at_inflight(&self, inflight: u64, now: Now) -> u32 {
+    fn look_at_inflight(&self, inflight: u64, now_ms: u64) -> u32 {
         let count = inflight & ((1 << COUNT_BITS) - 1);
         // In the upper bits, where the sum of beginnings wraps round and the sum of ages does not. Threads read their clocks
         // at about the same time only, so that an age may be less than nothing.
-        let ages = (count.wrapping_mul(now.ms) << COUNT_BITS).wrapping_sub(inflight - count);
+        let ages = (count.wrapping_mul(now_ms) << COUNT_BITS).wrapping_sub(inflight - count);
         let ages = (ages.cast_signed() >> COUNT_BITS).max(0).cast_unsigned();
         let age = ages / count.max(1);
         let time = average(self.inflight_time.load(Relaxed), u32::try_from(age).unwrap_or(u32::MAX));
@@ -130,16 +138,16 @@ impl Peer {
 
     /// It was chosen.
     #[inline]
-    pub(crate) fn choose(&self, now: Now, fail_timeout_secs: u32) {
+    pub(crate) fn choose(&self, look: &Look) {
         let checked = self.checked.load(Relaxed);
-        if checked == NEVER || now.secs.saturating_sub(checked) > fail_timeout_secs {
-            self.checked.store(now.secs, Relaxed);
+        if checked == NEVER || checked < look.oldest {
+            self.checked.store(look.secs, Relaxed);
         }
     }
 
     /// A request to it has begun at this time; returns what [`end`](Self::end) is to be told.
-    pub(crate) fn begin(&self, now: Now) -> u64 {
-        let begun = (now.ms << COUNT_BITS).wrapping_add(1);
+    pub(crate) fn begin(&self, look: &Look) -> u64 {
+        let begun = (look.ms << COUNT_BITS).wrapping_add(1);
         self.inflight.fetch_add(begun, Relaxed);
         begun
     }
@@ -174,8 +182,8 @@ mod tests {
 
     use super::*;
 
-    fn at(ms: u64) -> Now {
-        Now::new(ms * 1_000_000)
+    fn at(ms: u64) -> Look {
+        Look::new(ms * 1_000_000, 10)
     }
 
     #[test]
@@ -197,25 +205,25 @@ mod tests {
     #[test]
     fn times_come_in_steps_and_are_halved_once_in_the_time_out() {
         let peer = Peer::restored(100);
-        let expected = |ms| peer.expected_ms(at(ms), 10);
+        let expected = |ms| peer.expected_ms(&at(ms));
         assert_eq!(expected(0), 120);
         assert_eq!(
             [expected(10_999), expected(11_000), expected(21_000), expected(22_000)],
             [120, 60, 60, 40]
         );
         assert_eq!(expected(1_000_000), 20);
-        peer.choose(at(1_000_000), 10);
+        peer.choose(&at(1_000_000));
         assert_eq!(expected(1_010_000), 120);
         // Of whoever was never chosen nothing is known, and that for ever; but what stickiness has sent there counts.
         let peer = Peer::unknown();
-        assert_eq!([0, 5_000_000].map(|ms| peer.expected_ms(at(ms), 10)), [20, 20]);
+        assert_eq!([0, 5_000_000].map(|ms| peer.expected_ms(&at(ms))), [20, 20]);
         peer.learn(400);
-        let expected = [0, 5_000_000, 5_010_000, 5_011_000].map(|ms| peer.expected_ms(at(ms), 10));
+        let expected = [0, 5_000_000, 5_010_000, 5_011_000].map(|ms| peer.expected_ms(&at(ms)));
         assert_eq!(expected, [420, 20, 20, 20]);
         for (ms, step) in [(0, 20), (1, 20), (19, 20), (20, 40), (39, 40), (4_999, 5_000), (5_000, 5_020)] {
-            assert_eq!(Peer::restored(ms).expected_ms(at(0), 10), step, "{ms}");
+            assert_eq!(Peer::restored(ms).expected_ms(&at(0)), step, "{ms}");
         }
-        assert_eq!(Peer::restored(5_001).expected_ms(at(0), 10), 5_000);
+        assert_eq!(Peer::restored(5_001).expected_ms(&at(0)), 5_000);
     }
 
     /// nginx's own books of what is in flight, word for word.
@@ -264,11 +272,11 @@ mod tests {
             let mut now = start;
             for _ in 0..5_000 {
                 now += rng.below(300);
-                let time = Now { ms: now, secs: 2 };
+                let look = Look { ms: now, ..at(0) };
                 match rng.below(3) {
                     0 => {
                         nginx.begin(now);
-                        open.push((now, peer.begin(time)));
+                        open.push((now, peer.begin(&look)));
                     }
                     1 if !open.is_empty() => {
                         let (began, begun) = open.swap_remove(rng.below(open.len() as u64) as usize);
@@ -280,7 +288,7 @@ mod tests {
                 let inflight = peer.inflight.load(Relaxed);
                 assert_eq!(inflight & ((1 << COUNT_BITS) - 1), nginx.inflight_reqs);
                 if nginx.inflight_reqs > 0 {
-                    assert_eq!(peer.look_at_inflight(inflight, time), nginx.look(now));
+                    assert_eq!(peer.look_at_inflight(inflight, now), nginx.look(now));
                 } else {
                     assert_eq!(inflight, 0);
                 }
