@@ -1,4 +1,4 @@
-//! A cluster as requests see it: its endpoints and the balancer that orders them, built once and never changed.
+//! A cluster as requests see it: its endpoints and the balancers that order them, built once and never changed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -9,6 +9,7 @@ use tokio::sync::futures::Notified;
 
 use crate::config::{self, HostHeader, KeySource};
 use crate::endpoint::Endpoint;
+use crate::module::Module;
 use crate::module::balancer::{self, Balancer, BuildError, BuildInput};
 use crate::module::registry::Registry;
 
@@ -17,14 +18,27 @@ use crate::module::registry::Registry;
 pub struct Cluster {
     /// What the configuration says of it.
     pub config: config::Cluster,
-    /// Its endpoints; their index is their name everywhere.
+    /// Its endpoints, those of a tier side by side; their index is their name everywhere but in module calls.
     pub endpoints: Box<[Endpoint]>,
-    /// Its balancer.
-    pub balancer: Balancer,
+    /// Who orders them, at least one: in this order, each used once no endpoint of those before it is left.
+    pub tiers: Box<[Tier]>,
     /// Whether any of its endpoints has a limit of requests at once.
     pub has_limits: bool,
     /// Requests that wait because every endpoint is full.
     pub queue: Queue,
+}
+
+/// Endpoints that a balancer of their own orders. In its calls their indices begin at 0.
+#[derive(Debug)]
+pub struct Tier {
+    /// Index of its first endpoint in the cluster.
+    pub first: usize,
+    /// How many endpoints it has; at least 1.
+    pub n_endpoints: usize,
+    /// Its balancer.
+    pub balancer: Balancer,
+    /// What its balancer sees of it as a whole.
+    pub state: &'static wire::ClusterState,
 }
 
 /// Requests that wait for an endpoint to come free.
@@ -43,7 +57,7 @@ pub struct Waiting<'a> {
 }
 
 impl Cluster {
-    /// Builds the endpoints and the balancer.
+    /// Builds the endpoints and the balancers.
     ///
     /// # Errors
     /// What the module has against its settings or its endpoints.
@@ -54,6 +68,85 @@ impl Cluster {
         let module =
             registry.module(&config.module).expect("a checked cluster names a module that is loaded");
         let endpoints = Endpoint::of_cluster(config);
+        let mut first = 0;
+        let tiers: Result<Box<[Tier]>, BuildError> = endpoints
+            .chunk_by(|a, b| a.tier == b.tier)
+            .map(|endpoints| {
+                let tier = Tier::build(config, module, first, endpoints);
+                first += endpoints.len();
+                tier
+            })
+            .collect();
+        let has_limits = config.servers.iter().any(|server| server.max_requests > 0);
+        Ok(Self { config: config.clone(), endpoints, tiers: tiers?, has_limits, queue: Queue::default() })
+    }
+
+    /// The endpoints of one of its tiers.
+    #[inline]
+    pub fn endpoints_of(&self, tier: &Tier) -> &[Endpoint] {
+        &self.endpoints[tier.first..tier.first + tier.n_endpoints]
+    }
+
+    /// The first tier, from this one on, that has an endpoint available.
+    #[inline]
+    pub fn available_tier(&self, from: usize) -> Option<usize> {
+        (from..self.tiers.len()).find(|&tier| self.tiers[tier].state.n_available.load(Ordering::Relaxed) > 0)
+    }
+
+    /// The host's own choice, for when the module gives none that can be used: of two available endpoints drawn at
+    /// random by weight, the one with fewer in flight. Indices are those of the tier. `random` yields uniform bits. One
+    /// pass over the endpoints.
+    pub fn fall_back(
+        &self,
+        tier: &Tier,
+        is_tried: impl Fn(usize) -> bool,
+        mut random: impl FnMut() -> u64,
+    ) -> Option<usize> {
+        let endpoints = self.endpoints_of(tier);
+        let mut total = 0_u64;
+        let mut drawn = [None; 2];
+        for (i, endpoint) in endpoints.iter().enumerate() {
+            let weight = u64::from(endpoint.effective_weight());
+            if weight == 0 || is_tried(i) || !endpoint.is_available() {
+                continue;
+            }
+            total += weight;
+            for draw in &mut drawn {
+                // Keeps each of those seen so far with a chance of its weight's share.
+                if random() % total < weight {
+                    *draw = Some(i);
+                }
+            }
+        }
+        let [a, b] = drawn;
+        a.zip(b).map(|(a, b)| {
+            let in_flight = |i: usize| endpoints[i].counters.in_flight.load(Ordering::Relaxed);
+            if in_flight(b) < in_flight(a) { b } else { a }
+        })
+    }
+
+    /// `Host` for requests to this endpoint, or `None` to keep the client's.
+    pub fn host_header<'a>(&'a self, route: Option<&'a HostHeader>, endpoint: usize) -> Option<&'a str> {
+        match route.unwrap_or(&self.config.host_header) {
+            HostHeader::Keep => None,
+            HostHeader::Server => Some(&self.endpoints[endpoint].authority),
+            HostHeader::Fixed(host) => Some(host),
+        }
+    }
+
+    /// Where requests get their key from, if the balancer asked for one.
+    pub fn key_source(&self) -> Option<&KeySource> {
+        self.config.key.as_ref().filter(|_| self.tiers.iter().any(|tier| tier.balancer.needs().key))
+    }
+}
+
+impl Tier {
+    fn build(
+        config: &config::Cluster,
+        module: &Arc<Module>,
+        first: usize,
+        endpoints: &[Endpoint],
+    ) -> Result<Self, BuildError> {
         let seen: Vec<balancer::Endpoint<'_>> = endpoints
             .iter()
             .map(|e| balancer::Endpoint {
@@ -84,51 +177,7 @@ impl Cluster {
                 saved: None,
             },
         )?;
-        let has_limits = config.servers.iter().any(|server| server.max_requests > 0);
-        Ok(Self { config: config.clone(), endpoints, balancer, has_limits, queue: Queue::default() })
-    }
-
-    /// The host's own choice, for when the module gives none that can be used: of two available endpoints drawn at
-    /// random by weight, the one with fewer in flight. `random` yields uniform bits. One pass over the endpoints.
-    pub fn fall_back(
-        &self,
-        is_tried: impl Fn(usize) -> bool,
-        mut random: impl FnMut() -> u64,
-    ) -> Option<usize> {
-        let mut total = 0_u64;
-        let mut drawn = [None; 2];
-        for (i, endpoint) in self.endpoints.iter().enumerate() {
-            let weight = u64::from(endpoint.effective_weight());
-            if weight == 0 || is_tried(i) || !endpoint.is_available() {
-                continue;
-            }
-            total += weight;
-            for draw in &mut drawn {
-                // Keeps each of those seen so far with a chance of its weight's share.
-                if random() % total < weight {
-                    *draw = Some(i);
-                }
-            }
-        }
-        let [a, b] = drawn;
-        a.zip(b).map(|(a, b)| {
-            let in_flight = |i: usize| self.endpoints[i].counters.in_flight.load(Ordering::Relaxed);
-            if in_flight(b) < in_flight(a) { b } else { a }
-        })
-    }
-
-    /// `Host` for requests to this endpoint, or `None` to keep the client's.
-    pub fn host_header<'a>(&'a self, route: Option<&'a HostHeader>, endpoint: usize) -> Option<&'a str> {
-        match route.unwrap_or(&self.config.host_header) {
-            HostHeader::Keep => None,
-            HostHeader::Server => Some(&self.endpoints[endpoint].authority),
-            HostHeader::Fixed(host) => Some(host),
-        }
-    }
-
-    /// Where requests get their key from, if the balancer asked for one.
-    pub fn key_source(&self) -> Option<&KeySource> {
-        self.config.key.as_ref().filter(|_| self.balancer.needs().key)
+        Ok(Self { first, n_endpoints: endpoints.len(), balancer, state })
     }
 }
 

@@ -236,6 +236,8 @@ pub struct Server {
     pub weight: u16,
     /// Requests that it may have in flight at once; 0 is no limit.
     pub max_requests: u32,
+    /// Used once no server of a lower tier is left.
+    pub tier: u16,
     /// Pairs for the module's eyes, in the order of the file.
     pub metadata: Vec<(Arc<str>, Arc<str>)>,
     /// Where it was said.

@@ -25,6 +25,8 @@ pub struct Endpoint {
     pub port: u16,
     /// 1 to 65,535.
     pub weight: u16,
+    /// Used once no endpoint of a lower tier is left.
+    pub tier: u16,
     /// Pairs for the module.
     pub metadata: Vec<(Arc<str>, Arc<str>)>,
     /// What the server is called in a `Host` header of its own.
@@ -53,18 +55,16 @@ pub enum Decline {
 struct Slot(wire::Counters);
 
 impl Endpoint {
-    /// The endpoints of a cluster, in the order of the configuration, each with a slot of its own.
+    /// The endpoints of a cluster, by tier and then in the order of the configuration, each with a slot of its own.
     ///
     /// Slots are never freed, as the ABI promises modules. A worker makes them once, so they do not add up.
     pub fn of_cluster(cluster: &config::Cluster) -> Box<[Self]> {
         let occurrence =
             |i: usize| cluster.servers[..i].iter().filter(|s| s.url == cluster.servers[i].url).count();
-        cluster
-            .servers
-            .iter()
-            .enumerate()
-            .map(|(i, server)| Self::new(cluster, server, occurrence(i)))
-            .collect()
+        let new = |(i, server)| Self::new(cluster, server, occurrence(i));
+        let mut endpoints: Vec<Self> = cluster.servers.iter().enumerate().map(new).collect();
+        endpoints.sort_by_key(|endpoint| endpoint.tier);
+        endpoints.into()
     }
 
     /// Whether it takes a request now.
@@ -135,6 +135,7 @@ impl Endpoint {
             name: Arc::clone(&server.host),
             port: server.port,
             weight: server.weight,
+            tier: server.tier,
             metadata: server.metadata.clone(),
             authority,
             addresses: match literal {

@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 
 use lb_api::wire;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Tier};
 use crate::endpoint::{Decline, Endpoint, InFlight};
 use crate::http1::head::{RequestHead, ResponseHead};
 use crate::metrics::Call;
-use crate::module::balancer::{Fault, Panicked};
+use crate::module::balancer::{Balancer, Fault, Panicked};
 use crate::thread::{Thread, ns};
 
 pub(crate) use self::slot::Slot;
@@ -34,6 +34,9 @@ pub struct Trylist<'a> {
     thread: &'a Thread,
     cluster_idx: usize,
     cluster: &'a Cluster,
+    tier_idx: usize,
+    tier: &'a Tier,
+    view: &'a View<'a>,
     slot: Option<Box<Slot>>,
     state: State,
     started: Instant,
@@ -123,14 +126,18 @@ struct Last {
 
 impl<'a> Trylist<'a> {
     /// Calls the hook. The head stays borrowed until the trylist is dropped, as the module was promised.
-    pub fn start(thread: &'a Thread, cluster_idx: usize, view: &View<'a>, now: Instant) -> Self {
+    pub fn start(thread: &'a Thread, cluster_idx: usize, view: &'a View<'a>, now: Instant) -> Self {
         let cluster = &thread.clusters[cluster_idx];
+        let tier_idx = if cluster.tiers.len() > 1 { cluster.available_tier(0).unwrap_or(0) } else { 0 };
         let mut slot = thread.take_slot();
-        slot.prepare(cluster, view);
+        slot.tries.clear();
         let mut trylist = Self {
             thread,
             cluster_idx,
             cluster,
+            tier_idx,
+            tier: &cluster.tiers[tier_idx],
+            view,
             slot: Some(slot),
             state: State::None,
             started: now,
@@ -138,15 +145,7 @@ impl<'a> Trylist<'a> {
             last: Last::default(),
             module_time: thread.is_sampled().then_some(Duration::ZERO),
         };
-        let storage = trylist.storage();
-        let request = trylist.slot().request();
-        // SAFETY: `storage` has the module's size and alignment and, like `request`, stays in its box until `drop` below
-        // has dropped the trylist; the request's text is borrowed for `'a`. Nothing is in the storage yet.
-        let started = trylist
-            .timed(Call::LoadBalance, |cluster| unsafe { cluster.balancer.load_balance(request, storage) });
-        if started.is_ok() {
-            trylist.state = State::Chosen;
-        }
+        trylist.load_balance();
         trylist
     }
 
@@ -159,9 +158,17 @@ impl<'a> Trylist<'a> {
     /// [`Trylist::not_established`] and [`Trylist::end_try`] is to follow.
     pub fn next(&mut self, now: Instant) -> Step {
         debug_assert!(self.current.is_none(), "the last try was not ended");
+        let mut step = self.next_in_tier(now);
+        while step == Step::Exhausted && self.enter_next_tier(now) {
+            step = self.next_in_tier(now);
+        }
+        step
+    }
+
+    fn next_in_tier(&mut self, now: Instant) -> Step {
         if self.slot().met_full() {
             // What was full may have come free, whether the request waited for that or tried another meanwhile.
-            let n_endpoints = self.cluster.endpoints.len();
+            let n_endpoints = self.tier.n_endpoints;
             self.slot_mut().forget_full(n_endpoints);
         }
         if self.state != State::Chosen {
@@ -177,7 +184,7 @@ impl<'a> Trylist<'a> {
                 Ok(Step::Exhausted) => return self.exhausted(now),
                 Ok(Step::Wait) => return Step::Wait,
                 Err((fault, detail)) => {
-                    self.cluster.balancer.fault(fault, &detail);
+                    self.tier.balancer.fault(fault, &detail);
                     self.state = State::Overruled;
                     return self.host_choice(now);
                 }
@@ -198,16 +205,16 @@ impl<'a> Trylist<'a> {
         let failure = wire::Failure {
             size: size_of::<wire::Failure>() as u32,
             kind,
-            endpoint: wire_idx(current.endpoint),
+            endpoint: wire_idx(self.tier, current.endpoint),
             try_id,
             os_error: os_error.unwrap_or(0),
             reserved: 0,
             now_ns: self.thread.ns(now),
             elapsed_ns: ns(now.saturating_duration_since(current.started)),
         };
-        self.tell(Call::ReportFailure, |cluster, trylist| {
+        self.tell(Call::ReportFailure, |balancer, trylist| {
             // SAFETY: `tell` passes the storage of a trylist that is alive.
-            unsafe { cluster.balancer.report_failure(trylist, &failure) }
+            unsafe { balancer.report_failure(trylist, &failure) }
         });
         self.end_try(wire::TRY_NOT_ESTABLISHED, now);
     }
@@ -216,7 +223,7 @@ impl<'a> Trylist<'a> {
     pub fn connected(&mut self, connect: Duration, now: impl FnOnce() -> Instant) {
         let Some(current) = &mut self.current else { return };
         current.connect = connect;
-        if self.cluster.balancer.wants(wire::EVENT_CONNECTED) {
+        if self.tier.balancer.wants(wire::EVENT_CONNECTED) {
             self.observe(wire::EVENT_CONNECTED, 0, &[], now());
         }
     }
@@ -228,10 +235,10 @@ impl<'a> Trylist<'a> {
         current.first_byte = Some(first_byte);
         current.status = head.status;
         self.cluster.endpoints[current.endpoint].learn_latency(ns(first_byte));
-        if self.cluster.balancer.wants(wire::EVENT_RESPONSE_HEADERS) {
+        if self.tier.balancer.wants(wire::EVENT_RESPONSE_HEADERS) {
             let mut values = std::mem::take(&mut self.slot_mut().response_headers);
             values.clear();
-            let names = self.cluster.balancer.needs().response_headers.iter();
+            let names = self.tier.balancer.needs().response_headers.iter();
             values.extend(names.map(|name| wire::Str::maybe(head.field(name.as_bytes()))));
             self.observe(wire::EVENT_RESPONSE_HEADERS, 0, &values, now);
             self.slot_mut().response_headers = values;
@@ -248,7 +255,7 @@ impl<'a> Trylist<'a> {
 
     /// The try is over; `result` is one of [`wire`]'s `TRY_*`.
     pub fn end_try(&mut self, result: u32, now: Instant) {
-        if self.cluster.balancer.wants(wire::EVENT_TRY_ENDED) && self.current.is_some() {
+        if self.tier.balancer.wants(wire::EVENT_TRY_ENDED) && self.current.is_some() {
             self.observe(wire::EVENT_TRY_ENDED, result, &[], now);
         }
         let Some(current) = self.current.take() else { return };
@@ -272,7 +279,7 @@ impl<'a> Trylist<'a> {
         let outcome = wire::Outcome {
             size: size_of::<wire::Outcome>() as u32,
             kind,
-            endpoint: self.last.endpoint.map_or(wire::NO_ENDPOINT, wire_idx),
+            endpoint: self.last.endpoint.map_or(wire::NO_ENDPOINT, |endpoint| wire_idx(self.tier, endpoint)),
             status: u32::from(status),
             n_tries: self.slot().tries.len() as u32,
             reserved: 0,
@@ -283,9 +290,9 @@ impl<'a> Trylist<'a> {
             bytes_sent: self.last.sent,
             bytes_received: self.last.received,
         };
-        self.tell(Call::Finish, |cluster, trylist| {
+        self.tell(Call::Finish, |balancer, trylist| {
             // SAFETY: `tell` passes the storage of a trylist that is alive; the state below makes this the only `finish`.
-            unsafe { cluster.balancer.finish(trylist, &outcome) }
+            unsafe { balancer.finish(trylist, &outcome) }
         });
         if self.state != State::None {
             self.state = State::Ended;
@@ -307,9 +314,48 @@ impl<'a> Trylist<'a> {
         self.last.first_byte
     }
 
+    /// Has the tier's balancer begin a trylist, of which there is none now.
+    fn load_balance(&mut self) {
+        let (tier, view) = (self.tier, self.view);
+        self.slot_mut().prepare(&tier.balancer, view);
+        let storage = self.storage();
+        let request = self.slot().request();
+        // SAFETY: `storage` has the module's size and alignment and, like `request`, stays in its box until `drop_trylist`;
+        // the request's text is borrowed for `'a`. Nothing is in the storage yet.
+        let started =
+            self.timed(Call::LoadBalance, |balancer| unsafe { balancer.load_balance(request, storage) });
+        self.state = if started.is_ok() { State::Chosen } else { State::None };
+    }
+
+    /// Goes on to the next tier that has an endpoint available; false where there is none. The balancer before hears
+    /// that its trylist has come to nothing.
+    #[cold]
+    fn enter_next_tier(&mut self, now: Instant) -> bool {
+        let Some(tier_idx) = self.cluster.available_tier(self.tier_idx + 1) else { return false };
+        let has_tried = !self.slot().tries.is_empty();
+        self.finish(if has_tried { wire::OUTCOME_FAILED } else { wire::OUTCOME_NO_ENDPOINT }, 0, now);
+        self.drop_trylist();
+        self.tier_idx = tier_idx;
+        self.tier = &self.cluster.tiers[tier_idx];
+        self.load_balance();
+        true
+    }
+
+    fn drop_trylist(&mut self) {
+        if self.state == State::None {
+            return;
+        }
+        let storage = self.storage();
+        // SAFETY: the trylist is alive until this call, its last, as the state says from here on.
+        let dropped = self.timed(Call::Drop, |balancer| unsafe { balancer.drop_trylist(storage) });
+        // A panic in it is counted already, and nothing is left to be done about it.
+        let _ = dropped;
+        self.state = State::None;
+    }
+
     fn ask(&mut self, now: Instant) -> Result<wire::Answer, Panicked> {
         let n_tries = self.slot().tries.len() as u32;
-        let n_endpoints = self.cluster.endpoints.len();
+        let n_endpoints = self.tier.n_endpoints;
         let storage = self.storage();
         let slot = self.slot_mut();
         slot.spread(n_endpoints);
@@ -330,7 +376,7 @@ impl<'a> Trylist<'a> {
             reserved: 0,
         };
         // SAFETY: only called while the state is `Chosen`: the trylist is alive in its storage.
-        self.timed(Call::Next, |cluster| unsafe { cluster.balancer.next(storage, &cx, &mut answer) })?;
+        self.timed(Call::Next, |balancer| unsafe { balancer.next(storage, &cx, &mut answer) })?;
         Ok(answer)
     }
 
@@ -338,7 +384,7 @@ impl<'a> Trylist<'a> {
     fn checked(&self, answer: &wire::Answer) -> Result<Step, (Fault, String)> {
         match answer.kind {
             wire::NEXT_ENDPOINT => {
-                let (endpoint, n) = (answer.endpoint as usize, self.cluster.endpoints.len());
+                let (endpoint, n) = (answer.endpoint as usize, self.tier.n_endpoints);
                 if endpoint >= n {
                     Err((Fault::OutOfRange, format!("answered endpoint {endpoint} of {n}")))
                 } else if self.slot().is_answered(endpoint) {
@@ -364,12 +410,12 @@ impl<'a> Trylist<'a> {
             return Step::Exhausted;
         }
         let (slot, thread) = (self.slot(), self.thread);
-        if let Some(endpoint) = self.cluster.fall_back(|i| !slot.is_full(i), || thread.random())
+        if let Some(endpoint) = self.cluster.fall_back(self.tier, |i| !slot.is_full(i), || thread.random())
             && let Some(step) = self.begin(endpoint, now)
         {
             return step;
         }
-        Step::Wait
+        if self.is_any_full() { Step::Wait } else { Step::Exhausted }
     }
 
     fn waits_for_full(&self) -> bool {
@@ -378,17 +424,16 @@ impl<'a> Trylist<'a> {
 
     fn host_choice(&mut self, now: Instant) -> Step {
         self.thread.metrics.fallback(self.cluster_idx);
-        let n_endpoints = self.cluster.endpoints.len();
+        let n_endpoints = self.tier.n_endpoints;
         self.slot_mut().spread(n_endpoints);
         loop {
             let (slot, thread) = (self.slot(), self.thread);
-            match self.cluster.fall_back(|i| slot.is_answered(i), || thread.random()) {
+            match self.cluster.fall_back(self.tier, |i| slot.is_answered(i), || thread.random()) {
                 Some(endpoint) => {
                     if let Some(step) = self.begin(endpoint, now) {
                         return step;
                     }
                 }
-                None if self.waits_for_full() => return Step::Wait,
                 None if self.slot().tries.is_empty() && self.is_any_full() => return Step::Wait,
                 None => return Step::Exhausted,
             }
@@ -396,25 +441,26 @@ impl<'a> Trylist<'a> {
     }
 
     fn is_any_full(&self) -> bool {
-        self.cluster.has_limits && self.cluster.endpoints.iter().any(Endpoint::is_full)
+        self.cluster.has_limits && self.cluster.endpoints_of(self.tier).iter().any(Endpoint::is_full)
     }
 
-    /// Begins a try, unless the endpoint takes none now.
+    /// Begins a try of the tier's endpoint of this index, unless it takes none now.
     #[inline]
-    fn begin(&mut self, endpoint: usize, now: Instant) -> Option<Step> {
-        self.slot_mut().answered(endpoint);
+    fn begin(&mut self, idx: usize, now: Instant) -> Option<Step> {
+        self.slot_mut().answered(idx);
+        let endpoint = self.tier.first + idx;
         let in_flight = match self.cluster.endpoints[endpoint].enter() {
             Ok(in_flight) => in_flight,
             Err(decline) => {
                 if decline == Decline::Full {
-                    let n_endpoints = self.cluster.endpoints.len();
-                    self.slot_mut().was_full(endpoint, n_endpoints);
+                    let n_endpoints = self.tier.n_endpoints;
+                    self.slot_mut().was_full(idx, n_endpoints);
                 }
                 return None;
             }
         };
         if self.slot().met_full() {
-            self.slot_mut().is_tried(endpoint);
+            self.slot_mut().is_tried(idx);
         }
         self.current = Some(Current {
             endpoint,
@@ -436,7 +482,7 @@ impl<'a> Trylist<'a> {
             size: size_of::<wire::Event>() as u32,
             kind,
             try_id: self.slot().tries.len() as u32 + 1,
-            endpoint: wire_idx(current.endpoint),
+            endpoint: wire_idx(self.tier, current.endpoint),
             status: u32::from(current.status),
             result,
             now_ns: self.thread.ns(now),
@@ -448,35 +494,35 @@ impl<'a> Trylist<'a> {
             headers: headers.as_ptr(),
             n_headers: headers.len(),
         };
-        self.tell(Call::Observe, |cluster, trylist| {
+        self.tell(Call::Observe, |balancer, trylist| {
             // SAFETY: `tell` passes the storage of a trylist that is alive.
-            unsafe { cluster.balancer.observe(trylist, &event) }
+            unsafe { balancer.observe(trylist, &event) }
         });
     }
 
     /// Makes a call on the trylist, if there still is one that may hear of anything.
-    fn tell(&mut self, call: Call, tell: impl FnOnce(&Cluster, *mut c_void) -> Result<(), Panicked>) {
+    fn tell(&mut self, call: Call, tell: impl FnOnce(&Balancer, *mut c_void) -> Result<(), Panicked>) {
         if matches!(self.state, State::Ended | State::None) {
             return;
         }
         let storage = self.storage();
-        if self.timed(call, |cluster| tell(cluster, storage)).is_err() {
+        if self.timed(call, |balancer| tell(balancer, storage)).is_err() {
             self.state = State::Ended;
         }
     }
 
     #[inline]
-    fn timed<R>(&mut self, call: Call, enter: impl FnOnce(&Cluster) -> R) -> R {
+    fn timed<R>(&mut self, call: Call, enter: impl FnOnce(&Balancer) -> R) -> R {
         self.thread.metrics.module_call(self.cluster_idx, call);
-        let Some(time) = &mut self.module_time else { return enter(self.cluster) };
+        let Some(time) = &mut self.module_time else { return enter(&self.tier.balancer) };
         let before = Instant::now();
-        let result = enter(self.cluster);
+        let result = enter(&self.tier.balancer);
         *time += before.elapsed();
         result
     }
 
     fn storage(&mut self) -> *mut c_void {
-        let size = self.cluster.balancer.module().trylist().size;
+        let size = self.tier.balancer.module().trylist().size;
         self.slot_mut().storage(size)
     }
 
@@ -499,13 +545,7 @@ impl Drop for Trylist<'_> {
         if matches!(self.state, State::Chosen | State::Overruled) {
             self.finish(wire::OUTCOME_ABORTED, 0, Instant::now());
         }
-        if self.state != State::None {
-            let storage = self.storage();
-            // SAFETY: the trylist is alive until this call, its last; the guard is dropped once.
-            let dropped = self.timed(Call::Drop, |cluster| unsafe { cluster.balancer.drop_trylist(storage) });
-            // A panic in it is counted already, and nothing is left to be done about it.
-            let _ = dropped;
-        }
+        self.drop_trylist();
         if let Some(time) = self.module_time {
             self.thread.metrics.module_time(self.cluster_idx, ns(time));
         }
@@ -515,6 +555,8 @@ impl Drop for Trylist<'_> {
     }
 }
 
-fn wire_idx(endpoint: usize) -> u32 {
-    u32::try_from(endpoint).unwrap_or(wire::NO_ENDPOINT)
+/// An endpoint as the tier's balancer calls it; none where it is of another tier.
+fn wire_idx(tier: &Tier, endpoint: usize) -> u32 {
+    let idx = endpoint.wrapping_sub(tier.first);
+    if idx < tier.n_endpoints { u32::try_from(idx).unwrap_or(wire::NO_ENDPOINT) } else { wire::NO_ENDPOINT }
 }

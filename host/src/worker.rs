@@ -405,7 +405,9 @@ fn layout(addresses: &[SocketAddr], clusters: &Clusters, access_log: Option<&Acc
                 .iter()
                 .map(|e| EndpointLayout { url: Arc::clone(&e.url), counters: e.counters })
                 .collect(),
-            faults: Arc::new(move |fault| counted[idx].balancer.faults(fault)),
+            faults: Arc::new(move |fault| {
+                counted[idx].tiers.iter().map(|tier| tier.balancer.faults(fault)).sum()
+            }),
         }
     };
     MetricsLayout {

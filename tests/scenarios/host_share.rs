@@ -1,9 +1,12 @@
-//! What the host does for every module alike: limits of servers and the queue before them.
+//! What the host does for every module alike: limits of servers and the queue before them,
+//! tiers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tests::Gate;
+use tests::artifacts;
+use tests::journal::Journal;
 use tests::origin::Origin;
 use tests::proxy::Proxy;
 
@@ -168,4 +171,91 @@ fn a_server_without_a_limit_takes_what_a_full_one_does_not() {
     assert_eq!(proxy.names(5), ["free"; 5].join(" "));
     gate.open();
     assert_eq!(busy.reply().status(), 200);
+}
+
+// ---- tiers -----------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_backup_is_left_alone_while_others_serve() {
+    for module in MODULES {
+        let origins = ["backup", "a", "b"].map(Origin::named);
+        let proxy = Proxy::over(&origins).module(module).server(0, "backup = true").start();
+        let names = proxy.names(40);
+        assert!(names.contains('a') && names.contains('b') && !names.contains("backup"), "{module}: {names}");
+        assert_eq!(origins[0].n_connections(), 0, "{module}");
+    }
+}
+
+#[test]
+fn tiers_are_used_in_their_order() {
+    for module in MODULES {
+        let origins = ["third", "second", "second", "first", "first"].map(Origin::named);
+        let builder = Proxy::over(&origins).module(module).server(0, "tier = 7").server(1, "tier = 2");
+        let proxy = builder.server(2, "tier = 2").start();
+        assert_eq!(proxy.names(4), ["first"; 4].join(" "), "{module}");
+        origins[3].stop();
+        assert_eq!(proxy.names(4), ["first"; 4].join(" "), "{module}");
+        origins[4].stop();
+        assert_eq!(proxy.names(4), ["second"; 4].join(" "), "{module}");
+        origins[1].stop();
+        origins[2].stop();
+        assert_eq!(proxy.names(4), ["third"; 4].join(" "), "{module}");
+        origins[0].stop();
+        assert_eq!(proxy.get("/").status(), 502, "{module}");
+        let third = format!(
+            "trylist_tries_total{{cluster=\"%\",endpoint=\"{}\",result=\"served\"}}",
+            origins[0].url()
+        );
+        proxy.wait_for_metric(&third, 4.0);
+    }
+}
+
+/// Both tiers have the same module and settings, so "0" is the first endpoint of each.
+#[test]
+fn each_tiers_balancer_hears_the_end_of_what_it_was_asked() {
+    let origins = [Origin::dead(), Origin::named("backup")];
+    let journal = Journal::new();
+    let proxy = Proxy::over(&origins)
+        .server(1, "backup = true")
+        .module_file("records_calls", &artifacts::broken("records-calls"))
+        .in_cluster(&format!("settings = {}", journal.settings(&["0"])))
+        .start();
+    assert_eq!(proxy.get("/").text(), "backup");
+    let calls = |call: &str| {
+        proxy.metric(&format!(
+            "trylist_module_calls_total{{cluster=\"%\",module=\"records_calls\",call=\"{call}\"}}"
+        ))
+    };
+    for call in ["load_balance", "finish", "drop"] {
+        assert_eq!(calls(call), 2.0, "{call}");
+    }
+    drop(proxy);
+    assert_eq!(
+        journal.all(),
+        [
+            "/ load_balance",
+            "/ next after []: 0",
+            "/ report_failure 0 Connect, try 1",
+            "/ observe 0 TryEnded NotEstablished",
+            "/ next after [0]: exhausted",
+            "/ finish Failed by None, status None, tries 1",
+            "/ drop",
+        ]
+    );
+}
+
+#[test]
+fn full_servers_are_waited_for_and_the_backup_left_alone() {
+    let gate = Gate::default();
+    let origins = [gated(&gate), Origin::named("backup")];
+    let builder = Proxy::over(&origins).server(0, "max_requests = 1").server(1, "backup = true");
+    let proxy = builder.in_cluster("queue_timeout = \"20s\"").start();
+    let (mut busy, mut waiting) = (proxy.connect(), proxy.connect());
+    busy.get("/");
+    origins[0].wait_for_requests(1);
+    waiting.get("/");
+    proxy.wait_for_metric("trylist_queue_length{cluster=\"%\"}", 1.0);
+    gate.open();
+    assert_eq!((busy.reply().text(), waiting.reply().text()), ("ok".into(), "ok".into()));
+    assert_eq!(origins[1].n_connections(), 0);
 }

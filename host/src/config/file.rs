@@ -72,6 +72,8 @@ pub(super) struct Server {
     pub(super) url: Option<Spanned<String>>,
     pub(super) weight: Option<Spanned<i64>>,
     pub(super) max_requests: Option<Spanned<i64>>,
+    pub(super) tier: Option<Spanned<i64>>,
+    pub(super) backup: Option<Spanned<bool>>,
     pub(super) metadata: Option<Named<String>>,
 }
 

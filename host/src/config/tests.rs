@@ -80,7 +80,7 @@ t.toml:11: cluster "api": no module "least_requst" is loaded (did you mean "leas
 t.toml:12: cluster "api": server "https://a": servers are reached by plain HTTP only so far, not by https (write http://host or http://host:port)
 t.toml:12: cluster "api": servers.weight: expected an integer, found the string "3"
 t.toml:12: cluster "api": server "http://b:x": port "x" is not a number from 1 to 65535
-t.toml:12: cluster "api": servers: unknown key "wait" (known here: url, weight, max_requests, metadata)
+t.toml:12: cluster "api": servers: unknown key "wait" (known here: url, weight, max_requests, tier, backup, metadata)
 t.toml:13: cluster "api": connect_timeout: expected a duration such as "250ms", "10s", "5m" or "1h", found the integer 10
 t.toml:16: route "a": path "a" does not begin with "/" (write "/a")
 t.toml:17: route "a": no cluster "apo" (did you mean "api"?)
@@ -429,6 +429,14 @@ fn refuses_bad_clusters() {
         (
             servers("{ url = \"http://a\", max_requests = -1 }"),
             r#"t.toml:7: cluster "app": server "http://a": max_requests: -1 is not a number from 0 to 1000000"#,
+        ),
+        (
+            servers("{ url = \"http://a\", tier = 16 }"),
+            r#"t.toml:7: cluster "app": server "http://a": tier: 16 is not a number from 0 to 15"#,
+        ),
+        (
+            servers("{ url = \"http://a\", tier = 2, backup = true }"),
+            r#"t.toml:7: cluster "app": server "http://a": tier and backup ("backup = true" is tier 1: write one of them)"#,
         ),
         (cluster("queue = -1"), r#"t.toml:8: cluster "app": queue: -1 is not a number from 0 to 1000000"#),
     ]);

@@ -8,8 +8,7 @@ use std::ptr::{self, NonNull};
 use lb_api::wire;
 
 use super::{Tried, View};
-use crate::cluster::Cluster;
-use crate::module::balancer::address;
+use crate::module::balancer::{Balancer, address};
 
 /// Storage of one request at a time; reused, because it is larger than what a request should allocate.
 #[derive(Debug)]
@@ -69,14 +68,15 @@ impl Drop for Slot {
 }
 
 impl Slot {
-    pub(super) fn prepare(&mut self, cluster: &Cluster, view: &View<'_>) {
-        let size = cluster.balancer.module().trylist().size;
+    /// Makes it ready for a trylist of this balancer. The tries of the request stay.
+    pub(super) fn prepare(&mut self, balancer: &Balancer, view: &View<'_>) {
+        let size = balancer.module().trylist().size;
         if size > wire::TRYLIST_IN_PLACE {
             let n = size.div_ceil(size_of::<Storage>());
             self.large.resize(n, Storage([MaybeUninit::uninit(); wire::TRYLIST_IN_PLACE]));
         }
         self.headers.clear();
-        let names = cluster.balancer.needs().request_headers.iter();
+        let names = balancer.needs().request_headers.iter();
         self.headers.extend(names.map(|name| wire::Str::maybe(view.head.field(name.as_bytes()))));
         let request = wire::Request {
             method: wire::Str::of(view.head.text(view.head.method_text)),
@@ -95,7 +95,6 @@ impl Slot {
         self.answered_bits.clear();
         self.first_answer = None;
         self.full_bits.clear();
-        self.tries.clear();
     }
 
     /// Where a trylist of `size` bytes is, or goes.

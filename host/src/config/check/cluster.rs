@@ -34,6 +34,9 @@ const QUEUE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Each takes a connection, and no address has ports for more than a tenth of them.
 const MAX_REQUESTS: i64 = 1_000_000;
 
+/// Each tier has a balancer of its own; more than a few are a mistake.
+const LAST_TIER: i64 = 15;
+
 /// The clusters that passed, and whether that is all of them.
 pub(super) struct Clusters {
     pub(super) checked: Vec<Cluster>,
@@ -158,6 +161,12 @@ impl Checker<'_> {
         let weight = self.integer(&key("weight"), server.weight.as_ref(), 1..=65_535, 1);
         let max_requests =
             self.integer(&key("max_requests"), server.max_requests.as_ref(), 0..=MAX_REQUESTS, 0_u32);
+        let backup = u16::from(server.backup.as_ref().is_some_and(|backup| *backup.get_ref()));
+        let tier = self.integer(&key("tier"), server.tier.as_ref(), 0..=LAST_TIER, backup);
+        if let (Some(tier), Some(_)) = (&server.tier, &server.backup) {
+            let right = "\"backup = true\" is tier 1: write one of them";
+            self.report.error(tier.at(), format!("{object}: tier and backup ({right})"));
+        }
         let authority = match address::parse_server(url.get_ref()) {
             Ok(authority) => authority,
             Err(reason) => {
@@ -176,6 +185,7 @@ impl Checker<'_> {
             port: authority.port,
             weight,
             max_requests,
+            tier,
             metadata: metadata.into_iter().map(pair).collect(),
         })
     }
