@@ -17,7 +17,8 @@ use std::sync::Arc;
 
 use lb_api::serde::Deserialize;
 use lb_api::{
-    export_balancer, Balancer, BuildCx, BuildError, Event, EventKind, Live, Needs, Next, NextCx, Request, TryResult,
+    export_balancer, Balancer, BuildCx, BuildError, Event, EventKind, Live, Needs, Next, NextCx, Request,
+    TryResult,
 };
 
 /// The module's settings.
@@ -92,13 +93,19 @@ impl Balancer for LeastUsed {
             match previous {
                 // The previous instance goes on charging while this one starts, so that the count is shared.
                 Some(server) => Arc::clone(&server.used),
-                None => Arc::new(AtomicU64::new(saved.iter().find(|(of, _)| *of == id).map_or(0, |(_, used)| *used))),
+                None => Arc::new(AtomicU64::new(
+                    saved.iter().find(|(of, _)| *of == id).map_or(0, |(_, used)| *used),
+                )),
             }
         };
         let servers: Vec<_> = cx
             .endpoints()
             .iter()
-            .map(|endpoint| Server { id: endpoint.id(), live: endpoint.live(), used: used_before(endpoint.id()) })
+            .map(|endpoint| Server {
+                id: endpoint.id(),
+                live: endpoint.live(),
+                used: used_before(endpoint.id()),
+            })
             .collect();
         cx.log().info(format_args!("{} servers, quota {}", servers.len(), settings.quota));
         Ok(Self { servers, settings })
@@ -115,7 +122,8 @@ impl Balancer for LeastUsed {
 
     fn next(&self, bill: &mut Bill, cx: &NextCx<'_>) -> Next {
         bill.take_back();
-        let within = |server: &Server| self.settings.quota == 0 || server.used.load(Relaxed) < self.settings.quota;
+        let within =
+            |server: &Server| self.settings.quota == 0 || server.used.load(Relaxed) < self.settings.quota;
         let fitting = self
             .servers
             .iter()
@@ -204,7 +212,10 @@ mod tests {
         let second = reordered.balancer::<LeastUsed>().previous(&first).build().unwrap();
         assert_eq!(second.sequence(2), [1, 0]);
         let restarted = cluster.balancer::<LeastUsed>().saved(second.save()).build().unwrap();
-        assert_eq!(restarted.load_balance(FakeRequest::get("/")).explain(), "costs 1; used so far: [3, 0, 2]");
+        assert_eq!(
+            restarted.load_balance(FakeRequest::get("/")).explain(),
+            "costs 1; used so far: [3, 0, 2]"
+        );
     }
 
     #[test]
@@ -212,7 +223,8 @@ mod tests {
         let cluster = FakeCluster::equal(1);
         let refused = cluster.balancer::<LeastUsed>().setting("header", "").build().err().unwrap();
         assert_eq!(refused.to_string(), "header: expected the name of a header, found \"\"");
-        let refused = cluster.balancer::<LeastUsed>().setting("qouta", 1).setting("header", 2).build().err().unwrap();
+        let refused =
+            cluster.balancer::<LeastUsed>().setting("qouta", 1).setting("header", 2).build().err().unwrap();
         assert_eq!(
             refused.to_string(),
             "header: expected a string, found 2; qouta: unknown setting (did you mean \"quota\"?)"
