@@ -1,7 +1,7 @@
 //! One client's connection: requests one after the other, time-outs, and next to no memory in between.
 //!
-//! What a request needs (buffers, heads, the state of everything that waits) lives in [`requests`], in a future that
-//! exists only while the connection is busy. A connection that was idle for [`LINGER`] waits as a socket and a timer.
+//! What a request needs (buffers, heads, the state of everything that waits) lives in `requests`, in a future that
+//! exists only while the connection is busy. A connection that was idle for `LINGER` waits as a socket and a timer.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
