@@ -220,7 +220,8 @@
 //! # In C, or any other language
 //!
 //! `include/lb_module.h` is the same ABI; a module in C exports one symbol and is loaded by the same line. Every struct, call
-//! and constant is described there and, word for word nearly, in [`wire`]. `tests/c-module/round.c` is a whole module. What
+//! and constant is described there and, word for word nearly, in [`wire`]. `modules/c-example/c_example.c` is a whole module,
+//! written to be copied. What
 //! the SDK does for Rust (settings into structs, wrapping of saved bytes, containing panics) is the author's there.
 //!
 //! # How the ABI grows

@@ -41,10 +41,10 @@ pub fn third_party() -> PathBuf {
     BUILT.get_or_init(|| cargo(&root().join("tests/third-party"), "dev", &[])).only()
 }
 
-/// The module written in C.
+/// The module written in C, as the line at its top builds it.
 pub fn c_module() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| compile(&root().join("tests/c-module/round.c"))).clone()
+    BUILT.get_or_init(|| compile(&root().join("modules/c-example/c_example.c"))).clone()
 }
 
 /// The program itself, with this workspace's modules beside it, as `cargo build` leaves them.
