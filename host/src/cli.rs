@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::log::Filter;
 
@@ -14,7 +14,7 @@ pub(crate) enum Exit {
     // 2 is clap's, for a command line that it does not understand.
     /// The configuration was refused.
     Configuration = 3,
-    /// A module was refused, or refused its settings.
+    /// A module was refused, refused its settings, or broke the contract.
     Module = 4,
 }
 
@@ -24,7 +24,7 @@ Exit codes:
   1  failed at run time: an address in use, a file that cannot be written, requests cut off at the end
   2  the command line is wrong
   3  the configuration is refused
-  4  a module is refused, or refuses its settings";
+  4  a module is refused, refuses its settings, or breaks the contract";
 
 /// A load-balancing reverse proxy; what balances is a module named in the configuration
 #[derive(Debug, Parser)]
@@ -58,6 +58,62 @@ pub(crate) enum ModuleCommand {
         /// The module's file
         file: PathBuf,
     },
+    /// Write a module of your own, in Rust or in C, that builds, passes its test and loads as it is
+    New(New),
+    /// Try the contract that every module must keep on a built one, in a process of its own, and report
+    Test(Test),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct New {
+    /// Module ID, in snake_case
+    pub(crate) name: String,
+    /// What to write it in
+    #[arg(long, value_enum, default_value_t = Lang::Rust)]
+    pub(crate) lang: Lang,
+    /// The folder to make [default: NAME with dashes, in this folder]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) path: Option<PathBuf>,
+    /// Where the sources of lb-api are, for Rust [default: those that this program was built with]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) lb_api: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Lang {
+    Rust,
+    C,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Test {
+    /// The module's file
+    pub(crate) file: PathBuf,
+    /// A TOML file of the module's settings, as they would stand in a cluster's table `settings`
+    #[arg(long, value_name = "FILE", conflicts_with = "setting")]
+    pub(crate) settings: Option<PathBuf>,
+    /// One setting; a value that is not TOML is a string
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) setting: Vec<String>,
+    /// First choices must be proportional to effective weights, to within this part of each share (0.1 is a tenth)
+    #[arg(long, value_name = "TOLERANCE", value_parser = tolerance)]
+    pub(crate) weighted: Option<f64>,
+    /// An endpoint that is not available must not be answered as long as another is
+    #[arg(long)]
+    pub(crate) skips_unavailable: bool,
+    /// For one check to take; what takes longer counts as never returning
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) time_limit: u64,
+    /// Runs the checks from this one on, in this process: what this command starts itself with
+    #[arg(long, value_name = "CHECK", hide = true)]
+    pub(crate) child: Option<usize>,
+}
+
+fn tolerance(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(tolerance) if (0.0..=1.0).contains(&tolerance) => Ok(tolerance),
+        _ => Err("expected a number from 0 to 1".to_owned()),
+    }
 }
 
 #[derive(Args, Debug)]
@@ -81,9 +137,17 @@ mod tests {
 
     #[test]
     fn takes_the_documented_commands() {
-        for line in
-            ["run -c a.toml", "check --config a.conf", "demo", "module inspect a.so", "demo --log-level warn"]
-        {
+        for line in [
+            "run -c a.toml",
+            "check --config a.conf",
+            "demo",
+            "module inspect a.so",
+            "module new mine --lang c --path elsewhere",
+            "module new mine --lb-api ../lb-api",
+            "module test a.so --setting a=1 --setting b.c=x --weighted 0.1 --skips-unavailable --time-limit 5",
+            "module test a.so --settings a.toml",
+            "demo --log-level warn",
+        ] {
             parse(line).expect(line);
         }
     }
@@ -92,6 +156,11 @@ mod tests {
     fn refuses_what_it_does_not_know() {
         assert_eq!(parse("run").expect_err("no file"), ErrorKind::MissingRequiredArgument);
         assert_eq!(parse("module list").expect_err("no such command"), ErrorKind::InvalidSubcommand);
+        assert_eq!(parse("module test a.so --weighted 2").expect_err("too much"), ErrorKind::ValueValidation);
+        assert_eq!(
+            parse("module test a.so --settings a --setting b=1").expect_err("both"),
+            ErrorKind::ArgumentConflict
+        );
         assert_eq!(parse("demo --log-level loud").expect_err("no level"), ErrorKind::ValueValidation);
     }
 

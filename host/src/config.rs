@@ -63,6 +63,16 @@ pub fn parse(name: &str, text: &str, syntax: Syntax) -> Result<(Config, Vec<Warn
     report.finish(config)
 }
 
+/// The settings of a module, where they are a file (or any text) of their own.
+///
+/// # Errors
+/// As [`load`].
+pub fn settings(name: &str, text: &str) -> Result<Vec<Setting>, ConfigErrors> {
+    let mut report = Report::new(name);
+    let settings = read::read_settings(name, text, &mut report);
+    report.finish(settings).map(|(settings, _)| settings)
+}
+
 /// How a configuration is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Syntax {

@@ -1,5 +1,6 @@
 //! Arguments → one subcommand → exit code; the only place that ends the process.
 
+mod author;
 mod cli;
 mod inspect;
 mod log;
@@ -43,6 +44,8 @@ fn main() -> ExitCode {
         Command::Check(from) => check(&from.config),
         Command::Demo => demo(),
         Command::Module(ModuleCommand::Inspect { file }) => inspect(file),
+        Command::Module(ModuleCommand::New(new)) => author::new::run(new),
+        Command::Module(ModuleCommand::Test(test)) => author::test::run(test),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

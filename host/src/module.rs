@@ -10,6 +10,7 @@
 pub mod load;
 pub mod registry;
 pub mod balancer;
+mod contract;
 mod calls;
 mod elf;
 mod image;

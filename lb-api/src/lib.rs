@@ -6,7 +6,8 @@
 //!
 //! # A whole module
 //!
-//! `Cargo.toml`: a `cdylib` that depends on this crate.
+//! `trylist module new NAME` writes one that builds, passes its tests and loads as it is (`--lang c` in C). By hand, it is two
+//! files. `Cargo.toml`: a `cdylib` that depends on this crate.
 //!
 //! ```toml
 //! [package]
@@ -213,6 +214,10 @@
 //! assert_eq!(balancer.sequence(4), [0, 1, 2, 0]);
 //! ```
 //!
+//! `trylist module test FILE.so` tries the same contract on the library as it was built, in whatever language, in a process of
+//! its own, so that a crash, an abort or a call that does not return is a line of its report; and it looks at what nothing in
+//! the module itself can see: memory that is not given back, and the time of a request's calls.
+//!
 //! A crate that other crates test against is `crate-type = ["cdylib", "rlib"]`. A module's root has one name in every module,
 //! and an `rlib` brings it along: a program that links the `rlib`s of *two* modules does not link, unless its build script
 //! prints `cargo::rustc-link-arg=-Wl,-z,muldefs`. Loading the `.so` files instead has no such limit.
@@ -220,8 +225,9 @@
 //! # In C, or any other language
 //!
 //! `include/lb_module.h` is the same ABI; a module in C exports one symbol and is loaded by the same line. Every struct, call
-//! and constant is described there and, word for word nearly, in [`wire`]. `tests/c-module/round.c` is a whole module. What
-//! the SDK does for Rust (settings into structs, wrapping of saved bytes, containing panics) is the author's there.
+//! and constant is described there and, word for word nearly, in [`wire`]. `modules/c-example/c_example.c` is a whole module,
+//! written to be copied. What the SDK does for Rust (settings into structs, wrapping of saved bytes, containing panics) is
+//! the author's there.
 //!
 //! # How the ABI grows
 //!

@@ -38,5 +38,5 @@ mod contract;
 mod drive;
 
 pub use cluster::{FakeCluster, FakeRequest, SettingValue};
-pub use contract::Contract;
-pub use drive::{Builder, TestBalancer, TestTrylist};
+pub use contract::{Contract, Part};
+pub use drive::{Builder, Table, TestBalancer, TestTrylist};

@@ -414,6 +414,7 @@ impl Balancer for Breaker {
         match (self.how.as_str(), untried) {
             ("answers what is not there", None) => Next::Endpoint(n),
             ("starts again", None) => Next::Endpoint(0),
+            ("is always full", _) => Next::Busy,
             ("stops early", Some(_)) if cx.n_tried() == 1 => Next::Exhausted,
             ("ignores what was tried", _) if cx.n_tries() == 0 => Next::Endpoint(*at % n),
             ("wears out", _) if *at > 100 => Next::Exhausted,
@@ -434,9 +435,10 @@ fn the_contract_finds_each_way_of_breaking_it() {
     for (how, found) in [
         ("answers what is not there", "answered endpoint 1 of 1"),
         ("starts again", "answered endpoint 0 twice"),
-        ("stops early", "contract: offers every endpoint once"),
-        ("ignores what was tried", "answered endpoint 0 twice"),
-        ("wears out", "contract: offers every endpoint once; after 100 requests dropped"),
+        ("stops early", "contract: offered [0], expected [0, 1]; after every endpoint available"),
+        ("is always full", "contract: answered that all endpoints are full, and none is"),
+        ("ignores what was tried", "answered endpoint 0, which the host had tried before"),
+        ("wears out", "contract: offered none, expected [0]; after 100 requests dropped"),
     ] {
         let message = broken(&Contract::new().setting("how", how));
         assert!(message.contains(found), "{how}: {message}");
@@ -444,7 +446,10 @@ fn the_contract_finds_each_way_of_breaking_it() {
     let message = broken(&Contract::new().skips_unavailable());
     assert!(message.contains("which is not available"), "{message}");
     let message = broken(&Contract::new().weighted(0.1));
-    assert!(message.contains("its weight's share is 2500"), "{message}");
+    assert!(
+        message.contains("endpoint 3 was chosen 4000 times of 20000, its weight's share is 0"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -489,4 +494,51 @@ fn nothing_is_read_of_structs_that_are_too_short() {
     // SAFETY: of a struct that says 8 bytes no more than its size is read.
     let status = unsafe { module.build.unwrap()((&raw const short).cast(), &raw mut balancer) };
     assert_eq!((status, balancer.is_null()), (wire::STATUS_REFUSED, true));
+}
+
+#[test]
+fn settings_say_how_many_elements_their_tables_have() {
+    // As a module that was loaded gets them, through the same calls.
+    let cluster = FakeCluster::equal(1);
+    let nested = cluster.balancer::<Nested>();
+    let nested =
+        nested.setting("tiers[0].name", "a").setting("tiers[0].weight", 3).setting("tiers[1].name", "b");
+    let balancer = nested.setting("labels.\"x.y\"", "z").build().unwrap();
+    assert_eq!(balancer.logged(), ["info: [(\"a\", 3), (\"b\", 1)] {\"x.y\": \"z\"}"]);
+}
+
+struct Nested;
+
+#[derive(Deserialize)]
+#[serde(crate = "lb_api::serde")]
+struct NestedSettings {
+    tiers: Vec<Tier>,
+    labels: std::collections::BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+#[serde(crate = "lb_api::serde")]
+struct Tier {
+    name: String,
+    weight: Option<u32>,
+}
+
+impl Balancer for Nested {
+    const ID: &'static str = "nested";
+    const SUMMARY: &'static str = "has settings in tables and arrays";
+    type Settings = NestedSettings;
+    type Trylist = ();
+
+    fn build(cx: &BuildCx<'_, Self>, settings: NestedSettings) -> Result<Self, BuildError> {
+        let tiers: Vec<_> =
+            settings.tiers.into_iter().map(|tier| (tier.name, tier.weight.unwrap_or(1))).collect();
+        cx.log().info(format_args!("{tiers:?} {:?}", settings.labels));
+        Ok(Self)
+    }
+
+    fn load_balance(&self, _: &Request<'_>) {}
+
+    fn next(&self, (): &mut (), _: &NextCx<'_>) -> Next {
+        Next::Exhausted
+    }
 }

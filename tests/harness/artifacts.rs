@@ -19,6 +19,11 @@ pub fn module(id: &str) -> PathBuf {
     BUILT.get_or_init(|| modules("dev")).path(&id.replace('_', "-"))
 }
 
+/// The IDs of this workspace's modules in Rust.
+pub fn module_ids() -> Vec<String> {
+    module_folders().map(|folder| folder.replace('-', "_")).collect()
+}
+
 /// All of this workspace's modules, module ID and library, optimised as for users: for benchmarks.
 pub fn release_modules() -> Vec<(String, PathBuf)> {
     let id = |folder: &String| folder.replace('-', "_");
@@ -41,10 +46,10 @@ pub fn third_party() -> PathBuf {
     BUILT.get_or_init(|| cargo(&root().join("tests/third-party"), "dev", &[])).only()
 }
 
-/// The module written in C.
+/// The module written in C, as the line at its top builds it.
 pub fn c_module() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| compile(&root().join("tests/c-module/round.c"))).clone()
+    BUILT.get_or_init(|| compile(&root().join("modules/c-example/c_example.c"))).clone()
 }
 
 /// The program itself, with this workspace's modules beside it, as `cargo build` leaves them.
@@ -85,12 +90,17 @@ impl Libraries {
 
 /// Builds `modules/*`.
 fn modules(profile: &str) -> Libraries {
+    let packages = module_folders().map(|folder| format!("--package=mod-{folder}"));
+    cargo(root(), profile, &packages.collect::<Vec<_>>())
+}
+
+/// The folders below `modules` that are crates.
+fn module_folders() -> impl Iterator<Item = String> {
     let folders = fs::read_dir(root().join("modules")).expect("the workspace has modules");
-    let packages = folders
+    folders
         .map(|folder| folder.expect("a readable folder"))
         .filter(|folder| folder.path().join("Cargo.toml").exists())
-        .map(|folder| format!("--package=mod-{}", folder.file_name().display()));
-    cargo(root(), profile, &packages.collect::<Vec<_>>())
+        .map(|folder| folder.file_name().into_string().expect("a crate's name"))
 }
 
 fn cargo(workspace: &Path, profile: &str, packages: &[String]) -> Libraries {
@@ -99,23 +109,39 @@ fn cargo(workspace: &Path, profile: &str, packages: &[String]) -> Libraries {
     Libraries { workspace: workspace.to_owned(), paths }
 }
 
-/// Builds, and returns Cargo's messages, one a line.
-fn cargo_build(workspace: &Path, profile: &str, packages: &[String], target: &Path) -> String {
+/// Runs Cargo in a folder of the test's own. What it needs is on this machine, because this test was built; what it builds
+/// goes where other modules are built.
+pub fn cargo_in(folder: &Path, arguments: &[&str]) {
+    let status =
+        cargo_command(folder).args(arguments).args(["--offline", "--target-dir"]).arg(target()).status();
+    assert!(status.expect("cargo can be started").success(), "cargo {arguments:?} in {}", folder.display());
+}
+
+/// The library of that name that [`cargo_in`] built.
+pub fn built(library: &str) -> PathBuf {
+    target().join("debug").join(library)
+}
+
+fn cargo_command(folder: &Path) -> Command {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
+    command.current_dir(folder).stdin(Stdio::null()).stderr(Stdio::inherit());
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_of_outer_cargo(name)) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Builds, and returns Cargo's messages, one a line.
+fn cargo_build(workspace: &Path, profile: &str, packages: &[String], target: &Path) -> String {
+    let mut command = cargo_command(workspace);
     command
         .arg("build")
         .args(["--quiet", "--message-format=json-render-diagnostics"])
         .args(["--profile", profile])
         .args(packages)
         .arg("--target-dir")
-        .arg(target)
-        .current_dir(workspace)
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit());
-    for (name, _) in std::env::vars_os().filter(|(name, _)| is_of_outer_cargo(name)) {
-        command.env_remove(name);
-    }
+        .arg(target);
     let output = command.output().expect("cargo can be started");
     assert!(output.status.success(), "cargo could not build {}", workspace.display());
     String::from_utf8(output.stdout).expect("cargo writes UTF-8")

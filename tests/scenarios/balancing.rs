@@ -106,7 +106,7 @@ fn a_strangers_module_is_loaded_by_one_line() {
 #[test]
 fn a_module_in_c_is_loaded_by_the_same_line() {
     let origins = ["a", "b", "c"].map(Origin::named);
-    let proxy = Proxy::over(&origins).module_file("c_round", &artifacts::c_module()).start();
+    let proxy = Proxy::over(&origins).module_file("c_example", &artifacts::c_module()).start();
     assert_eq!(proxy.names(6), "a b c a b c");
     origins[0].stop();
     assert_eq!(proxy.names(4).matches('a').count(), 0);

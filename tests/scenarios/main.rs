@@ -10,6 +10,7 @@ mod failover;
 mod forwarding;
 mod framing;
 mod host_share;
+mod kit;
 mod limits;
 mod mail;
 mod module_loading;

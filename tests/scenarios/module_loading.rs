@@ -372,12 +372,12 @@ fn tells_what_a_module_is() {
 #[test]
 fn a_module_in_c_is_loaded_by_the_same_line() {
     let file = c_module();
-    let balancer = build_from(&file, "c_round", Some(("first", 0))).unwrap();
+    let balancer = build_from(&file, "c_example", Some(("first", 0))).unwrap();
     assert_eq!(balancer.module().language(), Language::C);
     assert_eq!(
-        build_from(&file, "c_round", Some(("first", 1))).unwrap_err(),
+        build_from(&file, "c_example", Some(("first", 1))).unwrap_err(),
         [
-            r#"site.toml:9: cluster "api": module "c_round": settings.first: expected the index of an endpoint, from 0"#
+            r#"site.toml:9: cluster "api": module "c_example": settings.first: expected the index of an endpoint, from 0"#
         ]
     );
 }

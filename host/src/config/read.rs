@@ -6,22 +6,19 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::Setting;
 use super::de::{Error, Fault, Node, Step};
 use super::file::File;
+use super::settings::{self, Value};
+use super::shape::Named;
 use super::source::{Report, Span};
 use super::suggest::{did_you_mean, nearest};
 
 /// Reads `text`, the only file of `report`. Of a file with mistakes in it, what is right; of one that is not TOML,
 /// nothing. The span is that of the whole file, as marks know it.
 pub(super) fn read(name: &str, text: &str, report: &mut Report) -> Option<(File, Span)> {
-    report.add_file(name, text);
-    let (root, errors) = DeTable::parse_recoverable(text);
-    if !errors.is_empty() {
-        report_syntax(text, &errors, report);
-        return None;
-    }
+    let root = parse(name, text, report)?;
     let span = root.span();
-    let root = Spanned::new(span.clone(), DeValue::Table(root.into_inner()));
     let mut left_out = HashSet::new();
     loop {
         let error = match File::deserialize(Node::new(&root, &left_out)) {
@@ -35,6 +32,29 @@ pub(super) fn read(name: &str, text: &str, report: &mut Report) -> Option<(File,
             return None;
         }
     }
+}
+
+/// Reads a module's settings, which are all that is in `text`.
+pub(super) fn read_settings(name: &str, text: &str, report: &mut Report) -> Option<Vec<Setting>> {
+    let root = parse(name, text, report)?;
+    match Named::<Value>::deserialize(Node::new(&root, &HashSet::new())) {
+        Ok(settings) => Some(settings::flatten(settings, report)),
+        Err(error) => {
+            let at = error.span.clone().unwrap_or_else(|| root.span());
+            report_mistake(&error, &root, at.start, report);
+            None
+        }
+    }
+}
+
+fn parse<'a>(name: &str, text: &'a str, report: &mut Report) -> Option<Spanned<DeValue<'a>>> {
+    report.add_file(name, text);
+    let (root, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        report_syntax(text, &errors, report);
+        return None;
+    }
+    Some(Spanned::new(root.span(), DeValue::Table(root.into_inner())))
 }
 
 fn report_syntax(text: &str, errors: &[toml::de::Error], report: &mut Report) {

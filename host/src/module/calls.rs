@@ -42,4 +42,25 @@ impl Calls {
             drop_balancer: table.drop_balancer.ok_or("drop_balancer")?,
         })
     }
+
+    /// The calls as a table again; without `info`, which is asked once a load.
+    pub(super) fn table(&self, abi: (u32, u32)) -> Module {
+        Module {
+            size: size_of::<Module>() as u32,
+            abi_major: abi.0,
+            abi_minor: abi.1,
+            reserved: 0,
+            info: None,
+            build: Some(self.build),
+            load_balance: Some(self.load_balance),
+            next: Some(self.next),
+            report_failure: Some(self.report_failure),
+            observe: self.observe,
+            finish: Some(self.finish),
+            drop_trylist: Some(self.drop_trylist),
+            save: self.save,
+            explain: self.explain,
+            drop_balancer: Some(self.drop_balancer),
+        }
+    }
 }

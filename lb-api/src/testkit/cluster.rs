@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::balancer::Balancer;
 use crate::endpoint::State;
-use crate::testkit::drive::Builder;
+use crate::testkit::drive::{Builder, Table};
 use crate::trylist::Rng;
 use crate::wire;
 
@@ -155,7 +155,12 @@ impl FakeCluster {
 
     /// A balancer on this cluster, to be given settings and the like.
     pub fn balancer<B: Balancer>(&self) -> Builder<'_, B> {
-        Builder::new(self)
+        Builder::new(self, Table::of::<B>())
+    }
+
+    /// The same for a module that was loaded.
+    pub fn loaded(&self, table: Table) -> Builder<'_, Table> {
+        Builder::new(self, table)
     }
 }
 
@@ -256,7 +261,8 @@ impl FakeRequest {
     }
 }
 
-/// A setting's value. Tables and arrays come into being with their elements.
+/// A setting's value. Tables and arrays come into being with their elements, and need to be said only where they are empty
+/// or their number of elements is to be something else.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(missing_docs, reason = "the names say it all")]
 pub enum SettingValue {
@@ -264,6 +270,8 @@ pub enum SettingValue {
     Integer(i64),
     Float(f64),
     Boolean(bool),
+    Table(usize),
+    Array(usize),
 }
 
 impl From<&str> for SettingValue {

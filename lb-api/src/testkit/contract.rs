@@ -1,12 +1,14 @@
 //! What every balancer must do, whatever its way of choosing.
 
+use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
 use super::cluster::{FakeCluster, FakeRequest, SettingValue};
-use super::drive::{Builder, TestBalancer};
+use super::drive::{Builder, Table, TestBalancer, TestTrylist};
 use crate::balancer::Balancer;
 use crate::endpoint::State;
+use crate::error::BuildError;
 use crate::outcome::{EventKind, FailureKind, OutcomeKind, TryResult};
 use crate::trylist::Next;
 
@@ -25,12 +27,18 @@ const SIZES: [usize; 6] = [1, 2, 3, 10, 64, 130];
 ///
 /// Modules that promise more have it tested by [`skips_unavailable`](Self::skips_unavailable) and
 /// [`weighted`](Self::weighted).
+///
+/// A host tries the same on a module that it loaded: [`loaded`](Self::loaded), and one of [`PARTS`](Self::PARTS) at a time.
 pub struct Contract<B> {
+    table: Table,
     settings: Vec<(String, SettingValue)>,
     tolerance: Option<f64>,
     skips_unavailable: bool,
-    of: PhantomData<B>,
+    of: PhantomData<fn() -> B>,
 }
+
+/// A part of the contract: what it is about, and how it is tried. It panics where the contract is broken.
+pub type Part<B> = (&'static str, fn(&Contract<B>));
 
 impl<B: Balancer> Default for Contract<B> {
     fn default() -> Self {
@@ -41,7 +49,20 @@ impl<B: Balancer> Default for Contract<B> {
 impl<B: Balancer> Contract<B> {
     /// The contract for balancers of default settings.
     pub fn new() -> Self {
-        Self { settings: Vec::new(), tolerance: None, skips_unavailable: false, of: PhantomData }
+        Self::over(Table::of::<B>())
+    }
+}
+
+impl Contract<Table> {
+    /// The contract for a module that was loaded.
+    pub fn loaded(table: Table) -> Self {
+        Self::over(table)
+    }
+}
+
+impl<B> Contract<B> {
+    fn over(table: Table) -> Self {
+        Self { table, settings: Vec::new(), tolerance: None, skips_unavailable: false, of: PhantomData }
     }
 
     /// With this setting.
@@ -71,18 +92,40 @@ impl<B: Balancer> Contract<B> {
     /// # Panics
     /// The balancer broke the contract; the message says how.
     pub fn check(&self) {
-        for n in SIZES {
-            self.offers_each_endpoint_once(n);
-            self.honours_what_the_host_has_tried(n);
-            self.ends_when_endpoints_are_unavailable(n);
-            self.may_be_dropped_at_any_time(n);
-            self.takes_every_report(n);
-            self.builds_from_what_it_saved(n);
+        drop(self.build(&FakeCluster::equal(3)));
+        for (_, part) in Self::PARTS {
+            part(self);
         }
-        self.works_on_several_threads();
-        if let Some(tolerance) = self.tolerance {
-            self.follows_effective_weights(tolerance);
-        }
+    }
+
+    /// The contract, part by part. All but the last are tried at several sizes of cluster.
+    pub const PARTS: [Part<B>; 8] = [
+        ("offers every endpoint once, then ends", |it| it.at_every_size(Self::offers_each_endpoint_once)),
+        ("skips what the host has tried", |it| it.at_every_size(Self::honours_what_the_host_has_tried)),
+        ("ends when endpoints are unavailable", |it| {
+            it.at_every_size(Self::ends_when_endpoints_are_unavailable);
+        }),
+        ("may be dropped at any time", |it| it.at_every_size(Self::may_be_dropped_at_any_time)),
+        ("takes every kind of report", |it| it.at_every_size(Self::takes_every_report)),
+        ("saves, restores and follows a reload", |it| it.at_every_size(Self::builds_from_what_it_saved)),
+        ("works on several threads", Self::works_on_several_threads),
+        ("follows effective weights", Self::follows_effective_weights),
+    ];
+
+    fn at_every_size(&self, part: fn(&Self, usize)) {
+        SIZES.into_iter().filter(|n| self.takes(*n)).for_each(|n| part(self, n));
+    }
+
+    /// Settings may be right for some sizes of cluster only, and a module that says so is right.
+    fn takes(&self, n: usize) -> bool {
+        self.settings.is_empty() || self.try_build(&FakeCluster::equal(n)).is_ok()
+    }
+
+    /// The sizes of cluster that the balancer refuses, of those that are tried, and why. With settings these are left out;
+    /// without, they break the contract.
+    pub fn refused_sizes(&self) -> Vec<(usize, BuildError)> {
+        let refused = |n| self.try_build(&FakeCluster::equal(n)).err().map(|why| (n, why));
+        SIZES.into_iter().filter_map(refused).collect()
     }
 
     fn offers_each_endpoint_once(&self, n: usize) {
@@ -105,7 +148,7 @@ impl<B: Balancer> Contract<B> {
             let mut offered = trylist.all();
             offered.sort_unstable();
             let rest: Vec<_> = (0..n).filter(|idx| !marked.contains(idx)).collect();
-            assert_eq!(offered, rest, "contract: offered (left), with {marked:?} of {n} tried by the host");
+            same(&offered, &rest, format_args!("with {} tried by the host before", List(&marked)));
         }
     }
 
@@ -130,12 +173,14 @@ impl<B: Balancer> Contract<B> {
                 let others = available.iter().any(|idx| !served.contains(idx));
                 assert!(
                     !(self.skips_unavailable && others),
-                    "contract: answered endpoint {idx} of {n}, which is not available, with {available:?} available \
-                     and {served:?} of them tried"
+                    "contract: answered endpoint {idx} of {n}, which is not available, with {} available and {} of them \
+                     tried",
+                    List(&available),
+                    List(&served)
                 );
             }
             served.sort_unstable();
-            assert_eq!(served, available, "contract: offered (left) of {n}, with these available (right)");
+            same(&served, &available, format_args!("of those that are available"));
         }
         (0..n).for_each(|idx| cluster.set_state(idx, State::Down));
         let mut trylist = balancer.load_balance(FakeRequest::get("/"));
@@ -226,8 +271,9 @@ impl<B: Balancer> Contract<B> {
             let next = next.unwrap_or_else(|why| panic!("contract: built from saved bytes: {why}"));
             expect_all(&next, n, "saved bytes");
         }
-        // The endpoints of a reload: another order, and the first one gone.
-        let order: Vec<_> = (0..n).rev().filter(|idx| n == 1 || *idx != 0).collect();
+        // The endpoints of a reload: another order, and the first one gone where settings allow it.
+        let fewer = n - usize::from(n > 1 && self.takes(n - 1));
+        let order: Vec<_> = (0..n).rev().take(fewer).collect();
         let reordered = cluster.reordered(&order);
         let next = self.builder(&reordered).previous(&balancer).saved(balancer.save()).build();
         let next = next.unwrap_or_else(|why| panic!("contract: built with a previous instance: {why}"));
@@ -240,15 +286,15 @@ impl<B: Balancer> Contract<B> {
         let cluster = FakeCluster::equal(5);
         let balancer = self.build(&cluster);
         std::thread::scope(|scope| {
-            for thread in 0..4 {
+            for thread in 0..8 {
                 let (balancer, cluster) = (&balancer, &cluster);
                 scope.spawn(move || {
                     for step in 0..200 {
                         let mut trylist = balancer.load_balance(FakeRequest::get("/"));
-                        assert_ne!(
-                            trylist.next(),
-                            Next::Exhausted,
-                            "contract: a first try, on several threads"
+                        let first = trylist.next();
+                        assert!(
+                            matches!(first, Next::Endpoint(_)),
+                            "contract: answered {first:?} for a first try, with endpoints available, on several threads"
                         );
                         match step % 4 {
                             0 => drop(trylist),
@@ -273,51 +319,130 @@ impl<B: Balancer> Contract<B> {
         expect_all(&balancer, 5, "requests on several threads");
     }
 
-    fn follows_effective_weights(&self, tolerance: f64) {
+    fn follows_effective_weights(&self) {
+        let Some(tolerance) = self.tolerance else { return };
+        let (difference, example) = self.largest_difference();
+        assert!(difference <= tolerance, "contract: {example}");
+    }
+
+    /// By how much first choices differ from effective weights at most, as a part of an endpoint's share (1.0 is all of
+    /// it), and the endpoint where they do, in words.
+    pub fn largest_difference(&self) -> (f64, String) {
         let cluster = FakeCluster::weighted(&[5, 1, 1, 13, 20]);
         let balancer = self.build(&cluster);
-        self.expect_shares(&cluster, &balancer, tolerance);
+        let configured = Self::difference(&cluster, &balancer);
         // Slow start, an operator's change, and an endpoint gone.
         cluster.set_effective_weight(0, 3 << 15);
         cluster.set_effective_weight(1, 7 << 16);
         cluster.set_state(3, State::Ejected);
-        self.expect_shares(&cluster, &balancer, tolerance);
+        let changed = Self::difference(&cluster, &balancer);
+        if changed.0 > configured.0 { changed } else { configured }
     }
 
-    fn expect_shares(&self, cluster: &FakeCluster, balancer: &TestBalancer<B>, tolerance: f64) {
+    fn difference(cluster: &FakeCluster, balancer: &TestBalancer<B>) -> (f64, String) {
         const REQUESTS: usize = 20_000;
         let weight =
             |idx| if cluster.is_available(idx) { f64::from(cluster.effective_weight(idx)) } else { 0.0 };
         let total: f64 = (0..cluster.len()).map(weight).sum();
-        let counts = balancer.distribution(REQUESTS);
-        for (idx, count) in counts.iter().enumerate() {
-            let share = REQUESTS as f64 * weight(idx) / total;
-            assert!(
-                (*count as f64 - share).abs() <= tolerance * share,
-                "contract: endpoint {idx} was chosen {count} times of {REQUESTS}, its weight's share is {share:.0} \
-                 (all: {counts:?})"
-            );
+        // Each request another, so that balancers that hash have something to hash.
+        let mut counts = vec![0usize; cluster.len()];
+        for n in 0..REQUESTS {
+            let [.., high, low] = n.to_be_bytes();
+            let request = FakeRequest::get(&format!("/{n}")).key(format!("key {n}"));
+            let mut trylist = balancer.load_balance(request.client(([198, 18, high, low], 40_000).into()));
+            let Next::Endpoint(endpoint) = trylist.next() else {
+                panic!("contract: no endpoint for a first try")
+            };
+            trylist.serve();
+            counts[endpoint] += 1;
         }
+        let difference = |idx: usize| {
+            let share = REQUESTS as f64 * weight(idx) / total;
+            let off = (counts[idx] as f64 - share).abs();
+            // To an endpoint without a share, any request is one too many.
+            (if off == 0.0 { 0.0 } else { off / share }, share)
+        };
+        let worst = (0..cluster.len()).max_by(|a, b| difference(*a).0.total_cmp(&difference(*b).0));
+        let worst = worst.expect("the cluster has endpoints");
+        let (off, share) = difference(worst);
+        let text = format!(
+            "endpoint {worst} was chosen {} times of {REQUESTS}, its weight's share is {share:.0} (all: {counts:?})",
+            counts[worst]
+        );
+        (off, text)
     }
 
     fn builder<'a>(&self, cluster: &'a FakeCluster) -> Builder<'a, B> {
-        self.settings
-            .iter()
-            .fold(cluster.balancer(), |builder, (path, value)| builder.setting(path, value.clone()))
+        self.settings.iter().fold(Builder::new(cluster, self.table), |builder, (path, value)| {
+            builder.setting(path, value.clone())
+        })
     }
 
-    fn build(&self, cluster: &FakeCluster) -> TestBalancer<B> {
-        let built = self.builder(cluster).build();
-        built.unwrap_or_else(|why| panic!("contract: builds with {} endpoints: {why}", cluster.len()))
+    /// A balancer with the settings of this contract.
+    ///
+    /// # Errors
+    /// Why it refuses.
+    ///
+    /// # Panics
+    /// It panicked.
+    pub fn try_build(&self, cluster: &FakeCluster) -> Result<TestBalancer<B>, BuildError> {
+        let built = self.builder(cluster).build_or_panic_text();
+        built.unwrap_or_else(|why| panic!("contract: build, with {} endpoints: {why}", cluster.len()))
+    }
+
+    /// The same, where it must not refuse.
+    ///
+    /// # Panics
+    /// It panicked or refused; the message says why.
+    pub fn build(&self, cluster: &FakeCluster) -> TestBalancer<B> {
+        let built = self.try_build(cluster);
+        built.unwrap_or_else(|why| {
+            panic!("contract: refused to build with {} endpoints: {why}", cluster.len())
+        })
     }
 }
 
 /// A trylist offers all `n` endpoints, each once, and stays exhausted.
-fn expect_all<B: Balancer>(balancer: &TestBalancer<B>, n: usize, after: &str) {
+fn expect_all<B>(balancer: &TestBalancer<B>, n: usize, after: &str) {
     let mut trylist = balancer.load_balance(FakeRequest::get("/"));
-    let mut offered = trylist.all();
+    let (mut offered, end) = to_the_end(&mut trylist);
+    assert!(end != Next::Busy, "contract: answered that all endpoints are full, and none is; after {after}");
     offered.sort_unstable();
-    assert_eq!(offered, (0..n).collect::<Vec<_>>(), "contract: offers every endpoint once; after {after}");
-    assert_eq!(trylist.next(), Next::Exhausted, "contract: stays exhausted; after {after}");
+    same(&offered, &(0..n).collect::<Vec<_>>(), format_args!("after {after}"));
+    let again = trylist.next();
+    assert!(again == Next::Exhausted, "contract: was exhausted, and then answered {again:?}; after {after}");
     trylist.finish(OutcomeKind::Failed, Some(502));
+}
+
+/// Every endpoint that is answered while each fails to connect, and the answer that is none.
+fn to_the_end<B>(trylist: &mut TestTrylist<'_, B>) -> (Vec<usize>, Next) {
+    let mut offered = Vec::new();
+    loop {
+        match trylist.next() {
+            Next::Endpoint(endpoint) => offered.push(endpoint),
+            end => return (offered, end),
+        }
+        trylist.fail();
+    }
+}
+
+#[track_caller]
+fn same(offered: &[usize], expected: &[usize], when: fmt::Arguments<'_>) {
+    assert!(offered == expected, "contract: offered {}, expected {}; {when}", List(offered), List(expected));
+}
+
+/// Endpoints, as many as one reads.
+struct List<'a>(&'a [usize]);
+
+impl fmt::Display for List<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const READ: usize = 12;
+        match self.0 {
+            [] => f.write_str("none"),
+            [first @ .., _] if first.len() >= READ => {
+                write!(f, "{:?} and {} more", &self.0[..READ], self.0.len() - READ)
+            }
+            all => write!(f, "{all:?}"),
+        }
+    }
 }

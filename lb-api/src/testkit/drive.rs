@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use std::net::{IpAddr, SocketAddr};
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::cluster::{FakeCluster, FakeRequest, SettingValue, World};
 use crate::balancer::Balancer;
@@ -17,37 +17,93 @@ use crate::outcome::{EventKind, FailureKind, OutcomeKind, TryResult};
 use crate::trylist::Next;
 use crate::wire::{self, STATUS_OK, Str};
 
+/// A module's calls, and the room that one of its trylists needs: all that the driver needs to know of a module, whatever
+/// language it is written in.
+#[derive(Clone, Copy, Debug)]
+pub struct Table {
+    calls: wire::Module,
+    trylist: Layout,
+}
+
+impl Table {
+    /// The table of a module that was loaded.
+    ///
+    /// # Safety
+    /// The calls are those of a module of this ABI that stays loaded for the life of the process, and keep what
+    /// [`wire::Module`] says of them. The layout is the one that its `info` gives.
+    ///
+    /// # Errors
+    /// The name of a call that every module must have and this one has not.
+    pub unsafe fn new(calls: wire::Module, trylist: Layout) -> Result<Self, &'static str> {
+        let required = [
+            ("build", calls.build.is_some()),
+            ("load_balance", calls.load_balance.is_some()),
+            ("next", calls.next.is_some()),
+            ("report_failure", calls.report_failure.is_some()),
+            ("finish", calls.finish.is_some()),
+            ("drop_trylist", calls.drop_trylist.is_some()),
+            ("drop_balancer", calls.drop_balancer.is_some()),
+        ];
+        match required.into_iter().find(|(_, is_there)| !is_there) {
+            Some((name, _)) => Err(name),
+            None => Ok(Self { calls, trylist }),
+        }
+    }
+
+    /// The table of a balancer of this program.
+    pub(super) fn of<B: Balancer>() -> Self {
+        let trylist = Layout::new::<B::Trylist>();
+        assert!(trylist.align() <= wire::TRYLIST_ALIGN, "a trylist may be aligned to 16 at most");
+        Self { calls: export::in_process::<B>(), trylist }
+    }
+}
+
 /// What a [`TestBalancer`] is built from.
 pub struct Builder<'a, B> {
     cluster: &'a FakeCluster,
+    table: Table,
     settings: Vec<(String, u32, SettingValue)>,
     previous: Option<&'a TestBalancer<B>>,
     saved: Option<Vec<u8>>,
 }
 
-impl<'a, B: Balancer> Builder<'a, B> {
-    pub(super) fn new(cluster: &'a FakeCluster) -> Self {
-        Self { cluster, settings: Vec::new(), previous: None, saved: None }
+impl<'a, B> Builder<'a, B> {
+    pub(super) fn new(cluster: &'a FakeCluster, table: Table) -> Self {
+        Self { cluster, table, settings: Vec::new(), previous: None, saved: None }
     }
 
     /// One more setting, by its path: `choices`, `tiers[1].name`.
     #[must_use]
     pub fn setting(mut self, path: &str, value: impl Into<SettingValue>) -> Self {
-        for (at, c) in path.char_indices().filter(|(_, c)| matches!(c, '.' | '[')) {
-            let kind = if c == '[' { wire::SETTING_ARRAY } else { wire::SETTING_TABLE };
-            if !self.settings.iter().any(|(known, ..)| *known == path[..at]) {
-                self.settings.push((path[..at].into(), kind, SettingValue::Integer(0)));
+        let mut parent = "";
+        for (at, c) in separators(path) {
+            let around = &path[..at];
+            if !self.settings.iter().any(|(known, ..)| known == around) {
+                self.count_element(parent);
+                let kind = if c == '[' { wire::SETTING_ARRAY } else { wire::SETTING_TABLE };
+                self.settings.push((around.into(), kind, SettingValue::Integer(0)));
             }
+            parent = around;
         }
+        self.count_element(parent);
         let value = value.into();
         let kind = match value {
             SettingValue::String(_) => wire::SETTING_STRING,
             SettingValue::Integer(_) => wire::SETTING_INTEGER,
             SettingValue::Float(_) => wire::SETTING_FLOAT,
             SettingValue::Boolean(_) => wire::SETTING_BOOLEAN,
+            SettingValue::Table(_) => wire::SETTING_TABLE,
+            SettingValue::Array(_) => wire::SETTING_ARRAY,
         };
         self.settings.push((path.into(), kind, value));
         self
+    }
+
+    /// A table or an array that came into being with an element says how many it has.
+    fn count_element(&mut self, parent: &str) {
+        if let Some((.., SettingValue::Integer(n))) = self.settings.iter_mut().find(|(at, ..)| at == parent) {
+            *n += 1;
+        }
     }
 
     /// The instance that this one replaces.
@@ -69,7 +125,11 @@ impl<'a, B: Balancer> Builder<'a, B> {
     /// # Errors
     /// What the balancer says is wrong with its settings, or message and place of its panic.
     pub fn build(self) -> Result<TestBalancer<B>, BuildError> {
-        let module = export::in_process::<B>();
+        self.build_or_panic_text().unwrap_or_else(|panicked| Err(BuildError::new(panicked)))
+    }
+
+    /// The same, with a panic told apart from a refusal.
+    pub(super) fn build_or_panic_text(self) -> Result<Result<TestBalancer<B>, BuildError>, String> {
         let pairs: Vec<Vec<wire::Pair>> = self.cluster.endpoints.iter().map(|e| pairs(&e.metadata)).collect();
         let endpoints: Vec<Padded<wire::Endpoint>> = self
             .cluster
@@ -97,7 +157,7 @@ impl<'a, B: Balancer> Builder<'a, B> {
             .map(|(path, kind, value)| Padded::new(setting(path, *kind, value)))
             .collect();
         let host = Host::new();
-        let errors = Mutex::new(Vec::new());
+        let errors = Mutex::new(Vec::<Problem>::new());
         let sink = wire::ErrorSink {
             size: size_of::<wire::ErrorSink>() as u32,
             reserved: 0,
@@ -125,7 +185,7 @@ impl<'a, B: Balancer> Builder<'a, B> {
             n_settings: settings.len(),
             setting_stride: size_of::<Padded<wire::Setting>>(),
             state: self.cluster.state,
-            previous: self.previous.map_or(ptr::null(), |previous| previous.balancer.as_ptr()),
+            previous: self.previous.map_or(ptr::null(), |previous| previous.balancer.cast_const()),
             saved: Str::maybe(self.saved.as_deref()),
             host: &raw const host.api,
             errors: &raw const sink,
@@ -133,40 +193,48 @@ impl<'a, B: Balancer> Builder<'a, B> {
         };
         let mut balancer = ptr::null_mut();
         // SAFETY: all that `cx` points to lives to the end of this function, the host API and the counters longer.
-        let status = unsafe { call(module.build)(&raw const cx, &raw mut balancer) };
+        let status = unsafe { call(self.table.calls.build)(&raw const cx, &raw mut balancer) };
         let problems = errors.into_inner().unwrap_or_else(PoisonError::into_inner);
-        match (status, NonNull::new(balancer)) {
-            (STATUS_OK, Some(balancer)) => Ok(TestBalancer {
+        match status {
+            STATUS_OK => Ok(Ok(TestBalancer {
                 needs: Gathered::new(&needs),
-                module,
+                table: self.table,
                 balancer,
                 host,
                 n_endpoints: endpoints.len(),
                 world: Arc::clone(&self.cluster.world),
                 of: PhantomData,
-            }),
-            _ => Err(BuildError::from_problems(problems)),
+            })),
+            wire::STATUS_PANICKED => {
+                let text = problems.first().map(|problem| problem.text.clone());
+                Err(text.unwrap_or_else(|| "panicked, and did not say where".into()))
+            }
+            _ if problems.is_empty() => {
+                Ok(Err(BuildError::new(format!("refused with status {status}, and gave no reason"))))
+            }
+            _ => Ok(Err(BuildError::from_problems(problems))),
         }
     }
 }
 
 /// A balancer behind its table of calls. Dropping it calls `drop_balancer`.
 pub struct TestBalancer<B> {
-    module: wire::Module,
-    balancer: NonNull<c_void>,
+    table: Table,
+    /// What `build` made; may be null, only the module knows.
+    balancer: *mut c_void,
     needs: Gathered,
     host: Box<Host>,
     n_endpoints: usize,
     world: Arc<World>,
-    of: PhantomData<B>,
+    of: PhantomData<fn() -> B>,
 }
 
-// SAFETY: a balancer is `Send + Sync` by its trait, and the rest is not changed after `build`.
-unsafe impl<B: Balancer> Send for TestBalancer<B> {}
+// SAFETY: the ABI promises that any call on a balancer may come from any thread, and the rest is not changed after `build`.
+unsafe impl<B> Send for TestBalancer<B> {}
 // SAFETY: as above.
-unsafe impl<B: Balancer> Sync for TestBalancer<B> {}
+unsafe impl<B> Sync for TestBalancer<B> {}
 
-impl<B: Balancer> TestBalancer<B> {
+impl<B> TestBalancer<B> {
     /// Makes the trylist of a request.
     ///
     /// # Panics
@@ -181,12 +249,8 @@ impl<B: Balancer> TestBalancer<B> {
     /// Message and place of the panic.
     pub fn try_load_balance(&self, request: FakeRequest) -> Result<TestTrylist<'_, B>, String> {
         let request = Box::new(Sent::new(request, &self.needs));
-        let mut info = NO_INFO;
-        // SAFETY: `info` is ours and has its size set.
-        unsafe { call(self.module.info)(&raw mut info) };
-        let layout = Layout::from_size_align(info.trylist_size.max(1) as usize, info.trylist_align as usize)
-            .expect("the alignment is a power of two");
-        assert!(layout.align() <= wire::TRYLIST_ALIGN, "a trylist may be aligned to 16 at most");
+        let layout = Layout::from_size_align(self.table.trylist.size().max(1), self.table.trylist.align())
+            .expect("one byte has no layout that zero have not");
         // SAFETY: the layout is not empty.
         let storage = NonNull::new(unsafe { alloc(layout) }).expect("enough memory");
         let mut trylist = TestTrylist {
@@ -200,8 +264,8 @@ impl<B: Balancer> TestBalancer<B> {
         };
         // SAFETY: `request` is boxed in the trylist and so lives until after its drop; the storage is as `info` says.
         let status = unsafe {
-            call(self.module.load_balance)(
-                self.balancer.as_ptr(),
+            call(self.table.calls.load_balance)(
+                self.balancer,
                 &raw const trylist.request.wire,
                 storage.as_ptr().cast(),
             )
@@ -230,15 +294,62 @@ impl<B: Balancer> TestBalancer<B> {
         counts
     }
 
+    /// How long `n` requests take that are all served at the first try, with nothing in between but the calls:
+    /// `load_balance`, `next`, `finish` and the drop. The answers are not checked.
+    ///
+    /// # Panics
+    /// The balancer panicked, or refused a call.
+    pub fn time(&self, request: FakeRequest, n: usize) -> Duration {
+        // The first one is dropped here, and its storage lent to the others.
+        let mut list = self.load_balance(request);
+        list.drop_in_module();
+        let calls = &self.table.calls;
+        let (load_balance, next) = (call(calls.load_balance), call(calls.next));
+        let (finish, drop_trylist) = (call(calls.finish), call(calls.drop_trylist));
+        let (request, room) = (&raw const list.request.wire, list.trylist());
+        let mut cx = wire::NextCx {
+            size: size_of::<wire::NextCx>() as u32,
+            n_tries: 0,
+            now_ns: self.world.now_ns(),
+            random: self.world.random(),
+            tried: ptr::null(),
+            n_tried_words: 0,
+            request,
+        };
+        let outcome = outcome(OutcomeKind::Served, 0, Some(200), 1, self.world.now_ns());
+        let mut worst = STATUS_OK;
+        let started = Instant::now();
+        for _ in 0..n {
+            cx.random = cx.random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            let mut answer = NO_ANSWER;
+            // SAFETY: the calls of a request in their order, on storage of the right layout that holds no trylist before
+            // and after them; a trylist that could not be made is neither asked nor dropped.
+            unsafe {
+                let mut status = load_balance(self.balancer, request, room);
+                if status == STATUS_OK {
+                    status = status.max(next(self.balancer, room, &raw const cx, &raw mut answer));
+                    status = status.max(finish(self.balancer, room, &raw const outcome));
+                    status = status.max(drop_trylist(self.balancer, room));
+                }
+                worst = worst.max(status);
+            }
+            std::hint::black_box(answer.endpoint);
+        }
+        let took = started.elapsed();
+        self.status(worst).unwrap_or_else(|why| panic!("a request: {why}"));
+        took
+    }
+
     /// What it saves, wrapped as a host gets it; empty where it saves nothing.
     ///
     /// # Panics
     /// The balancer panicked.
     pub fn save(&self) -> Vec<u8> {
+        let Some(save) = self.table.calls.save else { return Vec::new() };
         let bytes = Mutex::new(Vec::new());
         let sink = sink(&bytes);
         // SAFETY: the sink lives to the end of the call.
-        let status = unsafe { call(self.module.save)(self.balancer.as_ptr(), &raw const sink) };
+        let status = unsafe { save(self.balancer, &raw const sink) };
         self.status(status).unwrap_or_else(|why| panic!("save: {why}"));
         bytes.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
@@ -256,7 +367,11 @@ impl<B: Balancer> TestBalancer<B> {
     fn status(&self, status: u32) -> Result<(), String> {
         match status {
             STATUS_OK => Ok(()),
-            wire::STATUS_PANICKED => Err(self.host.lines(&self.host.panics).pop().unwrap_or_default()),
+            wire::STATUS_PANICKED => Err(self
+                .host
+                .lines(&self.host.panics)
+                .pop()
+                .unwrap_or_else(|| "panicked, and did not say where".into())),
             other => Err(format!("returned status {other}")),
         }
     }
@@ -265,7 +380,7 @@ impl<B: Balancer> TestBalancer<B> {
 impl<B> Drop for TestBalancer<B> {
     fn drop(&mut self) {
         // SAFETY: it came from `build`, and trylists borrow it, so that none is left.
-        let status = unsafe { call(self.module.drop_balancer)(self.balancer.as_ptr()) };
+        let status = unsafe { call(self.table.calls.drop_balancer)(self.balancer) };
         if status != STATUS_OK && !std::thread::panicking() {
             panic!("drop of the balancer: {:?}", self.host.lines(&self.host.panics).pop());
         }
@@ -273,7 +388,7 @@ impl<B> Drop for TestBalancer<B> {
 }
 
 /// A trylist in its storage. Dropping it calls `drop_trylist`, whatever came before.
-pub struct TestTrylist<'a, B: Balancer> {
+pub struct TestTrylist<'a, B> {
     of: &'a TestBalancer<B>,
     request: Box<Sent>,
     storage: NonNull<u8>,
@@ -283,7 +398,7 @@ pub struct TestTrylist<'a, B: Balancer> {
     made: bool,
 }
 
-impl<B: Balancer> TestTrylist<'_, B> {
+impl<B> TestTrylist<'_, B> {
     /// Asks for the next endpoint and checks the answer as a host does. The endpoint then counts as tried.
     ///
     /// # Panics
@@ -307,15 +422,10 @@ impl<B: Balancer> TestTrylist<'_, B> {
             n_tried_words: self.tried.len(),
             request: &raw const self.request.wire,
         };
-        let mut answer = wire::Answer {
-            size: size_of::<wire::Answer>() as u32,
-            kind: 0,
-            endpoint: wire::NO_ENDPOINT,
-            reserved: 0,
-        };
+        let mut answer = NO_ANSWER;
         // SAFETY: the trylist is made, and all pointers live to the end of the call.
         let status = unsafe {
-            call(self.of.module.next)(self.balancer(), self.trylist(), &raw const cx, &raw mut answer)
+            call(self.of.table.calls.next)(self.balancer(), self.trylist(), &raw const cx, &raw mut answer)
         };
         self.of.status(status)?;
         match answer.kind {
@@ -323,6 +433,9 @@ impl<B: Balancer> TestTrylist<'_, B> {
                 let (idx, n) = (answer.endpoint as usize, self.of.n_endpoints);
                 if idx >= n {
                     return Err(format!("answered endpoint {idx} of {n}"));
+                }
+                if self.was_tried(idx) && !self.tries.contains(&idx) {
+                    return Err(format!("answered endpoint {idx}, which the host had tried before"));
                 }
                 if self.was_tried(idx) {
                     return Err(format!("answered endpoint {idx} twice (tried: {:?})", self.tries));
@@ -385,7 +498,7 @@ impl<B: Balancer> TestTrylist<'_, B> {
         };
         // SAFETY: the trylist is made, and the failure lives to the end of the call.
         let status = unsafe {
-            call(self.of.module.report_failure)(self.balancer(), self.trylist(), &raw const failure)
+            call(self.of.table.calls.report_failure)(self.balancer(), self.trylist(), &raw const failure)
         };
         self.of.status(status).unwrap_or_else(|why| panic!("report_failure: {why}"));
         self.observe(EventKind::TryEnded, None, Some(TryResult::NotEstablished), Duration::from_millis(1));
@@ -417,9 +530,7 @@ impl<B: Balancer> TestTrylist<'_, B> {
         total: Duration,
         headers: &[(&str, &str)],
     ) {
-        if !self.of.observes(kind) {
-            return;
-        }
+        let Some(observe) = self.of.table.calls.observe.filter(|_| self.of.observes(kind)) else { return };
         let headers =
             select(&self.of.needs.response_headers, headers.iter().map(|(n, v)| (*n, v.as_bytes())));
         let total_ns = total.as_nanos() as u64;
@@ -449,8 +560,7 @@ impl<B: Balancer> TestTrylist<'_, B> {
             n_headers: headers.len(),
         };
         // SAFETY: the trylist is made, and the event lives to the end of the call.
-        let status =
-            unsafe { call(self.of.module.observe)(self.balancer(), self.trylist(), &raw const event) };
+        let status = unsafe { observe(self.balancer(), self.trylist(), &raw const event) };
         self.of.status(status).unwrap_or_else(|why| panic!("observe: {why}"));
     }
 
@@ -468,45 +578,35 @@ impl<B: Balancer> TestTrylist<'_, B> {
     /// # Panics
     /// The balancer panicked.
     pub fn finish(self, kind: OutcomeKind, status: Option<u16>) {
-        let outcome = wire::Outcome {
-            size: size_of::<wire::Outcome>() as u32,
-            kind: match kind {
-                OutcomeKind::Served => wire::OUTCOME_SERVED,
-                OutcomeKind::NoEndpoint => wire::OUTCOME_NO_ENDPOINT,
-                OutcomeKind::Failed => wire::OUTCOME_FAILED,
-                OutcomeKind::TimedOut => wire::OUTCOME_TIMED_OUT,
-                OutcomeKind::Broken => wire::OUTCOME_BROKEN,
-                OutcomeKind::Aborted => wire::OUTCOME_ABORTED,
-            },
-            endpoint: if kind == OutcomeKind::Served { self.last() } else { wire::NO_ENDPOINT },
-            status: status.unwrap_or_default().into(),
-            n_tries: self.tries.len() as u32,
-            reserved: 0,
-            now_ns: self.of.world.now_ns(),
-            connect_ns: 0,
-            first_byte_ns: 1_000_000,
-            total_ns: 1_000_000,
-            bytes_sent: 100,
-            bytes_received: 1000,
-        };
+        let endpoint = if kind == OutcomeKind::Served { self.last() } else { wire::NO_ENDPOINT };
+        let outcome = outcome(kind, endpoint, status, self.tries.len(), self.of.world.now_ns());
         // SAFETY: the trylist is made, and the outcome lives to the end of the call.
         let status =
-            unsafe { call(self.of.module.finish)(self.balancer(), self.trylist(), &raw const outcome) };
+            unsafe { call(self.of.table.calls.finish)(self.balancer(), self.trylist(), &raw const outcome) };
         self.of.status(status).unwrap_or_else(|why| panic!("finish: {why}"));
     }
 
-    /// What it says of its choice.
+    /// What it says of its choice; empty where it says nothing.
     ///
     /// # Panics
     /// The balancer panicked.
     pub fn explain(&mut self) -> String {
+        let Some(explain) = self.of.table.calls.explain else { return String::new() };
         let text = Mutex::new(Vec::new());
         let sink = sink(&text);
         // SAFETY: the trylist is made, and the sink lives to the end of the call.
-        let status =
-            unsafe { call(self.of.module.explain)(self.balancer(), self.trylist(), &raw const sink) };
+        let status = unsafe { explain(self.balancer(), self.trylist(), &raw const sink) };
         self.of.status(status).unwrap_or_else(|why| panic!("explain: {why}"));
         String::from_utf8_lossy(&text.into_inner().unwrap_or_else(PoisonError::into_inner)).into_owned()
+    }
+
+    /// The module's half of its end; what is left is the storage.
+    fn drop_in_module(&mut self) -> u32 {
+        if !std::mem::take(&mut self.made) {
+            return STATUS_OK;
+        }
+        // SAFETY: the trylist is made, and this is its last call.
+        unsafe { call(self.of.table.calls.drop_trylist)(self.balancer(), self.trylist()) }
     }
 
     fn was_tried(&self, endpoint: usize) -> bool {
@@ -518,7 +618,7 @@ impl<B: Balancer> TestTrylist<'_, B> {
     }
 
     fn balancer(&self) -> *const c_void {
-        self.of.balancer.as_ptr()
+        self.of.balancer
     }
 
     fn trylist(&self) -> *mut c_void {
@@ -526,13 +626,9 @@ impl<B: Balancer> TestTrylist<'_, B> {
     }
 }
 
-impl<B: Balancer> Drop for TestTrylist<'_, B> {
+impl<B> Drop for TestTrylist<'_, B> {
     fn drop(&mut self) {
-        let mut status = STATUS_OK;
-        if self.made {
-            // SAFETY: the trylist is made, and this is its last call.
-            status = unsafe { call(self.of.module.drop_trylist)(self.balancer(), self.trylist()) };
-        }
+        let status = self.drop_in_module();
         // SAFETY: allocated with this layout.
         unsafe { dealloc(self.storage.as_ptr(), self.layout) };
         if !std::thread::panicking() {
@@ -683,9 +779,24 @@ fn owned(text: Str) -> String {
     String::from_utf8_lossy(unsafe { text.bytes() }.unwrap_or_default()).into_owned()
 }
 
-/// A call that the SDK always provides.
+/// Where a path goes down into a table or an array: dots and brackets that are not in a quoted key.
+fn separators(path: &str) -> impl DoubleEndedIterator<Item = (usize, char)> {
+    let (mut quoted, mut escaped) = (false, false);
+    let found: Vec<_> = path
+        .char_indices()
+        .filter(|(_, c)| {
+            let is_quote = *c == '"' && !escaped;
+            escaped = *c == '\\' && !escaped;
+            quoted ^= is_quote;
+            !quoted && matches!(c, '.' | '[')
+        })
+        .collect();
+    found.into_iter()
+}
+
+/// A call that every module has; `Table` was made of no other.
 fn call<F>(call: Option<F>) -> F {
-    call.expect("the SDK provides every call")
+    call.expect("the table has every call that a module must have")
 }
 
 fn text(text: &str) -> Str {
@@ -708,6 +819,7 @@ fn setting(path: &str, kind: u32, value: &SettingValue) -> wire::Setting {
         integer: match value {
             SettingValue::Integer(value) => *value,
             SettingValue::Boolean(value) => i64::from(*value),
+            SettingValue::Table(n) | SettingValue::Array(n) => *n as i64,
             _ => 0,
         },
         real: match value {
@@ -716,6 +828,44 @@ fn setting(path: &str, kind: u32, value: &SettingValue) -> wire::Setting {
         },
     }
 }
+
+fn outcome(
+    kind: OutcomeKind,
+    endpoint: u32,
+    status: Option<u16>,
+    n_tries: usize,
+    now_ns: u64,
+) -> wire::Outcome {
+    wire::Outcome {
+        size: size_of::<wire::Outcome>() as u32,
+        kind: match kind {
+            OutcomeKind::Served => wire::OUTCOME_SERVED,
+            OutcomeKind::NoEndpoint => wire::OUTCOME_NO_ENDPOINT,
+            OutcomeKind::Failed => wire::OUTCOME_FAILED,
+            OutcomeKind::TimedOut => wire::OUTCOME_TIMED_OUT,
+            OutcomeKind::Broken => wire::OUTCOME_BROKEN,
+            OutcomeKind::Aborted => wire::OUTCOME_ABORTED,
+        },
+        endpoint,
+        status: status.unwrap_or_default().into(),
+        n_tries: n_tries as u32,
+        reserved: 0,
+        now_ns,
+        connect_ns: 0,
+        first_byte_ns: 1_000_000,
+        total_ns: 1_000_000,
+        bytes_sent: 100,
+        bytes_received: 1000,
+    }
+}
+
+/// What `next` is to fill in.
+const NO_ANSWER: wire::Answer = wire::Answer {
+    size: size_of::<wire::Answer>() as u32,
+    kind: 0,
+    endpoint: wire::NO_ENDPOINT,
+    reserved: 0,
+};
 
 fn event_kind(kind: EventKind) -> u32 {
     match kind {
@@ -742,15 +892,3 @@ fn address(address: SocketAddr) -> wire::Address {
     };
     wire::Address { family, port: address.port(), reserved: 0, bytes }
 }
-
-const NO_INFO: wire::Info = wire::Info {
-    size: size_of::<wire::Info>() as u32,
-    abi_major: 0,
-    abi_minor: 0,
-    trylist_size: 0,
-    trylist_align: 1,
-    reserved: 0,
-    id: Str::ABSENT,
-    version: Str::ABSENT,
-    summary: Str::ABSENT,
-};

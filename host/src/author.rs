@@ -1,0 +1,5 @@
+//! For whoever writes modules: `trylist module new` and `trylist module test`.
+
+mod checks;
+pub(crate) mod new;
+pub(crate) mod test;

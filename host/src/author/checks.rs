@@ -1,0 +1,323 @@
+//! What `trylist module test` tries on a module, in the process that a module may end: one line of output for the begin of
+//! each check, and one for its end.
+
+use std::fs;
+use std::io::{self, Write};
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use lb_api::testkit::{Contract, FakeCluster, FakeRequest, Part, SettingValue, Table, TestBalancer};
+use lb_api::{Next, OutcomeKind};
+use trylist::config::{self, Setting};
+use trylist::module::{Module, load};
+
+use crate::cli::Test;
+use crate::{Failure, line};
+
+const LOADS: &str = "loads";
+const BUILDS: &str = "builds with its settings";
+const WEIGHTS: &str = "follows effective weights";
+const OWN: [Part<Table>; 2] =
+    [("keeps nothing of what has ended", keeps_nothing), ("time of a request's calls", |_| {})];
+
+/// Names of all checks, in their order.
+pub(super) fn names() -> Vec<&'static str> {
+    [LOADS, BUILDS].into_iter().chain(parts().map(|(name, _)| name)).collect()
+}
+
+fn parts() -> impl Iterator<Item = Part<Table>> {
+    Contract::PARTS.into_iter().chain(OWN)
+}
+
+/// How a check ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Ok(String),
+    Failed(String),
+    Skipped(String),
+}
+
+/// One line of what the child says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// What the module is.
+    Module(String),
+    Begun(usize),
+    Ended(usize, Verdict),
+}
+
+/// Before each line, so that what a module prints is told apart.
+const MARK: char = '\u{1}';
+
+impl Said {
+    fn say(&self) {
+        let text = match self {
+            Self::Module(text) => format!("module\t{text}"),
+            Self::Begun(check) => format!("begun\t{check}"),
+            Self::Ended(check, Verdict::Ok(text)) => format!("ok\t{check}\t{text}"),
+            Self::Ended(check, Verdict::Failed(text)) => format!("failed\t{check}\t{text}"),
+            Self::Ended(check, Verdict::Skipped(text)) => format!("skipped\t{check}\t{text}"),
+        };
+        let text = text.replace(['\n', '\r'], " ");
+        // Where nobody listens any more, nobody misses it.
+        let mut stdout = io::stdout().lock();
+        let _ = write!(stdout, "\n{MARK}{text}\n").and_then(|()| stdout.flush());
+    }
+
+    /// Reads such a line; none that somebody else printed.
+    pub(super) fn read(line: &str) -> Option<Self> {
+        let (kind, rest) = line.strip_prefix(MARK)?.split_once('\t')?;
+        if kind == "module" {
+            return Some(Self::Module(rest.to_owned()));
+        }
+        let (check, text) = rest.split_once('\t').unwrap_or((rest, ""));
+        let (check, text) = (check.parse().ok()?, text.to_owned());
+        Some(match kind {
+            "begun" => Self::Begun(check),
+            "ok" => Self::Ended(check, Verdict::Ok(text)),
+            "failed" => Self::Ended(check, Verdict::Failed(text)),
+            "skipped" => Self::Ended(check, Verdict::Skipped(text)),
+            _ => return None,
+        })
+    }
+}
+
+/// The settings that the command line gives.
+pub(super) fn settings(test: &Test) -> Result<Vec<Setting>, Failure> {
+    if let Some(file) = &test.settings {
+        let name = file.display().to_string();
+        let text = fs::read_to_string(file)
+            .map_err(|error| Failure::new(format_args!("{name}: cannot be read: {error}")))?;
+        return Ok(config::settings(&name, &text)?);
+    }
+    let mut lines = String::new();
+    for setting in &test.setting {
+        let Some((key, value)) = setting.split_once('=') else {
+            return Err(Failure::new(format_args!("--setting {setting}: expected KEY=VALUE")));
+        };
+        let as_it_is = format!("{key} = {value}");
+        let quoted = format!("{key} = {}", toml::Value::String(value.to_owned()));
+        let is_toml = config::settings("--setting", &as_it_is).is_ok();
+        lines.push_str(&line(if is_toml { &as_it_is } else { &quoted }));
+    }
+    Ok(config::settings("--setting", &lines)?)
+}
+
+/// Runs the checks from `first` on. What it finds it says; it fails at nothing itself.
+pub(super) fn run(test: &Test, settings: Vec<Setting>, first: usize) {
+    panic::set_hook(Box::new(|panic| {
+        let payload = panic.payload();
+        let text = payload.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| payload.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        let text = text.unwrap_or_else(|| "panicked".to_owned());
+        // The first one is the cause; a scope of threads that one of them left panics too, and says less.
+        PANIC.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(text);
+    }));
+    // After a restart these have been told.
+    let tell = |said: Said| {
+        if first == 0 {
+            said.say();
+        }
+    };
+    Said::Begun(0).say();
+    let module = match load::inspect(&test.file) {
+        Ok(module) => module,
+        Err(error) => return Said::Ended(0, Verdict::Failed(error.to_string())).say(),
+    };
+    tell(Said::Module(describe(&module)));
+    tell(Said::Ended(0, Verdict::Ok(String::new())));
+    let contract = contract(&module, test, settings);
+    Said::Begun(1).say();
+    match attempt(|| builds(&contract)) {
+        Ok(text) => tell(Said::Ended(1, Verdict::Ok(text))),
+        Err(why) => return Said::Ended(1, Verdict::Failed(why)).say(),
+    }
+    for (check, (name, part)) in (2..).zip(parts()).filter(|(check, _)| *check >= first) {
+        Said::Begun(check).say();
+        let verdict = attempt(|| match name {
+            WEIGHTS if test.weighted.is_none() => {
+                let found = match contract.largest_difference() {
+                    (difference, _) if difference < 1.0 => {
+                        format!("each endpoint is within {:.1} % of its share", 100.0 * difference)
+                    }
+                    (_, example) => example,
+                };
+                Verdict::Skipped(format!("not asked for (--weighted TOLERANCE asks); {found}"))
+            }
+            name if name == OWN[1].0 => Verdict::Ok(times(&contract)),
+            _ => {
+                part(&contract);
+                Verdict::Ok(String::new())
+            }
+        });
+        Said::Ended(check, verdict.unwrap_or_else(Verdict::Failed)).say();
+    }
+}
+
+/// Settings may be right for clusters of other sizes only: those are left out, and told.
+fn builds(contract: &Contract<Table>) -> String {
+    drop(contract.build(&FakeCluster::equal(3)));
+    let refused = contract.refused_sizes();
+    let Some((_, why)) = refused.first() else { return String::new() };
+    let sizes: Vec<_> = refused.iter().map(|(n, _)| n.to_string()).collect();
+    format!("but not for clusters of {} ({why}), which are left out", sizes.join(", "))
+}
+
+static PANIC: Mutex<Option<String>> = Mutex::new(None);
+
+/// What it returns, or what it panicked with.
+fn attempt<T>(check: impl FnOnce() -> T) -> Result<T, String> {
+    let panicked = || PANIC.lock().unwrap_or_else(PoisonError::into_inner).take();
+    panicked();
+    panic::catch_unwind(AssertUnwindSafe(check)).map_err(|_| {
+        let text = panicked().unwrap_or_default();
+        text.strip_prefix("contract: ").unwrap_or(&text).to_owned()
+    })
+}
+
+fn describe(module: &Module) -> String {
+    let file = module.file().display();
+    format!("{} {}, in {}: {file}", module.id(), module.version(), module.language())
+}
+
+fn contract(module: &Arc<Module>, test: &Test, settings: Vec<Setting>) -> Contract<Table> {
+    let mut contract = module.contract();
+    for Setting { path, value, .. } in settings {
+        contract = contract.setting(&path, value_of(value));
+    }
+    if test.skips_unavailable {
+        contract = contract.skips_unavailable();
+    }
+    match test.weighted {
+        Some(tolerance) => contract.weighted(tolerance),
+        None => contract,
+    }
+}
+
+fn value_of(value: config::SettingValue) -> SettingValue {
+    match value {
+        config::SettingValue::Table(n) => SettingValue::Table(n),
+        config::SettingValue::Array(n) => SettingValue::Array(n),
+        config::SettingValue::String(text) => SettingValue::String(text.into()),
+        config::SettingValue::Integer(integer) => SettingValue::Integer(integer),
+        config::SettingValue::Float(float) => SettingValue::Float(float),
+        config::SettingValue::Boolean(boolean) => SettingValue::Boolean(boolean),
+    }
+}
+
+// ---- memory --------------------------------------------------------------------------------------------------------
+
+/// That many requests, and that many instances, go by in a round. What is left of them must show in whole pages.
+const REQUESTS: usize = 50_000;
+const INSTANCES: usize = 1_000;
+/// Fewer instances where building them takes long; what takes long to build is large, and shows sooner.
+const ROUND: Duration = Duration::from_secs(2);
+const FEWEST_INSTANCES: usize = 50;
+/// What a round may leave behind: an allocator's own doing. Five bytes a request.
+const LEFT_BYTES: usize = 256 << 10;
+
+fn keeps_nothing(contract: &Contract<Table>) {
+    let few = FakeCluster::equal(3);
+    let balancer = contract.build(&few);
+    grows("request", REQUESTS, || (0..REQUESTS).for_each(|n| request(&balancer, n)));
+    let many = FakeCluster::equal(200);
+    let cluster = if contract.try_build(&many).is_ok() { &many } else { &few };
+    let started = Instant::now();
+    drop(contract.build(cluster));
+    let fit = (ROUND.as_nanos() / started.elapsed().as_nanos().max(1)) as usize;
+    let n = fit.clamp(FEWEST_INSTANCES, INSTANCES);
+    grows(&format!("instance of {} endpoints", cluster.len()), n, || {
+        (0..n).for_each(|_| drop(contract.build(cluster)));
+    });
+}
+
+/// Requests that end in every way.
+fn request(balancer: &TestBalancer<Table>, n: usize) {
+    let mut trylist = balancer.load_balance(FakeRequest::get("/"));
+    match n % 4 {
+        0 => {}
+        1 => {
+            let _ = trylist.next();
+        }
+        2 => {
+            while let Next::Endpoint(_) = trylist.next() {
+                trylist.fail();
+            }
+            trylist.finish(OutcomeKind::Failed, Some(502));
+        }
+        _ => {
+            let _ = trylist.next();
+            trylist.serve();
+        }
+    }
+}
+
+/// A first round takes what every later one uses again. One that grows may be an allocator's; two are a leak.
+#[track_caller]
+fn grows(of: &str, n: usize, round: impl Fn()) {
+    round();
+    let mut least = usize::MAX;
+    for _ in 0..2 {
+        let before = resident_bytes();
+        round();
+        least = least.min(resident_bytes().saturating_sub(before));
+    }
+    assert!(least <= LEFT_BYTES, "memory grows by about {} bytes for each {of} that has ended", least / n);
+}
+
+/// Memory that this process has.
+fn resident_bytes() -> usize {
+    let text = fs::read_to_string("/proc/self/statm").expect("this is Linux");
+    let pages: usize =
+        text.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("a number of pages");
+    pages * rustix::param::page_size()
+}
+
+// ---- time ----------------------------------------------------------------------------------------------------------
+
+/// As long as one measurement should take.
+const MEASURED: Duration = Duration::from_millis(20);
+
+fn times(contract: &Contract<Table>) -> String {
+    let of = |n: usize| {
+        let cluster = FakeCluster::equal(n);
+        let started = Instant::now();
+        let balancer = contract.try_build(&cluster);
+        let built = started.elapsed();
+        match balancer {
+            Ok(balancer) => format!("{} at {n} endpoints (built in {built:.1?})", time(&balancer)),
+            Err(why) => format!("refuses {n} endpoints ({why})"),
+        }
+    };
+    [3, 100, 10_000].map(of).join(", ")
+}
+
+/// Of one request: the best of several measurements, because others use this machine too.
+fn time(balancer: &TestBalancer<Table>) -> String {
+    let request = || FakeRequest::get("/").key("a key");
+    let few = 10;
+    let one = balancer.time(request(), few).max(Duration::from_nanos(1)) / few as u32;
+    let n = (MEASURED.as_nanos() / one.as_nanos().max(1)).clamp(few as u128, 1_000_000) as usize;
+    let best = (0..5).map(|_| balancer.time(request(), n)).min().expect("five are more than none");
+    format!("{:.0} ns", best.as_nanos() as f64 / n as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_is_what_is_read() {
+        assert_eq!(Said::read("\u{1}begun\t3"), Some(Said::Begun(3)));
+        let failed = Said::Ended(4, Verdict::Failed("a\tb".into()));
+        assert_eq!(Said::read("\u{1}failed\t4\ta\tb"), Some(failed));
+        assert_eq!(Said::read("\u{1}ok\t0\t"), Some(Said::Ended(0, Verdict::Ok(String::new()))));
+        assert_eq!(Said::read("what a module prints"), None);
+    }
+
+    #[test]
+    fn the_parts_that_are_treated_apart_are_there() {
+        assert!(parts().any(|(name, _)| name == WEIGHTS));
+    }
+}

@@ -1,0 +1,130 @@
+//! `@ID@`: round robin in runs. So many requests in a row go to one server, then as many to the next.
+//!
+//! By hand, for servers a, b, c and runs of 2: a a b b c c a a. A server that is not available is passed over as long as
+//! there are others; a try that fails goes on with the next server, and other requests' turns stay where they are.
+//!
+//! **Settings**: `run`, how many requests in a row go to one server, 1 or more; 1 by default.
+//!
+//! **When**: servers of equal strength. **When not**: weights, which it does not know.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use lb_api::serde::Deserialize;
+use lb_api::{Balancer, BuildCx, BuildError, Live, Next, NextCx, Request, export_balancer};
+
+/// The cluster's table `settings`.
+#[derive(Debug, Deserialize)]
+#[serde(crate = "lb_api::serde", default)]
+pub struct Settings {
+    run: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { run: 1 }
+    }
+}
+
+/// The instance for one cluster, shared by all threads.
+#[derive(Debug)]
+pub struct Runs {
+    endpoints: Box<[Live]>,
+    run: u64,
+    n_requests: AtomicU64,
+}
+
+impl Balancer for Runs {
+    const ID: &'static str = "@ID@";
+    const SUMMARY: &'static str = "round robin in runs of requests";
+    type Settings = Settings;
+    /// Where this request begins.
+    type Trylist = usize;
+
+    fn build(cx: &BuildCx<'_, Self>, settings: Settings) -> Result<Self, BuildError> {
+        if settings.run == 0 {
+            return Err(BuildError::setting("run", "expected 1 or more, found 0"));
+        }
+        // A reload is no reason to begin again.
+        let n_requests = cx
+            .previous()
+            .map_or(0, |previous| previous.n_requests.load(Relaxed));
+        Ok(Self {
+            endpoints: cx.endpoints().live(),
+            run: settings.run,
+            n_requests: n_requests.into(),
+        })
+    }
+
+    fn load_balance(&self, _: &Request<'_>) -> usize {
+        let run = self.n_requests.fetch_add(1, Relaxed) / self.run;
+        (run % self.endpoints.len() as u64) as usize
+    }
+
+    fn next(&self, first: &mut usize, cx: &NextCx<'_>) -> Next {
+        let n = self.endpoints.len();
+        let mut untried = (0..n)
+            .map(|step| (*first + step) % n)
+            .filter(|idx| !cx.tried(*idx));
+        let any = untried.clone().next();
+        let available = untried.find(|idx| self.endpoints[*idx].is_available());
+        available.or(any).map_or(Next::Exhausted, Next::Endpoint)
+    }
+}
+
+export_balancer!(Runs);
+
+#[cfg(test)]
+mod tests {
+    use lb_api::State;
+    use lb_api::testkit::{Contract, FakeCluster, FakeRequest};
+
+    use super::*;
+
+    #[test]
+    fn keeps_the_contract() {
+        Contract::<Runs>::new().skips_unavailable().check();
+        Contract::<Runs>::new()
+            .setting("run", 3)
+            .skips_unavailable()
+            .check();
+    }
+
+    #[test]
+    fn stays_for_a_run_of_requests() {
+        let cluster = FakeCluster::equal(3);
+        let balancer = cluster
+            .balancer::<Runs>()
+            .setting("run", 2)
+            .build()
+            .unwrap();
+        assert_eq!(balancer.sequence(8), [0, 0, 1, 1, 2, 2, 0, 0]);
+    }
+
+    #[test]
+    fn passes_over_what_is_down() {
+        let cluster = FakeCluster::equal(3);
+        cluster.set_state(1, State::Down);
+        let balancer = cluster.balancer::<Runs>().build().unwrap();
+        assert_eq!(balancer.sequence(3), [0, 2, 2]);
+    }
+
+    #[test]
+    fn goes_on_with_the_next_server_when_a_try_fails() {
+        let cluster = FakeCluster::equal(3);
+        let balancer = cluster.balancer::<Runs>().build().unwrap();
+        let order = || balancer.load_balance(FakeRequest::get("/")).all();
+        assert_eq!([order(), order()], [[0, 1, 2], [1, 2, 0]]);
+    }
+
+    #[test]
+    fn refuses_runs_of_nothing() {
+        let refused = FakeCluster::equal(3)
+            .balancer::<Runs>()
+            .setting("run", 0)
+            .build();
+        assert_eq!(
+            refused.err().unwrap().to_string(),
+            "run: expected 1 or more, found 0"
+        );
+    }
+}

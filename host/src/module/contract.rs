@@ -1,0 +1,20 @@
+//! A module's calls for whoever tries the contract on it, in a process that serves nobody.
+#![allow(unsafe_code, reason = "vouches for the calls of a module that was loaded")]
+
+use std::alloc::Layout;
+
+use lb_api::testkit::{Contract, Table};
+
+use crate::module::Module;
+
+impl Module {
+    /// The contract that every module must keep, to be tried on this one through the calls that it was loaded with.
+    pub fn contract(&self) -> Contract<Table> {
+        let trylist = self.trylist();
+        let trylist = Layout::from_size_align(trylist.size, trylist.align)
+            .expect("a module with another layout is not loaded");
+        // SAFETY: the calls passed the checks of `load`, are never unloaded, and the layout is what `info` gave.
+        let table = unsafe { Table::new(self.library.calls.table(self.abi()), trylist) };
+        Contract::loaded(table.expect("a module without one of these calls is not loaded"))
+    }
+}

@@ -1,0 +1,251 @@
+//! What authors of modules get: `module new` writes one that works, `module test` tells a good one from a bad one.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tests::artifacts;
+use tests::command::trylist;
+use tests::origin::Origin;
+use tests::proxy::Proxy;
+
+/// What `module test` says of a file, line by line, and its exit code.
+struct Report {
+    lines: Vec<String>,
+    code: Option<i32>,
+}
+
+impl Report {
+    /// The verdict on a check, with what it says of it.
+    #[track_caller]
+    fn of(&self, check: &str) -> &str {
+        let line = self.lines.iter().find(|line| line.get(9..).is_some_and(|rest| rest.starts_with(check)));
+        line.unwrap_or_else(|| panic!("no check {check:?} in {:#?}", self.lines))
+    }
+
+    #[track_caller]
+    fn passed(&self) {
+        let n_bad = self.lines.iter().filter(|line| line.starts_with("FAILED")).count();
+        assert_eq!((n_bad, self.code), (0, Some(0)), "{:#?}", self.lines);
+    }
+
+    /// It failed, in this check, with these words.
+    #[track_caller]
+    fn failed(&self, check: &str, why: &str) {
+        let line = self.of(check);
+        assert!(line.starts_with("FAILED ") && line.contains(why), "{why:?}: {line}");
+        assert_eq!(self.code, Some(4));
+    }
+}
+
+fn test(file: &Path, arguments: &[&str]) -> Report {
+    let output = trylist(&[&["module", "test", file.to_str().unwrap()], arguments].concat());
+    Report {
+        lines: String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect(),
+        code: output.status.code(),
+    }
+}
+
+fn broken(fault: &str) -> Report {
+    test(&artifacts::broken(fault), &[])
+}
+
+const OFFERS: &str = "offers every endpoint once, then ends";
+const MEMORY: &str = "keeps nothing of what has ended";
+
+// ---- module test ---------------------------------------------------------------------------------------------------
+
+#[test]
+fn every_module_of_ours_keeps_the_contract() {
+    for id in artifacts::module_ids() {
+        let promised: &[&str] = match id.as_str() {
+            "proxy_lb" => &[],
+            "round_robin" => &["--skips-unavailable", "--weighted", "0.001"],
+            "random" => &["--skips-unavailable", "--weighted", "0.18"],
+            _ => &["--skips-unavailable"],
+        };
+        test(&artifacts::module(&id), promised).passed();
+    }
+    test(&artifacts::c_module(), &["--skips-unavailable", "--setting", "start_header=x-start"]).passed();
+    test(&artifacts::third_party(), &["--setting", "header=x-cost", "--setting", "quota=0"]).passed();
+}
+
+#[test]
+fn the_report_has_a_line_for_each_check_and_says_how_long_calls_take() {
+    let file = artifacts::c_module();
+    let report = test(&file, &["--setting", "first=1"]);
+    assert_eq!(report.lines[0], format!("c_example 1.0.0, in C: {}", file.display()));
+    assert_eq!(report.lines[1], "ok       loads");
+    // What its settings are wrong for is no fault of a module that says so.
+    let builds = "builds with its settings: but not for clusters of 1 (first: expected the index of an endpoint, from 0)";
+    assert!(report.of(builds).starts_with("ok "));
+    assert_eq!(report.lines.last().unwrap(), "12 checks: 11 ok, 0 failed, 1 skipped");
+    assert_eq!(report.lines.len(), 14);
+    assert!(report.of("follows effective weights").starts_with("skipped  "));
+    let time = report.of("time of a request's calls");
+    for part in [" ns at 3 endpoints", " ns at 100 endpoints", " ns at 10000 endpoints"] {
+        assert!(time.contains(part), "{time}");
+    }
+}
+
+#[test]
+fn what_is_asked_for_beyond_the_contract_is_tried() {
+    let report = test(&artifacts::module("proxy_lb"), &["--weighted", "0.1", "--skips-unavailable"]);
+    report.failed("follows effective weights", "its weight's share is ");
+    report.failed("ends when endpoints are unavailable", "answered endpoint 0 of 2, which is not available");
+}
+
+#[test]
+fn settings_come_from_a_file_or_from_the_command_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("settings.toml");
+    fs::write(&file, "# one that is wrong\nfirst = -1\n").unwrap();
+    let module = artifacts::c_module();
+    let why = "refused to build with 3 endpoints: first: expected the index of an endpoint, from 0";
+    let report = test(&module, &["--settings", file.to_str().unwrap()]);
+    report.failed("builds with its settings", why);
+    assert_eq!(report.of(OFFERS), format!("skipped  {OFFERS}: it does not build"));
+    test(&module, &["--setting", "first=-1"]).failed("builds with its settings", why);
+    test(&module, &["--setting", "first=one"]).failed("builds with its settings", why);
+    fs::write(&file, "first = \n").unwrap();
+    let refused =
+        trylist(&["module", "test", module.to_str().unwrap(), "--settings", file.to_str().unwrap()]);
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!((refused.status.code(), said.lines().count()), (Some(3), 1), "{said}");
+    assert!(said.starts_with(&format!("{}:1: not valid TOML", file.display())), "{said}");
+}
+
+#[test]
+fn a_file_that_is_no_module_fails_where_it_is_loaded() {
+    let report = broken("no-root");
+    report.failed("loads", "is no balancer module");
+    assert_eq!(report.of(OFFERS), format!("skipped  {OFFERS}: it does not load"));
+    broken("null-call").failed("loads", "every module must have one");
+}
+
+#[test]
+fn a_module_that_refuses_its_settings_is_not_tried_further() {
+    let report = broken("refuses-settings");
+    report.failed("builds with its settings", "choices: is missing");
+    broken("panics-in-build").failed("builds with its settings", "src/lib.rs:14: cannot be built");
+}
+
+#[test]
+fn wrong_answers_are_told_in_words() {
+    broken("answers-out-of-range").failed(OFFERS, "answered endpoint 1000000 of 1");
+    broken("answers-tried-again").failed(OFFERS, "answered endpoint 0 twice (tried: [0])");
+    broken("answers-tried-again").failed("skips what the host has tried", "which the host had tried before");
+    broken("exhausts-early").failed(OFFERS, "offered [0], expected [0, 1]");
+    broken("always-busy").failed(OFFERS, "answered that all endpoints are full, and none is");
+    broken("answers-unknown-kind").failed(OFFERS, "answered kind 99, which there is not");
+    broken("odd-status").failed(OFFERS, "next: returned status 99");
+}
+
+#[test]
+fn panics_are_told_with_their_place() {
+    broken("panics-in-next").failed(OFFERS, "next: panicked at panics-in-next/src/lib.rs:20: cannot choose");
+    broken("panics-in-load-balance").failed(OFFERS, "src/lib.rs:18: cannot balance");
+}
+
+#[test]
+fn a_module_that_ends_the_process_is_a_line_in_each_check() {
+    for (fault, why) in [
+        ("segfaults", "the process was ended by SIGSEGV"),
+        ("aborts", "the process was ended by SIGABRT"),
+        ("exits", "the module ended the process, with exit code 0"),
+    ] {
+        let report = broken(fault);
+        report.failed(OFFERS, why);
+        report.failed("works on several threads", why);
+        assert_eq!(report.lines.last().unwrap(), "12 checks: 2 ok, 10 failed, 0 skipped");
+    }
+}
+
+#[test]
+fn a_module_that_never_returns_is_given_up() {
+    let report = test(&artifacts::broken("never-returns"), &["--time-limit", "10"]);
+    report.failed(OFFERS, "did not return within 10 seconds");
+    assert_eq!(report.lines.last().unwrap(), "12 checks: 2 ok, 1 failed, 9 skipped");
+}
+
+#[test]
+fn memory_that_is_not_given_back_is_found() {
+    broken("leaks-requests").failed(MEMORY, "bytes for each request that has ended");
+    broken("leaks-instances").failed(MEMORY, "bytes for each instance of 200 endpoints that has ended");
+}
+
+// ---- module new ----------------------------------------------------------------------------------------------------
+
+/// `module new` in a folder that had nothing in it.
+fn new(name: &str, lang: &str) -> (tempfile::TempDir, PathBuf, Output) {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = parent.path().join(name.replace('_', "-"));
+    let output = trylist(&["module", "new", name, "--lang", lang, "--path", folder.to_str().unwrap()]);
+    (parent, folder, output)
+}
+
+/// Passes its test, is taken by its own sample, and serves.
+#[track_caller]
+fn works(id: &str, folder: &Path, module: &Path, setting: &str, names: &str) {
+    test(module, &["--skips-unavailable", "--setting", setting]).passed();
+    let checked = trylist(&["check", "-c", folder.join("sample.toml").to_str().unwrap()]);
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+    let origins = ["a", "b", "c"].map(Origin::named);
+    let settings = format!("settings = {{ {setting} }}");
+    let proxy = Proxy::over(&origins).module_file(id, module).in_cluster(&settings).start();
+    assert_eq!(proxy.names(6), names);
+}
+
+#[test]
+fn a_new_module_in_rust_builds_passes_and_serves() {
+    let (_parent, folder, output) = new("my_runs", "rust");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && said.contains("cargo build --release"), "{said}");
+    // Its own tests, and then the library, as the steps say; what others have built already is used again.
+    artifacts::cargo_in(&folder, &["test", "--quiet"]);
+    artifacts::cargo_in(&folder, &["build", "--quiet"]);
+    let built = artifacts::built("libmod_my_runs.so");
+    let module = folder.join("target/release/libmod_my_runs.so");
+    fs::create_dir_all(module.parent().unwrap()).unwrap();
+    fs::copy(built, &module).unwrap();
+    works("my_runs", &folder, &module, "run = 2", "a a b b c c");
+}
+
+#[test]
+fn a_new_module_in_c_builds_passes_and_serves() {
+    let (_parent, folder, output) = new("my_turns", "c");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{said}");
+    let line = said.lines().find(|line| line.trim().starts_with("cc ")).unwrap();
+    let built = Command::new("sh").args(["-c", line]).current_dir(&folder).status().unwrap();
+    assert!(built.success(), "{line}");
+    works("my_turns", &folder, &folder.join("libmod_my_turns.so"), "first = 1", "b c a b c a");
+}
+
+#[test]
+fn a_new_module_is_refused_in_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |arguments: &[&str]| {
+        let output = trylist(&[&["module", "new"], arguments].concat());
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "{said}");
+        said
+    };
+    let there = folder.path().to_str().unwrap();
+    assert!(refused(&["Least-Used"]).contains("a module ID is in snake_case"));
+    assert_eq!(
+        refused(&["mine", "--path", there]),
+        format!("trylist: {there}: is there already; name another with --path DIR\n")
+    );
+    let elsewhere = folder.path().join("mine");
+    let elsewhere = elsewhere.to_str().unwrap();
+    assert_eq!(
+        refused(&["mine", "--path", elsewhere, "--lb-api", there]),
+        format!("trylist: {there}: the sources of lb-api are not there\n")
+    );
+    assert_eq!(
+        fs::read_dir(folder.path()).unwrap().count(),
+        0,
+        "nothing is written where something is wrong"
+    );
+}
