@@ -219,6 +219,12 @@ pub struct Cluster {
     pub queue_timeout: Duration,
     /// Requests that may wait at once, over all threads.
     pub queue: usize,
+    /// How long the weight of a server that becomes available rises to its own; zero is not at all.
+    pub slow_start: Duration,
+    /// 1 for a straight line; with more it rises faster at first.
+    pub slow_start_aggression: f64,
+    /// What to do where no server is available.
+    pub all_down: AllDown,
     /// Where it was said.
     pub place: Place,
 }
@@ -238,10 +244,21 @@ pub struct Server {
     pub max_requests: u32,
     /// Used once no server of a lower tier is left.
     pub tier: u16,
+    /// Finishes what runs, takes nothing new.
+    pub drain: bool,
     /// Pairs for the module's eyes, in the order of the file.
     pub metadata: Vec<(Arc<str>, Arc<str>)>,
     /// Where it was said.
     pub place: Place,
+}
+
+/// What becomes of a request when no server of its cluster is available.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AllDown {
+    /// It is answered 503.
+    Fail,
+    /// It is tried on those that are down, but not on those that drain.
+    TryAll,
 }
 
 /// One value of a module's settings; see [`lb_api::wire::Setting`] for the form of `path`.

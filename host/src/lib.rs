@@ -55,6 +55,7 @@ pub mod respond;
 pub mod error;
 pub mod cluster;
 pub mod endpoint;
+pub mod slow_start;
 pub mod resolve;
 pub mod timer;
 pub mod module;

@@ -63,6 +63,9 @@ pub(super) struct Cluster {
     pub(super) keepalive_timeout: Option<Spanned<Time>>,
     pub(super) queue: Option<Spanned<i64>>,
     pub(super) queue_timeout: Option<Spanned<Time>>,
+    pub(super) slow_start: Option<Spanned<Time>>,
+    pub(super) slow_start_aggression: Option<Spanned<f64>>,
+    pub(super) all_down: Option<Spanned<String>>,
 }
 
 /// An element of `servers`.
@@ -74,6 +77,7 @@ pub(super) struct Server {
     pub(super) max_requests: Option<Spanned<i64>>,
     pub(super) tier: Option<Spanned<i64>>,
     pub(super) backup: Option<Spanned<bool>>,
+    pub(super) drain: Option<bool>,
     pub(super) metadata: Option<Named<String>>,
 }
 

@@ -61,7 +61,7 @@ fn the_reference_writes_the_defaults() {
         config.modules.clear();
         for cluster in &mut config.clusters {
             let server = cluster.servers.remove(1);
-            assert_eq!((server.weight, server.max_requests, server.tier), (1, 0, 0));
+            assert_eq!((server.weight, server.max_requests, server.tier, server.drain), (1, 0, 0, false));
             assert_eq!(server.metadata, []);
             cluster.servers.clear();
             cluster.place = place.clone();

@@ -80,7 +80,7 @@ t.toml:11: cluster "api": no module "least_requst" is loaded (did you mean "leas
 t.toml:12: cluster "api": server "https://a": servers are reached by plain HTTP only so far, not by https (write http://host or http://host:port)
 t.toml:12: cluster "api": servers.weight: expected an integer, found the string "3"
 t.toml:12: cluster "api": server "http://b:x": port "x" is not a number from 1 to 65535
-t.toml:12: cluster "api": servers: unknown key "wait" (known here: url, weight, max_requests, tier, backup, metadata)
+t.toml:12: cluster "api": servers: unknown key "wait" (known here: url, weight, max_requests, tier, backup, drain, metadata)
 t.toml:13: cluster "api": connect_timeout: expected a duration such as "250ms", "10s", "5m" or "1h", found the integer 10
 t.toml:16: route "a": path "a" does not begin with "/" (write "/a")
 t.toml:17: route "a": no cluster "apo" (did you mean "api"?)
@@ -437,6 +437,14 @@ fn refuses_bad_clusters() {
         (
             servers("{ url = \"http://a\", tier = 2, backup = true }"),
             r#"t.toml:7: cluster "app": server "http://a": tier and backup ("backup = true" is tier 1: write one of them)"#,
+        ),
+        (
+            cluster("slow_start_aggression = 0"),
+            r#"t.toml:8: cluster "app": slow_start_aggression: 0 is not a number from 0.1 to 100"#,
+        ),
+        (
+            cluster("all_down = \"serve\""),
+            r#"t.toml:8: cluster "app": all_down "serve" is not one of "fail" and "try_all""#,
         ),
         (cluster("queue = -1"), r#"t.toml:8: cluster "app": queue: -1 is not a number from 0 to 1000000"#),
     ]);
