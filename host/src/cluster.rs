@@ -13,6 +13,7 @@ use crate::module::Module;
 use crate::module::balancer::{self, Balancer, BuildError, BuildInput};
 use crate::module::registry::Registry;
 use crate::slow_start::SlowStart;
+use crate::sticky::Sticky;
 
 /// One cluster. Shared by all threads; what changes in it is atomic.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub struct Cluster {
     pub has_limits: bool,
     /// Where endpoints that become available get little at first.
     pub slow_start: Option<SlowStart>,
+    /// Where requests of a session stay with their endpoint.
+    pub sticky: Option<Sticky>,
     /// Requests that wait because every endpoint is full.
     pub queue: Queue,
 }
@@ -83,7 +86,9 @@ impl Cluster {
         let has_limits = config.servers.iter().any(|server| server.max_requests > 0);
         let slow_start = (!config.slow_start.is_zero())
             .then(|| SlowStart::new(config.slow_start, config.slow_start_aggression));
+        let sticky = config.sticky.as_ref().map(|sticky| Sticky::new(&config.name, sticky, &endpoints));
         Ok(Self {
+            sticky,
             config: config.clone(),
             endpoints,
             tiers: tiers?,

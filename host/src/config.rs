@@ -225,6 +225,8 @@ pub struct Cluster {
     pub slow_start_aggression: f64,
     /// What to do where no server is available.
     pub all_down: AllDown,
+    /// How requests of one session find their server again.
+    pub sticky: Option<Sticky>,
     /// Where it was said.
     pub place: Place,
 }
@@ -246,6 +248,8 @@ pub struct Server {
     pub tier: u16,
     /// Finishes what runs, takes nothing new.
     pub drain: bool,
+    /// What clients' sessions call it.
+    pub route: Option<Arc<str>>,
     /// Pairs for the module's eyes, in the order of the file.
     pub metadata: Vec<(Arc<str>, Arc<str>)>,
     /// Where it was said.
@@ -259,6 +263,25 @@ pub enum AllDown {
     Fail,
     /// It is tried on those that are down, but not on those that drain.
     TryAll,
+}
+
+/// How requests of one session find their server again.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Sticky {
+    /// By a cookie that the proxy sets.
+    Issued {
+        /// Its name.
+        cookie: Arc<str>,
+        /// What it is signed with; random for each process where there is none.
+        secret: Option<Arc<str>>,
+    },
+    /// By a [`Server::route`] that the application puts into something of its own.
+    Route {
+        /// Where it may stand, in the order of looking.
+        sources: Vec<KeySource>,
+        /// What stands before it. Where there is none, the whole is the route.
+        separator: Option<u8>,
+    },
 }
 
 /// One value of a module's settings; see [`lb_api::wire::Setting`] for the form of `path`.
@@ -385,6 +408,20 @@ pub struct Admin {
     pub address: SocketAddr,
     /// Where it was said.
     pub place: Place,
+}
+
+impl fmt::Debug for Sticky {
+    /// Without the secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Issued { cookie, .. } => {
+                f.debug_struct("Issued").field("cookie", cookie).finish_non_exhaustive()
+            }
+            Self::Route { sources, separator } => {
+                f.debug_struct("Route").field("sources", sources).field("separator", separator).finish()
+            }
+        }
+    }
 }
 
 impl Default for Limits {

@@ -28,6 +28,8 @@ pub struct Endpoint {
     pub weight: u16,
     /// Used once no endpoint of a lower tier is left.
     pub tier: u16,
+    /// What clients' sessions call it.
+    pub route: Option<Arc<str>>,
     /// Pairs for the module.
     pub metadata: Vec<(Arc<str>, Arc<str>)>,
     /// What the server is called in a `Host` header of its own.
@@ -178,6 +180,7 @@ impl Endpoint {
             port: server.port,
             weight: server.weight,
             tier: server.tier,
+            route: server.route.clone(),
             metadata: server.metadata.clone(),
             authority,
             addresses: match literal {

@@ -37,6 +37,8 @@ pub struct Trylist<'a> {
     tier_idx: usize,
     tier: &'a Tier,
     which: Which,
+    /// The tier's endpoint to be tried before the module is asked.
+    preferred: Option<usize>,
     /// The last answer was to wait, and endpoints were declined before it.
     has_waited: bool,
     view: &'a View<'a>,
@@ -88,6 +90,8 @@ pub struct View<'a> {
     pub client: SocketAddr,
     /// The cluster's key, if there is one and the module asked for it.
     pub key: Option<&'a [u8]>,
+    /// The endpoint that is to be tried first.
+    pub preferred: Option<usize>,
 }
 
 /// One try, as the access log tells it.
@@ -141,6 +145,7 @@ impl<'a> Trylist<'a> {
             tier_idx,
             tier: &cluster.tiers[tier_idx],
             which,
+            preferred: None,
             has_waited: false,
             view,
             slot: Some(slot),
@@ -178,6 +183,11 @@ impl<'a> Trylist<'a> {
     }
 
     fn next_in_tier(&mut self, now: Instant) -> Step {
+        if let Some(preferred) = self.preferred.take()
+            && let Some(step) = self.begin(preferred, now)
+        {
+            return step;
+        }
         if self.state != State::Chosen {
             return self.host_choice(now);
         }
@@ -324,7 +334,10 @@ impl<'a> Trylist<'a> {
     /// Has the tier's balancer begin a trylist, of which there is none now.
     fn load_balance(&mut self) {
         let (tier, view) = (self.tier, self.view);
-        self.slot_mut().prepare(&tier.balancer, view);
+        // Of another tier, it is not wanted: its session moves to the tier in use.
+        let preferred = view.preferred.map_or(wire::NO_ENDPOINT, |endpoint| wire_idx(tier, endpoint));
+        self.preferred = (preferred != wire::NO_ENDPOINT).then_some(preferred as usize);
+        self.slot_mut().prepare(&tier.balancer, view, preferred);
         let storage = self.storage();
         let request = self.slot().request();
         // SAFETY: `storage` has the module's size and alignment and, like `request`, stays in its box until `drop_trylist`;

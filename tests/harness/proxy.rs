@@ -203,6 +203,13 @@ impl Builder {
         self
     }
 
+    /// With this name for the cluster.
+    #[must_use]
+    pub fn named(mut self, cluster: &str) -> Self {
+        self.cluster = cluster.into();
+        self
+    }
+
     /// With these keys for this server.
     #[must_use]
     pub fn server(mut self, idx: usize, keys: &str) -> Self {

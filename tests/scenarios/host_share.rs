@@ -1,5 +1,5 @@
 //! What the host does for every module alike: limits of servers and the queue before them,
-//! tiers, states, slow start.
+//! tiers, states, slow start, sessions.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -367,4 +367,104 @@ fn a_servers_weight_rises_to_its_own() {
     proxy.set_state(1, STATE_AVAILABLE);
     proxy.wait_for_metric(&weight, 10.0);
     assert_eq!(proxy.names(22).matches('b').count(), 11);
+}
+
+// ---- sessions --------------------------------------------------------------------------------------------------------
+
+const SECRET: &str = "secret = \"0123456789abcdef\"";
+
+fn get_with(proxy: &Proxy, header: &str) -> tests::stream::Message {
+    proxy.connect().send(format!("GET / HTTP/1.1\r\nHost: test\r\n{header}\r\n\r\n")).reply()
+}
+
+#[test]
+fn a_session_stays_with_the_server_that_its_cookie_names() {
+    for module in MODULES {
+        let origins = ["a", "b", "c"].map(Origin::named);
+        let sticky = format!("sticky = {{ cookie = \"server\", {SECRET} }}");
+        let start = || Proxy::over(&origins).module(module).named("sessions").in_cluster(&sticky).start();
+        let proxy = start();
+        let first = proxy.get("/");
+        let cookie = first.header("set-cookie").expect("a cookie");
+        let (pair, attributes) = cookie.split_once("; ").unwrap();
+        assert_eq!(attributes, "Path=/; HttpOnly; SameSite=Lax");
+        let mine = format!("Cookie: other=1; {pair}; more=2");
+        for _ in 0..20 {
+            let reply = get_with(&proxy, &mine);
+            assert_eq!(reply.text(), first.text(), "{module}");
+            assert_eq!(reply.header("set-cookie"), None, "{module}: it has one");
+        }
+        // The secret and the servers are the same, so the cookie is.
+        drop(proxy);
+        let proxy = start();
+        assert_eq!(get_with(&proxy, &mine).text(), first.text(), "{module}: after a restart");
+
+        let idx = ["a", "b", "c"].iter().position(|name| *name == first.text()).unwrap();
+        origins[idx].stop();
+        let moved = get_with(&proxy, &mine);
+        assert_ne!(moved.text(), first.text(), "{module}");
+        let (next, _) = moved.header("set-cookie").expect("a new cookie").split_once("; ").unwrap();
+        assert_ne!(next, pair);
+        assert_eq!(get_with(&proxy, &format!("Cookie: {next}")).text(), moved.text(), "{module}");
+    }
+}
+
+#[test]
+fn a_cookie_that_is_not_ours_names_nobody() {
+    let origins = ["a", "b"].map(Origin::named);
+    let sticky = format!("sticky = {{ cookie = \"server\", {SECRET} }}");
+    let proxy = Proxy::over(&origins).in_cluster(&sticky).start();
+    let issued = proxy.get("/").header("set-cookie").unwrap().split_once(';').unwrap().0.to_owned();
+    let last = if issued.ends_with('0') { "1" } else { "0" };
+    let forged = format!("{}{last}", &issued[..issued.len() - 1]);
+    let other = ["server=", "server=a", &forged, &issued[..issued.len() - 1]];
+    for cookie in other {
+        let replies = [(); 2].map(|()| get_with(&proxy, &format!("Cookie: {cookie}")));
+        assert_ne!(replies[0].text(), replies[1].text(), "{cookie}: the module's turn");
+        assert!(replies.iter().all(|reply| reply.header("set-cookie").is_some()), "{cookie}");
+    }
+}
+
+#[test]
+fn applications_name_the_route_themselves() {
+    let origins = ["a", "b", "c"].map(Origin::named);
+    let sticky =
+        "sticky = { app_cookie = \"JSESSIONID\", url_parameter = \"jsessionid\", header = \"X-Session\" }";
+    let mut builder = Proxy::over(&origins).in_cluster(sticky);
+    for (idx, route) in ["ra", "rb", "rc"].into_iter().enumerate() {
+        builder = builder.server(idx, &format!("route = {route:?}"));
+    }
+    let proxy = builder.start();
+    for _ in 0..4 {
+        assert_eq!(get_with(&proxy, "Cookie: x=1; JSESSIONID=0123.rb").text(), "b");
+        assert_eq!(get_with(&proxy, "X-Session: 1.rc").text(), "c");
+        assert_eq!(proxy.get("/p?x=1&jsessionid=5.ra").text(), "a");
+        assert_eq!(proxy.get("/p;jsessionid=5.rc/q?x=1").text(), "c");
+    }
+    let reply = proxy
+        .connect()
+        .send("GET /?jsessionid=1.rc HTTP/1.1\r\nHost: a\r\nCookie: JSESSIONID=1.ra\r\n\r\n")
+        .reply();
+    assert_eq!((reply.text().as_str(), reply.header("set-cookie")), ("c", None), "the URL comes first");
+    for unknown in ["Cookie: JSESSIONID=0123", "Cookie: JSESSIONID=1.nobody", "X-Session: rb"] {
+        assert_ne!(get_with(&proxy, unknown).text(), get_with(&proxy, unknown).text(), "{unknown}");
+    }
+}
+
+#[test]
+fn a_session_leaves_a_server_that_drains_or_is_full() {
+    let gate = Gate::default();
+    let origins = [gated(&gate), Origin::named("other")];
+    let sticky = "sticky = { header = \"X-Session\", separator = \"\" }";
+    let builder = Proxy::over(&origins).in_cluster(sticky).server(0, "route = \"a\", max_requests = 1");
+    let proxy = builder.start();
+    let mut busy = proxy.connect();
+    busy.send("GET / HTTP/1.1\r\nHost: test\r\nX-Session: a\r\n\r\n");
+    origins[0].wait_for_requests(1);
+    assert_eq!(get_with(&proxy, "X-Session: a").text(), "other");
+    gate.open();
+    assert_eq!(busy.reply().text(), "ok");
+    assert_eq!(get_with(&proxy, "X-Session: a").text(), "ok");
+    proxy.set_state(0, STATE_DRAINING);
+    assert_eq!(get_with(&proxy, "X-Session: a").text(), "other");
 }

@@ -69,7 +69,7 @@ impl Drop for Slot {
 
 impl Slot {
     /// Makes it ready for a trylist of this balancer. The tries of the request stay.
-    pub(super) fn prepare(&mut self, balancer: &Balancer, view: &View<'_>) {
+    pub(super) fn prepare(&mut self, balancer: &Balancer, view: &View<'_>, preferred: u32) {
         let size = balancer.module().trylist().size;
         if size > wire::TRYLIST_IN_PLACE {
             let n = size.div_ceil(size_of::<Storage>());
@@ -79,6 +79,7 @@ impl Slot {
         let names = balancer.needs().request_headers.iter();
         self.headers.extend(names.map(|name| wire::Str::maybe(view.head.field(name.as_bytes()))));
         let request = wire::Request {
+            preferred,
             method: wire::Str::of(view.head.text(view.head.method_text)),
             scheme: wire::Str::of(b"http"),
             authority: wire::Str::maybe(view.authority),

@@ -79,9 +79,12 @@ impl Checker<'_> {
         };
         let key = |key: &str| format!("{object}: {key}");
         let module = self.module_of(&object, span.start, raw.module.as_ref(), modules);
+        let servers = self.servers(&object, span, raw.servers);
+        let sticky = raw.sticky.and_then(|sticky| self.sticky(&object, sticky, &servers));
         Cluster {
             module: module.unwrap_or_default(),
-            servers: self.servers(&object, span, raw.servers),
+            servers,
+            sticky,
             settings: raw.settings.map(|settings| flatten(settings, self.report)).unwrap_or_default(),
             key: raw.key.and_then(|text| self.key_source(&object, &text)),
             host_header: raw
@@ -191,6 +194,7 @@ impl Checker<'_> {
             weight,
             max_requests,
             tier,
+            route: server.route.map(|route| route.into_inner().into()),
             drain: server.drain.unwrap_or(false),
             metadata: metadata.into_iter().map(pair).collect(),
         })
@@ -270,7 +274,7 @@ impl Checker<'_> {
     }
 }
 
-fn token(name: &str) -> Option<&str> {
+pub(super) fn token(name: &str) -> Option<&str> {
     let is_value = HeaderValue::from_str(name).is_ok();
     (is_value && HeaderName::from_bytes(name.as_bytes()).is_ok()).then_some(name)
 }
