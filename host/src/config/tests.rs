@@ -467,6 +467,33 @@ fn refuses_bad_clusters() {
 }
 
 #[test]
+fn says_what_sessions_lack() {
+    let cluster = |sticky: &str, second: &str| {
+        with_cluster(&format!(
+            "[[cluster]]\nname = \"app\"\nservers = [{{ url = \"http://a\", route = \"r\" }}, {second}]\nsticky = {sticky}\n"
+        ))
+    };
+    let text = cluster("{ cookie = \"s\" }", "\"http://b\"");
+    let (config, warnings) = parse("t.toml", &text, Syntax::Toml).unwrap();
+    assert_eq!(config.clusters[0].sticky, Some(Sticky::Issued { cookie: "s".into(), secret: None }));
+    let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        warnings,
+        [
+            r#"t.toml:8: cluster "app": sticky: no secret, so sessions are lost at every start (write secret = "…")"#
+        ]
+    );
+    let twice = cluster("{ app_cookie = \"s\" }", "{ url = \"http://b\", route = \"r\" }");
+    assert_lines(&[(
+        twice,
+        r#"t.toml:8: cluster "app": sticky: route "r" is that of server "http://a" too"#,
+    )]);
+    let secret = cluster("{ cookie = \"s\", secret = \"0123456789abcdef\" }", "\"http://b\"");
+    let (config, _) = parse("t.toml", &secret, Syntax::Toml).unwrap();
+    assert!(!format!("{config:?}").contains("0123456789abcdef"), "the secret is not to be logged");
+}
+
+#[test]
 fn refuses_bad_routes() {
     let route = |keys: &str| with_route(&format!("[[route]]\n{keys}\n"));
     assert_lines(&[
