@@ -7,11 +7,13 @@ use lb_api::wire;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-use crate::config::{self, HostHeader, KeySource};
-use crate::endpoint::Endpoint;
+use crate::config::{self, AllDown, HostHeader, KeySource};
+use crate::endpoint::{Endpoint, Which};
 use crate::module::Module;
 use crate::module::balancer::{self, Balancer, BuildError, BuildInput};
 use crate::module::registry::Registry;
+use crate::slow_start::SlowStart;
+use crate::sticky::Sticky;
 
 /// One cluster. Shared by all threads; what changes in it is atomic.
 #[derive(Debug)]
@@ -24,6 +26,10 @@ pub struct Cluster {
     pub tiers: Box<[Tier]>,
     /// Whether any of its endpoints has a limit of requests at once.
     pub has_limits: bool,
+    /// Where endpoints that become available get little at first.
+    pub slow_start: Option<SlowStart>,
+    /// Where requests of a session stay with their endpoint.
+    pub sticky: Option<Sticky>,
     /// Requests that wait because every endpoint is full.
     pub queue: Queue,
 }
@@ -78,13 +84,53 @@ impl Cluster {
             })
             .collect();
         let has_limits = config.servers.iter().any(|server| server.max_requests > 0);
-        Ok(Self { config: config.clone(), endpoints, tiers: tiers?, has_limits, queue: Queue::default() })
+        let slow_start = (!config.slow_start.is_zero())
+            .then(|| SlowStart::new(config.slow_start, config.slow_start_aggression));
+        let sticky = config.sticky.as_ref().map(|sticky| Sticky::new(&config.name, sticky, &endpoints));
+        Ok(Self {
+            sticky,
+            config: config.clone(),
+            endpoints,
+            tiers: tiers?,
+            has_limits,
+            slow_start,
+            queue: Queue::default(),
+        })
+    }
+
+    /// Changes an endpoint's state to one of [`wire`]'s `STATE_*`. From any thread, but no request's business: it may wait
+    /// for another that does the same.
+    ///
+    /// # Panics
+    /// Where there is no such endpoint.
+    pub fn set_state(&self, endpoint: usize, state: u32) {
+        let of = |tier: &&Tier| endpoint - tier.first < tier.n_endpoints;
+        let tier = self.tiers.iter().rev().find(|tier| tier.first <= endpoint).filter(of);
+        let tier = tier.expect("every endpoint is of a tier");
+        let changed = self.endpoints[endpoint].set_state(state, tier.state, self.slow_start.as_ref());
+        if changed && state == wire::STATE_AVAILABLE {
+            // It may take more than one of them.
+            self.queue.freed.notify_waiters();
+        }
     }
 
     /// The endpoints of one of its tiers.
     #[inline]
     pub fn endpoints_of(&self, tier: &Tier) -> &[Endpoint] {
         &self.endpoints[tier.first..tier.first + tier.n_endpoints]
+    }
+
+    /// The tier that a request begins with, and which of the endpoints it may go to.
+    #[inline]
+    pub fn first_tier(&self) -> (usize, Which) {
+        if self.tiers.len() == 1 && self.config.all_down == AllDown::Fail {
+            return (0, Which::Available);
+        }
+        match (self.available_tier(0), self.config.all_down) {
+            (Some(tier), _) => (tier, Which::Available),
+            (None, AllDown::Fail) => (0, Which::Available),
+            (None, AllDown::TryAll) => (0, Which::NotDraining),
+        }
     }
 
     /// The first tier, from this one on, that has an endpoint available.
@@ -99,6 +145,7 @@ impl Cluster {
     pub fn fall_back(
         &self,
         tier: &Tier,
+        which: Which,
         is_tried: impl Fn(usize) -> bool,
         mut random: impl FnMut() -> u64,
     ) -> Option<usize> {
@@ -107,7 +154,7 @@ impl Cluster {
         let mut drawn = [None; 2];
         for (i, endpoint) in endpoints.iter().enumerate() {
             let weight = u64::from(endpoint.effective_weight());
-            if weight == 0 || is_tried(i) || !endpoint.is_available() {
+            if weight == 0 || is_tried(i) || !endpoint.takes(which) {
                 continue;
             }
             total += weight;
@@ -160,10 +207,12 @@ impl Tier {
                 counters: e.counters,
             })
             .collect();
+        let is_available = |e: &&Endpoint| e.counters.state.load(Ordering::Relaxed) == wire::STATE_AVAILABLE;
+        let n_available = endpoints.iter().filter(is_available).count();
         // Like the endpoints' slots never freed: modules may keep the reference.
         let state: &'static wire::ClusterState = Box::leak(Box::new(wire::ClusterState {
             size: size_of::<wire::ClusterState>() as u32,
-            n_available: AtomicU32::new(u32::try_from(endpoints.len()).unwrap_or(u32::MAX)),
+            n_available: AtomicU32::new(u32::try_from(n_available).unwrap_or(u32::MAX)),
             epoch: AtomicU64::new(0),
         }));
         let balancer = Balancer::build(

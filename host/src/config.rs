@@ -229,6 +229,14 @@ pub struct Cluster {
     pub queue_timeout: Duration,
     /// Requests that may wait at once, over all threads.
     pub queue: usize,
+    /// How long the weight of a server that becomes available rises to its own; zero is not at all.
+    pub slow_start: Duration,
+    /// 1 for a straight line; with more it rises faster at first.
+    pub slow_start_aggression: f64,
+    /// What to do where no server is available.
+    pub all_down: AllDown,
+    /// How requests of one session find their server again.
+    pub sticky: Option<Sticky>,
     /// Where it was said.
     pub place: Place,
 }
@@ -248,10 +256,42 @@ pub struct Server {
     pub max_requests: u32,
     /// Used once no server of a lower tier is left.
     pub tier: u16,
+    /// Finishes what runs, takes nothing new.
+    pub drain: bool,
+    /// What clients' sessions call it.
+    pub route: Option<Arc<str>>,
     /// Pairs for the module's eyes, in the order of the file.
     pub metadata: Vec<(Arc<str>, Arc<str>)>,
     /// Where it was said.
     pub place: Place,
+}
+
+/// What becomes of a request when no server of its cluster is available.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AllDown {
+    /// It is answered 503.
+    Fail,
+    /// It is tried on those that are down, but not on those that drain.
+    TryAll,
+}
+
+/// How requests of one session find their server again.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Sticky {
+    /// By a cookie that the proxy sets.
+    Issued {
+        /// Its name.
+        cookie: Arc<str>,
+        /// What it is signed with; random for each process where there is none.
+        secret: Option<Arc<str>>,
+    },
+    /// By a [`Server::route`] that the application puts into something of its own.
+    Route {
+        /// Where it may stand, in the order of looking.
+        sources: Vec<KeySource>,
+        /// What stands before it. Where there is none, the whole is the route.
+        separator: Option<u8>,
+    },
 }
 
 /// One value of a module's settings; see [`lb_api::wire::Setting`] for the form of `path`.
@@ -378,6 +418,20 @@ pub struct Admin {
     pub address: SocketAddr,
     /// Where it was said.
     pub place: Place,
+}
+
+impl fmt::Debug for Sticky {
+    /// Without the secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Issued { cookie, .. } => {
+                f.debug_struct("Issued").field("cookie", cookie).finish_non_exhaustive()
+            }
+            Self::Route { sources, separator } => {
+                f.debug_struct("Route").field("sources", sources).field("separator", separator).finish()
+            }
+        }
+    }
 }
 
 impl Default for Limits {

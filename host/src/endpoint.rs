@@ -4,13 +4,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 
 use lb_api::wire;
 use sha2::{Digest, Sha256};
 
 use crate::config;
 use crate::resolve::Addresses;
+use crate::slow_start::SlowStart;
 
 /// One server of a cluster.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub struct Endpoint {
     pub weight: u16,
     /// Used once no endpoint of a lower tier is left.
     pub tier: u16,
+    /// What clients' sessions call it.
+    pub route: Option<Arc<str>>,
     /// Pairs for the module.
     pub metadata: Vec<(Arc<str>, Arc<str>)>,
     /// What the server is called in a `Host` header of its own.
@@ -41,14 +44,18 @@ pub struct Endpoint {
 #[derive(Debug)]
 pub struct InFlight(&'static wire::Counters);
 
-/// Why an endpoint takes no request now.
+/// Which endpoints a request may go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decline {
-    /// It is down, ejected or draining.
-    Unavailable,
-    /// It has as many requests as it may have.
-    Full,
+pub enum Which {
+    /// Those that are available.
+    Available,
+    /// None is, and it is tried on all but those that drain.
+    NotDraining,
 }
+
+/// An endpoint takes no request now: its state does not let it, or it has as many as it may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Declined;
 
 /// A slot fills a cache line of its own, so that traffic of one endpoint does not slow down reading another's numbers.
 #[repr(align(64))]
@@ -67,15 +74,52 @@ impl Endpoint {
         endpoints.into()
     }
 
+    /// Whether its state lets it take requests.
+    #[inline]
+    fn is_usable(&self, which: Which) -> bool {
+        match (self.counters.state.load(Relaxed), which) {
+            (wire::STATE_AVAILABLE, _) => true,
+            (state, Which::NotDraining) => state != wire::STATE_DRAINING,
+            (_, Which::Available) => false,
+        }
+    }
+
     /// Whether it takes a request now.
     #[inline]
-    pub fn is_available(&self) -> bool {
-        self.counters.state.load(Relaxed) == wire::STATE_AVAILABLE && !self.has_its_limit()
+    pub fn takes(&self, which: Which) -> bool {
+        self.is_usable(which) && !self.has_its_limit()
     }
 
     /// Whether nothing but its limit keeps it from taking a request now.
-    pub fn is_full(&self) -> bool {
-        self.counters.state.load(Relaxed) == wire::STATE_AVAILABLE && self.has_its_limit()
+    pub fn is_full(&self, which: Which) -> bool {
+        self.is_usable(which) && self.has_its_limit()
+    }
+
+    /// Changes its state to one of [`wire`]'s `STATE_*`: the one place that does, so that what `tier` says of it as a whole
+    /// stays right. False where it was in that state.
+    pub(crate) fn set_state(
+        &self,
+        new: u32,
+        tier: &'static wire::ClusterState,
+        slow_start: Option<&SlowStart>,
+    ) -> bool {
+        let old = self.counters.state.swap(new, Relaxed);
+        if old == new {
+            return false;
+        }
+        if new == wire::STATE_AVAILABLE {
+            if let Some(slow_start) = slow_start {
+                slow_start.begin(self.counters, self.weight, tier);
+            }
+            tier.n_available.fetch_add(1, Relaxed);
+        } else if old == wire::STATE_AVAILABLE {
+            if let Some(slow_start) = slow_start {
+                slow_start.end(self.counters);
+            }
+            tier.n_available.fetch_sub(1, Relaxed);
+        }
+        tier.epoch.fetch_add(1, Release);
+        true
     }
 
     #[inline]
@@ -93,11 +137,11 @@ impl Endpoint {
     /// Counts a request as on its way, if the endpoint takes one now.
     ///
     /// # Errors
-    /// Why it takes none.
+    /// It takes none.
     #[inline]
-    pub fn enter(&self) -> Result<InFlight, Decline> {
-        if self.counters.state.load(Relaxed) != wire::STATE_AVAILABLE {
-            return Err(Decline::Unavailable);
+    pub fn enter(&self, which: Which) -> Result<InFlight, Declined> {
+        if !self.is_usable(which) {
+            return Err(Declined);
         }
         let in_flight = &self.counters.in_flight;
         match self.counters.max_in_flight.load(Relaxed) {
@@ -107,7 +151,7 @@ impl Endpoint {
             // To add first and take back what was too much would turn others away meanwhile.
             max => {
                 let next = |n: u32| (n < max).then(|| n + 1);
-                in_flight.fetch_update(SeqCst, SeqCst, next).map_err(|_| Decline::Full)?;
+                in_flight.fetch_update(SeqCst, SeqCst, next).map_err(|_| Declined)?;
             }
         }
         Ok(InFlight(self.counters))
@@ -136,6 +180,7 @@ impl Endpoint {
             port: server.port,
             weight: server.weight,
             tier: server.tier,
+            route: server.route.clone(),
             metadata: server.metadata.clone(),
             authority,
             addresses: match literal {
@@ -157,7 +202,7 @@ impl Drop for InFlight {
 fn new_slot(server: &config::Server) -> &'static wire::Counters {
     let slot: &'static Slot = Box::leak(Box::new(Slot(wire::Counters {
         size: size_of::<wire::Counters>() as u32,
-        state: AtomicU32::new(wire::STATE_AVAILABLE),
+        state: AtomicU32::new(if server.drain { wire::STATE_DRAINING } else { wire::STATE_AVAILABLE }),
         effective_weight: AtomicU32::new(u32::from(server.weight) << 16),
         in_flight: AtomicU32::new(0),
         in_flight_older: AtomicU32::new(0),
@@ -207,16 +252,16 @@ mod tests {
     #[test]
     fn takes_as_many_as_its_limit_and_one_more_when_one_has_left() {
         let endpoint = endpoint(2);
-        let first = endpoint.enter().expect("room for two");
-        assert!(endpoint.is_available() && !endpoint.is_full());
-        let _second = endpoint.enter().expect("room for two");
-        assert_eq!(endpoint.enter().err(), Some(Decline::Full));
-        assert!(endpoint.is_full() && !endpoint.is_available());
+        let first = endpoint.enter(Which::Available).expect("room for two");
+        assert!(endpoint.takes(Which::Available) && !endpoint.is_full(Which::Available));
+        let _second = endpoint.enter(Which::Available).expect("room for two");
+        assert_eq!(endpoint.enter(Which::Available).err(), Some(Declined));
+        assert!(endpoint.is_full(Which::Available) && !endpoint.takes(Which::Available));
         drop(first);
-        assert!(endpoint.enter().is_ok());
+        assert!(endpoint.enter(Which::Available).is_ok());
         endpoint.counters.state.store(wire::STATE_DOWN, Relaxed);
-        assert_eq!(endpoint.enter().err(), Some(Decline::Unavailable));
-        assert!(!endpoint.is_full());
+        assert_eq!(endpoint.enter(Which::Available).err(), Some(Declined));
+        assert!(!endpoint.is_full(Which::Available));
     }
 
     #[test]
@@ -227,7 +272,7 @@ mod tests {
             for _ in 0..8 {
                 scope.spawn(|| {
                     for _ in 0..10_000 {
-                        if let Ok(in_flight) = endpoint.enter() {
+                        if let Ok(in_flight) = endpoint.enter(Which::Available) {
                             assert!(inside.fetch_add(1, SeqCst) < 3);
                             inside.fetch_sub(1, SeqCst);
                             drop(in_flight);
@@ -237,5 +282,35 @@ mod tests {
             }
         });
         assert_eq!(endpoint.counters.in_flight.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn a_change_of_state_counts_once() {
+        let endpoint = endpoint(0);
+        let tier: &'static wire::ClusterState = Box::leak(Box::new(wire::ClusterState {
+            size: 0,
+            n_available: AtomicU32::new(1),
+            epoch: AtomicU64::new(0),
+        }));
+        let now = || (tier.n_available.load(Relaxed), tier.epoch.load(Relaxed));
+        assert!(!endpoint.set_state(wire::STATE_AVAILABLE, tier, None));
+        assert_eq!(now(), (1, 0));
+        assert!(endpoint.set_state(wire::STATE_DOWN, tier, None));
+        assert_eq!(now(), (0, 1));
+        assert!(endpoint.set_state(wire::STATE_DRAINING, tier, None));
+        assert_eq!(now(), (0, 2));
+        assert!(endpoint.set_state(wire::STATE_AVAILABLE, tier, None));
+        assert_eq!(now(), (1, 3));
+    }
+
+    #[test]
+    fn an_endpoint_that_is_down_is_tried_where_all_are_but_one_that_drains_is_not() {
+        let endpoint = endpoint(1);
+        endpoint.counters.state.store(wire::STATE_DOWN, Relaxed);
+        assert!(!endpoint.takes(Which::Available) && endpoint.takes(Which::NotDraining));
+        let _one = endpoint.enter(Which::NotDraining).expect("down is not draining");
+        assert_eq!(endpoint.enter(Which::NotDraining).err(), Some(Declined));
+        endpoint.counters.state.store(wire::STATE_DRAINING, Relaxed);
+        assert_eq!(endpoint.enter(Which::NotDraining).err(), Some(Declined));
     }
 }

@@ -63,6 +63,8 @@ struct Request<'a> {
     plan: &'a Plan<'a>,
     cluster: &'a Cluster,
     started: Instant,
+    /// The endpoint that its session is of.
+    preferred: Option<usize>,
     /// Why each failed try failed, for the log.
     failures: String,
 }
@@ -78,9 +80,13 @@ pub async fn forward(thread: &Thread, down: &mut Downstream, memory: &mut Memory
         return report::answer_options(thread, down, memory, head, started).await;
     }
     let cluster = &thread.clusters[plan.route.cluster];
-    let mut request = Request { thread, head, plan: &plan, cluster, started, failures: String::new() };
+    let mut request =
+        Request { thread, head, plan: &plan, cluster, started, preferred: None, failures: String::new() };
     let key = cluster.key_source().and_then(|source| plan.key(source, head, down.peer.ip()));
+    let preferred = cluster.sticky.as_ref().and_then(|sticky| plan.preferred(sticky, head, down.peer.ip()));
+    request.preferred = preferred;
     let view = View {
+        preferred,
         head,
         authority: plan.authority,
         path: &plan.path,

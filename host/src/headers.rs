@@ -90,12 +90,13 @@ pub fn response_framing(response: &ResponseHead, client: Version, keep: bool) ->
     }
 }
 
-/// Writes the head of a response to the client.
+/// Writes the head of a response to the client; `more` is header lines of the proxy's own.
 pub fn write_response(
     thread: &Thread,
     response: &ResponseHead,
     framing: ResponseFraming,
     client: Version,
+    more: &[u8],
     now: Instant,
     out: &mut Vec<u8>,
 ) {
@@ -112,6 +113,7 @@ pub fn write_response(
         out.extend_from_slice(b"\r\n");
     }
     write_via(response.version, out);
+    out.extend_from_slice(more);
     if framing.encoding == Encoding::Chunked {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }

@@ -55,6 +55,8 @@ pub mod respond;
 pub mod error;
 pub mod cluster;
 pub mod endpoint;
+pub mod slow_start;
+pub mod sticky;
 pub mod resolve;
 pub mod timer;
 pub mod module;

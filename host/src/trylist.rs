@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use lb_api::wire;
 
 use crate::cluster::{Cluster, Tier};
-use crate::endpoint::{Decline, Endpoint, InFlight};
+use crate::endpoint::{Declined, InFlight, Which};
 use crate::http1::head::{RequestHead, ResponseHead};
 use crate::metrics::Call;
 use crate::module::balancer::{Balancer, Fault, Panicked};
@@ -36,6 +36,11 @@ pub struct Trylist<'a> {
     cluster: &'a Cluster,
     tier_idx: usize,
     tier: &'a Tier,
+    which: Which,
+    /// The tier's endpoint to be tried before the module is asked.
+    preferred: Option<usize>,
+    /// The last answer was to wait, and endpoints were declined before it.
+    has_waited: bool,
     view: &'a View<'a>,
     slot: Option<Box<Slot>>,
     state: State,
@@ -85,6 +90,8 @@ pub struct View<'a> {
     pub client: SocketAddr,
     /// The cluster's key, if there is one and the module asked for it.
     pub key: Option<&'a [u8]>,
+    /// The endpoint that is to be tried first.
+    pub preferred: Option<usize>,
 }
 
 /// One try, as the access log tells it.
@@ -128,7 +135,7 @@ impl<'a> Trylist<'a> {
     /// Calls the hook. The head stays borrowed until the trylist is dropped, as the module was promised.
     pub fn start(thread: &'a Thread, cluster_idx: usize, view: &'a View<'a>, now: Instant) -> Self {
         let cluster = &thread.clusters[cluster_idx];
-        let tier_idx = if cluster.tiers.len() > 1 { cluster.available_tier(0).unwrap_or(0) } else { 0 };
+        let (tier_idx, which) = cluster.first_tier();
         let mut slot = thread.take_slot();
         slot.tries.clear();
         let mut trylist = Self {
@@ -137,6 +144,9 @@ impl<'a> Trylist<'a> {
             cluster,
             tier_idx,
             tier: &cluster.tiers[tier_idx],
+            which,
+            preferred: None,
+            has_waited: false,
             view,
             slot: Some(slot),
             state: State::None,
@@ -158,18 +168,25 @@ impl<'a> Trylist<'a> {
     /// [`Trylist::not_established`] and [`Trylist::end_try`] is to follow.
     pub fn next(&mut self, now: Instant) -> Step {
         debug_assert!(self.current.is_none(), "the last try was not ended");
+        if self.has_waited {
+            // What was declined may be free or available by now.
+            self.has_waited = false;
+            let n_endpoints = self.tier.n_endpoints;
+            self.slot_mut().forget_declined(n_endpoints);
+        }
         let mut step = self.next_in_tier(now);
         while step == Step::Exhausted && self.enter_next_tier(now) {
             step = self.next_in_tier(now);
         }
+        self.has_waited = step == Step::Wait && self.slot().has_declined();
         step
     }
 
     fn next_in_tier(&mut self, now: Instant) -> Step {
-        if self.slot().met_full() {
-            // What was full may have come free, whether the request waited for that or tried another meanwhile.
-            let n_endpoints = self.tier.n_endpoints;
-            self.slot_mut().forget_full(n_endpoints);
+        if let Some(preferred) = self.preferred.take()
+            && let Some(step) = self.begin(preferred, now)
+        {
+            return step;
         }
         if self.state != State::Chosen {
             return self.host_choice(now);
@@ -317,7 +334,10 @@ impl<'a> Trylist<'a> {
     /// Has the tier's balancer begin a trylist, of which there is none now.
     fn load_balance(&mut self) {
         let (tier, view) = (self.tier, self.view);
-        self.slot_mut().prepare(&tier.balancer, view);
+        // Of another tier, it is not wanted: its session moves to the tier in use.
+        let preferred = view.preferred.map_or(wire::NO_ENDPOINT, |endpoint| wire_idx(tier, endpoint));
+        self.preferred = (preferred != wire::NO_ENDPOINT).then_some(preferred as usize);
+        self.slot_mut().prepare(&tier.balancer, view, preferred);
         let storage = self.storage();
         let request = self.slot().request();
         // SAFETY: `storage` has the module's size and alignment and, like `request`, stays in its box until `drop_trylist`;
@@ -331,7 +351,12 @@ impl<'a> Trylist<'a> {
     /// that its trylist has come to nothing.
     #[cold]
     fn enter_next_tier(&mut self, now: Instant) -> bool {
-        let Some(tier_idx) = self.cluster.available_tier(self.tier_idx + 1) else { return false };
+        let next = self.tier_idx + 1;
+        let tier_idx = match self.which {
+            Which::Available => self.cluster.available_tier(next),
+            Which::NotDraining => Some(next).filter(|next| *next < self.cluster.tiers.len()),
+        };
+        let Some(tier_idx) = tier_idx else { return false };
         let has_tried = !self.slot().tries.is_empty();
         self.finish(if has_tried { wire::OUTCOME_FAILED } else { wire::OUTCOME_NO_ENDPOINT }, 0, now);
         self.drop_trylist();
@@ -406,20 +431,21 @@ impl<'a> Trylist<'a> {
     /// need not know of limits. One that kept an account of its own of what it answered will not answer it again, so the
     /// host chooses among those.
     fn exhausted(&mut self, now: Instant) -> Step {
-        if !self.waits_for_full() {
+        if self.which == Which::NotDraining {
+            // Most modules leave out what is not available.
+            return self.host_choice(now);
+        }
+        if !self.slot().has_declined() || !self.slot().tries.is_empty() {
             return Step::Exhausted;
         }
         let (slot, thread) = (self.slot(), self.thread);
-        if let Some(endpoint) = self.cluster.fall_back(self.tier, |i| !slot.is_full(i), || thread.random())
-            && let Some(step) = self.begin(endpoint, now)
-        {
+        let chosen =
+            self.cluster.fall_back(self.tier, self.which, |i| !slot.is_declined(i), || thread.random());
+        if let Some(step) = chosen.and_then(|endpoint| self.begin(endpoint, now)) {
+            self.thread.metrics.fallback(self.cluster_idx);
             return step;
         }
-        if self.is_any_full() { Step::Wait } else { Step::Exhausted }
-    }
-
-    fn waits_for_full(&self) -> bool {
-        self.slot().met_full() && self.slot().tries.is_empty()
+        if self.is_any_full(|idx| self.slot().is_declined(idx)) { Step::Wait } else { Step::Exhausted }
     }
 
     fn host_choice(&mut self, now: Instant) -> Step {
@@ -428,20 +454,22 @@ impl<'a> Trylist<'a> {
         self.slot_mut().spread(n_endpoints);
         loop {
             let (slot, thread) = (self.slot(), self.thread);
-            match self.cluster.fall_back(self.tier, |i| slot.is_answered(i), || thread.random()) {
+            match self.cluster.fall_back(self.tier, self.which, |i| slot.is_answered(i), || thread.random()) {
                 Some(endpoint) => {
                     if let Some(step) = self.begin(endpoint, now) {
                         return step;
                     }
                 }
-                None if self.slot().tries.is_empty() && self.is_any_full() => return Step::Wait,
+                None if self.slot().tries.is_empty() && self.is_any_full(|_| true) => return Step::Wait,
                 None => return Step::Exhausted,
             }
         }
     }
 
-    fn is_any_full(&self) -> bool {
-        self.cluster.has_limits && self.cluster.endpoints_of(self.tier).iter().any(Endpoint::is_full)
+    fn is_any_full(&self, of: impl Fn(usize) -> bool) -> bool {
+        let endpoints = self.cluster.endpoints_of(self.tier);
+        self.cluster.has_limits
+            && endpoints.iter().enumerate().any(|(idx, endpoint)| of(idx) && endpoint.is_full(self.which))
     }
 
     /// Begins a try of the tier's endpoint of this index, unless it takes none now.
@@ -449,18 +477,16 @@ impl<'a> Trylist<'a> {
     fn begin(&mut self, idx: usize, now: Instant) -> Option<Step> {
         self.slot_mut().answered(idx);
         let endpoint = self.tier.first + idx;
-        let in_flight = match self.cluster.endpoints[endpoint].enter() {
+        let in_flight = match self.cluster.endpoints[endpoint].enter(self.which) {
             Ok(in_flight) => in_flight,
-            Err(decline) => {
-                if decline == Decline::Full {
-                    let n_endpoints = self.tier.n_endpoints;
-                    self.slot_mut().was_full(idx, n_endpoints);
-                }
+            Err(Declined) => {
+                let n_endpoints = self.tier.n_endpoints;
+                self.slot_mut().declined(idx, n_endpoints);
                 return None;
             }
         };
-        if self.slot().met_full() {
-            self.slot_mut().is_tried(idx);
+        if self.slot().has_declined() {
+            self.slot_mut().no_longer_declined(idx);
         }
         self.current = Some(Current {
             endpoint,

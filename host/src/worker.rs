@@ -53,6 +53,7 @@ pub struct Worker {
     threads: Vec<JoinHandle<usize>>,
     background: Option<JoinHandle<()>>,
     metrics: Arc<Metrics>,
+    clusters: Clusters,
     access_log: Option<Arc<AccessLog>>,
 }
 
@@ -172,6 +173,7 @@ impl Worker {
             threads: Vec::new(),
             background: None,
             metrics,
+            clusters: Arc::clone(&clusters),
             access_log,
         };
         // From here on dropping `worker` stops whatever was started.
@@ -188,6 +190,11 @@ impl Worker {
     /// Where its admin listener is, if it has one.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin_address
+    }
+
+    /// Its clusters, in the order of the configuration: for who changes the state of an endpoint.
+    pub fn clusters(&self) -> &Clusters {
+        &self.clusters
     }
 
     /// Its numbers.
@@ -223,6 +230,7 @@ impl Worker {
                 Addresses::Fixed(_) => None,
             })
             .collect();
+        let clusters = Arc::clone(clusters);
         let metrics = Arc::clone(&self.metrics);
         let mut phase = self.phase.subscribe();
         let runtime = new_runtime("background")?;
@@ -230,6 +238,16 @@ impl Worker {
             runtime.block_on(async {
                 for name in names {
                     tokio::spawn(name.keep_resolved());
+                }
+                for (idx, cluster) in clusters.iter().enumerate() {
+                    if cluster.slow_start.is_some() {
+                        let clusters = Arc::clone(&clusters);
+                        tokio::spawn(async move {
+                            if let Some(slow_start) = &clusters[idx].slow_start {
+                                slow_start.run().await;
+                            }
+                        });
+                    }
                 }
                 let (ready, readiness) = watch::channel(admin::Readiness::Ready);
                 if let Some(socket) = admin {

@@ -371,8 +371,8 @@ struct lb_next_cx {
     /* Uniform random bits, fresh for this call. */
     uint64_t random;
     /* Bit i % 64 of word i / 64 is set for each endpoint that was answered before in this request, tried
-     * or declined; but not for one that was declined because it was full, when the host asks again: it may have
-     * come free. May be shorter than the endpoints: bits beyond n_tried_words are 0. */
+     * or declined; but not for one that was declined before the request waited in the queue: it may have come
+     * free. May be shorter than the endpoints: bits beyond n_tried_words are 0. */
     const uint64_t *tried;
     /* How many words; 0 on the first call. */
     size_t n_tried_words;

@@ -401,8 +401,7 @@ pub struct NextCx {
     /// Uniform random bits, fresh for this call.
     pub random: u64,
     /// Bit `i % 64` of word `i / 64` is set for each endpoint that was answered before in this request, tried or
-    /// declined; but not for one that was declined because it was full, when the host asks again: it may have come
-    /// free. May be shorter than the endpoints: bits beyond `n_tried_words` are 0.
+    /// declined; but not for one that was declined before the request waited in the queue: it may have come free. May be shorter than the endpoints: bits beyond `n_tried_words` are 0.
     pub tried: *const u64,
     /// How many words; 0 on the first call.
     pub n_tried_words: usize,

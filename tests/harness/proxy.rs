@@ -87,6 +87,11 @@ impl Proxy {
         self.worker().admin_address().expect("the configuration has an admin listener")
     }
 
+    /// Has an endpoint of its first cluster be in this state, as health checks would.
+    pub fn set_state(&self, endpoint: usize, state: u32) {
+        self.worker().clusters()[0].set_state(endpoint, state);
+    }
+
     /// Name of its first cluster.
     pub fn cluster(&self) -> &str {
         &self.cluster
@@ -195,6 +200,13 @@ impl Builder {
     #[must_use]
     pub fn listener(mut self, line: &str) -> Self {
         self.listener += &format!("{line}\n");
+        self
+    }
+
+    /// With this name for the cluster.
+    #[must_use]
+    pub fn named(mut self, cluster: &str) -> Self {
+        self.cluster = cluster.into();
         self
     }
 

@@ -1,9 +1,10 @@
 //! What the host does for every module alike: limits of servers and the queue before them,
-//! tiers.
+//! tiers, states, slow start, sessions.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use lb_api::wire::{STATE_AVAILABLE, STATE_DOWN, STATE_DRAINING, STATE_EJECTED};
 use tests::Gate;
 use tests::artifacts;
 use tests::journal::Journal;
@@ -258,4 +259,212 @@ fn full_servers_are_waited_for_and_the_backup_left_alone() {
     gate.open();
     assert_eq!((busy.reply().text(), waiting.reply().text()), ("ok".into(), "ok".into()));
     assert_eq!(origins[1].n_connections(), 0);
+}
+
+// ---- states ----------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_server_marked_to_drain_gets_nothing() {
+    for module in MODULES {
+        let origins = ["drains", "a", "b"].map(Origin::named);
+        let proxy = Proxy::over(&origins).module(module).server(0, "drain = true").start();
+        assert!(!proxy.names(30).contains("drains"), "{module}");
+        assert_eq!(origins[0].n_connections(), 0, "{module}");
+        let state = format!(
+            "trylist_endpoint_state{{cluster=\"%\",endpoint=\"{}\",state=\"draining\"}}",
+            origins[0].url()
+        );
+        assert_eq!(proxy.metric(&state), 1.0, "{module}");
+    }
+}
+
+#[test]
+fn a_tier_with_nobody_available_is_passed_over() {
+    for module in MODULES {
+        let origins = ["first", "backup"].map(Origin::named);
+        let proxy = Proxy::over(&origins).module(module).server(1, "backup = true").start();
+        assert_eq!(proxy.names(2), "first first", "{module}");
+        proxy.set_state(0, STATE_EJECTED);
+        assert_eq!(proxy.names(2), "backup backup", "{module}");
+        let passed_over = "trylist_module_declined_answers_total{cluster=\"%\"}";
+        assert_eq!(proxy.metric(passed_over), 0.0, "{module}: not even asked");
+        proxy.set_state(0, STATE_AVAILABLE);
+        assert_eq!(proxy.names(2), "first first", "{module}");
+    }
+}
+
+#[test]
+fn with_all_down_requests_fail_unless_told_to_try_all() {
+    for module in MODULES {
+        let origins = ["a", "b", "c"].map(Origin::named);
+        let all_down = |policy: &str| {
+            let policy = format!("all_down = {policy:?}");
+            let proxy =
+                Proxy::over(&origins).module(module).server(2, "backup = true").in_cluster(&policy).start();
+            (0..3).for_each(|i| proxy.set_state(i, STATE_DOWN));
+            proxy
+        };
+        let fail = all_down("fail").get("/");
+        assert_eq!((fail.status(), fail.header("retry-after")), (503, Some("1")), "{module}");
+
+        let proxy = all_down("try_all");
+        let names = proxy.names(40);
+        assert!(names.contains('a') && names.contains('b') && !names.contains('c'), "{module}: {names}");
+        proxy.set_state(0, STATE_DRAINING);
+        assert_eq!(proxy.names(4), "b b b b", "{module}: who drains is left alone");
+        proxy.set_state(1, STATE_DRAINING);
+        assert_eq!(proxy.names(2), "c c", "{module}: tiers go on");
+        proxy.set_state(2, STATE_DRAINING);
+        assert_eq!(proxy.get("/").status(), 503, "{module}");
+        proxy.set_state(0, STATE_AVAILABLE);
+        assert_eq!(proxy.names(2), "a a", "{module}");
+    }
+}
+
+#[test]
+fn who_waits_goes_to_a_server_that_becomes_available() {
+    let gate = Gate::default();
+    let origins = [gated(&gate), Origin::named("back")];
+    let builder = Proxy::over(&origins).each_server("max_requests = 1");
+    let proxy = builder.in_cluster("queue_timeout = \"20s\"").start();
+    proxy.set_state(1, STATE_DOWN);
+    let (mut busy, mut waiting) = (proxy.connect(), proxy.connect());
+    busy.get("/");
+    origins[0].wait_for_requests(1);
+    waiting.get("/");
+    proxy.wait_for_metric("trylist_queue_length{cluster=\"%\"}", 1.0);
+    proxy.set_state(1, STATE_AVAILABLE);
+    assert_eq!(waiting.reply().text(), "back");
+    gate.open();
+    assert_eq!(busy.reply().status(), 200);
+}
+
+// ---- slow start ------------------------------------------------------------------------------------------------------
+
+/// A window so long that nothing rises while the test looks.
+#[test]
+fn a_server_that_comes_back_begins_with_a_tenth_of_its_weight() {
+    let origins = ["a", "b"].map(Origin::named);
+    let builder = Proxy::over(&origins).module("round_robin").each_server("weight = 10");
+    let proxy = builder.in_cluster("slow_start = \"24h\"").start();
+    let weight = format!("trylist_endpoint_weight{{cluster=\"%\",endpoint=\"{}\"}}", origins[1].url());
+    assert_eq!(proxy.metric(&weight), 10.0, "never at the start of the process");
+    assert_eq!(proxy.names(22).matches('b').count(), 11);
+    proxy.set_state(1, STATE_DOWN);
+    assert!(!proxy.names(5).contains('b'));
+    proxy.set_state(1, STATE_AVAILABLE);
+    assert_eq!(proxy.metric(&weight).round(), 1.0);
+    assert_eq!(proxy.names(110).matches('b').count(), 10, "one of eleven");
+}
+
+#[test]
+fn a_servers_weight_rises_to_its_own() {
+    let origins = ["a", "b"].map(Origin::named);
+    let builder = Proxy::over(&origins).module("round_robin").each_server("weight = 10");
+    let proxy = builder.in_cluster("slow_start = \"300ms\"").start();
+    let weight = format!("trylist_endpoint_weight{{cluster=\"%\",endpoint=\"{}\"}}", origins[1].url());
+    proxy.set_state(1, STATE_DOWN);
+    proxy.set_state(1, STATE_AVAILABLE);
+    proxy.wait_for_metric(&weight, 10.0);
+    assert_eq!(proxy.names(22).matches('b').count(), 11);
+}
+
+// ---- sessions --------------------------------------------------------------------------------------------------------
+
+const SECRET: &str = "secret = \"0123456789abcdef\"";
+
+fn get_with(proxy: &Proxy, header: &str) -> tests::stream::Message {
+    proxy.connect().send(format!("GET / HTTP/1.1\r\nHost: test\r\n{header}\r\n\r\n")).reply()
+}
+
+#[test]
+fn a_session_stays_with_the_server_that_its_cookie_names() {
+    for module in MODULES {
+        let origins = ["a", "b", "c"].map(Origin::named);
+        let sticky = format!("sticky = {{ cookie = \"server\", {SECRET} }}");
+        let start = || Proxy::over(&origins).module(module).named("sessions").in_cluster(&sticky).start();
+        let proxy = start();
+        let first = proxy.get("/");
+        let cookie = first.header("set-cookie").expect("a cookie");
+        let (pair, attributes) = cookie.split_once("; ").unwrap();
+        assert_eq!(attributes, "Path=/; HttpOnly; SameSite=Lax");
+        let mine = format!("Cookie: other=1; {pair}; more=2");
+        for _ in 0..20 {
+            let reply = get_with(&proxy, &mine);
+            assert_eq!(reply.text(), first.text(), "{module}");
+            assert_eq!(reply.header("set-cookie"), None, "{module}: it has one");
+        }
+        // The secret and the servers are the same, so the cookie is.
+        drop(proxy);
+        let proxy = start();
+        assert_eq!(get_with(&proxy, &mine).text(), first.text(), "{module}: after a restart");
+
+        let idx = ["a", "b", "c"].iter().position(|name| *name == first.text()).unwrap();
+        origins[idx].stop();
+        let moved = get_with(&proxy, &mine);
+        assert_ne!(moved.text(), first.text(), "{module}");
+        let (next, _) = moved.header("set-cookie").expect("a new cookie").split_once("; ").unwrap();
+        assert_ne!(next, pair);
+        assert_eq!(get_with(&proxy, &format!("Cookie: {next}")).text(), moved.text(), "{module}");
+    }
+}
+
+#[test]
+fn a_cookie_that_is_not_ours_names_nobody() {
+    let origins = ["a", "b"].map(Origin::named);
+    let sticky = format!("sticky = {{ cookie = \"server\", {SECRET} }}");
+    let proxy = Proxy::over(&origins).in_cluster(&sticky).start();
+    let issued = proxy.get("/").header("set-cookie").unwrap().split_once(';').unwrap().0.to_owned();
+    let last = if issued.ends_with('0') { "1" } else { "0" };
+    let forged = format!("{}{last}", &issued[..issued.len() - 1]);
+    let other = ["server=", "server=a", &forged, &issued[..issued.len() - 1]];
+    for cookie in other {
+        let replies = [(); 2].map(|()| get_with(&proxy, &format!("Cookie: {cookie}")));
+        assert_ne!(replies[0].text(), replies[1].text(), "{cookie}: the module's turn");
+        assert!(replies.iter().all(|reply| reply.header("set-cookie").is_some()), "{cookie}");
+    }
+}
+
+#[test]
+fn applications_name_the_route_themselves() {
+    let origins = ["a", "b", "c"].map(Origin::named);
+    let sticky =
+        "sticky = { app_cookie = \"JSESSIONID\", url_parameter = \"jsessionid\", header = \"X-Session\" }";
+    let mut builder = Proxy::over(&origins).in_cluster(sticky);
+    for (idx, route) in ["ra", "rb", "rc"].into_iter().enumerate() {
+        builder = builder.server(idx, &format!("route = {route:?}"));
+    }
+    let proxy = builder.start();
+    for _ in 0..4 {
+        assert_eq!(get_with(&proxy, "Cookie: x=1; JSESSIONID=0123.rb").text(), "b");
+        assert_eq!(get_with(&proxy, "X-Session: 1.rc").text(), "c");
+        assert_eq!(proxy.get("/p?x=1&jsessionid=5.ra").text(), "a");
+        assert_eq!(proxy.get("/p;jsessionid=5.rc/q?x=1").text(), "c");
+    }
+    let reply = proxy
+        .connect()
+        .send("GET /?jsessionid=1.rc HTTP/1.1\r\nHost: a\r\nCookie: JSESSIONID=1.ra\r\n\r\n")
+        .reply();
+    assert_eq!((reply.text().as_str(), reply.header("set-cookie")), ("c", None), "the URL comes first");
+    for unknown in ["Cookie: JSESSIONID=0123", "Cookie: JSESSIONID=1.nobody", "X-Session: rb"] {
+        assert_ne!(get_with(&proxy, unknown).text(), get_with(&proxy, unknown).text(), "{unknown}");
+    }
+}
+
+#[test]
+fn a_session_leaves_a_server_that_drains_or_is_full() {
+    let gate = Gate::default();
+    let origins = [gated(&gate), Origin::named("other")];
+    let sticky = "sticky = { header = \"X-Session\", separator = \"\" }";
+    let builder = Proxy::over(&origins).in_cluster(sticky).server(0, "route = \"a\", max_requests = 1");
+    let proxy = builder.start();
+    let mut busy = proxy.connect();
+    busy.send("GET / HTTP/1.1\r\nHost: test\r\nX-Session: a\r\n\r\n");
+    origins[0].wait_for_requests(1);
+    assert_eq!(get_with(&proxy, "X-Session: a").text(), "other");
+    gate.open();
+    assert_eq!(busy.reply().text(), "ok");
+    assert_eq!(get_with(&proxy, "X-Session: a").text(), "ok");
+    proxy.set_state(0, STATE_DRAINING);
+    assert_eq!(get_with(&proxy, "X-Session: a").text(), "other");
 }

@@ -7,6 +7,7 @@ mod address;
 mod cluster;
 mod module;
 mod route;
+mod sticky;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -63,6 +63,22 @@ pub(super) struct Cluster {
     pub(super) keepalive_timeout: Option<Spanned<Time>>,
     pub(super) queue: Option<Spanned<i64>>,
     pub(super) queue_timeout: Option<Spanned<Time>>,
+    pub(super) slow_start: Option<Spanned<Time>>,
+    pub(super) slow_start_aggression: Option<Spanned<f64>>,
+    pub(super) all_down: Option<Spanned<String>>,
+    pub(super) sticky: Option<Spanned<Sticky>>,
+}
+
+/// `sticky` of a cluster.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Sticky {
+    pub(super) cookie: Option<Spanned<String>>,
+    pub(super) secret: Option<Spanned<String>>,
+    pub(super) app_cookie: Option<Spanned<String>>,
+    pub(super) url_parameter: Option<Spanned<String>>,
+    pub(super) header: Option<Spanned<String>>,
+    pub(super) separator: Option<Spanned<String>>,
 }
 
 /// An element of `servers`.
@@ -74,6 +90,8 @@ pub(super) struct Server {
     pub(super) max_requests: Option<Spanned<i64>>,
     pub(super) tier: Option<Spanned<i64>>,
     pub(super) backup: Option<Spanned<bool>>,
+    pub(super) drain: Option<bool>,
+    pub(super) route: Option<Spanned<String>>,
     pub(super) metadata: Option<Named<String>>,
 }
 

@@ -61,7 +61,7 @@ fn the_reference_writes_the_defaults() {
         config.modules.clear();
         for cluster in &mut config.clusters {
             let server = cluster.servers.remove(1);
-            assert_eq!((server.weight, server.max_requests, server.tier), (1, 0, 0));
+            assert_eq!((server.weight, server.max_requests, server.tier, server.drain), (1, 0, 0, false));
             assert_eq!(server.metadata, []);
             cluster.servers.clear();
             cluster.place = place.clone();
@@ -82,6 +82,7 @@ fn the_reference_says_the_default_of_every_key_that_has_one() {
         "module_path",
         "random",
         "key",
+        "sticky",
         "host",
         "rewrite",
         "host_header",
@@ -104,6 +105,7 @@ fn the_reference_has_every_key_and_they_work_together() {
         keys_of::<file::ModuleFile>(),
         keys_of::<file::Cluster>(),
         keys_of::<file::Server>(),
+        keys_of::<file::Sticky>(),
         keys_of::<file::Route>(),
         keys_of::<file::Limits>(),
         keys_of::<file::Timeouts>(),

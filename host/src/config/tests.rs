@@ -80,7 +80,7 @@ t.toml:11: cluster "api": no module "least_requst" is loaded (did you mean "leas
 t.toml:12: cluster "api": server "https://a": servers are reached by plain HTTP only so far, not by https (write http://host or http://host:port)
 t.toml:12: cluster "api": servers.weight: expected an integer, found the string "3"
 t.toml:12: cluster "api": server "http://b:x": port "x" is not a number from 1 to 65535
-t.toml:12: cluster "api": servers: unknown key "wait" (known here: url, weight, max_requests, tier, backup, metadata)
+t.toml:12: cluster "api": servers: unknown key "wait" (known here: url, weight, max_requests, tier, backup, drain, route, metadata)
 t.toml:13: cluster "api": connect_timeout: expected a duration such as "250ms", "10s", "5m" or "1h", found the integer 10
 t.toml:16: route "a": path "a" does not begin with "/" (write "/a")
 t.toml:17: route "a": no cluster "apo" (did you mean "api"?)
@@ -438,8 +438,59 @@ fn refuses_bad_clusters() {
             servers("{ url = \"http://a\", tier = 2, backup = true }"),
             r#"t.toml:7: cluster "app": server "http://a": tier and backup ("backup = true" is tier 1: write one of them)"#,
         ),
+        (
+            cluster("slow_start_aggression = 0"),
+            r#"t.toml:8: cluster "app": slow_start_aggression: 0 is not a number from 0.1 to 100"#,
+        ),
+        (
+            cluster("all_down = \"serve\""),
+            r#"t.toml:8: cluster "app": all_down "serve" is not one of "fail" and "try_all""#,
+        ),
+        (
+            cluster("sticky = { secret = \"0123456789abcdef\" }"),
+            r#"t.toml:8: cluster "app": sticky: what sessions are known by is not clear (write either cookie, or app_cookie, url_parameter or header)"#,
+        ),
+        (
+            cluster("sticky = { cookie = \"a\", secret = \"short\" }"),
+            r#"t.toml:8: cluster "app": sticky: secret has fewer than 16 bytes"#,
+        ),
+        (
+            cluster("sticky = { cookie = \"a b\" }"),
+            r#"t.toml:8: cluster "app": sticky: cookie: "a b" is not a name as headers and cookies have"#,
+        ),
+        (
+            cluster("sticky = { app_cookie = \"sid\" }"),
+            r#"t.toml:8: cluster "app": sticky: no server has a route (write, for example, { url = "…", route = "a" })"#,
+        ),
         (cluster("queue = -1"), r#"t.toml:8: cluster "app": queue: -1 is not a number from 0 to 1000000"#),
     ]);
+}
+
+#[test]
+fn says_what_sessions_lack() {
+    let cluster = |sticky: &str, second: &str| {
+        with_cluster(&format!(
+            "[[cluster]]\nname = \"app\"\nservers = [{{ url = \"http://a\", route = \"r\" }}, {second}]\nsticky = {sticky}\n"
+        ))
+    };
+    let text = cluster("{ cookie = \"s\" }", "\"http://b\"");
+    let (config, warnings) = parse("t.toml", &text, Syntax::Toml).unwrap();
+    assert_eq!(config.clusters[0].sticky, Some(Sticky::Issued { cookie: "s".into(), secret: None }));
+    let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        warnings,
+        [
+            r#"t.toml:8: cluster "app": sticky: no secret, so sessions are lost at every start (write secret = "…")"#
+        ]
+    );
+    let twice = cluster("{ app_cookie = \"s\" }", "{ url = \"http://b\", route = \"r\" }");
+    assert_lines(&[(
+        twice,
+        r#"t.toml:8: cluster "app": sticky: route "r" is that of server "http://a" too"#,
+    )]);
+    let secret = cluster("{ cookie = \"s\", secret = \"0123456789abcdef\" }", "\"http://b\"");
+    let (config, _) = parse("t.toml", &secret, Syntax::Toml).unwrap();
+    assert!(!format!("{config:?}").contains("0123456789abcdef"), "the secret is not to be logged");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use crate::config::{KeySource, Route};
 use crate::error::Error;
 use crate::http1::head::{Framing, Method, Name, RequestHead, is_authority_byte};
 use crate::route;
+use crate::sticky::Sticky;
 use crate::thread::Thread;
 
 /// Where a request goes: all that its head and the configuration decide.
@@ -106,6 +107,22 @@ impl Plan<'_> {
                 Cow::Owned(target)
             }
         }
+    }
+
+    /// The endpoint that a request's session is of; `None` where it has none that is known.
+    pub(super) fn preferred(&self, sticky: &Sticky, head: &RequestHead, client: IpAddr) -> Option<usize> {
+        sticky.sources.iter().find_map(|source| {
+            let session = match (self.key(source, head, client), source) {
+                (Some(session), _) => session,
+                // As servlet containers write it: /a;jsessionid=x.route/b
+                (None, KeySource::Query(name)) => {
+                    let value = parameter(&self.path, b';', name.as_bytes())?;
+                    Cow::Borrowed(value.split(|&b| b == b'/').next().unwrap_or_default())
+                }
+                (None, _) => return None,
+            };
+            sticky.endpoint(&session)
+        })
     }
 
     /// The cluster's key of a request; `None` where the request has none.

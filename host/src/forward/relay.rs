@@ -60,7 +60,9 @@ impl Request<'_> {
         let framing = headers::response_framing(head, self.head.version, keep);
         let mut out = std::mem::take(&mut memory.response);
         out.clear();
-        headers::write_response(thread, head, framing, self.head.version, now, &mut out);
+        let sticky = self.cluster.sticky.as_ref().filter(|_| self.preferred != Some(endpoint));
+        let more = sticky.and_then(|sticky| sticky.set_cookie(endpoint)).unwrap_or_default();
+        headers::write_response(thread, head, framing, self.head.version, more, now, &mut out);
         let mut pump = Pump::new(out, head.framing, framing.encoding);
         let mut sending = Sending { request: &mut request, failed: false };
         // Where the end of the connection is all that ends the body, it must not come but for a reason, whatever becomes

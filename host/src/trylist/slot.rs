@@ -21,8 +21,8 @@ pub(crate) struct Slot {
     /// Bits of the endpoints answered; empty until `next` is asked a second time.
     pub(super) answered_bits: Vec<u64>,
     first_answer: Option<usize>,
-    /// Bits of those of them that were full; empty unless one was.
-    full_bits: Vec<u64>,
+    /// Bits of those of them that were declined; empty unless one was.
+    declined_bits: Vec<u64>,
     pub(super) tries: Vec<Tried>,
 }
 
@@ -54,7 +54,7 @@ impl Default for Slot {
             response_headers: Vec::new(),
             answered_bits: Vec::new(),
             first_answer: None,
-            full_bits: Vec::new(),
+            declined_bits: Vec::new(),
             tries: Vec::new(),
         }
     }
@@ -69,7 +69,7 @@ impl Drop for Slot {
 
 impl Slot {
     /// Makes it ready for a trylist of this balancer. The tries of the request stay.
-    pub(super) fn prepare(&mut self, balancer: &Balancer, view: &View<'_>) {
+    pub(super) fn prepare(&mut self, balancer: &Balancer, view: &View<'_>, preferred: u32) {
         let size = balancer.module().trylist().size;
         if size > wire::TRYLIST_IN_PLACE {
             let n = size.div_ceil(size_of::<Storage>());
@@ -79,6 +79,7 @@ impl Slot {
         let names = balancer.needs().request_headers.iter();
         self.headers.extend(names.map(|name| wire::Str::maybe(view.head.field(name.as_bytes()))));
         let request = wire::Request {
+            preferred,
             method: wire::Str::of(view.head.text(view.head.method_text)),
             scheme: wire::Str::of(b"http"),
             authority: wire::Str::maybe(view.authority),
@@ -94,7 +95,7 @@ impl Slot {
         unsafe { (*self.pinned.as_ptr()).request = request };
         self.answered_bits.clear();
         self.first_answer = None;
-        self.full_bits.clear();
+        self.declined_bits.clear();
     }
 
     /// Where a trylist of `size` bytes is, or goes.
@@ -129,38 +130,38 @@ impl Slot {
         }
     }
 
-    /// Remembers that an endpoint that was answered was full.
+    /// Remembers that an endpoint that was answered was declined.
     #[cold]
-    pub(super) fn was_full(&mut self, endpoint: usize, n_endpoints: usize) {
-        self.full_bits.resize(n_endpoints.div_ceil(64), 0);
-        self.full_bits[endpoint / 64] |= 1 << (endpoint % 64);
+    pub(super) fn declined(&mut self, endpoint: usize, n_endpoints: usize) {
+        self.declined_bits.resize(n_endpoints.div_ceil(64), 0);
+        self.declined_bits[endpoint / 64] |= 1 << (endpoint % 64);
     }
 
-    /// Whether any endpoint that was answered was full.
+    /// Whether any endpoint that was answered was declined.
     #[inline]
-    pub(super) fn met_full(&self) -> bool {
-        !self.full_bits.is_empty()
+    pub(super) fn has_declined(&self) -> bool {
+        !self.declined_bits.is_empty()
     }
 
-    /// Whether this endpoint was answered, and full.
-    pub(super) fn is_full(&self, endpoint: usize) -> bool {
-        self.full_bits.get(endpoint / 64).is_some_and(|word| word & (1 << (endpoint % 64)) != 0)
+    /// Whether this endpoint was answered and declined.
+    pub(super) fn is_declined(&self, endpoint: usize) -> bool {
+        self.declined_bits.get(endpoint / 64).is_some_and(|word| word & (1 << (endpoint % 64)) != 0)
     }
 
-    /// Remembers that an endpoint that was full is tried now.
+    /// Remembers that an endpoint that was declined is tried now.
     #[cold]
-    pub(super) fn is_tried(&mut self, endpoint: usize) {
-        if let Some(word) = self.full_bits.get_mut(endpoint / 64) {
+    pub(super) fn no_longer_declined(&mut self, endpoint: usize) {
+        if let Some(word) = self.declined_bits.get_mut(endpoint / 64) {
             *word &= !(1 << (endpoint % 64));
         }
     }
 
-    /// Makes endpoints that were answered and full count as not answered; that they were is remembered.
+    /// Makes endpoints that were answered and declined count as not answered; that they were is remembered.
     #[cold]
-    pub(super) fn forget_full(&mut self, n_endpoints: usize) {
+    pub(super) fn forget_declined(&mut self, n_endpoints: usize) {
         self.spread(n_endpoints);
-        for (answered, full) in self.answered_bits.iter_mut().zip(&self.full_bits) {
-            *answered &= !full;
+        for (answered, declined) in self.answered_bits.iter_mut().zip(&self.declined_bits) {
+            *answered &= !declined;
         }
     }
 

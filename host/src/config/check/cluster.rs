@@ -11,7 +11,7 @@ use super::super::settings::flatten;
 use super::super::shape::{Named, Short};
 use super::super::source::{At, Span};
 use super::super::units::Time;
-use super::super::{Cluster, HostHeader, KeySource, Server, Syntax, file};
+use super::super::{AllDown, Cluster, HostHeader, KeySource, Server, Syntax, file};
 use super::module::Modules;
 use super::{Checker, address};
 
@@ -79,9 +79,12 @@ impl Checker<'_> {
         };
         let key = |key: &str| format!("{object}: {key}");
         let module = self.module_of(&object, span.start, raw.module.as_ref(), modules);
+        let servers = self.servers(&object, span, raw.servers);
+        let sticky = raw.sticky.and_then(|sticky| self.sticky(&object, sticky, &servers));
         Cluster {
             module: module.unwrap_or_default(),
-            servers: self.servers(&object, span, raw.servers),
+            servers,
+            sticky,
             settings: raw.settings.map(|settings| flatten(settings, self.report)).unwrap_or_default(),
             key: raw.key.and_then(|text| self.key_source(&object, &text)),
             host_header: raw
@@ -104,6 +107,11 @@ impl Checker<'_> {
             queue: self.integer(&key("queue"), raw.queue.as_ref(), 0..=1_000_000, QUEUE),
             // Zero makes sense: nobody waits.
             queue_timeout: raw.queue_timeout.map_or(QUEUE_TIMEOUT, |time| time.get_ref().0),
+            // Zero makes sense: no slow start.
+            slow_start: raw.slow_start.map_or(Duration::ZERO, |time| time.get_ref().0),
+            slow_start_aggression: self
+                .aggression(&key("slow_start_aggression"), raw.slow_start_aggression.as_ref()),
+            all_down: raw.all_down.map_or(AllDown::Fail, |text| self.all_down(&key("all_down"), &text)),
             place: self.report.place(span.start),
             name,
         }
@@ -186,8 +194,33 @@ impl Checker<'_> {
             weight,
             max_requests,
             tier,
+            route: server.route.map(|route| route.into_inner().into()),
+            drain: server.drain.unwrap_or(false),
             metadata: metadata.into_iter().map(pair).collect(),
         })
+    }
+
+    fn aggression(&mut self, object: &str, value: Option<&Spanned<f64>>) -> f64 {
+        let Some(value) = value else { return 1.0 };
+        let aggression = *value.get_ref();
+        if !(0.1..=100.0).contains(&aggression) {
+            self.report.error(value.at(), format!("{object}: {aggression} is not a number from 0.1 to 100"));
+        }
+        aggression
+    }
+
+    fn all_down(&mut self, object: &str, text: &Spanned<String>) -> AllDown {
+        match text.get_ref().as_str() {
+            "fail" => AllDown::Fail,
+            "try_all" => AllDown::TryAll,
+            _ => {
+                self.report.error(
+                    text.at(),
+                    format!("{object} {:?} is not one of \"fail\" and \"try_all\"", text.get_ref()),
+                );
+                AllDown::Fail
+            }
+        }
     }
 
     fn key_source(&mut self, object: &str, text: &Spanned<String>) -> Option<KeySource> {
@@ -241,7 +274,7 @@ impl Checker<'_> {
     }
 }
 
-fn token(name: &str) -> Option<&str> {
+pub(super) fn token(name: &str) -> Option<&str> {
     let is_value = HeaderValue::from_str(name).is_ok();
     (is_value && HeaderName::from_bytes(name.as_bytes()).is_ok()).then_some(name)
 }

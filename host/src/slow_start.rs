@@ -1,0 +1,182 @@
+//! Endpoints that have just become available get little at first: their effective weight rises to the configured one.
+//!
+//! Nothing of it is on a request's way. A task on the worker's background runtime makes the steps, each an epoch of its
+//! tier, so that modules see them as they see any change.
+
+use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use lb_api::wire;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// The weight begins at this part of the configured one.
+const LEAST: f64 = 0.1;
+/// A window has about so many steps: finer than what 10 % to 100 % of a usual weight can show.
+const STEPS: u32 = 64;
+/// No step is shorter: each has modules remake their tables.
+const SHORTEST_STEP: Duration = Duration::from_millis(100);
+
+/// The endpoints of one cluster whose weight is rising.
+#[derive(Debug)]
+pub struct SlowStart {
+    window: Duration,
+    aggression: f64,
+    rising: Mutex<Vec<Rising>>,
+    begun: Notify,
+}
+
+#[derive(Debug)]
+struct Rising {
+    counters: &'static wire::Counters,
+    state: &'static wire::ClusterState,
+    weight: u16,
+    since: Instant,
+}
+
+impl SlowStart {
+    /// With this window. An aggression of 1 is a straight line; with more the weight rises faster at first.
+    pub fn new(window: Duration, aggression: f64) -> Self {
+        Self { window, aggression, rising: Mutex::default(), begun: Notify::new() }
+    }
+
+    /// An endpoint has become available. The caller raises the epoch.
+    pub(crate) fn begin(
+        &self,
+        counters: &'static wire::Counters,
+        weight: u16,
+        state: &'static wire::ClusterState,
+    ) {
+        let since = Instant::now();
+        let mut rising = self.rising();
+        rising.retain(|other| !std::ptr::eq(other.counters, counters));
+        counters.effective_weight.store(self.weight(weight, Duration::ZERO), Relaxed);
+        rising.push(Rising { counters, state, weight, since });
+        drop(rising);
+        self.begun.notify_one();
+    }
+
+    /// An endpoint is no longer available.
+    pub(crate) fn end(&self, counters: &'static wire::Counters) {
+        self.rising().retain(|other| !std::ptr::eq(other.counters, counters));
+    }
+
+    /// Makes the steps, for ever.
+    pub async fn run(&self) {
+        let step = (self.window / STEPS).max(SHORTEST_STEP);
+        loop {
+            self.begun.notified().await;
+            while self.step(Instant::now()) {
+                tokio::time::sleep(step).await;
+            }
+        }
+    }
+
+    /// Gives each the weight that is its due by now; false where none is left to rise.
+    fn step(&self, now: Instant) -> bool {
+        let mut rising = self.rising();
+        rising.retain(|endpoint| {
+            let elapsed = now.saturating_duration_since(endpoint.since);
+            let weight = self.weight(endpoint.weight, elapsed);
+            if endpoint.counters.effective_weight.swap(weight, Relaxed) != weight {
+                endpoint.state.epoch.fetch_add(1, Release);
+            }
+            elapsed < self.window
+        });
+        !rising.is_empty()
+    }
+
+    /// The effective weight in 16.16 fixed point: Envoy's formula, but without its least second, so that windows of less
+    /// than a few seconds rise too.
+    fn weight(&self, weight: u16, elapsed: Duration) -> u32 {
+        let full = u32::from(weight) << 16;
+        if elapsed >= self.window {
+            return full;
+        }
+        let share = (elapsed.as_secs_f64() / self.window.as_secs_f64()).powf(1.0 / self.aggression);
+        (f64::from(full) * share.max(LEAST)) as u32
+    }
+
+    fn rising(&self) -> MutexGuard<'_, Vec<Rising>> {
+        self.rising.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, AtomicU64};
+
+    use super::*;
+
+    const WINDOW: Duration = Duration::from_secs(100);
+
+    /// Percent of the weight after so many percent of the window.
+    fn percent(aggression: f64, elapsed: u32) -> u32 {
+        let weight = SlowStart::new(WINDOW, aggression).weight(100, WINDOW / 100 * elapsed);
+        (f64::from(weight) / 65536.0).round() as u32
+    }
+
+    #[test]
+    fn rises_along_its_curve_from_a_tenth() {
+        let curve = |aggression| [0, 5, 10, 25, 50, 81, 100, 500].map(|elapsed| percent(aggression, elapsed));
+        assert_eq!(curve(1.0), [10, 10, 10, 25, 50, 81, 100, 100]);
+        assert_eq!(curve(2.0), [10, 22, 32, 50, 71, 90, 100, 100]);
+        assert_eq!(curve(0.5), [10, 10, 10, 10, 25, 66, 100, 100]);
+    }
+
+    #[test]
+    fn the_largest_and_the_least_weight_fit() {
+        let slow_start = SlowStart::new(WINDOW, 1.0);
+        assert_eq!(slow_start.weight(65_535, WINDOW), 65_535 << 16);
+        assert_eq!(slow_start.weight(1, Duration::ZERO), 6553);
+    }
+
+    fn leaked() -> (&'static wire::Counters, &'static wire::ClusterState) {
+        let counters = wire::Counters {
+            size: 0,
+            state: AtomicU32::new(wire::STATE_AVAILABLE),
+            effective_weight: AtomicU32::new(2 << 16),
+            in_flight: AtomicU32::new(0),
+            in_flight_older: AtomicU32::new(0),
+            max_in_flight: AtomicU32::new(0),
+            latency_ns: AtomicU64::new(0),
+        };
+        let state = wire::ClusterState { size: 0, n_available: AtomicU32::new(1), epoch: AtomicU64::new(0) };
+        (Box::leak(Box::new(counters)), Box::leak(Box::new(state)))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn steps_are_epochs_and_end_with_the_window() {
+        let slow_start = Arc::new(SlowStart::new(WINDOW, 1.0));
+        let task = tokio::spawn({
+            let slow_start = Arc::clone(&slow_start);
+            async move { slow_start.run().await }
+        });
+        let (counters, state) = leaked();
+        let weight = || f64::from(counters.effective_weight.load(Relaxed)) / 65536.0;
+        slow_start.begin(counters, 2, state);
+        assert_eq!((weight() * 10.0).round(), 2.0);
+        tokio::time::sleep(WINDOW / 2).await;
+        assert!((0.96..=1.0).contains(&weight()), "{}", weight());
+        let half = state.epoch.load(Relaxed);
+        assert!((25..=33).contains(&half), "{half} epochs");
+        tokio::time::sleep(WINDOW).await;
+        assert_eq!(weight(), 2.0);
+        let end = state.epoch.load(Relaxed);
+        tokio::time::sleep(WINDOW).await;
+        assert_eq!(state.epoch.load(Relaxed), end, "and no more");
+        task.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_endpoint_that_is_gone_again_rises_no_more() {
+        let slow_start = SlowStart::new(WINDOW, 1.0);
+        let (counters, state) = leaked();
+        slow_start.begin(counters, 2, state);
+        slow_start.end(counters);
+        assert!(!slow_start.step(Instant::now() + WINDOW));
+        assert_eq!(state.epoch.load(Relaxed), 0);
+    }
+}

@@ -1,0 +1,141 @@
+//! Sessions that stay with their server, whatever the module: the host tries the server that a request's session is of
+//! first by itself, and tells the module so.
+//!
+//! All that can be known beforehand is made when the cluster is built: a request costs a look at its cookies and one
+//! look-up, and where no session is asked for, nothing.
+
+use std::fmt;
+
+use rustc_hash::FxHashMap;
+use sha2::{Digest, Sha256};
+
+use crate::config::{self, KeySource};
+use crate::endpoint::Endpoint;
+
+/// Which endpoint a session is of.
+pub struct Sticky {
+    /// Where a request may say so, in the order of looking.
+    pub sources: Vec<KeySource>,
+    separator: Option<u8>,
+    /// What sessions call the endpoints.
+    names: FxHashMap<Box<[u8]>, usize>,
+    /// `Set-Cookie` for each endpoint, where the proxy sets it.
+    cookies: Option<Box<[Box<[u8]>]>>,
+}
+
+impl Sticky {
+    /// For these endpoints of the cluster.
+    pub fn new(cluster: &str, config: &config::Sticky, endpoints: &[Endpoint]) -> Self {
+        match config {
+            config::Sticky::Issued { cookie, secret } => {
+                let random: [u8; 32];
+                let secret = match secret {
+                    Some(secret) => secret.as_bytes(),
+                    None => {
+                        random = random_key();
+                        &random
+                    }
+                };
+                let values: Vec<String> = endpoints.iter().map(|e| value(secret, cluster, e.id)).collect();
+                let line = |value: &String| {
+                    format!("Set-Cookie: {cookie}={value}; Path=/; HttpOnly; SameSite=Lax\r\n")
+                        .into_bytes()
+                        .into()
+                };
+                Self {
+                    sources: vec![KeySource::Cookie(cookie.clone())],
+                    separator: None,
+                    cookies: Some(values.iter().map(line).collect()),
+                    names: values.into_iter().map(|value| value.into_bytes().into()).zip(0..).collect(),
+                }
+            }
+            config::Sticky::Route { sources, separator } => Self {
+                sources: sources.clone(),
+                separator: *separator,
+                cookies: None,
+                names: endpoints
+                    .iter()
+                    .enumerate()
+                    .filter_map(|(i, endpoint)| Some((endpoint.route.as_ref()?.as_bytes().into(), i)))
+                    .collect(),
+            },
+        }
+    }
+
+    /// The endpoint that a session of this name is of.
+    pub fn endpoint(&self, session: &[u8]) -> Option<usize> {
+        let name = match self.separator {
+            Some(separator) => &session[memchr::memchr(separator, session)? + 1..],
+            None => session,
+        };
+        self.names.get(name).copied()
+    }
+
+    /// The header line that makes a client's next request one for this endpoint, if it is the proxy that says so.
+    pub fn set_cookie(&self, endpoint: usize) -> Option<&[u8]> {
+        self.cookies.as_ref().map(|cookies| &*cookies[endpoint])
+    }
+}
+
+impl fmt::Debug for Sticky {
+    /// Without what would let somebody make a session.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sticky").field("sources", &self.sources).finish_non_exhaustive()
+    }
+}
+
+/// What a cookie says: the endpoint's ID, and a signature, so that nobody can ask for a server of his choice.
+fn value(secret: &[u8], cluster: &str, id: u64) -> String {
+    let mac = hmac(secret, &[cluster.as_bytes(), &[0], &id.to_be_bytes()].concat());
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    format!("{id:016x}{}", hex(&mac[..16]))
+}
+
+/// HMAC-SHA256 (RFC 2104).
+fn hmac(key: &[u8], text: &[u8]) -> [u8; 32] {
+    let mut block = [0; 64];
+    if key.len() > block.len() {
+        block[..32].copy_from_slice(&Sha256::digest(key));
+    } else {
+        block[..key.len()].copy_from_slice(key);
+    }
+    let inner = Sha256::new().chain_update(block.map(|byte| byte ^ 0x36)).chain_update(text).finalize();
+    let outer = Sha256::new().chain_update(block.map(|byte| byte ^ 0x5c)).chain_update(inner).finalize();
+    outer.into()
+}
+
+fn random_key() -> [u8; 32] {
+    let mut key = [0; 32];
+    let n = rustix::rand::getrandom(&mut key, rustix::rand::GetRandomFlags::empty());
+    // The kernel gives up to 256 bytes whole.
+    assert_eq!(n, Ok(key.len()), "the kernel has no random bytes");
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hmac_is_that_of_rfc_4231() {
+        let hex = |mac: [u8; 32]| mac.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        assert_eq!(
+            hex(hmac(b"Jefe", b"what do ya want for nothing?")),
+            "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
+        );
+        assert_eq!(
+            hex(hmac(&[0xaa; 131], b"Test Using Larger Than Block-Size Key - Hash Key First")),
+            "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54"
+        );
+    }
+
+    #[test]
+    fn a_cookie_is_of_one_cluster_endpoint_and_secret() {
+        let one = value(b"secret", "app", 1);
+        assert_eq!(one.len(), 48);
+        assert_eq!(one, value(b"secret", "app", 1));
+        for other in [value(b"secret", "app", 2), value(b"secret", "api", 1), value(b"other", "app", 1)] {
+            assert_ne!(one, other);
+        }
+    }
+}
