@@ -6,8 +6,9 @@
 
 use std::fmt;
 
+use hmac::{Hmac, KeyInit, Mac};
 use rustc_hash::FxHashMap;
-use sha2::{Digest, Sha256};
+use sha2::Sha256;
 
 use crate::config::{self, KeySource};
 use crate::endpoint::Endpoint;
@@ -86,22 +87,15 @@ impl fmt::Debug for Sticky {
 
 /// What a cookie says: the endpoint's ID, and a signature, so that nobody can ask for a server of his choice.
 fn value(secret: &[u8], cluster: &str, id: u64) -> String {
-    let mac = hmac(secret, &[cluster.as_bytes(), &[0], &id.to_be_bytes()].concat());
+    let mac = signature(secret, &[cluster.as_bytes(), &[0], &id.to_be_bytes()].concat());
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     format!("{id:016x}{}", hex(&mac[..16]))
 }
 
-/// HMAC-SHA256 (RFC 2104).
-fn hmac(key: &[u8], text: &[u8]) -> [u8; 32] {
-    let mut block = [0; 64];
-    if key.len() > block.len() {
-        block[..32].copy_from_slice(&Sha256::digest(key));
-    } else {
-        block[..key.len()].copy_from_slice(key);
-    }
-    let inner = Sha256::new().chain_update(block.map(|byte| byte ^ 0x36)).chain_update(text).finalize();
-    let outer = Sha256::new().chain_update(block.map(|byte| byte ^ 0x5c)).chain_update(inner).finalize();
-    outer.into()
+fn signature(key: &[u8], text: &[u8]) -> [u8; 32] {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
+    mac.update(text);
+    mac.finalize().into_bytes().into()
 }
 
 fn random_key() -> [u8; 32] {
@@ -117,14 +111,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hmac_is_that_of_rfc_4231() {
+    fn signatures_are_those_of_rfc_4231() {
         let hex = |mac: [u8; 32]| mac.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         assert_eq!(
-            hex(hmac(b"Jefe", b"what do ya want for nothing?")),
+            hex(signature(b"Jefe", b"what do ya want for nothing?")),
             "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
         );
         assert_eq!(
-            hex(hmac(&[0xaa; 131], b"Test Using Larger Than Block-Size Key - Hash Key First")),
+            hex(signature(&[0xaa; 131], b"Test Using Larger Than Block-Size Key - Hash Key First")),
             "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54"
         );
     }
