@@ -468,3 +468,31 @@ fn a_session_leaves_a_server_that_drains_or_is_full() {
     proxy.set_state(0, STATE_DRAINING);
     assert_eq!(get_with(&proxy, "X-Session: a").text(), "other");
 }
+
+#[test]
+fn the_module_is_told_whom_the_host_prefers_and_asked_only_where_that_fails() {
+    let origins = [Origin::named("other"), Origin::named("own")];
+    let journal = Journal::new();
+    let proxy = Proxy::over(&origins)
+        .server(1, "route = \"own\"")
+        .module_file("records_calls", &artifacts::broken("records-calls"))
+        .in_cluster("sticky = { url_parameter = \"s\" }")
+        .in_cluster(&format!("settings = {}", journal.settings(&["0"])))
+        .start();
+    assert_eq!(proxy.get("/1?s=x.own").text(), "own");
+    origins[1].stop();
+    assert_eq!(proxy.get("/2?s=x.own").text(), "other");
+    drop(proxy);
+    let calls = journal.all();
+    let of = |path: &str| calls.iter().filter(|call| call.starts_with(path)).cloned().collect::<Vec<_>>();
+    assert_eq!(of("/1")[..2], ["/1 load_balance, preferred 1", "/1 observe 1 Connected"]);
+    assert_eq!(
+        of("/2")[..4],
+        [
+            "/2 load_balance, preferred 1",
+            "/2 report_failure 1 Connect, try 1",
+            "/2 observe 1 TryEnded NotEstablished",
+            "/2 next after [1]: 0",
+        ]
+    );
+}
