@@ -427,15 +427,15 @@ impl<'a> Trylist<'a> {
         }
     }
 
-    /// The module has none left. Where nothing was tried because what it answered was full, that is waited for: a module
-    /// need not know of limits. One that kept an account of its own of what it answered will not answer it again, so the
+    /// The module has none left. Where some of what it answered was full, that is waited for: a module need not know of
+    /// limits. One that kept an account of its own of what it answered will not answer it again, so the
     /// host chooses among those.
     fn exhausted(&mut self, now: Instant) -> Step {
         if self.which == Which::NotDraining {
             // Most modules leave out what is not available.
             return self.host_choice(now);
         }
-        if !self.slot().has_declined() || !self.slot().tries.is_empty() {
+        if !self.slot().has_declined() {
             return Step::Exhausted;
         }
         let (slot, thread) = (self.slot(), self.thread);

@@ -102,6 +102,23 @@ fn who_finds_all_servers_full_waits_for_the_first_that_comes_free() {
 }
 
 #[test]
+fn a_full_server_is_waited_for_though_another_has_failed() {
+    for module in MODULES {
+        let gate = Gate::default();
+        let origins = [Origin::dead(), gated(&gate)];
+        let builder = Proxy::over(&origins).module(module).each_server("max_requests = 1");
+        let proxy = builder.in_cluster("queue_timeout = \"20s\"").start();
+        let (mut busy, mut waiting) = (proxy.connect(), proxy.connect());
+        busy.get("/busy");
+        origins[1].wait_for_requests(1);
+        waiting.get("/waiting");
+        proxy.wait_for_metric("trylist_queue_length{cluster=\"%\"}", 1.0);
+        gate.open();
+        assert_eq!([busy.reply().text(), waiting.reply().text()], ["ok", "ok"], "{module}");
+    }
+}
+
+#[test]
 fn who_waits_is_served_in_the_order_of_coming() {
     let gate = Gate::default();
     let origin = gated(&gate);
