@@ -80,7 +80,8 @@ impl Balancer for RecordsCalls {
         let text = |bytes: &[u8]| format!("{:?}", String::from_utf8_lossy(bytes));
         let key = request.key().map_or(String::new(), |key| format!(", key {}", text(key)));
         let user = request.header(0).map_or(String::new(), |user| format!(", x-user {}", text(user)));
-        let preferred = request.preferred().map_or(String::new(), |endpoint| format!(", preferred {endpoint}"));
+        let preferred =
+            request.preferred().map_or(String::new(), |endpoint| format!(", preferred {endpoint}"));
         tell(&self.journal, &path, &format!("load_balance{key}{user}{preferred}"));
         let (journal, panics_in) = (Arc::clone(&self.journal), Arc::clone(&self.panics_in));
         Trylist { journal, path, panics_in, n_asked: 0, ballast: BALLAST }
