@@ -21,12 +21,16 @@ mod source;
 mod suggest;
 mod units;
 
-use std::fmt;
-use std::io;
+use std::fmt::{self, Write as _};
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+use rustix::fs::OFlags;
 
 pub use self::locate::NotFound;
 
@@ -93,12 +97,26 @@ impl Syntax {
 }
 
 fn read_text(path: &Path) -> Result<String, String> {
-    let bytes = std::fs::read(path).map_err(|error| format!("cannot be read: {}", cause(&error)))?;
+    let bytes = read_file(path).map_err(|error| format!("cannot be read: {}", cause(&error)))?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(format!("cannot be read: it is larger than {} MiB", MAX_FILE_BYTES >> 20));
+    }
     String::from_utf8(bytes).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = valid.iter().filter(|&&byte| byte == b'\n').count() + 1;
         format!("cannot be read: line {line} is not UTF-8")
     })
+}
+
+/// Largest configuration file; what is larger, or never ends, was not meant.
+const MAX_FILE_BYTES: u64 = 16 << 20;
+
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    // Without waiting for whoever may write to a pipe.
+    let file = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)?;
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The reason alone, as the other messages have it: no capital, no error number.
@@ -481,10 +499,24 @@ impl fmt::Display for Warning {
     }
 }
 
+/// One line, whatever the values in it: what could end the line or speak to a terminal is escaped.
 fn write_line(f: &mut fmt::Formatter<'_>, place: Option<&Place>, text: &str) -> fmt::Result {
-    match place {
-        Some(place) => write!(f, "{place}: {text}"),
-        None => f.write_str(text),
+    if let Some(place) = place {
+        write!(f, "{place}: ")?;
+    }
+    for c in text.chars() {
+        if c.is_control() { write!(f, "{}", c.escape_default())? } else { f.write_char(c)? }
+    }
+    Ok(())
+}
+
+impl fmt::Display for AccessLogTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::Stdout => f.write_str("stdout"),
+            Self::File(path) => write!(f, "\"{}\"", path.display()),
+        }
     }
 }
 

@@ -253,7 +253,8 @@ impl From<StartError> for Failure {
                 let lines = errors.iter().flat_map(BuildError::lines);
                 Self { exit: Exit::Module, text: lines.map(|text| line(&text)).collect() }
             }
-            other => Self::new(other.to_string()),
+            StartError::Bind(errors) => Self { exit: Exit::Failed, text: errors.iter().map(line).collect() },
+            other @ StartError::System(..) => Self::new(other.to_string()),
         }
     }
 }

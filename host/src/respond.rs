@@ -41,7 +41,8 @@ pub fn verdict(error: Error) -> Verdict {
     Verdict { status, keep }
 }
 
-/// Writes the whole response to an error. The body is one line that says what happened and whose fault it was.
+/// Writes the whole response to an error, and returns how much of it is body: one line that says what happened and whose
+/// fault it was.
 pub fn write_error(
     thread: &Thread,
     error: Error,
@@ -49,7 +50,7 @@ pub fn write_error(
     keep: bool,
     now: Instant,
     out: &mut Vec<u8>,
-) {
+) -> u64 {
     let status = verdict(error).status;
     let who = match error.side() {
         Side::Downstream => "",
@@ -65,9 +66,11 @@ pub fn write_error(
         _ => {}
     }
     out.extend_from_slice(b"\r\n");
-    if head.is_none_or(|head| head.method != Method::Head) {
-        out.extend_from_slice(body.as_bytes());
+    if head.is_some_and(|head| head.method == Method::Head) {
+        return 0;
     }
+    out.extend_from_slice(body.as_bytes());
+    body.len() as u64
 }
 
 /// Writes the proxy's own answer to OPTIONS that it is not to pass on (`Max-Forwards: 0`).

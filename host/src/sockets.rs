@@ -24,6 +24,8 @@ pub struct Bound {
 /// Why a listener could not be bound.
 #[derive(Debug)]
 pub struct BindError {
+    /// What it was for: a listener, or the admin listener.
+    pub what: &'static str,
     /// The address.
     pub address: SocketAddr,
     /// Where it was configured.
@@ -38,6 +40,7 @@ pub struct BindError {
 /// The address cannot be bound; most often somebody else has it.
 pub fn bind(listener: &Listener, n_sockets: usize) -> Result<Bound, BindError> {
     bind_all(listener.address, n_sockets).map_err(|source| BindError {
+        what: "listener",
         address: listener.address,
         place: listener.place.clone(),
         source,
@@ -124,7 +127,7 @@ fn bind_one(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
 
 impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: listener \"{}\": ", self.place, self.address)?;
+        write!(f, "{}: {} \"{}\": ", self.place, self.what, self.address)?;
         match self.source.kind() {
             io::ErrorKind::AddrInUse => {
                 f.write_str("address in use; stop whoever has it, or choose another port")

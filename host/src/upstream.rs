@@ -21,7 +21,7 @@ use crate::resolve::Addresses;
 
 /// A response is first read up to here. Whole where it is small; of a large one no more than has to be copied, so that the
 /// rest can be spliced.
-const FIRST_READ_BYTES: usize = 16 * 1024;
+const FIRST_READ_BYTES: usize = 8 * 1024;
 
 /// Why a connection could not be made.
 #[derive(Debug)]

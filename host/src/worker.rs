@@ -125,6 +125,7 @@ impl Sockets {
         }
         let admin = config.admin.as_ref().map(|admin| {
             TcpListener::bind(admin.address).map_err(|source| BindError {
+                what: "admin listener",
                 address: admin.address,
                 place: admin.place.clone(),
                 source,
@@ -159,7 +160,7 @@ impl Worker {
     pub fn start_on(prepared: Prepared, sockets: Sockets) -> Result<Self, StartError> {
         let Prepared { config, registry: _, clusters } = prepared;
         let access_log = AccessLog::open(&config.access_log)
-            .map_err(|e| StartError::System("access log".into(), e))?
+            .map_err(|e| StartError::System(format!("access log {}", config.access_log), e))?
             .map(Arc::new);
         let addresses: Vec<SocketAddr> = sockets.listeners.iter().map(|bound| bound.address).collect();
         let admin_address = sockets.admin.as_ref().and_then(|socket| socket.local_addr().ok());

@@ -231,6 +231,9 @@ fn refuses_an_id_that_is_none() {
 #[test]
 fn refuses_text_that_is_none() {
     refused(&broken("odd-text"), "its version is not UTF-8: \"1.0 \u{fffd}\"");
+    for text in ["text-nowhere", "text-without-end"] {
+        refused(&broken(text), "its version is no text of 512 bytes or less");
+    }
 }
 
 #[test]

@@ -51,7 +51,9 @@ fn the_access_log_tells_of_what_was_refused_and_what_failed() {
         assert_eq!(proxy.connect().send("CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n").reply().status(), 405);
     });
     assert_eq!(lines.len(), 3, "{lines:?}");
-    assert!(lines[0].contains("\" 502 ") && lines[0].contains(&format!("tries=\"{} connect ", dead.url())));
+    let body = "502 Bad Gateway: trylist: no server could be reached\n";
+    assert!(lines[0].contains(&format!("\" 502 {} ", body.len())), "{lines:?}");
+    assert!(lines[0].contains(&format!("tries=\"{} connect ", dead.url())));
     assert!(lines[1].contains("\" 400 ") && lines[2].contains("\"CONNECT a:1 HTTP/1.1\" 405 "), "{lines:?}");
 }
 

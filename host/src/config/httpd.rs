@@ -12,8 +12,12 @@
 //! | `Include FILE` | other files, by pattern too, relative to this one |
 //! | `ServerName NAME` | accepted and not used: httpd needs it for links to itself, and we write none |
 //!
-//! Departures from httpd: an `<IfModule>` may stay open at the end of a file, as the mail shows it (a warning); a
-//! relative `Include` starts at the including file; an open quote is an error.
+//! As in httpd, an `<IfModule>` whose lines count may stay open at the end of a file, as the mail shows it (here with a
+//! warning); one that is skipped may not.
+//!
+//! Departures from httpd: a relative `Include` starts at the including file, and takes files and patterns, not folders; an
+//! open quote is an error; so are an `<IfModule>` that asks for anything but `X_module` or `mod_X.c`, and a second
+//! LoadModule of one module; `Listen 80` is IPv4; there is no Define, no `${VAR}` and no IncludeOptional.
 
 mod directive;
 mod include;
@@ -80,12 +84,16 @@ impl Reader<'_> {
                 None => self.directive(&line, directory),
             }
         }
-        let skipped = sections.skipped.map(|(section, _)| section);
-        for section in
-            sections.open.into_iter().chain(skipped).filter(|section| is(&section.name, "IfModule"))
-        {
+        for section in sections.open {
             let text = format!("<{}> is not closed; it ends with the file", section.head);
             self.report.warn(self.report.place(section.at), text);
+        }
+        if let Some((section, _)) = sections.skipped.filter(|(section, _)| is(&section.name, "IfModule")) {
+            let text = format!(
+                "<{}> is skipped and not closed: all lines behind it would be left out",
+                section.head
+            );
+            self.report.error(section.at, text);
         }
     }
 

@@ -94,14 +94,16 @@ impl Request<'_> {
         }
         let keep = verdict.keep && self.head.framing == Framing::None && self.keeps(down);
         memory.response.clear();
-        respond::write_error(self.thread, error, Some(self.head), keep, Instant::now(), &mut memory.response);
+        let now = Instant::now();
+        let body_bytes =
+            respond::write_error(self.thread, error, Some(self.head), keep, now, &mut memory.response);
         let sent = write_all(self.thread, down, &memory.response).await;
         let report = Report {
             status: verdict.status,
             outcome,
             received_bytes: self.head.len() as u64,
             sent_bytes: if sent { memory.response.len() as u64 } else { 0 },
-            body_bytes: 0,
+            body_bytes: if sent { body_bytes } else { 0 },
         };
         (report, if sent && keep { End::Keep } else { End::CloseUnread }, Instant::now())
     }

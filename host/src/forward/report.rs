@@ -37,12 +37,13 @@ pub async fn refuse(
     let keep = verdict(error).keep
         && head.is_some_and(|head| head.framing == Framing::None && keeps(thread, down, head));
     memory.response.clear();
-    respond::write_error(thread, error, head, keep, now, &mut memory.response);
+    let body_bytes = respond::write_error(thread, error, head, keep, now, &mut memory.response);
     let sent = write_all(thread, down, &memory.response).await;
     let report = Report {
         status: verdict(error).status,
         received_bytes: head.map_or(0, |head| head.len() as u64),
         sent_bytes: if sent { memory.response.len() as u64 } else { 0 },
+        body_bytes: if sent { body_bytes } else { 0 },
         ..Report::default()
     };
     tracing::debug!(client = %down.peer, status = report.status, "request refused: {error}");

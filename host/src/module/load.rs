@@ -260,6 +260,11 @@ fn c_table(symbol: *const *const wire::Module) -> Result<wire::Module, Refusal> 
     if !readable(table.cast(), size as usize) {
         return Err(Refusal::NoTable);
     }
+    // SAFETY: readable up to the size of the first release's table, whose `info` this is.
+    let info = unsafe { (&raw const (*table).info).read() };
+    if info.is_some_and(|info| !maps.is_empty() && !is_mapped(&maps, (info as *const ()).addr(), 1, 'x')) {
+        return Err(Refusal::NoTable);
+    }
     let mut copy = MaybeUninit::<wire::Module>::zeroed();
     let len = (size as usize).min(size_of::<wire::Module>());
     // SAFETY: `len` bytes are readable there and fit here. What is not copied is null, which is an absent call.
@@ -279,8 +284,18 @@ fn check_abi(major: u32, minor: u32) -> Result<(), Refusal> {
     if major == ABI_MAJOR && minor <= ABI_MINOR { Ok(()) } else { Err(Refusal::OtherAbi { major, minor }) }
 }
 
-/// Whether all these bytes are in readable mappings, by the text of `/proc/self/maps`.
+/// Whether all these bytes can be read, as far as `/proc/self/maps` tells; it is not everywhere.
+pub(in crate::module) fn can_be_read(start: usize, len: usize) -> bool {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    maps.is_empty() || is_readable(&maps, start, len)
+}
+
 fn is_readable(maps: &str, start: usize, len: usize) -> bool {
+    is_mapped(maps, start, len, 'r')
+}
+
+/// Whether all these bytes are in mappings with this permission, by the text of `/proc/self/maps`.
+fn is_mapped(maps: &str, start: usize, len: usize, permission: char) -> bool {
     let Some(end) = start.checked_add(len) else { return false };
     let mut at = start;
     for line in maps.lines() {
@@ -289,7 +304,7 @@ fn is_readable(maps: &str, start: usize, len: usize) -> bool {
         let (Ok(from), Ok(to)) = (usize::from_str_radix(from, 16), usize::from_str_radix(to, 16)) else {
             continue;
         };
-        if from <= at && at < to && rest.starts_with('r') {
+        if from <= at && at < to && rest.chars().take(3).any(|letter| letter == permission) {
             at = to;
         }
         if at >= end {
@@ -306,6 +321,9 @@ struct Info {
     summary: Box<str>,
     trylist: TrylistLayout,
 }
+
+/// Longest of the texts that a module says of itself.
+const MAX_TEXT: usize = 512;
 
 /// Largest trylist: one a request, so that many of them must fit. What is larger belongs on the heap, by need.
 const MAX_TRYLIST: usize = 64 << 10;
@@ -338,7 +356,13 @@ impl Info {
                 table.abi_major, table.abi_minor
             )));
         }
-        // SAFETY: the ABI promises static text.
+        for (what, text) in [("ID", &info.id), ("version", &info.version), ("summary", &info.summary)] {
+            let at = text.ptr.addr();
+            if text.len > MAX_TEXT || (!text.ptr.is_null() && !can_be_read(at, text.len)) {
+                return Err(Refusal::Info(format!("its {what} is no text of {MAX_TEXT} bytes or less")));
+            }
+        }
+        // SAFETY: the ABI promises static text, and what is no text at all was found out above.
         let (id, version, summary) = unsafe { (slice(&info.id), slice(&info.version), slice(&info.summary)) };
         Ok(Self {
             id: id_of(id)?,

@@ -35,7 +35,7 @@ pub(super) fn check(path: &Path, file: &Metadata, owner: u32) -> Result<(), Stri
     if file.mode() & WRITABLE_BY_OTHERS != 0 {
         return Err(format!("is writable by others (mode {:04o}); {advice}", file.mode() & 0o7777));
     }
-    let folders = folders(path).map_err(|e| format!("has a folder that cannot be checked: {e}"))?;
+    let folders = folders(path, &trusted).map_err(|e| format!("has a folder that cannot be checked: {e}"))?;
     for folder in folders {
         let name = folder.display();
         let metadata = fs::metadata(&folder)
@@ -58,7 +58,7 @@ pub(super) fn check(path: &Path, file: &Metadata, owner: u32) -> Result<(), Stri
 const MAX_LINKS: usize = 40;
 
 /// Every folder whose entries decide which file `path` names, links and what they lead to included.
-fn folders(path: &Path) -> io::Result<BTreeSet<PathBuf>> {
+fn folders(path: &Path, trusted: &dyn Fn(&Metadata) -> bool) -> io::Result<BTreeSet<PathBuf>> {
     let mut at = PathBuf::from("/");
     let mut seen = BTreeSet::from([at.clone()]);
     let mut ahead = parts(&std::path::absolute(path)?);
@@ -74,6 +74,11 @@ fn folders(path: &Path) -> io::Result<BTreeSet<PathBuf>> {
             links += 1;
             if links > MAX_LINKS {
                 return Err(io::Error::other("too many symbolic links"));
+            }
+            // In a folder that others may write to, only its owner can change a link.
+            if !trusted(&metadata) {
+                let text = format!("the link {} belongs to user {}", next.display(), metadata.uid());
+                return Err(io::Error::other(text));
             }
             let target = fs::read_link(&next)?;
             if target.is_absolute() {
@@ -208,6 +213,11 @@ mod tests {
     fn gives_up_on_links_in_a_circle() {
         let tree = Tree::new();
         symlink("round", tree.path("round")).unwrap();
-        assert!(folders(&tree.path("round")).unwrap_err().to_string().contains("too many symbolic links"));
+        assert!(
+            folders(&tree.path("round"), &|_| true)
+                .unwrap_err()
+                .to_string()
+                .contains("too many symbolic links")
+        );
     }
 }

@@ -46,6 +46,7 @@
 //! Durations are up to `"24h"`. **Cost**: constant for each request, and a pass over all servers for each update.
 //! **Source**: Envoy, `source/extensions/load_balancing_policies/common/orca_weight_manager.cc` and
 //! `source/common/orca/orca_parser.cc`; gRPC's proposal A58.
+#![forbid(unsafe_code)]
 
 mod learned;
 // Also what nginx's hashes are made of. A crate of its own would be one more that a module needs.

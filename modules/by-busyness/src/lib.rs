@@ -31,6 +31,7 @@
 //! **When**: to go on as with httpd; few servers of about the same strength. **When not**: servers of different strength, or
 //! many servers (`least_request`). **Settings**: none. **Cost**: a look at every endpoint. **Source**: httpd,
 //! `modules/proxy/balancers/mod_lbmethod_bybusyness.c`, and `proxy_balancer_get_best_worker` in `proxy_util.c`.
+#![forbid(unsafe_code)]
 
 use std::sync::{Mutex, TryLockError};
 

@@ -32,6 +32,7 @@
 //!
 //! **Settings**: none. **Cost**: a look at every endpoint, and no division; no lock, and nothing is written where endpoints are
 //! only looked at. **Source**: httpd, `modules/proxy/balancers/mod_lbmethod_bytraffic.c`.
+#![forbid(unsafe_code)]
 
 mod account;
 

@@ -29,6 +29,7 @@
 //!
 //! **Settings**: none; the limit is `max_requests` of each server. **Cost**: a look at each endpoint up to the one that is
 //! chosen. **Source**: HAProxy's `balance first`.
+#![forbid(unsafe_code)]
 
 use lb_api::{Balancer, BuildCx, BuildError, Live, Next, NextCx, Request, export_balancer};
 

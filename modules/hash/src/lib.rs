@@ -25,6 +25,7 @@
 //!
 //! **Settings**: none. **Cost**: constant, whatever the number of servers; nothing is written but in the turns after 20
 //! misses. **Source**: nginx, `src/http/modules/ngx_http_upstream_hash_module.c`; `tests/data` has its choices.
+#![forbid(unsafe_code)]
 
 mod places;
 mod server;

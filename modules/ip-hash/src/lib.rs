@@ -27,6 +27,7 @@
 //!
 //! **Settings**: none. **Cost**: constant, whatever the number of servers; nothing is written but in the turns after 20
 //! misses. **Source**: nginx, `src/http/modules/ngx_http_upstream_ip_hash_module.c`; `tests/data` has its choices.
+#![forbid(unsafe_code)]
 
 // nginx's two hashes have these in common. A crate of their own would be one more that a module needs.
 #[path = "../../hash/src/places.rs"]

@@ -54,6 +54,7 @@
 //! **Cost**: two draws take constant time and write nothing that threads share. `"all"` looks at each endpoint once. **Source**: nginx, `src/http/modules/ngx_http_upstream_least_conn_module.c`; Envoy,
 //! `source/extensions/load_balancing_policies/least_request/least_request_lb.cc`; Mitzenmacher, "The Power of Two Choices in
 //! Randomized Load Balancing", 1996.
+#![forbid(unsafe_code)]
 
 #[path = "../../random/src/alias.rs"]
 mod alias;

@@ -49,6 +49,7 @@
 //! | `fail_timeout` | `"10s"` | whole seconds, `"0s"` to `"24h"` |
 //!
 //! **Cost**: a look at every endpoint. **Source**: nginx 1.31, `src/http/modules/ngx_http_upstream_least_time_module.c`.
+#![forbid(unsafe_code)]
 
 #[path = "../../peak-ewma/src/duration.rs"]
 mod duration;

@@ -38,6 +38,7 @@
 //!
 //! **Cost**: a look into a table at any number of servers. `build` takes some 15 looks for each slot. **Source**:
 //! Envoy, `source/extensions/load_balancing_policies/maglev/maglev_lb.cc`; Eisenbud and others, NSDI 2016.
+#![forbid(unsafe_code)]
 
 // The same as in nginx's hashes. A crate of their own would be one more that a module needs.
 #[path = "../../hash/src/server.rs"]

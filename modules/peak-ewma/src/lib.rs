@@ -45,6 +45,7 @@
 //! | `default_rtt` | `"1s"` | `"1ms"` to `"24h"`: the estimate of an endpoint without any sample. Far above the usual latency it makes a new endpoint careful for some decay times; linkerd has 30 ms |
 //!
 //! **Cost**: constant. **Source**: tower, `tower/src/load/peak_ewma.rs` and `tower/src/balance/p2c`; Finagle, `PeakEwma.scala`.
+#![forbid(unsafe_code)]
 
 #[path = "../../random/src/alias.rs"]
 mod alias;

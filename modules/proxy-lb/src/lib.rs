@@ -12,6 +12,7 @@
 //!
 //! **When**: to see how a module is made, or for a few servers of equal strength. **When not**: weights, or a server that
 //! is down for long. **Settings**: none. **Source**: `mod_proxy_lb.c` of the patch.
+#![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 

@@ -21,6 +21,7 @@
 //! requests, whose shares are then far from the weights, and wherever the exact turns of `round_robin` are wanted.
 //!
 //! **Settings**: none. **Source**: nginx's `random` without `two`, HAProxy's `random(1)`.
+#![forbid(unsafe_code)]
 
 mod alias;
 

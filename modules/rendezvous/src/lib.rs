@@ -25,6 +25,7 @@
 //! **Settings**: none. **Cost**: a pass over hashes and weights of all servers, side by side in memory; they are
 //! brought up to date by the first request that finds that the cluster's epoch has moved on. **Source**: Envoy,
 //! `source/extensions/load_balancing_policies/rendezvous_hash/rendezvous_hash_lb.cc`; Thaler and Ravishankar, 1998.
+#![forbid(unsafe_code)]
 
 mod score;
 

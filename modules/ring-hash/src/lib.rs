@@ -47,6 +47,7 @@
 //! million points in 33 to 50 ms, and in proportion to the sum of the weights: keep them small. **Source**: nginx,
 //! `src/http/modules/ngx_http_upstream_hash_module.c`, whose choices are in `tests/data`; the bound: HAProxy,
 //! `src/lb_chash.c`.
+#![forbid(unsafe_code)]
 
 mod bound;
 mod ring;

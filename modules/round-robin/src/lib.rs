@@ -36,6 +36,7 @@
 //! many proxies before the same few servers, which may march in step.
 //!
 //! **Settings**: none. **Source**: nginx, `src/http/ngx_http_upstream_round_robin.c`.
+#![forbid(unsafe_code)]
 
 mod sequence;
 mod smooth;

@@ -7,6 +7,9 @@
 #ifndef VERSION
 #define VERSION "1.0.0"
 #endif
+#ifndef VERSION_TEXT
+#define VERSION_TEXT TEXT(VERSION)
+#endif
 #ifndef TABLE_SIZE
 #define TABLE_SIZE sizeof(struct lb_module)
 #endif
@@ -51,7 +54,7 @@ static UNUSED uint32_t info(struct lb_info *info)
     info->trylist_size = TRYLIST_SIZE;
     info->trylist_align = TRYLIST_ALIGN;
     info->id = TEXT(ID);
-    info->version = TEXT(VERSION);
+    info->version = VERSION_TEXT;
     info->summary = TEXT("answers the first endpoint");
     return INFO_STATUS;
 }

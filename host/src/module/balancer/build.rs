@@ -11,6 +11,7 @@ use lb_api::wire;
 use super::scope::{Scope, panic_text, take_panic};
 use super::{Balancer, in_module, slice};
 use crate::config::{Place, Setting, SettingValue};
+use crate::module::load::can_be_read;
 use crate::module::{Module, OneLine};
 
 /// One endpoint as a balancer gets to know it. Its index in [`BuildInput::endpoints`] is its name in every call.
@@ -265,6 +266,9 @@ impl Needs {
 /// Most headers that a balancer may ask for; each is looked for in every request.
 const MAX_HEADERS: usize = 64;
 
+/// Longest name of a header that a balancer may ask for.
+const MAX_HEADER_BYTES: usize = 256;
+
 /// # Safety
 ///
 /// `first` points to `n` names, unless `n` is absurd.
@@ -275,12 +279,18 @@ unsafe fn header_names(what: &str, first: *const wire::Str, n: usize) -> Result<
     if n > MAX_HEADERS || first.is_null() {
         return Err(format!("it asks for {n} {what} headers, {MAX_HEADERS} at most can be given"));
     }
-    // SAFETY: the caller's promise; `n` is small and `first` not null.
+    if !first.is_aligned() || !can_be_read(first.addr(), n * size_of::<wire::Str>()) {
+        return Err(format!("its list of {what} headers is not where it says"));
+    }
+    // SAFETY: the caller's promise; `n` is small, and `first` aligned and readable.
     let names = unsafe { std::slice::from_raw_parts(first, n) };
     names
         .iter()
         .map(|name| {
-            // SAFETY: the caller's promise.
+            if name.len > MAX_HEADER_BYTES || !can_be_read(name.ptr.addr(), name.len) {
+                return Err(format!("it asks for a {what} header whose name is no text"));
+            }
+            // SAFETY: the caller's promise, and readable.
             let name = unsafe { slice(name) };
             match std::str::from_utf8(name) {
                 Ok(text) if !text.is_empty() && text.bytes().all(is_token) => {
