@@ -280,8 +280,8 @@ fn refuses_unknown_keys_at_every_level() {
     assert_lines(&[
         (with_top("thread = 3\n"), r#"t.toml:1: unknown key "thread" (did you mean "threads"?)"#),
         (
-            with_top("user = \"x\"\n"),
-            r#"t.toml:1: unknown key "user" (known here: threads, module_path, listener, load_module, cluster, route, limits, timeouts, access_log, admin)"#,
+            with_top("worker_count = 3\n"),
+            r#"t.toml:1: unknown key "worker_count" (known here: threads, module_path, user, group, control, pid_file, listener, load_module, cluster, route, limits, timeouts, supervision, access_log, admin)"#,
         ),
         (
             with_top("[limits]\nheader = 3\n"),
@@ -619,4 +619,25 @@ fn no_beginning_of_a_file_and_no_lost_line_makes_it_panic() {
             let _ = parse("t", &rest.collect::<Vec<_>>().join("\n"), syntax);
         }
     }
+}
+
+#[test]
+fn checks_who_runs_it_and_where_it_is_spoken_to() {
+    let long = "x".repeat(200);
+    assert_lines(&[
+        (with_top("user = \"\"\n"), "t.toml:1: user: is empty; write a name, or leave it out"),
+        (with_top("pid_file = \"\"\n"), "t.toml:1: pid_file: is empty; write a file's name, or leave it out"),
+        (
+            with_top(&format!("control = \"/{long}\"\n")),
+            &format!("t.toml:1: control: \"/{long}\" has 201 bytes, a socket's path 107 at most"),
+        ),
+        (
+            with_top("[supervision]\nmodule_time_limit = \"0s\"\n"),
+            "t.toml:2: supervision.module_time_limit: must be longer than 0s (the default is 1s)",
+        ),
+        (
+            with_top("[supervision]\nmodule_deaths = -1\n"),
+            "t.toml:2: supervision.module_deaths: -1 is not a number from 0 to 1000",
+        ),
+    ]);
 }

@@ -1,7 +1,7 @@
 //! From a line of `[load_module]` to a checked [`Module`]: the only place that opens files as code.
 //!
 //! In this order, so that each step can rely on those before it: locate, read once, who can change the file (`owner`),
-//! its hash, what kind of file it is (`elf`), a sealed copy (`image`), `dlopen`, the envelope (abi_stable's root or the
+//! its hash, what kind of file it is (`elf`), a sealed copy (`image`), which is all that [`read`] does; then `dlopen`, the envelope (abi_stable's root or the
 //! symbol `lb_module`), the ABI's version, the table of calls, what the module says of itself, its ID. Code of the module
 //! runs from `dlopen` on (a library's constructors), so all that can be refused before is.
 #![allow(unsafe_code, reason = "opening a file as code, and reading what it exports")]
@@ -12,6 +12,7 @@ use std::fmt;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
 use std::mem::{MaybeUninit, offset_of};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::ptr;
@@ -29,21 +30,35 @@ use crate::module::calls::Calls;
 use crate::module::image::{self, Image};
 use crate::module::{Hex, Language, Library, Module, OneLine, TrylistLayout, elf, owner};
 
-/// Loads the module that a configuration names.
+/// A module's file, read once and checked as far as that goes without running any of it. What is opened is the copy.
+#[derive(Debug)]
+pub struct Copied {
+    /// The file that it was read from.
+    pub file: PathBuf,
+    /// Hash of its bytes.
+    pub sha256: [u8; 32],
+    image: Image,
+}
+
+/// Reads the file of the module that a configuration names.
 ///
 /// # Errors
 ///
-/// Any refusal, as one line that names file and reason.
-pub fn open(request: &ModuleFile) -> Result<Arc<Module>, LoadError> {
-    let error = |file: &Path, refusal| LoadError {
-        place: Some(request.place.clone()),
-        id: Some(Arc::clone(&request.id)),
-        file: file.to_owned(),
-        refusal,
-    };
+/// Any refusal that there can be before the file is opened as code, as one line that names file and reason.
+pub fn read(request: &ModuleFile) -> Result<Copied, LoadError> {
+    let error = |file: &Path, refusal| LoadError::of(request, file, refusal);
     let file = request.locate().map_err(|not_found| error(&request.file, Refusal::NotFound(not_found)))?;
-    let wanted = Wanted { id: Some(&request.id), sha256: request.sha256 };
-    let module = load(&file, wanted).map_err(|refusal| error(&file, refusal))?;
+    copy(&file, &request.id, request.sha256).map_err(|refusal| error(&file, refusal))
+}
+
+/// Opens what was read.
+///
+/// # Errors
+///
+/// Any further refusal.
+pub fn open(request: &ModuleFile, copied: Copied) -> Result<Arc<Module>, LoadError> {
+    let file = copied.file.clone();
+    let module = load(copied, Some(&request.id)).map_err(|refusal| LoadError::of(request, &file, refusal))?;
     Ok(Arc::new(module))
 }
 
@@ -53,9 +68,21 @@ pub fn open(request: &ModuleFile) -> Result<Arc<Module>, LoadError> {
 ///
 /// Why no configuration could load it.
 pub fn inspect(file: &Path) -> Result<Arc<Module>, LoadError> {
-    let module = load(file, Wanted { id: None, sha256: None });
+    let module = copy(file, "module", None).and_then(|copied| load(copied, None));
     let error = |refusal| LoadError { place: None, id: None, file: file.to_owned(), refusal };
     module.map(Arc::new).map_err(error)
+}
+
+impl Copied {
+    /// What another process copied, and handed on as it is.
+    pub fn from_parts(file: PathBuf, sha256: [u8; 32], image: OwnedFd) -> Self {
+        Self { file, sha256, image: Image::from(image) }
+    }
+
+    /// The copy, to be handed on.
+    pub fn image(&self) -> BorrowedFd<'_> {
+        self.image.fd()
+    }
 }
 
 /// Why a module was not loaded. As text it is one line: place and ID where the configuration asked, file, reason.
@@ -107,31 +134,31 @@ pub enum Refusal {
     },
 }
 
-/// What the configuration says of the module to be found in a file.
-#[derive(Clone, Copy)]
-struct Wanted<'a> {
-    id: Option<&'a str>,
-    sha256: Option<[u8; 32]>,
-}
-
 /// A whole module is far below; more is a mistake like a disk image or `/dev/zero`.
 const MAX_FILE_BYTES: u64 = 1 << 30;
 
-fn load(file: &Path, wanted: Wanted<'_>) -> Result<Module, Refusal> {
+fn copy(file: &Path, name: &str, pinned: Option<[u8; 32]>) -> Result<Copied, Refusal> {
     let (opened, metadata) = open_file(file)?;
     if rustix::process::geteuid().is_root() {
         owner::check(file, &metadata, 0).map_err(Refusal::Exposed)?;
     }
-    let bytes = read(opened)?;
+    let bytes = read_whole(opened)?;
     let sha256 = <[u8; 32]>::from(Sha256::digest(&bytes));
-    if let Some(pinned) = wanted.sha256.filter(|pinned| *pinned != sha256) {
+    if let Some(pinned) = pinned.filter(|pinned| *pinned != sha256) {
         return Err(Refusal::OtherHash { pinned: pinned.into(), found: sha256.into() });
     }
     elf::check(&bytes).map_err(Refusal::NoLibrary)?;
-    let library = library(sha256, &bytes, wanted.id.unwrap_or("module"))?;
-    match wanted.id {
+    let in_file = || Image::in_file(&bytes, &image::private_folders()).map_err(Refusal::Copy);
+    let image = Image::in_memory(name, &bytes).or_else(|_| in_file())?;
+    Ok(Copied { file: file.to_owned(), sha256, image })
+}
+
+fn load(copied: Copied, id: Option<&str>) -> Result<Module, Refusal> {
+    let Copied { file, sha256, image } = copied;
+    let library = library(sha256, image)?;
+    match id {
         Some(id) if id != &*library.id => Err(Refusal::OtherId { found: library.id.clone() }),
-        _ => Ok(Module { library, file: file.to_owned() }),
+        _ => Ok(Module { library, file }),
     }
 }
 
@@ -144,7 +171,7 @@ fn open_file(path: &Path) -> Result<(File, Metadata), Refusal> {
     if metadata.is_file() { Ok((file, metadata)) } else { Err(Refusal::NoFile) }
 }
 
-fn read(file: File) -> Result<Vec<u8>, Refusal> {
+fn read_whole(file: File) -> Result<Vec<u8>, Refusal> {
     let mut bytes = Vec::new();
     file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(Refusal::Unreadable)?;
     if bytes.len() as u64 > MAX_FILE_BYTES { Err(Refusal::TooLarge) } else { Ok(bytes) }
@@ -155,14 +182,14 @@ static OPENED: Mutex<Option<HashMap<[u8; 32], &'static Library>>> = Mutex::new(N
 
 /// Opens a library, or finds that these very bytes are open: a process that builds several configurations one after
 /// another (as tests do) has each module once.
-fn library(sha256: [u8; 32], bytes: &[u8], name: &str) -> Result<&'static Library, Refusal> {
+fn library(sha256: [u8; 32], image: Image) -> Result<&'static Library, Refusal> {
     // Held while the library is opened, so that two threads do not open it twice. Whoever panicked left the map whole.
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
     let opened = opened.get_or_insert_default();
     if let Some(library) = opened.get(&sha256) {
         return Ok(library);
     }
-    let exports = dlopen(name, bytes)?;
+    let exports = dlopen(image)?;
     let (language, table) = exports.table()?;
     let calls = Calls::from_table(&table).map_err(Refusal::NoCall)?;
     let info = Info::ask(&table)?;
@@ -183,13 +210,14 @@ fn library(sha256: [u8; 32], bytes: &[u8], name: &str) -> Result<&'static Librar
 /// What an opened library exports. Never closed.
 struct Exports(&'static Opened);
 
-fn dlopen(name: &str, bytes: &[u8]) -> Result<Exports, Refusal> {
-    let in_file = || Image::in_file(bytes, &image::private_folders()).map_err(Refusal::Copy);
-    let image = Image::in_memory(name, bytes).or_else(|_| in_file())?;
+fn dlopen(image: Image) -> Result<Exports, Refusal> {
+    let copy = image.try_clone().map_err(Refusal::Copy)?;
     match dlopen_image(image) {
         // The policy let memory be made, but lets it not be run (SELinux, a noexec mount of shared memory).
         Err(text) if text.contains("not permitted") || text.contains("denied") => {
-            dlopen_image(in_file()?).map_err(Refusal::Linker)
+            let bytes = copy.bytes().map_err(Refusal::Copy)?;
+            let in_file = Image::in_file(&bytes, &image::private_folders()).map_err(Refusal::Copy)?;
+            dlopen_image(in_file).map_err(Refusal::Linker)
         }
         other => other.map_err(Refusal::Linker),
     }
@@ -406,6 +434,13 @@ fn trylist_of(size: usize, align: usize) -> Result<TrylistLayout, Refusal> {
     Ok(TrylistLayout { size, align })
 }
 
+impl LoadError {
+    fn of(request: &ModuleFile, file: &Path, refusal: Refusal) -> Self {
+        let (place, id) = (Some(request.place.clone()), Some(Arc::clone(&request.id)));
+        Self { place, id, file: file.to_owned(), refusal }
+    }
+}
+
 impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(place) = &self.place {
@@ -509,7 +544,7 @@ mod tests {
     fn two_libraries_are_two_though_their_images_came_one_after_the_other() {
         for answer in [1, 2] {
             let bytes = library_of(&format!("int answer = {answer};"));
-            let exports = dlopen("x", &bytes).unwrap();
+            let exports = dlopen(Image::in_memory("x", &bytes).unwrap()).unwrap();
             // SAFETY: an `int`, as written above.
             assert_eq!(unsafe { **exports.0.get::<*const i32>("answer").unwrap() }, answer);
         }
@@ -519,7 +554,8 @@ mod tests {
     fn the_same_bytes_are_opened_once() {
         let bytes = library_of("int nothing_of_interest;");
         let sha256 = [7; 32];
-        assert!(matches!(library(sha256, &bytes, "x"), Err(Refusal::NoModule)));
+        let image = || Image::in_memory("x", &bytes).unwrap();
+        assert!(matches!(library(sha256, image()), Err(Refusal::NoModule)));
         let known = Box::leak(Box::new(Library {
             id: "x".into(),
             version: "1".into(),
@@ -531,7 +567,7 @@ mod tests {
             calls: crate::module::balancer::tests::NOTHING,
         }));
         OPENED.lock().unwrap().get_or_insert_default().insert(sha256, known);
-        assert!(ptr::eq(library(sha256, &bytes, "x").unwrap(), known));
+        assert!(ptr::eq(library(sha256, image()).unwrap(), known));
     }
 
     #[test]

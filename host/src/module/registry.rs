@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::ModuleFile;
-use crate::module::load::{self, LoadError};
+use crate::module::load::{self, Copied, LoadError};
 use crate::module::{Hex, Module};
 
 /// Module ID → loaded module, each once. Dropping it unloads nothing.
@@ -20,10 +20,22 @@ impl Registry {
     ///
     /// Every refusal, in the order of the configuration, so that one run shows all that is wrong.
     pub fn load(files: &[ModuleFile]) -> Result<Self, Vec<LoadError>> {
+        Self::open(files, files.iter().map(load::read))
+    }
+
+    /// As [`Registry::load`], of files that were read before, in the same order.
+    ///
+    /// # Errors
+    ///
+    /// As [`Registry::load`].
+    pub fn open(
+        files: &[ModuleFile],
+        copies: impl IntoIterator<Item = Result<Copied, LoadError>>,
+    ) -> Result<Self, Vec<LoadError>> {
         let mut modules = BTreeMap::new();
         let mut refused = Vec::new();
-        for file in files {
-            match load::open(file) {
+        for (file, copied) in files.iter().zip(copies) {
+            match copied.and_then(|copied| load::open(file, copied)) {
                 Ok(module) => {
                     tracing::info!(
                         module = module.id(),

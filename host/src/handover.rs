@@ -1,0 +1,95 @@
+//! What one generation learned and the next one begins with: latencies of endpoints, and what balancers saved.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::{Cluster, Tier};
+
+/// Of all clusters of a worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    clusters: Vec<ClusterState>,
+}
+
+/// Of one cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterState {
+    name: String,
+    endpoints: Vec<EndpointState>,
+    balancers: Vec<BalancerState>,
+}
+
+/// Of one endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct EndpointState {
+    id: u64,
+    latency_ns: u64,
+}
+
+/// What a balancer saved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct BalancerState {
+    /// Number of its tier, as configured.
+    tier: u16,
+    module: String,
+    bytes: Vec<u8>,
+}
+
+impl State {
+    /// What these clusters know now. Their modules are asked, which takes as long as they take: not to be called from a
+    /// thread that serves. Requests go on meanwhile.
+    pub fn of(clusters: &[Cluster]) -> Self {
+        Self { clusters: clusters.iter().map(ClusterState::of).collect() }
+    }
+
+    /// What is known of the cluster of this name.
+    pub fn cluster(&self, name: &str) -> Option<&ClusterState> {
+        self.clusters.iter().find(|cluster| cluster.name == name)
+    }
+}
+
+impl ClusterState {
+    fn of(cluster: &Cluster) -> Self {
+        let endpoint = |endpoint: &crate::endpoint::Endpoint| EndpointState {
+            id: endpoint.id,
+            latency_ns: endpoint.counters.latency_ns.load(Relaxed),
+        };
+        Self {
+            name: cluster.config.name.to_string(),
+            endpoints: cluster.endpoints.iter().map(endpoint).collect(),
+            balancers: cluster.tiers.iter().filter_map(|tier| saved(cluster, tier)).collect(),
+        }
+    }
+
+    /// Has endpoints begin with what is known of them. To be called before anything is built over them.
+    pub(crate) fn restore(&self, endpoints: &[crate::endpoint::Endpoint]) {
+        for endpoint in endpoints {
+            if let Some(known) = self.endpoints.iter().find(|known| known.id == endpoint.id) {
+                endpoint.counters.latency_ns.store(known.latency_ns, Relaxed);
+            }
+        }
+    }
+
+    /// What the balancer of this tier saved, if it was one of the same module.
+    pub(crate) fn saved(&self, tier: u16, module: &str) -> Option<&[u8]> {
+        let is_it = |saved: &&BalancerState| saved.tier == tier && saved.module == module;
+        self.balancers.iter().find(is_it).map(|saved| saved.bytes.as_slice())
+    }
+}
+
+fn saved(cluster: &Cluster, tier: &Tier) -> Option<BalancerState> {
+    let balancer = &tier.balancer;
+    match balancer.save() {
+        Ok(bytes) => Some(BalancerState {
+            tier: cluster.endpoints[tier.first].tier,
+            module: balancer.module().id().to_owned(),
+            bytes: bytes?,
+        }),
+        Err(error) => {
+            let (cluster, module) = (&*cluster.config.name, balancer.module().id());
+            tracing::warn!(cluster, module, "what the balancer learned is not saved: {error}");
+            None
+        }
+    }
+}
