@@ -4,6 +4,8 @@
 //! Both ends are the same binary, so there is no version to agree on. What is large goes through memory that the other
 //! end maps for reading; descriptors that do not fit into one packet go ahead in packets of their own.
 
+pub mod message;
+
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read as _, Seek as _, Write as _};
 use std::marker::PhantomData;

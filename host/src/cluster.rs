@@ -9,6 +9,7 @@ use tokio::sync::futures::Notified;
 
 use crate::config::{self, AllDown, HostHeader, KeySource};
 use crate::endpoint::{Endpoint, Which};
+use crate::handover::State;
 use crate::module::Module;
 use crate::module::balancer::{self, Balancer, BuildError, BuildInput};
 use crate::module::registry::Registry;
@@ -63,22 +64,31 @@ pub struct Waiting<'a> {
 }
 
 impl Cluster {
-    /// Builds the endpoints and the balancers.
+    /// Builds the endpoints and the balancers, which begin with what an earlier generation learned.
     ///
     /// # Errors
     /// What the module has against its settings or its endpoints.
     ///
     /// # Panics
     /// If the cluster's module is not in the registry, which the checked configuration rules out.
-    pub fn build(config: &config::Cluster, registry: &Registry) -> Result<Self, BuildError> {
+    pub fn build(
+        config: &config::Cluster,
+        registry: &Registry,
+        state: &State,
+    ) -> Result<Self, BuildError> {
         let module =
             registry.module(&config.module).expect("a checked cluster names a module that is loaded");
         let endpoints = Endpoint::of_cluster(config);
+        let known = state.cluster(&config.name);
+        if let Some(known) = known {
+            known.restore(&endpoints);
+        }
         let mut first = 0;
         let tiers: Result<Box<[Tier]>, BuildError> = endpoints
             .chunk_by(|a, b| a.tier == b.tier)
             .map(|endpoints| {
-                let tier = Tier::build(config, module, first, endpoints);
+                let saved = known.and_then(|known| known.saved(endpoints[0].tier, module.id()));
+                let tier = Tier::build(config, module, first, endpoints, saved);
                 first += endpoints.len();
                 tier
             })
@@ -86,7 +96,7 @@ impl Cluster {
         let has_limits = config.servers.iter().any(|server| server.max_requests > 0);
         let slow_start = (!config.slow_start.is_zero())
             .then(|| SlowStart::new(config.slow_start, config.slow_start_aggression));
-        let sticky = config.sticky.as_ref().map(|sticky| Sticky::new(&config.name, sticky, &endpoints));
+        let sticky = config.sticky.as_ref().map(|sticky| Sticky::new(&config.name, sticky, &endpoints, state.secret()));
         Ok(Self {
             sticky,
             config: config.clone(),
@@ -193,6 +203,7 @@ impl Tier {
         module: &Arc<Module>,
         first: usize,
         endpoints: &[Endpoint],
+        saved: Option<&[u8]>,
     ) -> Result<Self, BuildError> {
         let seen: Vec<balancer::Endpoint<'_>> = endpoints
             .iter()
@@ -223,7 +234,7 @@ impl Tier {
                 state,
                 settings: &config.settings,
                 previous: None,
-                saved: None,
+                saved,
             },
         )?;
         Ok(Self { first, n_endpoints: endpoints.len(), balancer, state })

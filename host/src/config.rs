@@ -81,6 +81,22 @@ fn parse_with(
     report.finish(config)
 }
 
+/// Where a configuration file says that its supervisor listens for commands, if it says so and as far as it can be read.
+pub fn control_of(path: &Path) -> Option<PathBuf> {
+    let text = Files::on_disk().text(path).ok()?;
+    let name = match Syntax::of(path) {
+        Syntax::Toml => toml::from_str::<OnlyControl>(&text).ok()?.control?,
+        Syntax::Httpd => httpd::control_of(&text)?,
+    };
+    Some(path.parent().unwrap_or(Path::new("")).join(name))
+}
+
+/// A configuration of which nothing else is wanted.
+#[derive(serde::Deserialize)]
+struct OnlyControl {
+    control: Option<String>,
+}
+
 /// The settings of a module, where they are a file (or any text) of their own.
 ///
 /// # Errors

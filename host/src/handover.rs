@@ -1,15 +1,27 @@
 //! What one generation learned and the next one begins with: latencies of endpoints, and what balancers saved.
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
 
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::{Cluster, Tier};
+use crate::endpoint::Endpoint;
+use crate::sticky;
 
 /// Of all clusters of a worker.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
+    /// What sessions are signed with where the configuration names no secret: the same for as long as there is a supervisor.
+    secret: [u8; 32],
     clusters: Vec<ClusterState>,
+}
+
+impl std::fmt::Debug for State {
+    /// Without the secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("clusters", &self.clusters).finish_non_exhaustive()
+    }
 }
 
 /// Of one cluster.
@@ -40,7 +52,22 @@ impl State {
     /// What these clusters know now. Their modules are asked, which takes as long as they take: not to be called from a
     /// thread that serves. Requests go on meanwhile.
     pub fn of(clusters: &[Cluster]) -> Self {
-        Self { clusters: clusters.iter().map(ClusterState::of).collect() }
+        Self { secret: [0; 32], clusters: clusters.iter().map(ClusterState::of).collect() }
+    }
+
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self { secret: sticky::random_key(), clusters: Vec::new() }
+    }
+
+    /// Takes over what a later generation knows. Of clusters that it does not have, nothing is kept.
+    pub fn learn(&mut self, later: Self) {
+        self.clusters = later.clusters;
+    }
+
+    /// What sessions are signed with where the configuration names no secret.
+    pub fn secret(&self) -> &[u8; 32] {
+        &self.secret
     }
 
     /// What is known of the cluster of this name.
@@ -51,7 +78,7 @@ impl State {
 
 impl ClusterState {
     fn of(cluster: &Cluster) -> Self {
-        let endpoint = |endpoint: &crate::endpoint::Endpoint| EndpointState {
+        let endpoint = |endpoint: &Endpoint| EndpointState {
             id: endpoint.id,
             latency_ns: endpoint.counters.latency_ns.load(Relaxed),
         };
@@ -63,9 +90,10 @@ impl ClusterState {
     }
 
     /// Has endpoints begin with what is known of them. To be called before anything is built over them.
-    pub(crate) fn restore(&self, endpoints: &[crate::endpoint::Endpoint]) {
+    pub(crate) fn restore(&self, endpoints: &[Endpoint]) {
+        let known: HashMap<u64, &EndpointState> = self.endpoints.iter().map(|known| (known.id, known)).collect();
         for endpoint in endpoints {
-            if let Some(known) = self.endpoints.iter().find(|known| known.id == endpoint.id) {
+            if let Some(known) = known.get(&endpoint.id) {
                 endpoint.counters.latency_ns.store(known.latency_ns, Relaxed);
             }
         }

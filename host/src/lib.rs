@@ -39,6 +39,9 @@
 //! another thread.
 
 pub mod config;
+pub mod channel;
+pub mod control;
+pub mod supervisor;
 pub mod sockets;
 pub mod worker;
 pub mod thread;
@@ -60,7 +63,9 @@ pub mod sticky;
 pub mod resolve;
 pub mod timer;
 pub mod module;
+pub mod privileges;
 pub mod drain;
+pub mod handover;
 pub mod metrics;
 pub mod access_log;
 pub mod admin;

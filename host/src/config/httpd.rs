@@ -57,6 +57,12 @@ pub(super) fn read(
     Some((reader.file, ROOT))
 }
 
+/// What the last `LBControl` of a text says. It is looked for in this file alone, not in what it includes.
+pub(super) fn control_of(text: &str) -> Option<String> {
+    let lines = lines(text, 0).into_iter().filter_map(|line| words(&line.text).ok());
+    lines.filter(|words| words.len() == 2 && is(&words[0], "LBControl")).last().map(|mut words| words.remove(1))
+}
+
 struct Reader<'a> {
     report: &'a mut Report,
     file: File,
