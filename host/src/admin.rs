@@ -68,11 +68,9 @@ pub async fn serve(
         };
         let (permit, accepted) = tokio::select! {
             next = next => next,
-            // Other changes are read by each request. A sender that is gone is an error.
-            handed_over = ready.wait_for(|ready| *ready == Readiness::HandedOver) => {
-                let is_gone = handed_over.is_err();
+            is_handed_over = handed_over_or_gone(&mut ready) => {
                 drop(listener);
-                while !is_gone && connections.join_next().await.is_some() {}
+                while is_handed_over && connections.join_next().await.is_some() {}
                 return Ok(());
             }
         };
@@ -92,6 +90,11 @@ pub async fn serve(
             }
         }
     }
+}
+
+/// Whether it was handed over, and not the sender that has gone. Other changes are read by each request.
+async fn handed_over_or_gone(ready: &mut watch::Receiver<Readiness>) -> bool {
+    ready.wait_for(|ready| *ready == Readiness::HandedOver).await.is_ok()
 }
 
 async fn connection(

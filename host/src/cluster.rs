@@ -124,6 +124,11 @@ impl Cluster {
         }
     }
 
+    /// Sets how many requests older generations have on their way to an endpoint.
+    pub fn set_in_flight_older(&self, endpoint: usize, n: u32) {
+        self.endpoints[endpoint].counters.in_flight_older.store(n, Ordering::Relaxed);
+    }
+
     /// The endpoints of one of its tiers.
     #[inline]
     pub fn endpoints_of(&self, tier: &Tier) -> &[Endpoint] {

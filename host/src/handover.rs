@@ -109,10 +109,11 @@ impl ClusterState {
 fn saved(cluster: &Cluster, tier: &Tier) -> Option<BalancerState> {
     let balancer = &tier.balancer;
     match balancer.save() {
-        Ok(bytes) => Some(BalancerState {
+        // One that writes nothing has nothing to say.
+        Ok(bytes) => bytes.filter(|bytes| !bytes.is_empty()).map(|bytes| BalancerState {
             tier: cluster.endpoints[tier.first].tier,
             module: balancer.module().id().to_owned(),
-            bytes: bytes?,
+            bytes,
         }),
         Err(error) => {
             let (cluster, module) = (&*cluster.config.name, balancer.module().id());

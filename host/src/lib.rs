@@ -40,6 +40,8 @@
 
 pub mod config;
 pub mod channel;
+pub mod breadcrumb;
+pub mod crash;
 pub mod control;
 pub mod supervisor;
 pub mod sockets;

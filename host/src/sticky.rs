@@ -93,7 +93,7 @@ fn signature(key: &[u8], text: &[u8]) -> [u8; 32] {
     mac.finalize().into_bytes().into()
 }
 
-fn random_key() -> [u8; 32] {
+pub(crate) fn random_key() -> [u8; 32] {
     let mut key = [0; 32];
     let n = rustix::rand::getrandom(&mut key, rustix::rand::GetRandomFlags::empty());
     // The kernel gives up to 256 bytes whole.

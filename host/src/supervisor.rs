@@ -27,7 +27,6 @@ mod start;
 pub mod watchdog;
 
 use std::fs;
-use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -360,6 +360,15 @@ impl Metrics {
         })
     }
 
+    /// Client connections that are open now.
+    pub fn open_connections(&self) -> u64 {
+        let all = |cell: fn(&ListenerCells) -> &Cell| -> u64 {
+            (0..self.listeners.len()).map(|idx| self.sum(|shard| cell(&shard.listeners[idx]))).sum()
+        };
+        let closed = all(|cells| &cells.closed);
+        all(|cells| &cells.opened).saturating_sub(closed)
+    }
+
     fn sum(&self, cell: impl Fn(&Shard) -> &Cell) -> u64 {
         // Cells wrap, too.
         self.shards.iter().fold(0, |sum, shard| sum.wrapping_add(cell(shard).read()))

@@ -20,7 +20,7 @@ impl Registry {
     ///
     /// Every refusal, in the order of the configuration, so that one run shows all that is wrong.
     pub fn load(files: &[ModuleFile]) -> Result<Self, Vec<LoadError>> {
-        Self::open(files, files.iter().map(load::read))
+        Self::open(files, files.iter().map(|file| load::read(file).map(Some)))
     }
 
     /// As [`Registry::load`], of files that were read before, in the same order.
@@ -30,11 +30,12 @@ impl Registry {
     /// As [`Registry::load`].
     pub fn open(
         files: &[ModuleFile],
-        copies: impl IntoIterator<Item = Result<Copied, LoadError>>,
+        copies: impl IntoIterator<Item = Result<Option<Copied>, LoadError>>,
     ) -> Result<Self, Vec<LoadError>> {
         let mut modules = BTreeMap::new();
         let mut refused = Vec::new();
         for (file, copied) in files.iter().zip(copies) {
+            let Some(copied) = copied.transpose() else { continue };
             match copied.and_then(|copied| load::open(file, copied)) {
                 Ok(module) => {
                     tracing::info!(

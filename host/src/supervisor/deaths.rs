@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Supervisor;
 use super::bundle::short;
-use super::generation::{Blame, Generation, Phase};
+use super::generation::{Blame, Generation};
 use super::start::Reason;
 use super::watchdog::Finding;
 use crate::channel::message::ToWorker;

@@ -132,7 +132,7 @@ impl Process {
         apply_weights(&mut config, &marks);
         let config = Arc::new(config);
         // Code of modules runs from here on.
-        let registry = Registry::open(&config.modules, copies).map_err(|e| Refused::from(StartError::Modules(e)))?;
+        let registry = Registry::open(&config.modules, copies.into_iter().map(Ok)).map_err(|e| Refused::from(StartError::Modules(e)))?;
         let prepared = Prepared::over(Arc::clone(&config), registry, &state).map_err(Refused::from)?;
         let says = |module: &config::ModuleFile| {
             let module = prepared.registry.module(&module.id)?;
