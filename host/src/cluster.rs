@@ -63,14 +63,14 @@ pub struct Waiting<'a> {
 }
 
 impl Cluster {
-    /// Builds the endpoints and the balancers.
+    /// Builds the endpoints and the balancers; `idx` is the cluster's in the configuration.
     ///
     /// # Errors
     /// What the module has against its settings or its endpoints.
     ///
     /// # Panics
     /// If the cluster's module is not in the registry, which the checked configuration rules out.
-    pub fn build(config: &config::Cluster, registry: &Registry) -> Result<Self, BuildError> {
+    pub fn build(idx: usize, config: &config::Cluster, registry: &Registry) -> Result<Self, BuildError> {
         let module =
             registry.module(&config.module).expect("a checked cluster names a module that is loaded");
         let endpoints = Endpoint::of_cluster(config);
@@ -78,7 +78,7 @@ impl Cluster {
         let tiers: Result<Box<[Tier]>, BuildError> = endpoints
             .chunk_by(|a, b| a.tier == b.tier)
             .map(|endpoints| {
-                let tier = Tier::build(config, module, first, endpoints);
+                let tier = Tier::build(idx, config, module, first, endpoints);
                 first += endpoints.len();
                 tier
             })
@@ -189,6 +189,7 @@ impl Cluster {
 
 impl Tier {
     fn build(
+        idx: usize,
         config: &config::Cluster,
         module: &Arc<Module>,
         first: usize,
@@ -219,6 +220,7 @@ impl Tier {
             module,
             BuildInput {
                 cluster: &config.name,
+                cluster_idx: Some(idx),
                 endpoints: &seen,
                 state,
                 settings: &config.settings,

@@ -39,6 +39,9 @@
 //! another thread.
 
 pub mod config;
+pub mod supervisor;
+pub mod breadcrumb;
+pub mod crash;
 pub mod sockets;
 pub mod worker;
 pub mod thread;

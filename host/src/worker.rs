@@ -96,8 +96,8 @@ impl Prepared {
         let registry = Registry::load(&config.modules).map_err(StartError::Modules)?;
         let mut clusters = Vec::new();
         let mut refused = Vec::new();
-        for cluster in &config.clusters {
-            match Cluster::build(cluster, &registry) {
+        for (idx, cluster) in config.clusters.iter().enumerate() {
+            match Cluster::build(idx, cluster, &registry) {
                 Ok(cluster) => clusters.push(cluster),
                 Err(e) => refused.push(e),
             }

@@ -23,18 +23,20 @@ use lb_api::wire;
 use libloading::os::unix::{Library as Opened, RTLD_LOCAL, RTLD_NOW};
 use sha2::{Digest as _, Sha256};
 
+use crate::breadcrumb::Mark;
 use crate::config::{ModuleFile, NotFound, Place};
 use crate::module::balancer::{in_module, slice};
 use crate::module::calls::Calls;
 use crate::module::image::{self, Image};
 use crate::module::{Hex, Language, Library, Module, OneLine, TrylistLayout, elf, owner};
 
-/// Loads the module that a configuration names.
+/// Loads the module that a configuration names. `mark` is what its calls are known by from outside of the process, which
+/// goes by its index in the configuration.
 ///
 /// # Errors
 ///
 /// Any refusal, as one line that names file and reason.
-pub fn open(request: &ModuleFile) -> Result<Arc<Module>, LoadError> {
+pub fn open(request: &ModuleFile, mark: Mark) -> Result<Arc<Module>, LoadError> {
     let error = |file: &Path, refusal| LoadError {
         place: Some(request.place.clone()),
         id: Some(Arc::clone(&request.id)),
@@ -42,7 +44,7 @@ pub fn open(request: &ModuleFile) -> Result<Arc<Module>, LoadError> {
         refusal,
     };
     let file = request.locate().map_err(|not_found| error(&request.file, Refusal::NotFound(not_found)))?;
-    let wanted = Wanted { id: Some(&request.id), sha256: request.sha256 };
+    let wanted = Wanted { id: Some(&request.id), sha256: request.sha256, mark };
     let module = load(&file, wanted).map_err(|refusal| error(&file, refusal))?;
     Ok(Arc::new(module))
 }
@@ -53,7 +55,7 @@ pub fn open(request: &ModuleFile) -> Result<Arc<Module>, LoadError> {
 ///
 /// Why no configuration could load it.
 pub fn inspect(file: &Path) -> Result<Arc<Module>, LoadError> {
-    let module = load(file, Wanted { id: None, sha256: None });
+    let module = load(file, Wanted { id: None, sha256: None, mark: Mark::NONE });
     let error = |refusal| LoadError { place: None, id: None, file: file.to_owned(), refusal };
     module.map(Arc::new).map_err(error)
 }
@@ -112,6 +114,7 @@ pub enum Refusal {
 struct Wanted<'a> {
     id: Option<&'a str>,
     sha256: Option<[u8; 32]>,
+    mark: Mark,
 }
 
 /// A whole module is far below; more is a mistake like a disk image or `/dev/zero`.
@@ -128,10 +131,10 @@ fn load(file: &Path, wanted: Wanted<'_>) -> Result<Module, Refusal> {
         return Err(Refusal::OtherHash { pinned: pinned.into(), found: sha256.into() });
     }
     elf::check(&bytes).map_err(Refusal::NoLibrary)?;
-    let library = library(sha256, &bytes, wanted.id.unwrap_or("module"))?;
+    let library = library(sha256, &bytes, wanted.id.unwrap_or("module"), wanted.mark)?;
     match wanted.id {
         Some(id) if id != &*library.id => Err(Refusal::OtherId { found: library.id.clone() }),
-        _ => Ok(Module { library, file: file.to_owned() }),
+        _ => Ok(Module { library, file: file.to_owned(), mark: wanted.mark }),
     }
 }
 
@@ -155,17 +158,18 @@ static OPENED: Mutex<Option<HashMap<[u8; 32], &'static Library>>> = Mutex::new(N
 
 /// Opens a library, or finds that these very bytes are open: a process that builds several configurations one after
 /// another (as tests do) has each module once.
-fn library(sha256: [u8; 32], bytes: &[u8], name: &str) -> Result<&'static Library, Refusal> {
+fn library(sha256: [u8; 32], bytes: &[u8], name: &str, mark: Mark) -> Result<&'static Library, Refusal> {
     // Held while the library is opened, so that two threads do not open it twice. Whoever panicked left the map whole.
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
     let opened = opened.get_or_insert_default();
     if let Some(library) = opened.get(&sha256) {
         return Ok(library);
     }
-    let exports = dlopen(name, bytes)?;
-    let (language, table) = exports.table()?;
+    let mark = mark.long();
+    let exports = dlopen(name, bytes, mark)?;
+    let (language, table) = exports.table(mark)?;
     let calls = Calls::from_table(&table).map_err(Refusal::NoCall)?;
-    let info = Info::ask(&table)?;
+    let info = Info::ask(&table, mark)?;
     let library: &'static Library = Box::leak(Box::new(Library {
         id: info.id,
         version: info.version,
@@ -183,23 +187,23 @@ fn library(sha256: [u8; 32], bytes: &[u8], name: &str) -> Result<&'static Librar
 /// What an opened library exports. Never closed.
 struct Exports(&'static Opened);
 
-fn dlopen(name: &str, bytes: &[u8]) -> Result<Exports, Refusal> {
+fn dlopen(name: &str, bytes: &[u8], mark: Mark) -> Result<Exports, Refusal> {
     let in_file = || Image::in_file(bytes, &image::private_folders()).map_err(Refusal::Copy);
     let image = Image::in_memory(name, bytes).or_else(|_| in_file())?;
-    match dlopen_image(image) {
+    match dlopen_image(image, mark) {
         // The policy let memory be made, but lets it not be run (SELinux, a noexec mount of shared memory).
         Err(text) if text.contains("not permitted") || text.contains("denied") => {
-            dlopen_image(in_file()?).map_err(Refusal::Linker)
+            dlopen_image(in_file()?, mark).map_err(Refusal::Linker)
         }
         other => other.map_err(Refusal::Linker),
     }
 }
 
-fn dlopen_image(image: Image) -> Result<Exports, String> {
+fn dlopen_image(image: Image, mark: Mark) -> Result<Exports, String> {
     let path = image.path();
     // SAFETY: a library's constructors are code of the module, which is trusted: the operator named the file, and it is
     // what was checked, because the image cannot change.
-    let opened = in_module(|| unsafe { Opened::open(Some(&path), RTLD_NOW | RTLD_LOCAL) });
+    let opened = in_module(mark, || unsafe { Opened::open(Some(&path), RTLD_NOW | RTLD_LOCAL) });
     let opened = opened.map_err(|error| {
         // The linker knows the file by a number that means nothing to anybody else.
         let text = error_text(&error).replace(&format!("{}: ", path.display()), "");
@@ -215,10 +219,10 @@ fn error_text(error: &libloading::Error) -> String {
 }
 
 impl Exports {
-    fn table(&self) -> Result<(Language, wire::Module), Refusal> {
+    fn table(&self, mark: Mark) -> Result<(Language, wire::Module), Refusal> {
         // SAFETY: what stands under this name is a header of abi_stable, or the file was forged.
         if let Ok(header) = unsafe { self.0.get::<AbiHeaderRef>(ROOT_SYMBOL) } {
-            return in_module(|| open_root(*header))
+            return in_module(mark, || open_root(*header))
                 .map(|table| (Language::Rust, table))
                 .map_err(Refusal::Root);
         }
@@ -329,7 +333,7 @@ const MAX_TEXT: usize = 512;
 const MAX_TRYLIST: usize = 64 << 10;
 
 impl Info {
-    fn ask(table: &wire::Module) -> Result<Self, Refusal> {
+    fn ask(table: &wire::Module, mark: Mark) -> Result<Self, Refusal> {
         let ask = table.info.ok_or(Refusal::NoCall("info"))?;
         let absent = wire::Str { ptr: ptr::null(), len: 0 };
         let mut info = wire::Info {
@@ -344,7 +348,7 @@ impl Info {
             summary: absent,
         };
         // SAFETY: the call is of the type that the ABI gives it, and `info` of the size that it says.
-        match in_module(|| unsafe { ask(&raw mut info) }) {
+        match in_module(mark, || unsafe { ask(&raw mut info) }) {
             wire::STATUS_OK => {}
             wire::STATUS_PANICKED => return Err(Refusal::Info("panicked in info".into())),
             status => return Err(Refusal::Info(format!("info returned status {status}"))),
@@ -500,7 +504,7 @@ mod tests {
     #[test]
     fn a_private_file_can_be_opened_where_memory_cannot() {
         let bytes = library_of("int answer = 42;");
-        let exports = dlopen_image(Image::in_file(&bytes, &[folder()]).unwrap()).unwrap();
+        let exports = dlopen_image(Image::in_file(&bytes, &[folder()]).unwrap(), Mark::NONE).unwrap();
         // SAFETY: an `int`, as written above.
         assert_eq!(unsafe { **exports.0.get::<*const i32>("answer").unwrap() }, 42);
     }
@@ -509,7 +513,7 @@ mod tests {
     fn two_libraries_are_two_though_their_images_came_one_after_the_other() {
         for answer in [1, 2] {
             let bytes = library_of(&format!("int answer = {answer};"));
-            let exports = dlopen("x", &bytes).unwrap();
+            let exports = dlopen("x", &bytes, Mark::NONE).unwrap();
             // SAFETY: an `int`, as written above.
             assert_eq!(unsafe { **exports.0.get::<*const i32>("answer").unwrap() }, answer);
         }
@@ -519,7 +523,7 @@ mod tests {
     fn the_same_bytes_are_opened_once() {
         let bytes = library_of("int nothing_of_interest;");
         let sha256 = [7; 32];
-        assert!(matches!(library(sha256, &bytes, "x"), Err(Refusal::NoModule)));
+        assert!(matches!(library(sha256, &bytes, "x", Mark::NONE), Err(Refusal::NoModule)));
         let known = Box::leak(Box::new(Library {
             id: "x".into(),
             version: "1".into(),
@@ -531,7 +535,7 @@ mod tests {
             calls: crate::module::balancer::tests::NOTHING,
         }));
         OPENED.lock().unwrap().get_or_insert_default().insert(sha256, known);
-        assert!(ptr::eq(library(sha256, &bytes, "x").unwrap(), known));
+        assert!(ptr::eq(library(sha256, &bytes, "x", Mark::NONE).unwrap(), known));
     }
 
     #[test]

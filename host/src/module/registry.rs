@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::breadcrumb::Mark;
 use crate::config::ModuleFile;
 use crate::module::load::{self, LoadError};
 use crate::module::{Hex, Module};
@@ -22,8 +23,8 @@ impl Registry {
     pub fn load(files: &[ModuleFile]) -> Result<Self, Vec<LoadError>> {
         let mut modules = BTreeMap::new();
         let mut refused = Vec::new();
-        for file in files {
-            match load::open(file) {
+        for (idx, file) in files.iter().enumerate() {
+            match load::open(file, Mark::of_module(idx)) {
                 Ok(module) => {
                     tracing::info!(
                         module = module.id(),

@@ -1,0 +1,3 @@
+//! The process that starts workers, watches them and replaces them.
+
+pub mod watchdog;
