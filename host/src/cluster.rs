@@ -64,7 +64,8 @@ pub struct Waiting<'a> {
 }
 
 impl Cluster {
-    /// Builds the endpoints and the balancers, which begin with what an earlier generation learned.
+    /// Builds the endpoints and the balancers, which begin with what an earlier generation learned. `idx` is the
+    /// cluster's in the configuration.
     ///
     /// # Errors
     /// What the module has against its settings or its endpoints.
@@ -72,6 +73,7 @@ impl Cluster {
     /// # Panics
     /// If the cluster's module is not in the registry, which the checked configuration rules out.
     pub fn build(
+        idx: usize,
         config: &config::Cluster,
         registry: &Registry,
         state: &State,
@@ -88,7 +90,7 @@ impl Cluster {
             .chunk_by(|a, b| a.tier == b.tier)
             .map(|endpoints| {
                 let saved = known.and_then(|known| known.saved(endpoints[0].tier, module.id()));
-                let tier = Tier::build(config, module, first, endpoints, saved);
+                let tier = Tier::build(idx, config, module, first, endpoints, saved);
                 first += endpoints.len();
                 tier
             })
@@ -204,6 +206,7 @@ impl Cluster {
 
 impl Tier {
     fn build(
+        idx: usize,
         config: &config::Cluster,
         module: &Arc<Module>,
         first: usize,
@@ -235,6 +238,7 @@ impl Tier {
             module,
             BuildInput {
                 cluster: &config.name,
+                cluster_idx: Some(idx),
                 endpoints: &seen,
                 state,
                 settings: &config.settings,

@@ -121,8 +121,8 @@ impl Prepared {
     pub fn over(config: Arc<Config>, registry: Registry, state: &State) -> Result<Self, StartError> {
         let mut clusters = Vec::new();
         let mut refused = Vec::new();
-        for cluster in &config.clusters {
-            match Cluster::build(cluster, &registry, state) {
+        for (idx, cluster) in config.clusters.iter().enumerate() {
+            match Cluster::build(idx, cluster, &registry, state) {
                 Ok(cluster) => clusters.push(cluster),
                 Err(e) => refused.push(e),
             }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 use lb_api::wire;
 use sha2::Digest as _;
 use tests::artifacts::{broken, c_module};
+use trylist::breadcrumb::{Board, Crumb, Kind, Mark, take_place};
 use trylist::config::{ModuleFile, Place, Setting, SettingValue};
 use trylist::module::balancer::{Balancer, BuildInput, Endpoint};
 use trylist::module::load::{LoadError, inspect, open};
@@ -27,7 +28,7 @@ fn line(id: &str, file: impl Into<PathBuf>) -> ModuleFile {
 }
 
 fn load(id: &str, file: &Path) -> Result<Arc<Module>, LoadError> {
-    open(&line(id, file))
+    open(&line(id, file), Mark::NONE)
 }
 
 /// Loads `file` as module `x`, and checks that it is refused in one line: place, ID, file, and this.
@@ -64,7 +65,7 @@ fn names_every_place_where_it_looked_for_a_relative_file() {
     let request =
         ModuleFile { search: [PathBuf::from("/a"), "/b".into()].into(), ..line("x", "modules/mod_x.so") };
     assert_eq!(
-        open(&request).unwrap_err().to_string(),
+        open(&request, Mark::NONE).unwrap_err().to_string(),
         "site.toml:7: module \"x\": modules/mod_x.so: is not there, looked for /a/modules/mod_x.so, \
          /a/mod_x.so, /a/libmod_x.so, /b/modules/mod_x.so, /b/mod_x.so and /b/libmod_x.so"
     );
@@ -117,7 +118,7 @@ fn refuses_another_hash_than_the_pinned_one() {
     let found = sha256(&library);
     let request = ModuleFile { sha256: Some([0xab; 32]), ..line("x", &library) };
     assert_eq!(
-        open(&request).unwrap_err().to_string(),
+        open(&request, Mark::NONE).unwrap_err().to_string(),
         format!(
             "site.toml:7: module \"x\": {}: has sha256 {found}, the configuration wants {}",
             library.display(),
@@ -254,9 +255,17 @@ fn build(id: &str, setting: Option<(&str, i64)>) -> Result<Balancer, Vec<String>
 
 fn build_from(file: &Path, id: &str, setting: Option<(&str, i64)>) -> Result<Balancer, Vec<String>> {
     let module = load(id, file).unwrap();
+    build_of(&module, None, setting.map(|(path, value)| (path, SettingValue::Integer(value))))
+}
+
+fn build_of(
+    module: &Arc<Module>,
+    cluster_idx: Option<usize>,
+    setting: Option<(&str, SettingValue)>,
+) -> Result<Balancer, Vec<String>> {
     let setting = setting.map(|(path, value)| Setting {
         path: path.into(),
-        value: SettingValue::Integer(value),
+        value,
         place: Place { file: "site.toml".into(), line: 9 },
     });
     let endpoint = Endpoint {
@@ -271,13 +280,14 @@ fn build_from(file: &Path, id: &str, setting: Option<(&str, i64)>) -> Result<Bal
     };
     let input = BuildInput {
         cluster: "api",
+        cluster_idx,
         endpoints: &[endpoint],
         state: &STATE,
         settings: setting.as_slice(),
         previous: None,
         saved: None,
     };
-    Balancer::build(&module, input).map_err(|error| error.lines().collect())
+    Balancer::build(module, input).map_err(|error| error.lines().collect())
 }
 
 static COUNTERS: wire::Counters = wire::Counters {
@@ -345,6 +355,8 @@ fn modules_that_fail_only_later_load_and_build() {
         "segfaults",
         "aborts",
         "never_returns",
+        "misbehaves",
+        "waits",
         "answers_unknown_kind",
         "odd_status",
     ];
@@ -404,7 +416,7 @@ fn takes_the_pinned_hash() {
     let file = broken("exhausts-early");
     let mut pinned = [0; 32];
     pinned.copy_from_slice(&sha2::Sha256::digest(fs::read(&file).unwrap()));
-    open(&ModuleFile { sha256: Some(pinned), ..line("exhausts_early", &file) }).unwrap();
+    open(&ModuleFile { sha256: Some(pinned), ..line("exhausts_early", &file) }, Mark::NONE).unwrap();
 }
 
 #[test]
@@ -418,7 +430,7 @@ fn finds_a_relative_file_as_written_then_by_name_then_with_lib() {
     };
     for name in ["libmod_exhausts_early.so", "mod_exhausts_early.so", "modules/mod_exhausts_early.so"] {
         fs::copy(broken("exhausts-early"), folder.path().join(name)).unwrap();
-        assert_eq!(open(&request).unwrap().file(), folder.path().join(name));
+        assert_eq!(open(&request, Mark::NONE).unwrap().file(), folder.path().join(name));
     }
 }
 
@@ -431,6 +443,23 @@ fn several_modules_of_one_root_type_are_loaded_side_by_side() {
     assert_eq!(ids, ["always_busy", "exhausts_early", "panics_in_next"]);
     assert_eq!(registry.module("always_busy").unwrap().summary(), "says that all endpoints are full");
     assert!(registry.module("other").is_none());
+}
+
+#[test]
+fn a_module_that_does_not_return_is_seen_where_it_is_from_outside_of_the_process() {
+    let board = Board::create(1).unwrap();
+    let worker = Board::open(board.fd().try_clone_to_owned().unwrap()).unwrap();
+    let worker: &'static Board = Box::leak(Box::new(worker));
+    let registry = Registry::load(&["waits", "misbehaves"].map(|id| line(id, broken(id)))).unwrap();
+    let module = Arc::clone(registry.module("misbehaves").unwrap());
+    // Ends with the process.
+    std::thread::spawn(move || {
+        take_place(worker, 0);
+        build_of(&module, Some(3), Some(("build", SettingValue::String("block".into()))))
+    });
+    let crumb =
+        tests::eventually("a thread is inside a module", || board.look().first().and_then(|seen| seen.crumb));
+    assert_eq!(crumb, Crumb { kind: Kind::Long, module: 1, cluster: Some(3), in_host: false });
 }
 
 #[test]

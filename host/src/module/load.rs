@@ -24,6 +24,7 @@ use lb_api::wire;
 use libloading::os::unix::{Library as Opened, RTLD_LOCAL, RTLD_NOW};
 use sha2::{Digest as _, Sha256};
 
+use crate::breadcrumb::Mark;
 use crate::config::{ModuleFile, NotFound, Place};
 use crate::module::balancer::{in_module, slice};
 use crate::module::calls::Calls;
@@ -51,14 +52,15 @@ pub fn read(request: &ModuleFile) -> Result<Copied, LoadError> {
     copy(&file, &request.id, request.sha256).map_err(|refusal| error(&file, refusal))
 }
 
-/// Opens what was read.
+/// Opens what was read. `mark` is what the module's calls are known by from outside of the process, which goes by its index
+/// in the configuration.
 ///
 /// # Errors
 ///
 /// Any further refusal.
-pub fn open(request: &ModuleFile, copied: Copied) -> Result<Arc<Module>, LoadError> {
+pub fn open(request: &ModuleFile, copied: Copied, mark: Mark) -> Result<Arc<Module>, LoadError> {
     let file = copied.file.clone();
-    let module = load(copied, Some(&request.id)).map_err(|refusal| LoadError::of(request, &file, refusal))?;
+    let module = load(copied, Some(&request.id), mark).map_err(|refusal| LoadError::of(request, &file, refusal))?;
     Ok(Arc::new(module))
 }
 
@@ -68,7 +70,7 @@ pub fn open(request: &ModuleFile, copied: Copied) -> Result<Arc<Module>, LoadErr
 ///
 /// Why no configuration could load it.
 pub fn inspect(file: &Path) -> Result<Arc<Module>, LoadError> {
-    let module = copy(file, "module", None).and_then(|copied| load(copied, None));
+    let module = copy(file, "module", None).and_then(|copied| load(copied, None, Mark::NONE));
     let error = |refusal| LoadError { place: None, id: None, file: file.to_owned(), refusal };
     module.map(Arc::new).map_err(error)
 }
@@ -153,12 +155,12 @@ fn copy(file: &Path, name: &str, pinned: Option<[u8; 32]>) -> Result<Copied, Ref
     Ok(Copied { file: file.to_owned(), sha256, image })
 }
 
-fn load(copied: Copied, id: Option<&str>) -> Result<Module, Refusal> {
+fn load(copied: Copied, id: Option<&str>, mark: Mark) -> Result<Module, Refusal> {
     let Copied { file, sha256, image } = copied;
-    let library = library(sha256, image)?;
+    let library = library(sha256, image, mark)?;
     match id {
         Some(id) if id != &*library.id => Err(Refusal::OtherId { found: library.id.clone() }),
-        _ => Ok(Module { library, file }),
+        _ => Ok(Module { library, file, mark }),
     }
 }
 
@@ -182,17 +184,18 @@ static OPENED: Mutex<Option<HashMap<[u8; 32], &'static Library>>> = Mutex::new(N
 
 /// Opens a library, or finds that these very bytes are open: a process that builds several configurations one after
 /// another (as tests do) has each module once.
-fn library(sha256: [u8; 32], image: Image) -> Result<&'static Library, Refusal> {
+fn library(sha256: [u8; 32], image: Image, mark: Mark) -> Result<&'static Library, Refusal> {
     // Held while the library is opened, so that two threads do not open it twice. Whoever panicked left the map whole.
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
     let opened = opened.get_or_insert_default();
     if let Some(library) = opened.get(&sha256) {
         return Ok(library);
     }
-    let exports = dlopen(image)?;
-    let (language, table) = exports.table()?;
+    let mark = mark.long();
+    let exports = dlopen(image, mark)?;
+    let (language, table) = exports.table(mark)?;
     let calls = Calls::from_table(&table).map_err(Refusal::NoCall)?;
-    let info = Info::ask(&table)?;
+    let info = Info::ask(&table, mark)?;
     let library: &'static Library = Box::leak(Box::new(Library {
         id: info.id,
         version: info.version,
@@ -210,24 +213,24 @@ fn library(sha256: [u8; 32], image: Image) -> Result<&'static Library, Refusal> 
 /// What an opened library exports. Never closed.
 struct Exports(&'static Opened);
 
-fn dlopen(image: Image) -> Result<Exports, Refusal> {
+fn dlopen(image: Image, mark: Mark) -> Result<Exports, Refusal> {
     let copy = image.try_clone().map_err(Refusal::Copy)?;
-    match dlopen_image(image) {
+    match dlopen_image(image, mark) {
         // The policy let memory be made, but lets it not be run (SELinux, a noexec mount of shared memory).
         Err(text) if text.contains("not permitted") || text.contains("denied") => {
             let bytes = copy.bytes().map_err(Refusal::Copy)?;
             let in_file = Image::in_file(&bytes, &image::private_folders()).map_err(Refusal::Copy)?;
-            dlopen_image(in_file).map_err(Refusal::Linker)
+            dlopen_image(in_file, mark).map_err(Refusal::Linker)
         }
         other => other.map_err(Refusal::Linker),
     }
 }
 
-fn dlopen_image(image: Image) -> Result<Exports, String> {
+fn dlopen_image(image: Image, mark: Mark) -> Result<Exports, String> {
     let path = image.path();
     // SAFETY: a library's constructors are code of the module, which is trusted: the operator named the file, and it is
     // what was checked, because the image cannot change.
-    let opened = in_module(|| unsafe { Opened::open(Some(&path), RTLD_NOW | RTLD_LOCAL) });
+    let opened = in_module(mark, || unsafe { Opened::open(Some(&path), RTLD_NOW | RTLD_LOCAL) });
     let opened = opened.map_err(|error| {
         // The linker knows the file by a number that means nothing to anybody else.
         let text = error_text(&error).replace(&format!("{}: ", path.display()), "");
@@ -243,10 +246,10 @@ fn error_text(error: &libloading::Error) -> String {
 }
 
 impl Exports {
-    fn table(&self) -> Result<(Language, wire::Module), Refusal> {
+    fn table(&self, mark: Mark) -> Result<(Language, wire::Module), Refusal> {
         // SAFETY: what stands under this name is a header of abi_stable, or the file was forged.
         if let Ok(header) = unsafe { self.0.get::<AbiHeaderRef>(ROOT_SYMBOL) } {
-            return in_module(|| open_root(*header))
+            return in_module(mark, || open_root(*header))
                 .map(|table| (Language::Rust, table))
                 .map_err(Refusal::Root);
         }
@@ -357,7 +360,7 @@ const MAX_TEXT: usize = 512;
 const MAX_TRYLIST: usize = 64 << 10;
 
 impl Info {
-    fn ask(table: &wire::Module) -> Result<Self, Refusal> {
+    fn ask(table: &wire::Module, mark: Mark) -> Result<Self, Refusal> {
         let ask = table.info.ok_or(Refusal::NoCall("info"))?;
         let absent = wire::Str { ptr: ptr::null(), len: 0 };
         let mut info = wire::Info {
@@ -372,7 +375,7 @@ impl Info {
             summary: absent,
         };
         // SAFETY: the call is of the type that the ABI gives it, and `info` of the size that it says.
-        match in_module(|| unsafe { ask(&raw mut info) }) {
+        match in_module(mark, || unsafe { ask(&raw mut info) }) {
             wire::STATUS_OK => {}
             wire::STATUS_PANICKED => return Err(Refusal::Info("panicked in info".into())),
             status => return Err(Refusal::Info(format!("info returned status {status}"))),
@@ -535,7 +538,7 @@ mod tests {
     #[test]
     fn a_private_file_can_be_opened_where_memory_cannot() {
         let bytes = library_of("int answer = 42;");
-        let exports = dlopen_image(Image::in_file(&bytes, &[folder()]).unwrap()).unwrap();
+        let exports = dlopen_image(Image::in_file(&bytes, &[folder()]).unwrap(), Mark::NONE).unwrap();
         // SAFETY: an `int`, as written above.
         assert_eq!(unsafe { **exports.0.get::<*const i32>("answer").unwrap() }, 42);
     }
@@ -544,7 +547,7 @@ mod tests {
     fn two_libraries_are_two_though_their_images_came_one_after_the_other() {
         for answer in [1, 2] {
             let bytes = library_of(&format!("int answer = {answer};"));
-            let exports = dlopen(Image::in_memory("x", &bytes).unwrap()).unwrap();
+            let exports = dlopen(Image::in_memory("x", &bytes).unwrap(), Mark::NONE).unwrap();
             // SAFETY: an `int`, as written above.
             assert_eq!(unsafe { **exports.0.get::<*const i32>("answer").unwrap() }, answer);
         }
@@ -555,7 +558,7 @@ mod tests {
         let bytes = library_of("int nothing_of_interest;");
         let sha256 = [7; 32];
         let image = || Image::in_memory("x", &bytes).unwrap();
-        assert!(matches!(library(sha256, image()), Err(Refusal::NoModule)));
+        assert!(matches!(library(sha256, image(), Mark::NONE), Err(Refusal::NoModule)));
         let known = Box::leak(Box::new(Library {
             id: "x".into(),
             version: "1".into(),
@@ -567,7 +570,7 @@ mod tests {
             calls: crate::module::balancer::tests::NOTHING,
         }));
         OPENED.lock().unwrap().get_or_insert_default().insert(sha256, known);
-        assert!(ptr::eq(library(sha256, image()).unwrap(), known));
+        assert!(ptr::eq(library(sha256, image(), Mark::NONE).unwrap(), known));
     }
 
     #[test]

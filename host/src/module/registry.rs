@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::breadcrumb::Mark;
 use crate::config::ModuleFile;
 use crate::module::load::{self, Copied, LoadError};
 use crate::module::{Hex, Module};
@@ -34,9 +35,9 @@ impl Registry {
     ) -> Result<Self, Vec<LoadError>> {
         let mut modules = BTreeMap::new();
         let mut refused = Vec::new();
-        for (file, copied) in files.iter().zip(copies) {
+        for (idx, (file, copied)) in files.iter().zip(copies).enumerate() {
             let Some(copied) = copied.transpose() else { continue };
-            match copied.and_then(|copied| load::open(file, copied)) {
+            match copied.and_then(|copied| load::open(file, copied, Mark::of_module(idx))) {
                 Ok(module) => {
                     tracing::info!(
                         module = module.id(),

@@ -40,6 +40,8 @@ pub struct Endpoint<'a> {
 pub struct BuildInput<'a> {
     /// Name of the cluster.
     pub cluster: &'a str,
+    /// Its index in the configuration, where a supervisor is to know what a thread is inside of.
+    pub cluster_idx: Option<usize>,
     /// All endpoints, in configuration order; at least one.
     pub endpoints: &'a [Endpoint<'a>],
     /// The cluster's live numbers.
@@ -137,15 +139,17 @@ impl Balancer {
             needs: &raw mut needs,
         };
         let calls = module.library.calls;
+        let mark = input.cluster_idx.map_or(module.mark, |idx| module.mark.in_cluster(idx));
         let mut instance = ptr::null_mut();
         // SAFETY: `cx` and all that it points to live until after the call, `scope` until after the balancer, and
         // `previous` is an instance of this very library. The module keeps to the ABI, as `load` checked by its version.
-        let status = in_module(|| unsafe { (calls.build)(&raw const cx, &raw mut instance) });
+        let status = in_module(mark.long(), || unsafe { (calls.build)(&raw const cx, &raw mut instance) });
         said = judge(status, said)?;
         // From here on the instance is dropped with `balancer`, whatever else is found.
         let mut balancer = Self {
             calls,
             instance,
+            mark,
             events: needs.events,
             needs: Needs::default(),
             scope,

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use lb_api::wire;
 
 use super::slice;
+use crate::breadcrumb;
 use crate::module::{Module, OneLine};
 
 /// What a module did wrong while serving a request.
@@ -150,12 +151,13 @@ unsafe extern "C" fn log(ctx: *mut c_void, level: u32, text: wire::Str) {
     let (module, cluster) = (scope.module.id(), &*scope.cluster);
     // SAFETY: the ABI promises valid text for the time of the call.
     let text = OneLine(unsafe { slice(&text) });
-    match level {
+    // Whoever reads the log may be slow, and that is not the module's fault.
+    breadcrumb::in_host(|| match level {
         wire::LOG_ERROR => tracing::error!(module, cluster, "{text}"),
         wire::LOG_WARN => tracing::warn!(module, cluster, "{text}"),
         wire::LOG_DEBUG => tracing::debug!(module, cluster, "{text}"),
         _ => tracing::info!(module, cluster, "{text}"),
-    }
+    });
 }
 
 #[cfg(test)]
