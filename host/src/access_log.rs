@@ -19,7 +19,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::thread::{self, JoinHandle};
@@ -109,15 +109,14 @@ impl AccessLog {
     ///
     /// # Errors
     /// The file cannot be opened, or the thread not be started.
-    pub fn open(target: &AccessLogTarget, opened: Option<File>) -> io::Result<Option<Self>> {
+    pub fn open(target: &AccessLogTarget) -> io::Result<Option<Self>> {
         let output = match target {
             AccessLogTarget::Off => return Ok(None),
             AccessLogTarget::Stdout => {
                 Output { path: None, file: Box::new(io::stdout()), broken_line: false }
             }
             AccessLogTarget::File(path) => {
-                let file = opened.map_or_else(|| append_to(path), Ok)?;
-                Output { path: Some(path.clone()), file: Box::new(file), broken_line: false }
+                Output { path: Some(path.clone()), file: Box::new(append_to(path)?), broken_line: false }
             }
         };
         Self::start(output).map(Some)
@@ -152,14 +151,6 @@ impl AccessLog {
         self.shared.reopen.store(true, Ordering::Release);
         // If the channel is full, the thread is awake and looks at the flag after its next chunk.
         let _ = self.sender.try_send(Message::LookAtFlags);
-    }
-}
-
-impl AccessLog {
-    /// As [`AccessLog::reopen`], where somebody else has opened the file.
-    pub fn reopen_with(&self, file: File) {
-        *self.shared.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
-        self.reopen();
     }
 }
 
@@ -233,8 +224,6 @@ impl Drop for Writer {
 struct Shared {
     lines: Arc<Lines>,
     reopen: AtomicBool,
-    /// The file to go on in, if somebody else has opened it.
-    next: Mutex<Option<File>>,
     /// Seconds since 1970 at the last warning about lines dropped.
     warned_s: AtomicU64,
 }
@@ -323,8 +312,7 @@ impl Scribe {
 
     fn reopen(&mut self) {
         let Some(path) = &self.output.path else { return };
-        let next = self.shared.next.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match next.map_or_else(|| append_to(path), Ok) {
+        match append_to(path) {
             Ok(file) => {
                 self.output.file = Box::new(file);
                 self.output.broken_line = false;
@@ -364,6 +352,6 @@ impl Output {
     }
 }
 
-pub(crate) fn append_to(path: &Path) -> io::Result<File> {
+fn append_to(path: &Path) -> io::Result<File> {
     File::options().append(true).create(true).open(path)
 }
