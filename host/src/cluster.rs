@@ -10,7 +10,7 @@ use tokio::sync::futures::Notified;
 use crate::config::{self, AllDown, HostHeader, KeySource};
 use crate::endpoint::{Endpoint, Which};
 use crate::module::Module;
-use crate::module::balancer::{self, Balancer, BuildError, BuildInput};
+use crate::module::balancer::{self, Balancer, BuildError, BuildInput, Fault};
 use crate::module::registry::Registry;
 use crate::slow_start::SlowStart;
 use crate::sticky::Sticky;
@@ -41,8 +41,8 @@ pub struct Tier {
     pub first: usize,
     /// How many endpoints it has; at least 1.
     pub n_endpoints: usize,
-    /// Its balancer.
-    pub balancer: Balancer,
+    /// Its balancer; none where its module's file is in quarantine. To begin a trylist, ask [`Tier::chooser`].
+    pub balancer: Option<Balancer>,
     /// What its balancer sees of it as a whole.
     pub state: &'static wire::ClusterState,
 }
@@ -63,22 +63,30 @@ pub struct Waiting<'a> {
 }
 
 impl Cluster {
-    /// Builds the endpoints and the balancers.
+    /// Builds the endpoints and the balancers. Where the module is in quarantine there are none, and the host chooses
+    /// among the endpoints. `fault_limit` is [`BuildInput::fault_limit`].
     ///
     /// # Errors
     /// What the module has against its settings or its endpoints.
     ///
     /// # Panics
     /// If the cluster's module is not in the registry, which the checked configuration rules out.
-    pub fn build(config: &config::Cluster, registry: &Registry) -> Result<Self, BuildError> {
-        let module =
-            registry.module(&config.module).expect("a checked cluster names a module that is loaded");
+    pub fn build(
+        config: &config::Cluster,
+        registry: &Registry,
+        fault_limit: u32,
+    ) -> Result<Self, BuildError> {
+        let module = registry.module(&config.module);
+        assert!(
+            module.is_some() || registry.is_quarantined(&config.module),
+            "a checked cluster names a module that is loaded"
+        );
         let endpoints = Endpoint::of_cluster(config);
         let mut first = 0;
         let tiers: Result<Box<[Tier]>, BuildError> = endpoints
             .chunk_by(|a, b| a.tier == b.tier)
             .map(|endpoints| {
-                let tier = Tier::build(config, module, first, endpoints);
+                let tier = Tier::build(config, module, first, endpoints, fault_limit);
                 first += endpoints.len();
                 tier
             })
@@ -183,16 +191,34 @@ impl Cluster {
 
     /// Where requests get their key from, if the balancer asked for one.
     pub fn key_source(&self) -> Option<&KeySource> {
-        self.config.key.as_ref().filter(|_| self.tiers.iter().any(|tier| tier.balancer.needs().key))
+        let mut balancers = self.tiers.iter().filter_map(|tier| tier.balancer.as_ref());
+        self.config.key.as_ref().filter(|_| balancers.any(|balancer| balancer.needs().key))
+    }
+
+    /// Whether the host chooses in one of its tiers, because the module's file or the tier's balancer is in quarantine.
+    pub fn is_quarantined(&self) -> bool {
+        self.tiers.iter().any(|tier| tier.chooser().is_none())
+    }
+
+    /// How often its module did this wrong.
+    pub fn faults(&self, fault: Fault) -> u64 {
+        self.tiers.iter().filter_map(|tier| tier.balancer.as_ref()).map(|b| b.faults(fault)).sum()
     }
 }
 
 impl Tier {
+    /// Who chooses for a request that begins now; none where the host is to.
+    #[inline]
+    pub fn chooser(&self) -> Option<&Balancer> {
+        self.balancer.as_ref().filter(|balancer| !balancer.is_quarantined())
+    }
+
     fn build(
         config: &config::Cluster,
-        module: &Arc<Module>,
+        module: Option<&Arc<Module>>,
         first: usize,
         endpoints: &[Endpoint],
+        fault_limit: u32,
     ) -> Result<Self, BuildError> {
         let seen: Vec<balancer::Endpoint<'_>> = endpoints
             .iter()
@@ -215,17 +241,16 @@ impl Tier {
             n_available: AtomicU32::new(u32::try_from(n_available).unwrap_or(u32::MAX)),
             epoch: AtomicU64::new(0),
         }));
-        let balancer = Balancer::build(
-            module,
-            BuildInput {
-                cluster: &config.name,
-                endpoints: &seen,
-                state,
-                settings: &config.settings,
-                previous: None,
-                saved: None,
-            },
-        )?;
+        let input = BuildInput {
+            cluster: &config.name,
+            endpoints: &seen,
+            state,
+            settings: &config.settings,
+            previous: None,
+            saved: None,
+            fault_limit,
+        };
+        let balancer = module.map(|module| Balancer::build(module, input)).transpose()?;
         Ok(Self { first, n_endpoints: endpoints.len(), balancer, state })
     }
 }

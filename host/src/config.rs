@@ -165,6 +165,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Modules to load, each ID once.
     pub modules: Vec<ModuleFile>,
+    /// So many faults of a balancer within a minute put it in quarantine; 0 is never.
+    pub module_faults: u32,
     /// Groups of servers. `Route::cluster` is an index into these.
     pub clusters: Vec<Cluster>,
     /// Which requests go where, in the order of the file.

@@ -3,6 +3,7 @@
 //! In two steps, so that everything that can fail has failed before a socket is touched: [`Prepared::new`] loads the
 //! modules and builds the balancers, [`Worker::start`] starts the threads.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -93,11 +94,20 @@ impl Prepared {
     /// # Errors
     /// [`StartError::Modules`] or [`StartError::Balancers`].
     pub fn new(config: Arc<Config>) -> Result<Self, StartError> {
-        let registry = Registry::load(&config.modules).map_err(StartError::Modules)?;
+        Self::without(config, BTreeSet::new())
+    }
+
+    /// As [`Self::new`], but modules with these IDs are in quarantine: their files are not opened, and the host chooses
+    /// the servers of their clusters.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn without(config: Arc<Config>, quarantined: BTreeSet<Arc<str>>) -> Result<Self, StartError> {
+        let registry = Registry::load_except(&config.modules, quarantined).map_err(StartError::Modules)?;
         let mut clusters = Vec::new();
         let mut refused = Vec::new();
         for cluster in &config.clusters {
-            match Cluster::build(cluster, &registry) {
+            match Cluster::build(cluster, &registry, config.module_faults) {
                 Ok(cluster) => clusters.push(cluster),
                 Err(e) => refused.push(e),
             }
@@ -415,7 +425,7 @@ async fn keep_house(thread: Rc<Thread>) {
 fn layout(addresses: &[SocketAddr], clusters: &Clusters, access_log: Option<&AccessLog>) -> MetricsLayout {
     let cluster = |idx: usize| {
         let cluster = &clusters[idx];
-        let counted = Arc::clone(clusters);
+        let (counted, watched) = (Arc::clone(clusters), Arc::clone(clusters));
         ClusterLayout {
             name: Arc::clone(&cluster.config.name),
             module: Arc::clone(&cluster.config.module),
@@ -424,9 +434,8 @@ fn layout(addresses: &[SocketAddr], clusters: &Clusters, access_log: Option<&Acc
                 .iter()
                 .map(|e| EndpointLayout { url: Arc::clone(&e.url), counters: e.counters })
                 .collect(),
-            faults: Arc::new(move |fault| {
-                counted[idx].tiers.iter().map(|tier| tier.balancer.faults(fault)).sum()
-            }),
+            faults: Arc::new(move |fault| counted[idx].faults(fault)),
+            is_quarantined: Arc::new(move || watched[idx].is_quarantined()),
         }
     };
     MetricsLayout {

@@ -276,6 +276,7 @@ fn build_from(file: &Path, id: &str, setting: Option<(&str, i64)>) -> Result<Bal
         settings: setting.as_slice(),
         previous: None,
         saved: None,
+        fault_limit: 0,
     };
     Balancer::build(&module, input).map_err(|error| error.lines().collect())
 }

@@ -26,6 +26,11 @@ use super::{AccessLogTarget, Admin, Config, Limits, Listener, RouteOrder, Syntax
 /// descriptors that systems commonly allow a service (65,536 and more).
 const MAX_CONNECTIONS: usize = 16_384;
 
+/// Bears with a panic at one odd request, and not with a module that fails at every tenth.
+const MODULE_FAULTS: u32 = 10;
+/// More than these are never.
+const MAX_FAULTS: i64 = 1000;
+
 /// A head is held in memory while it is read, so a slow client's costs this much at most.
 const LARGEST_HEAD: u64 = 1 << 20;
 
@@ -45,6 +50,8 @@ impl Checker<'_> {
     pub(super) fn check(&mut self, file: File) -> Config {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = self.integer("threads", file.threads.as_ref(), 1..=1024, threads);
+        let faults = file.module_faults;
+        let module_faults = self.integer("module_faults", faults.as_ref(), 0..=MAX_FAULTS, MODULE_FAULTS);
         let listeners = self.listeners(file.listener.0);
         let modules = self.modules(file.load_module, file.module_path);
         let clusters = self.clusters(file.cluster.0, &modules);
@@ -56,6 +63,7 @@ impl Checker<'_> {
             threads,
             listeners,
             modules: modules.checked,
+            module_faults,
             clusters: clusters.checked,
             routes,
             route_order: match self.syntax {

@@ -17,6 +17,7 @@ use super::units::{Size, Time};
 pub(super) struct File {
     pub(super) threads: Option<Spanned<i64>>,
     pub(super) module_path: Option<Vec<Spanned<String>>>,
+    pub(super) module_faults: Option<Spanned<i64>>,
     #[serde(default)]
     pub(super) listener: Tables<Listener>,
     pub(super) load_module: Option<Spanned<Named<Short<ModuleFile>>>>,

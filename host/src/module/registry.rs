@@ -1,6 +1,6 @@
 //! The modules of one configuration, by ID.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::config::ModuleFile;
@@ -11,6 +11,7 @@ use crate::module::{Hex, Module};
 #[derive(Debug, Default)]
 pub struct Registry {
     modules: BTreeMap<Arc<str>, Arc<Module>>,
+    quarantined: BTreeSet<Arc<str>>,
 }
 
 impl Registry {
@@ -20,9 +21,28 @@ impl Registry {
     ///
     /// Every refusal, in the order of the configuration, so that one run shows all that is wrong.
     pub fn load(files: &[ModuleFile]) -> Result<Self, Vec<LoadError>> {
+        Self::load_except(files, BTreeSet::new())
+    }
+
+    /// Loads every module that a configuration names, but for those with these IDs: their files are not even opened.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::load`].
+    pub fn load_except(
+        files: &[ModuleFile],
+        quarantined: BTreeSet<Arc<str>>,
+    ) -> Result<Self, Vec<LoadError>> {
         let mut modules = BTreeMap::new();
         let mut refused = Vec::new();
         for file in files {
+            if quarantined.contains(&file.id) {
+                tracing::warn!(
+                    module = &*file.id,
+                    "module is in quarantine and not opened; requests of its clusters go to servers chosen by the host"
+                );
+                continue;
+            }
             match load::open(file) {
                 Ok(module) => {
                     tracing::info!(
@@ -37,7 +57,7 @@ impl Registry {
                 Err(error) => refused.push(error),
             }
         }
-        if refused.is_empty() { Ok(Self { modules }) } else { Err(refused) }
+        if refused.is_empty() { Ok(Self { modules, quarantined }) } else { Err(refused) }
     }
 
     /// The module of this ID, if it is loaded.
@@ -45,7 +65,12 @@ impl Registry {
         self.modules.get(id)
     }
 
-    /// All modules, ordered by ID.
+    /// Whether the module of this ID was not to be loaded.
+    pub fn is_quarantined(&self, id: &str) -> bool {
+        self.quarantined.contains(id)
+    }
+
+    /// All modules that are loaded, ordered by ID.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Module>> {
         self.modules.values()
     }

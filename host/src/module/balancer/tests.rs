@@ -87,7 +87,15 @@ static COUNTERS: wire::Counters = wire::Counters {
 };
 
 fn input() -> BuildInput<'static> {
-    BuildInput { cluster: "api", endpoints: &[], state: &STATE, settings: &[], previous: None, saved: None }
+    BuildInput {
+        cluster: "api",
+        endpoints: &[],
+        state: &STATE,
+        settings: &[],
+        previous: None,
+        saved: None,
+        fault_limit: 0,
+    }
 }
 
 /// What is logged, at `debug` and above, while `f` runs.
