@@ -122,6 +122,17 @@ impl Cluster {
         }
     }
 
+    /// Sets how many requests of older generations, in processes of their own, are on their way to an endpoint: they
+    /// count towards its limit and wherever the less busy of two is wanted. Where it falls, those who wait are woken. From
+    /// any thread.
+    ///
+    /// # Panics
+    /// Where there is no such endpoint.
+    pub fn set_in_flight_older(&self, endpoint: usize, n: u32) {
+        let n_freed = self.endpoints[endpoint].set_in_flight_older(n);
+        self.queue.freed_several(n_freed as usize);
+    }
+
     /// The endpoints of one of its tiers.
     #[inline]
     pub fn endpoints_of(&self, tier: &Tier) -> &[Endpoint] {
@@ -174,10 +185,7 @@ impl Cluster {
             }
         }
         let [a, b] = drawn;
-        a.zip(b).map(|(a, b)| {
-            let in_flight = |i: usize| endpoints[i].counters.in_flight.load(Ordering::Relaxed);
-            if in_flight(b) < in_flight(a) { b } else { a }
-        })
+        a.zip(b).map(|(a, b)| if endpoints[b].in_flight() < endpoints[a].in_flight() { b } else { a })
     }
 
     /// `Host` for requests to this endpoint, or `None` to keep the client's.
@@ -276,6 +284,13 @@ impl Queue {
             self.freed.notify_one();
         }
     }
+
+    /// Tells as many of those who wait, in their order, that so many places may have come free.
+    fn freed_several(&self, n: usize) {
+        for _ in 0..n.min(self.waiting.load(Ordering::SeqCst)) {
+            self.freed.notify_one();
+        }
+    }
 }
 
 impl Waiting<'_> {
@@ -294,3 +309,62 @@ impl Drop for Waiting<'_> {
 
 /// The clusters of a worker, shared by its threads.
 pub type Clusters = Arc<[Cluster]>;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::future::Future as _;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    /// Two servers, without a module.
+    fn cluster(keys: &str) -> Cluster {
+        let text = format!(
+            "[[listener]]\naddress = \"127.0.0.1:0\"\n[load_module]\na = \"a.so\"\n[[cluster]]\nname = \"c\"\n\
+             servers = [{{ url = \"http://127.0.0.1:1\"{keys} }}, {{ url = \"http://127.0.0.1:2\"{keys} }}]\n\
+             [[route]]\npath = \"/\"\ncluster = \"c\"\n"
+        );
+        let (config, _) = config::parse("t.toml", &text, config::Syntax::Toml).expect("a good file");
+        let registry =
+            Registry::load_except(&config.modules, BTreeSet::from(["a".into()])).expect("none to load");
+        Cluster::build(&config.clusters[0], &registry, 10).expect("no module that could refuse")
+    }
+
+    #[test]
+    fn as_many_as_places_came_free_are_woken_when_older_requests_end() {
+        let cluster = cluster(", max_requests = 2");
+        cluster.set_in_flight_older(0, 2);
+        let places = [(); 3].map(|()| cluster.queue.enter(9).expect("there is room"));
+        let [a, b, c] = &places;
+        let (mut a, mut b, mut c) = (pin!(a.freed()), pin!(b.freed()), pin!(c.freed()));
+        for waiting in [a.as_mut(), b.as_mut(), c.as_mut()] {
+            assert!(!waiting.enable());
+        }
+        let mut cx = Context::from_waker(Waker::noop());
+        cluster.set_in_flight_older(0, 2);
+        assert_eq!(a.as_mut().poll(&mut cx), Poll::Pending, "nothing came free");
+        cluster.set_in_flight_older(0, 0);
+        assert_eq!(a.poll(&mut cx), Poll::Ready(()));
+        assert_eq!(b.poll(&mut cx), Poll::Ready(()));
+        assert_eq!(c.poll(&mut cx), Poll::Pending, "two places, and not three");
+    }
+
+    #[test]
+    fn the_fallback_prefers_whom_older_generations_use_less() {
+        let cluster = cluster("");
+        let weight = u64::from(cluster.endpoints[0].effective_weight());
+        for (busy, idle) in [(0, 1), (1, 0)] {
+            cluster.set_in_flight_older(busy, 3);
+            cluster.set_in_flight_older(idle, 0);
+            // The first endpoint is kept for certain; these draw one of them first and the other second.
+            for bits in [[0, 0, 0, weight], [0, 0, weight, 0]] {
+                let mut bits = bits.into_iter();
+                let random = || bits.next().expect("two draws for each of two");
+                let chosen = cluster.fall_back(&cluster.tiers[0], Which::Available, |_| false, random);
+                assert_eq!(chosen, Some(idle));
+            }
+        }
+    }
+}
