@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
@@ -41,6 +42,8 @@ pub struct Prepared {
     pub config: Arc<Config>,
     /// Its modules.
     pub registry: Registry,
+    /// The access log's file, where somebody else had to open it; otherwise the worker does.
+    pub access_log: Option<File>,
     clusters: Clusters,
 }
 
@@ -115,7 +118,7 @@ impl Prepared {
         if !refused.is_empty() {
             return Err(StartError::Balancers(refused));
         }
-        Ok(Self { config, registry, clusters: clusters.into() })
+        Ok(Self { config, registry, access_log: None, clusters: clusters.into() })
     }
 }
 
@@ -168,8 +171,8 @@ impl Worker {
     /// # Errors
     /// [`StartError::System`].
     pub fn start_on(prepared: Prepared, sockets: Sockets) -> Result<Self, StartError> {
-        let Prepared { config, registry: _, clusters } = prepared;
-        let access_log = AccessLog::open(&config.access_log)
+        let Prepared { config, registry: _, access_log, clusters } = prepared;
+        let access_log = AccessLog::open(&config.access_log, access_log)
             .map_err(|e| StartError::System(format!("access log {}", config.access_log), e))?
             .map(Arc::new);
         let addresses: Vec<SocketAddr> = sockets.listeners.iter().map(|bound| bound.address).collect();
@@ -335,6 +338,13 @@ impl Control {
     pub fn reopen_access_log(&self) {
         if let Some(log) = &self.access_log {
             log.reopen();
+        }
+    }
+
+    /// Goes on with this file as the access log, which somebody else has opened.
+    pub fn reopen_access_log_with(&self, file: File) {
+        if let Some(log) = &self.access_log {
+            log.reopen_with(file);
         }
     }
 
