@@ -3,7 +3,7 @@
 //! In two steps, so that everything that can fail has failed before a socket is touched: [`Prepared::new`] loads the
 //! modules and builds the balancers, [`Worker::start`] starts the threads.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::drain::{Idle, Phase};
 use crate::listener::{self, Gate};
 use crate::metrics::{ClusterLayout, EndpointLayout, Metrics, MetricsLayout};
-use crate::module::balancer::BuildError;
+use crate::module::balancer::{BuildError, Fault};
 use crate::module::load::LoadError;
 use crate::module::registry::Registry;
 use crate::resolve::Addresses;
@@ -209,6 +209,17 @@ impl Worker {
     /// Its clusters, in the order of the configuration: for who changes the state of an endpoint.
     pub fn clusters(&self) -> &Clusters {
         &self.clusters
+    }
+
+    /// How often each module did wrong in this worker, over all its clusters; in quarantine or not, all that clusters
+    /// name are in it.
+    pub fn faults(&self) -> BTreeMap<Arc<str>, u64> {
+        let mut faults = BTreeMap::new();
+        for cluster in self.clusters.iter() {
+            let of_cluster: u64 = Fault::ALL.into_iter().map(|fault| cluster.faults(fault)).sum();
+            *faults.entry(Arc::clone(&cluster.config.module)).or_default() += of_cluster;
+        }
+        faults
     }
 
     /// Its numbers.

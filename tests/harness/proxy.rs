@@ -1,6 +1,6 @@
 //! The proxy under test: a worker in this process, from the host's library, on a free port.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -108,6 +108,11 @@ impl Proxy {
     /// Its clusters.
     pub fn clusters(&self) -> &Clusters {
         self.worker().clusters()
+    }
+
+    /// Faults of each module.
+    pub fn faults(&self) -> BTreeMap<Arc<str>, u64> {
+        self.worker().faults()
     }
 
     /// Name of its first cluster.

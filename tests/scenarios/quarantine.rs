@@ -1,6 +1,8 @@
 //! Modules that nobody asks any more: a balancer that did wrong too often, or one whose file was not to be opened. The
 //! host chooses in their place, and everything that is the host's goes on as ever.
 
+use std::collections::BTreeMap;
+
 use tests::Gate;
 use tests::artifacts;
 use tests::journal::Journal;
@@ -54,6 +56,7 @@ fn is_put_in_quarantine(broken: &str, kind: &str, last: &str) {
     assert!((5.0..=5.0 + N_CLIENTS as f64).contains(&asked), "{asked}");
     let faults = format!("trylist_module_faults_total{{cluster=\"%\",module=\"{module}\",fault=\"{kind}\"}}");
     assert_eq!(proxy.metric(&faults), asked);
+    assert_eq!(proxy.faults(), BTreeMap::from([(module.as_str().into(), asked as u64)]));
     let said = format!(
         "cluster \"{}\": module \"{module}\" 1.0.0 is in quarantine until the next reload: 5 faults within 60 s (last: ",
         proxy.cluster()
@@ -160,6 +163,7 @@ fn a_cluster_without_its_module_serves() {
     }
     assert_eq!(metric(&proxy, QUARANTINED, UNOPENED), 1.0);
     assert_eq!(metric(&proxy, FALLBACKS, UNOPENED), 60.0);
+    assert_eq!(proxy.faults(), BTreeMap::from([(UNOPENED.into(), 0)]));
     for call in ["load_balance", "next", "finish", "drop"] {
         let calls =
             format!("trylist_module_calls_total{{cluster=\"%\",module=\"{UNOPENED}\",call=\"{call}\"}}");
