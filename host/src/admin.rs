@@ -130,7 +130,9 @@ fn respond(method: &Method, path: &str, metrics: &Arc<Metrics>, ready: Readiness
         ("/healthz", _) => text(StatusCode::OK, "ok\n"),
         ("/readyz", Readiness::Ready) => text(StatusCode::OK, "ready\n"),
         ("/readyz", Readiness::Starting) => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
-        ("/readyz", Readiness::Draining | Readiness::HandedOver) => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+        ("/readyz", Readiness::Draining | Readiness::HandedOver) => {
+            text(StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+        }
         _ => text(StatusCode::NOT_FOUND, "not found; there are /metrics, /healthz and /readyz\n"),
     }
 }

@@ -161,7 +161,9 @@ impl<T: DeserializeOwned> Receiver<T> {
             if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
                 return Err(io::Error::other("a message came cut off; are there too few descriptors left?"));
             }
-            let Some((kind, payload)) = buffer[..received.bytes].split_first() else { return Ok(Received::End) };
+            let Some((kind, payload)) = buffer[..received.bytes].split_first() else {
+                return Ok(Received::End);
+            };
             let bytes = match *kind {
                 kind::DESCRIPTORS => continue,
                 kind::IN_FILE => self.ahead.pop().map(of_file).transpose()?.unwrap_or_default(),

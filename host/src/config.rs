@@ -437,6 +437,8 @@ pub struct RunAs {
 pub struct Supervision {
     /// For one call on a request's way; a worker with a call that takes longer is replaced.
     pub module_time_limit: Duration,
+    /// Faults of one balancer within a minute after which it is not asked any more; 0 is no limit.
+    pub module_faults: u32,
     /// Workers that one module file may kill or hang up within a minute; then it is not opened any more. 0 is no limit.
     pub module_deaths: u32,
     /// A generation that a module kills sooner than this is rolled back to the one before.
@@ -483,6 +485,8 @@ impl Default for Supervision {
     fn default() -> Self {
         Self {
             module_time_limit: Duration::from_secs(1),
+            // Bears with a panic at one odd request, and not with a module that fails at every tenth.
+            module_faults: 10,
             module_deaths: 2,
             probation: Duration::from_secs(10),
             start_timeout: Duration::from_secs(60),

@@ -230,7 +230,8 @@ fn default_path(config: &Path) -> PathBuf {
     let whole = config.canonicalize().or_else(|_| std::path::absolute(config)).unwrap_or(config.to_owned());
     let stem = whole.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     // Two files of one name in different folders are two configurations; a name of any length has to fit.
-    let stem: String = stem.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).take(40).collect();
+    let stem: String =
+        stem.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).take(40).collect();
     let digest = Sha256::digest(whole.as_os_str().as_encoded_bytes());
     let tag = u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]);
     folder().join(format!("{stem}-{tag:08x}.sock"))
@@ -322,7 +323,8 @@ mod tests {
         let command: Command = serde_json::from_str(r#"{"release":{"module":"greedy"}}"#).unwrap();
         assert_eq!(command, Command::Release { module: "greedy".into() });
         assert_eq!(serde_json::to_string(&Command::Reload).unwrap(), r#""reload""#);
-        let weight = Command::Server { cluster: "a".into(), url: "http://b".into(), mark: ServerMark::Weight(3) };
+        let weight =
+            Command::Server { cluster: "a".into(), url: "http://b".into(), mark: ServerMark::Weight(3) };
         assert_eq!(
             serde_json::to_string(&weight).unwrap(),
             r#"{"server":{"cluster":"a","url":"http://b","mark":{"weight":3}}}"#

@@ -91,7 +91,8 @@ impl ClusterState {
 
     /// Has endpoints begin with what is known of them. To be called before anything is built over them.
     pub(crate) fn restore(&self, endpoints: &[Endpoint]) {
-        let known: HashMap<u64, &EndpointState> = self.endpoints.iter().map(|known| (known.id, known)).collect();
+        let known: HashMap<u64, &EndpointState> =
+            self.endpoints.iter().map(|known| (known.id, known)).collect();
         for endpoint in endpoints {
             if let Some(known) = known.get(&endpoint.id) {
                 endpoint.counters.latency_ns.store(known.latency_ns, Relaxed);
@@ -107,7 +108,7 @@ impl ClusterState {
 }
 
 fn saved(cluster: &Cluster, tier: &Tier) -> Option<BalancerState> {
-    let balancer = &tier.balancer;
+    let balancer = tier.chooser()?;
     match balancer.save() {
         // One that writes nothing has nothing to say.
         Ok(bytes) => bytes.filter(|bytes| !bytes.is_empty()).map(|bytes| BalancerState {

@@ -79,6 +79,7 @@ fn needs_without_settings(module: &Arc<Module>) -> Result<Needs, String> {
         settings: &[],
         previous: None,
         saved: None,
+        fault_limit: 0,
     };
     let balancer = Balancer::build(module, input).map_err(|error| {
         error

@@ -166,7 +166,7 @@ async fn serve_until_stopped(
         };
         match asked {
             Asked::ReopenLog => {
-                control.reopen_access_log(None);
+                control.reopen_access_log();
                 tracing::info!("SIGUSR2: the access log's file is opened again");
             }
             Asked::Stop(name) if !is_draining => {

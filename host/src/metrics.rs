@@ -50,9 +50,11 @@ pub struct ClusterLayout {
     pub module: Arc<str>,
     /// Its endpoints in the order of the configuration.
     pub endpoints: Vec<EndpointLayout>,
-    /// [`Balancer::faults`](crate::module::balancer::Balancer::faults) of its balancer: faults are counted there, because
+    /// [`Cluster::faults`](crate::cluster::Cluster::faults): faults are counted there, because
     /// not all happen on a thread that has a shard. Called at each scrape.
     pub faults: Faults,
+    /// [`Cluster::is_quarantined`](crate::cluster::Cluster::is_quarantined). Called at each scrape.
+    pub is_quarantined: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
 /// How often a module did this wrong, so far.
@@ -434,6 +436,7 @@ struct ClusterNames {
     module: Arc<str>,
     endpoints: Vec<(String, &'static wire::Counters)>,
     faults: Faults,
+    is_quarantined: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
 impl ClusterNames {
@@ -442,6 +445,7 @@ impl ClusterNames {
         Self {
             name: Arc::clone(&layout.name),
             faults: Arc::clone(&layout.faults),
+            is_quarantined: Arc::clone(&layout.is_quarantined),
             module: Arc::clone(&layout.module),
             endpoints: urls
                 .into_iter()

@@ -60,7 +60,7 @@ fn group(name: &str, place: &Place) -> Result<Gid, String> {
     if let Ok(gid) = name.parse() {
         return Ok(Gid::from_raw(gid));
     }
-    let found =
-        Group::from_name(name).map_err(|error| format!("{place}: group \"{name}\" cannot be looked up: {error}"))?;
+    let found = Group::from_name(name)
+        .map_err(|error| format!("{place}: group \"{name}\" cannot be looked up: {error}"))?;
     found.map(|group| group.gid).ok_or_else(|| format!("{place}: there is no group \"{name}\""))
 }

@@ -75,7 +75,8 @@ pub struct Options {
 /// It did not start, or requests were cut off at its end.
 pub fn run(options: Options) -> Result<(), Refused> {
     // Before anything listens, so that no signal ends the process unseen.
-    let signals = Signals::new().map_err(|error| Refused::failed(format_args!("no signal handler: {error}")))?;
+    let signals =
+        Signals::new().map_err(|error| Refused::failed(format_args!("no signal handler: {error}")))?;
     Supervisor::new(options, signals)?.run()
 }
 
@@ -132,9 +133,8 @@ impl Supervisor {
         sockets::raise_descriptor_limit();
         let (now, pid_file) = (Instant::now(), bundle.config.pid_file.clone());
         if let Some(path) = &pid_file {
-            fs::write(path, format!("{}\n", std::process::id())).map_err(|error| {
-                Refused::failed(format_args!("pid_file \"{}\": {error}", path.display()))
-            })?;
+            fs::write(path, format!("{}\n", std::process::id()))
+                .map_err(|error| Refused::failed(format_args!("pid_file \"{}\": {error}", path.display())))?;
         }
         Ok(Self {
             notify: Notify::new(),

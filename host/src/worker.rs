@@ -5,6 +5,7 @@
 
 pub mod process;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -27,7 +28,7 @@ use crate::drain::{Idle, Phase};
 use crate::handover::State;
 use crate::listener::{self, Gate};
 use crate::metrics::{ClusterLayout, EndpointLayout, Metrics, MetricsLayout};
-use crate::module::balancer::BuildError;
+use crate::module::balancer::{BuildError, Fault};
 use crate::module::load::LoadError;
 use crate::module::registry::Registry;
 use crate::resolve::Addresses;
@@ -110,7 +111,16 @@ impl Prepared {
     /// # Errors
     /// [`StartError::Modules`] or [`StartError::Balancers`].
     pub fn new(config: Arc<Config>) -> Result<Self, StartError> {
-        let registry = Registry::load(&config.modules).map_err(StartError::Modules)?;
+        Self::without(config, &BTreeSet::new())
+    }
+
+    /// As [`Self::new`], but modules with these IDs are in quarantine: their files are not opened, and the host chooses
+    /// the servers of their clusters.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn without(config: Arc<Config>, quarantined: &BTreeSet<Arc<str>>) -> Result<Self, StartError> {
+        let registry = Registry::load_except(&config.modules, quarantined).map_err(StartError::Modules)?;
         Self::over(config, registry, &State::new())
     }
 
@@ -122,7 +132,7 @@ impl Prepared {
         let mut clusters = Vec::new();
         let mut refused = Vec::new();
         for (idx, cluster) in config.clusters.iter().enumerate() {
-            match Cluster::build(idx, cluster, &registry, state) {
+            match Cluster::build(idx, cluster, &registry, state, config.supervision.module_faults) {
                 Ok(cluster) => clusters.push(cluster),
                 Err(e) => refused.push(e),
             }
@@ -218,6 +228,12 @@ impl Worker {
         &self.clusters
     }
 
+    /// How often each module did wrong in this worker, over all its clusters; in quarantine or not, all that clusters
+    /// name are in it.
+    pub fn faults(&self) -> BTreeMap<Arc<str>, u64> {
+        faults(&self.clusters)
+    }
+
     /// Its numbers.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
@@ -282,7 +298,8 @@ impl Worker {
                     });
                 }
                 // A sender that is gone means the same as a stop.
-                let ending = phase.wait_for(|phase| phase.is_ending()).await.map_or(Phase::Stopped, |phase| *phase);
+                let ending =
+                    phase.wait_for(|phase| phase.is_ending()).await.map_or(Phase::Stopped, |phase| *phase);
                 let _ = ready.send(match ending {
                     Phase::Draining { idle: Idle::AnswerOneMore, .. } => admin::Readiness::HandedOver,
                     _ => admin::Readiness::Draining,
@@ -316,7 +333,8 @@ impl Worker {
             // Where there are fewer sockets than threads, threads share them: their number is fixed when they are bound.
             for i in n_sockets..config.threads {
                 let socket = bound.sockets[i % n_sockets].try_clone();
-                let socket = socket.map_err(|e| StartError::System(format!("listener {}", bound.address), e))?;
+                let socket =
+                    socket.map_err(|e| StartError::System(format!("listener {}", bound.address), e))?;
                 shares[i].push((socket, Arc::clone(gate)));
             }
             for (i, socket) in bound.sockets.into_iter().enumerate() {
@@ -365,12 +383,17 @@ impl Control {
         self.enter(Phase::Stopped);
     }
 
-    /// Opens the access log's file anew, or goes on with this one.
-    pub fn reopen_access_log(&self, file: Option<File>) {
-        match (&self.access_log, file) {
-            (Some(log), Some(file)) => log.reopen_with(file),
-            (Some(log), None) => log.reopen(),
-            (None, _) => {}
+    /// Opens the access log's file anew.
+    pub fn reopen_access_log(&self) {
+        if let Some(log) = &self.access_log {
+            log.reopen();
+        }
+    }
+
+    /// Goes on with this file as the access log, which somebody else has opened.
+    pub fn reopen_access_log_with(&self, file: File) {
+        if let Some(log) = &self.access_log {
+            log.reopen_with(file);
         }
     }
 
@@ -458,10 +481,19 @@ async fn keep_house(thread: Rc<Thread>) {
     }
 }
 
+fn faults(clusters: &[Cluster]) -> BTreeMap<Arc<str>, u64> {
+    let mut faults = BTreeMap::new();
+    for cluster in clusters {
+        let of_cluster: u64 = Fault::ALL.into_iter().map(|fault| cluster.faults(fault)).sum();
+        *faults.entry(Arc::clone(&cluster.config.module)).or_default() += of_cluster;
+    }
+    faults
+}
+
 fn layout(addresses: &[SocketAddr], clusters: &Clusters, access_log: Option<&AccessLog>) -> MetricsLayout {
     let cluster = |idx: usize| {
         let cluster = &clusters[idx];
-        let counted = Arc::clone(clusters);
+        let (counted, watched) = (Arc::clone(clusters), Arc::clone(clusters));
         ClusterLayout {
             name: Arc::clone(&cluster.config.name),
             module: Arc::clone(&cluster.config.module),
@@ -470,9 +502,8 @@ fn layout(addresses: &[SocketAddr], clusters: &Clusters, access_log: Option<&Acc
                 .iter()
                 .map(|e| EndpointLayout { url: Arc::clone(&e.url), counters: e.counters })
                 .collect(),
-            faults: Arc::new(move |fault| {
-                counted[idx].tiers.iter().map(|tier| tier.balancer.faults(fault)).sum()
-            }),
+            faults: Arc::new(move |fault| counted[idx].faults(fault)),
+            is_quarantined: Arc::new(move || watched[idx].is_quarantined()),
         }
     };
     MetricsLayout {

@@ -82,6 +82,7 @@ fn balancer(file: &Path, n: u16, weight_of: fn(u16) -> u16) -> Balancer {
         settings: &[],
         previous: None,
         saved: None,
+        fault_limit: 0,
     };
     Balancer::build(&module, input).unwrap_or_else(|error| panic!("{error}"))
 }

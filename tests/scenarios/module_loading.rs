@@ -12,7 +12,7 @@ use tests::artifacts::{broken, c_module};
 use trylist::breadcrumb::{Board, Crumb, Kind, Mark, take_place};
 use trylist::config::{ModuleFile, Place, Setting, SettingValue};
 use trylist::module::balancer::{Balancer, BuildInput, Endpoint};
-use trylist::module::load::{LoadError, inspect, open};
+use trylist::module::load::{self, LoadError, inspect};
 use trylist::module::registry::Registry;
 use trylist::module::{Language, Module, Supports, TrylistLayout};
 
@@ -28,7 +28,12 @@ fn line(id: &str, file: impl Into<PathBuf>) -> ModuleFile {
 }
 
 fn load(id: &str, file: &Path) -> Result<Arc<Module>, LoadError> {
-    open(&line(id, file), Mark::NONE)
+    open(&line(id, file))
+}
+
+/// As a host that nobody watches over.
+fn open(request: &ModuleFile) -> Result<Arc<Module>, LoadError> {
+    load::open(request, load::read(request)?, Mark::NONE)
 }
 
 /// Loads `file` as module `x`, and checks that it is refused in one line: place, ID, file, and this.
@@ -65,7 +70,7 @@ fn names_every_place_where_it_looked_for_a_relative_file() {
     let request =
         ModuleFile { search: [PathBuf::from("/a"), "/b".into()].into(), ..line("x", "modules/mod_x.so") };
     assert_eq!(
-        open(&request, Mark::NONE).unwrap_err().to_string(),
+        open(&request).unwrap_err().to_string(),
         "site.toml:7: module \"x\": modules/mod_x.so: is not there, looked for /a/modules/mod_x.so, \
          /a/mod_x.so, /a/libmod_x.so, /b/modules/mod_x.so, /b/mod_x.so and /b/libmod_x.so"
     );
@@ -118,7 +123,7 @@ fn refuses_another_hash_than_the_pinned_one() {
     let found = sha256(&library);
     let request = ModuleFile { sha256: Some([0xab; 32]), ..line("x", &library) };
     assert_eq!(
-        open(&request, Mark::NONE).unwrap_err().to_string(),
+        open(&request).unwrap_err().to_string(),
         format!(
             "site.toml:7: module \"x\": {}: has sha256 {found}, the configuration wants {}",
             library.display(),
@@ -286,6 +291,7 @@ fn build_of(
         settings: setting.as_slice(),
         previous: None,
         saved: None,
+        fault_limit: 0,
     };
     Balancer::build(module, input).map_err(|error| error.lines().collect())
 }
@@ -416,7 +422,7 @@ fn takes_the_pinned_hash() {
     let file = broken("exhausts-early");
     let mut pinned = [0; 32];
     pinned.copy_from_slice(&sha2::Sha256::digest(fs::read(&file).unwrap()));
-    open(&ModuleFile { sha256: Some(pinned), ..line("exhausts_early", &file) }, Mark::NONE).unwrap();
+    open(&ModuleFile { sha256: Some(pinned), ..line("exhausts_early", &file) }).unwrap();
 }
 
 #[test]
@@ -430,7 +436,7 @@ fn finds_a_relative_file_as_written_then_by_name_then_with_lib() {
     };
     for name in ["libmod_exhausts_early.so", "mod_exhausts_early.so", "modules/mod_exhausts_early.so"] {
         fs::copy(broken("exhausts-early"), folder.path().join(name)).unwrap();
-        assert_eq!(open(&request, Mark::NONE).unwrap().file(), folder.path().join(name));
+        assert_eq!(open(&request).unwrap().file(), folder.path().join(name));
     }
 }
 

@@ -15,6 +15,7 @@
 //! The worker ends when the socket does; a supervisor that died has closed it too.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -45,10 +46,10 @@ pub enum ToWorker {
     Older(Vec<(u64, u32)>),
     /// A module call took longer than it may, but ended; or it goes on, and its balancers are to be left alone.
     Overrun {
-        /// Index of the module in the configuration.
-        module: usize,
-        /// Index of the cluster in the configuration.
+        /// Index of the cluster in the configuration; none for what belongs to no cluster, such as loading.
         cluster: Option<usize>,
+        /// What it has used so far, or used.
+        charged: Duration,
         /// It has not ended.
         goes_on: bool,
     },

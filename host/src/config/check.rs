@@ -197,7 +197,8 @@ impl Checker<'_> {
         let checked = self.file_name("control", &path)?;
         let (bytes, most) = (checked.as_os_str().len(), LONGEST_SOCKET_PATH);
         if bytes > most {
-            let text = format!("control: \"{}\" has {bytes} bytes, a socket's path {most} at most", path.get_ref());
+            let text =
+                format!("control: \"{}\" has {bytes} bytes, a socket's path {most} at most", path.get_ref());
             self.report.error(path.at(), text);
         }
         Some(checked)
@@ -219,6 +220,12 @@ impl Checker<'_> {
                 &of("module_time_limit"),
                 raw.module_time_limit.as_ref(),
                 defaults.module_time_limit,
+            ),
+            module_faults: self.integer(
+                &of("module_faults"),
+                raw.module_faults.as_ref(),
+                0..=1000,
+                defaults.module_faults,
             ),
             module_deaths: self.integer(
                 &of("module_deaths"),

@@ -137,6 +137,7 @@ pub(super) struct Timeouts {
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub(super) struct Supervision {
     pub(super) module_time_limit: Option<Spanned<Time>>,
+    pub(super) module_faults: Option<Spanned<i64>>,
     pub(super) module_deaths: Option<Spanned<i64>>,
     pub(super) probation: Option<Spanned<Time>>,
     pub(super) start_timeout: Option<Spanned<Time>>,

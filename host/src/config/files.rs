@@ -54,7 +54,9 @@ impl Files {
             return bytes.clone();
         }
         if self.is_whole {
-            return Err("cannot be read: it was no part of the configuration when that was checked".to_owned());
+            return Err(
+                "cannot be read: it was no part of the configuration when that was checked".to_owned()
+            );
         }
         let bytes = read(path);
         self.read.push((path.to_owned(), bytes.clone()));
@@ -63,8 +65,7 @@ impl Files {
 
     /// The files that an argument of `Include` means.
     pub(super) fn included(&mut self, argument: &str, directory: &Path) -> Result<Vec<PathBuf>, String> {
-        let is_known =
-            |((known, at), _): &&(Pattern, _)| known == argument && at == directory;
+        let is_known = |((known, at), _): &&(Pattern, _)| known == argument && at == directory;
         if let Some((_, found)) = self.found.iter().find(is_known) {
             return found.clone();
         }

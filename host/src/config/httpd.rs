@@ -43,12 +43,7 @@ use super::suggest::{did_you_mean, nearest};
 const ROOT: Span = 0..0;
 
 /// Reads `text` and what it includes. Lines with mistakes in them are reported and left out.
-pub(super) fn read(
-    name: &str,
-    text: &str,
-    files: &mut Files,
-    report: &mut Report,
-) -> Option<(File, Span)> {
+pub(super) fn read(name: &str, text: &str, files: &mut Files, report: &mut Report) -> Option<(File, Span)> {
     let (file, cluster_modules, open) = (File::default(), Vec::new(), Stack::default());
     let mut reader = Reader { report, file, cluster_modules, files, open };
     reader.open.enter(Path::new(name)).expect("nothing is open yet");
@@ -60,7 +55,10 @@ pub(super) fn read(
 /// What the last `LBControl` of a text says. It is looked for in this file alone, not in what it includes.
 pub(super) fn control_of(text: &str) -> Option<String> {
     let lines = lines(text, 0).into_iter().filter_map(|line| words(&line.text).ok());
-    lines.filter(|words| words.len() == 2 && is(&words[0], "LBControl")).last().map(|mut words| words.remove(1))
+    lines
+        .filter(|words| words.len() == 2 && is(&words[0], "LBControl"))
+        .last()
+        .map(|mut words| words.remove(1))
 }
 
 struct Reader<'a> {

@@ -92,6 +92,7 @@ t.toml:19: limits.head_bytes: expected a size such as 4096, "64KiB" or "1MiB", f
 fn reads_every_key() {
     let text = r#"
 threads = 3
+supervision.module_faults = 0
 module_path = ["m", "/abs"]
 limits = { request_line_bytes = 100, head_bytes = "1MiB", headers = 7, body_bytes = "2GiB", requests_per_connection = 9 }
 timeouts = { request_head = "1s", body = "2s", keepalive = "3s", drain = "0s" }
@@ -126,8 +127,9 @@ host_header = "server"
 "#;
     let (config, warnings) = parse("conf/t.toml", text, Syntax::Toml).unwrap();
     let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
-    assert_eq!(warnings, [r#"conf/t.toml:12: module "x": loaded, but no cluster uses it"#]);
+    assert_eq!(warnings, [r#"conf/t.toml:13: module "x": loaded, but no cluster uses it"#]);
     assert_eq!(config.threads, 3);
+    assert_eq!(config.supervision.module_faults, 0);
     assert_eq!(
         (config.listeners[0].address.to_string(), config.listeners[0].max_connections),
         ("[::1]:8080".into(), 5)
@@ -546,6 +548,10 @@ fn refuses_bad_routes() {
 fn refuses_senseless_limits() {
     assert_lines(&[
         (with_top("threads = 0\n"), "t.toml:1: threads: 0 is not a number from 1 to 1024"),
+        (
+            with_top("supervision.module_faults = -1\n"),
+            "t.toml:1: supervision.module_faults: -1 is not a number from 0 to 1000",
+        ),
         (
             with_top("limits.request_line_bytes = \"32KiB\"\n"),
             "t.toml:1: limits.head_bytes: 16384 is less than the 32768 of limits.request_line_bytes, and the line is part of the head",

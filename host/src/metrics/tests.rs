@@ -120,6 +120,17 @@ fn faults_are_those_that_the_balancer_counted() {
 }
 
 #[test]
+fn a_balancer_in_quarantine_is_shown() {
+    let mut layout = layout();
+    let labels = r#"cluster="api",module="round_robin""#;
+    for (is_in, expected) in [(false, "0"), (true, "1")] {
+        layout.clusters[0].is_quarantined = Arc::new(move || is_in);
+        let text = Metrics::new(&layout, 1).text();
+        assert_eq!(value(&text, &format!("trylist_balancer_quarantined{{{labels}}}")), expected);
+    }
+}
+
+#[test]
 fn gauges_are_what_came_less_what_went() {
     let (metrics, shard) = one_thread();
     shard.connection_opened(0);
@@ -316,6 +327,7 @@ fn layout() -> MetricsLayout {
             module: "round_robin".into(),
             endpoints: vec![endpoint("http://a"), endpoint("http://b")],
             faults: Arc::new(|fault| if fault == Fault::OutOfRange { 3 } else { 0 }),
+            is_quarantined: Arc::new(|| false),
         }],
         access_log: None,
     }

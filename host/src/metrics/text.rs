@@ -257,6 +257,15 @@ impl Metrics {
                 })
             }),
         )?;
+        out.gauge(
+            "trylist_balancer_quarantined",
+            None,
+            "1 where a module did wrong so often that the host chooses in its place until the next reload.",
+            self.clusters().map(|(_, cluster)| {
+                let labels = [("cluster", &*cluster.name), ("module", &*cluster.module)];
+                (labels, u32::from((cluster.is_quarantined)()))
+            }),
+        )?;
         out.histogram(
             "trylist_module_time",
             "Time that a request spent in all its calls into the module; a sample of the requests, not all.",
@@ -280,7 +289,7 @@ impl Metrics {
         out.counter(
             "trylist_fallbacks",
             None,
-            "Requests whose endpoints the host chose by itself, because of a fault.",
+            "Times that the host chose an endpoint by itself, because of a fault or a quarantine.",
             single(|shard, idx| &shard.clusters[idx].fallbacks),
         )
     }

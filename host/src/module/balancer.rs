@@ -6,6 +6,7 @@
 #![allow(unsafe_code, reason = "calls into modules take raw pointers; no other file makes them")]
 
 mod build;
+mod quarantine;
 mod scope;
 #[cfg(test)]
 pub(super) mod tests;
@@ -71,8 +72,22 @@ impl Balancer {
         self.scope.count(fault)
     }
 
-    /// Counts a fault that the host found in an answer. The first of each kind is logged as an error, and then one line
-    /// at most every ten seconds, so that a bad module fills no disk.
+    /// Whether it did wrong so often that it is not to be asked any more: no new trylist of it is begun, and those that
+    /// there are go on to their end. It stays so for as long as there is a balancer of this module in this cluster.
+    #[inline]
+    pub fn is_quarantined(&self) -> bool {
+        self.scope.quarantine.is_in()
+    }
+
+    /// Has nobody ask it any more, for a reason that is said once.
+    #[cold]
+    pub fn quarantine(&self, why: &dyn fmt::Display) {
+        self.scope.enter_quarantine(why);
+    }
+
+    /// Counts a fault that the host found in an answer, or a supervisor in how long a call took. The first of each kind
+    /// is logged as an error, and then one line at most every ten seconds, so that a bad module fills no disk.
+    /// [`BuildInput::fault_limit`] of them within a minute put it in quarantine.
     #[cold]
     pub fn fault(&self, fault: Fault, detail: &dyn fmt::Display) {
         self.scope.fault(fault, detail, Instant::now());

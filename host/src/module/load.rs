@@ -60,7 +60,8 @@ pub fn read(request: &ModuleFile) -> Result<Copied, LoadError> {
 /// Any further refusal.
 pub fn open(request: &ModuleFile, copied: Copied, mark: Mark) -> Result<Arc<Module>, LoadError> {
     let file = copied.file.clone();
-    let module = load(copied, Some(&request.id), mark).map_err(|refusal| LoadError::of(request, &file, refusal))?;
+    let module =
+        load(copied, Some(&request.id), mark).map_err(|refusal| LoadError::of(request, &file, refusal))?;
     Ok(Arc::new(module))
 }
 

@@ -49,7 +49,8 @@ impl Commands {
         let cannot = |error: io::Error| format!("control socket \"{name}\": {error}");
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             DirBuilder::new().recursive(true).mode(0o755).create(folder).map_err(cannot)?;
-            is_safe(folder).map_err(|why| format!("control socket \"{name}\": folder {} {why}", folder.display()))?;
+            is_safe(folder)
+                .map_err(|why| format!("control socket \"{name}\": folder {} {why}", folder.display()))?;
         }
         // The socket's own file cannot be locked, and to connect to it would not tell who comes first of two.
         let mut lock_path = path.as_os_str().to_owned();
@@ -104,7 +105,10 @@ impl Commands {
         let (now, mut asked) = (Instant::now(), Vec::new());
         self.clients.retain(|id, client| {
             let is_alive = client.read() && client.write() && client.until.is_none_or(|until| now < until);
-            if is_alive && !client.has_asked && let Some(end) = memchr::memchr(b'\n', &client.inbox) {
+            if is_alive
+                && !client.has_asked
+                && let Some(end) = memchr::memchr(b'\n', &client.inbox)
+            {
                 client.has_asked = true;
                 client.until = None;
                 match serde_json::from_slice(&client.inbox[..end]) {

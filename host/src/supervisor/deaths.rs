@@ -55,12 +55,7 @@ impl Supervisor {
     }
 
     /// Starts a worker in place of the one that served. What was rolled back once is not again.
-    fn replace(
-        &mut self,
-        dead: &Generation,
-        blame: Option<Blame>,
-        is_held: bool,
-    ) -> Result<(), Refused> {
+    fn replace(&mut self, dead: &Generation, blame: Option<Blame>, is_held: bool) -> Result<(), Refused> {
         if self.stopping.is_some() {
             return Ok(());
         }
@@ -121,7 +116,7 @@ impl Supervisor {
             Finding::Overrun { crumb, charged, .. } => (crumb, charged, false),
         };
         let Some(blame) = generation.blame(crumb) else { return Ok(()) };
-        let overrun = ToWorker::Overrun { module: blame.module, cluster: blame.cluster, goes_on };
+        let overrun = ToWorker::Overrun { cluster: blame.cluster, charged, goes_on };
         generation.tell(&overrun, &[]);
         if !goes_on {
             return Ok(());
@@ -148,7 +143,8 @@ impl Supervisor {
             }
             self.replace(&generation, Some(blame), is_held)
         } else {
-            let refused = Refused::failed(format_args!("generation {number} never served: its worker {text}"));
+            let refused =
+                Refused::failed(format_args!("generation {number} never served: its worker {text}"));
             generation.give_up();
             self.start_failed(number, refused)
         };

@@ -117,7 +117,10 @@ mod tests {
         marks.set(&before, "c", "http://a", ServerMark::Weight(7)).unwrap();
         assert_eq!(marks.reconcile(&before), Vec::<String>::new());
         let said = marks.reconcile(&config("{ url = \"http://a\", weight = 3 }"));
-        assert_eq!(said, ["cluster \"c\": server \"http://a\": weight = 3 of the configuration counts again"]);
+        assert_eq!(
+            said,
+            ["cluster \"c\": server \"http://a\": weight = 3 of the configuration counts again"]
+        );
         assert_eq!((marks.all()[0].drain, marks.all()[0].weight), (Some(true), None));
         assert_eq!(marks.reconcile(&config("\"http://b\"")).len(), 1);
         assert!(marks.all().is_empty());
@@ -126,7 +129,9 @@ mod tests {
     #[test]
     fn names_that_are_not_there_are_told_with_those_that_are() {
         let (config, mut marks) = (config("\"http://a\""), Marks::default());
-        let of = |marks: &mut Marks, cluster, url| marks.set(&config, cluster, url, ServerMark::Ready).unwrap_err();
+        let of = |marks: &mut Marks, cluster, url| {
+            marks.set(&config, cluster, url, ServerMark::Ready).unwrap_err()
+        };
         assert_eq!(of(&mut marks, "d", "http://a"), "there is no cluster \"d\" (there are: c)");
         assert_eq!(
             of(&mut marks, "c", "http://b"),

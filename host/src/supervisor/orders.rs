@@ -103,7 +103,11 @@ impl Supervisor {
     fn release(&mut self, client: ClientId, module: &str) -> Result<(), Refused> {
         if !self.quarantine.release(module) {
             let held: Vec<&str> = self.quarantine.iter().map(|(_, held)| held.module.as_str()).collect();
-            let there_are = if held.is_empty() { "none is".to_owned() } else { format!("those are: {}", held.join(", ")) };
+            let there_are = if held.is_empty() {
+                "none is".to_owned()
+            } else {
+                format!("those are: {}", held.join(", "))
+            };
             let text = format!("module \"{module}\" is not in quarantine ({there_are})");
             self.answer(&[client], &Refused::failed(text));
             return Ok(());
@@ -111,13 +115,7 @@ impl Supervisor {
         self.anew(client, &format!("module {module} is released from quarantine"))
     }
 
-    fn mark(
-        &mut self,
-        client: ClientId,
-        cluster: &str,
-        url: &str,
-        mark: ServerMark,
-    ) -> Result<(), Refused> {
+    fn mark(&mut self, client: ClientId, cluster: &str, url: &str, mark: ServerMark) -> Result<(), Refused> {
         let set = match self.marks.set(&self.bundle.config, cluster, url, mark) {
             Ok(set) => set,
             Err(text) => {

@@ -19,9 +19,7 @@ pub(super) enum Asked {
 impl Signals {
     pub(super) fn new() -> nix::Result<Self> {
         let mut set = SigSet::empty();
-        for signal in
-            [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2]
-        {
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2] {
             set.add(signal);
         }
         set.thread_block()?;

@@ -24,6 +24,7 @@ use crate::crash;
 use crate::drain::Idle;
 use crate::handover::State;
 use crate::metrics::Metrics;
+use crate::module::balancer::Fault;
 use crate::module::load::Copied;
 use crate::module::registry::Registry;
 use crate::privileges;
@@ -132,7 +133,8 @@ impl Process {
         apply_weights(&mut config, &marks);
         let config = Arc::new(config);
         // Code of modules runs from here on.
-        let registry = Registry::open(&config.modules, copies.into_iter().map(Ok)).map_err(|e| Refused::from(StartError::Modules(e)))?;
+        let registry = Registry::open(&config.modules, copies.into_iter().map(Ok))
+            .map_err(|e| Refused::from(StartError::Modules(e)))?;
         let prepared = Prepared::over(Arc::clone(&config), registry, &state).map_err(Refused::from)?;
         let says = |module: &config::ModuleFile| {
             let module = prepared.registry.module(&module.id)?;
@@ -182,7 +184,9 @@ impl Process {
                 // drained too.
                 Ok(None) => break,
                 Err(Failure::NoSupervisor(error)) => {
-                    tracing::error!("what the supervisor says cannot be read, so this worker drains: {error}");
+                    tracing::error!(
+                        "what the supervisor says cannot be read, so this worker drains: {error}"
+                    );
                     break;
                 }
                 Err(Failure::Reported) => break,
@@ -210,14 +214,17 @@ fn obey(
         ToWorker::Mark(mark) => apply_drain(clusters, &mark),
         ToWorker::Base(totals) => metrics.set_base(totals),
         ToWorker::Older(in_flight) => set_older(clusters, &in_flight),
-        ToWorker::Overrun { module, cluster, goes_on } => overrun(clusters, module, cluster, goes_on),
+        ToWorker::Overrun { cluster, charged, goes_on } => overrun(clusters, cluster, charged, goes_on),
         ToWorker::HandOver { removed } => {
             control.hand_over(&removed);
             reporter.hurry();
         }
         ToWorker::Drain => control.drain(Idle::Close),
         ToWorker::Stop => control.stop(),
-        ToWorker::ReopenLog => control.reopen_access_log(descriptors.into_iter().next().map(File::from)),
+        ToWorker::ReopenLog => match descriptors.into_iter().next() {
+            Some(file) => control.reopen_access_log_with(File::from(file)),
+            None => tracing::error!("the access log's new file has not come; the old one goes on"),
+        },
         // They have come.
         ToWorker::Start(_) | ToWorker::Serve { .. } => {}
     }
@@ -244,6 +251,18 @@ fn apply_drain(clusters: &Clusters, mark: &Mark) {
                 let state = if drains { wire::STATE_DRAINING } else { wire::STATE_AVAILABLE };
                 cluster.set_state(idx, state);
             }
+        }
+    }
+}
+
+/// A call that does not return keeps its thread; nobody else is to be lost to the same.
+fn overrun(clusters: &Clusters, cluster: Option<usize>, charged: Duration, goes_on: bool) {
+    let Some(cluster) = cluster.and_then(|cluster| clusters.get(cluster)) else { return };
+    for balancer in cluster.tiers.iter().filter_map(|tier| tier.balancer.as_ref()) {
+        if goes_on {
+            balancer.quarantine(&format_args!("a call has not returned after {charged:.1?}"));
+        } else {
+            balancer.fault(Fault::Overrun, &format_args!("a call took {charged:.1?}"));
         }
     }
 }
@@ -379,19 +398,19 @@ impl Reporting {
             let n = endpoint.counters.in_flight.load(std::sync::atomic::Ordering::Relaxed);
             (n > 0).then_some((endpoint.id, n))
         };
+        let faults = super::faults(&self.clusters);
         let endpoints = || self.clusters.iter().flat_map(|cluster| &cluster.endpoints);
         let report = Report {
             totals: self.metrics.totals(),
-            faults: faults(&self.clusters, &self.config),
+            faults: self
+                .config
+                .modules
+                .iter()
+                .map(|module| faults.get(&module.id).copied().unwrap_or(0))
+                .collect(),
             connections: self.metrics.open_connections(),
             in_flight: if with_in_flight { endpoints().filter_map(in_flight).collect() } else { Vec::new() },
         };
         let _ = self.to.send(&ToSupervisor::Report(Box::new(report)), &[]);
     }
 }
-
-fn faults(_clusters: &Clusters, _config: &Config) -> Vec<u64> {
-    Vec::new()
-}
-
-fn overrun(_clusters: &Clusters, _module: usize, _cluster: Option<usize>, _goes_on: bool) {}

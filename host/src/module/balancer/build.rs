@@ -52,6 +52,8 @@ pub struct BuildInput<'a> {
     pub previous: Option<&'a Balancer>,
     /// What the cluster's balancer of an earlier generation saved.
     pub saved: Option<&'a [u8]>,
+    /// So many faults within a minute put the balancer in quarantine; 0 is never.
+    pub fault_limit: u32,
 }
 
 /// Why a module refused to build: every reason that it gave, at least one.
@@ -107,7 +109,7 @@ impl Balancer {
         let previous = input.previous.filter(|previous| previous.is_replaceable_by(module, input.cluster));
         let scope = match previous {
             Some(previous) => Arc::clone(&previous.scope),
-            None => Scope::new(Arc::clone(module), input.cluster),
+            None => Scope::new(Arc::clone(module), input.cluster, input.fault_limit),
         };
         let metadata: Vec<Box<[wire::Pair]>> = input.endpoints.iter().map(|e| pairs(e.metadata)).collect();
         let endpoints: Vec<wire::Endpoint> =

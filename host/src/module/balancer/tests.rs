@@ -95,6 +95,7 @@ fn input() -> BuildInput<'static> {
         settings: &[],
         previous: None,
         saved: None,
+        fault_limit: 0,
     }
 }
 
