@@ -1,6 +1,7 @@
 //! The proxy under real traffic: one file for each thing that it promises.
 #![allow(clippy::unwrap_used, reason = "a scenario that unwraps fails, as it should")]
 
+mod abi;
 mod balancing;
 mod bodies;
 mod commands;
