@@ -20,6 +20,7 @@ use prometheus_client::encoding;
 use prometheus_client::registry::Registry;
 
 use crate::access_log;
+use crate::endpoint::Health;
 use crate::module::balancer::Fault;
 
 use self::cells::{Cell, ClusterCells, EndpointCells, Histogram, ListenerCells, RequestCells};
@@ -46,18 +47,25 @@ pub struct ClusterLayout {
     /// [`Balancer::faults`](crate::module::balancer::Balancer::faults) of its balancer: faults are counted there, because
     /// not all happen on a thread that has a shard. Called at each scrape.
     pub faults: Faults,
+    /// Whether it is in panic. Called at each scrape.
+    pub panics: Panics,
 }
 
 /// How often a module did this wrong, so far.
 pub type Faults = Arc<dyn Fn(Fault) -> u64 + Send + Sync>;
 
+/// Whether a cluster is in panic.
+pub type Panics = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// One endpoint.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct EndpointLayout {
     /// The URL as written. A second one of the same URL in a cluster is labelled `URL #2`.
     pub url: Arc<str>,
     /// Its live numbers, read at each scrape.
     pub counters: &'static wire::Counters,
+    /// What is known of its health, read at each scrape.
+    pub health: Arc<Health>,
 }
 
 /// A request that is over, as [`Shard::request`] counts it.
@@ -414,8 +422,9 @@ fn kind_idx(kind: u32, n: usize, default: u32) -> usize {
 struct ClusterNames {
     name: Arc<str>,
     module: Arc<str>,
-    endpoints: Vec<(String, &'static wire::Counters)>,
+    endpoints: Vec<(String, EndpointLayout)>,
     faults: Faults,
+    panics: Panics,
 }
 
 impl ClusterNames {
@@ -424,11 +433,9 @@ impl ClusterNames {
         Self {
             name: Arc::clone(&layout.name),
             faults: Arc::clone(&layout.faults),
+            panics: Arc::clone(&layout.panics),
             module: Arc::clone(&layout.module),
-            endpoints: urls
-                .into_iter()
-                .zip(layout.endpoints.iter().map(|endpoint| endpoint.counters))
-                .collect(),
+            endpoints: urls.into_iter().zip(layout.endpoints.iter().cloned()).collect(),
         }
     }
 }
