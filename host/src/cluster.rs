@@ -1,7 +1,9 @@
 //! A cluster as requests see it: its endpoints and the balancers that order them, built once and never changed.
 
+mod standing;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use lb_api::wire;
 use tokio::sync::Notify;
@@ -13,8 +15,11 @@ use crate::handover::State;
 use crate::module::Module;
 use crate::module::balancer::{self, Balancer, BuildError, BuildInput, Fault};
 use crate::module::registry::Registry;
+use crate::outlier::Outlier;
 use crate::slow_start::SlowStart;
 use crate::sticky::Sticky;
+
+pub use self::standing::{HealthFacts, keep};
 
 /// One cluster. Shared by all threads; what changes in it is atomic.
 #[derive(Debug)]
@@ -31,8 +36,13 @@ pub struct Cluster {
     pub slow_start: Option<SlowStart>,
     /// Where requests of a session stay with their endpoint.
     pub sticky: Option<Sticky>,
+    /// Where endpoints whose tries fail are left alone for a while.
+    pub outlier: Option<Outlier>,
     /// Requests that wait because every endpoint is full.
     pub queue: Queue,
+    panics: AtomicBool,
+    /// What some endpoint's sources say has changed.
+    changed: Notify,
 }
 
 /// Endpoints that a balancer of their own orders. In its calls their indices begin at 0.
@@ -117,31 +127,22 @@ impl Cluster {
             .sticky
             .as_ref()
             .map(|sticky| Sticky::new(&config.name, sticky, &endpoints, state.secret()));
-        Ok(Self {
+        let cluster = Self {
             sticky,
             config: config.clone(),
+            outlier: Outlier::new(&config.ejection, endpoints.len()),
             endpoints,
             tiers: tiers?,
             has_limits,
             slow_start,
             queue: Queue::default(),
-        })
-    }
-
-    /// Changes an endpoint's state to one of [`wire`]'s `STATE_*`. From any thread, but no request's business: it may wait
-    /// for another that does the same.
-    ///
-    /// # Panics
-    /// Where there is no such endpoint.
-    pub fn set_state(&self, endpoint: usize, state: u32) {
-        let of = |tier: &&Tier| endpoint - tier.first < tier.n_endpoints;
-        let tier = self.tiers.iter().rev().find(|tier| tier.first <= endpoint).filter(of);
-        let tier = tier.expect("every endpoint is of a tier");
-        let changed = self.endpoints[endpoint].set_state(state, tier.state, self.slow_start.as_ref());
-        if changed && state == wire::STATE_AVAILABLE {
-            // It may take more than one of them.
-            self.queue.freed.notify_waiters();
+            panics: AtomicBool::new(false),
+            changed: Notify::new(),
+        };
+        if let Some(known) = known {
+            cluster.take_over_health(known.health());
         }
+        Ok(cluster)
     }
 
     /// Sets how many requests of older generations, in processes of their own, are on their way to an endpoint: they

@@ -13,6 +13,7 @@ mod check;
 mod de;
 mod file;
 mod files;
+mod health;
 mod httpd;
 mod locate;
 mod read;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::files::Files;
+pub use self::health::{CountedStatuses, Ejection, HealthCheck, HttpProbe, Probe, ProbeMethod};
 pub use self::locate::NotFound;
 
 use self::check::Checker;
@@ -256,6 +258,12 @@ pub struct Cluster {
     pub slow_start: Duration,
     /// 1 for a straight line; with more it rises faster at first.
     pub slow_start_aggression: f64,
+    /// When a server whose tries fail is left alone.
+    pub ejection: Ejection,
+    /// How its servers are asked whether they are well.
+    pub health_check: Option<HealthCheck>,
+    /// With a smaller percentage of its servers available, all but those that drain get requests; 0 is never.
+    pub panic_threshold: u8,
     /// What to do where no server is available.
     pub all_down: AllDown,
     /// How requests of one session find their server again.

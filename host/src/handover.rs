@@ -1,11 +1,11 @@
-//! What one generation learned and the next one begins with: latencies of endpoints, and what balancers saved.
+//! What one generation learned and the next one begins with: health and latencies of endpoints, and what balancers saved.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{Cluster, Tier};
+use crate::cluster::{Cluster, HealthFacts, Tier};
 use crate::endpoint::Endpoint;
 use crate::sticky;
 
@@ -29,6 +29,7 @@ impl std::fmt::Debug for State {
 pub struct ClusterState {
     name: String,
     endpoints: Vec<EndpointState>,
+    health: Vec<HealthFacts>,
     balancers: Vec<BalancerState>,
 }
 
@@ -85,6 +86,7 @@ impl ClusterState {
         Self {
             name: cluster.config.name.to_string(),
             endpoints: cluster.endpoints.iter().map(endpoint).collect(),
+            health: cluster.health_facts().into_iter().map(without_drain).collect(),
             balancers: cluster.tiers.iter().filter_map(|tier| saved(cluster, tier)).collect(),
         }
     }
@@ -100,11 +102,21 @@ impl ClusterState {
         }
     }
 
+    /// What is known of its endpoints' health.
+    pub(crate) fn health(&self) -> &[HealthFacts] {
+        &self.health
+    }
+
     /// What the balancer of this tier saved, if it was one of the same module.
     pub(crate) fn saved(&self, tier: u16, module: &str) -> Option<&[u8]> {
         let is_it = |saved: &&BalancerState| saved.tier == tier && saved.module == module;
         self.balancers.iter().find(is_it).map(|saved| saved.bytes.as_slice())
     }
+}
+
+/// Marks of operators are the supervisor's to remember, and to forget.
+fn without_drain(facts: HealthFacts) -> HealthFacts {
+    HealthFacts { drain: None, ..facts }
 }
 
 fn saved(cluster: &Cluster, tier: &Tier) -> Option<BalancerState> {

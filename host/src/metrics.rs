@@ -25,6 +25,7 @@ use prometheus_client::encoding;
 use prometheus_client::registry::Registry;
 
 use crate::access_log;
+use crate::endpoint::Health;
 use crate::module::balancer::Fault;
 
 pub use self::totals::Totals;
@@ -55,18 +56,25 @@ pub struct ClusterLayout {
     pub faults: Faults,
     /// [`Cluster::is_quarantined`](crate::cluster::Cluster::is_quarantined). Called at each scrape.
     pub is_quarantined: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Whether it is in panic. Called at each scrape.
+    pub panics: Panics,
 }
 
 /// How often a module did this wrong, so far.
 pub type Faults = Arc<dyn Fn(Fault) -> u64 + Send + Sync>;
 
+/// Whether a cluster is in panic.
+pub type Panics = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// One endpoint.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct EndpointLayout {
     /// The URL as written. A second one of the same URL in a cluster is labelled `URL #2`.
     pub url: Arc<str>,
     /// Its live numbers, read at each scrape.
     pub counters: &'static wire::Counters,
+    /// What is known of its health, read at each scrape.
+    pub health: Arc<Health>,
 }
 
 /// A request that is over, as [`Shard::request`] counts it.
@@ -434,9 +442,10 @@ fn kind_idx(kind: u32, n: usize, default: u32) -> usize {
 struct ClusterNames {
     name: Arc<str>,
     module: Arc<str>,
-    endpoints: Vec<(String, &'static wire::Counters)>,
+    endpoints: Vec<(String, EndpointLayout)>,
     faults: Faults,
     is_quarantined: Arc<dyn Fn() -> bool + Send + Sync>,
+    panics: Panics,
 }
 
 impl ClusterNames {
@@ -446,11 +455,9 @@ impl ClusterNames {
             name: Arc::clone(&layout.name),
             faults: Arc::clone(&layout.faults),
             is_quarantined: Arc::clone(&layout.is_quarantined),
+            panics: Arc::clone(&layout.panics),
             module: Arc::clone(&layout.module),
-            endpoints: urls
-                .into_iter()
-                .zip(layout.endpoints.iter().map(|endpoint| endpoint.counters))
-                .collect(),
+            endpoints: urls.into_iter().zip(layout.endpoints.iter().cloned()).collect(),
         }
     }
 }

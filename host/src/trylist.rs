@@ -21,6 +21,7 @@ use crate::endpoint::{Declined, InFlight, Which};
 use crate::http1::head::{RequestHead, ResponseHead};
 use crate::metrics::Call;
 use crate::module::balancer::{Balancer, Fault, Panicked};
+use crate::outlier;
 use crate::thread::{Thread, ns};
 
 pub(crate) use self::slot::Slot;
@@ -120,6 +121,7 @@ struct Current {
     sent: u64,
     received: u64,
     failure: Option<u32>,
+    os_error: Option<i32>,
     _in_flight: InFlight,
 }
 
@@ -221,7 +223,7 @@ impl<'a> Trylist<'a> {
     pub fn not_established(&mut self, kind: u32, os_error: Option<i32>, now: Instant) {
         let try_id = self.slot().tries.len() as u32 + 1;
         let Some(current) = &mut self.current else { return };
-        current.failure = Some(kind);
+        (current.failure, current.os_error) = (Some(kind), os_error);
         let failure = wire::Failure {
             size: size_of::<wire::Failure>() as u32,
             kind,
@@ -290,6 +292,14 @@ impl<'a> Trylist<'a> {
         self.last.first_byte = current.first_byte;
         self.last.sent += current.sent;
         self.last.received += current.received;
+        if let Some(outlier) = &self.cluster.outlier {
+            let end = outlier::TryEnd {
+                result,
+                failure: current.failure.map(|kind| (kind, current.os_error)),
+                status: current.status,
+            };
+            outlier.try_ended(self.cluster, current.endpoint, &end, now, || self.thread.random());
+        }
         drop(current);
         self.cluster.queue.freed();
     }
@@ -500,6 +510,7 @@ impl<'a> Trylist<'a> {
             sent: 0,
             received: 0,
             failure: None,
+            os_error: None,
             _in_flight: in_flight,
         });
         Some(Step::Try(endpoint))

@@ -22,7 +22,7 @@ use tokio::task::LocalSet;
 use crate::access_log::{self, AccessLog};
 use crate::admin;
 use crate::breadcrumb::{self, Board};
-use crate::cluster::{Cluster, Clusters};
+use crate::cluster::{self, Cluster, Clusters};
 use crate::config::Config;
 use crate::drain::{Idle, Phase};
 use crate::handover::State;
@@ -279,16 +279,7 @@ impl Worker {
                 for name in names {
                     tokio::spawn(name.keep_resolved());
                 }
-                for (idx, cluster) in clusters.iter().enumerate() {
-                    if cluster.slow_start.is_some() {
-                        let clusters = Arc::clone(&clusters);
-                        tokio::spawn(async move {
-                            if let Some(slow_start) = &clusters[idx].slow_start {
-                                slow_start.run().await;
-                            }
-                        });
-                    }
-                }
+                cluster::keep(&clusters);
                 let (ready, readiness) = watch::channel(admin::Readiness::Ready);
                 if let Some(socket) = admin {
                     tokio::spawn(async move {
@@ -493,17 +484,22 @@ fn faults(clusters: &[Cluster]) -> BTreeMap<Arc<str>, u64> {
 fn layout(addresses: &[SocketAddr], clusters: &Clusters, access_log: Option<&AccessLog>) -> MetricsLayout {
     let cluster = |idx: usize| {
         let cluster = &clusters[idx];
-        let (counted, watched) = (Arc::clone(clusters), Arc::clone(clusters));
+        let (counted, watched, judged) = (Arc::clone(clusters), Arc::clone(clusters), Arc::clone(clusters));
         ClusterLayout {
             name: Arc::clone(&cluster.config.name),
             module: Arc::clone(&cluster.config.module),
             endpoints: cluster
                 .endpoints
                 .iter()
-                .map(|e| EndpointLayout { url: Arc::clone(&e.url), counters: e.counters })
+                .map(|e| EndpointLayout {
+                    url: Arc::clone(&e.url),
+                    counters: e.counters,
+                    health: Arc::clone(&e.health),
+                })
                 .collect(),
             faults: Arc::new(move |fault| counted[idx].faults(fault)),
             is_quarantined: Arc::new(move || watched[idx].is_quarantined()),
+            panics: Arc::new(move || judged[idx].is_in_panic()),
         }
     };
     MetricsLayout {

@@ -6,8 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use trylist::cluster::Clusters;
+use lb_api::wire::{STATE_DOWN, STATE_DRAINING, STATE_EJECTED};
+use trylist::cluster::{Cluster, Clusters};
 use trylist::config::{self, Syntax};
+use trylist::endpoint::Source;
 use trylist::worker::{Control, Given, Prepared, Sockets, StartError, Worker};
 
 use crate::client::Client;
@@ -100,9 +102,21 @@ impl Proxy {
         self.worker().admin_address().expect("the configuration has an admin listener")
     }
 
-    /// Has an endpoint of its first cluster be in this state, as health checks would.
+    /// Has an endpoint of its first cluster be in this state: the source that says so is the only one that says anything.
     pub fn set_state(&self, endpoint: usize, state: u32) {
-        self.worker().clusters()[0].set_state(endpoint, state);
+        let sources =
+            [(Source::Drain, STATE_DRAINING), (Source::Check, STATE_DOWN), (Source::Ejection, STATE_EJECTED)];
+        // What begins before what ends: it is never available in between.
+        for holds in [true, false] {
+            for (source, _) in sources.iter().filter(|(_, of)| (*of == state) == holds) {
+                self.first_cluster().set_source(endpoint, *source, holds);
+            }
+        }
+    }
+
+    /// Its first cluster.
+    pub fn first_cluster(&self) -> &Cluster {
+        &self.worker().clusters()[0]
     }
 
     /// Its clusters.

@@ -5,6 +5,7 @@
 
 mod address;
 mod cluster;
+mod health;
 mod module;
 mod route;
 mod sticky;

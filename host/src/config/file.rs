@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::settings::Value;
 use super::shape::{Expecting, Named, Short, Tables};
-use super::units::{Size, Time};
+use super::units::{Size, Statuses, Time};
 
 /// The whole file.
 #[derive(Debug, Default, Deserialize)]
@@ -70,8 +70,44 @@ pub(super) struct Cluster {
     pub(super) queue_timeout: Option<Spanned<Time>>,
     pub(super) slow_start: Option<Spanned<Time>>,
     pub(super) slow_start_aggression: Option<Spanned<f64>>,
+    pub(super) ejection: Option<Ejection>,
+    pub(super) health_check: Option<Spanned<HealthCheck>>,
+    pub(super) panic_threshold: Option<Spanned<i64>>,
     pub(super) all_down: Option<Spanned<String>>,
     pub(super) sticky: Option<Spanned<Sticky>>,
+}
+
+/// `ejection` of a cluster.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Ejection {
+    pub(super) failures: Option<Spanned<i64>>,
+    pub(super) statuses: Option<Spanned<String>>,
+    pub(super) failure_percent: Option<Spanned<i64>>,
+    pub(super) interval: Option<Spanned<Time>>,
+    pub(super) min_requests: Option<Spanned<i64>>,
+    pub(super) time: Option<Spanned<Time>>,
+    pub(super) max_time: Option<Spanned<Time>>,
+    pub(super) max_percent: Option<Spanned<i64>>,
+}
+
+/// `health_check` of a cluster.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct HealthCheck {
+    #[serde(rename = "type")]
+    pub(super) kind: Option<Spanned<String>>,
+    pub(super) method: Option<Spanned<String>>,
+    pub(super) path: Option<Spanned<String>>,
+    pub(super) host: Option<Spanned<String>>,
+    pub(super) statuses: Option<Spanned<Vec<Statuses>>>,
+    pub(super) body: Option<Spanned<String>>,
+    pub(super) service: Option<Spanned<String>>,
+    pub(super) port: Option<Spanned<i64>>,
+    pub(super) interval: Option<Spanned<Time>>,
+    pub(super) timeout: Option<Spanned<Time>>,
+    pub(super) rise: Option<Spanned<i64>>,
+    pub(super) fall: Option<Spanned<i64>>,
 }
 
 /// `sticky` of a cluster.

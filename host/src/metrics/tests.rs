@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use super::cells::Latency;
 use super::*;
+use crate::endpoint::Source;
 
 #[test]
 fn sums_the_shards_of_all_threads() {
@@ -94,6 +95,24 @@ fn two_servers_of_one_url_are_two_series() {
     let labels = r#"cluster="api",endpoint="http://a #2""#;
     assert_eq!(value(&text, &format!("trylist_tries_total{{{labels},result=\"not_established\"}}")), "1");
     assert_eq!(value(&text, &format!("trylist_try_failures_total{{{labels},kind=\"resolve\"}}")), "1");
+}
+
+#[test]
+fn says_of_each_source_what_it_says() {
+    let layout = layout();
+    let metrics = Metrics::new(&layout, 1);
+    let health = &layout.clusters[0].endpoints[0].health;
+    health.set(Source::Drain, true);
+    health.set(Source::Check, true);
+    let text = metrics.text();
+    for (source, holds) in [("drain", "1"), ("check", "1"), ("ejection", "0")] {
+        let labels = format!(r#"cluster="api",endpoint="http://a",source="{source}""#);
+        assert_eq!(value(&text, &format!("trylist_endpoint_unavailable{{{labels}}}")), holds);
+    }
+    let labels = r#"cluster="api",endpoint="http://a""#;
+    assert_eq!(value(&text, &format!("trylist_endpoint_ejections_total{{{labels}}}")), "0");
+    assert_eq!(value(&text, r#"trylist_cluster_panic{cluster="api"}"#), "1");
+    assert!(!text.contains("trylist_health_checks_total{"), "there were none");
 }
 
 #[test]
@@ -319,7 +338,11 @@ fn one_thread() -> (Arc<Metrics>, Arc<Shard>) {
 }
 
 fn layout() -> MetricsLayout {
-    let endpoint = |url: &str| EndpointLayout { url: url.into(), counters: Box::leak(Box::new(counters())) };
+    let endpoint = |url: &str| EndpointLayout {
+        url: url.into(),
+        counters: Box::leak(Box::new(counters())),
+        health: Arc::default(),
+    };
     MetricsLayout {
         listeners: vec!["127.0.0.1:80".into()],
         clusters: vec![ClusterLayout {
@@ -328,6 +351,7 @@ fn layout() -> MetricsLayout {
             endpoints: vec![endpoint("http://a"), endpoint("http://b")],
             faults: Arc::new(|fault| if fault == Fault::OutOfRange { 3 } else { 0 }),
             is_quarantined: Arc::new(|| false),
+            panics: Arc::new(|| true),
         }],
         access_log: None,
     }

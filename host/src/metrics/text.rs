@@ -18,6 +18,7 @@ use super::{
     Call, Cell, Connection, EndpointCells, FAILURES, Histogram, ListenerCells, Metrics, OUTCOMES, QueueEnd,
     RequestCells, STATES, Shard, TRY_RESULTS,
 };
+use crate::endpoint::Source;
 use crate::module::balancer::Fault;
 
 impl Collector for Metrics {
@@ -42,6 +43,7 @@ impl Metrics {
         self.requests(out)?;
         self.tries(out)?;
         self.endpoints(out)?;
+        self.health(out)?;
         self.modules(out)?;
         self.queues(out)
     }
@@ -192,7 +194,7 @@ impl Metrics {
     fn endpoints(&self, out: &mut Families<'_>) -> fmt::Result {
         let live = || {
             self.endpoint_series()
-                .map(|(labels, cluster, idx)| (labels, self.clusters[cluster].endpoints[idx].1))
+                .map(|(labels, cluster, idx)| (labels, self.clusters[cluster].endpoints[idx].1.counters))
         };
         out.gauge(
             "trylist_endpoint_in_flight",
@@ -224,6 +226,48 @@ impl Metrics {
             Some(&Unit::Seconds),
             "Smoothed time to an endpoint's response headers; 0 while nothing is known.",
             live().map(|(labels, counters)| (labels, seconds(counters.latency_ns.load(Relaxed)))),
+        )
+    }
+
+    fn health(&self, out: &mut Families<'_>) -> fmt::Result {
+        let each = || {
+            self.endpoint_series()
+                .map(|(labels, cluster, idx)| (labels, &self.clusters[cluster].endpoints[idx].1.health))
+        };
+        out.gauge(
+            "trylist_endpoint_unavailable",
+            None,
+            "1 where this source says that an endpoint takes no requests, whatever the others say.",
+            each().flat_map(|([cluster, endpoint], health)| {
+                Source::ALL.into_iter().map(move |source| {
+                    let labels = [cluster, endpoint, ("source", source.name())];
+                    (labels, u32::from(health.holds(source)))
+                })
+            }),
+        )?;
+        out.counter(
+            "trylist_endpoint_ejections",
+            None,
+            "Times that an endpoint was ejected for what its traffic showed.",
+            each().map(|(labels, health)| (labels, health.traffic.total())),
+        )?;
+        out.counter(
+            "trylist_health_checks",
+            None,
+            "Active checks of an endpoint by their result.",
+            each().flat_map(|([cluster, endpoint], health)| {
+                let (passed, failed) = health.checks.totals();
+                let labels = move |result| [cluster, endpoint, ("result", result)];
+                let results = [(labels("passed"), passed), (labels("failed"), failed)];
+                results.into_iter().filter(move |_| passed + failed > 0)
+            }),
+        )?;
+        out.gauge(
+            "trylist_cluster_panic",
+            None,
+            "1 where so few endpoints are available that all but those that drain get requests.",
+            self.clusters()
+                .map(|(_, cluster)| ([("cluster", &*cluster.name)], u32::from((cluster.panics)()))),
         )
     }
 

@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use lb_api::wire;
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::breadcrumb::{self, Board};
@@ -22,6 +21,7 @@ use crate::config::{self, Config};
 use crate::control::Refused;
 use crate::crash;
 use crate::drain::Idle;
+use crate::endpoint::{Endpoint, Source};
 use crate::handover::State;
 use crate::metrics::Metrics;
 use crate::module::balancer::Fault;
@@ -248,8 +248,7 @@ fn apply_drain(clusters: &Clusters, mark: &Mark) {
     for cluster in clusters.iter().filter(|cluster| *cluster.config.name == *mark.cluster) {
         for (idx, endpoint) in cluster.endpoints.iter().enumerate() {
             if *endpoint.url == *mark.url {
-                let state = if drains { wire::STATE_DRAINING } else { wire::STATE_AVAILABLE };
-                cluster.set_state(idx, state);
+                cluster.set_source(idx, Source::Drain, drains);
             }
         }
     }
@@ -394,7 +393,7 @@ impl Reporting {
     }
 
     fn report(&self, with_in_flight: bool) {
-        let in_flight = |endpoint: &crate::endpoint::Endpoint| {
+        let in_flight = |endpoint: &Endpoint| {
             let n = endpoint.counters.in_flight.load(std::sync::atomic::Ordering::Relaxed);
             (n > 0).then_some((endpoint.id, n))
         };
