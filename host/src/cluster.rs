@@ -12,6 +12,7 @@ use crate::endpoint::{Endpoint, Which};
 use crate::module::Module;
 use crate::module::balancer::{self, Balancer, BuildError, BuildInput};
 use crate::module::registry::Registry;
+use crate::retry::Retries;
 use crate::slow_start::SlowStart;
 use crate::sticky::Sticky;
 
@@ -32,6 +33,8 @@ pub struct Cluster {
     pub sticky: Option<Sticky>,
     /// Requests that wait because every endpoint is full.
     pub queue: Queue,
+    /// Retries that are under way.
+    pub retries: Retries,
 }
 
 /// Endpoints that a balancer of their own orders. In its calls their indices begin at 0.
@@ -95,6 +98,7 @@ impl Cluster {
             has_limits,
             slow_start,
             queue: Queue::default(),
+            retries: Retries::default(),
         })
     }
 
@@ -137,6 +141,12 @@ impl Cluster {
     #[inline]
     pub fn available_tier(&self, from: usize) -> Option<usize> {
         (from..self.tiers.len()).find(|&tier| self.tiers[tier].state.n_available.load(Ordering::Relaxed) > 0)
+    }
+
+    /// Requests on their way to an endpoint, and those that wait for one. Looks at every endpoint.
+    pub fn n_requests(&self) -> u64 {
+        let in_flight = |e: &Endpoint| u64::from(e.counters.in_flight.load(Ordering::Relaxed));
+        self.endpoints.iter().map(in_flight).sum::<u64>() + self.queue.waiting.load(Ordering::Relaxed) as u64
     }
 
     /// The host's own choice, for when the module gives none that can be used: of two available endpoints drawn at

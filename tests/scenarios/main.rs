@@ -16,6 +16,7 @@ mod mail;
 mod module_loading;
 mod observability;
 mod pipelining;
+mod retries;
 mod rubbish;
 mod samples;
 mod trylist_calls;
