@@ -16,6 +16,7 @@ use crate::module::Module;
 use crate::module::balancer::{self, Balancer, BuildError, BuildInput, Fault};
 use crate::module::registry::Registry;
 use crate::outlier::Outlier;
+use crate::retry::Retries;
 use crate::slow_start::SlowStart;
 use crate::sticky::Sticky;
 
@@ -43,6 +44,8 @@ pub struct Cluster {
     panics: AtomicBool,
     /// What some endpoint's sources say has changed.
     changed: Notify,
+    /// Retries that are under way.
+    pub retries: Retries,
 }
 
 /// Endpoints that a balancer of their own orders. In its calls their indices begin at 0.
@@ -136,6 +139,7 @@ impl Cluster {
             has_limits,
             slow_start,
             queue: Queue::default(),
+            retries: Retries::default(),
             panics: AtomicBool::new(false),
             changed: Notify::new(),
         };
@@ -179,6 +183,12 @@ impl Cluster {
     #[inline]
     pub fn available_tier(&self, from: usize) -> Option<usize> {
         (from..self.tiers.len()).find(|&tier| self.tiers[tier].state.n_available.load(Ordering::Relaxed) > 0)
+    }
+
+    /// Requests on their way to an endpoint, and those that wait for one. Looks at every endpoint.
+    pub fn n_requests(&self) -> u64 {
+        let in_flight = |e: &Endpoint| u64::from(e.counters.in_flight.load(Ordering::Relaxed));
+        self.endpoints.iter().map(in_flight).sum::<u64>() + self.queue.waiting.load(Ordering::Relaxed) as u64
     }
 
     /// The host's own choice, for when the module gives none that can be used: of two available endpoints drawn at

@@ -29,6 +29,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::retry;
+
 pub use self::files::Files;
 pub use self::health::{CountedStatuses, Ejection, HealthCheck, HttpProbe, Probe, ProbeMethod};
 pub use self::locate::NotFound;
@@ -390,6 +392,10 @@ pub struct Route {
     pub cluster: usize,
     /// `Host` for this route, where it differs from its cluster's.
     pub host_header: Option<HostHeader>,
+    /// For a whole request, where it differs from [`Timeouts::request`].
+    pub timeout: Option<Duration>,
+    /// When requests are sent again; never, where there is none.
+    pub retry: Option<Arc<retry::Policy>>,
     /// Where it was said.
     pub place: Place,
 }
@@ -425,6 +431,8 @@ pub struct Timeouts {
     pub request_head: Duration,
     /// Time without a byte in a request body, or without the client taking a byte of a response.
     pub body: Duration,
+    /// For a whole request, from the end of its head to the last byte of its response. `None` is no limit.
+    pub request: Option<Duration>,
     /// How long an idle client connection is kept.
     pub keepalive: Duration,
     /// How long a draining worker lets running requests go on.
@@ -519,6 +527,7 @@ impl Default for Timeouts {
         Self {
             request_head: Duration::from_secs(15),
             body: Duration::from_secs(60),
+            request: None,
             keepalive: Duration::from_secs(75),
             drain: Duration::from_secs(30),
         }

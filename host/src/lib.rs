@@ -52,6 +52,7 @@ pub mod downstream;
 pub mod http1;
 pub mod route;
 pub mod forward;
+pub mod retry;
 pub mod trylist;
 pub mod upstream;
 pub mod pool;

@@ -370,6 +370,16 @@ impl Shard {
         self.cluster(cluster).queue_full.add(1);
     }
 
+    /// A request that was sent is sent again.
+    pub fn retried(&self, cluster: usize) {
+        self.cluster(cluster).retries.add(1);
+    }
+
+    /// A request would have been sent again, but for the cluster's retry budget.
+    pub fn retry_denied(&self, cluster: usize) {
+        self.cluster(cluster).retries_denied.add(1);
+    }
+
     fn listener(&self, idx: usize) -> &ListenerCells {
         self.assert_owner();
         &self.listeners[idx]

@@ -43,8 +43,8 @@ pub enum NoResponse {
     Cut,
     /// What it sent is not a response.
     Bad(Refusal),
-    /// It sent nothing in time.
-    TimedOut,
+    /// It sent nothing in so much time.
+    TimedOut(Duration),
     /// It is the client's doing.
     Client(Error),
 }
@@ -58,6 +58,8 @@ pub struct Exchange {
     pub buffer: Buffer,
     /// The request, as far as it is not sent.
     pub request: Pump,
+    /// The client has got an interim response.
+    pub has_passed_on: bool,
 }
 
 /// What an exchange is held to.
@@ -69,6 +71,16 @@ pub struct Terms<'a> {
     pub response: Duration,
     /// Without a byte in the request's body.
     pub request_body: Duration,
+    /// When the response is to be there, whatever moves; and how long after its beginning that is.
+    pub until: Option<(Instant, Duration)>,
+}
+
+impl Terms<'_> {
+    /// A deadline, brought forward where all has to be over before.
+    #[inline]
+    fn by(&self, deadline: Instant) -> Instant {
+        self.until.map_or(deadline, |(until, _)| deadline.min(until))
+    }
 }
 
 /// Makes a connection, to whichever of the endpoint's addresses answers first in their order. Each gets its share of
@@ -113,7 +125,7 @@ pub async fn connect(endpoint: &Endpoint, patience: Duration) -> Result<TcpStrea
 impl Exchange {
     /// An exchange that begins now.
     pub fn new(server: TcpStream, request: Pump) -> Self {
-        Self { server, buffer: Buffer::for_body(), request }
+        Self { server, buffer: Buffer::for_body(), request, has_passed_on: false }
     }
 
     /// Sends the request, as far as the server takes it, until the head of its final response is there. Interim responses
@@ -132,7 +144,7 @@ impl Exchange {
         let limits = HeadLimits { line_bytes: terms.limits.head_bytes, headers: terms.limits.headers };
         let mut progress = Progress { sent: false, sink_failed: None, got_any: false, now: Some(now) };
         let mut scan = Scan::default();
-        down.timer.set(now + terms.request_body);
+        down.timer.set(terms.by(now + terms.request_body));
         loop {
             poll_fn(|cx| {
                 self.poll_send(cx, down, &mut progress, terms)?;
@@ -154,10 +166,15 @@ impl Exchange {
                     down.watch(cx).map_err(NoResponse::Client)?;
                 }
                 ready!(down.timer.poll_expired(cx));
+                if let Some((until, allowed)) = terms.until
+                    && Instant::now() >= until
+                {
+                    return Poll::Ready(Err(NoResponse::TimedOut(allowed)));
+                }
                 // A client that was told to wait for "continue" has sent nothing because the server said nothing.
                 let held_back = request_head.expects_continue && self.request.body_bytes == 0;
                 Poll::Ready(Err(if progress.sent || self.request.waits_for_sink || held_back {
-                    NoResponse::TimedOut
+                    NoResponse::TimedOut(terms.response)
                 } else {
                     NoResponse::Client(Error::BodyTimeout)
                 }))
@@ -166,7 +183,7 @@ impl Exchange {
             if !response.is_interim() {
                 return Ok(());
             }
-            pass_on_interim(down, request_head, response, terms).await?;
+            self.has_passed_on |= pass_on_interim(down, request_head, response, terms).await?;
             scan = Scan::default();
         }
     }
@@ -188,14 +205,14 @@ impl Exchange {
         match polled {
             Poll::Ready(Ok(())) => {
                 progress.sent = true;
-                down.timer.set(now() + terms.response);
+                down.timer.set(terms.by(now() + terms.response));
             }
             Poll::Ready(Err(PumpError::SinkFailed(e))) => {
                 progress.sink_failed = Some(e);
-                down.timer.set(now() + terms.response);
+                down.timer.set(terms.by(now() + terms.response));
             }
             Poll::Ready(Err(e)) => return Err(NoResponse::Client(client_error(&e))),
-            Poll::Pending if progressed => down.timer.set(now() + terms.request_body),
+            Poll::Pending if progressed => down.timer.set(terms.by(now() + terms.request_body)),
             Poll::Pending => {}
         }
         Ok(())
@@ -218,23 +235,24 @@ impl Progress {
     }
 }
 
+/// Sends an interim response to the client; false where its version knows none.
 async fn pass_on_interim(
     down: &mut Downstream,
     request_head: &RequestHead,
     response: &ResponseHead,
     terms: &Terms<'_>,
-) -> Result<(), NoResponse> {
+) -> Result<bool, NoResponse> {
     if response.status == 101 {
         // No upgrade is passed on, so nobody asked for this.
         return Err(NoResponse::Bad(Refusal::Malformed("101 Switching Protocols that nobody asked for")));
     }
     if request_head.version == Version::Http10 {
-        return Ok(());
+        return Ok(false);
     }
     let mut out = Vec::new();
     headers::write_interim(response, &mut out);
     match tokio::time::timeout(terms.request_body, down.stream.write_all(&out)).await {
-        Ok(Ok(())) => Ok(()),
+        Ok(Ok(())) => Ok(true),
         Ok(Err(_)) | Err(_) => Err(NoResponse::Client(Error::ClientGone)),
     }
 }

@@ -20,6 +20,7 @@ mod observability;
 mod outlier;
 mod pipelining;
 mod quarantine;
+mod retries;
 mod rubbish;
 mod samples;
 mod trylist_calls;

@@ -7,6 +7,7 @@ mod address;
 mod cluster;
 mod health;
 mod module;
+mod retry;
 mod route;
 mod sticky;
 
@@ -176,6 +177,7 @@ impl Checker<'_> {
                 defaults.request_head,
             ),
             body: self.time("timeouts.body", raw.body.as_ref(), defaults.body),
+            request: self.limit_of_time("timeouts.request", raw.request.as_ref()),
             keepalive: self.time("timeouts.keepalive", raw.keepalive.as_ref(), defaults.keepalive),
             // Zero is a wish that makes sense here: cut at once.
             drain: raw.drain.map_or(defaults.drain, |drain| drain.get_ref().0),
@@ -320,6 +322,17 @@ impl Checker<'_> {
                 .error(value.at(), format!("{object}: must be longer than 0s (the default is {usual})"));
         }
         time
+    }
+
+    /// A duration that makes no sense as zero, and without which there is no limit.
+    fn limit_of_time(&mut self, object: &str, value: Option<&Spanned<Time>>) -> Option<Duration> {
+        let value = value?;
+        let Time(time) = *value.get_ref();
+        if time.is_zero() {
+            let right = "leave the key out for no limit";
+            self.report.error(value.at(), format!("{object}: must be longer than 0s ({right})"));
+        }
+        Some(time)
     }
 
     /// A path, from the directory of the configuration.

@@ -145,6 +145,31 @@ pub(super) struct Route {
     pub(super) cluster: Option<Spanned<String>>,
     pub(super) rewrite: Option<Spanned<String>>,
     pub(super) host_header: Option<Spanned<String>>,
+    pub(super) timeout: Option<Spanned<Time>>,
+    pub(super) retry: Option<Spanned<Retry>>,
+}
+
+/// `retry` of a route.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Retry {
+    pub(super) on: Option<Vec<Spanned<String>>>,
+    pub(super) tries: Option<Spanned<i64>>,
+    pub(super) timeout: Option<Spanned<Time>>,
+    pub(super) try_timeout: Option<Spanned<Time>>,
+    pub(super) backoff: Option<Spanned<Time>>,
+    pub(super) max_backoff: Option<Spanned<Time>>,
+    pub(super) budget: Option<Budget>,
+    pub(super) methods: Option<Vec<Spanned<String>>>,
+    pub(super) buffer: Option<Spanned<Size>>,
+}
+
+/// `budget` of `retry`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Budget {
+    pub(super) percent: Option<Spanned<i64>>,
+    pub(super) min: Option<Spanned<i64>>,
 }
 
 /// `[limits]`
@@ -164,6 +189,7 @@ pub(super) struct Limits {
 pub(super) struct Timeouts {
     pub(super) request_head: Option<Spanned<Time>>,
     pub(super) body: Option<Spanned<Time>>,
+    pub(super) request: Option<Spanned<Time>>,
     pub(super) keepalive: Option<Spanned<Time>>,
     pub(super) drain: Option<Spanned<Time>>,
 }

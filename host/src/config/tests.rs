@@ -95,7 +95,7 @@ threads = 3
 supervision.module_faults = 0
 module_path = ["m", "/abs"]
 limits = { request_line_bytes = 100, head_bytes = "1MiB", headers = 7, body_bytes = "2GiB", requests_per_connection = 9 }
-timeouts = { request_head = "1s", body = "2s", keepalive = "3s", drain = "0s" }
+timeouts = { request_head = "1s", body = "2s", request = "4s", keepalive = "3s", drain = "0s" }
 access_log.path = "access.log"
 admin.address = "127.0.0.1:9100"
 [[listener]]
@@ -124,6 +124,8 @@ host = "A.example"
 cluster = "a"
 rewrite = "/b/"
 host_header = "server"
+timeout = "5s"
+retry = { on = ["connect", "reset", "timeout", "bad_response", "gateway", "429"], tries = 4, timeout = "6s", try_timeout = "7s", backoff = "1ms", max_backoff = "2ms", budget = { percent = 5, min = 6 }, methods = ["GET", "POST"], buffer = "1KiB" }
 "#;
     let (config, warnings) = parse("conf/t.toml", text, Syntax::Toml).unwrap();
     let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
@@ -157,13 +159,25 @@ host_header = "server"
         (Some("a.example"), "/a", Some("/b/"))
     );
     assert_eq!((route.cluster, &route.host_header), (0, &Some(HostHeader::Server)));
+    assert_eq!(route.timeout, Some(Duration::from_secs(5)));
+    let retry = route.retry.as_deref().unwrap();
+    assert_eq!((retry.on.reset, retry.on.timeout, retry.on.bad_response), (true, true, true));
+    assert_eq!(
+        [429, 500, 502, 503, 504, 505].map(|status| retry.on.has_status(status)),
+        [true, false, true, true, true, false]
+    );
+    assert_eq!((retry.tries, retry.budget.percent, retry.budget.min), (4, 5, 6));
+    assert_eq!([retry.timeout, retry.try_timeout], [6, 7].map(|seconds| Some(Duration::from_secs(seconds))));
+    assert_eq!([retry.backoff, retry.max_backoff], [1, 2].map(Duration::from_millis));
+    assert_eq!((retry.repeats(b"POST"), retry.repeats(b"PUT"), retry.buffer_bytes), (true, false, 1024));
     assert_eq!(config.route_order, RouteOrder::Longest);
     let Limits { request_line_bytes, head_bytes, headers, body_bytes, requests_per_connection } =
         config.limits;
     assert_eq!((request_line_bytes, head_bytes, headers), (100, 1 << 20, 7));
     assert_eq!((body_bytes, requests_per_connection), (Some(2 << 30), Some(9)));
-    let Timeouts { request_head, body, keepalive, drain } = config.timeouts;
+    let Timeouts { request_head, body, request, keepalive, drain } = config.timeouts;
     assert_eq!([request_head, body, keepalive, drain], [1, 2, 3, 0].map(Duration::from_secs));
+    assert_eq!(request, Some(Duration::from_secs(4)));
     assert_eq!(config.access_log, AccessLogTarget::File("conf/access.log".into()));
     assert_eq!(config.admin.unwrap().address.to_string(), "127.0.0.1:9100");
 }
@@ -299,7 +313,7 @@ fn refuses_unknown_keys_at_every_level() {
         ),
         (
             with_route("[[route]]\nprefix = \"/\"\npath = \"/a\"\ncluster = \"app\"\n"),
-            r#"t.toml:9: route "/a": unknown key "prefix" (known here: path, host, cluster, rewrite, host_header)"#,
+            r#"t.toml:9: route "/a": unknown key "prefix" (known here: path, host, cluster, rewrite, host_header, timeout, retry)"#,
         ),
     ]);
 }
@@ -542,6 +556,46 @@ fn refuses_bad_routes() {
     ]);
     // The same path of another host is another route.
     parse("t.toml", &with_route(&format!("{ROUTE}{ROUTE}host = \"a\"\n")), Syntax::Toml).unwrap();
+}
+
+#[test]
+fn refuses_bad_retries() {
+    let retry = |keys: &str| with_route(&format!("{ROUTE}retry = {{ {keys} }}\n"));
+    assert_lines(&[
+        (retry(""), r#"t.toml:11: route "/": retry: no on (write, for example, on = ["reset", "503"])"#),
+        (
+            retry("on = [\"resett\"]"),
+            r#"t.toml:11: route "/": retry.on: "resett" is no cause (did you mean "reset"?)"#,
+        ),
+        (
+            retry("on = [\"200\"]"),
+            r#"t.toml:11: route "/": retry.on: "200" is no cause (known are connect, reset, timeout, bad_response, gateway, 5xx, and statuses from 400 to 599)"#,
+        ),
+        (
+            retry("on = [], tries = 0"),
+            r#"t.toml:11: route "/": retry.tries: 0 is not a number from 1 to 100"#,
+        ),
+        (
+            retry("on = [], timeout = \"0s\""),
+            r#"t.toml:11: route "/": retry.timeout: must be longer than 0s (leave the key out for no limit)"#,
+        ),
+        (
+            retry("on = [], backoff = \"2s\", max_backoff = \"1s\""),
+            r#"t.toml:11: route "/": retry: max_backoff 1s is less than the backoff of 2s"#,
+        ),
+        (
+            retry("on = [], budget = { percent = 101 }"),
+            r#"t.toml:11: route "/": retry.budget.percent: 101 is not a number from 0 to 100"#,
+        ),
+        (
+            retry("on = [], methods = [\"get\"]"),
+            r#"t.toml:11: route "/": retry.methods: "get" is none (methods are written in capitals, as "GET")"#,
+        ),
+        (
+            retry("on = [], buffer = \"17MiB\""),
+            r#"t.toml:11: route "/": retry.buffer: 17825792 bytes are not in the range from 0 to 16777216"#,
+        ),
+    ]);
 }
 
 #[test]

@@ -15,8 +15,8 @@ use prometheus_client::registry::Unit;
 use super::families::{self, Families, Label, seconds};
 use super::totals::{Times, Totals};
 use super::{
-    Call, Cell, Connection, EndpointCells, FAILURES, Histogram, ListenerCells, Metrics, OUTCOMES, QueueEnd,
-    RequestCells, STATES, Shard, TRY_RESULTS,
+    Call, Cell, ClusterCells, Connection, EndpointCells, FAILURES, Histogram, ListenerCells, Metrics,
+    OUTCOMES, QueueEnd, RequestCells, STATES, Shard, TRY_RESULTS,
 };
 use crate::endpoint::Source;
 use crate::module::balancer::Fault;
@@ -45,7 +45,8 @@ impl Metrics {
         self.endpoints(out)?;
         self.health(out)?;
         self.modules(out)?;
-        self.queues(out)
+        self.queues(out)?;
+        self.retries(out)
     }
 
     fn worker(&self, out: &mut Families<'_>) -> fmt::Result {
@@ -375,10 +376,33 @@ impl Metrics {
             "trylist_queue_full",
             None,
             "Requests that found a cluster's queue full.",
-            self.clusters().map(|(idx, cluster)| {
-                ([("cluster", &*cluster.name)], self.sum(|shard| &shard.clusters[idx].queue_full))
-            }),
+            self.by_cluster(|cells| &cells.queue_full),
         )
+    }
+
+    fn retries(&self, out: &mut Families<'_>) -> fmt::Result {
+        out.counter(
+            "trylist_retries",
+            None,
+            "Times that a request was sent again, by its route's policy.",
+            self.by_cluster(|cells| &cells.retries),
+        )?;
+        out.counter(
+            "trylist_retries_denied",
+            None,
+            "Times that a request was not sent again because the retry budget was spent.",
+            self.by_cluster(|cells| &cells.retries_denied),
+        )
+    }
+
+    /// A number of each cluster.
+    fn by_cluster(
+        &self,
+        cell: fn(&ClusterCells) -> &Cell,
+    ) -> impl Iterator<Item = ([(&'static str, &str); 1], u64)> {
+        self.clusters().map(move |(idx, cluster)| {
+            ([("cluster", &*cluster.name)], self.sum(|shard| cell(&shard.clusters[idx])))
+        })
     }
 
     fn clusters(&self) -> impl Iterator<Item = (usize, &super::ClusterNames)> {
