@@ -291,13 +291,19 @@ impl Supervisor {
                 }
             }
         }
-        if self.serving.is_none() && self.replace_at.is_none() && self.stopping.is_none() {
+        if self.is_replacement_due() && self.replace_at.is_none() && self.stopping.is_none() {
             // Whatever it is, the sockets are held and it is tried again.
             let wait = self.backoff.died(Duration::ZERO);
-            tracing::error!("no generation serves; the next attempt is in {wait:?}");
+            tracing::error!("no generation serves as it should; the next attempt is in {wait:?}");
             self.replace_at = Some(Instant::now() + wait);
         }
         self.start_waiting()
+    }
+
+    /// Whether nobody serves, or one that hangs.
+    fn is_replacement_due(&self) -> bool {
+        let serving = self.generations.iter().find(|generation| Some(generation.number) == self.serving);
+        serving.is_none_or(|generation| generation.hang.is_some())
     }
 
     /// Nothing has changed, and whoever asked hears why.
