@@ -61,9 +61,14 @@ impl State {
         Self { secret: sticky::random_key(), clusters: Vec::new() }
     }
 
-    /// Takes over what a later generation knows. Of clusters that it does not have, nothing is kept.
+    /// Takes over what a later generation knows. Of clusters that it does not have, nothing is kept; but what a balancer
+    /// once saved is, while its cluster has none, because its module is in quarantine.
     pub fn learn(&mut self, later: Self) {
-        self.clusters = later.clusters;
+        let mut earlier = std::mem::replace(&mut self.clusters, later.clusters);
+        for cluster in self.clusters.iter_mut().filter(|cluster| cluster.balancers.is_empty()) {
+            let known = earlier.iter_mut().find(|known| known.name == cluster.name);
+            cluster.balancers = known.map(|known| std::mem::take(&mut known.balancers)).unwrap_or_default();
+        }
     }
 
     /// What sessions are signed with where the configuration names no secret.

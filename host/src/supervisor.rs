@@ -227,8 +227,13 @@ impl Supervisor {
                     }
                     ToSupervisor::Ready => self.ready(number)?,
                     ToSupervisor::Report(report) => {
-                        self.generations[idx].report = *report;
-                        if self.generations[idx].is_leaving() {
+                        let generation = &mut self.generations[idx];
+                        generation.report = *report;
+                        if generation.is_leaving() {
+                            if generation.has_only_what_hangs() {
+                                tracing::warn!("generation {number}: nothing but what hangs is left, so it is killed");
+                                generation.give_up();
+                            }
                             self.tell_older();
                         }
                     }

@@ -216,11 +216,21 @@ impl Generation {
         self.board.look().into_iter().find_map(|seen| seen.crumb).and_then(|crumb| self.blame(crumb))
     }
 
-    /// Whether every thread that serves is inside of a module that has been charged for it.
+    /// Whether every thread that serves is inside of a module: one has been found to hang, and the others are about to.
     pub(super) fn is_stuck(&self) -> bool {
-        let seen = self.board.look();
+        self.n_stuck() >= self.bundle.config.threads
+    }
+
+    /// Whether, as far as it last said, it has nothing more on its way than the requests of threads that hang.
+    pub(super) fn has_only_what_hangs(&self) -> bool {
+        let in_flight: u64 = self.report.in_flight.iter().map(|(_, n)| u64::from(*n)).sum();
+        self.hang.is_some() && in_flight <= self.n_stuck() as u64
+    }
+
+    /// Threads that serve and are inside of a module.
+    fn n_stuck(&self) -> usize {
         let n_threads = self.bundle.config.threads;
-        seen.iter().filter(|seen| seen.slot < n_threads && seen.crumb.is_some()).count() >= n_threads
+        self.board.look().iter().filter(|seen| seen.slot < n_threads && seen.crumb.is_some()).count()
     }
 
     /// A crumb is what a process wrote into shared memory that a module may have run wild in: it may be anything.
@@ -252,19 +262,18 @@ impl Generation {
                 return Some(End::Death { text, blame: None });
             }
         };
-        let fatal = self.board.fatal();
+        // The board may hold what a module wrote there: it counts where it fits the end.
+        let fatal = self.board.fatal().filter(|fatal| match fatal.by {
+            By::Signal(signal) => status.signal() == Some(signal),
+            By::Exit => status.code().is_some(),
+        });
         let blame = fatal.and_then(|fatal| fatal.crumb).and_then(|crumb| self.blame(crumb));
         if matches!(self.phase, Phase::Ended { .. }) && blame.is_none() {
             return Some(End::Orderly);
         }
-        // SIGKILL is the kernel's, for want of memory, or an operator's: no module's, whatever one was doing.
-        let is_killed = status.signal() == Some(Signal::KILL.as_raw());
-        let blame = blame.filter(|_| !is_killed);
-        let mut text = match fatal.map(|fatal| fatal.by).filter(|_| !is_killed) {
-            Some(By::Exit) => "ended itself by exit".to_owned(),
-            Some(By::Signal(signal)) => format!("died by {}", signal_name(signal)),
-            None => died_by(status),
-        };
+        // A SIGKILL, which leaves no record, is the kernel's for want of memory, or an operator's: no module's, whatever one
+        // was doing.
+        let mut text = died_by(status);
         if let Some(blame) = blame {
             text += &format!(" while inside {}", self.describe(blame));
         }

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -163,13 +164,15 @@ impl Process {
     fn serve(mut self, worker: Worker, config: &Arc<Config>) {
         let control = worker.control();
         let (clusters, metrics) = (Arc::clone(worker.clusters()), Arc::clone(worker.metrics()));
-        let board = worker.board;
         let reporter = Reporter::start(&worker, config, self.to.clone());
         let end = self.to.clone();
+        let has_ended = Arc::new(AtomicBool::new(false));
         let waiting = std::thread::spawn({
             let (metrics, reporter) = (Arc::clone(&metrics), reporter.stopper());
+            let has_ended = Arc::clone(&has_ended);
             move || {
                 let cut_off = worker.wait();
+                has_ended.store(true, Ordering::Release);
                 // What it would say is in the last word.
                 reporter.stop();
                 let _ = end.send(&ToSupervisor::Ended { cut_off, totals: metrics.totals() }, &[]);
@@ -192,12 +195,11 @@ impl Process {
                 Err(Failure::Reported) => break,
             }
         }
-        if !waiting.is_finished() {
+        if !has_ended.load(Ordering::Acquire) {
             tracing::warn!("the supervisor is gone: requests may end, then this worker does too");
             control.drain(Idle::Close);
         }
         let _ = waiting.join();
-        let _ = board;
     }
 }
 
@@ -394,7 +396,7 @@ impl Reporting {
 
     fn report(&self, with_in_flight: bool) {
         let in_flight = |endpoint: &Endpoint| {
-            let n = endpoint.counters.in_flight.load(std::sync::atomic::Ordering::Relaxed);
+            let n = endpoint.counters.in_flight.load(Ordering::Relaxed);
             (n > 0).then_some((endpoint.id, n))
         };
         let faults = super::faults(&self.clusters);
