@@ -32,6 +32,12 @@
 //!
 //! See [`module`]. Nothing is ever unloaded: old code leaves memory with its process.
 //!
+//! # Processes
+//!
+//! `trylist run` is the [`supervisor`]: it holds the listening sockets, opens no module, and starts a worker for each
+//! generation as a process of its own ([`worker::process`]). What one generation learned goes to the next
+//! ([`handover`]). A [`worker::Worker`] can also be started in a process that has something else to do, as tests and the demo do.
+//!
 //! # Threads
 //!
 //! A [`worker::Worker`] has one thread for each core, and each [`thread::Thread`] owns a runtime, its sockets, its
@@ -39,11 +45,13 @@
 //! another thread.
 
 pub mod config;
+pub mod supervisor;
+pub mod control;
 pub mod channel;
 pub mod breadcrumb;
 pub mod crash;
-pub mod control;
-pub mod supervisor;
+pub mod privileges;
+pub mod handover;
 pub mod sockets;
 pub mod worker;
 pub mod thread;
@@ -69,9 +77,7 @@ pub mod resolve;
 pub mod timer;
 pub mod random;
 pub mod module;
-pub mod privileges;
 pub mod drain;
-pub mod handover;
 pub mod metrics;
 pub mod access_log;
 pub mod admin;
