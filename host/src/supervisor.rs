@@ -231,7 +231,9 @@ impl Supervisor {
                         generation.report = *report;
                         if generation.is_leaving() {
                             if generation.has_only_what_hangs() {
-                                tracing::warn!("generation {number}: nothing but what hangs is left, so it is killed");
+                                tracing::warn!(
+                                    "generation {number}: nothing but what hangs is left, so it is killed"
+                                );
                                 generation.give_up();
                             }
                             self.tell_older();

@@ -61,7 +61,7 @@ impl Supervisor {
         }
         if self.starting.is_some() {
             // Whatever is being started takes over all the sooner.
-            return Ok(());
+            return self.save_no_more();
         }
         if let Some(before) = blame.and_then(|blame| self.roll_back_to(dead, blame)) {
             let number = dead.number;

@@ -14,7 +14,7 @@ use super::{DRAIN_GRACE, MAX_DRAINING, STOP_TIMEOUT, Supervisor};
 use crate::access_log;
 use crate::channel::message::{ModuleSays, Start, ToWorker};
 use crate::config::AccessLogTarget;
-use crate::control::{Exit, Refused, Reply};
+use crate::control::{self, Exit, Refused, Reply};
 use crate::handover::State;
 
 /// For a worker to hand over what it learned; the next one begins with what it sent by itself otherwise.
@@ -82,7 +82,14 @@ impl Supervisor {
         self.notify.reloading();
         match Bundle::read(&self.options.config) {
             Ok(bundle) => {
-                for warning in bundle.warnings.clone() {
+                let mut warnings = bundle.warnings.clone();
+                let (control, pid_file) = (control::path_of(&bundle.config), &bundle.config.pid_file);
+                if control != self.commands.path() || *pid_file != self.pid_file {
+                    warnings.push(
+                        "control and pid_file stay as they are until the proxy is started anew".to_owned(),
+                    );
+                }
+                for warning in warnings {
                     tracing::warn!("{warning}");
                     self.tell_all(&asked, &format!("{warning} (warning)"));
                 }
@@ -123,6 +130,12 @@ impl Supervisor {
         if is_due { self.spawn() } else { Ok(()) }
     }
 
+    /// Whoever was asked for what it learned has died.
+    pub(super) fn save_no_more(&mut self) -> Result<(), Refused> {
+        let is_saving = |starting: &Starting| matches!(starting.step, Step::Saving { .. });
+        if self.starting.as_ref().is_some_and(is_saving) { self.spawn() } else { Ok(()) }
+    }
+
     pub(super) fn give_up_saving(&mut self, now: Instant) -> Result<(), Refused> {
         match &self.starting {
             Some(Starting { step: Step::Saving { until }, .. }) if now >= *until => {}
@@ -152,9 +165,6 @@ impl Supervisor {
             })?),
             AccessLogTarget::Off | AccessLogTarget::Stdout => None,
         };
-        for said in self.marks.reconcile(&bundle.config) {
-            tracing::info!("{said}");
-        }
         let copies = bundle.copies(|sha256| self.quarantine.holds(sha256));
         let start = Start {
             generation: number,
@@ -163,7 +173,7 @@ impl Supervisor {
             modules: copies.clone(),
             has_access_log: access_log.is_some(),
             state: self.state.clone(),
-            marks: self.marks.all(),
+            marks: self.marks.of(&bundle.config),
             base: self.totals.clone(),
         };
         let cannot = |error| Refused::failed(format_args!("no process for generation {number}: {error}"));
@@ -216,7 +226,8 @@ impl Supervisor {
         let before = self.serving.replace(number);
         let before_config = before.map(|_| Arc::clone(&self.bundle));
         let removed = self.held.let_go(before_config.as_ref().map(|bundle| &bundle.config), &bundle.config);
-        let lines = self.changes(before, number);
+        let mut lines = self.changes(before, number);
+        lines.extend(self.marks.reconcile(&bundle.config));
         if let Some(generation) = self.generation(number) {
             generation.phase = Phase::Serving;
             generation.ready = Some(Instant::now());

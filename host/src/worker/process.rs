@@ -56,6 +56,8 @@ pub enum Failure {
 struct Process {
     to: Sender<ToSupervisor>,
     from: Receiver<ToWorker>,
+    /// What came before there was a worker.
+    early: Vec<(ToWorker, Vec<OwnedFd>)>,
 }
 
 /// Runs a worker on the socket that the supervisor gave as standard input, until the supervisor has it end or is gone.
@@ -71,7 +73,7 @@ pub fn run() -> Result<(), Failure> {
     signals.thread_block().map_err(|e| Failure::NoSupervisor(e.into()))?;
     let socket = take_stdin().map_err(Failure::NoSupervisor)?;
     let (to, from) = channel::connect(socket);
-    Process { to, from }.run()
+    Process { to, from, early: Vec::new() }.run()
 }
 
 /// Standard input's descriptor, with nothing in its place.
@@ -143,11 +145,15 @@ impl Process {
         };
         let built = ToSupervisor::Built { modules: config.modules.iter().map(says).collect() };
         self.to.send(&built, &[]).map_err(|_| None)?;
-        let (n_sockets, has_admin, descriptors) = match self.next() {
-            Ok(Some((ToWorker::Serve { n_sockets, has_admin }, descriptors))) => {
-                (n_sockets, has_admin, descriptors)
+        let (n_sockets, has_admin, descriptors) = loop {
+            match self.next() {
+                Ok(Some((ToWorker::Serve { n_sockets, has_admin }, descriptors))) => {
+                    break (n_sockets, has_admin, descriptors);
+                }
+                // An operator's mark, say: there is nobody yet whom it could be told.
+                Ok(Some(early)) => self.early.push(early),
+                Ok(None) | Err(_) => return Err(None),
             }
-            _ => return Err(None),
         };
         let sockets = sockets(&n_sockets, has_admin, descriptors)
             .map_err(|e| Refused::failed(format_args!("the listening sockets: {e}")))?;
@@ -178,6 +184,9 @@ impl Process {
                 let _ = end.send(&ToSupervisor::Ended { cut_off, totals: metrics.totals() }, &[]);
             }
         });
+        for (message, descriptors) in std::mem::take(&mut self.early) {
+            obey(message, descriptors, &control, &clusters, &metrics, &reporter);
+        }
         loop {
             match self.next() {
                 Ok(Some((message, descriptors))) => {
