@@ -89,7 +89,15 @@ fn parse_with(
 pub fn control_of(path: &Path) -> Option<PathBuf> {
     let text = Files::on_disk().text(path).ok()?;
     let name = match Syntax::of(path) {
-        Syntax::Toml => toml::from_str::<OnlyControl>(&text).ok()?.control?,
+        Syntax::Toml => match toml::from_str::<OnlyControl>(&text) {
+            Ok(only) => only.control?,
+            // It is no TOML, which is to be mended; the line may be whole all the same.
+            Err(_) => {
+                let lines = text.lines().filter_map(|line| line.trim_start().strip_prefix("control"));
+                let value = lines.filter_map(|rest| rest.trim_start().strip_prefix('=')).next()?;
+                value.trim().trim_matches('"').to_owned()
+            }
+        },
         Syntax::Httpd => httpd::control_of(&text)?,
     };
     Some(path.parent().unwrap_or(Path::new("")).join(name))

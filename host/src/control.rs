@@ -118,6 +118,8 @@ pub enum ServerMark {
 pub enum Reply {
     /// Something to be read by a person.
     Line(String),
+    /// The same, of something that is wrong.
+    Problem(String),
     /// How everything is.
     Status(Box<Status>),
     /// The last one.
