@@ -328,11 +328,11 @@ impl Worker {
         for (bound, gate) in listeners.into_iter().zip(&gates) {
             let n_sockets = bound.sockets.len();
             // Where there are fewer sockets than threads, threads share them: their number is fixed when they are bound.
-            for i in n_sockets..config.threads {
+            for (i, share) in shares.iter_mut().enumerate().skip(n_sockets) {
                 let socket = bound.sockets[i % n_sockets].try_clone();
                 let socket =
                     socket.map_err(|e| StartError::System(format!("listener {}", bound.address), e))?;
-                shares[i].push((socket, Arc::clone(gate)));
+                share.push((socket, Arc::clone(gate)));
             }
             for (i, socket) in bound.sockets.into_iter().enumerate() {
                 shares[i % config.threads].push((socket, Arc::clone(gate)));

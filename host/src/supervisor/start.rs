@@ -201,13 +201,13 @@ impl Supervisor {
         let number = self.n_generations;
         starting.step = Step::Worker { number, new: None };
         let (bundle, reason) = (Arc::clone(&starting.bundle), starting.reason);
-        match self.spawn_worker(number, bundle, reason) {
+        match self.spawn_worker(number, &bundle, reason) {
             Ok(()) => Ok(()),
             Err(refused) => self.start_failed(number, refused),
         }
     }
 
-    fn spawn_worker(&mut self, number: u64, bundle: Arc<Bundle>, reason: Reason) -> Result<(), Refused> {
+    fn spawn_worker(&mut self, number: u64, bundle: &Arc<Bundle>, reason: Reason) -> Result<(), Refused> {
         let access_log = match &bundle.config.access_log {
             AccessLogTarget::File(path) => Some(access_log::append_to(path).map_err(|error| {
                 Refused::failed(format_args!("access log \"{}\": {error}", path.display()))
@@ -228,7 +228,7 @@ impl Supervisor {
         };
         let cannot = |error| Refused::failed(format_args!("no process for generation {number}: {error}"));
         let generation =
-            Generation::spawn(number, Arc::clone(&bundle), copies, reason, &self.options.log_level)
+            Generation::spawn(number, Arc::clone(bundle), copies, reason, &self.options.log_level)
                 .map_err(cannot)?;
         let open = bundle.modules.iter().zip(&generation.copies).filter(|(_, copy)| !copy.is_quarantined);
         let mut descriptors = vec![generation.board()];
