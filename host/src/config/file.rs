@@ -17,6 +17,7 @@ use super::units::{Size, Time};
 pub(super) struct File {
     pub(super) threads: Option<Spanned<i64>>,
     pub(super) module_path: Option<Vec<Spanned<String>>>,
+    pub(super) request_id: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) listener: Tables<Listener>,
     pub(super) load_module: Option<Spanned<Named<Short<ModuleFile>>>>,
@@ -24,6 +25,7 @@ pub(super) struct File {
     pub(super) cluster: Tables<Cluster>,
     #[serde(default)]
     pub(super) route: Tables<Route>,
+    pub(super) forwarded: Option<Forwarded>,
     pub(super) limits: Option<Limits>,
     pub(super) timeouts: Option<Timeouts>,
     pub(super) access_log: Option<Spanned<AccessLog>>,
@@ -36,6 +38,16 @@ pub(super) struct File {
 pub(super) struct Listener {
     pub(super) address: Option<Spanned<String>>,
     pub(super) max_connections: Option<Spanned<i64>>,
+    pub(super) max_connections_per_client: Option<Spanned<i64>>,
+    pub(super) proxy_protocol: Option<Spanned<ProxyProtocol>>,
+}
+
+/// `proxy_protocol` of a listener.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct ProxyProtocol {
+    pub(super) from: Option<Vec<Spanned<String>>>,
+    pub(super) timeout: Option<Spanned<Time>>,
 }
 
 /// A value of `[load_module]`.
@@ -67,6 +79,19 @@ pub(super) struct Cluster {
     pub(super) slow_start_aggression: Option<Spanned<f64>>,
     pub(super) all_down: Option<Spanned<String>>,
     pub(super) sticky: Option<Spanned<Sticky>>,
+    pub(super) max_requests: Option<Spanned<i64>>,
+    pub(super) send_proxy_protocol: Option<Spanned<String>>,
+    pub(super) request_headers: Option<Headers>,
+    pub(super) response_headers: Option<Headers>,
+}
+
+/// `request_headers` and `response_headers` of a cluster or a route.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Headers {
+    pub(super) remove: Option<Vec<Spanned<String>>>,
+    pub(super) set: Option<Named<String>>,
+    pub(super) add: Option<Named<String>>,
 }
 
 /// `sticky` of a cluster.
@@ -106,6 +131,9 @@ pub(super) struct Route {
     pub(super) host_header: Option<Spanned<String>>,
     pub(super) timeout: Option<Spanned<Time>>,
     pub(super) retry: Option<Spanned<Retry>>,
+    pub(super) request_headers: Option<Headers>,
+    pub(super) response_headers: Option<Headers>,
+    pub(super) upgrade: Option<bool>,
 }
 
 /// `retry` of a route.
@@ -131,6 +159,15 @@ pub(super) struct Budget {
     pub(super) min: Option<Spanned<i64>>,
 }
 
+/// `[forwarded]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Forwarded {
+    pub(super) trusted: Option<Vec<Spanned<String>>>,
+    pub(super) read: Option<Spanned<String>>,
+    pub(super) write: Option<Vec<Spanned<String>>>,
+}
+
 /// `[limits]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a table")]
@@ -149,6 +186,7 @@ pub(super) struct Timeouts {
     pub(super) request_head: Option<Spanned<Time>>,
     pub(super) body: Option<Spanned<Time>>,
     pub(super) request: Option<Spanned<Time>>,
+    pub(super) tunnel: Option<Spanned<Time>>,
     pub(super) keepalive: Option<Spanned<Time>>,
     pub(super) drain: Option<Spanned<Time>>,
 }
