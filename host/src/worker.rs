@@ -320,7 +320,10 @@ impl Worker {
             .into_iter()
             .zip(&listeners)
             .enumerate()
-            .map(|(i, (max, bound))| Arc::new(Gate::new(i, bound.address, max)))
+            .map(|(i, (max, bound))| {
+                let per_client = config.listeners[i].max_connections_per_client;
+                Arc::new(Gate::new(i, bound.address, max, per_client))
+            })
             .collect();
         self.gates = gates.as_slice().into();
         let mut shares: Vec<Vec<(TcpListener, Arc<Gate>)>> =

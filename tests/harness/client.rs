@@ -31,6 +31,28 @@ impl Client {
         Ok(Self { stream: Stream::new(socket), address })
     }
 
+    /// Over a connection that was made elsewhere.
+    ///
+    /// # Panics
+    /// Where it is none.
+    pub fn of(socket: TcpStream) -> Self {
+        let address = socket.local_addr().expect("a connected socket");
+        Self { stream: Stream::new(socket), address }
+    }
+
+    /// The socket, for whoever speaks something else over it. What was read and not used is lost.
+    pub fn socket(&self) -> &TcpStream {
+        self.stream.socket()
+    }
+
+    /// The next response, or how the connection ended before one.
+    ///
+    /// # Errors
+    /// How it ended.
+    pub fn try_reply(&mut self) -> Result<Message, End> {
+        self.stream.read_response("GET")
+    }
+
     /// Its own address, as the proxy sees it.
     pub fn address(&self) -> SocketAddr {
         self.address

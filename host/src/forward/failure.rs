@@ -100,7 +100,7 @@ impl Request<'_> {
         failure: Failure,
     ) -> (Report, End, Instant) {
         let Failure { error, outcome, begun } = failure;
-        self.log_failure(down, error);
+        self.log_failure(error);
         if let Some(report) = begun {
             return (report, End::Close, Instant::now());
         }
@@ -126,8 +126,8 @@ impl Request<'_> {
         (report, if sent && keep { End::Keep } else { End::CloseUnread }, Instant::now())
     }
 
-    fn log_failure(&self, down: &Downstream, error: Error) {
-        let (cluster, client) = (&*self.cluster.config.name, down.peer);
+    fn log_failure(&self, error: Error) {
+        let (cluster, client) = (&*self.cluster.config.name, self.plan.client.address);
         let target = String::from_utf8_lossy(self.head.text(self.head.target));
         if error.side() == Side::Downstream {
             tracing::debug!(cluster, %client, %target, "request given up: {error}");

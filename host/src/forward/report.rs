@@ -97,6 +97,8 @@ impl Request<'_> {
             endpoint: trylist.endpoint().map(|endpoint| &*endpoints[endpoint].url),
             duration_ns,
             first_byte_ns,
+            request_id: self.plan.request_id.as_deref(),
+            client: self.plan.client.address.ip(),
             ..entry(down, Some(self.head), report)
         };
         let tries = trylist.tries().iter().map(|tried| access_log::Try {
@@ -132,7 +134,9 @@ fn conclude_unrouted(
         sent_bytes: report.sent_bytes,
     });
     if let Some(log) = &thread.access_log {
-        let entry = access_log::Entry { duration_ns, ..entry(down, head, report) };
+        let client = head.map_or(down.peer, |head| thread.config.forwarded.client(head, down.peer).address);
+        let client = client.ip();
+        let entry = access_log::Entry { client, duration_ns, ..entry(down, head, report) };
         log.borrow_mut().log(&entry, []);
     }
 }
@@ -155,5 +159,6 @@ fn entry<'a>(down: &Downstream, head: Option<&'a RequestHead>, report: Report) -
         endpoint: None,
         duration_ns: 0,
         first_byte_ns: None,
+        request_id: None,
     }
 }

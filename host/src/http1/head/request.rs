@@ -33,6 +33,8 @@ pub struct RequestHead {
     pub expects_continue: bool,
     /// Whether the client takes trailers.
     pub takes_trailers: bool,
+    /// Whether the client asks for another protocol on this connection (RFC 9110 section 7.8).
+    pub asks_upgrade: bool,
 }
 
 impl Default for RequestHead {
@@ -49,6 +51,7 @@ impl Default for RequestHead {
             keep_alive: false,
             expects_continue: false,
             takes_trailers: false,
+            asks_upgrade: false,
         }
     }
 }
@@ -133,7 +136,14 @@ impl RequestHead {
 
     /// Appends all header lines but those that `leave_out` names, each ended by CRLF.
     pub fn write_fields(&self, out: &mut Vec<u8>, leave_out: impl Fn(Name) -> bool) {
-        write_fields(&self.text, &self.fields, false, out, leave_out);
+        write_fields(&self.text, &self.fields, false, out, |field| leave_out(field.kind));
+    }
+
+    /// The same, by name too.
+    pub fn write_fields_by(&self, out: &mut Vec<u8>, leave_out: impl Fn(Name, &[u8]) -> bool) {
+        write_fields(&self.text, &self.fields, false, out, |field| {
+            leave_out(field.kind, self.text(field.name))
+        });
     }
 
     fn check_fields(&mut self, text: &[u8], headers: &[httparse::Header<'_>]) -> Result<(), Refusal> {
@@ -141,6 +151,7 @@ impl RequestHead {
         self.host = None;
         self.expects_continue = false;
         self.takes_trailers = false;
+        self.asks_upgrade = false;
         let mut length = None;
         let mut chunked = false;
         let mut persistence = Persistence::default();
@@ -182,6 +193,9 @@ impl RequestHead {
         }
         if persistence.nominates {
             nominate(&mut self.fields, text)?;
+            self.asks_upgrade = persistence.upgrade
+                && self.version == Version::Http11
+                && self.fields.iter().any(|field| field.kind == Name::Upgrade);
         }
         if self.version == Version::Http11 && self.host.is_none() {
             return Err(Refusal::Malformed("no Host"));
