@@ -36,6 +36,7 @@ pub use self::locate::NotFound;
 
 use self::check::Checker;
 use self::source::Report;
+use crate::network::Network;
 
 /// Reads and checks the configuration file at `path`; a name that ends in `.conf` is read as httpd's syntax.
 ///
@@ -179,6 +180,8 @@ pub struct Config {
     pub access_log: AccessLogTarget,
     /// Where metrics are served, if anywhere.
     pub admin: Option<Admin>,
+    /// Clients that may ask why a request went where it went; none, unless said otherwise.
+    pub explain_to: Box<[Network]>,
 }
 
 /// Where in a configuration something was said; the edge prints it as `file:line`.

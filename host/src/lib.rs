@@ -58,6 +58,7 @@ pub mod endpoint;
 pub mod slow_start;
 pub mod sticky;
 pub mod resolve;
+pub mod network;
 pub mod timer;
 pub mod module;
 pub mod drain;

@@ -6,6 +6,7 @@ mod bodies;
 mod commands;
 mod config_errors;
 mod drain;
+mod explain;
 mod failover;
 mod forwarding;
 mod framing;

@@ -21,6 +21,7 @@ use super::file::{self, File};
 use super::source::{At, Report, Span};
 use super::units::{Size, Time, show_time};
 use super::{AccessLogTarget, Admin, Config, Limits, Listener, RouteOrder, Syntax, Timeouts};
+use crate::network::Network;
 
 /// As many as one listener takes unless told otherwise: enough for most, and two sockets each stay below the
 /// descriptors that systems commonly allow a service (65,536 and more).
@@ -66,6 +67,7 @@ impl Checker<'_> {
             timeouts: self.timeouts(file.timeouts.unwrap_or_default()),
             access_log: file.access_log.map_or(AccessLogTarget::Off, |log| self.access_log(log)),
             admin,
+            explain_to: self.networks("explain.allow", &file.explain.unwrap_or_default().allow),
         }
     }
 
@@ -120,6 +122,17 @@ impl Checker<'_> {
             self.report.error(span.start, text);
         }
         Some(Admin { address, place: self.report.place(text.at()) })
+    }
+
+    fn networks(&mut self, object: &str, texts: &[Spanned<String>]) -> Box<[Network]> {
+        let mut networks = Vec::new();
+        for text in texts {
+            match text.get_ref().parse() {
+                Ok(network) => networks.push(network),
+                Err(reason) => self.report.error(text.at(), format!("{object}: \"{text}\": {reason}")),
+            }
+        }
+        networks.into()
     }
 
     fn address(&mut self, object: &str, text: &Spanned<String>) -> Option<SocketAddr> {

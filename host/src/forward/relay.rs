@@ -7,6 +7,7 @@ use std::time::Instant;
 use lb_api::wire;
 use tokio::net::TcpStream;
 
+use super::explain;
 use super::failure::Failure;
 use super::report::Report;
 use super::{End, Memory, Request};
@@ -61,7 +62,12 @@ impl Request<'_> {
         let mut out = std::mem::take(&mut memory.response);
         out.clear();
         let sticky = self.cluster.sticky.as_ref().filter(|_| self.preferred != Some(endpoint));
-        let more = sticky.and_then(|sticky| sticky.set_cookie(endpoint)).unwrap_or_default();
+        let mut more = sticky.and_then(|sticky| sticky.set_cookie(endpoint)).unwrap_or_default();
+        let with_why;
+        if trylist.is_explained() {
+            with_why = [more, &explain::header_lines(trylist, now)].concat();
+            more = &with_why;
+        }
         headers::write_response(thread, head, framing, self.head.version, more, now, &mut out);
         let mut pump = Pump::new(out, head.framing, framing.encoding);
         let mut sending = Sending { request: &mut request, failed: false };

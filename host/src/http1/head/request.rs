@@ -33,6 +33,8 @@ pub struct RequestHead {
     pub expects_continue: bool,
     /// Whether the client takes trailers.
     pub takes_trailers: bool,
+    /// Whether the client wants to know why its request goes where it goes. That it may is not said here.
+    pub asks_why: bool,
 }
 
 impl Default for RequestHead {
@@ -49,6 +51,7 @@ impl Default for RequestHead {
             keep_alive: false,
             expects_continue: false,
             takes_trailers: false,
+            asks_why: false,
         }
     }
 }
@@ -141,6 +144,7 @@ impl RequestHead {
         self.host = None;
         self.expects_continue = false;
         self.takes_trailers = false;
+        self.asks_why = false;
         let mut length = None;
         let mut chunked = false;
         let mut persistence = Persistence::default();
@@ -176,6 +180,7 @@ impl RequestHead {
                 Name::Te => {
                     self.takes_trailers |= tokens(header.value).any(|t| t.eq_ignore_ascii_case(b"trailers"));
                 }
+                Name::XTrylistExplain => self.asks_why |= header.value == b"1",
                 _ => {}
             }
             self.fields.push(field);
