@@ -15,6 +15,7 @@ mod kit;
 mod limits;
 mod mail;
 mod module_loading;
+mod nginx;
 mod observability;
 mod pipelining;
 mod rubbish;
