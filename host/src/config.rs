@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::forwarded::{Forwarded, Networks};
+use crate::forwarded::Forwarded;
 use crate::header_rules::Rules;
 use crate::proxy_protocol;
 use crate::retry;
@@ -40,6 +40,7 @@ pub use self::locate::NotFound;
 
 use self::check::Checker;
 use self::source::Report;
+use crate::network::Networks;
 
 /// Reads and checks the configuration file at `path`; a name that ends in `.conf` is read as httpd's syntax.
 ///
@@ -203,6 +204,8 @@ pub struct Config {
     pub access_log: AccessLogTarget,
     /// Where metrics are served, if anywhere.
     pub admin: Option<Admin>,
+    /// Clients that may ask why a request went where it went; none, unless said otherwise.
+    pub explain_to: Networks,
 }
 
 /// Where in a configuration something was said; the edge prints it as `file:line`.

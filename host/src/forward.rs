@@ -1,6 +1,7 @@
 //! One request, from its head to the end of its response: route, load_balance, try, move on or give up, relay.
 
 mod again;
+mod explain;
 mod failure;
 mod plan;
 mod relay;
@@ -130,6 +131,9 @@ pub async fn forward(thread: &Thread, down: &mut Downstream, memory: &mut Memory
         key: key.as_deref(),
     };
     let mut trylist = Trylist::start(thread, plan.route.cluster, &view, started);
+    if head.asks_why && explain::may_ask(thread, client.ip()) {
+        trylist.explain();
+    }
     let (report, end, now) = match request.serve(down, memory, &mut trylist).await {
         Ok(served) => {
             if !request.failures.is_empty() {
@@ -137,7 +141,10 @@ pub async fn forward(thread: &Thread, down: &mut Downstream, memory: &mut Memory
             }
             served
         }
-        Err(failure) => request.fail(down, memory, failure).await,
+        Err(failure) => {
+            let more = explain::header_lines(&trylist, Instant::now());
+            request.fail(down, memory, failure, &more).await
+        }
     };
     trylist.finish(report.outcome, report.status, now);
     request.conclude(down, &trylist, report, now);

@@ -79,6 +79,7 @@ pub mod outlier;
 pub mod slow_start;
 pub mod sticky;
 pub mod resolve;
+pub mod network;
 pub mod timer;
 pub mod random;
 pub mod module;

@@ -27,6 +27,7 @@ use super::units::{Size, Time, show_time};
 use super::{
     AccessLogTarget, Admin, Config, Limits, Listener, Place, RouteOrder, RunAs, Supervision, Syntax, Timeouts,
 };
+use crate::network::Networks;
 
 /// As many as one listener takes unless told otherwise: enough for most, and two sockets each stay below the
 /// descriptors that systems commonly allow a service (65,536 and more).
@@ -82,6 +83,7 @@ impl Checker<'_> {
             supervision: self.supervision(file.supervision.unwrap_or_default()),
             access_log: file.access_log.map_or(AccessLogTarget::Off, |log| self.access_log(log)),
             admin,
+            explain_to: self.networks("explain.allow", &file.explain.unwrap_or_default().allow),
         }
     }
 
@@ -148,6 +150,17 @@ impl Checker<'_> {
             self.report.error(span.start, text);
         }
         Some(Admin { address, place: self.report.place(text.at()) })
+    }
+
+    fn networks(&mut self, object: &str, texts: &[Spanned<String>]) -> Networks {
+        let parse = |text: &Spanned<String>| match text.get_ref().parse() {
+            Ok(network) => Some(network),
+            Err(reason) => {
+                self.report.error(text.at(), format!("{object}: \"{text}\": {reason}"));
+                None
+            }
+        };
+        texts.iter().filter_map(parse).collect()
     }
 
     fn address(&mut self, object: &str, text: &Spanned<String>) -> Option<SocketAddr> {

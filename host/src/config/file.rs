@@ -35,6 +35,7 @@ pub(super) struct File {
     pub(super) supervision: Option<Supervision>,
     pub(super) access_log: Option<Spanned<AccessLog>>,
     pub(super) admin: Option<Spanned<Admin>>,
+    pub(super) explain: Option<Explain>,
 }
 
 /// `[[listener]]`
@@ -255,6 +256,14 @@ pub(super) struct AccessLog {
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub(super) struct Admin {
     pub(super) address: Option<Spanned<String>>,
+}
+
+/// `[explain]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Explain {
+    #[serde(default)]
+    pub(super) allow: Vec<Spanned<String>>,
 }
 
 impl Expecting for ModuleFile {

@@ -101,6 +101,7 @@ limits = { request_line_bytes = 100, head_bytes = "1MiB", headers = 7, body_byte
 timeouts = { request_head = "1s", body = "2s", request = "4s", tunnel = "8s", keepalive = "3s", drain = "0s" }
 access_log.path = "access.log"
 admin.address = "127.0.0.1:9100"
+explain.allow = ["127.0.0.0/8", "::1"]
 [[listener]]
 address = "[::1]:8080"
 max_connections = 5
@@ -140,7 +141,7 @@ retry = { on = ["connect", "reset", "timeout", "bad_response", "gateway", "429"]
 "#;
     let (config, warnings) = parse("conf/t.toml", text, Syntax::Toml).unwrap();
     let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
-    assert_eq!(warnings, [r#"conf/t.toml:17: module "x": loaded, but no cluster uses it"#]);
+    assert_eq!(warnings, [r#"conf/t.toml:18: module "x": loaded, but no cluster uses it"#]);
     assert_eq!(config.threads, 3);
     assert_eq!(config.supervision.module_faults, 0);
     assert_eq!(
@@ -204,6 +205,19 @@ retry = { on = ["connect", "reset", "timeout", "bad_response", "gateway", "429"]
     assert_eq!((request, tunnel), (Some(Duration::from_secs(4)), Duration::from_secs(8)));
     assert_eq!(config.access_log, AccessLogTarget::File("conf/access.log".into()));
     assert_eq!(config.admin.unwrap().address.to_string(), "127.0.0.1:9100");
+    let explain_to: Vec<_> = config.explain_to.iter().map(ToString::to_string).collect();
+    assert_eq!(explain_to, ["127.0.0.0/8", "::1/128"]);
+}
+
+#[test]
+fn says_which_networks_are_none() {
+    let text = with_top("explain.allow = [\"10.0.0.1/8\", \"localhost\", 5, \"::1\"]\nexplain.deny = []\n");
+    let expected = r#"
+t.toml:1: explain.allow: "10.0.0.1/8": has bits behind its prefix (write "10.0.0.0/8")
+t.toml:1: explain.allow: "localhost": is not an address or a network (write, for example, "10.0.0.0/8" or "::1")
+t.toml:1: explain.allow: expected a string, found the integer 5
+t.toml:2: explain: unknown key "deny" (known here: allow)"#;
+    assert_eq!(errors(&text).join("\n"), expected.trim());
 }
 
 #[test]
@@ -321,7 +335,7 @@ fn refuses_unknown_keys_at_every_level() {
         (with_top("thread = 3\n"), r#"t.toml:1: unknown key "thread" (did you mean "threads"?)"#),
         (
             with_top("worker_count = 3\n"),
-            r#"t.toml:1: unknown key "worker_count" (known here: threads, module_path, user, group, control, pid_file, request_id, listener, load_module, cluster, route, forwarded, limits, timeouts, supervision, access_log, admin)"#,
+            r#"t.toml:1: unknown key "worker_count" (known here: threads, module_path, user, group, control, pid_file, request_id, listener, load_module, cluster, route, forwarded, limits, timeouts, supervision, access_log, admin, explain)"#,
         ),
         (
             with_top("[limits]\nheader = 3\n"),

@@ -7,6 +7,7 @@ use std::time::Instant;
 use lb_api::wire;
 use tokio::net::TcpStream;
 
+use super::explain;
 use super::failure::Failure;
 use super::report::Report;
 use super::{End, Memory, Request};
@@ -61,7 +62,7 @@ impl Request<'_> {
         let framing = headers::response_framing(head, self.head.version, keep);
         let mut out = std::mem::take(&mut memory.response);
         out.clear();
-        self.write_head(down, endpoint, head, framing, now, &mut out);
+        self.write_head(down, (trylist, endpoint), head, framing, now, &mut out);
         let mut pump = Pump::new(out, head.framing, framing.encoding);
         let mut sending = Sending { request: &mut request, failed: false };
         // Where the end of the connection is all that ends the body, it must not come but for a reason, whatever becomes
@@ -113,14 +114,19 @@ impl Request<'_> {
     fn write_head(
         &self,
         down: &Downstream,
-        endpoint: usize,
+        (trylist, endpoint): (&Trylist<'_>, usize),
         head: &ResponseHead,
         framing: ResponseFraming,
         now: Instant,
         out: &mut Vec<u8>,
     ) {
         let sticky = self.cluster.sticky.as_ref().filter(|_| self.preferred != Some(endpoint));
-        let more = sticky.and_then(|sticky| sticky.set_cookie(endpoint)).unwrap_or_default();
+        let mut more = sticky.and_then(|sticky| sticky.set_cookie(endpoint)).unwrap_or_default();
+        let with_why;
+        if trylist.is_explained() {
+            with_why = [more, &explain::header_lines(trylist, now)].concat();
+            more = &with_why;
+        }
         let values;
         let rules = match self.plan.route.response_headers.as_deref() {
             None => None,

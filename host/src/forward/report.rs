@@ -37,7 +37,7 @@ pub async fn refuse(
     let keep = verdict(error).keep
         && head.is_some_and(|head| head.framing == Framing::None && keeps(thread, down, head));
     memory.response.clear();
-    let body_bytes = respond::write_error(thread, error, head, keep, now, &mut memory.response);
+    let body_bytes = respond::write_error(thread, error, head, keep, &[], now, &mut memory.response);
     let sent = write_all(thread, down, &memory.response).await;
     let report = Report {
         status: verdict(error).status,
@@ -75,9 +75,12 @@ pub(super) async fn answer_options(
 }
 
 impl Request<'_> {
-    /// Metrics and access log.
+    /// Metrics and access log, and why, for who asked.
     pub(super) fn conclude(&self, down: &Downstream, trylist: &Trylist<'_>, report: Report, now: Instant) {
         let thread = self.thread;
+        if trylist.is_explained() {
+            self.log_explanation(trylist, report.status, now);
+        }
         let duration_ns = ns(now.saturating_duration_since(self.started));
         let first_byte_ns = trylist.first_byte().map(ns);
         thread.metrics.request(&RequestEnd {

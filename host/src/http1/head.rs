@@ -56,6 +56,8 @@ pub enum Name {
     XForwardedFor,
     XForwardedHost,
     XForwardedProto,
+    /// Asks this proxy why it does with the request what it does.
+    XTrylistExplain,
 }
 
 /// One header line.
@@ -236,6 +238,7 @@ impl Name {
             (16, b'x') => (b"x-forwarded-host", Self::XForwardedHost),
             (16, b'p') => (b"proxy-connection", Self::ProxyConnection),
             (17, b't') => (b"transfer-encoding", Self::TransferEncoding),
+            (17, b'x') if name[2] | 0x20 == b't' => (b"x-trylist-explain", Self::XTrylistExplain),
             (17, b'x') => (b"x-forwarded-proto", Self::XForwardedProto),
             (18, b'p') => (b"proxy-authenticate", Self::ProxyAuthenticate),
             (19, b'p') => (b"proxy-authorization", Self::ProxyAuthorization),
@@ -257,7 +260,8 @@ impl Name {
             | Self::ProxyConnection
             | Self::Te
             | Self::TransferEncoding
-            | Self::Upgrade => true,
+            | Self::Upgrade
+            | Self::XTrylistExplain => true,
             Self::Other
             | Self::ContentLength
             | Self::Date

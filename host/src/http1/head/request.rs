@@ -35,6 +35,8 @@ pub struct RequestHead {
     pub takes_trailers: bool,
     /// Whether the client asks for another protocol on this connection (RFC 9110 section 7.8).
     pub asks_upgrade: bool,
+    /// Whether the client wants to know why its request goes where it goes. That it may is not said here.
+    pub asks_why: bool,
 }
 
 impl Default for RequestHead {
@@ -52,6 +54,7 @@ impl Default for RequestHead {
             expects_continue: false,
             takes_trailers: false,
             asks_upgrade: false,
+            asks_why: false,
         }
     }
 }
@@ -152,6 +155,7 @@ impl RequestHead {
         self.expects_continue = false;
         self.takes_trailers = false;
         self.asks_upgrade = false;
+        self.asks_why = false;
         let mut length = None;
         let mut chunked = false;
         let mut persistence = Persistence::default();
@@ -187,6 +191,7 @@ impl RequestHead {
                 Name::Te => {
                     self.takes_trailers |= tokens(header.value).any(|t| t.eq_ignore_ascii_case(b"trailers"));
                 }
+                Name::XTrylistExplain => self.asks_why |= header.value == b"1",
                 _ => {}
             }
             self.fields.push(field);
