@@ -653,7 +653,7 @@ fn refuses_bad_words_on_other_proxies() {
     assert_lines(&[
         (
             with_top("forwarded.trusted = [\"10.0.0.1/8\"]\n"),
-            r#"t.toml:1: forwarded.trusted: "10.0.0.1/8" has bits set behind its prefix (write "10.0.0.0/8")"#,
+            r#"t.toml:1: forwarded.trusted: "10.0.0.1/8": has bits behind its prefix (write "10.0.0.0/8")"#,
         ),
         (
             with_top("forwarded.read = \"X-Real-IP\"\n"),
@@ -665,7 +665,7 @@ fn refuses_bad_words_on_other_proxies() {
         ),
         (
             listener("proxy_protocol = { from = [\"all\"] }"),
-            r#"t.toml:3: listener "127.0.0.1:80": proxy_protocol.from: "all" is not a network (write, for example, "10.0.0.0/8" or "::1")"#,
+            r#"t.toml:3: listener "127.0.0.1:80": proxy_protocol.from: "all": is not an address or a network (write, for example, "10.0.0.0/8" or "::1")"#,
         ),
         (
             listener("max_connections_per_client = 0"),
