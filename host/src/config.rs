@@ -31,11 +31,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::OFlags;
+use rustls::pki_types::ServerName;
 
 pub use self::locate::NotFound;
 
 use self::check::Checker;
 use self::source::Report;
+use crate::tls::client::{ClientTls, Protocol};
+use crate::tls::server::ServerTls;
 
 /// Reads and checks the configuration file at `path`; a name that ends in `.conf` is read as httpd's syntax.
 ///
@@ -197,6 +200,10 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Connections open at once over all threads; above it the listener stops accepting until one ends.
     pub max_connections: usize,
+    /// TLS, where it is spoken.
+    pub tls: Option<ServerTls>,
+    /// Whether HTTP/2 is spoken: over TLS where the client chooses it, in clear text where it begins with it.
+    pub h2: bool,
     /// Where it was said.
     pub place: Place,
 }
@@ -226,6 +233,12 @@ pub struct Cluster {
     pub module: Arc<str>,
     /// Its servers, at least one.
     pub servers: Vec<Server>,
+    /// How those that are reached by https are spoken to.
+    pub tls: Option<ClientTls>,
+    /// What is spoken with servers.
+    pub protocol: Protocol,
+    /// Requests that one HTTP/2 connection to a server carries at once.
+    pub h2_streams: usize,
     /// The module's own settings, flattened for the boundary.
     pub settings: Vec<Setting>,
     /// Where requests get their key from, for modules that ask for one.
@@ -266,8 +279,10 @@ pub struct Server {
     pub url: Arc<str>,
     /// Host name or address, without brackets.
     pub host: Arc<str>,
-    /// Port as written, or 80.
+    /// Port as written, or 80 (443 for https).
     pub port: u16,
+    /// The name that its certificate must be for, where it is reached by https.
+    pub tls_name: Option<ServerName<'static>>,
     /// 1 to 65,535.
     pub weight: u16,
     /// Requests that it may have in flight at once; 0 is no limit.
@@ -410,6 +425,8 @@ pub struct Limits {
 pub struct Timeouts {
     /// From the first byte of a request (or the connection) to the end of its head; later is 408.
     pub request_head: Duration,
+    /// For a TLS handshake; a connection without one by then is closed.
+    pub handshake: Duration,
     /// Time without a byte in a request body, or without the client taking a byte of a response.
     pub body: Duration,
     /// How long an idle client connection is kept.
@@ -468,6 +485,7 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             request_head: Duration::from_secs(15),
+            handshake: Duration::from_secs(10),
             body: Duration::from_secs(60),
             keepalive: Duration::from_secs(75),
             drain: Duration::from_secs(30),

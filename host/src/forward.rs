@@ -11,7 +11,6 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use lb_api::wire;
-use tokio::net::TcpStream;
 
 use crate::cluster::Cluster;
 use crate::downstream::Downstream;
@@ -21,6 +20,7 @@ use crate::http1::body::Encoding;
 use crate::http1::head::{Framing, RequestHead, ResponseHead};
 use crate::http1::pump::Pump;
 use crate::metrics::{Connection, QueueEnd};
+use crate::stream::Stream;
 use crate::thread::{Thread, ns};
 use crate::trylist::{Step, Trylist, View};
 use crate::upstream::{self, ConnectError, Exchange, NoResponse, Terms};
@@ -92,6 +92,7 @@ pub async fn forward(thread: &Thread, down: &mut Downstream, memory: &mut Memory
         path: &plan.path,
         query: plan.query,
         client: down.peer,
+        is_secure: down.stream.is_secure(),
         key: key.as_deref(),
     };
     let mut trylist = Trylist::start(thread, plan.route.cluster, &view, started);
@@ -178,10 +179,9 @@ impl Request<'_> {
             }
         }
         let before = Instant::now();
-        let server =
-            upstream::connect(&self.cluster.endpoints[endpoint], self.cluster.config.connect_timeout)
-                .await
-                .map_err(Attempt::NotEstablished)?;
+        let server = upstream::connection(thread, self.cluster, cluster_idx, endpoint)
+            .await
+            .map_err(Attempt::NotEstablished)?;
         thread.metrics.upstream_connection(cluster_idx, endpoint, Connection::New);
         let connected = Instant::now();
         trylist.connected(connected - before, || connected);
@@ -194,10 +194,11 @@ impl Request<'_> {
         memory: &mut Memory,
         trylist: &mut Trylist<'_>,
         endpoint: usize,
-        server: TcpStream,
+        server: Stream,
         now: Instant,
     ) -> Result<Exchange, Attempt> {
-        let mut exchange = Exchange::new(server, self.request_pump(down, memory, endpoint));
+        let pump = self.request_pump(down, memory, endpoint, server.is_h2());
+        let mut exchange = Exchange::new(server, pump);
         let terms = Terms {
             limits: &self.thread.config.limits,
             response: self.cluster.config.response_timeout,
@@ -214,7 +215,7 @@ impl Request<'_> {
         }
     }
 
-    fn request_pump(&self, down: &Downstream, memory: &mut Memory, endpoint: usize) -> Pump {
+    fn request_pump(&self, down: &Downstream, memory: &mut Memory, endpoint: usize, to_h2: bool) -> Pump {
         let head = self.head;
         let target = self.plan.target(head);
         let authority = self.plan.authority;
@@ -229,16 +230,19 @@ impl Request<'_> {
                 .unwrap_or(own.as_bytes()),
             client_host: authority,
             client: down.peer.ip(),
+            is_secure: down.stream.is_secure(),
+            identity: down.identity.as_deref().unwrap_or_default(),
             max_forwards: self.plan.max_forwards.map(|n| n - 1),
         };
         let mut out = std::mem::take(&mut memory.request);
         out.clear();
         headers::write_request(head, &hop, &mut out);
         let encoding = match head.framing {
-            Framing::Chunked => Encoding::Chunked,
-            Framing::None | Framing::Length(_) | Framing::UntilClose => Encoding::Identity,
+            Framing::Chunked | Framing::UntilClose if !to_h2 => Encoding::Chunked,
+            Framing::None | Framing::Length(_) | Framing::Chunked | Framing::UntilClose => Encoding::Identity,
         };
         let mut pump = Pump::new(out, head.framing, encoding);
+        pump.ends_apart = down.stream.is_h2();
         pump.max_body_bytes = self.thread.config.limits.body_bytes.unwrap_or(u64::MAX);
         pump
     }

@@ -23,6 +23,10 @@ pub struct Hop<'a> {
     pub client_host: Option<&'a [u8]>,
     /// The client's address.
     pub client: IpAddr,
+    /// Whether the client came by TLS.
+    pub is_secure: bool,
+    /// Header lines that say whose certificate the client has shown; empty where it has shown none.
+    pub identity: &'a [u8],
     /// What is left of `Max-Forwards`, where the method counts it.
     pub max_forwards: Option<u32>,
 }
@@ -39,6 +43,8 @@ pub fn write_request(head: &RequestHead, hop: &Hop<'_>, out: &mut Vec<u8>) {
     head.write_fields(out, |name| match name {
         // Who the client is is known better here than by what it says of itself. The list of those before it is kept.
         Name::Host | Name::XForwardedFor | Name::XForwardedHost | Name::XForwardedProto => true,
+        // Only a certificate says so.
+        Name::XClientCertSubject | Name::XClientCertFingerprint => true,
         Name::Expect => !head.expects_continue,
         Name::MaxForwards => counts_forwards,
         _ => name.is_hop_by_hop(),
@@ -47,7 +53,7 @@ pub fn write_request(head: &RequestHead, hop: &Hop<'_>, out: &mut Vec<u8>) {
         // Writing to a vector cannot fail.
         let _ = write!(out, "Max-Forwards: {left}\r\n");
     }
-    if head.framing == Framing::Chunked {
+    if matches!(head.framing, Framing::Chunked | Framing::UntilClose) {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
     if head.takes_trailers {
@@ -59,7 +65,11 @@ pub fn write_request(head: &RequestHead, hop: &Hop<'_>, out: &mut Vec<u8>) {
         out.extend_from_slice(b", ");
     }
     write_ip(hop.client, out);
-    out.extend_from_slice(b"\r\nX-Forwarded-Proto: http\r\n");
+    out.extend_from_slice(match hop.is_secure {
+        true => b"\r\nX-Forwarded-Proto: https\r\n",
+        false => b"\r\nX-Forwarded-Proto: http\r\n",
+    });
+    out.extend_from_slice(hop.identity);
     if let Some(host) = hop.client_host {
         out.extend_from_slice(b"X-Forwarded-Host: ");
         out.extend_from_slice(host);
@@ -84,6 +94,7 @@ pub fn response_framing(response: &ResponseHead, client: Version, keep: bool) ->
         Framing::None | Framing::Length(_) => ResponseFraming { encoding: Encoding::Identity, keep },
         Framing::Chunked | Framing::UntilClose => match client {
             Version::Http11 => ResponseFraming { encoding: Encoding::Chunked, keep },
+            Version::Http2 => ResponseFraming { encoding: Encoding::Identity, keep },
             // The end of the connection is the only end that it can be told.
             Version::Http10 => ResponseFraming { encoding: Encoding::Identity, keep: false },
         },
@@ -104,7 +115,7 @@ pub fn write_response(
     let without_length = response.status == 204;
     response.write_fields(out, |name| match name {
         Name::ContentLength => without_length,
-        Name::Trailer => framing.encoding != Encoding::Chunked,
+        Name::Trailer => framing.encoding != Encoding::Chunked && client != Version::Http2,
         _ => name.is_hop_by_hop(),
     });
     if !response.has_date {
@@ -124,6 +135,7 @@ pub fn write_response(
 /// Writes whether the connection goes on, where a client of this version would not assume so by itself.
 pub fn write_connection(keep: bool, client: Version, out: &mut Vec<u8>) {
     match (keep, client) {
+        (_, Version::Http2) => {}
         (false, _) => out.extend_from_slice(b"Connection: close\r\n"),
         (true, Version::Http10) => out.extend_from_slice(b"Connection: keep-alive\r\n"),
         (true, Version::Http11) => {}
@@ -150,6 +162,7 @@ fn write_via(received: Version, out: &mut Vec<u8>) {
     out.extend_from_slice(match received {
         Version::Http10 => b"Via: 1.0 ",
         Version::Http11 => b"Via: 1.1 ",
+        Version::Http2 => b"Via: 2.0 ",
     });
     out.extend_from_slice(PSEUDONYM.as_bytes());
     out.extend_from_slice(b"\r\n");
@@ -205,6 +218,8 @@ mod tests {
             host: b"server",
             client_host: head.host.map(|h| head.text(h)),
             client: IpAddr::from([127, 0, 20, 103]),
+            is_secure: false,
+            identity: b"",
             max_forwards: None,
         };
         let mut out = Vec::new();

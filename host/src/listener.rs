@@ -8,10 +8,14 @@ use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
+use tokio_rustls::server::TlsStream;
 
 use crate::downstream::{self, Downstream, Place};
 use crate::drain::Phase;
+use crate::http2::{self, server::Client};
+use crate::stream::Stream;
 use crate::thread::Thread;
+use crate::tls::server::{self, Acceptor, NoHandshake};
 
 /// After accepting failed for want of something, it is tried again this much later; connections wait in the backlog.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -26,6 +30,8 @@ pub struct Gate {
     /// Its address.
     pub address: SocketAddr,
     max: usize,
+    tls: Option<Acceptor>,
+    h2: bool,
     open: AtomicUsize,
     closed: Notify,
 }
@@ -87,14 +93,57 @@ fn admit(thread: &Rc<Thread>, gate: &Arc<Gate>, stream: TcpStream, peer: SocketA
     thread.metrics.connection_opened(gate.listener);
     let place = thread.join();
     let admitted = Admitted { gate: Arc::clone(gate), thread: Rc::clone(thread), place };
-    let connection = Downstream::new(thread, stream, peer);
+    if gate.tls.is_some() {
+        tokio::task::spawn_local(serve_tls(Rc::clone(thread), stream, peer, admitted));
+        return;
+    }
+    let mut connection = Downstream::new(thread, stream.into(), peer);
+    connection.may_be_h2 = gate.h2;
     tokio::task::spawn_local(downstream::serve(Rc::clone(thread), connection, admitted));
 }
 
+/// Shakes hands, in a future that is gone afterwards, and serves.
+async fn serve_tls(thread: Rc<Thread>, socket: TcpStream, peer: SocketAddr, admitted: Admitted) {
+    let handshake = Box::pin(shake_hands(&thread, &admitted.gate, socket, peer));
+    if let Some(stream) = handshake.await {
+        let identity = server::identity(&stream);
+        let is_h2 = server::chose_h2(&stream);
+        let stream = Stream::Tls(Box::new(stream.into()));
+        if is_h2 {
+            let client = Client { peer, identity };
+            return Box::pin(http2::server::serve(thread, stream, Box::default(), client, admitted)).await;
+        }
+        let mut connection = Downstream::new(&thread, stream, peer);
+        connection.identity = identity;
+        downstream::serve(thread, connection, admitted).await;
+    }
+}
+
+async fn shake_hands(
+    thread: &Thread,
+    gate: &Gate,
+    socket: TcpStream,
+    peer: SocketAddr,
+) -> Option<TlsStream<TcpStream>> {
+    let acceptor = gate.tls.as_ref()?;
+    let patience = thread.config.timeouts.handshake;
+    let why = match tokio::time::timeout(patience, acceptor.accept(socket)).await {
+        Ok(Ok(stream)) => return Some(stream),
+        Ok(Err(NoHandshake::Plain(socket))) => {
+            downstream::refuse_plain(thread, socket, peer).await;
+            return None;
+        }
+        Ok(Err(NoHandshake::Failed(why))) => why,
+        Err(_) => format!("not done within {patience:?}"),
+    };
+    tracing::debug!(listener = %gate.address, client = %peer, "TLS handshake failed: {why}");
+    None
+}
+
 impl Gate {
-    /// A gate for at most `max` connections.
-    pub fn new(listener: usize, address: SocketAddr, max: usize) -> Self {
-        Self { listener, address, max, open: AtomicUsize::new(0), closed: Notify::new() }
+    /// A gate for at most `max` connections, of TLS where there is an acceptor for it.
+    pub fn new(listener: usize, address: SocketAddr, max: usize, tls: Option<Acceptor>, h2: bool) -> Self {
+        Self { listener, address, max, tls, h2, open: AtomicUsize::new(0), closed: Notify::new() }
     }
 
     fn has_room(&self) -> bool {

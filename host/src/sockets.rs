@@ -153,7 +153,7 @@ mod tests {
 
     fn listener(address: SocketAddr) -> Listener {
         let place = Place { file: "site.toml".into(), line: 3 };
-        Listener { address, max_connections: 1, place }
+        Listener { address, max_connections: 1, tls: None, h2: false, place }
     }
 
     #[test]

@@ -29,6 +29,7 @@ use crate::resolve::Addresses;
 use crate::route::Routes;
 use crate::sockets::{self, BindError, Bound};
 use crate::thread::Thread;
+use crate::tls::tickets::TicketKeys;
 
 /// How often a thread looks after its idle server connections and its access log.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -41,6 +42,8 @@ pub struct Prepared {
     /// Its modules.
     pub registry: Registry,
     clusters: Clusters,
+    /// What TLS sessions are resumed by: new ones, unless whoever hands over puts those of the worker before here.
+    pub ticket_keys: Arc<TicketKeys>,
 }
 
 /// A running worker. Dropping it stops it at once.
@@ -55,6 +58,7 @@ pub struct Worker {
     metrics: Arc<Metrics>,
     clusters: Clusters,
     access_log: Option<Arc<AccessLog>>,
+    ticket_keys: Arc<TicketKeys>,
 }
 
 /// A handle to a worker for whoever does not own it, such as a signal handler's thread.
@@ -105,7 +109,9 @@ impl Prepared {
         if !refused.is_empty() {
             return Err(StartError::Balancers(refused));
         }
-        Ok(Self { config, registry, clusters: clusters.into() })
+        let ticket_keys = TicketKeys::random()
+            .map_err(|e| StartError::System("keys of TLS tickets".into(), io::Error::other(e)))?;
+        Ok(Self { config, registry, clusters: clusters.into(), ticket_keys: Arc::new(ticket_keys) })
     }
 }
 
@@ -158,7 +164,7 @@ impl Worker {
     /// # Errors
     /// [`StartError::System`].
     pub fn start_on(prepared: Prepared, sockets: Sockets) -> Result<Self, StartError> {
-        let Prepared { config, registry: _, clusters } = prepared;
+        let Prepared { config, registry: _, clusters, ticket_keys } = prepared;
         let access_log = AccessLog::open(&config.access_log)
             .map_err(|e| StartError::System(format!("access log {}", config.access_log), e))?
             .map(Arc::new);
@@ -176,6 +182,7 @@ impl Worker {
             metrics,
             clusters: Arc::clone(&clusters),
             access_log,
+            ticket_keys,
         };
         // From here on dropping `worker` stops whatever was started.
         worker.background = Some(worker.spawn_background(&clusters, sockets.admin)?);
@@ -196,6 +203,11 @@ impl Worker {
     /// Its clusters, in the order of the configuration: for who changes the state of an endpoint.
     pub fn clusters(&self) -> &Clusters {
         &self.clusters
+    }
+
+    /// What its TLS sessions are resumed by: for who hands over to another worker.
+    pub fn ticket_keys(&self) -> &Arc<TicketKeys> {
+        &self.ticket_keys
     }
 
     /// Its numbers.
@@ -234,12 +246,14 @@ impl Worker {
         let clusters = Arc::clone(clusters);
         let metrics = Arc::clone(&self.metrics);
         let mut phase = self.phase.subscribe();
+        let ticket_keys = Arc::clone(&self.ticket_keys);
         let runtime = new_runtime("background")?;
         spawn("background", move || {
             runtime.block_on(async {
                 for name in names {
                     tokio::spawn(name.keep_resolved());
                 }
+                tokio::spawn(ticket_keys.keep_rotating());
                 for (idx, cluster) in clusters.iter().enumerate() {
                     if cluster.slow_start.is_some() {
                         let clusters = Arc::clone(&clusters);
@@ -280,7 +294,11 @@ impl Worker {
             .into_iter()
             .zip(&listeners)
             .enumerate()
-            .map(|(i, (max, bound))| Arc::new(Gate::new(i, bound.address, max)))
+            .map(|(i, (max, bound))| {
+                let listener = &config.listeners[i];
+                let tls = listener.tls.as_ref().map(|tls| tls.acceptor(&self.ticket_keys));
+                Arc::new(Gate::new(i, bound.address, max, tls, listener.h2))
+            })
             .collect();
         let mut shares: Vec<Vec<(TcpListener, Arc<Gate>)>> =
             (0..config.threads).map(|_| Vec::new()).collect();

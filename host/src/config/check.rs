@@ -8,6 +8,7 @@ mod cluster;
 mod module;
 mod route;
 mod sticky;
+mod tls;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -102,7 +103,10 @@ impl Checker<'_> {
                 self.report
                     .error(text.at(), format!("listener \"{text}\": already listening there by {first}"));
             }
-            listeners.push(Listener { address, max_connections, place });
+            let h2 = listener.h2.unwrap_or(listener.tls.is_some());
+            let tls = listener.tls.map(|tls| self.listener_tls(&format!("listener \"{address}\""), tls, h2));
+            // What is wrong with it was said.
+            listeners.push(Listener { address, max_connections, tls: tls.flatten(), h2, place });
         }
         listeners
     }
@@ -165,6 +169,7 @@ impl Checker<'_> {
                 raw.request_head.as_ref(),
                 defaults.request_head,
             ),
+            handshake: self.time("timeouts.handshake", raw.handshake.as_ref(), defaults.handshake),
             body: self.time("timeouts.body", raw.body.as_ref(), defaults.body),
             keepalive: self.time("timeouts.keepalive", raw.keepalive.as_ref(), defaults.keepalive),
             // Zero is a wish that makes sense here: cut at once.

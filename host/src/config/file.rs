@@ -36,6 +36,26 @@ pub(super) struct File {
 pub(super) struct Listener {
     pub(super) address: Option<Spanned<String>>,
     pub(super) max_connections: Option<Spanned<i64>>,
+    pub(super) tls: Option<Spanned<ListenerTls>>,
+    pub(super) h2: Option<bool>,
+}
+
+/// `tls` of a listener.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct ListenerTls {
+    pub(super) certificates: Option<Vec<Spanned<KeyPair>>>,
+    pub(super) client_auth: Option<Spanned<String>>,
+    pub(super) client_ca: Option<Spanned<String>>,
+    pub(super) min_version: Option<Spanned<String>>,
+}
+
+/// An element of `certificates`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table such as { cert = \"site.pem\", key = \"site.key\" }")]
+pub(super) struct KeyPair {
+    pub(super) cert: Option<Spanned<String>>,
+    pub(super) key: Option<Spanned<String>>,
 }
 
 /// A value of `[load_module]`.
@@ -53,6 +73,9 @@ pub(super) struct Cluster {
     pub(super) name: Option<Spanned<String>>,
     pub(super) module: Option<Spanned<String>>,
     pub(super) servers: Option<Vec<Spanned<Short<Server>>>>,
+    pub(super) tls: Option<Spanned<ClusterTls>>,
+    pub(super) protocol: Option<Spanned<String>>,
+    pub(super) h2_streams: Option<Spanned<i64>>,
     pub(super) settings: Option<Named<Value>>,
     pub(super) key: Option<Spanned<String>>,
     pub(super) host_header: Option<Spanned<String>>,
@@ -67,6 +90,18 @@ pub(super) struct Cluster {
     pub(super) slow_start_aggression: Option<Spanned<f64>>,
     pub(super) all_down: Option<Spanned<String>>,
     pub(super) sticky: Option<Spanned<Sticky>>,
+}
+
+/// `tls` of a cluster.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct ClusterTls {
+    pub(super) ca: Option<Spanned<String>>,
+    pub(super) verify: Option<Spanned<bool>>,
+    pub(super) server_name: Option<Spanned<String>>,
+    pub(super) cert: Option<Spanned<String>>,
+    pub(super) key: Option<Spanned<String>>,
+    pub(super) min_version: Option<Spanned<String>>,
 }
 
 /// `sticky` of a cluster.
@@ -122,6 +157,7 @@ pub(super) struct Limits {
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub(super) struct Timeouts {
     pub(super) request_head: Option<Spanned<Time>>,
+    pub(super) handshake: Option<Spanned<Time>>,
     pub(super) body: Option<Spanned<Time>>,
     pub(super) keepalive: Option<Spanned<Time>>,
     pub(super) drain: Option<Spanned<Time>>,

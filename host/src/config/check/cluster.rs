@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
+use rustls::pki_types::ServerName;
 use toml::Spanned;
 
 use super::super::settings::flatten;
@@ -14,6 +15,7 @@ use super::super::units::Time;
 use super::super::{AllDown, Cluster, HostHeader, KeySource, Server, Syntax, file};
 use super::module::Modules;
 use super::{Checker, address};
+use crate::tls::client::Protocol;
 
 /// Long enough for two lost SYNs (sent again after 1 s and 3 s), short enough to try the next server while the
 /// client still waits.
@@ -26,6 +28,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Enough for some thousand requests a second and thread at 10 ms each, at one descriptor a connection.
 const KEEPALIVE: usize = 64;
+/// What servers commonly allow (nginx 128, Go 250, most others 100).
+const H2_STREAMS: usize = 100;
 /// A few seconds' worth for a cluster that is only just full; more is better refused at once.
 const QUEUE: usize = 1024;
 /// Longer than a request takes where servers are full by a moment's burst.
@@ -79,11 +83,16 @@ impl Checker<'_> {
         };
         let key = |key: &str| format!("{object}: {key}");
         let module = self.module_of(&object, span.start, raw.module.as_ref(), modules);
-        let servers = self.servers(&object, span, raw.servers);
+        let mut servers = self.servers(&object, span, raw.servers);
+        let protocol = raw.protocol.map_or(Protocol::Http1, |text| self.protocol(&object, &text, &servers));
+        let tls = self.cluster_tls(&object, span.start, raw.tls, protocol, &mut servers);
         let sticky = raw.sticky.and_then(|sticky| self.sticky(&object, sticky, &servers));
         Cluster {
             module: module.unwrap_or_default(),
             servers,
+            tls,
+            protocol,
+            h2_streams: self.integer(&key("h2_streams"), raw.h2_streams.as_ref(), 1..=10_000, H2_STREAMS),
             sticky,
             settings: raw.settings.map(|settings| flatten(settings, self.report)).unwrap_or_default(),
             key: raw.key.and_then(|text| self.key_source(&object, &text)),
@@ -182,6 +191,16 @@ impl Checker<'_> {
                 return None;
             }
         };
+        // Whatever may be the host of a URL may be that of a certificate, but for names with "_" or a dot at the end.
+        let name = authority.host.strip_suffix('.').unwrap_or(&authority.host).to_owned();
+        let tls_name = match (authority.is_secure, ServerName::try_from(name)) {
+            (false, _) => None,
+            (true, Ok(name)) => Some(name),
+            (true, Err(_)) => {
+                self.report.error(url.at(), format!("{object}: no certificate can be for this host"));
+                None
+            }
+        };
         let metadata = server.metadata.map(|Named(pairs)| pairs).unwrap_or_default();
         let pair = |(name, value): (Spanned<String>, Spanned<String>)| {
             (name.into_inner().into(), value.into_inner().into())
@@ -191,6 +210,7 @@ impl Checker<'_> {
             url: url.into_inner().into(),
             host: authority.host.into(),
             port: authority.port,
+            tls_name,
             weight,
             max_requests,
             tier,
@@ -207,6 +227,25 @@ impl Checker<'_> {
             self.report.error(value.at(), format!("{object}: {aggression} is not a number from 0.1 to 100"));
         }
         aggression
+    }
+
+    fn protocol(&mut self, object: &str, text: &Spanned<String>, servers: &[Server]) -> Protocol {
+        match text.get_ref().as_str() {
+            "http1" => Protocol::Http1,
+            "h2" => Protocol::H2,
+            "auto" if servers.iter().all(|server| server.tls_name.is_some()) => Protocol::Auto,
+            "auto" => {
+                let right = "write \"http1\" or \"h2\"";
+                let what = "protocol \"auto\" is for servers that are all reached by https";
+                self.report.error(text.at(), format!("{object}: {what} ({right})"));
+                Protocol::Http1
+            }
+            other => {
+                let right = "\"http1\", \"h2\" and \"auto\"";
+                self.report.error(text.at(), format!("{object}: protocol {other:?} is not one of {right}"));
+                Protocol::Http1
+            }
+        }
     }
 
     fn all_down(&mut self, object: &str, text: &Spanned<String>) -> AllDown {
