@@ -1,5 +1,6 @@
 //! One request, from its head to the end of its response: route, load_balance, try, move on or give up, relay.
 
+mod again;
 mod failure;
 mod plan;
 mod relay;
@@ -18,13 +19,15 @@ use crate::error::Error;
 use crate::headers::{self, Hop};
 use crate::http1::body::Encoding;
 use crate::http1::head::{Framing, RequestHead, ResponseHead};
-use crate::http1::pump::Pump;
+use crate::http1::pump::{Pump, Rest};
 use crate::metrics::{Connection, QueueEnd};
+use crate::retry::Retrying;
 use crate::stream::Stream;
 use crate::thread::{Thread, ns};
 use crate::trylist::{Step, Trylist, View};
 use crate::upstream::{self, ConnectError, Exchange, NoResponse, Terms};
 
+use self::again::Last;
 use self::failure::Failure;
 use self::plan::Plan;
 use self::report::Report;
@@ -67,6 +70,16 @@ struct Request<'a> {
     preferred: Option<usize>,
     /// Why each failed try failed, for the log.
     failures: String,
+    /// How often it was sent.
+    n_sent: u32,
+    /// What was taken of its body, and what is still to come, after a try that can be repeated.
+    rest: Option<Rest>,
+    /// The client has got an interim response.
+    has_passed_on: bool,
+    /// Its share of the cluster's retry budget, once it has one.
+    retrying: Option<Retrying<'a>>,
+    /// What the client gets is a response that would have been bettered, had another server been there.
+    is_last_resort: bool,
 }
 
 /// Serves the request whose head was just read.
@@ -80,8 +93,20 @@ pub async fn forward(thread: &Thread, down: &mut Downstream, memory: &mut Memory
         return report::answer_options(thread, down, memory, head, started).await;
     }
     let cluster = &thread.clusters[plan.route.cluster];
-    let mut request =
-        Request { thread, head, plan: &plan, cluster, started, preferred: None, failures: String::new() };
+    let mut request = Request {
+        thread,
+        head,
+        plan: &plan,
+        cluster,
+        started,
+        preferred: None,
+        failures: String::new(),
+        n_sent: 0,
+        rest: None,
+        has_passed_on: false,
+        retrying: None,
+        is_last_resort: false,
+    };
     let key = cluster.key_source().and_then(|source| plan.key(source, head, down.peer.ip()));
     let preferred = cluster.sticky.as_ref().and_then(|sticky| plan.preferred(sticky, head, down.peer.ip()));
     request.preferred = preferred;
@@ -120,24 +145,72 @@ impl Request<'_> {
         trylist: &mut Trylist<'_>,
     ) -> Result<(Report, End, Instant), Failure> {
         let mut now = self.started;
+        let mut last: Option<Last> = None;
         loop {
             // Who comes while others wait stands behind them, or they might wait for ever.
             let is_behind =
                 self.cluster.has_limits && trylist.tries().is_empty() && self.cluster.queue.is_waited_in();
             let mut step = if is_behind { Step::Wait } else { trylist.next(now) };
             if step == Step::Wait {
-                (step, now) = self.wait_for_endpoint(down, trylist).await?;
+                (step, now) = match self.wait_for_endpoint(down, trylist).await {
+                    Ok(waited) => waited,
+                    Err(failure) => return self.give_up(down, memory, trylist, last, failure).await,
+                };
             }
-            let Step::Try(endpoint) = step else { return Err(self.exhausted(trylist)) };
-            match self.attempt(down, memory, trylist, endpoint, now).await {
-                Ok(exchange) => return self.relay(down, memory, trylist, endpoint, exchange).await,
+            let Step::Try(endpoint) = step else {
+                let failure = self.exhausted(trylist);
+                return self.give_up(down, memory, trylist, last, failure).await;
+            };
+            let kept = match self.attempt(down, memory, trylist, endpoint, now).await {
+                Ok(exchange) if self.retries_response(&memory.response_head, &exchange) => {
+                    self.let_go(last, now);
+                    self.hold(memory, trylist, endpoint, exchange)
+                }
+                Ok(exchange) => {
+                    self.let_go(last, now);
+                    return self.relay(down, memory, trylist, endpoint, exchange).await;
+                }
                 Err(Attempt::NotEstablished(e)) => {
                     now = Instant::now();
                     self.note(endpoint, &e.text);
                     trylist.not_established(e.kind, e.os_error, now);
+                    if self.is_overdue(now) {
+                        let failure = self.out_of_time();
+                        return self.give_up(down, memory, trylist, last, failure).await;
+                    }
+                    continue;
                 }
-                Err(Attempt::NoResponse(e)) => return Err(self.no_response(trylist, endpoint, e)),
+                Err(Attempt::NoResponse(e)) => {
+                    self.let_go(last, now);
+                    let is_retried = self.retries_failure(&e);
+                    let failure = self.no_response(trylist, endpoint, e);
+                    if !is_retried {
+                        return Err(failure);
+                    }
+                    Last::Failure(failure)
+                }
+            };
+            match self.back_off(down).await? {
+                Some(then) => (now, last) = (then, Some(kept)),
+                None => return self.settle(down, memory, trylist, kept).await,
             }
+        }
+    }
+
+    /// Ends where no further try is to be made: with what the tries before have left, or else with this.
+    async fn give_up(
+        &mut self,
+        down: &mut Downstream,
+        memory: &mut Memory,
+        trylist: &mut Trylist<'_>,
+        last: Option<Last>,
+        failure: Failure,
+    ) -> Result<(Report, End, Instant), Failure> {
+        match last {
+            Some(last) if failure.error != Error::ClientGone => {
+                self.settle(down, memory, trylist, last).await
+            }
+            _ => Err(failure),
         }
     }
 
@@ -151,21 +224,27 @@ impl Request<'_> {
         now: Instant,
     ) -> Result<Exchange, Attempt> {
         let (thread, cluster_idx) = (self.thread, self.plan.route.cluster);
+        let deadline = self.try_deadline(now);
         let unsent = down.buffer.range();
+        // Whether the body is kept by the pump that takes it.
+        let is_kept = self.head.framing != Framing::None && self.policy().is_some();
         // Whether the request could be sent again from what is in memory.
-        let replayable = match self.head.framing {
-            Framing::None => true,
-            Framing::Length(n) => n <= unsent.len() as u64,
-            Framing::Chunked | Framing::UntilClose => false,
-        } && self.head.method.is_idempotent();
+        let replayable = is_kept
+            || match self.head.framing {
+                Framing::None => true,
+                Framing::Length(n) => n <= unsent.len() as u64,
+                Framing::Chunked | Framing::UntilClose => false,
+            } && self.head.method.is_idempotent();
         if let Some(server) = thread.pool.take(cluster_idx, endpoint, !replayable) {
             trylist.connected(Duration::ZERO, || now);
-            down.holds_body = replayable && self.head.framing != Framing::None;
-            let result = self.exchange(down, memory, trylist, endpoint, server, now).await;
+            down.holds_body = replayable && !is_kept && self.head.framing != Framing::None;
+            let result = self.exchange(down, memory, trylist, endpoint, server, deadline, now).await;
             let held_body = std::mem::take(&mut down.holds_body);
             match result {
                 // It was closed while it was idle, or as we sent: no failure of the server's, and no try.
-                Err(Attempt::NoResponse(NoResponse::Closed(_))) if replayable => {
+                Err(Attempt::NoResponse(NoResponse::Closed(_)))
+                    if replayable && (!is_kept || self.rest.is_some()) =>
+                {
                     // Without a body nothing was taken, and the next request may have been read to the front.
                     if held_body {
                         down.buffer.rewind(unsent.start);
@@ -173,28 +252,35 @@ impl Request<'_> {
                     thread.metrics.upstream_connection(cluster_idx, endpoint, Connection::Stale);
                 }
                 result => {
+                    self.n_sent += 1;
                     thread.metrics.upstream_connection(cluster_idx, endpoint, Connection::Reused);
                     return result;
                 }
             }
         }
         let before = Instant::now();
-        let server = upstream::connection(thread, self.cluster, cluster_idx, endpoint)
+        let patience = self.cluster.config.connect_timeout;
+        let patience =
+            deadline.map_or(patience, |(until, _)| patience.min(until.saturating_duration_since(before)));
+        let server = upstream::connection(thread, self.cluster, cluster_idx, endpoint, patience)
             .await
             .map_err(Attempt::NotEstablished)?;
         thread.metrics.upstream_connection(cluster_idx, endpoint, Connection::New);
         let connected = Instant::now();
         trylist.connected(connected - before, || connected);
-        self.exchange(down, memory, trylist, endpoint, server, connected).await
+        self.n_sent += 1;
+        self.exchange(down, memory, trylist, endpoint, server, deadline, connected).await
     }
 
+    #[expect(clippy::too_many_arguments, reason = "one story, told in three functions")]
     async fn exchange(
-        &self,
+        &mut self,
         down: &mut Downstream,
         memory: &mut Memory,
         trylist: &mut Trylist<'_>,
         endpoint: usize,
         server: Stream,
+        until: Option<(Instant, Duration)>,
         now: Instant,
     ) -> Result<Exchange, Attempt> {
         let pump = self.request_pump(down, memory, endpoint, server.is_h2());
@@ -203,19 +289,22 @@ impl Request<'_> {
             limits: &self.thread.config.limits,
             response: self.cluster.config.response_timeout,
             request_body: self.thread.config.timeouts.body,
+            until,
         };
         let result = exchange.response_head(down, self.head, &mut memory.response_head, &terms, now).await;
         trylist.count_bytes(exchange.request.sent, exchange.buffer.range().end as u64);
         match result {
             Ok(()) => Ok(exchange),
             Err(e) => {
+                self.has_passed_on |= exchange.has_passed_on;
+                self.rest = exchange.request.take_rest();
                 memory.request = exchange.request.into_memory();
                 Err(Attempt::NoResponse(e))
             }
         }
     }
 
-    fn request_pump(&self, down: &Downstream, memory: &mut Memory, endpoint: usize, to_h2: bool) -> Pump {
+    fn request_pump(&mut self, down: &Downstream, memory: &mut Memory, endpoint: usize, to_h2: bool) -> Pump {
         let head = self.head;
         let target = self.plan.target(head);
         let authority = self.plan.authority;
@@ -241,7 +330,18 @@ impl Request<'_> {
             Framing::Chunked | Framing::UntilClose if !to_h2 => Encoding::Chunked,
             Framing::None | Framing::Length(_) | Framing::Chunked | Framing::UntilClose => Encoding::Identity,
         };
-        let mut pump = Pump::new(out, head.framing, encoding);
+        let mut pump = match self.rest.take() {
+            Some(rest) => Pump::again(out, rest, encoding),
+            None => {
+                let mut pump = Pump::new(out, head.framing, encoding);
+                if head.framing != Framing::None
+                    && let Some(policy) = self.policy()
+                {
+                    pump.keep(policy.buffer_bytes);
+                }
+                pump
+            }
+        };
         pump.ends_apart = down.stream.is_h2();
         pump.max_body_bytes = self.thread.config.limits.body_bytes.unwrap_or(u64::MAX);
         pump
@@ -263,6 +363,7 @@ impl Request<'_> {
         };
         let entered = Instant::now();
         let until = entered + config.queue_timeout;
+        let until = self.deadline().map_or(until, |(all, _)| until.min(all));
         if config.queue_timeout.is_zero() {
             return Err(busy);
         }

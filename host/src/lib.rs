@@ -39,6 +39,11 @@
 //! another thread.
 
 pub mod config;
+pub mod channel;
+pub mod breadcrumb;
+pub mod crash;
+pub mod control;
+pub mod supervisor;
 pub mod sockets;
 pub mod worker;
 pub mod thread;
@@ -50,6 +55,7 @@ pub mod http1;
 pub mod http2;
 pub mod route;
 pub mod forward;
+pub mod retry;
 pub mod trylist;
 pub mod upstream;
 pub mod pool;
@@ -58,12 +64,17 @@ pub mod respond;
 pub mod error;
 pub mod cluster;
 pub mod endpoint;
+pub mod health;
+pub mod outlier;
 pub mod slow_start;
 pub mod sticky;
 pub mod resolve;
 pub mod timer;
+pub mod random;
 pub mod module;
+pub mod privileges;
 pub mod drain;
+pub mod handover;
 pub mod metrics;
 pub mod access_log;
 pub mod admin;

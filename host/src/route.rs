@@ -201,6 +201,8 @@ mod tests {
             rewrite: None,
             cluster,
             host_header: None,
+            timeout: None,
+            retry: None,
             place: Place { file: "test".into(), line: 1 },
         }
     }

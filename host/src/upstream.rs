@@ -49,8 +49,8 @@ pub enum NoResponse {
     Cut,
     /// What it sent is not a response.
     Bad(Refusal),
-    /// It sent nothing in time.
-    TimedOut,
+    /// It sent nothing in so much time.
+    TimedOut(Duration),
     /// It is the client's doing.
     Client(Error),
 }
@@ -64,6 +64,8 @@ pub struct Exchange {
     pub buffer: Buffer,
     /// The request, as far as it is not sent.
     pub request: Pump,
+    /// The client has got an interim response.
+    pub has_passed_on: bool,
 }
 
 /// What an exchange is held to.
@@ -75,6 +77,16 @@ pub struct Terms<'a> {
     pub response: Duration,
     /// Without a byte in the request's body.
     pub request_body: Duration,
+    /// When the response is to be there, whatever moves; and how long after its beginning that is.
+    pub until: Option<(Instant, Duration)>,
+}
+
+impl Terms<'_> {
+    /// A deadline, brought forward where all has to be over before.
+    #[inline]
+    fn by(&self, deadline: Instant) -> Instant {
+        self.until.map_or(deadline, |(until, _)| deadline.min(until))
+    }
 }
 
 /// A new connection, or a stream on one of HTTP/2, which may be one that another request has just made.
@@ -86,9 +98,10 @@ pub async fn connection(
     cluster: &Cluster,
     cluster_idx: usize,
     endpoint_idx: usize,
+    patience: Duration,
 ) -> Result<Stream, ConnectError> {
     let (endpoint, config) = (&cluster.endpoints[endpoint_idx], &cluster.config);
-    let (tls, patience) = (thread.pool.tls(cluster_idx), config.connect_timeout);
+    let tls = thread.pool.tls(cluster_idx);
     if config.protocol == Protocol::Http1 {
         return connect(endpoint, tls, patience).await;
     }
@@ -208,7 +221,7 @@ fn not_secured(e: &io::Error) -> ConnectError {
 impl Exchange {
     /// An exchange that begins now.
     pub fn new(server: Stream, request: Pump) -> Self {
-        Self { server, buffer: Buffer::for_body(), request }
+        Self { server, buffer: Buffer::for_body(), request, has_passed_on: false }
     }
 
     /// Sends the request, as far as the server takes it, until the head of its final response is there. Interim responses
@@ -227,7 +240,7 @@ impl Exchange {
         let limits = HeadLimits { line_bytes: terms.limits.head_bytes, headers: terms.limits.headers };
         let mut progress = Progress { sent: false, sink_failed: None, got_any: false, now: Some(now) };
         let mut scan = Scan::default();
-        down.timer.set(now + terms.request_body);
+        down.timer.set(terms.by(now + terms.request_body));
         loop {
             poll_fn(|cx| {
                 self.poll_send(cx, down, &mut progress, terms)?;
@@ -249,10 +262,15 @@ impl Exchange {
                     down.watch(cx).map_err(NoResponse::Client)?;
                 }
                 ready!(down.timer.poll_expired(cx));
+                if let Some((until, allowed)) = terms.until
+                    && Instant::now() >= until
+                {
+                    return Poll::Ready(Err(NoResponse::TimedOut(allowed)));
+                }
                 // A client that was told to wait for "continue" has sent nothing because the server said nothing.
                 let held_back = request_head.expects_continue && self.request.body_bytes == 0;
                 Poll::Ready(Err(if progress.sent || self.request.waits_for_sink || held_back {
-                    NoResponse::TimedOut
+                    NoResponse::TimedOut(terms.response)
                 } else {
                     NoResponse::Client(Error::BodyTimeout)
                 }))
@@ -264,7 +282,7 @@ impl Exchange {
             if !response.is_interim() {
                 return Ok(());
             }
-            pass_on_interim(down, request_head, response, terms).await?;
+            self.has_passed_on |= pass_on_interim(down, request_head, response, terms).await?;
             scan = Scan::default();
         }
     }
@@ -286,14 +304,14 @@ impl Exchange {
         match polled {
             Poll::Ready(Ok(())) => {
                 progress.sent = true;
-                down.timer.set(now() + terms.response);
+                down.timer.set(terms.by(now() + terms.response));
             }
             Poll::Ready(Err(PumpError::SinkFailed(e))) => {
                 progress.sink_failed = Some(e);
-                down.timer.set(now() + terms.response);
+                down.timer.set(terms.by(now() + terms.response));
             }
             Poll::Ready(Err(e)) => return Err(NoResponse::Client(client_error(&e))),
-            Poll::Pending if progressed => down.timer.set(now() + terms.request_body),
+            Poll::Pending if progressed => down.timer.set(terms.by(now() + terms.request_body)),
             Poll::Pending => {}
         }
         Ok(())
@@ -316,18 +334,19 @@ impl Progress {
     }
 }
 
+/// Sends an interim response to the client; false where its version knows none.
 async fn pass_on_interim(
     down: &mut Downstream,
     request_head: &RequestHead,
     response: &ResponseHead,
     terms: &Terms<'_>,
-) -> Result<(), NoResponse> {
+) -> Result<bool, NoResponse> {
     if response.status == 101 {
         // No upgrade is passed on, so nobody asked for this.
         return Err(NoResponse::Bad(Refusal::Malformed("101 Switching Protocols that nobody asked for")));
     }
     if request_head.version == Version::Http10 {
-        return Ok(());
+        return Ok(false);
     }
     let mut out = Vec::new();
     headers::write_interim(response, &mut out);
@@ -336,7 +355,7 @@ async fn pass_on_interim(
         down.stream.flush().await
     };
     match tokio::time::timeout(terms.request_body, write).await {
-        Ok(Ok(())) => Ok(()),
+        Ok(Ok(())) => Ok(true),
         Ok(Err(_)) | Err(_) => Err(NoResponse::Client(Error::ClientGone)),
     }
 }

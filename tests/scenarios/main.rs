@@ -1,6 +1,7 @@
 //! The proxy under real traffic: one file for each thing that it promises.
 #![allow(clippy::unwrap_used, reason = "a scenario that unwraps fails, as it should")]
 
+mod abi;
 mod balancing;
 mod bodies;
 mod commands;
@@ -10,6 +11,7 @@ mod failover;
 mod forwarding;
 mod framing;
 mod grpc;
+mod health;
 mod host_share;
 mod http2;
 mod http2_attacks;
@@ -18,7 +20,10 @@ mod limits;
 mod mail;
 mod module_loading;
 mod observability;
+mod outlier;
 mod pipelining;
+mod quarantine;
+mod retries;
 mod rubbish;
 mod samples;
 mod tls;

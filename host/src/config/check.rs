@@ -5,7 +5,9 @@
 
 mod address;
 mod cluster;
+mod health;
 mod module;
+mod retry;
 mod route;
 mod sticky;
 mod tls;
@@ -21,7 +23,10 @@ use toml::Spanned;
 use super::file::{self, File};
 use super::source::{At, Report, Span};
 use super::units::{Size, Time, show_time};
-use super::{AccessLogTarget, Admin, Config, Limits, Listener, RouteOrder, Syntax, Timeouts};
+use super::{
+    AccessLogTarget, Admin, Config, Files, Limits, Listener, Place, RouteOrder, RunAs, Supervision, Syntax,
+    Timeouts,
+};
 
 /// As many as one listener takes unless told otherwise: enough for most, and two sockets each stay below the
 /// descriptors that systems commonly allow a service (65,536 and more).
@@ -30,9 +35,14 @@ const MAX_CONNECTIONS: usize = 16_384;
 /// A head is held in memory while it is read, so a slow client's costs this much at most.
 const LARGEST_HEAD: u64 = 1 << 20;
 
+/// What `sun_path` of `sockaddr_un` holds, with the zero at its end.
+const LONGEST_SOCKET_PATH: usize = 107;
+
 /// What the checks share.
 pub(super) struct Checker<'a> {
     pub(super) report: &'a mut Report,
+    /// What certificates and keys are read by.
+    pub(super) files: &'a mut Files,
     /// The syntax whose words the messages use.
     pub(super) syntax: Syntax,
     /// The span of the whole, as marks know it.
@@ -65,6 +75,10 @@ impl Checker<'_> {
             },
             limits: self.limits(file.limits.unwrap_or_default()),
             timeouts: self.timeouts(file.timeouts.unwrap_or_default()),
+            run_as: RunAs { user: self.account("user", file.user), group: self.account("group", file.group) },
+            control: self.control(file.control),
+            pid_file: file.pid_file.and_then(|path| self.file_name("pid_file", &path)),
+            supervision: self.supervision(file.supervision.unwrap_or_default()),
             access_log: file.access_log.map_or(AccessLogTarget::Off, |log| self.access_log(log)),
             admin,
         }
@@ -171,9 +185,72 @@ impl Checker<'_> {
             ),
             handshake: self.time("timeouts.handshake", raw.handshake.as_ref(), defaults.handshake),
             body: self.time("timeouts.body", raw.body.as_ref(), defaults.body),
+            request: self.limit_of_time("timeouts.request", raw.request.as_ref()),
             keepalive: self.time("timeouts.keepalive", raw.keepalive.as_ref(), defaults.keepalive),
             // Zero is a wish that makes sense here: cut at once.
             drain: raw.drain.map_or(defaults.drain, |drain| drain.get_ref().0),
+        }
+    }
+
+    /// Whether there is such an account is asked where it is needed: the machine that checks may not be the one that runs.
+    fn account(&mut self, key: &str, name: Option<Spanned<String>>) -> Option<(Box<str>, Place)> {
+        let name = name?;
+        if name.get_ref().is_empty() {
+            self.report.error(name.at(), format!("{key}: is empty; write a name, or leave it out"));
+            return None;
+        }
+        let place = self.report.place(name.at());
+        Some((name.into_inner().into(), place))
+    }
+
+    fn control(&mut self, path: Option<Spanned<String>>) -> Option<PathBuf> {
+        let path = path?;
+        let checked = self.file_name("control", &path)?;
+        let (bytes, most) = (checked.as_os_str().len(), LONGEST_SOCKET_PATH);
+        if bytes > most {
+            let text =
+                format!("control: \"{}\" has {bytes} bytes, a socket's path {most} at most", path.get_ref());
+            self.report.error(path.at(), text);
+        }
+        Some(checked)
+    }
+
+    fn file_name(&mut self, key: &str, path: &Spanned<String>) -> Option<PathBuf> {
+        if path.get_ref().is_empty() {
+            self.report.error(path.at(), format!("{key}: is empty; write a file's name, or leave it out"));
+            return None;
+        }
+        Some(self.relative(path.get_ref()))
+    }
+
+    fn supervision(&mut self, raw: file::Supervision) -> Supervision {
+        let defaults = Supervision::default();
+        let of = |key: &str| format!("supervision.{key}");
+        Supervision {
+            module_time_limit: self.time(
+                &of("module_time_limit"),
+                raw.module_time_limit.as_ref(),
+                defaults.module_time_limit,
+            ),
+            module_faults: self.integer(
+                &of("module_faults"),
+                raw.module_faults.as_ref(),
+                0..=1000,
+                defaults.module_faults,
+            ),
+            module_deaths: self.integer(
+                &of("module_deaths"),
+                raw.module_deaths.as_ref(),
+                0..=1000,
+                defaults.module_deaths,
+            ),
+            // Zero is a wish that makes sense here: no generation is rolled back.
+            probation: raw.probation.map_or(defaults.probation, |probation| probation.get_ref().0),
+            start_timeout: self.time(
+                &of("start_timeout"),
+                raw.start_timeout.as_ref(),
+                defaults.start_timeout,
+            ),
         }
     }
 
@@ -253,6 +330,17 @@ impl Checker<'_> {
                 .error(value.at(), format!("{object}: must be longer than 0s (the default is {usual})"));
         }
         time
+    }
+
+    /// A duration that makes no sense as zero, and without which there is no limit.
+    fn limit_of_time(&mut self, object: &str, value: Option<&Spanned<Time>>) -> Option<Duration> {
+        let value = value?;
+        let Time(time) = *value.get_ref();
+        if time.is_zero() {
+            let right = "leave the key out for no limit";
+            self.report.error(value.at(), format!("{object}: must be longer than 0s ({right})"));
+        }
+        Some(time)
     }
 
     /// A path, from the directory of the configuration.

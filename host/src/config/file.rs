@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::settings::Value;
 use super::shape::{Expecting, Named, Short, Tables};
-use super::units::{Size, Time};
+use super::units::{Size, Statuses, Time};
 
 /// The whole file.
 #[derive(Debug, Default, Deserialize)]
@@ -17,6 +17,10 @@ use super::units::{Size, Time};
 pub(super) struct File {
     pub(super) threads: Option<Spanned<i64>>,
     pub(super) module_path: Option<Vec<Spanned<String>>>,
+    pub(super) user: Option<Spanned<String>>,
+    pub(super) group: Option<Spanned<String>>,
+    pub(super) control: Option<Spanned<String>>,
+    pub(super) pid_file: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) listener: Tables<Listener>,
     pub(super) load_module: Option<Spanned<Named<Short<ModuleFile>>>>,
@@ -26,6 +30,7 @@ pub(super) struct File {
     pub(super) route: Tables<Route>,
     pub(super) limits: Option<Limits>,
     pub(super) timeouts: Option<Timeouts>,
+    pub(super) supervision: Option<Supervision>,
     pub(super) access_log: Option<Spanned<AccessLog>>,
     pub(super) admin: Option<Spanned<Admin>>,
 }
@@ -88,6 +93,9 @@ pub(super) struct Cluster {
     pub(super) queue_timeout: Option<Spanned<Time>>,
     pub(super) slow_start: Option<Spanned<Time>>,
     pub(super) slow_start_aggression: Option<Spanned<f64>>,
+    pub(super) ejection: Option<Ejection>,
+    pub(super) health_check: Option<Spanned<HealthCheck>>,
+    pub(super) panic_threshold: Option<Spanned<i64>>,
     pub(super) all_down: Option<Spanned<String>>,
     pub(super) sticky: Option<Spanned<Sticky>>,
 }
@@ -102,6 +110,39 @@ pub(super) struct ClusterTls {
     pub(super) cert: Option<Spanned<String>>,
     pub(super) key: Option<Spanned<String>>,
     pub(super) min_version: Option<Spanned<String>>,
+}
+
+/// `ejection` of a cluster.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Ejection {
+    pub(super) failures: Option<Spanned<i64>>,
+    pub(super) statuses: Option<Spanned<String>>,
+    pub(super) failure_percent: Option<Spanned<i64>>,
+    pub(super) interval: Option<Spanned<Time>>,
+    pub(super) min_requests: Option<Spanned<i64>>,
+    pub(super) time: Option<Spanned<Time>>,
+    pub(super) max_time: Option<Spanned<Time>>,
+    pub(super) max_percent: Option<Spanned<i64>>,
+}
+
+/// `health_check` of a cluster.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct HealthCheck {
+    #[serde(rename = "type")]
+    pub(super) kind: Option<Spanned<String>>,
+    pub(super) method: Option<Spanned<String>>,
+    pub(super) path: Option<Spanned<String>>,
+    pub(super) host: Option<Spanned<String>>,
+    pub(super) statuses: Option<Spanned<Vec<Statuses>>>,
+    pub(super) body: Option<Spanned<String>>,
+    pub(super) service: Option<Spanned<String>>,
+    pub(super) port: Option<Spanned<i64>>,
+    pub(super) interval: Option<Spanned<Time>>,
+    pub(super) timeout: Option<Spanned<Time>>,
+    pub(super) rise: Option<Spanned<i64>>,
+    pub(super) fall: Option<Spanned<i64>>,
 }
 
 /// `sticky` of a cluster.
@@ -139,6 +180,31 @@ pub(super) struct Route {
     pub(super) cluster: Option<Spanned<String>>,
     pub(super) rewrite: Option<Spanned<String>>,
     pub(super) host_header: Option<Spanned<String>>,
+    pub(super) timeout: Option<Spanned<Time>>,
+    pub(super) retry: Option<Spanned<Retry>>,
+}
+
+/// `retry` of a route.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Retry {
+    pub(super) on: Option<Vec<Spanned<String>>>,
+    pub(super) tries: Option<Spanned<i64>>,
+    pub(super) timeout: Option<Spanned<Time>>,
+    pub(super) try_timeout: Option<Spanned<Time>>,
+    pub(super) backoff: Option<Spanned<Time>>,
+    pub(super) max_backoff: Option<Spanned<Time>>,
+    pub(super) budget: Option<Budget>,
+    pub(super) methods: Option<Vec<Spanned<String>>>,
+    pub(super) buffer: Option<Spanned<Size>>,
+}
+
+/// `budget` of `retry`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Budget {
+    pub(super) percent: Option<Spanned<i64>>,
+    pub(super) min: Option<Spanned<i64>>,
 }
 
 /// `[limits]`
@@ -159,8 +225,20 @@ pub(super) struct Timeouts {
     pub(super) request_head: Option<Spanned<Time>>,
     pub(super) handshake: Option<Spanned<Time>>,
     pub(super) body: Option<Spanned<Time>>,
+    pub(super) request: Option<Spanned<Time>>,
     pub(super) keepalive: Option<Spanned<Time>>,
     pub(super) drain: Option<Spanned<Time>>,
+}
+
+/// `[supervision]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Supervision {
+    pub(super) module_time_limit: Option<Spanned<Time>>,
+    pub(super) module_faults: Option<Spanned<i64>>,
+    pub(super) module_deaths: Option<Spanned<i64>>,
+    pub(super) probation: Option<Spanned<Time>>,
+    pub(super) start_timeout: Option<Spanned<Time>>,
 }
 
 /// `[access_log]`

@@ -92,9 +92,10 @@ t.toml:19: limits.head_bytes: expected a size such as 4096, "64KiB" or "1MiB", f
 fn reads_every_key() {
     let text = r#"
 threads = 3
+supervision.module_faults = 0
 module_path = ["m", "/abs"]
 limits = { request_line_bytes = 100, head_bytes = "1MiB", headers = 7, body_bytes = "2GiB", requests_per_connection = 9 }
-timeouts = { request_head = "1s", body = "2s", keepalive = "3s", drain = "0s" }
+timeouts = { request_head = "1s", body = "2s", request = "4s", keepalive = "3s", drain = "0s" }
 access_log.path = "access.log"
 admin.address = "127.0.0.1:9100"
 [[listener]]
@@ -123,11 +124,14 @@ host = "A.example"
 cluster = "a"
 rewrite = "/b/"
 host_header = "server"
+timeout = "5s"
+retry = { on = ["connect", "reset", "timeout", "bad_response", "gateway", "429"], tries = 4, timeout = "6s", try_timeout = "7s", backoff = "1ms", max_backoff = "2ms", budget = { percent = 5, min = 6 }, methods = ["GET", "POST"], buffer = "1KiB" }
 "#;
     let (config, warnings) = parse("conf/t.toml", text, Syntax::Toml).unwrap();
     let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
-    assert_eq!(warnings, [r#"conf/t.toml:12: module "x": loaded, but no cluster uses it"#]);
+    assert_eq!(warnings, [r#"conf/t.toml:13: module "x": loaded, but no cluster uses it"#]);
     assert_eq!(config.threads, 3);
+    assert_eq!(config.supervision.module_faults, 0);
     assert_eq!(
         (config.listeners[0].address.to_string(), config.listeners[0].max_connections),
         ("[::1]:8080".into(), 5)
@@ -155,13 +159,25 @@ host_header = "server"
         (Some("a.example"), "/a", Some("/b/"))
     );
     assert_eq!((route.cluster, &route.host_header), (0, &Some(HostHeader::Server)));
+    assert_eq!(route.timeout, Some(Duration::from_secs(5)));
+    let retry = route.retry.as_deref().unwrap();
+    assert_eq!((retry.on.reset, retry.on.timeout, retry.on.bad_response), (true, true, true));
+    assert_eq!(
+        [429, 500, 502, 503, 504, 505].map(|status| retry.on.has_status(status)),
+        [true, false, true, true, true, false]
+    );
+    assert_eq!((retry.tries, retry.budget.percent, retry.budget.min), (4, 5, 6));
+    assert_eq!([retry.timeout, retry.try_timeout], [6, 7].map(|seconds| Some(Duration::from_secs(seconds))));
+    assert_eq!([retry.backoff, retry.max_backoff], [1, 2].map(Duration::from_millis));
+    assert_eq!((retry.repeats(b"POST"), retry.repeats(b"PUT"), retry.buffer_bytes), (true, false, 1024));
     assert_eq!(config.route_order, RouteOrder::Longest);
     let Limits { request_line_bytes, head_bytes, headers, body_bytes, requests_per_connection } =
         config.limits;
     assert_eq!((request_line_bytes, head_bytes, headers), (100, 1 << 20, 7));
     assert_eq!((body_bytes, requests_per_connection), (Some(2 << 30), Some(9)));
-    let Timeouts { request_head, body, keepalive, drain } = config.timeouts;
+    let Timeouts { request_head, body, request, keepalive, drain } = config.timeouts;
     assert_eq!([request_head, body, keepalive, drain], [1, 2, 3, 0].map(Duration::from_secs));
+    assert_eq!(request, Some(Duration::from_secs(4)));
     assert_eq!(config.access_log, AccessLogTarget::File("conf/access.log".into()));
     assert_eq!(config.admin.unwrap().address.to_string(), "127.0.0.1:9100");
 }
@@ -280,8 +296,8 @@ fn refuses_unknown_keys_at_every_level() {
     assert_lines(&[
         (with_top("thread = 3\n"), r#"t.toml:1: unknown key "thread" (did you mean "threads"?)"#),
         (
-            with_top("user = \"x\"\n"),
-            r#"t.toml:1: unknown key "user" (known here: threads, module_path, listener, load_module, cluster, route, limits, timeouts, access_log, admin)"#,
+            with_top("worker_count = 3\n"),
+            r#"t.toml:1: unknown key "worker_count" (known here: threads, module_path, user, group, control, pid_file, listener, load_module, cluster, route, limits, timeouts, supervision, access_log, admin)"#,
         ),
         (
             with_top("[limits]\nheader = 3\n"),
@@ -297,7 +313,7 @@ fn refuses_unknown_keys_at_every_level() {
         ),
         (
             with_route("[[route]]\nprefix = \"/\"\npath = \"/a\"\ncluster = \"app\"\n"),
-            r#"t.toml:9: route "/a": unknown key "prefix" (known here: path, host, cluster, rewrite, host_header)"#,
+            r#"t.toml:9: route "/a": unknown key "prefix" (known here: path, host, cluster, rewrite, host_header, timeout, retry)"#,
         ),
     ]);
 }
@@ -589,9 +605,53 @@ fn refuses_bad_routes() {
 }
 
 #[test]
+fn refuses_bad_retries() {
+    let retry = |keys: &str| with_route(&format!("{ROUTE}retry = {{ {keys} }}\n"));
+    assert_lines(&[
+        (retry(""), r#"t.toml:11: route "/": retry: no on (write, for example, on = ["reset", "503"])"#),
+        (
+            retry("on = [\"resett\"]"),
+            r#"t.toml:11: route "/": retry.on: "resett" is no cause (did you mean "reset"?)"#,
+        ),
+        (
+            retry("on = [\"200\"]"),
+            r#"t.toml:11: route "/": retry.on: "200" is no cause (known are connect, reset, timeout, bad_response, gateway, 5xx, and statuses from 400 to 599)"#,
+        ),
+        (
+            retry("on = [], tries = 0"),
+            r#"t.toml:11: route "/": retry.tries: 0 is not a number from 1 to 100"#,
+        ),
+        (
+            retry("on = [], timeout = \"0s\""),
+            r#"t.toml:11: route "/": retry.timeout: must be longer than 0s (leave the key out for no limit)"#,
+        ),
+        (
+            retry("on = [], backoff = \"2s\", max_backoff = \"1s\""),
+            r#"t.toml:11: route "/": retry: max_backoff 1s is less than the backoff of 2s"#,
+        ),
+        (
+            retry("on = [], budget = { percent = 101 }"),
+            r#"t.toml:11: route "/": retry.budget.percent: 101 is not a number from 0 to 100"#,
+        ),
+        (
+            retry("on = [], methods = [\"get\"]"),
+            r#"t.toml:11: route "/": retry.methods: "get" is none (methods are written in capitals, as "GET")"#,
+        ),
+        (
+            retry("on = [], buffer = \"17MiB\""),
+            r#"t.toml:11: route "/": retry.buffer: 17825792 bytes are not in the range from 0 to 16777216"#,
+        ),
+    ]);
+}
+
+#[test]
 fn refuses_senseless_limits() {
     assert_lines(&[
         (with_top("threads = 0\n"), "t.toml:1: threads: 0 is not a number from 1 to 1024"),
+        (
+            with_top("supervision.module_faults = -1\n"),
+            "t.toml:1: supervision.module_faults: -1 is not a number from 0 to 1000",
+        ),
         (
             with_top("limits.request_line_bytes = \"32KiB\"\n"),
             "t.toml:1: limits.head_bytes: 16384 is less than the 32768 of limits.request_line_bytes, and the line is part of the head",
@@ -665,4 +725,25 @@ fn no_beginning_of_a_file_and_no_lost_line_makes_it_panic() {
             let _ = parse("t", &rest.collect::<Vec<_>>().join("\n"), syntax);
         }
     }
+}
+
+#[test]
+fn checks_who_runs_it_and_where_it_is_spoken_to() {
+    let long = "x".repeat(200);
+    assert_lines(&[
+        (with_top("user = \"\"\n"), "t.toml:1: user: is empty; write a name, or leave it out"),
+        (with_top("pid_file = \"\"\n"), "t.toml:1: pid_file: is empty; write a file's name, or leave it out"),
+        (
+            with_top(&format!("control = \"/{long}\"\n")),
+            &format!("t.toml:1: control: \"/{long}\" has 201 bytes, a socket's path 107 at most"),
+        ),
+        (
+            with_top("[supervision]\nmodule_time_limit = \"0s\"\n"),
+            "t.toml:2: supervision.module_time_limit: must be longer than 0s (the default is 1s)",
+        ),
+        (
+            with_top("[supervision]\nmodule_deaths = -1\n"),
+            "t.toml:2: supervision.module_deaths: -1 is not a number from 0 to 1000",
+        ),
+    ]);
 }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use crate::config::{KeySource, Route};
 use crate::error::Error;
@@ -22,6 +23,8 @@ pub(super) struct Plan<'a> {
     pub(super) query: Option<&'a [u8]>,
     /// Where the method counts it.
     pub(super) max_forwards: Option<u32>,
+    /// For all of the request, from its head to the last byte of its response.
+    pub(super) timeout: Option<Duration>,
 }
 
 /// Reads target, host and route out of a head.
@@ -44,7 +47,8 @@ pub(super) fn plan<'a>(thread: &'a Thread, head: &'a RequestHead) -> Result<Plan
         Method::Options => head.known(Name::MaxForwards).and_then(number),
         _ => None,
     };
-    Ok(Plan { route, authority, path, query, max_forwards })
+    let timeout = route.timeout.or(thread.config.timeouts.request);
+    Ok(Plan { route, authority, path, query, max_forwards, timeout })
 }
 
 /// Authority, path and query of a target (RFC 9112 section 3.2). The authority of a target in absolute form counts more

@@ -29,6 +29,7 @@ pub(super) enum Broken {
     Client(Error),
     Server(PumpError),
     ServerStalled,
+    OutOfTime,
 }
 
 /// The rest of a request, sent while its response is relayed already.
@@ -48,7 +49,7 @@ impl Request<'_> {
         endpoint: usize,
         exchange: Exchange,
     ) -> Result<(Report, End, Instant), Failure> {
-        let Exchange { mut server, mut buffer, mut request } = exchange;
+        let Exchange { mut server, mut buffer, mut request, .. } = exchange;
         let (thread, now) = (self.thread, Instant::now());
         let head = &memory.response_head;
         trylist.response_headers(head, now);
@@ -133,6 +134,7 @@ impl Request<'_> {
     ) -> Result<(), Broken> {
         let client_patience = self.thread.config.timeouts.body;
         let server_patience = self.cluster.config.body_timeout;
+        let until = self.plan.timeout.map(|allowed| self.started + allowed);
         let mut waited_for_sink = None;
         let mut known = Some(now);
         poll_fn(|cx| {
@@ -153,9 +155,13 @@ impl Request<'_> {
             if progressed || waited_for_sink != Some(response.waits_for_sink) {
                 waited_for_sink = Some(response.waits_for_sink);
                 let patience = if response.waits_for_sink { client_patience } else { server_patience };
-                down.timer.set(known.take().unwrap_or_else(Instant::now) + patience);
+                let deadline = known.take().unwrap_or_else(Instant::now) + patience;
+                down.timer.set(until.map_or(deadline, |until| deadline.min(until)));
             }
             ready!(down.timer.poll_expired(cx));
+            if until.is_some_and(|until| Instant::now() >= until) {
+                return Poll::Ready(Err(Broken::OutOfTime));
+            }
             Poll::Ready(Err(if response.waits_for_sink {
                 Broken::Client(Error::ClientGone)
             } else if sending.waits_for_client() {
@@ -183,6 +189,12 @@ impl Request<'_> {
                 wire::OUTCOME_BROKEN,
                 Error::ServerTimeout,
                 Some(format!("response body stopped for {:?}", self.cluster.config.body_timeout)),
+            ),
+            Broken::OutOfTime => (
+                wire::TRY_TIMED_OUT,
+                wire::OUTCOME_BROKEN,
+                Error::ServerTimeout,
+                Some(format!("not done within {:?}", self.plan.timeout.unwrap_or_default())),
             ),
             Broken::Server(e) => {
                 let text = match &e {

@@ -86,6 +86,8 @@ pub(super) struct ClusterCells {
     pub(super) queue_left: [Cell; QueueEnd::N],
     pub(super) queue_full: Cell,
     pub(super) queue_time_ns: Cell,
+    pub(super) retries: Cell,
+    pub(super) retries_denied: Cell,
     pub(super) endpoints: Box<[EndpointCells]>,
 }
 
@@ -124,6 +126,8 @@ impl ClusterCells {
             queue_left: cells(),
             queue_full: Cell::default(),
             queue_time_ns: Cell::default(),
+            retries: Cell::default(),
+            retries_denied: Cell::default(),
             endpoints: (0..n_endpoints).map(|_| EndpointCells::default()).collect(),
         }
     }

@@ -90,6 +90,13 @@ impl ClientTls {
         Ok(Self(config))
     }
 
+    /// For health checks, whose protocol does not follow that of requests.
+    pub fn checker(&self, speaks_h2: bool) -> Connector {
+        let mut config = self.0.clone();
+        config.alpn_protocols = vec![if speaks_h2 { ALPN_H2 } else { ALPN_HTTP11 }.to_vec()];
+        Connector(TlsConnector::from(Arc::new(config)))
+    }
+
     /// For one thread.
     pub fn connector(&self) -> Connector {
         let mut config = self.0.clone();

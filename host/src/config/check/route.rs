@@ -45,6 +45,8 @@ impl Checker<'_> {
         let cluster = self.route_cluster(&object, span, raw.cluster, clusters);
         let rewrite = raw.rewrite.and_then(|rewrite| self.rewrite(&object, &rewrite));
         let host_header = raw.host_header.and_then(|text| self.host_header(&object, &text));
+        let timeout = self.limit_of_time(&format!("{object}: timeout"), raw.timeout.as_ref());
+        let retry = raw.retry.map(|retry| self.retry(&object, retry).into());
         let path = path?;
         Some(Route {
             host: host.map(Into::into),
@@ -52,6 +54,8 @@ impl Checker<'_> {
             path: path.into(),
             cluster: cluster.unwrap_or_default(),
             host_header,
+            timeout,
+            retry,
             place: self.report.place(span.start),
         })
     }

@@ -1,6 +1,5 @@
 //! `tls` of a listener and of a cluster: every file is read here, once, and what is in it is checked.
 
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -226,20 +225,16 @@ impl Checker<'_> {
         Some(found.certs)
     }
 
-    fn file(&mut self, object: &str, key: &str, path: &Spanned<String>) -> Option<Arc<[u8]>> {
+    fn file(&mut self, object: &str, key: &str, path: &Spanned<String>) -> Option<Vec<u8>> {
         self.file_bytes(&format!("{object}: {key}"), path)
     }
 
     /// The one place where certificates and keys are read.
-    fn file_bytes(&mut self, object: &str, path: &Spanned<String>) -> Option<Arc<[u8]>> {
-        match super::super::read_file(&self.relative(path.get_ref())) {
-            Ok(bytes) => Some(bytes.into()),
-            Err(e) => {
-                let reason = super::super::cause(&e);
-                self.report
-                    .error(path.at(), format!("{object} {:?} cannot be read: {reason}", path.get_ref()));
-                None
-            }
-        }
+    fn file_bytes(&mut self, object: &str, path: &Spanned<String>) -> Option<Vec<u8>> {
+        let read = self.files.bytes(&self.relative(path.get_ref()));
+        read.map_err(|reason| {
+            self.report.error(path.at(), format!("{object} {:?} {reason}", path.get_ref()));
+        })
+        .ok()
     }
 }
