@@ -70,12 +70,19 @@ fn rapid_reset() {
 #[test]
 fn resets_that_the_proxy_is_made_to_send() {
     let origin = Origin::named("a");
-    // A window update of zero is an error of its stream (CVE-2025-8671).
+    // A window beyond what a window can be is an error of its stream (CVE-2025-8671).
     let code = refused(&origin, 20_000, |round| {
         let stream = 2 * round + 1;
-        [open(stream), frame(WINDOW_UPDATE, 0, stream, &[0; 4])].concat()
+        [open(stream), frame(WINDOW_UPDATE, 0, stream, &[0x7f, 0xff, 0xff, 0xff])].concat()
     });
     assert_eq!(code, Some(ENHANCE_YOUR_CALM));
+    assert!(origin.requests().len() < 500, "{}", origin.requests().len());
+}
+
+#[test]
+fn frames_that_are_none_are_an_error_of_their_connection() {
+    let code = refused(&Origin::named("a"), 1, |_| frame(WINDOW_UPDATE, 0, 0, &[0; 4]));
+    assert_eq!(code, Some(PROTOCOL_ERROR));
 }
 
 #[test]
