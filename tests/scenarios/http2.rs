@@ -84,10 +84,14 @@ fn many_streams_are_under_way_at_once() {
 #[test]
 fn h2load_sees_no_failure() {
     let origin = Origin::named("a");
-    let proxy = Proxy::over([&origin]).listener("h2 = true").threads(2).start();
-    let url = format!("http://{}/", proxy.address());
-    let Some(output) = tool("h2load", &["-n2000", "-c4", "-m32", "-p", "h2c", &url]) else { return };
-    assert!(said(&output).contains("2000 succeeded, 0 failed, 0 errored"), "{output:?}");
+    let plain = Proxy::over([&origin]).listener("h2 = true").threads(2).start();
+    let tls = format!("tls = {{ certificates = [{}] }}", Authority::new("ca").issue(&["site.test"]).toml());
+    let secure = Proxy::over([&origin]).listener(&tls).threads(2).start();
+    for (proxy, scheme) in [(&plain, "http"), (&secure, "https")] {
+        let url = format!("{scheme}://{}/", proxy.address());
+        let Some(output) = tool("h2load", &["-n2000", "-c4", "-m32", &url]) else { return };
+        assert!(said(&output).contains("2000 succeeded, 0 failed, 0 errored"), "{output:?}");
+    }
 }
 
 #[test]

@@ -315,11 +315,6 @@ impl ServerStream {
         };
         reset.map(|_| ())
     }
-
-    /// Whether the whole request was read from the connection.
-    pub fn has_ended_sending(&self) -> bool {
-        self.body.is_end_stream() && self.chunk.is_empty()
-    }
 }
 
 impl Drop for ServerStream {

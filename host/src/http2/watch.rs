@@ -127,11 +127,6 @@ impl Watched {
         let frames = Frames { head: [0; FRAME_HEAD], head_len: 0, skip: PREFACE };
         Self { stream, before, before_at: 0, frames, budget }
     }
-
-    /// The connection itself.
-    pub fn stream(&self) -> &Stream {
-        &self.stream
-    }
 }
 
 impl Frames {

@@ -119,11 +119,6 @@ impl Connector {
     }
 }
 
-/// Whether the server chose HTTP/2.
-pub fn chose_h2(stream: &TlsStream<TcpStream>) -> bool {
-    stream.get_ref().1.alpn_protocol() == Some(ALPN_H2)
-}
-
 /// Takes any certificate, and demands no more than that the server has its key.
 #[derive(Debug)]
 struct Unverified(WebPkiSupportedAlgorithms);
