@@ -488,18 +488,20 @@ mod tests {
 
     /// Has a pump take `sent` from its source, in one read, and gives up on the sink.
     async fn interrupted(pump: &mut Pump, sent: &[u8]) {
-        let (mut client, mut source) = connected().await;
-        let (mut sink, _server) = connected().await;
+        let (mut client, source) = connected().await;
+        let (sink, _server) = connected().await;
         client.write_all(sent).await.expect("sent");
         source.readable().await.expect("connected");
+        let (mut source, mut sink) = (Stream::from(source), Stream::from(sink));
         let mut buffer = Buffer::for_head(100);
         let _ = poll_fn(|cx| Poll::Ready(pump.poll(cx, &mut source, &mut buffer, &mut sink))).await;
     }
 
     /// What a pump sends of a source that sends this and ends.
     async fn sent_by(mut pump: Pump, source: &[u8]) -> String {
-        let (mut client, mut from) = connected().await;
-        let (mut sink, mut server) = connected().await;
+        let (mut client, from) = connected().await;
+        let (sink, mut server) = connected().await;
+        let (mut from, mut sink) = (Stream::from(from), Stream::from(sink));
         client.write_all(source).await.expect("sent");
         let mut buffer = Buffer::for_head(100);
         poll_fn(|cx| pump.poll(cx, &mut from, &mut buffer, &mut sink)).await.expect("moved");
