@@ -57,13 +57,19 @@ impl State {
     }
 
     /// Nothing yet.
+    #[expect(clippy::new_without_default, reason = "no two are equal")]
     pub fn new() -> Self {
         Self { secret: sticky::random_key(), clusters: Vec::new() }
     }
 
-    /// Takes over what a later generation knows. Of clusters that it does not have, nothing is kept.
+    /// Takes over what a later generation knows. Of clusters that it does not have, nothing is kept; but what a balancer
+    /// once saved is, while its cluster has none, because its module is in quarantine.
     pub fn learn(&mut self, later: Self) {
-        self.clusters = later.clusters;
+        let mut earlier = std::mem::replace(&mut self.clusters, later.clusters);
+        for cluster in self.clusters.iter_mut().filter(|cluster| cluster.balancers.is_empty()) {
+            let known = earlier.iter_mut().find(|known| known.name == cluster.name);
+            cluster.balancers = known.map(|known| std::mem::take(&mut known.balancers)).unwrap_or_default();
+        }
     }
 
     /// What sessions are signed with where the configuration names no secret.
@@ -86,7 +92,12 @@ impl ClusterState {
         Self {
             name: cluster.config.name.to_string(),
             endpoints: cluster.endpoints.iter().map(endpoint).collect(),
-            health: cluster.health_facts().into_iter().map(without_drain).collect(),
+            // Marks of operators are the supervisor's to remember, and to forget.
+            health: cluster
+                .health_facts()
+                .into_iter()
+                .map(|facts| HealthFacts { drain: None, ..facts })
+                .collect(),
             balancers: cluster.tiers.iter().filter_map(|tier| saved(cluster, tier)).collect(),
         }
     }
@@ -112,11 +123,6 @@ impl ClusterState {
         let is_it = |saved: &&BalancerState| saved.tier == tier && saved.module == module;
         self.balancers.iter().find(is_it).map(|saved| saved.bytes.as_slice())
     }
-}
-
-/// Marks of operators are the supervisor's to remember, and to forget.
-fn without_drain(facts: HealthFacts) -> HealthFacts {
-    HealthFacts { drain: None, ..facts }
 }
 
 fn saved(cluster: &Cluster, tier: &Tier) -> Option<BalancerState> {

@@ -10,9 +10,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio_rustls::server::TlsStream;
 
+use crate::config;
 use crate::downstream::{self, Downstream, Place};
 use crate::drain::{Idle, Phase};
 use crate::http2::{self, server::Client};
+use crate::per_client::{Counted, PerClient};
+use crate::proxy_protocol::{self, BadHeader};
 use crate::stream::Stream;
 use crate::thread::Thread;
 use crate::tls::server::{self, Acceptor, NoHandshake};
@@ -32,6 +35,7 @@ pub struct Gate {
     max: usize,
     tls: Option<Acceptor>,
     h2: bool,
+    per_client: Option<Arc<PerClient>>,
     open: AtomicUsize,
     closed: Notify,
     /// Nobody reads its sockets after this worker.
@@ -43,6 +47,8 @@ struct Admitted {
     gate: Arc<Gate>,
     thread: Rc<Thread>,
     place: usize,
+    /// Its place among those of its client, where those are counted.
+    counted: Option<Counted>,
 }
 
 /// Accepts until the worker ends. Connections that the kernel has made by then, and nobody has accepted, are served too,
@@ -94,10 +100,33 @@ async fn accept_for_ever(thread: &Rc<Thread>, socket: &TcpListener, gate: &Arc<G
 }
 
 fn admit(thread: &Rc<Thread>, gate: &Arc<Gate>, stream: TcpStream, peer: SocketAddr) {
+    let terms = thread.config.listeners[gate.listener].proxy_protocol.as_ref();
+    let speaks_proxy = terms.is_some_and(|terms| terms.from.contains(peer.ip()));
+    // Behind a balancer that says who its clients are, they are counted once that is known.
+    let counted = match &gate.per_client {
+        Some(per_client) if !speaks_proxy => match per_client.enter(peer.ip()) {
+            Some(counted) => Some(counted),
+            None => return thread.metrics.client_full(gate.listener),
+        },
+        _ => None,
+    };
     gate.open.fetch_add(1, Ordering::Relaxed);
     thread.metrics.connection_opened(gate.listener);
     let place = thread.join();
-    let admitted = Admitted { gate: Arc::clone(gate), thread: Rc::clone(thread), place };
+    let mut admitted = Admitted { gate: Arc::clone(gate), thread: Rc::clone(thread), place, counted };
+    if speaks_proxy {
+        let thread = Rc::clone(thread);
+        tokio::task::spawn_local(async move {
+            let Some((stream, peer)) = admitted.meet(stream, peer).await else { return };
+            if admitted.gate.tls.is_some() {
+                return serve_tls(thread, stream, peer, admitted).await;
+            }
+            let mut connection = Downstream::new(&thread, stream.into(), peer);
+            connection.may_be_h2 = admitted.gate.h2;
+            downstream::serve(thread, connection, admitted).await;
+        });
+        return;
+    }
     if gate.tls.is_some() {
         tokio::task::spawn_local(serve_tls(Rc::clone(thread), stream, peer, admitted));
         return;
@@ -145,15 +174,60 @@ async fn shake_hands(
     None
 }
 
+impl Admitted {
+    /// Reads a connection's PROXY header and says who its client is; `None` where it is to be closed.
+    async fn meet(&mut self, mut stream: TcpStream, peer: SocketAddr) -> Option<(TcpStream, SocketAddr)> {
+        let (thread, gate) = (&self.thread, &self.gate);
+        let terms = thread.config.listeners[gate.listener].proxy_protocol.as_ref()?;
+        let why = match tokio::time::timeout(terms.timeout, proxy_protocol::read(&mut stream)).await {
+            Ok(Ok(named)) => {
+                let client = named.unwrap_or(peer);
+                if let Some(per_client) = &gate.per_client {
+                    self.counted = per_client.enter(client.ip());
+                    if self.counted.is_none() {
+                        thread.metrics.client_full(gate.listener);
+                        return None;
+                    }
+                }
+                return Some((stream, client));
+            }
+            Ok(Err(BadHeader::Nothing)) => return None,
+            Ok(Err(e)) => e.to_string(),
+            Err(_) => format!("it did not come within {:?}", terms.timeout),
+        };
+        thread.metrics.bad_proxy_header(gate.listener);
+        if let Some(left_out) = thread.may_log() {
+            let listener = &gate.address;
+            match left_out {
+                0 => tracing::warn!(%listener, %peer, "connection closed, no good PROXY header: {why}"),
+                _ => {
+                    tracing::warn!(%listener, %peer, left_out, "connection closed, no good PROXY header: {why}")
+                }
+            }
+        }
+        None
+    }
+}
+
 impl Gate {
-    /// A gate for at most `max` connections, of TLS where there is an acceptor for it.
-    pub fn new(listener: usize, address: SocketAddr, max: usize, tls: Option<Acceptor>, h2: bool) -> Self {
+    /// A gate for at most `max` connections, and for as many of each client as `terms` say; of TLS where there is an
+    /// acceptor for it.
+    pub fn new(
+        listener: usize,
+        address: SocketAddr,
+        max: usize,
+        terms: &config::Listener,
+        tls: Option<Acceptor>,
+    ) -> Self {
+        let per_client =
+            terms.max_connections_per_client.map(|max_each| Arc::new(PerClient::new(max_each, max)));
         Self {
             listener,
             address,
             max,
             tls,
-            h2,
+            h2: terms.h2,
+            per_client,
             open: AtomicUsize::new(0),
             closed: Notify::new(),
             is_last_reader: AtomicBool::new(false),

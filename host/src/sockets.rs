@@ -171,7 +171,15 @@ mod tests {
 
     fn listener(address: SocketAddr) -> Listener {
         let place = Place { file: "site.toml".into(), line: 3 };
-        Listener { address, max_connections: 1, tls: None, h2: false, place }
+        Listener {
+            address,
+            max_connections: 1,
+            max_connections_per_client: None,
+            proxy_protocol: None,
+            tls: None,
+            h2: false,
+            place,
+        }
     }
 
     #[test]

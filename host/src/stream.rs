@@ -3,6 +3,7 @@
 //! An enum and not a trait object: what is plain stays as cheap as the socket, and can be spliced.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -98,6 +99,14 @@ impl Stream {
             // Where it fails the connection is gone already.
             let _ = SockRef::from(socket).set_linger(reset.then_some(Duration::ZERO));
         }
+    }
+
+    /// The proxy's own end of the connection.
+    ///
+    /// # Errors
+    /// It is gone, or it is no connection of its own.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket().ok_or(io::ErrorKind::NotConnected)?.local_addr()
     }
 
     /// Takes one byte of what is there, and says whether there was one; for a connection that is not read any further.

@@ -9,6 +9,7 @@ pub mod grpc;
 pub mod h2;
 pub mod journal;
 pub mod log;
+pub mod nginx;
 pub mod origin;
 pub mod proxy;
 pub mod stream;
