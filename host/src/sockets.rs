@@ -182,6 +182,8 @@ mod tests {
             max_connections: 1,
             max_connections_per_client: None,
             proxy_protocol: None,
+            tls: None,
+            h2: false,
             place,
         }
     }
