@@ -200,7 +200,7 @@ retry = { on = ["connect", "reset", "timeout", "bad_response", "gateway", "429"]
         config.limits;
     assert_eq!((request_line_bytes, head_bytes, headers), (100, 1 << 20, 7));
     assert_eq!((body_bytes, requests_per_connection), (Some(2 << 30), Some(9)));
-    let Timeouts { request_head, body, request, tunnel, keepalive, drain } = config.timeouts;
+    let Timeouts { request_head, handshake: _, body, request, tunnel, keepalive, drain } = config.timeouts;
     assert_eq!([request_head, body, keepalive, drain], [1, 2, 3, 0].map(Duration::from_secs));
     assert_eq!((request, tunnel), (Some(Duration::from_secs(4)), Duration::from_secs(8)));
     assert_eq!(config.access_log, AccessLogTarget::File("conf/access.log".into()));

@@ -31,6 +31,7 @@ mod score;
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::{Mutex, TryLockError};
 
 use lb_api::{
     Balancer, BuildCx, BuildError, Cluster, Endpoint, Live, Needs, Next, NextCx, Request, export_balancer,
@@ -48,6 +49,7 @@ pub struct Rendezvous {
     /// replaced is one that either the old or the new ones could have made of each server.
     weights: Box<[AtomicU32]>,
     epoch: AtomicU64,
+    maker: Mutex<()>,
 }
 
 impl Balancer for Rendezvous {
@@ -65,8 +67,9 @@ impl Balancer for Rendezvous {
             hashes: endpoints.iter().map(|endpoint| xxh64(name(endpoint).as_bytes(), 0)).collect(),
             weights: endpoints.iter().map(|_| AtomicU32::new(0)).collect(),
             epoch: AtomicU64::new(0),
+            maker: Mutex::new(()),
         };
-        rendezvous.refresh(cx.cluster().epoch());
+        rendezvous.make(cx.cluster().epoch());
         Ok(rendezvous)
     }
 
@@ -112,9 +115,19 @@ impl Rendezvous {
             .map_or(Next::Exhausted, Next::Endpoint)
     }
 
-    /// Several requests may do so at the same time: all write the same, or what is newer.
+    /// Whoever comes first does; the others use the old ones meanwhile. Were there two at the same time, the slower one
+    /// could write a weight from before a change over the one from after it.
     #[cold]
     fn refresh(&self, epoch: u64) {
+        match self.maker.try_lock() {
+            Ok(_making) => self.make(epoch),
+            // Who panicked here left weights that are as good as any.
+            Err(TryLockError::Poisoned(_making)) => self.make(epoch),
+            Err(TryLockError::WouldBlock) => {}
+        }
+    }
+
+    fn make(&self, epoch: u64) {
         for (weight, live) in self.weights.iter().zip(&self.lives) {
             weight.store(if live.is_available() { live.effective_weight() } else { 0 }, Relaxed);
         }
