@@ -210,6 +210,17 @@ retry = { on = ["connect", "reset", "timeout", "bad_response", "gateway", "429"]
 }
 
 #[test]
+fn warns_of_a_server_that_is_there_twice() {
+    let servers = "[\"http://A.example\", \"http://b\",\n  { url = \"http://a.example:80\", weight = 2 }, \"http://b:81\"]";
+    let text = with_cluster(&format!("[[cluster]]\nname = \"app\"\nservers = {servers}\n"));
+    let (config, warnings) = parse("t.toml", &text, Syntax::Toml).unwrap();
+    let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+    let expected = "t.toml:8: cluster \"app\": server \"http://a.example:80\": is there already, by t.toml:7 \
+                    (where it is to get more, write one with a weight)";
+    assert_eq!((warnings, config.clusters[0].servers.len()), (vec![expected.to_owned()], 4));
+}
+
+#[test]
 fn says_which_networks_are_none() {
     let text = with_top("explain.allow = [\"10.0.0.1/8\", \"localhost\", 5, \"::1\"]\nexplain.deny = []\n");
     let expected = r#"

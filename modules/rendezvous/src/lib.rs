@@ -69,6 +69,7 @@ impl Balancer for Rendezvous {
             epoch: AtomicU64::new(0),
             maker: Mutex::new(()),
         };
+        warn_of_twins(cx, &rendezvous.hashes);
         rendezvous.make(cx.cluster().epoch());
         Ok(rendezvous)
     }
@@ -97,6 +98,21 @@ impl Balancer for Rendezvous {
 
     fn explain(&self, hash: &Option<u64>) -> Option<String> {
         hash.map(|hash| format!("hash {hash:#018x}, the highest score of {} servers", self.hashes.len()))
+    }
+}
+
+/// Of two servers of one name the first has the higher score for every key.
+fn warn_of_twins(cx: &BuildCx<'_, Rendezvous>, hashes: &[u64]) {
+    let mut order: Vec<usize> = (0..hashes.len()).collect();
+    order.sort_by_key(|server| hashes[*server]);
+    let url = |server: usize| cx.endpoints().get(server).url();
+    let twins = order.windows(2).filter(|pair| hashes[pair[0]] == hashes[pair[1]]);
+    let (first, n) = (twins.clone().map(|pair| (url(pair[0]), url(pair[1]))).next(), twins.count());
+    if let Some((one, other)) = first {
+        cx.log().warn(format_args!(
+            "servers \"{one}\" and \"{other}\" have one name, so that the second gets no key while the first is there \
+             ({n} such in all); a hash_key of its own among its metadata would give it some"
+        ));
     }
 }
 
@@ -265,6 +281,15 @@ mod tests {
             |a, b| built(&FakeCluster::equal(2).metadata(0, "hash_key", a).metadata(1, "hash_key", b));
         let (before, after) = (firsts(&named("x", "y")), firsts(&named("y", "x")));
         assert!(before.iter().zip(after).all(|(before, after)| 1 - before == after));
+    }
+
+    #[test]
+    fn says_which_servers_get_no_key() {
+        let twins = FakeCluster::equal(3).metadata(0, "hash_key", "x").metadata(2, "hash_key", "x");
+        let logged = twins.balancer::<Rendezvous>().build().unwrap().logged();
+        let expected = "servers \"http://10.0.0.1:8080\" and \"http://10.0.0.3:8080\" have one name";
+        assert!(logged.len() == 1 && logged[0].contains(expected), "{logged:?}");
+        assert_eq!(FakeCluster::equal(3).balancer::<Rendezvous>().build().unwrap().logged(), [""; 0]);
     }
 
     #[test]
