@@ -2,6 +2,9 @@
 
 use std::net::{SocketAddr, TcpStream};
 
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
+
 use crate::stream::{End, Message, Stream};
 
 /// One connection to the proxy.
@@ -71,6 +74,24 @@ impl Client {
         let reply = self.stream.read_response(method).unwrap_or_else(|end| panic!("no response: {end:?}"));
         assert_ne!(reply.cut, Some(End::Silent), "the response stopped: {:?}", reply.head);
         reply
+    }
+
+    /// The next response, to a request that is not HEAD.
+    ///
+    /// # Errors
+    /// How the connection ended before it was whole.
+    pub fn try_reply(&mut self) -> Result<Message, End> {
+        let reply = self.stream.read_response("GET")?;
+        match reply.cut {
+            None => Ok(reply),
+            Some(end) => Err(end),
+        }
+    }
+
+    /// Whether there is something to read, or the connection has ended.
+    pub fn is_answered(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        recv(self.stream.socket(), &mut [0_u8], flags) != Err(Errno::AGAIN)
     }
 
     /// The next response's head; its body can be read with [`Client::bytes`].

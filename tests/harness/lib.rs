@@ -9,7 +9,9 @@ pub mod journal;
 pub mod log;
 pub mod origin;
 pub mod proxy;
+pub mod site;
 pub mod stream;
+pub mod traffic;
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
