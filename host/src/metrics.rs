@@ -172,6 +172,11 @@ pub fn outcome(kind: u32) -> &'static str {
     OUTCOMES[kind_idx(kind, OUTCOMES.len(), wire::OUTCOME_FAILED)]
 }
 
+/// The word for one of [`wire`]'s `STATE_*` constants, as in labels.
+pub fn state(state: u32) -> &'static str {
+    STATES.get(state as usize).copied().unwrap_or("unknown")
+}
+
 /// Words for the wire's constants, which count from 1.
 const TRY_RESULTS: [&str; 7] =
     ["served", "not_established", "closed_early", "bad_response", "timed_out", "broken", "aborted"];
@@ -283,6 +288,16 @@ impl Shard {
         self.listener(listener).full.add(1);
     }
 
+    /// A connection was closed at once because its client has as many as it may.
+    pub fn client_full(&self, listener: usize) {
+        self.listener(listener).over_per_client.add(1);
+    }
+
+    /// A connection was closed because it did not begin with a PROXY header.
+    pub fn bad_proxy_header(&self, listener: usize) {
+        self.listener(listener).bad_proxy_headers.add(1);
+    }
+
     /// A request is over.
     pub fn request(&self, end: &RequestEnd) {
         let cells = match end.cluster {
@@ -378,6 +393,21 @@ impl Shard {
     /// A request would have been sent again, but for the cluster's retry budget.
     pub fn retry_denied(&self, cluster: usize) {
         self.cluster(cluster).retries_denied.add(1);
+    }
+
+    /// A request was refused because the cluster has as many as it may.
+    pub fn overloaded(&self, cluster: usize) {
+        self.cluster(cluster).overloaded.add(1);
+    }
+
+    /// A connection has switched protocols; [`Self::tunnel_closed`] follows on the same thread.
+    pub fn tunnel_opened(&self, cluster: usize) {
+        self.cluster(cluster).tunnels_opened.add(1);
+    }
+
+    /// A tunnel has ended.
+    pub fn tunnel_closed(&self, cluster: usize) {
+        self.cluster(cluster).tunnels_closed.add(1);
     }
 
     fn listener(&self, idx: usize) -> &ListenerCells {

@@ -15,7 +15,7 @@ use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::headers;
 use crate::http1::buffer::Buffer;
-use crate::http1::head::{HeadLimits, Refusal, RequestHead, ResponseHead, Scan, Version};
+use crate::http1::head::{HeadLimits, Name, Refusal, RequestHead, ResponseHead, Scan, Version, tokens};
 use crate::http1::pump::{Pump, PumpError};
 use crate::resolve::Addresses;
 
@@ -58,6 +58,8 @@ pub struct Exchange {
     pub buffer: Buffer,
     /// The request, as far as it is not sent.
     pub request: Pump,
+    /// When all of the request was sent.
+    pub sent_at: Option<Instant>,
     /// The client has got an interim response.
     pub has_passed_on: bool,
 }
@@ -69,14 +71,18 @@ pub struct Terms<'a> {
     pub limits: &'a Limits,
     /// From the request's last byte to the response's first.
     pub response: Duration,
+    /// Which of the times in the configuration that is.
+    pub allowed: Duration,
     /// Without a byte in the request's body.
     pub request_body: Duration,
-    /// When the response is to be there, whatever moves; and how long after its beginning that is.
+    /// When the whole request has to be over, whatever moves; and how long after its beginning that is.
     pub until: Option<(Instant, Duration)>,
+    /// The client asks for another protocol, and the server may switch to it.
+    pub upgrade: bool,
 }
 
 impl Terms<'_> {
-    /// A deadline, brought forward where all has to be over before.
+    /// A deadline, brought forward where the whole request has to be over before.
     #[inline]
     fn by(&self, deadline: Instant) -> Instant {
         self.until.map_or(deadline, |(until, _)| deadline.min(until))
@@ -84,11 +90,16 @@ impl Terms<'_> {
 }
 
 /// Makes a connection, to whichever of the endpoint's addresses answers first in their order. Each gets its share of
-/// `patience`, so that one that swallows packets leaves time for those behind it.
+/// `patience`, so that one that swallows packets leaves time for those behind it. `preface` is said first, before whatever
+/// speaks over the connection.
 ///
 /// # Errors
 /// The name has no address, or no address could be connected to in time.
-pub async fn connect(endpoint: &Endpoint, patience: Duration) -> Result<TcpStream, ConnectError> {
+pub async fn connect(
+    endpoint: &Endpoint,
+    patience: Duration,
+    preface: &[u8],
+) -> Result<TcpStream, ConnectError> {
     let began = Instant::now();
     let unresolved = |text: String| ConnectError { kind: wire::FAILURE_RESOLVE, os_error: None, text };
     let answer;
@@ -106,9 +117,13 @@ pub async fn connect(endpoint: &Endpoint, patience: Duration) -> Result<TcpStrea
         let n_left = u32::try_from(addresses.len() - i).unwrap_or(u32::MAX);
         let share = patience.saturating_sub(began.elapsed()) / n_left;
         failed = match tokio::time::timeout(share, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => {
+            Ok(Ok(mut stream)) => {
                 // Only a hint to the kernel: a connection without it still works.
                 let _ = stream.set_nodelay(true);
+                // It fits into the socket's buffer, so this does not wait.
+                if !preface.is_empty() {
+                    stream.write_all(preface).await?;
+                }
                 return Ok(stream);
             }
             Ok(Err(e)) => e.into(),
@@ -125,7 +140,7 @@ pub async fn connect(endpoint: &Endpoint, patience: Duration) -> Result<TcpStrea
 impl Exchange {
     /// An exchange that begins now.
     pub fn new(server: TcpStream, request: Pump) -> Self {
-        Self { server, buffer: Buffer::for_body(), request, has_passed_on: false }
+        Self { server, buffer: Buffer::for_body(), request, sent_at: None, has_passed_on: false }
     }
 
     /// Sends the request, as far as the server takes it, until the head of its final response is there. Interim responses
@@ -166,15 +181,11 @@ impl Exchange {
                     down.watch(cx).map_err(NoResponse::Client)?;
                 }
                 ready!(down.timer.poll_expired(cx));
-                if let Some((until, allowed)) = terms.until
-                    && Instant::now() >= until
-                {
-                    return Poll::Ready(Err(NoResponse::TimedOut(allowed)));
-                }
                 // A client that was told to wait for "continue" has sent nothing because the server said nothing.
                 let held_back = request_head.expects_continue && self.request.body_bytes == 0;
                 Poll::Ready(Err(if progress.sent || self.request.waits_for_sink || held_back {
-                    NoResponse::TimedOut(terms.response)
+                    let end = terms.until.filter(|(until, _)| Instant::now() >= *until);
+                    NoResponse::TimedOut(end.map_or(terms.allowed, |(_, allowed)| allowed))
                 } else {
                     NoResponse::Client(Error::BodyTimeout)
                 }))
@@ -182,6 +193,9 @@ impl Exchange {
             .await?;
             if !response.is_interim() {
                 return Ok(());
+            }
+            if response.status == 101 && terms.upgrade {
+                return check_switch(request_head, response, progress.sent);
             }
             self.has_passed_on |= pass_on_interim(down, request_head, response, terms).await?;
             scan = Scan::default();
@@ -204,8 +218,10 @@ impl Exchange {
         let now = || known.unwrap_or_else(Instant::now);
         match polled {
             Poll::Ready(Ok(())) => {
+                let now = now();
                 progress.sent = true;
-                down.timer.set(terms.by(now() + terms.response));
+                self.sent_at = Some(now);
+                down.timer.set(terms.by(now + terms.response));
             }
             Poll::Ready(Err(PumpError::SinkFailed(e))) => {
                 progress.sink_failed = Some(e);
@@ -235,6 +251,25 @@ impl Progress {
     }
 }
 
+/// Whether a server may switch protocols now, and to one that was asked for (RFC 9110 section 7.8).
+fn check_switch(request: &RequestHead, response: &ResponseHead, is_sent: bool) -> Result<(), NoResponse> {
+    let bad = |text| Err(NoResponse::Bad(Refusal::Malformed(text)));
+    if !is_sent {
+        return bad("101 Switching Protocols before the end of the request");
+    }
+    let asked = |protocol: &[u8]| {
+        let fields = request.fields.iter().filter(|field| field.kind == Name::Upgrade);
+        let mut all = fields.flat_map(|field| tokens(request.text(field.value)));
+        all.any(|asked| asked.eq_ignore_ascii_case(protocol))
+    };
+    let fields = || response.fields.iter().filter(|field| field.kind == Name::Upgrade);
+    let mut protocols = fields().flat_map(|field| tokens(response.text(field.value))).peekable();
+    if protocols.peek().is_none() || !protocols.all(asked) {
+        return bad("101 Switching Protocols to one that nobody asked for");
+    }
+    Ok(())
+}
+
 /// Sends an interim response to the client; false where its version knows none.
 async fn pass_on_interim(
     down: &mut Downstream,
@@ -243,7 +278,7 @@ async fn pass_on_interim(
     terms: &Terms<'_>,
 ) -> Result<bool, NoResponse> {
     if response.status == 101 {
-        // No upgrade is passed on, so nobody asked for this.
+        // No upgrade was passed on, so nobody asked for this.
         return Err(NoResponse::Bad(Refusal::Malformed("101 Switching Protocols that nobody asked for")));
     }
     if request_head.version == Version::Http10 {

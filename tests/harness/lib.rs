@@ -7,6 +7,7 @@ pub mod client;
 pub mod command;
 pub mod journal;
 pub mod log;
+pub mod nginx;
 pub mod origin;
 pub mod proxy;
 pub mod site;

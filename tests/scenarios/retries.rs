@@ -403,3 +403,89 @@ fn a_request_has_its_time_whatever_moves() {
     assert_eq!(proxy.get("/").status(), 504);
     log::line(&[&format!("cluster=\"{}\"", proxy.cluster()), "no response within 50ms"]);
 }
+
+// ---- many at once ----------------------------------------------------------------------------------------------------
+
+/// The body that goes with a path, of a length that differs from path to path.
+fn body_of(path: &str) -> Vec<u8> {
+    let seed = path.bytes().fold(7_usize, |seed, byte| (seed * 31 + usize::from(byte)) % 100_003);
+    (0..seed % 40_000).map(|i| (i * 31 + seed) as u8).collect()
+}
+
+/// Answers well, but for every third request of all, with which it does this.
+fn failing(fail: impl Fn(&mut Conn) -> bool + Send + Sync + 'static) -> Origin {
+    let n = std::sync::atomic::AtomicUsize::new(0);
+    Origin::serving(move |conn| {
+        while let Some(request) = conn.request() {
+            if n.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % 3 == 2 {
+                if fail(conn) {
+                    continue;
+                }
+                return;
+            }
+            let body = body_of(request.line().split(' ').nth(1).unwrap());
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+            if !conn.send([head.as_bytes(), &body].concat()) {
+                return;
+            }
+        }
+    })
+}
+
+#[test]
+fn whatever_servers_do_every_client_gets_its_own_whole_response() {
+    const N_CLIENTS: usize = 4;
+    const N_REQUESTS: usize = 250;
+    let busy = "HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy";
+    let origins = [
+        failing(|_| false),
+        failing(move |conn| conn.send(busy)),
+        failing(|conn| {
+            conn.send("HTTP/1.1 200 OK\r\nContent-Le");
+            false
+        }),
+        // The one that is always right, so that four tries are enough.
+        failing(|conn| {
+            conn.send("HTTP/1.1 200 OK\r\nX-Last: resort\r\nContent-Length: 0\r\n\r\n");
+            true
+        }),
+    ];
+    let retry = "on = [\"reset\", \"503\"], tries = 4, budget = { percent = 100, min = 100 }";
+    let proxy = with(&origins, retry).start();
+    std::thread::scope(|scope| {
+        for client in 0..N_CLIENTS {
+            let proxy = &proxy;
+            scope.spawn(move || {
+                let mut connection = proxy.connect();
+                for n in 0..N_REQUESTS {
+                    let path = format!("/{client}/{n}");
+                    if n % 5 == 0 {
+                        let body = "x".repeat(n * 10);
+                        let length = body.len();
+                        connection.send(format!(
+                            "PUT {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}"
+                        ));
+                    } else {
+                        connection.get(&path);
+                    }
+                    let reply = connection.reply();
+                    let is_right = reply.body == body_of(&path) || reply.header("x-last").is_some();
+                    assert!(
+                        reply.status() == 200 && reply.cut.is_none() && is_right,
+                        "{path}: {}",
+                        reply.head
+                    );
+                }
+            });
+        }
+    });
+    let served = N_CLIENTS * N_REQUESTS;
+    proxy.wait_for_metric("trylist_requests_total{cluster=\"%\",code=\"200\"}", served as f64);
+    assert!(retries(&proxy) > served as f64 / 10.0, "{}", retries(&proxy));
+    let bodies =
+        origins.iter().flat_map(Origin::requests).filter(|request| request.line().starts_with("PUT"));
+    for request in bodies {
+        let n: usize = request.line().split(['/', ' ']).nth(3).unwrap().parse().unwrap();
+        assert_eq!(request.body.len(), n * 10, "{}", request.line());
+    }
+}

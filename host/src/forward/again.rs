@@ -48,30 +48,39 @@ impl Request<'_> {
         self.head.framing == Framing::None || self.rest.is_some()
     }
 
-    /// When a response has to be there, and how long after the request's beginning that is; by the end of the request's
-    /// time, and by that of its tries.
-    pub(super) fn deadline(&self) -> Option<(Instant, Duration)> {
-        let tries = self.plan.route.retry.as_deref().and_then(|policy| policy.timeout);
-        let allowed = match (self.plan.timeout, tries) {
-            (Some(request), Some(tries)) => request.min(tries),
-            (one, other) => one.or(other)?,
-        };
-        Some((self.started + allowed, allowed))
+    /// When the whole request has to be over, and how long after its beginning that is.
+    pub(super) fn last_moment(&self) -> Option<(Instant, Duration)> {
+        self.plan.timeout.map(|allowed| (self.started + allowed, allowed))
     }
 
-    /// The same for one try, which began just now.
-    pub(super) fn try_deadline(&self, now: Instant) -> Option<(Instant, Duration)> {
-        let own = self.plan.route.retry.as_deref().and_then(|policy| policy.try_timeout);
-        let own = own.map(|allowed| (now + allowed, allowed));
-        match (self.deadline(), own) {
-            (Some(all), Some(own)) => Some(if own.0 < all.0 { own } else { all }),
-            (one, other) => one.or(other),
+    /// When the tries have to be over; what the client takes to send its body is not counted.
+    fn end_of_tries(&self) -> Option<Instant> {
+        let allowed = self.plan.route.retry.as_deref()?.timeout?;
+        Some(self.started + allowed + self.sending)
+    }
+
+    /// When no further try may begin.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match (self.last_moment(), self.end_of_tries()) {
+            (Some((all, _)), Some(tries)) => Some(all.min(tries)),
+            (all, tries) => all.map(|(all, _)| all).or(tries),
         }
     }
 
     /// Whether the request's time is up.
     pub(super) fn is_overdue(&self, now: Instant) -> bool {
-        self.deadline().is_some_and(|(until, _)| now >= until)
+        self.deadline().is_some_and(|until| now >= until)
+    }
+
+    /// What a try has of a time that the cluster allows, and which of the times that is in the configuration.
+    pub(super) fn patience(&self, allowed: Duration, now: Instant) -> (Duration, Duration) {
+        let Some(policy) = self.plan.route.retry.as_deref() else { return (allowed, allowed) };
+        let of_try = allowed.min(policy.try_timeout.unwrap_or(allowed));
+        let left = self.end_of_tries().map(|until| until.saturating_duration_since(now));
+        match (left, policy.timeout) {
+            (Some(left), Some(timeout)) if left < of_try => (left, timeout),
+            _ => (of_try, of_try),
+        }
     }
 
     /// Whether a request that got this response is to be sent again. Only one that was sent whole is: while it is not,
@@ -120,7 +129,7 @@ impl Request<'_> {
         }
         let wait = policy.wait(self.n_sent, self.thread.random());
         let now = Instant::now();
-        if self.deadline().is_some_and(|(until, _)| now + wait >= until) {
+        if self.deadline().is_some_and(|until| now + wait >= until) {
             return Ok(None);
         }
         if !wait.is_zero() {

@@ -92,15 +92,16 @@ impl Request<'_> {
         Last::Response(Box::new(Held { endpoint, exchange, head }))
     }
 
-    /// Tells client and log that there is no (whole) response.
+    /// Tells client and log that there is no (whole) response; `more` is header lines of its own.
     pub(super) async fn fail(
         &mut self,
         down: &mut Downstream,
         memory: &mut Memory,
         failure: Failure,
+        more: &[u8],
     ) -> (Report, End, Instant) {
         let Failure { error, outcome, begun } = failure;
-        self.log_failure(down, error);
+        self.log_failure(error);
         if let Some(report) = begun {
             return (report, End::Close, Instant::now());
         }
@@ -114,7 +115,7 @@ impl Request<'_> {
         memory.response.clear();
         let now = Instant::now();
         let body_bytes =
-            respond::write_error(self.thread, error, Some(self.head), keep, now, &mut memory.response);
+            respond::write_error(self.thread, error, Some(self.head), keep, more, now, &mut memory.response);
         let sent = write_all(self.thread, down, &memory.response).await;
         let report = Report {
             status: verdict.status,
@@ -126,8 +127,8 @@ impl Request<'_> {
         (report, if sent && keep { End::Keep } else { End::CloseUnread }, Instant::now())
     }
 
-    fn log_failure(&self, down: &Downstream, error: Error) {
-        let (cluster, client) = (&*self.cluster.config.name, down.peer);
+    fn log_failure(&self, error: Error) {
+        let (cluster, client) = (&*self.cluster.config.name, self.plan.client.address);
         let target = String::from_utf8_lossy(self.head.text(self.head.target));
         if error.side() == Side::Downstream {
             tracing::debug!(cluster, %client, %target, "request given up: {error}");

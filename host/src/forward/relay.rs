@@ -7,15 +7,16 @@ use std::time::Instant;
 use lb_api::wire;
 use tokio::net::TcpStream;
 
+use super::explain;
 use super::failure::Failure;
 use super::report::Report;
 use super::{End, Memory, Request};
 use crate::downstream::Downstream;
 use crate::error::Error;
-use crate::headers;
+use crate::headers::{self, Reply, ResponseFraming};
 use crate::http1::body::Encoding;
 use crate::http1::buffer::Buffer;
-use crate::http1::head::Framing;
+use crate::http1::head::{Framing, ResponseHead};
 use crate::http1::pump::{Pump, PumpError};
 use crate::thread::Thread;
 use crate::trylist::Trylist;
@@ -61,9 +62,7 @@ impl Request<'_> {
         let framing = headers::response_framing(head, self.head.version, keep);
         let mut out = std::mem::take(&mut memory.response);
         out.clear();
-        let sticky = self.cluster.sticky.as_ref().filter(|_| self.preferred != Some(endpoint));
-        let more = sticky.and_then(|sticky| sticky.set_cookie(endpoint)).unwrap_or_default();
-        headers::write_response(thread, head, framing, self.head.version, more, now, &mut out);
+        self.write_head(down, (trylist, endpoint), head, framing, now, &mut out);
         let mut pump = Pump::new(out, head.framing, framing.encoding);
         let mut sending = Sending { request: &mut request, failed: false };
         // Where the end of the connection is all that ends the body, it must not come but for a reason, whatever becomes
@@ -109,6 +108,35 @@ impl Request<'_> {
         memory.request = request.into_memory();
         let now = if request_sent { now } else { Instant::now() };
         Ok((report, end, now))
+    }
+
+    /// Apart from [`Self::relay`], so that what it looks at is not kept while the body is relayed.
+    fn write_head(
+        &self,
+        down: &Downstream,
+        (trylist, endpoint): (&Trylist<'_>, usize),
+        head: &ResponseHead,
+        framing: ResponseFraming,
+        now: Instant,
+        out: &mut Vec<u8>,
+    ) {
+        let sticky = self.cluster.sticky.as_ref().filter(|_| self.preferred != Some(endpoint));
+        let mut more = sticky.and_then(|sticky| sticky.set_cookie(endpoint)).unwrap_or_default();
+        let with_why;
+        if trylist.is_explained() {
+            with_why = [more, &explain::header_lines(trylist, now)].concat();
+            more = &with_why;
+        }
+        let values;
+        let rules = match self.plan.route.response_headers.as_deref() {
+            None => None,
+            Some(rules) => {
+                values = self.values(down, endpoint, head.status);
+                Some((rules, &values))
+            }
+        };
+        let reply = Reply { framing, client: self.head.version, more, rules };
+        headers::write_response(self.thread, head, &reply, now, out);
     }
 
     /// What becomes of the client's connection after a request that was read to its end.

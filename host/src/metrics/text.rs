@@ -113,6 +113,18 @@ impl Metrics {
             None,
             "Times that a listener stopped accepting at its connection limit.",
             each(|cells| &cells.full),
+        )?;
+        out.counter(
+            "trylist_client_full",
+            None,
+            "Connections closed at once because their client had as many as it may.",
+            each(|cells| &cells.over_per_client),
+        )?;
+        out.counter(
+            "trylist_bad_proxy_headers",
+            None,
+            "Connections closed because they did not begin with a PROXY header, from where one was expected.",
+            each(|cells| &cells.bad_proxy_headers),
         )
     }
 
@@ -392,7 +404,23 @@ impl Metrics {
             None,
             "Times that a request was not sent again because the retry budget was spent.",
             self.by_cluster(|cells| &cells.retries_denied),
-        )
+        )?;
+        out.counter(
+            "trylist_overloaded",
+            None,
+            "Requests refused because a cluster had as many as it may.",
+            self.by_cluster(|cells| &cells.overloaded),
+        )?;
+        out.counter(
+            "trylist_tunnels",
+            None,
+            "Connections that have switched protocols.",
+            self.by_cluster(|cells| &cells.tunnels_opened),
+        )?;
+        let closed: Vec<u64> = self.by_cluster(|cells| &cells.tunnels_closed).map(|(_, n)| n).collect();
+        let open = self.by_cluster(|cells| &cells.tunnels_opened);
+        let open = open.zip(closed).map(|((labels, n), closed)| (labels, n.saturating_sub(closed)));
+        out.gauge("trylist_open_tunnels", None, "Of them, those that are open now.", open)
     }
 
     /// A number of each cluster.
