@@ -114,18 +114,6 @@ impl Client {
         reply
     }
 
-    /// The next response, to a request that is not HEAD.
-    ///
-    /// # Errors
-    /// How the connection ended before it was whole.
-    pub fn try_reply(&mut self) -> Result<Message, End> {
-        let reply = self.stream.read_response("GET")?;
-        match reply.cut {
-            None => Ok(reply),
-            Some(end) => Err(end),
-        }
-    }
-
     /// Whether there is something to read, or the connection has ended.
     pub fn is_answered(&self) -> bool {
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;

@@ -471,7 +471,7 @@ fn a_service_manager_hears_of_start_reload_and_stop() {
     manager.hears_of_a_reload();
     assert_eq!(
         manager.hears().trim_end(),
-        "READY=1\nSTATUS=the last reload failed; nothing has changed: generation 2 goes on as it was"
+        "READY=1\nSTATUS=the last new generation failed; nothing has changed: generation 2 goes on as it was"
     );
     site.running().signal(Signal::TERM);
     assert_eq!(manager.hears().trim_end(), "STOPPING=1");

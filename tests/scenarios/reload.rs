@@ -46,6 +46,18 @@ fn gated(name: &'static str, gate: &Gate) -> Origin {
     })
 }
 
+/// A connection to a generation that has been replaced: every request is answered, and one says that it is the last, at the
+/// latest once the worker has heard of its own end.
+#[track_caller]
+fn is_answered_and_closed(client: &mut Client) {
+    eventually("the last answer", || {
+        let reply = client.get("/").reply();
+        assert_eq!((reply.status(), reply.text().as_str()), (200, "a"));
+        reply.header("connection").map(|said| assert_eq!(said, "close"))
+    });
+    assert_eq!(client.end(), End::Eof);
+}
+
 // ---- nothing is lost -------------------------------------------------------------------------------------------------
 
 #[test]
@@ -180,9 +192,7 @@ fn an_idle_connection_gets_one_more_answer() {
     eventually("both connections", || (site.metric(&open) == 2.0).then_some(()));
     site.reload();
     for client in [&mut idle, &mut silent] {
-        let reply = client.get("/").reply();
-        assert_eq!((reply.text().as_str(), reply.header("connection")), ("a", Some("close")));
-        assert_eq!(client.end(), End::Eof);
+        is_answered_and_closed(client);
     }
     site.wait_for_only(2);
     assert_eq!(site.get("/").header("connection"), None);
@@ -201,13 +211,12 @@ fn a_listener_comes_and_goes_with_the_configuration() {
     let mut kept = Client::connect(listeners[1]);
     assert_eq!(kept.get("/").reply().text(), "a");
     site.reload_with(&more);
-    assert_eq!(kept.get("/").reply().header("connection"), Some("close"));
+    is_answered_and_closed(&mut kept);
     // Whoever has connected by now is served, accepted or not.
     let mut late: Vec<Client> = (0..20).map(|_| Client::connect(listeners[1])).collect();
     site.reload_with(&over([&origin]));
     for client in &mut late {
-        let reply = client.get("/").reply();
-        assert_eq!((reply.text().as_str(), reply.header("connection")), ("a", Some("close")));
+        is_answered_and_closed(client);
     }
     eventually("the listener is closed", || Client::try_connect(listeners[1]).err());
     assert_eq!(site.status().listeners, [site.address().to_string()]);
@@ -298,7 +307,7 @@ fn changes_nothing(builder: &Builder, origin: &Origin, exit: i32, lines: &[&str]
         site.running().logs(expected);
     }
     assert_eq!(said.last().unwrap(), "nothing has changed: generation 1 goes on as it was");
-    site.running().logs("the reload failed; nothing has changed: generation 1 goes on as it was");
+    site.running().logs("no new generation came of it; nothing has changed: generation 1 goes on as it was");
     traffic.goes_on_for(30);
     traffic.ends_whole();
     let after = site.wait_for_only(1);

@@ -174,8 +174,8 @@ fn is_not_opened_for_long(fault: &str, death: &str) {
     let counts = traffic.end();
     assert!(counts.failed.len() <= 2 * 3, "each client once a death, at most: {:?}", counts.failed);
     let module = fault.replace('-', "_");
-    let deaths =
-        site.running().logged(&[death, &format!("while inside module \"{module}\" 1.0.0, cluster \"app\"")]);
+    let inside = format!("{death} while inside module \"{module}\" 1.0.0, cluster \"app\"");
+    let deaths = site.running().logged(&["its worker (pid ", &inside]);
     assert_eq!(deaths.len(), 2, "{deaths:#?}");
     assert_eq!(site.generation(), 3);
     assert!(origins.iter().all(|origin| !origin.requests().is_empty()), "the host spreads them");
@@ -272,15 +272,17 @@ fn without_a_probation_nothing_is_rolled_back() {
     assert_eq!(site.serving().modules[0].id, "misbehaves");
 }
 
-/// A module that kills its worker as it is built, at a reload, kills nothing that serves; and not for ever.
+/// However often: a file that has only failed to start may be the very one that serves.
 #[test]
 fn a_module_that_dies_as_it_is_built_leaves_the_generation_before() {
     let origin = Origin::named("a");
     let site = Site::run(&Proxy::over([&origin]).named("app").module("round_robin"));
     let traffic = Traffic::start(site.address(), 1, 1);
-    for (n, misdeed, death) in
-        [(2, "segfault", "died by SIGSEGV"), (3, "exit", "ended by itself with exit code 0")]
-    {
+    for (n, misdeed, death) in [
+        (2, "segfault", "died by SIGSEGV"),
+        (3, "exit", "ended by itself with exit code 0"),
+        (4, "abort", "died by SIGABRT"),
+    ] {
         let settings = format!("settings = {{ build = \"{misdeed}\" }}");
         site.folder().write(&misbehaving([&origin]).in_cluster(&settings).text());
         let (code, said) = site.fails_to_reload();
@@ -288,12 +290,8 @@ fn a_module_that_dies_as_it_is_built_leaves_the_generation_before() {
             "generation {n} never served: its worker {death} while inside module \"misbehaves\", cluster \"app\""
         );
         assert_eq!((code, said[0].as_str(), said.len()), (Some(1), why.as_str(), 2), "{said:#?}");
-        assert_eq!(site.generation(), 1);
+        assert_eq!((site.generation(), site.status().quarantine), (1, Vec::new()));
     }
-    // It has killed two, and so is not opened; what is left of the configuration is served.
-    let said = site.reload();
-    assert!(said.contains("generation 4 serves"), "{said}");
-    assert!(site.serving().modules[0].quarantined);
     traffic.ends_whole();
 }
 
