@@ -287,7 +287,7 @@ impl Supervisor {
             self.totals.add(&generation.report.totals);
             match end {
                 // Whoever ends unasked is missed, however orderly it was.
-                End::Orderly if self.serving == Some(generation.number) && self.stopping.is_none() => {
+                End::Orderly if self.stopping.is_none() && self.serving == Some(generation.number) => {
                     self.died(&generation, "ended by itself", None)?;
                 }
                 End::Orderly => {}

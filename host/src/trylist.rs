@@ -95,6 +95,8 @@ pub struct View<'a> {
     pub query: Option<&'a [u8]>,
     /// The client.
     pub client: SocketAddr,
+    /// Whether it came by TLS.
+    pub is_secure: bool,
     /// The cluster's key, if there is one and the module asked for it.
     pub key: Option<&'a [u8]>,
     /// The endpoint that is to be tried first.

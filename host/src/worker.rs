@@ -35,6 +35,7 @@ use crate::resolve::Addresses;
 use crate::route::Routes;
 use crate::sockets::{self, BindError, Bound};
 use crate::thread::Thread;
+use crate::tls::tickets::TicketKeys;
 
 /// How often a thread looks after its idle server connections and its access log.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -50,6 +51,8 @@ pub struct Prepared {
     /// Its modules.
     pub registry: Registry,
     clusters: Clusters,
+    /// What TLS sessions are resumed by: new ones, unless whoever hands over puts those of the worker before here.
+    pub ticket_keys: Arc<TicketKeys>,
 }
 
 /// A running worker. Dropping it stops it at once.
@@ -64,6 +67,7 @@ pub struct Worker {
     metrics: Arc<Metrics>,
     clusters: Clusters,
     access_log: Option<Arc<AccessLog>>,
+    ticket_keys: Arc<TicketKeys>,
     gates: Arc<[Arc<Gate>]>,
     board: Option<&'static Board>,
 }
@@ -145,7 +149,9 @@ impl Prepared {
         if !refused.is_empty() {
             return Err(StartError::Balancers(refused));
         }
-        Ok(Self { config, registry, clusters: clusters.into() })
+        let ticket_keys = TicketKeys::random()
+            .map_err(|e| StartError::System("keys of TLS tickets".into(), io::Error::other(e)))?;
+        Ok(Self { config, registry, clusters: clusters.into(), ticket_keys: Arc::new(ticket_keys) })
     }
 }
 
@@ -191,7 +197,7 @@ impl Worker {
     /// # Errors
     /// [`StartError::System`].
     pub fn start_on(prepared: Prepared, sockets: Sockets, given: Given) -> Result<Self, StartError> {
-        let Prepared { config, registry: _, clusters } = prepared;
+        let Prepared { config, registry: _, clusters, ticket_keys } = prepared;
         let access_log = AccessLog::open(&config.access_log, given.access_log)
             .map_err(|e| StartError::System(format!("access log {}", config.access_log), e))?
             .map(Arc::new);
@@ -210,6 +216,7 @@ impl Worker {
             metrics,
             clusters: Arc::clone(&clusters),
             access_log,
+            ticket_keys,
             gates: Arc::default(),
             board: given.board,
         };
@@ -232,6 +239,11 @@ impl Worker {
     /// Its clusters, in the order of the configuration: for who changes the state of an endpoint.
     pub fn clusters(&self) -> &Clusters {
         &self.clusters
+    }
+
+    /// What its TLS sessions are resumed by: for who hands over to another worker.
+    pub fn ticket_keys(&self) -> &Arc<TicketKeys> {
+        &self.ticket_keys
     }
 
     /// How often each module did wrong in this worker, over all its clusters; in quarantine or not, all that clusters
@@ -278,6 +290,7 @@ impl Worker {
         let clusters = Arc::clone(clusters);
         let metrics = Arc::clone(&self.metrics);
         let mut phase = self.phase.subscribe();
+        let ticket_keys = Arc::clone(&self.ticket_keys);
         let (runtime, board) = (new_runtime("background")?, self.board);
         spawn("background", move || {
             board.inspect(|board| breadcrumb::take_place(board, place));
@@ -285,6 +298,7 @@ impl Worker {
                 for name in names {
                     tokio::spawn(name.keep_resolved());
                 }
+                tokio::spawn(ticket_keys.keep_rotating());
                 cluster::keep(&clusters);
                 let (ready, readiness) = watch::channel(admin::Readiness::Ready);
                 if let Some(socket) = admin {
@@ -321,8 +335,9 @@ impl Worker {
             .zip(&listeners)
             .enumerate()
             .map(|(i, (max, bound))| {
-                let per_client = config.listeners[i].max_connections_per_client;
-                Arc::new(Gate::new(i, bound.address, max, per_client))
+                let listener = &config.listeners[i];
+                let tls = listener.tls.as_ref().map(|tls| tls.acceptor(&self.ticket_keys));
+                Arc::new(Gate::new(i, bound.address, max, listener, tls))
             })
             .collect();
         self.gates = gates.as_slice().into();

@@ -5,6 +5,8 @@
 pub mod artifacts;
 pub mod client;
 pub mod command;
+pub mod grpc;
+pub mod h2;
 pub mod journal;
 pub mod log;
 pub mod nginx;
@@ -12,6 +14,8 @@ pub mod origin;
 pub mod proxy;
 pub mod site;
 pub mod stream;
+pub mod tls;
+pub mod tool;
 pub mod traffic;
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};

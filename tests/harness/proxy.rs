@@ -93,6 +93,11 @@ impl Proxy {
         self.worker().addresses()[0]
     }
 
+    /// Where all its listeners are, in the order of the configuration.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        self.worker().addresses()
+    }
+
     /// Where its admin listener is.
     ///
     /// # Panics

@@ -51,7 +51,8 @@ impl Servers {
 
     /// The proxy before them.
     fn proxy(&self, module: &str, down: &[usize]) -> Builder {
-        let builder = Proxy::over(&self.origins).module(module);
+        // As nginx is told: a server that fails is asked again.
+        let builder = Proxy::over(&self.origins).module(module).in_cluster("ejection = { failures = 0 }");
         self.weights.iter().enumerate().fold(builder, |builder, (i, weight)| {
             builder.server(i, &format!("weight = {weight}, drain = {}", down.contains(&i)))
         })

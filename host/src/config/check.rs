@@ -12,6 +12,7 @@ mod module;
 mod retry;
 mod route;
 mod sticky;
+mod tls;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -25,7 +26,8 @@ use super::file::{self, File};
 use super::source::{At, Report, Span};
 use super::units::{Size, Time, show_time};
 use super::{
-    AccessLogTarget, Admin, Config, Limits, Listener, Place, RouteOrder, RunAs, Supervision, Syntax, Timeouts,
+    AccessLogTarget, Admin, Config, Files, Limits, Listener, Place, RouteOrder, RunAs, Supervision, Syntax,
+    Timeouts,
 };
 use crate::network::Networks;
 
@@ -42,6 +44,8 @@ const LONGEST_SOCKET_PATH: usize = 107;
 /// What the checks share.
 pub(super) struct Checker<'a> {
     pub(super) report: &'a mut Report,
+    /// What certificates and keys are read by.
+    pub(super) files: &'a mut Files,
     /// The syntax whose words the messages use.
     pub(super) syntax: Syntax,
     /// The span of the whole, as marks know it.
@@ -126,11 +130,16 @@ impl Checker<'_> {
                 self.report
                     .error(text.at(), format!("listener \"{text}\": already listening there by {first}"));
             }
+            let h2 = listener.h2.unwrap_or(listener.tls.is_some());
+            let tls = listener.tls.map(|tls| self.listener_tls(&format!("listener \"{address}\""), tls, h2));
             listeners.push(Listener {
                 address,
                 max_connections,
                 max_connections_per_client,
                 proxy_protocol,
+                // What is wrong with it was said.
+                tls: tls.flatten(),
+                h2,
                 place,
             });
         }
@@ -206,6 +215,7 @@ impl Checker<'_> {
                 raw.request_head.as_ref(),
                 defaults.request_head,
             ),
+            handshake: self.time("timeouts.handshake", raw.handshake.as_ref(), defaults.handshake),
             body: self.time("timeouts.body", raw.body.as_ref(), defaults.body),
             request: self.limit_of_time("timeouts.request", raw.request.as_ref()),
             tunnel: self.time("timeouts.tunnel", raw.tunnel.as_ref(), defaults.tunnel),

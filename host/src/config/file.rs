@@ -44,6 +44,8 @@ pub(super) struct File {
 pub(super) struct Listener {
     pub(super) address: Option<Spanned<String>>,
     pub(super) max_connections: Option<Spanned<i64>>,
+    pub(super) tls: Option<Spanned<ListenerTls>>,
+    pub(super) h2: Option<bool>,
     pub(super) max_connections_per_client: Option<Spanned<i64>>,
     pub(super) proxy_protocol: Option<Spanned<ProxyProtocol>>,
 }
@@ -54,6 +56,24 @@ pub(super) struct Listener {
 pub(super) struct ProxyProtocol {
     pub(super) from: Option<Vec<Spanned<String>>>,
     pub(super) timeout: Option<Spanned<Time>>,
+}
+
+/// `tls` of a listener.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct ListenerTls {
+    pub(super) certificates: Option<Vec<Spanned<KeyPair>>>,
+    pub(super) client_auth: Option<Spanned<String>>,
+    pub(super) client_ca: Option<Spanned<String>>,
+    pub(super) min_version: Option<Spanned<String>>,
+}
+
+/// An element of `certificates`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table such as { cert = \"site.pem\", key = \"site.key\" }")]
+pub(super) struct KeyPair {
+    pub(super) cert: Option<Spanned<String>>,
+    pub(super) key: Option<Spanned<String>>,
 }
 
 /// A value of `[load_module]`.
@@ -71,6 +91,9 @@ pub(super) struct Cluster {
     pub(super) name: Option<Spanned<String>>,
     pub(super) module: Option<Spanned<String>>,
     pub(super) servers: Option<Vec<Spanned<Short<Server>>>>,
+    pub(super) tls: Option<Spanned<ClusterTls>>,
+    pub(super) protocol: Option<Spanned<String>>,
+    pub(super) h2_streams: Option<Spanned<i64>>,
     pub(super) settings: Option<Named<Value>>,
     pub(super) key: Option<Spanned<String>>,
     pub(super) host_header: Option<Spanned<String>>,
@@ -101,6 +124,18 @@ pub(super) struct Headers {
     pub(super) remove: Option<Vec<Spanned<String>>>,
     pub(super) set: Option<Named<String>>,
     pub(super) add: Option<Named<String>>,
+}
+
+/// `tls` of a cluster.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct ClusterTls {
+    pub(super) ca: Option<Spanned<String>>,
+    pub(super) verify: Option<Spanned<bool>>,
+    pub(super) server_name: Option<Spanned<String>>,
+    pub(super) cert: Option<Spanned<String>>,
+    pub(super) key: Option<Spanned<String>>,
+    pub(super) min_version: Option<Spanned<String>>,
 }
 
 /// `ejection` of a cluster.
@@ -226,6 +261,7 @@ pub(super) struct Limits {
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub(super) struct Timeouts {
     pub(super) request_head: Option<Spanned<Time>>,
+    pub(super) handshake: Option<Spanned<Time>>,
     pub(super) body: Option<Spanned<Time>>,
     pub(super) request: Option<Spanned<Time>>,
     pub(super) tunnel: Option<Spanned<Time>>,

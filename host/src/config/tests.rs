@@ -62,7 +62,7 @@ least_request = { path = "a.so", sha = "a" }
 [[cluster]]
 name = "api"
 module = "least_requst"
-servers = ["https://a", { url = "http://b", weight = "3" }, { url = "http://b:x", wait = 3 }]
+servers = ["https://a/b", { url = "http://b", weight = "3" }, { url = "http://b:x", wait = 3 }]
 connect_timeout = 10
 settings = { a = 1 }
 [[route]]
@@ -78,7 +78,7 @@ t.toml:5: listener: unknown key "adress" (did you mean "address"?)
 t.toml:7: load_module.Round-Robin: expected a module's file, or a table such as { path = "libmod_x.so", sha256 = "…" }, found the integer 5
 t.toml:8: load_module.least_request: unknown key "sha" (known here: path, sha256)
 t.toml:11: cluster "api": no module "least_requst" is loaded (did you mean "least_request"?)
-t.toml:12: cluster "api": server "https://a": servers are reached by plain HTTP only so far, not by https (write http://host or http://host:port)
+t.toml:12: cluster "api": server "https://a/b": a server has no path (write http://host or http://host:port)
 t.toml:12: cluster "api": servers.weight: expected an integer, found the string "3"
 t.toml:12: cluster "api": server "http://b:x": port "x" is not a number from 1 to 65535
 t.toml:12: cluster "api": servers: unknown key "wait" (known here: url, weight, max_requests, tier, backup, drain, route, metadata)
@@ -416,6 +416,52 @@ fn refuses_bad_modules() {
             r#"t.toml:8: cluster "app": no module "maglev" is loaded (loaded: round_robin)"#,
         ),
     ]);
+}
+
+#[test]
+fn refuses_what_does_not_fit_how_servers_are_reached() {
+    let cluster = |url: &str, line: &str| {
+        with_cluster(&format!("[[cluster]]\nname = \"app\"\nservers = [\"{url}\"]\n{line}\n"))
+    };
+    assert_lines(&[
+        (
+            cluster("http://a", "tls = { verify = false }"),
+            r#"t.toml:8: cluster "app": tls: no server is reached by https (write https://host, or leave tls out)"#,
+        ),
+        (
+            cluster("https://a", "tls = { verify = false, ca = \"ca.pem\" }"),
+            r#"t.toml:8: cluster "app": tls: verify = false with ca "ca.pem" (leave one of them out)"#,
+        ),
+        (
+            cluster("https://a", "tls = { verify = false, server_name = \"a b\" }"),
+            r#"t.toml:8: cluster "app": tls: server_name "a b" is not a name or an address"#,
+        ),
+        (
+            cluster("https://a", "tls = { ca = \"nowhere/ca.pem\" }"),
+            r#"t.toml:8: cluster "app": tls: ca "nowhere/ca.pem" cannot be read: there is no such file"#,
+        ),
+        (
+            cluster("http://a", "protocol = \"h3\""),
+            r#"t.toml:8: cluster "app": protocol "h3" is not one of "http1", "h2" and "auto""#,
+        ),
+        (
+            cluster("http://a", "protocol = \"auto\""),
+            r#"t.toml:8: cluster "app": protocol "auto" is for servers that are all reached by https (write "http1" or "h2")"#,
+        ),
+    ]);
+}
+
+#[test]
+fn warns_of_servers_that_are_not_verified() {
+    let text = "[[cluster]]\nname = \"app\"\nservers = [\"https://a\"]\ntls = { verify = false }\n";
+    let (config, warnings) = parse("t.toml", &with_cluster(text), Syntax::Toml).unwrap();
+    assert_eq!(config.clusters[0].servers[0].port, 443);
+    let [warning] = &warnings[..] else { panic!("{warnings:?}") };
+    assert_eq!(
+        warning.to_string(),
+        "t.toml:8: cluster \"app\": tls: verify = false: whoever answers at the servers' addresses is believed to be \
+         them; name their issuer by ca = \"…\" instead"
+    );
 }
 
 #[test]

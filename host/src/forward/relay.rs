@@ -5,7 +5,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use lb_api::wire;
-use tokio::net::TcpStream;
 
 use super::explain;
 use super::failure::Failure;
@@ -18,6 +17,7 @@ use crate::http1::body::Encoding;
 use crate::http1::buffer::Buffer;
 use crate::http1::head::{Framing, ResponseHead};
 use crate::http1::pump::{Pump, PumpError};
+use crate::stream::Stream;
 use crate::thread::Thread;
 use crate::trylist::Trylist;
 use crate::upstream::{self, Exchange};
@@ -64,10 +64,12 @@ impl Request<'_> {
         out.clear();
         self.write_head(down, (trylist, endpoint), head, framing, now, &mut out);
         let mut pump = Pump::new(out, head.framing, framing.encoding);
+        pump.ends_apart = server.is_h2();
         let mut sending = Sending { request: &mut request, failed: false };
         // Where the end of the connection is all that ends the body, it must not come but for a reason, whatever becomes
         // of this future.
         let until_close = framing.encoding == Encoding::Identity
+            && !down.stream.is_h2()
             && matches!(head.framing, Framing::Chunked | Framing::UntilClose);
         if until_close {
             down.reset_on_close(true);
@@ -101,7 +103,7 @@ impl Request<'_> {
             self.end(down, framing.keep)
         } else {
             // The server answered before it had the whole request.
-            let skipped = framing.keep && skip_rest(thread, down, &mut request).await;
+            let skipped = framing.keep && !down.stream.is_h2() && skip_rest(thread, down, &mut request).await;
             if skipped { End::Keep } else { End::CloseUnread }
         };
         report.received_bytes = self.head.len() as u64 + request.body_bytes;
@@ -152,7 +154,7 @@ impl Request<'_> {
     async fn relay_pumps(
         &self,
         down: &mut Downstream,
-        server: &mut TcpStream,
+        server: &mut Stream,
         buffer: &mut Buffer,
         sending: &mut Sending<'_>,
         response: &mut Pump,
@@ -248,7 +250,7 @@ impl Sending<'_> {
         &mut self,
         cx: &mut Context<'_>,
         down: &mut Downstream,
-        server: &mut TcpStream,
+        server: &mut Stream,
     ) -> Result<(), Broken> {
         if self.failed || self.request.is_done() {
             return Ok(());

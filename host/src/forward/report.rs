@@ -115,8 +115,13 @@ impl Request<'_> {
 
 /// Writes a response of the proxy's own; false where the client does not take it.
 pub(super) async fn write_all(thread: &Thread, down: &mut Downstream, bytes: &[u8]) -> bool {
-    let written = tokio::time::timeout(thread.config.timeouts.body, down.stream.write_all(bytes)).await;
-    matches!(written, Ok(Ok(())))
+    let write = async {
+        down.stream.write_all(bytes).await?;
+        down.stream.flush().await?;
+        down.stream.finish(b"");
+        Ok::<_, std::io::Error>(())
+    };
+    matches!(tokio::time::timeout(thread.config.timeouts.body, write).await, Ok(Ok(())))
 }
 
 fn conclude_unrouted(
@@ -152,6 +157,7 @@ fn entry<'a>(down: &Downstream, head: Option<&'a RequestHead>, report: Report) -
         version: match head.map(|head| head.version) {
             Some(Version::Http10) => "HTTP/1.0",
             Some(Version::Http11) | None => "HTTP/1.1",
+            Some(Version::Http2) => "HTTP/2.0",
         },
         status: report.status,
         body_bytes: report.body_bytes,
