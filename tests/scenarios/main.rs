@@ -31,7 +31,7 @@ mod retries;
 mod reload;
 mod rubbish;
 mod samples;
-mod tls;
 mod supervision;
+mod tls;
 mod trylist_calls;
 mod tunnels;
