@@ -153,8 +153,22 @@ impl Endpoint {
     #[inline]
     fn has_its_limit(&self) -> bool {
         let max = self.counters.max_in_flight.load(Relaxed);
+        max != 0 && self.in_flight() >= max
+    }
+
+    /// Requests on their way to it, those of older generations included.
+    #[inline]
+    pub fn in_flight(&self) -> u32 {
         // In one order with `Queue`'s count: either who waits sees the place that came free, or who leaves sees it wait.
-        max != 0 && self.counters.in_flight.load(SeqCst) >= max
+        let older = self.counters.in_flight_older.load(SeqCst);
+        self.counters.in_flight.load(SeqCst).saturating_add(older)
+    }
+
+    /// Sets how many requests of older generations are on their way to it. Returns how many places came free by that,
+    /// where it has a limit.
+    pub(crate) fn set_in_flight_older(&self, n: u32) -> u32 {
+        let before = self.counters.in_flight_older.swap(n, SeqCst);
+        if self.counters.max_in_flight.load(Relaxed) == 0 { 0 } else { before.saturating_sub(n) }
     }
 
     /// Effective weight in 16.16 fixed point.
@@ -178,7 +192,8 @@ impl Endpoint {
             }
             // To add first and take back what was too much would turn others away meanwhile.
             max => {
-                let next = |n: u32| (n < max).then(|| n + 1);
+                let older = self.counters.in_flight_older.load(SeqCst);
+                let next = |n: u32| (n.saturating_add(older) < max).then(|| n + 1);
                 in_flight.fetch_update(SeqCst, SeqCst, next).map_err(|_| Declined)?;
             }
         }
@@ -245,11 +260,6 @@ impl Health {
     /// Has the cluster's panic begin or end for it; false where that is so already.
     pub(crate) fn set_panic(&self, panics: bool) -> bool {
         self.sources.set_panic(panics)
-    }
-
-    /// The drain mark, if it was given at run time.
-    pub(crate) fn run_time_drain(&self) -> Option<bool> {
-        self.sources.run_time_drain()
     }
 }
 
@@ -323,6 +333,24 @@ mod tests {
         endpoint.counters.state.store(wire::STATE_DOWN, Relaxed);
         assert_eq!(endpoint.enter(Which::Available).err(), Some(Declined));
         assert!(!endpoint.is_full(Which::Available));
+    }
+
+    #[test]
+    fn requests_of_older_generations_count_towards_the_limit() {
+        let endpoint = endpoint(3);
+        assert_eq!(endpoint.set_in_flight_older(2), 0);
+        let one = endpoint.enter(Which::Available).expect("room for one");
+        assert_eq!(endpoint.in_flight(), 3);
+        assert_eq!(endpoint.enter(Which::Available).err(), Some(Declined));
+        assert!(endpoint.is_full(Which::Available) && !endpoint.takes(Which::Available));
+        drop(one);
+        assert_eq!(endpoint.set_in_flight_older(5), 0, "more than the limit, which may have been lowered");
+        assert!(endpoint.is_full(Which::Available));
+        assert_eq!(endpoint.set_in_flight_older(1), 4);
+        let _two = [(); 2].map(|()| endpoint.enter(Which::Available).expect("room for two"));
+        assert_eq!(endpoint.enter(Which::Available).err(), Some(Declined));
+        endpoint.set_in_flight_older(u32::MAX);
+        assert_eq!(endpoint.in_flight(), u32::MAX);
     }
 
     #[test]

@@ -39,6 +39,11 @@
 //! another thread.
 
 pub mod config;
+pub mod channel;
+pub mod breadcrumb;
+pub mod crash;
+pub mod control;
+pub mod supervisor;
 pub mod sockets;
 pub mod worker;
 pub mod thread;
@@ -63,7 +68,9 @@ pub mod resolve;
 pub mod timer;
 pub mod random;
 pub mod module;
+pub mod privileges;
 pub mod drain;
+pub mod handover;
 pub mod metrics;
 pub mod access_log;
 pub mod admin;

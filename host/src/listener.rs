@@ -3,14 +3,14 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 
 use crate::downstream::{self, Downstream, Place};
-use crate::drain::Phase;
+use crate::drain::{Idle, Phase};
 use crate::thread::Thread;
 
 /// After accepting failed for want of something, it is tried again this much later; connections wait in the backlog.
@@ -28,6 +28,8 @@ pub struct Gate {
     max: usize,
     open: AtomicUsize,
     closed: Notify,
+    /// Nobody reads its sockets after this worker.
+    is_last_reader: AtomicBool,
 }
 
 /// One connection's place; given up when dropped.
@@ -37,18 +39,21 @@ struct Admitted {
     place: usize,
 }
 
-/// Accepts until the worker ends. Connections that the kernel has made by then, and nobody has accepted, are served too:
-/// closing the socket would reset them.
+/// Accepts until the worker ends. Connections that the kernel has made by then, and nobody has accepted, are served too,
+/// unless somebody else reads the socket from now on: closing the last descriptor of it would reset them.
 pub async fn accept(
     thread: Rc<Thread>,
     socket: TcpListener,
     gate: Arc<Gate>,
     mut phase: watch::Receiver<Phase>,
 ) {
-    tokio::select! {
-        () = accept_for_ever(&thread, &socket, &gate) => {}
-        // A sender that is gone means the same.
-        _ = phase.wait_for(|phase| phase.is_ending()) => {}
+    let ending = tokio::select! {
+        () = accept_for_ever(&thread, &socket, &gate) => return,
+        ending = phase.wait_for(|phase| phase.is_ending()) => ending.map_or(Phase::Stopped, |phase| *phase),
+    };
+    if matches!(ending, Phase::Draining { idle: Idle::AnswerOneMore, .. }) && !gate.is_last_reader() {
+        // Dropped, the socket leaves this thread's epoll; nothing less would keep the kernel from waking it.
+        return;
     }
     // Asked of the kernel itself: the reactor may not have heard of the last ones.
     let Ok(socket) = socket.into_std() else { return };
@@ -94,7 +99,23 @@ fn admit(thread: &Rc<Thread>, gate: &Arc<Gate>, stream: TcpStream, peer: SocketA
 impl Gate {
     /// A gate for at most `max` connections.
     pub fn new(listener: usize, address: SocketAddr, max: usize) -> Self {
-        Self { listener, address, max, open: AtomicUsize::new(0), closed: Notify::new() }
+        Self {
+            listener,
+            address,
+            max,
+            open: AtomicUsize::new(0),
+            closed: Notify::new(),
+            is_last_reader: AtomicBool::new(false),
+        }
+    }
+
+    /// Says that its sockets end with this worker, though the worker hands others over.
+    pub fn set_last_reader(&self) {
+        self.is_last_reader.store(true, Ordering::Release);
+    }
+
+    fn is_last_reader(&self) -> bool {
+        self.is_last_reader.load(Ordering::Acquire)
     }
 
     fn has_room(&self) -> bool {

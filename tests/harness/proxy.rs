@@ -1,15 +1,18 @@
 //! The proxy under test: a worker in this process, from the host's library, on a free port.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lb_api::wire::{STATE_DOWN, STATE_DRAINING, STATE_EJECTED};
-use trylist::cluster::Cluster;
-use trylist::config::{self, Syntax};
+use trylist::cluster::{Cluster, Clusters};
+use trylist::config::{self, Config, Syntax};
 use trylist::endpoint::Source;
-use trylist::worker::{Control, StartError, Worker};
+use trylist::handover::State;
+use trylist::module::registry::Registry;
+use trylist::worker::{Control, Given, Prepared, Sockets, StartError, Worker};
 
 use crate::client::Client;
 use crate::origin::Origin;
@@ -31,6 +34,8 @@ pub struct Builder {
     /// URL and further keys of each.
     servers: Vec<(String, String)>,
     module: (String, String),
+    more_modules: String,
+    threads: usize,
     top: String,
     listener: String,
     in_cluster: String,
@@ -51,7 +56,9 @@ impl Proxy {
             cluster: format!("cluster-{}", COUNT.fetch_add(1, Ordering::Relaxed)),
             servers: urls.into_iter().map(|url| (url.into(), String::new())).collect(),
             module: ("proxy_lb".into(), String::new()),
-            top: "threads = 1\n".into(),
+            more_modules: String::new(),
+            threads: 1,
+            top: String::new(),
             listener: String::new(),
             in_cluster: String::new(),
             routes: String::new(),
@@ -68,11 +75,35 @@ impl Proxy {
     /// Where the configuration itself is refused.
     #[track_caller]
     pub fn of(name: &str, text: &str) -> Result<Self, StartError> {
+        Self::without(name, text, BTreeSet::new())
+    }
+
+    #[track_caller]
+    fn after(name: &str, text: &str, old: &Self) -> Result<Self, StartError> {
+        let config = Self::config(name, text);
+        // As it comes through the supervisor.
+        let state = serde_json::to_string(&State::of(old.clusters())).unwrap();
+        let state = serde_json::from_str(&state).unwrap();
+        let registry = Registry::load(&config.modules).map_err(StartError::Modules)?;
+        Self::start(Prepared::over(config, registry, &state)?)
+    }
+
+    #[track_caller]
+    fn without(name: &str, text: &str, quarantined: BTreeSet<Arc<str>>) -> Result<Self, StartError> {
+        Self::start(Prepared::without(Self::config(name, text), &quarantined)?)
+    }
+
+    #[track_caller]
+    fn config(name: &str, text: &str) -> Arc<Config> {
         log::start();
         let parsed = config::parse(name, text, Syntax::of(Path::new(name)));
-        let (config, _) = parsed.unwrap_or_else(|errors| panic!("{errors}\n{text}"));
-        let cluster = config.clusters[0].name.to_string();
-        let worker = Worker::start(Arc::new(config))?;
+        Arc::new(parsed.unwrap_or_else(|errors| panic!("{errors}\n{text}")).0)
+    }
+
+    fn start(prepared: Prepared) -> Result<Self, StartError> {
+        let cluster = prepared.config.clusters[0].name.to_string();
+        let sockets = Sockets::bind(&prepared.config)?;
+        let worker = Worker::start_on(prepared, sockets, Given::default())?;
         Ok(Self { control: worker.control(), worker: Some(worker), cluster })
     }
 
@@ -105,6 +136,16 @@ impl Proxy {
     /// Its first cluster.
     pub fn first_cluster(&self) -> &Cluster {
         &self.worker().clusters()[0]
+    }
+
+    /// Its clusters.
+    pub fn clusters(&self) -> &Clusters {
+        self.worker().clusters()
+    }
+
+    /// Faults of each module.
+    pub fn faults(&self) -> BTreeMap<Arc<str>, u64> {
+        self.worker().faults()
     }
 
     /// Name of its first cluster.
@@ -196,6 +237,13 @@ impl Builder {
         self
     }
 
+    /// With this one of this workspace's modules loaded beside the cluster's.
+    #[must_use]
+    pub fn and_module(mut self, id: &str) -> Self {
+        self.more_modules += &format!("{id} = {:?}\n", artifacts::module(id));
+        self
+    }
+
     /// With a module of `tests/broken`.
     #[must_use]
     pub fn broken(self, fault: &str) -> Self {
@@ -207,7 +255,14 @@ impl Builder {
     /// With these worker threads.
     #[must_use]
     pub fn threads(mut self, n: usize) -> Self {
-        self.top = format!("threads = {n}\n");
+        self.threads = n;
+        self
+    }
+
+    /// With this line before all tables.
+    #[must_use]
+    pub fn top(mut self, line: &str) -> Self {
+        self.top += &format!("{line}\n");
         self
     }
 
@@ -264,7 +319,18 @@ impl Builder {
 
     /// The configuration.
     pub fn text(&self) -> String {
-        let Self { cluster, servers, module: (id, file), top, listener, in_cluster, routes, tables } = self;
+        let Self {
+            cluster,
+            servers,
+            module: (id, file),
+            more_modules,
+            threads,
+            top,
+            listener,
+            in_cluster,
+            routes,
+            tables,
+        } = self;
         let server = |(url, keys): &(String, String)| format!("{{ url = {url:?}{keys} }}");
         let servers: Vec<_> = servers.iter().map(server).collect();
         let servers = servers.join(", ");
@@ -275,7 +341,7 @@ impl Builder {
             routes.clone()
         };
         format!(
-            "{top}[[listener]]\naddress = \"127.0.0.1:0\"\n{listener}[load_module]\n{id} = {file:?}\n\
+            "threads = {threads}\n{top}[[listener]]\naddress = \"127.0.0.1:0\"\n{listener}[load_module]\n{id} = {file:?}\n{more_modules}\
              [[cluster]]\nname = \"{cluster}\"\nmodule = \"{id}\"\nservers = [{servers}]\n{in_cluster}{routes}{tables}"
         )
     }
@@ -287,6 +353,27 @@ impl Builder {
     #[track_caller]
     pub fn start(self) -> Proxy {
         Proxy::of("test.toml", &self.text()).unwrap_or_else(|error| panic!("{error}\n{}", self.text()))
+    }
+
+    /// Starts it with its module in quarantine.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    #[track_caller]
+    pub fn start_without_module(self) -> Proxy {
+        let quarantined = BTreeSet::from([self.module.0.as_str().into()]);
+        Proxy::without("test.toml", &self.text(), quarantined)
+            .unwrap_or_else(|error| panic!("{error}\n{}", self.text()))
+    }
+
+    /// Starts it with what this one knows, as after a reload.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    #[track_caller]
+    pub fn start_after(self, old: &Proxy) -> Proxy {
+        Proxy::after("test.toml", &self.text(), old)
+            .unwrap_or_else(|error| panic!("{error}\n{}", self.text()))
     }
 
     /// Starts it, where that is to be refused.

@@ -18,6 +18,7 @@ mod module_loading;
 mod observability;
 mod outlier;
 mod pipelining;
+mod quarantine;
 mod rubbish;
 mod samples;
 mod trylist_calls;

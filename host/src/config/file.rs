@@ -17,6 +17,10 @@ use super::units::{Size, Statuses, Time};
 pub(super) struct File {
     pub(super) threads: Option<Spanned<i64>>,
     pub(super) module_path: Option<Vec<Spanned<String>>>,
+    pub(super) user: Option<Spanned<String>>,
+    pub(super) group: Option<Spanned<String>>,
+    pub(super) control: Option<Spanned<String>>,
+    pub(super) pid_file: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) listener: Tables<Listener>,
     pub(super) load_module: Option<Spanned<Named<Short<ModuleFile>>>>,
@@ -26,6 +30,7 @@ pub(super) struct File {
     pub(super) route: Tables<Route>,
     pub(super) limits: Option<Limits>,
     pub(super) timeouts: Option<Timeouts>,
+    pub(super) supervision: Option<Supervision>,
     pub(super) access_log: Option<Spanned<AccessLog>>,
     pub(super) admin: Option<Spanned<Admin>>,
 }
@@ -161,6 +166,17 @@ pub(super) struct Timeouts {
     pub(super) body: Option<Spanned<Time>>,
     pub(super) keepalive: Option<Spanned<Time>>,
     pub(super) drain: Option<Spanned<Time>>,
+}
+
+/// `[supervision]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Supervision {
+    pub(super) module_time_limit: Option<Spanned<Time>>,
+    pub(super) module_faults: Option<Spanned<i64>>,
+    pub(super) module_deaths: Option<Spanned<i64>>,
+    pub(super) probation: Option<Spanned<Time>>,
+    pub(super) start_timeout: Option<Spanned<Time>>,
 }
 
 /// `[access_log]`
