@@ -7,6 +7,7 @@ use rustix::net::RecvFlags;
 use tokio::net::TcpStream;
 
 use crate::cluster::Cluster;
+use crate::resolve::Addresses;
 
 /// The idle connections of one thread.
 #[derive(Debug)]
@@ -59,12 +60,16 @@ impl Pool {
         }
     }
 
-    /// Drops connections that were idle for too long or that the server has closed.
-    pub fn sweep(&self, now: Instant) {
-        for pool in &self.clusters {
-            for idle in &pool.endpoints {
-                idle.borrow_mut()
-                    .retain(|c| now.saturating_duration_since(c.since) < pool.timeout && is_open(&c.stream));
+    /// Drops connections that were idle for too long, that the server has closed, or that go to an address which the
+    /// server's name no longer has.
+    pub fn sweep(&self, clusters: &[Cluster], now: Instant) {
+        for (pool, cluster) in self.clusters.iter().zip(clusters) {
+            for (idle, endpoint) in pool.endpoints.iter().zip(&cluster.endpoints) {
+                idle.borrow_mut().retain(|c| {
+                    now.saturating_duration_since(c.since) < pool.timeout
+                        && is_open(&c.stream)
+                        && goes_to(&endpoint.addresses, &c.stream)
+                });
             }
         }
     }
@@ -74,6 +79,14 @@ impl Pool {
         for idle in self.clusters.iter().flat_map(|pool| &pool.endpoints) {
             idle.borrow_mut().clear();
         }
+    }
+}
+
+/// Whether the connection goes to one of these addresses, as far as that can change.
+fn goes_to(addresses: &Addresses, stream: &TcpStream) -> bool {
+    match addresses {
+        Addresses::Fixed(_) => true,
+        Addresses::Named(_) => stream.peer_addr().is_ok_and(|peer| addresses.contain(peer)),
     }
 }
 

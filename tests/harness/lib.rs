@@ -5,6 +5,7 @@
 pub mod artifacts;
 pub mod client;
 pub mod command;
+pub mod dns;
 pub mod journal;
 pub mod log;
 pub mod origin;

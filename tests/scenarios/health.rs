@@ -294,7 +294,13 @@ fn a_new_worker_knows_what_the_last_one_knew() {
     let ids: Vec<u64> = old.first_cluster().endpoints.iter().map(|endpoint| endpoint.id).collect();
     old.first_cluster().take_over_health(&[
         HealthFacts { id: ids[0], checks: -3, down: true, ..HealthFacts::default() },
-        HealthFacts { id: ids[1], checks: 9, ejected_ms: Some(600_000), ejections: 2, ..HealthFacts::default() },
+        HealthFacts {
+            id: ids[1],
+            checks: 9,
+            ejected_ms: Some(600_000),
+            ejections: 2,
+            ..HealthFacts::default()
+        },
         // One that is no more is passed over.
         HealthFacts { id: 1, down: true, ..HealthFacts::default() },
     ]);
