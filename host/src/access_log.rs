@@ -5,7 +5,7 @@
 //!   endpoint=http://127.0.0.1:9001 tries="http://127.0.0.1:9002 connect 0.000312, http://127.0.0.1:9001 served 0.002107"
 //!   time=0.003110 first_byte=0.002044
 //! ```
-//! (in one line; times in seconds.) Bytes that could end a field or a line are written as `\xHH`, as nginx does.
+//! (in one line; times in seconds; ` request_id=…` at its end where requests have IDs.) Bytes that could end a field or a line are written as `\xHH`, as nginx does.
 //!
 //! A request never waits for the log. Each worker thread formats into a buffer of its own ([`Writer`]) and hands it over
 //! when it is full, or every second, through a channel of fixed length; one thread writes. Where that cannot keep up,
@@ -18,12 +18,15 @@ mod tests;
 use std::fs::File;
 use std::io::{self, Write};
 use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use crate::config::AccessLogTarget;
 
@@ -90,6 +93,8 @@ pub struct Entry<'a> {
     pub duration_ns: u64,
     /// From the end of the request's head to the response's head, where a server answered.
     pub first_byte_ns: Option<u64>,
+    /// The request's ID, where it has one; then the line ends with it.
+    pub request_id: Option<&'a [u8]>,
 }
 
 /// One try of a request.
@@ -381,5 +386,9 @@ impl Output {
 /// # Errors
 /// It cannot be opened or made.
 pub fn append_to(path: &Path) -> io::Result<File> {
-    File::options().append(true).create(true).open(path)
+    // Not to wait for who may read from a pipe; afterwards it may block, in the thread that writes.
+    let nonblock = OFlags::NONBLOCK.bits() as i32;
+    let file = File::options().append(true).create(true).custom_flags(nonblock).open(path)?;
+    fcntl_setfl(&file, fcntl_getfl(&file)? & !OFlags::NONBLOCK)?;
+    Ok(file)
 }

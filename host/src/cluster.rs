@@ -10,12 +10,13 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use crate::config::{self, AllDown, HostHeader, KeySource};
-use crate::endpoint::{Endpoint, Which};
+use crate::endpoint::{Declined, Endpoint, Which};
 use crate::handover::State;
 use crate::module::Module;
 use crate::module::balancer::{self, Balancer, BuildError, BuildInput, Fault};
 use crate::module::registry::Registry;
 use crate::outlier::Outlier;
+use crate::retry::Retries;
 use crate::slow_start::SlowStart;
 use crate::sticky::Sticky;
 
@@ -43,6 +44,10 @@ pub struct Cluster {
     panics: AtomicBool,
     /// What some endpoint's sources say has changed.
     changed: Notify,
+    /// Retries that are under way.
+    pub retries: Retries,
+    /// Requests under way; counted only where they have a limit.
+    requests: AtomicU32,
 }
 
 /// Endpoints that a balancer of their own orders. In its calls their indices begin at 0.
@@ -71,6 +76,16 @@ pub struct Waiting<'a> {
     queue: &'a Queue,
     /// Nobody waited before.
     pub is_first: bool,
+}
+
+/// A request that was let in; counted until this is dropped.
+#[derive(Debug)]
+pub struct Admitted<'a>(&'a AtomicU32);
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Cluster {
@@ -136,6 +151,8 @@ impl Cluster {
             has_limits,
             slow_start,
             queue: Queue::default(),
+            retries: Retries::default(),
+            requests: AtomicU32::new(0),
             panics: AtomicBool::new(false),
             changed: Notify::new(),
         };
@@ -179,6 +196,28 @@ impl Cluster {
     #[inline]
     pub fn available_tier(&self, from: usize) -> Option<usize> {
         (from..self.tiers.len()).find(|&tier| self.tiers[tier].state.n_available.load(Ordering::Relaxed) > 0)
+    }
+
+    /// Lets a request in, those that wait included, unless the cluster has as many as it may.
+    ///
+    /// # Errors
+    /// It has.
+    #[inline]
+    pub fn admit(&self) -> Result<Option<Admitted<'_>>, Declined> {
+        match self.config.max_requests {
+            0 => Ok(None),
+            max => {
+                let next = |n: u32| (n < max).then(|| n + 1);
+                let entered = self.requests.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+                entered.map(|_| Some(Admitted(&self.requests))).map_err(|_| Declined)
+            }
+        }
+    }
+
+    /// Requests on their way to an endpoint, and those that wait for one. Looks at every endpoint.
+    pub fn n_requests(&self) -> u64 {
+        let in_flight = |e: &Endpoint| u64::from(e.counters.in_flight.load(Ordering::Relaxed));
+        self.endpoints.iter().map(in_flight).sum::<u64>() + self.queue.waiting.load(Ordering::Relaxed) as u64
     }
 
     /// The host's own choice, for when the module gives none that can be used: of two available endpoints drawn at

@@ -29,12 +29,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::forwarded::Forwarded;
+use crate::header_rules::Rules;
+use crate::proxy_protocol;
+use crate::retry;
+
 pub use self::files::Files;
 pub use self::health::{CountedStatuses, Ejection, HealthCheck, HttpProbe, Probe, ProbeMethod};
 pub use self::locate::NotFound;
 
 use self::check::Checker;
 use self::source::Report;
+use crate::network::Networks;
 
 /// Reads and checks the configuration file at `path`; a name that ends in `.conf` is read as httpd's syntax.
 ///
@@ -87,7 +93,15 @@ fn parse_with(
 pub fn control_of(path: &Path) -> Option<PathBuf> {
     let text = Files::on_disk().text(path).ok()?;
     let name = match Syntax::of(path) {
-        Syntax::Toml => toml::from_str::<OnlyControl>(&text).ok()?.control?,
+        Syntax::Toml => match toml::from_str::<OnlyControl>(&text) {
+            Ok(only) => only.control?,
+            // It is no TOML, which is to be mended; the line may be whole all the same.
+            Err(_) => {
+                let lines = text.lines().filter_map(|line| line.trim_start().strip_prefix("control"));
+                let value = lines.filter_map(|rest| rest.trim_start().strip_prefix('=')).next()?;
+                value.trim().trim_matches('"').to_owned()
+            }
+        },
         Syntax::Httpd => httpd::control_of(&text)?,
     };
     Some(path.parent().unwrap_or(Path::new("")).join(name))
@@ -170,6 +184,10 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// Which route wins where several match.
     pub route_order: RouteOrder,
+    /// The header in which servers get the request's ID, if they do.
+    pub request_id: Option<Arc<str>>,
+    /// What proxies in front say, and whether it is believed.
+    pub forwarded: Forwarded,
     /// How much of anything a client or a server may take.
     pub limits: Limits,
     /// How long anything may take.
@@ -188,6 +206,8 @@ pub struct Config {
     pub access_log: AccessLogTarget,
     /// Where metrics are served, if anywhere.
     pub admin: Option<Admin>,
+    /// Clients that may ask why a request went where it went; none, unless said otherwise.
+    pub explain_to: Networks,
 }
 
 /// Where in a configuration something was said; the edge prints it as `file:line`.
@@ -206,8 +226,21 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Connections open at once over all threads; above it the listener stops accepting until one ends.
     pub max_connections: usize,
+    /// Connections that one client may have open at once; more are closed. `None` is no limit.
+    pub max_connections_per_client: Option<u32>,
+    /// Who begins connections with a PROXY header.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// Where it was said.
     pub place: Place,
+}
+
+/// Which connections begin with a PROXY header.
+#[derive(Clone, Debug)]
+pub struct ProxyProtocol {
+    /// Those from here; all others do not.
+    pub from: Networks,
+    /// How long it may take.
+    pub timeout: Duration,
 }
 
 /// One line of `[load_module]`.
@@ -270,6 +303,14 @@ pub struct Cluster {
     pub all_down: AllDown,
     /// How requests of one session find their server again.
     pub sticky: Option<Sticky>,
+    /// Requests that it may have under way at once, over all threads, those that wait included; 0 is no limit.
+    pub max_requests: u32,
+    /// The PROXY header that its servers get, if they do. Then `keepalive` is 0.
+    pub send_proxy_protocol: Option<proxy_protocol::Version>,
+    /// What becomes of request headers, before the route's own rules.
+    pub request_headers: Rules,
+    /// What becomes of response headers, before the route's own rules.
+    pub response_headers: Rules,
     /// Where it was said.
     pub place: Place,
 }
@@ -392,6 +433,18 @@ pub struct Route {
     pub cluster: usize,
     /// `Host` for this route, where it differs from its cluster's.
     pub host_header: Option<HostHeader>,
+    /// For a whole request, where it differs from [`Timeouts::request`].
+    pub timeout: Option<Duration>,
+    /// When requests are sent again; never, where there is none.
+    pub retry: Option<Arc<retry::Policy>>,
+    /// What becomes of request headers; the cluster's rules are among them.
+    pub request_headers: Option<Arc<Rules>>,
+    /// What becomes of response headers; the cluster's rules are among them.
+    pub response_headers: Option<Arc<Rules>>,
+    /// Something of the above, or the log, wants the request's ID.
+    pub has_request_id: bool,
+    /// Whether connections may switch to other protocols.
+    pub upgrade: bool,
     /// Where it was said.
     pub place: Place,
 }
@@ -427,6 +480,10 @@ pub struct Timeouts {
     pub request_head: Duration,
     /// Time without a byte in a request body, or without the client taking a byte of a response.
     pub body: Duration,
+    /// For a whole request, from the end of its head to the last byte of its response. `None` is no limit.
+    pub request: Option<Duration>,
+    /// Time without a byte, either way, on a connection that has switched protocols.
+    pub tunnel: Duration,
     /// How long an idle client connection is kept.
     pub keepalive: Duration,
     /// How long a draining worker lets running requests go on.
@@ -545,6 +602,8 @@ impl Default for Timeouts {
         Self {
             request_head: Duration::from_secs(15),
             body: Duration::from_secs(60),
+            request: None,
+            tunnel: Duration::from_secs(5 * 60),
             keepalive: Duration::from_secs(75),
             drain: Duration::from_secs(30),
         }

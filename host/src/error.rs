@@ -27,6 +27,8 @@ pub enum Error {
     NoEndpoint,
     /// All endpoints are full, and the queue is full too or did not move in time.
     Busy,
+    /// The cluster has as many requests as it may.
+    Overloaded,
     /// Every endpoint that was tried failed.
     Failed,
     /// The server's response was refused.
@@ -59,9 +61,12 @@ impl Error {
             | Self::BodyTimeout
             | Self::NoRoute
             | Self::ClientGone => Side::Downstream,
-            Self::NoEndpoint | Self::Busy | Self::Failed | Self::BadResponse | Self::ServerTimeout => {
-                Side::Upstream
-            }
+            Self::NoEndpoint
+            | Self::Busy
+            | Self::Overloaded
+            | Self::Failed
+            | Self::BadResponse
+            | Self::ServerTimeout => Side::Upstream,
         }
     }
 }
@@ -78,6 +83,7 @@ impl fmt::Display for Error {
             Self::NoRoute => f.write_str("no route for this host and path"),
             Self::NoEndpoint => f.write_str("no server available"),
             Self::Busy => f.write_str("all servers busy"),
+            Self::Overloaded => f.write_str("too many requests at once"),
             Self::Failed => f.write_str("no server could be reached"),
             Self::BadResponse => f.write_str("bad response from the server"),
             Self::ServerTimeout => f.write_str("no response from the server in time"),

@@ -1,9 +1,12 @@
 //! One request, from its head to the end of its response: route, load_balance, try, move on or give up, relay.
 
+mod again;
+mod explain;
 mod failure;
 mod plan;
 mod relay;
 mod report;
+mod tunnel;
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -16,15 +19,18 @@ use tokio::net::TcpStream;
 use crate::cluster::Cluster;
 use crate::downstream::Downstream;
 use crate::error::Error;
+use crate::header_rules::Values;
 use crate::headers::{self, Hop};
 use crate::http1::body::Encoding;
 use crate::http1::head::{Framing, RequestHead, ResponseHead};
-use crate::http1::pump::Pump;
+use crate::http1::pump::{Pump, Rest};
 use crate::metrics::{Connection, QueueEnd};
+use crate::retry::Retrying;
 use crate::thread::{Thread, ns};
 use crate::trylist::{Step, Trylist, View};
 use crate::upstream::{self, ConnectError, Exchange, NoResponse, Terms};
 
+use self::again::Last;
 use self::failure::Failure;
 use self::plan::Plan;
 use self::report::Report;
@@ -67,12 +73,24 @@ struct Request<'a> {
     preferred: Option<usize>,
     /// Why each failed try failed, for the log.
     failures: String,
+    /// How often it was sent.
+    n_sent: u32,
+    /// What was taken of its body, and what is still to come, after a try that can be repeated.
+    rest: Option<Rest>,
+    /// What its client took to send it, in all tries but the last.
+    sending: Duration,
+    /// The client has got an interim response.
+    has_passed_on: bool,
+    /// Its share of the cluster's retry budget, once it has one.
+    retrying: Option<Retrying<'a>>,
+    /// What the client gets is a response that would have been bettered, had another server been there.
+    is_last_resort: bool,
 }
 
 /// Serves the request whose head was just read.
 pub async fn forward(thread: &Thread, down: &mut Downstream, memory: &mut Memory, head: &RequestHead) -> End {
     let started = Instant::now();
-    let plan = match plan::plan(thread, head) {
+    let plan = match plan::plan(thread, head, down.peer) {
         Ok(plan) => plan,
         Err(error) => return refuse(thread, down, memory, error, Some(head)).await,
     };
@@ -80,10 +98,28 @@ pub async fn forward(thread: &Thread, down: &mut Downstream, memory: &mut Memory
         return report::answer_options(thread, down, memory, head, started).await;
     }
     let cluster = &thread.clusters[plan.route.cluster];
-    let mut request =
-        Request { thread, head, plan: &plan, cluster, started, preferred: None, failures: String::new() };
-    let key = cluster.key_source().and_then(|source| plan.key(source, head, down.peer.ip()));
-    let preferred = cluster.sticky.as_ref().and_then(|sticky| plan.preferred(sticky, head, down.peer.ip()));
+    let Ok(_admitted) = cluster.admit() else {
+        thread.metrics.overloaded(plan.route.cluster);
+        return refuse(thread, down, memory, Error::Overloaded, Some(head)).await;
+    };
+    let mut request = Request {
+        thread,
+        head,
+        plan: &plan,
+        cluster,
+        started,
+        preferred: None,
+        failures: String::new(),
+        n_sent: 0,
+        rest: None,
+        sending: Duration::ZERO,
+        has_passed_on: false,
+        retrying: None,
+        is_last_resort: false,
+    };
+    let client = plan.client.address;
+    let key = cluster.key_source().and_then(|source| plan.key(source, head, client.ip()));
+    let preferred = cluster.sticky.as_ref().and_then(|sticky| plan.preferred(sticky, head, client.ip()));
     request.preferred = preferred;
     let view = View {
         preferred,
@@ -91,10 +127,13 @@ pub async fn forward(thread: &Thread, down: &mut Downstream, memory: &mut Memory
         authority: plan.authority,
         path: &plan.path,
         query: plan.query,
-        client: down.peer,
+        client,
         key: key.as_deref(),
     };
     let mut trylist = Trylist::start(thread, plan.route.cluster, &view, started);
+    if head.asks_why && explain::may_ask(thread, client.ip()) {
+        trylist.explain();
+    }
     let (report, end, now) = match request.serve(down, memory, &mut trylist).await {
         Ok(served) => {
             if !request.failures.is_empty() {
@@ -102,7 +141,10 @@ pub async fn forward(thread: &Thread, down: &mut Downstream, memory: &mut Memory
             }
             served
         }
-        Err(failure) => request.fail(down, memory, failure).await,
+        Err(failure) => {
+            let more = explain::header_lines(&trylist, Instant::now());
+            request.fail(down, memory, failure, &more).await
+        }
     };
     trylist.finish(report.outcome, report.status, now);
     request.conclude(down, &trylist, report, now);
@@ -112,6 +154,8 @@ pub async fn forward(thread: &Thread, down: &mut Downstream, memory: &mut Memory
 
 impl Request<'_> {
     /// Tries endpoints until one answers, and relays its response.
+    ///
+    /// What is rare has a future of its own, so that all others are not the larger for it.
     async fn serve(
         &mut self,
         down: &mut Downstream,
@@ -119,24 +163,77 @@ impl Request<'_> {
         trylist: &mut Trylist<'_>,
     ) -> Result<(Report, End, Instant), Failure> {
         let mut now = self.started;
+        let mut last: Option<Last> = None;
         loop {
             // Who comes while others wait stands behind them, or they might wait for ever.
             let is_behind =
                 self.cluster.has_limits && trylist.tries().is_empty() && self.cluster.queue.is_waited_in();
             let mut step = if is_behind { Step::Wait } else { trylist.next(now) };
             if step == Step::Wait {
-                (step, now) = self.wait_for_endpoint(down, trylist).await?;
+                (step, now) = match self.wait_for_endpoint(down, trylist).await {
+                    Ok(waited) => waited,
+                    Err(failure) => {
+                        return Box::pin(self.give_up(down, memory, trylist, last, failure)).await;
+                    }
+                };
             }
-            let Step::Try(endpoint) = step else { return Err(self.exhausted(trylist)) };
-            match self.attempt(down, memory, trylist, endpoint, now).await {
-                Ok(exchange) => return self.relay(down, memory, trylist, endpoint, exchange).await,
+            let Step::Try(endpoint) = step else {
+                let failure = self.exhausted(trylist);
+                return Box::pin(self.give_up(down, memory, trylist, last, failure)).await;
+            };
+            let kept = match self.attempt(down, memory, trylist, endpoint, now).await {
+                Ok(exchange) if self.retries_response(&memory.response_head, &exchange) => {
+                    self.let_go(last, now);
+                    self.hold(memory, trylist, endpoint, exchange)
+                }
+                Ok(exchange) => {
+                    self.let_go(last, now);
+                    if memory.response_head.status == 101 {
+                        return Box::pin(self.tunnel(down, memory, trylist, endpoint, exchange)).await;
+                    }
+                    return self.relay(down, memory, trylist, endpoint, exchange).await;
+                }
                 Err(Attempt::NotEstablished(e)) => {
                     now = Instant::now();
                     self.note(endpoint, &e.text);
                     trylist.not_established(e.kind, e.os_error, now);
+                    if self.is_overdue(now) {
+                        let failure = self.out_of_time();
+                        return Box::pin(self.give_up(down, memory, trylist, last, failure)).await;
+                    }
+                    continue;
                 }
-                Err(Attempt::NoResponse(e)) => return Err(self.no_response(trylist, endpoint, e)),
+                Err(Attempt::NoResponse(e)) => {
+                    self.let_go(last, now);
+                    let is_retried = self.retries_failure(&e);
+                    let failure = self.no_response(trylist, endpoint, e);
+                    if !is_retried {
+                        return Err(failure);
+                    }
+                    Last::Failure(failure)
+                }
+            };
+            match Box::pin(self.back_off(down)).await? {
+                Some(then) => (now, last) = (then, Some(kept)),
+                None => return Box::pin(self.settle(down, memory, trylist, kept)).await,
             }
+        }
+    }
+
+    /// Ends where no further try is to be made: with what the tries before have left, or else with this.
+    async fn give_up(
+        &mut self,
+        down: &mut Downstream,
+        memory: &mut Memory,
+        trylist: &mut Trylist<'_>,
+        last: Option<Last>,
+        failure: Failure,
+    ) -> Result<(Report, End, Instant), Failure> {
+        match last {
+            Some(last) if failure.error != Error::ClientGone => {
+                self.settle(down, memory, trylist, last).await
+            }
+            _ => Err(failure),
         }
     }
 
@@ -151,20 +248,25 @@ impl Request<'_> {
     ) -> Result<Exchange, Attempt> {
         let (thread, cluster_idx) = (self.thread, self.plan.route.cluster);
         let unsent = down.buffer.range();
+        // Whether the body is kept by the pump that takes it.
+        let is_kept = self.head.framing != Framing::None && self.policy().is_some();
         // Whether the request could be sent again from what is in memory.
-        let replayable = match self.head.framing {
-            Framing::None => true,
-            Framing::Length(n) => n <= unsent.len() as u64,
-            Framing::Chunked | Framing::UntilClose => false,
-        } && self.head.method.is_idempotent();
+        let replayable = is_kept
+            || match self.head.framing {
+                Framing::None => true,
+                Framing::Length(n) => n <= unsent.len() as u64,
+                Framing::Chunked | Framing::UntilClose => false,
+            } && self.head.method.is_idempotent();
         if let Some(server) = thread.pool.take(cluster_idx, endpoint, !replayable) {
             trylist.connected(Duration::ZERO, || now);
-            down.holds_body = replayable && self.head.framing != Framing::None;
+            down.holds_body = replayable && !is_kept && self.head.framing != Framing::None;
             let result = self.exchange(down, memory, trylist, endpoint, server, now).await;
             let held_body = std::mem::take(&mut down.holds_body);
             match result {
                 // It was closed while it was idle, or as we sent: no failure of the server's, and no try.
-                Err(Attempt::NoResponse(NoResponse::Closed(_))) if replayable => {
+                Err(Attempt::NoResponse(NoResponse::Closed(_)))
+                    if replayable && (!is_kept || self.rest.is_some()) =>
+                {
                     // Without a body nothing was taken, and the next request may have been read to the front.
                     if held_body {
                         down.buffer.rewind(unsent.start);
@@ -172,24 +274,34 @@ impl Request<'_> {
                     thread.metrics.upstream_connection(cluster_idx, endpoint, Connection::Stale);
                 }
                 result => {
+                    self.n_sent += 1;
                     thread.metrics.upstream_connection(cluster_idx, endpoint, Connection::Reused);
                     return result;
                 }
             }
         }
         let before = Instant::now();
-        let server =
-            upstream::connect(&self.cluster.endpoints[endpoint], self.cluster.config.connect_timeout)
-                .await
-                .map_err(Attempt::NotEstablished)?;
+        let (patience, _) = self.patience(self.cluster.config.connect_timeout, before);
+        let patience = self
+            .last_moment()
+            .map_or(patience, |(end, _)| patience.min(end.saturating_duration_since(before)));
+        let preface = self.cluster.config.send_proxy_protocol.and_then(|version| {
+            let local = down.stream.local_addr().ok()?;
+            Some(version.header(self.plan.client.address, local))
+        });
+        let preface = preface.as_deref().unwrap_or_default();
+        let server = upstream::connect(&self.cluster.endpoints[endpoint], patience, preface)
+            .await
+            .map_err(Attempt::NotEstablished)?;
         thread.metrics.upstream_connection(cluster_idx, endpoint, Connection::New);
         let connected = Instant::now();
         trylist.connected(connected - before, || connected);
+        self.n_sent += 1;
         self.exchange(down, memory, trylist, endpoint, server, connected).await
     }
 
     async fn exchange(
-        &self,
+        &mut self,
         down: &mut Downstream,
         memory: &mut Memory,
         trylist: &mut Trylist<'_>,
@@ -198,27 +310,42 @@ impl Request<'_> {
         now: Instant,
     ) -> Result<Exchange, Attempt> {
         let mut exchange = Exchange::new(server, self.request_pump(down, memory, endpoint));
+        let (response, allowed) = self.patience(self.cluster.config.response_timeout, now);
         let terms = Terms {
             limits: &self.thread.config.limits,
-            response: self.cluster.config.response_timeout,
+            response,
+            allowed,
             request_body: self.thread.config.timeouts.body,
+            until: self.last_moment(),
+            upgrade: self.plan.upgrade,
         };
         let result = exchange.response_head(down, self.head, &mut memory.response_head, &terms, now).await;
         trylist.count_bytes(exchange.request.sent, exchange.buffer.range().end as u64);
         match result {
             Ok(()) => Ok(exchange),
             Err(e) => {
+                self.sending += exchange.sent_at.map_or(Duration::ZERO, |sent_at| sent_at - now);
+                self.has_passed_on |= exchange.has_passed_on;
+                self.rest = exchange.request.take_rest();
                 memory.request = exchange.request.into_memory();
                 Err(Attempt::NoResponse(e))
             }
         }
     }
 
-    fn request_pump(&self, down: &Downstream, memory: &mut Memory, endpoint: usize) -> Pump {
+    fn request_pump(&mut self, down: &Downstream, memory: &mut Memory, endpoint: usize) -> Pump {
         let head = self.head;
         let target = self.plan.target(head);
         let authority = self.plan.authority;
         let own = &self.cluster.endpoints[endpoint].authority;
+        let values;
+        let rules = match self.plan.route.request_headers.as_deref() {
+            None => None,
+            Some(rules) => {
+                values = self.values(down, endpoint, 0);
+                Some((rules, &values))
+            }
+        };
         let hop = Hop {
             target: &target,
             host: self
@@ -228,8 +355,13 @@ impl Request<'_> {
                 .or(authority)
                 .unwrap_or(own.as_bytes()),
             client_host: authority,
-            client: down.peer.ip(),
+            peer: down.peer.ip(),
+            scheme: b"http",
+            is_trusted: self.plan.client.is_trusted,
+            forwarded: &self.thread.config.forwarded,
             max_forwards: self.plan.max_forwards.map(|n| n - 1),
+            upgrade: self.plan.upgrade,
+            rules,
         };
         let mut out = std::mem::take(&mut memory.request);
         out.clear();
@@ -238,7 +370,18 @@ impl Request<'_> {
             Framing::Chunked => Encoding::Chunked,
             Framing::None | Framing::Length(_) | Framing::UntilClose => Encoding::Identity,
         };
-        let mut pump = Pump::new(out, head.framing, encoding);
+        let mut pump = match self.rest.take() {
+            Some(rest) => Pump::again(out, rest, encoding),
+            None => {
+                let mut pump = Pump::new(out, head.framing, encoding);
+                if head.framing != Framing::None
+                    && let Some(policy) = self.policy()
+                {
+                    pump.keep(policy.buffer_bytes);
+                }
+                pump
+            }
+        };
         pump.max_body_bytes = self.thread.config.limits.body_bytes.unwrap_or(u64::MAX);
         pump
     }
@@ -259,6 +402,7 @@ impl Request<'_> {
         };
         let entered = Instant::now();
         let until = entered + config.queue_timeout;
+        let until = self.deadline().map_or(until, |deadline| until.min(deadline));
         if config.queue_timeout.is_zero() {
             return Err(busy);
         }
@@ -302,6 +446,24 @@ impl Request<'_> {
             }
             now = Instant::now();
             may_ask = true;
+        }
+    }
+
+    /// What headers can say of this request.
+    #[cold]
+    fn values<'b>(&'b self, down: &Downstream, endpoint: usize, status: u16) -> Values<'b> {
+        Values {
+            client: self.plan.client.address,
+            peer: down.peer,
+            request_id: self.plan.request_id.as_deref().unwrap_or_default(),
+            scheme: self.plan.scheme(),
+            host: self.plan.authority.unwrap_or_default(),
+            method: self.head.text(self.head.method_text),
+            path: &self.plan.path,
+            query: self.plan.query.unwrap_or_default(),
+            cluster: &self.cluster.config.name,
+            endpoint: &self.cluster.endpoints[endpoint].url,
+            status,
         }
     }
 

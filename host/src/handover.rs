@@ -1,4 +1,4 @@
-//! What one generation learned and the next one begins with: latencies and health of endpoints, and what balancers saved.
+//! What one generation learned and the next one begins with: health and latencies of endpoints, and what balancers saved.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
@@ -58,13 +58,19 @@ impl State {
     }
 
     /// Nothing yet.
+    #[expect(clippy::new_without_default, reason = "no two are equal")]
     pub fn new() -> Self {
         Self { secret: sticky::random_key(), clusters: Vec::new() }
     }
 
-    /// Takes over what a later generation knows. Of clusters that it does not have, nothing is kept.
+    /// Takes over what a later generation knows. Of clusters that it does not have, nothing is kept; but what a balancer
+    /// once saved is, while its cluster has none, because its module is in quarantine.
     pub fn learn(&mut self, later: Self) {
-        self.clusters = later.clusters;
+        let mut earlier = std::mem::replace(&mut self.clusters, later.clusters);
+        for cluster in self.clusters.iter_mut().filter(|cluster| cluster.balancers.is_empty()) {
+            let known = earlier.iter_mut().find(|known| known.name == cluster.name);
+            cluster.balancers = known.map(|known| std::mem::take(&mut known.balancers)).unwrap_or_default();
+        }
     }
 
     /// What sessions are signed with where the configuration names no secret.
@@ -103,7 +109,7 @@ impl ClusterState {
         }
     }
 
-    /// What is known of the health of its endpoints, for [`Cluster::take_over_health`].
+    /// What is known of its endpoints' health.
     pub(crate) fn health(&self) -> &[HealthFacts] {
         &self.health
     }

@@ -5,6 +5,8 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::time::Instant;
 
+use crate::forwarded::Forwarded;
+use crate::header_rules::Applied;
 use crate::http1::body::Encoding;
 use crate::http1::head::{Framing, Name, RequestHead, ResponseHead, Version};
 use crate::thread::Thread;
@@ -21,10 +23,20 @@ pub struct Hop<'a> {
     pub host: &'a [u8],
     /// `Host` as the client sent it, where it sent one.
     pub client_host: Option<&'a [u8]>,
-    /// The client's address.
-    pub client: IpAddr,
+    /// The address at the other end of the connection.
+    pub peer: IpAddr,
+    /// `http` or `https`, of that connection.
+    pub scheme: &'static [u8],
+    /// The peer is a proxy that is trusted: what it says of scheme and host is passed on.
+    pub is_trusted: bool,
+    /// Which headers say for whom the request is.
+    pub forwarded: &'a Forwarded,
     /// What is left of `Max-Forwards`, where the method counts it.
     pub max_forwards: Option<u32>,
+    /// The server is asked for the protocols that the client asked for.
+    pub upgrade: bool,
+    /// What the operator wants of the headers.
+    pub rules: Option<Applied<'a>>,
 }
 
 /// Writes the head of a request to a server.
@@ -36,13 +48,22 @@ pub fn write_request(head: &RequestHead, hop: &Hop<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(hop.host);
     out.extend_from_slice(b"\r\n");
     let counts_forwards = hop.max_forwards.is_some();
-    head.write_fields(out, |name| match name {
-        // Who the client is is known better here than by what it says of itself. The list of those before it is kept.
-        Name::Host | Name::XForwardedFor | Name::XForwardedHost | Name::XForwardedProto => true,
+    // Who the client is is known better here than by what it says of itself. The list of those before it is kept.
+    let keeps = |name| hop.is_trusted && hop.forwarded.write_x && head.known(name).is_some();
+    let (keeps_host, keeps_proto) = (keeps(Name::XForwardedHost), keeps(Name::XForwardedProto));
+    let leave_out = |name| match name {
+        Name::Host | Name::XForwardedFor => true,
+        Name::XForwardedHost => !keeps_host,
+        Name::XForwardedProto => !keeps_proto,
         Name::Expect => !head.expects_continue,
         Name::MaxForwards => counts_forwards,
-        _ => name.is_hop_by_hop(),
-    });
+        Name::Upgrade => !hop.upgrade,
+        name => name.is_hop_by_hop(),
+    };
+    match hop.rules {
+        None => head.write_fields(out, leave_out),
+        Some((rules, _)) => head.write_fields_by(out, |name, text| leave_out(name) || rules.removes(text)),
+    }
     if let Some(left) = hop.max_forwards {
         // Writing to a vector cannot fail.
         let _ = write!(out, "Max-Forwards: {left}\r\n");
@@ -50,22 +71,64 @@ pub fn write_request(head: &RequestHead, hop: &Hop<'_>, out: &mut Vec<u8>) {
     if head.framing == Framing::Chunked {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
-    if head.takes_trailers {
-        out.extend_from_slice(b"TE: trailers\r\nConnection: TE\r\n");
+    match (hop.upgrade, head.takes_trailers) {
+        (false, false) => {}
+        (false, true) => out.extend_from_slice(b"TE: trailers\r\nConnection: TE\r\n"),
+        (true, _) => out.extend_from_slice(b"Connection: upgrade\r\n"),
     }
-    out.extend_from_slice(b"X-Forwarded-For: ");
-    for value in head.fields.iter().filter(|f| f.kind == Name::XForwardedFor) {
-        out.extend_from_slice(head.text(value.value));
-        out.extend_from_slice(b", ");
+    let writes = |name| hop.rules.is_none_or(|(rules, _)| !rules.replaces(name));
+    if hop.forwarded.write_x && writes(Name::XForwardedFor) {
+        out.extend_from_slice(b"X-Forwarded-For: ");
+        for value in head.fields.iter().filter(|f| f.kind == Name::XForwardedFor) {
+            out.extend_from_slice(head.text(value.value));
+            out.extend_from_slice(b", ");
+        }
+        write_ip(hop.peer, out);
+        out.extend_from_slice(b"\r\n");
     }
-    write_ip(hop.client, out);
-    out.extend_from_slice(b"\r\nX-Forwarded-Proto: http\r\n");
-    if let Some(host) = hop.client_host {
+    if hop.forwarded.write_x && !keeps_proto && writes(Name::XForwardedProto) {
+        out.extend_from_slice(b"X-Forwarded-Proto: ");
+        out.extend_from_slice(hop.scheme);
+        out.extend_from_slice(b"\r\n");
+    }
+    if let Some(host) = hop.client_host
+        && hop.forwarded.write_x
+        && !keeps_host
+        && writes(Name::XForwardedHost)
+    {
         out.extend_from_slice(b"X-Forwarded-Host: ");
         out.extend_from_slice(host);
         out.extend_from_slice(b"\r\n");
     }
-    write_via(head.version, out);
+    if hop.forwarded.write_standard && writes(Name::Forwarded) {
+        write_forwarded(hop, out);
+    }
+    if writes(Name::Via) {
+        write_via(head.version, out);
+    }
+    if let Some((rules, values)) = hop.rules {
+        rules.write(values, out);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes one more element of `Forwarded` (RFC 7239), as a line of its own: those that came stand before it.
+#[cold]
+fn write_forwarded(hop: &Hop<'_>, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"Forwarded: for=");
+    match hop.peer.to_canonical() {
+        IpAddr::V4(_) => write_ip(hop.peer, out),
+        // Writing to a vector cannot fail.
+        IpAddr::V6(v6) => drop(write!(out, "\"[{v6}]\"")),
+    }
+    if let Some(host) = hop.client_host {
+        // No byte that may stand in a host means anything in quotes.
+        out.extend_from_slice(b";host=\"");
+        out.extend_from_slice(host);
+        out.push(b'"');
+    }
+    out.extend_from_slice(b";proto=");
+    out.extend_from_slice(hop.scheme);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -90,35 +153,85 @@ pub fn response_framing(response: &ResponseHead, client: Version, keep: bool) ->
     }
 }
 
-/// Writes the head of a response to the client; `more` is header lines of the proxy's own.
+/// How a response goes to the client.
+#[derive(Clone, Copy, Debug)]
+pub struct Reply<'a> {
+    /// How it is framed.
+    pub framing: ResponseFraming,
+    /// What the client speaks.
+    pub client: Version,
+    /// Header lines of the proxy's own.
+    pub more: &'a [u8],
+    /// What the operator wants of the headers.
+    pub rules: Option<Applied<'a>>,
+}
+
+/// Writes the head of a response to the client.
 pub fn write_response(
     thread: &Thread,
     response: &ResponseHead,
-    framing: ResponseFraming,
-    client: Version,
-    more: &[u8],
+    reply: &Reply<'_>,
     now: Instant,
     out: &mut Vec<u8>,
 ) {
+    let framing = reply.framing;
     write_status(response, out);
     let without_length = response.status == 204;
-    response.write_fields(out, |name| match name {
+    let leave_out = |name| match name {
         Name::ContentLength => without_length,
         Name::Trailer => framing.encoding != Encoding::Chunked,
-        _ => name.is_hop_by_hop(),
-    });
-    if !response.has_date {
+        name => name.is_hop_by_hop(),
+    };
+    write_passed_on(response, reply.rules, leave_out, out);
+    let writes = |name| reply.rules.is_none_or(|(rules, _)| !rules.replaces(name));
+    if !response.has_date && writes(Name::Date) {
         out.extend_from_slice(b"Date: ");
         thread.write_date(now, out);
         out.extend_from_slice(b"\r\n");
     }
-    write_via(response.version, out);
-    out.extend_from_slice(more);
+    if writes(Name::Via) {
+        write_via(response.version, out);
+    }
+    out.extend_from_slice(reply.more);
+    if let Some((rules, values)) = reply.rules {
+        rules.write(values, out);
+    }
     if framing.encoding == Encoding::Chunked {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
-    write_connection(framing.keep, client, out);
+    write_connection(framing.keep, reply.client, out);
     out.extend_from_slice(b"\r\n");
+}
+
+/// Writes the head of a response that switches protocols (101).
+pub fn write_switch(response: &ResponseHead, rules: Option<Applied<'_>>, out: &mut Vec<u8>) {
+    write_status(response, out);
+    let leave_out = |name| match name {
+        Name::Upgrade => false,
+        name => name == Name::ContentLength || name.is_hop_by_hop(),
+    };
+    write_passed_on(response, rules, leave_out, out);
+    if rules.is_none_or(|(rules, _)| !rules.replaces(Name::Via)) {
+        write_via(response.version, out);
+    }
+    if let Some((rules, values)) = rules {
+        rules.write(values, out);
+    }
+    out.extend_from_slice(b"Connection: upgrade\r\n\r\n");
+}
+
+fn write_passed_on(
+    response: &ResponseHead,
+    rules: Option<Applied<'_>>,
+    leave_out: impl Fn(Name) -> bool,
+    out: &mut Vec<u8>,
+) {
+    match rules {
+        None => response.write_fields(out, leave_out),
+        Some((rules, _)) => {
+            response.write_fields_by(out, |name, text| leave_out(name) || rules.removes(text));
+        }
+    }
 }
 
 /// Writes whether the connection goes on, where a client of this version would not assume so by itself.
@@ -199,13 +312,22 @@ mod tests {
     }
 
     fn sent(text: &str) -> String {
+        sent_for(text, false, &Forwarded::default())
+    }
+
+    fn sent_for(text: &str, is_trusted: bool, forwarded: &Forwarded) -> String {
         let head = request(text);
         let hop = Hop {
             target: b"/t",
             host: b"server",
             client_host: head.host.map(|h| head.text(h)),
-            client: IpAddr::from([127, 0, 20, 103]),
+            peer: IpAddr::from([127, 0, 20, 103]),
+            scheme: b"http",
+            is_trusted,
+            forwarded,
             max_forwards: None,
+            upgrade: false,
+            rules: None,
         };
         let mut out = Vec::new();
         write_request(&head, &hop, &mut out);
@@ -230,6 +352,28 @@ mod tests {
         );
         assert!(sent.contains("X-Forwarded-For: 1.1.1.1, 2.2.2.2, 127.0.20.103\r\n"), "{sent}");
         assert!(!sent.contains("https"), "{sent}");
+    }
+
+    #[test]
+    fn passes_on_what_a_trusted_proxy_says_of_scheme_and_host() {
+        let text =
+            "GET /x HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 1.1.1.1\r\nX-Forwarded-Proto: https\r\n\r\n";
+        assert_eq!(
+            sent_for(text, true, &Forwarded::default()),
+            "GET /t HTTP/1.1\r\nHost: server\r\nX-Forwarded-Proto: https\r\n\
+             X-Forwarded-For: 1.1.1.1, 127.0.20.103\r\nX-Forwarded-Host: a\r\nVia: 1.1 trylist\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn writes_the_standard_header_instead() {
+        let text = "GET /x HTTP/1.1\r\nHost: a:1\r\nX-Forwarded-For: 1.1.1.1\r\nForwarded: for=_x\r\n\r\n";
+        let forwarded = Forwarded { write_x: false, write_standard: true, ..Forwarded::default() };
+        assert_eq!(
+            sent_for(text, false, &forwarded),
+            "GET /t HTTP/1.1\r\nHost: server\r\nForwarded: for=_x\r\n\
+             Forwarded: for=127.0.20.103;host=\"a:1\";proto=http\r\nVia: 1.1 trylist\r\n\r\n"
+        );
     }
 
     #[test]

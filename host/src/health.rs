@@ -16,6 +16,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicI32, AtomicU64};
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::cluster::{Cluster, Clusters};
@@ -94,7 +95,7 @@ pub async fn keep_checked(clusters: Clusters, cluster: usize, endpoint: usize) {
     let first = check.interval.min(FIRST_WITHIN).mul_f64(fraction(random.next()));
     tokio::time::sleep(first).await;
     loop {
-        let result = run(check, &cluster.endpoints[endpoint]).await;
+        let result = run(cluster, &cluster.endpoints[endpoint], check).await;
         judge(cluster, endpoint, check, &result);
         let jitter = 1.0 + (fraction(random.next()) * 2.0 - 1.0) / JITTER;
         tokio::time::sleep(check.interval.mul_f64(jitter)).await;
@@ -132,9 +133,13 @@ fn judge(cluster: &Cluster, idx: usize, check: &HealthCheck, result: &Result<(),
 }
 
 /// One check.
-async fn run(check: &HealthCheck, endpoint: &Endpoint) -> Result<(), CheckError> {
+async fn run(cluster: &Cluster, endpoint: &Endpoint, check: &HealthCheck) -> Result<(), CheckError> {
     let checked = async {
-        let stream = connect(endpoint, check.port).await?;
+        let mut stream = connect(endpoint, check.port).await?;
+        // Who is asked at a port of its own is somebody else than who gets the requests.
+        if let (Some(version), None) = (cluster.config.send_proxy_protocol, check.port) {
+            stream.write_all(&version.own_header()).await?;
+        }
         match &check.probe {
             Probe::Tcp => Ok(()),
             Probe::Http(probe) => http::check(stream, probe, &endpoint.authority).await,

@@ -32,6 +32,12 @@
 //!
 //! See [`module`]. Nothing is ever unloaded: old code leaves memory with its process.
 //!
+//! # Processes
+//!
+//! `trylist run` is the [`supervisor`]: it holds the listening sockets, opens no module, and starts a worker for each
+//! generation as a process of its own ([`worker::process`]). What one generation learned goes to the next
+//! ([`handover`]). A [`worker::Worker`] can also be started in a process that has something else to do, as tests and the demo do.
+//!
 //! # Threads
 //!
 //! A [`worker::Worker`] has one thread for each core, and each [`thread::Thread`] owns a runtime, its sockets, its
@@ -39,23 +45,31 @@
 //! another thread.
 
 pub mod config;
+pub mod supervisor;
+pub mod control;
 pub mod channel;
 pub mod breadcrumb;
 pub mod crash;
-pub mod control;
-pub mod supervisor;
+pub mod privileges;
+pub mod handover;
 pub mod sockets;
 pub mod worker;
 pub mod thread;
 pub mod listener;
+pub mod proxy_protocol;
+pub mod per_client;
 pub mod downstream;
 pub mod http1;
 pub mod route;
 pub mod forward;
+pub mod retry;
 pub mod trylist;
 pub mod upstream;
 pub mod pool;
 pub mod headers;
+pub mod header_rules;
+pub mod request_id;
+pub mod forwarded;
 pub mod respond;
 pub mod error;
 pub mod cluster;
@@ -65,12 +79,11 @@ pub mod outlier;
 pub mod slow_start;
 pub mod sticky;
 pub mod resolve;
+pub mod network;
 pub mod timer;
 pub mod random;
 pub mod module;
-pub mod privileges;
 pub mod drain;
-pub mod handover;
 pub mod metrics;
 pub mod access_log;
 pub mod admin;

@@ -11,6 +11,8 @@ use tokio::sync::{Notify, watch};
 
 use crate::downstream::{self, Downstream, Place};
 use crate::drain::{Idle, Phase};
+use crate::per_client::{Counted, PerClient};
+use crate::proxy_protocol::{self, BadHeader};
 use crate::thread::Thread;
 
 /// After accepting failed for want of something, it is tried again this much later; connections wait in the backlog.
@@ -26,6 +28,7 @@ pub struct Gate {
     /// Its address.
     pub address: SocketAddr,
     max: usize,
+    per_client: Option<Arc<PerClient>>,
     open: AtomicUsize,
     closed: Notify,
     /// Nobody reads its sockets after this worker.
@@ -37,6 +40,8 @@ struct Admitted {
     gate: Arc<Gate>,
     thread: Rc<Thread>,
     place: usize,
+    /// Its place among those of its client, where those are counted.
+    counted: Option<Counted>,
 }
 
 /// Accepts until the worker ends. Connections that the kernel has made by then, and nobody has accepted, are served too,
@@ -88,21 +93,78 @@ async fn accept_for_ever(thread: &Rc<Thread>, socket: &TcpListener, gate: &Arc<G
 }
 
 fn admit(thread: &Rc<Thread>, gate: &Arc<Gate>, stream: TcpStream, peer: SocketAddr) {
+    let terms = thread.config.listeners[gate.listener].proxy_protocol.as_ref();
+    let speaks_proxy = terms.is_some_and(|terms| terms.from.contains(peer.ip()));
+    // Behind a balancer that says who its clients are, they are counted once that is known.
+    let counted = match &gate.per_client {
+        Some(per_client) if !speaks_proxy => match per_client.enter(peer.ip()) {
+            Some(counted) => Some(counted),
+            None => return thread.metrics.client_full(gate.listener),
+        },
+        _ => None,
+    };
     gate.open.fetch_add(1, Ordering::Relaxed);
     thread.metrics.connection_opened(gate.listener);
     let place = thread.join();
-    let admitted = Admitted { gate: Arc::clone(gate), thread: Rc::clone(thread), place };
+    let mut admitted = Admitted { gate: Arc::clone(gate), thread: Rc::clone(thread), place, counted };
+    if speaks_proxy {
+        let thread = Rc::clone(thread);
+        tokio::task::spawn_local(async move {
+            if let Some((stream, peer)) = admitted.meet(stream, peer).await {
+                let connection = Downstream::new(&thread, stream, peer);
+                downstream::serve(thread, connection, admitted).await;
+            }
+        });
+        return;
+    }
     let connection = Downstream::new(thread, stream, peer);
     tokio::task::spawn_local(downstream::serve(Rc::clone(thread), connection, admitted));
 }
 
+impl Admitted {
+    /// Reads a connection's PROXY header and says who its client is; `None` where it is to be closed.
+    async fn meet(&mut self, mut stream: TcpStream, peer: SocketAddr) -> Option<(TcpStream, SocketAddr)> {
+        let (thread, gate) = (&self.thread, &self.gate);
+        let terms = thread.config.listeners[gate.listener].proxy_protocol.as_ref()?;
+        let why = match tokio::time::timeout(terms.timeout, proxy_protocol::read(&mut stream)).await {
+            Ok(Ok(named)) => {
+                let client = named.unwrap_or(peer);
+                if let Some(per_client) = &gate.per_client {
+                    self.counted = per_client.enter(client.ip());
+                    if self.counted.is_none() {
+                        thread.metrics.client_full(gate.listener);
+                        return None;
+                    }
+                }
+                return Some((stream, client));
+            }
+            Ok(Err(BadHeader::Nothing)) => return None,
+            Ok(Err(e)) => e.to_string(),
+            Err(_) => format!("it did not come within {:?}", terms.timeout),
+        };
+        thread.metrics.bad_proxy_header(gate.listener);
+        if let Some(left_out) = thread.may_log() {
+            let listener = &gate.address;
+            match left_out {
+                0 => tracing::warn!(%listener, %peer, "connection closed, no good PROXY header: {why}"),
+                _ => {
+                    tracing::warn!(%listener, %peer, left_out, "connection closed, no good PROXY header: {why}")
+                }
+            }
+        }
+        None
+    }
+}
+
 impl Gate {
-    /// A gate for at most `max` connections.
-    pub fn new(listener: usize, address: SocketAddr, max: usize) -> Self {
+    /// A gate for at most `max` connections, and for so many of each client.
+    pub fn new(listener: usize, address: SocketAddr, max: usize, per_client: Option<u32>) -> Self {
+        let per_client = per_client.map(|max_each| Arc::new(PerClient::new(max_each, max)));
         Self {
             listener,
             address,
             max,
+            per_client,
             open: AtomicUsize::new(0),
             closed: Notify::new(),
             is_last_reader: AtomicBool::new(false),

@@ -54,10 +54,10 @@ pub struct ClusterLayout {
     /// [`Cluster::faults`](crate::cluster::Cluster::faults): faults are counted there, because
     /// not all happen on a thread that has a shard. Called at each scrape.
     pub faults: Faults,
-    /// Whether it is in panic. Called at each scrape.
-    pub panics: Panics,
     /// [`Cluster::is_quarantined`](crate::cluster::Cluster::is_quarantined). Called at each scrape.
     pub is_quarantined: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Whether it is in panic. Called at each scrape.
+    pub panics: Panics,
 }
 
 /// How often a module did this wrong, so far.
@@ -172,6 +172,11 @@ pub fn outcome(kind: u32) -> &'static str {
     OUTCOMES[kind_idx(kind, OUTCOMES.len(), wire::OUTCOME_FAILED)]
 }
 
+/// The word for one of [`wire`]'s `STATE_*` constants, as in labels.
+pub fn state(state: u32) -> &'static str {
+    STATES.get(state as usize).copied().unwrap_or("unknown")
+}
+
 /// Words for the wire's constants, which count from 1.
 const TRY_RESULTS: [&str; 7] =
     ["served", "not_established", "closed_early", "bad_response", "timed_out", "broken", "aborted"];
@@ -283,6 +288,16 @@ impl Shard {
         self.listener(listener).full.add(1);
     }
 
+    /// A connection was closed at once because its client has as many as it may.
+    pub fn client_full(&self, listener: usize) {
+        self.listener(listener).over_per_client.add(1);
+    }
+
+    /// A connection was closed because it did not begin with a PROXY header.
+    pub fn bad_proxy_header(&self, listener: usize) {
+        self.listener(listener).bad_proxy_headers.add(1);
+    }
+
     /// A request is over.
     pub fn request(&self, end: &RequestEnd) {
         let cells = match end.cluster {
@@ -370,6 +385,31 @@ impl Shard {
         self.cluster(cluster).queue_full.add(1);
     }
 
+    /// A request that was sent is sent again.
+    pub fn retried(&self, cluster: usize) {
+        self.cluster(cluster).retries.add(1);
+    }
+
+    /// A request would have been sent again, but for the cluster's retry budget.
+    pub fn retry_denied(&self, cluster: usize) {
+        self.cluster(cluster).retries_denied.add(1);
+    }
+
+    /// A request was refused because the cluster has as many as it may.
+    pub fn overloaded(&self, cluster: usize) {
+        self.cluster(cluster).overloaded.add(1);
+    }
+
+    /// A connection has switched protocols; [`Self::tunnel_closed`] follows on the same thread.
+    pub fn tunnel_opened(&self, cluster: usize) {
+        self.cluster(cluster).tunnels_opened.add(1);
+    }
+
+    /// A tunnel has ended.
+    pub fn tunnel_closed(&self, cluster: usize) {
+        self.cluster(cluster).tunnels_closed.add(1);
+    }
+
     fn listener(&self, idx: usize) -> &ListenerCells {
         self.assert_owner();
         &self.listeners[idx]
@@ -444,8 +484,8 @@ struct ClusterNames {
     module: Arc<str>,
     endpoints: Vec<(String, EndpointLayout)>,
     faults: Faults,
-    panics: Panics,
     is_quarantined: Arc<dyn Fn() -> bool + Send + Sync>,
+    panics: Panics,
 }
 
 impl ClusterNames {
@@ -454,8 +494,8 @@ impl ClusterNames {
         Self {
             name: Arc::clone(&layout.name),
             faults: Arc::clone(&layout.faults),
-            panics: Arc::clone(&layout.panics),
             is_quarantined: Arc::clone(&layout.is_quarantined),
+            panics: Arc::clone(&layout.panics),
             module: Arc::clone(&layout.module),
             endpoints: urls.into_iter().zip(layout.endpoints.iter().cloned()).collect(),
         }

@@ -33,7 +33,7 @@ pub fn verdict(error: Error) -> Verdict {
         Error::Method => (405, true),
         Error::BodyTooLarge => (413, false),
         Error::NoRoute => (404, true),
-        Error::NoEndpoint | Error::Busy => (503, true),
+        Error::NoEndpoint | Error::Busy | Error::Overloaded => (503, true),
         Error::Failed | Error::BadResponse => (502, true),
         Error::ServerTimeout => (504, true),
         Error::ClientGone => (0, false),
@@ -42,12 +42,13 @@ pub fn verdict(error: Error) -> Verdict {
 }
 
 /// Writes the whole response to an error, and returns how much of it is body: one line that says what happened and whose
-/// fault it was.
+/// fault it was. `more` is header lines beside those of every such response.
 pub fn write_error(
     thread: &Thread,
     error: Error,
     head: Option<&RequestHead>,
     keep: bool,
+    more: &[u8],
     now: Instant,
     out: &mut Vec<u8>,
 ) -> u64 {
@@ -62,9 +63,10 @@ pub fn write_error(
     headers::write_connection(keep, client, out);
     match error {
         Error::Method => out.extend_from_slice(b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"),
-        Error::NoEndpoint | Error::Busy => out.extend_from_slice(b"Retry-After: 1\r\n"),
+        Error::NoEndpoint | Error::Busy | Error::Overloaded => out.extend_from_slice(b"Retry-After: 1\r\n"),
         _ => {}
     }
+    out.extend_from_slice(more);
     out.extend_from_slice(b"\r\n");
     if head.is_some_and(|head| head.method == Method::Head) {
         return 0;

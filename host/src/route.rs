@@ -201,6 +201,12 @@ mod tests {
             rewrite: None,
             cluster,
             host_header: None,
+            timeout: None,
+            retry: None,
+            request_headers: None,
+            response_headers: None,
+            has_request_id: false,
+            upgrade: true,
             place: Place { file: "test".into(), line: 1 },
         }
     }

@@ -171,7 +171,13 @@ mod tests {
 
     fn listener(address: SocketAddr) -> Listener {
         let place = Place { file: "site.toml".into(), line: 3 };
-        Listener { address, max_connections: 1, place }
+        Listener {
+            address,
+            max_connections: 1,
+            max_connections_per_client: None,
+            proxy_protocol: None,
+            place,
+        }
     }
 
     #[test]

@@ -39,6 +39,13 @@ impl Timer {
         }
     }
 
+    /// Moves the deadline, if it is later than this.
+    pub fn bring_forward(&mut self, deadline: Instant) {
+        if deadline < self.deadline {
+            self.set(deadline);
+        }
+    }
+
     /// Ready once the deadline has passed. Always polled by the task that owns the connection.
     #[inline]
     pub fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {

@@ -15,7 +15,7 @@ use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::headers;
 use crate::http1::buffer::Buffer;
-use crate::http1::head::{HeadLimits, Refusal, RequestHead, ResponseHead, Scan, Version};
+use crate::http1::head::{HeadLimits, Name, Refusal, RequestHead, ResponseHead, Scan, Version, tokens};
 use crate::http1::pump::{Pump, PumpError};
 use crate::resolve::Addresses;
 
@@ -43,8 +43,8 @@ pub enum NoResponse {
     Cut,
     /// What it sent is not a response.
     Bad(Refusal),
-    /// It sent nothing in time.
-    TimedOut,
+    /// It sent nothing in so much time.
+    TimedOut(Duration),
     /// It is the client's doing.
     Client(Error),
 }
@@ -58,6 +58,10 @@ pub struct Exchange {
     pub buffer: Buffer,
     /// The request, as far as it is not sent.
     pub request: Pump,
+    /// When all of the request was sent.
+    pub sent_at: Option<Instant>,
+    /// The client has got an interim response.
+    pub has_passed_on: bool,
 }
 
 /// What an exchange is held to.
@@ -67,16 +71,35 @@ pub struct Terms<'a> {
     pub limits: &'a Limits,
     /// From the request's last byte to the response's first.
     pub response: Duration,
+    /// Which of the times in the configuration that is.
+    pub allowed: Duration,
     /// Without a byte in the request's body.
     pub request_body: Duration,
+    /// When the whole request has to be over, whatever moves; and how long after its beginning that is.
+    pub until: Option<(Instant, Duration)>,
+    /// The client asks for another protocol, and the server may switch to it.
+    pub upgrade: bool,
+}
+
+impl Terms<'_> {
+    /// A deadline, brought forward where the whole request has to be over before.
+    #[inline]
+    fn by(&self, deadline: Instant) -> Instant {
+        self.until.map_or(deadline, |(until, _)| deadline.min(until))
+    }
 }
 
 /// Makes a connection, to whichever of the endpoint's addresses answers first in their order. Each gets its share of
-/// `patience`, so that one that swallows packets leaves time for those behind it.
+/// `patience`, so that one that swallows packets leaves time for those behind it. `preface` is said first, before whatever
+/// speaks over the connection.
 ///
 /// # Errors
 /// The name has no address, or no address could be connected to in time.
-pub async fn connect(endpoint: &Endpoint, patience: Duration) -> Result<TcpStream, ConnectError> {
+pub async fn connect(
+    endpoint: &Endpoint,
+    patience: Duration,
+    preface: &[u8],
+) -> Result<TcpStream, ConnectError> {
     let began = Instant::now();
     let unresolved = |text: String| ConnectError { kind: wire::FAILURE_RESOLVE, os_error: None, text };
     let answer;
@@ -94,9 +117,13 @@ pub async fn connect(endpoint: &Endpoint, patience: Duration) -> Result<TcpStrea
         let n_left = u32::try_from(addresses.len() - i).unwrap_or(u32::MAX);
         let share = patience.saturating_sub(began.elapsed()) / n_left;
         failed = match tokio::time::timeout(share, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => {
+            Ok(Ok(mut stream)) => {
                 // Only a hint to the kernel: a connection without it still works.
                 let _ = stream.set_nodelay(true);
+                // It fits into the socket's buffer, so this does not wait.
+                if !preface.is_empty() {
+                    stream.write_all(preface).await?;
+                }
                 return Ok(stream);
             }
             Ok(Err(e)) => e.into(),
@@ -113,7 +140,7 @@ pub async fn connect(endpoint: &Endpoint, patience: Duration) -> Result<TcpStrea
 impl Exchange {
     /// An exchange that begins now.
     pub fn new(server: TcpStream, request: Pump) -> Self {
-        Self { server, buffer: Buffer::for_body(), request }
+        Self { server, buffer: Buffer::for_body(), request, sent_at: None, has_passed_on: false }
     }
 
     /// Sends the request, as far as the server takes it, until the head of its final response is there. Interim responses
@@ -132,7 +159,7 @@ impl Exchange {
         let limits = HeadLimits { line_bytes: terms.limits.head_bytes, headers: terms.limits.headers };
         let mut progress = Progress { sent: false, sink_failed: None, got_any: false, now: Some(now) };
         let mut scan = Scan::default();
-        down.timer.set(now + terms.request_body);
+        down.timer.set(terms.by(now + terms.request_body));
         loop {
             poll_fn(|cx| {
                 self.poll_send(cx, down, &mut progress, terms)?;
@@ -157,7 +184,8 @@ impl Exchange {
                 // A client that was told to wait for "continue" has sent nothing because the server said nothing.
                 let held_back = request_head.expects_continue && self.request.body_bytes == 0;
                 Poll::Ready(Err(if progress.sent || self.request.waits_for_sink || held_back {
-                    NoResponse::TimedOut
+                    let end = terms.until.filter(|(until, _)| Instant::now() >= *until);
+                    NoResponse::TimedOut(end.map_or(terms.allowed, |(_, allowed)| allowed))
                 } else {
                     NoResponse::Client(Error::BodyTimeout)
                 }))
@@ -166,7 +194,10 @@ impl Exchange {
             if !response.is_interim() {
                 return Ok(());
             }
-            pass_on_interim(down, request_head, response, terms).await?;
+            if response.status == 101 && terms.upgrade {
+                return check_switch(request_head, response, progress.sent);
+            }
+            self.has_passed_on |= pass_on_interim(down, request_head, response, terms).await?;
             scan = Scan::default();
         }
     }
@@ -187,15 +218,17 @@ impl Exchange {
         let now = || known.unwrap_or_else(Instant::now);
         match polled {
             Poll::Ready(Ok(())) => {
+                let now = now();
                 progress.sent = true;
-                down.timer.set(now() + terms.response);
+                self.sent_at = Some(now);
+                down.timer.set(terms.by(now + terms.response));
             }
             Poll::Ready(Err(PumpError::SinkFailed(e))) => {
                 progress.sink_failed = Some(e);
-                down.timer.set(now() + terms.response);
+                down.timer.set(terms.by(now() + terms.response));
             }
             Poll::Ready(Err(e)) => return Err(NoResponse::Client(client_error(&e))),
-            Poll::Pending if progressed => down.timer.set(now() + terms.request_body),
+            Poll::Pending if progressed => down.timer.set(terms.by(now() + terms.request_body)),
             Poll::Pending => {}
         }
         Ok(())
@@ -218,23 +251,43 @@ impl Progress {
     }
 }
 
+/// Whether a server may switch protocols now, and to one that was asked for (RFC 9110 section 7.8).
+fn check_switch(request: &RequestHead, response: &ResponseHead, is_sent: bool) -> Result<(), NoResponse> {
+    let bad = |text| Err(NoResponse::Bad(Refusal::Malformed(text)));
+    if !is_sent {
+        return bad("101 Switching Protocols before the end of the request");
+    }
+    let asked = |protocol: &[u8]| {
+        let fields = request.fields.iter().filter(|field| field.kind == Name::Upgrade);
+        let mut all = fields.flat_map(|field| tokens(request.text(field.value)));
+        all.any(|asked| asked.eq_ignore_ascii_case(protocol))
+    };
+    let fields = || response.fields.iter().filter(|field| field.kind == Name::Upgrade);
+    let mut protocols = fields().flat_map(|field| tokens(response.text(field.value))).peekable();
+    if protocols.peek().is_none() || !protocols.all(asked) {
+        return bad("101 Switching Protocols to one that nobody asked for");
+    }
+    Ok(())
+}
+
+/// Sends an interim response to the client; false where its version knows none.
 async fn pass_on_interim(
     down: &mut Downstream,
     request_head: &RequestHead,
     response: &ResponseHead,
     terms: &Terms<'_>,
-) -> Result<(), NoResponse> {
+) -> Result<bool, NoResponse> {
     if response.status == 101 {
-        // No upgrade is passed on, so nobody asked for this.
+        // No upgrade was passed on, so nobody asked for this.
         return Err(NoResponse::Bad(Refusal::Malformed("101 Switching Protocols that nobody asked for")));
     }
     if request_head.version == Version::Http10 {
-        return Ok(());
+        return Ok(false);
     }
     let mut out = Vec::new();
     headers::write_interim(response, &mut out);
     match tokio::time::timeout(terms.request_body, down.stream.write_all(&out)).await {
-        Ok(Ok(())) => Ok(()),
+        Ok(Ok(())) => Ok(true),
         Ok(Err(_)) | Err(_) => Err(NoResponse::Client(Error::ClientGone)),
     }
 }

@@ -27,7 +27,7 @@ use crate::config::{self, Config};
 use crate::drain::{Idle, Phase};
 use crate::handover::State;
 use crate::listener::{self, Gate};
-use crate::metrics::{ClusterLayout, EndpointLayout, Metrics, MetricsLayout};
+use crate::metrics::{ClusterLayout, EndpointLayout, Metrics, MetricsLayout, Totals};
 use crate::module::balancer::{BuildError, Fault};
 use crate::module::load::LoadError;
 use crate::module::registry::Registry;
@@ -38,6 +38,9 @@ use crate::thread::Thread;
 
 /// How often a thread looks after its idle server connections and its access log.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// For idle connections to close that are told to; it takes them a turn of their task.
+const IDLE_CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// A configuration with its modules loaded and its balancers built; nothing is bound or started.
 #[derive(Debug)]
@@ -81,6 +84,8 @@ pub struct Given {
     pub access_log: Option<File>,
     /// Where its threads say which module they are inside of. Thread `i` has place `i`, the background the one behind them.
     pub board: Option<&'static Board>,
+    /// What other generations counted.
+    pub base: Totals,
 }
 
 /// Sockets for all that a worker listens on.
@@ -193,6 +198,7 @@ impl Worker {
         let addresses: Vec<SocketAddr> = sockets.listeners.iter().map(|bound| bound.address).collect();
         let admin_address = sockets.admin.as_ref().and_then(|socket| socket.local_addr().ok());
         let metrics = Metrics::new(&layout(&addresses, &clusters, access_log.as_deref()), config.threads);
+        metrics.set_base(given.base);
         let (phase, _) = watch::channel(Phase::Serving);
         let mut worker = Self {
             addresses,
@@ -321,7 +327,10 @@ impl Worker {
             .into_iter()
             .zip(&listeners)
             .enumerate()
-            .map(|(i, (max, bound))| Arc::new(Gate::new(i, bound.address, max)))
+            .map(|(i, (max, bound))| {
+                let per_client = config.listeners[i].max_connections_per_client;
+                Arc::new(Gate::new(i, bound.address, max, per_client))
+            })
             .collect();
         self.gates = gates.as_slice().into();
         let mut shares: Vec<Vec<(TcpListener, Arc<Gate>)>> =
@@ -329,11 +338,11 @@ impl Worker {
         for (bound, gate) in listeners.into_iter().zip(&gates) {
             let n_sockets = bound.sockets.len();
             // Where there are fewer sockets than threads, threads share them: their number is fixed when they are bound.
-            for i in n_sockets..config.threads {
+            for (i, share) in shares.iter_mut().enumerate().skip(n_sockets) {
                 let socket = bound.sockets[i % n_sockets].try_clone();
                 let socket =
                     socket.map_err(|e| StartError::System(format!("listener {}", bound.address), e))?;
-                shares[i].push((socket, Arc::clone(gate)));
+                share.push((socket, Arc::clone(gate)));
             }
             for (i, socket) in bound.sockets.into_iter().enumerate() {
                 shares[i % config.threads].push((socket, Arc::clone(gate)));
@@ -347,6 +356,8 @@ impl Worker {
             let (runtime, board) = (new_runtime("worker")?, self.board);
             self.threads.push(spawn(&format!("worker-{i}"), move || {
                 board.inspect(|board| breadcrumb::take_place(board, i));
+                // Its sockets would have nobody who reads them. With a supervisor, another process is the better end.
+                let _end = board.map(|_| AbortOnPanic);
                 let thread = Rc::new(Thread::new(config, routes, clusters, metrics, writer, epoch));
                 let local = LocalSet::new();
                 let cut_off = local.block_on(&runtime, run_thread(thread, share, phase));
@@ -399,7 +410,10 @@ impl Control {
         self.phase.send_if_modified(|phase| {
             let later = match (*phase, next) {
                 (Phase::Stopped, _) | (_, Phase::Serving) => false,
-                (Phase::Draining { .. }, Phase::Draining { .. }) => false,
+                // Those that were promised one more answer close when nobody takes over any more.
+                (Phase::Draining { idle, .. }, Phase::Draining { idle: then, .. }) => {
+                    idle == Idle::AnswerOneMore && then == Idle::Close
+                }
                 (Phase::Serving | Phase::Draining { .. }, _) => true,
             };
             if later {
@@ -407,6 +421,17 @@ impl Control {
             }
             later
         });
+    }
+}
+
+/// Ends the process where its thread panics.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
     }
 }
 
@@ -448,23 +473,44 @@ async fn run_thread(
         // One that panicked has said so.
         let _ = task.await;
     }
-    if let Phase::Draining { until, .. } = serving {
-        let drained = async {
-            while thread.n_connections() > 0 {
-                thread.a_connection_ended().await;
-            }
-        };
-        tokio::select! {
-            () = drained => {}
-            _ = phase.wait_for(|phase| *phase == Phase::Stopped) => {}
-            () = tokio::time::sleep_until(until.into()) => {
-                tracing::warn!(connections = thread.n_connections(), "drain time is over, cutting off what still runs");
-            }
-        }
-    }
+    drain(&thread, phase).await;
     keeper.abort();
     thread.pool.clear();
     thread.n_connections()
+}
+
+/// Waits for the connections to end, for as long as they may.
+async fn drain(thread: &Thread, mut phase: watch::Receiver<Phase>) {
+    let drained = async || {
+        while thread.n_connections() > 0 {
+            thread.a_connection_ended().await;
+        }
+    };
+    loop {
+        let now = *phase.borrow_and_update();
+        let Phase::Draining { until, idle } = now else { return };
+        thread.enter_phase(now);
+        tokio::select! {
+            () = drained() => return,
+            changed = phase.changed() => match changed {
+                Ok(()) => continue,
+                Err(_) => return,
+            },
+            () = tokio::time::sleep_until(until.into()) => {}
+        }
+        if idle == Idle::AnswerOneMore {
+            // Those that are idle still are no loss.
+            thread.enter_phase(Phase::Draining { until, idle: Idle::Close });
+            let _ = tokio::time::timeout(IDLE_CLOSE_TIMEOUT, drained()).await;
+        }
+        if thread.n_connections() > 0 {
+            tracing::warn!(
+                connections = thread.n_connections(),
+                "drain time is over, cutting off what still runs"
+            );
+        }
+        return;
+    }
 }
 
 async fn keep_house(thread: Rc<Thread>) {
@@ -491,7 +537,7 @@ fn faults(clusters: &[Cluster]) -> BTreeMap<Arc<str>, u64> {
 fn layout(addresses: &[SocketAddr], clusters: &Clusters, access_log: Option<&AccessLog>) -> MetricsLayout {
     let cluster = |idx: usize| {
         let cluster = &clusters[idx];
-        let [counted, watched, judged] = [(); 3].map(|()| Arc::clone(clusters));
+        let (counted, watched, judged) = (Arc::clone(clusters), Arc::clone(clusters), Arc::clone(clusters));
         ClusterLayout {
             name: Arc::clone(&cluster.config.name),
             module: Arc::clone(&cluster.config.module),

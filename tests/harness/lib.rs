@@ -8,6 +8,7 @@ pub mod command;
 pub mod dns;
 pub mod journal;
 pub mod log;
+pub mod nginx;
 pub mod origin;
 pub mod proxy;
 pub mod stream;

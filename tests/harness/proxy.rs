@@ -75,7 +75,7 @@ impl Proxy {
     /// Where the configuration itself is refused.
     #[track_caller]
     pub fn of(name: &str, text: &str) -> Result<Self, StartError> {
-        Self::without(name, text, BTreeSet::new())
+        Self::without(name, text, &BTreeSet::new())
     }
 
     #[track_caller]
@@ -89,8 +89,8 @@ impl Proxy {
     }
 
     #[track_caller]
-    fn without(name: &str, text: &str, quarantined: BTreeSet<Arc<str>>) -> Result<Self, StartError> {
-        Self::start(Prepared::without(Self::config(name, text), &quarantined)?)
+    fn without(name: &str, text: &str, quarantined: &BTreeSet<Arc<str>>) -> Result<Self, StartError> {
+        Self::start(Prepared::without(Self::config(name, text), quarantined)?)
     }
 
     #[track_caller]
@@ -362,7 +362,7 @@ impl Builder {
     #[track_caller]
     pub fn start_without_module(self) -> Proxy {
         let quarantined = BTreeSet::from([self.module.0.as_str().into()]);
-        Proxy::without("test.toml", &self.text(), quarantined)
+        Proxy::without("test.toml", &self.text(), &quarantined)
             .unwrap_or_else(|error| panic!("{error}\n{}", self.text()))
     }
 

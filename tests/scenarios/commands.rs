@@ -186,6 +186,8 @@ fn the_demo_answers_in_turn_and_survives_a_server() {
     let names: Vec<_> = (0..6).map(|_| client.get("/").reply().text()).collect();
     assert_eq!(names[..3], names[3..]);
     assert!(names[0] != names[1] && names[1] != names[2] && names[0] != names[2], "{names:?}");
+    let why = client.send("GET / HTTP/1.1\r\nHost: demo\r\nX-Trylist-Explain: 1\r\n\r\n").reply();
+    assert!(why.header("x-trylist-try").unwrap().contains("turn 0 of the 3"), "{}", why.head);
     let stop = running.says("curl -X POST http://");
     let control = stop.split('/').next().unwrap().parse().unwrap();
     let mut operator = Client::connect(control);

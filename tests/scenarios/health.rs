@@ -176,6 +176,24 @@ fn checks_go_to_a_port_of_their_own() {
 }
 
 #[test]
+fn checks_send_the_proxy_protocol_where_requests_do() {
+    let origin = Origin::serving(|conn| {
+        // The header of version 1 is the first line of what comes.
+        if let Some(request) = conn.request() {
+            let is_ours = request.line() == "PROXY UNKNOWN" && request.head.contains("\r\nGET /health ");
+            let status = if is_ours { 200 } else { 400 };
+            conn.send(format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"));
+        }
+    });
+    let proxy = Proxy::over([&origin])
+        .in_cluster("send_proxy_protocol = \"v1\"\nkeepalive = 0")
+        .in_cluster(&format!("health_check = {{ path = \"/health\", {QUICK} }}"))
+        .start();
+    origin.wait_for_requests(3);
+    assert_eq!(state(&proxy, 0), STATE_AVAILABLE);
+}
+
+#[test]
 fn a_grpc_check_of_a_server_without_http_2_fails() {
     let origin = Origin::named("a");
     let check = format!("health_check = {{ type = \"grpc\", service = \"shop\", {QUICK} }}");

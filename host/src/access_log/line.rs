@@ -57,6 +57,11 @@ impl Entry<'_> {
             Some(ns) => put_seconds(line, ns),
             None => line.push(b'-'),
         }
+        if let Some(id) = self.request_id {
+            line.extend_from_slice(b" request_id=");
+            // Made of what can stand in a line.
+            line.extend_from_slice(id);
+        }
         line.push(b'\n');
     }
 }

@@ -34,6 +34,7 @@ fn what_is_not_known_is_a_dash() {
         endpoint: None,
         duration_ns: 1_500_000_000,
         first_byte_ns: None,
+        request_id: None,
     };
     assert_eq!(
         line(&entry, []),
@@ -273,6 +274,7 @@ fn entry() -> Entry<'static> {
         endpoint: Some("http://127.0.0.1:9001"),
         duration_ns: 3_110_900,
         first_byte_ns: Some(2_044_000),
+        request_id: None,
     }
 }
 

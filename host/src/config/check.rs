@@ -6,7 +6,10 @@
 mod address;
 mod cluster;
 mod health;
+mod forwarded;
+mod headers;
 mod module;
+mod retry;
 mod route;
 mod sticky;
 
@@ -25,6 +28,7 @@ use super::{
     AccessLogTarget, Admin, Config, Limits, Listener, Place, Resolver, RouteOrder, RunAs, Supervision,
     Syntax, Timeouts,
 };
+use crate::network::Networks;
 
 /// As many as one listener takes unless told otherwise: enough for most, and two sockets each stay below the
 /// descriptors that systems commonly allow a service (65,536 and more).
@@ -56,7 +60,8 @@ impl Checker<'_> {
         let modules = self.modules(file.load_module, file.module_path);
         let clusters = self.clusters(file.cluster.0, &modules);
         self.warn_of_unused(&modules.checked, &clusters.checked);
-        let routes = self.routes(file.route.0, &clusters);
+        let request_id = file.request_id.and_then(|name| self.request_id(&name));
+        let routes = self.routes(file.route.0, &clusters, request_id.as_deref());
         let admin = file.admin.and_then(|admin| self.admin(admin, &listeners));
         Config {
             source: self.source.to_owned(),
@@ -69,6 +74,8 @@ impl Checker<'_> {
                 Syntax::Toml => RouteOrder::Longest,
                 Syntax::Httpd => RouteOrder::First,
             },
+            request_id,
+            forwarded: self.forwarded(file.forwarded.unwrap_or_default()),
             limits: self.limits(file.limits.unwrap_or_default()),
             timeouts: self.timeouts(file.timeouts.unwrap_or_default()),
             run_as: RunAs { user: self.account("user", file.user), group: self.account("group", file.group) },
@@ -78,6 +85,7 @@ impl Checker<'_> {
             resolver: self.resolver(file.resolver.unwrap_or_default()),
             access_log: file.access_log.map_or(AccessLogTarget::Off, |log| self.access_log(log)),
             admin,
+            explain_to: self.networks("explain.allow", &file.explain.unwrap_or_default().allow),
         }
     }
 
@@ -98,6 +106,12 @@ impl Checker<'_> {
             let object = format!("listener \"{written}\": max_connections");
             let max_connections =
                 self.integer(&object, listener.max_connections.as_ref(), 1..=10_000_000, MAX_CONNECTIONS);
+            let object = format!("listener \"{written}\": max_connections_per_client");
+            let per_client = listener.max_connections_per_client;
+            let max_connections_per_client =
+                per_client.map(|per_client| self.integer(&object, Some(&per_client), 1..=16_000_000, 1));
+            let object = format!("listener \"{written}\": proxy_protocol");
+            let proxy_protocol = listener.proxy_protocol.map(|terms| self.proxy_protocol(&object, terms));
             let Some(text) = listener.address else {
                 self.missing(
                     &span,
@@ -114,7 +128,13 @@ impl Checker<'_> {
                 self.report
                     .error(text.at(), format!("listener \"{text}\": already listening there by {first}"));
             }
-            listeners.push(Listener { address, max_connections, place });
+            listeners.push(Listener {
+                address,
+                max_connections,
+                max_connections_per_client,
+                proxy_protocol,
+                place,
+            });
         }
         listeners
     }
@@ -132,6 +152,17 @@ impl Checker<'_> {
             self.report.error(span.start, text);
         }
         Some(Admin { address, place: self.report.place(text.at()) })
+    }
+
+    fn networks(&mut self, object: &str, texts: &[Spanned<String>]) -> Networks {
+        let parse = |text: &Spanned<String>| match text.get_ref().parse() {
+            Ok(network) => Some(network),
+            Err(reason) => {
+                self.report.error(text.at(), format!("{object}: \"{text}\": {reason}"));
+                None
+            }
+        };
+        texts.iter().filter_map(parse).collect()
     }
 
     fn address(&mut self, object: &str, text: &Spanned<String>) -> Option<SocketAddr> {
@@ -178,6 +209,8 @@ impl Checker<'_> {
                 defaults.request_head,
             ),
             body: self.time("timeouts.body", raw.body.as_ref(), defaults.body),
+            request: self.limit_of_time("timeouts.request", raw.request.as_ref()),
+            tunnel: self.time("timeouts.tunnel", raw.tunnel.as_ref(), defaults.tunnel),
             keepalive: self.time("timeouts.keepalive", raw.keepalive.as_ref(), defaults.keepalive),
             // Zero is a wish that makes sense here: cut at once.
             drain: raw.drain.map_or(defaults.drain, |drain| drain.get_ref().0),
@@ -348,6 +381,17 @@ impl Checker<'_> {
                 .error(value.at(), format!("{object}: must be longer than 0s (the default is {usual})"));
         }
         time
+    }
+
+    /// A duration that makes no sense as zero, and without which there is no limit.
+    fn limit_of_time(&mut self, object: &str, value: Option<&Spanned<Time>>) -> Option<Duration> {
+        let value = value?;
+        let Time(time) = *value.get_ref();
+        if time.is_zero() {
+            let right = "leave the key out for no limit";
+            self.report.error(value.at(), format!("{object}: must be longer than 0s ({right})"));
+        }
+        Some(time)
     }
 
     /// A path, from the directory of the configuration.

@@ -21,6 +21,7 @@ pub(super) struct File {
     pub(super) group: Option<Spanned<String>>,
     pub(super) control: Option<Spanned<String>>,
     pub(super) pid_file: Option<Spanned<String>>,
+    pub(super) request_id: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) listener: Tables<Listener>,
     pub(super) load_module: Option<Spanned<Named<Short<ModuleFile>>>>,
@@ -28,12 +29,14 @@ pub(super) struct File {
     pub(super) cluster: Tables<Cluster>,
     #[serde(default)]
     pub(super) route: Tables<Route>,
+    pub(super) forwarded: Option<Forwarded>,
     pub(super) limits: Option<Limits>,
     pub(super) timeouts: Option<Timeouts>,
     pub(super) supervision: Option<Supervision>,
     pub(super) resolver: Option<Resolver>,
     pub(super) access_log: Option<Spanned<AccessLog>>,
     pub(super) admin: Option<Spanned<Admin>>,
+    pub(super) explain: Option<Explain>,
 }
 
 /// `[[listener]]`
@@ -42,6 +45,16 @@ pub(super) struct File {
 pub(super) struct Listener {
     pub(super) address: Option<Spanned<String>>,
     pub(super) max_connections: Option<Spanned<i64>>,
+    pub(super) max_connections_per_client: Option<Spanned<i64>>,
+    pub(super) proxy_protocol: Option<Spanned<ProxyProtocol>>,
+}
+
+/// `proxy_protocol` of a listener.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct ProxyProtocol {
+    pub(super) from: Option<Vec<Spanned<String>>>,
+    pub(super) timeout: Option<Spanned<Time>>,
 }
 
 /// A value of `[load_module]`.
@@ -76,6 +89,19 @@ pub(super) struct Cluster {
     pub(super) panic_threshold: Option<Spanned<i64>>,
     pub(super) all_down: Option<Spanned<String>>,
     pub(super) sticky: Option<Spanned<Sticky>>,
+    pub(super) max_requests: Option<Spanned<i64>>,
+    pub(super) send_proxy_protocol: Option<Spanned<String>>,
+    pub(super) request_headers: Option<Headers>,
+    pub(super) response_headers: Option<Headers>,
+}
+
+/// `request_headers` and `response_headers` of a cluster or a route.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Headers {
+    pub(super) remove: Option<Vec<Spanned<String>>>,
+    pub(super) set: Option<Named<String>>,
+    pub(super) add: Option<Named<String>>,
 }
 
 /// `ejection` of a cluster.
@@ -146,6 +172,43 @@ pub(super) struct Route {
     pub(super) cluster: Option<Spanned<String>>,
     pub(super) rewrite: Option<Spanned<String>>,
     pub(super) host_header: Option<Spanned<String>>,
+    pub(super) timeout: Option<Spanned<Time>>,
+    pub(super) retry: Option<Spanned<Retry>>,
+    pub(super) request_headers: Option<Headers>,
+    pub(super) response_headers: Option<Headers>,
+    pub(super) upgrade: Option<bool>,
+}
+
+/// `retry` of a route.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Retry {
+    pub(super) on: Option<Vec<Spanned<String>>>,
+    pub(super) tries: Option<Spanned<i64>>,
+    pub(super) timeout: Option<Spanned<Time>>,
+    pub(super) try_timeout: Option<Spanned<Time>>,
+    pub(super) backoff: Option<Spanned<Time>>,
+    pub(super) max_backoff: Option<Spanned<Time>>,
+    pub(super) budget: Option<Budget>,
+    pub(super) methods: Option<Vec<Spanned<String>>>,
+    pub(super) buffer: Option<Spanned<Size>>,
+}
+
+/// `budget` of `retry`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Budget {
+    pub(super) percent: Option<Spanned<i64>>,
+    pub(super) min: Option<Spanned<i64>>,
+}
+
+/// `[forwarded]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Forwarded {
+    pub(super) trusted: Option<Vec<Spanned<String>>>,
+    pub(super) read: Option<Spanned<String>>,
+    pub(super) write: Option<Vec<Spanned<String>>>,
 }
 
 /// `[limits]`
@@ -165,6 +228,8 @@ pub(super) struct Limits {
 pub(super) struct Timeouts {
     pub(super) request_head: Option<Spanned<Time>>,
     pub(super) body: Option<Spanned<Time>>,
+    pub(super) request: Option<Spanned<Time>>,
+    pub(super) tunnel: Option<Spanned<Time>>,
     pub(super) keepalive: Option<Spanned<Time>>,
     pub(super) drain: Option<Spanned<Time>>,
 }
@@ -202,6 +267,14 @@ pub(super) struct AccessLog {
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub(super) struct Admin {
     pub(super) address: Option<Spanned<String>>,
+}
+
+/// `[explain]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Explain {
+    #[serde(default)]
+    pub(super) allow: Vec<Spanned<String>>,
 }
 
 impl Expecting for ModuleFile {

@@ -1,6 +1,7 @@
 //! What good files become, and the exact line for every way of being wrong.
 
 use super::*;
+use crate::forwarded::Source;
 
 /// The lines printed for a TOML file.
 fn errors(text: &str) -> Vec<String> {
@@ -94,13 +95,18 @@ fn reads_every_key() {
 threads = 3
 supervision.module_faults = 0
 module_path = ["m", "/abs"]
+request_id = "X-Id"
+forwarded = { trusted = ["10.0.0.0/8", "::1"], read = "forwarded", write = ["Forwarded"] }
 limits = { request_line_bytes = 100, head_bytes = "1MiB", headers = 7, body_bytes = "2GiB", requests_per_connection = 9 }
-timeouts = { request_head = "1s", body = "2s", keepalive = "3s", drain = "0s" }
+timeouts = { request_head = "1s", body = "2s", request = "4s", tunnel = "8s", keepalive = "3s", drain = "0s" }
 access_log.path = "access.log"
 admin.address = "127.0.0.1:9100"
+explain.allow = ["127.0.0.0/8", "::1"]
 [[listener]]
 address = "[::1]:8080"
 max_connections = 5
+max_connections_per_client = 4
+proxy_protocol = { from = ["127.0.0.0/8"], timeout = "9s" }
 [load_module]
 x = { path = "x.so", sha256 = "00000000000000000000000000000000000000000000000000000000000000Ff" }
 y = "y.so"
@@ -118,22 +124,38 @@ keepalive = 0
 keepalive_timeout = "4ms"
 queue = 0
 queue_timeout = "0s"
+max_requests = 6
+send_proxy_protocol = "v2"
+request_headers = { set = { A = "1" } }
 [[route]]
 path = "/a"
 host = "A.example"
 cluster = "a"
 rewrite = "/b/"
 host_header = "server"
+timeout = "5s"
+upgrade = false
+request_headers = { remove = ["b"], set = { C = "${host}" }, add = { D = "x" } }
+response_headers = { add = { Date = "now" } }
+retry = { on = ["connect", "reset", "timeout", "bad_response", "gateway", "429"], tries = 4, timeout = "6s", try_timeout = "7s", backoff = "1ms", max_backoff = "2ms", budget = { percent = 5, min = 6 }, methods = ["GET", "POST"], buffer = "1KiB" }
 "#;
     let (config, warnings) = parse("conf/t.toml", text, Syntax::Toml).unwrap();
     let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
-    assert_eq!(warnings, [r#"conf/t.toml:13: module "x": loaded, but no cluster uses it"#]);
+    assert_eq!(warnings, [r#"conf/t.toml:18: module "x": loaded, but no cluster uses it"#]);
     assert_eq!(config.threads, 3);
     assert_eq!(config.supervision.module_faults, 0);
     assert_eq!(
         (config.listeners[0].address.to_string(), config.listeners[0].max_connections),
         ("[::1]:8080".into(), 5)
     );
+    assert_eq!(config.listeners[0].max_connections_per_client, Some(4));
+    let proxy_protocol = config.listeners[0].proxy_protocol.as_ref().unwrap();
+    assert!(proxy_protocol.from.contains([127, 1, 2, 3].into()));
+    assert_eq!(proxy_protocol.timeout, Duration::from_secs(9));
+    assert_eq!(config.request_id.as_deref(), Some("X-Id"));
+    let Forwarded { trusted, read, write_x, write_standard } = &config.forwarded;
+    assert!(trusted.contains([10, 1, 2, 3].into()) && !trusted.contains([11, 1, 2, 3].into()));
+    assert_eq!((*read, *write_x, *write_standard), (Source::Standard, false, true));
     assert_eq!(config.modules[0].search[..], [PathBuf::from("conf/m"), "/abs".into()]);
     assert_eq!(config.modules[0].sha256.map(|hash| (hash[0], hash[31])), Some((0, 255)));
     assert_eq!((&config.modules[1].file, config.modules[1].sha256), (&PathBuf::from("y.so"), None));
@@ -150,6 +172,7 @@ host_header = "server"
     let times =
         [cluster.connect_timeout, cluster.response_timeout, cluster.body_timeout, cluster.keepalive_timeout];
     assert_eq!(times, [1, 2, 3, 4].map(Duration::from_millis));
+    assert_eq!((cluster.max_requests, cluster.send_proxy_protocol), (6, Some(proxy_protocol::Version::V2)));
     assert_eq!((cluster.keepalive, cluster.queue, cluster.queue_timeout), (0, 0, Duration::ZERO));
     let route = &config.routes[0];
     assert_eq!(
@@ -157,15 +180,44 @@ host_header = "server"
         (Some("a.example"), "/a", Some("/b/"))
     );
     assert_eq!((route.cluster, &route.host_header), (0, &Some(HostHeader::Server)));
+    assert_eq!(route.timeout, Some(Duration::from_secs(5)));
+    let to_server = route.request_headers.as_deref().unwrap();
+    let removed = ["a", "B", "c", "d", "X-ID"].map(|name| to_server.removes(name.as_bytes()));
+    assert_eq!(removed, [true, true, true, false, true], "the cluster's rules and the ID's are among them");
+    assert!(route.has_request_id && !route.upgrade && route.response_headers.is_some());
+    let retry = route.retry.as_deref().unwrap();
+    assert_eq!((retry.on.reset, retry.on.timeout, retry.on.bad_response), (true, true, true));
+    assert_eq!(
+        [429, 500, 502, 503, 504, 505].map(|status| retry.on.has_status(status)),
+        [true, false, true, true, true, false]
+    );
+    assert_eq!((retry.tries, retry.budget.percent, retry.budget.min), (4, 5, 6));
+    assert_eq!([retry.timeout, retry.try_timeout], [6, 7].map(|seconds| Some(Duration::from_secs(seconds))));
+    assert_eq!([retry.backoff, retry.max_backoff], [1, 2].map(Duration::from_millis));
+    assert_eq!((retry.repeats(b"POST"), retry.repeats(b"PUT"), retry.buffer_bytes), (true, false, 1024));
     assert_eq!(config.route_order, RouteOrder::Longest);
     let Limits { request_line_bytes, head_bytes, headers, body_bytes, requests_per_connection } =
         config.limits;
     assert_eq!((request_line_bytes, head_bytes, headers), (100, 1 << 20, 7));
     assert_eq!((body_bytes, requests_per_connection), (Some(2 << 30), Some(9)));
-    let Timeouts { request_head, body, keepalive, drain } = config.timeouts;
+    let Timeouts { request_head, body, request, tunnel, keepalive, drain } = config.timeouts;
     assert_eq!([request_head, body, keepalive, drain], [1, 2, 3, 0].map(Duration::from_secs));
+    assert_eq!((request, tunnel), (Some(Duration::from_secs(4)), Duration::from_secs(8)));
     assert_eq!(config.access_log, AccessLogTarget::File("conf/access.log".into()));
     assert_eq!(config.admin.unwrap().address.to_string(), "127.0.0.1:9100");
+    let explain_to: Vec<_> = config.explain_to.iter().map(ToString::to_string).collect();
+    assert_eq!(explain_to, ["127.0.0.0/8", "::1/128"]);
+}
+
+#[test]
+fn says_which_networks_are_none() {
+    let text = with_top("explain.allow = [\"10.0.0.1/8\", \"localhost\", 5, \"::1\"]\nexplain.deny = []\n");
+    let expected = r#"
+t.toml:1: explain.allow: "10.0.0.1/8": has bits behind its prefix (write "10.0.0.0/8")
+t.toml:1: explain.allow: "localhost": is not an address or a network (write, for example, "10.0.0.0/8" or "::1")
+t.toml:1: explain.allow: expected a string, found the integer 5
+t.toml:2: explain: unknown key "deny" (known here: allow)"#;
+    assert_eq!(errors(&text).join("\n"), expected.trim());
 }
 
 #[test]
@@ -283,7 +335,7 @@ fn refuses_unknown_keys_at_every_level() {
         (with_top("thread = 3\n"), r#"t.toml:1: unknown key "thread" (did you mean "threads"?)"#),
         (
             with_top("worker_count = 3\n"),
-            r#"t.toml:1: unknown key "worker_count" (known here: threads, module_path, user, group, control, pid_file, listener, load_module, cluster, route, limits, timeouts, supervision, resolver, access_log, admin)"#,
+            r#"t.toml:1: unknown key "worker_count" (known here: threads, module_path, user, group, control, pid_file, request_id, listener, load_module, cluster, route, forwarded, limits, timeouts, supervision, resolver, access_log, admin, explain)"#,
         ),
         (
             with_top("[limits]\nheader = 3\n"),
@@ -299,7 +351,7 @@ fn refuses_unknown_keys_at_every_level() {
         ),
         (
             with_route("[[route]]\nprefix = \"/\"\npath = \"/a\"\ncluster = \"app\"\n"),
-            r#"t.toml:9: route "/a": unknown key "prefix" (known here: path, host, cluster, rewrite, host_header)"#,
+            r#"t.toml:9: route "/a": unknown key "prefix" (known here: path, host, cluster, rewrite, host_header, timeout, retry, request_headers, response_headers, upgrade)"#,
         ),
     ]);
 }
@@ -674,6 +726,128 @@ fn refuses_bad_routes() {
     ]);
     // The same path of another host is another route.
     parse("t.toml", &with_route(&format!("{ROUTE}{ROUTE}host = \"a\"\n")), Syntax::Toml).unwrap();
+}
+
+#[test]
+fn refuses_bad_headers() {
+    let route = |keys: &str| with_route(&format!("{ROUTE}{keys}\n"));
+    assert_lines(&[
+        (
+            route("request_headers = { set = { Content-Length = \"5\" } }"),
+            r#"t.toml:11: route "/": request_headers.set: "Content-Length" frames messages, which is the proxy's business"#,
+        ),
+        (
+            route("response_headers = { remove = [\"connection\"] }"),
+            r#"t.toml:11: route "/": response_headers.remove: "connection" speaks of one connection, which is the proxy's business"#,
+        ),
+        (
+            route("request_headers = { add = { Upgrade = \"x\" } }"),
+            r#"t.toml:11: route "/": request_headers.add: "Upgrade" speaks of one connection, which is the proxy's business"#,
+        ),
+        (
+            route("request_headers = { set = { host = \"x\" } }"),
+            r#"t.toml:11: route "/": request_headers.set: "host" is what requests are routed by (host_header says what servers get)"#,
+        ),
+        (
+            route("request_headers = { set = { X-A = \"${client_adress}\" } }"),
+            r#"t.toml:11: route "/": request_headers.set: value "${client_adress}" of "X-A" has no variable "client_adress" to name (did you mean "${client_address}"?)"#,
+        ),
+        (
+            route("response_headers = { set = { X-A = \"${client\" } }"),
+            r#"t.toml:11: route "/": response_headers.set: value "${client" of "X-A" has a "${" without its "}" (write "$${" for the text)"#,
+        ),
+        (
+            route("request_headers = { set = { X-A = \"${status}\" } }"),
+            r#"t.toml:11: route "/": request_headers.set: value "${status}" of "X-A" names "status", which requests do not have"#,
+        ),
+        (
+            route("response_headers = { set = { X-A = \"a\\nb\" } }"),
+            r#"t.toml:11: route "/": response_headers.set: value "a\nb" of "X-A" has a character in it that headers cannot have"#,
+        ),
+        (
+            route("response_headers = { set = { \"X A\" = \"b\" } }"),
+            r#"t.toml:11: route "/": response_headers.set: "X A" is not a header's name"#,
+        ),
+        (
+            with_top("request_id = \"Host\"\n"),
+            r#"t.toml:1: request_id: "Host" is what requests are routed by (host_header says what servers get)"#,
+        ),
+    ]);
+}
+
+#[test]
+fn refuses_bad_words_on_other_proxies() {
+    let listener = |keys: &str| {
+        with_head(&format!(
+            "[[listener]]\naddress = \"127.0.0.1:80\"\n{keys}\n[load_module]\nround_robin = \"a.so\"\n"
+        ))
+    };
+    assert_lines(&[
+        (
+            with_top("forwarded.trusted = [\"10.0.0.1/8\"]\n"),
+            r#"t.toml:1: forwarded.trusted: "10.0.0.1/8": has bits behind its prefix (write "10.0.0.0/8")"#,
+        ),
+        (
+            with_top("forwarded.read = \"X-Real-IP\"\n"),
+            r#"t.toml:1: forwarded.read: "X-Real-IP" is not one of "X-Forwarded-For" and "Forwarded""#,
+        ),
+        (
+            listener("proxy_protocol = {}"),
+            r#"t.toml:3: listener "127.0.0.1:80": proxy_protocol: no from (write, for example, from = ["10.0.0.0/8"])"#,
+        ),
+        (
+            listener("proxy_protocol = { from = [\"all\"] }"),
+            r#"t.toml:3: listener "127.0.0.1:80": proxy_protocol.from: "all": is not an address or a network (write, for example, "10.0.0.0/8" or "::1")"#,
+        ),
+        (
+            listener("max_connections_per_client = 0"),
+            r#"t.toml:3: listener "127.0.0.1:80": max_connections_per_client: 0 is not a number from 1 to 16000000"#,
+        ),
+        (
+            with_cluster(&format!("{CLUSTER}send_proxy_protocol = \"v3\"\n")),
+            r#"t.toml:8: cluster "app": send_proxy_protocol "v3" is not one of "v1" and "v2""#,
+        ),
+    ]);
+}
+
+#[test]
+fn refuses_bad_retries() {
+    let retry = |keys: &str| with_route(&format!("{ROUTE}retry = {{ {keys} }}\n"));
+    assert_lines(&[
+        (retry(""), r#"t.toml:11: route "/": retry: no on (write, for example, on = ["reset", "503"])"#),
+        (
+            retry("on = [\"resett\"]"),
+            r#"t.toml:11: route "/": retry.on: "resett" is no cause (did you mean "reset"?)"#,
+        ),
+        (
+            retry("on = [\"200\"]"),
+            r#"t.toml:11: route "/": retry.on: "200" is no cause (known are connect, reset, timeout, bad_response, gateway, 5xx, and statuses from 400 to 599)"#,
+        ),
+        (
+            retry("on = [], tries = 0"),
+            r#"t.toml:11: route "/": retry.tries: 0 is not a number from 1 to 100"#,
+        ),
+        (
+            retry("on = [], timeout = \"0s\""),
+            r#"t.toml:11: route "/": retry.timeout: must be longer than 0s (leave the key out for no limit)"#,
+        ),
+        (
+            retry("on = [], backoff = \"2s\", max_backoff = \"1s\""),
+            r#"t.toml:11: route "/": retry: max_backoff 1s is less than the backoff of 2s"#,
+        ),
+        (
+            retry("on = [], budget = { percent = 101 }"),
+            r#"t.toml:11: route "/": retry.budget.percent: 101 is not a number from 0 to 100"#,
+        ),
+        (
+            retry("on = [], methods = [\"get\"]"),
+            r#"t.toml:11: route "/": retry.methods: "get" is none (methods are written in capitals, as "GET")"#,
+        ),
+        (
+            retry("on = [], buffer = \"17MiB\""),
+            r#"t.toml:11: route "/": retry.buffer: 17825792 bytes are not in the range from 0 to 16777216"#,
+        ),
+    ]);
 }
 
 #[test]

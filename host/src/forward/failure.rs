@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use lb_api::wire;
 
+use super::again::{Held, Last};
 use super::report::{Report, write_all};
 use super::{End, Memory, Request};
 use crate::downstream::Downstream;
@@ -12,7 +13,7 @@ use crate::error::{Error, Side};
 use crate::http1::head::Framing;
 use crate::respond::{self, verdict};
 use crate::trylist::Trylist;
-use crate::upstream::NoResponse;
+use crate::upstream::{Exchange, NoResponse};
 
 /// Why a request ended without a whole response.
 pub(super) struct Failure {
@@ -31,11 +32,11 @@ impl Request<'_> {
     ) -> Failure {
         let (result, outcome, error, text) = match e {
             NoResponse::Client(error) => (wire::TRY_ABORTED, wire::OUTCOME_ABORTED, error, None),
-            NoResponse::TimedOut => (
+            NoResponse::TimedOut(allowed) => (
                 wire::TRY_TIMED_OUT,
                 wire::OUTCOME_TIMED_OUT,
                 Error::ServerTimeout,
-                Some(format!("no response within {:?}", self.cluster.config.response_timeout)),
+                Some(format!("no response within {allowed:?}")),
             ),
             NoResponse::Closed(how) => (
                 wire::TRY_CLOSED_EARLY,
@@ -74,15 +75,33 @@ impl Request<'_> {
         Failure { error, outcome, begun: None }
     }
 
-    /// Tells client and log that there is no (whole) response.
+    /// Keeps a response for the case that no other server gives a better one.
+    pub(super) fn hold(
+        &mut self,
+        memory: &mut Memory,
+        trylist: &mut Trylist<'_>,
+        endpoint: usize,
+        mut exchange: Exchange,
+    ) -> Last {
+        let now = Instant::now();
+        let head = std::mem::take(&mut memory.response_head);
+        self.note(endpoint, &format!("answered {}", head.status));
+        trylist.response_headers(&head, now);
+        trylist.end_try(wire::TRY_SERVED, now);
+        self.rest = exchange.request.take_rest();
+        Last::Response(Box::new(Held { endpoint, exchange, head }))
+    }
+
+    /// Tells client and log that there is no (whole) response; `more` is header lines of its own.
     pub(super) async fn fail(
         &mut self,
         down: &mut Downstream,
         memory: &mut Memory,
         failure: Failure,
+        more: &[u8],
     ) -> (Report, End, Instant) {
         let Failure { error, outcome, begun } = failure;
-        self.log_failure(down, error);
+        self.log_failure(error);
         if let Some(report) = begun {
             return (report, End::Close, Instant::now());
         }
@@ -96,7 +115,7 @@ impl Request<'_> {
         memory.response.clear();
         let now = Instant::now();
         let body_bytes =
-            respond::write_error(self.thread, error, Some(self.head), keep, now, &mut memory.response);
+            respond::write_error(self.thread, error, Some(self.head), keep, more, now, &mut memory.response);
         let sent = write_all(self.thread, down, &memory.response).await;
         let report = Report {
             status: verdict.status,
@@ -108,8 +127,8 @@ impl Request<'_> {
         (report, if sent && keep { End::Keep } else { End::CloseUnread }, Instant::now())
     }
 
-    fn log_failure(&self, down: &Downstream, error: Error) {
-        let (cluster, client) = (&*self.cluster.config.name, down.peer);
+    fn log_failure(&self, error: Error) {
+        let (cluster, client) = (&*self.cluster.config.name, self.plan.client.address);
         let target = String::from_utf8_lossy(self.head.text(self.head.target));
         if error.side() == Side::Downstream {
             tracing::debug!(cluster, %client, %target, "request given up: {error}");
@@ -128,9 +147,13 @@ impl Request<'_> {
     pub(super) fn log_recovery(&self) {
         let Some(left_out) = self.thread.may_log() else { return };
         let (cluster, failures) = (&*self.cluster.config.name, &self.failures);
+        let what = match self.is_last_resort {
+            false => "another server served a request",
+            true => "no other server served a request",
+        };
         match left_out {
-            0 => tracing::warn!(cluster, "another server served a request: {failures}"),
-            _ => tracing::warn!(cluster, left_out, "another server served a request: {failures}"),
+            0 => tracing::warn!(cluster, "{what}: {failures}"),
+            _ => tracing::warn!(cluster, left_out, "{what}: {failures}"),
         }
     }
 

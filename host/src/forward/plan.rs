@@ -1,11 +1,14 @@
 //! Where a request goes: what its head and the configuration decide, before any server is thought of.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use crate::config::{KeySource, Route};
 use crate::error::Error;
-use crate::http1::head::{Framing, Method, Name, RequestHead, is_authority_byte};
+use crate::forwarded::Client;
+use crate::http1::head::{Framing, Method, Name, RequestHead, is_authority_byte, tokens};
+use crate::request_id;
 use crate::route;
 use crate::sticky::Sticky;
 use crate::thread::Thread;
@@ -22,10 +25,22 @@ pub(super) struct Plan<'a> {
     pub(super) query: Option<&'a [u8]>,
     /// Where the method counts it.
     pub(super) max_forwards: Option<u32>,
+    /// For whom the request is.
+    pub(super) client: Client,
+    /// What it is called in logs and headers, where the configuration asks for that.
+    pub(super) request_id: Option<Cow<'a, [u8]>>,
+    /// Another protocol is asked for, and may be had.
+    pub(super) upgrade: bool,
+    /// For all of the request, from its head to the last byte of its response.
+    pub(super) timeout: Option<Duration>,
 }
 
 /// Reads target, host and route out of a head.
-pub(super) fn plan<'a>(thread: &'a Thread, head: &'a RequestHead) -> Result<Plan<'a>, Error> {
+pub(super) fn plan<'a>(
+    thread: &'a Thread,
+    head: &'a RequestHead,
+    peer: SocketAddr,
+) -> Result<Plan<'a>, Error> {
     if matches!(head.method, Method::Connect | Method::Trace) {
         return Err(Error::Method);
     }
@@ -44,7 +59,32 @@ pub(super) fn plan<'a>(thread: &'a Thread, head: &'a RequestHead) -> Result<Plan
         Method::Options => head.known(Name::MaxForwards).and_then(number),
         _ => None,
     };
-    Ok(Plan { route, authority, path, query, max_forwards })
+    let timeout = route.timeout.or(thread.config.timeouts.request);
+    let client = thread.config.forwarded.client(head, peer);
+    let request_id = route.has_request_id.then(|| request_id(thread, head, client.is_trusted));
+    let upgrade = head.asks_upgrade && route.upgrade && asks_for_a_tunnel(head);
+    Ok(Plan { route, authority, path, query, max_forwards, client, request_id, upgrade, timeout })
+}
+
+/// What a trusted proxy calls the request, or a new ID.
+#[cold]
+fn request_id<'a>(thread: &Thread, head: &'a RequestHead, is_trusted: bool) -> Cow<'a, [u8]> {
+    let given = thread.config.request_id.as_ref().filter(|_| is_trusted);
+    match given.and_then(|name| head.field(name.as_bytes())).filter(|id| request_id::may_pass(id)) {
+        Some(id) => Cow::Borrowed(id),
+        None => Cow::Owned(request_id::new().to_vec()),
+    }
+}
+
+/// Whether what is asked for may be spoken through a tunnel. HTTP may not: whoever spoke it there would get past all that is
+/// decided for each request; nor may what would hide it.
+#[cold]
+fn asks_for_a_tunnel(head: &RequestHead) -> bool {
+    let fields = || head.fields.iter().filter(|field| field.kind == Name::Upgrade);
+    !fields().flat_map(|field| tokens(head.text(field.value))).any(|protocol| {
+        let name = protocol.split(|&b| b == b'/').next().unwrap_or(protocol);
+        [&b"h2c"[..], b"h2", b"http", b"tls"].iter().any(|refused| name.eq_ignore_ascii_case(refused))
+    })
 }
 
 /// Authority, path and query of a target (RFC 9112 section 3.2). The authority of a target in absolute form counts more
@@ -88,6 +128,11 @@ fn split_target<'a>(target: &'a [u8], method: Method, host: Option<&'a [u8]>) ->
 }
 
 impl Plan<'_> {
+    /// `http` or `https`, as the client sees it.
+    pub(super) fn scheme(&self) -> &'static [u8] {
+        if self.client.is_https { b"https" } else { b"http" }
+    }
+
     /// The target as the server gets it, in origin form.
     pub(super) fn target<'b>(&'b self, head: &'b RequestHead) -> Cow<'b, [u8]> {
         let sent = head.text(head.target);

@@ -7,15 +7,16 @@ use std::time::Instant;
 use lb_api::wire;
 use tokio::net::TcpStream;
 
+use super::explain;
 use super::failure::Failure;
 use super::report::Report;
 use super::{End, Memory, Request};
 use crate::downstream::Downstream;
 use crate::error::Error;
-use crate::headers;
+use crate::headers::{self, Reply, ResponseFraming};
 use crate::http1::body::Encoding;
 use crate::http1::buffer::Buffer;
-use crate::http1::head::Framing;
+use crate::http1::head::{Framing, ResponseHead};
 use crate::http1::pump::{Pump, PumpError};
 use crate::thread::Thread;
 use crate::trylist::Trylist;
@@ -29,6 +30,7 @@ pub(super) enum Broken {
     Client(Error),
     Server(PumpError),
     ServerStalled,
+    OutOfTime,
 }
 
 /// The rest of a request, sent while its response is relayed already.
@@ -48,7 +50,7 @@ impl Request<'_> {
         endpoint: usize,
         exchange: Exchange,
     ) -> Result<(Report, End, Instant), Failure> {
-        let Exchange { mut server, mut buffer, mut request } = exchange;
+        let Exchange { mut server, mut buffer, mut request, .. } = exchange;
         let (thread, now) = (self.thread, Instant::now());
         let head = &memory.response_head;
         trylist.response_headers(head, now);
@@ -60,9 +62,7 @@ impl Request<'_> {
         let framing = headers::response_framing(head, self.head.version, keep);
         let mut out = std::mem::take(&mut memory.response);
         out.clear();
-        let sticky = self.cluster.sticky.as_ref().filter(|_| self.preferred != Some(endpoint));
-        let more = sticky.and_then(|sticky| sticky.set_cookie(endpoint)).unwrap_or_default();
-        headers::write_response(thread, head, framing, self.head.version, more, now, &mut out);
+        self.write_head(down, (trylist, endpoint), head, framing, now, &mut out);
         let mut pump = Pump::new(out, head.framing, framing.encoding);
         let mut sending = Sending { request: &mut request, failed: false };
         // Where the end of the connection is all that ends the body, it must not come but for a reason, whatever becomes
@@ -110,6 +110,35 @@ impl Request<'_> {
         Ok((report, end, now))
     }
 
+    /// Apart from [`Self::relay`], so that what it looks at is not kept while the body is relayed.
+    fn write_head(
+        &self,
+        down: &Downstream,
+        (trylist, endpoint): (&Trylist<'_>, usize),
+        head: &ResponseHead,
+        framing: ResponseFraming,
+        now: Instant,
+        out: &mut Vec<u8>,
+    ) {
+        let sticky = self.cluster.sticky.as_ref().filter(|_| self.preferred != Some(endpoint));
+        let mut more = sticky.and_then(|sticky| sticky.set_cookie(endpoint)).unwrap_or_default();
+        let with_why;
+        if trylist.is_explained() {
+            with_why = [more, &explain::header_lines(trylist, now)].concat();
+            more = &with_why;
+        }
+        let values;
+        let rules = match self.plan.route.response_headers.as_deref() {
+            None => None,
+            Some(rules) => {
+                values = self.values(down, endpoint, head.status);
+                Some((rules, &values))
+            }
+        };
+        let reply = Reply { framing, client: self.head.version, more, rules };
+        headers::write_response(self.thread, head, &reply, now, out);
+    }
+
     /// What becomes of the client's connection after a request that was read to its end.
     fn end(&self, down: &Downstream, keep: bool) -> End {
         match keep {
@@ -131,6 +160,7 @@ impl Request<'_> {
     ) -> Result<(), Broken> {
         let client_patience = self.thread.config.timeouts.body;
         let server_patience = self.cluster.config.body_timeout;
+        let until = self.plan.timeout.map(|allowed| self.started + allowed);
         let mut waited_for_sink = None;
         let mut known = Some(now);
         poll_fn(|cx| {
@@ -151,9 +181,13 @@ impl Request<'_> {
             if progressed || waited_for_sink != Some(response.waits_for_sink) {
                 waited_for_sink = Some(response.waits_for_sink);
                 let patience = if response.waits_for_sink { client_patience } else { server_patience };
-                down.timer.set(known.take().unwrap_or_else(Instant::now) + patience);
+                let deadline = known.take().unwrap_or_else(Instant::now) + patience;
+                down.timer.set(until.map_or(deadline, |until| deadline.min(until)));
             }
             ready!(down.timer.poll_expired(cx));
+            if until.is_some_and(|until| Instant::now() >= until) {
+                return Poll::Ready(Err(Broken::OutOfTime));
+            }
             Poll::Ready(Err(if response.waits_for_sink {
                 Broken::Client(Error::ClientGone)
             } else if sending.waits_for_client() {
@@ -181,6 +215,12 @@ impl Request<'_> {
                 wire::OUTCOME_BROKEN,
                 Error::ServerTimeout,
                 Some(format!("response body stopped for {:?}", self.cluster.config.body_timeout)),
+            ),
+            Broken::OutOfTime => (
+                wire::TRY_TIMED_OUT,
+                wire::OUTCOME_BROKEN,
+                Error::ServerTimeout,
+                Some(format!("not done within {:?}", self.plan.timeout.unwrap_or_default())),
             ),
             Broken::Server(e) => {
                 let text = match &e {

@@ -37,7 +37,7 @@ pub async fn refuse(
     let keep = verdict(error).keep
         && head.is_some_and(|head| head.framing == Framing::None && keeps(thread, down, head));
     memory.response.clear();
-    let body_bytes = respond::write_error(thread, error, head, keep, now, &mut memory.response);
+    let body_bytes = respond::write_error(thread, error, head, keep, &[], now, &mut memory.response);
     let sent = write_all(thread, down, &memory.response).await;
     let report = Report {
         status: verdict(error).status,
@@ -75,9 +75,12 @@ pub(super) async fn answer_options(
 }
 
 impl Request<'_> {
-    /// Metrics and access log.
+    /// Metrics and access log, and why, for who asked.
     pub(super) fn conclude(&self, down: &Downstream, trylist: &Trylist<'_>, report: Report, now: Instant) {
         let thread = self.thread;
+        if trylist.is_explained() {
+            self.log_explanation(trylist, report.status, now);
+        }
         let duration_ns = ns(now.saturating_duration_since(self.started));
         let first_byte_ns = trylist.first_byte().map(ns);
         thread.metrics.request(&RequestEnd {
@@ -97,6 +100,8 @@ impl Request<'_> {
             endpoint: trylist.endpoint().map(|endpoint| &*endpoints[endpoint].url),
             duration_ns,
             first_byte_ns,
+            request_id: self.plan.request_id.as_deref(),
+            client: self.plan.client.address.ip(),
             ..entry(down, Some(self.head), report)
         };
         let tries = trylist.tries().iter().map(|tried| access_log::Try {
@@ -132,7 +137,9 @@ fn conclude_unrouted(
         sent_bytes: report.sent_bytes,
     });
     if let Some(log) = &thread.access_log {
-        let entry = access_log::Entry { duration_ns, ..entry(down, head, report) };
+        let client = head.map_or(down.peer, |head| thread.config.forwarded.client(head, down.peer).address);
+        let client = client.ip();
+        let entry = access_log::Entry { client, duration_ns, ..entry(down, head, report) };
         log.borrow_mut().log(&entry, []);
     }
 }
@@ -155,5 +162,6 @@ fn entry<'a>(down: &Downstream, head: Option<&'a RequestHead>, report: Report) -
         endpoint: None,
         duration_ns: 0,
         first_byte_ns: None,
+        request_id: None,
     }
 }

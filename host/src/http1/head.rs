@@ -56,6 +56,8 @@ pub enum Name {
     XForwardedFor,
     XForwardedHost,
     XForwardedProto,
+    /// Asks this proxy why it does with the request what it does.
+    XTrylistExplain,
 }
 
 /// One header line.
@@ -111,6 +113,7 @@ struct Persistence {
     close: bool,
     keep_alive: bool,
     nominates: bool,
+    upgrade: bool,
 }
 
 /// Why a head was refused.
@@ -235,6 +238,7 @@ impl Name {
             (16, b'x') => (b"x-forwarded-host", Self::XForwardedHost),
             (16, b'p') => (b"proxy-connection", Self::ProxyConnection),
             (17, b't') => (b"transfer-encoding", Self::TransferEncoding),
+            (17, b'x') if name[2] | 0x20 == b't' => (b"x-trylist-explain", Self::XTrylistExplain),
             (17, b'x') => (b"x-forwarded-proto", Self::XForwardedProto),
             (18, b'p') => (b"proxy-authenticate", Self::ProxyAuthenticate),
             (19, b'p') => (b"proxy-authorization", Self::ProxyAuthorization),
@@ -256,7 +260,8 @@ impl Name {
             | Self::ProxyConnection
             | Self::Te
             | Self::TransferEncoding
-            | Self::Upgrade => true,
+            | Self::Upgrade
+            | Self::XTrylistExplain => true,
             Self::Other
             | Self::ContentLength
             | Self::Date
@@ -326,6 +331,7 @@ impl Persistence {
             } else if token.eq_ignore_ascii_case(b"keep-alive") {
                 self.keep_alive = true;
             } else {
+                self.upgrade |= token.eq_ignore_ascii_case(b"upgrade");
                 self.nominates = true;
             }
         }
@@ -353,7 +359,12 @@ fn nominate(fields: &mut [Field], text: &[u8]) -> Result<(), Refusal> {
             for field in fields.iter_mut() {
                 let essential = matches!(
                     field.kind,
-                    Name::Host | Name::ContentLength | Name::TransferEncoding | Name::Connection | Name::Te
+                    Name::Host
+                        | Name::ContentLength
+                        | Name::TransferEncoding
+                        | Name::Connection
+                        | Name::Te
+                        | Name::Upgrade
                 );
                 if !essential && field.name.of(text).eq_ignore_ascii_case(token) {
                     field.kind = Name::Nominated;
@@ -370,10 +381,10 @@ fn write_fields(
     fields: &[Field],
     one_by_one: bool,
     out: &mut Vec<u8>,
-    leave_out: impl Fn(Name) -> bool,
+    leave_out: impl Fn(&Field) -> bool,
 ) {
     if one_by_one {
-        for field in fields.iter().filter(|f| !leave_out(f.kind)) {
+        for field in fields.iter().filter(|f| !leave_out(f)) {
             for part in [field.name.of(text), b": ", field.value.of(text), b"\r\n"] {
                 out.extend_from_slice(part);
             }
@@ -385,7 +396,7 @@ fn write_fields(
     let line_start = |i: usize| fields.get(i).map_or(end, |f| f.name.start as usize);
     let mut run = line_start(0);
     for (i, field) in fields.iter().enumerate() {
-        if leave_out(field.kind) {
+        if leave_out(field) {
             out.extend_from_slice(&text[run..line_start(i)]);
             run = line_start(i + 1);
         }

@@ -1,6 +1,6 @@
 //! Moves one message from one connection to another: what is to be sent first (its head), then its body, as it comes.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -34,6 +34,7 @@ pub struct Pump {
     /// The rest of the body goes through this.
     pipe: Option<Pipe>,
     may_splice: bool,
+    kept: Option<Box<Kept>>,
     /// Bytes of the body, without framing.
     pub body_bytes: u64,
     /// Bytes written.
@@ -48,6 +49,22 @@ pub struct Pump {
     pub refilled: bool,
     /// Whether the last poll was left waiting for the receiver, not for the source.
     pub waits_for_sink: bool,
+}
+
+/// What was taken of a body, so that it can be sent once more.
+#[derive(Debug)]
+struct Kept {
+    data: Vec<u8>,
+    trailers: Vec<u8>,
+    limit: usize,
+}
+
+/// A body of which a part, or all, was taken from its source already: what was taken, and what is still to come.
+#[derive(Debug)]
+pub struct Rest {
+    kept: Box<Kept>,
+    body: BodyReader,
+    body_bytes: u64,
 }
 
 /// Why a message could not be moved to its end.
@@ -65,6 +82,13 @@ pub enum PumpError {
     SinkFailed(io::Error),
 }
 
+impl Rest {
+    /// Whether all of the body has come from its source.
+    pub fn is_whole(&self) -> bool {
+        self.body.is_done()
+    }
+}
+
 impl Pump {
     /// For a message whose head is `head`, written anew, and whose body comes as `framing` says and goes as `encoding`.
     pub fn new(head: Vec<u8>, framing: Framing, encoding: Encoding) -> Self {
@@ -78,6 +102,7 @@ impl Pump {
             tail_at: 0,
             pipe: None,
             may_splice: true,
+            kept: None,
             body_bytes: 0,
             sent: 0,
             received: 0,
@@ -86,6 +111,54 @@ impl Pump {
             refilled: false,
             waits_for_sink: false,
         }
+    }
+
+    /// For a message that was sent before, as far as it had come.
+    pub fn again(mut head: Vec<u8>, rest: Rest, encoding: Encoding) -> Self {
+        let Rest { kept, body, body_bytes } = rest;
+        if encoding == Encoding::Identity {
+            head.extend_from_slice(&kept.data);
+        } else {
+            if !kept.data.is_empty() {
+                // Writing to a vector cannot fail.
+                let _ = write!(head, "{:x}\r\n", kept.data.len());
+                head.extend_from_slice(&kept.data);
+                head.extend_from_slice(b"\r\n");
+            }
+            if body.is_done() {
+                head.extend_from_slice(b"0\r\n");
+                head.extend_from_slice(&kept.trailers);
+                head.extend_from_slice(b"\r\n");
+            }
+        }
+        let mut pump = Self::new(head, Framing::None, encoding);
+        pump.body = body;
+        pump.body_bytes = body_bytes;
+        pump.may_splice = false;
+        pump.kept = Some(kept);
+        pump
+    }
+
+    /// Keeps what is taken of the body, up to `limit` bytes, so that it can be sent again. To be asked for before anything
+    /// is moved.
+    pub fn keep(&mut self, limit: usize) {
+        if matches!(self.body, BodyReader::Length(n) if n > limit as u64) {
+            return;
+        }
+        self.may_splice = false;
+        self.kept = Some(Box::new(Kept { data: Vec::new(), trailers: Vec::new(), limit }));
+    }
+
+    /// Whether what was taken of the body can be sent again.
+    pub fn is_kept(&self) -> bool {
+        self.kept.is_some()
+    }
+
+    /// What it takes to send the body again; `None` where it was not kept, or was too long. Nothing more can be moved then.
+    pub fn take_rest(&mut self) -> Option<Rest> {
+        let kept = self.kept.take()?;
+        let body = std::mem::replace(&mut self.body, BodyReader::Done);
+        Some(Rest { kept, body, body_bytes: self.body_bytes })
     }
 
     /// Whether everything was sent.
@@ -305,6 +378,15 @@ impl Pump {
         }
         let trailers =
             if last { self.body.finish().map_err(|bad| PumpError::Malformed(bad.0))? } else { Vec::new() };
+        if let Some(kept) = &mut self.kept {
+            kept.trailers.extend_from_slice(&trailers);
+            if kept.data.len() + data.len() > kept.limit {
+                self.kept = None;
+                self.may_splice = true;
+            } else {
+                kept.data.extend_from_slice(&buffer.all()[data.clone()]);
+            }
+        }
         let piece = Piece { data, raw_end, last };
         self.pending = match self.encoding {
             Encoding::Identity => piece.data,
@@ -353,5 +435,70 @@ mod tests {
         assert!(polled.is_pending() && pump.received == BODY as u64, "{pump:?}");
         let discarded = poll_fn(|cx| pump.poll_discard(cx, &mut source, &mut buffer, 1 << 20)).await;
         assert!(discarded.is_ok() && pump.is_done(), "{discarded:?}");
+    }
+
+    /// Has a pump take `sent` from its source, in one read, and gives up on the sink.
+    async fn interrupted(pump: &mut Pump, sent: &[u8]) {
+        let (mut client, mut source) = connected().await;
+        let (mut sink, _server) = connected().await;
+        client.write_all(sent).await.expect("sent");
+        source.readable().await.expect("connected");
+        let mut buffer = Buffer::for_head(100);
+        let _ = poll_fn(|cx| Poll::Ready(pump.poll(cx, &mut source, &mut buffer, &mut sink))).await;
+    }
+
+    /// What a pump sends of a source that sends this and ends.
+    async fn sent_by(mut pump: Pump, source: &[u8]) -> String {
+        let (mut client, mut from) = connected().await;
+        let (mut sink, mut server) = connected().await;
+        client.write_all(source).await.expect("sent");
+        let mut buffer = Buffer::for_head(100);
+        poll_fn(|cx| pump.poll(cx, &mut from, &mut buffer, &mut sink)).await.expect("moved");
+        drop(sink);
+        let mut received = String::new();
+        tokio::io::AsyncReadExt::read_to_string(&mut server, &mut received).await.expect("text");
+        received
+    }
+
+    #[tokio::test]
+    async fn sends_what_it_kept_again_and_goes_on_with_the_rest() {
+        let mut pump = Pump::new(b"head ".to_vec(), Framing::Length(10), Encoding::Identity);
+        pump.keep(10);
+        interrupted(&mut pump, b"01234").await;
+        let rest = pump.take_rest().expect("kept");
+        assert!(!rest.is_whole());
+        let again = Pump::again(b"again ".to_vec(), rest, Encoding::Identity);
+        assert_eq!(sent_by(again, b"56789").await, "again 0123456789");
+    }
+
+    #[tokio::test]
+    async fn sends_chunks_and_trailers_again() {
+        let mut pump = Pump::new(Vec::new(), Framing::Chunked, Encoding::Chunked);
+        pump.keep(100);
+        interrupted(&mut pump, b"3\r\nabc\r\n2\r\nde\r\n0\r\nX: y\r\n\r\n").await;
+        let rest = pump.take_rest().expect("kept");
+        assert!(rest.is_whole());
+        let again = Pump::again(Vec::new(), rest, Encoding::Chunked);
+        assert_eq!(sent_by(again, b"").await, "5\r\nabcde\r\n0\r\nX: y\r\n\r\n");
+    }
+
+    #[tokio::test]
+    async fn goes_on_with_chunks_where_it_was_interrupted() {
+        let mut pump = Pump::new(Vec::new(), Framing::Chunked, Encoding::Chunked);
+        pump.keep(100);
+        interrupted(&mut pump, b"3\r\nabc\r\n4\r\nde").await;
+        let again = Pump::again(Vec::new(), pump.take_rest().expect("kept"), Encoding::Chunked);
+        assert_eq!(sent_by(again, b"fg\r\n0\r\n\r\n").await, "5\r\nabcde\r\n2\r\nfg\r\n0\r\n\r\n");
+    }
+
+    #[tokio::test]
+    async fn keeps_no_more_than_it_was_told() {
+        let mut long = Pump::new(Vec::new(), Framing::Length(11), Encoding::Identity);
+        long.keep(10);
+        assert!(long.take_rest().is_none(), "it is known beforehand");
+        let mut pump = Pump::new(Vec::new(), Framing::Chunked, Encoding::Chunked);
+        pump.keep(10);
+        interrupted(&mut pump, b"b\r\n01234567890\r\n").await;
+        assert!(pump.take_rest().is_none());
     }
 }

@@ -60,6 +60,8 @@ pub(super) struct ListenerCells {
     pub(super) closed: Cell,
     pub(super) accept_failures: Cell,
     pub(super) full: Cell,
+    pub(super) over_per_client: Cell,
+    pub(super) bad_proxy_headers: Cell,
 }
 
 #[derive(Debug)]
@@ -86,6 +88,11 @@ pub(super) struct ClusterCells {
     pub(super) queue_left: [Cell; QueueEnd::N],
     pub(super) queue_full: Cell,
     pub(super) queue_time_ns: Cell,
+    pub(super) retries: Cell,
+    pub(super) retries_denied: Cell,
+    pub(super) overloaded: Cell,
+    pub(super) tunnels_opened: Cell,
+    pub(super) tunnels_closed: Cell,
     pub(super) endpoints: Box<[EndpointCells]>,
 }
 
@@ -124,6 +131,11 @@ impl ClusterCells {
             queue_left: cells(),
             queue_full: Cell::default(),
             queue_time_ns: Cell::default(),
+            retries: Cell::default(),
+            retries_denied: Cell::default(),
+            overloaded: Cell::default(),
+            tunnels_opened: Cell::default(),
+            tunnels_closed: Cell::default(),
             endpoints: (0..n_endpoints).map(|_| EndpointCells::default()).collect(),
         }
     }

@@ -350,8 +350,8 @@ fn layout() -> MetricsLayout {
             module: "round_robin".into(),
             endpoints: vec![endpoint("http://a"), endpoint("http://b")],
             faults: Arc::new(|fault| if fault == Fault::OutOfRange { 3 } else { 0 }),
-            panics: Arc::new(|| true),
             is_quarantined: Arc::new(|| false),
+            panics: Arc::new(|| true),
         }],
         access_log: None,
     }

@@ -15,8 +15,8 @@ use prometheus_client::registry::Unit;
 use super::families::{self, Families, Label, seconds};
 use super::totals::{Times, Totals};
 use super::{
-    Call, Cell, Connection, EndpointCells, FAILURES, Histogram, ListenerCells, Metrics, OUTCOMES, QueueEnd,
-    RequestCells, STATES, Shard, TRY_RESULTS,
+    Call, Cell, ClusterCells, Connection, EndpointCells, FAILURES, Histogram, ListenerCells, Metrics,
+    OUTCOMES, QueueEnd, RequestCells, STATES, Shard, TRY_RESULTS,
 };
 use crate::endpoint::Source;
 use crate::module::balancer::Fault;
@@ -45,7 +45,8 @@ impl Metrics {
         self.endpoints(out)?;
         self.health(out)?;
         self.modules(out)?;
-        self.queues(out)
+        self.queues(out)?;
+        self.retries(out)
     }
 
     fn worker(&self, out: &mut Families<'_>) -> fmt::Result {
@@ -112,6 +113,18 @@ impl Metrics {
             None,
             "Times that a listener stopped accepting at its connection limit.",
             each(|cells| &cells.full),
+        )?;
+        out.counter(
+            "trylist_client_full",
+            None,
+            "Connections closed at once because their client had as many as it may.",
+            each(|cells| &cells.over_per_client),
+        )?;
+        out.counter(
+            "trylist_bad_proxy_headers",
+            None,
+            "Connections closed because they did not begin with a PROXY header, from where one was expected.",
+            each(|cells| &cells.bad_proxy_headers),
         )
     }
 
@@ -375,10 +388,49 @@ impl Metrics {
             "trylist_queue_full",
             None,
             "Requests that found a cluster's queue full.",
-            self.clusters().map(|(idx, cluster)| {
-                ([("cluster", &*cluster.name)], self.sum(|shard| &shard.clusters[idx].queue_full))
-            }),
+            self.by_cluster(|cells| &cells.queue_full),
         )
+    }
+
+    fn retries(&self, out: &mut Families<'_>) -> fmt::Result {
+        out.counter(
+            "trylist_retries",
+            None,
+            "Times that a request was sent again, by its route's policy.",
+            self.by_cluster(|cells| &cells.retries),
+        )?;
+        out.counter(
+            "trylist_retries_denied",
+            None,
+            "Times that a request was not sent again because the retry budget was spent.",
+            self.by_cluster(|cells| &cells.retries_denied),
+        )?;
+        out.counter(
+            "trylist_overloaded",
+            None,
+            "Requests refused because a cluster had as many as it may.",
+            self.by_cluster(|cells| &cells.overloaded),
+        )?;
+        out.counter(
+            "trylist_tunnels",
+            None,
+            "Connections that have switched protocols.",
+            self.by_cluster(|cells| &cells.tunnels_opened),
+        )?;
+        let closed: Vec<u64> = self.by_cluster(|cells| &cells.tunnels_closed).map(|(_, n)| n).collect();
+        let open = self.by_cluster(|cells| &cells.tunnels_opened);
+        let open = open.zip(closed).map(|((labels, n), closed)| (labels, n.saturating_sub(closed)));
+        out.gauge("trylist_open_tunnels", None, "Of them, those that are open now.", open)
+    }
+
+    /// A number of each cluster.
+    fn by_cluster(
+        &self,
+        cell: fn(&ClusterCells) -> &Cell,
+    ) -> impl Iterator<Item = ([(&'static str, &str); 1], u64)> {
+        self.clusters().map(move |(idx, cluster)| {
+            ([("cluster", &*cluster.name)], self.sum(|shard| cell(&shard.clusters[idx])))
+        })
     }
 
     fn clusters(&self) -> impl Iterator<Item = (usize, &super::ClusterNames)> {

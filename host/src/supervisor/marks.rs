@@ -6,10 +6,10 @@ use crate::config::{Config, Server};
 use crate::control::{MarkStatus, ServerMark};
 
 /// All of them, by cluster and URL.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Marks(Vec<Marked>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Marked {
     mark: Mark,
     /// What the configuration said when the mark was set. Another value there takes its place.
@@ -26,6 +26,11 @@ impl Marks {
         mark: ServerMark,
     ) -> Result<Mark, String> {
         let server = server(config, cluster, url)?;
+        if mark == ServerMark::Weight(0) {
+            return Err(
+                "a weight is a number from 1 to 65535; to give a server nothing, let it drain".to_owned()
+            );
+        }
         let configured = (server.drain, server.weight);
         let is_it = |marked: &&mut Marked| marked.mark.cluster == cluster && marked.mark.url == url;
         let marked = match self.0.iter_mut().find(is_it) {
@@ -67,9 +72,11 @@ impl Marks {
         said
     }
 
-    /// For a worker.
-    pub(super) fn all(&self) -> Vec<Mark> {
-        self.0.iter().map(|marked| marked.mark.clone()).collect()
+    /// For a worker of this configuration, which may never come to serve: what it says otherwise is left out.
+    pub(super) fn of(&self, config: &Config) -> Vec<Mark> {
+        let mut marks = self.clone();
+        marks.reconcile(config);
+        marks.0.into_iter().map(|marked| marked.mark).collect()
     }
 
     /// For an operator.
@@ -121,9 +128,12 @@ mod tests {
             said,
             ["cluster \"c\": server \"http://a\": weight = 3 of the configuration counts again"]
         );
-        assert_eq!((marks.all()[0].drain, marks.all()[0].weight), (Some(true), None));
-        assert_eq!(marks.reconcile(&config("\"http://b\"")).len(), 1);
-        assert!(marks.all().is_empty());
+        let left = marks.of(&before);
+        assert_eq!((left[0].drain, left[0].weight), (Some(true), None));
+        let gone = config("\"http://b\"");
+        assert!(marks.of(&gone).is_empty() && marks.of(&before).len() == 1, "it was only asked for");
+        assert_eq!(marks.reconcile(&gone).len(), 1);
+        assert!(marks.of(&before).is_empty());
     }
 
     #[test]
@@ -137,6 +147,6 @@ mod tests {
             of(&mut marks, "c", "http://b"),
             "cluster \"c\" has no server \"http://b\" (it has: http://a)"
         );
-        assert!(marks.all().is_empty());
+        assert!(marks.of(&config).is_empty());
     }
 }

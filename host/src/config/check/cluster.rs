@@ -7,11 +7,14 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 use toml::Spanned;
 
+use crate::proxy_protocol::Version;
+
 use super::super::settings::flatten;
 use super::super::shape::{Named, Short};
 use super::super::source::{At, Span};
 use super::super::units::Time;
 use super::super::{AllDown, Cluster, HostHeader, KeySource, Server, Syntax, file};
+use super::headers::Direction;
 use super::module::Modules;
 use super::{Checker, address};
 
@@ -80,6 +83,17 @@ impl Checker<'_> {
         let key = |key: &str| format!("{object}: {key}");
         let module = self.module_of(&object, span.start, raw.module.as_ref(), modules);
         let servers = self.servers(&object, span, raw.servers);
+        let send_proxy_protocol =
+            raw.send_proxy_protocol.and_then(|text| self.send_proxy_protocol(&object, &text));
+        let mut keepalive = self.integer(&key("keepalive"), raw.keepalive.as_ref(), 0..=65_535, KEEPALIVE);
+        if send_proxy_protocol.is_some() {
+            if let Some(value) = raw.keepalive.as_ref().filter(|value| *value.get_ref() > 0) {
+                let right = "a connection with a PROXY header is one client's: write keepalive = 0";
+                let place = self.report.place(value.at());
+                self.report.warn(place, format!("{object}: keepalive: without effect here ({right})"));
+            }
+            keepalive = 0;
+        }
         let sticky = raw.sticky.and_then(|sticky| self.sticky(&object, sticky, &servers));
         let ejection = self.ejection(&object, raw.ejection);
         let health_check = raw.health_check.and_then(|check| self.health_check(&object, check));
@@ -105,7 +119,11 @@ impl Checker<'_> {
             ),
             body_timeout: self.time(&key("body_timeout"), raw.body_timeout.as_ref(), BODY_TIMEOUT),
             keepalive_timeout: self.keepalive_timeout(&object, raw.keepalive_timeout.as_ref()),
-            keepalive: self.integer(&key("keepalive"), raw.keepalive.as_ref(), 0..=65_535, KEEPALIVE),
+            keepalive,
+            max_requests: self.integer(&key("max_requests"), raw.max_requests.as_ref(), 0..=MAX_REQUESTS, 0),
+            send_proxy_protocol,
+            request_headers: self.header_rules(&object, Direction::Request, raw.request_headers),
+            response_headers: self.header_rules(&object, Direction::Response, raw.response_headers),
             queue: self.integer(&key("queue"), raw.queue.as_ref(), 0..=1_000_000, QUEUE),
             // Zero makes sense: nobody waits.
             queue_timeout: raw.queue_timeout.map_or(QUEUE_TIMEOUT, |time| time.get_ref().0),
@@ -266,6 +284,18 @@ impl Checker<'_> {
                     None
                 }
             },
+        }
+    }
+
+    fn send_proxy_protocol(&mut self, object: &str, text: &Spanned<String>) -> Option<Version> {
+        match text.get_ref().as_str() {
+            "v1" => Some(Version::V1),
+            "v2" => Some(Version::V2),
+            _ => {
+                let wrong = format!("send_proxy_protocol {:?} is not one of", text.get_ref());
+                self.report.error(text.at(), format!("{object}: {wrong} \"v1\" and \"v2\""));
+                None
+            }
         }
     }
 

@@ -4,16 +4,23 @@ use std::borrow::Cow;
 
 use toml::Spanned;
 
+use crate::header_rules::Rules;
 use crate::route::normal_path;
 
 use super::super::source::{At, Span};
 use super::super::suggest::nearest;
 use super::super::{Cluster, Route, Syntax, file};
 use super::cluster::Clusters;
+use super::headers::Direction;
 use super::{Checker, address};
 
 impl Checker<'_> {
-    pub(super) fn routes(&mut self, tables: Vec<Spanned<file::Route>>, clusters: &Clusters) -> Vec<Route> {
+    pub(super) fn routes(
+        &mut self,
+        tables: Vec<Spanned<file::Route>>,
+        clusters: &Clusters,
+        request_id: Option<&str>,
+    ) -> Vec<Route> {
         if tables.is_empty() && !self.report.is_touched(&self.root, "route") {
             self.report.error_of_whole(match self.syntax {
                 Syntax::Toml => "no [[route]] (write path = \"/\" and cluster = \"…\" below one)",
@@ -23,7 +30,7 @@ impl Checker<'_> {
         let mut routes: Vec<Route> = Vec::new();
         for table in tables {
             let (span, raw) = (table.span(), table.into_inner());
-            let Some(route) = self.route(&span, raw, clusters) else { continue };
+            let Some(route) = self.route(&span, raw, clusters, request_id) else { continue };
             match self.syntax {
                 Syntax::Toml => self.check_duplicate(&span, &route, &routes),
                 Syntax::Httpd => self.warn_if_hidden(&span, &route, &routes),
@@ -33,7 +40,13 @@ impl Checker<'_> {
         routes
     }
 
-    fn route(&mut self, span: &Span, raw: file::Route, clusters: &Clusters) -> Option<Route> {
+    fn route(
+        &mut self,
+        span: &Span,
+        raw: file::Route,
+        clusters: &Clusters,
+        request_id: Option<&str>,
+    ) -> Option<Route> {
         let written =
             |text: &Option<Spanned<String>>| text.as_ref().map_or("", |text| text.get_ref()).to_owned();
         let object = match written(&raw.host) + &written(&raw.path) {
@@ -45,6 +58,20 @@ impl Checker<'_> {
         let cluster = self.route_cluster(&object, span, raw.cluster, clusters);
         let rewrite = raw.rewrite.and_then(|rewrite| self.rewrite(&object, &rewrite));
         let host_header = raw.host_header.and_then(|text| self.host_header(&object, &text));
+        let timeout = self.limit_of_time(&format!("{object}: timeout"), raw.timeout.as_ref());
+        let retry = raw.retry.map(|retry| self.retry(&object, retry).into());
+        let request_headers = self.header_rules(&object, Direction::Request, raw.request_headers);
+        let response_headers = self.header_rules(&object, Direction::Response, raw.response_headers);
+        let (mut to_server, mut to_client) = (Rules::default(), Rules::default());
+        if let Some(name) = request_id {
+            // It was checked, and the variable is known.
+            let _ = to_server.set(name, "${request_id}");
+        }
+        if let Some(cluster) = cluster.and_then(|idx| clusters.checked.get(idx)) {
+            to_server = to_server.then(&cluster.request_headers);
+            to_client = to_client.then(&cluster.response_headers);
+        }
+        let (to_server, to_client) = (to_server.then(&request_headers), to_client.then(&response_headers));
         let path = path?;
         Some(Route {
             host: host.map(Into::into),
@@ -52,6 +79,12 @@ impl Checker<'_> {
             path: path.into(),
             cluster: cluster.unwrap_or_default(),
             host_header,
+            timeout,
+            retry,
+            has_request_id: request_id.is_some() || to_server.use_request_id() || to_client.use_request_id(),
+            request_headers: (!to_server.is_empty()).then(|| to_server.into()),
+            response_headers: (!to_client.is_empty()).then(|| to_client.into()),
+            upgrade: raw.upgrade.unwrap_or(true),
             place: self.report.place(span.start),
         })
     }

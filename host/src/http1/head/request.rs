@@ -33,6 +33,10 @@ pub struct RequestHead {
     pub expects_continue: bool,
     /// Whether the client takes trailers.
     pub takes_trailers: bool,
+    /// Whether the client asks for another protocol on this connection (RFC 9110 section 7.8).
+    pub asks_upgrade: bool,
+    /// Whether the client wants to know why its request goes where it goes. That it may is not said here.
+    pub asks_why: bool,
 }
 
 impl Default for RequestHead {
@@ -49,6 +53,8 @@ impl Default for RequestHead {
             keep_alive: false,
             expects_continue: false,
             takes_trailers: false,
+            asks_upgrade: false,
+            asks_why: false,
         }
     }
 }
@@ -133,7 +139,14 @@ impl RequestHead {
 
     /// Appends all header lines but those that `leave_out` names, each ended by CRLF.
     pub fn write_fields(&self, out: &mut Vec<u8>, leave_out: impl Fn(Name) -> bool) {
-        write_fields(&self.text, &self.fields, false, out, leave_out);
+        write_fields(&self.text, &self.fields, false, out, |field| leave_out(field.kind));
+    }
+
+    /// The same, by name too.
+    pub fn write_fields_by(&self, out: &mut Vec<u8>, leave_out: impl Fn(Name, &[u8]) -> bool) {
+        write_fields(&self.text, &self.fields, false, out, |field| {
+            leave_out(field.kind, self.text(field.name))
+        });
     }
 
     fn check_fields(&mut self, text: &[u8], headers: &[httparse::Header<'_>]) -> Result<(), Refusal> {
@@ -141,6 +154,8 @@ impl RequestHead {
         self.host = None;
         self.expects_continue = false;
         self.takes_trailers = false;
+        self.asks_upgrade = false;
+        self.asks_why = false;
         let mut length = None;
         let mut chunked = false;
         let mut persistence = Persistence::default();
@@ -176,12 +191,16 @@ impl RequestHead {
                 Name::Te => {
                     self.takes_trailers |= tokens(header.value).any(|t| t.eq_ignore_ascii_case(b"trailers"));
                 }
+                Name::XTrylistExplain => self.asks_why |= header.value == b"1",
                 _ => {}
             }
             self.fields.push(field);
         }
         if persistence.nominates {
             nominate(&mut self.fields, text)?;
+            self.asks_upgrade = persistence.upgrade
+                && self.version == Version::Http11
+                && self.fields.iter().any(|field| field.kind == Name::Upgrade);
         }
         if self.version == Version::Http11 && self.host.is_none() {
             return Err(Refusal::Malformed("no Host"));

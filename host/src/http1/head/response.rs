@@ -108,7 +108,14 @@ impl ResponseHead {
 
     /// Appends all header lines but those that `leave_out` names, each ended by CRLF.
     pub fn write_fields(&self, out: &mut Vec<u8>, leave_out: impl Fn(Name) -> bool) {
-        write_fields(&self.text, &self.fields, self.bare_line_feeds, out, leave_out);
+        write_fields(&self.text, &self.fields, self.bare_line_feeds, out, |field| leave_out(field.kind));
+    }
+
+    /// The same, by name too.
+    pub fn write_fields_by(&self, out: &mut Vec<u8>, leave_out: impl Fn(Name, &[u8]) -> bool) {
+        write_fields(&self.text, &self.fields, self.bare_line_feeds, out, |field| {
+            leave_out(field.kind, self.text(field.name))
+        });
     }
 
     /// Whether this is an interim response, after which another one comes.

@@ -1,0 +1,261 @@
+//! Connections that switch to another protocol: bytes both ways, counted, timed and drained like requests.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+
+use tests::DEADLINE;
+use tests::client::Client;
+use tests::origin::{Conn, Origin};
+use tests::proxy::Proxy;
+use tests::stream::End;
+use trylist::drain::Idle;
+use tungstenite::{Message, WebSocket, accept};
+
+/// A server of WebSockets that echoes, on a port of its own; ends with its last client.
+fn echo(n_clients: usize) -> (String, std::thread::JoinHandle<()>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let serve = move || {
+        let clients = (0..n_clients).map(|_| listener.accept().unwrap().0);
+        let each = clients.map(|socket| std::thread::spawn(move || echo_all(socket)));
+        each.collect::<Vec<_>>().into_iter().for_each(|client| client.join().unwrap());
+    };
+    (url, std::thread::spawn(serve))
+}
+
+fn echo_all(socket: TcpStream) {
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut socket = accept(socket).unwrap();
+    while let Ok(message) = socket.read() {
+        if message.is_text() || message.is_binary() {
+            socket.send(message).unwrap();
+        }
+    }
+}
+
+fn websocket(proxy: &Proxy) -> WebSocket<TcpStream> {
+    let socket = TcpStream::connect(proxy.address()).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    let (socket, response) = tungstenite::client("ws://app.example/chat?x=1", socket).unwrap();
+    assert_eq!(response.status(), 101);
+    assert_eq!(response.headers()["via"], "1.1 trylist");
+    socket
+}
+
+fn in_flight(url: &str) -> String {
+    format!("trylist_endpoint_in_flight{{cluster=\"%\",endpoint=\"{url}\"}}")
+}
+
+/// Switches to `echo` and says what it gets again, until the client ends.
+fn switching(conn: &mut Conn) {
+    let Some(request) = conn.request() else { return };
+    assert_eq!((request.header("upgrade"), request.header("connection")), (Some("echo"), Some("upgrade")));
+    conn.send(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\nX-A: b\r\n\r\nhello ",
+    );
+    loop {
+        let byte = conn.bytes(1);
+        if byte.is_empty() || !conn.send(byte) {
+            return;
+        }
+    }
+}
+
+const UPGRADE: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: echo\r\n";
+
+/// A client that has switched.
+fn switched(proxy: &Proxy) -> Client {
+    let mut client = proxy.connect();
+    let reply = client.send(format!("{UPGRADE}\r\n")).reply_head();
+    assert_eq!(
+        (reply.status(), reply.header("upgrade"), reply.header("x-a")),
+        (101, Some("echo"), Some("b"))
+    );
+    assert_eq!(reply.header("connection"), Some("upgrade"));
+    assert_eq!(client.bytes(6), b"hello ");
+    client
+}
+
+#[test]
+fn a_websocket_goes_through() {
+    let (url, server) = echo(2);
+    let proxy = Proxy::over_urls([&url]).start();
+    let mut socket = websocket(&proxy);
+    for n in [0, 1, 125, 126, 65_535, 65_536, 3_000_000] {
+        let bytes: Vec<u8> = (0..n).map(|i: u32| (i / 3) as u8).collect();
+        socket.send(Message::binary(bytes.clone())).unwrap();
+        assert!(socket.read().unwrap().into_data() == bytes, "{n} bytes");
+    }
+    socket.send(Message::Ping("ping".into())).unwrap();
+    assert_eq!(socket.read().unwrap(), Message::Pong("ping".into()));
+    let mut second = websocket(&proxy);
+    second.send(Message::text("beside it")).unwrap();
+    assert_eq!(second.read().unwrap(), Message::text("beside it"));
+    proxy.wait_for_metric("trylist_open_tunnels{cluster=\"%\"}", 2.0);
+    assert_eq!(proxy.metric(&in_flight(&url)), 2.0, "tunnels are in flight");
+    for mut socket in [socket, second] {
+        socket.close(None).unwrap();
+        while socket.read().is_ok() {}
+    }
+    server.join().unwrap();
+    proxy.wait_for_metric("trylist_open_tunnels{cluster=\"%\"}", 0.0);
+    proxy.wait_for_metric(&in_flight(&url), 0.0);
+    proxy.wait_for_metric("trylist_outcomes_total{cluster=\"%\",outcome=\"served\"}", 2.0);
+    proxy.wait_for_metric("trylist_requests_total{cluster=\"%\",code=\"101\"}", 2.0);
+}
+
+#[test]
+fn any_protocol_goes_through_and_the_log_has_its_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("access.log");
+    let origin = Origin::serving(switching);
+    let proxy = Proxy::over([&origin]).tables(&format!("[access_log]\npath = {file:?}")).start();
+    let mut client = proxy.connect();
+    // It does not wait for the answer.
+    client.send(format!("{UPGRADE}\r\n"));
+    client.send("early");
+    assert_eq!(client.reply_head().status(), 101);
+    assert_eq!(client.bytes(11), b"hello early");
+    client.send("more").end_sending();
+    assert_eq!((client.bytes(4), client.end()), (b"more".to_vec(), End::Eof));
+    drop(proxy);
+    let log = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(log.lines().count(), 1, "{log}");
+    assert!(log.contains("\"GET / HTTP/1.1\" 101 15 ") && log.contains(" served "), "{log}");
+}
+
+#[test]
+fn a_server_that_does_not_switch_just_answers() {
+    let origin = Origin::replying("HTTP/1.1 426 No\r\nUpgrade: other\r\nContent-Length: 2\r\n\r\nno");
+    let proxy = Proxy::over([&origin]).start();
+    let mut client = proxy.connect();
+    for _ in 0..2 {
+        let reply = client.send(format!("{UPGRADE}\r\n")).reply();
+        assert_eq!((reply.status(), reply.text().as_str(), reply.header("connection")), (426, "no", None));
+    }
+    assert_eq!(origin.n_connections(), 1, "both connections go on");
+}
+
+#[test]
+fn what_is_not_asked_for_or_not_allowed_is_not_passed_on() {
+    let origin = Origin::named("a");
+    let ask = |route: &str, head: &str| {
+        let proxy = Proxy::over([&origin]).route(&format!("path = \"/\"\n{route}")).start();
+        assert_eq!(proxy.connect().send(head).reply().text(), "a", "{head}");
+    };
+    ask("upgrade = false", &format!("{UPGRADE}\r\n"));
+    ask("", "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: echo\r\n\r\n");
+    ask("", "GET / HTTP/1.0\r\nHost: a\r\nConnection: upgrade, keep-alive\r\nUpgrade: echo\r\n\r\n");
+    for protocol in ["h2c", "H2C, echo", "TLS/1.2", "HTTP/2.0"] {
+        let head =
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AA\r\n";
+        ask("", &format!("{head}Upgrade: {protocol}\r\n\r\n"));
+    }
+    for request in origin.requests() {
+        let passed = ["upgrade", "connection", "http2-settings"].map(|name| request.header(name));
+        assert_eq!(passed, [None; 3], "{request:?}");
+    }
+}
+
+#[test]
+fn a_switch_to_what_nobody_asked_for_is_502() {
+    for reply in ["Connection: Upgrade\r\nUpgrade: other", "Connection: Upgrade", "Upgrade: echo, other"] {
+        let origin = Origin::closing_after(format!("HTTP/1.1 101 Switching Protocols\r\n{reply}\r\n\r\n"));
+        let proxy = Proxy::over([&origin]).start();
+        assert_eq!(proxy.connect().send(format!("{UPGRADE}\r\n")).reply().status(), 502, "{reply}");
+    }
+    let hasty = Origin::serving(|conn| {
+        conn.head();
+        conn.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\n\r\n");
+        conn.wait_for_end();
+    });
+    let proxy = Proxy::over([&hasty]).start();
+    let mut client = proxy.connect();
+    client.send(UPGRADE.replace("GET", "POST") + "Content-Length: 9\r\n\r\npart");
+    assert_eq!(client.reply().status(), 502, "before the request has ended");
+}
+
+#[test]
+fn an_upgrade_with_a_body_switches_behind_it() {
+    let origin = Origin::serving(switching);
+    let proxy = Proxy::over([&origin]).start();
+    let mut client = proxy.connect();
+    client.send(UPGRADE.replace("GET", "POST") + "Content-Length: 4\r\n\r\nbody");
+    assert_eq!((client.reply_head().status(), client.bytes(6)), (101, b"hello ".to_vec()));
+    assert_eq!(origin.request().text(), "body");
+    client.send("x");
+    assert_eq!(client.bytes(1), b"x");
+}
+
+#[test]
+fn a_tunnel_where_nothing_moves_is_closed() {
+    let origin = Origin::serving(switching);
+    let proxy = Proxy::over([&origin]).tables("[timeouts]\ntunnel = \"100ms\"").start();
+    let mut client = switched(&proxy);
+    for _ in 0..20 {
+        client.send("x");
+        assert_eq!(client.bytes(1), b"x");
+    }
+    assert_ne!(client.end(), End::Silent);
+    proxy.wait_for_metric("trylist_outcomes_total{cluster=\"%\",outcome=\"served\"}", 1.0);
+}
+
+#[test]
+fn a_side_that_resets_ends_the_tunnel() {
+    let origin = Origin::serving(switching);
+    let proxy = Proxy::over([&origin]).start();
+    switched(&proxy).reset();
+    proxy.wait_for_metric("trylist_open_tunnels{cluster=\"%\"}", 0.0);
+    let mut client = switched(&proxy);
+    origin.stop();
+    assert_ne!(client.end(), End::Silent);
+    drop(client);
+    proxy.wait_for_metric("trylist_open_tunnels{cluster=\"%\"}", 0.0);
+}
+
+#[test]
+fn a_side_that_has_ended_is_not_waited_for_as_long() {
+    let origin = Origin::serving(switching);
+    let proxy = Proxy::over([&origin]).tables("[timeouts]\nbody = \"100ms\"").start();
+    let mut client = switched(&proxy);
+    origin.stop();
+    assert_ne!(client.end(), End::Silent);
+    proxy.wait_for_metric("trylist_open_tunnels{cluster=\"%\"}", 0.0);
+}
+
+#[test]
+fn half_a_tunnel_goes_on() {
+    let origin = Origin::serving(|conn| {
+        conn.request();
+        conn.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\n\r\n");
+        conn.wait_for_end();
+        conn.send("all of it");
+    });
+    let proxy = Proxy::over([&origin]).start();
+    let mut client = proxy.connect();
+    client.send(format!("{UPGRADE}\r\n")).reply_head();
+    let mut socket = client.socket().try_clone().unwrap();
+    socket.write_all(b"data").unwrap();
+    socket.shutdown(Shutdown::Write).unwrap();
+    let mut rest = String::new();
+    socket.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "all of it");
+}
+
+#[test]
+fn a_drain_lets_tunnels_go_on_and_closes_them_at_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("access.log");
+    let origin = Origin::serving(switching);
+    let tables = format!("[timeouts]\ndrain = \"1s\"\n[access_log]\npath = {file:?}");
+    let proxy = Proxy::over([&origin]).tables(&tables).start();
+    let mut client = switched(&proxy);
+    proxy.control().drain(Idle::Close);
+    tests::eventually("a proxy that accepts nothing", || Client::try_connect(proxy.address()).err());
+    client.send("still here");
+    assert_eq!(client.bytes(10), b"still here");
+    assert_ne!(client.end(), End::Silent);
+    proxy.wait();
+    let log = std::fs::read_to_string(&file).unwrap();
+    assert!(log.contains("\" 101 16 ") && log.contains(" aborted "), "{log}");
+}
