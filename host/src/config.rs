@@ -204,6 +204,8 @@ pub struct Config {
     pub pid_file: Option<PathBuf>,
     /// What a module may do to its worker before it is held to account.
     pub supervision: Supervision,
+    /// How servers' names are looked up.
+    pub resolver: Resolver,
     /// One line a request, or none.
     pub access_log: AccessLogTarget,
     /// Where metrics are served, if anywhere.
@@ -530,6 +532,19 @@ pub struct Supervision {
     pub start_timeout: Duration,
 }
 
+/// How servers' names are looked up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolver {
+    /// Name servers to ask; none are those of the system.
+    pub servers: Vec<SocketAddr>,
+    /// For a whole look-up.
+    pub timeout: Duration,
+    /// A name is looked up again when its TTL says so, but no sooner than this.
+    pub min_ttl: Duration,
+    /// And no later than this.
+    pub max_ttl: Duration,
+}
+
 /// Where access log lines go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AccessLogTarget {
@@ -585,6 +600,17 @@ impl Default for Limits {
             headers: 100,
             body_bytes: None,
             requests_per_connection: None,
+        }
+    }
+}
+
+impl Default for Resolver {
+    fn default() -> Self {
+        Self {
+            servers: Vec::new(),
+            timeout: Duration::from_secs(5),
+            min_ttl: Duration::from_secs(1),
+            max_ttl: Duration::from_secs(3600),
         }
     }
 }

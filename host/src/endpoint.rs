@@ -266,11 +266,6 @@ impl Health {
     pub(crate) fn set_panic(&self, panics: bool) -> bool {
         self.sources.set_panic(panics)
     }
-
-    /// The drain mark, if it was given at run time.
-    pub(crate) fn run_time_drain(&self) -> Option<bool> {
-        self.sources.run_time_drain()
-    }
 }
 
 impl Drop for InFlight {

@@ -29,8 +29,9 @@ impl std::fmt::Debug for State {
 pub struct ClusterState {
     name: String,
     endpoints: Vec<EndpointState>,
-    health: Vec<HealthFacts>,
     balancers: Vec<BalancerState>,
+    #[serde(default)]
+    health: Vec<HealthFacts>,
 }
 
 /// Of one endpoint.
@@ -92,13 +93,8 @@ impl ClusterState {
         Self {
             name: cluster.config.name.to_string(),
             endpoints: cluster.endpoints.iter().map(endpoint).collect(),
-            // Marks of operators are the supervisor's to remember, and to forget.
-            health: cluster
-                .health_facts()
-                .into_iter()
-                .map(|facts| HealthFacts { drain: None, ..facts })
-                .collect(),
             balancers: cluster.tiers.iter().filter_map(|tier| saved(cluster, tier)).collect(),
+            health: cluster.health_facts(),
         }
     }
 

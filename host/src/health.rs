@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicI32, AtomicU64};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::cluster::{Cluster, Clusters};
@@ -99,7 +99,7 @@ pub async fn keep_checked(clusters: Clusters, cluster: usize, endpoint: usize) {
     let first = check.interval.min(FIRST_WITHIN).mul_f64(fraction(random.next()));
     tokio::time::sleep(first).await;
     loop {
-        let result = run(check, &cluster.endpoints[endpoint], tls.as_ref()).await;
+        let result = run(cluster, &cluster.endpoints[endpoint], check, tls.as_ref()).await;
         judge(cluster, endpoint, check, &result);
         let jitter = 1.0 + (fraction(random.next()) * 2.0 - 1.0) / JITTER;
         tokio::time::sleep(check.interval.mul_f64(jitter)).await;
@@ -137,9 +137,18 @@ fn judge(cluster: &Cluster, idx: usize, check: &HealthCheck, result: &Result<(),
 }
 
 /// One check, by TLS where the endpoint is spoken to by it.
-async fn run(check: &HealthCheck, endpoint: &Endpoint, tls: Option<&Connector>) -> Result<(), CheckError> {
+async fn run(
+    cluster: &Cluster,
+    endpoint: &Endpoint,
+    check: &HealthCheck,
+    tls: Option<&Connector>,
+) -> Result<(), CheckError> {
     let checked = async {
-        let stream = connect(endpoint, check.port).await?;
+        let mut stream = connect(endpoint, check.port).await?;
+        // Who is asked at a port of its own is somebody else than who gets the requests.
+        if let (Some(version), None) = (cluster.config.send_proxy_protocol, check.port) {
+            stream.write_all(&version.own_header()).await?;
+        }
         let Some((tls, name)) = tls.zip(endpoint.tls_name.as_ref()) else {
             return ask(check, endpoint, stream).await;
         };

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::cluster::Cluster;
 use crate::http2::pool::Connections;
+use crate::resolve::Addresses;
 use crate::stream::Stream;
 use crate::tls::client::{ClientTls, Connector, Protocol};
 
@@ -85,13 +86,17 @@ impl Pool {
         &self.clusters[cluster].h2[endpoint]
     }
 
-    /// Drops connections that were idle for too long or that the server has closed.
-    pub fn sweep(&self, now: Instant) {
-        for pool in &self.clusters {
+    /// Drops connections that were idle for too long, that the server has closed, or that go to an address which the
+    /// server's name no longer has.
+    pub fn sweep(&self, clusters: &[Cluster], now: Instant) {
+        for (pool, cluster) in self.clusters.iter().zip(clusters) {
             pool.h2.iter().for_each(|h2| h2.sweep(now, pool.timeout));
-            for idle in &pool.endpoints {
-                idle.borrow_mut()
-                    .retain(|c| now.saturating_duration_since(c.since) < pool.timeout && c.stream.is_quiet());
+            for (idle, endpoint) in pool.endpoints.iter().zip(&cluster.endpoints) {
+                idle.borrow_mut().retain(|c| {
+                    now.saturating_duration_since(c.since) < pool.timeout
+                        && c.stream.is_quiet()
+                        && goes_to(&endpoint.addresses, &c.stream)
+                });
             }
         }
     }
@@ -102,5 +107,13 @@ impl Pool {
         for idle in self.clusters.iter().flat_map(|pool| &pool.endpoints) {
             idle.borrow_mut().clear();
         }
+    }
+}
+
+/// Whether the connection goes to one of these addresses, as far as that can change.
+fn goes_to(addresses: &Addresses, stream: &Stream) -> bool {
+    match addresses {
+        Addresses::Fixed(_) => true,
+        Addresses::Named(_) => stream.peer_addr().is_ok_and(|peer| addresses.contain(peer)),
     }
 }

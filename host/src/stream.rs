@@ -109,6 +109,14 @@ impl Stream {
         self.socket().ok_or(io::ErrorKind::NotConnected)?.local_addr()
     }
 
+    /// The peer's end of the connection.
+    ///
+    /// # Errors
+    /// It is gone, or it is no connection of its own.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.socket().ok_or(io::ErrorKind::NotConnected)?.peer_addr()
+    }
+
     /// Takes one byte of what is there, and says whether there was one; for a connection that is not read any further.
     pub fn has_unread(&self) -> bool {
         self.socket().is_some_and(|socket| matches!(socket.try_read(&mut [0]), Ok(1)))

@@ -23,7 +23,7 @@ use crate::access_log::{self, AccessLog};
 use crate::admin;
 use crate::breadcrumb::{self, Board};
 use crate::cluster::{self, Cluster, Clusters};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::drain::{Idle, Phase};
 use crate::handover::State;
 use crate::listener::{self, Gate};
@@ -31,7 +31,7 @@ use crate::metrics::{ClusterLayout, EndpointLayout, Metrics, MetricsLayout, Tota
 use crate::module::balancer::{BuildError, Fault};
 use crate::module::load::LoadError;
 use crate::module::registry::Registry;
-use crate::resolve::Addresses;
+use crate::resolve::{Addresses, Resolver};
 use crate::route::Routes;
 use crate::sockets::{self, BindError, Bound};
 use crate::thread::Thread;
@@ -221,7 +221,8 @@ impl Worker {
             board: given.board,
         };
         // From here on dropping `worker` stops whatever was started.
-        worker.background = Some(worker.spawn_background(&clusters, sockets.admin, config.threads)?);
+        worker.background =
+            Some(worker.spawn_background(&clusters, &config.resolver, sockets.admin, config.threads)?);
         worker.spawn_threads(&config, &clusters, sockets.listeners)?;
         Ok(worker)
     }
@@ -276,6 +277,7 @@ impl Worker {
     fn spawn_background(
         &self,
         clusters: &Clusters,
+        resolver: &config::Resolver,
         admin: Option<TcpListener>,
         place: usize,
     ) -> Result<JoinHandle<()>, StartError> {
@@ -292,11 +294,16 @@ impl Worker {
         let mut phase = self.phase.subscribe();
         let ticket_keys = Arc::clone(&self.ticket_keys);
         let (runtime, board) = (new_runtime("background")?, self.board);
+        // Without names nobody need be asked, nor be known.
+        let resolver = (!names.is_empty()).then(|| Resolver::new(resolver)).transpose();
+        let resolver = resolver.map_err(|e| StartError::System("resolver".into(), e))?.map(Arc::new);
         spawn("background", move || {
             board.inspect(|board| breadcrumb::take_place(board, place));
             runtime.block_on(async {
-                for name in names {
-                    tokio::spawn(name.keep_resolved());
+                if let Some(resolver) = resolver {
+                    for name in names {
+                        tokio::spawn(name.keep_resolved(Arc::clone(&resolver)));
+                    }
                 }
                 tokio::spawn(ticket_keys.keep_rotating());
                 cluster::keep(&clusters);
@@ -526,7 +533,7 @@ async fn keep_house(thread: Rc<Thread>) {
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
-        thread.pool.sweep(Instant::now());
+        thread.pool.sweep(&thread.clusters, Instant::now());
         if let Some(log) = &thread.access_log {
             log.borrow_mut().flush();
         }

@@ -7,6 +7,7 @@ pub mod client;
 pub mod command;
 pub mod grpc;
 pub mod h2;
+pub mod dns;
 pub mod journal;
 pub mod log;
 pub mod nginx;

@@ -60,7 +60,12 @@ impl Origin {
 
     /// Does this with each connection, in a thread of its own; then closes it.
     pub fn serving(serve: impl Fn(&mut Conn) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::listening("127.0.0.1:0".parse().unwrap(), serve)
+    }
+
+    /// The same at this address: for another address of the loopback network with a port that a name has there, too.
+    pub fn listening(at: SocketAddr, serve: impl Fn(&mut Conn) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(at).unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             listener,

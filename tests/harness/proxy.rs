@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lb_api::wire::{STATE_DOWN, STATE_DRAINING, STATE_EJECTED};
 use trylist::cluster::{Cluster, Clusters};
-use trylist::config::{self, Syntax};
+use trylist::config::{self, Config, Syntax};
 use trylist::endpoint::Source;
+use trylist::handover::State;
+use trylist::module::registry::Registry;
 use trylist::worker::{Control, Given, Prepared, Sockets, StartError, Worker};
 
 use crate::client::Client;
@@ -77,12 +79,29 @@ impl Proxy {
     }
 
     #[track_caller]
+    fn after(name: &str, text: &str, old: &Self) -> Result<Self, StartError> {
+        let config = Self::config(name, text);
+        // As it comes through the supervisor.
+        let state = serde_json::to_string(&State::of(old.clusters())).unwrap();
+        let state = serde_json::from_str(&state).unwrap();
+        let registry = Registry::load(&config.modules).map_err(StartError::Modules)?;
+        Self::start(Prepared::over(config, registry, &state)?)
+    }
+
+    #[track_caller]
     fn without(name: &str, text: &str, quarantined: &BTreeSet<Arc<str>>) -> Result<Self, StartError> {
+        Self::start(Prepared::without(Self::config(name, text), quarantined)?)
+    }
+
+    #[track_caller]
+    fn config(name: &str, text: &str) -> Arc<Config> {
         log::start();
         let parsed = config::parse(name, text, Syntax::of(Path::new(name)));
-        let (config, _) = parsed.unwrap_or_else(|errors| panic!("{errors}\n{text}"));
-        let cluster = config.clusters[0].name.to_string();
-        let prepared = Prepared::without(Arc::new(config), quarantined)?;
+        Arc::new(parsed.unwrap_or_else(|errors| panic!("{errors}\n{text}")).0)
+    }
+
+    fn start(prepared: Prepared) -> Result<Self, StartError> {
+        let cluster = prepared.config.clusters[0].name.to_string();
         let sockets = Sockets::bind(&prepared.config)?;
         let worker = Worker::start_on(prepared, sockets, Given::default())?;
         Ok(Self { control: worker.control(), worker: Some(worker), cluster })
@@ -356,6 +375,16 @@ impl Builder {
     pub fn start_without_module(self) -> Proxy {
         let quarantined = BTreeSet::from([self.module.0.as_str().into()]);
         Proxy::without("test.toml", &self.text(), &quarantined)
+            .unwrap_or_else(|error| panic!("{error}\n{}", self.text()))
+    }
+
+    /// Starts it with what this one knows, as after a reload.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    #[track_caller]
+    pub fn start_after(self, old: &Proxy) -> Proxy {
+        Proxy::after("test.toml", &self.text(), old)
             .unwrap_or_else(|error| panic!("{error}\n{}", self.text()))
     }
 

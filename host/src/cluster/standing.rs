@@ -10,14 +10,12 @@ use super::{Cluster, Clusters, Tier};
 use crate::endpoint::{Health, Source};
 use crate::health;
 
-/// What one worker knew of an endpoint's health, for the next.
+/// What one worker knew of an endpoint's health, for the next. Drain marks are not in it: the supervisor keeps those itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HealthFacts {
     /// [`Endpoint::id`](crate::endpoint::Endpoint::id), unique in its cluster.
     pub id: u64,
-    /// The drain mark, where one was given (or taken away) at run time: it outlives the configuration's.
-    pub drain: Option<bool>,
     /// Its active checks say that it is down.
     pub down: bool,
     /// Checks in a row that passed, or, below zero, that failed.
@@ -112,7 +110,6 @@ impl Cluster {
             let left = self.outlier.as_ref().and_then(|outlier| outlier.time_left(&health.traffic, now));
             HealthFacts {
                 id: endpoint.id,
-                drain: health.run_time_drain(),
                 down: health.holds(Source::Check),
                 checks: health.checks.get(),
                 ejected_ms: left.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
@@ -130,9 +127,6 @@ impl Cluster {
             let Some(idx) = self.endpoints.iter().position(|endpoint| endpoint.id == facts.id) else {
                 continue;
             };
-            if let Some(drains) = facts.drain {
-                self.set_source(idx, Source::Drain, drains);
-            }
             if self.config.health_check.is_some() {
                 self.endpoints[idx].health.checks.set(facts.checks);
                 self.set_source(idx, Source::Check, facts.down);

@@ -26,8 +26,8 @@ use super::file::{self, File};
 use super::source::{At, Report, Span};
 use super::units::{Size, Time, show_time};
 use super::{
-    AccessLogTarget, Admin, Config, Files, Limits, Listener, Place, RouteOrder, RunAs, Supervision, Syntax,
-    Timeouts,
+    AccessLogTarget, Admin, Config, Files, Limits, Listener, Place, Resolver, RouteOrder, RunAs, Supervision,
+    Syntax, Timeouts,
 };
 use crate::network::Networks;
 
@@ -85,6 +85,7 @@ impl Checker<'_> {
             control: self.control(file.control),
             pid_file: file.pid_file.and_then(|path| self.file_name("pid_file", &path)),
             supervision: self.supervision(file.supervision.unwrap_or_default()),
+            resolver: self.resolver(file.resolver.unwrap_or_default()),
             access_log: file.access_log.map_or(AccessLogTarget::Off, |log| self.access_log(log)),
             admin,
             explain_to: self.networks("explain.allow", &file.explain.unwrap_or_default().allow),
@@ -285,6 +286,32 @@ impl Checker<'_> {
                 defaults.start_timeout,
             ),
         }
+    }
+
+    fn resolver(&mut self, raw: file::Resolver) -> Resolver {
+        let defaults = Resolver::default();
+        let mut servers = Vec::new();
+        for text in raw.servers.into_iter().flatten() {
+            match address::parse_name_server(text.get_ref()) {
+                Ok(server) => servers.push(server),
+                Err(reason) => {
+                    self.report.error(text.at(), format!("resolver.servers: \"{text}\" {reason}"));
+                }
+            }
+        }
+        let resolver = Resolver {
+            servers,
+            timeout: self.time("resolver.timeout", raw.timeout.as_ref(), defaults.timeout),
+            min_ttl: self.time("resolver.min_ttl", raw.min_ttl.as_ref(), defaults.min_ttl),
+            max_ttl: self.time("resolver.max_ttl", raw.max_ttl.as_ref(), defaults.max_ttl),
+        };
+        if resolver.max_ttl < resolver.min_ttl {
+            let at = raw.max_ttl.or(raw.min_ttl).map_or(0, |time| time.at());
+            let (max, min) = (show_time(resolver.max_ttl), show_time(resolver.min_ttl));
+            let text = format!("resolver.max_ttl: {max} is less than the {min} of resolver.min_ttl");
+            self.report.error(at, text);
+        }
+        resolver
     }
 
     fn access_log(&mut self, log: Spanned<file::AccessLog>) -> AccessLogTarget {

@@ -33,6 +33,7 @@ pub(super) struct File {
     pub(super) limits: Option<Limits>,
     pub(super) timeouts: Option<Timeouts>,
     pub(super) supervision: Option<Supervision>,
+    pub(super) resolver: Option<Resolver>,
     pub(super) access_log: Option<Spanned<AccessLog>>,
     pub(super) admin: Option<Spanned<Admin>>,
     pub(super) explain: Option<Explain>,
@@ -278,6 +279,16 @@ pub(super) struct Supervision {
     pub(super) module_deaths: Option<Spanned<i64>>,
     pub(super) probation: Option<Spanned<Time>>,
     pub(super) start_timeout: Option<Spanned<Time>>,
+}
+
+/// `[resolver]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Resolver {
+    pub(super) servers: Option<Vec<Spanned<String>>>,
+    pub(super) timeout: Option<Spanned<Time>>,
+    pub(super) min_ttl: Option<Spanned<Time>>,
+    pub(super) max_ttl: Option<Spanned<Time>>,
 }
 
 /// `[access_log]`

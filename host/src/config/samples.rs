@@ -148,6 +148,7 @@ fn the_reference_has_every_key_and_they_work_together() {
         keys_of::<file::Limits>(),
         keys_of::<file::Timeouts>(),
         keys_of::<file::Supervision>(),
+        keys_of::<file::Resolver>(),
         keys_of::<file::AccessLog>(),
         keys_of::<file::Admin>(),
     ];

@@ -39,10 +39,8 @@ impl Source {
     }
 }
 
-/// The drain mark, set or not, was given at run time: it goes along in a hand-over.
-const MARKED: u32 = 1 << 3;
 /// The cluster is in panic: what checks and traffic say counts for nothing.
-const PANIC: u32 = 1 << 4;
+const PANIC: u32 = 1 << 3;
 
 /// Those who say so of one endpoint now.
 #[derive(Debug, Default)]
@@ -61,21 +59,12 @@ impl Sources {
 
     /// Takes what one of them says now; false where that is what it said.
     pub(super) fn set(&self, source: Source, holds: bool) -> bool {
-        if source == Source::Drain {
-            self.0.fetch_or(MARKED, SeqCst);
-        }
         self.set_bit(source.bit(), holds)
     }
 
     /// Has panic begin or end; false where that is so already.
     pub(super) fn set_panic(&self, panics: bool) -> bool {
         self.set_bit(PANIC, panics)
-    }
-
-    /// The drain mark, if it was given at run time.
-    pub(super) fn run_time_drain(&self) -> Option<bool> {
-        let bits = self.0.load(SeqCst);
-        (bits & MARKED != 0).then_some(bits & Source::Drain.bit() != 0)
     }
 
     /// The state that follows, one of [`wire`]'s `STATE_*`.
@@ -133,15 +122,5 @@ mod tests {
         sources.set(Source::Drain, false);
         assert!(sources.set_panic(false));
         assert_eq!(sources.state(), wire::STATE_DOWN);
-    }
-
-    #[test]
-    fn a_drain_mark_of_the_configuration_is_none_of_run_time() {
-        let sources = Sources::new(true);
-        assert_eq!((sources.state(), sources.run_time_drain()), (wire::STATE_DRAINING, None));
-        sources.set(Source::Drain, false);
-        assert_eq!((sources.state(), sources.run_time_drain()), (wire::STATE_AVAILABLE, Some(false)));
-        sources.set(Source::Drain, true);
-        assert_eq!((sources.state(), sources.run_time_drain()), (wire::STATE_DRAINING, Some(true)));
     }
 }

@@ -31,6 +31,12 @@ pub(super) fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     Err(format!("is not an IP address with a port ({example})"))
 }
 
+/// Where a name server is asked: an address, at port 53 unless it has one.
+pub(super) fn parse_name_server(text: &str) -> Result<SocketAddr, &'static str> {
+    let bare = text.parse().map(|ip: IpAddr| SocketAddr::new(ip, 53));
+    bare.or_else(|_| text.parse()).map_err(|_| "is not an IP address (write, for example, \"127.0.0.1:53\")")
+}
+
 /// A server's URL: `http://host`, `http://host:port`, or the same with `https`.
 pub(super) fn parse_server(url: &str) -> Result<Authority, String> {
     const RIGHT: &str = "write http://host or http://host:port";

@@ -1,0 +1,149 @@
+//! A name server on a free port, which knows what a test tells it.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+/// A name server; gone when dropped.
+#[derive(Debug)]
+pub struct NameServer {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What a name server says of a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// These addresses, for so many seconds.
+    Addresses(Vec<Ipv4Addr>, u32),
+    /// There is no such name.
+    NoSuchName,
+    /// That it failed.
+    Failure,
+    /// Nothing.
+    Silence,
+}
+
+#[derive(Debug)]
+struct Shared {
+    socket: UdpSocket,
+    names: Mutex<HashMap<String, Answer>>,
+    n_queries: AtomicUsize,
+    ended: AtomicBool,
+}
+
+impl NameServer {
+    /// One that knows no name.
+    #[expect(clippy::new_without_default, reason = "it binds a socket")]
+    pub fn new() -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        let shared = Arc::new(Shared {
+            socket,
+            names: Mutex::default(),
+            n_queries: AtomicUsize::new(0),
+            ended: AtomicBool::new(false),
+        });
+        let thread = std::thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || serve(&shared)
+        });
+        Self { address, shared, thread: Some(thread) }
+    }
+
+    /// The table of a configuration in which names are looked up here, and again as soon as their answers say.
+    pub fn config(&self) -> String {
+        format!("[resolver]\nservers = [\"{}\"]\nmin_ttl = \"5ms\"\ntimeout = \"300ms\"", self.address)
+    }
+
+    /// Has it say this of a name from now on.
+    pub fn set(&self, name: &str, answer: Answer) -> &Self {
+        lock(&self.shared.names).insert(name.to_owned(), answer);
+        self
+    }
+
+    /// Has a name have these addresses, to be looked up again at once.
+    pub fn addresses(&self, name: &str, addresses: &[[u8; 4]]) -> &Self {
+        self.set(name, Answer::Addresses(addresses.iter().map(|a| (*a).into()).collect(), 0))
+    }
+
+    /// Questions so far.
+    pub fn n_queries(&self) -> usize {
+        self.shared.n_queries.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for NameServer {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::SeqCst);
+        // Wakes it. Where that fails, the thread is left behind.
+        let woken = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.send_to(&[], self.address));
+        if let (Ok(_), Some(thread)) = (woken, self.thread.take()) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn serve(shared: &Shared) {
+    let mut query = [0; 1500];
+    while let Ok((n, from)) = shared.socket.recv_from(&mut query) {
+        if shared.ended.load(Ordering::SeqCst) {
+            return;
+        }
+        let Some((name, kind, end)) = question(&query[..n]) else { continue };
+        shared.n_queries.fetch_add(1, Ordering::SeqCst);
+        let answer = lock(&shared.names).get(&name).cloned().unwrap_or(Answer::NoSuchName);
+        let (code, addresses, ttl) = match answer {
+            Answer::Addresses(addresses, ttl) => (0, addresses, ttl),
+            Answer::Failure => (2, Vec::new(), 0),
+            Answer::NoSuchName => (3, Vec::new(), 0),
+            Answer::Silence => continue,
+        };
+        let addresses: Vec<_> = addresses.into_iter().filter(|_| kind == A).collect();
+        let _ = shared.socket.send_to(&response(&query[..end], code, &addresses, ttl), from);
+    }
+}
+
+/// The type of records with an IPv4 address.
+const A: u16 = 1;
+
+/// Name and type that a query asks for (RFC 1035 section 4.1), and where its question ends.
+fn question(query: &[u8]) -> Option<(String, u16, usize)> {
+    let (mut at, mut labels) = (12, Vec::new());
+    loop {
+        let n = usize::from(*query.get(at)?);
+        at += 1;
+        if n == 0 {
+            break;
+        }
+        labels.push(String::from_utf8_lossy(query.get(at..at + n)?).to_ascii_lowercase());
+        at += n;
+    }
+    let kind = u16::from_be_bytes([*query.get(at)?, *query.get(at + 1)?]);
+    Some((labels.join("."), kind, at + 4))
+}
+
+fn response(question: &[u8], code: u8, addresses: &[Ipv4Addr], ttl: u32) -> Vec<u8> {
+    let n = u16::try_from(addresses.len()).unwrap();
+    // The same ID; a response, recursion desired and available; one question, n answers.
+    let mut bytes = question[..2].to_vec();
+    bytes.extend([0x81, 0x80 | code, 0, 1]);
+    bytes.extend(n.to_be_bytes());
+    bytes.extend([0; 4]);
+    bytes.extend(&question[12..]);
+    for address in addresses {
+        // The name as in the question; class IN.
+        bytes.extend([0xc0, 12, 0, 1, 0, 1]);
+        bytes.extend(ttl.to_be_bytes());
+        bytes.extend([0, 4]);
+        bytes.extend(address.octets());
+    }
+    bytes
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

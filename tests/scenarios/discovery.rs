@@ -1,0 +1,127 @@
+//! Servers by name: looked up again as their TTL says, and not lost when the name server is.
+
+use std::net::SocketAddr;
+
+use tests::dns::{Answer, NameServer};
+use tests::eventually;
+use tests::log;
+use tests::origin::Origin;
+use tests::proxy::{Builder, Proxy};
+
+/// Answers with its name, at this address of the loopback network.
+fn at(address: [u8; 4], port: u16, name: &'static str) -> Origin {
+    let reply = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{name}", name.len());
+    Origin::listening(SocketAddr::from((address, port)), move |conn| {
+        while conn.request().is_some() && conn.send(&reply) {}
+    })
+}
+
+const ONE: [u8; 4] = [127, 0, 0, 1];
+const TWO: [u8; 4] = [127, 0, 0, 2];
+
+/// Two servers at one port of two addresses.
+fn two() -> (Origin, Origin, u16) {
+    let one = at(ONE, 0, "one");
+    let port = one.address().port();
+    (one, at(TWO, port, "two"), port)
+}
+
+fn over(name: &str, port: u16, dns: &NameServer) -> Builder {
+    Proxy::over_urls([format!("http://{name}:{port}")]).tables(&dns.config())
+}
+
+#[test]
+fn a_name_is_looked_up_again_when_its_ttl_is_over() {
+    let (_one, _two, port) = two();
+    let dns = NameServer::new();
+    dns.addresses("app.test", &[ONE]);
+    let proxy = over("app.test", port, &dns).start();
+    assert_eq!(proxy.names(3), "one one one");
+    dns.addresses("app.test", &[TWO]);
+    // Connections that were kept go to the old address: they end at the next sweep, though the old server keeps them.
+    eventually("the new address", || (proxy.get("/").text() == "two").then_some(()));
+    assert_eq!(proxy.names(3), "two two two");
+    log::line(&["app.test", "addresses have changed: now 127.0.0.2"]);
+}
+
+#[test]
+fn a_name_is_left_alone_while_its_ttl_lasts() {
+    let (_one, _two, port) = two();
+    let dns = NameServer::new();
+    dns.set("long.test", Answer::Addresses(vec![ONE.into()], 3600));
+    dns.addresses("short.test", &[ONE]);
+    let urls = ["long.test", "short.test"].map(|name| format!("http://{name}:{port}"));
+    let proxy = Proxy::over_urls(urls).tables(&dns.config()).start();
+    assert_eq!(proxy.names(2), "one one");
+    dns.addresses("long.test", &[TWO]);
+    dns.addresses("short.test", &[TWO]);
+    log::line(&["short.test", "addresses have changed"]);
+    let before = dns.n_queries();
+    eventually("more look-ups of the other", || (dns.n_queries() > before + 20).then_some(()));
+    assert_eq!(log::lines(&["long.test", "addresses have changed"]), [""; 0]);
+}
+
+#[test]
+fn the_last_addresses_are_kept_while_the_name_server_fails() {
+    let (_one, _two, port) = two();
+    for (i, (answer, why)) in [
+        (Answer::Failure, "answers"),
+        (Answer::Silence, "no name server answers"),
+        (Answer::NoSuchName, "there is no such name"),
+        (Answer::Addresses(Vec::new(), 0), "the name has no address"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let dns = NameServer::new();
+        let name = format!("kept-{i}.test");
+        dns.addresses(&name, &[ONE]);
+        let proxy = over(&name, port, &dns).start();
+        assert_eq!(proxy.get("/").text(), "one");
+        dns.set(&name, answer.clone());
+        let line = log::line(&[&name, "look-up failed, keeping the last addresses"]);
+        assert!(line.contains("WARN") && line.contains(why), "{answer:?}: {line}");
+        assert_eq!(proxy.names(2), "one one", "{answer:?}");
+        dns.addresses(&name, &[TWO]);
+        eventually("the new address", || (proxy.get("/").text() == "two").then_some(()));
+        log::line(&[&name, "look-up succeeds again"]);
+        assert_eq!(log::lines(&[&name, "keeping the last addresses"]).len(), 1, "{answer:?}: logged once");
+    }
+}
+
+#[test]
+fn a_name_that_comes_to_be_is_found() {
+    let (_one, _two, port) = two();
+    let dns = NameServer::new();
+    let proxy = over("later.test", port, &dns).start();
+    let reply = proxy.get("/");
+    assert_eq!(reply.status(), 502);
+    let line = log::line(&[&format!("cluster=\"{}\"", proxy.cluster()), "request failed"]);
+    assert!(line.contains("look-up failed: there is no such name"), "{line}");
+    dns.addresses("later.test", &[ONE]);
+    eventually("the name", || (proxy.get("/").text() == "one").then_some(()));
+}
+
+#[test]
+fn all_addresses_of_a_name_are_tried_in_turn() {
+    let one = at(ONE, 0, "one");
+    let dns = NameServer::new();
+    // Nobody listens at the first.
+    dns.addresses("both.test", &[TWO, ONE]);
+    let proxy = over("both.test", one.address().port(), &dns).start();
+    assert_eq!(proxy.names(3), "one one one");
+}
+
+#[test]
+fn a_name_server_that_never_answers_costs_no_more_than_the_time_for_a_connection() {
+    let alive = Origin::named("alive");
+    let dns = NameServer::new();
+    dns.set("silent.test", Answer::Silence);
+    let proxy = Proxy::over_urls(["http://silent.test".into(), alive.url()])
+        .in_cluster("connect_timeout = \"20ms\"")
+        .tables(&dns.config())
+        .start();
+    assert_eq!(proxy.names(4), "alive alive alive alive");
+    let series = "trylist_try_failures_total{cluster=\"%\",endpoint=\"http://silent.test\",kind=\"resolve\"}";
+    assert_eq!(proxy.metric(series), 2.0);
+}
