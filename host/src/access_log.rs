@@ -19,9 +19,9 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -107,21 +107,20 @@ pub struct Try<'a> {
 }
 
 impl AccessLog {
-    /// Opens the log, or `None` where it is off.
+    /// Opens the log, or `None` where it is off. `opened` is its file where somebody else had to open it (see
+    /// [`append_to`]): a supervisor may do what a worker, which has dropped its privileges, may not.
     ///
     /// # Errors
     /// The file cannot be opened, or the thread not be started.
-    pub fn open(target: &AccessLogTarget) -> io::Result<Option<Self>> {
-        let output = match target {
-            AccessLogTarget::Off => return Ok(None),
-            AccessLogTarget::Stdout => {
-                Output { path: None, file: Box::new(io::stdout()), broken_line: false }
-            }
-            AccessLogTarget::File(path) => {
-                Output { path: Some(path.clone()), file: Box::new(append_to(path)?), broken_line: false }
-            }
+    pub fn open(target: &AccessLogTarget, opened: Option<File>) -> io::Result<Option<Self>> {
+        let (path, file): (_, Box<dyn Write + Send>) = match (target, opened) {
+            (AccessLogTarget::Off, _) => return Ok(None),
+            (AccessLogTarget::Stdout, None) => (None, Box::new(io::stdout())),
+            (AccessLogTarget::Stdout, Some(file)) => (None, Box::new(file)),
+            (AccessLogTarget::File(path), None) => (Some(path.clone()), Box::new(append_to(path)?)),
+            (AccessLogTarget::File(path), Some(file)) => (Some(path.clone()), Box::new(file)),
         };
-        Self::start(output).map(Some)
+        Self::start(Output { path, file, broken_line: false }).map(Some)
     }
 
     fn start(output: Output) -> io::Result<Self> {
@@ -150,9 +149,18 @@ impl AccessLog {
     /// Opens the file again by its name, after a rotation. Returns at once: the log's thread does it, before it writes
     /// what is handed over from now on. If that fails, it goes on with the old file and says so.
     pub fn reopen(&self) {
-        self.shared.reopen.store(true, Ordering::Release);
-        // If the channel is full, the thread is awake and looks at the flag after its next chunk.
-        let _ = self.sender.try_send(Message::LookAtFlags);
+        self.reopen_as(Reopen::ByName);
+    }
+
+    /// As [`Self::reopen`], with the file that somebody else has opened.
+    pub fn reopen_with(&self, file: File) {
+        self.reopen_as(Reopen::With(file));
+    }
+
+    fn reopen_as(&self, reopen: Reopen) {
+        *self.shared.reopen.lock().unwrap_or_else(PoisonError::into_inner) = Some(reopen);
+        // If the channel is full, the thread is awake and looks for it before its next chunk.
+        let _ = self.sender.try_send(Message::Wake);
     }
 }
 
@@ -225,7 +233,9 @@ impl Drop for Writer {
 #[derive(Debug, Default)]
 struct Shared {
     lines: Arc<Lines>,
-    reopen: AtomicBool,
+    /// What to do before the next chunk. Locked by the thread that writes and by who has it reopen, never by one that
+    /// serves.
+    reopen: Mutex<Option<Reopen>>,
     /// Seconds since 1970 at the last warning about lines dropped.
     warned_s: AtomicU64,
 }
@@ -246,6 +256,13 @@ impl Shared {
     }
 }
 
+/// How to come by the file anew.
+#[derive(Debug)]
+enum Reopen {
+    ByName,
+    With(File),
+}
+
 /// Whole lines.
 #[derive(Debug, Default)]
 struct Chunk {
@@ -256,7 +273,8 @@ struct Chunk {
 #[derive(Debug)]
 enum Message {
     Chunk(Chunk),
-    LookAtFlags,
+    /// There may be something else to do.
+    Wake,
     End,
 }
 
@@ -279,12 +297,13 @@ struct Output {
 impl Scribe {
     fn run(mut self, receiver: &Receiver<Message>) {
         while let Ok(message) = receiver.recv() {
-            if self.shared.reopen.swap(false, Ordering::Acquire) {
-                self.reopen();
+            let reopen = self.shared.reopen.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(reopen) = reopen {
+                self.reopen(reopen);
             }
             match message {
                 Message::Chunk(chunk) => self.write(&chunk),
-                Message::LookAtFlags => {}
+                Message::Wake => {}
                 Message::End => break,
             }
         }
@@ -312,16 +331,21 @@ impl Scribe {
         self.shared.lines.dropped.fetch_add(chunk.n_lines - n_written, Ordering::Relaxed);
     }
 
-    fn reopen(&mut self) {
-        let Some(path) = &self.output.path else { return };
-        match append_to(path) {
+    fn reopen(&mut self, how: Reopen) {
+        let opened = match (how, &self.output.path) {
+            (Reopen::With(file), _) => Ok(file),
+            (Reopen::ByName, Some(path)) => append_to(path),
+            (Reopen::ByName, None) => return,
+        };
+        let name = self.output.name();
+        match opened {
             Ok(file) => {
                 self.output.file = Box::new(file);
                 self.output.broken_line = false;
-                tracing::info!("access log {}: opened again", path.display());
+                tracing::info!("access log {name}: opened again");
             }
             Err(error) => {
-                tracing::error!(%error, "access log {}: cannot be opened again; the old file goes on", path.display());
+                tracing::error!(%error, "access log {name}: cannot be opened again; the old file goes on");
             }
         }
     }
@@ -354,6 +378,10 @@ impl Output {
     }
 }
 
-fn append_to(path: &Path) -> io::Result<File> {
+/// Opens a file for an access log: lines go to its end, whoever else writes to it.
+///
+/// # Errors
+/// It cannot be opened or made.
+pub fn append_to(path: &Path) -> io::Result<File> {
     File::options().append(true).create(true).open(path)
 }

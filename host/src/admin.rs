@@ -33,6 +33,8 @@ pub enum Readiness {
     Ready,
     /// No more: it finishes what runs.
     Draining,
+    /// Another generation does, and answers here too.
+    HandedOver,
 }
 
 /// Connections at once; a scrape takes milliseconds, and few ask.
@@ -44,7 +46,8 @@ const TOTAL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Before accepting is tried again after it failed, as it does when descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until the sender of `ready` is gone; requests that run then are cut off.
+/// Serves until the sender of `ready` is gone; requests that run then are cut off. When the socket is handed over, it
+/// finishes what runs and accepts nothing more.
 ///
 /// # Errors
 /// The listener cannot be used with the runtime that this is called on.
@@ -65,8 +68,11 @@ pub async fn serve(
         };
         let (permit, accepted) = tokio::select! {
             next = next => next,
-            // Only a gone sender ends the wait: changes are read by each request.
-            () = gone(&mut ready) => return Ok(()),
+            is_handed_over = handed_over_or_gone(&mut ready) => {
+                drop(listener);
+                while is_handed_over && connections.join_next().await.is_some() {}
+                return Ok(());
+            }
         };
         while connections.try_join_next().is_some() {}
         match accepted {
@@ -86,8 +92,9 @@ pub async fn serve(
     }
 }
 
-async fn gone<T>(sender_of: &mut watch::Receiver<T>) {
-    while sender_of.changed().await.is_ok() {}
+/// Whether it was handed over, and not the sender that has gone. Other changes are read by each request.
+async fn handed_over_or_gone(ready: &mut watch::Receiver<Readiness>) -> bool {
+    ready.wait_for(|ready| *ready == Readiness::HandedOver).await.is_ok()
 }
 
 async fn connection(
@@ -123,7 +130,9 @@ fn respond(method: &Method, path: &str, metrics: &Arc<Metrics>, ready: Readiness
         ("/healthz", _) => text(StatusCode::OK, "ok\n"),
         ("/readyz", Readiness::Ready) => text(StatusCode::OK, "ready\n"),
         ("/readyz", Readiness::Starting) => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
-        ("/readyz", Readiness::Draining) => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+        ("/readyz", Readiness::Draining | Readiness::HandedOver) => {
+            text(StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+        }
         _ => text(StatusCode::NOT_FOUND, "not found; there are /metrics, /healthz and /readyz\n"),
     }
 }

@@ -3,20 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use trylist::control::ServerMark;
 
 use crate::log::Filter;
-
-/// What the process ends with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Exit {
-    /// Something failed that has no code of its own.
-    Failed = 1,
-    // 2 is clap's, for a command line that it does not understand.
-    /// The configuration was refused.
-    Configuration = 3,
-    /// A module was refused, refused its settings, or broke the contract.
-    Module = 4,
-}
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -39,9 +28,33 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run the proxy; SIGTERM or SIGINT lets requests end and stops it, a second one stops it at once; SIGUSR2 opens the
-    /// access log's file again
+    /// Run the proxy. SIGTERM or SIGINT lets requests end and stops it, a second one stops it at once; SIGHUP or SIGUSR1
+    /// reloads; SIGUSR2 opens the access log's file again
     Run(Configuration),
+    /// Have a running proxy start anew from its files as they are now, modules included, with nothing lost; whatever fails
+    /// leaves it as it is
+    Reload(Configuration),
+    /// Say how a running proxy is: its generations, their modules, what is in quarantine
+    Status {
+        #[command(flatten)]
+        configuration: Configuration,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Have a running proxy let requests end and stop
+    Stop(Configuration),
+    /// Mark a server of a running proxy; it stays so over reloads, until the configuration says something new of the same
+    Server {
+        #[command(flatten)]
+        configuration: Configuration,
+        /// The cluster's name
+        cluster: String,
+        /// The server's URL, as written in the configuration
+        url: String,
+        #[command(subcommand)]
+        mark: MarkCommand,
+    },
     /// Check a configuration, load its modules and build its balancers, without listening anywhere
     Check(Configuration),
     /// Run three small servers and a proxy before them on this machine, and print what to try
@@ -49,6 +62,33 @@ pub(crate) enum Command {
     /// About modules
     #[command(subcommand)]
     Module(ModuleCommand),
+    /// Serve as a supervisor says: what `run` starts itself with
+    #[command(hide = true)]
+    Worker,
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum MarkCommand {
+    /// Finish what runs and take nothing new
+    Drain,
+    /// Take requests
+    Ready,
+    /// Have this weight
+    Weight {
+        /// 1 to 65,535
+        #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+        weight: u16,
+    },
+}
+
+impl From<MarkCommand> for ServerMark {
+    fn from(command: MarkCommand) -> Self {
+        match command {
+            MarkCommand::Drain => Self::Drain,
+            MarkCommand::Ready => Self::Ready,
+            MarkCommand::Weight { weight } => Self::Weight(weight),
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -62,6 +102,13 @@ pub(crate) enum ModuleCommand {
     New(New),
     /// Try the contract that every module must keep on a built one, in a process of its own, and report
     Test(Test),
+    /// Have a running proxy open a module's file again that is in quarantine, because workers died of it
+    Release {
+        #[command(flatten)]
+        configuration: Configuration,
+        /// The module's ID
+        module: String,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -128,6 +175,8 @@ mod tests {
     use clap::CommandFactory;
     use clap::error::ErrorKind;
 
+    use trylist::control::Exit;
+
     use super::*;
 
     #[test]
@@ -147,6 +196,12 @@ mod tests {
             "module test a.so --setting a=1 --setting b.c=x --weighted 0.1 --skips-unavailable --time-limit 5",
             "module test a.so --settings a.toml",
             "demo --log-level warn",
+            "reload -c a.toml",
+            "status -c a.toml --json",
+            "stop -c a.toml",
+            "server -c a.toml app http://127.0.0.1:9001 drain",
+            "server -c a.toml app http://127.0.0.1:9001 weight 3",
+            "module release -c a.toml greedy",
         ] {
             parse(line).expect(line);
         }
@@ -161,6 +216,8 @@ mod tests {
             parse("module test a.so --settings a --setting b=1").expect_err("both"),
             ErrorKind::ArgumentConflict
         );
+        let weight = parse("server -c a.toml app http://a weight 0").expect_err("no weight");
+        assert_eq!(weight, ErrorKind::ValueValidation);
         assert_eq!(parse("demo --log-level loud").expect_err("no level"), ErrorKind::ValueValidation);
     }
 

@@ -1,7 +1,9 @@
 //! A cluster as requests see it: its endpoints and the balancers that order them, built once and never changed.
 
+mod standing;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use lb_api::wire;
 use tokio::sync::Notify;
@@ -9,12 +11,16 @@ use tokio::sync::futures::Notified;
 
 use crate::config::{self, AllDown, HostHeader, KeySource};
 use crate::endpoint::{Declined, Endpoint, Which};
+use crate::handover::State;
 use crate::module::Module;
-use crate::module::balancer::{self, Balancer, BuildError, BuildInput};
+use crate::module::balancer::{self, Balancer, BuildError, BuildInput, Fault};
 use crate::module::registry::Registry;
+use crate::outlier::Outlier;
 use crate::retry::Retries;
 use crate::slow_start::SlowStart;
 use crate::sticky::Sticky;
+
+pub use self::standing::{HealthFacts, keep};
 
 /// One cluster. Shared by all threads; what changes in it is atomic.
 #[derive(Debug)]
@@ -31,8 +37,13 @@ pub struct Cluster {
     pub slow_start: Option<SlowStart>,
     /// Where requests of a session stay with their endpoint.
     pub sticky: Option<Sticky>,
+    /// Where endpoints whose tries fail are left alone for a while.
+    pub outlier: Option<Outlier>,
     /// Requests that wait because every endpoint is full.
     pub queue: Queue,
+    panics: AtomicBool,
+    /// What some endpoint's sources say has changed.
+    changed: Notify,
     /// Retries that are under way.
     pub retries: Retries,
     /// Requests under way; counted only where they have a limit.
@@ -46,8 +57,8 @@ pub struct Tier {
     pub first: usize,
     /// How many endpoints it has; at least 1.
     pub n_endpoints: usize,
-    /// Its balancer.
-    pub balancer: Balancer,
+    /// Its balancer; none where its module's file is in quarantine. To begin a trylist, ask [`Tier::chooser`].
+    pub balancer: Option<Balancer>,
     /// What its balancer sees of it as a whole.
     pub state: &'static wire::ClusterState,
 }
@@ -78,22 +89,48 @@ impl Drop for Admitted<'_> {
 }
 
 impl Cluster {
-    /// Builds the endpoints and the balancers.
+    /// Builds the endpoints and the balancers, which begin with what an earlier generation learned. Where the module is in
+    /// quarantine there are none, and the host chooses among the endpoints. `idx` is the cluster's in the configuration,
+    /// `fault_limit` is [`BuildInput::fault_limit`].
     ///
     /// # Errors
     /// What the module has against its settings or its endpoints.
     ///
     /// # Panics
     /// If the cluster's module is not in the registry, which the checked configuration rules out.
-    pub fn build(config: &config::Cluster, registry: &Registry) -> Result<Self, BuildError> {
-        let module =
-            registry.module(&config.module).expect("a checked cluster names a module that is loaded");
+    pub fn build(
+        idx: usize,
+        config: &config::Cluster,
+        registry: &Registry,
+        state: &State,
+        fault_limit: u32,
+    ) -> Result<Self, BuildError> {
+        let module = registry.module(&config.module);
+        assert!(
+            module.is_some() || registry.is_quarantined(&config.module),
+            "a checked cluster names a module that is loaded"
+        );
         let endpoints = Endpoint::of_cluster(config);
+        let known = state.cluster(&config.name);
+        if let Some(known) = known {
+            known.restore(&endpoints);
+        }
         let mut first = 0;
         let tiers: Result<Box<[Tier]>, BuildError> = endpoints
             .chunk_by(|a, b| a.tier == b.tier)
             .map(|endpoints| {
-                let tier = Tier::build(config, module, first, endpoints);
+                let saved = known.and_then(|known| known.saved(endpoints[0].tier, &config.module));
+                let input = BuildInput {
+                    cluster: &config.name,
+                    cluster_idx: Some(idx),
+                    endpoints: &[],
+                    state: Tier::new_state(endpoints),
+                    settings: &config.settings,
+                    previous: None,
+                    saved,
+                    fault_limit,
+                };
+                let tier = Tier::build(module, first, endpoints, input);
                 first += endpoints.len();
                 tier
             })
@@ -101,10 +138,14 @@ impl Cluster {
         let has_limits = config.servers.iter().any(|server| server.max_requests > 0);
         let slow_start = (!config.slow_start.is_zero())
             .then(|| SlowStart::new(config.slow_start, config.slow_start_aggression));
-        let sticky = config.sticky.as_ref().map(|sticky| Sticky::new(&config.name, sticky, &endpoints));
-        Ok(Self {
+        let sticky = config
+            .sticky
+            .as_ref()
+            .map(|sticky| Sticky::new(&config.name, sticky, &endpoints, state.secret()));
+        let cluster = Self {
             sticky,
             config: config.clone(),
+            outlier: Outlier::new(&config.ejection, endpoints.len()),
             endpoints,
             tiers: tiers?,
             has_limits,
@@ -112,23 +153,24 @@ impl Cluster {
             queue: Queue::default(),
             retries: Retries::default(),
             requests: AtomicU32::new(0),
-        })
+            panics: AtomicBool::new(false),
+            changed: Notify::new(),
+        };
+        if let Some(known) = known {
+            cluster.take_over_health(known.health());
+        }
+        Ok(cluster)
     }
 
-    /// Changes an endpoint's state to one of [`wire`]'s `STATE_*`. From any thread, but no request's business: it may wait
-    /// for another that does the same.
+    /// Sets how many requests of older generations, in processes of their own, are on their way to an endpoint: they
+    /// count towards its limit and wherever the less busy of two is wanted. Where it falls, those who wait are woken. From
+    /// any thread.
     ///
     /// # Panics
     /// Where there is no such endpoint.
-    pub fn set_state(&self, endpoint: usize, state: u32) {
-        let of = |tier: &&Tier| endpoint - tier.first < tier.n_endpoints;
-        let tier = self.tiers.iter().rev().find(|tier| tier.first <= endpoint).filter(of);
-        let tier = tier.expect("every endpoint is of a tier");
-        let changed = self.endpoints[endpoint].set_state(state, tier.state, self.slow_start.as_ref());
-        if changed && state == wire::STATE_AVAILABLE {
-            // It may take more than one of them.
-            self.queue.freed.notify_waiters();
-        }
+    pub fn set_in_flight_older(&self, endpoint: usize, n: u32) {
+        let n_freed = self.endpoints[endpoint].set_in_flight_older(n);
+        self.queue.freed_several(n_freed as usize);
     }
 
     /// The endpoints of one of its tiers.
@@ -205,10 +247,7 @@ impl Cluster {
             }
         }
         let [a, b] = drawn;
-        a.zip(b).map(|(a, b)| {
-            let in_flight = |i: usize| endpoints[i].counters.in_flight.load(Ordering::Relaxed);
-            if in_flight(b) < in_flight(a) { b } else { a }
-        })
+        a.zip(b).map(|(a, b)| if endpoints[b].in_flight() < endpoints[a].in_flight() { b } else { a })
     }
 
     /// `Host` for requests to this endpoint, or `None` to keep the client's.
@@ -222,16 +261,46 @@ impl Cluster {
 
     /// Where requests get their key from, if the balancer asked for one.
     pub fn key_source(&self) -> Option<&KeySource> {
-        self.config.key.as_ref().filter(|_| self.tiers.iter().any(|tier| tier.balancer.needs().key))
+        let mut balancers = self.tiers.iter().filter_map(|tier| tier.balancer.as_ref());
+        self.config.key.as_ref().filter(|_| balancers.any(|balancer| balancer.needs().key))
+    }
+
+    /// Whether the host chooses in one of its tiers, because the module's file or the tier's balancer is in quarantine.
+    pub fn is_quarantined(&self) -> bool {
+        self.tiers.iter().any(|tier| tier.chooser().is_none())
+    }
+
+    /// How often its module did this wrong.
+    pub fn faults(&self, fault: Fault) -> u64 {
+        self.tiers.iter().filter_map(|tier| tier.balancer.as_ref()).map(|b| b.faults(fault)).sum()
     }
 }
 
 impl Tier {
+    /// Who chooses for a request that begins now; none where the host is to.
+    #[inline]
+    pub fn chooser(&self) -> Option<&Balancer> {
+        self.balancer.as_ref().filter(|balancer| !balancer.is_quarantined())
+    }
+
+    /// What a balancer of these endpoints sees of them as a whole.
+    fn new_state(endpoints: &[Endpoint]) -> &'static wire::ClusterState {
+        let is_available = |e: &&Endpoint| e.counters.state.load(Ordering::Relaxed) == wire::STATE_AVAILABLE;
+        let n_available = endpoints.iter().filter(is_available).count();
+        // Like the endpoints' slots never freed: modules may keep the reference.
+        Box::leak(Box::new(wire::ClusterState {
+            size: size_of::<wire::ClusterState>() as u32,
+            n_available: AtomicU32::new(u32::try_from(n_available).unwrap_or(u32::MAX)),
+            epoch: AtomicU64::new(0),
+        }))
+    }
+
+    /// `input` says everything but the endpoints.
     fn build(
-        config: &config::Cluster,
-        module: &Arc<Module>,
+        module: Option<&Arc<Module>>,
         first: usize,
         endpoints: &[Endpoint],
+        input: BuildInput<'_>,
     ) -> Result<Self, BuildError> {
         let seen: Vec<balancer::Endpoint<'_>> = endpoints
             .iter()
@@ -246,25 +315,9 @@ impl Tier {
                 counters: e.counters,
             })
             .collect();
-        let is_available = |e: &&Endpoint| e.counters.state.load(Ordering::Relaxed) == wire::STATE_AVAILABLE;
-        let n_available = endpoints.iter().filter(is_available).count();
-        // Like the endpoints' slots never freed: modules may keep the reference.
-        let state: &'static wire::ClusterState = Box::leak(Box::new(wire::ClusterState {
-            size: size_of::<wire::ClusterState>() as u32,
-            n_available: AtomicU32::new(u32::try_from(n_available).unwrap_or(u32::MAX)),
-            epoch: AtomicU64::new(0),
-        }));
-        let balancer = Balancer::build(
-            module,
-            BuildInput {
-                cluster: &config.name,
-                endpoints: &seen,
-                state,
-                settings: &config.settings,
-                previous: None,
-                saved: None,
-            },
-        )?;
+        let state = input.state;
+        let input = BuildInput { endpoints: &seen, ..input };
+        let balancer = module.map(|module| Balancer::build(module, input)).transpose()?;
         Ok(Self { first, n_endpoints: endpoints.len(), balancer, state })
     }
 }
@@ -290,6 +343,13 @@ impl Queue {
             self.freed.notify_one();
         }
     }
+
+    /// Tells as many of those who wait, in their order, that so many places may have come free.
+    fn freed_several(&self, n: usize) {
+        for _ in 0..n.min(self.waiting.load(Ordering::SeqCst)) {
+            self.freed.notify_one();
+        }
+    }
 }
 
 impl Waiting<'_> {
@@ -308,3 +368,63 @@ impl Drop for Waiting<'_> {
 
 /// The clusters of a worker, shared by its threads.
 pub type Clusters = Arc<[Cluster]>;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::future::Future as _;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    /// Two servers, without a module.
+    fn cluster(keys: &str) -> Cluster {
+        let text = format!(
+            "[[listener]]\naddress = \"127.0.0.1:0\"\n[load_module]\na = \"a.so\"\n[[cluster]]\nname = \"c\"\n\
+             servers = [{{ url = \"http://127.0.0.1:1\"{keys} }}, {{ url = \"http://127.0.0.1:2\"{keys} }}]\n\
+             [[route]]\npath = \"/\"\ncluster = \"c\"\n"
+        );
+        let (config, _) = config::parse("t.toml", &text, config::Syntax::Toml).expect("a good file");
+        let registry =
+            Registry::load_except(&config.modules, &BTreeSet::from(["a".into()])).expect("none to load");
+        Cluster::build(0, &config.clusters[0], &registry, &State::new(), 10)
+            .expect("no module that could refuse")
+    }
+
+    #[test]
+    fn as_many_as_places_came_free_are_woken_when_older_requests_end() {
+        let cluster = cluster(", max_requests = 2");
+        cluster.set_in_flight_older(0, 2);
+        let places = [(); 3].map(|()| cluster.queue.enter(9).expect("there is room"));
+        let [a, b, c] = &places;
+        let (mut a, mut b, mut c) = (pin!(a.freed()), pin!(b.freed()), pin!(c.freed()));
+        for waiting in [a.as_mut(), b.as_mut(), c.as_mut()] {
+            assert!(!waiting.enable());
+        }
+        let mut cx = Context::from_waker(Waker::noop());
+        cluster.set_in_flight_older(0, 2);
+        assert_eq!(a.as_mut().poll(&mut cx), Poll::Pending, "nothing came free");
+        cluster.set_in_flight_older(0, 0);
+        assert_eq!(a.poll(&mut cx), Poll::Ready(()));
+        assert_eq!(b.poll(&mut cx), Poll::Ready(()));
+        assert_eq!(c.poll(&mut cx), Poll::Pending, "two places, and not three");
+    }
+
+    #[test]
+    fn the_fallback_prefers_whom_older_generations_use_less() {
+        let cluster = cluster("");
+        let weight = u64::from(cluster.endpoints[0].effective_weight());
+        for (busy, idle) in [(0, 1), (1, 0)] {
+            cluster.set_in_flight_older(busy, 3);
+            cluster.set_in_flight_older(idle, 0);
+            // The first endpoint is kept for certain; these draw one of them first and the other second.
+            for bits in [[0, 0, 0, weight], [0, 0, weight, 0]] {
+                let mut bits = bits.into_iter();
+                let random = || bits.next().expect("two draws for each of two");
+                let chosen = cluster.fall_back(&cluster.tiers[0], Which::Available, |_| false, random);
+                assert_eq!(chosen, Some(idle));
+            }
+        }
+    }
+}

@@ -12,6 +12,8 @@
 mod check;
 mod de;
 mod file;
+mod files;
+mod health;
 mod httpd;
 mod locate;
 mod read;
@@ -22,21 +24,18 @@ mod suggest;
 mod units;
 
 use std::fmt::{self, Write as _};
-use std::fs::File;
-use std::io::{self, Read as _};
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-
-use rustix::fs::OFlags;
 
 use crate::forwarded::{Forwarded, Networks};
 use crate::header_rules::Rules;
 use crate::proxy_protocol;
 use crate::retry;
 
+pub use self::files::Files;
+pub use self::health::{CountedStatuses, Ejection, HealthCheck, HttpProbe, Probe, ProbeMethod};
 pub use self::locate::NotFound;
 
 use self::check::Checker;
@@ -47,9 +46,17 @@ use self::source::Report;
 /// # Errors
 /// Every problem of the file and of what it includes. A file that cannot be read is one, too.
 pub fn load(path: &Path) -> Result<(Config, Vec<Warning>), ConfigErrors> {
+    load_from(path, &mut Files::on_disk())
+}
+
+/// As [`load`], where all that is read is kept in `files`, or is in there already.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_from(path: &Path, files: &mut Files) -> Result<(Config, Vec<Warning>), ConfigErrors> {
     let name = path.display().to_string();
-    match read_text(path) {
-        Ok(text) => parse(&name, &text, Syntax::of(path)),
+    match files.text(path) {
+        Ok(text) => parse_with(&name, &text, Syntax::of(path), files),
         Err(reason) => {
             Err(ConfigErrors { problems: vec![Problem { place: None, text: format!("{name}: {reason}") }] })
         }
@@ -61,15 +68,40 @@ pub fn load(path: &Path) -> Result<(Config, Vec<Warning>), ConfigErrors> {
 /// # Errors
 /// As [`load`].
 pub fn parse(name: &str, text: &str, syntax: Syntax) -> Result<(Config, Vec<Warning>), ConfigErrors> {
+    parse_with(name, text, syntax, &mut Files::on_disk())
+}
+
+fn parse_with(
+    name: &str,
+    text: &str,
+    syntax: Syntax,
+    files: &mut Files,
+) -> Result<(Config, Vec<Warning>), ConfigErrors> {
     let mut report = Report::new(name);
     let raw = match syntax {
         Syntax::Toml => read::read(name, text, &mut report),
-        Syntax::Httpd => httpd::read(name, text, &mut report),
+        Syntax::Httpd => httpd::read(name, text, files, &mut report),
     };
     let config = raw.map(|(file, root)| {
         Checker { report: &mut report, syntax, root, source: Path::new(name) }.check(file)
     });
     report.finish(config)
+}
+
+/// Where a configuration file says that its supervisor listens for commands, if it says so and as far as it can be read.
+pub fn control_of(path: &Path) -> Option<PathBuf> {
+    let text = Files::on_disk().text(path).ok()?;
+    let name = match Syntax::of(path) {
+        Syntax::Toml => toml::from_str::<OnlyControl>(&text).ok()?.control?,
+        Syntax::Httpd => httpd::control_of(&text)?,
+    };
+    Some(path.parent().unwrap_or(Path::new("")).join(name))
+}
+
+/// A configuration of which nothing else is wanted.
+#[derive(serde::Deserialize)]
+struct OnlyControl {
+    control: Option<String>,
 }
 
 /// The settings of a module, where they are a file (or any text) of their own.
@@ -98,39 +130,6 @@ impl Syntax {
             Some(extension) if extension == "conf" => Self::Httpd,
             _ => Self::Toml,
         }
-    }
-}
-
-fn read_text(path: &Path) -> Result<String, String> {
-    let bytes = read_file(path).map_err(|error| format!("cannot be read: {}", cause(&error)))?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(format!("cannot be read: it is larger than {} MiB", MAX_FILE_BYTES >> 20));
-    }
-    String::from_utf8(bytes).map_err(|error| {
-        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        let line = valid.iter().filter(|&&byte| byte == b'\n').count() + 1;
-        format!("cannot be read: line {line} is not UTF-8")
-    })
-}
-
-/// Largest configuration file; what is larger, or never ends, was not meant.
-const MAX_FILE_BYTES: u64 = 16 << 20;
-
-fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    // Without waiting for whoever may write to a pipe.
-    let file = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)?;
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-/// The reason alone, as the other messages have it: no capital, no error number.
-fn cause(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => "there is no such file".to_owned(),
-        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
-        io::ErrorKind::IsADirectory => "it is a directory".to_owned(),
-        _ => error.to_string(),
     }
 }
 
@@ -184,6 +183,14 @@ pub struct Config {
     pub limits: Limits,
     /// How long anything may take.
     pub timeouts: Timeouts,
+    /// Who serves, where root starts it.
+    pub run_as: RunAs,
+    /// The supervisor's socket for commands, unless it is where [`Config::source`] says.
+    pub control: Option<PathBuf>,
+    /// Where the supervisor writes its process ID.
+    pub pid_file: Option<PathBuf>,
+    /// What a module may do to its worker before it is held to account.
+    pub supervision: Supervision,
     /// One line a request, or none.
     pub access_log: AccessLogTarget,
     /// Where metrics are served, if anywhere.
@@ -273,6 +280,12 @@ pub struct Cluster {
     pub slow_start: Duration,
     /// 1 for a straight line; with more it rises faster at first.
     pub slow_start_aggression: f64,
+    /// When a server whose tries fail is left alone.
+    pub ejection: Ejection,
+    /// How its servers are asked whether they are well.
+    pub health_check: Option<HealthCheck>,
+    /// With a smaller percentage of its servers available, all but those that drain get requests; 0 is never.
+    pub panic_threshold: u8,
     /// What to do where no server is available.
     pub all_down: AllDown,
     /// How requests of one session find their server again.
@@ -464,6 +477,30 @@ pub struct Timeouts {
     pub drain: Duration,
 }
 
+/// Whom a worker that root starts becomes, before it opens any module; by name or number, as written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunAs {
+    /// The user.
+    pub user: Option<(Box<str>, Place)>,
+    /// The group; the user's own where there is none.
+    pub group: Option<(Box<str>, Place)>,
+}
+
+/// What a module may do to its worker before it is held to account.
+#[derive(Clone, Debug)]
+pub struct Supervision {
+    /// For one call on a request's way; a worker with a call that takes longer is replaced.
+    pub module_time_limit: Duration,
+    /// Faults of one balancer within a minute after which it is not asked any more; 0 is no limit.
+    pub module_faults: u32,
+    /// Workers that one module file may kill or hang up within a minute; then it is not opened any more. 0 is no limit.
+    pub module_deaths: u32,
+    /// A generation that a module kills sooner than this is rolled back to the one before.
+    pub probation: Duration,
+    /// For a new generation to be ready.
+    pub start_timeout: Duration,
+}
+
 /// Where access log lines go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AccessLogTarget {
@@ -494,6 +531,19 @@ impl fmt::Debug for Sticky {
             Self::Route { sources, separator } => {
                 f.debug_struct("Route").field("sources", sources).field("separator", separator).finish()
             }
+        }
+    }
+}
+
+impl Default for Supervision {
+    fn default() -> Self {
+        Self {
+            module_time_limit: Duration::from_secs(1),
+            // Bears with a panic at one odd request, and not with a module that fails at every tenth.
+            module_faults: 10,
+            module_deaths: 2,
+            probation: Duration::from_secs(10),
+            start_timeout: Duration::from_secs(60),
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
+
 /// What a worker is about. It only ever moves forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -19,12 +21,13 @@ pub enum Phase {
 }
 
 /// What becomes of idle connections when a drain begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Idle {
     /// They close: nobody takes over, so there is nothing to be gained by waiting.
     Close,
     /// They stay for one more request, answered with `Connection: close`: a client that is just sending one is never
-    /// cut off while another generation takes over.
+    /// cut off while another generation takes over. The listening sockets are that generation's too, so this one lets go
+    /// of them at once.
     AnswerOneMore,
 }
 

@@ -1,17 +1,24 @@
 //! One server address of a cluster: what is fixed about it, and its live numbers.
 
+mod sources;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
+use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release, SeqCst};
 
 use lb_api::wire;
 use sha2::{Digest, Sha256};
 
 use crate::config;
+use crate::health::Streak;
+use crate::outlier;
 use crate::resolve::Addresses;
 use crate::slow_start::SlowStart;
+
+pub use self::sources::Source;
+use self::sources::Sources;
 
 /// One server of a cluster.
 #[derive(Debug)]
@@ -38,6 +45,19 @@ pub struct Endpoint {
     pub addresses: Addresses,
     /// Its live numbers.
     pub counters: &'static wire::Counters,
+    /// What is known of its health.
+    pub health: Arc<Health>,
+}
+
+/// What is known of an endpoint's health. A cache line of its own: requests read it, and it seldom changes.
+#[derive(Debug)]
+#[repr(align(64))]
+pub struct Health {
+    sources: Sources,
+    /// What its traffic showed.
+    pub(crate) traffic: outlier::Record,
+    /// What its active checks brought.
+    pub(crate) checks: Streak,
 }
 
 /// A request on its way to an endpoint: counted from the accepted answer until this is dropped.
@@ -95,15 +115,26 @@ impl Endpoint {
         self.is_usable(which) && self.has_its_limit()
     }
 
-    /// Changes its state to one of [`wire`]'s `STATE_*`: the one place that does, so that what `tier` says of it as a whole
-    /// stays right. False where it was in that state.
-    pub(crate) fn set_state(
+    /// Has its state follow from what its sources say: the one place that changes it, so that what `tier` says of it as a
+    /// whole stays right. True where it became available.
+    pub(crate) fn update_state(
         &self,
-        new: u32,
         tier: &'static wire::ClusterState,
         slow_start: Option<&SlowStart>,
     ) -> bool {
-        let old = self.counters.state.swap(new, Relaxed);
+        let mut became_available = false;
+        loop {
+            let state = self.health.sources.state();
+            became_available = self.set_state(state, tier, slow_start) || became_available;
+            // Who changed a source meanwhile may have been overtaken here; what it left is looked at again.
+            if self.health.sources.state() == state {
+                return became_available && state == wire::STATE_AVAILABLE;
+            }
+        }
+    }
+
+    fn set_state(&self, new: u32, tier: &'static wire::ClusterState, slow_start: Option<&SlowStart>) -> bool {
+        let old = self.counters.state.swap(new, AcqRel);
         if old == new {
             return false;
         }
@@ -113,20 +144,31 @@ impl Endpoint {
             }
             tier.n_available.fetch_add(1, Relaxed);
         } else if old == wire::STATE_AVAILABLE {
-            if let Some(slow_start) = slow_start {
-                slow_start.end(self.counters);
-            }
             tier.n_available.fetch_sub(1, Relaxed);
         }
         tier.epoch.fetch_add(1, Release);
-        true
+        new == wire::STATE_AVAILABLE
     }
 
     #[inline]
     fn has_its_limit(&self) -> bool {
         let max = self.counters.max_in_flight.load(Relaxed);
+        max != 0 && self.in_flight() >= max
+    }
+
+    /// Requests on their way to it, those of older generations included.
+    #[inline]
+    pub fn in_flight(&self) -> u32 {
         // In one order with `Queue`'s count: either who waits sees the place that came free, or who leaves sees it wait.
-        max != 0 && self.counters.in_flight.load(SeqCst) >= max
+        let older = self.counters.in_flight_older.load(SeqCst);
+        self.counters.in_flight.load(SeqCst).saturating_add(older)
+    }
+
+    /// Sets how many requests of older generations are on their way to it. Returns how many places came free by that,
+    /// where it has a limit.
+    pub(crate) fn set_in_flight_older(&self, n: u32) -> u32 {
+        let before = self.counters.in_flight_older.swap(n, SeqCst);
+        if self.counters.max_in_flight.load(Relaxed) == 0 { 0 } else { before.saturating_sub(n) }
     }
 
     /// Effective weight in 16.16 fixed point.
@@ -150,7 +192,8 @@ impl Endpoint {
             }
             // To add first and take back what was too much would turn others away meanwhile.
             max => {
-                let next = |n: u32| (n < max).then(|| n + 1);
+                let older = self.counters.in_flight_older.load(SeqCst);
+                let next = |n: u32| (n.saturating_add(older) < max).then(|| n + 1);
                 in_flight.fetch_update(SeqCst, SeqCst, next).map_err(|_| Declined)?;
             }
         }
@@ -188,7 +231,40 @@ impl Endpoint {
                 None => Addresses::named(&server.host, server.port),
             },
             counters: new_slot(server),
+            health: Arc::new(Health::new(server.drain)),
         }
+    }
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self::new(false)
+    }
+}
+
+impl Health {
+    fn new(drains: bool) -> Self {
+        Self { sources: Sources::new(drains), traffic: outlier::Record::default(), checks: Streak::default() }
+    }
+
+    /// Whether this source says that the endpoint takes no requests.
+    pub fn holds(&self, source: Source) -> bool {
+        self.sources.holds(source)
+    }
+
+    /// Takes what a source says; false where that is what it said. [`Endpoint::update_state`] is to follow.
+    pub(crate) fn set(&self, source: Source, holds: bool) -> bool {
+        self.sources.set(source, holds)
+    }
+
+    /// Has the cluster's panic begin or end for it; false where that is so already.
+    pub(crate) fn set_panic(&self, panics: bool) -> bool {
+        self.sources.set_panic(panics)
+    }
+
+    /// The drain mark, if it was given at run time.
+    pub(crate) fn run_time_drain(&self) -> Option<bool> {
+        self.sources.run_time_drain()
     }
 }
 
@@ -265,6 +341,24 @@ mod tests {
     }
 
     #[test]
+    fn requests_of_older_generations_count_towards_the_limit() {
+        let endpoint = endpoint(3);
+        assert_eq!(endpoint.set_in_flight_older(2), 0);
+        let one = endpoint.enter(Which::Available).expect("room for one");
+        assert_eq!(endpoint.in_flight(), 3);
+        assert_eq!(endpoint.enter(Which::Available).err(), Some(Declined));
+        assert!(endpoint.is_full(Which::Available) && !endpoint.takes(Which::Available));
+        drop(one);
+        assert_eq!(endpoint.set_in_flight_older(5), 0, "more than the limit, which may have been lowered");
+        assert!(endpoint.is_full(Which::Available));
+        assert_eq!(endpoint.set_in_flight_older(1), 4);
+        let _two = [(); 2].map(|()| endpoint.enter(Which::Available).expect("room for two"));
+        assert_eq!(endpoint.enter(Which::Available).err(), Some(Declined));
+        endpoint.set_in_flight_older(u32::MAX);
+        assert_eq!(endpoint.in_flight(), u32::MAX);
+    }
+
+    #[test]
     fn many_threads_at_once_do_not_get_past_the_limit() {
         let endpoint = endpoint(3);
         let inside = AtomicU32::new(0);
@@ -287,20 +381,54 @@ mod tests {
     #[test]
     fn a_change_of_state_counts_once() {
         let endpoint = endpoint(0);
-        let tier: &'static wire::ClusterState = Box::leak(Box::new(wire::ClusterState {
+        let tier = tier();
+        let now = || (tier.n_available.load(Relaxed), tier.epoch.load(Relaxed));
+        let set = |source, holds| {
+            endpoint.health.set(source, holds);
+            endpoint.update_state(tier, None)
+        };
+        assert!(!endpoint.update_state(tier, None));
+        assert_eq!(now(), (1, 0));
+        assert!(!set(Source::Check, true));
+        assert_eq!(now(), (0, 1));
+        assert!(!set(Source::Ejection, true));
+        assert_eq!(now(), (0, 1), "the same to all who look");
+        assert!(!set(Source::Drain, true));
+        assert_eq!(now(), (0, 2));
+        assert!(!set(Source::Check, false) && !set(Source::Drain, false));
+        assert_eq!(now(), (0, 3));
+        assert!(set(Source::Ejection, false));
+        assert_eq!(now(), (1, 4));
+    }
+
+    #[test]
+    fn sources_that_change_at_once_leave_the_state_that_follows_from_them() {
+        let endpoint = endpoint(0);
+        let tier = tier();
+        for round in 0..2_000 {
+            std::thread::scope(|scope| {
+                for source in Source::ALL {
+                    let endpoint = &endpoint;
+                    scope.spawn(move || {
+                        endpoint.health.set(source, true);
+                        endpoint.update_state(tier, None);
+                        endpoint.health.set(source, source == Source::Check && round % 2 == 0);
+                        endpoint.update_state(tier, None);
+                    });
+                }
+            });
+            let (state, n) = if round % 2 == 0 { (wire::STATE_DOWN, 0) } else { (wire::STATE_AVAILABLE, 1) };
+            assert_eq!(endpoint.counters.state.load(Relaxed), state, "round {round}");
+            assert_eq!(tier.n_available.load(Relaxed), n, "round {round}");
+        }
+    }
+
+    fn tier() -> &'static wire::ClusterState {
+        Box::leak(Box::new(wire::ClusterState {
             size: 0,
             n_available: AtomicU32::new(1),
             epoch: AtomicU64::new(0),
-        }));
-        let now = || (tier.n_available.load(Relaxed), tier.epoch.load(Relaxed));
-        assert!(!endpoint.set_state(wire::STATE_AVAILABLE, tier, None));
-        assert_eq!(now(), (1, 0));
-        assert!(endpoint.set_state(wire::STATE_DOWN, tier, None));
-        assert_eq!(now(), (0, 1));
-        assert!(endpoint.set_state(wire::STATE_DRAINING, tier, None));
-        assert_eq!(now(), (0, 2));
-        assert!(endpoint.set_state(wire::STATE_AVAILABLE, tier, None));
-        assert_eq!(now(), (1, 3));
+        }))
     }
 
     #[test]

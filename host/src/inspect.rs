@@ -71,8 +71,16 @@ fn needs_without_settings(module: &Arc<Module>) -> Result<Needs, String> {
         counters,
     };
     let endpoints = &[endpoint];
-    let input =
-        BuildInput { cluster: "inspect", endpoints, state, settings: &[], previous: None, saved: None };
+    let input = BuildInput {
+        cluster: "inspect",
+        cluster_idx: None,
+        endpoints,
+        state,
+        settings: &[],
+        previous: None,
+        saved: None,
+        fault_limit: 0,
+    };
     let balancer = Balancer::build(module, input).map_err(|error| {
         error
             .problems

@@ -32,6 +32,12 @@
 //!
 //! See [`module`]. Nothing is ever unloaded: old code leaves memory with its process.
 //!
+//! # Processes
+//!
+//! `trylist run` is the [`supervisor`]: it holds the listening sockets, opens no module, and starts a worker for each
+//! generation as a process of its own ([`worker::process`]). What one generation learned goes to the next
+//! ([`handover`]). A [`worker::Worker`] can also be started in a process that has something else to do, as tests and the demo do.
+//!
 //! # Threads
 //!
 //! A [`worker::Worker`] has one thread for each core, and each [`thread::Thread`] owns a runtime, its sockets, its
@@ -39,6 +45,13 @@
 //! another thread.
 
 pub mod config;
+pub mod supervisor;
+pub mod control;
+pub mod channel;
+pub mod breadcrumb;
+pub mod crash;
+pub mod privileges;
+pub mod handover;
 pub mod sockets;
 pub mod worker;
 pub mod thread;
@@ -61,10 +74,13 @@ pub mod respond;
 pub mod error;
 pub mod cluster;
 pub mod endpoint;
+pub mod health;
+pub mod outlier;
 pub mod slow_start;
 pub mod sticky;
 pub mod resolve;
 pub mod timer;
+pub mod random;
 pub mod module;
 pub mod drain;
 pub mod metrics;

@@ -3,14 +3,14 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 
 use crate::downstream::{self, Downstream, Place};
-use crate::drain::Phase;
+use crate::drain::{Idle, Phase};
 use crate::per_client::{Counted, PerClient};
 use crate::proxy_protocol::{self, BadHeader};
 use crate::thread::Thread;
@@ -31,6 +31,8 @@ pub struct Gate {
     per_client: Option<Arc<PerClient>>,
     open: AtomicUsize,
     closed: Notify,
+    /// Nobody reads its sockets after this worker.
+    is_last_reader: AtomicBool,
 }
 
 /// One connection's place; given up when dropped.
@@ -42,18 +44,21 @@ struct Admitted {
     counted: Option<Counted>,
 }
 
-/// Accepts until the worker ends. Connections that the kernel has made by then, and nobody has accepted, are served too:
-/// closing the socket would reset them.
+/// Accepts until the worker ends. Connections that the kernel has made by then, and nobody has accepted, are served too,
+/// unless somebody else reads the socket from now on: closing the last descriptor of it would reset them.
 pub async fn accept(
     thread: Rc<Thread>,
     socket: TcpListener,
     gate: Arc<Gate>,
     mut phase: watch::Receiver<Phase>,
 ) {
-    tokio::select! {
-        () = accept_for_ever(&thread, &socket, &gate) => {}
-        // A sender that is gone means the same.
-        _ = phase.wait_for(|phase| phase.is_ending()) => {}
+    let ending = tokio::select! {
+        () = accept_for_ever(&thread, &socket, &gate) => return,
+        ending = phase.wait_for(|phase| phase.is_ending()) => ending.map_or(Phase::Stopped, |phase| *phase),
+    };
+    if matches!(ending, Phase::Draining { idle: Idle::AnswerOneMore, .. }) && !gate.is_last_reader() {
+        // Dropped, the socket leaves this thread's epoll; nothing less would keep the kernel from waking it.
+        return;
     }
     // Asked of the kernel itself: the reactor may not have heard of the last ones.
     let Ok(socket) = socket.into_std() else { return };
@@ -155,7 +160,24 @@ impl Gate {
     /// A gate for at most `max` connections, and for so many of each client.
     pub fn new(listener: usize, address: SocketAddr, max: usize, per_client: Option<u32>) -> Self {
         let per_client = per_client.map(|max_each| Arc::new(PerClient::new(max_each, max)));
-        Self { listener, address, max, per_client, open: AtomicUsize::new(0), closed: Notify::new() }
+        Self {
+            listener,
+            address,
+            max,
+            per_client,
+            open: AtomicUsize::new(0),
+            closed: Notify::new(),
+            is_last_reader: AtomicBool::new(false),
+        }
+    }
+
+    /// Says that its sockets end with this worker, though the worker hands others over.
+    pub fn set_last_reader(&self) {
+        self.is_last_reader.store(true, Ordering::Release);
+    }
+
+    fn is_last_reader(&self) -> bool {
+        self.is_last_reader.load(Ordering::Acquire)
     }
 
     fn has_room(&self) -> bool {

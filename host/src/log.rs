@@ -11,7 +11,17 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 /// What is logged: a level for all, and levels for parts of the program.
 #[derive(Clone, Debug)]
-pub(crate) struct Filter(Targets);
+pub(crate) struct Filter {
+    targets: Targets,
+    /// As it was written, for processes that are to log the same.
+    text: String,
+}
+
+impl Filter {
+    pub(crate) fn as_str(&self) -> &str {
+        &self.text
+    }
+}
 
 impl FromStr for Filter {
     type Err = String;
@@ -35,7 +45,7 @@ impl FromStr for Filter {
                 None => targets.with_default(level),
             };
         }
-        Ok(Self(targets))
+        Ok(Self { targets, text: text.to_owned() })
     }
 }
 
@@ -48,7 +58,7 @@ pub(crate) fn start(filter: &Filter) {
         .with_target(false)
         .with_ansi(is_for_people)
         .with_writer(io::stderr);
-    tracing_subscriber::registry().with(lines).with(filter.0.clone()).init();
+    tracing_subscriber::registry().with(lines).with(filter.targets.clone()).init();
 }
 
 #[cfg(test)]
@@ -59,11 +69,11 @@ mod tests {
 
     #[test]
     fn takes_a_level_and_levels_for_parts() {
-        let Filter(targets) = "warn,trylist::pool=debug".parse().expect("it is right");
+        let Filter { targets, .. } = "warn,trylist::pool=debug".parse().expect("it is right");
         assert!(targets.would_enable("trylist::worker", &Level::WARN));
         assert!(!targets.would_enable("trylist::worker", &Level::INFO));
         assert!(targets.would_enable("trylist::pool", &Level::DEBUG));
-        let Filter(targets) = "".parse().expect("it is as good as unset");
+        let Filter { targets, .. } = "".parse().expect("it is as good as unset");
         assert!(
             targets.would_enable("trylist", &Level::INFO) && !targets.would_enable("trylist", &Level::DEBUG)
         );

@@ -2,6 +2,7 @@
 
 mod author;
 mod cli;
+mod command;
 mod inspect;
 mod log;
 
@@ -17,14 +18,15 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
 use trylist::config::{self, Config, Syntax, Warning};
+use trylist::control::{self, Exit, Refused};
 use trylist::demo::Demo;
 use trylist::drain::Idle;
-use trylist::module::balancer::BuildError;
 use trylist::module::load;
 use trylist::sockets;
-use trylist::worker::{Prepared, StartError, Worker};
+use trylist::supervisor;
+use trylist::worker::{Prepared, StartError, Worker, process};
 
-use self::cli::{Arguments, Command, Exit, ModuleCommand};
+use self::cli::{Arguments, Command, ModuleCommand};
 
 /// A connection's memory comes and goes in many sizes; this allocator serves all of them from a thread's own pages, which
 /// saves a twentieth of what a connection with one request costs, and gives pages back.
@@ -40,12 +42,23 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     log::start(&arguments.log_level);
     let result = match &arguments.command {
-        Command::Run(from) => run(&from.config),
+        Command::Run(from) => run(&from.config, arguments.log_level.as_str()),
+        Command::Worker => worker(),
+        Command::Reload(from) => command::ask(&from.config, &control::Command::Reload),
+        Command::Status { configuration, json } => command::status(&configuration.config, *json),
+        Command::Stop(from) => command::ask(&from.config, &control::Command::Stop),
+        Command::Server { configuration, cluster, url, mark } => {
+            let (cluster, url, mark) = (cluster.clone(), url.clone(), (*mark).into());
+            command::ask(&configuration.config, &control::Command::Server { cluster, url, mark })
+        }
         Command::Check(from) => check(&from.config),
         Command::Demo => demo(),
         Command::Module(ModuleCommand::Inspect { file }) => inspect(file),
         Command::Module(ModuleCommand::New(new)) => author::new::run(new),
         Command::Module(ModuleCommand::Test(test)) => author::test::run(test),
+        Command::Module(ModuleCommand::Release { configuration, module }) => {
+            command::ask(&configuration.config, &control::Command::Release { module: module.clone() })
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -57,12 +70,20 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(file: &Path) -> Result<(), Failure> {
-    let (config, warnings) = config::load(file)?;
-    for warning in warnings {
-        tracing::warn!("{warning}");
+fn run(file: &Path, log_level: &str) -> Result<(), Failure> {
+    let options = supervisor::Options { config: file.to_owned(), log_level: log_level.to_owned() };
+    Ok(supervisor::run(options)?)
+}
+
+fn worker() -> Result<(), Failure> {
+    match process::run() {
+        Ok(()) => Ok(()),
+        // The supervisor says it.
+        Err(process::Failure::Reported) => Err(Failure { exit: Exit::Failed, text: String::new() }),
+        Err(process::Failure::NoSupervisor(error)) => Err(Failure::new(format_args!(
+            "this is no command for people: `run` starts it, and speaks to it ({error})"
+        ))),
     }
-    serve(|| Ok((Worker::start(Arc::new(config))?, String::new())))
 }
 
 fn check(file: &Path) -> Result<(), Failure> {
@@ -243,19 +264,20 @@ impl From<config::ConfigErrors> for Failure {
     }
 }
 
+impl From<Refused> for Failure {
+    fn from(Refused { exit, lines }: Refused) -> Self {
+        match (exit, &lines[..]) {
+            // What is not of a file begins with who says it.
+            (Exit::Failed, [only]) => Self::new(only),
+            _ => Self { exit, text: lines.iter().map(line).collect() },
+        }
+    }
+}
+
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
-        match error {
-            StartError::Modules(errors) => {
-                Self { exit: Exit::Module, text: errors.iter().map(line).collect() }
-            }
-            StartError::Balancers(errors) => {
-                let lines = errors.iter().flat_map(BuildError::lines);
-                Self { exit: Exit::Module, text: lines.map(|text| line(&text)).collect() }
-            }
-            StartError::Bind(errors) => Self { exit: Exit::Failed, text: errors.iter().map(line).collect() },
-            other @ StartError::System(..) => Self::new(other.to_string()),
-        }
+        let Refused { exit, lines } = error.into();
+        Self { exit, text: lines.iter().map(line).collect() }
     }
 }
 

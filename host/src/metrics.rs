@@ -4,23 +4,31 @@
 //! that stays in that core's cache: no lock, no read-modify-write, no allocation, and no look-up, because everything
 //! is indexed by what the configuration fixed. [`Metrics::text`] adds the shards up. It may see one thread's request
 //! counted and its bytes not yet; every counter by itself only rises.
+//!
+//! What earlier generations counted is [`Totals`], and part of the text once [`Metrics::set_base`] was told of it.
 
 mod cells;
+mod families;
 #[cfg(test)]
 mod tests;
 mod text;
+mod totals;
 
 use std::fmt;
 use std::sync::Arc;
 
 use std::time::{Instant, SystemTime};
 
+use arc_swap::ArcSwap;
 use lb_api::wire;
 use prometheus_client::encoding;
 use prometheus_client::registry::Registry;
 
 use crate::access_log;
+use crate::endpoint::Health;
 use crate::module::balancer::Fault;
+
+pub use self::totals::Totals;
 
 use self::cells::{Cell, ClusterCells, EndpointCells, Histogram, ListenerCells, RequestCells};
 
@@ -43,21 +51,30 @@ pub struct ClusterLayout {
     pub module: Arc<str>,
     /// Its endpoints in the order of the configuration.
     pub endpoints: Vec<EndpointLayout>,
-    /// [`Balancer::faults`](crate::module::balancer::Balancer::faults) of its balancer: faults are counted there, because
+    /// [`Cluster::faults`](crate::cluster::Cluster::faults): faults are counted there, because
     /// not all happen on a thread that has a shard. Called at each scrape.
     pub faults: Faults,
+    /// [`Cluster::is_quarantined`](crate::cluster::Cluster::is_quarantined). Called at each scrape.
+    pub is_quarantined: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Whether it is in panic. Called at each scrape.
+    pub panics: Panics,
 }
 
 /// How often a module did this wrong, so far.
 pub type Faults = Arc<dyn Fn(Fault) -> u64 + Send + Sync>;
 
+/// Whether a cluster is in panic.
+pub type Panics = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// One endpoint.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct EndpointLayout {
     /// The URL as written. A second one of the same URL in a cluster is labelled `URL #2`.
     pub url: Arc<str>,
     /// Its live numbers, read at each scrape.
     pub counters: &'static wire::Counters,
+    /// What is known of its health, read at each scrape.
+    pub health: Arc<Health>,
 }
 
 /// A request that is over, as [`Shard::request`] counts it.
@@ -172,6 +189,8 @@ pub struct Metrics {
     access_log: Option<Arc<access_log::Lines>>,
     started: Instant,
     started_at: SystemTime,
+    /// What other generations counted.
+    base: ArcSwap<Totals>,
 }
 
 /// One thread's numbers. Only that thread may call its methods: two writers would lose counts (a debug build panics).
@@ -196,6 +215,7 @@ impl Metrics {
             access_log: layout.access_log.clone(),
             started: Instant::now(),
             started_at: SystemTime::now(),
+            base: ArcSwap::default(),
         })
     }
 
@@ -207,7 +227,15 @@ impl Metrics {
         Arc::clone(&self.shards[thread])
     }
 
-    /// Everything in Prometheus's (OpenMetrics') text form; see [`CONTENT_TYPE`].
+    /// Sets what other generations counted so far, in place of what was set before. From any thread.
+    ///
+    /// It is shown only where this generation has the series too: what was counted for a cluster, a server or a listener
+    /// that the configuration no longer has is not shown, and is there again if that comes back.
+    pub fn set_base(&self, base: impl Into<Arc<Totals>>) {
+        self.base.store(base.into());
+    }
+
+    /// Everything in Prometheus's (OpenMetrics') text form, the base included; see [`CONTENT_TYPE`].
     pub fn text(self: &Arc<Self>) -> String {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Arc::clone(self)));
@@ -449,8 +477,10 @@ fn kind_idx(kind: u32, n: usize, default: u32) -> usize {
 struct ClusterNames {
     name: Arc<str>,
     module: Arc<str>,
-    endpoints: Vec<(String, &'static wire::Counters)>,
+    endpoints: Vec<(String, EndpointLayout)>,
     faults: Faults,
+    is_quarantined: Arc<dyn Fn() -> bool + Send + Sync>,
+    panics: Panics,
 }
 
 impl ClusterNames {
@@ -459,11 +489,10 @@ impl ClusterNames {
         Self {
             name: Arc::clone(&layout.name),
             faults: Arc::clone(&layout.faults),
+            is_quarantined: Arc::clone(&layout.is_quarantined),
+            panics: Arc::clone(&layout.panics),
             module: Arc::clone(&layout.module),
-            endpoints: urls
-                .into_iter()
-                .zip(layout.endpoints.iter().map(|endpoint| endpoint.counters))
-                .collect(),
+            endpoints: urls.into_iter().zip(layout.endpoints.iter().cloned()).collect(),
         }
     }
 }

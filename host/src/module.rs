@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use lb_api::wire;
 
 use self::calls::Calls;
+use crate::breadcrumb::Mark;
 
 /// A module that passed every check of [`load`].
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub struct Module {
     library: &'static Library,
     /// The file that it was read from.
     file: PathBuf,
+    /// What a crumb says of it.
+    mark: Mark,
 }
 
 /// An opened library and what it said of itself. Made once for the same bytes, and never freed.
@@ -154,7 +157,7 @@ impl fmt::Display for OneLine<'_> {
 }
 
 /// Lower-case hex.
-struct Hex<'a>(&'a [u8]);
+pub(crate) struct Hex<'a>(pub(crate) &'a [u8]);
 
 impl fmt::Display for Hex<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

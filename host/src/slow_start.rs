@@ -57,11 +57,6 @@ impl SlowStart {
         self.begun.notify_one();
     }
 
-    /// An endpoint is no longer available.
-    pub(crate) fn end(&self, counters: &'static wire::Counters) {
-        self.rising().retain(|other| !std::ptr::eq(other.counters, counters));
-    }
-
     /// Makes the steps, for ever.
     pub async fn run(&self) {
         let step = (self.window / STEPS).max(SHORTEST_STEP);
@@ -77,6 +72,10 @@ impl SlowStart {
     fn step(&self, now: Instant) -> bool {
         let mut rising = self.rising();
         rising.retain(|endpoint| {
+            // No longer available: whoever has it be so again has it begin anew.
+            if endpoint.counters.state.load(Relaxed) != wire::STATE_AVAILABLE {
+                return false;
+            }
             let elapsed = now.saturating_duration_since(endpoint.since);
             let weight = self.weight(endpoint.weight, elapsed);
             if endpoint.counters.effective_weight.swap(weight, Relaxed) != weight {
@@ -175,7 +174,7 @@ mod tests {
         let slow_start = SlowStart::new(WINDOW, 1.0);
         let (counters, state) = leaked();
         slow_start.begin(counters, 2, state);
-        slow_start.end(counters);
+        counters.state.store(wire::STATE_EJECTED, Relaxed);
         assert!(!slow_start.step(Instant::now() + WINDOW));
         assert_eq!(state.epoch.load(Relaxed), 0);
     }

@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener};
 use rustix::process::Resource;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::config::{Listener, Place};
+use crate::config::{Admin, Listener, Place};
 
 /// Connections that wait to be accepted, per socket; the kernel's own limit (`net.core.somaxconn`) may be lower.
 const BACKLOG: i32 = 4096;
@@ -43,6 +43,24 @@ pub fn bind(listener: &Listener, n_sockets: usize) -> Result<Bound, BindError> {
         what: "listener",
         address: listener.address,
         place: listener.place.clone(),
+        source,
+    })
+}
+
+/// Binds the admin listener's address.
+///
+/// # Errors
+/// As [`bind`].
+pub fn bind_admin(admin: &Admin) -> Result<TcpListener, BindError> {
+    let bound = TcpListener::bind(admin.address).and_then(|socket| {
+        // Whoever reads it shares this with all others that do, so nobody may change it later.
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    });
+    bound.map_err(|source| BindError {
+        what: "admin listener",
+        address: admin.address,
+        place: admin.place.clone(),
         source,
     })
 }

@@ -26,17 +26,12 @@ pub struct Sticky {
 
 impl Sticky {
     /// For these endpoints of the cluster.
-    pub fn new(cluster: &str, config: &config::Sticky, endpoints: &[Endpoint]) -> Self {
+    ///
+    /// `otherwise` is what sessions are signed with where the configuration has no secret.
+    pub fn new(cluster: &str, config: &config::Sticky, endpoints: &[Endpoint], otherwise: &[u8; 32]) -> Self {
         match config {
             config::Sticky::Issued { cookie, secret } => {
-                let random: [u8; 32];
-                let secret = match secret {
-                    Some(secret) => secret.as_bytes(),
-                    None => {
-                        random = random_key();
-                        &random
-                    }
-                };
+                let secret = secret.as_ref().map_or(&otherwise[..], |secret| secret.as_bytes());
                 let values: Vec<String> = endpoints.iter().map(|e| value(secret, cluster, e.id)).collect();
                 let line = |value: &String| {
                     format!("Set-Cookie: {cookie}={value}; Path=/; HttpOnly; SameSite=Lax\r\n")
@@ -98,7 +93,7 @@ fn signature(key: &[u8], text: &[u8]) -> [u8; 32] {
     mac.finalize().into_bytes().into()
 }
 
-fn random_key() -> [u8; 32] {
+pub(crate) fn random_key() -> [u8; 32] {
     let mut key = [0; 32];
     let n = rustix::rand::getrandom(&mut key, rustix::rand::GetRandomFlags::empty());
     // The kernel gives up to 256 bytes whole.

@@ -1,7 +1,6 @@
 //! What one worker thread owns. Nothing in here is shared, so nothing in here waits.
 
 use std::cell::{Cell, RefCell};
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Instant, SystemTime};
@@ -16,6 +15,7 @@ use crate::downstream::Active;
 use crate::drain::Phase;
 use crate::metrics::Shard;
 use crate::pool::Pool;
+use crate::random::Random;
 use crate::route::Routes;
 use crate::trylist::Slot;
 
@@ -43,7 +43,7 @@ pub struct Thread {
     pub pool: Pool,
     phase: Cell<Phase>,
     epoch: Instant,
-    random: Cell<u64>,
+    random: Random,
     requests: Cell<u64>,
     date: RefCell<Date>,
     log_budget: Cell<LogBudget>,
@@ -89,7 +89,7 @@ impl Thread {
             access_log: access_log.map(RefCell::new),
             phase: Cell::new(Phase::Serving),
             epoch,
-            random: Cell::new(RandomState::new().hash_one(0)),
+            random: Random::new(),
             requests: Cell::new(0),
             date: RefCell::new(Date { made: None, text: String::new() }),
             log_budget: Cell::default(),
@@ -100,14 +100,10 @@ impl Thread {
         }
     }
 
-    /// Uniform random bits, for balancing and nothing that has to be secret (SplitMix64).
+    /// Uniform random bits, for balancing and nothing that has to be secret.
     #[inline]
     pub fn random(&self) -> u64 {
-        let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
-        self.random.set(state);
-        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.random.next()
     }
 
     /// A time as modules see it.

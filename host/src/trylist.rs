@@ -21,6 +21,7 @@ use crate::endpoint::{Declined, InFlight, Which};
 use crate::http1::head::{RequestHead, ResponseHead};
 use crate::metrics::Call;
 use crate::module::balancer::{Balancer, Fault, Panicked};
+use crate::outlier;
 use crate::thread::{Thread, ns};
 
 pub(crate) use self::slot::Slot;
@@ -36,6 +37,8 @@ pub struct Trylist<'a> {
     cluster: &'a Cluster,
     tier_idx: usize,
     tier: &'a Tier,
+    /// The tier's balancer; none where the host chooses.
+    balancer: Option<&'a Balancer>,
     which: Which,
     /// The tier's endpoint to be tried before the module is asked.
     preferred: Option<usize>,
@@ -60,7 +63,7 @@ enum State {
     Overruled,
     /// There is a trylist to be dropped and nothing else: the module panicked, or has heard the end.
     Ended,
-    /// There is none.
+    /// There is none: it panicked when it was to begin one, or nobody asked it to.
     None,
 }
 
@@ -118,6 +121,7 @@ struct Current {
     sent: u64,
     received: u64,
     failure: Option<u32>,
+    os_error: Option<i32>,
     _in_flight: InFlight,
 }
 
@@ -144,6 +148,7 @@ impl<'a> Trylist<'a> {
             cluster,
             tier_idx,
             tier: &cluster.tiers[tier_idx],
+            balancer: None,
             which,
             preferred: None,
             has_waited: false,
@@ -188,11 +193,11 @@ impl<'a> Trylist<'a> {
         {
             return step;
         }
-        if self.state != State::Chosen {
+        let (State::Chosen, Some(balancer)) = (self.state, self.balancer) else {
             return self.host_choice(now);
-        }
+        };
         for _ in 0..MAX_DECLINES {
-            let Ok(answer) = self.ask(now) else {
+            let Ok(answer) = self.ask(balancer, now) else {
                 self.state = State::Ended;
                 return self.host_choice(now);
             };
@@ -201,7 +206,7 @@ impl<'a> Trylist<'a> {
                 Ok(Step::Exhausted) => return self.exhausted(now),
                 Ok(Step::Wait) => return Step::Wait,
                 Err((fault, detail)) => {
-                    self.tier.balancer.fault(fault, &detail);
+                    balancer.fault(fault, &detail);
                     self.state = State::Overruled;
                     return self.host_choice(now);
                 }
@@ -218,7 +223,7 @@ impl<'a> Trylist<'a> {
     pub fn not_established(&mut self, kind: u32, os_error: Option<i32>, now: Instant) {
         let try_id = self.slot().tries.len() as u32 + 1;
         let Some(current) = &mut self.current else { return };
-        current.failure = Some(kind);
+        (current.failure, current.os_error) = (Some(kind), os_error);
         let failure = wire::Failure {
             size: size_of::<wire::Failure>() as u32,
             kind,
@@ -240,7 +245,7 @@ impl<'a> Trylist<'a> {
     pub fn connected(&mut self, connect: Duration, now: impl FnOnce() -> Instant) {
         let Some(current) = &mut self.current else { return };
         current.connect = connect;
-        if self.tier.balancer.wants(wire::EVENT_CONNECTED) {
+        if self.wants(wire::EVENT_CONNECTED) {
             self.observe(wire::EVENT_CONNECTED, 0, &[], now());
         }
     }
@@ -252,10 +257,10 @@ impl<'a> Trylist<'a> {
         current.first_byte = Some(first_byte);
         current.status = head.status;
         self.cluster.endpoints[current.endpoint].learn_latency(ns(first_byte));
-        if self.tier.balancer.wants(wire::EVENT_RESPONSE_HEADERS) {
+        if let Some(balancer) = self.balancer.filter(|b| b.wants(wire::EVENT_RESPONSE_HEADERS)) {
             let mut values = std::mem::take(&mut self.slot_mut().response_headers);
             values.clear();
-            let names = self.tier.balancer.needs().response_headers.iter();
+            let names = balancer.needs().response_headers.iter();
             values.extend(names.map(|name| wire::Str::maybe(head.field(name.as_bytes()))));
             self.observe(wire::EVENT_RESPONSE_HEADERS, 0, &values, now);
             self.slot_mut().response_headers = values;
@@ -272,7 +277,7 @@ impl<'a> Trylist<'a> {
 
     /// The try is over; `result` is one of [`wire`]'s `TRY_*`.
     pub fn end_try(&mut self, result: u32, now: Instant) {
-        if self.tier.balancer.wants(wire::EVENT_TRY_ENDED) && self.current.is_some() {
+        if self.wants(wire::EVENT_TRY_ENDED) && self.current.is_some() {
             self.observe(wire::EVENT_TRY_ENDED, result, &[], now);
         }
         let Some(current) = self.current.take() else { return };
@@ -287,6 +292,14 @@ impl<'a> Trylist<'a> {
         self.last.first_byte = current.first_byte;
         self.last.sent += current.sent;
         self.last.received += current.received;
+        if let Some(outlier) = &self.cluster.outlier {
+            let end = outlier::TryEnd {
+                result,
+                failure: current.failure.map(|kind| (kind, current.os_error)),
+                status: current.status,
+            };
+            outlier.try_ended(self.cluster, current.endpoint, &end, now, || self.thread.random());
+        }
         drop(current);
         self.cluster.queue.freed();
     }
@@ -331,19 +344,21 @@ impl<'a> Trylist<'a> {
         self.last.first_byte
     }
 
-    /// Has the tier's balancer begin a trylist, of which there is none now.
+    /// Has the tier's balancer, if it may, begin a trylist, of which there is none now.
     fn load_balance(&mut self) {
         let (tier, view) = (self.tier, self.view);
         // Of another tier, it is not wanted: its session moves to the tier in use.
         let preferred = view.preferred.map_or(wire::NO_ENDPOINT, |endpoint| wire_idx(tier, endpoint));
         self.preferred = (preferred != wire::NO_ENDPOINT).then_some(preferred as usize);
-        self.slot_mut().prepare(&tier.balancer, view, preferred);
-        let storage = self.storage();
+        self.slot_mut().forget_answers();
+        self.balancer = tier.chooser();
+        let Some(balancer) = self.balancer else { return };
+        self.slot_mut().prepare(balancer, view, preferred);
+        let storage = self.storage(balancer);
         let request = self.slot().request();
         // SAFETY: `storage` has the module's size and alignment and, like `request`, stays in its box until `drop_trylist`;
         // the request's text is borrowed for `'a`. Nothing is in the storage yet.
-        let started =
-            self.timed(Call::LoadBalance, |balancer| unsafe { balancer.load_balance(request, storage) });
+        let started = self.timed(Call::LoadBalance, || unsafe { balancer.load_balance(request, storage) });
         self.state = if started.is_ok() { State::Chosen } else { State::None };
     }
 
@@ -367,21 +382,19 @@ impl<'a> Trylist<'a> {
     }
 
     fn drop_trylist(&mut self) {
-        if self.state == State::None {
-            return;
-        }
-        let storage = self.storage();
+        let Some(balancer) = self.balancer.filter(|_| self.state != State::None) else { return };
+        let storage = self.storage(balancer);
         // SAFETY: the trylist is alive until this call, its last, as the state says from here on.
-        let dropped = self.timed(Call::Drop, |balancer| unsafe { balancer.drop_trylist(storage) });
+        let dropped = self.timed(Call::Drop, || unsafe { balancer.drop_trylist(storage) });
         // A panic in it is counted already, and nothing is left to be done about it.
         let _ = dropped;
         self.state = State::None;
     }
 
-    fn ask(&mut self, now: Instant) -> Result<wire::Answer, Panicked> {
+    fn ask(&mut self, balancer: &Balancer, now: Instant) -> Result<wire::Answer, Panicked> {
         let n_tries = self.slot().tries.len() as u32;
         let n_endpoints = self.tier.n_endpoints;
-        let storage = self.storage();
+        let storage = self.storage(balancer);
         let slot = self.slot_mut();
         slot.spread(n_endpoints);
         let cx = wire::NextCx {
@@ -401,7 +414,7 @@ impl<'a> Trylist<'a> {
             reserved: 0,
         };
         // SAFETY: only called while the state is `Chosen`: the trylist is alive in its storage.
-        self.timed(Call::Next, |balancer| unsafe { balancer.next(storage, &cx, &mut answer) })?;
+        self.timed(Call::Next, || unsafe { balancer.next(storage, &cx, &mut answer) })?;
         Ok(answer)
     }
 
@@ -497,6 +510,7 @@ impl<'a> Trylist<'a> {
             sent: 0,
             received: 0,
             failure: None,
+            os_error: None,
             _in_flight: in_flight,
         });
         Some(Step::Try(endpoint))
@@ -528,28 +542,31 @@ impl<'a> Trylist<'a> {
 
     /// Makes a call on the trylist, if there still is one that may hear of anything.
     fn tell(&mut self, call: Call, tell: impl FnOnce(&Balancer, *mut c_void) -> Result<(), Panicked>) {
-        if matches!(self.state, State::Ended | State::None) {
-            return;
-        }
-        let storage = self.storage();
-        if self.timed(call, |balancer| tell(balancer, storage)).is_err() {
+        let hears = !matches!(self.state, State::Ended | State::None);
+        let Some(balancer) = self.balancer.filter(|_| hears) else { return };
+        let storage = self.storage(balancer);
+        if self.timed(call, || tell(balancer, storage)).is_err() {
             self.state = State::Ended;
         }
     }
 
     #[inline]
-    fn timed<R>(&mut self, call: Call, enter: impl FnOnce(&Balancer) -> R) -> R {
+    fn timed<R>(&mut self, call: Call, enter: impl FnOnce() -> R) -> R {
         self.thread.metrics.module_call(self.cluster_idx, call);
-        let Some(time) = &mut self.module_time else { return enter(&self.tier.balancer) };
+        let Some(time) = &mut self.module_time else { return enter() };
         let before = Instant::now();
-        let result = enter(&self.tier.balancer);
+        let result = enter();
         *time += before.elapsed();
         result
     }
 
-    fn storage(&mut self) -> *mut c_void {
-        let size = self.tier.balancer.module().trylist().size;
-        self.slot_mut().storage(size)
+    fn storage(&mut self, balancer: &Balancer) -> *mut c_void {
+        self.slot_mut().storage(balancer.module().trylist().size)
+    }
+
+    #[inline]
+    fn wants(&self, event: u32) -> bool {
+        self.balancer.is_some_and(|balancer| balancer.wants(event))
     }
 
     fn slot(&self) -> &Slot {
@@ -572,7 +589,8 @@ impl Drop for Trylist<'_> {
             self.finish(wire::OUTCOME_ABORTED, 0, Instant::now());
         }
         self.drop_trylist();
-        if let Some(time) = self.module_time {
+        // Where it was not called, that is no time of its.
+        if let Some(time) = self.module_time.filter(|time| !time.is_zero()) {
             self.thread.metrics.module_time(self.cluster_idx, ns(time));
         }
         if let Some(slot) = self.slot.take() {

@@ -3,7 +3,11 @@
 //! In two steps, so that everything that can fail has failed before a socket is touched: [`Prepared::new`] loads the
 //! modules and builds the balancers, [`Worker::start`] starts the threads.
 
+pub mod process;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
@@ -17,12 +21,14 @@ use tokio::task::LocalSet;
 
 use crate::access_log::{self, AccessLog};
 use crate::admin;
-use crate::cluster::{Cluster, Clusters};
+use crate::breadcrumb::{self, Board};
+use crate::cluster::{self, Cluster, Clusters};
 use crate::config::Config;
 use crate::drain::{Idle, Phase};
+use crate::handover::State;
 use crate::listener::{self, Gate};
 use crate::metrics::{ClusterLayout, EndpointLayout, Metrics, MetricsLayout};
-use crate::module::balancer::BuildError;
+use crate::module::balancer::{BuildError, Fault};
 use crate::module::load::LoadError;
 use crate::module::registry::Registry;
 use crate::resolve::Addresses;
@@ -55,6 +61,8 @@ pub struct Worker {
     metrics: Arc<Metrics>,
     clusters: Clusters,
     access_log: Option<Arc<AccessLog>>,
+    gates: Arc<[Arc<Gate>]>,
+    board: Option<&'static Board>,
 }
 
 /// A handle to a worker for whoever does not own it, such as a signal handler's thread.
@@ -63,6 +71,16 @@ pub struct Control {
     phase: Arc<watch::Sender<Phase>>,
     drain_timeout: Duration,
     access_log: Option<Arc<AccessLog>>,
+    gates: Arc<[Arc<Gate>]>,
+}
+
+/// What a worker that is a process of its own is given by its supervisor.
+#[derive(Debug, Default)]
+pub struct Given {
+    /// The access log's file, which the worker may not be allowed to open.
+    pub access_log: Option<File>,
+    /// Where its threads say which module they are inside of. Thread `i` has place `i`, the background the one behind them.
+    pub board: Option<&'static Board>,
 }
 
 /// Sockets for all that a worker listens on.
@@ -93,11 +111,28 @@ impl Prepared {
     /// # Errors
     /// [`StartError::Modules`] or [`StartError::Balancers`].
     pub fn new(config: Arc<Config>) -> Result<Self, StartError> {
-        let registry = Registry::load(&config.modules).map_err(StartError::Modules)?;
+        Self::without(config, &BTreeSet::new())
+    }
+
+    /// As [`Self::new`], but modules with these IDs are in quarantine: their files are not opened, and the host chooses
+    /// the servers of their clusters.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn without(config: Arc<Config>, quarantined: &BTreeSet<Arc<str>>) -> Result<Self, StartError> {
+        let registry = Registry::load_except(&config.modules, quarantined).map_err(StartError::Modules)?;
+        Self::over(config, registry, &State::new())
+    }
+
+    /// Builds the balancers of modules that are loaded already; they begin with what an earlier generation learned.
+    ///
+    /// # Errors
+    /// [`StartError::Balancers`].
+    pub fn over(config: Arc<Config>, registry: Registry, state: &State) -> Result<Self, StartError> {
         let mut clusters = Vec::new();
         let mut refused = Vec::new();
-        for cluster in &config.clusters {
-            match Cluster::build(cluster, &registry) {
+        for (idx, cluster) in config.clusters.iter().enumerate() {
+            match Cluster::build(idx, cluster, &registry, state, config.supervision.module_faults) {
                 Ok(cluster) => clusters.push(cluster),
                 Err(e) => refused.push(e),
             }
@@ -123,14 +158,7 @@ impl Sockets {
                 Err(e) => failed.push(e),
             }
         }
-        let admin = config.admin.as_ref().map(|admin| {
-            TcpListener::bind(admin.address).map_err(|source| BindError {
-                what: "admin listener",
-                address: admin.address,
-                place: admin.place.clone(),
-                source,
-            })
-        });
+        let admin = config.admin.as_ref().map(sockets::bind_admin);
         let admin = match admin.transpose() {
             Ok(admin) => admin,
             Err(e) => {
@@ -150,16 +178,16 @@ impl Worker {
     pub fn start(config: Arc<Config>) -> Result<Self, StartError> {
         let prepared = Prepared::new(config)?;
         let sockets = Sockets::bind(&prepared.config)?;
-        Self::start_on(prepared, sockets)
+        Self::start_on(prepared, sockets, Given::default())
     }
 
     /// Starts on sockets that somebody else has bound.
     ///
     /// # Errors
     /// [`StartError::System`].
-    pub fn start_on(prepared: Prepared, sockets: Sockets) -> Result<Self, StartError> {
+    pub fn start_on(prepared: Prepared, sockets: Sockets, given: Given) -> Result<Self, StartError> {
         let Prepared { config, registry: _, clusters } = prepared;
-        let access_log = AccessLog::open(&config.access_log)
+        let access_log = AccessLog::open(&config.access_log, given.access_log)
             .map_err(|e| StartError::System(format!("access log {}", config.access_log), e))?
             .map(Arc::new);
         let addresses: Vec<SocketAddr> = sockets.listeners.iter().map(|bound| bound.address).collect();
@@ -176,9 +204,11 @@ impl Worker {
             metrics,
             clusters: Arc::clone(&clusters),
             access_log,
+            gates: Arc::default(),
+            board: given.board,
         };
         // From here on dropping `worker` stops whatever was started.
-        worker.background = Some(worker.spawn_background(&clusters, sockets.admin)?);
+        worker.background = Some(worker.spawn_background(&clusters, sockets.admin, config.threads)?);
         worker.spawn_threads(&config, &clusters, sockets.listeners)?;
         Ok(worker)
     }
@@ -198,6 +228,12 @@ impl Worker {
         &self.clusters
     }
 
+    /// How often each module did wrong in this worker, over all its clusters; in quarantine or not, all that clusters
+    /// name are in it.
+    pub fn faults(&self) -> BTreeMap<Arc<str>, u64> {
+        faults(&self.clusters)
+    }
+
     /// Its numbers.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
@@ -209,6 +245,7 @@ impl Worker {
             phase: Arc::clone(&self.phase),
             drain_timeout: self.drain_timeout,
             access_log: self.access_log.clone(),
+            gates: Arc::clone(&self.gates),
         }
     }
 
@@ -222,6 +259,7 @@ impl Worker {
         &self,
         clusters: &Clusters,
         admin: Option<TcpListener>,
+        place: usize,
     ) -> Result<JoinHandle<()>, StartError> {
         let names: Vec<_> = clusters
             .iter()
@@ -234,22 +272,14 @@ impl Worker {
         let clusters = Arc::clone(clusters);
         let metrics = Arc::clone(&self.metrics);
         let mut phase = self.phase.subscribe();
-        let runtime = new_runtime("background")?;
+        let (runtime, board) = (new_runtime("background")?, self.board);
         spawn("background", move || {
+            board.inspect(|board| breadcrumb::take_place(board, place));
             runtime.block_on(async {
                 for name in names {
                     tokio::spawn(name.keep_resolved());
                 }
-                for (idx, cluster) in clusters.iter().enumerate() {
-                    if cluster.slow_start.is_some() {
-                        let clusters = Arc::clone(&clusters);
-                        tokio::spawn(async move {
-                            if let Some(slow_start) = &clusters[idx].slow_start {
-                                slow_start.run().await;
-                            }
-                        });
-                    }
-                }
+                cluster::keep(&clusters);
                 let (ready, readiness) = watch::channel(admin::Readiness::Ready);
                 if let Some(socket) = admin {
                     tokio::spawn(async move {
@@ -259,8 +289,12 @@ impl Worker {
                     });
                 }
                 // A sender that is gone means the same as a stop.
-                let _ = phase.wait_for(|phase| phase.is_ending()).await;
-                let _ = ready.send(admin::Readiness::Draining);
+                let ending =
+                    phase.wait_for(|phase| phase.is_ending()).await.map_or(Phase::Stopped, |phase| *phase);
+                let _ = ready.send(match ending {
+                    Phase::Draining { idle: Idle::AnswerOneMore, .. } => admin::Readiness::HandedOver,
+                    _ => admin::Readiness::Draining,
+                });
                 let _ = phase.wait_for(|phase| *phase == Phase::Stopped).await;
             });
             // A look-up may still run in a thread of the runtime's, and nobody waits for its answer.
@@ -285,9 +319,18 @@ impl Worker {
                 Arc::new(Gate::new(i, bound.address, max, per_client))
             })
             .collect();
+        self.gates = gates.as_slice().into();
         let mut shares: Vec<Vec<(TcpListener, Arc<Gate>)>> =
             (0..config.threads).map(|_| Vec::new()).collect();
         for (bound, gate) in listeners.into_iter().zip(&gates) {
+            let n_sockets = bound.sockets.len();
+            // Where there are fewer sockets than threads, threads share them: their number is fixed when they are bound.
+            for i in n_sockets..config.threads {
+                let socket = bound.sockets[i % n_sockets].try_clone();
+                let socket =
+                    socket.map_err(|e| StartError::System(format!("listener {}", bound.address), e))?;
+                shares[i].push((socket, Arc::clone(gate)));
+            }
             for (i, socket) in bound.sockets.into_iter().enumerate() {
                 shares[i % config.threads].push((socket, Arc::clone(gate)));
             }
@@ -297,8 +340,9 @@ impl Worker {
             let metrics = self.metrics.shard(i);
             let writer = self.access_log.as_ref().map(|log| log.writer());
             let phase = self.phase.subscribe();
-            let runtime = new_runtime("worker")?;
+            let (runtime, board) = (new_runtime("worker")?, self.board);
             self.threads.push(spawn(&format!("worker-{i}"), move || {
+                board.inspect(|board| breadcrumb::take_place(board, i));
                 let thread = Rc::new(Thread::new(config, routes, clusters, metrics, writer, epoch));
                 let local = LocalSet::new();
                 let cut_off = local.block_on(&runtime, run_thread(thread, share, phase));
@@ -319,6 +363,15 @@ impl Control {
         self.enter(Phase::Draining { until, idle });
     }
 
+    /// Accepts nothing more because another generation reads the sockets from now on, all but those of these listeners
+    /// (by their place in the configuration), which are read until they are empty.
+    pub fn hand_over(&self, removed: &[usize]) {
+        for gate in removed.iter().filter_map(|listener| self.gates.get(*listener)) {
+            gate.set_last_reader();
+        }
+        self.drain(Idle::AnswerOneMore);
+    }
+
     /// Cuts everything off.
     pub fn stop(&self) {
         self.enter(Phase::Stopped);
@@ -328,6 +381,13 @@ impl Control {
     pub fn reopen_access_log(&self) {
         if let Some(log) = &self.access_log {
             log.reopen();
+        }
+    }
+
+    /// Goes on with this file as the access log, which somebody else has opened.
+    pub fn reopen_access_log_with(&self, file: File) {
+        if let Some(log) = &self.access_log {
+            log.reopen_with(file);
         }
     }
 
@@ -415,21 +475,34 @@ async fn keep_house(thread: Rc<Thread>) {
     }
 }
 
+fn faults(clusters: &[Cluster]) -> BTreeMap<Arc<str>, u64> {
+    let mut faults = BTreeMap::new();
+    for cluster in clusters {
+        let of_cluster: u64 = Fault::ALL.into_iter().map(|fault| cluster.faults(fault)).sum();
+        *faults.entry(Arc::clone(&cluster.config.module)).or_default() += of_cluster;
+    }
+    faults
+}
+
 fn layout(addresses: &[SocketAddr], clusters: &Clusters, access_log: Option<&AccessLog>) -> MetricsLayout {
     let cluster = |idx: usize| {
         let cluster = &clusters[idx];
-        let counted = Arc::clone(clusters);
+        let (counted, watched, judged) = (Arc::clone(clusters), Arc::clone(clusters), Arc::clone(clusters));
         ClusterLayout {
             name: Arc::clone(&cluster.config.name),
             module: Arc::clone(&cluster.config.module),
             endpoints: cluster
                 .endpoints
                 .iter()
-                .map(|e| EndpointLayout { url: Arc::clone(&e.url), counters: e.counters })
+                .map(|e| EndpointLayout {
+                    url: Arc::clone(&e.url),
+                    counters: e.counters,
+                    health: Arc::clone(&e.health),
+                })
                 .collect(),
-            faults: Arc::new(move |fault| {
-                counted[idx].tiers.iter().map(|tier| tier.balancer.faults(fault)).sum()
-            }),
+            faults: Arc::new(move |fault| counted[idx].faults(fault)),
+            is_quarantined: Arc::new(move || watched[idx].is_quarantined()),
+            panics: Arc::new(move || judged[idx].is_in_panic()),
         }
     };
     MetricsLayout {

@@ -2,7 +2,8 @@
 //!
 //! A module is accepted when its major number equals the host's and its minor number is not above the host's. Within
 //! a major number a released field, call, constant or meaning never changes; additions go to the end of their struct
-//! or table, are optional, and have a default that the older side lives with.
+//! or table, are optional, and have a default that the older side lives with. `tests/abi-1.N.txt` has every field and
+//! constant of minor N, and a test holds the sources to all of them.
 //!
 //! | version | date | change |
 //! |---|---|---|

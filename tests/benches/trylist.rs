@@ -2,7 +2,8 @@
 //!
 //! `cargo bench -p tests --bench trylist`. Each figure is the best of many runs. On two threads it is what each of them
 //! waits for one trylist while the other does the same: it would stay what it is on one if they shared nothing. Figures
-//! of one run are comparable; those of two machines, or of two days, are not.
+//! of one run are comparable; those of two machines, or of two days, are not. With `-- --watched` the threads leave
+//! crumbs, as they do in a worker that a supervisor watches.
 #![allow(unsafe_code, reason = "the calls of a request take raw pointers, as in the host's own guard")]
 
 use std::ffi::c_void;
@@ -16,6 +17,7 @@ use std::time::Instant;
 
 use lb_api::wire;
 use tests::artifacts::release_modules;
+use trylist::breadcrumb::{Board, take_place};
 use trylist::module::balancer::{Balancer, BuildInput, Endpoint, address};
 use trylist::module::load::inspect;
 
@@ -31,13 +33,17 @@ fn main() {
         println!("a benchmark: run it by `cargo bench -p tests --bench trylist`");
         return;
     }
-    println!("ns per trylist: load_balance + next + finish + drop\n");
+    let is_watched = std::env::args().any(|arg| arg == "--watched");
+    let board = is_watched.then(|| Board::create(THREADS.into_iter().max().unwrap_or(1)).expect("memory"));
+    let board: Option<&'static Board> = board.map(|board| &*Box::leak(Box::new(board)));
+    let watched = if is_watched { ", with crumbs" } else { "" };
+    println!("ns per trylist: load_balance + next + finish + drop{watched}\n");
     println!("{:<16} {:<8} {:>9} {:>10} {:>10}", "module", "weights", "endpoints", "1 thread", "2 threads");
     for (id, file) in release_modules() {
         for (weights, weight_of) in WEIGHTS {
             for n in ENDPOINTS {
                 let balancer = balancer(&file, n, weight_of);
-                let [one, two] = THREADS.map(|threads| measure(&balancer, u32::from(n), threads));
+                let [one, two] = THREADS.map(|threads| measure(&balancer, u32::from(n), threads, board));
                 println!("{id:<16} {weights:<8} {n:>9} {one:>10.1} {two:>10.1}");
             }
         }
@@ -70,11 +76,13 @@ fn balancer(file: &Path, n: u16, weight_of: fn(u16) -> u16) -> Balancer {
     }));
     let input = BuildInput {
         cluster: "bench",
+        cluster_idx: Some(0),
         endpoints: &endpoints,
         state,
         settings: &[],
         previous: None,
         saved: None,
+        fault_limit: 0,
     };
     Balancer::build(&module, input).unwrap_or_else(|error| panic!("{error}"))
 }
@@ -92,17 +100,21 @@ fn counters(weight: u16) -> &'static wire::Counters {
 }
 
 /// Nanoseconds of each thread for one trylist, in the best run.
-fn measure(balancer: &Balancer, n_endpoints: u32, threads: usize) -> f64 {
-    (0..RUNS).map(|_| run(balancer, n_endpoints, threads)).fold(f64::INFINITY, f64::min)
+fn measure(balancer: &Balancer, n_endpoints: u32, threads: usize, board: Option<&'static Board>) -> f64 {
+    (0..RUNS).map(|_| run(balancer, n_endpoints, threads, board)).fold(f64::INFINITY, f64::min)
 }
 
-fn run(balancer: &Balancer, n_endpoints: u32, threads: usize) -> f64 {
+fn run(balancer: &Balancer, n_endpoints: u32, threads: usize, board: Option<&'static Board>) -> f64 {
     let start = Barrier::new(threads);
     let spans: Vec<(Instant, Instant)> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads as u64)
-            .map(|seed| {
+        let workers: Vec<_> = (0..threads)
+            .map(|i| {
                 let start = &start;
                 scope.spawn(move || {
+                    if let Some(board) = board {
+                        take_place(board, i);
+                    }
+                    let seed = i as u64;
                     // Not timed: fills caches, and makes a table where the module makes one at first use.
                     trylists(balancer, n_endpoints, seed, TRYLISTS / 20);
                     start.wait();

@@ -52,6 +52,19 @@ pub fn c_module() -> PathBuf {
     BUILT.get_or_init(|| compile(&root().join("modules/c-example/c_example.c"))).clone()
 }
 
+/// The module in C of the first release of the ABI, compiled with that release's header.
+pub fn first_release_c() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let folder = root().join("tests/abi-1.0/c");
+    BUILT.get_or_init(|| compile_with(&folder, &folder.join("first_release_c.c"))).clone()
+}
+
+/// The Rust module of the first release of the ABI, built with that release's side of it.
+pub fn first_release() -> PathBuf {
+    static BUILT: OnceLock<Libraries> = OnceLock::new();
+    BUILT.get_or_init(|| cargo(&root().join("tests/abi-1.0/rust"), "dev", &[])).only()
+}
+
 /// The program itself, with this workspace's modules beside it, as `cargo build` leaves them.
 pub fn binary() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
@@ -167,6 +180,10 @@ fn library(message: &str) -> Option<(String, PathBuf)> {
 
 /// Compiles a C module as its author would, with the header of `lb-api` and nothing else.
 fn compile(source: &Path) -> PathBuf {
+    compile_with(&root().join("lb-api/include"), source)
+}
+
+fn compile_with(headers: &Path, source: &Path) -> PathBuf {
     let folder = target().join("c");
     fs::create_dir_all(&folder).expect("the target folder can be written");
     let library = folder.join(source.file_name().expect("a file")).with_extension("so");
@@ -177,7 +194,7 @@ fn compile(source: &Path) -> PathBuf {
     let status = Command::new("cc")
         .args(["-std=c11", "-Wall", "-Wextra", "-O1", "-fvisibility=hidden", "-shared", "-fPIC"])
         .arg("-I")
-        .arg(root().join("lb-api/include"))
+        .arg(headers)
         .arg("-o")
         .args([fresh.as_path(), source])
         .status()

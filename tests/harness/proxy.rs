@@ -1,12 +1,16 @@
 //! The proxy under test: a worker in this process, from the host's library, on a free port.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use lb_api::wire::{STATE_DOWN, STATE_DRAINING, STATE_EJECTED};
+use trylist::cluster::{Cluster, Clusters};
 use trylist::config::{self, Syntax};
-use trylist::worker::{Control, StartError, Worker};
+use trylist::endpoint::Source;
+use trylist::worker::{Control, Given, Prepared, Sockets, StartError, Worker};
 
 use crate::client::Client;
 use crate::origin::Origin;
@@ -28,6 +32,8 @@ pub struct Builder {
     /// URL and further keys of each.
     servers: Vec<(String, String)>,
     module: (String, String),
+    more_modules: String,
+    threads: usize,
     top: String,
     listener: String,
     in_cluster: String,
@@ -48,7 +54,9 @@ impl Proxy {
             cluster: format!("cluster-{}", COUNT.fetch_add(1, Ordering::Relaxed)),
             servers: urls.into_iter().map(|url| (url.into(), String::new())).collect(),
             module: ("proxy_lb".into(), String::new()),
-            top: "threads = 1\n".into(),
+            more_modules: String::new(),
+            threads: 1,
+            top: String::new(),
             listener: String::new(),
             in_cluster: String::new(),
             routes: String::new(),
@@ -65,11 +73,18 @@ impl Proxy {
     /// Where the configuration itself is refused.
     #[track_caller]
     pub fn of(name: &str, text: &str) -> Result<Self, StartError> {
+        Self::without(name, text, BTreeSet::new())
+    }
+
+    #[track_caller]
+    fn without(name: &str, text: &str, quarantined: BTreeSet<Arc<str>>) -> Result<Self, StartError> {
         log::start();
         let parsed = config::parse(name, text, Syntax::of(Path::new(name)));
         let (config, _) = parsed.unwrap_or_else(|errors| panic!("{errors}\n{text}"));
         let cluster = config.clusters[0].name.to_string();
-        let worker = Worker::start(Arc::new(config))?;
+        let prepared = Prepared::without(Arc::new(config), &quarantined)?;
+        let sockets = Sockets::bind(&prepared.config)?;
+        let worker = Worker::start_on(prepared, sockets, Given::default())?;
         Ok(Self { control: worker.control(), worker: Some(worker), cluster })
     }
 
@@ -87,9 +102,31 @@ impl Proxy {
         self.worker().admin_address().expect("the configuration has an admin listener")
     }
 
-    /// Has an endpoint of its first cluster be in this state, as health checks would.
+    /// Has an endpoint of its first cluster be in this state: the source that says so is the only one that says anything.
     pub fn set_state(&self, endpoint: usize, state: u32) {
-        self.worker().clusters()[0].set_state(endpoint, state);
+        let sources =
+            [(Source::Drain, STATE_DRAINING), (Source::Check, STATE_DOWN), (Source::Ejection, STATE_EJECTED)];
+        // What begins before what ends: it is never available in between.
+        for holds in [true, false] {
+            for (source, _) in sources.iter().filter(|(_, of)| (*of == state) == holds) {
+                self.first_cluster().set_source(endpoint, *source, holds);
+            }
+        }
+    }
+
+    /// Its first cluster.
+    pub fn first_cluster(&self) -> &Cluster {
+        &self.worker().clusters()[0]
+    }
+
+    /// Its clusters.
+    pub fn clusters(&self) -> &Clusters {
+        self.worker().clusters()
+    }
+
+    /// Faults of each module.
+    pub fn faults(&self) -> BTreeMap<Arc<str>, u64> {
+        self.worker().faults()
     }
 
     /// Name of its first cluster.
@@ -181,6 +218,13 @@ impl Builder {
         self
     }
 
+    /// With this one of this workspace's modules loaded beside the cluster's.
+    #[must_use]
+    pub fn and_module(mut self, id: &str) -> Self {
+        self.more_modules += &format!("{id} = {:?}\n", artifacts::module(id));
+        self
+    }
+
     /// With a module of `tests/broken`.
     #[must_use]
     pub fn broken(self, fault: &str) -> Self {
@@ -192,7 +236,14 @@ impl Builder {
     /// With these worker threads.
     #[must_use]
     pub fn threads(mut self, n: usize) -> Self {
-        self.top = format!("threads = {n}\n");
+        self.threads = n;
+        self
+    }
+
+    /// With this line before all tables.
+    #[must_use]
+    pub fn top(mut self, line: &str) -> Self {
+        self.top += &format!("{line}\n");
         self
     }
 
@@ -249,7 +300,18 @@ impl Builder {
 
     /// The configuration.
     pub fn text(&self) -> String {
-        let Self { cluster, servers, module: (id, file), top, listener, in_cluster, routes, tables } = self;
+        let Self {
+            cluster,
+            servers,
+            module: (id, file),
+            more_modules,
+            threads,
+            top,
+            listener,
+            in_cluster,
+            routes,
+            tables,
+        } = self;
         let server = |(url, keys): &(String, String)| format!("{{ url = {url:?}{keys} }}");
         let servers: Vec<_> = servers.iter().map(server).collect();
         let servers = servers.join(", ");
@@ -260,7 +322,7 @@ impl Builder {
             routes.clone()
         };
         format!(
-            "{top}[[listener]]\naddress = \"127.0.0.1:0\"\n{listener}[load_module]\n{id} = {file:?}\n\
+            "threads = {threads}\n{top}[[listener]]\naddress = \"127.0.0.1:0\"\n{listener}[load_module]\n{id} = {file:?}\n{more_modules}\
              [[cluster]]\nname = \"{cluster}\"\nmodule = \"{id}\"\nservers = [{servers}]\n{in_cluster}{routes}{tables}"
         )
     }
@@ -272,6 +334,17 @@ impl Builder {
     #[track_caller]
     pub fn start(self) -> Proxy {
         Proxy::of("test.toml", &self.text()).unwrap_or_else(|error| panic!("{error}\n{}", self.text()))
+    }
+
+    /// Starts it with its module in quarantine.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    #[track_caller]
+    pub fn start_without_module(self) -> Proxy {
+        let quarantined = BTreeSet::from([self.module.0.as_str().into()]);
+        Proxy::without("test.toml", &self.text(), quarantined)
+            .unwrap_or_else(|error| panic!("{error}\n{}", self.text()))
     }
 
     /// Starts it, where that is to be refused.

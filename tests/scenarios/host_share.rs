@@ -191,6 +191,25 @@ fn a_server_without_a_limit_takes_what_a_full_one_does_not() {
     assert_eq!(busy.reply().status(), 200);
 }
 
+#[test]
+fn requests_of_an_older_generation_take_up_room_until_they_end() {
+    for module in MODULES {
+        let origin = Origin::named("a");
+        let builder = Proxy::over([&origin]).module(module).each_server("max_requests = 3");
+        let proxy = builder.in_cluster("queue_timeout = \"20s\"").start();
+        let cluster = &proxy.clusters()[0];
+        cluster.set_in_flight_older(0, 2);
+        assert_eq!(proxy.names(2), "a a", "{module}: there is room for one");
+        cluster.set_in_flight_older(0, 3);
+        let mut waiting = proxy.connect();
+        waiting.get("/");
+        proxy.wait_for_metric("trylist_queue_length{cluster=\"%\"}", 1.0);
+        assert_eq!(origin.requests().len(), 2, "{module}");
+        cluster.set_in_flight_older(0, 0);
+        assert_eq!(waiting.reply().text(), "a", "{module}");
+    }
+}
+
 // ---- tiers -----------------------------------------------------------------------------------------------------------
 
 #[test]

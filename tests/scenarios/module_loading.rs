@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 use lb_api::wire;
 use sha2::Digest as _;
 use tests::artifacts::{broken, c_module};
+use trylist::breadcrumb::{Board, Crumb, Kind, Mark, take_place};
 use trylist::config::{ModuleFile, Place, Setting, SettingValue};
 use trylist::module::balancer::{Balancer, BuildInput, Endpoint};
-use trylist::module::load::{LoadError, inspect, open};
+use trylist::module::load::{self, LoadError, inspect};
 use trylist::module::registry::Registry;
 use trylist::module::{Language, Module, Supports, TrylistLayout};
 
@@ -28,6 +29,11 @@ fn line(id: &str, file: impl Into<PathBuf>) -> ModuleFile {
 
 fn load(id: &str, file: &Path) -> Result<Arc<Module>, LoadError> {
     open(&line(id, file))
+}
+
+/// As a host that nobody watches over.
+fn open(request: &ModuleFile) -> Result<Arc<Module>, LoadError> {
+    load::open(request, load::read(request)?, Mark::NONE)
 }
 
 /// Loads `file` as module `x`, and checks that it is refused in one line: place, ID, file, and this.
@@ -254,9 +260,17 @@ fn build(id: &str, setting: Option<(&str, i64)>) -> Result<Balancer, Vec<String>
 
 fn build_from(file: &Path, id: &str, setting: Option<(&str, i64)>) -> Result<Balancer, Vec<String>> {
     let module = load(id, file).unwrap();
+    build_of(&module, None, setting.map(|(path, value)| (path, SettingValue::Integer(value))))
+}
+
+fn build_of(
+    module: &Arc<Module>,
+    cluster_idx: Option<usize>,
+    setting: Option<(&str, SettingValue)>,
+) -> Result<Balancer, Vec<String>> {
     let setting = setting.map(|(path, value)| Setting {
         path: path.into(),
-        value: SettingValue::Integer(value),
+        value,
         place: Place { file: "site.toml".into(), line: 9 },
     });
     let endpoint = Endpoint {
@@ -271,13 +285,15 @@ fn build_from(file: &Path, id: &str, setting: Option<(&str, i64)>) -> Result<Bal
     };
     let input = BuildInput {
         cluster: "api",
+        cluster_idx,
         endpoints: &[endpoint],
         state: &STATE,
         settings: setting.as_slice(),
         previous: None,
         saved: None,
+        fault_limit: 0,
     };
-    Balancer::build(&module, input).map_err(|error| error.lines().collect())
+    Balancer::build(module, input).map_err(|error| error.lines().collect())
 }
 
 static COUNTERS: wire::Counters = wire::Counters {
@@ -345,6 +361,8 @@ fn modules_that_fail_only_later_load_and_build() {
         "segfaults",
         "aborts",
         "never_returns",
+        "misbehaves",
+        "waits",
         "answers_unknown_kind",
         "odd_status",
     ];
@@ -431,6 +449,23 @@ fn several_modules_of_one_root_type_are_loaded_side_by_side() {
     assert_eq!(ids, ["always_busy", "exhausts_early", "panics_in_next"]);
     assert_eq!(registry.module("always_busy").unwrap().summary(), "says that all endpoints are full");
     assert!(registry.module("other").is_none());
+}
+
+#[test]
+fn a_module_that_does_not_return_is_seen_where_it_is_from_outside_of_the_process() {
+    let board = Board::create(1).unwrap();
+    let worker = Board::open(board.fd().try_clone_to_owned().unwrap()).unwrap();
+    let worker: &'static Board = Box::leak(Box::new(worker));
+    let registry = Registry::load(&["waits", "misbehaves"].map(|id| line(id, broken(id)))).unwrap();
+    let module = Arc::clone(registry.module("misbehaves").unwrap());
+    // Ends with the process.
+    std::thread::spawn(move || {
+        take_place(worker, 0);
+        build_of(&module, Some(3), Some(("build", SettingValue::String("block".into()))))
+    });
+    let crumb =
+        tests::eventually("a thread is inside a module", || board.look().first().and_then(|seen| seen.crumb));
+    assert_eq!(crumb, Crumb { kind: Kind::Long, module: 1, cluster: Some(3), in_host: false });
 }
 
 #[test]

@@ -652,7 +652,7 @@ fn a_panic_in_drop_harms_nobody() {
 fn a_faulty_module_serves_other_clusters_and_later_requests() {
     let alive = Origin::named("alive");
     let (builder, _journal) = with([&alive], &["panic"]);
-    let proxy = builder.threads(2).start();
+    let proxy = builder.threads(2).top("supervision.module_faults = 0").start();
     assert_eq!(proxy.names(20), ["alive"; 20].join(" "));
     proxy.wait_for_metric("trylist_requests_total{cluster=\"%\",code=\"200\"}", 20.0);
 }

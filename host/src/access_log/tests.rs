@@ -87,13 +87,13 @@ fn the_date_follows_the_clock() {
 
 #[test]
 fn off_is_nothing() {
-    assert!(AccessLog::open(&AccessLogTarget::Off).expect("nothing to fail").is_none());
+    assert!(AccessLog::open(&AccessLogTarget::Off, None).expect("nothing to fail").is_none());
 }
 
 #[test]
 fn a_file_that_cannot_be_opened_is_an_error() {
     let folder = tempfile::tempdir().expect("a folder");
-    AccessLog::open(&AccessLogTarget::File(folder.path().into())).expect_err("a folder is not a file");
+    AccessLog::open(&AccessLogTarget::File(folder.path().into()), None).expect_err("a folder is not a file");
 }
 
 #[test]
@@ -218,6 +218,36 @@ fn lines_that_the_disk_refuses_are_counted() {
     assert_eq!(log.lines().written(), 0);
 }
 
+/// Names that nobody could open: the files are those that were handed over.
+#[test]
+fn writes_to_files_that_somebody_else_has_opened() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str| append_to(&folder.path().join(name)).expect("it opens");
+    let text = |name: &str| std::fs::read_to_string(folder.path().join(name)).expect("it is there");
+    let target = AccessLogTarget::File("/no/such/folder/access.log".into());
+    assert!(AccessLog::open(&target, None).is_err());
+    let log = AccessLog::open(&target, Some(file("first"))).expect("it is open").expect("it is on");
+    let mut writer = log.writer();
+    writer.log(&entry(), []);
+    writer.flush();
+    wait_until(|| log.lines().written() == 1);
+    log.reopen();
+    writer.log(&entry(), []);
+    writer.flush();
+    wait_until(|| log.lines().written() == 2);
+    log.reopen_with(file("second"));
+    writer.log(&entry(), []);
+    drop(writer);
+    drop(log);
+    assert_eq!((text("first").lines().count(), text("second").lines().count()), (2, 1));
+}
+
+#[test]
+fn a_log_that_is_off_stays_off_whatever_is_handed_over() {
+    let file = tempfile::tempfile().expect("a file");
+    assert!(AccessLog::open(&AccessLogTarget::Off, Some(file)).expect("nothing to fail").is_none());
+}
+
 #[test]
 fn a_writer_that_outlives_the_log_only_counts() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -258,7 +288,7 @@ fn line<'t>(entry: &Entry<'_>, tries: impl IntoIterator<Item = Try<'t>>) -> Stri
 }
 
 fn open(path: &Path) -> AccessLog {
-    AccessLog::open(&AccessLogTarget::File(path.into())).expect("it opens").expect("it is on")
+    AccessLog::open(&AccessLogTarget::File(path.into()), None).expect("it opens").expect("it is on")
 }
 
 fn start(file: impl Write + Send + 'static) -> AccessLog {

@@ -8,7 +8,9 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use super::checks::{self, Said, Verdict};
-use crate::cli::{Exit, Test};
+use trylist::control::Exit;
+
+use crate::cli::Test;
 use crate::{Failure, count, print};
 
 pub(crate) fn run(test: &Test) -> Result<(), Failure> {

@@ -7,6 +7,7 @@ mod address;
 mod cluster;
 mod forwarded;
 mod headers;
+mod health;
 mod module;
 mod retry;
 mod route;
@@ -23,7 +24,9 @@ use toml::Spanned;
 use super::file::{self, File};
 use super::source::{At, Report, Span};
 use super::units::{Size, Time, show_time};
-use super::{AccessLogTarget, Admin, Config, Limits, Listener, RouteOrder, Syntax, Timeouts};
+use super::{
+    AccessLogTarget, Admin, Config, Limits, Listener, Place, RouteOrder, RunAs, Supervision, Syntax, Timeouts,
+};
 
 /// As many as one listener takes unless told otherwise: enough for most, and two sockets each stay below the
 /// descriptors that systems commonly allow a service (65,536 and more).
@@ -31,6 +34,9 @@ const MAX_CONNECTIONS: usize = 16_384;
 
 /// A head is held in memory while it is read, so a slow client's costs this much at most.
 const LARGEST_HEAD: u64 = 1 << 20;
+
+/// What `sun_path` of `sockaddr_un` holds, with the zero at its end.
+const LONGEST_SOCKET_PATH: usize = 107;
 
 /// What the checks share.
 pub(super) struct Checker<'a> {
@@ -70,6 +76,10 @@ impl Checker<'_> {
             forwarded: self.forwarded(file.forwarded.unwrap_or_default()),
             limits: self.limits(file.limits.unwrap_or_default()),
             timeouts: self.timeouts(file.timeouts.unwrap_or_default()),
+            run_as: RunAs { user: self.account("user", file.user), group: self.account("group", file.group) },
+            control: self.control(file.control),
+            pid_file: file.pid_file.and_then(|path| self.file_name("pid_file", &path)),
+            supervision: self.supervision(file.supervision.unwrap_or_default()),
             access_log: file.access_log.map_or(AccessLogTarget::Off, |log| self.access_log(log)),
             admin,
         }
@@ -189,6 +199,68 @@ impl Checker<'_> {
             keepalive: self.time("timeouts.keepalive", raw.keepalive.as_ref(), defaults.keepalive),
             // Zero is a wish that makes sense here: cut at once.
             drain: raw.drain.map_or(defaults.drain, |drain| drain.get_ref().0),
+        }
+    }
+
+    /// Whether there is such an account is asked where it is needed: the machine that checks may not be the one that runs.
+    fn account(&mut self, key: &str, name: Option<Spanned<String>>) -> Option<(Box<str>, Place)> {
+        let name = name?;
+        if name.get_ref().is_empty() {
+            self.report.error(name.at(), format!("{key}: is empty; write a name, or leave it out"));
+            return None;
+        }
+        let place = self.report.place(name.at());
+        Some((name.into_inner().into(), place))
+    }
+
+    fn control(&mut self, path: Option<Spanned<String>>) -> Option<PathBuf> {
+        let path = path?;
+        let checked = self.file_name("control", &path)?;
+        let (bytes, most) = (checked.as_os_str().len(), LONGEST_SOCKET_PATH);
+        if bytes > most {
+            let text =
+                format!("control: \"{}\" has {bytes} bytes, a socket's path {most} at most", path.get_ref());
+            self.report.error(path.at(), text);
+        }
+        Some(checked)
+    }
+
+    fn file_name(&mut self, key: &str, path: &Spanned<String>) -> Option<PathBuf> {
+        if path.get_ref().is_empty() {
+            self.report.error(path.at(), format!("{key}: is empty; write a file's name, or leave it out"));
+            return None;
+        }
+        Some(self.relative(path.get_ref()))
+    }
+
+    fn supervision(&mut self, raw: file::Supervision) -> Supervision {
+        let defaults = Supervision::default();
+        let of = |key: &str| format!("supervision.{key}");
+        Supervision {
+            module_time_limit: self.time(
+                &of("module_time_limit"),
+                raw.module_time_limit.as_ref(),
+                defaults.module_time_limit,
+            ),
+            module_faults: self.integer(
+                &of("module_faults"),
+                raw.module_faults.as_ref(),
+                0..=1000,
+                defaults.module_faults,
+            ),
+            module_deaths: self.integer(
+                &of("module_deaths"),
+                raw.module_deaths.as_ref(),
+                0..=1000,
+                defaults.module_deaths,
+            ),
+            // Zero is a wish that makes sense here: no generation is rolled back.
+            probation: raw.probation.map_or(defaults.probation, |probation| probation.get_ref().0),
+            start_timeout: self.time(
+                &of("start_timeout"),
+                raw.start_timeout.as_ref(),
+                defaults.start_timeout,
+            ),
         }
     }
 

@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::settings::Value;
 use super::shape::{Expecting, Named, Short, Tables};
-use super::units::{Size, Time};
+use super::units::{Size, Statuses, Time};
 
 /// The whole file.
 #[derive(Debug, Default, Deserialize)]
@@ -18,6 +18,10 @@ pub(super) struct File {
     pub(super) threads: Option<Spanned<i64>>,
     pub(super) module_path: Option<Vec<Spanned<String>>>,
     pub(super) request_id: Option<Spanned<String>>,
+    pub(super) user: Option<Spanned<String>>,
+    pub(super) group: Option<Spanned<String>>,
+    pub(super) control: Option<Spanned<String>>,
+    pub(super) pid_file: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) listener: Tables<Listener>,
     pub(super) load_module: Option<Spanned<Named<Short<ModuleFile>>>>,
@@ -28,6 +32,7 @@ pub(super) struct File {
     pub(super) forwarded: Option<Forwarded>,
     pub(super) limits: Option<Limits>,
     pub(super) timeouts: Option<Timeouts>,
+    pub(super) supervision: Option<Supervision>,
     pub(super) access_log: Option<Spanned<AccessLog>>,
     pub(super) admin: Option<Spanned<Admin>>,
 }
@@ -77,6 +82,9 @@ pub(super) struct Cluster {
     pub(super) queue_timeout: Option<Spanned<Time>>,
     pub(super) slow_start: Option<Spanned<Time>>,
     pub(super) slow_start_aggression: Option<Spanned<f64>>,
+    pub(super) ejection: Option<Ejection>,
+    pub(super) health_check: Option<Spanned<HealthCheck>>,
+    pub(super) panic_threshold: Option<Spanned<i64>>,
     pub(super) all_down: Option<Spanned<String>>,
     pub(super) sticky: Option<Spanned<Sticky>>,
     pub(super) max_requests: Option<Spanned<i64>>,
@@ -92,6 +100,39 @@ pub(super) struct Headers {
     pub(super) remove: Option<Vec<Spanned<String>>>,
     pub(super) set: Option<Named<String>>,
     pub(super) add: Option<Named<String>>,
+}
+
+/// `ejection` of a cluster.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Ejection {
+    pub(super) failures: Option<Spanned<i64>>,
+    pub(super) statuses: Option<Spanned<String>>,
+    pub(super) failure_percent: Option<Spanned<i64>>,
+    pub(super) interval: Option<Spanned<Time>>,
+    pub(super) min_requests: Option<Spanned<i64>>,
+    pub(super) time: Option<Spanned<Time>>,
+    pub(super) max_time: Option<Spanned<Time>>,
+    pub(super) max_percent: Option<Spanned<i64>>,
+}
+
+/// `health_check` of a cluster.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct HealthCheck {
+    #[serde(rename = "type")]
+    pub(super) kind: Option<Spanned<String>>,
+    pub(super) method: Option<Spanned<String>>,
+    pub(super) path: Option<Spanned<String>>,
+    pub(super) host: Option<Spanned<String>>,
+    pub(super) statuses: Option<Spanned<Vec<Statuses>>>,
+    pub(super) body: Option<Spanned<String>>,
+    pub(super) service: Option<Spanned<String>>,
+    pub(super) port: Option<Spanned<i64>>,
+    pub(super) interval: Option<Spanned<Time>>,
+    pub(super) timeout: Option<Spanned<Time>>,
+    pub(super) rise: Option<Spanned<i64>>,
+    pub(super) fall: Option<Spanned<i64>>,
 }
 
 /// `sticky` of a cluster.
@@ -189,6 +230,17 @@ pub(super) struct Timeouts {
     pub(super) tunnel: Option<Spanned<Time>>,
     pub(super) keepalive: Option<Spanned<Time>>,
     pub(super) drain: Option<Spanned<Time>>,
+}
+
+/// `[supervision]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Supervision {
+    pub(super) module_time_limit: Option<Spanned<Time>>,
+    pub(super) module_faults: Option<Spanned<i64>>,
+    pub(super) module_deaths: Option<Spanned<i64>>,
+    pub(super) probation: Option<Spanned<Time>>,
+    pub(super) start_timeout: Option<Spanned<Time>>,
 }
 
 /// `[access_log]`

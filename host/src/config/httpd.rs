@@ -9,6 +9,9 @@
 //! | `LBProxyPass PREFIX NAME[/PATH]` | routes a prefix to a cluster; the first that matches wins |
 //! | `LBModulePath DIR…` | where relative module files are looked for |
 //! | `Listen [ADDRESS:]PORT` | where requests come in |
+//! | `User NAME`, `Group NAME` | who serves, where root starts it |
+//! | `PidFile FILE` | where the process says who it is |
+//! | `LBControl PATH` | the socket that `trylist reload` and the like speak to |
 //! | `Include FILE` | other files, by pattern too, relative to this one |
 //! | `ServerName NAME` | accepted and not used: httpd needs it for links to itself, and we write none |
 //!
@@ -29,7 +32,9 @@ use toml::Spanned;
 
 use self::directive::{ANYTHING, Arguments, DIRECTIVES};
 use self::include::Stack;
+pub(super) use self::include::included;
 use self::line::{Line, lines, words};
+use super::Files;
 use super::file::File;
 use super::source::{Report, Span};
 use super::suggest::{did_you_mean, nearest};
@@ -38,13 +43,22 @@ use super::suggest::{did_you_mean, nearest};
 const ROOT: Span = 0..0;
 
 /// Reads `text` and what it includes. Lines with mistakes in them are reported and left out.
-pub(super) fn read(name: &str, text: &str, report: &mut Report) -> Option<(File, Span)> {
-    let mut reader =
-        Reader { report, file: File::default(), cluster_modules: Vec::new(), files: Stack::default() };
-    reader.files.enter(Path::new(name)).expect("nothing is open yet");
+pub(super) fn read(name: &str, text: &str, files: &mut Files, report: &mut Report) -> Option<(File, Span)> {
+    let (file, cluster_modules, open) = (File::default(), Vec::new(), Stack::default());
+    let mut reader = Reader { report, file, cluster_modules, files, open };
+    reader.open.enter(Path::new(name)).expect("nothing is open yet");
     reader.read_file(name, text);
     reader.set_cluster_modules();
     Some((reader.file, ROOT))
+}
+
+/// What the last `LBControl` of a text says. It is looked for in this file alone, not in what it includes.
+pub(super) fn control_of(text: &str) -> Option<String> {
+    let lines = lines(text, 0).into_iter().filter_map(|line| words(&line.text).ok());
+    lines
+        .filter(|words| words.len() == 2 && is(&words[0], "LBControl"))
+        .last()
+        .map(|mut words| words.remove(1))
 }
 
 struct Reader<'a> {
@@ -52,7 +66,8 @@ struct Reader<'a> {
     file: File,
     /// Cluster and module ID of each `LBClusterModule`, which may stand before its cluster.
     cluster_modules: Vec<(Spanned<String>, Spanned<String>)>,
-    files: Stack,
+    files: &'a mut Files,
+    open: Stack,
 }
 
 /// An open section.

@@ -93,6 +93,7 @@ t.toml:19: limits.head_bytes: expected a size such as 4096, "64KiB" or "1MiB", f
 fn reads_every_key() {
     let text = r#"
 threads = 3
+supervision.module_faults = 0
 module_path = ["m", "/abs"]
 request_id = "X-Id"
 forwarded = { trusted = ["10.0.0.0/8", "::1"], read = "forwarded", write = ["Forwarded"] }
@@ -139,8 +140,9 @@ retry = { on = ["connect", "reset", "timeout", "bad_response", "gateway", "429"]
 "#;
     let (config, warnings) = parse("conf/t.toml", text, Syntax::Toml).unwrap();
     let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
-    assert_eq!(warnings, [r#"conf/t.toml:16: module "x": loaded, but no cluster uses it"#]);
+    assert_eq!(warnings, [r#"conf/t.toml:17: module "x": loaded, but no cluster uses it"#]);
     assert_eq!(config.threads, 3);
+    assert_eq!(config.supervision.module_faults, 0);
     assert_eq!(
         (config.listeners[0].address.to_string(), config.listeners[0].max_connections),
         ("[::1]:8080".into(), 5)
@@ -318,8 +320,8 @@ fn refuses_unknown_keys_at_every_level() {
     assert_lines(&[
         (with_top("thread = 3\n"), r#"t.toml:1: unknown key "thread" (did you mean "threads"?)"#),
         (
-            with_top("user = \"x\"\n"),
-            r#"t.toml:1: unknown key "user" (known here: threads, module_path, request_id, listener, load_module, cluster, route, forwarded, limits, timeouts, access_log, admin)"#,
+            with_top("worker_count = 3\n"),
+            r#"t.toml:1: unknown key "worker_count" (known here: threads, module_path, request_id, user, group, control, pid_file, listener, load_module, cluster, route, forwarded, limits, timeouts, supervision, access_log, admin)"#,
         ),
         (
             with_top("[limits]\nheader = 3\n"),
@@ -707,6 +709,10 @@ fn refuses_senseless_limits() {
     assert_lines(&[
         (with_top("threads = 0\n"), "t.toml:1: threads: 0 is not a number from 1 to 1024"),
         (
+            with_top("supervision.module_faults = -1\n"),
+            "t.toml:1: supervision.module_faults: -1 is not a number from 0 to 1000",
+        ),
+        (
             with_top("limits.request_line_bytes = \"32KiB\"\n"),
             "t.toml:1: limits.head_bytes: 16384 is less than the 32768 of limits.request_line_bytes, and the line is part of the head",
         ),
@@ -779,4 +785,25 @@ fn no_beginning_of_a_file_and_no_lost_line_makes_it_panic() {
             let _ = parse("t", &rest.collect::<Vec<_>>().join("\n"), syntax);
         }
     }
+}
+
+#[test]
+fn checks_who_runs_it_and_where_it_is_spoken_to() {
+    let long = "x".repeat(200);
+    assert_lines(&[
+        (with_top("user = \"\"\n"), "t.toml:1: user: is empty; write a name, or leave it out"),
+        (with_top("pid_file = \"\"\n"), "t.toml:1: pid_file: is empty; write a file's name, or leave it out"),
+        (
+            with_top(&format!("control = \"/{long}\"\n")),
+            &format!("t.toml:1: control: \"/{long}\" has 201 bytes, a socket's path 107 at most"),
+        ),
+        (
+            with_top("[supervision]\nmodule_time_limit = \"0s\"\n"),
+            "t.toml:2: supervision.module_time_limit: must be longer than 0s (the default is 1s)",
+        ),
+        (
+            with_top("[supervision]\nmodule_deaths = -1\n"),
+            "t.toml:2: supervision.module_deaths: -1 is not a number from 0 to 1000",
+        ),
+    ]);
 }

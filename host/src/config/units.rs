@@ -1,6 +1,7 @@
-//! Durations and sizes as people write them.
+//! Durations, sizes and statuses as people write them.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use serde::de::{self, Deserialize, Deserializer, Visitor};
@@ -12,6 +13,10 @@ pub(super) struct Time(pub(super) Duration);
 /// A number of bytes: `4096`, `"64KiB"`, `"1MiB"`, `"2GiB"`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Size(pub(super) u64);
+
+/// Statuses of responses: `200`, `"200"`, `"2xx"`, `"200-399"`.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Statuses(pub(super) RangeInclusive<u16>);
 
 /// Longer is a mistake of unit rather than a wish, and far from what clocks can be asked to add.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
@@ -45,6 +50,19 @@ fn parse_size(text: &str) -> Result<u64, String> {
     number.checked_mul(factor).ok_or_else(|| format!("{text:?} is more than any number of bytes"))
 }
 
+fn parse_statuses(text: &str) -> Option<Statuses> {
+    let status = |text: &str| text.parse().ok().filter(|status| STATUS.contains(status) && text.len() == 3);
+    let range = match (text.strip_suffix("xx"), text.split_once('-')) {
+        (Some(class), _) => {
+            let class: u16 = class.parse().ok().filter(|class| (1..=5).contains(class) && text.len() == 3)?;
+            class * 100..=class * 100 + 99
+        }
+        (None, Some((first, last))) => status(first)?..=status(last)?,
+        (None, None) => status(text)?..=status(text)?,
+    };
+    (!range.is_empty()).then_some(Statuses(range))
+}
+
 fn split_unit(text: &str) -> (&str, &str) {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     (&text[..digits], text[digits..].trim_start_matches(' '))
@@ -61,6 +79,8 @@ pub(super) fn show_time(time: Duration) -> String {
     }
 }
 
+const STATUS: RangeInclusive<u16> = 100..=599;
+const STATUSES: &str = "a status such as 200, \"2xx\" or \"200-399\"";
 const TIME: &str = "a duration such as \"250ms\", \"10s\", \"5m\" or \"1h\"";
 const SIZE: &str = "a size such as 4096, \"64KiB\" or \"1MiB\"";
 
@@ -110,6 +130,33 @@ impl<'de> Deserialize<'de> for Size {
     }
 }
 
+impl<'de> Deserialize<'de> for Statuses {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct StatusesVisitor;
+
+        impl Visitor<'_> for StatusesVisitor {
+            type Value = Statuses;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(STATUSES)
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Statuses, E> {
+                let wrong = || E::custom(format!("expected {STATUSES}, found the string {text:?}"));
+                parse_statuses(text).ok_or_else(wrong)
+            }
+
+            fn visit_i64<E: de::Error>(self, status: i64) -> Result<Statuses, E> {
+                let known = u16::try_from(status).ok().filter(|status| STATUS.contains(status));
+                let wrong = || E::custom(format!("expected {STATUSES}, found the integer {status}"));
+                known.map(|status| Statuses(status..=status)).ok_or_else(wrong)
+            }
+        }
+
+        deserializer.deserialize_any(StatusesVisitor)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,6 +182,20 @@ mod tests {
         }
         assert_eq!(parse_time("25h").unwrap_err(), r#""25h" is more than the longest time, 24h"#);
         assert!(parse_time("18446744073709551615h").unwrap_err().contains("24h"));
+    }
+
+    #[test]
+    fn reads_statuses() {
+        for (text, range) in
+            [("200", 200..=200), ("2xx", 200..=299), ("200-399", 200..=399), ("5xx", 500..=599)]
+        {
+            assert_eq!(parse_statuses(text), Some(Statuses(range)), "{text}");
+        }
+        for text in
+            ["", "0", "99", "600", "6xx", "0xx", "xx", "2x", "+200", "0200", "300-200", "200-", "2xx-3xx"]
+        {
+            assert_eq!(parse_statuses(text), None, "{text}");
+        }
     }
 
     #[test]

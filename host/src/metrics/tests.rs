@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use super::cells::Latency;
 use super::*;
+use crate::endpoint::Source;
 
 #[test]
 fn sums_the_shards_of_all_threads() {
@@ -97,6 +98,24 @@ fn two_servers_of_one_url_are_two_series() {
 }
 
 #[test]
+fn says_of_each_source_what_it_says() {
+    let layout = layout();
+    let metrics = Metrics::new(&layout, 1);
+    let health = &layout.clusters[0].endpoints[0].health;
+    health.set(Source::Drain, true);
+    health.set(Source::Check, true);
+    let text = metrics.text();
+    for (source, holds) in [("drain", "1"), ("check", "1"), ("ejection", "0")] {
+        let labels = format!(r#"cluster="api",endpoint="http://a",source="{source}""#);
+        assert_eq!(value(&text, &format!("trylist_endpoint_unavailable{{{labels}}}")), holds);
+    }
+    let labels = r#"cluster="api",endpoint="http://a""#;
+    assert_eq!(value(&text, &format!("trylist_endpoint_ejections_total{{{labels}}}")), "0");
+    assert_eq!(value(&text, r#"trylist_cluster_panic{cluster="api"}"#), "1");
+    assert!(!text.contains("trylist_health_checks_total{"), "there were none");
+}
+
+#[test]
 fn reads_the_live_numbers_of_endpoints_at_each_scrape() {
     let layout = layout();
     let metrics = Metrics::new(&layout, 1);
@@ -120,6 +139,17 @@ fn faults_are_those_that_the_balancer_counted() {
 }
 
 #[test]
+fn a_balancer_in_quarantine_is_shown() {
+    let mut layout = layout();
+    let labels = r#"cluster="api",module="round_robin""#;
+    for (is_in, expected) in [(false, "0"), (true, "1")] {
+        layout.clusters[0].is_quarantined = Arc::new(move || is_in);
+        let text = Metrics::new(&layout, 1).text();
+        assert_eq!(value(&text, &format!("trylist_balancer_quarantined{{{labels}}}")), expected);
+    }
+}
+
+#[test]
 fn gauges_are_what_came_less_what_went() {
     let (metrics, shard) = one_thread();
     shard.connection_opened(0);
@@ -134,6 +164,132 @@ fn gauges_are_what_came_less_what_went() {
     assert_eq!(value(&text, r#"trylist_queue_length{cluster="api"}"#), "1");
     assert_eq!(value(&text, r#"trylist_queue_waits_total{cluster="api",end="timed_out"}"#), "1");
     assert_eq!(value(&text, r#"trylist_queue_wait_seconds_total{cluster="api"}"#), "2.0");
+}
+
+#[test]
+fn what_earlier_generations_counted_is_part_of_every_sum() {
+    let (older, shard) = one_thread();
+    let request = RequestEnd {
+        cluster: Some(0),
+        outcome: wire::OUTCOME_SERVED,
+        status: 200,
+        duration_ns: 150_000,
+        first_byte_ns: Some(100_000),
+        received_bytes: 80,
+        sent_bytes: 1_000,
+    };
+    shard.connection_opened(0);
+    shard.request(&request);
+    shard.request(&RequestEnd { status: 404, ..RequestEnd::default() });
+    shard.try_ended(0, 1, wire::TRY_NOT_ESTABLISHED, Some(wire::FAILURE_TLS), 250_000_000);
+    let (newer, shard) = one_thread();
+    newer.set_base(older.totals());
+    shard.connection_opened(0);
+    shard.request(&request);
+    shard.try_ended(0, 1, wire::TRY_SERVED, None, 250_000_000);
+    let text = newer.text();
+    for (series, expected) in [
+        (r#"trylist_connections_total{listener="127.0.0.1:80"}"#, "2"),
+        (r#"trylist_requests_total{cluster="api",code="200"}"#, "2"),
+        (r#"trylist_requests_total{cluster="",code="404"}"#, "1"),
+        (r#"trylist_outcomes_total{cluster="api",outcome="served"}"#, "2"),
+        (r#"trylist_request_duration_seconds_count{cluster="api"}"#, "2"),
+        (r#"trylist_request_duration_seconds_sum{cluster="api"}"#, "0.0003"),
+        (r#"trylist_request_duration_seconds_bucket{le="0.0001",cluster="api"}"#, "0"),
+        (r#"trylist_request_duration_seconds_bucket{le="0.0002",cluster="api"}"#, "2"),
+        (r#"trylist_request_duration_seconds_bucket{le="+Inf",cluster="api"}"#, "2"),
+        (r#"trylist_received_bytes_total{cluster="api"}"#, "160"),
+        (r#"trylist_try_seconds_total{cluster="api",endpoint="http://b"}"#, "0.5"),
+        (r#"trylist_try_failures_total{cluster="api",endpoint="http://b",kind="tls"}"#, "1"),
+        (r#"trylist_module_faults_total{cluster="api",module="round_robin",fault="out_of_range"}"#, "6"),
+    ] {
+        assert_eq!(value(&text, series), expected, "{series}");
+    }
+    // What is, and not what was counted, is this worker's alone.
+    assert_eq!(value(&text, r#"trylist_open_connections{listener="127.0.0.1:80"}"#), "1");
+    assert_eq!(newer.totals().counters("trylist_connections").map(|own| own.values().sum::<u64>()), Some(1));
+}
+
+#[test]
+fn a_new_base_takes_the_place_of_the_last() {
+    let (older, shard) = one_thread();
+    let (newer, _) = one_thread();
+    for expected in ["1", "2"] {
+        shard.connection_opened(0);
+        newer.set_base(older.totals());
+        let series = r#"trylist_connections_total{listener="127.0.0.1:80"}"#;
+        assert_eq!(value(&newer.text(), series), expected);
+    }
+}
+
+#[test]
+fn what_is_no_longer_configured_vanishes_and_comes_back() {
+    let (older, shard) = one_thread();
+    shard.request(&RequestEnd { cluster: Some(0), status: 200, ..RequestEnd::default() });
+    shard.try_ended(0, 0, wire::TRY_SERVED, None, 1);
+    shard.try_ended(0, 1, wire::TRY_SERVED, None, 1);
+    let mut renamed = layout();
+    renamed.clusters[0].name = "web".into();
+    let mut smaller = layout();
+    smaller.clusters[0].endpoints.pop();
+    let base = Arc::new(older.totals());
+    for (layout, has_cluster, has_endpoint) in
+        [(renamed, false, false), (smaller, true, false), (layout(), true, true)]
+    {
+        let metrics = Metrics::new(&layout, 1);
+        metrics.set_base(Arc::clone(&base));
+        let text = metrics.text();
+        assert_eq!(text.contains(r#"cluster="api",code="200""#), has_cluster);
+        assert_eq!(text.contains(r#"cluster="api",endpoint="http://b""#), has_endpoint);
+    }
+}
+
+/// As a float, the counts here would be rounded to an even number.
+#[test]
+fn totals_are_exact_through_serde_and_sums() {
+    const MANY: u64 = (1 << 53) + 1;
+    let mut layout = layout();
+    layout.clusters[0].name = "a\"b\\\n".into();
+    let metrics = Metrics::new(&layout, 1);
+    let shard = metrics.shard(0);
+    shard.request(&RequestEnd {
+        cluster: Some(0),
+        duration_ns: MANY,
+        received_bytes: MANY,
+        ..RequestEnd::default()
+    });
+    shard.try_ended(0, 0, wire::TRY_SERVED, None, MANY);
+    let own = metrics.totals();
+    let bytes = serde_json::to_vec(&own).expect("plain data");
+    let mut sum: Totals = serde_json::from_slice(&bytes).expect("what was written");
+    assert_eq!(sum, own);
+    sum.add(&own);
+    metrics.set_base(sum);
+    let text = metrics.text();
+    let cluster = r#"cluster="a\"b\\\n""#;
+    let total = (3 * MANY).to_string();
+    assert_eq!(value(&text, &format!("trylist_received_bytes_total{{{cluster}}}")), total);
+    assert_eq!(value(&text, &format!("trylist_request_duration_seconds_count{{{cluster}}}")), "3");
+    let sum_ns = |totals: &Totals| {
+        totals.histograms("trylist_request_duration").map(|s| s.values().map(|t| t.sum_ns).sum::<u64>())
+    };
+    assert_eq!(sum_ns(&own), Some(MANY));
+}
+
+#[test]
+fn totals_hold_only_what_happened_and_no_gauges() {
+    let mut layout = layout();
+    layout.clusters[0].faults = Arc::new(|_| 0);
+    let metrics = Metrics::new(&layout, 1);
+    assert!(metrics.totals().is_empty(), "{:?}", metrics.totals());
+    metrics.shard(0).connection_opened(0);
+    metrics.shard(0).queue_entered(0);
+    let mut sum = Totals::default();
+    sum.add(&metrics.totals());
+    assert_eq!(sum, metrics.totals());
+    let families: Vec<_> = sum.counters("trylist_connections").into_iter().collect();
+    assert_eq!(families.len(), 1);
+    assert!(sum.counters("trylist_queue_length").is_none());
 }
 
 #[test]
@@ -182,7 +338,11 @@ fn one_thread() -> (Arc<Metrics>, Arc<Shard>) {
 }
 
 fn layout() -> MetricsLayout {
-    let endpoint = |url: &str| EndpointLayout { url: url.into(), counters: Box::leak(Box::new(counters())) };
+    let endpoint = |url: &str| EndpointLayout {
+        url: url.into(),
+        counters: Box::leak(Box::new(counters())),
+        health: Arc::default(),
+    };
     MetricsLayout {
         listeners: vec!["127.0.0.1:80".into()],
         clusters: vec![ClusterLayout {
@@ -190,6 +350,8 @@ fn layout() -> MetricsLayout {
             module: "round_robin".into(),
             endpoints: vec![endpoint("http://a"), endpoint("http://b")],
             faults: Arc::new(|fault| if fault == Fault::OutOfRange { 3 } else { 0 }),
+            is_quarantined: Arc::new(|| false),
+            panics: Arc::new(|| true),
         }],
         access_log: None,
     }

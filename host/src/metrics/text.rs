@@ -1,7 +1,7 @@
 //! The metrics as Prometheus reads them: one function per group of families, each a sum over the shards.
 //!
 //! Series that a rule would watch for their first increase (outcomes, faults, results of tries) are there from the
-//! start as zeros; status codes and kinds of failure appear once there was one.
+//! start as zeros; status codes and kinds of failure appear once there was one, in this generation or an earlier.
 
 use std::fmt;
 use std::iter;
@@ -9,42 +9,53 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, NoLabelSet};
-use prometheus_client::metrics::MetricType;
+use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Unit;
 
+use super::families::{self, Families, Label, seconds};
+use super::totals::{Times, Totals};
 use super::{
     Call, Cell, ClusterCells, Connection, EndpointCells, FAILURES, Histogram, ListenerCells, Metrics,
     OUTCOMES, QueueEnd, RequestCells, STATES, Shard, TRY_RESULTS,
 };
+use crate::endpoint::Source;
 use crate::module::balancer::Fault;
 
 impl Collector for Metrics {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut out = Families(encoder);
-        self.worker(&mut out)?;
-        self.listeners(&mut out)?;
-        self.requests(&mut out)?;
-        self.tries(&mut out)?;
-        self.endpoints(&mut out)?;
-        self.modules(&mut out)?;
-        self.queues(&mut out)?;
-        self.retries(&mut out)?;
+        let mut out = Families::Text(encoder, self.base.load_full());
+        self.walk(&mut out)?;
         process(&mut out)
     }
 }
 
 impl Metrics {
+    /// What this worker counted, without the base that it was given.
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        self.walk(&mut Families::Totals(&mut totals)).expect("nothing is written that could fail");
+        totals
+    }
+
+    fn walk(&self, out: &mut Families<'_>) -> fmt::Result {
+        self.worker(out)?;
+        self.listeners(out)?;
+        self.requests(out)?;
+        self.tries(out)?;
+        self.endpoints(out)?;
+        self.health(out)?;
+        self.modules(out)?;
+        self.queues(out)?;
+        self.retries(out)
+    }
+
     fn worker(&self, out: &mut Families<'_>) -> fmt::Result {
         let abi = format!("{}.{}", lb_api::version::ABI_MAJOR, lb_api::version::ABI_MINOR);
-        out.0
-            .encode_descriptor(
-                "trylist_build",
-                "The running program and the module ABI that it provides.",
-                None,
-                MetricType::Info,
-            )?
-            .encode_info(&[("version", env!("CARGO_PKG_VERSION")), ("abi", abi.as_str())])?;
+        out.info(
+            "trylist_build",
+            "The running program and the module ABI that it provides.",
+            [("version", env!("CARGO_PKG_VERSION")), ("abi", abi.as_str())],
+        )?;
         out.gauge(
             "trylist_start_time",
             Some(&Unit::Seconds),
@@ -119,14 +130,13 @@ impl Metrics {
 
     fn requests(&self, out: &mut Families<'_>) -> fmt::Result {
         let codes = self.routed().flat_map(|(name, cluster)| {
-            self.codes.iter().enumerate().filter_map(move |(slot, code)| {
+            self.codes.iter().enumerate().map(move |(slot, code)| {
                 let n = self.sum(|shard| &shard.requests(cluster).codes[slot]);
-                (n > 0).then_some(([("cluster", name), ("code", code.as_str())], n))
+                ([("cluster", name), ("code", code.as_str())], n)
             })
         });
-        out.counter(
+        out.rare_counter(
             "trylist_requests",
-            None,
             "Requests by the status that the client got; without cluster those that matched no route or were refused before.",
             codes,
         )?;
@@ -173,18 +183,17 @@ impl Metrics {
             "Tries by endpoint and how they ended.",
             self.by_kind("result", &TRY_RESULTS, |cells| &cells.tries),
         )?;
-        out.counter(
+        out.rare_counter(
             "trylist_try_failures",
-            None,
             "Tries that were not established, by the reason.",
-            self.by_kind("kind", &FAILURES, |cells| &cells.failures).filter(|(_, n)| *n > 0),
+            self.by_kind("kind", &FAILURES, |cells| &cells.failures),
         )?;
         out.counter(
             "trylist_try",
             Some(&Unit::Seconds),
             "Time spent in tries; divided by the tries it is their average.",
             self.endpoint_series().map(|(labels, cluster, endpoint)| {
-                (labels, seconds(self.sum(|shard| &shard.clusters[cluster].endpoints[endpoint].time_ns)))
+                (labels, self.sum(|shard| &shard.clusters[cluster].endpoints[endpoint].time_ns))
             }),
         )?;
         out.counter(
@@ -198,7 +207,7 @@ impl Metrics {
     fn endpoints(&self, out: &mut Families<'_>) -> fmt::Result {
         let live = || {
             self.endpoint_series()
-                .map(|(labels, cluster, idx)| (labels, self.clusters[cluster].endpoints[idx].1))
+                .map(|(labels, cluster, idx)| (labels, self.clusters[cluster].endpoints[idx].1.counters))
         };
         out.gauge(
             "trylist_endpoint_in_flight",
@@ -233,6 +242,48 @@ impl Metrics {
         )
     }
 
+    fn health(&self, out: &mut Families<'_>) -> fmt::Result {
+        let each = || {
+            self.endpoint_series()
+                .map(|(labels, cluster, idx)| (labels, &self.clusters[cluster].endpoints[idx].1.health))
+        };
+        out.gauge(
+            "trylist_endpoint_unavailable",
+            None,
+            "1 where this source says that an endpoint takes no requests, whatever the others say.",
+            each().flat_map(|([cluster, endpoint], health)| {
+                Source::ALL.into_iter().map(move |source| {
+                    let labels = [cluster, endpoint, ("source", source.name())];
+                    (labels, u32::from(health.holds(source)))
+                })
+            }),
+        )?;
+        out.counter(
+            "trylist_endpoint_ejections",
+            None,
+            "Times that an endpoint was ejected for what its traffic showed.",
+            each().map(|(labels, health)| (labels, health.traffic.total())),
+        )?;
+        out.counter(
+            "trylist_health_checks",
+            None,
+            "Active checks of an endpoint by their result.",
+            each().flat_map(|([cluster, endpoint], health)| {
+                let (passed, failed) = health.checks.totals();
+                let labels = move |result| [cluster, endpoint, ("result", result)];
+                let results = [(labels("passed"), passed), (labels("failed"), failed)];
+                results.into_iter().filter(move |_| passed + failed > 0)
+            }),
+        )?;
+        out.gauge(
+            "trylist_cluster_panic",
+            None,
+            "1 where so few endpoints are available that all but those that drain get requests.",
+            self.clusters()
+                .map(|(_, cluster)| ([("cluster", &*cluster.name)], u32::from((cluster.panics)()))),
+        )
+    }
+
     fn modules(&self, out: &mut Families<'_>) -> fmt::Result {
         let single = |cell: fn(&Shard, usize) -> &Cell| {
             self.clusters().map(move |(idx, cluster)| {
@@ -263,6 +314,15 @@ impl Metrics {
                 })
             }),
         )?;
+        out.gauge(
+            "trylist_balancer_quarantined",
+            None,
+            "1 where a module did wrong so often that the host chooses in its place until the next reload.",
+            self.clusters().map(|(_, cluster)| {
+                let labels = [("cluster", &*cluster.name), ("module", &*cluster.module)];
+                (labels, u32::from((cluster.is_quarantined)()))
+            }),
+        )?;
         out.histogram(
             "trylist_module_time",
             "Time that a request spent in all its calls into the module; a sample of the requests, not all.",
@@ -286,7 +346,7 @@ impl Metrics {
         out.counter(
             "trylist_fallbacks",
             None,
-            "Requests whose endpoints the host chose by itself, because of a fault.",
+            "Times that the host chose an endpoint by itself, because of a fault or a quarantine.",
             single(|shard, idx| &shard.clusters[idx].fallbacks),
         )
     }
@@ -321,7 +381,7 @@ impl Metrics {
             Some(&Unit::Seconds),
             "Time that requests waited for an endpoint.",
             self.clusters().map(|(idx, cluster)| {
-                ([("cluster", &*cluster.name)], seconds(self.sum(|shard| &shard.clusters[idx].queue_time_ns)))
+                ([("cluster", &*cluster.name)], self.sum(|shard| &shard.clusters[idx].queue_time_ns))
             }),
         )?;
         out.counter(
@@ -405,21 +465,30 @@ impl Metrics {
         })
     }
 
+    /// Client connections that are open now.
+    pub fn open_connections(&self) -> u64 {
+        let all = |cell: fn(&ListenerCells) -> &Cell| -> u64 {
+            (0..self.listeners.len()).map(|idx| self.sum(|shard| cell(&shard.listeners[idx]))).sum()
+        };
+        let closed = all(|cells| &cells.closed);
+        all(|cells| &cells.opened).saturating_sub(closed)
+    }
+
     fn sum(&self, cell: impl Fn(&Shard) -> &Cell) -> u64 {
-        self.shards.iter().map(|shard| cell(shard).read()).sum()
+        // Cells wrap, too.
+        self.shards.iter().fold(0, |sum, shard| sum.wrapping_add(cell(shard).read()))
     }
 
     fn times<const FIRST_NS: u64, const N: usize>(
         &self,
         histogram: impl Fn(&Shard) -> &Histogram<FIRST_NS, N>,
-    ) -> Times {
-        let bucket = |idx| {
-            let bound = if idx == N - 1 { f64::INFINITY } else { seconds(FIRST_NS << idx) };
-            (bound, self.sum(|shard| &histogram(shard).buckets[idx]))
-        };
-        Times {
-            sum: seconds(self.sum(|shard| &histogram(shard).sum_ns)),
-            buckets: (0..N).map(bucket).collect(),
+    ) -> families::Histogram {
+        families::Histogram {
+            times: Times {
+                sum_ns: self.sum(|shard| &histogram(shard).sum_ns),
+                buckets: (0..N).map(|idx| self.sum(|shard| &histogram(shard).buckets[idx])).collect(),
+            },
+            bound: |idx| if idx >= N - 1 { f64::INFINITY } else { seconds(FIRST_NS << idx) },
         }
     }
 }
@@ -434,7 +503,7 @@ impl Shard {
 fn process(out: &mut Families<'_>) -> fmt::Result {
     let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     let cpu = cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9;
-    out.counter("process_cpu", Some(&Unit::Seconds), "CPU time of this process.", [([], cpu)])?;
+    out.process_seconds("process_cpu", "CPU time of this process.", cpu)?;
     if let Some(bytes) = resident_bytes() {
         out.gauge("process_resident_memory", Some(&Unit::Bytes), "Memory of this process.", [([], bytes)])?;
     }
@@ -453,80 +522,6 @@ fn resident_bytes() -> Option<u64> {
     Some(pages * rustix::param::page_size() as u64)
 }
 
-fn seconds(ns: u64) -> f64 {
-    ns as f64 / 1e9
-}
-
 fn unix_seconds(time: SystemTime) -> f64 {
     time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64()
-}
-
-type Label<'a> = (&'static str, &'a str);
-
-/// A histogram, summed.
-struct Times {
-    sum: f64,
-    buckets: Vec<(f64, u64)>,
-}
-
-/// Writes families one after the other.
-struct Families<'a>(DescriptorEncoder<'a>);
-
-impl Families<'_> {
-    fn counter<'l, const N: usize, V: EncodeCounterValue>(
-        &mut self,
-        name: &str,
-        unit: Option<&Unit>,
-        help: &str,
-        series: impl IntoIterator<Item = ([Label<'l>; N], V)>,
-    ) -> fmt::Result {
-        let mut family = self.0.encode_descriptor(name, help, unit, MetricType::Counter)?;
-        for (labels, value) in series {
-            if N == 0 {
-                family.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
-            } else {
-                family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn gauge<'l, const N: usize, V: EncodeGaugeValue>(
-        &mut self,
-        name: &str,
-        unit: Option<&Unit>,
-        help: &str,
-        series: impl IntoIterator<Item = ([Label<'l>; N], V)>,
-    ) -> fmt::Result {
-        let mut family = self.0.encode_descriptor(name, help, unit, MetricType::Gauge)?;
-        for (labels, value) in series {
-            if N == 0 {
-                family.encode_gauge(&value)?;
-            } else {
-                family.encode_family(&labels)?.encode_gauge(&value)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// All histograms are of seconds.
-    fn histogram<'l, const N: usize>(
-        &mut self,
-        name: &str,
-        help: &str,
-        series: impl IntoIterator<Item = ([Label<'l>; N], Times)>,
-    ) -> fmt::Result {
-        let unit = Some(&Unit::Seconds);
-        let mut family = self.0.encode_descriptor(name, help, unit, MetricType::Histogram)?;
-        for (labels, times) in series {
-            let n = times.buckets.iter().map(|(_, n)| n).sum();
-            family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
-                times.sum,
-                n,
-                &times.buckets,
-                None,
-            )?;
-        }
-        Ok(())
-    }
 }

@@ -6,6 +6,7 @@
 #![allow(unsafe_code, reason = "calls into modules take raw pointers; no other file makes them")]
 
 mod build;
+mod quarantine;
 mod scope;
 #[cfg(test)]
 pub(super) mod tests;
@@ -21,6 +22,7 @@ use lb_api::wire;
 pub use self::build::{BuildError, BuildInput, Endpoint, Needs, Problem, address};
 pub use self::scope::Fault;
 use self::scope::{Scope, panic_text, take_panic};
+use crate::breadcrumb::{self, Mark};
 use crate::module::{Calls, Module};
 
 /// The module panicked in this call, or said by its status that it did not do what it was asked. It is already counted
@@ -33,6 +35,8 @@ pub struct Balancer {
     calls: Calls,
     /// What the module's `build` made; may be null, only the module knows.
     instance: *mut c_void,
+    /// What a crumb says of its calls.
+    mark: Mark,
     events: u32,
     needs: Needs,
     scope: Arc<Scope>,
@@ -45,11 +49,11 @@ unsafe impl Send for Balancer {}
 // SAFETY: as above.
 unsafe impl Sync for Balancer {}
 
-/// Every module call goes through here, so that what surrounds a call is said once. This is where a thread leaves its
-/// breadcrumb (two relaxed stores, before and after) when a supervisor wants to know which module killed a worker.
+/// Every module call goes through here, so that what surrounds a call is said once: the crumb that a thread leaves, for a
+/// supervisor that wants to know which module killed a worker.
 #[inline(always)]
-pub(super) fn in_module<R>(call: impl FnOnce() -> R) -> R {
-    call()
+pub(super) fn in_module<R>(mark: Mark, call: impl FnOnce() -> R) -> R {
+    breadcrumb::inside(mark, call)
 }
 
 impl Balancer {
@@ -68,8 +72,22 @@ impl Balancer {
         self.scope.count(fault)
     }
 
-    /// Counts a fault that the host found in an answer. The first of each kind is logged as an error, and then one line
-    /// at most every ten seconds, so that a bad module fills no disk.
+    /// Whether it did wrong so often that it is not to be asked any more: no new trylist of it is begun, and those that
+    /// there are go on to their end. It stays so for as long as there is a balancer of this module in this cluster.
+    #[inline]
+    pub fn is_quarantined(&self) -> bool {
+        self.scope.quarantine.is_in()
+    }
+
+    /// Has nobody ask it any more, for a reason that is said once.
+    #[cold]
+    pub fn quarantine(&self, why: &dyn fmt::Display) {
+        self.scope.enter_quarantine(why);
+    }
+
+    /// Counts a fault that the host found in an answer, or a supervisor in how long a call took. The first of each kind
+    /// is logged as an error, and then one line at most every ten seconds, so that a bad module fills no disk.
+    /// [`BuildInput::fault_limit`] of them within a minute put it in quarantine.
     #[cold]
     pub fn fault(&self, fault: Fault, detail: &dyn fmt::Display) {
         self.scope.fault(fault, detail, Instant::now());
@@ -87,7 +105,7 @@ impl Balancer {
         let mut writer = Writer { bytes: &mut bytes, limit: SAVE_BYTES, overflowed: false };
         let sink = writer.sink();
         // SAFETY: the instance is alive, and `sink` and its writer live until after the call.
-        self.judge("save", in_module(|| unsafe { save(self.instance, &raw const sink) }))
+        self.judge("save", in_module(self.mark.long(), || unsafe { save(self.instance, &raw const sink) }))
             .map_err(|Panicked| SaveError::Panicked)?;
         if writer.overflowed { Err(SaveError::TooLong) } else { Ok(Some(bytes)) }
     }
@@ -133,7 +151,8 @@ impl Balancer {
         trylist: *mut c_void,
     ) -> Result<(), Panicked> {
         // SAFETY: the caller's promise; the instance lives as long as `self`.
-        let status = in_module(|| unsafe { (self.calls.load_balance)(self.instance, request, trylist) });
+        let status =
+            in_module(self.mark, || unsafe { (self.calls.load_balance)(self.instance, request, trylist) });
         self.judge("load_balance", status)
     }
 
@@ -154,7 +173,8 @@ impl Balancer {
         answer: &mut wire::Answer,
     ) -> Result<(), Panicked> {
         // SAFETY: the caller's promise; the instance lives as long as `self`.
-        let status = in_module(|| unsafe { (self.calls.next)(self.instance, trylist, cx, answer) });
+        let status =
+            in_module(self.mark, || unsafe { (self.calls.next)(self.instance, trylist, cx, answer) });
         self.judge("next", status)
     }
 
@@ -174,7 +194,8 @@ impl Balancer {
         failure: &wire::Failure,
     ) -> Result<(), Panicked> {
         // SAFETY: the caller's promise; the instance lives as long as `self`.
-        let status = in_module(|| unsafe { (self.calls.report_failure)(self.instance, trylist, failure) });
+        let status =
+            in_module(self.mark, || unsafe { (self.calls.report_failure)(self.instance, trylist, failure) });
         self.judge("report_failure", status)
     }
 
@@ -198,7 +219,7 @@ impl Balancer {
     pub unsafe fn observe(&self, trylist: *mut c_void, event: &wire::Event) -> Result<(), Panicked> {
         let Some(observe) = self.calls.observe.filter(|_| self.wants(event.kind)) else { return Ok(()) };
         // SAFETY: the caller's promise; the instance lives as long as `self`.
-        let status = in_module(|| unsafe { observe(self.instance, trylist, event) });
+        let status = in_module(self.mark, || unsafe { observe(self.instance, trylist, event) });
         self.judge("observe", status)
     }
 
@@ -214,7 +235,7 @@ impl Balancer {
     #[inline]
     pub unsafe fn finish(&self, trylist: *mut c_void, outcome: &wire::Outcome) -> Result<(), Panicked> {
         // SAFETY: the caller's promise; the instance lives as long as `self`.
-        let status = in_module(|| unsafe { (self.calls.finish)(self.instance, trylist, outcome) });
+        let status = in_module(self.mark, || unsafe { (self.calls.finish)(self.instance, trylist, outcome) });
         self.judge("finish", status)
     }
 
@@ -230,7 +251,7 @@ impl Balancer {
     #[inline]
     pub unsafe fn drop_trylist(&self, trylist: *mut c_void) -> Result<(), Panicked> {
         // SAFETY: the caller's promise; the instance lives as long as `self`.
-        let status = in_module(|| unsafe { (self.calls.drop_trylist)(self.instance, trylist) });
+        let status = in_module(self.mark, || unsafe { (self.calls.drop_trylist)(self.instance, trylist) });
         self.judge("drop_trylist", status)
     }
 
@@ -248,7 +269,7 @@ impl Balancer {
         let mut writer = Writer { bytes: text, limit: EXPLAIN_BYTES, overflowed: false };
         let sink = writer.sink();
         // SAFETY: the caller's promise; the instance lives as long as `self`, `sink` and its writer beyond the call.
-        let status = in_module(|| unsafe { explain(self.instance, trylist, &raw const sink) });
+        let status = in_module(self.mark, || unsafe { explain(self.instance, trylist, &raw const sink) });
         self.judge("explain", status)
     }
 }
@@ -256,7 +277,7 @@ impl Balancer {
 impl Drop for Balancer {
     fn drop(&mut self) {
         // SAFETY: `build` made the instance, this is its only drop, and nobody else holds `self`.
-        let status = in_module(|| unsafe { (self.calls.drop_balancer)(self.instance) });
+        let status = in_module(self.mark.long(), || unsafe { (self.calls.drop_balancer)(self.instance) });
         // A failure is counted and logged; nothing more can be done for an instance that is gone.
         let _ = self.judge("drop_balancer", status);
     }

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -63,11 +63,33 @@ impl Image {
         Ok(Self { file: copy?.into() })
     }
 
+    /// The copy, to be handed to another process.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// The same copy by a descriptor of its own.
+    pub(super) fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { file: self.file.try_clone()? })
+    }
+
+    /// What is in it.
+    pub(super) fn bytes(&self) -> io::Result<Vec<u8>> {
+        fs::read(self.path())
+    }
+
     /// Where the dynamic linker finds it, as long as the image is not dropped. It remembers libraries by this very path,
     /// so an image that was opened must stay open for as long as the process lives: the next file with the same number
     /// would be taken for this one.
     pub(super) fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+    }
+}
+
+impl From<OwnedFd> for Image {
+    /// Of a copy that another process made.
+    fn from(file: OwnedFd) -> Self {
+        Self { file }
     }
 }
 

@@ -1,7 +1,7 @@
 //! From a line of `[load_module]` to a checked [`Module`]: the only place that opens files as code.
 //!
 //! In this order, so that each step can rely on those before it: locate, read once, who can change the file (`owner`),
-//! its hash, what kind of file it is (`elf`), a sealed copy (`image`), `dlopen`, the envelope (abi_stable's root or the
+//! its hash, what kind of file it is (`elf`), a sealed copy (`image`), which is all that [`read`] does; then `dlopen`, the envelope (abi_stable's root or the
 //! symbol `lb_module`), the ABI's version, the table of calls, what the module says of itself, its ID. Code of the module
 //! runs from `dlopen` on (a library's constructors), so all that can be refused before is.
 #![allow(unsafe_code, reason = "opening a file as code, and reading what it exports")]
@@ -12,6 +12,7 @@ use std::fmt;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
 use std::mem::{MaybeUninit, offset_of};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::ptr;
@@ -23,27 +24,44 @@ use lb_api::wire;
 use libloading::os::unix::{Library as Opened, RTLD_LOCAL, RTLD_NOW};
 use sha2::{Digest as _, Sha256};
 
+use crate::breadcrumb::Mark;
 use crate::config::{ModuleFile, NotFound, Place};
 use crate::module::balancer::{in_module, slice};
 use crate::module::calls::Calls;
 use crate::module::image::{self, Image};
 use crate::module::{Hex, Language, Library, Module, OneLine, TrylistLayout, elf, owner};
 
-/// Loads the module that a configuration names.
+/// A module's file, read once and checked as far as that goes without running any of it. What is opened is the copy.
+#[derive(Debug)]
+pub struct Copied {
+    /// The file that it was read from.
+    pub file: PathBuf,
+    /// Hash of its bytes.
+    pub sha256: [u8; 32],
+    image: Image,
+}
+
+/// Reads the file of the module that a configuration names.
 ///
 /// # Errors
 ///
-/// Any refusal, as one line that names file and reason.
-pub fn open(request: &ModuleFile) -> Result<Arc<Module>, LoadError> {
-    let error = |file: &Path, refusal| LoadError {
-        place: Some(request.place.clone()),
-        id: Some(Arc::clone(&request.id)),
-        file: file.to_owned(),
-        refusal,
-    };
+/// Any refusal that there can be before the file is opened as code, as one line that names file and reason.
+pub fn read(request: &ModuleFile) -> Result<Copied, LoadError> {
+    let error = |file: &Path, refusal| LoadError::of(request, file, refusal);
     let file = request.locate().map_err(|not_found| error(&request.file, Refusal::NotFound(not_found)))?;
-    let wanted = Wanted { id: Some(&request.id), sha256: request.sha256 };
-    let module = load(&file, wanted).map_err(|refusal| error(&file, refusal))?;
+    copy(&file, &request.id, request.sha256).map_err(|refusal| error(&file, refusal))
+}
+
+/// Opens what was read. `mark` is what the module's calls are known by from outside of the process, which goes by its index
+/// in the configuration.
+///
+/// # Errors
+///
+/// Any further refusal.
+pub fn open(request: &ModuleFile, copied: Copied, mark: Mark) -> Result<Arc<Module>, LoadError> {
+    let file = copied.file.clone();
+    let module =
+        load(copied, Some(&request.id), mark).map_err(|refusal| LoadError::of(request, &file, refusal))?;
     Ok(Arc::new(module))
 }
 
@@ -53,9 +71,21 @@ pub fn open(request: &ModuleFile) -> Result<Arc<Module>, LoadError> {
 ///
 /// Why no configuration could load it.
 pub fn inspect(file: &Path) -> Result<Arc<Module>, LoadError> {
-    let module = load(file, Wanted { id: None, sha256: None });
+    let module = copy(file, "module", None).and_then(|copied| load(copied, None, Mark::NONE));
     let error = |refusal| LoadError { place: None, id: None, file: file.to_owned(), refusal };
     module.map(Arc::new).map_err(error)
+}
+
+impl Copied {
+    /// What another process copied, and handed on as it is.
+    pub fn from_parts(file: PathBuf, sha256: [u8; 32], image: OwnedFd) -> Self {
+        Self { file, sha256, image: Image::from(image) }
+    }
+
+    /// The copy, to be handed on.
+    pub fn image(&self) -> BorrowedFd<'_> {
+        self.image.fd()
+    }
 }
 
 /// Why a module was not loaded. As text it is one line: place and ID where the configuration asked, file, reason.
@@ -107,31 +137,31 @@ pub enum Refusal {
     },
 }
 
-/// What the configuration says of the module to be found in a file.
-#[derive(Clone, Copy)]
-struct Wanted<'a> {
-    id: Option<&'a str>,
-    sha256: Option<[u8; 32]>,
-}
-
 /// A whole module is far below; more is a mistake like a disk image or `/dev/zero`.
 const MAX_FILE_BYTES: u64 = 1 << 30;
 
-fn load(file: &Path, wanted: Wanted<'_>) -> Result<Module, Refusal> {
+fn copy(file: &Path, name: &str, pinned: Option<[u8; 32]>) -> Result<Copied, Refusal> {
     let (opened, metadata) = open_file(file)?;
     if rustix::process::geteuid().is_root() {
         owner::check(file, &metadata, 0).map_err(Refusal::Exposed)?;
     }
-    let bytes = read(opened)?;
+    let bytes = read_whole(opened)?;
     let sha256 = <[u8; 32]>::from(Sha256::digest(&bytes));
-    if let Some(pinned) = wanted.sha256.filter(|pinned| *pinned != sha256) {
+    if let Some(pinned) = pinned.filter(|pinned| *pinned != sha256) {
         return Err(Refusal::OtherHash { pinned: pinned.into(), found: sha256.into() });
     }
     elf::check(&bytes).map_err(Refusal::NoLibrary)?;
-    let library = library(sha256, &bytes, wanted.id.unwrap_or("module"))?;
-    match wanted.id {
+    let in_file = || Image::in_file(&bytes, &image::private_folders()).map_err(Refusal::Copy);
+    let image = Image::in_memory(name, &bytes).or_else(|_| in_file())?;
+    Ok(Copied { file: file.to_owned(), sha256, image })
+}
+
+fn load(copied: Copied, id: Option<&str>, mark: Mark) -> Result<Module, Refusal> {
+    let Copied { file, sha256, image } = copied;
+    let library = library(sha256, image, mark)?;
+    match id {
         Some(id) if id != &*library.id => Err(Refusal::OtherId { found: library.id.clone() }),
-        _ => Ok(Module { library, file: file.to_owned() }),
+        _ => Ok(Module { library, file, mark }),
     }
 }
 
@@ -144,7 +174,7 @@ fn open_file(path: &Path) -> Result<(File, Metadata), Refusal> {
     if metadata.is_file() { Ok((file, metadata)) } else { Err(Refusal::NoFile) }
 }
 
-fn read(file: File) -> Result<Vec<u8>, Refusal> {
+fn read_whole(file: File) -> Result<Vec<u8>, Refusal> {
     let mut bytes = Vec::new();
     file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(Refusal::Unreadable)?;
     if bytes.len() as u64 > MAX_FILE_BYTES { Err(Refusal::TooLarge) } else { Ok(bytes) }
@@ -155,17 +185,18 @@ static OPENED: Mutex<Option<HashMap<[u8; 32], &'static Library>>> = Mutex::new(N
 
 /// Opens a library, or finds that these very bytes are open: a process that builds several configurations one after
 /// another (as tests do) has each module once.
-fn library(sha256: [u8; 32], bytes: &[u8], name: &str) -> Result<&'static Library, Refusal> {
+fn library(sha256: [u8; 32], image: Image, mark: Mark) -> Result<&'static Library, Refusal> {
     // Held while the library is opened, so that two threads do not open it twice. Whoever panicked left the map whole.
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
     let opened = opened.get_or_insert_default();
     if let Some(library) = opened.get(&sha256) {
         return Ok(library);
     }
-    let exports = dlopen(name, bytes)?;
-    let (language, table) = exports.table()?;
+    let mark = mark.long();
+    let exports = dlopen(image, mark)?;
+    let (language, table) = exports.table(mark)?;
     let calls = Calls::from_table(&table).map_err(Refusal::NoCall)?;
-    let info = Info::ask(&table)?;
+    let info = Info::ask(&table, mark)?;
     let library: &'static Library = Box::leak(Box::new(Library {
         id: info.id,
         version: info.version,
@@ -183,23 +214,24 @@ fn library(sha256: [u8; 32], bytes: &[u8], name: &str) -> Result<&'static Librar
 /// What an opened library exports. Never closed.
 struct Exports(&'static Opened);
 
-fn dlopen(name: &str, bytes: &[u8]) -> Result<Exports, Refusal> {
-    let in_file = || Image::in_file(bytes, &image::private_folders()).map_err(Refusal::Copy);
-    let image = Image::in_memory(name, bytes).or_else(|_| in_file())?;
-    match dlopen_image(image) {
+fn dlopen(image: Image, mark: Mark) -> Result<Exports, Refusal> {
+    let copy = image.try_clone().map_err(Refusal::Copy)?;
+    match dlopen_image(image, mark) {
         // The policy let memory be made, but lets it not be run (SELinux, a noexec mount of shared memory).
         Err(text) if text.contains("not permitted") || text.contains("denied") => {
-            dlopen_image(in_file()?).map_err(Refusal::Linker)
+            let bytes = copy.bytes().map_err(Refusal::Copy)?;
+            let in_file = Image::in_file(&bytes, &image::private_folders()).map_err(Refusal::Copy)?;
+            dlopen_image(in_file, mark).map_err(Refusal::Linker)
         }
         other => other.map_err(Refusal::Linker),
     }
 }
 
-fn dlopen_image(image: Image) -> Result<Exports, String> {
+fn dlopen_image(image: Image, mark: Mark) -> Result<Exports, String> {
     let path = image.path();
     // SAFETY: a library's constructors are code of the module, which is trusted: the operator named the file, and it is
     // what was checked, because the image cannot change.
-    let opened = in_module(|| unsafe { Opened::open(Some(&path), RTLD_NOW | RTLD_LOCAL) });
+    let opened = in_module(mark, || unsafe { Opened::open(Some(&path), RTLD_NOW | RTLD_LOCAL) });
     let opened = opened.map_err(|error| {
         // The linker knows the file by a number that means nothing to anybody else.
         let text = error_text(&error).replace(&format!("{}: ", path.display()), "");
@@ -215,10 +247,10 @@ fn error_text(error: &libloading::Error) -> String {
 }
 
 impl Exports {
-    fn table(&self) -> Result<(Language, wire::Module), Refusal> {
+    fn table(&self, mark: Mark) -> Result<(Language, wire::Module), Refusal> {
         // SAFETY: what stands under this name is a header of abi_stable, or the file was forged.
         if let Ok(header) = unsafe { self.0.get::<AbiHeaderRef>(ROOT_SYMBOL) } {
-            return in_module(|| open_root(*header))
+            return in_module(mark, || open_root(*header))
                 .map(|table| (Language::Rust, table))
                 .map_err(Refusal::Root);
         }
@@ -329,7 +361,7 @@ const MAX_TEXT: usize = 512;
 const MAX_TRYLIST: usize = 64 << 10;
 
 impl Info {
-    fn ask(table: &wire::Module) -> Result<Self, Refusal> {
+    fn ask(table: &wire::Module, mark: Mark) -> Result<Self, Refusal> {
         let ask = table.info.ok_or(Refusal::NoCall("info"))?;
         let absent = wire::Str { ptr: ptr::null(), len: 0 };
         let mut info = wire::Info {
@@ -344,7 +376,7 @@ impl Info {
             summary: absent,
         };
         // SAFETY: the call is of the type that the ABI gives it, and `info` of the size that it says.
-        match in_module(|| unsafe { ask(&raw mut info) }) {
+        match in_module(mark, || unsafe { ask(&raw mut info) }) {
             wire::STATUS_OK => {}
             wire::STATUS_PANICKED => return Err(Refusal::Info("panicked in info".into())),
             status => return Err(Refusal::Info(format!("info returned status {status}"))),
@@ -404,6 +436,13 @@ fn trylist_of(size: usize, align: usize) -> Result<TrylistLayout, Refusal> {
         )));
     }
     Ok(TrylistLayout { size, align })
+}
+
+impl LoadError {
+    fn of(request: &ModuleFile, file: &Path, refusal: Refusal) -> Self {
+        let (place, id) = (Some(request.place.clone()), Some(Arc::clone(&request.id)));
+        Self { place, id, file: file.to_owned(), refusal }
+    }
 }
 
 impl fmt::Display for LoadError {
@@ -500,7 +539,7 @@ mod tests {
     #[test]
     fn a_private_file_can_be_opened_where_memory_cannot() {
         let bytes = library_of("int answer = 42;");
-        let exports = dlopen_image(Image::in_file(&bytes, &[folder()]).unwrap()).unwrap();
+        let exports = dlopen_image(Image::in_file(&bytes, &[folder()]).unwrap(), Mark::NONE).unwrap();
         // SAFETY: an `int`, as written above.
         assert_eq!(unsafe { **exports.0.get::<*const i32>("answer").unwrap() }, 42);
     }
@@ -509,7 +548,7 @@ mod tests {
     fn two_libraries_are_two_though_their_images_came_one_after_the_other() {
         for answer in [1, 2] {
             let bytes = library_of(&format!("int answer = {answer};"));
-            let exports = dlopen("x", &bytes).unwrap();
+            let exports = dlopen(Image::in_memory("x", &bytes).unwrap(), Mark::NONE).unwrap();
             // SAFETY: an `int`, as written above.
             assert_eq!(unsafe { **exports.0.get::<*const i32>("answer").unwrap() }, answer);
         }
@@ -519,7 +558,8 @@ mod tests {
     fn the_same_bytes_are_opened_once() {
         let bytes = library_of("int nothing_of_interest;");
         let sha256 = [7; 32];
-        assert!(matches!(library(sha256, &bytes, "x"), Err(Refusal::NoModule)));
+        let image = || Image::in_memory("x", &bytes).unwrap();
+        assert!(matches!(library(sha256, image(), Mark::NONE), Err(Refusal::NoModule)));
         let known = Box::leak(Box::new(Library {
             id: "x".into(),
             version: "1".into(),
@@ -531,7 +571,7 @@ mod tests {
             calls: crate::module::balancer::tests::NOTHING,
         }));
         OPENED.lock().unwrap().get_or_insert_default().insert(sha256, known);
-        assert!(ptr::eq(library(sha256, &bytes, "x").unwrap(), known));
+        assert!(ptr::eq(library(sha256, image(), Mark::NONE).unwrap(), known));
     }
 
     #[test]

@@ -1,16 +1,18 @@
 //! The modules of one configuration, by ID.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::breadcrumb::Mark;
 use crate::config::ModuleFile;
-use crate::module::load::{self, LoadError};
+use crate::module::load::{self, Copied, LoadError};
 use crate::module::{Hex, Module};
 
 /// Module ID → loaded module, each once. Dropping it unloads nothing.
 #[derive(Debug, Default)]
 pub struct Registry {
     modules: BTreeMap<Arc<str>, Arc<Module>>,
+    quarantined: BTreeSet<Arc<str>>,
 }
 
 impl Registry {
@@ -20,10 +22,45 @@ impl Registry {
     ///
     /// Every refusal, in the order of the configuration, so that one run shows all that is wrong.
     pub fn load(files: &[ModuleFile]) -> Result<Self, Vec<LoadError>> {
-        let mut modules = BTreeMap::new();
+        Self::load_except(files, &BTreeSet::new())
+    }
+
+    /// As [`Registry::load`], but for those with these IDs, which are in quarantine: their files are not even opened.
+    ///
+    /// # Errors
+    ///
+    /// As [`Registry::load`].
+    pub fn load_except(
+        files: &[ModuleFile],
+        quarantined: &BTreeSet<Arc<str>>,
+    ) -> Result<Self, Vec<LoadError>> {
+        let read = |file: &ModuleFile| {
+            if quarantined.contains(&file.id) { Ok(None) } else { load::read(file).map(Some) }
+        };
+        Self::open(files, files.iter().map(read))
+    }
+
+    /// As [`Registry::load`], of files that were read before, in the same order; `None` for one in quarantine.
+    ///
+    /// # Errors
+    ///
+    /// As [`Registry::load`].
+    pub fn open(
+        files: &[ModuleFile],
+        copies: impl IntoIterator<Item = Result<Option<Copied>, LoadError>>,
+    ) -> Result<Self, Vec<LoadError>> {
+        let (mut modules, mut quarantined) = (BTreeMap::new(), BTreeSet::new());
         let mut refused = Vec::new();
-        for file in files {
-            match load::open(file) {
+        for (idx, (file, copied)) in files.iter().zip(copies).enumerate() {
+            let Some(copied) = copied.transpose() else {
+                tracing::warn!(
+                    module = &*file.id,
+                    "module is in quarantine and not opened; requests of its clusters go to servers chosen by the host"
+                );
+                quarantined.insert(Arc::clone(&file.id));
+                continue;
+            };
+            match copied.and_then(|copied| load::open(file, copied, Mark::of_module(idx))) {
                 Ok(module) => {
                     tracing::info!(
                         module = module.id(),
@@ -37,7 +74,7 @@ impl Registry {
                 Err(error) => refused.push(error),
             }
         }
-        if refused.is_empty() { Ok(Self { modules }) } else { Err(refused) }
+        if refused.is_empty() { Ok(Self { modules, quarantined }) } else { Err(refused) }
     }
 
     /// The module of this ID, if it is loaded.
@@ -45,7 +82,12 @@ impl Registry {
         self.modules.get(id)
     }
 
-    /// All modules, ordered by ID.
+    /// Whether the module of this ID was not to be loaded.
+    pub fn is_quarantined(&self, id: &str) -> bool {
+        self.quarantined.contains(id)
+    }
+
+    /// All modules that are loaded, ordered by ID.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Module>> {
         self.modules.values()
     }

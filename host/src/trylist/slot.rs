@@ -93,6 +93,10 @@ impl Slot {
         };
         // SAFETY: the slot owns the allocation, and no trylist is alive in it now.
         unsafe { (*self.pinned.as_ptr()).request = request };
+    }
+
+    /// Begins with no answers, as in another tier.
+    pub(super) fn forget_answers(&mut self) {
         self.answered_bits.clear();
         self.first_answer = None;
         self.declined_bits.clear();

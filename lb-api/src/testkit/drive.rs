@@ -354,7 +354,7 @@ impl<B> TestBalancer<B> {
         bytes.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lines that it wrote to the log.
+    /// Lines that it wrote to the log, the first thousand.
     pub fn logged(&self) -> Vec<String> {
         self.host.lines(&self.host.log)
     }
@@ -713,6 +713,9 @@ fn select<'a>(asked: &[String], sent: impl Iterator<Item = (&'a str, &'a [u8])>)
     asked.iter().map(|name| Str::maybe(value(name))).collect()
 }
 
+/// Lines of the log that are remembered.
+const MAX_LINES: usize = 1000;
+
 /// A host that remembers what it is told.
 struct Host {
     api: wire::HostApi,
@@ -748,7 +751,11 @@ unsafe extern "C" fn host_log(ctx: *mut c_void, level: u32, line: Str) {
         wire::LOG_DEBUG => "debug",
         _ => "info",
     };
-    host.log.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{level}: {}", owned(line)));
+    let mut log = host.log.lock().unwrap_or_else(PoisonError::into_inner);
+    // What is kept for ever would pass for a leak of the module's.
+    if log.len() < MAX_LINES {
+        log.push(format!("{level}: {}", owned(line)));
+    }
 }
 
 unsafe extern "C" fn host_panicked(ctx: *mut c_void, line: Str) {

@@ -24,7 +24,7 @@ pub struct FieldLayout {
     pub offset: u32,
     /// Size in bytes.
     pub size: u32,
-    /// The field's type as Rust writes it. Space in it means nothing.
+    /// The field's type as this table writes it; what of it counts is in [`compare`].
     pub type_name: RStr<'static>,
 }
 
@@ -40,6 +40,10 @@ pub fn wire_sizes() -> &'static [(&'static str, usize)] {
 
 /// Checks that the structs a module was compiled with are this crate's, as far as the module's go: every field of its
 /// own must be here with equal offset, size and type, and this crate may have more behind them.
+///
+/// Types are equal if they are the same kind at the boundary. Spaces, paths, names of arguments and `unsafe` mean nothing
+/// there, and the next release, or another compiler, may write them in another way. The names of structs and fields are
+/// those of the ABI: a struct that `wire.rs` renames is `use`d under its old name by this table.
 ///
 /// # Errors
 ///
@@ -63,10 +67,39 @@ pub fn compare(module: &[FieldLayout], host: &[FieldLayout]) -> Result<(), Strin
     Ok(())
 }
 
-/// Compilers differ in where they put spaces when they write a type down.
 fn same_type(a: &str, b: &str) -> bool {
-    let text = |s| str::chars(s).filter(|c| !c.is_whitespace());
-    text(a).eq(text(b))
+    a == b || kind(a) == kind(b)
+}
+
+/// The tokens of a type that count at the boundary.
+fn kind(type_name: &str) -> Vec<&str> {
+    let tokens = tokens(type_name);
+    let next = |i: usize| tokens.get(i + 1).copied();
+    let counts = |&(i, token): &(usize, &str)| match token {
+        "unsafe" | ":" | "::" => false,
+        "," => next(i) != Some(")"),
+        // An argument's name, or a part of a path.
+        _ => !matches!(next(i), Some(":" | "::")),
+    };
+    tokens.iter().copied().enumerate().filter(counts).map(|(_, token)| token).collect()
+}
+
+/// Words, `::`, and other signs one by one.
+fn tokens(mut text: &str) -> Vec<&str> {
+    let mut tokens = Vec::new();
+    loop {
+        text = text.trim_start();
+        let Some(first) = text.chars().next() else { return tokens };
+        let is_word = |c: char| c.is_alphanumeric() || c == '_';
+        let len = match first {
+            c if is_word(c) => text.find(|c| !is_word(c)).unwrap_or(text.len()),
+            ':' if text.starts_with("::") => 2,
+            c => c.len_utf8(),
+        };
+        let (token, rest) = text.split_at(len);
+        tokens.push(token);
+        text = rest;
+    }
 }
 
 /// Makes the table, and does not compile where it leaves a field out, names one that is not there, or gives it another
@@ -312,9 +345,48 @@ mod tests {
         assert_eq!(newer, "wire field Endpoint.zone is not known here");
     }
 
+    /// Whether a module whose table writes this type for one call of `Module` is taken.
+    fn written(name: &str, type_name: &'static str) -> Result<(), String> {
+        let mut fields = wire_fields().to_vec();
+        let field = fields.iter_mut().find(|f| f.owner == "Module" && f.name == name).unwrap();
+        field.type_name = RStr::from_str(type_name);
+        compare(&fields, wire_fields())
+    }
+
     #[test]
-    fn spaces_in_a_type_mean_nothing() {
-        assert_eq!(altered(|f| f.type_name = RStr::from_str(" u32 ")), Ok(()));
+    fn how_a_type_is_written_means_nothing() {
+        for same in [
+            "Option<unsafe extern \"C\" fn(info: *mut Info) -> u32>",
+            "Option<unsafe extern \"C\" fn(about: *mut Info) -> u32>",
+            "Option<unsafe extern \"C\" fn(*mut Info) -> u32>",
+            "Option < unsafe extern \"C\" fn (info : * mut Info,) -> u32 >",
+            "std::option::Option<extern \"C\" fn(_: *mut crate::wire::Info) -> u32>",
+        ] {
+            assert_eq!(written("info", same), Ok(()), "{same}");
+        }
+    }
+
+    #[test]
+    fn another_type_is_refused() {
+        for other in [
+            "Option<unsafe extern \"C\" fn(info: *mut Needs) -> u32>",
+            "Option<unsafe extern \"C\" fn(info: *const Info) -> u32>",
+            "Option<unsafe extern \"C\" fn(info: *mut Info) -> u64>",
+            "Option<unsafe extern \"C\" fn(info: *mut Info, more: u32) -> u32>",
+            "Option<unsafe extern \"C\" fn(info: *mut Info)>",
+            "Option<unsafe fn(info: *mut Info) -> u32>",
+            "unsafe extern \"C\" fn(info: *mut Info) -> u32",
+            "*mut Info",
+            "",
+        ] {
+            let refused = written("info", other).unwrap_err();
+            assert!(
+                refused.starts_with(&format!("wire field Module.info is a {other}, here a Option<")),
+                "{refused}"
+            );
+        }
+        // Words stay apart.
+        assert!(!same_type("*mut c_void", "*mutc_void"));
     }
 
     #[test]

@@ -95,6 +95,8 @@ impl Checker<'_> {
             keepalive = 0;
         }
         let sticky = raw.sticky.and_then(|sticky| self.sticky(&object, sticky, &servers));
+        let ejection = self.ejection(&object, raw.ejection);
+        let health_check = raw.health_check.and_then(|check| self.health_check(&object, check));
         Cluster {
             module: module.unwrap_or_default(),
             servers,
@@ -129,6 +131,9 @@ impl Checker<'_> {
             slow_start: raw.slow_start.map_or(Duration::ZERO, |time| time.get_ref().0),
             slow_start_aggression: self
                 .aggression(&key("slow_start_aggression"), raw.slow_start_aggression.as_ref()),
+            ejection,
+            health_check,
+            panic_threshold: self.integer(&key("panic_threshold"), raw.panic_threshold.as_ref(), 0..=100, 0),
             all_down: raw.all_down.map_or(AllDown::Fail, |text| self.all_down(&key("all_down"), &text)),
             place: self.report.place(span.start),
             name,

@@ -6,11 +6,10 @@ use std::path::Path;
 use toml::Spanned;
 
 use super::super::file;
-use super::super::read_text;
 use super::super::shape::{Named, Short};
 use super::super::source::{At, Span};
 use super::super::suggest::did_you_mean;
-use super::{ROOT, Reader, include, is};
+use super::{ROOT, Reader, is};
 
 pub(super) struct Directive {
     pub(super) name: &'static str,
@@ -21,7 +20,7 @@ pub(super) struct Directive {
     pub(super) apply: fn(&mut Reader<'_>, &Arguments<'_>),
 }
 
-pub(super) const DIRECTIVES: [Directive; 8] = [
+pub(super) const DIRECTIVES: [Directive; 12] = [
     Directive {
         name: "LoadModule",
         arguments: 2..=2,
@@ -70,6 +69,34 @@ pub(super) const DIRECTIVES: [Directive; 8] = [
         takes: "one argument, a file or a pattern",
         fills: ANYTHING,
         apply: |reader, line| reader.include(line),
+    },
+    Directive {
+        name: "User",
+        arguments: 1..=1,
+        takes: "one argument, the user that serves where root starts it",
+        fills: "",
+        apply: |reader, line| reader.file.user = Some(line.spanned(&line.words[0])),
+    },
+    Directive {
+        name: "Group",
+        arguments: 1..=1,
+        takes: "one argument, the group that serves where root starts it",
+        fills: "",
+        apply: |reader, line| reader.file.group = Some(line.spanned(&line.words[0])),
+    },
+    Directive {
+        name: "PidFile",
+        arguments: 1..=1,
+        takes: "one argument, a file",
+        fills: "",
+        apply: |reader, line| reader.file.pid_file = Some(line.spanned(&line.words[0])),
+    },
+    Directive {
+        name: "LBControl",
+        arguments: 1..=1,
+        takes: "one argument, the path of the control socket",
+        fills: "",
+        apply: |reader, line| reader.file.control = Some(line.spanned(&line.words[0])),
     },
     Directive {
         name: "ServerName",
@@ -197,18 +224,18 @@ impl Reader<'_> {
     }
 
     fn include(&mut self, line: &Arguments<'_>) {
-        let files = match include::files(&line.words[0], line.directory) {
+        let files = match self.files.included(&line.words[0], line.directory) {
             Ok(files) => files,
             Err(reason) => return self.refuse(line, &reason),
         };
         for path in files {
             let name = path.display().to_string();
-            let text =
-                self.files.enter(&path).and_then(|()| read_text(&path).inspect_err(|_| self.files.leave()));
+            let entered = self.open.enter(&path);
+            let text = entered.and_then(|()| self.files.text(&path).inspect_err(|_| self.open.leave()));
             match text {
                 Ok(text) => {
                     self.read_file(&name, &text);
-                    self.files.leave();
+                    self.open.leave();
                 }
                 Err(reason) => self.refuse(line, &format!("{name} {reason}")),
             }

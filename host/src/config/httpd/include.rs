@@ -32,7 +32,7 @@ impl Stack {
 
 /// The files that an argument of `Include` means, those of a pattern in the order of their names. Relative ones are
 /// looked for in `directory`, that of the including file.
-pub(super) fn files(argument: &str, directory: &Path) -> Result<Vec<PathBuf>, String> {
+pub(in crate::config) fn included(argument: &str, directory: &Path) -> Result<Vec<PathBuf>, String> {
     if !argument.contains(['*', '?', '[']) {
         return Ok(vec![directory.join(argument)]);
     }

@@ -40,6 +40,8 @@ pub struct Endpoint<'a> {
 pub struct BuildInput<'a> {
     /// Name of the cluster.
     pub cluster: &'a str,
+    /// Its index in the configuration, where a supervisor is to know what a thread is inside of.
+    pub cluster_idx: Option<usize>,
     /// All endpoints, in configuration order; at least one.
     pub endpoints: &'a [Endpoint<'a>],
     /// The cluster's live numbers.
@@ -50,6 +52,8 @@ pub struct BuildInput<'a> {
     pub previous: Option<&'a Balancer>,
     /// What the cluster's balancer of an earlier generation saved.
     pub saved: Option<&'a [u8]>,
+    /// So many faults within a minute put the balancer in quarantine; 0 is never.
+    pub fault_limit: u32,
 }
 
 /// Why a module refused to build: every reason that it gave, at least one.
@@ -105,7 +109,7 @@ impl Balancer {
         let previous = input.previous.filter(|previous| previous.is_replaceable_by(module, input.cluster));
         let scope = match previous {
             Some(previous) => Arc::clone(&previous.scope),
-            None => Scope::new(Arc::clone(module), input.cluster),
+            None => Scope::new(Arc::clone(module), input.cluster, input.fault_limit),
         };
         let metadata: Vec<Box<[wire::Pair]>> = input.endpoints.iter().map(|e| pairs(e.metadata)).collect();
         let endpoints: Vec<wire::Endpoint> =
@@ -137,15 +141,17 @@ impl Balancer {
             needs: &raw mut needs,
         };
         let calls = module.library.calls;
+        let mark = input.cluster_idx.map_or(module.mark, |idx| module.mark.in_cluster(idx));
         let mut instance = ptr::null_mut();
         // SAFETY: `cx` and all that it points to live until after the call, `scope` until after the balancer, and
         // `previous` is an instance of this very library. The module keeps to the ABI, as `load` checked by its version.
-        let status = in_module(|| unsafe { (calls.build)(&raw const cx, &raw mut instance) });
+        let status = in_module(mark.long(), || unsafe { (calls.build)(&raw const cx, &raw mut instance) });
         said = judge(status, said)?;
         // From here on the instance is dropped with `balancer`, whatever else is found.
         let mut balancer = Self {
             calls,
             instance,
+            mark,
             events: needs.events,
             needs: Needs::default(),
             scope,

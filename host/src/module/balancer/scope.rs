@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use lb_api::wire;
 
+use super::quarantine::{Quarantine, WINDOW};
 use super::slice;
+use crate::breadcrumb;
 use crate::module::{Module, OneLine};
 
 /// What a module did wrong while serving a request.
@@ -25,12 +27,14 @@ pub enum Fault {
     AlreadyTried,
     /// It answered with a kind that the ABI does not have.
     UnknownKind,
+    /// It was in a call for longer than a call may take, but came back. Seen from outside, by a supervisor.
+    Overrun,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Panic, Self::Status, Self::OutOfRange, Self::AlreadyTried, Self::UnknownKind];
+    pub const ALL: [Self; 6] =
+        [Self::Panic, Self::Status, Self::OutOfRange, Self::AlreadyTried, Self::UnknownKind, Self::Overrun];
 
     /// Its name in metrics.
     pub fn name(self) -> &'static str {
@@ -40,6 +44,7 @@ impl Fault {
             Self::OutOfRange => "out_of_range",
             Self::AlreadyTried => "already_tried",
             Self::UnknownKind => "unknown_kind",
+            Self::Overrun => "overrun",
         }
     }
 }
@@ -52,6 +57,7 @@ pub(super) struct Scope {
     module: Arc<Module>,
     start: Instant,
     faults: [Tally; Fault::ALL.len()],
+    pub(super) quarantine: Quarantine,
 }
 
 // SAFETY: all but `api` is `Send` and `Sync`; its one pointer points to the `Scope` itself and is only handed over.
@@ -61,7 +67,7 @@ unsafe impl Send for Scope {}
 unsafe impl Sync for Scope {}
 
 impl Scope {
-    pub(super) fn new(module: Arc<Module>, cluster: &str) -> Arc<Self> {
+    pub(super) fn new(module: Arc<Module>, cluster: &str, fault_limit: u32) -> Arc<Self> {
         Arc::new_cyclic(|this: &Weak<Self>| Self {
             api: wire::HostApi {
                 size: size_of::<wire::HostApi>() as u32,
@@ -74,6 +80,7 @@ impl Scope {
             module,
             start: Instant::now(),
             faults: Default::default(),
+            quarantine: Quarantine::after(fault_limit),
         })
     }
 
@@ -81,12 +88,32 @@ impl Scope {
         self.faults[fault as usize].count.load(Ordering::Relaxed)
     }
 
+    /// From now on nobody asks the balancer.
+    pub(super) fn enter_quarantine(&self, why: &dyn fmt::Display) {
+        if self.quarantine.enter() {
+            let (module, version, cluster) = (self.module.id(), self.module.version(), &*self.cluster);
+            tracing::error!(
+                "cluster \"{cluster}\": module \"{module}\" {version} is in quarantine until the next reload: {why}; its \
+                 requests go to servers chosen by the host"
+            );
+        }
+    }
+
     pub(super) fn fault(&self, fault: Fault, detail: &dyn fmt::Display, now: Instant) {
         let (module, cluster, kind) = (self.module.id(), &*self.cluster, fault.name());
-        match self.faults[fault as usize].add(now.saturating_duration_since(self.start)) {
+        let now = now.saturating_duration_since(self.start);
+        match self.faults[fault as usize].add(now) {
             Some(0) => tracing::error!(module, cluster, fault = kind, "module fault: {detail}"),
             Some(unsaid) => tracing::error!(module, cluster, fault = kind, unsaid, "module fault: {detail}"),
             None => tracing::debug!(module, cluster, fault = kind, "module fault: {detail}"),
+        }
+        if self.quarantine.fault(now) {
+            let (version, limit) = (self.module.version(), self.quarantine.limit());
+            tracing::error!(
+                "cluster \"{cluster}\": module \"{module}\" {version} is in quarantine until the next reload: {limit} \
+                 faults within {} s (last: {detail}); its requests go to servers chosen by the host",
+                WINDOW.as_secs()
+            );
         }
     }
 }
@@ -150,12 +177,13 @@ unsafe extern "C" fn log(ctx: *mut c_void, level: u32, text: wire::Str) {
     let (module, cluster) = (scope.module.id(), &*scope.cluster);
     // SAFETY: the ABI promises valid text for the time of the call.
     let text = OneLine(unsafe { slice(&text) });
-    match level {
+    // Whoever reads the log may be slow, and that is not the module's fault.
+    breadcrumb::in_host(|| match level {
         wire::LOG_ERROR => tracing::error!(module, cluster, "{text}"),
         wire::LOG_WARN => tracing::warn!(module, cluster, "{text}"),
         wire::LOG_DEBUG => tracing::debug!(module, cluster, "{text}"),
         _ => tracing::info!(module, cluster, "{text}"),
-    }
+    });
 }
 
 #[cfg(test)]

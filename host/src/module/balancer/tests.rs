@@ -67,7 +67,7 @@ fn module(calls: Calls) -> Arc<Module> {
         sha256: [0; 32],
         calls,
     }));
-    Arc::new(Module { library, file: "fake.so".into() })
+    Arc::new(Module { library, file: "fake.so".into(), mark: Mark::NONE })
 }
 
 static STATE: wire::ClusterState = wire::ClusterState {
@@ -87,7 +87,16 @@ static COUNTERS: wire::Counters = wire::Counters {
 };
 
 fn input() -> BuildInput<'static> {
-    BuildInput { cluster: "api", endpoints: &[], state: &STATE, settings: &[], previous: None, saved: None }
+    BuildInput {
+        cluster: "api",
+        cluster_idx: None,
+        endpoints: &[],
+        state: &STATE,
+        settings: &[],
+        previous: None,
+        saved: None,
+        fault_limit: 0,
+    }
 }
 
 /// What is logged, at `debug` and above, while `f` runs.

@@ -1,0 +1,169 @@
+//! What supervisor and worker say to each other.
+//!
+//! ```text
+//! supervisor                          worker
+//! Start: configuration, modules ─────►  opens the modules, builds the balancers
+//!             ◄───────────────────────  Built, or Failed
+//! Serve: sockets ────────────────────►  its threads begin to accept
+//!             ◄───────────────────────  Ready
+//!             ◄───────────────────────  Report, now and then
+//! Save ──────────────────────────────►
+//!             ◄───────────────────────  Saved
+//! HandOver, or Drain ────────────────►  finishes what runs
+//!             ◄───────────────────────  Ended
+//! ```
+//! The worker ends when the socket does; a supervisor that died has closed it too.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Files;
+use crate::handover::State;
+use crate::metrics::Totals;
+
+/// To a worker.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ToWorker {
+    /// First of all. Descriptors: the board, the access log's file if [`Start::has_access_log`], and the image of each
+    /// module that is not in quarantine, in the order of the configuration.
+    Start(Box<Start>),
+    /// Then. Descriptors: the sockets of each listener in the order of the configuration, then the admin listener's.
+    Serve {
+        /// How many sockets each listener has.
+        n_sockets: Vec<usize>,
+        /// Whether there is an admin listener.
+        has_admin: bool,
+    },
+    /// What has been learned is wanted.
+    Save,
+    /// An operator's mark on an endpoint is set or taken away.
+    Mark(Mark),
+    /// What other generations counted.
+    Base(Totals),
+    /// Requests that older generations still have on their way, by endpoint.
+    Older(Vec<(u64, u32)>),
+    /// A module call took longer than it may, but ended; or it goes on, and its balancers are to be left alone.
+    Overrun {
+        /// Index of the cluster in the configuration; none for what belongs to no cluster, such as loading.
+        cluster: Option<usize>,
+        /// What it has used so far, or used.
+        charged: Duration,
+        /// It has not ended.
+        goes_on: bool,
+    },
+    /// Another generation serves from now on.
+    HandOver {
+        /// Listeners that end with this generation, by their place in the configuration.
+        removed: Vec<usize>,
+    },
+    /// Nobody serves from now on.
+    Drain,
+    /// What still runs is to be cut off.
+    Stop,
+    /// The access log is to go on in another file. Descriptor: that file.
+    ReopenLog,
+}
+
+/// What a worker is made of.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Start {
+    /// Number of the generation.
+    pub generation: u64,
+    /// The configuration's file, as the operator named it.
+    pub config: PathBuf,
+    /// All files of the configuration.
+    pub files: Files,
+    /// Its modules, in its order.
+    pub modules: Vec<ModuleCopy>,
+    /// Whether an access log's file is among the descriptors.
+    pub has_access_log: bool,
+    /// What the generation before learned.
+    pub state: State,
+    /// What operators said of endpoints.
+    pub marks: Vec<Mark>,
+    /// What other generations counted.
+    pub base: Totals,
+}
+
+/// A module's file as the supervisor read it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ModuleCopy {
+    /// The file.
+    pub file: PathBuf,
+    /// Hash of its bytes.
+    pub sha256: [u8; 32],
+    /// It is not to be opened.
+    pub is_quarantined: bool,
+}
+
+/// What an operator says of an endpoint at run time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// Name of the cluster.
+    pub cluster: String,
+    /// URL of the server as written in the configuration.
+    pub url: String,
+    /// Whether it drains, if something was said of that.
+    pub drain: Option<bool>,
+    /// Its weight, if something was said of that; 1 to 65,535.
+    pub weight: Option<u16>,
+}
+
+/// From a worker.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ToSupervisor {
+    /// All modules are open and all balancers built.
+    Built {
+        /// What the modules say of themselves, in the order of the configuration; `None` for one in quarantine.
+        modules: Vec<Option<ModuleSays>>,
+    },
+    /// It will never be ready.
+    Failed {
+        /// What a program that failed like this ends with.
+        exit: u8,
+        /// Why, a line for each problem.
+        lines: Vec<String>,
+    },
+    /// It accepts.
+    Ready,
+    /// How it goes.
+    Report(Box<Report>),
+    /// What was learned so far: the answer to `Save`, and sent by itself now and then.
+    Saved {
+        /// What was learned.
+        state: State,
+        /// It was asked for.
+        is_answer: bool,
+    },
+    /// Its last word: nothing runs any more.
+    Ended {
+        /// Connections that were cut off.
+        cut_off: usize,
+        /// All that it counted.
+        totals: Totals,
+    },
+}
+
+/// What a module says of itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ModuleSays {
+    /// Its ID.
+    pub id: String,
+    /// Its version.
+    pub version: String,
+}
+
+/// How a worker is.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// All that it counted.
+    pub totals: Totals,
+    /// Faults of each module so far, in the order of the configuration.
+    pub faults: Vec<u64>,
+    /// Connections that are open.
+    pub connections: u64,
+    /// Requests on their way by endpoint, those with none left out; only while it drains.
+    pub in_flight: Vec<(u64, u32)>,
+}

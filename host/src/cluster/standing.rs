@@ -1,0 +1,186 @@
+//! Which endpoints take requests: the one way to change that, and how it is handed over to the next worker.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Cluster, Clusters, Tier};
+use crate::endpoint::{Health, Source};
+use crate::health;
+
+/// What one worker knew of an endpoint's health, for the next.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HealthFacts {
+    /// [`Endpoint::id`](crate::endpoint::Endpoint::id), unique in its cluster.
+    pub id: u64,
+    /// The drain mark, where one was given (or taken away) at run time: it outlives the configuration's.
+    pub drain: Option<bool>,
+    /// Its active checks say that it is down.
+    pub down: bool,
+    /// Checks in a row that passed, or, below zero, that failed.
+    pub checks: i32,
+    /// How much longer it is ejected, in milliseconds; `None` where it is not.
+    pub ejected_ms: Option<u64>,
+    /// Ejections that still count: the next one lasts so much longer.
+    pub ejections: u32,
+}
+
+impl HealthFacts {
+    /// Whether there is anything to be said.
+    fn is_news(&self) -> bool {
+        *self != Self { id: self.id, ..Self::default() }
+    }
+}
+
+impl Cluster {
+    /// Has a source say, or no longer say, that an endpoint takes no requests; the state that modules see follows from what
+    /// all of its sources say. False where that is what it said before. From any thread; where `holds`, it waits for nobody.
+    ///
+    /// # Panics
+    /// Where there is no such endpoint.
+    pub fn set_source(&self, endpoint: usize, source: Source, holds: bool) -> bool {
+        let changed = self.endpoints[endpoint].health.set(source, holds);
+        if changed {
+            self.update_state(endpoint);
+            if self.config.panic_threshold > 0 {
+                self.changed.notify_one();
+            }
+        }
+        changed
+    }
+
+    fn update_state(&self, endpoint: usize) {
+        let tier = self.tier_of(endpoint);
+        if self.endpoints[endpoint].update_state(tier.state, self.slow_start.as_ref()) {
+            // It may take more than one of them.
+            self.queue.freed.notify_waiters();
+        }
+    }
+
+    fn tier_of(&self, endpoint: usize) -> &Tier {
+        let of = |tier: &&Tier| endpoint - tier.first < tier.n_endpoints;
+        let tier = self.tiers.iter().rev().find(|tier| tier.first <= endpoint).filter(of);
+        tier.expect("every endpoint is of a tier")
+    }
+
+    /// Whether it is in panic: so few endpoints are available that all but those that drain get requests.
+    pub fn is_in_panic(&self) -> bool {
+        self.panics.load(Relaxed)
+    }
+
+    /// Has panic begin or end, as the sources have it now. It begins where no tier has its share of endpoints available: as
+    /// long as one has, requests go there. Only one caller at a time, the cluster's keeper.
+    fn judge_panic(&self) {
+        let mut counted = (0, 0);
+        let mut any_has_enough = false;
+        for tier in &self.tiers {
+            let health = || self.endpoints_of(tier).iter().map(|endpoint| &endpoint.health);
+            let is_well = |h: &&Arc<Health>| !h.holds(Source::Check) && !h.holds(Source::Ejection);
+            let of = health().filter(|h| !h.holds(Source::Drain));
+            let (well, of) = (of.clone().filter(is_well).count(), of.count());
+            any_has_enough |= of > 0 && well * 100 >= of * usize::from(self.config.panic_threshold);
+            counted = (counted.0 + well, counted.1 + of);
+        }
+        let (well, of) = counted;
+        let panics = !any_has_enough && of > 0;
+        if self.panics.swap(panics, Relaxed) == panics {
+            return;
+        }
+        let (name, threshold) = (&self.config.name, self.config.panic_threshold);
+        if panics {
+            tracing::warn!(
+                "cluster \"{name}\": {well} of {of} endpoints are available, less than {threshold}%: all get requests"
+            );
+        } else {
+            tracing::info!("cluster \"{name}\": {well} of {of} endpoints are available, enough again");
+        }
+        for (idx, endpoint) in self.endpoints.iter().enumerate() {
+            if endpoint.health.set_panic(panics) {
+                self.update_state(idx);
+            }
+        }
+    }
+
+    /// What is known of its endpoints' health, of those of which anything is.
+    pub fn health_facts(&self) -> Vec<HealthFacts> {
+        let now = Instant::now();
+        let facts = self.endpoints.iter().map(|endpoint| {
+            let health = &endpoint.health;
+            let left = self.outlier.as_ref().and_then(|outlier| outlier.time_left(&health.traffic, now));
+            HealthFacts {
+                id: endpoint.id,
+                drain: health.run_time_drain(),
+                down: health.holds(Source::Check),
+                checks: health.checks.get(),
+                ejected_ms: left.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
+                ejections: self.outlier.as_ref().map_or(0, |outlier| outlier.ejections(&health.traffic, now)),
+            }
+        });
+        facts.filter(HealthFacts::is_news).collect()
+    }
+
+    /// Takes over what an earlier worker knew, as far as endpoints and configuration are still the same: to be called before
+    /// this one serves. A server that was dead is not forgotten, and its share does not come back all at once.
+    pub fn take_over_health(&self, facts: &[HealthFacts]) {
+        let now = Instant::now();
+        for facts in facts {
+            let Some(idx) = self.endpoints.iter().position(|endpoint| endpoint.id == facts.id) else {
+                continue;
+            };
+            if let Some(drains) = facts.drain {
+                self.set_source(idx, Source::Drain, drains);
+            }
+            if self.config.health_check.is_some() {
+                self.endpoints[idx].health.checks.set(facts.checks);
+                self.set_source(idx, Source::Check, facts.down);
+            }
+            if let Some(outlier) = &self.outlier {
+                let left = facts.ejected_ms.map(Duration::from_millis);
+                outlier.take_over(self, idx, facts.ejections, left, now);
+            }
+        }
+    }
+
+    /// Follows its sources into and out of panic, for ever.
+    async fn keep_from_panic(&self) {
+        loop {
+            self.judge_panic();
+            self.changed.notified().await;
+        }
+    }
+}
+
+/// Begins what is to be done beside the requests of all clusters: steps of slow start, readmission, panic, checks. On the
+/// background runtime, until it ends.
+pub fn keep(clusters: &Clusters) {
+    for (idx, cluster) in clusters.iter().enumerate() {
+        if cluster.slow_start.is_some() {
+            let clusters = Arc::clone(clusters);
+            tokio::spawn(async move {
+                if let Some(slow_start) = &clusters[idx].slow_start {
+                    slow_start.run().await;
+                }
+            });
+        }
+        if cluster.outlier.is_some() {
+            let clusters = Arc::clone(clusters);
+            tokio::spawn(async move {
+                if let Some(outlier) = &clusters[idx].outlier {
+                    outlier.keep(&clusters[idx]).await;
+                }
+            });
+        }
+        if cluster.config.panic_threshold > 0 {
+            let clusters = Arc::clone(clusters);
+            tokio::spawn(async move { clusters[idx].keep_from_panic().await });
+        }
+        if cluster.config.health_check.is_some() {
+            for endpoint in 0..cluster.endpoints.len() {
+                tokio::spawn(health::keep_checked(Arc::clone(clusters), idx, endpoint));
+            }
+        }
+    }
+}

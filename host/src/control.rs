@@ -1,0 +1,333 @@
+//! Commands to a running supervisor: where its socket is, what is said over it, and the end that asks.
+//!
+//! A client sends one line of JSON and gets lines of JSON back: [`Reply::Line`]s as things happen, then one that ends it.
+//! Only the user who runs the supervisor can connect (the socket's mode is 0600).
+
+use std::env;
+use std::ffi::OsString;
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::config::{self, Config};
+use crate::worker::StartError;
+
+/// What a command comes to. The program ends with these numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Exit {
+    /// It is done.
+    Done = 0,
+    /// Something failed that has no code of its own.
+    Failed = 1,
+    // 2 is clap's, for a command line that it does not understand.
+    /// The configuration was refused.
+    Configuration = 3,
+    /// A module was refused, refused its settings, or broke the contract.
+    Module = 4,
+}
+
+impl Exit {
+    /// Of the number that another process of this program ends with.
+    pub fn of(code: u8) -> Self {
+        match code {
+            0 => Self::Done,
+            3 => Self::Configuration,
+            4 => Self::Module,
+            _ => Self::Failed,
+        }
+    }
+}
+
+/// Why something was not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// What the program ends with for it.
+    pub exit: Exit,
+    /// A line for each problem.
+    pub lines: Vec<String>,
+}
+
+impl Refused {
+    /// One problem that has no code of its own.
+    pub fn failed(text: impl ToString) -> Self {
+        Self { exit: Exit::Failed, lines: vec![text.to_string()] }
+    }
+}
+
+impl From<config::ConfigErrors> for Refused {
+    fn from(errors: config::ConfigErrors) -> Self {
+        let lines = errors.problems.iter().map(ToString::to_string).collect();
+        Self { exit: Exit::Configuration, lines }
+    }
+}
+
+impl From<StartError> for Refused {
+    fn from(error: StartError) -> Self {
+        let exit = match error {
+            StartError::Modules(_) | StartError::Balancers(_) => Exit::Module,
+            StartError::Bind(_) | StartError::System(..) => Exit::Failed,
+        };
+        Self { exit, lines: error.to_string().lines().map(str::to_owned).collect() }
+    }
+}
+
+/// What is asked of a supervisor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Command {
+    /// Start a new generation from the files as they are now. Answered when it serves, or is given up.
+    Reload,
+    /// Say how everything is.
+    Status,
+    /// Let requests end and stop. Answered by the end of the connection, when it has stopped.
+    Stop,
+    /// Open a module's file again though it is in quarantine.
+    Release {
+        /// The module's ID.
+        module: String,
+    },
+    /// Say something of a server at run time.
+    Server {
+        /// Name of the cluster.
+        cluster: String,
+        /// URL of the server, as written in the configuration.
+        url: String,
+        /// What.
+        mark: ServerMark,
+    },
+}
+
+/// What is said of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServerMark {
+    /// It finishes what runs and takes nothing new.
+    Drain,
+    /// It takes requests.
+    Ready,
+    /// It has this weight.
+    Weight(u16),
+}
+
+/// What comes back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// Something to be read by a person.
+    Line(String),
+    /// How everything is.
+    Status(Box<Status>),
+    /// The last one.
+    End(Exit),
+}
+
+/// How everything is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Process ID of the supervisor.
+    pub pid: u32,
+    /// Version of the program.
+    pub version: String,
+    /// For how long it has run, seconds.
+    pub uptime_s: u64,
+    /// The configuration's file.
+    pub config: String,
+    /// The socket that this came over.
+    pub control: String,
+    /// Where it listens.
+    pub listeners: Vec<String>,
+    /// Where its admin listener is.
+    pub admin: Option<String>,
+    /// Generations that have a process, the oldest first.
+    pub generations: Vec<GenerationStatus>,
+    /// Module files that are not opened.
+    pub quarantine: Vec<QuarantineStatus>,
+    /// What operators said of servers.
+    pub marks: Vec<MarkStatus>,
+}
+
+/// One generation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GenerationStatus {
+    /// Its number, from 1.
+    pub generation: u64,
+    /// Process ID of its worker.
+    pub pid: u32,
+    /// "starting", "serving", "draining" or "ended".
+    pub state: String,
+    /// For how long it has run, seconds.
+    pub uptime_s: u64,
+    /// Hash of the files of its configuration.
+    pub config_sha256: String,
+    /// Connections that are open, as it last said.
+    pub connections: u64,
+    /// Its modules.
+    pub modules: Vec<ModuleStatus>,
+}
+
+/// A module of a generation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModuleStatus {
+    /// Its ID.
+    pub id: String,
+    /// Its own version, where it was opened.
+    pub version: Option<String>,
+    /// The file that it was read from.
+    pub file: String,
+    /// Hash of the bytes that run.
+    pub sha256: String,
+    /// What it did wrong in this generation, as last said.
+    pub faults: u64,
+    /// This generation did not open it.
+    pub quarantined: bool,
+}
+
+/// A module file that is not opened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct QuarantineStatus {
+    /// The ID that it had.
+    pub module: String,
+    /// Hash of its bytes.
+    pub sha256: String,
+    /// For how long, seconds.
+    pub for_s: u64,
+    /// What it did.
+    pub reason: String,
+}
+
+/// What an operator said of a server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MarkStatus {
+    /// Name of the cluster.
+    pub cluster: String,
+    /// URL of the server.
+    pub url: String,
+    /// Whether it drains, if something was said of that.
+    pub drain: Option<bool>,
+    /// Its weight, if something was said of that.
+    pub weight: Option<u16>,
+}
+
+/// Longest line of a command; what is longer is none.
+pub const MAX_COMMAND_BYTES: usize = 4096;
+
+/// Where the supervisor of a configuration that was read listens for commands.
+pub fn path_of(config: &Config) -> PathBuf {
+    config.control.clone().unwrap_or_else(|| default_path(&config.source))
+}
+
+/// Where the supervisor of this configuration file most likely listens for commands. The file may be wrong: its mending is
+/// what one reloads for. Only what it says of the socket counts.
+pub fn find(config: &Path) -> PathBuf {
+    config::control_of(config).unwrap_or_else(|| default_path(config))
+}
+
+/// In the folder for such things, named after the configuration file, wherever one stands.
+fn default_path(config: &Path) -> PathBuf {
+    let whole = config.canonicalize().or_else(|_| std::path::absolute(config)).unwrap_or(config.to_owned());
+    let stem = whole.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    // Two files of one name in different folders are two configurations; a name of any length has to fit.
+    let stem: String =
+        stem.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).take(40).collect();
+    let digest = Sha256::digest(whole.as_os_str().as_encoded_bytes());
+    let tag = u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]);
+    folder().join(format!("{stem}-{tag:08x}.sock"))
+}
+
+/// Where sockets and the like of running programs are.
+fn folder() -> PathBuf {
+    let of = |name: &str| env::var_os(name).filter(|value| *value != OsString::new()).map(PathBuf::from);
+    // systemd gives several, separated by colons.
+    let service = of("RUNTIME_DIRECTORY").and_then(|all| env::split_paths(&all).next());
+    let user = rustix::process::geteuid();
+    service.unwrap_or_else(|| match of("XDG_RUNTIME_DIR") {
+        _ if user.is_root() => PathBuf::from("/run/trylist"),
+        Some(folder) => folder.join("trylist"),
+        None => env::temp_dir().join(format!("trylist-{}", user.as_raw())),
+    })
+}
+
+/// Why a command came to nothing.
+#[derive(Debug)]
+pub enum AskError {
+    /// Nobody listens there.
+    NoSupervisor(PathBuf, io::Error),
+    /// The connection ended, or what came over it is no reply.
+    Broken(io::Error),
+}
+
+/// Sends a command and hands each reply to `heard`, until the last.
+///
+/// # Errors
+/// There is no supervisor, or it went away before it answered; after [`Command::Stop`] that is the answer.
+pub fn ask(socket: &Path, command: &Command, mut heard: impl FnMut(Reply)) -> Result<Exit, AskError> {
+    let stream =
+        UnixStream::connect(socket).map_err(|error| AskError::NoSupervisor(socket.to_owned(), error))?;
+    let mut line = serde_json::to_string(command).map_err(|error| AskError::Broken(error.into()))?;
+    line.push('\n');
+    (&stream).write_all(line.as_bytes()).map_err(AskError::Broken)?;
+    for line in BufReader::new(stream).lines() {
+        let line = line.map_err(AskError::Broken)?;
+        match serde_json::from_str(&line).map_err(|error| AskError::Broken(error.into()))? {
+            Reply::End(exit) => return Ok(exit),
+            reply => heard(reply),
+        }
+    }
+    match command {
+        Command::Stop => Ok(Exit::Done),
+        _ => Err(AskError::Broken(io::Error::other("it went away before it answered"))),
+    }
+}
+
+impl std::fmt::Display for AskError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NoSupervisor(path, error) => match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => write!(
+                    f,
+                    "no proxy of this configuration runs (nobody listens on \"{}\")",
+                    path.display()
+                ),
+                _ => write!(f, "control socket \"{}\": {error}", path.display()),
+            },
+            Self::Broken(error) => write!(f, "the supervisor's answer cannot be read: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for AskError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn configurations_of_one_name_have_sockets_of_their_own() {
+        let (a, b) = (default_path(Path::new("/a/site.toml")), default_path(Path::new("/b/site.toml")));
+        assert_ne!(a, b);
+        assert_eq!(a, default_path(Path::new("/a/site.toml")));
+        assert!(a.file_name().unwrap().to_str().unwrap().starts_with("site-"), "{}", a.display());
+    }
+
+    #[test]
+    fn a_name_of_any_length_fits_into_a_socket_address() {
+        let path = default_path(Path::new(&format!("/{}.toml", "x y\n".repeat(60))));
+        assert!(path.file_name().unwrap().len() <= 60, "{}", path.display());
+    }
+
+    #[test]
+    fn commands_are_lines_that_a_script_can_write() {
+        let command: Command = serde_json::from_str(r#"{"release":{"module":"greedy"}}"#).unwrap();
+        assert_eq!(command, Command::Release { module: "greedy".into() });
+        assert_eq!(serde_json::to_string(&Command::Reload).unwrap(), r#""reload""#);
+        let weight =
+            Command::Server { cluster: "a".into(), url: "http://b".into(), mark: ServerMark::Weight(3) };
+        assert_eq!(
+            serde_json::to_string(&weight).unwrap(),
+            r#"{"server":{"cluster":"a","url":"http://b","mark":{"weight":3}}}"#
+        );
+    }
+}

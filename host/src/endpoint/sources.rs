@@ -1,0 +1,147 @@
+//! Why an endpoint takes no requests. Several may have a reason at once, and none of them undoes another's: the state that
+//! modules see is made of all of them.
+
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::SeqCst;
+
+use lb_api::wire;
+
+/// Who may say that an endpoint takes no requests, the strongest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The operator, in the configuration or at run time.
+    Drain,
+    /// Its active checks.
+    Check,
+    /// What its traffic showed.
+    Ejection,
+}
+
+impl Source {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Drain, Self::Check, Self::Ejection];
+
+    /// The word for it, as in labels.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Drain => "drain",
+            Self::Check => "check",
+            Self::Ejection => "ejection",
+        }
+    }
+
+    fn bit(self) -> u32 {
+        match self {
+            Self::Drain => 1,
+            Self::Check => 1 << 1,
+            Self::Ejection => 1 << 2,
+        }
+    }
+}
+
+/// The drain mark, set or not, was given at run time: it goes along in a hand-over.
+const MARKED: u32 = 1 << 3;
+/// The cluster is in panic: what checks and traffic say counts for nothing.
+const PANIC: u32 = 1 << 4;
+
+/// Those who say so of one endpoint now.
+#[derive(Debug, Default)]
+pub(super) struct Sources(AtomicU32);
+
+impl Sources {
+    /// Of an endpoint that the configuration marks to drain, or not.
+    pub(super) fn new(drains: bool) -> Self {
+        Self(AtomicU32::new(if drains { Source::Drain.bit() } else { 0 }))
+    }
+
+    /// Whether this one says so.
+    pub(super) fn holds(&self, source: Source) -> bool {
+        self.0.load(SeqCst) & source.bit() != 0
+    }
+
+    /// Takes what one of them says now; false where that is what it said.
+    pub(super) fn set(&self, source: Source, holds: bool) -> bool {
+        if source == Source::Drain {
+            self.0.fetch_or(MARKED, SeqCst);
+        }
+        self.set_bit(source.bit(), holds)
+    }
+
+    /// Has panic begin or end; false where that is so already.
+    pub(super) fn set_panic(&self, panics: bool) -> bool {
+        self.set_bit(PANIC, panics)
+    }
+
+    /// The drain mark, if it was given at run time.
+    pub(super) fn run_time_drain(&self) -> Option<bool> {
+        let bits = self.0.load(SeqCst);
+        (bits & MARKED != 0).then_some(bits & Source::Drain.bit() != 0)
+    }
+
+    /// The state that follows, one of [`wire`]'s `STATE_*`.
+    pub(super) fn state(&self) -> u32 {
+        let bits = self.0.load(SeqCst);
+        let has = |bit: u32| bits & bit != 0;
+        if has(Source::Drain.bit()) {
+            wire::STATE_DRAINING
+        } else if has(PANIC) {
+            wire::STATE_AVAILABLE
+        } else if has(Source::Check.bit()) {
+            wire::STATE_DOWN
+        } else if has(Source::Ejection.bit()) {
+            wire::STATE_EJECTED
+        } else {
+            wire::STATE_AVAILABLE
+        }
+    }
+
+    fn set_bit(&self, bit: u32, holds: bool) -> bool {
+        let before = if holds { self.0.fetch_or(bit, SeqCst) } else { self.0.fetch_and(!bit, SeqCst) };
+        (before & bit != 0) != holds
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_strongest_source_makes_the_state_and_none_undoes_another() {
+        let sources = Sources::new(false);
+        assert_eq!(sources.state(), wire::STATE_AVAILABLE);
+        assert!(sources.set(Source::Ejection, true) && !sources.set(Source::Ejection, true));
+        assert_eq!(sources.state(), wire::STATE_EJECTED);
+        assert!(sources.set(Source::Check, true));
+        assert_eq!(sources.state(), wire::STATE_DOWN);
+        assert!(sources.set(Source::Drain, true));
+        assert_eq!(sources.state(), wire::STATE_DRAINING);
+        assert!(sources.set(Source::Check, false) && sources.set(Source::Drain, false));
+        assert_eq!(sources.state(), wire::STATE_EJECTED);
+        assert!(sources.set(Source::Ejection, false) && !sources.set(Source::Ejection, false));
+        assert_eq!(sources.state(), wire::STATE_AVAILABLE);
+    }
+
+    #[test]
+    fn panic_passes_over_all_but_the_drain_mark() {
+        let sources = Sources::new(false);
+        sources.set(Source::Check, true);
+        sources.set(Source::Ejection, true);
+        assert!(sources.set_panic(true));
+        assert_eq!(sources.state(), wire::STATE_AVAILABLE);
+        sources.set(Source::Drain, true);
+        assert_eq!(sources.state(), wire::STATE_DRAINING);
+        sources.set(Source::Drain, false);
+        assert!(sources.set_panic(false));
+        assert_eq!(sources.state(), wire::STATE_DOWN);
+    }
+
+    #[test]
+    fn a_drain_mark_of_the_configuration_is_none_of_run_time() {
+        let sources = Sources::new(true);
+        assert_eq!((sources.state(), sources.run_time_drain()), (wire::STATE_DRAINING, None));
+        sources.set(Source::Drain, false);
+        assert_eq!((sources.state(), sources.run_time_drain()), (wire::STATE_AVAILABLE, Some(false)));
+        sources.set(Source::Drain, true);
+        assert_eq!((sources.state(), sources.run_time_drain()), (wire::STATE_DRAINING, Some(true)));
+    }
+}

@@ -1,0 +1,142 @@
+//! What one generation learned and the next one begins with: health and latencies of endpoints, and what balancers saved.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering::Relaxed;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::{Cluster, HealthFacts, Tier};
+use crate::endpoint::Endpoint;
+use crate::sticky;
+
+/// Of all clusters of a worker.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// What sessions are signed with where the configuration names no secret: the same for as long as there is a supervisor.
+    secret: [u8; 32],
+    clusters: Vec<ClusterState>,
+}
+
+impl std::fmt::Debug for State {
+    /// Without the secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("clusters", &self.clusters).finish_non_exhaustive()
+    }
+}
+
+/// Of one cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterState {
+    name: String,
+    endpoints: Vec<EndpointState>,
+    health: Vec<HealthFacts>,
+    balancers: Vec<BalancerState>,
+}
+
+/// Of one endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct EndpointState {
+    id: u64,
+    latency_ns: u64,
+}
+
+/// What a balancer saved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct BalancerState {
+    /// Number of its tier, as configured.
+    tier: u16,
+    module: String,
+    bytes: Vec<u8>,
+}
+
+impl State {
+    /// What these clusters know now. Their modules are asked, which takes as long as they take: not to be called from a
+    /// thread that serves. Requests go on meanwhile.
+    pub fn of(clusters: &[Cluster]) -> Self {
+        Self { secret: [0; 32], clusters: clusters.iter().map(ClusterState::of).collect() }
+    }
+
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self { secret: sticky::random_key(), clusters: Vec::new() }
+    }
+
+    /// Takes over what a later generation knows. Of clusters that it does not have, nothing is kept; but what a balancer
+    /// once saved is, while its cluster has none, because its module is in quarantine.
+    pub fn learn(&mut self, later: Self) {
+        let mut earlier = std::mem::replace(&mut self.clusters, later.clusters);
+        for cluster in self.clusters.iter_mut().filter(|cluster| cluster.balancers.is_empty()) {
+            let known = earlier.iter_mut().find(|known| known.name == cluster.name);
+            cluster.balancers = known.map(|known| std::mem::take(&mut known.balancers)).unwrap_or_default();
+        }
+    }
+
+    /// What sessions are signed with where the configuration names no secret.
+    pub fn secret(&self) -> &[u8; 32] {
+        &self.secret
+    }
+
+    /// What is known of the cluster of this name.
+    pub fn cluster(&self, name: &str) -> Option<&ClusterState> {
+        self.clusters.iter().find(|cluster| cluster.name == name)
+    }
+}
+
+impl ClusterState {
+    fn of(cluster: &Cluster) -> Self {
+        let endpoint = |endpoint: &Endpoint| EndpointState {
+            id: endpoint.id,
+            latency_ns: endpoint.counters.latency_ns.load(Relaxed),
+        };
+        Self {
+            name: cluster.config.name.to_string(),
+            endpoints: cluster.endpoints.iter().map(endpoint).collect(),
+            health: cluster.health_facts().into_iter().map(without_drain).collect(),
+            balancers: cluster.tiers.iter().filter_map(|tier| saved(cluster, tier)).collect(),
+        }
+    }
+
+    /// Has endpoints begin with what is known of them. To be called before anything is built over them.
+    pub(crate) fn restore(&self, endpoints: &[Endpoint]) {
+        let known: HashMap<u64, &EndpointState> =
+            self.endpoints.iter().map(|known| (known.id, known)).collect();
+        for endpoint in endpoints {
+            if let Some(known) = known.get(&endpoint.id) {
+                endpoint.counters.latency_ns.store(known.latency_ns, Relaxed);
+            }
+        }
+    }
+
+    /// What is known of its endpoints' health.
+    pub(crate) fn health(&self) -> &[HealthFacts] {
+        &self.health
+    }
+
+    /// What the balancer of this tier saved, if it was one of the same module.
+    pub(crate) fn saved(&self, tier: u16, module: &str) -> Option<&[u8]> {
+        let is_it = |saved: &&BalancerState| saved.tier == tier && saved.module == module;
+        self.balancers.iter().find(is_it).map(|saved| saved.bytes.as_slice())
+    }
+}
+
+/// Marks of operators are the supervisor's to remember, and to forget.
+fn without_drain(facts: HealthFacts) -> HealthFacts {
+    HealthFacts { drain: None, ..facts }
+}
+
+fn saved(cluster: &Cluster, tier: &Tier) -> Option<BalancerState> {
+    let balancer = tier.chooser()?;
+    match balancer.save() {
+        // One that writes nothing has nothing to say.
+        Ok(bytes) => bytes.filter(|bytes| !bytes.is_empty()).map(|bytes| BalancerState {
+            tier: cluster.endpoints[tier.first].tier,
+            module: balancer.module().id().to_owned(),
+            bytes,
+        }),
+        Err(error) => {
+            let (cluster, module) = (&*cluster.config.name, balancer.module().id());
+            tracing::warn!(cluster, module, "what the balancer learned is not saved: {error}");
+            None
+        }
+    }
+}

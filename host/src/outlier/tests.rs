@@ -1,0 +1,107 @@
+//! What counts, and for how long; that it ejects and readmits is in `tests/scenarios/outlier.rs`.
+
+use super::*;
+
+fn outlier(rules: Ejection) -> Outlier {
+    Outlier::new(&rules, 3).expect("rules that eject")
+}
+
+fn end(result: u32) -> TryEnd {
+    TryEnd { result, failure: None, status: 0 }
+}
+
+fn not_established(kind: u32, os_error: Option<i32>) -> TryEnd {
+    TryEnd { failure: Some((kind, os_error)), ..end(wire::TRY_NOT_ESTABLISHED) }
+}
+
+fn served(status: u16) -> TryEnd {
+    TryEnd { status, ..end(wire::TRY_SERVED) }
+}
+
+#[test]
+fn only_the_servers_own_failures_count() {
+    let none = CountedStatuses::None;
+    for bad in [
+        wire::TRY_NOT_ESTABLISHED,
+        wire::TRY_CLOSED_EARLY,
+        wire::TRY_BAD_RESPONSE,
+        wire::TRY_TIMED_OUT,
+        wire::TRY_BROKEN,
+    ] {
+        assert_eq!(end(bad).verdict(none), Verdict::Bad, "{bad}");
+    }
+    for kind in
+        [wire::FAILURE_RESOLVE, wire::FAILURE_CONNECT, wire::FAILURE_CONNECT_TIMEOUT, wire::FAILURE_TLS]
+    {
+        assert_eq!(not_established(kind, None).verdict(none), Verdict::Bad, "{kind}");
+    }
+    assert_eq!(not_established(wire::FAILURE_LOCAL, None).verdict(none), Verdict::Nothing);
+    assert_eq!(end(wire::TRY_ABORTED).verdict(none), Verdict::Nothing);
+}
+
+#[test]
+fn statuses_count_as_told() {
+    let bad = |counted| {
+        [200, 404, 499, 500, 501, 502, 503, 504, 505, 599, 600]
+            .into_iter()
+            .filter(|status| served(*status).verdict(counted) == Verdict::Bad)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(bad(CountedStatuses::None), [0_u16; 0]);
+    assert_eq!(bad(CountedStatuses::Gateway), [502, 503, 504]);
+    assert_eq!(bad(CountedStatuses::All5xx), [500, 501, 502, 503, 504, 505, 599]);
+}
+
+#[test]
+fn the_log_says_what_the_last_failure_was() {
+    let refused = not_established(wire::FAILURE_CONNECT, Some(rustix::io::Errno::CONNREFUSED.raw_os_error()));
+    for (end, text) in [
+        (refused, "connection refused"),
+        (not_established(wire::FAILURE_CONNECT, None), "no connection"),
+        (not_established(wire::FAILURE_RESOLVE, None), "look-up failed"),
+        (not_established(wire::FAILURE_CONNECT_TIMEOUT, None), "no connection in time"),
+        (end(wire::TRY_TIMED_OUT), "no response in time"),
+        (end(wire::TRY_CLOSED_EARLY), "connection closed before a response"),
+        (end(wire::TRY_BAD_RESPONSE), "bad response"),
+        (end(wire::TRY_BROKEN), "response broke off"),
+        (served(503), "status 503"),
+    ] {
+        assert_eq!(end.to_string(), text);
+    }
+    assert_eq!(Why::InRow(5, &refused).to_string(), "5 consecutive failures (connection refused)");
+    assert_eq!(Why::InRow(1, &served(500)).to_string(), "1 failure (status 500)");
+    assert_eq!(Why::Rate { failed: 30, of: 50 }.to_string(), "30 of 50 tries failed");
+}
+
+#[test]
+fn each_ejection_in_a_row_is_longer_up_to_a_cap() {
+    let outlier = outlier(Ejection { max_time: Duration::from_secs(35), ..Ejection::default() });
+    let seconds = [1, 2, 3, 4, 5, u32::MAX].map(|n| outlier.time(n).as_secs());
+    assert_eq!(seconds, [10, 20, 30, 35, 35, 35]);
+}
+
+#[test]
+fn ejections_are_forgiven_one_by_one() {
+    let outlier = outlier(Ejection::default());
+    let record = Record::default();
+    let readmitted = outlier.epoch + Duration::from_secs(100);
+    record.ejections.store(3, Relaxed);
+    record.readmitted_ns.store(outlier.ns(readmitted), Relaxed);
+    let left = [0, 9, 10, 19, 20, 30, 1000]
+        .map(|secs| outlier.remembered(&record, readmitted + Duration::from_secs(secs)));
+    assert_eq!(left, [3, 3, 2, 2, 1, 0, 0]);
+}
+
+#[test]
+fn a_share_of_the_cluster_may_be_ejected_and_always_one() {
+    let most = |n_endpoints, max_percent| {
+        let rules = Ejection { max_percent, ..Ejection::default() };
+        Outlier::new(&rules, n_endpoints).map(|outlier| outlier.max_ejected)
+    };
+    assert_eq!([most(2, 50), most(3, 50), most(4, 50), most(10, 33)], [1, 1, 2, 3].map(Some));
+    assert_eq!([most(2, 1), most(3, 10), most(3, 100)], [1, 1, 3].map(Some));
+    assert_eq!(most(1, 100), None, "the only one is needed");
+    let off = Ejection { failures: 0, ..Ejection::default() };
+    assert!(Outlier::new(&off, 3).is_none());
+    assert!(Outlier::new(&Ejection { failure_percent: 50, ..off }, 3).is_some());
+}

@@ -1,0 +1,66 @@
+//! Becoming somebody with fewer rights, for good.
+
+use nix::unistd::{Gid, Group, Uid, User, initgroups, setgid, setgroups, setuid};
+
+use crate::config::{Place, RunAs};
+
+/// Has this process be who the configuration says, and never gain rights again. Only root can become somebody; whoever
+/// else runs it stays who they are. Before any other thread is started, and before any module is opened.
+///
+/// # Errors
+/// One line: there is no such account, or the system refuses.
+pub fn drop_to(run_as: &RunAs) -> Result<(), String> {
+    if nix::unistd::geteuid().is_root() {
+        become_somebody(run_as)?;
+    }
+    rustix::thread::set_no_new_privs(true)
+        .map_err(|error| format!("cannot give up gaining privileges (NO_NEW_PRIVS): {error}"))
+}
+
+fn become_somebody(run_as: &RunAs) -> Result<(), String> {
+    let user = run_as.user.as_ref().map(|(name, place)| user(name, place)).transpose()?;
+    let group = run_as.group.as_ref().map(|(name, place)| group(name, place)).transpose()?;
+    let Some(gid) = group.or(user.as_ref().map(|user| user.gid)) else { return Ok(()) };
+    let refused = |what: &str, error: nix::Error| format!("cannot become {what}: {error}");
+    match user.as_ref().and_then(|user| user.name.as_deref()) {
+        Some(name) => initgroups(name, gid).map_err(|error| refused("a member of its groups", error))?,
+        None => setgroups(&[gid]).map_err(|error| refused("a member of its group alone", error))?,
+    }
+    setgid(gid).map_err(|error| refused(&format!("group {gid}"), error))?;
+    if let Some(user) = user {
+        setuid(user.uid).map_err(|error| refused(&format!("user {}", user.uid), error))?;
+    }
+    Ok(())
+}
+
+struct Account {
+    uid: Uid,
+    gid: Gid,
+    /// Absent where a number has no name.
+    name: Option<std::ffi::CString>,
+}
+
+fn user(name: &str, place: &Place) -> Result<Account, String> {
+    let number = name.parse().ok().map(Uid::from_raw);
+    let found = match number {
+        Some(uid) => User::from_uid(uid),
+        None => User::from_name(name),
+    };
+    let found = found.map_err(|error| format!("{place}: user \"{name}\" cannot be looked up: {error}"))?;
+    match (found, number) {
+        (Some(user), _) => {
+            Ok(Account { uid: user.uid, gid: user.gid, name: std::ffi::CString::new(user.name).ok() })
+        }
+        (None, Some(uid)) => Ok(Account { uid, gid: Gid::from_raw(uid.as_raw()), name: None }),
+        (None, None) => Err(format!("{place}: there is no user \"{name}\"")),
+    }
+}
+
+fn group(name: &str, place: &Place) -> Result<Gid, String> {
+    if let Ok(gid) = name.parse() {
+        return Ok(Gid::from_raw(gid));
+    }
+    let found = Group::from_name(name)
+        .map_err(|error| format!("{place}: group \"{name}\" cannot be looked up: {error}"))?;
+    found.map(|group| group.gid).ok_or_else(|| format!("{place}: there is no group \"{name}\""))
+}

@@ -1,0 +1,394 @@
+//! The supervisor: a small process that holds the listening sockets for ever, opens no module, and starts, watches and
+//! replaces the workers that do the work.
+//!
+//! ```text
+//! trylist run ─► supervisor ── Start, Serve ─► worker, generation 1        drains after a reload, then it ends
+//!                  │   ▲  └─── Start, Serve ─► worker, generation 2        accepts on the same sockets
+//!                  │   └── board (where each thread is), reports, what was learned
+//!                  └── control socket ◄── trylist reload, status, stop, …
+//! ```
+//!
+//! One thread waits for everything there is: signals, commands, what workers say, their deaths, and the time. Nothing in
+//! it waits for a worker or for whoever asks. How a generation comes to serve is in `start`, what becomes of it when it
+//! dies or hangs in `deaths`, what operators ask for in `orders`; what is known of one worker is in `generation`, of the
+//! files in `bundle`, of the sockets in `held`.
+
+mod bundle;
+mod commands;
+mod deaths;
+mod generation;
+mod held;
+mod marks;
+mod notify;
+mod orders;
+mod quarantine;
+mod signals;
+mod start;
+pub mod watchdog;
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::channel::message::{ToSupervisor, ToWorker};
+use crate::control::{self, Refused};
+use crate::handover::State;
+use crate::metrics::Totals;
+use crate::sockets;
+
+use self::bundle::Bundle;
+use self::commands::{ClientId, Commands};
+use self::generation::{End, Generation, Phase};
+use self::held::Held;
+use self::marks::Marks;
+use self::notify::Notify;
+use self::quarantine::{Backoff, Quarantine};
+use self::signals::Signals;
+use self::start::{Reason, Starting};
+
+/// After the time that a worker has for its drain, before it is killed.
+const DRAIN_GRACE: Duration = Duration::from_secs(2);
+/// For workers to end that were told to stop at once; they need milliseconds, unless a module does not return.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+/// Generations that may drain at once; above it the oldest is cut off.
+const MAX_DRAINING: usize = 4;
+/// How often what other generations counted goes to the one that serves, while any of them drains.
+const BASE_EVERY: Duration = Duration::from_secs(1);
+/// With nothing to wait for, the supervisor looks about at least this often.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The configuration's file.
+    pub config: PathBuf,
+    /// What to log, as the command line has it: workers are started with the same.
+    pub log_level: String,
+}
+
+/// Runs the proxy until it is told to stop.
+///
+/// # Errors
+/// It did not start, or requests were cut off at its end.
+pub fn run(options: Options) -> Result<(), Refused> {
+    // Before anything listens, so that no signal ends the process unseen.
+    let signals =
+        Signals::new().map_err(|error| Refused::failed(format_args!("no signal handler: {error}")))?;
+    Supervisor::new(options, signals)?.run()
+}
+
+struct Supervisor {
+    options: Options,
+    signals: Signals,
+    commands: Commands,
+    notify: Notify,
+    held: Held,
+    /// Those that have a process, the oldest first.
+    generations: Vec<Generation>,
+    n_generations: u64,
+    /// Number of the one that new connections go to.
+    serving: Option<u64>,
+    starting: Option<Starting>,
+    /// Reloads that were asked for while a generation is being started: one will do for all.
+    waiting: Option<Vec<ClientId>>,
+    /// What serves, or served last.
+    bundle: Arc<Bundle>,
+    /// What served before the last reload.
+    previous: Option<Arc<Bundle>>,
+    quarantine: Quarantine,
+    backoff: Backoff,
+    /// When a worker is to be started in place of one that died.
+    replace_at: Option<Instant>,
+    marks: Marks,
+    /// What generations counted that have ended.
+    totals: Totals,
+    base_sent: Instant,
+    /// What the last worker that said so has learned.
+    state: State,
+    pid_file: Option<PathBuf>,
+    started: Instant,
+    looked: Instant,
+    stopping: Option<Stopping>,
+}
+
+/// The end has begun.
+#[derive(Default)]
+struct Stopping {
+    /// Connections that were cut off.
+    cut_off: usize,
+    /// It was said twice.
+    is_at_once: bool,
+}
+
+impl Supervisor {
+    fn new(options: Options, signals: Signals) -> Result<Self, Refused> {
+        let bundle = Bundle::read(&options.config)?;
+        for warning in &bundle.warnings {
+            tracing::warn!("{warning}");
+        }
+        let commands = Commands::listen(&control::path_of(&bundle.config)).map_err(Refused::failed)?;
+        sockets::raise_descriptor_limit();
+        let (now, pid_file) = (Instant::now(), bundle.config.pid_file.clone());
+        if let Some(path) = &pid_file {
+            fs::write(path, format!("{}\n", std::process::id()))
+                .map_err(|error| Refused::failed(format_args!("pid_file \"{}\": {error}", path.display())))?;
+        }
+        Ok(Self {
+            notify: Notify::new(),
+            held: Held::inherited(),
+            options,
+            signals,
+            commands,
+            generations: Vec::new(),
+            n_generations: 0,
+            serving: None,
+            starting: None,
+            waiting: None,
+            bundle: Arc::new(bundle),
+            previous: None,
+            quarantine: Quarantine::default(),
+            backoff: Backoff::default(),
+            replace_at: None,
+            marks: Marks::default(),
+            totals: Totals::default(),
+            base_sent: now,
+            state: State::new(),
+            pid_file,
+            started: now,
+            looked: now,
+            stopping: None,
+        })
+    }
+
+    fn run(mut self) -> Result<(), Refused> {
+        self.begin(Arc::clone(&self.bundle), Reason::First, Vec::new())?;
+        loop {
+            self.wait();
+            for asked in self.signals.take() {
+                self.obey_signal(asked)?;
+            }
+            for (client, command) in self.commands.take() {
+                self.obey(client, command)?;
+            }
+            self.hear()?;
+            self.bury()?;
+            self.look_after_calls()?;
+            self.keep_time()?;
+            if let Some(stopping) = self.stopping.as_ref().filter(|_| self.generations.is_empty()) {
+                return stopping.result();
+            }
+        }
+    }
+
+    /// Waits until something happens, or it is time for something.
+    fn wait(&self) {
+        let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
+        fds.extend(self.commands.interests().map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
+        let interests = self.generations.iter().flat_map(Generation::interests);
+        fds.extend(interests.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        let timeout = self.due().saturating_duration_since(Instant::now());
+        let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
+        // Whatever it was, or an error: everything is looked at, and nothing of that waits.
+        let _ = poll(&mut fds, Some(&timeout));
+    }
+
+    /// When there is something to do though nothing happens.
+    fn due(&self) -> Instant {
+        let mut due = Instant::now() + LONGEST_WAIT;
+        let mut or = |other: Option<Instant>| due = other.map_or(due, |other| due.min(other));
+        or(self.commands.due());
+        or(self.notify.due());
+        or(self.replace_at);
+        or(self.starting.as_ref().and_then(Starting::due));
+        for generation in &self.generations {
+            or(generation.due());
+            or(Some(self.looked + generation.look_interval()));
+        }
+        if self.is_any_draining() {
+            or(Some(self.base_sent + BASE_EVERY));
+        }
+        due
+    }
+
+    /// Takes in what workers say.
+    fn hear(&mut self) -> Result<(), Refused> {
+        for idx in 0..self.generations.len() {
+            for message in self.generations[idx].hear() {
+                let number = self.generations[idx].number;
+                match message {
+                    ToSupervisor::Built { modules } => self.built(number, modules)?,
+                    ToSupervisor::Failed { exit, lines } => {
+                        let exit = control::Exit::of(exit);
+                        self.generations[idx].has_ended();
+                        self.start_failed(number, Refused { exit, lines })?;
+                    }
+                    ToSupervisor::Ready => self.ready(number)?,
+                    ToSupervisor::Report(report) => {
+                        let generation = &mut self.generations[idx];
+                        generation.report = *report;
+                        if generation.is_leaving() {
+                            if generation.has_only_what_hangs() {
+                                tracing::warn!(
+                                    "generation {number}: nothing but what hangs is left, so it is killed"
+                                );
+                                generation.give_up();
+                            }
+                            self.tell_older();
+                        }
+                    }
+                    ToSupervisor::Saved { state, is_answer } => self.saved(number, state, is_answer)?,
+                    ToSupervisor::Ended { cut_off, totals } => self.ended(idx, cut_off, totals),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A worker's last word.
+    fn ended(&mut self, idx: usize, cut_off: usize, totals: Totals) {
+        let generation = &mut self.generations[idx];
+        let (number, pid) = (generation.number, generation.pid());
+        if cut_off > 0 && self.stopping.is_none() {
+            tracing::warn!("generation {number}: {cut_off} connections cut off at the drain's end");
+        }
+        tracing::info!("generation {number} has ended (pid {pid})");
+        generation.report.totals = totals;
+        generation.report.in_flight.clear();
+        generation.has_ended();
+        if let Some(stopping) = &mut self.stopping {
+            stopping.cut_off += cut_off;
+        }
+        self.tell_older();
+    }
+
+    /// Takes leave of workers whose process has ended.
+    fn bury(&mut self) -> Result<(), Refused> {
+        let mut idx = 0;
+        while idx < self.generations.len() {
+            let Some(end) = self.generations[idx].end() else {
+                idx += 1;
+                continue;
+            };
+            let generation = self.generations.remove(idx);
+            self.totals.add(&generation.report.totals);
+            match end {
+                End::Orderly => self.tell_base(),
+                End::Death { text, blame } => self.died(&generation, &text, blame)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what it is time for.
+    fn keep_time(&mut self) -> Result<(), Refused> {
+        let now = Instant::now();
+        self.notify.alive(now);
+        if self.replace_at.is_some_and(|at| now >= at) && self.starting.is_none() {
+            self.replace_at = None;
+            self.begin(Arc::clone(&self.bundle), Reason::Replace, Vec::new())?;
+        }
+        if self.is_any_draining() && now >= self.base_sent + BASE_EVERY {
+            self.tell_base();
+        }
+        self.give_up_saving(now)?;
+        let late: Vec<u64> = self
+            .generations
+            .iter()
+            .filter(|generation| generation.due().is_some_and(|due| now >= due))
+            .map(|generation| generation.number)
+            .collect();
+        for number in late {
+            self.is_late(number)?;
+        }
+        Ok(())
+    }
+
+    /// A worker has not got on by when it was to.
+    fn is_late(&mut self, number: u64) -> Result<(), Refused> {
+        let Some(generation) = self.generation(number) else { return Ok(()) };
+        match generation.phase {
+            Phase::Building { .. } | Phase::Opening { .. } => {
+                let timeout = generation.bundle.config.supervision.start_timeout;
+                let mut text = format!("generation {number} is not ready after {timeout:?}");
+                if let Some(blame) = generation.inside() {
+                    text += &format!("; it is inside {}", generation.describe(blame));
+                }
+                generation.give_up();
+                self.start_failed(number, Refused::failed(text))
+            }
+            Phase::Draining { .. } => {
+                tracing::warn!("generation {number} has not drained in time, and is killed");
+                generation.give_up();
+                if let Some(stopping) = &mut self.stopping {
+                    stopping.cut_off += 1;
+                }
+                Ok(())
+            }
+            Phase::Ended { .. } => {
+                // Once killed, it ends when the kernel lets it.
+                generation.give_up();
+                Ok(())
+            }
+            Phase::Serving => Ok(()),
+        }
+    }
+
+    /// Hands what other generations counted to the one that serves.
+    fn tell_base(&mut self) {
+        self.base_sent = Instant::now();
+        let Some(serving) = self.serving else { return };
+        let mut base = self.totals.clone();
+        for generation in self.generations.iter().filter(|generation| generation.number != serving) {
+            base.add(&generation.report.totals);
+        }
+        if let Some(generation) = self.generation(serving) {
+            generation.tell(&ToWorker::Base(base), &[]);
+        }
+    }
+
+    /// Tells the one that serves what the others still have on their way.
+    fn tell_older(&mut self) {
+        let Some(serving) = self.serving else { return };
+        let mut older = std::collections::BTreeMap::<u64, u32>::new();
+        for generation in self.generations.iter().filter(|generation| generation.number != serving) {
+            for (endpoint, n) in &generation.report.in_flight {
+                let total = older.entry(*endpoint).or_default();
+                *total = total.saturating_add(*n);
+            }
+        }
+        if let Some(generation) = self.generation(serving) {
+            generation.tell(&ToWorker::Older(older.into_iter().collect()), &[]);
+        }
+    }
+
+    fn is_any_draining(&self) -> bool {
+        self.generations.iter().any(Generation::is_leaving)
+    }
+
+    fn generation(&mut self, number: u64) -> Option<&mut Generation> {
+        self.generations.iter_mut().find(|generation| generation.number == number)
+    }
+}
+
+impl Stopping {
+    fn result(&self) -> Result<(), Refused> {
+        match self.cut_off {
+            _ if self.is_at_once => {
+                Err(Refused::failed("stopped by a second signal before all requests had ended"))
+            }
+            0 => Ok(()),
+            n => Err(Refused::failed(format_args!("{n} connections cut off at the drain's end"))),
+        }
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        if let Some(path) = &self.pid_file {
+            let _ = fs::remove_file(path);
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! All that a worker is made of, read once: what was checked is what runs, also when the same is started again.
+
+use std::path::Path;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::channel::message::ModuleCopy;
+use crate::config::{self, Config, Files};
+use crate::control::{Exit, Refused};
+use crate::module::Hex;
+use crate::module::load::{self, Copied};
+
+/// The files of one configuration and of its modules, as they were at one time.
+#[derive(Debug)]
+pub(super) struct Bundle {
+    pub(super) config: Config,
+    pub(super) warnings: Vec<String>,
+    pub(super) files: Files,
+    /// Hash of the configuration's files.
+    pub(super) sha256: [u8; 32],
+    /// In the order of the configuration.
+    pub(super) modules: Vec<Copied>,
+}
+
+impl Bundle {
+    /// Reads and checks everything that can be checked without running any of it.
+    pub(super) fn read(path: &Path) -> Result<Self, Refused> {
+        let mut files = Files::on_disk();
+        let (config, warnings) = config::load_from(path, &mut files)?;
+        let (mut modules, mut refused) = (Vec::new(), Vec::new());
+        for module in &config.modules {
+            match load::read(module) {
+                Ok(copied) => modules.push(copied),
+                Err(error) => refused.push(error.to_string()),
+            }
+        }
+        if !refused.is_empty() {
+            return Err(Refused { exit: Exit::Module, lines: refused });
+        }
+        let mut hash = Sha256::new();
+        for (path, bytes) in files.iter() {
+            hash.update(path.as_os_str().as_encoded_bytes());
+            hash.update([0]);
+            hash.update((bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        }
+        let warnings = warnings.iter().map(ToString::to_string).collect();
+        Ok(Self { config, warnings, files: files.sealed(), sha256: hash.finalize().into(), modules })
+    }
+
+    /// Its modules for a worker, which is not to open those that are held.
+    pub(super) fn copies(&self, is_held: impl Fn(&[u8; 32]) -> bool) -> Vec<ModuleCopy> {
+        let copy = |copied: &Copied| ModuleCopy {
+            file: copied.file.clone(),
+            sha256: copied.sha256,
+            is_quarantined: is_held(&copied.sha256),
+        };
+        self.modules.iter().map(copy).collect()
+    }
+
+    /// Whether a module of these bytes is in it.
+    pub(super) fn has_module(&self, sha256: &[u8; 32]) -> bool {
+        self.modules.iter().any(|copied| copied.sha256 == *sha256)
+    }
+}
+
+/// A hash as people compare them at a glance.
+pub(super) fn short(sha256: &[u8; 32]) -> String {
+    format!("{}…", Hex(&sha256[..2]))
+}

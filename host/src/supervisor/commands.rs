@@ -1,0 +1,216 @@
+//! The control socket: who may ask for something, and that nobody who asks keeps the supervisor from its work.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::event::PollFlags;
+use rustix::fs::{FlockOperation, Mode, flock};
+
+use crate::control::{Command, Exit, MAX_COMMAND_BYTES, Reply};
+
+/// For a client to say what it wants, and to take what it is told.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Clients at once; people and scripts are few.
+const MAX_CLIENTS: usize = 32;
+
+/// Names a client for as long as the supervisor runs.
+pub(super) type ClientId = u64;
+
+/// The socket and whoever is connected to it.
+pub(super) struct Commands {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Held for as long as the socket is this process's.
+    _lock: File,
+    clients: BTreeMap<ClientId, Client>,
+    n_clients: ClientId,
+}
+
+struct Client {
+    stream: UnixStream,
+    inbox: Vec<u8>,
+    outbox: Vec<u8>,
+    /// When it is given up: it has said nothing whole, or does not take what it is told.
+    until: Option<Instant>,
+    has_asked: bool,
+    is_ending: bool,
+}
+
+impl Commands {
+    /// Listens, unless another supervisor does.
+    pub(super) fn listen(path: &Path) -> Result<Self, String> {
+        let name = path.display();
+        let cannot = |error: io::Error| format!("control socket \"{name}\": {error}");
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            DirBuilder::new().recursive(true).mode(0o755).create(folder).map_err(cannot)?;
+            is_safe(folder)
+                .map_err(|why| format!("control socket \"{name}\": folder {} {why}", folder.display()))?;
+        }
+        // The socket's own file cannot be locked, and to connect to it would not tell who comes first of two.
+        let mut lock_path = path.as_os_str().to_owned();
+        lock_path.push(".lock");
+        let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(lock_path);
+        let lock = lock.map_err(cannot)?;
+        if let Err(error) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            return Err(match error.kind() {
+                ErrorKind::WouldBlock => format!(
+                    "control socket \"{name}\": another supervisor of this configuration runs; stop it, or name another \
+                     socket by the key control"
+                ),
+                _ => cannot(error.into()),
+            });
+        }
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(cannot(error)),
+            _ => {}
+        }
+        // Nobody else may connect, not even before a mode could be set.
+        let before = rustix::process::umask(Mode::from_raw_mode(0o177));
+        let listener = UnixListener::bind(path);
+        rustix::process::umask(before);
+        let listener = listener.map_err(cannot)?;
+        listener.set_nonblocking(true).map_err(cannot)?;
+        Ok(Self { listener, path: path.to_owned(), _lock: lock, clients: BTreeMap::new(), n_clients: 0 })
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What to wait for.
+    pub(super) fn interests(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
+        let of = |client: &Client| match client.outbox.is_empty() {
+            true => PollFlags::IN,
+            false => PollFlags::IN | PollFlags::OUT,
+        };
+        let clients = self.clients.values().map(move |client| (client.stream.as_fd(), of(client)));
+        std::iter::once((self.listener.as_fd(), PollFlags::IN)).chain(clients)
+    }
+
+    /// When the next client is to be given up.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.clients.values().filter_map(|client| client.until).min()
+    }
+
+    /// What is asked for now, each client once. Clients that are gone, have nothing to say or do not listen go away.
+    pub(super) fn take(&mut self) -> Vec<(ClientId, Command)> {
+        self.accept();
+        let (now, mut asked) = (Instant::now(), Vec::new());
+        self.clients.retain(|id, client| {
+            let is_alive = client.read() && client.write() && client.until.is_none_or(|until| now < until);
+            if is_alive
+                && !client.has_asked
+                && let Some(end) = memchr::memchr(b'\n', &client.inbox)
+            {
+                client.has_asked = true;
+                client.until = None;
+                match serde_json::from_slice(&client.inbox[..end]) {
+                    Ok(command) => asked.push((*id, command)),
+                    Err(error) => {
+                        client.say(&Reply::Line(format!("that is no command: {error}")));
+                        client.say(&Reply::End(Exit::Failed));
+                        client.is_ending = true;
+                    }
+                }
+                return client.write();
+            }
+            is_alive
+        });
+        asked
+    }
+
+    /// Tells a client something, if it is still there.
+    pub(super) fn say(&mut self, client: ClientId, reply: &Reply) {
+        let Some(client) = self.clients.get_mut(&client) else { return };
+        client.say(reply);
+        client.is_ending |= matches!(reply, Reply::End(_));
+        // What it does not take now it is given as it comes to take it.
+        client.write();
+    }
+
+    fn accept(&mut self) {
+        while let Ok((stream, _)) = self.listener.accept() {
+            if self.clients.len() >= MAX_CLIENTS || stream.set_nonblocking(true).is_err() {
+                continue;
+            }
+            self.n_clients += 1;
+            let until = Some(Instant::now() + CLIENT_TIMEOUT);
+            let (inbox, outbox) = (Vec::new(), Vec::new());
+            let client = Client { stream, inbox, outbox, until, has_asked: false, is_ending: false };
+            self.clients.insert(self.n_clients, client);
+        }
+    }
+}
+
+impl Drop for Commands {
+    fn drop(&mut self) {
+        // The lock's file stays: to remove it would let two hold locks of one name.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl Client {
+    /// False where it has gone, or says more than anybody asks for.
+    fn read(&mut self) -> bool {
+        let mut buffer = [0; 1024];
+        loop {
+            match self.stream.read(&mut buffer) {
+                // It may have closed its half only, and still listen.
+                Ok(0) => return self.has_asked,
+                Ok(n) if !self.has_asked => self.inbox.extend_from_slice(&buffer[..n]),
+                // Whoever goes on talking after the command is not listened to.
+                Ok(_) => return false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return error.kind() == ErrorKind::WouldBlock,
+            }
+            if self.inbox.len() > MAX_COMMAND_BYTES {
+                return false;
+            }
+        }
+    }
+
+    fn say(&mut self, reply: &Reply) {
+        if let Ok(mut line) = serde_json::to_vec(reply) {
+            line.push(b'\n');
+            self.outbox.extend(line);
+            self.until = Some(Instant::now() + CLIENT_TIMEOUT);
+        }
+    }
+
+    /// False where there is nobody to be told more.
+    fn write(&mut self) -> bool {
+        while !self.outbox.is_empty() {
+            match self.stream.write(&self.outbox) {
+                Ok(n) => drop(self.outbox.drain(..n)),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return error.kind() == ErrorKind::WouldBlock,
+            }
+        }
+        if self.has_asked {
+            self.until = None;
+        }
+        !self.is_ending
+    }
+}
+
+/// Whoever could put a socket of their own in the place of ours would hear what is asked.
+fn is_safe(folder: &Path) -> Result<(), String> {
+    let metadata = fs::metadata(folder).map_err(|error| format!("cannot be checked: {error}"))?;
+    let me = rustix::process::geteuid().as_raw();
+    const WRITABLE_BY_OTHERS: u32 = 0o022;
+    const STICKY: u32 = 0o1000;
+    if metadata.uid() != me && metadata.uid() != 0 {
+        return Err(format!("belongs to user {}", metadata.uid()));
+    }
+    match metadata.mode() & WRITABLE_BY_OTHERS != 0 && metadata.mode() & STICKY == 0 {
+        true => Err(format!("is writable by others (mode {:04o})", metadata.mode() & 0o7777)),
+        false => Ok(()),
+    }
+}

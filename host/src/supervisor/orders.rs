@@ -1,0 +1,210 @@
+//! What operators ask for: by signals, and by commands on the control socket.
+
+use std::fs::File;
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::commands::ClientId;
+use super::generation::{Generation, Phase};
+use super::signals::Asked;
+use super::start::Reason;
+use super::{DRAIN_GRACE, STOP_TIMEOUT, Stopping, Supervisor};
+use crate::access_log;
+use crate::channel::message::ToWorker;
+use crate::config::AccessLogTarget;
+use crate::control::{
+    Command, Exit, GenerationStatus, ModuleStatus, QuarantineStatus, Refused, Reply, ServerMark, Status,
+};
+use crate::module::Hex;
+
+impl Supervisor {
+    pub(super) fn obey_signal(&mut self, asked: Asked) -> Result<(), Refused> {
+        match asked {
+            Asked::Reload(name) => self.reload(Vec::new(), name)?,
+            Asked::ReopenLog => self.reopen_access_logs(),
+            Asked::Stop(name) => self.stop(name),
+        }
+        Ok(())
+    }
+
+    pub(super) fn obey(&mut self, client: ClientId, command: Command) -> Result<(), Refused> {
+        match command {
+            Command::Reload => self.reload(vec![client], "trylist reload"),
+            Command::Status => {
+                let status = Reply::Status(Box::new(self.status()));
+                self.commands.say(client, &status);
+                self.commands.say(client, &Reply::End(Exit::Done));
+                Ok(())
+            }
+            Command::Stop => {
+                self.commands.say(client, &Reply::Line("requests may end, then it stops".to_owned()));
+                self.stop("trylist stop");
+                Ok(())
+            }
+            Command::Release { module } => self.release(client, &module),
+            Command::Server { cluster, url, mark } => self.mark(client, &cluster, &url, mark),
+        }
+    }
+
+    fn stop(&mut self, why: &str) {
+        match &mut self.stopping {
+            None => self.begin_to_stop(why),
+            Some(stopping) if !stopping.is_at_once => {
+                stopping.is_at_once = true;
+                tracing::warn!("{why}: it stops at once");
+                for generation in &mut self.generations {
+                    generation.tell(&ToWorker::Stop, &[]);
+                    generation.phase = Phase::Draining { until: Instant::now() + STOP_TIMEOUT };
+                }
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn begin_to_stop(&mut self, why: &str) {
+        tracing::info!("{why}: requests may end, then it stops; a second signal stops it at once");
+        self.notify.stopping();
+        self.stopping = Some(Stopping::default());
+        self.replace_at = None;
+        let asked = self.starting.take().map(|starting| starting.asked).into_iter();
+        for client in asked.chain(self.waiting.take()).flatten().collect::<Vec<_>>() {
+            self.answer(&[client], &Refused::failed("it is stopping, so nothing is reloaded"));
+        }
+        // Those in the sockets' queues are the workers', which hold the last descriptors from here on.
+        self.held.close();
+        for generation in &mut self.generations {
+            match generation.phase {
+                Phase::Building { .. } | Phase::Opening { .. } => generation.give_up(),
+                Phase::Serving | Phase::Draining { .. } => {
+                    let until = Instant::now() + generation.bundle.config.timeouts.drain + DRAIN_GRACE;
+                    generation.phase = Phase::Draining { until };
+                    generation.tell(&ToWorker::Drain, &[]);
+                }
+                Phase::Ended { .. } => {}
+            }
+        }
+    }
+
+    fn reopen_access_logs(&mut self) {
+        tracing::info!("SIGUSR2: the access log's file is opened again");
+        for generation in &self.generations {
+            let AccessLogTarget::File(path) = &generation.bundle.config.access_log else { continue };
+            match access_log::append_to(path) {
+                Ok(file) => generation.tell(&ToWorker::ReopenLog, &[File::as_fd(&file)]),
+                Err(error) => tracing::error!(
+                    "access log \"{}\" cannot be opened again; the old file goes on: {error}",
+                    path.display()
+                ),
+            }
+        }
+    }
+
+    fn release(&mut self, client: ClientId, module: &str) -> Result<(), Refused> {
+        if !self.quarantine.release(module) {
+            let held: Vec<&str> = self.quarantine.iter().map(|(_, held)| held.module.as_str()).collect();
+            let there_are = if held.is_empty() {
+                "none is".to_owned()
+            } else {
+                format!("those are: {}", held.join(", "))
+            };
+            let text = format!("module \"{module}\" is not in quarantine ({there_are})");
+            self.answer(&[client], &Refused::failed(text));
+            return Ok(());
+        }
+        self.anew(client, &format!("module {module} is released from quarantine"))
+    }
+
+    fn mark(&mut self, client: ClientId, cluster: &str, url: &str, mark: ServerMark) -> Result<(), Refused> {
+        let set = match self.marks.set(&self.bundle.config, cluster, url, mark) {
+            Ok(set) => set,
+            Err(text) => {
+                self.answer(&[client], &Refused::failed(text));
+                return Ok(());
+            }
+        };
+        let what = match mark {
+            ServerMark::Drain => "drains".to_owned(),
+            ServerMark::Ready => "takes requests".to_owned(),
+            ServerMark::Weight(weight) => format!("has weight {weight}"),
+        };
+        let text = format!("cluster \"{cluster}\": server \"{url}\" {what} from now on");
+        if matches!(mark, ServerMark::Weight(_)) {
+            // Balancers are built from weights.
+            return self.anew(client, &text);
+        }
+        for generation in &self.generations {
+            generation.tell(&ToWorker::Mark(set.clone()), &[]);
+        }
+        tracing::info!("{text}");
+        self.tell_all(&[client], &text);
+        self.commands.say(client, &Reply::End(Exit::Done));
+        Ok(())
+    }
+
+    /// Starts a generation of the same files, for something else that has changed.
+    fn anew(&mut self, client: ClientId, why: &str) -> Result<(), Refused> {
+        tracing::info!("{why}; a new generation of the same files is started");
+        self.tell_all(&[client], why);
+        if self.stopping.is_some() || self.starting.is_some() {
+            let text = "it counts from the next generation on, because another one is being started or it is stopping";
+            self.tell_all(&[client], text);
+            self.commands.say(client, &Reply::End(Exit::Done));
+            return Ok(());
+        }
+        self.begin(Arc::clone(&self.bundle), Reason::Anew, vec![client])
+    }
+
+    fn status(&self) -> Status {
+        let quarantine = self.quarantine.iter().map(|(file, held)| QuarantineStatus {
+            module: held.module.clone(),
+            sha256: Hex(file).to_string(),
+            for_s: seconds(held.since.elapsed()),
+            reason: held.reason.clone(),
+        });
+        Status {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_s: seconds(self.started.elapsed()),
+            config: self.options.config.display().to_string(),
+            control: self.commands.path().display().to_string(),
+            listeners: self.held.addresses().map(|address| address.to_string()).collect(),
+            admin: self.held.admin_address().map(|address| address.to_string()),
+            generations: self.generations.iter().map(Generation::status).collect(),
+            quarantine: quarantine.collect(),
+            marks: self.marks.status(),
+        }
+    }
+}
+
+impl Generation {
+    fn status(&self) -> GenerationStatus {
+        let module = |(idx, copy): (usize, &crate::channel::message::ModuleCopy)| ModuleStatus {
+            id: self.bundle.config.modules[idx].id.to_string(),
+            version: self.says.get(idx).and_then(|says| says.as_ref().map(|says| says.version.clone())),
+            file: copy.file.display().to_string(),
+            sha256: Hex(&copy.sha256).to_string(),
+            faults: self.report.faults.get(idx).copied().unwrap_or_default(),
+            quarantined: copy.is_quarantined,
+        };
+        let state = match self.phase {
+            Phase::Building { .. } | Phase::Opening { .. } => "starting",
+            Phase::Serving => "serving",
+            Phase::Draining { .. } => "draining",
+            Phase::Ended { .. } => "ended",
+        };
+        GenerationStatus {
+            generation: self.number,
+            pid: self.pid(),
+            state: state.to_owned(),
+            uptime_s: seconds(self.started.elapsed()),
+            config_sha256: Hex(&self.bundle.sha256).to_string(),
+            connections: self.report.connections,
+            modules: self.copies.iter().enumerate().map(module).collect(),
+        }
+    }
+}
+
+fn seconds(time: Duration) -> u64 {
+    time.as_secs()
+}

@@ -1,0 +1,50 @@
+//! Signals as something to be read, so that the supervisor's one thread has nothing that interrupts it.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+/// Those that mean something here, blocked for this thread and readable instead.
+pub(super) struct Signals(SignalFd);
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    Stop(&'static str),
+    Reload(&'static str),
+    ReopenLog,
+}
+
+impl Signals {
+    pub(super) fn new() -> nix::Result<Self> {
+        let mut set = SigSet::empty();
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2] {
+            set.add(signal);
+        }
+        set.thread_block()?;
+        SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map(Self)
+    }
+
+    /// Those that have come.
+    pub(super) fn take(&mut self) -> Vec<Asked> {
+        let mut asked = Vec::new();
+        while let Ok(Some(signal)) = self.0.read_signal() {
+            asked.extend(match Signal::try_from(signal.ssi_signo as i32) {
+                Ok(Signal::SIGTERM) => Some(Asked::Stop("SIGTERM")),
+                Ok(Signal::SIGINT) => Some(Asked::Stop("SIGINT")),
+                Ok(Signal::SIGHUP) => Some(Asked::Reload("SIGHUP")),
+                Ok(Signal::SIGUSR1) => Some(Asked::Reload("SIGUSR1")),
+                Ok(Signal::SIGUSR2) => Some(Asked::ReopenLog),
+                _ => None,
+            });
+        }
+        asked
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

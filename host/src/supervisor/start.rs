@@ -1,0 +1,399 @@
+//! How a generation comes to serve: what the one before learned is saved, a worker builds, what is new is bound, the worker
+//! serves, and only then the one before drains. Whatever fails leaves the one before as it is.
+
+use std::fs::File;
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::bundle::{Bundle, short};
+use super::commands::ClientId;
+use super::generation::{Generation, Phase};
+use super::held::New;
+use super::{DRAIN_GRACE, MAX_DRAINING, STOP_TIMEOUT, Supervisor};
+use crate::access_log;
+use crate::channel::message::{ModuleSays, Start, ToWorker};
+use crate::config::AccessLogTarget;
+use crate::control::{self, Exit, Refused, Reply};
+use crate::handover::State;
+
+/// For a worker to hand over what it learned; the next one begins with what it sent by itself otherwise.
+const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A generation on its way.
+pub(super) struct Starting {
+    pub(super) bundle: Arc<Bundle>,
+    pub(super) reason: Reason,
+    /// Who waits to hear what becomes of it.
+    pub(super) asked: Vec<ClientId>,
+    pub(super) step: Step,
+}
+
+pub(super) enum Step {
+    /// The one that serves is asked for what it learned.
+    Saving { until: Instant },
+    /// The worker of this generation builds, or begins to serve on what was bound for it.
+    Worker { number: u64, new: Option<New> },
+}
+
+/// Why a generation is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// The proxy is.
+    First,
+    /// The files have changed.
+    Reload,
+    /// Something else has: a weight, the end of a quarantine.
+    Anew,
+    /// The one before died or hangs.
+    Replace,
+    /// The one before died of a module that the files before do not have.
+    RollBack,
+}
+
+impl Starting {
+    pub(super) fn due(&self) -> Option<Instant> {
+        match self.step {
+            Step::Saving { until } => Some(until),
+            Step::Worker { .. } => None,
+        }
+    }
+
+    pub(super) fn is_of(&self, number: u64) -> bool {
+        matches!(self.step, Step::Worker { number: of, .. } if of == number)
+    }
+}
+
+impl Supervisor {
+    /// Begins a reload, or has it wait for what is being started now.
+    pub(super) fn reload(&mut self, asked: Vec<ClientId>, why: &str) -> Result<(), Refused> {
+        if self.stopping.is_some() {
+            self.answer(&asked, &Refused::failed("it is stopping, so nothing is reloaded"));
+            return Ok(());
+        }
+        if self.starting.is_some() {
+            let text = "another generation is being started; the reload follows it";
+            tracing::info!("{why}: {text}");
+            self.tell_all(&asked, text);
+            self.waiting.get_or_insert_default().extend(asked);
+            return Ok(());
+        }
+        tracing::info!("{why}: a new generation is started from the files as they are now");
+        self.notify.reloading();
+        match Bundle::read(&self.options.config) {
+            Ok(bundle) => {
+                let mut warnings = bundle.warnings.clone();
+                let (control, pid_file) = (control::path_of(&bundle.config), &bundle.config.pid_file);
+                if control != self.commands.path() || *pid_file != self.pid_file {
+                    warnings.push(
+                        "control and pid_file stay as they are until the proxy is started anew".to_owned(),
+                    );
+                }
+                for warning in warnings {
+                    tracing::warn!("{warning}");
+                    self.tell_all(&asked, &format!("{warning} (warning)"));
+                }
+                self.begin(Arc::new(bundle), Reason::Reload, asked)
+            }
+            Err(refused) => self.reload_failed(&asked, refused),
+        }
+    }
+
+    /// Begins to start a generation. There is none on its way. Here and below, an error is the end of the proxy: it is the
+    /// first generation that failed.
+    pub(super) fn begin(
+        &mut self,
+        bundle: Arc<Bundle>,
+        reason: Reason,
+        asked: Vec<ClientId>,
+    ) -> Result<(), Refused> {
+        let step = Step::Saving { until: Instant::now() + SAVE_TIMEOUT };
+        self.starting = Some(Starting { bundle, reason, asked, step });
+        let serving = self.serving.filter(|_| matches!(reason, Reason::Reload | Reason::Anew));
+        match serving.and_then(|number| self.generation(number)) {
+            Some(serving) => {
+                serving.tell(&ToWorker::Save, &[]);
+                Ok(())
+            }
+            None => self.spawn(),
+        }
+    }
+
+    /// What a worker learned. It is kept for whoever comes next.
+    pub(super) fn saved(&mut self, number: u64, state: State, is_answer: bool) -> Result<(), Refused> {
+        if self.serving != Some(number) {
+            return Ok(());
+        }
+        self.state.learn(state);
+        let is_awaited = |starting: &Starting| matches!(starting.step, Step::Saving { .. });
+        let is_due = is_answer && self.starting.as_ref().is_some_and(is_awaited);
+        if is_due { self.spawn() } else { Ok(()) }
+    }
+
+    /// Whoever was asked for what it learned has died.
+    pub(super) fn save_no_more(&mut self) -> Result<(), Refused> {
+        let is_saving = |starting: &Starting| matches!(starting.step, Step::Saving { .. });
+        if self.starting.as_ref().is_some_and(is_saving) { self.spawn() } else { Ok(()) }
+    }
+
+    pub(super) fn give_up_saving(&mut self, now: Instant) -> Result<(), Refused> {
+        match &self.starting {
+            Some(Starting { step: Step::Saving { until }, .. }) if now >= *until => {}
+            _ => return Ok(()),
+        }
+        tracing::warn!("balancers did not save within {SAVE_TIMEOUT:?}; the next begin without the latest");
+        self.spawn()
+    }
+
+    /// Starts the worker of the generation that is on its way.
+    pub(super) fn spawn(&mut self) -> Result<(), Refused> {
+        let Some(starting) = &mut self.starting else { return Ok(()) };
+        self.n_generations += 1;
+        let number = self.n_generations;
+        starting.step = Step::Worker { number, new: None };
+        let (bundle, reason) = (Arc::clone(&starting.bundle), starting.reason);
+        match self.spawn_worker(number, bundle, reason) {
+            Ok(()) => Ok(()),
+            Err(refused) => self.start_failed(number, refused),
+        }
+    }
+
+    fn spawn_worker(&mut self, number: u64, bundle: Arc<Bundle>, reason: Reason) -> Result<(), Refused> {
+        let access_log = match &bundle.config.access_log {
+            AccessLogTarget::File(path) => Some(access_log::append_to(path).map_err(|error| {
+                Refused::failed(format_args!("access log \"{}\": {error}", path.display()))
+            })?),
+            AccessLogTarget::Off | AccessLogTarget::Stdout => None,
+        };
+        let copies = bundle.copies(|sha256| self.quarantine.holds(sha256));
+        let start = Start {
+            generation: number,
+            config: self.options.config.clone(),
+            files: bundle.files.clone(),
+            modules: copies.clone(),
+            has_access_log: access_log.is_some(),
+            state: self.state.clone(),
+            marks: self.marks.of(&bundle.config),
+            base: self.totals.clone(),
+        };
+        let cannot = |error| Refused::failed(format_args!("no process for generation {number}: {error}"));
+        let generation =
+            Generation::spawn(number, Arc::clone(&bundle), copies, reason, &self.options.log_level)
+                .map_err(cannot)?;
+        let open = bundle.modules.iter().zip(&generation.copies).filter(|(_, copy)| !copy.is_quarantined);
+        let mut descriptors = vec![generation.board()];
+        descriptors.extend(access_log.as_ref().map(File::as_fd));
+        descriptors.extend(open.map(|(copied, _)| copied.image()));
+        generation.tell(&ToWorker::Start(Box::new(start)), &descriptors);
+        tracing::info!("generation {number} is started (pid {})", generation.pid());
+        self.generations.push(generation);
+        Ok(())
+    }
+
+    /// The worker has built everything: now that nothing else can fail, what is new is bound.
+    pub(super) fn built(&mut self, number: u64, modules: Vec<Option<ModuleSays>>) -> Result<(), Refused> {
+        let is_it = |starting: &Starting| starting.is_of(number);
+        let idx = self.generations.iter().position(|generation| generation.number == number);
+        let Some(idx) = idx.filter(|_| self.starting.as_ref().is_some_and(is_it)) else { return Ok(()) };
+        let bundle = Arc::clone(&self.generations[idx].bundle);
+        self.generations[idx].says = modules;
+        let new = match self.held.bind(&bundle.config) {
+            Ok(new) => new,
+            Err(errors) => {
+                let lines = errors.iter().map(ToString::to_string).collect();
+                self.generations[idx].give_up();
+                return self.start_failed(number, Refused { exit: Exit::Failed, lines });
+            }
+        };
+        let (n_sockets, has_admin, descriptors) = self.held.of(&new, &bundle.config);
+        let generation = &mut self.generations[idx];
+        generation.tell(&ToWorker::Serve { n_sockets, has_admin }, &descriptors);
+        let timeout = bundle.config.supervision.start_timeout;
+        generation.phase = Phase::Opening { until: Instant::now() + timeout };
+        if let Some(starting) = &mut self.starting {
+            starting.step = Step::Worker { number, new: Some(new) };
+        }
+        Ok(())
+    }
+
+    /// The worker serves: the one before drains, and whoever waits hears of it.
+    pub(super) fn ready(&mut self, number: u64) -> Result<(), Refused> {
+        let Some(starting) = self.starting.take_if(|starting| starting.is_of(number)) else { return Ok(()) };
+        let Starting { bundle, reason, asked, step } = starting;
+        if let Step::Worker { new: Some(new), .. } = step {
+            self.held.keep(new);
+        }
+        let before = self.serving.replace(number);
+        let before_config = before.map(|_| Arc::clone(&self.bundle));
+        let removed = self.held.let_go(before_config.as_ref().map(|bundle| &bundle.config), &bundle.config);
+        let mut lines = self.changes(before, number);
+        lines.extend(self.marks.reconcile(&bundle.config));
+        if let Some(generation) = self.generation(number) {
+            generation.phase = Phase::Serving;
+            generation.ready = Some(Instant::now());
+        }
+        if reason == Reason::Reload {
+            self.previous = Some(std::mem::replace(&mut self.bundle, bundle));
+            self.backoff.reset();
+        } else {
+            self.bundle = bundle;
+        }
+        match before {
+            None if reason == Reason::First => {
+                for address in self.held.addresses() {
+                    tracing::info!("listening on {address}");
+                }
+                if let Some(address) = self.held.admin_address() {
+                    tracing::info!("metrics on {address}");
+                }
+            }
+            _ => {
+                for line in lines {
+                    tracing::info!("{line}");
+                    self.tell_all(&asked, &line);
+                }
+            }
+        }
+        if let Some(before) = before {
+            self.hand_over(before, removed);
+        }
+        self.notify.ready(&format!("generation {number} serves"));
+        for client in asked {
+            self.commands.say(client, &Reply::End(Exit::Done));
+        }
+        self.tell_base();
+        self.start_waiting()
+    }
+
+    /// Has a generation drain because another one serves.
+    fn hand_over(&mut self, number: u64, removed: Vec<usize>) {
+        if let Some(generation) = self.generation(number) {
+            let until = Instant::now() + generation.bundle.config.timeouts.drain + DRAIN_GRACE;
+            generation.phase = Phase::Draining { until };
+            generation.tell(&ToWorker::HandOver { removed }, &[]);
+        }
+        let draining: Vec<u64> = self
+            .generations
+            .iter()
+            .filter(|generation| matches!(generation.phase, Phase::Draining { .. }))
+            .map(|generation| generation.number)
+            .collect();
+        let n_too_many = draining.len().saturating_sub(MAX_DRAINING);
+        for number in draining.into_iter().take(n_too_many) {
+            tracing::warn!(
+                "generation {number} is cut off: {MAX_DRAINING} generations that came after it drain already"
+            );
+            if let Some(generation) = self.generation(number) {
+                generation.phase = Phase::Draining { until: Instant::now() + STOP_TIMEOUT };
+                generation.tell(&ToWorker::Stop, &[]);
+            }
+        }
+    }
+
+    /// A generation never came to serve. Of the first there is nothing to go on with.
+    pub(super) fn start_failed(&mut self, number: u64, refused: Refused) -> Result<(), Refused> {
+        let Some(starting) = self.starting.take_if(|starting| starting.is_of(number)) else { return Ok(()) };
+        match starting.reason {
+            Reason::First => return Err(refused),
+            Reason::Reload | Reason::Anew => self.reload_failed(&starting.asked, refused)?,
+            Reason::Replace | Reason::RollBack => {
+                for line in &refused.lines {
+                    tracing::error!("{line}");
+                }
+            }
+        }
+        if self.is_replacement_due() && self.replace_at.is_none() && self.stopping.is_none() {
+            // Whatever it is, the sockets are held and it is tried again.
+            let wait = self.backoff.died(Duration::ZERO);
+            tracing::error!("no generation serves as it should; the next attempt is in {wait:?}");
+            self.replace_at = Some(Instant::now() + wait);
+        }
+        self.start_waiting()
+    }
+
+    /// Whether nobody serves, or one that hangs.
+    fn is_replacement_due(&self) -> bool {
+        let serving = self.generations.iter().find(|generation| Some(generation.number) == self.serving);
+        serving.is_none_or(|generation| generation.hang.is_some())
+    }
+
+    /// Nothing has changed, and whoever asked hears why.
+    fn reload_failed(&mut self, asked: &[ClientId], mut refused: Refused) -> Result<(), Refused> {
+        for line in &refused.lines {
+            tracing::error!("{line}");
+        }
+        let text = match self.serving {
+            Some(number) => format!("nothing has changed: generation {number} goes on as it was"),
+            None => "nothing has changed, and no generation serves".to_owned(),
+        };
+        tracing::error!("the reload failed; {text}");
+        self.notify.ready(&format!("the last reload failed; {text}"));
+        refused.lines.push(text);
+        self.answer(asked, &refused);
+        self.start_waiting()
+    }
+
+    fn start_waiting(&mut self) -> Result<(), Refused> {
+        let asked = if self.starting.is_none() { self.waiting.take() } else { None };
+        asked.map_or(Ok(()), |asked| self.reload(asked, "the reload that waited"))
+    }
+
+    /// What is to be said of a generation that takes over.
+    fn changes(&mut self, before: Option<u64>, number: u64) -> Vec<String> {
+        let find = |number: u64| self.generations.iter().find(|generation| generation.number == number);
+        let Some(now) = find(number) else { return Vec::new() };
+        let Some(before) = before.and_then(find) else { return vec![format!("generation {number} serves")] };
+        let mut lines = vec![format!(
+            "generation {number} serves (pid {}), generation {} drains",
+            now.pid(),
+            before.number
+        )];
+        for (idx, copy) in now.copies.iter().enumerate() {
+            let id = &now.bundle.config.modules[idx].id;
+            let is_it = |module: &crate::config::ModuleFile| module.id == *id;
+            let was = before.bundle.config.modules.iter().position(is_it);
+            let is = described(now, idx);
+            match was.filter(|was| before.copies.get(*was).is_some()) {
+                None => lines.push(format!("module {id} {is} is new")),
+                Some(was) if before.copies[was].sha256 != copy.sha256 => {
+                    lines.push(format!("module {id} {} → {is}", described(before, was)));
+                }
+                Some(was) if before.copies[was].is_quarantined != copy.is_quarantined => {
+                    let what = if copy.is_quarantined { "is in quarantine" } else { "is out of quarantine" };
+                    lines.push(format!("module {id} {is} {what}"));
+                }
+                Some(_) => {}
+            }
+        }
+        for module in &before.bundle.config.modules {
+            if !now.bundle.config.modules.iter().any(|other| other.id == module.id) {
+                lines.push(format!("module {} is no longer loaded", module.id));
+            }
+        }
+        lines
+    }
+
+    pub(super) fn tell_all(&mut self, clients: &[ClientId], line: &str) {
+        for client in clients {
+            self.commands.say(*client, &Reply::Line(line.to_owned()));
+        }
+    }
+
+    pub(super) fn answer(&mut self, clients: &[ClientId], refused: &Refused) {
+        for client in clients {
+            for line in &refused.lines {
+                self.commands.say(*client, &Reply::Line(line.clone()));
+            }
+            self.commands.say(*client, &Reply::End(refused.exit));
+        }
+    }
+}
+
+/// `1.0.0 (3f2a…)`.
+fn described(generation: &Generation, module: usize) -> String {
+    let hash = short(&generation.copies[module].sha256);
+    match generation.says.get(module) {
+        Some(Some(says)) => format!("{} ({hash})", says.version),
+        _ => format!("({hash})"),
+    }
+}

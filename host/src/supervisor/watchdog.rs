@@ -1,0 +1,508 @@
+//! Which calls into modules take too long, told from outside of the worker.
+//!
+//! The supervisor looks at the worker's [`Board`](crate::breadcrumb::Board) ever so often. A thread that stands in the
+//! same call at two looks in a row is charged for the time between them, and a call whose charge reaches the limit hangs.
+//! What is charged is what the module itself used: where the thread waited inside the module all the time, that time;
+//! else the processor time that it got. So a worker that is starved, throttled, stopped, traced, swapped out or waits for
+//! a disk is not condemned, however long it takes. If it is the supervisor that was late, nobody is charged.
+//!
+//! By hand, limit 1 s, a look every 100 ms, a call that begins at 0.05 s and spins: first seen at 0.1 s, then charged
+//! 100 ms a look, it hangs at 1.1 s. Beside nine others that spin on one processor it gets 10 ms a look, and ten times as
+//! long.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use crate::breadcrumb::{Crumb, Kind, Seen};
+
+/// How long calls may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Those that a request waits for.
+    pub call: Duration,
+    /// dlopen, info, build, save, and the drop of a balancer.
+    pub long: Duration,
+}
+
+/// What the system says of a thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ThreadSample {
+    /// Processor time that it has had in its life.
+    pub cpu: Duration,
+    /// `R` runs or wants to, `S` waits, `D` waits for the kernel, `T` and `t` is stopped: the letters of `/proc`.
+    pub state: char,
+}
+
+/// What is to be said of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// It has reached the limit, and has not returned. Said once a call.
+    Hang {
+        /// The thread's place on the board.
+        slot: usize,
+        /// Where it is.
+        crumb: Crumb,
+        /// What the call has been charged.
+        charged: Duration,
+        /// The thread's state, as in [`ThreadSample`].
+        state: char,
+    },
+    /// It has returned, after half of the limit or more.
+    Overrun {
+        /// The thread's place on the board.
+        slot: usize,
+        /// Where it was.
+        crumb: Crumb,
+        /// What the call was charged; it took that long at least.
+        charged: Duration,
+    },
+}
+
+/// Keeps account of the calls of one worker.
+#[derive(Debug)]
+pub struct Watchdog {
+    limits: Limits,
+    last_look: Option<Instant>,
+    /// By slot: the calls that were running at the last look.
+    calls: HashMap<usize, Call>,
+}
+
+/// A call that was seen running.
+#[derive(Clone, Copy, Debug)]
+struct Call {
+    id: (u32, u64),
+    crumb: Crumb,
+    /// What the thread was like at the last look, if it could be told.
+    sample: Option<ThreadSample>,
+    charged: Duration,
+    is_condemned: bool,
+}
+
+/// A limit is told to this part of it.
+const LOOKS_PER_LIMIT: u32 = 10;
+/// Looking more often would cost more than anybody wants to know so exactly.
+const MIN_INTERVAL: Duration = Duration::from_millis(10);
+
+impl Watchdog {
+    /// For a worker that was just started.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, last_look: None, calls: HashMap::new() }
+    }
+
+    /// How often to look. It is also what tells that the supervisor was late: after more than twice as long.
+    pub fn interval(&self) -> Duration {
+        (self.limits.call.min(self.limits.long) / LOOKS_PER_LIMIT).max(MIN_INTERVAL)
+    }
+
+    /// Judges what a look at the board showed. `thread` samples a thread of the worker by its number; it is asked only for
+    /// those that are inside a module.
+    pub fn look(
+        &mut self,
+        now: Instant,
+        seen: &[Seen],
+        mut thread: impl FnMut(u32) -> Option<ThreadSample>,
+    ) -> Vec<Finding> {
+        let late = 2 * self.interval();
+        let window = self.last_look.replace(now).map(|last| now - last).filter(|window| *window <= late);
+        let mut before = std::mem::take(&mut self.calls);
+        let mut findings = Vec::new();
+        for seen in seen {
+            let known = before.remove(&seen.slot);
+            let running = seen.crumb.map(|crumb| Call {
+                id: (seen.tid, seen.call()),
+                crumb,
+                sample: thread(seen.tid),
+                charged: Duration::ZERO,
+                is_condemned: false,
+            });
+            match (known, running) {
+                (Some(known), Some(running)) if known.id == running.id => {
+                    let mut call = known.continued(&running, window);
+                    findings.extend(call.judge(seen.slot, self.limits));
+                    self.calls.insert(seen.slot, call);
+                }
+                (known, running) => {
+                    findings.extend(known.and_then(|known| known.ended(seen.slot, self.limits)));
+                    self.calls.extend(running.map(|running| (seen.slot, running)));
+                }
+            }
+        }
+        findings
+    }
+}
+
+impl Call {
+    /// The same call at the next look; `window` is the time between them, if it is to be charged.
+    fn continued(self, later: &Self, window: Option<Duration>) -> Self {
+        let charge = match (window, self.sample, later.sample) {
+            // What a module waits for in the host is not the module's.
+            _ if self.crumb.in_host || later.crumb.in_host => Duration::ZERO,
+            (Some(window), Some(before), Some(now)) if before.state == 'S' && now.state == 'S' => window,
+            // Also where it waits only now: it may have wanted to run until a moment ago, and not been let.
+            (Some(_), Some(before), Some(now)) => now.cpu.saturating_sub(before.cpu),
+            _ => Duration::ZERO,
+        };
+        Self { charged: self.charged + charge, is_condemned: self.is_condemned, ..*later }
+    }
+
+    fn judge(&mut self, slot: usize, limits: Limits) -> Option<Finding> {
+        if self.is_condemned || self.charged < self.limit(limits) {
+            return None;
+        }
+        self.is_condemned = true;
+        let state = self.sample.map_or('?', |sample| sample.state);
+        Some(Finding::Hang { slot, crumb: self.crumb, charged: self.charged, state })
+    }
+
+    fn ended(self, slot: usize, limits: Limits) -> Option<Finding> {
+        let is_overrun = !self.is_condemned && self.charged >= self.limit(limits) / 2;
+        is_overrun.then_some(Finding::Overrun { slot, crumb: self.crumb, charged: self.charged })
+    }
+
+    fn limit(&self, limits: Limits) -> Duration {
+        match self.crumb.kind {
+            Kind::Serving => limits.call,
+            Kind::Long => limits.long,
+        }
+    }
+}
+
+/// Samples a thread of another process; `None` where there is no such thread (any more).
+pub fn thread_sample(pid: u32, tid: u32) -> Option<ThreadSample> {
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/{file}"));
+    let stat = Stat::read(&read("stat").ok()?)?;
+    // In nanoseconds; not every kernel has it.
+    let exact = read("schedstat").ok().and_then(|text| text.split(' ').next()?.parse().ok());
+    Some(ThreadSample { cpu: exact.map_or_else(|| stat.cpu(), Duration::from_nanos), state: stat.state })
+}
+
+/// What is wanted of `/proc/PID/task/TID/stat`.
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    state: char,
+    ticks: u64,
+}
+
+impl Stat {
+    fn read(text: &str) -> Option<Self> {
+        // The second field is the thread's name in parentheses; in the name may be anything, a `)` too.
+        let (_, rest) = text.rsplit_once(") ")?;
+        let fields: Vec<&str> = rest.split(' ').collect();
+        let mut state = fields.first()?.chars();
+        // Counted from 1 in proc(5), with the state as the third.
+        let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+        let ticks = field(14)?.saturating_add(field(15)?);
+        Some(Self { state: state.next()?, ticks })
+    }
+
+    fn cpu(&self) -> Duration {
+        let per_second = rustix::param::clock_ticks_per_second().max(1);
+        Duration::from_nanos((u128::from(self.ticks) * 1_000_000_000 / u128::from(per_second)) as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { call: Duration::from_secs(1), long: Duration::from_secs(10) };
+    const MS: Duration = Duration::from_millis(1);
+
+    /// A worker of invented threads, looked at every 100 ms of an invented clock.
+    struct World {
+        watchdog: Watchdog,
+        now: Instant,
+        seen: Vec<Seen>,
+        samples: HashMap<u32, ThreadSample>,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let watchdog = Watchdog::new(LIMITS);
+            assert_eq!(watchdog.interval(), 100 * MS);
+            let mut world = Self { watchdog, now: Instant::now(), seen: Vec::new(), samples: HashMap::new() };
+            assert_eq!(world.look(100, &[]), []);
+            world
+        }
+
+        /// The thread in this slot is inside module `slot`, in the call of this number; 0 is none.
+        fn enter(&mut self, slot: usize, call: u64, kind: Kind) {
+            let tid = 100 + slot as u32;
+            let crumb = (call > 0).then_some(crumb(slot, kind));
+            self.seen.retain(|seen| seen.slot != slot);
+            self.seen.push(Seen { slot, tid, crumb, raw: call << 32 | u64::from(call > 0) });
+            self.samples.entry(tid).or_insert(ThreadSample { cpu: Duration::ZERO, state: 'R' });
+        }
+
+        /// Time goes on, in which threads (by slot) get this much processor time and are in this state at its end.
+        fn look(&mut self, ms: u32, threads: &[(usize, u32, char)]) -> Vec<Finding> {
+            self.now += ms * MS;
+            for (slot, cpu_ms, state) in threads {
+                let sample = self.samples.get_mut(&(100 + *slot as u32)).unwrap();
+                *sample = ThreadSample { cpu: sample.cpu + *cpu_ms * MS, state: *state };
+            }
+            let samples = &self.samples;
+            self.watchdog.look(self.now, &self.seen, |tid| samples.get(&tid).copied())
+        }
+
+        /// Looks in this way until something is found, and says in which look, and what.
+        fn look_until_found(&mut self, ms: u32, threads: &[(usize, u32, char)]) -> Option<(usize, Finding)> {
+            (1..=1000).find_map(|n| Some((n, *self.look(ms, threads).first()?)))
+        }
+    }
+
+    fn crumb(module: usize, kind: Kind) -> Crumb {
+        Crumb { kind, module, cluster: Some(0), in_host: false }
+    }
+
+    fn hang(slot: usize, charged_ms: u32, state: char) -> Finding {
+        Finding::Hang { slot, crumb: crumb(slot, Kind::Serving), charged: charged_ms * MS, state }
+    }
+
+    #[test]
+    fn a_call_that_spins_hangs_when_it_has_used_the_limit() {
+        let mut world = World::new();
+        world.enter(0, 1, Kind::Serving);
+        // The first look sees it for the first time.
+        assert_eq!(world.look_until_found(100, &[(0, 100, 'R')]), Some((11, hang(0, 1000, 'R'))));
+    }
+
+    #[test]
+    fn a_call_that_waits_hangs_though_it_uses_nothing() {
+        let mut world = World::new();
+        world.enter(0, 1, Kind::Serving);
+        // Of the first window it is not known whether it waited all the time.
+        assert_eq!(world.look(100, &[(0, 0, 'R')]), []);
+        assert_eq!(world.look_until_found(100, &[(0, 0, 'S')]), Some((11, hang(0, 1000, 'S'))));
+    }
+
+    #[test]
+    fn a_hang_is_told_once_a_call() {
+        let mut world = World::new();
+        world.enter(0, 1, Kind::Serving);
+        assert!(world.look_until_found(100, &[(0, 100, 'R')]).is_some());
+        assert_eq!(world.look_until_found(100, &[(0, 100, 'R')]), None);
+        world.enter(0, 0, Kind::Serving);
+        assert_eq!(world.look(100, &[]), [], "nor is it an overrun when it ends after all");
+        world.enter(0, 2, Kind::Serving);
+        assert!(world.look_until_found(100, &[(0, 100, 'R')]).is_some(), "the next one is told again");
+    }
+
+    #[test]
+    fn a_busy_thread_in_one_call_after_another_is_never_charged() {
+        let mut world = World::new();
+        for call in 1..1000 {
+            world.enter(0, call, Kind::Serving);
+            assert_eq!(world.look(100, &[(0, 100, 'R')]), []);
+        }
+    }
+
+    #[test]
+    fn nothing_is_charged_outside_of_modules() {
+        let mut world = World::new();
+        world.enter(0, 0, Kind::Serving);
+        assert_eq!(world.look_until_found(100, &[(0, 100, 'R')]), None);
+        assert_eq!(world.look_until_found(100, &[(0, 0, 'S')]), None);
+    }
+
+    #[test]
+    fn a_worker_that_is_not_let_run_is_not_condemned() {
+        // Starved or throttled, waiting for a disk, stopped, traced.
+        for state in ['R', 'D', 'T', 't', 'I', '?'] {
+            let mut world = World::new();
+            world.enter(0, 1, Kind::Serving);
+            assert_eq!(world.look_until_found(100, &[(0, 0, state)]), None, "{state}");
+        }
+    }
+
+    #[test]
+    fn a_starved_call_is_charged_what_it_got() {
+        let mut world = World::new();
+        world.enter(0, 1, Kind::Serving);
+        assert_eq!(world.look_until_found(100, &[(0, 10, 'R')]), Some((101, hang(0, 1000, 'R'))));
+    }
+
+    #[test]
+    fn a_stop_in_the_middle_of_waiting_is_not_charged() {
+        let mut world = World::new();
+        world.enter(0, 1, Kind::Serving);
+        for _ in 0..6 {
+            assert_eq!(world.look(100, &[(0, 0, 'S')]), []);
+        }
+        for _ in 0..100 {
+            assert_eq!(world.look(100, &[(0, 0, 'T')]), []);
+        }
+        // 500 ms before it was stopped, the window in which it goes on is not known whole.
+        assert_eq!(world.look_until_found(100, &[(0, 0, 'S')]), Some((6, hang(0, 1000, 'S'))));
+    }
+
+    #[test]
+    fn a_window_in_which_the_supervisor_was_late_is_discarded() {
+        let mut world = World::new();
+        world.enter(0, 1, Kind::Serving);
+        assert_eq!(world.look_until_found(201, &[(0, 201, 'R')]), None);
+        assert_eq!(world.look_until_found(201, &[(0, 0, 'S')]), None);
+        // Up to twice the interval is not late; what was used while it was late stays uncharged.
+        assert_eq!(world.look_until_found(200, &[(0, 200, 'R')]), Some((5, hang(0, 1000, 'R'))));
+    }
+
+    #[test]
+    fn long_calls_have_the_long_limit() {
+        let mut world = World::new();
+        world.enter(0, 1, Kind::Long);
+        let finding =
+            Finding::Hang { slot: 0, crumb: crumb(0, Kind::Long), charged: 10_000 * MS, state: 'S' };
+        assert_eq!(world.look(100, &[(0, 0, 'S')]), []);
+        assert_eq!(world.look_until_found(100, &[(0, 0, 'S')]), Some((100, finding)));
+    }
+
+    #[test]
+    fn a_call_that_ends_after_half_of_the_limit_is_an_overrun() {
+        for (looks, is_overrun) in [(5, false), (6, true)] {
+            let mut world = World::new();
+            world.enter(0, 1, Kind::Serving);
+            for _ in 0..looks {
+                assert_eq!(world.look(100, &[(0, 100, 'R')]), []);
+            }
+            let finding = Finding::Overrun { slot: 0, crumb: crumb(0, Kind::Serving), charged: 500 * MS };
+            // It does not matter whether the thread is seen outside or in the next call.
+            world.enter(0, 2, Kind::Serving);
+            assert_eq!(world.look(100, &[]), is_overrun.then_some(finding).as_slice());
+            assert_eq!(world.look(100, &[]), [], "told once");
+        }
+    }
+
+    #[test]
+    fn threads_are_charged_apart() {
+        let mut world = World::new();
+        for slot in 0..3 {
+            world.enter(slot, 7, Kind::Serving);
+        }
+        world.enter(1, 0, Kind::Serving);
+        let all = [(0, 40, 'R'), (1, 20, 'R'), (2, 100, 'R')];
+        assert_eq!(world.look_until_found(100, &all), Some((11, hang(2, 1000, 'R'))));
+        assert_eq!(world.look_until_found(100, &all), Some((15, hang(0, 1000, 'R'))));
+    }
+
+    #[test]
+    fn what_a_module_waits_for_in_the_host_is_not_charged() {
+        let mut world = World::new();
+        world.enter(0, 1, Kind::Serving);
+        for _ in 0..6 {
+            assert_eq!(world.look(100, &[(0, 0, 'S')]), []);
+        }
+        // The log is slow; the call is still the same.
+        let outside = world.seen[0];
+        let inside_host = Crumb { in_host: true, ..outside.crumb.unwrap() };
+        world.seen[0] = Seen { crumb: Some(inside_host), raw: outside.raw | 1 << 30, ..outside };
+        assert_eq!(world.look_until_found(100, &[(0, 0, 'S')]), None);
+        world.seen[0] = outside;
+        assert_eq!(world.look_until_found(100, &[(0, 0, 'S')]), Some((6, hang(0, 1000, 'S'))));
+    }
+
+    #[test]
+    fn a_thread_that_cannot_be_sampled_is_not_charged() {
+        let mut world = World::new();
+        world.enter(0, 1, Kind::Serving);
+        world.samples.clear();
+        assert_eq!(world.look_until_found(100, &[]), None);
+    }
+
+    #[test]
+    fn another_thread_in_the_same_place_is_another_call() {
+        let mut world = World::new();
+        world.enter(0, 1, Kind::Serving);
+        for _ in 0..10 {
+            assert_eq!(world.look(100, &[(0, 100, 'R')]), []);
+        }
+        world.seen[0].tid = 999;
+        let found = world.look(100, &[]);
+        assert!(matches!(found[..], [Finding::Overrun { .. }]), "{found:?}");
+        assert_eq!(world.look_until_found(100, &[]), None);
+    }
+
+    #[test]
+    fn short_limits_are_not_looked_at_all_the_time() {
+        let short = Limits { call: MS, long: 10 * MS };
+        assert_eq!(Watchdog::new(short).interval(), MIN_INTERVAL);
+        let odd = Limits { call: 60_000 * MS, long: 1000 * MS };
+        assert_eq!(Watchdog::new(odd).interval(), 100 * MS, "the shorter one counts");
+    }
+
+    #[test]
+    fn a_name_may_look_like_anything() {
+        let rest = "1 1 1 0 -1 4194560 10 0 0 0 25 17 0 0 20 0 1 0 100 1000 10";
+        for name in ["cat", "a b", ") R 1 (", "))", ""] {
+            let stat = Stat::read(&format!("42 ({name}) S {rest}"));
+            assert_eq!(stat, Some(Stat { state: 'S', ticks: 42 }), "{name}");
+        }
+        assert_eq!(Stat::read("42 (cat) S 1 2"), None);
+        assert_eq!(Stat::read("42 (cat"), None);
+        assert_eq!(Stat::read(""), None);
+        let per_second = rustix::param::clock_ticks_per_second();
+        assert_eq!(Stat { state: 'R', ticks: per_second * 3 }.cpu(), Duration::from_secs(3));
+    }
+
+    #[test]
+    fn finds_a_real_thread_that_spins_and_one_that_waits_and_no_other() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        use std::sync::{Arc, mpsc};
+
+        use crate::breadcrumb::{Board, Mark, inside, take_place};
+
+        let board = Board::create(3).unwrap();
+        let worker = Board::open(board.fd().try_clone_to_owned().unwrap()).unwrap();
+        let worker: &'static Board = Box::leak(Box::new(worker));
+        let end = Arc::new(AtomicBool::new(false));
+        let is_over = || {
+            let end = Arc::clone(&end);
+            move || end.load(Ordering::Relaxed)
+        };
+        let (over, waits) = mpsc::channel::<()>();
+        let (spins_until, calls_until) = (is_over(), is_over());
+        let threads = [
+            std::thread::spawn(move || {
+                take_place(worker, 0);
+                inside(Mark::of_module(0), || {
+                    while !spins_until() {
+                        std::hint::spin_loop();
+                    }
+                });
+            }),
+            std::thread::spawn(move || {
+                take_place(worker, 1);
+                let _ = inside(Mark::of_module(1), || waits.recv());
+            }),
+            std::thread::spawn(move || {
+                take_place(worker, 2);
+                while !calls_until() {
+                    inside(Mark::of_module(2), std::thread::yield_now);
+                }
+            }),
+        ];
+        let mut watchdog = Watchdog::new(Limits { call: 300 * MS, long: 1000 * MS });
+        let mut hanging = HashMap::new();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while hanging.len() < 2 && Instant::now() < deadline {
+            let sample = |tid| thread_sample(std::process::id(), tid);
+            for finding in watchdog.look(Instant::now(), &board.look(), sample) {
+                if let Finding::Hang { slot, crumb, state, .. } = finding {
+                    hanging.insert(slot, (crumb.module, state));
+                }
+            }
+            std::thread::yield_now();
+        }
+        end.store(true, Ordering::Relaxed);
+        drop(over);
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        assert_eq!(hanging, HashMap::from([(0, (0, 'R')), (1, (1, 'S'))]));
+    }
+
+    #[test]
+    fn there_is_no_sample_of_a_thread_that_is_not_there() {
+        assert!(thread_sample(std::process::id(), u32::MAX).is_none());
+        assert!(thread_sample(std::process::id(), std::process::id()).is_some());
+    }
+}

@@ -1,0 +1,101 @@
+//! A module that does what it is told to, and else nothing wrong: it answers the servers in their order.
+//!
+//! It is told by each request, in a header `X-Misbehave`, what to do when it is asked for an endpoint; and by its settings,
+//! what to do in the calls that are not of a request:
+//!
+//! - `segfault`, `abort`, `exit`: ends the process, in three ways
+//! - `overflow`: uses up its stack
+//! - `spin`: never returns, and uses a processor
+//! - `block`: never returns, and waits
+//! - `panic`
+//! - `out of range`: answers an endpoint that there is not; only in a request
+
+use std::hint::black_box;
+
+use lb_api::serde::Deserialize;
+use lb_api::{Balancer, BuildCx, BuildError, Needs, Next, NextCx, Request};
+
+#[derive(Default, Deserialize)]
+#[serde(crate = "lb_api::serde", default, deny_unknown_fields)]
+struct Settings {
+    /// What to do when it is built.
+    build: String,
+    /// What to do when it is to save what it learned; else it saves the name of its cluster.
+    save: String,
+    /// What to do when the balancer is dropped.
+    drop: String,
+}
+
+struct Misbehaves {
+    settings: Settings,
+    cluster: String,
+    n_endpoints: usize,
+}
+
+impl Balancer for Misbehaves {
+    const ID: &'static str = "misbehaves";
+    const SUMMARY: &'static str = "goes wrong in the way that each request asks for";
+    type Settings = Settings;
+    type Trylist = ();
+
+    fn build(cx: &BuildCx<'_, Self>, settings: Settings) -> Result<Self, BuildError> {
+        act(settings.build.as_bytes());
+        let n_endpoints = cx.endpoints().len();
+        Ok(Self { settings, cluster: cx.cluster_name().to_owned(), n_endpoints })
+    }
+
+    fn needs(&self) -> Needs {
+        Needs::default().request_header("x-misbehave")
+    }
+
+    fn load_balance(&self, _: &Request<'_>) {}
+
+    fn next(&self, (): &mut (), cx: &NextCx<'_>) -> Next {
+        let told = cx.request().header(0).unwrap_or_default();
+        if told == b"out of range" {
+            return Next::Endpoint(self.n_endpoints);
+        }
+        act(told);
+        (0..self.n_endpoints).find(|i| !cx.tried(*i)).map_or(Next::Exhausted, Next::Endpoint)
+    }
+
+    fn save(&self) -> Option<Vec<u8>> {
+        act(self.settings.save.as_bytes());
+        Some(self.cluster.clone().into())
+    }
+}
+
+impl Drop for Misbehaves {
+    fn drop(&mut self) {
+        act(self.settings.drop.as_bytes());
+    }
+}
+
+fn act(told: &[u8]) {
+    match told {
+        b"" => {}
+        b"segfault" => {
+            // SAFETY: none; that is the fault.
+            black_box(unsafe { std::ptr::with_exposed_provenance::<usize>(8).read_volatile() });
+        }
+        b"abort" => std::process::abort(),
+        b"exit" => std::process::exit(0),
+        b"overflow" => assert_ne!(overflow(0), 1),
+        b"spin" => loop {
+            std::hint::spin_loop();
+        },
+        b"block" => loop {
+            std::thread::park();
+        },
+        b"panic" => panic!("told to"),
+        other => panic!("told to do {:?}, which it cannot", String::from_utf8_lossy(other)),
+    }
+}
+
+#[expect(unconditional_recursion, reason = "that is the fault")]
+fn overflow(depth: usize) -> usize {
+    let frame = black_box([depth; 64]);
+    overflow(black_box(depth + 1)) + frame[depth % 64]
+}
+
+lb_api::export_balancer!(Misbehaves);

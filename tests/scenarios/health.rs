@@ -1,0 +1,331 @@
+//! Servers that are asked whether they are well, how that goes together with what else is said of them, and what a reload
+//! hands over.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use lb_api::wire::{STATE_AVAILABLE, STATE_DOWN, STATE_DRAINING, STATE_EJECTED};
+use tests::log;
+use tests::origin::Origin;
+use tests::proxy::Proxy;
+use tests::{Gate, eventually};
+use trylist::cluster::HealthFacts;
+use trylist::endpoint::Source;
+
+/// Answers requests with its name, and checks by whether it is well.
+fn checked(name: &'static str, well: &Arc<AtomicBool>) -> Origin {
+    let well = Arc::clone(well);
+    Origin::serving(move |conn| {
+        while let Some(request) = conn.request() {
+            let is_check = request.line().contains("/health");
+            let reply = match (is_check, well.load(Ordering::SeqCst)) {
+                (false, _) => format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{name}", name.len()),
+                (true, true) => "HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nall well".into(),
+                (true, false) => "HTTP/1.1 500 Oh\r\nContent-Length: 3\r\n\r\nill".into(),
+            };
+            if !conn.send(&reply) {
+                return;
+            }
+        }
+    })
+}
+
+fn switch(well: bool) -> Arc<AtomicBool> {
+    Arc::new(AtomicBool::new(well))
+}
+
+/// So quick that tests wait for events and not for time.
+const QUICK: &str = "interval = \"2ms\", timeout = \"5s\"";
+
+fn state(proxy: &Proxy, endpoint: usize) -> u32 {
+    proxy.first_cluster().endpoints[endpoint].counters.state.load(Ordering::SeqCst)
+}
+
+fn wait_for_state(proxy: &Proxy, endpoint: usize, wanted: u32) {
+    eventually(&format!("endpoint {endpoint} in state {wanted}"), || {
+        (state(proxy, endpoint) == wanted).then_some(())
+    });
+}
+
+fn n_checks(origin: &Origin) -> usize {
+    origin.requests().iter().filter(|request| request.line().contains("/health")).count()
+}
+
+#[test]
+fn a_server_is_down_after_its_failed_checks_and_up_after_its_passed_ones() {
+    let (ill, well) = (switch(true), switch(true));
+    let origins = [checked("a", &ill), checked("b", &well)];
+    let check = format!("health_check = {{ path = \"/health\", fall = 4, rise = 3, {QUICK} }}");
+    let proxy = Proxy::over(&origins).in_cluster(&check).start();
+    origins[0].wait_for_requests(1);
+    assert_eq!(proxy.names(4), "a b a b");
+    ill.store(false, Ordering::SeqCst);
+    let url = origins[0].url();
+    let line = log::line(&[&url, "is down"]);
+    let said = format!(
+        "cluster \"{}\": endpoint \"{url}\" is down: 4 checks in a row failed (GET /health: status 500)",
+        proxy.cluster()
+    );
+    assert!(line.contains(&said) && line.contains("WARN"), "{line}");
+    wait_for_state(&proxy, 0, STATE_DOWN);
+    assert_eq!(proxy.names(4), "b b b b");
+    ill.store(true, Ordering::SeqCst);
+    let line = log::line(&[&url, "is up"]);
+    assert!(line.contains("is up: 3 checks in a row passed (GET /health)"), "{line}");
+    wait_for_state(&proxy, 0, STATE_AVAILABLE);
+    let names = proxy.names(4);
+    assert!(names.contains('a'), "{names}");
+    let checks = |result: &str| {
+        proxy.metric(&format!(
+            "trylist_health_checks_total{{cluster=\"%\",endpoint=\"{url}\",result=\"{result}\"}}"
+        ))
+    };
+    assert!(checks("failed") >= 4.0 && checks("passed") >= 4.0);
+}
+
+#[test]
+fn a_server_is_up_until_its_first_check_which_decides_at_once() {
+    let gate = Gate::default();
+    let slow = {
+        let gate = gate.clone();
+        Origin::serving(move |conn| {
+            while let Some(request) = conn.request() {
+                if request.line().contains("/health") {
+                    gate.wait();
+                    conn.send("HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n");
+                } else {
+                    conn.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nslow");
+                }
+            }
+        })
+    };
+    let check = "health_check = { path = \"/health\", fall = 5, interval = \"24h\", timeout = \"20s\" }";
+    let other = Origin::named("b");
+    let proxy = Proxy::over([&slow, &other]).in_cluster(check).start();
+    eventually("the first check", || (n_checks(&slow) == 1).then_some(()));
+    assert_eq!(proxy.names(2), "slow b");
+    gate.open();
+    wait_for_state(&proxy, 0, STATE_DOWN);
+    log::line(&[&slow.url(), "is down: 1 check failed (GET /health: status 503)"]);
+    assert_eq!(n_checks(&slow), 1);
+}
+
+#[test]
+fn checks_ask_as_they_are_told() {
+    let origin = checked("a", &switch(true));
+    let keys =
+        "method = \"HEAD\", path = \"/health?full=1\", host = \"health.example\", statuses = [200, \"3xx\"]";
+    let check = format!("health_check = {{ {keys}, {QUICK} }}");
+    let _proxy = Proxy::over([&origin]).in_cluster(&check).start();
+    let request = &origin.wait_for_requests(1)[0];
+    assert_eq!(request.line(), "HEAD /health?full=1 HTTP/1.1");
+    assert_eq!(request.header("host"), Some("health.example"));
+    assert!(request.header("user-agent").is_some_and(|agent| agent.starts_with("trylist/")));
+}
+
+#[test]
+fn a_body_without_its_text_is_a_failed_check() {
+    let origins = [checked("a", &switch(true)), Origin::named("b")];
+    let check = format!("health_check = {{ path = \"/health\", body = \"all well\", {QUICK} }}");
+    let proxy = Proxy::over(&origins).in_cluster(&check).start();
+    wait_for_state(&proxy, 1, STATE_DOWN);
+    log::line(&[&origins[1].url(), "is down", "\"all well\" is not in the body"]);
+    assert_eq!(proxy.names(3), "a a a");
+}
+
+#[test]
+fn a_server_that_hangs_in_its_checks_is_down() {
+    let hangs = Origin::serving(|conn| {
+        conn.wait_for_end();
+    });
+    let check = "health_check = { interval = \"2ms\", timeout = \"20ms\" }";
+    let other = Origin::named("b");
+    let proxy = Proxy::over([&hangs, &other]).in_cluster(check).start();
+    wait_for_state(&proxy, 0, STATE_DOWN);
+    log::line(&[&hangs.url(), "is down: 1 check failed (GET /: no answer within 20ms)"]);
+    assert_eq!(proxy.names(3), "b b b");
+}
+
+#[test]
+fn checks_by_connection_alone_find_who_is_gone() {
+    let origins = ["a", "b"].map(Origin::named);
+    let check = format!("health_check = {{ type = \"tcp\", {QUICK} }}");
+    let proxy = Proxy::over(&origins).in_cluster(&check).start();
+    eventually("a check", || (origins[0].n_connections() > 0).then_some(()));
+    assert_eq!(proxy.names(4), "a b a b");
+    origins[0].stop();
+    wait_for_state(&proxy, 0, STATE_DOWN);
+    log::line(&[&origins[0].url(), "is down: 3 checks in a row failed (connect: connection refused)"]);
+    assert_eq!(origins[0].requests().len(), 2, "checks ask for nothing");
+}
+
+#[test]
+fn checks_go_to_a_port_of_their_own() {
+    let (well, origin) = (switch(true), Origin::named("a"));
+    let agent = checked("agent", &well);
+    let port = agent.address().port();
+    let check = format!("health_check = {{ path = \"/health\", port = {port}, {QUICK} }}");
+    let proxy = Proxy::over([&origin]).in_cluster(&check).start();
+    agent.wait_for_requests(1);
+    assert_eq!(proxy.get("/").text(), "a");
+    well.store(false, Ordering::SeqCst);
+    wait_for_state(&proxy, 0, STATE_DOWN);
+    assert_eq!(proxy.get("/").status(), 503);
+    assert_eq!(n_checks(&origin), 0);
+}
+
+#[test]
+fn a_grpc_check_of_a_server_without_http_2_fails() {
+    let origin = Origin::named("a");
+    let check = format!("health_check = {{ type = \"grpc\", service = \"shop\", {QUICK} }}");
+    let proxy = Proxy::over([&origin]).in_cluster(&check).start();
+    wait_for_state(&proxy, 0, STATE_DOWN);
+    log::line(&[&origin.url(), "is down: 1 check failed (gRPC health of \"shop\""]);
+}
+
+// ---- several sources ---------------------------------------------------------------------------------------------------
+
+#[test]
+fn no_source_undoes_what_another_says() {
+    let origins = ["a", "b"].map(Origin::named);
+    let proxy = Proxy::over(&origins).start();
+    let cluster = proxy.first_cluster();
+    let say = |source, holds| {
+        cluster.set_source(0, source, holds);
+        state(&proxy, 0)
+    };
+    assert_eq!(say(Source::Ejection, true), STATE_EJECTED);
+    assert_eq!(say(Source::Check, true), STATE_DOWN);
+    assert_eq!(say(Source::Drain, true), STATE_DRAINING);
+    assert_eq!(say(Source::Check, false), STATE_DRAINING);
+    assert_eq!(say(Source::Drain, false), STATE_EJECTED);
+    assert_eq!(proxy.names(3), "b b b");
+    assert_eq!(say(Source::Ejection, false), STATE_AVAILABLE);
+    assert!(proxy.names(2).contains('a'));
+}
+
+#[test]
+fn a_server_that_its_checks_bring_up_is_no_longer_ejected() {
+    let (ill, well) = (switch(true), switch(true));
+    let origins = [checked("a", &ill), checked("b", &well)];
+    let proxy = Proxy::over(&origins)
+        .in_cluster(&format!("health_check = {{ path = \"/health\", {QUICK} }}"))
+        .in_cluster("ejection = { failures = 2, time = \"24h\" }")
+        .start();
+    origins[0].wait_for_requests(1);
+    let ejected: Vec<_> = proxy.first_cluster().endpoints[..1]
+        .iter()
+        .map(|e| HealthFacts {
+            id: e.id,
+            checks: 5,
+            ejected_ms: Some(60_000),
+            ejections: 1,
+            ..HealthFacts::default()
+        })
+        .collect();
+    proxy.first_cluster().take_over_health(&ejected);
+    assert_eq!(state(&proxy, 0), STATE_EJECTED);
+    ill.store(false, Ordering::SeqCst);
+    wait_for_state(&proxy, 0, STATE_DOWN);
+    ill.store(true, Ordering::SeqCst);
+    wait_for_state(&proxy, 0, STATE_AVAILABLE);
+    log::line(&[&origins[0].url(), "readmitted"]);
+}
+
+#[test]
+fn with_too_few_left_all_get_requests_but_those_that_drain() {
+    let origins = ["a", "b", "c", "d", "e"].map(Origin::named);
+    let proxy = Proxy::over(&origins).in_cluster("panic_threshold = 50").start();
+    let names = |n| proxy.names(n).split(' ').map(str::to_owned).collect::<BTreeSet<_>>();
+    let set = |endpoint, source, holds| proxy.first_cluster().set_source(endpoint, source, holds);
+    set(4, Source::Drain, true);
+    set(0, Source::Check, true);
+    set(1, Source::Ejection, true);
+    assert_eq!(names(12), BTreeSet::from(["c", "d"].map(String::from)), "two of four are enough");
+    assert_eq!(proxy.metric("trylist_cluster_panic{cluster=\"%\"}"), 0.0);
+    set(2, Source::Check, true);
+    let cluster = format!("cluster \"{}\"", proxy.cluster());
+    log::line(&[&cluster, "WARN", "1 of 4 endpoints are available, less than 50%: all get requests"]);
+    proxy.wait_for_metric("trylist_cluster_panic{cluster=\"%\"}", 1.0);
+    eventually("all at work", || (0..4).all(|idx| state(&proxy, idx) == STATE_AVAILABLE).then_some(()));
+    assert_eq!(names(12), BTreeSet::from(["a", "b", "c", "d"].map(String::from)));
+    assert_eq!(state(&proxy, 4), STATE_DRAINING);
+    set(0, Source::Check, false);
+    proxy.wait_for_metric("trylist_cluster_panic{cluster=\"%\"}", 0.0);
+    wait_for_state(&proxy, 2, STATE_DOWN);
+    wait_for_state(&proxy, 1, STATE_EJECTED);
+    assert_eq!(names(12), BTreeSet::from(["a", "d"].map(String::from)));
+}
+
+#[test]
+fn no_panic_while_a_backup_tier_has_enough() {
+    let origins = ["a", "b", "c", "backup"].map(Origin::named);
+    let proxy = Proxy::over(&origins).server(3, "backup = true").in_cluster("panic_threshold = 50").start();
+    for endpoint in 0..3 {
+        proxy.set_state(endpoint, STATE_DOWN);
+    }
+    assert_eq!(proxy.names(4), ["backup"; 4].join(" "));
+    assert_eq!(proxy.metric("trylist_cluster_panic{cluster=\"%\"}"), 0.0);
+    proxy.set_state(3, STATE_DOWN);
+    proxy.wait_for_metric("trylist_cluster_panic{cluster=\"%\"}", 1.0);
+    eventually("all at work", || (0..4).all(|idx| state(&proxy, idx) == STATE_AVAILABLE).then_some(()));
+    assert_eq!(proxy.names(3), "a b c");
+}
+
+// ---- hand-over ---------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_new_worker_knows_what_the_last_one_knew() {
+    let well = switch(true);
+    let origins: Vec<Origin> = ["a", "b", "c", "d"].map(|name| checked(name, &well)).into();
+    let start = || {
+        Proxy::over(&origins)
+            .named("handed-over")
+            .server(3, "drain = true")
+            .in_cluster("health_check = { path = \"/health\", interval = \"24h\" }")
+            .in_cluster("ejection = { failures = 2, time = \"1h\" }")
+            .start()
+    };
+    let old = start();
+    assert_eq!(old.first_cluster().health_facts().iter().filter(|facts| facts.drain.is_some()).count(), 0);
+    // Their first checks are over, or they would still change what is set here.
+    eventually("the first checks", || (origins.iter().all(|origin| n_checks(origin) == 1)).then_some(()));
+    eventually("their results", || {
+        let facts = old.first_cluster().health_facts();
+        (facts.iter().filter(|facts| facts.checks == 1).count() == 4).then_some(())
+    });
+    let ids: Vec<u64> = old.first_cluster().endpoints.iter().map(|endpoint| endpoint.id).collect();
+    old.first_cluster().take_over_health(&[
+        HealthFacts { id: ids[0], checks: -3, down: true, ..HealthFacts::default() },
+        HealthFacts {
+            id: ids[1],
+            checks: 9,
+            ejected_ms: Some(600_000),
+            ejections: 2,
+            ..HealthFacts::default()
+        },
+    ]);
+    old.first_cluster().set_source(2, Source::Drain, true);
+    old.first_cluster().set_source(3, Source::Drain, false);
+    let facts = old.first_cluster().health_facts();
+    drop(old);
+
+    let text = serde_json::to_string(&facts).unwrap();
+    let mut facts: Vec<HealthFacts> = serde_json::from_str(&text).unwrap();
+    // An endpoint that is no more is passed over, and so is what a later release may know.
+    facts.push(HealthFacts { id: 1, down: true, ..HealthFacts::default() });
+    assert_eq!(serde_json::from_str::<HealthFacts>("{\"id\":7,\"mood\":\"grey\"}").unwrap().id, 7);
+    let new = start();
+    new.first_cluster().take_over_health(&facts);
+    let states: Vec<u32> = (0..4).map(|idx| state(&new, idx)).collect();
+    assert_eq!(states, [STATE_DOWN, STATE_EJECTED, STATE_DRAINING, STATE_AVAILABLE]);
+    let taken = new.first_cluster().health_facts();
+    assert_eq!(taken.iter().map(|facts| facts.id).collect::<Vec<_>>(), ids);
+    assert_eq!((taken[0].down, taken[1].ejections), (true, 2));
+    let left = taken[1].ejected_ms.unwrap();
+    assert!((590_000..=600_000).contains(&left), "{left} ms");
+    assert_eq!((taken[2].drain, taken[3].drain), (Some(true), Some(false)));
+    log::line(&[&origins[1].url(), "ejected for", "as it was before the reload"]);
+    assert_eq!(new.names(2), "d d");
+}

@@ -1,0 +1,344 @@
+//! Servers whose tries fail are left alone for a while, counted exactly: which tries there were, what the client and the
+//! module heard, when a server is ejected and when it is back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use lb_api::wire;
+use lb_api::wire::{STATE_AVAILABLE, STATE_EJECTED};
+use tests::journal::Journal;
+use tests::log;
+use tests::origin::{Conn, Origin};
+use tests::proxy::{Builder, Proxy};
+use tests::{artifacts, eventually};
+use trylist::outlier::TryEnd;
+
+/// How a server behaves, for a test to change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mood {
+    Well,
+    Hangs,
+    Closes,
+    ResetsInHead,
+    ResetsInBody,
+    Answers503,
+}
+
+pub(crate) const MOODS: [Mood; 6] =
+    [Mood::Well, Mood::Hangs, Mood::Closes, Mood::ResetsInHead, Mood::ResetsInBody, Mood::Answers503];
+
+/// The mood of a server.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Switch(Arc<AtomicUsize>);
+
+impl Switch {
+    pub(crate) fn to(mood: Mood) -> Self {
+        let switch = Self::default();
+        switch.set(mood);
+        switch
+    }
+
+    pub(crate) fn set(&self, mood: Mood) {
+        let idx = MOODS.iter().position(|other| *other == mood).unwrap();
+        self.0.store(idx, Ordering::SeqCst);
+    }
+
+    pub(crate) fn get(&self) -> Mood {
+        MOODS[self.0.load(Ordering::SeqCst)]
+    }
+}
+
+/// A server that answers `a` while it is well.
+fn moody(switch: &Switch) -> Origin {
+    let switch = switch.clone();
+    Origin::serving(move |conn: &mut Conn| {
+        while conn.request().is_some() {
+            match switch.get() {
+                Mood::Well => {
+                    conn.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na");
+                }
+                Mood::Answers503 => {
+                    conn.send("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy");
+                }
+                Mood::Hangs => {
+                    conn.wait_for_end();
+                    return;
+                }
+                Mood::Closes => return,
+                Mood::ResetsInHead => {
+                    conn.send("HTTP/1.1 200 OK\r\nContent-Le");
+                    return conn.reset_on_close();
+                }
+                Mood::ResetsInBody => {
+                    conn.send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf");
+                    return conn.reset_on_close();
+                }
+            }
+        }
+    })
+}
+
+/// In front of the server of this mood and one that answers `b`, by a module that always answers the first before the second.
+fn first_before_second(origins: [&Origin; 2], journal: &Journal) -> Builder {
+    Proxy::over(origins)
+        .module_file("records_calls", &artifacts::broken("records-calls"))
+        .in_cluster("response_timeout = \"50ms\"")
+        .in_cluster(&format!("settings = {}", journal.settings(&["0", "1"])))
+}
+
+fn ejections(proxy: &Proxy, origin: &Origin) -> f64 {
+    proxy.metric(&format!("trylist_endpoint_ejections_total{{cluster=\"%\",endpoint=\"{}\"}}", origin.url()))
+}
+
+fn is_ejected(proxy: &Proxy, origin: &Origin) -> bool {
+    let labels = format!("cluster=\"%\",endpoint=\"{}\",source=\"ejection\"", origin.url());
+    proxy.metric(&format!("trylist_endpoint_unavailable{{{labels}}}")) == 1.0
+}
+
+fn tries(proxy: &Proxy, origin: &Origin, result: &str) -> f64 {
+    let labels = format!("cluster=\"%\",endpoint=\"{}\",result=\"{result}\"", origin.url());
+    proxy.metric(&format!("trylist_tries_total{{{labels}}}"))
+}
+
+/// Two requests fail on the first server in their own way, and the third does not come to it.
+#[track_caller]
+fn ejects_after_two(mood: Mood, more: &str, statuses: [u16; 2], result: &str, heard: [&str; 2], last: &str) {
+    let origins = [moody(&Switch::to(mood)), Origin::named("b")];
+    let journal = Journal::new();
+    let ejection = format!("ejection = {{ failures = 2, time = \"24h\"{more} }}");
+    let proxy = first_before_second([&origins[0], &origins[1]], &journal).in_cluster(&ejection).start();
+    for status in statuses {
+        // What breaks off in its body has said its status before.
+        assert_eq!(proxy.connect().get("/failing").reply_head().status(), status, "{mood:?}");
+    }
+    eventually("the ejection", || is_ejected(&proxy, &origins[0]).then_some(()));
+    for _ in 0..5 {
+        assert_eq!(proxy.get("/later").text(), "b", "{mood:?}");
+    }
+    assert_eq!(tries(&proxy, &origins[0], result), 2.0, "{mood:?}");
+    assert_eq!(ejections(&proxy, &origins[0]), 1.0, "{mood:?}");
+    assert_eq!(origins[0].requests().len(), 2, "{mood:?}");
+    let line = log::line(&[&origins[0].url(), "ejected for 86400s"]);
+    let (cluster, url) = (proxy.cluster(), origins[0].url());
+    let said = format!(
+        "cluster \"{cluster}\": endpoint \"{url}\" ejected for 86400s: 2 consecutive failures ({last})"
+    );
+    assert!(line.contains(&said) && line.contains("WARN"), "{mood:?}: {line}");
+    drop(proxy);
+    let calls = journal.all();
+    let ends = |what: &str| calls.iter().filter(|call| call.as_str() == what).count();
+    for heard in heard {
+        assert_eq!(ends(&format!("/failing {heard}")), 2, "{mood:?}: {heard:?} in {calls:?}");
+    }
+    let later: Vec<_> = calls.iter().filter(|call| call.starts_with("/later next")).collect();
+    assert_eq!(later[..2], ["/later next after []: 0", "/later next after [0]: 1"], "{mood:?}: declined");
+}
+
+#[test]
+fn a_server_that_hangs_is_ejected() {
+    let heard = ["observe 0 TryEnded TimedOut", "finish TimedOut by Some(0), status Some(504), tries 1"];
+    ejects_after_two(Mood::Hangs, "", [504, 504], "timed_out", heard, "no response in time");
+}
+
+#[test]
+fn a_server_that_closes_without_a_response_is_ejected() {
+    let heard = ["observe 0 TryEnded ClosedEarly", "finish Failed by Some(0), status Some(502), tries 1"];
+    let last = "connection closed before a response";
+    ejects_after_two(Mood::Closes, "", [502, 502], "closed_early", heard, last);
+}
+
+#[test]
+fn a_server_that_resets_within_the_head_is_ejected() {
+    let heard = ["observe 0 TryEnded ClosedEarly", "finish Failed by Some(0), status Some(502), tries 1"];
+    let last = "connection closed before a response";
+    ejects_after_two(Mood::ResetsInHead, "", [502, 502], "closed_early", heard, last);
+}
+
+#[test]
+fn a_server_that_resets_within_the_body_is_ejected() {
+    let heard = ["observe 0 TryEnded Broken", "finish Broken by Some(0), status Some(200), tries 1"];
+    ejects_after_two(Mood::ResetsInBody, "", [200, 200], "broken", heard, "response broke off");
+}
+
+#[test]
+fn statuses_eject_where_that_is_asked_for() {
+    let heard = ["observe 0 TryEnded Served", "finish Served by Some(0), status Some(503), tries 1"];
+    let more = ", statuses = \"gateway\"";
+    ejects_after_two(Mood::Answers503, more, [503, 503], "served", heard, "status 503");
+}
+
+#[test]
+fn statuses_do_not_eject_unless_that_is_asked_for() {
+    let origins = [moody(&Switch::to(Mood::Answers503)), Origin::named("b")];
+    let proxy = Proxy::over(&origins).in_cluster("ejection = { failures = 2 }").start();
+    assert_eq!(proxy.names(20), ["busy b"; 10].join(" "));
+    assert_eq!(ejections(&proxy, &origins[0]), 0.0);
+}
+
+#[test]
+fn a_server_that_stops_costs_its_failures_and_then_nothing_by_default() {
+    let origins = ["a", "b"].map(Origin::named);
+    let proxy = Proxy::over(&origins).start();
+    assert_eq!(proxy.names(4), "a b a b");
+    origins[0].stop();
+    assert_eq!(proxy.names(20), ["b"; 20].join(" "));
+    // Of the 20, every second went to the dead one first, until there were five.
+    assert_eq!(tries(&proxy, &origins[0], "not_established"), 5.0);
+    let url = origins[0].url();
+    log::line(&[&url, "ejected for 10s: 5 consecutive failures (connection refused)"]);
+}
+
+#[test]
+fn a_success_in_between_begins_the_count_anew() {
+    let switch = Switch::to(Mood::Closes);
+    let origins = [moody(&switch), Origin::named("b")];
+    let journal = Journal::new();
+    let ejection = "ejection = { failures = 3, time = \"24h\" }";
+    let proxy = first_before_second([&origins[0], &origins[1]], &journal).in_cluster(ejection).start();
+    for _ in 0..3 {
+        switch.set(Mood::Closes);
+        assert_eq!([proxy.get("/").status(), proxy.get("/").status()], [502, 502]);
+        switch.set(Mood::Well);
+        assert_eq!(proxy.get("/").text(), "a");
+    }
+    assert_eq!(ejections(&proxy, &origins[0]), 0.0);
+    // What the client gives up says nothing of the server, and does not end a row.
+    switch.set(Mood::Closes);
+    assert_eq!([proxy.get("/").status(), proxy.get("/").status()], [502, 502]);
+    switch.set(Mood::Hangs);
+    let mut client = proxy.connect();
+    client.get("/given-up");
+    origins[0].wait_for_requests(12);
+    client.reset();
+    eventually("the client's end", || (tries(&proxy, &origins[0], "aborted") == 1.0).then_some(()));
+    assert_eq!(ejections(&proxy, &origins[0]), 0.0);
+    switch.set(Mood::Closes);
+    assert_eq!(proxy.get("/").status(), 502);
+    assert_eq!(ejections(&proxy, &origins[0]), 1.0);
+}
+
+#[test]
+fn who_is_readmitted_is_on_trial_and_stays_once_it_serves() {
+    let switch = Switch::to(Mood::Closes);
+    let origins = [moody(&switch), Origin::named("b")];
+    let journal = Journal::new();
+    let ejection = "ejection = { failures = 3, time = \"5ms\", max_time = \"5ms\" }";
+    let proxy = first_before_second([&origins[0], &origins[1]], &journal).in_cluster(ejection).start();
+    let n = eventually("three ejections", || {
+        proxy.get("/");
+        Some(ejections(&proxy, &origins[0])).filter(|n| *n == 3.0)
+    });
+    // Three in a row for the first ejection, and then one for each.
+    assert_eq!((n, tries(&proxy, &origins[0], "closed_early")), (3.0, 5.0));
+    log::line(&[&origins[0].url(), "INFO", "readmitted on trial"]);
+    switch.set(Mood::Well);
+    eventually("its return", || (proxy.get("/").text() == "a").then_some(()));
+    for _ in 0..10 {
+        assert_eq!(proxy.get("/").text(), "a");
+    }
+    assert_eq!(ejections(&proxy, &origins[0]), 3.0);
+}
+
+#[test]
+fn no_more_than_a_share_is_ejected() {
+    let origins = [(); 4].map(|()| Origin::dead());
+    let proxy = Proxy::over(&origins).in_cluster("ejection = { failures = 2, max_percent = 50 }").start();
+    for _ in 0..20 {
+        assert_eq!(proxy.get("/").status(), 502);
+    }
+    let ejected: Vec<_> = origins.iter().filter(|origin| is_ejected(&proxy, origin)).collect();
+    assert_eq!(ejected.len(), 2, "half of them");
+    let cluster = format!("cluster \"{}\"", proxy.cluster());
+    log::line(&[&cluster, "is not ejected: 2 consecutive failures (connection refused), but 2 of 4 are"]);
+    let tried: f64 = origins.iter().map(|origin| tries(&proxy, origin, "not_established")).sum();
+    assert!(tried >= 40.0, "those that are left are tried: {tried}");
+}
+
+#[test]
+fn the_only_server_is_never_ejected() {
+    let origin = moody(&Switch::to(Mood::Closes));
+    let proxy = Proxy::over([&origin]).in_cluster("ejection = { failures = 1 }").start();
+    for _ in 0..10 {
+        assert_eq!(proxy.get("/").status(), 502, "and not 503");
+    }
+    assert_eq!(ejections(&proxy, &origin), 0.0);
+}
+
+#[test]
+fn a_rate_of_failures_ejects_though_none_follow_each_other() {
+    let n = AtomicUsize::new(0);
+    let half = Origin::serving(move |conn| {
+        while conn.request().is_some() {
+            if n.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) {
+                return;
+            }
+            conn.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nConnection: close\r\n\r\na");
+            return;
+        }
+    });
+    let well = Origin::named("b");
+    let rules = "failures = 0, failure_percent = 50, min_requests = 8, interval = \"20ms\", time = \"24h\"";
+    let proxy = Proxy::over([&half, &well]).in_cluster(&format!("ejection = {{ {rules} }}")).start();
+    let mut client = proxy.connect();
+    eventually("the ejection", || {
+        client.get("/").reply();
+        is_ejected(&proxy, &half).then_some(())
+    });
+    let line = log::line(&[&half.url(), "ejected for 86400s"]);
+    assert!(line.contains(" tries failed"), "{line}");
+    assert_eq!(proxy.names(5), ["b"; 5].join(" "));
+    assert!(!is_ejected(&proxy, &well));
+}
+
+#[test]
+fn a_backup_serves_while_all_before_it_are_ejected() {
+    let origins = [Origin::dead(), Origin::dead(), Origin::named("backup")];
+    let builder = Proxy::over(&origins).server(2, "backup = true");
+    let proxy = builder.in_cluster("ejection = { failures = 2, max_percent = 100, time = \"24h\" }").start();
+    assert_eq!(proxy.names(10), ["backup"; 10].join(" "));
+    let tried = [0, 1].map(|i| tries(&proxy, &origins[i], "not_established"));
+    assert_eq!(tried, [2.0, 2.0], "the tier is passed over from then on");
+}
+
+/// With the time given, so that seconds need not pass.
+#[test]
+fn time_out_grows_while_it_fails_and_shrinks_while_all_is_well() {
+    let origins = ["a", "b"].map(Origin::named);
+    let proxy = Proxy::over(&origins)
+        .in_cluster("ejection = { failures = 3, time = \"10s\", max_time = \"25s\" }")
+        .start();
+    let cluster = proxy.first_cluster();
+    let outlier = cluster.outlier.as_ref().unwrap();
+    let state = || cluster.endpoints[0].counters.state.load(Ordering::Relaxed);
+    let refused =
+        TryEnd { result: wire::TRY_NOT_ESTABLISHED, failure: Some((wire::FAILURE_CONNECT, None)), status: 0 };
+    let fail = |now| outlier.try_ended(cluster, 0, &refused, now, || 0);
+    let mut now = Instant::now();
+    fail(now);
+    fail(now);
+    assert_eq!(state(), STATE_AVAILABLE);
+    fail(now);
+    assert_eq!(state(), STATE_EJECTED);
+    for seconds in [10, 20, 25, 25] {
+        let until = now + Duration::from_secs(seconds);
+        assert_eq!(outlier.readmit(cluster, until - Duration::from_millis(1)), Some(until), "{seconds} s");
+        assert_eq!(state(), STATE_EJECTED);
+        assert_eq!(outlier.readmit(cluster, until), None);
+        assert_eq!(state(), STATE_AVAILABLE);
+        now = until;
+        fail(now);
+        assert_eq!(state(), STATE_EJECTED, "the first failure is enough");
+    }
+    // Five ejections so far: well for 30 s, three of them are forgiven.
+    let readmitted = now + Duration::from_secs(25);
+    outlier.readmit(cluster, readmitted);
+    now = readmitted + Duration::from_secs(39);
+    fail(now);
+    assert_eq!(outlier.readmit(cluster, now), Some(now + Duration::from_secs(25)), "the third again");
+    now += Duration::from_secs(25);
+    outlier.readmit(cluster, now);
+    now += Duration::from_secs(30);
+    fail(now);
+    assert_eq!(outlier.readmit(cluster, now), Some(now + Duration::from_secs(10)), "as if it were the first");
+}
