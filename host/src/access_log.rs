@@ -18,12 +18,15 @@ mod tests;
 use std::fs::File;
 use std::io::{self, Write};
 use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use crate::config::AccessLogTarget;
 
@@ -383,5 +386,9 @@ impl Output {
 /// # Errors
 /// It cannot be opened or made.
 pub fn append_to(path: &Path) -> io::Result<File> {
-    File::options().append(true).create(true).open(path)
+    // Not to wait for who may read from a pipe; afterwards it may block, in the thread that writes.
+    let nonblock = OFlags::NONBLOCK.bits() as i32;
+    let file = File::options().append(true).create(true).custom_flags(nonblock).open(path)?;
+    fcntl_setfl(&file, fcntl_getfl(&file)? & !OFlags::NONBLOCK)?;
+    Ok(file)
 }

@@ -159,7 +159,12 @@ impl<T: DeserializeOwned> Receiver<T> {
                 }
             }
             if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
-                return Err(io::Error::other("a message came cut off; are there too few descriptors left?"));
+                // Without its descriptors this message is lost; the next ones need not be.
+                self.ahead.clear();
+                tracing::error!(
+                    "a message between supervisor and worker is lost: too few descriptors are left"
+                );
+                continue;
             }
             let Some((kind, payload)) = buffer[..received.bytes].split_first() else {
                 return Ok(Received::End);

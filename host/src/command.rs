@@ -1,6 +1,7 @@
 //! Commands to a running proxy, and what it answers, for people.
 
 use std::fmt::Write as _;
+use std::io::{self, Write as _};
 use std::path::Path;
 
 use trylist::control::{self, Command, Exit, GenerationStatus, Reply, Status};
@@ -9,17 +10,15 @@ use crate::{Failure, print};
 
 /// Asks, and prints what comes back as it comes.
 pub(crate) fn ask(config: &Path, command: &Command) -> Result<(), Failure> {
-    // A command that fails says why on stderr; what it says before it knows is the same line there.
-    let mut lines = Vec::new();
-    let exit = control::ask(&control::find(config), command, |reply| {
-        if let Reply::Line(line) = reply {
-            lines.push(line);
-        }
+    let exit = control::ask(&control::find(config), command, |reply| match reply {
+        // If nobody reads it, the exit code has to say it alone.
+        Reply::Line(line) => drop(print(&format!("{line}\n"))),
+        Reply::Problem(line) => drop(writeln!(io::stderr(), "{line}")),
+        Reply::Status(_) | Reply::End(_) => {}
     });
-    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
     match exit.map_err(Failure::new)? {
-        Exit::Done => print(&text),
-        exit => Err(Failure { exit, text }),
+        Exit::Done => Ok(()),
+        exit => Err(Failure { exit, text: String::new() }),
     }
 }
 

@@ -29,7 +29,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::forwarded::{Forwarded, Networks};
+use rustls::pki_types::ServerName;
+
+use crate::forwarded::Forwarded;
 use crate::header_rules::Rules;
 use crate::proxy_protocol;
 use crate::retry;
@@ -40,6 +42,9 @@ pub use self::locate::NotFound;
 
 use self::check::Checker;
 use self::source::Report;
+use crate::network::Networks;
+use crate::tls::client::{ClientTls, Protocol};
+use crate::tls::server::ServerTls;
 
 /// Reads and checks the configuration file at `path`; a name that ends in `.conf` is read as httpd's syntax.
 ///
@@ -83,7 +88,7 @@ fn parse_with(
         Syntax::Httpd => httpd::read(name, text, files, &mut report),
     };
     let config = raw.map(|(file, root)| {
-        Checker { report: &mut report, syntax, root, source: Path::new(name) }.check(file)
+        Checker { report: &mut report, files, syntax, root, source: Path::new(name) }.check(file)
     });
     report.finish(config)
 }
@@ -92,7 +97,15 @@ fn parse_with(
 pub fn control_of(path: &Path) -> Option<PathBuf> {
     let text = Files::on_disk().text(path).ok()?;
     let name = match Syntax::of(path) {
-        Syntax::Toml => toml::from_str::<OnlyControl>(&text).ok()?.control?,
+        Syntax::Toml => match toml::from_str::<OnlyControl>(&text) {
+            Ok(only) => only.control?,
+            // It is no TOML, which is to be mended; the line may be whole all the same.
+            Err(_) => {
+                let lines = text.lines().filter_map(|line| line.trim_start().strip_prefix("control"));
+                let value = lines.filter_map(|rest| rest.trim_start().strip_prefix('=')).next()?;
+                value.trim().trim_matches('"').to_owned()
+            }
+        },
         Syntax::Httpd => httpd::control_of(&text)?,
     };
     Some(path.parent().unwrap_or(Path::new("")).join(name))
@@ -195,6 +208,8 @@ pub struct Config {
     pub access_log: AccessLogTarget,
     /// Where metrics are served, if anywhere.
     pub admin: Option<Admin>,
+    /// Clients that may ask why a request went where it went; none, unless said otherwise.
+    pub explain_to: Networks,
 }
 
 /// Where in a configuration something was said; the edge prints it as `file:line`.
@@ -217,6 +232,10 @@ pub struct Listener {
     pub max_connections_per_client: Option<u32>,
     /// Who begins connections with a PROXY header.
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// TLS, where it is spoken.
+    pub tls: Option<ServerTls>,
+    /// Whether HTTP/2 is spoken: over TLS where the client chooses it, in clear text where it begins with it.
+    pub h2: bool,
     /// Where it was said.
     pub place: Place,
 }
@@ -255,6 +274,12 @@ pub struct Cluster {
     pub module: Arc<str>,
     /// Its servers, at least one.
     pub servers: Vec<Server>,
+    /// How those that are reached by https are spoken to.
+    pub tls: Option<ClientTls>,
+    /// What is spoken with servers.
+    pub protocol: Protocol,
+    /// Requests that one HTTP/2 connection to a server carries at once.
+    pub h2_streams: usize,
     /// The module's own settings, flattened for the boundary.
     pub settings: Vec<Setting>,
     /// Where requests get their key from, for modules that ask for one.
@@ -309,8 +334,10 @@ pub struct Server {
     pub url: Arc<str>,
     /// Host name or address, without brackets.
     pub host: Arc<str>,
-    /// Port as written, or 80.
+    /// Port as written, or 80 (443 for https).
     pub port: u16,
+    /// The name that its certificate must be for, where it is reached by https.
+    pub tls_name: Option<ServerName<'static>>,
     /// 1 to 65,535.
     pub weight: u16,
     /// Requests that it may have in flight at once; 0 is no limit.
@@ -465,6 +492,8 @@ pub struct Limits {
 pub struct Timeouts {
     /// From the first byte of a request (or the connection) to the end of its head; later is 408.
     pub request_head: Duration,
+    /// For a TLS handshake; a connection without one by then is closed.
+    pub handshake: Duration,
     /// Time without a byte in a request body, or without the client taking a byte of a response.
     pub body: Duration,
     /// For a whole request, from the end of its head to the last byte of its response. `None` is no limit.
@@ -564,6 +593,7 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             request_head: Duration::from_secs(15),
+            handshake: Duration::from_secs(10),
             body: Duration::from_secs(60),
             request: None,
             tunnel: Duration::from_secs(5 * 60),

@@ -52,6 +52,7 @@ pub struct Refused {
 
 impl Refused {
     /// One problem that has no code of its own.
+    #[expect(clippy::needless_pass_by_value, reason = "most callers have just made it")]
     pub fn failed(text: impl ToString) -> Self {
         Self { exit: Exit::Failed, lines: vec![text.to_string()] }
     }
@@ -118,6 +119,8 @@ pub enum ServerMark {
 pub enum Reply {
     /// Something to be read by a person.
     Line(String),
+    /// The same, of something that is wrong.
+    Problem(String),
     /// How everything is.
     Status(Box<Status>),
     /// The last one.

@@ -103,6 +103,9 @@ cluster = "origins"
 
 [access_log]
 path = "stdout"
+
+[explain]
+allow = ["127.0.0.1"]
 "#
         )
     }
@@ -142,6 +145,7 @@ impl fmt::Display for Introduction<'_> {
             ("each origin answers in turn", format!("curl http://{proxy}/")),
             ("stop one: the next answers, no request fails", format!("curl -X POST http://{control}/stop/2")),
             ("and start it again", format!("curl -X POST http://{control}/start/2")),
+            ("why it went where it went", format!("curl -i -H 'X-Trylist-Explain: 1' http://{proxy}/")),
             ("an error status is passed on, not retried", format!("curl -i http://{proxy}/status/404")),
             ("2 s; others do not wait for it", format!("curl http://{proxy}/slow")),
             ("tries by origin and result", format!("curl -s http://{admin}/metrics | grep ^trylist_tries")),

@@ -9,7 +9,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -17,7 +16,10 @@ use crate::drain::{Idle, Phase};
 use crate::error::Error;
 use crate::forward::{self, Memory};
 use crate::http1::buffer::Buffer;
-use crate::http1::head::{HeadLimits, RequestHead, Scan};
+use crate::http1::head::{HeadLimits, Refusal, RequestHead, Scan};
+use crate::http2::server::Client;
+use crate::http2::{self, PREFACE_HEAD};
+use crate::stream::Stream;
 use crate::thread::Thread;
 use crate::timer::Timer;
 
@@ -34,11 +36,13 @@ const DISCARD_TIME: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Downstream {
     /// The connection.
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// The client.
     pub peer: SocketAddr,
     /// What was read and not used.
     pub buffer: Buffer,
+    /// Header lines that say whose certificate the client has shown.
+    pub identity: Option<Rc<[u8]>>,
     /// The connection's one timer.
     pub timer: Timer,
     /// What a buffer for heads takes.
@@ -47,6 +51,8 @@ pub struct Downstream {
     pub read_closed: bool,
     /// What was taken from the buffer may be needed again: nothing is to be read over it.
     pub holds_body: bool,
+    /// HTTP/2 may be spoken over it, by who begins with that.
+    pub may_be_h2: bool,
     /// Requests served.
     pub n_requests: u64,
     /// When the last one was, or the connection began.
@@ -59,6 +65,8 @@ enum Run {
     Idle,
     /// The connection is over.
     Closed,
+    /// The client speaks HTTP/2.
+    Http2,
 }
 
 /// What a wait for a request brought.
@@ -94,6 +102,7 @@ pub fn serve(thread: Rc<Thread>, mut down: Downstream, place: impl Place) -> imp
                     down.timer.set(Instant::now() + thread.config.timeouts.keepalive.saturating_sub(LINGER));
                 }
                 Run::Closed => return,
+                Run::Http2 => return Box::pin(down.into_h2(thread, place)).await,
             }
         }
         if down.n_requests == 0 && thread.phase() == Phase::Serving {
@@ -102,6 +111,44 @@ pub fn serve(thread: Rc<Thread>, mut down: Downstream, place: impl Place) -> imp
             Box::pin(forward::refuse(&thread, &mut down, &mut active.memory, Error::HeadTimeout, None)).await;
         }
     }
+}
+
+/// Tells a client that speaks no TLS where it is to be spoken, in the words that it speaks.
+pub async fn refuse_plain(thread: &Thread, socket: TcpStream, peer: SocketAddr) {
+    let mut down = Downstream::new(thread, socket.into(), peer);
+    forward::refuse(thread, &mut down, &mut Memory::default(), Error::PlainHttp, None).await;
+    down.discard().await;
+}
+
+/// The request of an HTTP/2 stream.
+#[derive(Clone, Copy, Debug)]
+pub struct StreamRequest<'a> {
+    /// Its head as one of HTTP/1.1.
+    pub head: &'a [u8],
+    /// Why it is none.
+    pub malformed: Option<&'static str>,
+    /// Whether a body follows.
+    pub has_body: bool,
+}
+
+/// Serves the one request of an HTTP/2 stream.
+pub async fn serve_stream(thread: &Thread, down: &mut Downstream, request: StreamRequest<'_>) {
+    let mut active = thread.lend_active();
+    let Active { head, memory } = &mut *active;
+    head.clear();
+    down.n_requests = 1;
+    let limits = &thread.config.limits;
+    let limits = HeadLimits { line_bytes: limits.request_line_bytes, headers: limits.headers };
+    let taken = match request.malformed {
+        None => head.take_h2(request.head, request.has_body, &limits),
+        Some(reason) => Err(Refusal::Malformed(reason)),
+    };
+    down.prepare_buffer(thread.config.limits.head_bytes);
+    match taken {
+        Ok(()) => _ = forward::forward(thread, down, memory, head).await,
+        Err(refusal) => _ = forward::refuse(thread, down, memory, Error::Head(refusal), Some(head)).await,
+    }
+    thread.return_active(active);
 }
 
 /// A connection's place among those of its thread, given up when dropped.
@@ -124,6 +171,9 @@ async fn serve_requests(thread: &Thread, down: &mut Downstream, active: &mut Act
             Wait::Head => {}
             Wait::Idle => return Run::Idle,
             Wait::Closed => return Run::Closed,
+            Wait::Refused(_) if down.may_be_h2 && down.n_requests == 0 && head.is_h2_preface() => {
+                return Run::Http2;
+            }
             Wait::Refused(error) => {
                 forward::refuse(thread, down, memory, error, Some(head)).await;
                 down.discard().await;
@@ -144,19 +194,28 @@ async fn serve_requests(thread: &Thread, down: &mut Downstream, active: &mut Act
 
 impl Downstream {
     /// A connection that was just accepted.
-    pub fn new(thread: &Thread, stream: TcpStream, peer: SocketAddr) -> Self {
+    pub fn new(thread: &Thread, stream: Stream, peer: SocketAddr) -> Self {
         let now = Instant::now();
         Self {
             stream,
             peer,
             buffer: Buffer::default(),
+            identity: None,
             timer: Timer::new(now, thread.config.timeouts.request_head),
             head_bytes: 0,
             read_closed: false,
             holds_body: false,
+            may_be_h2: false,
             n_requests: 0,
             served_at: now,
         }
+    }
+
+    /// Serves it as one of HTTP/2, of whose first bytes the head was taken already.
+    async fn into_h2(self, thread: Rc<Thread>, place: impl Place) {
+        let before = [PREFACE_HEAD, self.buffer.bytes()].concat().into_boxed_slice();
+        let client = Client { peer: self.peer, identity: self.identity };
+        http2::server::serve(thread, self.stream, before, client, place).await;
     }
 
     /// Waits until there is something to read; false when the connection's time is over instead.
@@ -259,6 +318,9 @@ impl Downstream {
     /// # Errors
     /// The connection is broken.
     pub fn watch(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+        if let Stream::H2Server(stream) = &mut self.stream {
+            return if stream.poll_gone(cx).is_ready() { Err(Error::ClientGone) } else { Ok(()) };
+        }
         while !self.read_closed {
             if self.buffer.is_empty() && !self.holds_body {
                 self.buffer.restart_at(0);
@@ -280,13 +342,12 @@ impl Downstream {
 
     /// Whether the connection is reset when it is closed, as where its mere end would pass for the end of a body.
     pub fn reset_on_close(&self, reset: bool) {
-        // Where it fails the connection is gone already.
-        let _ = SockRef::from(&self.stream).set_linger(reset.then_some(Duration::ZERO));
+        self.stream.set_reset_on_close(reset);
     }
 
     /// Whether the client has sent something that was not used, as far as that is known without asking the kernel.
     pub fn has_unread(&self) -> bool {
-        !self.buffer.is_empty() || matches!(self.stream.try_read(&mut [0]), Ok(1))
+        !self.buffer.is_empty() || self.stream.has_unread()
     }
 
     /// Ends our half and reads on for a while: closing with unread data would reset the connection, and the client could

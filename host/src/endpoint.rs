@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release, SeqCst};
 
 use lb_api::wire;
+use rustls::pki_types::ServerName;
 use sha2::{Digest, Sha256};
 
 use crate::config;
@@ -31,6 +32,8 @@ pub struct Endpoint {
     pub name: Arc<str>,
     /// Port.
     pub port: u16,
+    /// The name that its certificate must be for, where it is spoken to by TLS.
+    pub tls_name: Option<ServerName<'static>>,
     /// 1 to 65,535.
     pub weight: u16,
     /// Used once no endpoint of a lower tier is left.
@@ -215,12 +218,14 @@ impl Endpoint {
             Some(IpAddr::V6(address)) => format!("[{address}]:{}", server.port),
             _ => format!("{}:{}", server.host, server.port),
         };
-        let authority = authority.strip_suffix(":80").unwrap_or(&authority).into();
+        let default = if server.tls_name.is_some() { ":443" } else { ":80" };
+        let authority = authority.strip_suffix(default).unwrap_or(&authority).into();
         Self {
             id: id(&cluster.name, &server.url, occurrence, literal),
             url: Arc::clone(&server.url),
             name: Arc::clone(&server.host),
             port: server.port,
+            tls_name: server.tls_name.clone(),
             weight: server.weight,
             tier: server.tier,
             route: server.route.clone(),

@@ -11,6 +11,8 @@ pub enum Error {
     Head(Refusal),
     /// Its head did not come in time.
     HeadTimeout,
+    /// It came in clear text where TLS is spoken.
+    PlainHttp,
     /// Its target is none that a reverse proxy serves.
     Target(&'static str),
     /// A method that is not served.
@@ -54,6 +56,7 @@ impl Error {
         match self {
             Self::Head(_)
             | Self::HeadTimeout
+            | Self::PlainHttp
             | Self::Target(_)
             | Self::Method
             | Self::Body(_)
@@ -76,6 +79,7 @@ impl fmt::Display for Error {
         match self {
             Self::Head(refusal) => refusal.fmt(f),
             Self::HeadTimeout => f.write_str("request head not complete in time"),
+            Self::PlainHttp => f.write_str("plain HTTP sent to a port where HTTPS is spoken"),
             Self::Target(text) | Self::Body(text) => f.write_str(text),
             Self::Method => f.write_str("method not served"),
             Self::BodyTooLarge => f.write_str("request body over its limit"),

@@ -1,6 +1,7 @@
 //! One request, from its head to the end of its response: route, load_balance, try, move on or give up, relay.
 
 mod again;
+mod explain;
 mod failure;
 mod plan;
 mod relay;
@@ -13,7 +14,6 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use lb_api::wire;
-use tokio::net::TcpStream;
 
 use crate::cluster::Cluster;
 use crate::downstream::Downstream;
@@ -25,6 +25,7 @@ use crate::http1::head::{Framing, RequestHead, ResponseHead};
 use crate::http1::pump::{Pump, Rest};
 use crate::metrics::{Connection, QueueEnd};
 use crate::retry::Retrying;
+use crate::stream::Stream;
 use crate::thread::{Thread, ns};
 use crate::trylist::{Step, Trylist, View};
 use crate::upstream::{self, ConnectError, Exchange, NoResponse, Terms};
@@ -89,7 +90,7 @@ struct Request<'a> {
 /// Serves the request whose head was just read.
 pub async fn forward(thread: &Thread, down: &mut Downstream, memory: &mut Memory, head: &RequestHead) -> End {
     let started = Instant::now();
-    let plan = match plan::plan(thread, head, down.peer) {
+    let plan = match plan::plan(thread, head, down.peer, down.stream.is_secure()) {
         Ok(plan) => plan,
         Err(error) => return refuse(thread, down, memory, error, Some(head)).await,
     };
@@ -127,9 +128,13 @@ pub async fn forward(thread: &Thread, down: &mut Downstream, memory: &mut Memory
         path: &plan.path,
         query: plan.query,
         client,
+        is_secure: plan.client.is_https,
         key: key.as_deref(),
     };
     let mut trylist = Trylist::start(thread, plan.route.cluster, &view, started);
+    if head.asks_why && explain::may_ask(thread, client.ip()) {
+        trylist.explain();
+    }
     let (report, end, now) = match request.serve(down, memory, &mut trylist).await {
         Ok(served) => {
             if !request.failures.is_empty() {
@@ -137,7 +142,10 @@ pub async fn forward(thread: &Thread, down: &mut Downstream, memory: &mut Memory
             }
             served
         }
-        Err(failure) => request.fail(down, memory, failure).await,
+        Err(failure) => {
+            let more = explain::header_lines(&trylist, Instant::now());
+            request.fail(down, memory, failure, &more).await
+        }
     };
     trylist.finish(report.outcome, report.status, now);
     request.conclude(down, &trylist, report, now);
@@ -283,7 +291,7 @@ impl Request<'_> {
             Some(version.header(self.plan.client.address, local))
         });
         let preface = preface.as_deref().unwrap_or_default();
-        let server = upstream::connect(&self.cluster.endpoints[endpoint], patience, preface)
+        let server = upstream::connection(thread, self.cluster, (cluster_idx, endpoint), patience, preface)
             .await
             .map_err(Attempt::NotEstablished)?;
         thread.metrics.upstream_connection(cluster_idx, endpoint, Connection::New);
@@ -299,10 +307,11 @@ impl Request<'_> {
         memory: &mut Memory,
         trylist: &mut Trylist<'_>,
         endpoint: usize,
-        server: TcpStream,
+        server: Stream,
         now: Instant,
     ) -> Result<Exchange, Attempt> {
-        let mut exchange = Exchange::new(server, self.request_pump(down, memory, endpoint));
+        let pump = self.request_pump(down, memory, endpoint, server.is_h2());
+        let mut exchange = Exchange::new(server, pump);
         let (response, allowed) = self.patience(self.cluster.config.response_timeout, now);
         let terms = Terms {
             limits: &self.thread.config.limits,
@@ -326,7 +335,7 @@ impl Request<'_> {
         }
     }
 
-    fn request_pump(&mut self, down: &Downstream, memory: &mut Memory, endpoint: usize) -> Pump {
+    fn request_pump(&mut self, down: &Downstream, memory: &mut Memory, endpoint: usize, to_h2: bool) -> Pump {
         let head = self.head;
         let target = self.plan.target(head);
         let authority = self.plan.authority;
@@ -349,7 +358,8 @@ impl Request<'_> {
                 .unwrap_or(own.as_bytes()),
             client_host: authority,
             peer: down.peer.ip(),
-            scheme: b"http",
+            scheme: if down.stream.is_secure() { b"https" } else { b"http" },
+            identity: down.identity.as_deref().unwrap_or_default(),
             is_trusted: self.plan.client.is_trusted,
             forwarded: &self.thread.config.forwarded,
             max_forwards: self.plan.max_forwards.map(|n| n - 1),
@@ -360,8 +370,8 @@ impl Request<'_> {
         out.clear();
         headers::write_request(head, &hop, &mut out);
         let encoding = match head.framing {
-            Framing::Chunked => Encoding::Chunked,
-            Framing::None | Framing::Length(_) | Framing::UntilClose => Encoding::Identity,
+            Framing::Chunked | Framing::UntilClose if !to_h2 => Encoding::Chunked,
+            Framing::None | Framing::Length(_) | Framing::Chunked | Framing::UntilClose => Encoding::Identity,
         };
         let mut pump = match self.rest.take() {
             Some(rest) => Pump::again(out, rest, encoding),
@@ -375,6 +385,7 @@ impl Request<'_> {
                 pump
             }
         };
+        pump.ends_apart = down.stream.is_h2();
         pump.max_body_bytes = self.thread.config.limits.body_bytes.unwrap_or(u64::MAX);
         pump
     }

@@ -1,9 +1,9 @@
 //! Who a client is, where proxies stand before this one: their word is taken as far as they are trusted, and no further.
 
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::http1::head::{Name, RequestHead, tokens};
+use crate::network::Networks;
 
 /// What the configuration says of other proxies.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,17 +27,6 @@ pub enum Source {
     Standard,
 }
 
-/// Networks, by prefix.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Networks(Box<[Network]>);
-
-/// One network.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Network {
-    address: IpAddr,
-    bits: u8,
-}
-
 /// For whom a request is, as far as that is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Client {
@@ -57,70 +46,6 @@ impl Default for Forwarded {
             write_x: true,
             write_standard: false,
         }
-    }
-}
-
-impl Network {
-    /// Of text such as `10.0.0.0/8` or `::1`.
-    ///
-    /// # Errors
-    /// What is wrong with it, and what would be right.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let (address, bits) = match text.split_once('/') {
-            Some((address, bits)) => (address, Some(bits)),
-            None => (text, None),
-        };
-        let right = "write, for example, \"10.0.0.0/8\" or \"::1\"";
-        let address: IpAddr = address.parse().map_err(|_| format!("is not a network ({right})"))?;
-        let most = if address.is_ipv4() { 32 } else { 128 };
-        let bits = match bits.map(str::parse) {
-            None => most,
-            Some(Ok(bits)) if bits <= most => bits,
-            Some(_) => return Err(format!("has no prefix length from 0 to {most} ({right})")),
-        };
-        let network = Self { address, bits }.masked();
-        if network.address != address {
-            return Err(format!("has bits set behind its prefix (write \"{network}\")"));
-        }
-        Ok(network)
-    }
-
-    fn masked(self) -> Self {
-        let address = match self.address {
-            IpAddr::V4(v4) => {
-                let mask = u32::MAX.checked_shl(32 - u32::from(self.bits)).unwrap_or(0);
-                IpAddr::V4((v4.to_bits() & mask).into())
-            }
-            IpAddr::V6(v6) => {
-                let mask = u128::MAX.checked_shl(128 - u32::from(self.bits)).unwrap_or(0);
-                IpAddr::V6((v6.to_bits() & mask).into())
-            }
-        };
-        Self { address, bits: self.bits }
-    }
-
-    fn contains(self, address: IpAddr) -> bool {
-        address.is_ipv4() == self.address.is_ipv4()
-            && Self { address, bits: self.bits }.masked().address == self.address
-    }
-}
-
-impl Networks {
-    /// Of these.
-    pub fn new(networks: Vec<Network>) -> Self {
-        Self(networks.into())
-    }
-
-    /// Whether there are none.
-    #[inline]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Whether an address is in one of them. IPv4 in IPv6's clothes is IPv4.
-    pub fn contains(&self, address: IpAddr) -> bool {
-        let address = address.to_canonical();
-        self.0.iter().any(|network| network.contains(address))
     }
 }
 
@@ -217,18 +142,6 @@ fn parameter(element: &[u8], name: &[u8]) -> Option<Vec<u8>> {
     })
 }
 
-impl fmt::Display for Network {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.bits)
-    }
-}
-
-impl fmt::Debug for Network {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -236,7 +149,7 @@ mod tests {
     use crate::http1::head::{HeadLimits, Scan};
 
     fn networks(texts: &[&str]) -> Networks {
-        Networks::new(texts.iter().map(|text| Network::parse(text).expect("a network")).collect())
+        texts.iter().map(|text| text.parse().expect("a network")).collect()
     }
 
     fn client(read: Source, lines: &str) -> Client {
@@ -253,28 +166,6 @@ mod tests {
 
     fn address(read: Source, lines: &str) -> String {
         client(read, lines).address.to_string()
-    }
-
-    #[test]
-    fn contains_by_prefix() {
-        let some = networks(&["10.0.0.0/8", "192.168.1.128/25", "2001:db8::/32", "::1", "0.0.0.0/32"]);
-        for inside in ["10.255.0.1", "::ffff:10.1.1.1", "192.168.1.200", "2001:db8:1::1", "::1", "0.0.0.0"] {
-            assert!(some.contains(inside.parse().expect("an address")), "{inside}");
-        }
-        for outside in ["11.0.0.1", "192.168.1.127", "2001:db9::1", "::2", "0.0.0.1", "::"] {
-            assert!(!some.contains(outside.parse().expect("an address")), "{outside}");
-        }
-        assert!(networks(&["0.0.0.0/0"]).contains([1, 2, 3, 4].into()));
-        assert!(networks(&["::/0"]).contains("1::".parse().expect("an address")));
-    }
-
-    #[test]
-    fn says_what_is_no_network() {
-        let wrong = |text| Network::parse(text).expect_err(text);
-        assert_eq!(wrong("10.0.0.1/8"), "has bits set behind its prefix (write \"10.0.0.0/8\")");
-        assert!(wrong("10.0.0.0/33").starts_with("has no prefix length from 0 to 32"));
-        assert!(wrong("example.com").starts_with("is not a network"));
-        assert!(wrong("10.0.0.0/x").starts_with("has no prefix length"));
     }
 
     #[test]

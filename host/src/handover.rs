@@ -57,6 +57,7 @@ impl State {
     }
 
     /// Nothing yet.
+    #[expect(clippy::new_without_default, reason = "no two are equal")]
     pub fn new() -> Self {
         Self { secret: sticky::random_key(), clusters: Vec::new() }
     }
@@ -91,7 +92,12 @@ impl ClusterState {
         Self {
             name: cluster.config.name.to_string(),
             endpoints: cluster.endpoints.iter().map(endpoint).collect(),
-            health: cluster.health_facts().into_iter().map(without_drain).collect(),
+            // Marks of operators are the supervisor's to remember, and to forget.
+            health: cluster
+                .health_facts()
+                .into_iter()
+                .map(|facts| HealthFacts { drain: None, ..facts })
+                .collect(),
             balancers: cluster.tiers.iter().filter_map(|tier| saved(cluster, tier)).collect(),
         }
     }
@@ -117,11 +123,6 @@ impl ClusterState {
         let is_it = |saved: &&BalancerState| saved.tier == tier && saved.module == module;
         self.balancers.iter().find(is_it).map(|saved| saved.bytes.as_slice())
     }
-}
-
-/// Marks of operators are the supervisor's to remember, and to forget.
-fn without_drain(facts: HealthFacts) -> HealthFacts {
-    HealthFacts { drain: None, ..facts }
 }
 
 fn saved(cluster: &Cluster, tier: &Tier) -> Option<BalancerState> {

@@ -27,6 +27,8 @@ pub struct Hop<'a> {
     pub peer: IpAddr,
     /// `http` or `https`, of that connection.
     pub scheme: &'static [u8],
+    /// Header lines that say whose certificate the client has shown; empty where it has shown none.
+    pub identity: &'a [u8],
     /// The peer is a proxy that is trusted: what it says of scheme and host is passed on.
     pub is_trusted: bool,
     /// Which headers say for whom the request is.
@@ -53,6 +55,8 @@ pub fn write_request(head: &RequestHead, hop: &Hop<'_>, out: &mut Vec<u8>) {
     let (keeps_host, keeps_proto) = (keeps(Name::XForwardedHost), keeps(Name::XForwardedProto));
     let leave_out = |name| match name {
         Name::Host | Name::XForwardedFor => true,
+        // Only a certificate says so.
+        Name::XClientCertSubject | Name::XClientCertFingerprint => true,
         Name::XForwardedHost => !keeps_host,
         Name::XForwardedProto => !keeps_proto,
         Name::Expect => !head.expects_continue,
@@ -68,7 +72,7 @@ pub fn write_request(head: &RequestHead, hop: &Hop<'_>, out: &mut Vec<u8>) {
         // Writing to a vector cannot fail.
         let _ = write!(out, "Max-Forwards: {left}\r\n");
     }
-    if head.framing == Framing::Chunked {
+    if matches!(head.framing, Framing::Chunked | Framing::UntilClose) {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
     match (hop.upgrade, head.takes_trailers) {
@@ -86,6 +90,7 @@ pub fn write_request(head: &RequestHead, hop: &Hop<'_>, out: &mut Vec<u8>) {
         write_ip(hop.peer, out);
         out.extend_from_slice(b"\r\n");
     }
+    out.extend_from_slice(hop.identity);
     if hop.forwarded.write_x && !keeps_proto && writes(Name::XForwardedProto) {
         out.extend_from_slice(b"X-Forwarded-Proto: ");
         out.extend_from_slice(hop.scheme);
@@ -147,6 +152,7 @@ pub fn response_framing(response: &ResponseHead, client: Version, keep: bool) ->
         Framing::None | Framing::Length(_) => ResponseFraming { encoding: Encoding::Identity, keep },
         Framing::Chunked | Framing::UntilClose => match client {
             Version::Http11 => ResponseFraming { encoding: Encoding::Chunked, keep },
+            Version::Http2 => ResponseFraming { encoding: Encoding::Identity, keep },
             // The end of the connection is the only end that it can be told.
             Version::Http10 => ResponseFraming { encoding: Encoding::Identity, keep: false },
         },
@@ -179,7 +185,7 @@ pub fn write_response(
     let without_length = response.status == 204;
     let leave_out = |name| match name {
         Name::ContentLength => without_length,
-        Name::Trailer => framing.encoding != Encoding::Chunked,
+        Name::Trailer => framing.encoding != Encoding::Chunked && client != Version::Http2,
         name => name.is_hop_by_hop(),
     };
     write_passed_on(response, reply.rules, leave_out, out);
@@ -237,6 +243,7 @@ fn write_passed_on(
 /// Writes whether the connection goes on, where a client of this version would not assume so by itself.
 pub fn write_connection(keep: bool, client: Version, out: &mut Vec<u8>) {
     match (keep, client) {
+        (_, Version::Http2) => {}
         (false, _) => out.extend_from_slice(b"Connection: close\r\n"),
         (true, Version::Http10) => out.extend_from_slice(b"Connection: keep-alive\r\n"),
         (true, Version::Http11) => {}
@@ -263,6 +270,7 @@ fn write_via(received: Version, out: &mut Vec<u8>) {
     out.extend_from_slice(match received {
         Version::Http10 => b"Via: 1.0 ",
         Version::Http11 => b"Via: 1.1 ",
+        Version::Http2 => b"Via: 2.0 ",
     });
     out.extend_from_slice(PSEUDONYM.as_bytes());
     out.extend_from_slice(b"\r\n");
@@ -323,6 +331,7 @@ mod tests {
             client_host: head.host.map(|h| head.text(h)),
             peer: IpAddr::from([127, 0, 20, 103]),
             scheme: b"http",
+            identity: b"",
             is_trusted,
             forwarded,
             max_forwards: None,

@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicI32, AtomicU64};
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::cluster::{Cluster, Clusters};
@@ -25,6 +25,8 @@ use crate::endpoint::{Endpoint, Source};
 use crate::proxy_protocol::Version;
 use crate::random::{Random, fraction};
 use crate::resolve::Addresses;
+use crate::tls::client::Connector;
+use crate::tls::describe_io;
 use crate::upstream::ConnectError;
 
 /// An interval is up to this part of it longer or shorter, so that the checks of many proxies do not fall together.
@@ -92,6 +94,8 @@ impl Streak {
 pub async fn keep_checked(clusters: Clusters, cluster: usize, endpoint: usize) {
     let cluster = &clusters[cluster];
     let Some(check) = &cluster.config.health_check else { return };
+    let speaks_h2 = matches!(check.probe, Probe::Grpc { .. });
+    let tls = cluster.config.tls.as_ref().map(|tls| tls.checker(speaks_h2));
     let random = Random::new();
     let first = check.interval.min(FIRST_WITHIN).mul_f64(fraction(random.next()));
     // A port of its own is for checks alone, and speaks what they speak.
@@ -99,7 +103,7 @@ pub async fn keep_checked(clusters: Clusters, cluster: usize, endpoint: usize) {
     let preface = version.map(Version::own_header).unwrap_or_default();
     tokio::time::sleep(first).await;
     loop {
-        let result = run(check, &cluster.endpoints[endpoint], &preface).await;
+        let result = run(check, &cluster.endpoints[endpoint], &preface, tls.as_ref()).await;
         judge(cluster, endpoint, check, &result);
         let jitter = 1.0 + (fraction(random.next()) * 2.0 - 1.0) / JITTER;
         tokio::time::sleep(check.interval.mul_f64(jitter)).await;
@@ -136,20 +140,40 @@ fn judge(cluster: &Cluster, idx: usize, check: &HealthCheck, result: &Result<(),
     }
 }
 
-/// One check; `preface` is said first.
-async fn run(check: &HealthCheck, endpoint: &Endpoint, preface: &[u8]) -> Result<(), CheckError> {
+/// One check, by TLS where the endpoint is spoken to by it; `preface` is said first.
+async fn run(
+    check: &HealthCheck,
+    endpoint: &Endpoint,
+    preface: &[u8],
+    tls: Option<&Connector>,
+) -> Result<(), CheckError> {
     let checked = async {
         let mut stream = connect(endpoint, check.port).await?;
         stream.write_all(preface).await?;
-        match &check.probe {
-            Probe::Tcp => Ok(()),
-            Probe::Http(probe) => http::check(stream, probe, &endpoint.authority).await,
-            Probe::Grpc { service } => grpc::check(stream, service, &endpoint.authority).await,
-        }
+        let Some((tls, name)) = tls.zip(endpoint.tls_name.as_ref()) else {
+            return ask(check, endpoint, stream).await;
+        };
+        let stream = tls
+            .connect(name, stream)
+            .await
+            .map_err(|e| CheckError::Connect(format!("TLS handshake failed: {}", describe_io(&e))))?;
+        ask(check, endpoint, stream).await
     };
     match tokio::time::timeout(check.timeout, checked).await {
         Ok(result) => result,
         Err(_) => Err(CheckError::TimedOut(check.timeout)),
+    }
+}
+
+async fn ask(
+    check: &HealthCheck,
+    endpoint: &Endpoint,
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+) -> Result<(), CheckError> {
+    match &check.probe {
+        Probe::Tcp => Ok(()),
+        Probe::Http(probe) => http::check(stream, probe, &endpoint.authority).await,
+        Probe::Grpc { service } => grpc::check(stream, service, &endpoint.authority).await,
     }
 }
 

@@ -8,12 +8,17 @@ use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
+use tokio_rustls::server::TlsStream;
 
+use crate::config;
 use crate::downstream::{self, Downstream, Place};
 use crate::drain::{Idle, Phase};
+use crate::http2::{self, server::Client};
 use crate::per_client::{Counted, PerClient};
 use crate::proxy_protocol::{self, BadHeader};
+use crate::stream::Stream;
 use crate::thread::Thread;
+use crate::tls::server::{self, Acceptor, NoHandshake};
 
 /// After accepting failed for want of something, it is tried again this much later; connections wait in the backlog.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -28,6 +33,8 @@ pub struct Gate {
     /// Its address.
     pub address: SocketAddr,
     max: usize,
+    tls: Option<Acceptor>,
+    h2: bool,
     per_client: Option<Arc<PerClient>>,
     open: AtomicUsize,
     closed: Notify,
@@ -110,15 +117,61 @@ fn admit(thread: &Rc<Thread>, gate: &Arc<Gate>, stream: TcpStream, peer: SocketA
     if speaks_proxy {
         let thread = Rc::clone(thread);
         tokio::task::spawn_local(async move {
-            if let Some((stream, peer)) = admitted.meet(stream, peer).await {
-                let connection = Downstream::new(&thread, stream, peer);
-                downstream::serve(thread, connection, admitted).await;
+            let Some((stream, peer)) = admitted.meet(stream, peer).await else { return };
+            if admitted.gate.tls.is_some() {
+                return serve_tls(thread, stream, peer, admitted).await;
             }
+            let mut connection = Downstream::new(&thread, stream.into(), peer);
+            connection.may_be_h2 = admitted.gate.h2;
+            downstream::serve(thread, connection, admitted).await;
         });
         return;
     }
-    let connection = Downstream::new(thread, stream, peer);
+    if gate.tls.is_some() {
+        tokio::task::spawn_local(serve_tls(Rc::clone(thread), stream, peer, admitted));
+        return;
+    }
+    let mut connection = Downstream::new(thread, stream.into(), peer);
+    connection.may_be_h2 = gate.h2;
     tokio::task::spawn_local(downstream::serve(Rc::clone(thread), connection, admitted));
+}
+
+/// Shakes hands, in a future that is gone afterwards, and serves.
+async fn serve_tls(thread: Rc<Thread>, socket: TcpStream, peer: SocketAddr, admitted: Admitted) {
+    let handshake = Box::pin(shake_hands(&thread, &admitted.gate, socket, peer));
+    if let Some(stream) = handshake.await {
+        let identity = server::identity(&stream);
+        let is_h2 = server::chose_h2(&stream);
+        let stream = Stream::Tls(Box::new(stream.into()));
+        if is_h2 {
+            let client = Client { peer, identity };
+            return Box::pin(http2::server::serve(thread, stream, Box::default(), client, admitted)).await;
+        }
+        let mut connection = Downstream::new(&thread, stream, peer);
+        connection.identity = identity;
+        downstream::serve(thread, connection, admitted).await;
+    }
+}
+
+async fn shake_hands(
+    thread: &Thread,
+    gate: &Gate,
+    socket: TcpStream,
+    peer: SocketAddr,
+) -> Option<TlsStream<TcpStream>> {
+    let acceptor = gate.tls.as_ref()?;
+    let patience = thread.config.timeouts.handshake;
+    let why = match tokio::time::timeout(patience, acceptor.accept(socket)).await {
+        Ok(Ok(stream)) => return Some(stream),
+        Ok(Err(NoHandshake::Plain(socket))) => {
+            downstream::refuse_plain(thread, socket, peer).await;
+            return None;
+        }
+        Ok(Err(NoHandshake::Failed(why))) => why,
+        Err(_) => format!("not done within {patience:?}"),
+    };
+    tracing::debug!(listener = %gate.address, client = %peer, "TLS handshake failed: {why}");
+    None
 }
 
 impl Admitted {
@@ -157,13 +210,23 @@ impl Admitted {
 }
 
 impl Gate {
-    /// A gate for at most `max` connections, and for so many of each client.
-    pub fn new(listener: usize, address: SocketAddr, max: usize, per_client: Option<u32>) -> Self {
-        let per_client = per_client.map(|max_each| Arc::new(PerClient::new(max_each, max)));
+    /// A gate for at most `max` connections, and for as many of each client as `terms` say; of TLS where there is an
+    /// acceptor for it.
+    pub fn new(
+        listener: usize,
+        address: SocketAddr,
+        max: usize,
+        terms: &config::Listener,
+        tls: Option<Acceptor>,
+    ) -> Self {
+        let per_client =
+            terms.max_connections_per_client.map(|max_each| Arc::new(PerClient::new(max_each, max)));
         Self {
             listener,
             address,
             max,
+            tls,
+            h2: terms.h2,
             per_client,
             open: AtomicUsize::new(0),
             closed: Notify::new(),

@@ -80,6 +80,7 @@ fn worker() -> Result<(), Failure> {
         Ok(()) => Ok(()),
         // The supervisor says it.
         Err(process::Failure::Reported) => Err(Failure { exit: Exit::Failed, text: String::new() }),
+        Err(process::Failure::NoThread(error)) => Err(Failure::new(format_args!("no thread: {error}"))),
         Err(process::Failure::NoSupervisor(error)) => Err(Failure::new(format_args!(
             "this is no command for people: `run` starts it, and speaks to it ({error})"
         ))),

@@ -172,6 +172,11 @@ pub fn outcome(kind: u32) -> &'static str {
     OUTCOMES[kind_idx(kind, OUTCOMES.len(), wire::OUTCOME_FAILED)]
 }
 
+/// The word for one of [`wire`]'s `STATE_*` constants, as in labels.
+pub fn state(state: u32) -> &'static str {
+    STATES.get(state as usize).copied().unwrap_or("unknown")
+}
+
 /// Words for the wire's constants, which count from 1.
 const TRY_RESULTS: [&str; 7] =
     ["served", "not_established", "closed_early", "bad_response", "timed_out", "broken", "aborted"];

@@ -3,10 +3,10 @@
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-use rustix::net::RecvFlags;
-use tokio::net::TcpStream;
-
 use crate::cluster::Cluster;
+use crate::http2::pool::Connections;
+use crate::stream::Stream;
+use crate::tls::client::{ClientTls, Connector, Protocol};
 
 /// The idle connections of one thread.
 #[derive(Debug)]
@@ -18,12 +18,16 @@ pub struct Pool {
 struct ClusterPool {
     keepalive: usize,
     timeout: Duration,
+    tls: Option<Connector>,
     endpoints: Box<[RefCell<Vec<Idle>>]>,
+    /// Where it is spoken.
+    h2: Box<[Connections]>,
+    h2_streams: usize,
 }
 
 #[derive(Debug)]
 struct Idle {
-    stream: TcpStream,
+    stream: Stream,
     since: Instant,
 }
 
@@ -33,58 +37,70 @@ impl Pool {
         let cluster = |cluster: &Cluster| ClusterPool {
             keepalive: cluster.config.keepalive,
             timeout: cluster.config.keepalive_timeout,
+            tls: cluster.config.tls.as_ref().map(ClientTls::connector),
             endpoints: cluster.endpoints.iter().map(|_| RefCell::default()).collect(),
+            h2: match cluster.config.protocol {
+                Protocol::Http1 => Box::default(),
+                Protocol::H2 | Protocol::Auto => {
+                    cluster.endpoints.iter().map(|_| Connections::default()).collect()
+                }
+            },
+            h2_streams: cluster.config.h2_streams,
         };
         Self { clusters: clusters.iter().map(cluster).collect() }
     }
 
     /// The connection that was used last, of those that the server has not closed. `certain` asks the kernel itself,
     /// for requests that must not be sent twice; otherwise what the reactor knows is enough, which costs no system call.
-    pub fn take(&self, cluster: usize, endpoint: usize, certain: bool) -> Option<TcpStream> {
-        let mut idle = self.clusters[cluster].endpoints[endpoint].borrow_mut();
+    pub fn take(&self, cluster: usize, endpoint: usize, certain: bool) -> Option<Stream> {
+        let pool = &self.clusters[cluster];
+        if let Some(stream) = pool.h2.get(endpoint).and_then(|h2| h2.take(pool.h2_streams)) {
+            return Some(Stream::H2Client(Box::new(stream)));
+        }
+        let mut idle = pool.endpoints[endpoint].borrow_mut();
         loop {
             let Idle { stream, .. } = idle.pop()?;
-            if is_open(&stream) && !(certain && is_closed_now(&stream)) {
+            if stream.is_quiet() && (!certain || stream.is_quiet_now()) {
                 return Some(stream);
             }
         }
     }
 
-    /// Keeps a connection on which nothing is outstanding.
-    pub fn put(&self, cluster: usize, endpoint: usize, stream: TcpStream, now: Instant) {
+    /// Keeps a connection on which nothing is outstanding. One stream of many is none.
+    pub fn put(&self, cluster: usize, endpoint: usize, stream: Stream, now: Instant) {
         let pool = &self.clusters[cluster];
         let mut idle = pool.endpoints[endpoint].borrow_mut();
-        if idle.len() < pool.keepalive {
+        if idle.len() < pool.keepalive && !stream.is_h2() {
             idle.push(Idle { stream, since: now });
         }
+    }
+
+    /// What a cluster's servers that are reached by https are spoken to with.
+    pub fn tls(&self, cluster: usize) -> Option<&Connector> {
+        self.clusters[cluster].tls.as_ref()
+    }
+
+    /// An endpoint's connections of HTTP/2, in a cluster that speaks it.
+    pub fn h2(&self, cluster: usize, endpoint: usize) -> &Connections {
+        &self.clusters[cluster].h2[endpoint]
     }
 
     /// Drops connections that were idle for too long or that the server has closed.
     pub fn sweep(&self, now: Instant) {
         for pool in &self.clusters {
+            pool.h2.iter().for_each(|h2| h2.sweep(now, pool.timeout));
             for idle in &pool.endpoints {
                 idle.borrow_mut()
-                    .retain(|c| now.saturating_duration_since(c.since) < pool.timeout && is_open(&c.stream));
+                    .retain(|c| now.saturating_duration_since(c.since) < pool.timeout && c.stream.is_quiet());
             }
         }
     }
 
     /// Drops all.
     pub fn clear(&self) {
+        self.clusters.iter().flat_map(|pool| &pool.h2).for_each(Connections::clear);
         for idle in self.clusters.iter().flat_map(|pool| &pool.endpoints) {
             idle.borrow_mut().clear();
         }
     }
-}
-
-/// Whether nothing has come from the server since its last response: neither the end of the connection nor bytes that
-/// nobody asked for. The stream answers "would block" by itself until the reactor has seen something.
-fn is_open(stream: &TcpStream) -> bool {
-    matches!(stream.try_read(&mut [0]), Err(e) if e.kind() == std::io::ErrorKind::WouldBlock)
-}
-
-/// The same, asked of the kernel.
-fn is_closed_now(stream: &TcpStream) -> bool {
-    let peeked = rustix::net::recv(stream, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
-    !matches!(peeked, Err(rustix::io::Errno::WOULDBLOCK))
 }

@@ -20,7 +20,13 @@ pub fn drop_to(run_as: &RunAs) -> Result<(), String> {
 fn become_somebody(run_as: &RunAs) -> Result<(), String> {
     let user = run_as.user.as_ref().map(|(name, place)| user(name, place)).transpose()?;
     let group = run_as.group.as_ref().map(|(name, place)| group(name, place)).transpose()?;
-    let Some(gid) = group.or(user.as_ref().map(|user| user.gid)) else { return Ok(()) };
+    let gid = match (group, &user) {
+        (Some(gid), _) => gid,
+        (None, Some(user)) => user.gid.ok_or_else(|| {
+            format!("user {} has no account that would say its group; name one by the key group", user.uid)
+        })?,
+        (None, None) => return Ok(()),
+    };
     let refused = |what: &str, error: nix::Error| format!("cannot become {what}: {error}");
     match user.as_ref().and_then(|user| user.name.as_deref()) {
         Some(name) => initgroups(name, gid).map_err(|error| refused("a member of its groups", error))?,
@@ -35,7 +41,8 @@ fn become_somebody(run_as: &RunAs) -> Result<(), String> {
 
 struct Account {
     uid: Uid,
-    gid: Gid,
+    /// Absent where a number has no account.
+    gid: Option<Gid>,
     /// Absent where a number has no name.
     name: Option<std::ffi::CString>,
 }
@@ -49,9 +56,10 @@ fn user(name: &str, place: &Place) -> Result<Account, String> {
     let found = found.map_err(|error| format!("{place}: user \"{name}\" cannot be looked up: {error}"))?;
     match (found, number) {
         (Some(user), _) => {
-            Ok(Account { uid: user.uid, gid: user.gid, name: std::ffi::CString::new(user.name).ok() })
+            let name = std::ffi::CString::new(user.name).ok();
+            Ok(Account { uid: user.uid, gid: Some(user.gid), name })
         }
-        (None, Some(uid)) => Ok(Account { uid, gid: Gid::from_raw(uid.as_raw()), name: None }),
+        (None, Some(uid)) => Ok(Account { uid, gid: None, name: None }),
         (None, None) => Err(format!("{place}: there is no user \"{name}\"")),
     }
 }

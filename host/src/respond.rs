@@ -29,7 +29,7 @@ pub fn verdict(error: Error) -> Verdict {
             Refusal::Malformed(_) => (400, false),
         },
         Error::HeadTimeout | Error::BodyTimeout => (408, false),
-        Error::Target(_) | Error::Body(_) => (400, false),
+        Error::PlainHttp | Error::Target(_) | Error::Body(_) => (400, false),
         Error::Method => (405, true),
         Error::BodyTooLarge => (413, false),
         Error::NoRoute => (404, true),
@@ -42,12 +42,13 @@ pub fn verdict(error: Error) -> Verdict {
 }
 
 /// Writes the whole response to an error, and returns how much of it is body: one line that says what happened and whose
-/// fault it was.
+/// fault it was. `more` is header lines beside those of every such response.
 pub fn write_error(
     thread: &Thread,
     error: Error,
     head: Option<&RequestHead>,
     keep: bool,
+    more: &[u8],
     now: Instant,
     out: &mut Vec<u8>,
 ) -> u64 {
@@ -56,6 +57,10 @@ pub fn write_error(
         Side::Downstream => "",
         Side::Upstream => "trylist: ",
     };
+    if let Some(grpc) = head.filter(|head| is_grpc(head)).and(grpc_status(status)) {
+        write_grpc(thread, grpc, &format!("{who}{error}"), now, out);
+        return 0;
+    }
     let body = format!("{status} {}: {who}{error}\n", reason(status));
     write_head(thread, status, body.len(), now, out);
     let client = head.map_or(Version::Http11, |head| head.version);
@@ -65,12 +70,44 @@ pub fn write_error(
         Error::NoEndpoint | Error::Busy | Error::Overloaded => out.extend_from_slice(b"Retry-After: 1\r\n"),
         _ => {}
     }
+    out.extend_from_slice(more);
     out.extend_from_slice(b"\r\n");
     if head.is_some_and(|head| head.method == Method::Head) {
         return 0;
     }
     out.extend_from_slice(body.as_bytes());
     body.len() as u64
+}
+
+/// Whether a request is a call of gRPC, whose clients look for an error where they look for any other.
+fn is_grpc(head: &RequestHead) -> bool {
+    let is_type =
+        |value: &[u8]| value.get(..16).is_some_and(|begin| begin.eq_ignore_ascii_case(b"application/grpc"));
+    head.version == Version::Http2 && head.field(b"content-type").is_some_and(is_type)
+}
+
+/// What gRPC calls a status, as its "HTTP to gRPC Status Code Mapping" says; where a client was not at fault, it may try
+/// again.
+fn grpc_status(status: u16) -> Option<u8> {
+    match status {
+        400 | 408 | 431 => Some(13),
+        404 => Some(12),
+        // As its libraries say where a message is over its limit.
+        413 => Some(8),
+        502..=504 => Some(14),
+        _ => None,
+    }
+}
+
+/// Writes a response that is nothing but its end: "Trailers-Only".
+fn write_grpc(thread: &Thread, grpc: u8, message: &str, now: Instant, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"HTTP/1.1 200 OK\r\nDate: ");
+    thread.write_date(now, out);
+    // Writing to a vector cannot fail. No message of ours has a "%" or a byte that is not ASCII.
+    let _ = write!(
+        out,
+        "\r\nContent-Type: application/grpc\r\ngrpc-status: {grpc}\r\ngrpc-message: {message}\r\nContent-Length: 0\r\n\r\n"
+    );
 }
 
 /// Writes the proxy's own answer to OPTIONS that it is not to pass on (`Max-Forwards: 0`).

@@ -81,26 +81,32 @@ pub fn connection_limits(listeners: &[Listener], n_threads: usize) -> Vec<usize>
     let wanted: Vec<usize> = listeners.iter().map(|listener| listener.max_connections).collect();
     let Some(descriptors) = rustix::process::getrlimit(Resource::Nofile).current else { return wanted };
     let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
-    let limits = scale_down(&wanted, descriptors, n_threads);
+    let open = open_descriptors();
+    let limits = scale_down(&wanted, descriptors, n_threads, open);
     if limits != wanted {
         let (allowed, configured) = (limits.iter().sum::<usize>(), wanted.iter().sum::<usize>());
         tracing::warn!(
             "{descriptors} open descriptors are allowed (RLIMIT_NOFILE), so at most {allowed} connections of the \
              {configured} configured; raise it to {}",
-            descriptors_for(configured, n_threads)
+            descriptors_for(configured, n_threads, open)
         );
     }
     limits
 }
 
-/// Modules, logs, the admin listener, and what each thread holds for itself (its reactor, sockets, pipes).
-fn descriptors_for(connections: usize, n_threads: usize) -> usize {
-    32 + n_threads * 8 + connections.saturating_mul(2)
+/// What is not for connections: what is open before there are any (modules, logs, listening sockets, the supervisor's channel)
+/// with some to spare, and what each thread will hold for itself (its reactor, pipes).
+fn descriptors_for(connections: usize, n_threads: usize, open: usize) -> usize {
+    (open + 12).max(32) + n_threads * 8 + connections.saturating_mul(2)
 }
 
-fn scale_down(wanted: &[usize], descriptors: usize, n_threads: usize) -> Vec<usize> {
+fn open_descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
+}
+
+fn scale_down(wanted: &[usize], descriptors: usize, n_threads: usize, open: usize) -> Vec<usize> {
     let sum = wanted.iter().fold(0_usize, |sum, n| sum.saturating_add(*n));
-    let allowed = descriptors.saturating_sub(descriptors_for(0, n_threads)) / 2;
+    let allowed = descriptors.saturating_sub(descriptors_for(0, n_threads, open)) / 2;
     if sum <= allowed {
         return wanted.to_vec();
     }
@@ -176,6 +182,8 @@ mod tests {
             max_connections: 1,
             max_connections_per_client: None,
             proxy_protocol: None,
+            tls: None,
+            h2: false,
             place,
         }
     }
@@ -191,10 +199,11 @@ mod tests {
 
     #[test]
     fn leaves_a_descriptor_for_each_connection_s_server() {
-        assert_eq!(scale_down(&[100, 300], 10_000, 2), [100, 300]);
-        assert_eq!(scale_down(&[100, 300], 48 + 2 * 200, 2), [50, 150]);
-        assert_eq!(scale_down(&[100, 300], 0, 2), [1, 1]);
-        assert_eq!(descriptors_for(400, 2), 48 + 800);
+        assert_eq!(scale_down(&[100, 300], 10_000, 2, 9), [100, 300]);
+        assert_eq!(scale_down(&[100, 300], 48 + 2 * 200, 2, 9), [50, 150]);
+        assert_eq!(scale_down(&[100, 300], 0, 2, 9), [1, 1]);
+        assert_eq!(descriptors_for(400, 2, 9), 48 + 800);
+        assert_eq!(descriptors_for(400, 2, 100), 128 + 800);
     }
 
     #[test]

@@ -33,21 +33,22 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::channel::message::{ToSupervisor, ToWorker};
+use crate::channel::message::{Report, ToSupervisor, ToWorker};
+use crate::config::Config;
 use crate::control::{self, Refused};
 use crate::handover::State;
 use crate::metrics::Totals;
 use crate::sockets;
 
 use self::bundle::Bundle;
-use self::commands::{ClientId, Commands};
+use self::commands::Commands;
 use self::generation::{End, Generation, Phase};
 use self::held::Held;
 use self::marks::Marks;
 use self::notify::Notify;
 use self::quarantine::{Backoff, Quarantine};
 use self::signals::Signals;
-use self::start::{Reason, Starting};
+use self::start::{Reason, Starting, Waiting};
 
 /// After the time that a worker has for its drain, before it is killed.
 const DRAIN_GRACE: Duration = Duration::from_secs(2);
@@ -92,8 +93,8 @@ struct Supervisor {
     /// Number of the one that new connections go to.
     serving: Option<u64>,
     starting: Option<Starting>,
-    /// Reloads that were asked for while a generation is being started: one will do for all.
-    waiting: Option<Vec<ClientId>>,
+    /// What was asked for while a generation is being started.
+    waiting: Option<Waiting>,
     /// What serves, or served last.
     bundle: Arc<Bundle>,
     /// What served before the last reload.
@@ -136,6 +137,7 @@ impl Supervisor {
             fs::write(path, format!("{}\n", std::process::id()))
                 .map_err(|error| Refused::failed(format_args!("pid_file \"{}\": {error}", path.display())))?;
         }
+        warn_of_user(&bundle.config);
         Ok(Self {
             notify: Notify::new(),
             held: Held::inherited(),
@@ -216,35 +218,42 @@ impl Supervisor {
     /// Takes in what workers say.
     fn hear(&mut self) -> Result<(), Refused> {
         for idx in 0..self.generations.len() {
-            for message in self.generations[idx].hear() {
-                let number = self.generations[idx].number;
-                match message {
-                    ToSupervisor::Built { modules } => self.built(number, modules)?,
-                    ToSupervisor::Failed { exit, lines } => {
-                        let exit = control::Exit::of(exit);
-                        self.generations[idx].has_ended();
-                        self.start_failed(number, Refused { exit, lines })?;
-                    }
-                    ToSupervisor::Ready => self.ready(number)?,
-                    ToSupervisor::Report(report) => {
-                        let generation = &mut self.generations[idx];
-                        generation.report = *report;
-                        if generation.is_leaving() {
-                            if generation.has_only_what_hangs() {
-                                tracing::warn!(
-                                    "generation {number}: nothing but what hangs is left, so it is killed"
-                                );
-                                generation.give_up();
-                            }
-                            self.tell_older();
-                        }
-                    }
-                    ToSupervisor::Saved { state, is_answer } => self.saved(number, state, is_answer)?,
-                    ToSupervisor::Ended { cut_off, totals } => self.ended(idx, cut_off, totals),
+            self.hear_one(idx)?;
+        }
+        Ok(())
+    }
+
+    fn hear_one(&mut self, idx: usize) -> Result<(), Refused> {
+        for message in self.generations[idx].hear() {
+            let number = self.generations[idx].number;
+            match message {
+                ToSupervisor::Built { modules } => self.built(number, modules)?,
+                ToSupervisor::Failed { exit, lines } => {
+                    self.generations[idx].has_ended();
+                    self.start_failed(number, Refused { exit: control::Exit::of(exit), lines })?;
                 }
+                ToSupervisor::Ready => self.ready(number)?,
+                ToSupervisor::Report(report) => self.reported(idx, *report),
+                ToSupervisor::Saved { state, is_answer } => self.saved(number, state, is_answer)?,
+                ToSupervisor::Ended { cut_off, totals } => self.ended(idx, cut_off, totals),
             }
         }
         Ok(())
+    }
+
+    /// How a worker is.
+    fn reported(&mut self, idx: usize, report: Report) {
+        let generation = &mut self.generations[idx];
+        generation.report = report;
+        if !generation.is_leaving() {
+            return;
+        }
+        if generation.has_only_what_hangs() {
+            let number = generation.number;
+            tracing::warn!("generation {number}: nothing but what hangs is left, so its worker is killed");
+            generation.give_up();
+        }
+        self.tell_older();
     }
 
     /// A worker's last word.
@@ -272,12 +281,20 @@ impl Supervisor {
                 idx += 1;
                 continue;
             };
+            // It may have said why, and no more been heard.
+            self.hear_one(idx)?;
             let generation = self.generations.remove(idx);
             self.totals.add(&generation.report.totals);
             match end {
-                End::Orderly => self.tell_base(),
+                // Whoever ends unasked is missed, however orderly it was.
+                End::Orderly if self.stopping.is_none() && self.serving == Some(generation.number) => {
+                    self.died(&generation, "ended by itself", None)?;
+                }
+                End::Orderly => {}
                 End::Death { text, blame } => self.died(&generation, &text, blame)?,
             }
+            self.tell_older();
+            self.tell_base();
         }
         Ok(())
     }
@@ -336,14 +353,20 @@ impl Supervisor {
         }
     }
 
+    /// What all but this generation counted.
+    fn base_of(&self, number: u64) -> Totals {
+        let mut base = self.totals.clone();
+        for generation in self.generations.iter().filter(|generation| generation.number != number) {
+            base.add(&generation.report.totals);
+        }
+        base
+    }
+
     /// Hands what other generations counted to the one that serves.
     fn tell_base(&mut self) {
         self.base_sent = Instant::now();
         let Some(serving) = self.serving else { return };
-        let mut base = self.totals.clone();
-        for generation in self.generations.iter().filter(|generation| generation.number != serving) {
-            base.add(&generation.report.totals);
-        }
+        let base = self.base_of(serving);
         if let Some(generation) = self.generation(serving) {
             generation.tell(&ToWorker::Base(base), &[]);
         }
@@ -382,6 +405,17 @@ impl Stopping {
             0 => Ok(()),
             n => Err(Refused::failed(format_args!("{n} connections cut off at the drain's end"))),
         }
+    }
+}
+
+/// What an operator may not have meant.
+fn warn_of_user(config: &Config) {
+    match (rustix::process::geteuid().is_root(), &config.run_as.user) {
+        (true, None) => tracing::warn!("modules run as root; name whom they are to run as by the key user"),
+        (false, Some((user, place))) => {
+            tracing::warn!("{place}: user \"{user}\" counts only where root starts the proxy");
+        }
+        _ => {}
     }
 }
 

@@ -9,6 +9,7 @@
 )]
 
 mod slot;
+mod why;
 
 use std::ffi::c_void;
 use std::net::SocketAddr;
@@ -25,6 +26,7 @@ use crate::outlier;
 use crate::thread::{Thread, ns};
 
 pub(crate) use self::slot::Slot;
+use self::why::{By, Why};
 
 /// So many times the module may answer with an endpoint that takes nothing now, before the host looks by itself.
 const MAX_DECLINES: usize = 16;
@@ -52,6 +54,8 @@ pub struct Trylist<'a> {
     last: Last,
     /// Time spent in module calls, if this request is one whose calls are timed.
     module_time: Option<Duration>,
+    /// What is written down for who asked why; nearly always nothing.
+    why: Option<Box<Why>>,
 }
 
 /// What the module is still to be told.
@@ -91,6 +95,8 @@ pub struct View<'a> {
     pub query: Option<&'a [u8]>,
     /// The client.
     pub client: SocketAddr,
+    /// Whether it came by TLS.
+    pub is_secure: bool,
     /// The cluster's key, if there is one and the module asked for it.
     pub key: Option<&'a [u8]>,
     /// The endpoint that is to be tried first.
@@ -159,6 +165,7 @@ impl<'a> Trylist<'a> {
             current: None,
             last: Last::default(),
             module_time: thread.is_sampled().then_some(Duration::ZERO),
+            why: None,
         };
         trylist.load_balance();
         trylist
@@ -184,14 +191,19 @@ impl<'a> Trylist<'a> {
             step = self.next_in_tier(now);
         }
         self.has_waited = step == Step::Wait && self.slot().has_declined();
+        if self.why.is_some() {
+            self.note_step(step);
+        }
         step
     }
 
     fn next_in_tier(&mut self, now: Instant) -> Step {
-        if let Some(preferred) = self.preferred.take()
-            && let Some(step) = self.begin(preferred, now)
-        {
-            return step;
+        if let Some(preferred) = self.preferred.take() {
+            self.note_chooser(By::Session);
+            if let Some(step) = self.begin(preferred, now) {
+                return step;
+            }
+            self.note_chooser(By::Module);
         }
         let (State::Chosen, Some(balancer)) = (self.state, self.balancer) else {
             return self.host_choice(now);
@@ -378,6 +390,8 @@ impl<'a> Trylist<'a> {
         self.tier_idx = tier_idx;
         self.tier = &self.cluster.tiers[tier_idx];
         self.load_balance();
+        self.note_chooser(By::Module);
+        self.note_candidates();
         true
     }
 
@@ -418,6 +432,20 @@ impl<'a> Trylist<'a> {
         Ok(answer)
     }
 
+    /// What the module says of its last answer, as a header's value may have it.
+    #[cold]
+    fn ask_why(&mut self) -> String {
+        let is_alive = !matches!(self.state, State::Ended | State::None);
+        let Some(balancer) = self.balancer.filter(|_| is_alive) else { return String::new() };
+        let (storage, mut words) = (self.storage(balancer), Vec::new());
+        // SAFETY: as the state says, the trylist is alive in its storage, and has heard no end.
+        if unsafe { balancer.explain(storage, &mut words) }.is_err() {
+            self.state = State::Ended;
+            return String::new();
+        }
+        why::plain(&words)
+    }
+
     /// Judges an answer like input. Whether the endpoint takes requests is not asked here: not to is no fault.
     fn checked(&self, answer: &wire::Answer) -> Result<Step, (Fault, String)> {
         match answer.kind {
@@ -451,6 +479,7 @@ impl<'a> Trylist<'a> {
         if !self.slot().has_declined() {
             return Step::Exhausted;
         }
+        self.note_chooser(By::Host);
         let (slot, thread) = (self.slot(), self.thread);
         let chosen =
             self.cluster.fall_back(self.tier, self.which, |i| !slot.is_declined(i), || thread.random());
@@ -463,6 +492,7 @@ impl<'a> Trylist<'a> {
 
     fn host_choice(&mut self, now: Instant) -> Step {
         self.thread.metrics.fallback(self.cluster_idx);
+        self.note_chooser(By::Host);
         let n_endpoints = self.tier.n_endpoints;
         self.slot_mut().spread(n_endpoints);
         loop {
@@ -495,6 +525,9 @@ impl<'a> Trylist<'a> {
             Err(Declined) => {
                 let n_endpoints = self.tier.n_endpoints;
                 self.slot_mut().declined(idx, n_endpoints);
+                if self.why.is_some() {
+                    self.note_declined(endpoint);
+                }
                 return None;
             }
         };

@@ -9,6 +9,7 @@ use lb_api::wire;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+use crate::cluster::Cluster;
 use crate::config::Limits;
 use crate::downstream::Downstream;
 use crate::endpoint::Endpoint;
@@ -17,14 +18,19 @@ use crate::headers;
 use crate::http1::buffer::Buffer;
 use crate::http1::head::{HeadLimits, Name, Refusal, RequestHead, ResponseHead, Scan, Version, tokens};
 use crate::http1::pump::{Pump, PumpError};
+use crate::http2::pool::{Connections, Turn};
 use crate::resolve::Addresses;
+use crate::stream::Stream;
+use crate::thread::Thread;
+use crate::tls;
+use crate::tls::client::{Connector, Protocol};
 
 /// A response is first read up to here. Whole where it is small; of a large one no more than has to be copied, so that the
 /// rest can be spliced.
 const FIRST_READ_BYTES: usize = 8 * 1024;
 
 /// Why a connection could not be made.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ConnectError {
     /// One of [`wire`]'s `FAILURE_*`.
     pub kind: u32,
@@ -53,7 +59,7 @@ pub enum NoResponse {
 #[derive(Debug)]
 pub struct Exchange {
     /// The connection.
-    pub server: TcpStream,
+    pub server: Stream,
     /// What was read of it and not used.
     pub buffer: Buffer,
     /// The request, as far as it is not sent.
@@ -89,17 +95,89 @@ impl Terms<'_> {
     }
 }
 
+/// A new connection, or a stream on one of HTTP/2, which may be one that another request has just made.
+///
+/// # Errors
+/// As [`connect`], or the server speaks another protocol than it has to.
+pub async fn connection(
+    thread: &Thread,
+    cluster: &Cluster,
+    (cluster_idx, endpoint_idx): (usize, usize),
+    patience: Duration,
+    preface: &[u8],
+) -> Result<Stream, ConnectError> {
+    let (endpoint, config) = (&cluster.endpoints[endpoint_idx], &cluster.config);
+    let tls = thread.pool.tls(cluster_idx);
+    if config.protocol == Protocol::Http1 {
+        return connect(endpoint, tls, patience, preface).await;
+    }
+    Box::pin(async {
+        let shared = thread.pool.h2(cluster_idx, endpoint_idx);
+        let mut making = None;
+        // Without knowing that it will be shared, nobody waits for another's connection.
+        while config.protocol == Protocol::H2 || shared.is_known() {
+            if let Some(stream) = shared.take(config.h2_streams) {
+                return Ok(Stream::H2Client(Box::new(stream)));
+            }
+            match shared.turn(config.h2_streams).await {
+                Turn::Connect(turn) => {
+                    making = Some(turn);
+                    break;
+                }
+                Turn::Failed(e) => return Err(e),
+                Turn::Again => {}
+            }
+        }
+        let result = connect_h2(shared, endpoint, tls, config.protocol, patience).await;
+        if let (Err(e), Some(making)) = (&result, &making) {
+            making.failed(e);
+        }
+        result
+    })
+    .await
+}
+
+async fn connect_h2(
+    shared: &Connections,
+    endpoint: &Endpoint,
+    tls: Option<&Connector>,
+    protocol: Protocol,
+    patience: Duration,
+) -> Result<Stream, ConnectError> {
+    let stream = connect(endpoint, tls, patience, &[]).await?;
+    let speaks_h2 = match &stream {
+        // As it was told to.
+        Stream::Tcp(_) => true,
+        Stream::Tls(tls) => tls.get_ref().1.alpn_protocol() == Some(tls::ALPN_H2),
+        Stream::H2Server(_) | Stream::H2Client(_) => false,
+    };
+    if !speaks_h2 {
+        if protocol == Protocol::Auto {
+            return Ok(stream);
+        }
+        return Err(not_secured(&io::Error::other("the server does not choose HTTP/2")));
+    }
+    match shared.begin(stream).await {
+        Ok(stream) => Ok(Stream::H2Client(Box::new(stream))),
+        Err(e) => {
+            let text = format!("HTTP/2 does not begin: {e}");
+            Err(ConnectError { kind: wire::FAILURE_CONNECT, os_error: None, text })
+        }
+    }
+}
+
 /// Makes a connection, to whichever of the endpoint's addresses answers first in their order. Each gets its share of
-/// `patience`, so that one that swallows packets leaves time for those behind it. `preface` is said first, before whatever
-/// speaks over the connection.
+/// `patience`, so that one that swallows packets leaves time for those behind it. `tls` is for endpoints that are spoken to
+/// by it. `preface` is said first, before whatever speaks over the connection.
 ///
 /// # Errors
 /// The name has no address, or no address could be connected to in time.
 pub async fn connect(
     endpoint: &Endpoint,
+    tls: Option<&Connector>,
     patience: Duration,
     preface: &[u8],
-) -> Result<TcpStream, ConnectError> {
+) -> Result<Stream, ConnectError> {
     let began = Instant::now();
     let unresolved = |text: String| ConnectError { kind: wire::FAILURE_RESOLVE, os_error: None, text };
     let answer;
@@ -116,6 +194,7 @@ pub async fn connect(
     for (i, address) in addresses.iter().enumerate() {
         let n_left = u32::try_from(addresses.len() - i).unwrap_or(u32::MAX);
         let share = patience.saturating_sub(began.elapsed()) / n_left;
+        let tried = Instant::now();
         failed = match tokio::time::timeout(share, TcpStream::connect(address)).await {
             Ok(Ok(mut stream)) => {
                 // Only a hint to the kernel: a connection without it still works.
@@ -124,7 +203,15 @@ pub async fn connect(
                 if !preface.is_empty() {
                     stream.write_all(preface).await?;
                 }
-                return Ok(stream);
+                let Some((connector, name)) = tls.zip(endpoint.tls_name.as_ref()) else {
+                    return Ok(stream.into());
+                };
+                let left = share.saturating_sub(tried.elapsed());
+                match tokio::time::timeout(left, Box::pin(connector.connect(name, stream))).await {
+                    Ok(Ok(stream)) => return Ok(Stream::Tls(Box::new(stream.into()))),
+                    Ok(Err(e)) => not_secured(&e),
+                    Err(_) => not_secured(&io::Error::other(format!("not done within {patience:?}"))),
+                }
             }
             Ok(Err(e)) => e.into(),
             Err(_) => ConnectError {
@@ -137,9 +224,14 @@ pub async fn connect(
     Err(failed)
 }
 
+fn not_secured(e: &io::Error) -> ConnectError {
+    let text = format!("TLS handshake failed: {}", tls::describe_io(e));
+    ConnectError { kind: wire::FAILURE_TLS, os_error: e.raw_os_error(), text }
+}
+
 impl Exchange {
     /// An exchange that begins now.
-    pub fn new(server: TcpStream, request: Pump) -> Self {
+    pub fn new(server: Stream, request: Pump) -> Self {
         Self { server, buffer: Buffer::for_body(), request, sent_at: None, has_passed_on: false }
     }
 
@@ -191,6 +283,9 @@ impl Exchange {
                 }))
             })
             .await?;
+            if self.server.is_h2() {
+                response.version = Version::Http2;
+            }
             if !response.is_interim() {
                 return Ok(());
             }
@@ -286,7 +381,11 @@ async fn pass_on_interim(
     }
     let mut out = Vec::new();
     headers::write_interim(response, &mut out);
-    match tokio::time::timeout(terms.request_body, down.stream.write_all(&out)).await {
+    let write = async {
+        down.stream.write_all(&out).await?;
+        down.stream.flush().await
+    };
+    match tokio::time::timeout(terms.request_body, write).await {
         Ok(Ok(())) => Ok(true),
         Ok(Err(_)) | Err(_) => Err(NoResponse::Client(Error::ClientGone)),
     }

@@ -27,7 +27,7 @@ use crate::config::Config;
 use crate::drain::{Idle, Phase};
 use crate::handover::State;
 use crate::listener::{self, Gate};
-use crate::metrics::{ClusterLayout, EndpointLayout, Metrics, MetricsLayout};
+use crate::metrics::{ClusterLayout, EndpointLayout, Metrics, MetricsLayout, Totals};
 use crate::module::balancer::{BuildError, Fault};
 use crate::module::load::LoadError;
 use crate::module::registry::Registry;
@@ -35,9 +35,13 @@ use crate::resolve::Addresses;
 use crate::route::Routes;
 use crate::sockets::{self, BindError, Bound};
 use crate::thread::Thread;
+use crate::tls::tickets::TicketKeys;
 
 /// How often a thread looks after its idle server connections and its access log.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// For idle connections to close that are told to; it takes them a turn of their task.
+const IDLE_CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// A configuration with its modules loaded and its balancers built; nothing is bound or started.
 #[derive(Debug)]
@@ -47,6 +51,8 @@ pub struct Prepared {
     /// Its modules.
     pub registry: Registry,
     clusters: Clusters,
+    /// What TLS sessions are resumed by: new ones, unless whoever hands over puts those of the worker before here.
+    pub ticket_keys: Arc<TicketKeys>,
 }
 
 /// A running worker. Dropping it stops it at once.
@@ -61,6 +67,7 @@ pub struct Worker {
     metrics: Arc<Metrics>,
     clusters: Clusters,
     access_log: Option<Arc<AccessLog>>,
+    ticket_keys: Arc<TicketKeys>,
     gates: Arc<[Arc<Gate>]>,
     board: Option<&'static Board>,
 }
@@ -81,6 +88,8 @@ pub struct Given {
     pub access_log: Option<File>,
     /// Where its threads say which module they are inside of. Thread `i` has place `i`, the background the one behind them.
     pub board: Option<&'static Board>,
+    /// What other generations counted.
+    pub base: Totals,
 }
 
 /// Sockets for all that a worker listens on.
@@ -140,7 +149,9 @@ impl Prepared {
         if !refused.is_empty() {
             return Err(StartError::Balancers(refused));
         }
-        Ok(Self { config, registry, clusters: clusters.into() })
+        let ticket_keys = TicketKeys::random()
+            .map_err(|e| StartError::System("keys of TLS tickets".into(), io::Error::other(e)))?;
+        Ok(Self { config, registry, clusters: clusters.into(), ticket_keys: Arc::new(ticket_keys) })
     }
 }
 
@@ -186,13 +197,14 @@ impl Worker {
     /// # Errors
     /// [`StartError::System`].
     pub fn start_on(prepared: Prepared, sockets: Sockets, given: Given) -> Result<Self, StartError> {
-        let Prepared { config, registry: _, clusters } = prepared;
+        let Prepared { config, registry: _, clusters, ticket_keys } = prepared;
         let access_log = AccessLog::open(&config.access_log, given.access_log)
             .map_err(|e| StartError::System(format!("access log {}", config.access_log), e))?
             .map(Arc::new);
         let addresses: Vec<SocketAddr> = sockets.listeners.iter().map(|bound| bound.address).collect();
         let admin_address = sockets.admin.as_ref().and_then(|socket| socket.local_addr().ok());
         let metrics = Metrics::new(&layout(&addresses, &clusters, access_log.as_deref()), config.threads);
+        metrics.set_base(given.base);
         let (phase, _) = watch::channel(Phase::Serving);
         let mut worker = Self {
             addresses,
@@ -204,6 +216,7 @@ impl Worker {
             metrics,
             clusters: Arc::clone(&clusters),
             access_log,
+            ticket_keys,
             gates: Arc::default(),
             board: given.board,
         };
@@ -226,6 +239,11 @@ impl Worker {
     /// Its clusters, in the order of the configuration: for who changes the state of an endpoint.
     pub fn clusters(&self) -> &Clusters {
         &self.clusters
+    }
+
+    /// What its TLS sessions are resumed by: for who hands over to another worker.
+    pub fn ticket_keys(&self) -> &Arc<TicketKeys> {
+        &self.ticket_keys
     }
 
     /// How often each module did wrong in this worker, over all its clusters; in quarantine or not, all that clusters
@@ -272,6 +290,7 @@ impl Worker {
         let clusters = Arc::clone(clusters);
         let metrics = Arc::clone(&self.metrics);
         let mut phase = self.phase.subscribe();
+        let ticket_keys = Arc::clone(&self.ticket_keys);
         let (runtime, board) = (new_runtime("background")?, self.board);
         spawn("background", move || {
             board.inspect(|board| breadcrumb::take_place(board, place));
@@ -279,6 +298,7 @@ impl Worker {
                 for name in names {
                     tokio::spawn(name.keep_resolved());
                 }
+                tokio::spawn(ticket_keys.keep_rotating());
                 cluster::keep(&clusters);
                 let (ready, readiness) = watch::channel(admin::Readiness::Ready);
                 if let Some(socket) = admin {
@@ -315,8 +335,9 @@ impl Worker {
             .zip(&listeners)
             .enumerate()
             .map(|(i, (max, bound))| {
-                let per_client = config.listeners[i].max_connections_per_client;
-                Arc::new(Gate::new(i, bound.address, max, per_client))
+                let listener = &config.listeners[i];
+                let tls = listener.tls.as_ref().map(|tls| tls.acceptor(&self.ticket_keys));
+                Arc::new(Gate::new(i, bound.address, max, listener, tls))
             })
             .collect();
         self.gates = gates.as_slice().into();
@@ -325,11 +346,11 @@ impl Worker {
         for (bound, gate) in listeners.into_iter().zip(&gates) {
             let n_sockets = bound.sockets.len();
             // Where there are fewer sockets than threads, threads share them: their number is fixed when they are bound.
-            for i in n_sockets..config.threads {
+            for (i, share) in shares.iter_mut().enumerate().skip(n_sockets) {
                 let socket = bound.sockets[i % n_sockets].try_clone();
                 let socket =
                     socket.map_err(|e| StartError::System(format!("listener {}", bound.address), e))?;
-                shares[i].push((socket, Arc::clone(gate)));
+                share.push((socket, Arc::clone(gate)));
             }
             for (i, socket) in bound.sockets.into_iter().enumerate() {
                 shares[i % config.threads].push((socket, Arc::clone(gate)));
@@ -343,6 +364,8 @@ impl Worker {
             let (runtime, board) = (new_runtime("worker")?, self.board);
             self.threads.push(spawn(&format!("worker-{i}"), move || {
                 board.inspect(|board| breadcrumb::take_place(board, i));
+                // Its sockets would have nobody who reads them. With a supervisor, another process is the better end.
+                let _end = board.map(|_| AbortOnPanic);
                 let thread = Rc::new(Thread::new(config, routes, clusters, metrics, writer, epoch));
                 let local = LocalSet::new();
                 let cut_off = local.block_on(&runtime, run_thread(thread, share, phase));
@@ -395,7 +418,10 @@ impl Control {
         self.phase.send_if_modified(|phase| {
             let later = match (*phase, next) {
                 (Phase::Stopped, _) | (_, Phase::Serving) => false,
-                (Phase::Draining { .. }, Phase::Draining { .. }) => false,
+                // Those that were promised one more answer close when nobody takes over any more.
+                (Phase::Draining { idle, .. }, Phase::Draining { idle: then, .. }) => {
+                    idle == Idle::AnswerOneMore && then == Idle::Close
+                }
                 (Phase::Serving | Phase::Draining { .. }, _) => true,
             };
             if later {
@@ -403,6 +429,17 @@ impl Control {
             }
             later
         });
+    }
+}
+
+/// Ends the process where its thread panics.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
     }
 }
 
@@ -444,23 +481,44 @@ async fn run_thread(
         // One that panicked has said so.
         let _ = task.await;
     }
-    if let Phase::Draining { until, .. } = serving {
-        let drained = async {
-            while thread.n_connections() > 0 {
-                thread.a_connection_ended().await;
-            }
-        };
-        tokio::select! {
-            () = drained => {}
-            _ = phase.wait_for(|phase| *phase == Phase::Stopped) => {}
-            () = tokio::time::sleep_until(until.into()) => {
-                tracing::warn!(connections = thread.n_connections(), "drain time is over, cutting off what still runs");
-            }
-        }
-    }
+    drain(&thread, phase).await;
     keeper.abort();
     thread.pool.clear();
     thread.n_connections()
+}
+
+/// Waits for the connections to end, for as long as they may.
+async fn drain(thread: &Thread, mut phase: watch::Receiver<Phase>) {
+    let drained = async || {
+        while thread.n_connections() > 0 {
+            thread.a_connection_ended().await;
+        }
+    };
+    loop {
+        let now = *phase.borrow_and_update();
+        let Phase::Draining { until, idle } = now else { return };
+        thread.enter_phase(now);
+        tokio::select! {
+            () = drained() => return,
+            changed = phase.changed() => match changed {
+                Ok(()) => continue,
+                Err(_) => return,
+            },
+            () = tokio::time::sleep_until(until.into()) => {}
+        }
+        if idle == Idle::AnswerOneMore {
+            // Those that are idle still are no loss.
+            thread.enter_phase(Phase::Draining { until, idle: Idle::Close });
+            let _ = tokio::time::timeout(IDLE_CLOSE_TIMEOUT, drained()).await;
+        }
+        if thread.n_connections() > 0 {
+            tracing::warn!(
+                connections = thread.n_connections(),
+                "drain time is over, cutting off what still runs"
+            );
+        }
+        return;
+    }
 }
 
 async fn keep_house(thread: Rc<Thread>) {

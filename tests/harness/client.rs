@@ -1,6 +1,8 @@
 //! A client that sends exactly what it is told and sees exactly what it gets.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+
+use socket2::{Domain, Socket, Type};
 
 use crate::stream::{End, Message, Stream};
 
@@ -51,6 +53,20 @@ impl Client {
     /// How it ended.
     pub fn try_reply(&mut self) -> Result<Message, End> {
         self.stream.read_response("GET")
+    }
+
+    /// Connects from this address of the machine's own, all of 127.0.0.0/8 among them.
+    ///
+    /// # Panics
+    /// Where nobody listens, or the address is not the machine's.
+    #[track_caller]
+    pub fn connect_from(own: IpAddr, address: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::new(own, 0).into()).unwrap();
+        socket.connect(&address.into()).unwrap_or_else(|e| panic!("{address} from {own}: {e}"));
+        let socket = TcpStream::from(socket);
+        let address = socket.local_addr().unwrap();
+        Self { stream: Stream::new(socket), address }
     }
 
     /// Its own address, as the proxy sees it.

@@ -5,11 +5,16 @@
 pub mod artifacts;
 pub mod client;
 pub mod command;
+pub mod grpc;
+pub mod h2;
 pub mod journal;
 pub mod log;
+pub mod nginx;
 pub mod origin;
 pub mod proxy;
 pub mod stream;
+pub mod tls;
+pub mod tool;
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};

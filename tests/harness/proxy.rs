@@ -73,16 +73,16 @@ impl Proxy {
     /// Where the configuration itself is refused.
     #[track_caller]
     pub fn of(name: &str, text: &str) -> Result<Self, StartError> {
-        Self::without(name, text, BTreeSet::new())
+        Self::without(name, text, &BTreeSet::new())
     }
 
     #[track_caller]
-    fn without(name: &str, text: &str, quarantined: BTreeSet<Arc<str>>) -> Result<Self, StartError> {
+    fn without(name: &str, text: &str, quarantined: &BTreeSet<Arc<str>>) -> Result<Self, StartError> {
         log::start();
         let parsed = config::parse(name, text, Syntax::of(Path::new(name)));
         let (config, _) = parsed.unwrap_or_else(|errors| panic!("{errors}\n{text}"));
         let cluster = config.clusters[0].name.to_string();
-        let prepared = Prepared::without(Arc::new(config), &quarantined)?;
+        let prepared = Prepared::without(Arc::new(config), quarantined)?;
         let sockets = Sockets::bind(&prepared.config)?;
         let worker = Worker::start_on(prepared, sockets, Given::default())?;
         Ok(Self { control: worker.control(), worker: Some(worker), cluster })
@@ -91,6 +91,11 @@ impl Proxy {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.worker().addresses()[0]
+    }
+
+    /// Where all its listeners are, in the order of the configuration.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        self.worker().addresses()
     }
 
     /// Where its admin listener is.
@@ -343,7 +348,7 @@ impl Builder {
     #[track_caller]
     pub fn start_without_module(self) -> Proxy {
         let quarantined = BTreeSet::from([self.module.0.as_str().into()]);
-        Proxy::without("test.toml", &self.text(), quarantined)
+        Proxy::without("test.toml", &self.text(), &quarantined)
             .unwrap_or_else(|error| panic!("{error}\n{}", self.text()))
     }
 

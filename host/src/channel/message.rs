@@ -26,7 +26,7 @@ use crate::metrics::Totals;
 /// To a worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToWorker {
-    /// First of all. Descriptors: the board, the access log's file if [`Start::has_access_log`], and the image of each
+    /// First of all, and before anything else is done. Descriptors: the board, the access log's file if [`Start::has_access_log`], and the image of each
     /// module that is not in quarantine, in the order of the configuration.
     Start(Box<Start>),
     /// Then. Descriptors: the sockets of each listener in the order of the configuration, then the admin listener's.
@@ -71,6 +71,8 @@ pub enum ToWorker {
 pub struct Start {
     /// Number of the generation.
     pub generation: u64,
+    /// Threads that serve: the board has places for so many, whatever the machine says of its processors by now.
+    pub n_threads: usize,
     /// The configuration's file, as the operator named it.
     pub config: PathBuf,
     /// All files of the configuration.
@@ -164,6 +166,8 @@ pub struct Report {
     pub faults: Vec<u64>,
     /// Connections that are open.
     pub connections: u64,
+    /// It has been told to drain.
+    pub is_draining: bool,
     /// Requests on their way by endpoint, those with none left out; only while it drains.
     pub in_flight: Vec<(u64, u32)>,
 }

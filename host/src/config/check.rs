@@ -5,13 +5,14 @@
 
 mod address;
 mod cluster;
+mod health;
 mod forwarded;
 mod headers;
-mod health;
 mod module;
 mod retry;
 mod route;
 mod sticky;
+mod tls;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -25,8 +26,10 @@ use super::file::{self, File};
 use super::source::{At, Report, Span};
 use super::units::{Size, Time, show_time};
 use super::{
-    AccessLogTarget, Admin, Config, Limits, Listener, Place, RouteOrder, RunAs, Supervision, Syntax, Timeouts,
+    AccessLogTarget, Admin, Config, Files, Limits, Listener, Place, RouteOrder, RunAs, Supervision, Syntax,
+    Timeouts,
 };
+use crate::network::Networks;
 
 /// As many as one listener takes unless told otherwise: enough for most, and two sockets each stay below the
 /// descriptors that systems commonly allow a service (65,536 and more).
@@ -41,6 +44,8 @@ const LONGEST_SOCKET_PATH: usize = 107;
 /// What the checks share.
 pub(super) struct Checker<'a> {
     pub(super) report: &'a mut Report,
+    /// What certificates and keys are read by.
+    pub(super) files: &'a mut Files,
     /// The syntax whose words the messages use.
     pub(super) syntax: Syntax,
     /// The span of the whole, as marks know it.
@@ -82,6 +87,7 @@ impl Checker<'_> {
             supervision: self.supervision(file.supervision.unwrap_or_default()),
             access_log: file.access_log.map_or(AccessLogTarget::Off, |log| self.access_log(log)),
             admin,
+            explain_to: self.networks("explain.allow", &file.explain.unwrap_or_default().allow),
         }
     }
 
@@ -124,11 +130,16 @@ impl Checker<'_> {
                 self.report
                     .error(text.at(), format!("listener \"{text}\": already listening there by {first}"));
             }
+            let h2 = listener.h2.unwrap_or(listener.tls.is_some());
+            let tls = listener.tls.map(|tls| self.listener_tls(&format!("listener \"{address}\""), tls, h2));
             listeners.push(Listener {
                 address,
                 max_connections,
                 max_connections_per_client,
                 proxy_protocol,
+                // What is wrong with it was said.
+                tls: tls.flatten(),
+                h2,
                 place,
             });
         }
@@ -148,6 +159,17 @@ impl Checker<'_> {
             self.report.error(span.start, text);
         }
         Some(Admin { address, place: self.report.place(text.at()) })
+    }
+
+    fn networks(&mut self, object: &str, texts: &[Spanned<String>]) -> Networks {
+        let parse = |text: &Spanned<String>| match text.get_ref().parse() {
+            Ok(network) => Some(network),
+            Err(reason) => {
+                self.report.error(text.at(), format!("{object}: \"{text}\": {reason}"));
+                None
+            }
+        };
+        texts.iter().filter_map(parse).collect()
     }
 
     fn address(&mut self, object: &str, text: &Spanned<String>) -> Option<SocketAddr> {
@@ -193,6 +215,7 @@ impl Checker<'_> {
                 raw.request_head.as_ref(),
                 defaults.request_head,
             ),
+            handshake: self.time("timeouts.handshake", raw.handshake.as_ref(), defaults.handshake),
             body: self.time("timeouts.body", raw.body.as_ref(), defaults.body),
             request: self.limit_of_time("timeouts.request", raw.request.as_ref()),
             tunnel: self.time("timeouts.tunnel", raw.tunnel.as_ref(), defaults.tunnel),

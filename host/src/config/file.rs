@@ -17,11 +17,11 @@ use super::units::{Size, Statuses, Time};
 pub(super) struct File {
     pub(super) threads: Option<Spanned<i64>>,
     pub(super) module_path: Option<Vec<Spanned<String>>>,
-    pub(super) request_id: Option<Spanned<String>>,
     pub(super) user: Option<Spanned<String>>,
     pub(super) group: Option<Spanned<String>>,
     pub(super) control: Option<Spanned<String>>,
     pub(super) pid_file: Option<Spanned<String>>,
+    pub(super) request_id: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) listener: Tables<Listener>,
     pub(super) load_module: Option<Spanned<Named<Short<ModuleFile>>>>,
@@ -35,6 +35,7 @@ pub(super) struct File {
     pub(super) supervision: Option<Supervision>,
     pub(super) access_log: Option<Spanned<AccessLog>>,
     pub(super) admin: Option<Spanned<Admin>>,
+    pub(super) explain: Option<Explain>,
 }
 
 /// `[[listener]]`
@@ -43,6 +44,8 @@ pub(super) struct File {
 pub(super) struct Listener {
     pub(super) address: Option<Spanned<String>>,
     pub(super) max_connections: Option<Spanned<i64>>,
+    pub(super) tls: Option<Spanned<ListenerTls>>,
+    pub(super) h2: Option<bool>,
     pub(super) max_connections_per_client: Option<Spanned<i64>>,
     pub(super) proxy_protocol: Option<Spanned<ProxyProtocol>>,
 }
@@ -53,6 +56,24 @@ pub(super) struct Listener {
 pub(super) struct ProxyProtocol {
     pub(super) from: Option<Vec<Spanned<String>>>,
     pub(super) timeout: Option<Spanned<Time>>,
+}
+
+/// `tls` of a listener.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct ListenerTls {
+    pub(super) certificates: Option<Vec<Spanned<KeyPair>>>,
+    pub(super) client_auth: Option<Spanned<String>>,
+    pub(super) client_ca: Option<Spanned<String>>,
+    pub(super) min_version: Option<Spanned<String>>,
+}
+
+/// An element of `certificates`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table such as { cert = \"site.pem\", key = \"site.key\" }")]
+pub(super) struct KeyPair {
+    pub(super) cert: Option<Spanned<String>>,
+    pub(super) key: Option<Spanned<String>>,
 }
 
 /// A value of `[load_module]`.
@@ -70,6 +91,9 @@ pub(super) struct Cluster {
     pub(super) name: Option<Spanned<String>>,
     pub(super) module: Option<Spanned<String>>,
     pub(super) servers: Option<Vec<Spanned<Short<Server>>>>,
+    pub(super) tls: Option<Spanned<ClusterTls>>,
+    pub(super) protocol: Option<Spanned<String>>,
+    pub(super) h2_streams: Option<Spanned<i64>>,
     pub(super) settings: Option<Named<Value>>,
     pub(super) key: Option<Spanned<String>>,
     pub(super) host_header: Option<Spanned<String>>,
@@ -100,6 +124,18 @@ pub(super) struct Headers {
     pub(super) remove: Option<Vec<Spanned<String>>>,
     pub(super) set: Option<Named<String>>,
     pub(super) add: Option<Named<String>>,
+}
+
+/// `tls` of a cluster.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct ClusterTls {
+    pub(super) ca: Option<Spanned<String>>,
+    pub(super) verify: Option<Spanned<bool>>,
+    pub(super) server_name: Option<Spanned<String>>,
+    pub(super) cert: Option<Spanned<String>>,
+    pub(super) key: Option<Spanned<String>>,
+    pub(super) min_version: Option<Spanned<String>>,
 }
 
 /// `ejection` of a cluster.
@@ -225,6 +261,7 @@ pub(super) struct Limits {
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub(super) struct Timeouts {
     pub(super) request_head: Option<Spanned<Time>>,
+    pub(super) handshake: Option<Spanned<Time>>,
     pub(super) body: Option<Spanned<Time>>,
     pub(super) request: Option<Spanned<Time>>,
     pub(super) tunnel: Option<Spanned<Time>>,
@@ -255,6 +292,14 @@ pub(super) struct AccessLog {
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub(super) struct Admin {
     pub(super) address: Option<Spanned<String>>,
+}
+
+/// `[explain]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Explain {
+    #[serde(default)]
+    pub(super) allow: Vec<Spanned<String>>,
 }
 
 impl Expecting for ModuleFile {

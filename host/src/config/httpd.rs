@@ -54,11 +54,9 @@ pub(super) fn read(name: &str, text: &str, files: &mut Files, report: &mut Repor
 
 /// What the last `LBControl` of a text says. It is looked for in this file alone, not in what it includes.
 pub(super) fn control_of(text: &str) -> Option<String> {
-    let lines = lines(text, 0).into_iter().filter_map(|line| words(&line.text).ok());
-    lines
-        .filter(|words| words.len() == 2 && is(&words[0], "LBControl"))
-        .last()
-        .map(|mut words| words.remove(1))
+    let lines = lines(text, 0).into_iter().rev().filter_map(|line| words(&line.text).ok());
+    let mut found = lines.filter(|words| words.len() == 2 && is(&words[0], "LBControl"));
+    found.next().map(|mut words| words.remove(1))
 }
 
 struct Reader<'a> {

@@ -107,6 +107,8 @@ fn the_reference_says_the_default_of_every_key_that_has_one() {
         "requests_per_connection",
         "path",
         "address",
+        "tls",
+        "h2",
     ];
     assert_eq!(hidden, HashSet::from(without_default));
 }
@@ -114,14 +116,26 @@ fn the_reference_says_the_default_of_every_key_that_has_one() {
 #[test]
 fn the_reference_has_every_key_and_they_work_together() {
     let text = uncommented(&reference());
-    let (config, _) = parse("t.toml", &text, Syntax::Toml).unwrap_or_else(|errors| panic!("{errors}"));
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["site.test".to_owned()]).unwrap();
+    for name in ["site", "own", "issuers"] {
+        fs::write(folder.path().join(name).with_extension("pem"), made.cert.pem()).unwrap();
+        fs::write(folder.path().join(name).with_extension("key"), made.signing_key.serialize_pem()).unwrap();
+    }
+    let name = folder.path().join("t.toml").display().to_string();
+    // `tls` of a cluster is for servers that are reached by it.
+    let secure = text.replace("\"http://127.0.0.1:9001\"", "\"https://127.0.0.1:9001\"");
+    let (config, _) = parse(&name, &secure, Syntax::Toml).unwrap_or_else(|errors| panic!("{errors}"));
     assert!(config.admin.is_some() && config.access_log == AccessLogTarget::Stdout);
     let known = [
         keys_of::<file::File>(),
         keys_of::<file::Listener>(),
+        keys_of::<file::ListenerTls>(),
+        keys_of::<file::KeyPair>(),
         keys_of::<file::ModuleFile>(),
         keys_of::<file::Cluster>(),
         keys_of::<file::Server>(),
+        keys_of::<file::ClusterTls>(),
         keys_of::<file::Sticky>(),
         keys_of::<file::Ejection>(),
         keys_of::<file::HealthCheck>(),

@@ -62,7 +62,7 @@ least_request = { path = "a.so", sha = "a" }
 [[cluster]]
 name = "api"
 module = "least_requst"
-servers = ["https://a", { url = "http://b", weight = "3" }, { url = "http://b:x", wait = 3 }]
+servers = ["https://a/b", { url = "http://b", weight = "3" }, { url = "http://b:x", wait = 3 }]
 connect_timeout = 10
 settings = { a = 1 }
 [[route]]
@@ -78,7 +78,7 @@ t.toml:5: listener: unknown key "adress" (did you mean "address"?)
 t.toml:7: load_module.Round-Robin: expected a module's file, or a table such as { path = "libmod_x.so", sha256 = "…" }, found the integer 5
 t.toml:8: load_module.least_request: unknown key "sha" (known here: path, sha256)
 t.toml:11: cluster "api": no module "least_requst" is loaded (did you mean "least_request"?)
-t.toml:12: cluster "api": server "https://a": servers are reached by plain HTTP only so far, not by https (write http://host or http://host:port)
+t.toml:12: cluster "api": server "https://a/b": a server has no path (write http://host or http://host:port)
 t.toml:12: cluster "api": servers.weight: expected an integer, found the string "3"
 t.toml:12: cluster "api": server "http://b:x": port "x" is not a number from 1 to 65535
 t.toml:12: cluster "api": servers: unknown key "wait" (known here: url, weight, max_requests, tier, backup, drain, route, metadata)
@@ -101,6 +101,7 @@ limits = { request_line_bytes = 100, head_bytes = "1MiB", headers = 7, body_byte
 timeouts = { request_head = "1s", body = "2s", request = "4s", tunnel = "8s", keepalive = "3s", drain = "0s" }
 access_log.path = "access.log"
 admin.address = "127.0.0.1:9100"
+explain.allow = ["127.0.0.0/8", "::1"]
 [[listener]]
 address = "[::1]:8080"
 max_connections = 5
@@ -140,7 +141,7 @@ retry = { on = ["connect", "reset", "timeout", "bad_response", "gateway", "429"]
 "#;
     let (config, warnings) = parse("conf/t.toml", text, Syntax::Toml).unwrap();
     let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
-    assert_eq!(warnings, [r#"conf/t.toml:17: module "x": loaded, but no cluster uses it"#]);
+    assert_eq!(warnings, [r#"conf/t.toml:18: module "x": loaded, but no cluster uses it"#]);
     assert_eq!(config.threads, 3);
     assert_eq!(config.supervision.module_faults, 0);
     assert_eq!(
@@ -204,6 +205,19 @@ retry = { on = ["connect", "reset", "timeout", "bad_response", "gateway", "429"]
     assert_eq!((request, tunnel), (Some(Duration::from_secs(4)), Duration::from_secs(8)));
     assert_eq!(config.access_log, AccessLogTarget::File("conf/access.log".into()));
     assert_eq!(config.admin.unwrap().address.to_string(), "127.0.0.1:9100");
+    let explain_to: Vec<_> = config.explain_to.iter().map(ToString::to_string).collect();
+    assert_eq!(explain_to, ["127.0.0.0/8", "::1/128"]);
+}
+
+#[test]
+fn says_which_networks_are_none() {
+    let text = with_top("explain.allow = [\"10.0.0.1/8\", \"localhost\", 5, \"::1\"]\nexplain.deny = []\n");
+    let expected = r#"
+t.toml:1: explain.allow: "10.0.0.1/8": has bits behind its prefix (write "10.0.0.0/8")
+t.toml:1: explain.allow: "localhost": is not an address or a network (write, for example, "10.0.0.0/8" or "::1")
+t.toml:1: explain.allow: expected a string, found the integer 5
+t.toml:2: explain: unknown key "deny" (known here: allow)"#;
+    assert_eq!(errors(&text).join("\n"), expected.trim());
 }
 
 #[test]
@@ -321,7 +335,7 @@ fn refuses_unknown_keys_at_every_level() {
         (with_top("thread = 3\n"), r#"t.toml:1: unknown key "thread" (did you mean "threads"?)"#),
         (
             with_top("worker_count = 3\n"),
-            r#"t.toml:1: unknown key "worker_count" (known here: threads, module_path, request_id, user, group, control, pid_file, listener, load_module, cluster, route, forwarded, limits, timeouts, supervision, access_log, admin)"#,
+            r#"t.toml:1: unknown key "worker_count" (known here: threads, module_path, user, group, control, pid_file, request_id, listener, load_module, cluster, route, forwarded, limits, timeouts, supervision, access_log, admin, explain)"#,
         ),
         (
             with_top("[limits]\nheader = 3\n"),
@@ -402,6 +416,52 @@ fn refuses_bad_modules() {
             r#"t.toml:8: cluster "app": no module "maglev" is loaded (loaded: round_robin)"#,
         ),
     ]);
+}
+
+#[test]
+fn refuses_what_does_not_fit_how_servers_are_reached() {
+    let cluster = |url: &str, line: &str| {
+        with_cluster(&format!("[[cluster]]\nname = \"app\"\nservers = [\"{url}\"]\n{line}\n"))
+    };
+    assert_lines(&[
+        (
+            cluster("http://a", "tls = { verify = false }"),
+            r#"t.toml:8: cluster "app": tls: no server is reached by https (write https://host, or leave tls out)"#,
+        ),
+        (
+            cluster("https://a", "tls = { verify = false, ca = \"ca.pem\" }"),
+            r#"t.toml:8: cluster "app": tls: verify = false with ca "ca.pem" (leave one of them out)"#,
+        ),
+        (
+            cluster("https://a", "tls = { verify = false, server_name = \"a b\" }"),
+            r#"t.toml:8: cluster "app": tls: server_name "a b" is not a name or an address"#,
+        ),
+        (
+            cluster("https://a", "tls = { ca = \"nowhere/ca.pem\" }"),
+            r#"t.toml:8: cluster "app": tls: ca "nowhere/ca.pem" cannot be read: there is no such file"#,
+        ),
+        (
+            cluster("http://a", "protocol = \"h3\""),
+            r#"t.toml:8: cluster "app": protocol "h3" is not one of "http1", "h2" and "auto""#,
+        ),
+        (
+            cluster("http://a", "protocol = \"auto\""),
+            r#"t.toml:8: cluster "app": protocol "auto" is for servers that are all reached by https (write "http1" or "h2")"#,
+        ),
+    ]);
+}
+
+#[test]
+fn warns_of_servers_that_are_not_verified() {
+    let text = "[[cluster]]\nname = \"app\"\nservers = [\"https://a\"]\ntls = { verify = false }\n";
+    let (config, warnings) = parse("t.toml", &with_cluster(text), Syntax::Toml).unwrap();
+    assert_eq!(config.clusters[0].servers[0].port, 443);
+    let [warning] = &warnings[..] else { panic!("{warnings:?}") };
+    assert_eq!(
+        warning.to_string(),
+        "t.toml:8: cluster \"app\": tls: verify = false: whoever answers at the servers' addresses is believed to be \
+         them; name their issuer by ca = \"…\" instead"
+    );
 }
 
 #[test]
@@ -639,7 +699,7 @@ fn refuses_bad_words_on_other_proxies() {
     assert_lines(&[
         (
             with_top("forwarded.trusted = [\"10.0.0.1/8\"]\n"),
-            r#"t.toml:1: forwarded.trusted: "10.0.0.1/8" has bits set behind its prefix (write "10.0.0.0/8")"#,
+            r#"t.toml:1: forwarded.trusted: "10.0.0.1/8": has bits behind its prefix (write "10.0.0.0/8")"#,
         ),
         (
             with_top("forwarded.read = \"X-Real-IP\"\n"),
@@ -651,7 +711,7 @@ fn refuses_bad_words_on_other_proxies() {
         ),
         (
             listener("proxy_protocol = { from = [\"all\"] }"),
-            r#"t.toml:3: listener "127.0.0.1:80": proxy_protocol.from: "all" is not a network (write, for example, "10.0.0.0/8" or "::1")"#,
+            r#"t.toml:3: listener "127.0.0.1:80": proxy_protocol.from: "all": is not an address or a network (write, for example, "10.0.0.0/8" or "::1")"#,
         ),
         (
             listener("max_connections_per_client = 0"),

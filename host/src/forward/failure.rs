@@ -92,12 +92,13 @@ impl Request<'_> {
         Last::Response(Box::new(Held { endpoint, exchange, head }))
     }
 
-    /// Tells client and log that there is no (whole) response.
+    /// Tells client and log that there is no (whole) response; `more` is header lines of its own.
     pub(super) async fn fail(
         &mut self,
         down: &mut Downstream,
         memory: &mut Memory,
         failure: Failure,
+        more: &[u8],
     ) -> (Report, End, Instant) {
         let Failure { error, outcome, begun } = failure;
         self.log_failure(error);
@@ -114,7 +115,7 @@ impl Request<'_> {
         memory.response.clear();
         let now = Instant::now();
         let body_bytes =
-            respond::write_error(self.thread, error, Some(self.head), keep, now, &mut memory.response);
+            respond::write_error(self.thread, error, Some(self.head), keep, more, now, &mut memory.response);
         let sent = write_all(self.thread, down, &memory.response).await;
         let report = Report {
             status: verdict.status,

@@ -5,8 +5,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use lb_api::wire;
-use tokio::net::TcpStream;
 
+use super::explain;
 use super::failure::Failure;
 use super::report::Report;
 use super::{End, Memory, Request};
@@ -17,6 +17,7 @@ use crate::http1::body::Encoding;
 use crate::http1::buffer::Buffer;
 use crate::http1::head::{Framing, ResponseHead};
 use crate::http1::pump::{Pump, PumpError};
+use crate::stream::Stream;
 use crate::thread::Thread;
 use crate::trylist::Trylist;
 use crate::upstream::{self, Exchange};
@@ -61,12 +62,14 @@ impl Request<'_> {
         let framing = headers::response_framing(head, self.head.version, keep);
         let mut out = std::mem::take(&mut memory.response);
         out.clear();
-        self.write_head(down, endpoint, head, framing, now, &mut out);
+        self.write_head(down, (trylist, endpoint), head, framing, now, &mut out);
         let mut pump = Pump::new(out, head.framing, framing.encoding);
+        pump.ends_apart = server.is_h2();
         let mut sending = Sending { request: &mut request, failed: false };
         // Where the end of the connection is all that ends the body, it must not come but for a reason, whatever becomes
         // of this future.
         let until_close = framing.encoding == Encoding::Identity
+            && !down.stream.is_h2()
             && matches!(head.framing, Framing::Chunked | Framing::UntilClose);
         if until_close {
             down.reset_on_close(true);
@@ -100,7 +103,7 @@ impl Request<'_> {
             self.end(down, framing.keep)
         } else {
             // The server answered before it had the whole request.
-            let skipped = framing.keep && skip_rest(thread, down, &mut request).await;
+            let skipped = framing.keep && !down.stream.is_h2() && skip_rest(thread, down, &mut request).await;
             if skipped { End::Keep } else { End::CloseUnread }
         };
         report.received_bytes = self.head.len() as u64 + request.body_bytes;
@@ -113,14 +116,19 @@ impl Request<'_> {
     fn write_head(
         &self,
         down: &Downstream,
-        endpoint: usize,
+        (trylist, endpoint): (&Trylist<'_>, usize),
         head: &ResponseHead,
         framing: ResponseFraming,
         now: Instant,
         out: &mut Vec<u8>,
     ) {
         let sticky = self.cluster.sticky.as_ref().filter(|_| self.preferred != Some(endpoint));
-        let more = sticky.and_then(|sticky| sticky.set_cookie(endpoint)).unwrap_or_default();
+        let mut more = sticky.and_then(|sticky| sticky.set_cookie(endpoint)).unwrap_or_default();
+        let with_why;
+        if trylist.is_explained() {
+            with_why = [more, &explain::header_lines(trylist, now)].concat();
+            more = &with_why;
+        }
         let values;
         let rules = match self.plan.route.response_headers.as_deref() {
             None => None,
@@ -146,7 +154,7 @@ impl Request<'_> {
     async fn relay_pumps(
         &self,
         down: &mut Downstream,
-        server: &mut TcpStream,
+        server: &mut Stream,
         buffer: &mut Buffer,
         sending: &mut Sending<'_>,
         response: &mut Pump,
@@ -242,7 +250,7 @@ impl Sending<'_> {
         &mut self,
         cx: &mut Context<'_>,
         down: &mut Downstream,
-        server: &mut TcpStream,
+        server: &mut Stream,
     ) -> Result<(), Broken> {
         if self.failed || self.request.is_done() {
             return Ok(());

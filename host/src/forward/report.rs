@@ -37,7 +37,7 @@ pub async fn refuse(
     let keep = verdict(error).keep
         && head.is_some_and(|head| head.framing == Framing::None && keeps(thread, down, head));
     memory.response.clear();
-    let body_bytes = respond::write_error(thread, error, head, keep, now, &mut memory.response);
+    let body_bytes = respond::write_error(thread, error, head, keep, &[], now, &mut memory.response);
     let sent = write_all(thread, down, &memory.response).await;
     let report = Report {
         status: verdict(error).status,
@@ -75,9 +75,12 @@ pub(super) async fn answer_options(
 }
 
 impl Request<'_> {
-    /// Metrics and access log.
+    /// Metrics and access log, and why, for who asked.
     pub(super) fn conclude(&self, down: &Downstream, trylist: &Trylist<'_>, report: Report, now: Instant) {
         let thread = self.thread;
+        if trylist.is_explained() {
+            self.log_explanation(trylist, report.status, now);
+        }
         let duration_ns = ns(now.saturating_duration_since(self.started));
         let first_byte_ns = trylist.first_byte().map(ns);
         thread.metrics.request(&RequestEnd {
@@ -112,8 +115,13 @@ impl Request<'_> {
 
 /// Writes a response of the proxy's own; false where the client does not take it.
 pub(super) async fn write_all(thread: &Thread, down: &mut Downstream, bytes: &[u8]) -> bool {
-    let written = tokio::time::timeout(thread.config.timeouts.body, down.stream.write_all(bytes)).await;
-    matches!(written, Ok(Ok(())))
+    let write = async {
+        down.stream.write_all(bytes).await?;
+        down.stream.flush().await?;
+        down.stream.finish(b"");
+        Ok::<_, std::io::Error>(())
+    };
+    matches!(tokio::time::timeout(thread.config.timeouts.body, write).await, Ok(Ok(())))
 }
 
 fn conclude_unrouted(
@@ -149,6 +157,7 @@ fn entry<'a>(down: &Downstream, head: Option<&'a RequestHead>, report: Report) -
         version: match head.map(|head| head.version) {
             Some(Version::Http10) => "HTTP/1.0",
             Some(Version::Http11) | None => "HTTP/1.1",
+            Some(Version::Http2) => "HTTP/2.0",
         },
         status: report.status,
         body_bytes: report.body_bytes,

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use lb_api::wire;
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 
 use super::failure::Failure;
 use super::report::{Report, write_all};
@@ -20,6 +19,7 @@ use crate::headers;
 use crate::http1::buffer::Buffer;
 use crate::http1::head::ResponseHead;
 use crate::http1::pipe::Pipe;
+use crate::stream::Stream;
 use crate::thread::Thread;
 use crate::trylist::Trylist;
 use crate::upstream::Exchange;
@@ -113,7 +113,7 @@ impl Request<'_> {
 async fn run(
     thread: &Thread,
     down: &mut Downstream,
-    server: &mut TcpStream,
+    server: &mut Stream,
     to_client: &mut Way,
     to_server: &mut Way,
 ) -> Ended {
@@ -159,12 +159,7 @@ impl Way {
     }
 
     /// Moves what can be moved; ready when the source has ended and the sink was told so.
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        source: &mut TcpStream,
-        sink: &mut TcpStream,
-    ) -> Poll<io::Result<()>> {
+    fn poll(&mut self, cx: &mut Context<'_>, source: &mut Stream, sink: &mut Stream) -> Poll<io::Result<()>> {
         if self.is_done {
             return Poll::Ready(Ok(()));
         }
@@ -175,11 +170,11 @@ impl Way {
                 self.is_done = true;
                 return Poll::Ready(Ok(()));
             }
-            ready!(self.poll_read(cx, source))?;
+            ready!(self.poll_read(cx, source, sink))?;
         }
     }
 
-    fn poll_write(&mut self, cx: &mut Context<'_>, sink: &mut TcpStream) -> Poll<io::Result<()>> {
+    fn poll_write(&mut self, cx: &mut Context<'_>, sink: &mut Stream) -> Poll<io::Result<()>> {
         while !self.buffer.is_empty() {
             let n = ready!(Pin::new(&mut *sink).poll_write(cx, self.buffer.bytes()))?;
             if n == 0 {
@@ -188,14 +183,22 @@ impl Way {
             self.buffer.consume(n);
             self.moved += n as u64;
         }
-        while let Some(pipe) = self.pipe.as_mut().filter(|pipe| pipe.filled() > 0) {
-            self.moved += ready!(pipe.poll_drain(cx, sink))? as u64;
+        if let Some(sink) = sink.plain() {
+            while let Some(pipe) = self.pipe.as_mut().filter(|pipe| pipe.filled() > 0) {
+                self.moved += ready!(pipe.poll_drain(cx, sink))? as u64;
+            }
         }
-        Poll::Ready(Ok(()))
+        Pin::new(sink).poll_flush(cx)
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>, source: &mut TcpStream) -> Poll<io::Result<()>> {
-        if self.may_splice {
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut Stream,
+        sink: &Stream,
+    ) -> Poll<io::Result<()>> {
+        let sockets = source.plain().filter(|_| sink.plain().is_some());
+        if let Some(source) = sockets.filter(|_| self.may_splice) {
             // Without the memory of a pipe or a buffer while there is nothing.
             if source.poll_read_ready(cx).is_pending() {
                 self.rest();
@@ -247,7 +250,7 @@ impl Way {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -260,8 +263,9 @@ mod tests {
 
     /// Moves `bytes` through a way and says whether it holds memory while nothing moves.
     async fn moves(may_splice: bool, bytes: &[u8]) {
-        let (mut client, mut source) = connected().await;
-        let (mut sink, mut server) = connected().await;
+        let (mut client, source) = connected().await;
+        let (sink, mut server) = connected().await;
+        let (mut source, mut sink) = (Stream::from(source), Stream::from(sink));
         let mut early = Buffer::for_body();
         early.append(b"early ");
         let mut way = Way { may_splice, ..Way::new(early) };

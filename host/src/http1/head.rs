@@ -53,9 +53,13 @@ pub enum Name {
     Upgrade,
     UserAgent,
     Via,
+    XClientCertFingerprint,
+    XClientCertSubject,
     XForwardedFor,
     XForwardedHost,
     XForwardedProto,
+    /// Asks this proxy why it does with the request what it does.
+    XTrylistExplain,
 }
 
 /// One header line.
@@ -78,7 +82,7 @@ pub enum Framing {
     Length(u64),
     /// Chunks, and maybe trailers.
     Chunked,
-    /// All up to the end of the connection; only in responses.
+    /// All up to the end of the connection (of the stream, in HTTP/2); of HTTP/1.1, only in responses.
     UntilClose,
 }
 
@@ -89,6 +93,8 @@ pub enum Version {
     Http10,
     /// HTTP/1.1.
     Http11,
+    /// HTTP/2, of which a message ends its stream and never its connection.
+    Http2,
 }
 
 /// The methods that the proxy treats in their own way.
@@ -236,14 +242,18 @@ impl Name {
             (16, b'x') => (b"x-forwarded-host", Self::XForwardedHost),
             (16, b'p') => (b"proxy-connection", Self::ProxyConnection),
             (17, b't') => (b"transfer-encoding", Self::TransferEncoding),
+            (17, b'x') if name[2] | 0x20 == b't' => (b"x-trylist-explain", Self::XTrylistExplain),
             (17, b'x') => (b"x-forwarded-proto", Self::XForwardedProto),
             (18, b'p') => (b"proxy-authenticate", Self::ProxyAuthenticate),
+            (21, b'x') => (b"x-client-cert-subject", Self::XClientCertSubject),
+            (25, b'x') => (b"x-client-cert-fingerprint", Self::XClientCertFingerprint),
             (19, b'p') => (b"proxy-authorization", Self::ProxyAuthorization),
             _ => return Self::Other,
         };
         // Setting the bit of lower case turns nothing that may stand in a name into a letter or a hyphen but upper case.
         let equal = name.iter().zip(known).all(|(byte, known)| byte | 0x20 == *known);
-        if equal { kind } else { Self::Other }
+        let is_trusted = matches!(kind, Self::XClientCertSubject | Self::XClientCertFingerprint);
+        if equal || (is_trusted && is_alias(name, known)) { kind } else { Self::Other }
     }
 
     /// Whether the header speaks of one hop and is never passed on (RFC 9110 section 7.6.1).
@@ -257,7 +267,8 @@ impl Name {
             | Self::ProxyConnection
             | Self::Te
             | Self::TransferEncoding
-            | Self::Upgrade => true,
+            | Self::Upgrade
+            | Self::XTrylistExplain => true,
             Self::Other
             | Self::ContentLength
             | Self::Date
@@ -269,6 +280,8 @@ impl Name {
             | Self::Trailer
             | Self::UserAgent
             | Self::Via
+            | Self::XClientCertFingerprint
+            | Self::XClientCertSubject
             | Self::XForwardedFor
             | Self::XForwardedHost
             | Self::XForwardedProto => false,
@@ -288,6 +301,13 @@ impl Name {
                     | Self::Via
             )
     }
+}
+
+/// Whether servers that make variables of headers (CGI) cannot tell the one name from the other.
+#[cold]
+fn is_alias(name: &[u8], known: &[u8]) -> bool {
+    let hyphened = |byte: &u8| if *byte == b'_' { b'-' } else { *byte };
+    name.iter().map(hyphened).zip(known).all(|(byte, known)| byte | 0x20 == *known)
 }
 
 impl Method {
@@ -334,7 +354,7 @@ impl Persistence {
     }
 
     fn keeps(self, version: Version) -> bool {
-        !self.close && (version == Version::Http11 || self.keep_alive)
+        !self.close && (version != Version::Http10 || self.keep_alive)
     }
 }
 

@@ -5,13 +5,13 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
-
 use super::body::{BodyReader, Encoding, HEAD_ROOM, Piece, frame};
 use super::buffer::{BODY_BYTES, Buffer};
 use super::head::Framing;
 use super::pipe::Pipe;
+use crate::stream::Stream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
 /// Data up to this size is sent in one piece with the head; copying it costs less than a second system call.
 const JOIN_BYTES: usize = 16 * 1024;
@@ -34,6 +34,13 @@ pub struct Pump {
     /// The rest of the body goes through this.
     pipe: Option<Pipe>,
     may_splice: bool,
+    /// Lines that follow the body where it has no framing of its own.
+    trailers: Vec<u8>,
+    /// The end of the source's stream is to be waited for, though the body may say by itself that it is complete: it brings
+    /// trailers, and who lets go of a stream before it is taken for one who gives it up.
+    pub ends_apart: bool,
+    /// The receiver was told that this is all.
+    is_finished: bool,
     kept: Option<Box<Kept>>,
     /// Bytes of the body, without framing.
     pub body_bytes: u64,
@@ -100,6 +107,9 @@ impl Pump {
             pending: 0..0,
             tail: Vec::new(),
             tail_at: 0,
+            trailers: Vec::new(),
+            ends_apart: false,
+            is_finished: false,
             pipe: None,
             may_splice: true,
             kept: None,
@@ -132,6 +142,9 @@ impl Pump {
             }
         }
         let mut pump = Self::new(head, Framing::None, encoding);
+        if encoding == Encoding::Identity {
+            pump.trailers.clone_from(&kept.trailers);
+        }
         pump.body = body;
         pump.body_bytes = body_bytes;
         pump.may_splice = false;
@@ -163,7 +176,8 @@ impl Pump {
 
     /// Whether everything was sent.
     pub fn is_done(&self) -> bool {
-        self.body.is_done() && !self.has_output() && self.pipe.is_none()
+        let is_told = self.is_finished || !self.ends_apart;
+        self.body.is_done() && !self.has_output() && self.pipe.is_none() && is_told
     }
 
     /// The head's memory, for reuse.
@@ -179,9 +193,9 @@ impl Pump {
     pub fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        source: &mut TcpStream,
+        source: &mut Stream,
         buffer: &mut Buffer,
-        sink: &mut TcpStream,
+        sink: &mut Stream,
     ) -> Poll<Result<(), PumpError>> {
         loop {
             // Joined to the head: what is there of the body when the message begins.
@@ -195,11 +209,19 @@ impl Pump {
             ready!(self.poll_flush(cx, buffer, sink))?;
             self.waits_for_sink = false;
             if self.body.is_done() {
+                if !self.is_finished {
+                    if self.ends_apart {
+                        ready!(self.poll_end(cx, source))?;
+                    }
+                    self.is_finished = true;
+                    sink.finish(&self.trailers);
+                }
                 return Poll::Ready(Ok(()));
             }
             if buffer.is_empty() {
-                ready!(match self.rest_to_splice() {
-                    Some(left) => self.poll_splice(cx, source, sink, left),
+                let sockets = source.plain().zip(sink.plain());
+                ready!(match sockets.and_then(|sockets| Some((sockets, self.rest_to_splice()?))) {
+                    Some(((source, sink), left)) => self.poll_splice(cx, source, sink, left),
                     None => self.poll_read(cx, source, buffer),
                 })?;
             }
@@ -271,7 +293,7 @@ impl Pump {
     pub fn poll_discard(
         &mut self,
         cx: &mut Context<'_>,
-        source: &mut TcpStream,
+        source: &mut Stream,
         buffer: &mut Buffer,
         limit: u64,
     ) -> Poll<Result<(), PumpError>> {
@@ -302,7 +324,7 @@ impl Pump {
         &mut self,
         cx: &mut Context<'_>,
         buffer: &Buffer,
-        sink: &mut TcpStream,
+        sink: &mut Stream,
     ) -> Poll<Result<(), PumpError>> {
         while self.has_output() {
             let parts =
@@ -328,13 +350,13 @@ impl Pump {
             self.pending.start += used(self.pending.len());
             self.tail_at += used(self.tail.len() - self.tail_at);
         }
-        Poll::Ready(Ok(()))
+        Pin::new(sink).poll_flush(cx).map_err(PumpError::SinkFailed)
     }
 
     fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
-        source: &mut TcpStream,
+        source: &mut Stream,
         buffer: &mut Buffer,
     ) -> Poll<Result<(), PumpError>> {
         let limit = match &self.body {
@@ -350,9 +372,11 @@ impl Pump {
         match ready!(buffer.poll_fill(cx, source, limit)) {
             Ok(0) if matches!(self.body, BodyReader::UntilClose) => {
                 self.body = BodyReader::Done;
-                if self.encoding == Encoding::Chunked {
-                    self.tail.extend_from_slice(b"0\r\n\r\n");
+                let trailers = source.trailers();
+                if let Some(kept) = &mut self.kept {
+                    kept.trailers.extend_from_slice(&trailers);
                 }
+                self.end_with(trailers);
                 Poll::Ready(Ok(()))
             }
             Ok(0) => Poll::Ready(Err(PumpError::SourceEnded)),
@@ -392,12 +416,36 @@ impl Pump {
             Encoding::Identity => piece.data,
             Encoding::Chunked => frame(buffer.all_mut(), &piece, last && trailers.is_empty()),
         };
-        if self.encoding == Encoding::Chunked && !trailers.is_empty() {
-            self.tail.extend_from_slice(b"0\r\n");
-            self.tail.extend_from_slice(&trailers);
-            self.tail.extend_from_slice(b"\r\n");
+        if !trailers.is_empty() {
+            self.end_with(trailers);
         }
         Ok(())
+    }
+
+    /// Reads the end of a stream whose body is complete.
+    fn poll_end(&mut self, cx: &mut Context<'_>, source: &mut Stream) -> Poll<Result<(), PumpError>> {
+        let mut byte = [0];
+        let mut target = ReadBuf::new(&mut byte);
+        ready!(Pin::new(&mut *source).poll_read(cx, &mut target)).map_err(PumpError::SourceFailed)?;
+        if !target.filled().is_empty() {
+            return Poll::Ready(Err(PumpError::Malformed("more body than its length")));
+        }
+        let trailers = source.trailers();
+        if !trailers.is_empty() && self.encoding == Encoding::Identity {
+            self.trailers = trailers;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn end_with(&mut self, trailers: Vec<u8>) {
+        match self.encoding {
+            Encoding::Chunked => {
+                self.tail.extend_from_slice(b"0\r\n");
+                self.tail.extend_from_slice(&trailers);
+                self.tail.extend_from_slice(b"\r\n");
+            }
+            Encoding::Identity => self.trailers = trailers,
+        }
     }
 }
 
@@ -422,8 +470,8 @@ mod tests {
     #[tokio::test]
     async fn discards_what_is_left_in_the_pipe() {
         const BODY: usize = 40_000;
-        let (mut client, mut source) = connected().await;
-        let (mut sink, _server) = connected().await;
+        let (mut client, source) = connected().await;
+        let (sink, _server) = connected().await;
         // Until it takes no more.
         sink.writable().await.expect("connected");
         while sink.try_write(&[0; 65_536]).is_ok() {}
@@ -431,6 +479,7 @@ mod tests {
         let mut buffer = Buffer::for_head(100);
         let mut pump = Pump::new(Vec::new(), Framing::Length(BODY as u64), Encoding::Identity);
         source.readable().await.expect("connected");
+        let (mut source, mut sink) = (Stream::from(source), Stream::from(sink));
         let polled = poll_fn(|cx| Poll::Ready(pump.poll(cx, &mut source, &mut buffer, &mut sink))).await;
         assert!(polled.is_pending() && pump.received == BODY as u64, "{pump:?}");
         let discarded = poll_fn(|cx| pump.poll_discard(cx, &mut source, &mut buffer, 1 << 20)).await;
@@ -439,18 +488,20 @@ mod tests {
 
     /// Has a pump take `sent` from its source, in one read, and gives up on the sink.
     async fn interrupted(pump: &mut Pump, sent: &[u8]) {
-        let (mut client, mut source) = connected().await;
-        let (mut sink, _server) = connected().await;
+        let (mut client, source) = connected().await;
+        let (sink, _server) = connected().await;
         client.write_all(sent).await.expect("sent");
         source.readable().await.expect("connected");
+        let (mut source, mut sink) = (Stream::from(source), Stream::from(sink));
         let mut buffer = Buffer::for_head(100);
         let _ = poll_fn(|cx| Poll::Ready(pump.poll(cx, &mut source, &mut buffer, &mut sink))).await;
     }
 
     /// What a pump sends of a source that sends this and ends.
     async fn sent_by(mut pump: Pump, source: &[u8]) -> String {
-        let (mut client, mut from) = connected().await;
-        let (mut sink, mut server) = connected().await;
+        let (mut client, from) = connected().await;
+        let (sink, mut server) = connected().await;
+        let (mut from, mut sink) = (Stream::from(from), Stream::from(sink));
         client.write_all(source).await.expect("sent");
         let mut buffer = Buffer::for_head(100);
         poll_fn(|cx| pump.poll(cx, &mut from, &mut buffer, &mut sink)).await.expect("moved");

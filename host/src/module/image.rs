@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
@@ -54,7 +54,8 @@ impl Image {
         let copy = OpenOptions::new()
             .write(true)
             .create_new(true)
-            .mode(0o700)
+            // Once the folder is gone nobody finds it. A worker that became another user has to run it.
+            .mode(0o555)
             .open(&path)
             .and_then(|mut file| file.write_all(bytes))
             .and_then(|()| File::open(&path));
@@ -75,7 +76,11 @@ impl Image {
 
     /// What is in it.
     pub(super) fn bytes(&self) -> io::Result<Vec<u8>> {
-        fs::read(self.path())
+        let file = File::from(self.file.try_clone()?);
+        let mut bytes = vec![0; usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX)];
+        // Where the descriptor stands is shared with whoever made it.
+        file.read_exact_at(&mut bytes, 0)?;
+        Ok(bytes)
     }
 
     /// Where the dynamic linker finds it, as long as the image is not dropped. It remembers libraries by this very path,
@@ -140,7 +145,7 @@ mod tests {
         let folders = [PathBuf::from("/nowhere"), folder.path().to_owned()];
         let image = Image::in_file(b"code", &folders).unwrap();
         assert_eq!(fs::read(image.path()).unwrap(), b"code");
-        assert_eq!(fs::metadata(image.path()).unwrap().permissions().mode() & 0o077, 0);
+        assert_eq!(fs::metadata(image.path()).unwrap().permissions().mode() & 0o222, 0);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
         assert!((&File::from(image.file)).write(b"evil").is_err());
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -39,6 +39,8 @@ struct Client {
     /// When it is given up: it has said nothing whole, or does not take what it is told.
     until: Option<Instant>,
     has_asked: bool,
+    /// It says no more; it may listen still.
+    is_silent: bool,
     is_ending: bool,
 }
 
@@ -66,9 +68,12 @@ impl Commands {
                 _ => cannot(error.into()),
             });
         }
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(cannot(error)),
-            _ => {}
+        // What a supervisor that was killed left behind goes, and nothing else does.
+        match fs::symlink_metadata(path) {
+            Ok(metadata) if metadata.file_type().is_socket() => fs::remove_file(path).map_err(cannot)?,
+            Ok(_) => return Err(format!("control socket \"{name}\": there is something that is no socket")),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(cannot(error)),
         }
         // Nobody else may connect, not even before a mode could be set.
         let before = rustix::process::umask(Mode::from_raw_mode(0o177));
@@ -86,11 +91,15 @@ impl Commands {
 
     /// What to wait for.
     pub(super) fn interests(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
-        let of = |client: &Client| match client.outbox.is_empty() {
-            true => PollFlags::IN,
-            false => PollFlags::IN | PollFlags::OUT,
+        // One that says no more, and is told nothing now, would wake the supervisor for ever.
+        let of = |client: &Client| match (client.is_silent, client.outbox.is_empty()) {
+            (false, true) => Some(PollFlags::IN),
+            (false, false) => Some(PollFlags::IN | PollFlags::OUT),
+            (true, false) => Some(PollFlags::OUT),
+            (true, true) => None,
         };
-        let clients = self.clients.values().map(move |client| (client.stream.as_fd(), of(client)));
+        let clients =
+            self.clients.values().filter_map(move |client| Some((client.stream.as_fd(), of(client)?)));
         std::iter::once((self.listener.as_fd(), PollFlags::IN)).chain(clients)
     }
 
@@ -143,7 +152,8 @@ impl Commands {
             self.n_clients += 1;
             let until = Some(Instant::now() + CLIENT_TIMEOUT);
             let (inbox, outbox) = (Vec::new(), Vec::new());
-            let client = Client { stream, inbox, outbox, until, has_asked: false, is_ending: false };
+            let client =
+                Client { stream, inbox, outbox, until, has_asked: false, is_silent: false, is_ending: false };
             self.clients.insert(self.n_clients, client);
         }
     }
@@ -162,8 +172,10 @@ impl Client {
         let mut buffer = [0; 1024];
         loop {
             match self.stream.read(&mut buffer) {
-                // It may have closed its half only, and still listen.
-                Ok(0) => return self.has_asked,
+                Ok(0) => {
+                    self.is_silent = true;
+                    return self.has_asked || self.inbox.contains(&b'\n');
+                }
                 Ok(n) if !self.has_asked => self.inbox.extend_from_slice(&buffer[..n]),
                 // Whoever goes on talking after the command is not listened to.
                 Ok(_) => return false,

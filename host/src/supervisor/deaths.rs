@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Supervisor;
 use super::bundle::short;
 use super::generation::{Blame, Generation};
 use super::start::Reason;
 use super::watchdog::Finding;
+use super::{Supervisor, quarantine};
 use crate::channel::message::ToWorker;
 use crate::control::Refused;
 
@@ -21,7 +21,12 @@ impl Supervisor {
     ) -> Result<(), Refused> {
         let number = generation.number;
         tracing::error!("generation {number}: its worker (pid {}) {text}", generation.pid());
-        let is_held = blame.is_some_and(|blame| self.blame(generation, blame, text));
+        // What never served while another does has only failed to start: the file may be the very one that serves.
+        let counts = generation.ready.is_some() || self.serving.is_none();
+        let is_held = blame.is_some_and(|blame| counts && self.blame(generation, blame, text));
+        if let Some(stopping) = &mut self.stopping {
+            stopping.cut_off += usize::try_from(generation.report.connections).unwrap_or(usize::MAX).max(1);
+        }
         if self.serving == Some(number) {
             self.serving = None;
             return self.replace(generation, blame, is_held);
@@ -31,8 +36,6 @@ impl Supervisor {
             let text = format!("generation {number} never served: its worker {text}");
             return self.start_failed(number, Refused::failed(text));
         }
-        self.tell_older();
-        self.tell_base();
         Ok(())
     }
 
@@ -69,7 +72,6 @@ impl Supervisor {
                 "generation {number} is rolled back: a module killed it within its probation; what served before it is \
                  started again, and the files as they are now are not served (mend them and reload)"
             );
-            self.bundle = Arc::clone(&before);
             return self.begin(before, Reason::RollBack, Vec::new());
         }
         let served = dead.ready.map_or(Duration::ZERO, |ready| ready.elapsed());
@@ -78,7 +80,7 @@ impl Supervisor {
         if wait.is_zero() {
             return self.begin(Arc::clone(&self.bundle), Reason::Replace, Vec::new());
         }
-        tracing::error!("workers die one after the other; the next one is started in {wait:?}");
+        tracing::error!("workers die one after the other; {}", quarantine::next_attempt(wait));
         self.replace_at = Some(Instant::now() + wait);
         Ok(())
     }
@@ -86,6 +88,7 @@ impl Supervisor {
     /// What served before, if a module that was not in it killed a new generation within its probation.
     fn roll_back_to(&mut self, dead: &Generation, blame: Blame) -> Option<Arc<super::Bundle>> {
         let served = dead.ready?.elapsed();
+        // Once: what was rolled back to has another reason to be there, and there is no bundle before it.
         if dead.reason != Reason::Reload || served >= dead.bundle.config.supervision.probation {
             return None;
         }
@@ -124,30 +127,30 @@ impl Supervisor {
         let (number, what) = (generation.number, generation.describe(blame));
         let text = format!("hangs inside {what} (for {charged:.1?} so far)");
         tracing::error!("generation {number}: a thread of its worker (pid {}) {text}", generation.pid());
-        if generation.hang.replace(blame).is_some() || generation.is_leaving() {
-            return Ok(());
+        let is_first = generation.hang.replace(blame).is_none();
+        if self.serving == Some(number) {
+            self.serving_hangs(idx, blame, &text, is_first)
+        } else if generation.is_leaving() {
+            Ok(())
+        } else {
+            generation.give_up();
+            let text = format!("generation {number} never served: its worker {text}");
+            self.start_failed(number, Refused::failed(text))
         }
-        self.condemn(idx, blame, &text)
     }
 
-    /// A worker hangs: another takes its place, and it goes when the requests of its other threads have ended.
-    fn condemn(&mut self, idx: usize, blame: Blame, text: &str) -> Result<(), Refused> {
+    /// Another worker takes the place of one that hangs, which goes when the requests of its other threads have ended; at
+    /// once where it has no other.
+    fn serving_hangs(&mut self, idx: usize, blame: Blame, text: &str, is_first: bool) -> Result<(), Refused> {
         let mut generation = self.generations.remove(idx);
-        let is_held = self.blame(&generation, blame, text);
         let number = generation.number;
-        let result = if self.serving == Some(number) {
-            if generation.is_stuck() {
-                tracing::error!("generation {number}: all of its threads hang, so its worker is killed");
-                self.serving = None;
-                generation.give_up();
-            }
-            self.replace(&generation, Some(blame), is_held)
-        } else {
-            let refused =
-                Refused::failed(format_args!("generation {number} never served: its worker {text}"));
+        let is_held = is_first && self.blame(&generation, blame, text);
+        if generation.do_all_hang() {
+            tracing::error!("generation {number}: all of its threads hang, so its worker is killed");
+            self.serving = None;
             generation.give_up();
-            self.start_failed(number, refused)
-        };
+        }
+        let result = if is_first { self.replace(&generation, Some(blame), is_held) } else { Ok(()) };
         // In its place, since the oldest come first.
         let idx = self.generations.partition_point(|other| other.number < number);
         self.generations.insert(idx, generation);

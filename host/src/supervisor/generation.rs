@@ -94,7 +94,8 @@ impl Generation {
         let board = Board::create(bundle.config.threads + FURTHER_PLACES)?;
         let (here, there) = channel::pair()?;
         channel::set_nonblocking(&here)?;
-        let child = Command::new("/proc/self/exe")
+        let mut child = Command::new("/proc/self/exe")
+            .arg0("trylist")
             .args(["worker", "--log-level", log_level])
             // A terminal's signals are the supervisor's to understand.
             .process_group(0)
@@ -104,7 +105,10 @@ impl Generation {
             .env_remove("WATCHDOG_USEC")
             .stdin(Stdio::from(there))
             .spawn()?;
-        let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
+        let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).inspect_err(|_| {
+            // Nobody would hear of its end.
+            let _ = child.kill().and_then(|()| child.wait());
+        })?;
         let (to, from) = channel::connect(here);
         let started = Instant::now();
         Ok(Self {
@@ -142,13 +146,17 @@ impl Generation {
 
     /// Tells it something. It not taking it is no reason to wait: it is stuck or dead then, which shows elsewhere.
     pub(super) fn tell(&self, message: &ToWorker, descriptors: &[BorrowedFd<'_>]) {
-        let Some(to) = &self.to else { return };
-        if let Err(error) = to.send(message, descriptors) {
+        if let Err(error) = self.order(message, descriptors) {
             tracing::debug!(generation = self.number, "the worker cannot be told: {error}");
         }
     }
 
-    /// What it has said.
+    /// Tells it something that it cannot do without.
+    pub(super) fn order(&self, message: &ToWorker, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.to.as_ref().map_or(Ok(()), |to| to.send(message, descriptors))
+    }
+
+    /// What it has said, since the last time.
     pub(super) fn hear(&mut self) -> Vec<ToSupervisor> {
         let mut heard = Vec::new();
         while let Some(from) = &mut self.from {
@@ -177,6 +185,7 @@ impl Generation {
     /// Nothing more is expected of it.
     pub(super) fn give_up(&mut self) {
         self.kill();
+        self.report.in_flight.clear();
         self.has_ended();
     }
 
@@ -216,21 +225,16 @@ impl Generation {
         self.board.look().into_iter().find_map(|seen| seen.crumb).and_then(|crumb| self.blame(crumb))
     }
 
-    /// Whether every thread that serves is inside of a module: one has been found to hang, and the others are about to.
-    pub(super) fn is_stuck(&self) -> bool {
-        self.n_stuck() >= self.bundle.config.threads
+    /// Whether every thread that serves hangs.
+    pub(super) fn do_all_hang(&self) -> bool {
+        self.watchdog.n_hanging(self.bundle.config.threads) >= self.bundle.config.threads
     }
 
     /// Whether, as far as it last said, it has nothing more on its way than the requests of threads that hang.
     pub(super) fn has_only_what_hangs(&self) -> bool {
+        let n_hanging = self.watchdog.n_hanging(self.bundle.config.threads) as u64;
         let in_flight: u64 = self.report.in_flight.iter().map(|(_, n)| u64::from(*n)).sum();
-        self.hang.is_some() && in_flight <= self.n_stuck() as u64
-    }
-
-    /// Threads that serve and are inside of a module.
-    fn n_stuck(&self) -> usize {
-        let n_threads = self.bundle.config.threads;
-        self.board.look().iter().filter(|seen| seen.slot < n_threads && seen.crumb.is_some()).count()
+        n_hanging > 0 && self.report.is_draining && in_flight <= n_hanging
     }
 
     /// A crumb is what a process wrote into shared memory that a module may have run wild in: it may be anything.

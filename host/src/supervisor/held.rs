@@ -22,6 +22,8 @@ pub(super) struct Held {
 struct Socket {
     key: Key,
     bound: Bound,
+    /// A service manager has bound it: once closed, it does not come back.
+    is_inherited: bool,
 }
 
 /// A listener is known by its address as configured; port 0, which is a port of its own each time, by its turn.
@@ -55,7 +57,7 @@ impl Held {
                 continue;
             }
             match self.bind_listener(listener, config.threads) {
-                Ok(bound) => new.listeners.push(Socket { key, bound }),
+                Ok((bound, is_inherited)) => new.listeners.push(Socket { key, bound, is_inherited }),
                 Err(error) => failed.push(error),
             }
         }
@@ -67,18 +69,37 @@ impl Held {
                 Err(error) => failed.push(error),
             }
         }
-        if failed.is_empty() { Ok(new) } else { Err(failed) }
+        if failed.is_empty() {
+            return Ok(new);
+        }
+        self.give_back(new);
+        Err(failed)
     }
 
-    fn bind_listener(&mut self, listener: &Listener, n_threads: usize) -> Result<Bound, BindError> {
+    /// Closes what was bound for a configuration that never came to be served.
+    pub(super) fn give_back(&mut self, new: New) {
+        let inherited = new.listeners.into_iter().filter(|socket| socket.is_inherited);
+        self.inherited.extend(inherited.flat_map(|socket| socket.bound.sockets));
+    }
+
+    /// Says of sockets that a service manager has bound and no listener names that nobody reads them.
+    pub(super) fn warn_of_unread(&self) {
+        for address in self.inherited.iter().filter_map(|socket| socket.local_addr().ok()) {
+            tracing::warn!(
+                "the service manager listens on {address}, which no listener of the configuration names"
+            );
+        }
+    }
+
+    fn bind_listener(&mut self, listener: &Listener, n_threads: usize) -> Result<(Bound, bool), BindError> {
         let inherited = self.take_inherited(listener.address);
         if !inherited.is_empty() {
             tracing::info!("listener {} is the service manager's", listener.address);
-            return Ok(Bound { address: listener.address, sockets: inherited });
+            return Ok((Bound { address: listener.address, sockets: inherited }, true));
         }
         // As many as there may be threads after any reload, within reason.
         let n_cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        sockets::bind(listener, n_threads.max(n_cpus))
+        Ok((sockets::bind(listener, n_threads.max(n_cpus))?, false))
     }
 
     fn bind_admin(&mut self, admin: &Admin) -> Result<TcpListener, BindError> {

@@ -26,6 +26,11 @@ impl Marks {
         mark: ServerMark,
     ) -> Result<Mark, String> {
         let server = server(config, cluster, url)?;
+        if mark == ServerMark::Weight(0) {
+            return Err(
+                "a weight is a number from 1 to 65535; to give a server nothing, let it drain".to_owned()
+            );
+        }
         let configured = (server.drain, server.weight);
         let is_it = |marked: &&mut Marked| marked.mark.cluster == cluster && marked.mark.url == url;
         let marked = match self.0.iter_mut().find(is_it) {

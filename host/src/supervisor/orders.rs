@@ -2,13 +2,12 @@
 
 use std::fs::File;
 use std::os::fd::AsFd as _;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::commands::ClientId;
 use super::generation::{Generation, Phase};
 use super::signals::Asked;
-use super::start::Reason;
+use super::start::Waiting;
 use super::{DRAIN_GRACE, STOP_TIMEOUT, Stopping, Supervisor};
 use crate::access_log;
 use crate::channel::message::ToWorker;
@@ -53,7 +52,10 @@ impl Supervisor {
             Some(stopping) if !stopping.is_at_once => {
                 stopping.is_at_once = true;
                 tracing::warn!("{why}: it stops at once");
-                for generation in &mut self.generations {
+                let running = self.generations.iter_mut();
+                for generation in
+                    running.filter(|generation| !matches!(generation.phase, Phase::Ended { .. }))
+                {
                     generation.tell(&ToWorker::Stop, &[]);
                     generation.phase = Phase::Draining { until: Instant::now() + STOP_TIMEOUT };
                 }
@@ -68,7 +70,8 @@ impl Supervisor {
         self.stopping = Some(Stopping::default());
         self.replace_at = None;
         let asked = self.starting.take().map(|starting| starting.asked).into_iter();
-        for client in asked.chain(self.waiting.take()).flatten().collect::<Vec<_>>() {
+        let waiting = self.waiting.take().map(Waiting::into_asked);
+        for client in asked.chain(waiting).flatten().collect::<Vec<_>>() {
             self.answer(&[client], &Refused::failed("it is stopping, so nothing is reloaded"));
         }
         // Those in the sockets' queues are the workers', which hold the last descriptors from here on.
@@ -112,10 +115,11 @@ impl Supervisor {
             self.answer(&[client], &Refused::failed(text));
             return Ok(());
         }
-        self.anew(client, &format!("module {module} is released from quarantine"))
+        self.anew(vec![client], &format!("module {module} is released from quarantine"), None)
     }
 
     fn mark(&mut self, client: ClientId, cluster: &str, url: &str, mark: ServerMark) -> Result<(), Refused> {
+        let undo = self.marks.clone();
         let set = match self.marks.set(&self.bundle.config, cluster, url, mark) {
             Ok(set) => set,
             Err(text) => {
@@ -131,7 +135,7 @@ impl Supervisor {
         let text = format!("cluster \"{cluster}\": server \"{url}\" {what} from now on");
         if matches!(mark, ServerMark::Weight(_)) {
             // Balancers are built from weights.
-            return self.anew(client, &text);
+            return self.anew(vec![client], &text, Some(undo));
         }
         for generation in &self.generations {
             generation.tell(&ToWorker::Mark(set.clone()), &[]);
@@ -140,19 +144,6 @@ impl Supervisor {
         self.tell_all(&[client], &text);
         self.commands.say(client, &Reply::End(Exit::Done));
         Ok(())
-    }
-
-    /// Starts a generation of the same files, for something else that has changed.
-    fn anew(&mut self, client: ClientId, why: &str) -> Result<(), Refused> {
-        tracing::info!("{why}; a new generation of the same files is started");
-        self.tell_all(&[client], why);
-        if self.stopping.is_some() || self.starting.is_some() {
-            let text = "it counts from the next generation on, because another one is being started or it is stopping";
-            self.tell_all(&[client], text);
-            self.commands.say(client, &Reply::End(Exit::Done));
-            return Ok(());
-        }
-        self.begin(Arc::clone(&self.bundle), Reason::Anew, vec![client])
     }
 
     fn status(&self) -> Status {

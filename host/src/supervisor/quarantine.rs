@@ -94,6 +94,15 @@ impl Backoff {
     }
 }
 
+/// When it is tried again.
+pub(super) fn next_attempt(wait: Duration) -> String {
+    if wait.is_zero() {
+        "another is started at once".to_owned()
+    } else {
+        format!("the next attempt is in {wait:?}")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,7 +10,8 @@ use super::bundle::{Bundle, short};
 use super::commands::ClientId;
 use super::generation::{Generation, Phase};
 use super::held::New;
-use super::{DRAIN_GRACE, MAX_DRAINING, STOP_TIMEOUT, Supervisor};
+use super::marks::Marks;
+use super::{DRAIN_GRACE, MAX_DRAINING, STOP_TIMEOUT, Supervisor, quarantine};
 use crate::access_log;
 use crate::channel::message::{ModuleSays, Start, ToWorker};
 use crate::config::AccessLogTarget;
@@ -27,6 +28,23 @@ pub(super) struct Starting {
     /// Who waits to hear what becomes of it.
     pub(super) asked: Vec<ClientId>,
     pub(super) step: Step,
+    /// What was said of servers before that which it is started for.
+    pub(super) undo: Option<Marks>,
+}
+
+/// What is to be started when the present start is over.
+#[derive(Default)]
+pub(super) struct Waiting {
+    /// Who waits for it.
+    asked: Vec<ClientId>,
+    /// From the files as they are then; else from those that serve.
+    is_reload: bool,
+}
+
+impl Waiting {
+    pub(super) fn into_asked(self) -> Vec<ClientId> {
+        self.asked
+    }
 }
 
 pub(super) enum Step {
@@ -75,7 +93,9 @@ impl Supervisor {
             let text = "another generation is being started; the reload follows it";
             tracing::info!("{why}: {text}");
             self.tell_all(&asked, text);
-            self.waiting.get_or_insert_default().extend(asked);
+            let waiting = self.waiting.get_or_insert_default();
+            waiting.asked.extend(asked);
+            waiting.is_reload = true;
             return Ok(());
         }
         tracing::info!("{why}: a new generation is started from the files as they are now");
@@ -108,7 +128,9 @@ impl Supervisor {
         asked: Vec<ClientId>,
     ) -> Result<(), Refused> {
         let step = Step::Saving { until: Instant::now() + SAVE_TIMEOUT };
-        self.starting = Some(Starting { bundle, reason, asked, step });
+        self.starting = Some(Starting { bundle, reason, asked, step, undo: None });
+        // Whatever was to be done about a dead worker, this is it.
+        self.replace_at = None;
         let serving = self.serving.filter(|_| matches!(reason, Reason::Reload | Reason::Anew));
         match serving.and_then(|number| self.generation(number)) {
             Some(serving) => {
@@ -117,6 +139,33 @@ impl Supervisor {
             }
             None => self.spawn(),
         }
+    }
+
+    /// Starts a generation of the files that serve, because something else is new, or has that wait for what is being started
+    /// now. `undo` is what was said of servers before.
+    pub(super) fn anew(
+        &mut self,
+        asked: Vec<ClientId>,
+        why: &str,
+        undo: Option<Marks>,
+    ) -> Result<(), Refused> {
+        if self.stopping.is_some() {
+            self.answer(&asked, &Refused::failed("it is stopping, so nothing is started any more"));
+            return Ok(());
+        }
+        self.tell_all(&asked, why);
+        if self.starting.is_some() {
+            tracing::info!("{why}; another generation is being started, and one more follows it");
+            self.tell_all(&asked, "another generation is being started; one for this follows it");
+            self.waiting.get_or_insert_default().asked.extend(asked);
+            return Ok(());
+        }
+        tracing::info!("{why}; a new generation of the same files is started");
+        self.begin(Arc::clone(&self.bundle), Reason::Anew, asked)?;
+        if let Some(starting) = &mut self.starting {
+            starting.undo = undo;
+        }
+        Ok(())
     }
 
     /// What a worker learned. It is kept for whoever comes next.
@@ -152,13 +201,13 @@ impl Supervisor {
         let number = self.n_generations;
         starting.step = Step::Worker { number, new: None };
         let (bundle, reason) = (Arc::clone(&starting.bundle), starting.reason);
-        match self.spawn_worker(number, bundle, reason) {
+        match self.spawn_worker(number, &bundle, reason) {
             Ok(()) => Ok(()),
             Err(refused) => self.start_failed(number, refused),
         }
     }
 
-    fn spawn_worker(&mut self, number: u64, bundle: Arc<Bundle>, reason: Reason) -> Result<(), Refused> {
+    fn spawn_worker(&mut self, number: u64, bundle: &Arc<Bundle>, reason: Reason) -> Result<(), Refused> {
         let access_log = match &bundle.config.access_log {
             AccessLogTarget::File(path) => Some(access_log::append_to(path).map_err(|error| {
                 Refused::failed(format_args!("access log \"{}\": {error}", path.display()))
@@ -168,23 +217,24 @@ impl Supervisor {
         let copies = bundle.copies(|sha256| self.quarantine.holds(sha256));
         let start = Start {
             generation: number,
+            n_threads: bundle.config.threads,
             config: self.options.config.clone(),
             files: bundle.files.clone(),
             modules: copies.clone(),
             has_access_log: access_log.is_some(),
             state: self.state.clone(),
             marks: self.marks.of(&bundle.config),
-            base: self.totals.clone(),
+            base: self.base_of(number),
         };
         let cannot = |error| Refused::failed(format_args!("no process for generation {number}: {error}"));
         let generation =
-            Generation::spawn(number, Arc::clone(&bundle), copies, reason, &self.options.log_level)
+            Generation::spawn(number, Arc::clone(bundle), copies, reason, &self.options.log_level)
                 .map_err(cannot)?;
         let open = bundle.modules.iter().zip(&generation.copies).filter(|(_, copy)| !copy.is_quarantined);
         let mut descriptors = vec![generation.board()];
         descriptors.extend(access_log.as_ref().map(File::as_fd));
         descriptors.extend(open.map(|(copied, _)| copied.image()));
-        generation.tell(&ToWorker::Start(Box::new(start)), &descriptors);
+        generation.order(&ToWorker::Start(Box::new(start)), &descriptors).map_err(cannot)?;
         tracing::info!("generation {number} is started (pid {})", generation.pid());
         self.generations.push(generation);
         Ok(())
@@ -207,9 +257,15 @@ impl Supervisor {
         };
         let (n_sockets, has_admin, descriptors) = self.held.of(&new, &bundle.config);
         let generation = &mut self.generations[idx];
-        generation.tell(&ToWorker::Serve { n_sockets, has_admin }, &descriptors);
+        let told = generation.order(&ToWorker::Serve { n_sockets, has_admin }, &descriptors);
         let timeout = bundle.config.supervision.start_timeout;
         generation.phase = Phase::Opening { until: Instant::now() + timeout };
+        if let Err(error) = told {
+            generation.give_up();
+            self.held.give_back(new);
+            let text = format!("the listening sockets cannot be handed to generation {number}: {error}");
+            return self.start_failed(number, Refused::failed(text));
+        }
         if let Some(starting) = &mut self.starting {
             starting.step = Step::Worker { number, new: Some(new) };
         }
@@ -219,13 +275,14 @@ impl Supervisor {
     /// The worker serves: the one before drains, and whoever waits hears of it.
     pub(super) fn ready(&mut self, number: u64) -> Result<(), Refused> {
         let Some(starting) = self.starting.take_if(|starting| starting.is_of(number)) else { return Ok(()) };
-        let Starting { bundle, reason, asked, step } = starting;
+        let Starting { bundle, reason, asked, step, undo: _ } = starting;
         if let Step::Worker { new: Some(new), .. } = step {
             self.held.keep(new);
         }
         let before = self.serving.replace(number);
-        let before_config = before.map(|_| Arc::clone(&self.bundle));
-        let removed = self.held.let_go(before_config.as_ref().map(|bundle| &bundle.config), &bundle.config);
+        let of_before = before.and_then(|before| self.generation(before));
+        let of_before = of_before.map(|generation| Arc::clone(&generation.bundle));
+        let removed = self.held.let_go(of_before.as_ref().map(|bundle| &bundle.config), &bundle.config);
         let mut lines = self.changes(before, number);
         lines.extend(self.marks.reconcile(&bundle.config));
         if let Some(generation) = self.generation(number) {
@@ -246,6 +303,7 @@ impl Supervisor {
                 if let Some(address) = self.held.admin_address() {
                     tracing::info!("metrics on {address}");
                 }
+                self.held.warn_of_unread();
             }
             _ => {
                 for line in lines {
@@ -293,6 +351,12 @@ impl Supervisor {
     /// A generation never came to serve. Of the first there is nothing to go on with.
     pub(super) fn start_failed(&mut self, number: u64, refused: Refused) -> Result<(), Refused> {
         let Some(starting) = self.starting.take_if(|starting| starting.is_of(number)) else { return Ok(()) };
+        if let Step::Worker { new: Some(new), .. } = starting.step {
+            self.held.give_back(new);
+        }
+        if let Some(before) = starting.undo {
+            self.marks = before;
+        }
         match starting.reason {
             Reason::First => return Err(refused),
             Reason::Reload | Reason::Anew => self.reload_failed(&starting.asked, refused)?,
@@ -302,10 +366,10 @@ impl Supervisor {
                 }
             }
         }
-        if self.is_replacement_due() && self.replace_at.is_none() && self.stopping.is_none() {
+        if self.is_replacement_due() && self.starting.is_none() && self.stopping.is_none() {
             // Whatever it is, the sockets are held and it is tried again.
             let wait = self.backoff.died(Duration::ZERO);
-            tracing::error!("no generation serves as it should; the next attempt is in {wait:?}");
+            tracing::error!("no generation serves as it should; {}", quarantine::next_attempt(wait));
             self.replace_at = Some(Instant::now() + wait);
         }
         self.start_waiting()
@@ -326,16 +390,20 @@ impl Supervisor {
             Some(number) => format!("nothing has changed: generation {number} goes on as it was"),
             None => "nothing has changed, and no generation serves".to_owned(),
         };
-        tracing::error!("the reload failed; {text}");
-        self.notify.ready(&format!("the last reload failed; {text}"));
+        tracing::error!("no new generation came of it; {text}");
+        self.notify.ready(&format!("the last new generation failed; {text}"));
         refused.lines.push(text);
         self.answer(asked, &refused);
         self.start_waiting()
     }
 
     fn start_waiting(&mut self) -> Result<(), Refused> {
-        let asked = if self.starting.is_none() { self.waiting.take() } else { None };
-        asked.map_or(Ok(()), |asked| self.reload(asked, "the reload that waited"))
+        let waiting = if self.starting.is_none() { self.waiting.take() } else { None };
+        match waiting {
+            Some(Waiting { asked, is_reload: true }) => self.reload(asked, "the reload that waited"),
+            Some(Waiting { asked, is_reload: false }) => self.anew(asked, "what waited", None),
+            None => Ok(()),
+        }
     }
 
     /// What is to be said of a generation that takes over.
@@ -382,7 +450,7 @@ impl Supervisor {
     pub(super) fn answer(&mut self, clients: &[ClientId], refused: &Refused) {
         for client in clients {
             for line in &refused.lines {
-                self.commands.say(*client, &Reply::Line(line.clone()));
+                self.commands.say(*client, &Reply::Problem(line.clone()));
             }
             self.commands.say(*client, &Reply::End(refused.exit));
         }

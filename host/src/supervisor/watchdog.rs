@@ -89,6 +89,11 @@ impl Watchdog {
         Self { limits, last_look: None, calls: HashMap::new() }
     }
 
+    /// How many threads with places below this one are in a call that hangs.
+    pub fn n_hanging(&self, places: usize) -> usize {
+        self.calls.iter().filter(|(place, call)| **place < places && call.is_condemned).count()
+    }
+
     /// How often to look. It is also what tells that the supervisor was late: after more than twice as long.
     pub fn interval(&self) -> Duration {
         (self.limits.call.min(self.limits.long) / LOOKS_PER_LIMIT).max(MIN_INTERVAL)

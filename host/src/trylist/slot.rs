@@ -81,7 +81,7 @@ impl Slot {
         let request = wire::Request {
             preferred,
             method: wire::Str::of(view.head.text(view.head.method_text)),
-            scheme: wire::Str::of(b"http"),
+            scheme: wire::Str::of(if view.is_secure { b"https" } else { b"http" }),
             authority: wire::Str::maybe(view.authority),
             path: wire::Str::of(view.path),
             query: wire::Str::maybe(view.query),

@@ -3,12 +3,13 @@
 //! The main thread listens to the supervisor. Beside the worker's own threads there are one that reports and saves, and
 //! one that waits for the worker's end.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, RecvTimeoutError, TryRecvError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -40,6 +41,9 @@ const REPORT_DRAINING_EVERY: Duration = Duration::from_millis(100);
 /// How often what was learned goes to the supervisor, so that a crash forgets little.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
 
+/// After the time that it has for its drain, before an orphan ends whatever still runs.
+const DRAIN_GRACE: Duration = Duration::from_secs(2);
+
 /// Places on the board behind those of the worker's threads: the background, this process's main thread, the reporter.
 pub const FURTHER_PLACES: usize = 3;
 
@@ -50,6 +54,8 @@ pub enum Failure {
     NoSupervisor(io::Error),
     /// The supervisor was told why.
     Reported,
+    /// The system gives no thread.
+    NoThread(io::Error),
 }
 
 /// What the supervisor wants of a worker, and the means to tell it what comes of that.
@@ -99,8 +105,7 @@ impl Process {
             Err(None) => return Ok(()),
         };
         let _ = self.to.send(&ToSupervisor::Ready, &[]);
-        self.serve(worker, &config);
-        Ok(())
+        self.serve(worker, &config).map_err(Failure::NoThread)
     }
 
     fn next(&mut self) -> Result<Option<(ToWorker, Vec<OwnedFd>)>, Failure> {
@@ -116,11 +121,14 @@ impl Process {
         start: Start,
         descriptors: Vec<OwnedFd>,
     ) -> Result<(Worker, Arc<Config>), Option<Refused>> {
-        let Start { config, files, modules, has_access_log, state, marks, base, generation: _ } = start;
+        let Start { config, n_threads, files, modules, has_access_log, state, marks, base, generation: _ } =
+            start;
         let mut descriptors = descriptors.into_iter();
         let mut descriptor = || descriptors.next().ok_or_else(|| Refused::failed("a descriptor is missing"));
         let mut files = files.sealed();
         let (mut config, _) = config::load_from(&config, &mut files).map_err(Refused::from)?;
+        config.threads = n_threads;
+        apply_marks(&mut config, &marks);
         let board = Board::open(descriptor()?)
             .map_err(|e| Refused::failed(format_args!("no memory shared with the supervisor: {e}")))?;
         let board: &'static Board = Box::leak(Box::new(board));
@@ -133,7 +141,6 @@ impl Process {
             copies.push(if module.is_quarantined { None } else { Some(copied(descriptor()?)) });
         }
         privileges::drop_to(&config.run_as).map_err(Refused::failed)?;
-        apply_weights(&mut config, &marks);
         let config = Arc::new(config);
         // Code of modules runs from here on.
         let registry = Registry::open(&config.modules, copies.into_iter().map(Ok))
@@ -157,33 +164,27 @@ impl Process {
         };
         let sockets = sockets(&n_sockets, has_admin, descriptors)
             .map_err(|e| Refused::failed(format_args!("the listening sockets: {e}")))?;
-        let given = Given { access_log, board: Some(board) };
+        let given = Given { access_log, board: Some(board), base };
         let worker = Worker::start_on(prepared, sockets, given).map_err(Refused::from)?;
-        worker.metrics().set_base(base);
-        for mark in &marks {
-            apply_drain(worker.clusters(), mark);
-        }
         Ok((worker, config))
     }
 
     /// Does what the supervisor says, until it is gone.
-    fn serve(mut self, worker: Worker, config: &Arc<Config>) {
+    fn serve(mut self, worker: Worker, config: &Arc<Config>) -> io::Result<()> {
         let control = worker.control();
         let (clusters, metrics) = (Arc::clone(worker.clusters()), Arc::clone(worker.metrics()));
-        let reporter = Reporter::start(&worker, config, self.to.clone());
-        let end = self.to.clone();
-        let has_ended = Arc::new(AtomicBool::new(false));
-        let waiting = std::thread::spawn({
-            let (metrics, reporter) = (Arc::clone(&metrics), reporter.stopper());
-            let has_ended = Arc::clone(&has_ended);
+        let reporter = Reporter::start(&worker, config, self.to.clone())?;
+        let (ended, end) = mpsc::channel();
+        std::thread::Builder::new().name("end".into()).spawn({
+            let (metrics, reporter, to) = (Arc::clone(&metrics), reporter.stopper(), self.to.clone());
             move || {
                 let cut_off = worker.wait();
-                has_ended.store(true, Ordering::Release);
+                let _ = ended.send(());
                 // What it would say is in the last word.
                 reporter.stop();
-                let _ = end.send(&ToSupervisor::Ended { cut_off, totals: metrics.totals() }, &[]);
+                let _ = to.send(&ToSupervisor::Ended { cut_off, totals: metrics.totals() }, &[]);
             }
-        });
+        })?;
         for (message, descriptors) in std::mem::take(&mut self.early) {
             obey(message, descriptors, &control, &clusters, &metrics, &reporter);
         }
@@ -201,14 +202,19 @@ impl Process {
                     );
                     break;
                 }
-                Err(Failure::Reported) => break,
+                Err(Failure::Reported | Failure::NoThread(_)) => break,
             }
         }
-        if !has_ended.load(Ordering::Acquire) {
+        if end.try_recv() == Err(TryRecvError::Empty) {
             tracing::warn!("the supervisor is gone: requests may end, then this worker does too");
             control.drain(Idle::Close);
+            if end.recv_timeout(config.timeouts.drain + DRAIN_GRACE) == Err(RecvTimeoutError::Timeout) {
+                tracing::error!(
+                    "a thread does not end, and nobody is left who would mind: this worker ends without it"
+                );
+            }
         }
-        let _ = waiting.join();
+        Ok(())
     }
 }
 
@@ -241,14 +247,14 @@ fn obey(
     }
 }
 
-/// Weights are part of what balancers are built from, so a mark on one is a matter of the configuration.
-fn apply_weights(config: &mut Config, marks: &[Mark]) {
+/// What is known before anything is built is as good as configured. Weights are part of what balancers are built from.
+fn apply_marks(config: &mut Config, marks: &[Mark]) {
     for mark in marks {
-        let Some(weight) = mark.weight else { continue };
         let clusters = config.clusters.iter_mut().filter(|cluster| *cluster.name == *mark.cluster);
         for server in clusters.flat_map(|cluster| &mut cluster.servers) {
             if *server.url == *mark.url {
-                server.weight = weight;
+                server.weight = mark.weight.unwrap_or(server.weight);
+                server.drain = mark.drain.unwrap_or(server.drain);
             }
         }
     }
@@ -278,10 +284,10 @@ fn overrun(clusters: &Clusters, cluster: Option<usize>, charged: Duration, goes_
 }
 
 fn set_older(clusters: &Clusters, in_flight: &[(u64, u32)]) {
+    let in_flight: HashMap<u64, u32> = in_flight.iter().copied().collect();
     for cluster in clusters.iter() {
         for (idx, endpoint) in cluster.endpoints.iter().enumerate() {
-            let n = in_flight.iter().find(|(id, _)| *id == endpoint.id).map_or(0, |(_, n)| *n);
-            cluster.set_in_flight_older(idx, n);
+            cluster.set_in_flight_older(idx, in_flight.get(&endpoint.id).copied().unwrap_or(0));
         }
     }
 }
@@ -305,7 +311,7 @@ fn sockets(n_sockets: &[usize], has_admin: bool, descriptors: Vec<OwnedFd>) -> i
 /// Tells the supervisor how it goes, from a thread of its own.
 struct Reporter {
     orders: mpsc::Sender<Order>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 enum Order {
@@ -327,7 +333,7 @@ struct Reporting {
 }
 
 impl Reporter {
-    fn start(worker: &Worker, config: &Arc<Config>, to: Sender<ToSupervisor>) -> Self {
+    fn start(worker: &Worker, config: &Arc<Config>, to: Sender<ToSupervisor>) -> io::Result<Self> {
         let (orders, inbox) = mpsc::channel();
         let reporting = Reporting {
             to,
@@ -337,8 +343,9 @@ impl Reporter {
             board: worker.board,
             place: config.threads + 2,
         };
-        let thread = std::thread::spawn(move || reporting.run(&inbox));
-        Self { orders, thread: Mutex::new(Some(thread)) }
+        let thread =
+            std::thread::Builder::new().name("reporter".into()).spawn(move || reporting.run(&inbox))?;
+        Ok(Self { orders, thread: Some(thread) })
     }
 
     fn save(&self) {
@@ -364,7 +371,7 @@ impl Stopper {
 impl Drop for Reporter {
     fn drop(&mut self) {
         let _ = self.orders.send(Order::Stop);
-        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
@@ -403,7 +410,7 @@ impl Reporting {
         let _ = self.to.send(&ToSupervisor::Saved { state, is_answer }, &[]);
     }
 
-    fn report(&self, with_in_flight: bool) {
+    fn report(&self, is_draining: bool) {
         let in_flight = |endpoint: &Endpoint| {
             let n = endpoint.counters.in_flight.load(Ordering::Relaxed);
             (n > 0).then_some((endpoint.id, n))
@@ -419,7 +426,8 @@ impl Reporting {
                 .map(|module| faults.get(&module.id).copied().unwrap_or(0))
                 .collect(),
             connections: self.metrics.open_connections(),
-            in_flight: if with_in_flight { endpoints().filter_map(in_flight).collect() } else { Vec::new() },
+            is_draining,
+            in_flight: if is_draining { endpoints().filter_map(in_flight).collect() } else { Vec::new() },
         };
         let _ = self.to.send(&ToSupervisor::Report(Box::new(report)), &[]);
     }

@@ -50,6 +50,10 @@ impl Balancer for ProxyLb {
         }
         Next::Exhausted
     }
+
+    fn explain(&self, server: &usize) -> Option<String> {
+        Some(format!("in the order of the file; the next would be endpoint {server}"))
+    }
 }
 
 export_balancer!(ProxyLb);
@@ -89,6 +93,14 @@ mod tests {
         assert_eq!(tried(1), [Next::Endpoint(1), Next::Endpoint(2)]);
         assert_eq!(tried(0), [Next::Endpoint(2)]);
         assert_eq!(tried(0), [Next::Endpoint(0)]);
+    }
+
+    #[test]
+    fn says_where_it_stands() {
+        let balancer = FakeCluster::equal(3).balancer::<ProxyLb>().build().unwrap();
+        let mut trylist = balancer.load_balance(FakeRequest::get("/"));
+        assert_eq!((trylist.next(), trylist.next()), (Next::Endpoint(0), Next::Endpoint(1)));
+        assert_eq!(trylist.explain(), "in the order of the file; the next would be endpoint 2");
     }
 
     #[test]

@@ -29,7 +29,9 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Mutex, TryLockError};
 
-use lb_api::{Balancer, BuildCx, BuildError, Cluster, Live, Next, NextCx, Request, Rng, export_balancer};
+use lb_api::{
+    Balancer, BuildCx, BuildError, Cluster, Live, Next, NextCx, Request, Rng, WEIGHT_ONE, export_balancer,
+};
 
 use alias::Slot;
 
@@ -91,6 +93,16 @@ impl Balancer for Random {
         }
         self.add_up(&mut rng, cx)
     }
+
+    fn explain(&self, (): &()) -> Option<String> {
+        let available = || self.endpoints.iter().filter(|live| live.is_available());
+        let total: u64 = available().map(|live| u64::from(live.effective_weight())).sum();
+        let total = total as f64 / f64::from(WEIGHT_ONE);
+        Some(format!(
+            "drawn by weight from {} endpoints with a weight of {total} in all",
+            available().count()
+        ))
+    }
 }
 
 impl Random {
@@ -148,8 +160,8 @@ export_balancer!(Random);
 
 #[cfg(test)]
 mod tests {
+    use lb_api::State;
     use lb_api::testkit::{Contract, FakeCluster, FakeRequest};
-    use lb_api::{State, WEIGHT_ONE};
 
     use super::*;
 
@@ -168,6 +180,16 @@ mod tests {
         cluster.seed(1);
         assert_eq!(balancer.sequence(30), first);
         assert_eq!(first[..12], [0, 0, 0, 0, 0, 0, 0, 2, 2, 0, 0, 0]);
+    }
+
+    #[test]
+    fn says_what_it_drew_from() {
+        let cluster = FakeCluster::weighted(&[5, 1, 2]);
+        cluster.set_effective_weight(1, WEIGHT_ONE / 2);
+        cluster.set_state(2, State::Down);
+        let balancer = cluster.balancer::<Random>().build().unwrap();
+        let mut trylist = balancer.load_balance(FakeRequest::get("/"));
+        assert_eq!(trylist.explain(), "drawn by weight from 2 endpoints with a weight of 5.5 in all");
     }
 
     #[test]

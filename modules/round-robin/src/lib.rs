@@ -20,7 +20,10 @@
 //!
 //! **What is balanced** are the endpoints that are available, by their effective weights. nginx lowers the weight of a
 //! peer that fails and raises it again; here health and weights are the host's, and this module takes both as they are.
-//! A try that fails sends its request to the next endpoint of the sequence that the request has not tried; other requests'
+//! A try that fails has its request choose again by the same rule among what it has not tried, as in nginx: the turns of a
+//! server that fails go to all others by weight, and the sequence goes on from there. Only where that takes more than
+//! some 30 microseconds (32,768 steps: the period times the number of endpoints), or where an endpoint was declined rather
+//! than failed, does the request go on to the next endpoint of the sequence that it has not tried, and other requests'
 //! turns stay where they are.
 //!
 //! **Cost.** The sequence repeats after as many choices as the weights, divided by what is common to them, sum up to: 7
@@ -38,6 +41,7 @@
 //! **Settings**: none. **Source**: nginx, `src/http/ngx_http_upstream_round_robin.c`.
 #![forbid(unsafe_code)]
 
+mod peers;
 mod sequence;
 mod smooth;
 
@@ -68,6 +72,8 @@ struct Turn(AtomicU64);
 #[derive(Debug, Default)]
 pub struct Position {
     entry: Option<u64>,
+    /// Whether the last choice was one after a failure, which has no entry.
+    is_after_failure: bool,
 }
 
 impl Balancer for RoundRobin {
@@ -108,15 +114,52 @@ impl Balancer for RoundRobin {
                     None => self.left_over(cx),
                 }
             }
-            Some(entry) => self.walk_on(entry, position, cx),
+            Some(entry) => match self.after_failure(cx) {
+                Some(endpoint) => {
+                    position.is_after_failure = true;
+                    Next::Endpoint(endpoint)
+                }
+                None => self.walk_on(entry, position, cx),
+            },
         }
+    }
+
+    fn explain(&self, position: &Position) -> Option<String> {
+        let entry = position.entry?;
+        if position.is_after_failure {
+            return Some("chosen anew, by the same rule, among those not tried".to_owned());
+        }
+        Some(match self.sequence.period() {
+            Some(period) => format!("turn {entry} of the {period} after which the sequence repeats"),
+            None => format!("turn {entry} of a batch of a long sequence"),
+        })
     }
 }
 
 impl RoundRobin {
-    fn smooth(&self) -> Smooth {
+    /// What is balanced, with its weights.
+    fn available(&self) -> impl Iterator<Item = (u32, u32)> {
         let available = (0..).zip(&self.endpoints).filter(|(_, live)| live.is_available());
-        Smooth::new(available.map(|(idx, live)| (idx, live.effective_weight())))
+        available.map(|(idx, live)| (idx, live.effective_weight()))
+    }
+
+    fn smooth(&self) -> Smooth {
+        Smooth::new(self.available())
+    }
+
+    /// nginx's choice among what the request has not tried. Not where endpoints were declined: that servers are full is no
+    /// rare thing, as failures are, and no reason to make everybody's turns anew.
+    #[cold]
+    fn after_failure(&self, cx: &NextCx<'_>) -> Option<usize> {
+        if cx.n_tried() != cx.n_tries() as usize {
+            return None;
+        }
+        let (turn, epoch) = (self.turn.0.load(Relaxed), self.cluster.epoch());
+        let fits = |endpoint: u32| {
+            !cx.tried(endpoint as usize)
+                && self.endpoints.get(endpoint as usize).is_some_and(|live| live.is_available())
+        };
+        self.sequence.retry(turn, epoch, self.available(), fits).map(|endpoint| endpoint as usize)
     }
 
     #[inline]
@@ -137,7 +180,7 @@ impl RoundRobin {
         };
         match self.sequence.after(entry).find(|(_, endpoint)| fits(*endpoint)) {
             Some((entry, endpoint)) => {
-                position.entry = Some(entry);
+                *position = Position { entry: Some(entry), is_after_failure: false };
                 Next::Endpoint(endpoint as usize)
             }
             None => self.left_over(cx),
@@ -215,16 +258,96 @@ mod tests {
         }
     }
 
+    /// nginx's own way, word for word, with `max_fails=0`: weights and current weights.
+    struct Nginx(Vec<(i64, i64)>);
+
+    impl Nginx {
+        fn get(&mut self, tried: &mut [bool]) -> Option<usize> {
+            let (mut best, mut total): (Option<usize>, i64) = (None, 0);
+            for idx in (0..tried.len()).filter(|idx| !tried[*idx]) {
+                let (weight, current) = &mut self.0[idx];
+                *current += *weight;
+                total += *weight;
+                if best.is_none_or(|best| self.0[idx].1 > self.0[best].1) {
+                    best = Some(idx);
+                }
+            }
+            let best = best?;
+            self.0[best].1 -= total;
+            tried[best] = true;
+            Some(best)
+        }
+    }
+
     #[test]
-    fn a_failed_try_goes_to_the_next_of_the_sequence_and_disturbs_nobody() {
-        let balancer = FakeCluster::weighted(&[5, 1, 1]).balancer::<RoundRobin>().build().unwrap();
-        // Turns a a b: the second request walks on from the second entry, over b (tried by none) to a's and c's.
+    fn chooses_as_nginx_does_where_tries_fail() {
+        let mut rng = lb_api::Rng::new(11);
+        for weights in [&[1, 1, 1][..], &[5, 1, 1], &[1, 2, 3, 4, 5, 6, 7], &[2; 40], &[300, 1, 20], &[1, 1]]
+        {
+            let balancer = FakeCluster::weighted(weights).balancer::<RoundRobin>().build().unwrap();
+            let mut nginx = Nginx(weights.iter().map(|weight| (i64::from(*weight), 0)).collect());
+            // Times without failures, with some, with a server that fails for long, and with all of them failing.
+            for request in 0..10_000 {
+                let mut tried = vec![false; weights.len()];
+                let mut trylist = balancer.load_balance(FakeRequest::get("/"));
+                loop {
+                    let expected = nginx.get(&mut tried).map_or(Next::Exhausted, Next::Endpoint);
+                    assert_eq!(trylist.next(), expected, "request {request}, weights {weights:?}");
+                    let Next::Endpoint(endpoint) = expected else { break };
+                    let fails = match request / 100 % 8 {
+                        0..3 => false,
+                        3 | 4 => rng.below(10) == 0,
+                        5 | 6 => endpoint == 1,
+                        _ => request % 10 == 0,
+                    };
+                    if !fails {
+                        break;
+                    }
+                    trylist.fail();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_failed_try_in_a_long_sequence_goes_on_along_it_and_disturbs_nobody() {
+        let cluster = FakeCluster::weighted(&[5, 1, 1]);
+        cluster.set_effective_weight(0, 5 * WEIGHT_ONE + 1);
+        let balancer = cluster.balancer::<RoundRobin>().build().unwrap();
         assert_eq!(letters(&balancer.load_balance(FakeRequest::get("/")).all()), "abc");
         let mut second = balancer.load_balance(FakeRequest::get("/"));
         assert_eq!(second.next(), Next::Endpoint(0));
         second.fail();
         assert_eq!(letters(&balancer.sequence(2)), "ba");
         assert_eq!(letters(&second.all()), "bc");
+    }
+
+    #[test]
+    fn an_endpoint_that_was_declined_disturbs_nobody() {
+        let balancer = FakeCluster::weighted(&[5, 1, 1]).balancer::<RoundRobin>().build().unwrap();
+        let mut declined = balancer.load_balance(FakeRequest::get("/"));
+        assert_eq!(declined.next(), Next::Endpoint(0));
+        declined.mark_tried(1);
+        assert_eq!(declined.next(), Next::Endpoint(2));
+        assert_eq!(letters(&balancer.sequence(6)), "abacaa");
+    }
+
+    #[test]
+    fn says_which_turn_it_was() {
+        let cluster = FakeCluster::weighted(&[5, 1, 1]);
+        let balancer = cluster.balancer::<RoundRobin>().build().unwrap();
+        balancer.sequence(9);
+        let mut trylist = balancer.load_balance(FakeRequest::get("/"));
+        assert_eq!(trylist.explain(), "");
+        assert_eq!(trylist.next(), Next::Endpoint(1));
+        assert_eq!(trylist.explain(), "turn 2 of the 7 after which the sequence repeats");
+        trylist.fail();
+        assert_eq!(trylist.next(), Next::Endpoint(0));
+        assert_eq!(trylist.explain(), "chosen anew, by the same rule, among those not tried");
+        cluster.set_effective_weight(0, WEIGHT_ONE + 1);
+        let mut trylist = balancer.load_balance(FakeRequest::get("/"));
+        trylist.next();
+        assert_eq!(trylist.explain(), "turn 0 of a batch of a long sequence");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU32, AtomicU64, fence};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
+use crate::peers::Peers;
 use crate::smooth::Smooth;
 
 /// Entries of a table, at most: 256 KiB.
@@ -20,6 +21,10 @@ const MAX_WORK: u64 = 1 << 20;
 
 /// Comparisons of one batch of a period that is too long: a third of a millisecond, again and again.
 const BATCH_WORK: u64 = 1 << 17;
+
+/// Steps that a failed try may take, at most, to make the turns that follow it: some 30 microseconds, about what the failed
+/// connection costs.
+const RETRY_WORK: u64 = 1 << 15;
 
 /// The choices of all turns: the table holds one period, or, where that is too long, the turns that come next.
 #[derive(Debug)]
@@ -45,7 +50,25 @@ const PERIODIC: u64 = u64::MAX;
 #[derive(Debug)]
 struct Writer {
     /// Goes on where the table ends, unless that is periodic.
-    smooth: Smooth,
+    generator: Generator,
+    /// The current weights at a turn that is in the table, or was before those that are. None where they are not known: in
+    /// a long sequence that no failed try has changed.
+    known: Option<Known>,
+}
+
+#[derive(Debug)]
+enum Generator {
+    Smooth(Smooth),
+    /// After a failed try equal weights do not make equal turns any more.
+    Peers(Peers),
+}
+
+#[derive(Debug)]
+struct Known {
+    /// Before this turn.
+    turn: u64,
+    /// None is the beginning of a sequence.
+    peers: Option<Peers>,
 }
 
 /// What a reader finds.
@@ -68,7 +91,10 @@ impl Sequence {
             start: AtomicU64::new(PERIODIC),
             len: AtomicU64::new(0),
             table: (0..entries).map(|_| AtomicU32::new(0)).collect(),
-            writer: Mutex::new(Writer { smooth: Smooth::new(std::iter::empty()) }),
+            writer: Mutex::new(Writer {
+                generator: Generator::Smooth(Smooth::new(std::iter::empty())),
+                known: None,
+            }),
         }
     }
 
@@ -88,6 +114,56 @@ impl Sequence {
     pub(crate) fn after(&self, entry: u64) -> impl Iterator<Item = (u64, u32)> + '_ {
         let len = self.len.load(Relaxed).max(1);
         (1..=len).map(move |step| (entry + step) % len).map(|entry| (entry, self.entry(entry)))
+    }
+
+    /// The choice after a failed try, among the endpoints that fit, as of this epoch; the turns from `turn` on, the next that
+    /// anybody takes, are what nginx makes of it. `weights` are those that the table was made from. None where they cannot be
+    /// told, because the sequence is too long, or where another request is changing it just now.
+    #[cold]
+    pub(crate) fn retry(
+        &self,
+        turn: u64,
+        epoch: u64,
+        weights: impl Iterator<Item = (u32, u32)>,
+        fits: impl Fn(u32) -> bool,
+    ) -> Option<u32> {
+        let mut writer = match self.writer.try_lock() {
+            Ok(writer) => writer,
+            Err(TryLockError::Poisoned(error)) => error.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        // Nobody else writes now.
+        let (start, len) = (self.start.load(Relaxed), self.len.load(Relaxed));
+        let known = writer.known.as_ref().filter(|_| self.epoch.load(Relaxed) == epoch)?;
+        let mut peers = known.peers.clone().unwrap_or_else(|| Peers::new(weights));
+        let period = peers.period();
+        if len == 0 || period > self.table.len() as u64 || period * peers.len() > RETRY_WORK {
+            return None;
+        }
+        let n_passed = turn.checked_sub(known.turn)?;
+        let (first, n_passed) = match start {
+            PERIODIC => (known.turn, n_passed % len),
+            _ if n_passed <= len => (0, n_passed),
+            _ => return None,
+        };
+        peers.replay((0..n_passed).map(|n| self.entry((first + n) % len)));
+        let chosen = peers.choose(fits)?;
+        let mut generator = peers.clone();
+        let mut choices: Vec<_> = generator.by_ref().take(period as usize).collect();
+        let is_periodic = generator == peers;
+        if is_periodic {
+            // Turn `t` is entry `t % len`.
+            choices.rotate_right((turn % period) as usize);
+        }
+        writer.generator = Generator::Peers(generator);
+        writer.known = Some(Known { turn, peers: Some(peers) });
+        self.write(epoch, if is_periodic { PERIODIC } else { turn }, &choices);
+        Some(chosen)
+    }
+
+    /// After how many turns the sequence repeats; none where that is more than the table holds.
+    pub(crate) fn period(&self) -> Option<u64> {
+        (self.start.load(Relaxed) == PERIODIC).then(|| self.len.load(Relaxed))
     }
 
     /// None while somebody writes.
@@ -155,27 +231,40 @@ impl Sequence {
     }
 
     fn replace(&self, writer: &mut MutexGuard<'_, Writer>, turn: u64, epoch: u64, smooth: Smooth) {
-        writer.smooth = smooth;
-        let (period, room) = (writer.smooth.period(), self.table.len() as u64);
-        if period <= room && period * writer.smooth.n_classes() <= MAX_WORK {
-            let choices: Vec<_> = writer.smooth.by_ref().take(period as usize).collect();
+        let (period, room) = (smooth.period(), self.table.len() as u64);
+        if period <= room && period * smooth.n_classes() <= MAX_WORK {
+            let choices: Vec<_> = smooth.take(period as usize).collect();
+            writer.known = Some(Known { turn: 0, peers: None });
             self.write(epoch, PERIODIC, &choices);
         } else {
-            let choices = self.batch(writer);
+            writer.generator = Generator::Smooth(smooth);
+            let choices = self.batch(writer, turn);
             self.write(epoch, turn, &choices);
         }
     }
 
     fn go_on(&self, writer: &mut MutexGuard<'_, Writer>, start: u64) {
-        let choices = self.batch(writer);
+        let choices = self.batch(writer, start);
         self.write(self.epoch.load(Relaxed), start, &choices);
     }
 
     /// The next choices of a period that is too long: so many that the lock is seldom taken, and so few that it is not
     /// held for long.
-    fn batch(&self, writer: &mut MutexGuard<'_, Writer>) -> Vec<u32> {
-        let batch = (BATCH_WORK / writer.smooth.n_classes().max(1)).clamp(1, MIN_TABLE) as usize;
-        writer.smooth.by_ref().take(batch).collect()
+    fn batch(&self, writer: &mut MutexGuard<'_, Writer>, start: u64) -> Vec<u32> {
+        let batch = |steps: u64| (BATCH_WORK / steps.max(1)).clamp(1, MIN_TABLE) as usize;
+        let writer = &mut **writer;
+        match &mut writer.generator {
+            Generator::Smooth(smooth) => {
+                writer.known = None;
+                let n_choices = batch(smooth.n_classes());
+                smooth.by_ref().take(n_choices).collect()
+            }
+            Generator::Peers(peers) => {
+                writer.known = Some(Known { turn: start, peers: Some(peers.clone()) });
+                let n_choices = batch(peers.len());
+                peers.by_ref().take(n_choices).collect()
+            }
+        }
     }
 
     /// Called by the one who holds the lock.

@@ -2,13 +2,15 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// A server's host and port.
+/// A server's host and port, and how it is reached.
 #[derive(Debug, PartialEq)]
 pub(super) struct Authority {
     /// Name or address, without brackets.
     pub(super) host: String,
-    /// As written, or 80.
+    /// As written, or 80 (443 for https).
     pub(super) port: u16,
+    /// Whether it is reached by https.
+    pub(super) is_secure: bool,
 }
 
 /// An address to listen on.
@@ -29,16 +31,14 @@ pub(super) fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     Err(format!("is not an IP address with a port ({example})"))
 }
 
-/// A server's URL: `http://host`, `http://host:port`.
+/// A server's URL: `http://host`, `http://host:port`, or the same with `https`.
 pub(super) fn parse_server(url: &str) -> Result<Authority, String> {
     const RIGHT: &str = "write http://host or http://host:port";
     let Some((scheme, rest)) = url.split_once("://") else {
         return Err(format!("is not a URL ({RIGHT})"));
     };
-    if scheme.eq_ignore_ascii_case("https") {
-        return Err(format!("servers are reached by plain HTTP only so far, not by https ({RIGHT})"));
-    }
-    if !scheme.eq_ignore_ascii_case("http") {
+    let is_secure = scheme.eq_ignore_ascii_case("https");
+    if !is_secure && !scheme.eq_ignore_ascii_case("http") {
         return Err(format!("scheme \"{scheme}\" is not supported ({RIGHT})"));
     }
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
@@ -58,7 +58,8 @@ pub(super) fn parse_server(url: &str) -> Result<Authority, String> {
         return Err(format!("has no host ({RIGHT})"));
     }
     check_name(host)?;
-    Ok(Authority { host: host.to_owned(), port: port.map_or(Ok(80), parse_port)? })
+    let default = if is_secure { 443 } else { 80 };
+    Ok(Authority { host: host.to_owned(), port: port.map_or(Ok(default), parse_port)?, is_secure })
 }
 
 /// The host that a route is for, in lower case.
@@ -157,7 +158,7 @@ mod tests {
         const RIGHT: &str = "(write http://host or http://host:port)";
         for (url, error) in [
             ("127.0.0.1:9001", format!("is not a URL {RIGHT}")),
-            ("https://a", format!("servers are reached by plain HTTP only so far, not by https {RIGHT}")),
+            ("https://a/", format!("a server has no path {RIGHT}")),
             ("ftp://a", format!("scheme \"ftp\" is not supported {RIGHT}")),
             ("http://a/", format!("a server has no path {RIGHT}")),
             ("http://a:80/b?c", format!("a server has no path {RIGHT}")),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
+use rustls::pki_types::ServerName;
 use toml::Spanned;
 
 use crate::proxy_protocol::Version;
@@ -17,6 +18,7 @@ use super::super::{AllDown, Cluster, HostHeader, KeySource, Server, Syntax, file
 use super::headers::Direction;
 use super::module::Modules;
 use super::{Checker, address};
+use crate::tls::client::Protocol;
 
 /// Long enough for two lost SYNs (sent again after 1 s and 3 s), short enough to try the next server while the
 /// client still waits.
@@ -29,6 +31,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Enough for some thousand requests a second and thread at 10 ms each, at one descriptor a connection.
 const KEEPALIVE: usize = 64;
+/// What servers commonly allow (nginx 128, Go 250, most others 100).
+const H2_STREAMS: usize = 100;
 /// A few seconds' worth for a cluster that is only just full; more is better refused at once.
 const QUEUE: usize = 1024;
 /// Longer than a request takes where servers are full by a moment's burst.
@@ -82,11 +86,18 @@ impl Checker<'_> {
         };
         let key = |key: &str| format!("{object}: {key}");
         let module = self.module_of(&object, span.start, raw.module.as_ref(), modules);
-        let servers = self.servers(&object, span, raw.servers);
+        let mut servers = self.servers(&object, span, raw.servers);
+        let protocol_at = raw.protocol.as_ref().map(At::at);
+        let protocol = raw.protocol.map_or(Protocol::Http1, |text| self.protocol(&object, &text, &servers));
+        let tls = self.cluster_tls(&object, span.start, raw.tls, protocol, &mut servers);
         let send_proxy_protocol =
             raw.send_proxy_protocol.and_then(|text| self.send_proxy_protocol(&object, &text));
         let mut keepalive = self.integer(&key("keepalive"), raw.keepalive.as_ref(), 0..=65_535, KEEPALIVE);
         if send_proxy_protocol.is_some() {
+            if let Some(at) = protocol_at.filter(|_| protocol != Protocol::Http1) {
+                let what = "send_proxy_protocol with connections that clients share";
+                self.report.error(at, format!("{object}: {what} (write protocol = \"http1\")"));
+            }
             if let Some(value) = raw.keepalive.as_ref().filter(|value| *value.get_ref() > 0) {
                 let right = "a connection with a PROXY header is one client's: write keepalive = 0";
                 let place = self.report.place(value.at());
@@ -100,6 +111,9 @@ impl Checker<'_> {
         Cluster {
             module: module.unwrap_or_default(),
             servers,
+            tls,
+            protocol,
+            h2_streams: self.integer(&key("h2_streams"), raw.h2_streams.as_ref(), 1..=10_000, H2_STREAMS),
             sticky,
             settings: raw.settings.map(|settings| flatten(settings, self.report)).unwrap_or_default(),
             key: raw.key.and_then(|text| self.key_source(&object, &text)),
@@ -205,6 +219,16 @@ impl Checker<'_> {
                 return None;
             }
         };
+        // Whatever may be the host of a URL may be that of a certificate, but for names with "_" or a dot at the end.
+        let name = authority.host.strip_suffix('.').unwrap_or(&authority.host).to_owned();
+        let tls_name = match (authority.is_secure, ServerName::try_from(name)) {
+            (false, _) => None,
+            (true, Ok(name)) => Some(name),
+            (true, Err(_)) => {
+                self.report.error(url.at(), format!("{object}: no certificate can be for this host"));
+                None
+            }
+        };
         let metadata = server.metadata.map(|Named(pairs)| pairs).unwrap_or_default();
         let pair = |(name, value): (Spanned<String>, Spanned<String>)| {
             (name.into_inner().into(), value.into_inner().into())
@@ -214,6 +238,7 @@ impl Checker<'_> {
             url: url.into_inner().into(),
             host: authority.host.into(),
             port: authority.port,
+            tls_name,
             weight,
             max_requests,
             tier,
@@ -230,6 +255,25 @@ impl Checker<'_> {
             self.report.error(value.at(), format!("{object}: {aggression} is not a number from 0.1 to 100"));
         }
         aggression
+    }
+
+    fn protocol(&mut self, object: &str, text: &Spanned<String>, servers: &[Server]) -> Protocol {
+        match text.get_ref().as_str() {
+            "http1" => Protocol::Http1,
+            "h2" => Protocol::H2,
+            "auto" if servers.iter().all(|server| server.tls_name.is_some()) => Protocol::Auto,
+            "auto" => {
+                let right = "write \"http1\" or \"h2\"";
+                let what = "protocol \"auto\" is for servers that are all reached by https";
+                self.report.error(text.at(), format!("{object}: {what} ({right})"));
+                Protocol::Http1
+            }
+            other => {
+                let right = "\"http1\", \"h2\" and \"auto\"";
+                self.report.error(text.at(), format!("{object}: protocol {other:?} is not one of {right}"));
+                Protocol::Http1
+            }
+        }
     }
 
     fn all_down(&mut self, object: &str, text: &Spanned<String>) -> AllDown {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use crate::forwarded::{Forwarded, Network, Networks, Source};
+use crate::forwarded::{Forwarded, Source};
+use crate::network::Networks;
 
 use super::super::source::At;
 use super::super::{ProxyProtocol, file};
@@ -19,7 +20,7 @@ const FORWARDED: &str = "Forwarded";
 impl Checker<'_> {
     pub(super) fn forwarded(&mut self, raw: file::Forwarded) -> Forwarded {
         let defaults = Forwarded::default();
-        let trusted = raw.trusted.map(|networks| self.networks("forwarded.trusted", networks));
+        let trusted = raw.trusted.map(|networks| self.networks("forwarded.trusted", &networks));
         let read = raw.read.and_then(|text| self.source("forwarded.read", &text));
         let written: Option<Vec<Source>> = raw
             .write
@@ -40,7 +41,7 @@ impl Checker<'_> {
     ) -> ProxyProtocol {
         let (span, raw) = (raw.span(), raw.into_inner());
         let from = match raw.from {
-            Some(networks) => self.networks(&format!("{object}.from"), networks),
+            Some(networks) => self.networks(&format!("{object}.from"), &networks),
             None => {
                 self.missing(&span, "from", object, "write, for example, from = [\"10.0.0.0/8\"]");
                 Networks::default()
@@ -48,17 +49,6 @@ impl Checker<'_> {
         };
         let timeout = self.time(&format!("{object}.timeout"), raw.timeout.as_ref(), PROXY_TIMEOUT);
         ProxyProtocol { from, timeout }
-    }
-
-    fn networks(&mut self, object: &str, texts: Vec<Spanned<String>>) -> Networks {
-        let mut networks = Vec::new();
-        for text in texts {
-            match Network::parse(text.get_ref()) {
-                Ok(network) => networks.push(network),
-                Err(reason) => self.report.error(text.at(), format!("{object}: \"{text}\" {reason}")),
-            }
-        }
-        Networks::new(networks)
     }
 
     fn source(&mut self, object: &str, text: &Spanned<String>) -> Option<Source> {

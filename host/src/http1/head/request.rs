@@ -7,6 +7,7 @@ use super::{
     content_length, is_authority_byte, is_chunked, nominate, refusal, tokens, write_fields,
 };
 use crate::http1::buffer::Buffer;
+use crate::http2::PREFACE_HEAD;
 
 /// A request's head, as spans of its text. Reused from request to request. The text is copied out of the read buffer
 /// (some hundred bytes), so that it stays while the buffer takes the body.
@@ -35,6 +36,8 @@ pub struct RequestHead {
     pub takes_trailers: bool,
     /// Whether the client asks for another protocol on this connection (RFC 9110 section 7.8).
     pub asks_upgrade: bool,
+    /// Whether the client wants to know why its request goes where it goes. That it may is not said here.
+    pub asks_why: bool,
 }
 
 impl Default for RequestHead {
@@ -52,6 +55,7 @@ impl Default for RequestHead {
             expects_continue: false,
             takes_trailers: false,
             asks_upgrade: false,
+            asks_why: false,
         }
     }
 }
@@ -78,6 +82,33 @@ impl RequestHead {
         let result = self.parse(&text, limits);
         self.text = text;
         result.map(|()| true)
+    }
+
+    /// Takes a head that came by HTTP/2, written as one of HTTP/1.1. `has_body` says whether a body follows, since its
+    /// length need not be said.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn take_h2(&mut self, head: &[u8], has_body: bool, limits: &HeadLimits) -> Result<(), Refusal> {
+        let mut text = std::mem::take(&mut self.text);
+        text.clear();
+        text.extend_from_slice(head);
+        let line = memchr::memchr(b'\r', &text).unwrap_or(text.len());
+        let result =
+            if line > limits.line_bytes { Err(Refusal::LineTooLong) } else { self.parse(&text, limits) };
+        self.text = text;
+        self.version = Version::Http2;
+        self.framing = match self.framing {
+            Framing::Length(n) => Framing::Length(n),
+            _ if has_body => Framing::UntilClose,
+            _ => Framing::None,
+        };
+        result
+    }
+
+    /// Whether this is how a client of HTTP/2 begins.
+    pub fn is_h2_preface(&self) -> bool {
+        self.text == PREFACE_HEAD
     }
 
     fn parse(&mut self, text: &[u8], limits: &HeadLimits) -> Result<(), Refusal> {
@@ -152,6 +183,7 @@ impl RequestHead {
         self.expects_continue = false;
         self.takes_trailers = false;
         self.asks_upgrade = false;
+        self.asks_why = false;
         let mut length = None;
         let mut chunked = false;
         let mut persistence = Persistence::default();
@@ -187,6 +219,7 @@ impl RequestHead {
                 Name::Te => {
                     self.takes_trailers |= tokens(header.value).any(|t| t.eq_ignore_ascii_case(b"trailers"));
                 }
+                Name::XTrylistExplain => self.asks_why |= header.value == b"1",
                 _ => {}
             }
             self.fields.push(field);

@@ -24,15 +24,19 @@ use lb_api::{
 struct Settings {
     journal: PathBuf,
     answers: Vec<String>,
-    /// A call in which it panics: `load_balance`, `report_failure`, `observe`, `finish` or `drop`.
+    /// A call in which it panics: `load_balance`, `report_failure`, `observe`, `explain`, `finish` or `drop`.
     #[serde(default)]
     panics_in: String,
+    /// What it says where somebody asks why.
+    #[serde(default)]
+    words: String,
 }
 
 struct RecordsCalls {
     journal: Arc<UnixStream>,
     answers: Vec<String>,
     panics_in: Arc<str>,
+    words: String,
     endpoints: Box<[Live]>,
 }
 
@@ -58,6 +62,7 @@ impl Balancer for RecordsCalls {
             journal: Arc::new(UnixStream::connect(settings.journal).expect("the test listens")),
             answers: settings.answers,
             panics_in: settings.panics_in.into(),
+            words: settings.words,
             endpoints: cx.endpoints().live(),
         })
     }
@@ -136,6 +141,11 @@ impl Balancer for RecordsCalls {
     fn finish(&self, trylist: &mut Trylist, outcome: &Outcome) {
         let (kind, endpoint, status, n) = (outcome.kind, outcome.endpoint, outcome.status, outcome.n_tries);
         trylist.hear("finish", &format!("{kind:?} by {endpoint:?}, status {status:?}, tries {n}"));
+    }
+
+    fn explain(&self, trylist: &Trylist) -> Option<String> {
+        trylist.hear("explain", "");
+        Some(self.words.clone())
     }
 }
 

@@ -1,0 +1,43 @@
+//! HTTP/2, by the `h2` crate.
+//!
+//! A stream is shown to the rest of the proxy as a connection that carries one exchange of HTTP/1.1 with its framing
+//! taken out: a head as text, then the body as it is, and an end that is told apart from it. So one request is routed,
+//! balanced, tried, relayed, counted and logged by the same code whatever its client and its server speak, and each of the
+//! four combinations is made of the same two halves: [`server`] and [`client`].
+//!
+//! ```text
+//!  frames ─► watch ─► h2 ─► server: a task for each stream ─► downstream, forward ─► HTTP/1.1 or client ─► h2 ─► frames
+//! ```
+
+pub mod client;
+pub mod pool;
+pub mod server;
+pub mod text;
+pub mod watch;
+
+use std::io;
+
+use h2::Reason;
+
+/// What one stream may send ahead of who takes it; RFC 9113's default.
+const STREAM_WINDOW: u32 = 64 * 1024 - 1;
+/// What all streams of a connection may send ahead together: bounds what an uploading client costs while servers are slow.
+const CONNECTION_WINDOW: u32 = 512 * 1024;
+/// What is kept of a stream's body until the peer takes it.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// The first bytes of a client that speaks HTTP/2, as far as they look like a head of HTTP/1.1.
+pub const PREFACE_HEAD: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
+
+/// An error of a stream as that of a connection.
+fn io_error(e: h2::Error) -> io::Error {
+    match e.reason() {
+        _ if e.is_io() => e.into_io().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()),
+        Some(Reason::REFUSED_STREAM) => io::Error::new(io::ErrorKind::ConnectionReset, "stream refused"),
+        Some(reason) if e.is_go_away() => {
+            io::Error::new(io::ErrorKind::ConnectionReset, format!("connection given up: {reason:?}"))
+        }
+        Some(reason) => io::Error::new(io::ErrorKind::ConnectionReset, format!("stream reset: {reason:?}")),
+        None => io::Error::new(io::ErrorKind::ConnectionReset, e.to_string()),
+    }
+}

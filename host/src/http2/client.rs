@@ -1,0 +1,190 @@
+//! HTTP/2 towards servers: one stream of a connection that a thread's requests share.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, Bytes};
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{Reason, RecvStream, SendStream};
+use tokio::io::ReadBuf;
+
+use super::pool::Lease;
+use super::server::{ServerStream, length_of, poll_send, take_trailers};
+use super::{io_error, text};
+
+/// One stream, as a connection that carries one request and its response.
+#[derive(Debug)]
+pub struct ClientStream {
+    lease: Lease,
+    /// Until the request's head was sent.
+    begin: Option<SendRequest<Bytes>>,
+    /// A request's head, as far as it was written.
+    head: Vec<u8>,
+    send: Option<SendStream<Bytes>>,
+    left: Option<u64>,
+    sent_all: bool,
+    is_head: bool,
+    response: Option<ResponseFuture>,
+    body: Option<RecvStream>,
+    /// What came and was not read yet.
+    chunk: Bytes,
+    received_all: bool,
+    /// The request could not be begun, so nothing comes back.
+    is_lost: bool,
+}
+
+impl ClientStream {
+    /// On a connection that has room for it.
+    pub fn new(lease: Lease) -> Self {
+        let begin = Some(lease.sender());
+        Self {
+            lease,
+            begin,
+            head: Vec::new(),
+            send: None,
+            left: None,
+            sent_all: false,
+            is_head: false,
+            response: None,
+            body: None,
+            chunk: Bytes::new(),
+            received_all: false,
+            is_lost: false,
+        }
+    }
+
+    /// Whether its connection is encrypted.
+    pub fn is_secure(&self) -> bool {
+        self.lease.is_secure()
+    }
+
+    /// Takes a request: its head as text, then its body.
+    ///
+    /// # Errors
+    /// The server has reset the stream or given up the connection, or what was written is no request.
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.sent_all {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        if let Some(send) = &mut self.send {
+            let n = ready!(poll_send(send, cx, buf, &mut self.left))?;
+            self.sent_all = self.left == Some(0);
+            return Poll::Ready(Ok(n));
+        }
+        if let Some(begin) = &mut self.begin
+            && let Err(e) = ready!(begin.poll_ready(cx))
+        {
+            self.lease.give_up();
+            self.is_lost = true;
+            return Poll::Ready(Err(io_error(e)));
+        }
+        let taken = self.take_head(buf);
+        self.is_lost = taken.is_err();
+        Poll::Ready(taken)
+    }
+
+    fn take_head(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let before = self.head.len();
+        if before > 0 {
+            self.head.extend_from_slice(buf);
+        }
+        let text = if before > 0 { &self.head[..] } else { buf };
+        let Some(len) = text::head_len(text) else {
+            if before == 0 {
+                self.head.extend_from_slice(buf);
+            }
+            return Ok(buf.len());
+        };
+        let (request, ends) =
+            text::read_request(&text[..len], self.lease.is_secure()).map_err(io::Error::other)?;
+        self.head = Vec::new();
+        self.is_head = request.method() == http::Method::HEAD;
+        self.left = length_of(request.headers());
+        let mut begin = self.begin.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        let (response, send) = begin.send_request(request, ends).map_err(|e| {
+            self.lease.give_up();
+            io_error(e)
+        })?;
+        self.response = Some(response);
+        self.send = Some(send);
+        self.sent_all = ends;
+        Ok(len - before)
+    }
+
+    /// Reads the response: its head (and those of interim responses before it) as text, then its body.
+    ///
+    /// # Errors
+    /// The server has reset the stream or given up the connection.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.chunk.is_empty() && self.response.is_some() {
+            // Never empty.
+            self.chunk = ready!(self.poll_head(cx))?;
+        }
+        if self.chunk.is_empty() {
+            let Some(body) = &mut self.body else {
+                // The request was not sent yet, and who sends it will be woken.
+                return if self.is_lost { Poll::Ready(Ok(())) } else { Poll::Pending };
+            };
+            let filled = buf.filled().len();
+            ready!(ServerStream::poll_read_body(body, &mut self.chunk, cx, buf))?;
+            self.received_all |= buf.filled().len() == filled;
+            return Poll::Ready(Ok(()));
+        }
+        let n = self.chunk.len().min(buf.remaining());
+        buf.put_slice(&self.chunk[..n]);
+        self.chunk.advance(n);
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        let Some(response) = &mut self.response else { return Poll::Pending };
+        let mut head = Vec::with_capacity(512);
+        if let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
+            text::write_response(interim.status(), interim.headers(), false, &mut head);
+            return Poll::Ready(Ok(head.into()));
+        }
+        let response = match ready!(Pin::new(response).poll(cx)) {
+            Ok(response) => response,
+            Err(e) => {
+                if e.is_go_away() || e.is_io() {
+                    self.lease.give_up();
+                }
+                return Poll::Ready(Err(io_error(e)));
+            }
+        };
+        self.response = None;
+        let (parts, body) = response.into_parts();
+        let may_have_body = !self.is_head && !matches!(parts.status.as_u16(), 204 | 304);
+        text::write_response(parts.status, &parts.headers, may_have_body && body.is_end_stream(), &mut head);
+        self.body = Some(body);
+        Poll::Ready(Ok(head.into()))
+    }
+
+    /// Lines of the trailers behind a body that was read to its end.
+    pub fn trailers(&mut self) -> Vec<u8> {
+        self.body.as_mut().map_or_else(Vec::new, take_trailers)
+    }
+
+    /// The request is complete, with these lines as its trailers.
+    pub fn finish(&mut self, trailers: &[u8]) {
+        let Some(send) = self.send.as_mut().filter(|_| !self.sent_all) else { return };
+        // A stream that the server has reset takes nothing; its response says why.
+        if trailers.is_empty() {
+            let _ = send.send_data(Bytes::new(), true);
+        } else {
+            let _ = send.send_trailers(text::read_trailers(trailers));
+        }
+        self.sent_all = true;
+    }
+}
+
+impl Drop for ClientStream {
+    /// A request that is given up is no load for its server any more.
+    fn drop(&mut self) {
+        if let Some(send) = self.send.as_mut().filter(|_| !(self.sent_all && self.received_all)) {
+            // Does nothing to a stream that has ended by itself.
+            send.send_reset(Reason::CANCEL);
+        }
+    }
+}

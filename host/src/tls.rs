@@ -1,0 +1,84 @@
+//! TLS on both sides, by rustls with aws-lc-rs.
+//!
+//! What can be wrong with certificates and keys is found when the configuration is checked; what is made there is
+//! immutable and shared by all threads. Sessions are resumed by tickets alone ([`tickets`]), so that no thread looks
+//! anything up in a store that another may hold.
+
+pub mod certificate;
+pub mod client;
+pub mod server;
+pub mod tickets;
+
+use std::sync::{Arc, LazyLock};
+
+use rustls::SupportedProtocolVersion;
+use rustls::crypto::CryptoProvider;
+
+/// One for the process, named wherever rustls wants one, so that nothing rests on a global default.
+static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+    LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+
+/// What ALPN calls HTTP/2.
+pub const ALPN_H2: &[u8] = b"h2";
+/// What ALPN calls HTTP/1.1.
+pub const ALPN_HTTP11: &[u8] = b"http/1.1";
+
+/// The oldest version of the protocol that is spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MinVersion {
+    /// TLS 1.2.
+    Tls12,
+    /// TLS 1.3.
+    Tls13,
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::clone(&PROVIDER)
+}
+
+impl MinVersion {
+    fn versions(self) -> &'static [&'static SupportedProtocolVersion] {
+        static FROM_12: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
+        match self {
+            Self::Tls12 => FROM_12,
+            Self::Tls13 => &FROM_12[..1],
+        }
+    }
+}
+
+/// What a rustls error is about, in the form of our own messages.
+fn describe(e: &rustls::Error) -> String {
+    use rustls::{CertificateError, Error};
+    match e {
+        Error::InvalidCertificate(e) => match e {
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                "the certificate has expired".into()
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                "the certificate is not valid yet".into()
+            }
+            CertificateError::UnknownIssuer => "the certificate is of an issuer that is not trusted".into(),
+            CertificateError::NotValidForName => "the certificate is for another name".into(),
+            CertificateError::NotValidForNameContext { expected, presented } => format!(
+                "the certificate is not for {} but for {}",
+                expected.to_str(),
+                if presented.is_empty() { "no name".into() } else { presented.join(", ") }
+            ),
+            other => format!("the certificate is refused: {other}"),
+        },
+        Error::AlertReceived(alert) => format!("the peer refused: {alert:?}"),
+        Error::NoApplicationProtocol => "no protocol in common (ALPN)".into(),
+        other => other.to_string(),
+    }
+}
+
+/// The same, for an I/O error that may have one inside.
+pub fn describe_io(e: &std::io::Error) -> String {
+    match e.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(inner) => describe(inner),
+        None if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+            "the peer closed the connection within the handshake".into()
+        }
+        None => e.to_string(),
+    }
+}

@@ -1,0 +1,177 @@
+//! Certificates and keys as they are written in files, and all that can be wrong with them.
+
+use std::fmt::Write as _;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use sha2::{Digest, Sha256};
+use x509_cert::Certificate;
+use x509_cert::der::Decode as _;
+use x509_cert::der::asn1::{PrintableStringRef, Utf8StringRef};
+use x509_cert::der::oid::ObjectIdentifier;
+use x509_cert::ext::pkix::SubjectAltName;
+use x509_cert::ext::pkix::name::GeneralName;
+
+const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
+
+/// A certificate with its chain and its key, fit to be shown to peers.
+#[derive(Debug)]
+pub struct Identity {
+    /// For rustls.
+    pub key: CertifiedKey,
+    /// The names that it is for, in lower case; `*.` stands for one label.
+    pub names: Vec<Box<str>>,
+    /// When it can be used.
+    pub validity: Validity,
+}
+
+/// Since when and until when a certificate can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    not_before: Duration,
+    not_after: Duration,
+}
+
+/// Which of the two files is wrong, and what about it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Wrong {
+    /// The certificate's.
+    Certificate(String),
+    /// The key's.
+    Key(String),
+}
+
+impl Identity {
+    /// Reads a chain, the server's own certificate first, and its key, both PEM.
+    ///
+    /// # Errors
+    /// Which of them is wrong.
+    pub fn parse(chain: &[u8], key: &[u8]) -> Result<Self, Wrong> {
+        let chain = certificates(chain).map_err(Wrong::Certificate)?;
+        let (names, validity) = inspect(&chain[0]).map_err(Wrong::Certificate)?;
+        let key = private_key(key).map_err(Wrong::Key)?;
+        let signer = super::provider().key_provider.load_private_key(key).map_err(|_| {
+            Wrong::Key(
+                "holds a key of a kind that is not supported (RSA from 2048 bits, ECDSA P-256, P-384 and P-521, Ed25519 \
+                 are)"
+                    .into(),
+            )
+        })?;
+        let key = CertifiedKey::new(chain, signer);
+        match key.keys_match() {
+            Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
+            Err(rustls::Error::InconsistentKeys(_)) => {
+                let right = "the first certificate of the file has to be the key's own";
+                return Err(Wrong::Key(format!("does not belong to the certificate ({right})")));
+            }
+            Err(e) => {
+                return Err(Wrong::Certificate(format!("holds a certificate that cannot be used: {e}")));
+            }
+        }
+        Ok(Self { key, names, validity })
+    }
+}
+
+impl Validity {
+    /// Why it cannot be used now, if so.
+    pub fn trouble(self, now: SystemTime) -> Option<String> {
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let date = |at: Duration| httpdate::fmt_http_date(UNIX_EPOCH + at);
+        if now > self.not_after {
+            return Some(format!("has expired, on {}", date(self.not_after)));
+        }
+        (now < self.not_before).then(|| format!("is not valid before {}", date(self.not_before)))
+    }
+}
+
+/// All certificates of a PEM file; at least one.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let found = found.map_err(|e| format!("is not valid PEM: {e}"))?;
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    let what = if contains(pem, b"PRIVATE KEY-----") {
+        "holds a key and no certificate (are cert and key the wrong way round?)"
+    } else if pem.first() == Some(&0x30) {
+        "is in DER form; PEM is wanted (openssl x509 -inform der -in FILE)"
+    } else {
+        "holds no certificate (a PEM file with -----BEGIN CERTIFICATE----- is wanted)"
+    };
+    Err(what.into())
+}
+
+fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
+    if contains(pem, b"-----BEGIN ENCRYPTED PRIVATE KEY-----") || contains(pem, b"Proc-Type: 4,ENCRYPTED") {
+        return Err("holds an encrypted key, and nobody could type its passphrase (decrypt it: openssl pkey -in FILE -out \
+                    FILE)"
+            .into());
+    }
+    PrivateKeyDer::from_pem_slice(pem).map_err(|e| match e {
+        rustls::pki_types::pem::Error::NoItemsFound => {
+            "holds no private key (a PEM file with -----BEGIN PRIVATE KEY----- is wanted)".into()
+        }
+        e => format!("is not valid PEM: {e}"),
+    })
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    memchr::memmem::find(text, part).is_some()
+}
+
+fn inspect(certificate: &CertificateDer<'_>) -> Result<(Vec<Box<str>>, Validity), String> {
+    let certificate = Certificate::from_der(certificate)
+        .map_err(|e| format!("holds a certificate that cannot be read: {e}"))?
+        .tbs_certificate;
+    let alternatives = certificate
+        .get::<SubjectAltName>()
+        .map_err(|e| format!("holds a certificate whose names cannot be read: {e}"))?;
+    let mut names: Vec<Box<str>> = Vec::new();
+    for name in alternatives.into_iter().flat_map(|(_, names)| names.0) {
+        if let GeneralName::DnsName(name) = name {
+            names.push(name.as_str().to_ascii_lowercase().into());
+        }
+    }
+    if names.is_empty() {
+        // As it was before 2000; clients do not look at it any more, but it says which host was meant.
+        let attributes = certificate.subject.0.iter().flat_map(|set| set.0.iter());
+        for attribute in attributes.filter(|attribute| attribute.oid == COMMON_NAME) {
+            let value = &attribute.value;
+            let text = Utf8StringRef::try_from(value)
+                .map(|text| text.as_str().to_owned())
+                .or_else(|_| PrintableStringRef::try_from(value).map(|text| text.as_str().to_owned()));
+            names.extend(text.ok().map(|text| text.to_ascii_lowercase().into()));
+        }
+    }
+    let validity = Validity {
+        not_before: certificate.validity.not_before.to_unix_duration(),
+        not_after: certificate.validity.not_after.to_unix_duration(),
+    };
+    Ok((names, validity))
+}
+
+/// Header lines that tell servers whose certificate a client has shown: its subject as RFC 4514 writes it, and the
+/// SHA-256 of the whole.
+pub fn identity_lines(certificate: &CertificateDer<'_>) -> Vec<u8> {
+    let mut lines = String::from("X-Client-Cert-Subject: ");
+    if let Ok(parsed) = Certificate::from_der(certificate) {
+        for byte in parsed.tbs_certificate.subject.to_string().bytes() {
+            match byte {
+                b' '..=b'~' => lines.push(char::from(byte)),
+                // As RFC 4514 escapes bytes: nothing that a client chose may end the line. Writing to a string cannot fail.
+                _ => _ = write!(lines, "\\{byte:02X}"),
+            }
+        }
+    }
+    lines.push_str("\r\nX-Client-Cert-Fingerprint: ");
+    for byte in Sha256::digest(certificate) {
+        let _ = write!(lines, "{byte:02x}");
+    }
+    lines.push_str("\r\n");
+    lines.into_bytes()
+}

@@ -1,0 +1,171 @@
+//! TLS towards servers.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::certificate::Identity;
+use super::{ALPN_H2, ALPN_HTTP11, MinVersion, provider};
+
+/// Sessions that one thread remembers of one cluster's servers, to be resumed.
+const SESSIONS: usize = 256;
+
+/// TLS as the servers of one cluster are spoken to, as configured.
+#[derive(Clone)]
+pub struct ClientTls(ClientConfig);
+
+/// Whose certificates servers may have.
+#[derive(Debug)]
+pub enum Trust {
+    /// Of these issuers.
+    Issuers(Vec<CertificateDer<'static>>),
+    /// Anybody's: who answers is not verified.
+    Anybody,
+}
+
+/// What servers are offered to speak.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1 alone.
+    #[default]
+    Http1,
+    /// HTTP/2 alone.
+    H2,
+    /// Either, as the server chooses; over TLS only.
+    Auto,
+}
+
+/// TLS as one thread speaks it: with sessions of its own, so that no thread waits for another.
+#[derive(Clone)]
+pub struct Connector(TlsConnector);
+
+impl ClientTls {
+    /// With these demands.
+    ///
+    /// # Errors
+    /// What is wrong with the issuers.
+    pub fn new(
+        trust: Trust,
+        identity: Option<Identity>,
+        min_version: MinVersion,
+        protocol: Protocol,
+    ) -> Result<Self, String> {
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(min_version.versions())
+            .map_err(|e| e.to_string())?;
+        let builder = match trust {
+            Trust::Anybody => builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified(
+                provider().signature_verification_algorithms,
+            ))),
+            Trust::Issuers(issuers) => {
+                let mut roots = RootCertStore::empty();
+                let (n_added, _) = roots.add_parsable_certificates(issuers);
+                if n_added == 0 {
+                    return Err("holds no issuer that can be used".into());
+                }
+                let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider());
+                builder.with_webpki_verifier(verifier.build().map_err(|e| e.to_string())?)
+            }
+        };
+        let mut config = match identity {
+            None => builder.with_no_client_auth(),
+            Some(Identity { key, .. }) => {
+                builder.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(key)))
+            }
+        };
+        config.alpn_protocols = match protocol {
+            Protocol::Http1 => vec![ALPN_HTTP11.to_vec()],
+            Protocol::H2 => vec![ALPN_H2.to_vec()],
+            Protocol::Auto => vec![ALPN_H2.to_vec(), ALPN_HTTP11.to_vec()],
+        };
+        Ok(Self(config))
+    }
+
+    /// For health checks, whose protocol does not follow that of requests.
+    pub fn checker(&self, speaks_h2: bool) -> Connector {
+        let mut config = self.0.clone();
+        config.alpn_protocols = vec![if speaks_h2 { ALPN_H2 } else { ALPN_HTTP11 }.to_vec()];
+        Connector(TlsConnector::from(Arc::new(config)))
+    }
+
+    /// For one thread.
+    pub fn connector(&self) -> Connector {
+        let mut config = self.0.clone();
+        config.resumption = Resumption::in_memory_sessions(SESSIONS);
+        Connector(TlsConnector::from(Arc::new(config)))
+    }
+}
+
+impl Connector {
+    /// Shakes hands with a server of this name.
+    ///
+    /// # Errors
+    /// The connection's, or a reason of TLS.
+    pub async fn connect(
+        &self,
+        name: &ServerName<'static>,
+        socket: TcpStream,
+    ) -> io::Result<TlsStream<TcpStream>> {
+        self.0.connect(name.clone(), socket).await
+    }
+}
+
+/// Takes any certificate, and demands no more than that the server has its key.
+#[derive(Debug)]
+struct Unverified(WebPkiSupportedAlgorithms);
+
+impl ServerCertVerifier for Unverified {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.0)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.0)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_schemes()
+    }
+}
+
+impl fmt::Debug for ClientTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientTls").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connector").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,196 @@
+//! TLS towards clients.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use rustls::RootCertStore;
+use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use sha2::{Digest, Sha256};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::certificate::{Identity, identity_lines};
+use super::tickets::{TicketKeys, Tickets};
+use super::{ALPN_H2, ALPN_HTTP11, MinVersion, provider};
+
+/// First byte of all that a TLS client says.
+const HANDSHAKE: u8 = 0x16;
+
+/// TLS as one listener speaks it, as configured.
+#[derive(Clone)]
+pub struct ServerTls {
+    config: Arc<ServerConfig>,
+    /// What is demanded of clients, for tickets to be bound to.
+    context: [u8; 32],
+}
+
+/// What a listener demands of its clients.
+#[derive(Clone, Debug, Default)]
+pub enum ClientAuth {
+    /// No certificate.
+    #[default]
+    None,
+    /// A certificate of one of these issuers, if any.
+    Optional(Vec<CertificateDer<'static>>),
+    /// A certificate of one of these issuers.
+    Required(Vec<CertificateDer<'static>>),
+}
+
+/// TLS as a running listener speaks it.
+#[derive(Clone)]
+pub struct Acceptor(TlsAcceptor);
+
+/// Certificates by the names that they are for.
+#[derive(Debug)]
+struct ByName {
+    exact: HashMap<Box<str>, Vec<Arc<CertifiedKey>>>,
+    /// Without the leading `*`.
+    wildcard: HashMap<Box<str>, Vec<Arc<CertifiedKey>>>,
+    /// For clients that name no host, or one that is not here.
+    default: Vec<Arc<CertifiedKey>>,
+}
+
+/// Why a connection did not become one of TLS.
+#[derive(Debug)]
+pub enum NoHandshake {
+    /// The client speaks no TLS. It may be told so.
+    Plain(TcpStream),
+    /// In words.
+    Failed(String),
+}
+
+impl ServerTls {
+    /// Of these certificates; the first is shown to clients that ask for a name of none.
+    ///
+    /// # Errors
+    /// What is wrong with the issuers of clients' certificates.
+    pub fn new(
+        identities: Vec<Identity>,
+        client_auth: &ClientAuth,
+        min_version: MinVersion,
+        h2: bool,
+    ) -> Result<Self, String> {
+        let builder = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(min_version.versions())
+            .map_err(|e| e.to_string())?;
+        let mut context = Sha256::new();
+        let builder = match client_auth {
+            ClientAuth::None => builder.with_no_client_auth(),
+            ClientAuth::Optional(issuers) | ClientAuth::Required(issuers) => {
+                let is_optional = matches!(client_auth, ClientAuth::Optional(_));
+                context.update([1 + u8::from(is_optional)]);
+                let mut roots = RootCertStore::empty();
+                for issuer in issuers {
+                    context.update(issuer);
+                    roots
+                        .add(issuer.clone())
+                        .map_err(|e| format!("holds an issuer that cannot be used: {e}"))?;
+                }
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+                let verifier = if is_optional { verifier.allow_unauthenticated() } else { verifier };
+                builder.with_client_cert_verifier(verifier.build().map_err(|e| e.to_string())?)
+            }
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(ByName::new(identities)));
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.alpn_protocols = vec![ALPN_HTTP11.to_vec()];
+        if h2 {
+            config.alpn_protocols.insert(0, ALPN_H2.to_vec());
+        }
+        Ok(Self { config: Arc::new(config), context: context.finalize().into() })
+    }
+
+    /// With these keys for tickets.
+    pub fn acceptor(&self, keys: &Arc<TicketKeys>) -> Acceptor {
+        let mut config = ServerConfig::clone(&self.config);
+        config.ticketer = Arc::new(Tickets { keys: Arc::clone(keys), context: self.context });
+        Acceptor(TlsAcceptor::from(Arc::new(config)))
+    }
+}
+
+impl Acceptor {
+    /// Waits for the client's first byte and shakes hands.
+    ///
+    /// # Errors
+    /// As [`NoHandshake`] says.
+    pub async fn accept(&self, socket: TcpStream) -> Result<TlsStream<TcpStream>, NoHandshake> {
+        let mut first = [0];
+        match socket.peek(&mut first).await {
+            Ok(0) => return Err(NoHandshake::Failed("closed before it began".into())),
+            Ok(_) if first[0] != HANDSHAKE => return Err(NoHandshake::Plain(socket)),
+            Ok(_) => {}
+            Err(e) => return Err(NoHandshake::Failed(e.to_string())),
+        }
+        self.0.accept(socket).await.map_err(|e: io::Error| NoHandshake::Failed(super::describe_io(&e)))
+    }
+}
+
+/// Whether the client chose HTTP/2.
+pub fn chose_h2(stream: &TlsStream<TcpStream>) -> bool {
+    stream.get_ref().1.alpn_protocol() == Some(ALPN_H2)
+}
+
+/// Header lines that say whose certificate the client has shown, if it has.
+pub fn identity(stream: &TlsStream<TcpStream>) -> Option<Rc<[u8]>> {
+    let certificate = stream.get_ref().1.peer_certificates()?.first()?;
+    Some(identity_lines(certificate).into())
+}
+
+impl ByName {
+    fn new(identities: Vec<Identity>) -> Self {
+        let mut by_name = Self { exact: HashMap::new(), wildcard: HashMap::new(), default: Vec::new() };
+        let mut first_names = None;
+        for Identity { key, names, .. } in identities {
+            let key = Arc::new(key);
+            // With it those for the same names: the same site with a key of another kind.
+            if first_names.get_or_insert_with(|| names.clone()) == &names {
+                by_name.default.push(Arc::clone(&key));
+            }
+            for name in names {
+                let (map, name) = match name.strip_prefix('*') {
+                    Some(parent) => (&mut by_name.wildcard, parent.into()),
+                    None => (&mut by_name.exact, name),
+                };
+                map.entry(name).or_default().push(Arc::clone(&key));
+            }
+        }
+        by_name
+    }
+
+    fn of(&self, name: &str) -> &[Arc<CertifiedKey>] {
+        // rustls has it in lower case.
+        self.exact
+            .get(name)
+            .or_else(|| self.wildcard.get(&name[name.find('.')?..]))
+            .map_or(&self.default[..], |keys| &keys[..])
+    }
+}
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let keys = hello.server_name().map_or(&self.default[..], |name| self.of(name));
+        let schemes = hello.signature_schemes();
+        let fits = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(schemes).is_some();
+        // Where none fits, the handshake says so by itself.
+        keys.iter().find(fits).or(keys.first()).cloned()
+    }
+}
+
+impl fmt::Debug for ServerTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerTls").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Acceptor").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,173 @@
+//! HTTP/2 by hand: frames as they are written, for what no library would send.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use crate::stream::{End, Stream};
+
+/// A frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Its type.
+    pub kind: u8,
+    /// Its flags.
+    pub flags: u8,
+    /// Its stream.
+    pub stream: u32,
+    /// What it carries.
+    pub payload: Vec<u8>,
+}
+
+/// Type of a frame.
+pub const DATA: u8 = 0;
+/// Type of a frame.
+pub const HEADERS: u8 = 1;
+/// Type of a frame.
+pub const RST_STREAM: u8 = 3;
+/// Type of a frame.
+pub const SETTINGS: u8 = 4;
+/// Type of a frame.
+pub const PING: u8 = 6;
+/// Type of a frame.
+pub const GOAWAY: u8 = 7;
+/// Type of a frame.
+pub const WINDOW_UPDATE: u8 = 8;
+/// Type of a frame.
+pub const CONTINUATION: u8 = 9;
+
+/// Flag: the stream ends (DATA, HEADERS).
+pub const END_STREAM: u8 = 1;
+/// Flag: an answer (SETTINGS, PING).
+pub const ACK: u8 = 1;
+/// Flag: the header block is complete.
+pub const END_HEADERS: u8 = 4;
+
+/// A connection on which frames are written and read.
+#[derive(Debug)]
+pub struct Frames {
+    stream: Stream,
+    seen: VecDeque<Frame>,
+}
+
+impl Frame {
+    /// As it goes over the wire.
+    pub fn bytes(&self) -> Vec<u8> {
+        let length = u32::try_from(self.payload.len()).unwrap().to_be_bytes();
+        let mut bytes = vec![length[1], length[2], length[3], self.kind, self.flags];
+        bytes.extend(self.stream.to_be_bytes());
+        bytes.extend(&self.payload);
+        bytes
+    }
+
+    /// The error code of RST_STREAM or GOAWAY.
+    pub fn code(&self) -> u32 {
+        let at = if self.kind == GOAWAY { 4 } else { 0 };
+        u32::from_be_bytes(self.payload[at..at + 4].try_into().unwrap())
+    }
+}
+
+/// A frame of these parts.
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    Frame { kind, flags, stream, payload: payload.to_vec() }.bytes()
+}
+
+/// The header block of a request, spelt out without any table.
+pub fn request(method: &str, path: &str, more: &[(&str, &str)]) -> Vec<u8> {
+    let pseudo = [(":method", method), (":scheme", "http"), (":authority", "test"), (":path", path)];
+    let mut block = Vec::new();
+    for (name, value) in pseudo.iter().chain(more) {
+        block.push(0);
+        for text in [name, value] {
+            assert!(text.len() < 127, "longer ones are written in another way");
+            block.push(u8::try_from(text.len()).unwrap());
+            block.extend(text.as_bytes());
+        }
+    }
+    block
+}
+
+impl Frames {
+    /// A connection that began as a client's does.
+    #[track_caller]
+    pub fn connect(address: SocketAddr) -> Self {
+        let mut stream = Stream::new(std::net::TcpStream::connect(address).unwrap());
+        stream.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        stream.send(frame(SETTINGS, 0, 0, &[]));
+        Self { stream, seen: VecDeque::new() }
+    }
+
+    /// Sends exactly these bytes; false where the other side takes no more.
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+        self.stream.send(bytes)
+    }
+
+    /// A request without a body, on this stream.
+    pub fn get(&mut self, stream: u32, path: &str) -> bool {
+        self.send(frame(HEADERS, END_HEADERS | END_STREAM, stream, &request("GET", path, &[])))
+    }
+
+    /// The next frame.
+    ///
+    /// # Errors
+    /// How the connection ended.
+    pub fn next(&mut self) -> Result<Frame, End> {
+        if let Some(frame) = self.seen.pop_front() {
+            return Ok(frame);
+        }
+        let (head, cut) = self.stream.read_bytes(9);
+        if let Some(end) = cut {
+            return Err(end);
+        }
+        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+        let stream = u32::from_be_bytes(head[5..9].try_into().unwrap());
+        let (payload, cut) = self.stream.read_bytes(length);
+        match cut {
+            Some(end) => Err(end),
+            None => Ok(Frame { kind: head[3], flags: head[4], stream, payload }),
+        }
+    }
+
+    /// The next frame of this type; those before it are passed over.
+    ///
+    /// # Panics
+    /// Where the connection ends before it.
+    #[track_caller]
+    pub fn wait_for(&mut self, kind: u8) -> Frame {
+        loop {
+            let frame = self.next().unwrap_or_else(|end| panic!("no frame of type {kind}: {end:?}"));
+            if frame.kind == kind {
+                return frame;
+            }
+        }
+    }
+
+    /// The body of the response on this stream, which has to be whole.
+    #[track_caller]
+    pub fn body(&mut self, stream: u32) -> String {
+        let mut body = Vec::new();
+        loop {
+            let frame = self.next().unwrap_or_else(|end| panic!("no end of stream {stream}: {end:?}"));
+            assert!(!(frame.kind == RST_STREAM && frame.stream == stream), "reset: {}", frame.code());
+            assert!(frame.kind != GOAWAY || frame.code() == 0, "given up: {}", frame.code());
+            if frame.stream == stream && frame.kind == DATA {
+                body.extend(&frame.payload);
+            }
+            if frame.stream == stream && matches!(frame.kind, DATA | HEADERS) && frame.flags & END_STREAM != 0
+            {
+                return String::from_utf8_lossy(&body).into_owned();
+            }
+        }
+    }
+
+    /// The code of the GOAWAY by which the connection is refused: the first that is not the graceful 0. `None` where it
+    /// ended without.
+    pub fn goaway(&mut self) -> Option<u32> {
+        loop {
+            match self.next() {
+                Ok(frame) if frame.kind == GOAWAY && frame.code() != 0 => return Some(frame.code()),
+                Ok(_) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+}

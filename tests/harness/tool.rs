@@ -1,0 +1,45 @@
+//! Programs of others, as clients and servers that know nothing of the proxy's own code.
+
+use std::io::{ErrorKind, Write as _};
+use std::process::{Command, Output, Stdio};
+
+/// Runs a program to its end; `None`, said aloud, where there is none of this name.
+///
+/// # Panics
+/// Where it is there and cannot be run.
+#[track_caller]
+pub fn tool(name: &str, arguments: &[&str]) -> Option<Output> {
+    tool_fed(name, arguments, "")
+}
+
+/// The same with something to read.
+///
+/// # Panics
+/// As [`tool`].
+#[track_caller]
+pub fn tool_fed(name: &str, arguments: &[&str], input: &str) -> Option<Output> {
+    let mut command = Command::new(name);
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            eprintln!("SKIPPED: there is no {name} here (.ci/run installs it)");
+            return None;
+        }
+        Err(e) => panic!("{name}: {e}"),
+    };
+    // It may not want to read.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    Some(child.wait_with_output().unwrap())
+}
+
+/// What a program wrote to its standard output; it has to have ended well.
+///
+/// # Panics
+/// Where it did not.
+#[track_caller]
+pub fn said(output: &Output) -> String {
+    let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{:?}: {out}{error}", output.status);
+    out.into_owned()
+}

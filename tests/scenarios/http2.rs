@@ -1,0 +1,305 @@
+//! HTTP/2 on both sides, as curl and h2load see it and frame by frame.
+
+use tests::h2::{DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, RST_STREAM, frame, request};
+use tests::origin::Origin;
+use tests::proxy::Proxy;
+use tests::stream::End;
+use tests::tls::Authority;
+use tests::tool::{said, tool};
+use tests::{Gate, log};
+use trylist::drain::Idle;
+
+fn clear_text(origin: &Origin) -> Proxy {
+    Proxy::over([origin]).listener("h2 = true").start()
+}
+
+// ---- clients -------------------------------------------------------------------------------------------------------
+
+#[test]
+fn curl_is_served_over_tls_and_in_clear_text() {
+    let (ca, origin) = (Authority::new("ca"), Origin::named("a"));
+    let tls = format!("tls = {{ certificates = [{}] }}", ca.issue(&["site.test"]).toml());
+    let secure = Proxy::over([&origin]).listener(&tls).start();
+    let port = secure.address().port();
+    let (resolve, url) = (format!("site.test:{port}:127.0.0.1"), format!("https://site.test:{port}/x?y"));
+    let format = ["-sS", "--max-time", "20", "--noproxy", "*", "-w", " %{http_version}"];
+    let ca = ca.path();
+    let more = ["--resolve", &resolve, "--cacert", &ca, &url];
+    let Some(output) = tool("curl", &[&format[..], &more].concat()) else { return };
+    assert_eq!(said(&output), "a 2");
+    let plain = clear_text(&origin);
+    let url = format!("http://{}/x?y", plain.address());
+    let output = tool("curl", &[&format[..], &["--http2-prior-knowledge", &url]].concat()).unwrap();
+    assert_eq!(said(&output), "a 2");
+    for (request, proto) in origin.requests().iter().zip(["https", "http"]) {
+        assert_eq!(request.line(), "GET /x?y HTTP/1.1");
+        assert_eq!(request.header("x-forwarded-proto"), Some(proto));
+        assert_eq!(request.header("via"), Some("2.0 trylist"));
+    }
+    // HTTP/1.1 goes on beside it.
+    assert_eq!(plain.get("/").text(), "a");
+}
+
+#[test]
+fn is_not_spoken_in_clear_text_unless_told() {
+    let origin = Origin::named("a");
+    let proxy = Proxy::over([&origin]).start();
+    let mut client = proxy.connect();
+    client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    assert_eq!(client.reply().status(), 505);
+}
+
+#[test]
+fn many_streams_are_under_way_at_once() {
+    let go = Gate::default();
+    let origin = Origin::serving({
+        let go = go.clone();
+        move |conn| {
+            while let Some(request) = conn.request() {
+                go.wait();
+                let path = request.line().split(' ').nth(1).unwrap().to_owned();
+                conn.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{path}", path.len()));
+            }
+        }
+    });
+    let proxy = clear_text(&origin);
+    let mut client = Frames::connect(proxy.address());
+    for n in 0..20 {
+        client.get(2 * n + 1, &format!("/{n}"));
+    }
+    origin.wait_for_requests(20);
+    go.open();
+    let mut bodies = Vec::new();
+    while bodies.len() < 20 {
+        let frame = client.wait_for(DATA);
+        if !frame.payload.is_empty() {
+            bodies.push((frame.stream, String::from_utf8(frame.payload).unwrap()));
+        }
+    }
+    bodies.sort_unstable();
+    let expected: Vec<_> = (0..20).map(|n| (2 * n + 1, format!("/{n}"))).collect();
+    assert_eq!(bodies, expected);
+}
+
+#[test]
+fn h2load_sees_no_failure() {
+    let origin = Origin::named("a");
+    let plain = Proxy::over([&origin]).listener("h2 = true").threads(2).start();
+    let tls = format!("tls = {{ certificates = [{}] }}", Authority::new("ca").issue(&["site.test"]).toml());
+    let secure = Proxy::over([&origin]).listener(&tls).threads(2).start();
+    for (proxy, scheme) in [(&plain, "http"), (&secure, "https")] {
+        let url = format!("{scheme}://{}/", proxy.address());
+        let Some(output) = tool("h2load", &["-n2000", "-c4", "-m32", &url]) else { return };
+        assert!(said(&output).contains("2000 succeeded, 0 failed, 0 errored"), "{output:?}");
+    }
+}
+
+#[test]
+fn bodies_of_any_length_go_to_the_server_in_its_framing() {
+    let origin = Origin::named("a");
+    let proxy = clear_text(&origin);
+    let mut client = Frames::connect(proxy.address());
+    client.send(frame(HEADERS, END_HEADERS, 1, &request("POST", "/", &[("content-length", "4")])));
+    client.send(frame(DATA, END_STREAM, 1, b"body"));
+    assert_eq!(client.body(1), "a");
+    client.send(frame(HEADERS, END_HEADERS, 3, &request("POST", "/", &[])));
+    client.send(frame(DATA, 0, 3, b"bo"));
+    client.send(frame(DATA, END_STREAM, 3, b"dy"));
+    assert_eq!(client.body(3), "a");
+    let requests = origin.requests();
+    for (request, header) in requests.iter().zip(["content-length", "transfer-encoding"]) {
+        assert!(request.text() == "body" && request.header(header).is_some(), "{}", request.head);
+    }
+}
+
+#[test]
+fn errors_are_answered_and_the_connection_goes_on() {
+    let (dead, origin) = (Origin::dead(), Origin::named("a"));
+    let proxy = Proxy::over([&dead]).listener("h2 = true").start();
+    let mut client = Frames::connect(proxy.address());
+    client.get(1, "/");
+    assert!(client.body(1).starts_with("502 Bad Gateway: trylist: "));
+    client.send(frame(HEADERS, END_HEADERS | END_STREAM, 3, &request("TRACE", "/", &[])));
+    assert!(client.body(3).starts_with("405 "));
+    drop(origin);
+}
+
+#[test]
+fn a_stream_that_fails_over_is_served_by_the_next_server() {
+    let (dead, origin) = (Origin::dead(), Origin::named("a"));
+    let proxy = Proxy::over([&dead, &origin]).listener("h2 = true").start();
+    let mut client = Frames::connect(proxy.address());
+    client.get(1, "/");
+    assert_eq!(client.body(1), "a");
+    log::line(&[proxy.cluster(), "another server served"]);
+}
+
+#[test]
+fn a_response_that_breaks_off_is_a_reset_and_no_end() {
+    let origin = Origin::closing_after("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf");
+    let proxy = clear_text(&origin);
+    let mut client = Frames::connect(proxy.address());
+    client.get(1, "/");
+    assert_eq!(client.wait_for(RST_STREAM).stream, 1);
+}
+
+#[test]
+fn a_client_that_resets_its_stream_ends_the_request() {
+    let origin = Origin::serving(|conn| {
+        conn.request();
+        conn.wait_for_end();
+    });
+    let proxy = clear_text(&origin);
+    let mut client = Frames::connect(proxy.address());
+    client.get(1, "/");
+    origin.wait_for_requests(1);
+    client.send(frame(RST_STREAM, 0, 1, &8_u32.to_be_bytes()));
+    proxy.wait_for_metric("trylist_outcomes_total{cluster=\"%\",outcome=\"aborted\"}", 1.0);
+}
+
+#[test]
+fn the_end_of_a_worker_is_announced() {
+    let go = Gate::default();
+    let origin = Origin::serving({
+        let go = go.clone();
+        move |conn| {
+            while conn.request().is_some() {
+                go.wait();
+                conn.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone");
+            }
+        }
+    });
+    let proxy = clear_text(&origin);
+    let mut client = Frames::connect(proxy.address());
+    client.get(1, "/");
+    origin.wait_for_requests(1);
+    proxy.control().drain(Idle::Close);
+    let goaway = client.wait_for(GOAWAY);
+    assert_eq!(goaway.code(), 0);
+    go.open();
+    assert_eq!(client.body(1), "done");
+    proxy.wait();
+}
+
+#[test]
+fn an_idle_connection_is_told_to_go() {
+    let origin = Origin::named("a");
+    let proxy = clear_text(&origin);
+    let mut client = Frames::connect(proxy.address());
+    client.get(1, "/");
+    assert_eq!(client.body(1), "a");
+    proxy.control().drain(Idle::Close);
+    assert_eq!(client.wait_for(GOAWAY).code(), 0);
+    proxy.wait();
+    while let Ok(frame) = client.next() {
+        assert!(frame.kind != HEADERS, "{frame:?}");
+    }
+    assert!(matches!(client.next(), Err(End::Eof | End::Reset)));
+}
+
+// ---- servers -------------------------------------------------------------------------------------------------------
+
+#[test]
+fn servers_are_spoken_to_by_prior_knowledge_over_one_connection() {
+    let origin = Origin::named("a");
+    let inner = clear_text(&origin);
+    let proxy =
+        Proxy::over_urls([format!("http://{}", inner.address())]).in_cluster("protocol = \"h2\"").start();
+    assert_eq!(proxy.names(5), "a a a a a");
+    let open = format!("trylist_open_connections{{listener=\"{}\"}}", inner.address());
+    inner.wait_for_metric(&open, 1.0);
+    for request in origin.requests() {
+        // The outer proxy heard HTTP/1.1 from the client, the inner one HTTP/2 from the outer.
+        assert_eq!(request.headers("via"), ["1.1 trylist", "2.0 trylist"], "{}", request.head);
+    }
+}
+
+#[test]
+fn streams_share_connections_up_to_their_limit() {
+    let go = Gate::default();
+    let origin = Origin::serving({
+        let go = go.clone();
+        move |conn| {
+            while conn.request().is_some() {
+                go.wait();
+                conn.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na");
+            }
+        }
+    });
+    let inner = clear_text(&origin);
+    let proxy = Proxy::over_urls([format!("http://{}", inner.address())])
+        .in_cluster("protocol = \"h2\"\nh2_streams = 4")
+        .start();
+    let mut clients: Vec<_> = (0..12).map(|_| proxy.connect()).collect();
+    for client in &mut clients {
+        client.get("/");
+    }
+    origin.wait_for_requests(12);
+    let open = format!("trylist_open_connections{{listener=\"{}\"}}", inner.address());
+    assert_eq!(inner.metric(&open), 3.0);
+    go.open();
+    for client in &mut clients {
+        assert_eq!(client.reply().text(), "a");
+    }
+}
+
+#[test]
+fn what_is_spoken_over_tls_is_chosen_by_the_server() {
+    let (ca, origin) = (Authority::new("ca"), Origin::named("a"));
+    let tls = format!("tls = {{ certificates = [{}] }}", ca.issue(&["localhost"]).toml());
+    let with_h2 = Proxy::over([&origin]).listener(&tls).start();
+    let without = Proxy::over([&origin]).listener(&tls).listener("h2 = false").start();
+    let over = |proxy: &Proxy, protocol: &str| {
+        let url = format!("https://localhost:{}", proxy.address().port());
+        let keys = format!("protocol = \"{protocol}\"\ntls = {{ ca = {:?} }}", ca.path());
+        Proxy::over_urls([url]).in_cluster(&keys).start()
+    };
+    for (inner, protocol, via) in [
+        (&with_h2, "auto", "2.0 trylist"),
+        (&without, "auto", "1.1 trylist"),
+        (&with_h2, "h2", "2.0 trylist"),
+    ] {
+        let n = origin.requests().len();
+        assert_eq!(over(inner, protocol).names(2), "a a");
+        let requests = origin.requests();
+        let vias = requests[n].headers("via");
+        assert_eq!(vias, ["1.1 trylist", via], "{protocol}");
+    }
+    assert_eq!(over(&without, "h2").get("/").status(), 502);
+}
+
+#[test]
+fn long_bodies_pass_both_ways() {
+    let body = "0123456789".repeat(100_000);
+    let origin = Origin::serving({
+        let body = body.clone();
+        move |conn| {
+            while let Some(request) = conn.request() {
+                let answer = if request.text() == body { body.clone() } else { "another body".into() };
+                let length = answer.len();
+                if !conn.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{answer}")) {
+                    return;
+                }
+            }
+        }
+    });
+    let inner = clear_text(&origin);
+    let proxy =
+        Proxy::over_urls([format!("http://{}", inner.address())]).in_cluster("protocol = \"h2\"").start();
+    for _ in 0..2 {
+        let mut client = proxy.connect();
+        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+        let reply = client.reply();
+        assert!(reply.status() == 200 && reply.text() == body && reply.cut.is_none(), "{}", reply.head);
+    }
+}
+
+#[test]
+fn a_connection_that_the_server_gave_up_is_replaced() {
+    let origin = Origin::named("a");
+    let inner =
+        Proxy::over([&origin]).listener("h2 = true").tables("[limits]\nrequests_per_connection = 1").start();
+    let proxy =
+        Proxy::over_urls([format!("http://{}", inner.address())]).in_cluster("protocol = \"h2\"").start();
+    assert_eq!(proxy.names(4), "a a a a");
+}

@@ -1,0 +1,167 @@
+//! What clients of HTTP/2 have done to servers since 2019, written frame by frame: the connection is refused, memory
+//! stays, and others are served.
+
+use tempfile::TempDir;
+use tests::client::Client;
+use tests::command::Running;
+use tests::h2::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, Frames, HEADERS, PING, RST_STREAM, SETTINGS, WINDOW_UPDATE,
+    frame, request,
+};
+use tests::origin::Origin;
+use tests::proxy::Proxy;
+
+/// RFC 9113 section 7.
+const PROTOCOL_ERROR: u32 = 1;
+const ENHANCE_YOUR_CALM: u32 = 11;
+
+/// What a flood may cost at most: far less than what is sent, and far more than the noise of an allocator.
+const FLAT_BYTES: usize = 24 << 20;
+
+/// The program, in front of this origin.
+fn program(origin: &Origin) -> (Running, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("site.toml");
+    std::fs::write(&file, Proxy::over([origin]).listener("h2 = true").text()).unwrap();
+    (Running::start(&["run", "-c", file.to_str().unwrap()]), folder)
+}
+
+/// Has a client flood the program with what `flood` makes for each round until it is refused, while another client is
+/// served; the code by which it was refused.
+#[track_caller]
+fn refused(origin: &Origin, rounds: u32, mut flood: impl FnMut(u32) -> Vec<u8>) -> Option<u32> {
+    let (program, _folder) = program(origin);
+    let address = program.address();
+    let mut other = Frames::connect(address);
+    other.get(1, "/");
+    assert_eq!(other.body(1), "a");
+    let before = program.resident_bytes();
+    let mut attacker = Frames::connect(address);
+    let mut sent = 0;
+    while sent < rounds && attacker.send(flood(sent)) {
+        sent += 1;
+    }
+    let code = attacker.goaway();
+    let grown = program.resident_bytes().saturating_sub(before);
+    assert!(grown < FLAT_BYTES, "{grown} bytes more after {sent} rounds");
+    other.get(3, "/");
+    assert_eq!(other.body(3), "a", "the other client");
+    assert_eq!(Client::connect(address).get("/").reply().text(), "a", "a new client");
+    code
+}
+
+fn open(stream: u32) -> Vec<u8> {
+    frame(HEADERS, END_HEADERS | END_STREAM, stream, &request("GET", "/slow", &[]))
+}
+
+#[test]
+fn rapid_reset() {
+    let origin = Origin::named("a");
+    let cancel = 8_u32.to_be_bytes();
+    let code = refused(&origin, 20_000, |round| {
+        let stream = 2 * round + 1;
+        [open(stream), frame(RST_STREAM, 0, stream, &cancel)].concat()
+    });
+    assert_eq!(code, Some(ENHANCE_YOUR_CALM));
+    // Not each of them reached a server.
+    assert!(origin.requests().len() < 500, "{}", origin.requests().len());
+}
+
+#[test]
+fn resets_that_the_proxy_is_made_to_send() {
+    let origin = Origin::named("a");
+    // A window beyond what a window can be is an error of its stream (CVE-2025-8671).
+    let code = refused(&origin, 20_000, |round| {
+        let stream = 2 * round + 1;
+        [open(stream), frame(WINDOW_UPDATE, 0, stream, &[0x7f, 0xff, 0xff, 0xff])].concat()
+    });
+    assert_eq!(code, Some(ENHANCE_YOUR_CALM));
+    assert!(origin.requests().len() < 500, "{}", origin.requests().len());
+}
+
+#[test]
+fn frames_that_are_none_are_an_error_of_their_connection() {
+    let code = refused(&Origin::named("a"), 1, |_| frame(WINDOW_UPDATE, 0, 0, &[0; 4]));
+    assert_eq!(code, Some(PROTOCOL_ERROR));
+}
+
+#[test]
+fn continuation_flood() {
+    let origin = Origin::named("a");
+    let code = refused(&origin, 20_000, |round| match round {
+        0 => frame(HEADERS, END_STREAM, 1, &request("GET", "/", &[])),
+        _ => frame(CONTINUATION, 0, 1, &[0, 1, b'x', 1, b'y']),
+    });
+    assert_eq!(code, Some(ENHANCE_YOUR_CALM));
+}
+
+#[test]
+fn empty_continuations() {
+    let origin = Origin::named("a");
+    let code = refused(&origin, 20_000, |round| match round {
+        0 => frame(HEADERS, END_STREAM, 1, &request("GET", "/", &[])),
+        _ => frame(CONTINUATION, 0, 1, &[]),
+    });
+    assert!(matches!(code, Some(ENHANCE_YOUR_CALM | PROTOCOL_ERROR)), "{code:?}");
+}
+
+#[test]
+fn settings_flood() {
+    let code = refused(&Origin::named("a"), 200_000, |_| frame(SETTINGS, 0, 0, &[]));
+    assert_eq!(code, Some(ENHANCE_YOUR_CALM));
+}
+
+#[test]
+fn ping_flood() {
+    let code = refused(&Origin::named("a"), 200_000, |_| frame(PING, 0, 0, &[7; 8]));
+    assert_eq!(code, Some(ENHANCE_YOUR_CALM));
+}
+
+#[test]
+fn empty_data_flood() {
+    let code = refused(&Origin::named("a"), 200_000, |round| match round {
+        0 => frame(HEADERS, END_HEADERS, 1, &request("POST", "/", &[])),
+        _ => frame(DATA, 0, 1, &[]),
+    });
+    assert_eq!(code, Some(ENHANCE_YOUR_CALM));
+}
+
+#[test]
+fn a_header_list_over_its_limit_is_refused_by_its_stream() {
+    let origin = Origin::named("a");
+    let proxy = Proxy::over([&origin]).listener("h2 = true").start();
+    let mut client = Frames::connect(proxy.address());
+    let long = "x".repeat(100);
+    let more: Vec<_> = (0..400).map(|_| ("x-long", long.as_str())).collect();
+    let block = request("GET", "/", &more);
+    let mut parts = block.chunks(16_000).peekable();
+    client.send(frame(HEADERS, END_STREAM, 1, parts.next().unwrap()));
+    while let Some(part) = parts.next() {
+        client.send(frame(CONTINUATION, if parts.peek().is_none() { END_HEADERS } else { 0 }, 1, part));
+    }
+    let answer = loop {
+        let frame = client.next().unwrap();
+        if frame.stream == 1 {
+            break frame;
+        }
+    };
+    assert_eq!(answer.kind, HEADERS, "{answer:?}");
+    // 431 by the static table has no entry of its own: the status is spelt out.
+    assert!(answer.payload.windows(3).any(|text| text == b"431") || answer.payload.len() < 16, "{answer:?}");
+    assert_eq!(origin.requests().len(), 0);
+}
+
+#[test]
+fn a_client_that_does_not_take_its_responses_holds_no_more_than_a_buffer_each() {
+    let body = "x".repeat(4 << 20);
+    let origin = Origin::replying(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+    let (program, _folder) = program(&origin);
+    let mut client = Frames::connect(program.address());
+    let before = program.resident_bytes();
+    for n in 0..20 {
+        client.get(2 * n + 1, "/");
+    }
+    origin.wait_for_requests(20);
+    let grown = program.resident_bytes().saturating_sub(before);
+    assert!(grown < FLAT_BYTES, "{grown} bytes more");
+}
