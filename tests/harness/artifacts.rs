@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -122,21 +123,27 @@ fn cargo(workspace: &Path, profile: &str, packages: &[String]) -> Libraries {
     Libraries { workspace: workspace.to_owned(), paths }
 }
 
-/// Runs Cargo in a folder of the test's own. What it needs is on this machine, because this test was built; what it builds
-/// goes where other modules are built.
-pub fn cargo_in(folder: &Path, arguments: &[&str]) {
-    let status =
-        cargo_command(folder).args(arguments).args(["--offline", "--target-dir"]).arg(target()).status();
-    assert!(status.expect("cargo can be started").success(), "cargo {arguments:?} in {}", folder.display());
-}
-
-/// The library of that name that [`cargo_in`] built.
-pub fn built(library: &str) -> PathBuf {
-    target().join("debug").join(library)
+/// Runs these lines in a folder of the test's own as a person at a shell does who has `trylist` installed. They end where
+/// one fails. What Cargo needs is on this machine, because this test was built, and what it builds goes where other modules
+/// are built, though it looks as if it were in the folder.
+pub fn shell_in(folder: &Path, lines: &str) {
+    symlink(target(), folder.join("target")).expect("a new folder has no target");
+    let binary = binary();
+    let beside = binary.parent().expect("it is in a folder").to_owned();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path =
+        std::env::join_paths([beside].into_iter().chain(std::env::split_paths(&path))).expect("a path");
+    let mut shell = command_in("sh".into(), folder);
+    shell.args(["-ec", lines]).env("PATH", path).env("CARGO_NET_OFFLINE", "true").stdout(Stdio::null());
+    let status = shell.status().expect("sh can be started");
+    assert!(status.success(), "{lines}");
 }
 
 fn cargo_command(folder: &Path) -> Command {
-    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    command_in(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()), folder)
+}
+
+fn command_in(program: OsString, folder: &Path) -> Command {
     let mut command = Command::new(program);
     command.current_dir(folder).stdin(Stdio::null()).stderr(Stdio::inherit());
     for (name, _) in std::env::vars_os().filter(|(name, _)| is_of_outer_cargo(name)) {

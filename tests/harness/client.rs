@@ -4,6 +4,9 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 
 use socket2::{Domain, Socket, Type};
 
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
+
 use crate::stream::{End, Message, Stream};
 
 /// One connection to the proxy.
@@ -109,6 +112,12 @@ impl Client {
         let reply = self.stream.read_response(method).unwrap_or_else(|end| panic!("no response: {end:?}"));
         assert_ne!(reply.cut, Some(End::Silent), "the response stopped: {:?}", reply.head);
         reply
+    }
+
+    /// Whether there is something to read, or the connection has ended.
+    pub fn is_answered(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        recv(self.stream.socket(), &mut [0_u8], flags) != Err(Errno::AGAIN)
     }
 
     /// The next response's head; its body can be read with [`Client::bytes`].

@@ -50,11 +50,31 @@ impl Running {
         Self::spawn(shell)
     }
 
-    fn spawn(mut command: Command) -> Self {
+    /// Starts this, of which nobody hears otherwise.
+    ///
+    /// # Panics
+    /// Where it cannot be started.
+    #[track_caller]
+    pub fn spawn(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let stdout = Text::of(child.stdout.take().unwrap());
         let stderr = Text::of(child.stderr.take().unwrap());
         Self { child, stdout, stderr }
+    }
+
+    /// Its process ID.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// All lines of its log so far that contain each of these.
+    pub fn logged(&self, texts: &[&str]) -> Vec<String> {
+        let so_far = self.stderr.so_far();
+        so_far
+            .lines()
+            .filter(|line| texts.iter().all(|text| line.contains(text)))
+            .map(str::to_owned)
+            .collect()
     }
 
     /// Waits for a line of its standard output that contains this, and returns what follows it there.
@@ -141,7 +161,8 @@ impl Drop for Running {
     }
 }
 
-fn command(arguments: &[&str]) -> Command {
+/// The program with these arguments, not yet started.
+pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(artifacts::binary());
     command.args(arguments).stdin(Stdio::null()).env_remove("TRYLIST_LOG").env_remove("RUST_BACKTRACE");
     command

@@ -12,9 +12,11 @@ pub mod log;
 pub mod nginx;
 pub mod origin;
 pub mod proxy;
+pub mod site;
 pub mod stream;
 pub mod tls;
 pub mod tool;
+pub mod traffic;
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};

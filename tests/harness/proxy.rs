@@ -230,6 +230,13 @@ impl Builder {
         self
     }
 
+    /// With a module of `tests/broken` loaded beside the cluster's.
+    #[must_use]
+    pub fn and_broken(mut self, fault: &str) -> Self {
+        self.more_modules += &format!("{} = {:?}\n", fault.replace('-', "_"), artifacts::broken(fault));
+        self
+    }
+
     /// With a module of `tests/broken`.
     #[must_use]
     pub fn broken(self, fault: &str) -> Self {

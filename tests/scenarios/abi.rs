@@ -8,7 +8,7 @@ use trylist::module::load;
 fn origin(name: &'static str) -> Origin {
     Origin::serving(move |conn| {
         while conn.request().is_some() {
-            conn.send(&format!(
+            conn.send(format!(
                 "HTTP/1.1 200 OK\r\nX-Load: 7\r\nContent-Length: {}\r\n\r\n{name}",
                 name.len()
             ));

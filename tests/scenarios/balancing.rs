@@ -2,6 +2,7 @@
 
 use tests::Gate;
 use tests::artifacts;
+use tests::log;
 use tests::origin::Origin;
 use tests::proxy::Proxy;
 
@@ -127,4 +128,36 @@ fn several_modules_serve_side_by_side() {
     let proxy = Proxy::of("test.toml", &(own + &rest)).unwrap();
     assert_eq!(proxy.names(2), "a b");
     assert_eq!(proxy.get("/other").text(), "a");
+}
+
+#[test]
+fn report_headers_full_of_rubbish_change_no_choice_and_fill_no_log() {
+    let rubbish = [
+        "".to_owned(),
+        "TEXT cpu_utilization=-1,rps_fractional=nan".to_owned(),
+        "TEXT \u{80}=1e999".to_owned(),
+        "BIN CZqZmZmZmbk/".to_owned(),
+        format!("JSON {{\"named_metrics\":{}", "[".repeat(8000)),
+        "JSON {\"rps_fractional\": 1e300, \"cpu_utilization\": 1e-300}".to_owned(),
+    ];
+    let origin = |name: &str| {
+        let (name, rubbish) = (name.to_owned(), rubbish.clone());
+        Origin::serving(move |conn| {
+            for header in rubbish.iter().cycle() {
+                let reply = format!(
+                    "HTTP/1.1 200 OK\r\nendpoint-load-metrics: {header}\r\nContent-Length: 1\r\n\r\n{name}"
+                );
+                if conn.request().is_none() || !conn.send(reply) {
+                    break;
+                }
+            }
+        })
+    };
+    let origins = ["a", "b", "c"].map(origin);
+    let proxy = Proxy::over(&origins).module("backend_load").start();
+    let names = proxy.names(300);
+    let count = |name: &str| names.split(' ').filter(|other| *other == name).count();
+    assert_eq!([count("a"), count("b"), count("c")], [100, 100, 100]);
+    let lines = log::lines(&["endpoint-load-metrics", proxy.cluster()]);
+    assert!(lines.len() == 1 && lines[0].contains("is ignored: it begins with neither"), "{lines:#?}");
 }

@@ -445,6 +445,38 @@ fn a_session_stays_with_the_server_that_its_cookie_names() {
     }
 }
 
+/// As before and after a reload: each knows the sessions of the other, though the file has changed.
+#[test]
+fn two_workers_with_one_secret_know_each_others_sessions() {
+    let origins = ["a", "b", "c", "new"].map(Origin::named);
+    let [a, b, c, new] = &origins;
+    let sticky = format!("sticky = {{ cookie = \"server\", {SECRET} }}");
+    let start = |servers: &[&Origin], sticky: &str| {
+        Proxy::over(servers.iter().copied()).named("reloaded").in_cluster(sticky).start()
+    };
+    let (old, fresh) = (start(&[a, b, c], &sticky), start(&[new, c, b, a], &sticky));
+    let stranger = start(&[a, b, c], &sticky.replace("0123", "3210"));
+    let session = |proxy: &Proxy| {
+        let reply = proxy.get("/");
+        (reply.text(), format!("Cookie: {}", reply.header("set-cookie").unwrap().split(';').next().unwrap()))
+    };
+    for (issued_by, known_to) in [(&old, &fresh), (&fresh, &old)] {
+        for _ in 0..4 {
+            let (server, cookie) = session(issued_by);
+            let replies = [(); 5].map(|()| get_with(known_to, &cookie));
+            let is_known = server != "new" || std::ptr::eq(known_to, &fresh);
+            for reply in replies {
+                assert_eq!(reply.header("set-cookie").is_none(), is_known, "{server}: {}", reply.head);
+                assert!(!is_known || reply.text() == server, "{server}, and then {}", reply.text());
+            }
+            assert!(
+                get_with(&stranger, &cookie).header("set-cookie").is_some(),
+                "with another secret it is nobody's"
+            );
+        }
+    }
+}
+
 #[test]
 fn a_cookie_that_is_not_ours_names_nobody() {
     let origins = ["a", "b"].map(Origin::named);

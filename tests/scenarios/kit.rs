@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 use tests::artifacts;
 use tests::command::trylist;
@@ -64,7 +64,8 @@ fn every_module_of_ours_keeps_the_contract() {
             "random" => &["--skips-unavailable", "--weighted", "0.18"],
             _ => &["--skips-unavailable"],
         };
-        test(&artifacts::module(&id), promised).passed();
+        // Far more than it takes, but where many tests run at once.
+        test(&artifacts::module(&id), &[promised, &["--time-limit", "300"]].concat()).passed();
     }
     test(&artifacts::c_module(), &["--skips-unavailable", "--setting", "start_header=x-start"]).passed();
     test(&artifacts::third_party(), &["--setting", "header=x-cost", "--setting", "quota=0"]).passed();
@@ -174,6 +175,80 @@ fn memory_that_is_not_given_back_is_found() {
     broken("leaks-instances").failed(MEMORY, "bytes for each instance of 200 endpoints that has ended");
 }
 
+const LOADS: &str = "loads";
+const BUILDS: &str = "builds with its settings";
+
+/// Everything in `tests/broken`, the check that finds what is wrong with it, and words of its line.
+const BROKEN: [(&str, &str, &str); 38] = [
+    ("aborts", OFFERS, "the process was ended by SIGABRT"),
+    ("always-busy", OFFERS, "answered that all endpoints are full, and none is"),
+    ("answers-out-of-range", OFFERS, "answered endpoint 1000000 of 1"),
+    ("answers-tried-again", OFFERS, "answered endpoint 0 twice"),
+    ("answers-unknown-kind", OFFERS, "answered kind 99, which there is not"),
+    ("exhausts-early", OFFERS, "offered [0], expected [0, 1]"),
+    ("exits", OFFERS, "the module ended the process, with exit code 0"),
+    ("hides-layout", LOADS, "built without the layout of its root"),
+    ("huge-trylist", LOADS, "its trylist takes 1048576 bytes, 65536 at most can be given"),
+    ("info-of-another-abi", LOADS, "its table is of ABI 1.0, its info of 1.3; rebuild it as a whole"),
+    ("info-panics", LOADS, "panicked in info"),
+    ("info-refuses", LOADS, "info returned status 1"),
+    ("lacks-a-function", LOADS, "cannot be linked: undefined symbol: this_is_defined_nowhere"),
+    ("leaks-instances", MEMORY, "bytes for each instance of 200 endpoints that has ended"),
+    ("leaks-requests", MEMORY, "bytes for each request that has ended"),
+    ("newer-minor", LOADS, "built for ABI 1.1, this host provides 1.0"),
+    ("no-root", LOADS, "is no balancer module"),
+    ("null-call", LOADS, "its call next is null, and every module must have one"),
+    ("null-info", LOADS, "its call info is null, and every module must have one"),
+    ("null-table", LOADS, "does not point to a table of calls"),
+    ("odd-alignment", LOADS, "its trylist is to be aligned to 24 bytes, expected a power of two up to 16"),
+    ("odd-id", LOADS, "says that its ID is \"Round-Robin\", which is not snake_case"),
+    ("odd-status", OFFERS, "next: returned status 99"),
+    ("odd-text", LOADS, "its version is not UTF-8"),
+    ("other-abi-stable", LOADS, "built with abi_stable 0.12, this host has 0.11"),
+    ("other-layout", LOADS, "wire field Endpoint.size is 4 bytes at offset 4, here 4 bytes at offset 0"),
+    ("other-major", LOADS, "built for ABI 2.0, this host provides 1.0"),
+    ("other-root", LOADS, "its calls are not this host's: its root differs"),
+    ("panics-in-build", BUILDS, "src/lib.rs:14: cannot be built"),
+    ("panics-in-load-balance", OFFERS, "src/lib.rs:18: cannot balance"),
+    ("panics-in-next", OFFERS, "next: panicked at panics-in-next/src/lib.rs:20: cannot choose"),
+    ("panics-in-root", LOADS, "its root could not be made: it panicked"),
+    ("refuses-settings", BUILDS, "choices: is missing"),
+    ("segfaults", OFFERS, "the process was ended by SIGSEGV"),
+    ("short-table", LOADS, "its table of calls says that it has 64 bytes, expected 104 or more"),
+    ("table-itself", LOADS, "does not point to a table of calls"),
+    ("text-nowhere", LOADS, "its version is no text of 512 bytes or less"),
+    ("wrong-abi", LOADS, "built for ABI 2.0, this host provides 1.0"),
+];
+
+/// What is in `tests/broken` and has nothing wrong with it unless it is told to, or is tried by a test of its own.
+const NOT_TRIED: [&str; 6] =
+    ["healthy", "misbehaves", "records-calls", "waits", "never-returns", "text-without-end"];
+
+#[test]
+fn every_broken_module_fails_with_the_right_words() {
+    for (fault, check, why) in BROKEN {
+        let report = broken(fault);
+        report.failed(check, why);
+        if check == LOADS {
+            // And nothing is said of what could not be tried.
+            let tried = report.lines.iter().filter(|line| line.starts_with("ok ")).count();
+            assert_eq!(tried, 0, "{fault}: {:#?}", report.lines);
+        }
+    }
+    broken("text-without-end").failed(LOADS, "its version is no text of 512 bytes or less");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("broken");
+    let names = |folder: &Path| {
+        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let names = entries
+            .filter(|path| path.join("Cargo.toml").exists() || path.extension().is_some_and(|e| e == "c"));
+        names.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    for name in [names(&folder), names(&folder.join("c"))].concat() {
+        let is_known = BROKEN.iter().any(|(fault, ..)| *fault == name) || NOT_TRIED.contains(&&*name);
+        assert!(is_known, "{name} is not tried by module test");
+    }
+}
+
 // ---- module new ----------------------------------------------------------------------------------------------------
 
 /// `module new` in a folder that had nothing in it.
@@ -184,7 +259,22 @@ fn new(name: &str, lang: &str) -> (tempfile::TempDir, PathBuf, Output) {
     (parent, folder, output)
 }
 
-/// Passes its test, is taken by its own sample, and serves.
+/// Does what it says to do next, line by line, but for the last, which runs a proxy on a port that may be another's.
+#[track_caller]
+fn follow_the_steps(folder: &Path, output: &Output) {
+    let said = String::from_utf8(output.stdout.clone()).unwrap();
+    assert!(output.status.success(), "{said}");
+    let steps: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("    ")).collect();
+    let (last, steps) = steps.split_last().unwrap();
+    assert_eq!(*last, "trylist run -c sample.toml");
+    assert!(
+        steps[0].starts_with("cd ") && steps.iter().any(|line| line.starts_with("trylist module test ")),
+        "{said}"
+    );
+    artifacts::shell_in(folder, &steps.join("\n"));
+}
+
+/// Passes its test with this setting too, is taken by its own sample, and serves.
 #[track_caller]
 fn works(id: &str, folder: &Path, module: &Path, setting: &str, names: &str) {
     test(module, &["--skips-unavailable", "--setting", setting]).passed();
@@ -199,26 +289,14 @@ fn works(id: &str, folder: &Path, module: &Path, setting: &str, names: &str) {
 #[test]
 fn a_new_module_in_rust_builds_passes_and_serves() {
     let (_parent, folder, output) = new("my_runs", "rust");
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success() && said.contains("cargo build --release"), "{said}");
-    // Its own tests, and then the library, as the steps say; what others have built already is used again.
-    artifacts::cargo_in(&folder, &["test", "--quiet"]);
-    artifacts::cargo_in(&folder, &["build", "--quiet"]);
-    let built = artifacts::built("libmod_my_runs.so");
-    let module = folder.join("target/release/libmod_my_runs.so");
-    fs::create_dir_all(module.parent().unwrap()).unwrap();
-    fs::copy(built, &module).unwrap();
-    works("my_runs", &folder, &module, "run = 2", "a a b b c c");
+    follow_the_steps(&folder, &output);
+    works("my_runs", &folder, &folder.join("target/release/libmod_my_runs.so"), "run = 2", "a a b b c c");
 }
 
 #[test]
 fn a_new_module_in_c_builds_passes_and_serves() {
     let (_parent, folder, output) = new("my_turns", "c");
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{said}");
-    let line = said.lines().find(|line| line.trim().starts_with("cc ")).unwrap();
-    let built = Command::new("sh").args(["-c", line]).current_dir(&folder).status().unwrap();
-    assert!(built.success(), "{line}");
+    follow_the_steps(&folder, &output);
     works("my_turns", &folder, &folder.join("libmod_my_turns.so"), "first = 1", "b c a b c a");
 }
 

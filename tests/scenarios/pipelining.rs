@@ -62,6 +62,23 @@ fn the_last_response_of_a_connection_arrives_whole_whatever_else_was_sent() {
     assert_eq!(client.end(), End::Eof);
 }
 
+/// The client has said that this is its last request, and sends another all the same: to close the connection with bytes
+/// unread would reset it, and the response with it.
+#[test]
+fn what_comes_behind_the_last_request_does_not_reset_the_connection() {
+    let go = Gate::default();
+    let origin = held_back_by(&go);
+    let proxy = Proxy::over([&origin]).start();
+    let mut client = proxy.connect();
+    client.send("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    origin.wait_for_requests(1);
+    client.send("GET /more HTTP/1.1\r\nHost: x\r\n\r\n");
+    go.open();
+    let reply = client.reply();
+    assert_eq!((reply.text().as_str(), reply.header("connection")), ("ok", Some("close")));
+    assert_eq!(client.end(), End::Eof);
+}
+
 #[test]
 fn refused_requests_count_as_requests_of_the_connection() {
     let origin = Origin::replying(OK);

@@ -200,13 +200,24 @@ retry = { on = ["connect", "reset", "timeout", "bad_response", "gateway", "429"]
         config.limits;
     assert_eq!((request_line_bytes, head_bytes, headers), (100, 1 << 20, 7));
     assert_eq!((body_bytes, requests_per_connection), (Some(2 << 30), Some(9)));
-    let Timeouts { request_head, body, request, tunnel, keepalive, drain } = config.timeouts;
+    let Timeouts { request_head, handshake: _, body, request, tunnel, keepalive, drain } = config.timeouts;
     assert_eq!([request_head, body, keepalive, drain], [1, 2, 3, 0].map(Duration::from_secs));
     assert_eq!((request, tunnel), (Some(Duration::from_secs(4)), Duration::from_secs(8)));
     assert_eq!(config.access_log, AccessLogTarget::File("conf/access.log".into()));
     assert_eq!(config.admin.unwrap().address.to_string(), "127.0.0.1:9100");
     let explain_to: Vec<_> = config.explain_to.iter().map(ToString::to_string).collect();
     assert_eq!(explain_to, ["127.0.0.0/8", "::1/128"]);
+}
+
+#[test]
+fn warns_of_a_server_that_is_there_twice() {
+    let servers = "[\"http://A.example\", \"http://b\",\n  { url = \"http://a.example:80\", weight = 2 }, \"http://b:81\"]";
+    let text = with_cluster(&format!("[[cluster]]\nname = \"app\"\nservers = {servers}\n"));
+    let (config, warnings) = parse("t.toml", &text, Syntax::Toml).unwrap();
+    let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+    let expected = "t.toml:8: cluster \"app\": server \"http://a.example:80\": is there already, by t.toml:7 \
+                    (where it is to get more, write one with a weight)";
+    assert_eq!((warnings, config.clusters[0].servers.len()), (vec![expected.to_owned()], 4));
 }
 
 #[test]

@@ -137,11 +137,13 @@ impl Commands {
 
     /// Tells a client something, if it is still there.
     pub(super) fn say(&mut self, client: ClientId, reply: &Reply) {
-        let Some(client) = self.clients.get_mut(&client) else { return };
-        client.say(reply);
-        client.is_ending |= matches!(reply, Reply::End(_));
+        let Some(known) = self.clients.get_mut(&client) else { return };
+        known.say(reply);
+        known.is_ending |= matches!(reply, Reply::End(_));
         // What it does not take now it is given as it comes to take it.
-        client.write();
+        if !known.write() {
+            self.clients.remove(&client);
+        }
     }
 
     fn accept(&mut self) {
@@ -224,5 +226,60 @@ fn is_safe(folder: &Path) -> Result<(), String> {
     match metadata.mode() & WRITABLE_BY_OTHERS != 0 && metadata.mode() & STICKY == 0 {
         true => Err(format!("is writable by others (mode {:04o})", metadata.mode() & 0o7777)),
         false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Shutdown;
+
+    use super::*;
+
+    fn listening() -> (tempfile::TempDir, Commands) {
+        let folder = tempfile::tempdir().unwrap();
+        let commands = Commands::listen(&folder.path().join("t.sock")).unwrap();
+        (folder, commands)
+    }
+
+    fn client(commands: &Commands, says: &str) -> UnixStream {
+        let mut client = UnixStream::connect(commands.path()).unwrap();
+        client.write_all(says.as_bytes()).unwrap();
+        client
+    }
+
+    fn n_interests(commands: &Commands) -> usize {
+        commands.interests().count()
+    }
+
+    #[test]
+    fn a_client_that_has_asked_and_says_no_more_is_answered_and_wakes_nobody() {
+        let (_folder, mut commands) = listening();
+        let mut client = client(&commands, "\"reload\"\n");
+        client.shutdown(Shutdown::Write).unwrap();
+        let asked = commands.take();
+        assert!(matches!(asked[..], [(1, Command::Reload)]), "{asked:?}");
+        assert_eq!((n_interests(&commands), commands.due()), (1, None), "the listener alone");
+        commands.say(1, &Reply::End(Exit::Done));
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer, "{\"end\":\"Done\"}\n");
+        assert!(commands.clients.is_empty());
+    }
+
+    #[test]
+    fn a_client_that_has_asked_and_is_gone_wakes_nobody_and_is_forgotten_when_it_is_told() {
+        let (_folder, mut commands) = listening();
+        drop(client(&commands, "\"reload\"\n"));
+        assert_eq!(commands.take().len(), 1);
+        assert_eq!(n_interests(&commands), 1);
+        commands.say(1, &Reply::Line("still at it".into()));
+        assert!(commands.clients.is_empty());
+    }
+
+    #[test]
+    fn a_client_that_goes_before_it_has_asked_asks_nothing() {
+        let (_folder, mut commands) = listening();
+        drop(client(&commands, "\"rel"));
+        assert!(commands.take().is_empty() && commands.clients.is_empty());
     }
 }

@@ -230,11 +230,11 @@ impl Generation {
         self.watchdog.n_hanging(self.bundle.config.threads) >= self.bundle.config.threads
     }
 
-    /// Whether, as far as it last said, it has nothing more on its way than the requests of threads that hang.
+    /// Whether a thread of it hangs while, as far as it last said, nothing is on its way to a server: what is may be another
+    /// thread's, and end. What hangs does so before there is a server to go to, most often.
     pub(super) fn has_only_what_hangs(&self) -> bool {
-        let n_hanging = self.watchdog.n_hanging(self.bundle.config.threads) as u64;
-        let in_flight: u64 = self.report.in_flight.iter().map(|(_, n)| u64::from(*n)).sum();
-        n_hanging > 0 && self.report.is_draining && in_flight <= n_hanging
+        let hangs = self.watchdog.n_hanging(self.bundle.config.threads) > 0;
+        hangs && self.report.is_draining && self.report.in_flight.is_empty()
     }
 
     /// A crumb is what a process wrote into shared memory that a module may have run wild in: it may be anything.

@@ -24,7 +24,7 @@
 //! the log says so).
 //!
 //! **Settings**: none. **Cost**: constant, whatever the number of servers; nothing is written but in the turns after 20
-//! misses. **Source**: nginx, `src/http/modules/ngx_http_upstream_hash_module.c`; `tests/data` has its choices.
+//! misses. The first request after a change of a server's state or effective weight looks at all of them. **Source**: nginx, `src/http/modules/ngx_http_upstream_hash_module.c`; `tests/data` has its choices.
 #![forbid(unsafe_code)]
 
 mod places;
@@ -34,7 +34,7 @@ mod turns;
 use lb_api::{Balancer, BuildCx, BuildError, Needs, Next, NextCx, Request, export_balancer};
 
 use places::Places;
-use server::{Rule, Server};
+use server::Servers;
 use turns::Turns;
 
 /// Misses after which nginx takes turns instead.
@@ -46,7 +46,7 @@ const VALUES: u64 = 1 << 15;
 /// The instance for one cluster.
 #[derive(Debug)]
 pub struct Hash {
-    servers: Box<[Server]>,
+    servers: Servers,
     places: Places,
     turns: Turns,
 }
@@ -78,7 +78,7 @@ impl Balancer for Hash {
                 endpoints.get(places.at(VALUES)).url(),
             ));
         }
-        Ok(Self { servers: Server::all(endpoints), places, turns: Turns::new(endpoints.len()) })
+        Ok(Self { servers: Servers::new(cx), places, turns: Turns::new(endpoints.len()) })
     }
 
     fn needs(&self) -> Needs {
@@ -94,6 +94,7 @@ impl Balancer for Hash {
     fn next(&self, position: &mut Position, cx: &NextCx<'_>) -> Next {
         let key = cx.request().key().filter(|key| !key.is_empty());
         let mut rng = cx.rng();
+        self.servers.refresh();
         while position.misses <= MAX_MISSES {
             let (place, share) = match key {
                 Some(key) => position.hash_again(key),
@@ -101,7 +102,7 @@ impl Balancer for Hash {
                 None => (rng.bits() as u32, rng.bits() as u32),
             };
             let server = self.places.at(u64::from(place) % self.places.total());
-            if !cx.tried(server) && self.servers[server].takes(share, Rule::Share) {
+            if !cx.tried(server) && self.servers.takes(server, share) {
                 return Next::Endpoint(server);
             }
             position.misses += 1;

@@ -1,45 +1,92 @@
-//! An endpoint as a hash looks at it: with the weight that its place was made from.
+//! The endpoints as a hash looks at them: each takes as many of its keys as its effective weight has of its configured
+//! one, which its place was made from.
+//!
+//! The live numbers of an endpoint are a cache line of their own, which among thousands of endpoints is in no near
+//! cache. So what a choice asks of them is a word in a table, made anew by the first request that finds that the
+//! cluster's epoch has moved on; the others use the old one meanwhile.
 
-use lb_api::{Endpoints, Live};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::{Mutex, TryLockError};
+
+use lb_api::{BuildCx, Cluster, Endpoint, Live};
 
 #[derive(Debug)]
-pub(crate) struct Server {
-    live: Live,
+pub(crate) struct Servers {
+    cluster: Cluster,
+    lives: Box<[Live]>,
     /// As configured, in the fixed point of [`Live::effective_weight`].
-    weight: u32,
+    weights: Box<[u32]>,
+    /// How many of the 2^32 hashes each takes; none where it is not available.
+    shares: Box<[AtomicU64]>,
+    /// The epoch that the shares are made from.
+    epoch: AtomicU64,
+    maker: Mutex<()>,
 }
 
-/// Which of the endpoints may be answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rule {
-    /// Those that are available, each with as many of its keys as its effective weight has of its configured one.
-    Share,
-    /// All that are available.
-    Any,
-}
-
-impl Server {
-    pub(crate) fn all(endpoints: Endpoints<'_>) -> Box<[Self]> {
-        endpoints.iter().map(|e| Self { live: e.live(), weight: e.weight() << 16 }).collect()
+impl Servers {
+    pub(crate) fn new<B>(cx: &BuildCx<'_, B>) -> Self {
+        let endpoints = cx.endpoints();
+        let servers = Self {
+            cluster: cx.cluster(),
+            lives: endpoints.live(),
+            weights: endpoints.iter().map(Endpoint::weight).map(|weight| weight << 16).collect(),
+            shares: endpoints.iter().map(|_| AtomicU64::new(0)).collect(),
+            epoch: AtomicU64::new(0),
+            maker: Mutex::new(()),
+        };
+        servers.make(cx.cluster().epoch());
+        servers
     }
 
-    /// Whether this server takes requests of this hash. Of two effective weights the larger one takes all that the
+    /// Brings the shares up to date.
+    #[inline]
+    pub(crate) fn refresh(&self) {
+        let epoch = self.cluster.epoch();
+        if self.epoch.load(Acquire) != epoch {
+            self.remake(epoch);
+        }
+    }
+
+    /// Whether this endpoint takes requests of this hash. Of two effective weights the larger one takes all that the
     /// smaller takes, so that slow start gives back the same keys again, one after the other.
     #[inline]
-    pub(crate) fn takes(&self, hash: u32, rule: Rule) -> bool {
-        self.live.is_available() && (rule == Rule::Any || self.has_share(hash))
+    pub(crate) fn takes(&self, server: usize, hash: u32) -> bool {
+        u64::from(scattered(hash)) < self.shares[server].load(Relaxed)
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.lives.len()
+    }
+
+    /// The live numbers of this endpoint, as they are now.
     #[inline]
-    fn has_share(&self, hash: u32) -> bool {
-        let effective = self.live.effective_weight();
-        effective >= self.weight
-            || (u64::from(scattered(hash)) * u64::from(self.weight)) >> 32 < u64::from(effective)
+    pub(crate) fn live(&self, server: usize) -> Live {
+        self.lives[server]
     }
 
-    pub(crate) fn live(&self) -> Live {
-        self.live
+    #[cold]
+    fn remake(&self, epoch: u64) {
+        match self.maker.try_lock() {
+            Ok(_making) => self.make(epoch),
+            // Who panicked here left shares that are as good as any.
+            Err(TryLockError::Poisoned(_making)) => self.make(epoch),
+            Err(TryLockError::WouldBlock) => {}
+        }
     }
+
+    fn make(&self, epoch: u64) {
+        for ((share, live), weight) in self.shares.iter().zip(&self.lives).zip(&self.weights) {
+            let effective = if live.is_available() { live.effective_weight() } else { 0 };
+            share.store(share_of(effective, *weight), Relaxed);
+        }
+        self.epoch.store(epoch, Release);
+    }
+}
+
+/// How many of all hashes an effective weight has of a configured one.
+fn share_of(effective: u32, weight: u32) -> u64 {
+    (u64::from(effective) << 32).div_ceil(u64::from(weight.max(1))).min(1 << 32)
 }
 
 /// Other bits than those that chose the place (the end of MurmurHash3, which spreads every bit over all).
@@ -50,4 +97,33 @@ fn scattered(mut hash: u32) -> u32 {
     hash ^= hash >> 13;
     hash = hash.wrapping_mul(0xc2b2_ae35);
     hash ^ (hash >> 16)
+}
+
+#[cfg(test)]
+mod tests {
+    use lb_api::Rng;
+
+    use super::*;
+
+    #[test]
+    fn a_share_is_the_part_that_the_effective_weight_is() {
+        assert_eq!(share_of(0, 1 << 16), 0);
+        assert_eq!(share_of(1 << 15, 1 << 16), 1 << 31);
+        assert_eq!([1 << 16, u32::MAX].map(|effective| share_of(effective, 1 << 16)), [1 << 32; 2]);
+        let mut rng = Rng::new(1);
+        for _ in 0..100_000 {
+            let weight = (1 + rng.below(65_535) as u32) << 16;
+            let effective = rng.below(u64::from(weight) * 5 / 4) as u32;
+            let near = share_of(effective, weight).wrapping_add(rng.below(5)).wrapping_sub(2) as u32;
+            for hash in [near, rng.bits() as u32, u32::MAX, 0] {
+                let part = (u64::from(hash) * u64::from(weight)) >> 32;
+                let expected = effective >= weight || part < u64::from(effective);
+                assert_eq!(
+                    u64::from(hash) < share_of(effective, weight),
+                    expected,
+                    "{effective} of {weight}"
+                );
+            }
+        }
+    }
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
 use lb_api::{Next, NextCx};
 
-use crate::server::{Rule, Server};
+use crate::server::Servers;
 
 #[derive(Debug)]
 pub(crate) struct Turns {
@@ -24,14 +24,14 @@ impl Turns {
 
     /// The turn among all that are available and not tried, by effective weight; without weights the first of them.
     #[cold]
-    pub(crate) fn among(&self, servers: &[Server], cx: &NextCx<'_>) -> Next {
+    pub(crate) fn among(&self, servers: &Servers, cx: &NextCx<'_>) -> Next {
         let left = || {
-            let servers = servers.iter().enumerate();
-            servers.filter(|(idx, server)| !cx.tried(*idx) && server.takes(0, Rule::Any))
+            let servers = (0..servers.len()).map(|server| (server, servers.live(server)));
+            servers.filter(|(server, live)| !cx.tried(*server) && live.is_available())
         };
-        let weighted = left().map(|(idx, server)| (idx, server.live().effective_weight()));
+        let weighted = left().map(|(server, live)| (server, live.effective_weight()));
         self.next(weighted.filter(|(_, weight)| *weight > 0))
-            .or_else(|| left().next().map(|(idx, _)| idx))
+            .or_else(|| left().next().map(|(server, _)| server))
             .map_or(Next::Exhausted, Next::Endpoint)
     }
 

@@ -26,7 +26,7 @@
 //! the hash has: the servers behind that get no client at first (a line in the log says so).
 //!
 //! **Settings**: none. **Cost**: constant, whatever the number of servers; nothing is written but in the turns after 20
-//! misses. **Source**: nginx, `src/http/modules/ngx_http_upstream_ip_hash_module.c`; `tests/data` has its choices.
+//! misses. The first request after a change of a server's state or effective weight looks at all of them. **Source**: nginx, `src/http/modules/ngx_http_upstream_ip_hash_module.c`; `tests/data` has its choices.
 #![forbid(unsafe_code)]
 
 // nginx's two hashes have these in common. A crate of their own would be one more that a module needs.
@@ -42,7 +42,7 @@ use std::net::IpAddr;
 use lb_api::{Balancer, BuildCx, BuildError, Next, NextCx, Request, export_balancer};
 
 use places::Places;
-use server::{Rule, Server};
+use server::Servers;
 use turns::Turns;
 
 /// Misses after which nginx takes turns instead.
@@ -57,7 +57,7 @@ const VALUES: u32 = 6271;
 /// The instance for one cluster.
 #[derive(Debug)]
 pub struct IpHash {
-    servers: Box<[Server]>,
+    servers: Servers,
     places: Places,
     turns: Turns,
 }
@@ -86,7 +86,7 @@ impl Balancer for IpHash {
                 endpoints.get(places.at(VALUES.into())).url(),
             ));
         }
-        Ok(Self { servers: Server::all(endpoints), places, turns: Turns::new(endpoints.len()) })
+        Ok(Self { servers: Servers::new(cx), places, turns: Turns::new(endpoints.len()) })
     }
 
     #[inline]
@@ -99,6 +99,7 @@ impl Balancer for IpHash {
         let client = cx.request().client().map(|client| client.ip());
         let share = client.map(share);
         let mut rng = cx.rng();
+        self.servers.refresh();
         while position.misses <= MAX_MISSES {
             let place = match client {
                 Some(client) => {
@@ -109,7 +110,7 @@ impl Balancer for IpHash {
             };
             let server = self.places.at(u64::from(place) % self.places.total());
             let share = share.unwrap_or_else(|| rng.bits() as u32);
-            if !cx.tried(server) && self.servers[server].takes(share, Rule::Share) {
+            if !cx.tried(server) && self.servers.takes(server, share) {
                 return Next::Endpoint(server);
             }
             position.misses += 1;

@@ -36,8 +36,9 @@
 //! |---|---|---|
 //! | `table_size` | 65537 | slots: a prime number from 2 to 5,000,011, and not below the number of servers |
 //!
-//! **Cost**: a look into a table at any number of servers. `build` takes some 15 looks for each slot. **Source**:
-//! Envoy, `source/extensions/load_balancing_policies/maglev/maglev_lb.cc`; Eisenbud and others, NSDI 2016.
+//! **Cost**: a look into a table at any number of servers; the first request after a change of a server's state or
+//! effective weight looks at all of them. `build` takes some 15 looks for each slot. **Source**: Envoy,
+//! `source/extensions/load_balancing_policies/maglev/maglev_lb.cc`; Eisenbud and others, NSDI 2016.
 #![forbid(unsafe_code)]
 
 // The same as in nginx's hashes. A crate of their own would be one more that a module needs.
@@ -49,7 +50,7 @@ use lb_api::serde::Deserialize;
 use lb_api::{Balancer, BuildCx, BuildError, Endpoint, Needs, Next, NextCx, Request, Rng, export_balancer};
 use xxhash_rust::xxh64::xxh64;
 
-use server::{Rule, Server};
+use server::Servers;
 
 /// Slots that a request looks at before it looks at all servers: at half of them down four thousand million requests
 /// find one sooner.
@@ -74,7 +75,7 @@ impl Default for Settings {
 /// The instance for one cluster.
 #[derive(Debug)]
 pub struct Maglev {
-    servers: Box<[Server]>,
+    servers: Servers,
     /// The server of each slot.
     slots: Box<[u32]>,
 }
@@ -100,7 +101,7 @@ impl Balancer for Maglev {
         let names: Vec<String> = endpoints.iter().map(name).collect();
         let weights = endpoints.iter().map(Endpoint::weight);
         let named: Vec<(&str, u32)> = names.iter().map(String::as_str).zip(weights).collect();
-        Ok(Self { servers: Server::all(endpoints), slots: table::table(size, &named) })
+        Ok(Self { servers: Servers::new(cx), slots: table::table(size, &named) })
     }
 
     fn needs(&self) -> Needs {
@@ -115,10 +116,11 @@ impl Balancer for Maglev {
     #[inline]
     fn next(&self, position: &mut Position, cx: &NextCx<'_>) -> Next {
         let hash = *position.hash.get_or_insert_with(|| cx.random());
+        self.servers.refresh();
         while position.looks < LOOKS {
             let server = self.server_of(hash, position.looks);
             // The upper half: the slot is made of all bits, and its remainder says little of these.
-            if !cx.tried(server) && self.servers[server].takes((hash >> 32) as u32, Rule::Share) {
+            if !cx.tried(server) && self.servers.takes(server, (hash >> 32) as u32) {
                 return Next::Endpoint(server);
             }
             position.looks += 1;
@@ -149,10 +151,10 @@ impl Maglev {
     #[cold]
     fn highest(&self, hash: u64, cx: &NextCx<'_>) -> Next {
         let left = (0..self.servers.len())
-            .filter(|server| !cx.tried(*server) && self.servers[*server].takes(0, Rule::Any));
+            .filter(|server| !cx.tried(*server) && self.servers.live(*server).is_available());
         let score = |server: usize| {
             let drawn = Rng::new(hash ^ (server as u64) << 32).bits();
-            let weight = f64::from(self.servers[server].live().effective_weight());
+            let weight = f64::from(self.servers.live(server).effective_weight());
             // Of a number between 0 and 1, neither of them.
             -weight / (((drawn >> 12) as f64 + 0.5) / 2_f64.powi(52)).ln()
         };

@@ -31,6 +31,7 @@ mod score;
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::{Mutex, TryLockError};
 
 use lb_api::{
     Balancer, BuildCx, BuildError, Cluster, Endpoint, Live, Needs, Next, NextCx, Request, export_balancer,
@@ -48,6 +49,7 @@ pub struct Rendezvous {
     /// replaced is one that either the old or the new ones could have made of each server.
     weights: Box<[AtomicU32]>,
     epoch: AtomicU64,
+    maker: Mutex<()>,
 }
 
 impl Balancer for Rendezvous {
@@ -65,8 +67,10 @@ impl Balancer for Rendezvous {
             hashes: endpoints.iter().map(|endpoint| xxh64(name(endpoint).as_bytes(), 0)).collect(),
             weights: endpoints.iter().map(|_| AtomicU32::new(0)).collect(),
             epoch: AtomicU64::new(0),
+            maker: Mutex::new(()),
         };
-        rendezvous.refresh(cx.cluster().epoch());
+        warn_of_twins(cx, &rendezvous.hashes);
+        rendezvous.make(cx.cluster().epoch());
         Ok(rendezvous)
     }
 
@@ -97,6 +101,21 @@ impl Balancer for Rendezvous {
     }
 }
 
+/// Of two servers of one name the first has the higher score for every key.
+fn warn_of_twins(cx: &BuildCx<'_, Rendezvous>, hashes: &[u64]) {
+    let mut order: Vec<usize> = (0..hashes.len()).collect();
+    order.sort_by_key(|server| hashes[*server]);
+    let url = |server: usize| cx.endpoints().get(server).url();
+    let twins = order.windows(2).filter(|pair| hashes[pair[0]] == hashes[pair[1]]);
+    let (first, n) = (twins.clone().map(|pair| (url(pair[0]), url(pair[1]))).next(), twins.count());
+    if let Some((one, other)) = first {
+        cx.log().warn(format_args!(
+            "servers \"{one}\" and \"{other}\" have one name, so that the second gets no key while the first is there \
+             ({n} such in all); a hash_key of its own among its metadata would give it some"
+        ));
+    }
+}
+
 impl Rendezvous {
     #[inline]
     fn weighted(&self) -> impl Iterator<Item = (u64, u32)> {
@@ -112,9 +131,19 @@ impl Rendezvous {
             .map_or(Next::Exhausted, Next::Endpoint)
     }
 
-    /// Several requests may do so at the same time: all write the same, or what is newer.
+    /// Whoever comes first does; the others use the old ones meanwhile. Were there two at the same time, the slower one
+    /// could write a weight from before a change over the one from after it.
     #[cold]
     fn refresh(&self, epoch: u64) {
+        match self.maker.try_lock() {
+            Ok(_making) => self.make(epoch),
+            // Who panicked here left weights that are as good as any.
+            Err(TryLockError::Poisoned(_making)) => self.make(epoch),
+            Err(TryLockError::WouldBlock) => {}
+        }
+    }
+
+    fn make(&self, epoch: u64) {
         for (weight, live) in self.weights.iter().zip(&self.lives) {
             weight.store(if live.is_available() { live.effective_weight() } else { 0 }, Relaxed);
         }
@@ -252,6 +281,15 @@ mod tests {
             |a, b| built(&FakeCluster::equal(2).metadata(0, "hash_key", a).metadata(1, "hash_key", b));
         let (before, after) = (firsts(&named("x", "y")), firsts(&named("y", "x")));
         assert!(before.iter().zip(after).all(|(before, after)| 1 - before == after));
+    }
+
+    #[test]
+    fn says_which_servers_get_no_key() {
+        let twins = FakeCluster::equal(3).metadata(0, "hash_key", "x").metadata(2, "hash_key", "x");
+        let logged = twins.balancer::<Rendezvous>().build().unwrap().logged();
+        let expected = "servers \"http://10.0.0.1:8080\" and \"http://10.0.0.3:8080\" have one name";
+        assert!(logged.len() == 1 && logged[0].contains(expected), "{logged:?}");
+        assert_eq!(FakeCluster::equal(3).balancer::<Rendezvous>().build().unwrap().logged(), [""; 0]);
     }
 
     #[test]

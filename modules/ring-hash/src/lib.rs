@@ -42,9 +42,10 @@
 //! |---|---|---|
 //! | `balance_factor` | 0 | percent of its share that a server may have on its way: 101 to 65,535, or 0 for no bound |
 //!
-//! **Cost**: a look into a guide and at the points from there, at any number of servers: some 30 ns up to a hundred
-//! servers, 80 at 10,000, whose ring no near cache holds. `build` of 10,000 servers of weight 1 makes and sorts 1.6
-//! million points in 33 to 50 ms, and in proportion to the sum of the weights: keep them small. **Source**: nginx,
+//! **Cost**: a look into a guide, at the points from there and into a table of what each server takes, at any number of
+//! servers; more at 10,000, whose ring no near cache holds. The first request after a change of a server's state or
+//! effective weight looks at all of them. `build` makes and sorts the points: 1.6 million for 10,000 servers of weight 1
+//! in less than 50 ms, and in proportion to the sum of the weights: keep them small. **Source**: nginx,
 //! `src/http/modules/ngx_http_upstream_hash_module.c`, whose choices are in `tests/data`; the bound: HAProxy,
 //! `src/lb_chash.c`.
 #![forbid(unsafe_code)]
@@ -64,7 +65,7 @@ use lb_api::{
 
 use bound::{Bound, Open};
 use ring::{Owner, POINTS, Ring};
-use server::{Rule, Server};
+use server::Servers;
 use turns::Turns;
 
 /// Points of a ring, at most.
@@ -84,7 +85,7 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct RingHash {
     cluster: Cluster,
-    servers: Box<[Server]>,
+    servers: Servers,
     ring: Ring,
     turns: Turns,
     bound: Option<Bound>,
@@ -141,7 +142,7 @@ impl Balancer for RingHash {
         let ring = Ring::new(&named);
         Ok(Self {
             cluster: cx.cluster(),
-            servers: Server::all(endpoints),
+            servers: Servers::new(cx),
             turns: Turns::new(endpoints.len()),
             // As HAProxy a bounded request goes all the way: many points in a row may be those of a full server.
             max_passed: if bound.is_some() { ring.len() as u32 } else { MAX_PASSED },
@@ -169,8 +170,9 @@ impl Balancer for RingHash {
             let mut rng = cx.rng();
             (rng.below(self.ring.len() as u64) as u32, rng.bits() as u32)
         });
+        self.servers.refresh();
         if let Some(bound) = &self.bound {
-            bound.refresh(self.cluster, self.servers.iter().map(Server::live));
+            bound.refresh(self.cluster, (0..self.servers.len()).map(|server| self.servers.live(server)));
         }
         while position.passed <= self.max_passed {
             // Neither is above the length, so that this goes around once at most.
@@ -201,17 +203,16 @@ impl Balancer for RingHash {
 impl RingHash {
     #[inline]
     fn fits(&self, server: usize, hash: u32, cx: &NextCx<'_>) -> bool {
-        let of = &self.servers[server];
         !cx.tried(server)
-            && of.takes(hash, Rule::Share)
-            && self.bound.as_ref().is_none_or(|bound| bound.has_room(server, of.live()))
+            && self.servers.takes(server, hash)
+            && self.bound.as_ref().is_none_or(|bound| bound.has_room(server, self.servers.live(server)))
     }
 
     /// Whose turn it is among the endpoints of one name.
     fn turn(&self, servers: &[u32], hash: u32, cx: &NextCx<'_>) -> Option<usize> {
         let fitting =
             servers.iter().map(|server| *server as usize).filter(|server| self.fits(*server, hash, cx));
-        self.turns.next(fitting.map(|server| (server, self.servers[server].live().effective_weight())))
+        self.turns.next(fitting.map(|server| (server, self.servers.live(server).effective_weight())))
     }
 }
 

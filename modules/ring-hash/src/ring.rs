@@ -25,9 +25,9 @@ impl Point {
 /// Points in ascending order of their hashes, each hash once.
 ///
 /// The hashes of a ring are even enough to be parted into stretches of a few points each. Which stretch a point is in
-/// says the upper bits of its hash, so that the lower ones and its owner fit into 32 bits: there are at least 40
-/// stretches for each owner. A ring of 10,000 servers takes 8 MB instead of 16, which is what a look costs at that
-/// size.
+/// says the upper bits of its hash, so that the lower ones and its owner fit into 32 bits: there are at least ten
+/// stretches for each owner. What a look costs in a large ring is memory that no near cache holds, so that there is
+/// little of it: a stretch is about a cache line, and the guide to a ring of 10,000 servers half a megabyte beside 6.4.
 #[derive(Debug)]
 pub(crate) struct Ring {
     /// Lower bits of the hash above, owner below; and a window of nothing behind the last.
@@ -40,7 +40,7 @@ pub(crate) struct Ring {
 }
 
 /// Points that are compared at once, which is most stretches.
-const WINDOW: usize = 8;
+const WINDOW: usize = 16;
 
 /// Who has points: a server name, which is one endpoint or, where a name stands for several addresses, several.
 #[derive(Debug, Default)]
@@ -121,8 +121,8 @@ struct Packer {
 
 impl Packer {
     fn new(len: usize) -> Self {
-        // Two to four points to a stretch, so that more than the window is rare.
-        let stretch_bits = (len / 2).ilog2();
+        // Eight to sixteen points to a stretch.
+        let stretch_bits = (len / 8).ilog2();
         let guide = vec![0; (1 << stretch_bits) + 1];
         Self { points: Vec::with_capacity(len + WINDOW), guide, low_bits: 32 - stretch_bits, last: None }
     }
@@ -150,10 +150,15 @@ impl Packer {
     }
 }
 
-/// The points of one name: each continues the CRC of the name with the point before it.
+/// The points of one name: each is the CRC of the name and the point before it.
+///
+/// A CRC is linear. So with `F` for what four bytes 0 make of a CRC, the point behind `p` is `F(p)` exclusive-or a number
+/// that only the name makes, which is the first point, since that one follows a 0; and the one four further on is
+/// `F⁴(p)` exclusive-or the fourth. Four such sequences side by side take a fifth of the time of a CRC for each point,
+/// which waits for the one before.
 struct Chain {
-    base: Hasher,
-    last: u32,
+    next: [u32; 4],
+    fourth: u32,
     len: u64,
 }
 
@@ -169,17 +174,50 @@ impl Chain {
         base.update(host.as_bytes());
         base.update(b"\0");
         base.update(port.as_bytes());
-        Self { base, last: 0, len: 0 }
+        let mut last = 0_u32;
+        let next = [(); 4].map(|()| {
+            let mut hash = base.clone();
+            hash.update(&last.to_le_bytes());
+            last = hash.finalize();
+            last
+        });
+        Self { next, fourth: last, len: 0 }
     }
 
-    fn next(&mut self) -> u32 {
-        let mut hash = self.base.clone();
-        hash.update(&self.last.to_le_bytes());
-        self.last = hash.finalize();
-        self.len += 1;
-        self.last
+    /// The next four points. A weight has a number of points that is divisible by that.
+    #[inline]
+    fn four(&mut self) -> [u32; 4] {
+        let four = self.next;
+        self.next = four.map(|point| behind_16(point) ^ self.fourth);
+        self.len += 4;
+        four
     }
 }
+
+/// What 16 bytes 0 make of this CRC.
+#[inline]
+fn behind_16(crc: u32) -> u32 {
+    let [a, b, c, d] = crc.to_le_bytes();
+    let [of_a, of_b, of_c, of_d] = &BEHIND_16;
+    of_a[usize::from(a)] ^ of_b[usize::from(b)] ^ of_c[usize::from(c)] ^ of_d[usize::from(d)]
+}
+
+/// The same for each byte of a CRC by itself.
+static BEHIND_16: [[u32; 256]; 4] = {
+    let mut tables = [[0; 256]; 4];
+    let mut entry = 0;
+    while entry < 4 * 256 {
+        let mut crc = (entry as u32 % 256) << (8 * (entry / 256));
+        let mut bit = 0;
+        while bit < 16 * 8 {
+            crc = crc >> 1 ^ if crc & 1 == 1 { 0xedb8_8320 } else { 0 };
+            bit += 1;
+        }
+        tables[entry / 256][entry % 256] = crc;
+        entry += 1;
+    }
+    tables
+};
 
 /// The points of all names, in nginx's order: endpoint by endpoint.
 struct Chains {
@@ -195,7 +233,7 @@ impl Chains {
         for (owner, len) in self.of_endpoint {
             let chain = &mut self.of_owner[owner];
             while chain.len < len {
-                take(Point::new(chain.next(), owner as u32));
+                chain.four().into_iter().for_each(|hash| take(Point::new(hash, owner as u32)));
             }
         }
     }
@@ -218,8 +256,7 @@ fn owners(endpoints: &[(&str, u32)]) -> (Owners, Chains) {
 }
 
 /// Bits of a hash by which points are first parted, and then once more. 1.6 million points make parts of 12 KiB, which
-/// the nearest cache holds while they are sorted: 33 ms in all, a third of it the CRCs, where sorting them as a whole
-/// takes 60.
+/// the nearest cache holds while they are sorted; as a whole they would take twice the time.
 const PART_BITS: u32 = 10;
 const BIN_BITS: u32 = 11;
 
@@ -425,7 +462,7 @@ mod tests {
 
     #[test]
     fn only_a_port_is_a_port() {
-        let first = |name| Chain::new(name).next();
+        let first = |name| Chain::new(name).four()[0];
         let of = |bytes: &[u8]| crc([bytes, &[0; 4]].concat());
         assert_eq!(first("a:80"), of(b"a\080"));
         assert_eq!(first("a"), of(b"a\0"));

@@ -181,7 +181,24 @@ impl Checker<'_> {
             let right = "write, for example, servers = [\"http://127.0.0.1:9001\"]";
             self.report.error(span.start, format!("{object}: no server ({right})"));
         }
-        servers.into_iter().filter_map(|server| self.server(object, server)).collect()
+        let servers: Vec<Server> =
+            servers.into_iter().filter_map(|server| self.server(object, server)).collect();
+        self.warn_of_twins(object, &servers);
+        servers
+    }
+
+    /// Each of them is a server of its own to the module, with limits and numbers of its own; hardly what was meant.
+    fn warn_of_twins(&mut self, object: &str, servers: &[Server]) {
+        let mut seen = HashMap::new();
+        for server in servers {
+            let address = (server.host.to_ascii_lowercase(), server.port);
+            if let Some(first) = seen.insert(address, &server.place) {
+                let right = "where it is to get more, write one with a weight";
+                let text =
+                    format!("{object}: server \"{}\": is there already, by {first} ({right})", server.url);
+                self.report.warn(server.place.clone(), text);
+            }
+        }
     }
 
     fn server(&mut self, object: &str, server: Spanned<Short<file::Server>>) -> Option<Server> {

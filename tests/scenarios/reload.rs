@@ -1,0 +1,506 @@
+//! A new generation takes over from the one that serves: with nothing lost, or not at all; and with what was learned.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::process::Signal;
+use sha2::{Digest as _, Sha256};
+use tests::client::Client;
+use tests::origin::Origin;
+use tests::proxy::{Builder, Proxy};
+use tests::site::{Site, n_descriptors, proc_status, threads};
+use tests::stream::End;
+use tests::traffic::Traffic;
+use tests::{Gate, artifacts, eventually};
+
+/// In front of these servers, with a cluster named `app`.
+fn over<'a>(origins: impl IntoIterator<Item = &'a Origin>) -> Builder {
+    Proxy::over(origins).named("app").threads(2)
+}
+
+/// A file like a module's, but not the same: what stands behind the end of an ELF file is read by nobody.
+fn build_of(id: &str, to: &Path, n: usize) -> PathBuf {
+    let mut bytes = fs::read(artifacts::module(id)).unwrap();
+    bytes.extend(format!("build {n}").bytes());
+    fs::write(to, bytes).unwrap();
+    to.to_owned()
+}
+
+/// As the log names a file's hash.
+fn short_hash(file: &Path) -> String {
+    let hash = Sha256::digest(fs::read(file).unwrap());
+    format!("{:02x}{:02x}…", hash[0], hash[1])
+}
+
+/// Answers with its name, once the gate is open.
+fn gated(name: &'static str, gate: &Gate) -> Origin {
+    let gate = gate.clone();
+    Origin::serving(move |conn| {
+        while conn.request().is_some() {
+            gate.wait();
+            conn.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{name}", name.len()));
+        }
+    })
+}
+
+/// A connection to a generation that has been replaced: every request is answered, and one says that it is the last, at the
+/// latest once the worker has heard of its own end.
+#[track_caller]
+fn is_answered_and_closed(client: &mut Client) {
+    eventually("the last answer", || {
+        let reply = client.get("/").reply();
+        assert_eq!((reply.status(), reply.text().as_str()), (200, "a"));
+        reply.header("connection").map(|said| assert_eq!(said, "close"))
+    });
+    assert_eq!(client.end(), End::Eof);
+}
+
+// ---- nothing is lost -------------------------------------------------------------------------------------------------
+
+#[test]
+fn no_request_is_lost_while_strategies_and_module_files_change() {
+    const RELOADS: usize = 10;
+    let origins = ["a", "b", "c"].map(Origin::named);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("lb.so");
+    let of = |n: usize| {
+        let id = ["round_robin", "least_request"][n / 2 % 2];
+        over(&origins).module_file(id, &build_of(id, &file, n))
+    };
+    let site = Site::run(&of(0));
+    let traffic = Traffic::start(site.address(), 4, 2);
+    for n in 1..=RELOADS {
+        traffic.goes_on_for(30);
+        site.reload_with(&of(n));
+        assert_eq!(site.generation(), n as u64 + 1);
+    }
+    traffic.goes_on_for(30);
+    let served = traffic.ends_whole();
+    let last = site.wait_for_only(RELOADS as u64 + 1);
+    assert_eq!(last.modules[0].id, "least_request", "10 / 2 is odd");
+    // Those that were replaced have told what they counted.
+    let total = "trylist_requests_total{cluster=\"app\",code=\"200\"}";
+    eventually("the total of all generations", || (site.metric(total) == served as f64).then_some(()));
+    assert_eq!(
+        origins.iter().map(|origin| origin.requests().len()).sum::<usize>(),
+        served,
+        "and none is repeated"
+    );
+}
+
+#[test]
+fn a_new_build_in_place_of_the_old_is_what_the_next_generation_loads() {
+    let origins = ["a", "b"].map(Origin::named);
+    let folder = tempfile::tempdir().unwrap();
+    let (file, fresh) = (folder.path().join("lb.so"), folder.path().join("fresh.so"));
+    let site = Site::run(&over(&origins).module_file("round_robin", &build_of("round_robin", &file, 0)));
+    let traffic = Traffic::start(site.address(), 2, 1);
+    let renamed = |n| {
+        build_of("round_robin", &fresh, n);
+        fs::rename(&fresh, &file).unwrap();
+    };
+    let copied = |n| drop(build_of("round_robin", &file, n));
+    for (n, put) in [(1, &copied as &dyn Fn(usize)), (2, &renamed)] {
+        let (old, before) = (short_hash(&file), site.serving());
+        put(n);
+        traffic.goes_on_for(50);
+        assert_eq!(site.serving().modules, before.modules, "who runs is not disturbed");
+        let said = site.reload();
+        let version = before.modules[0].version.clone().unwrap();
+        let changed = format!("module round_robin {version} ({old}) → {version} ({})", short_hash(&file));
+        assert!(said.lines().any(|line| line == changed), "{changed}: {said}");
+        site.running().logs(&changed);
+        assert!(
+            said.starts_with(&format!("generation {} serves (pid {}), ", n + 1, site.worker())),
+            "{said}"
+        );
+    }
+    traffic.ends_whole();
+    let unchanged = site.reload();
+    assert!(!unchanged.contains("round_robin"), "{unchanged}");
+}
+
+#[test]
+fn another_strategy_is_told() {
+    let origin = Origin::named("a");
+    let site = Site::run(&over([&origin]).module("round_robin"));
+    let said = site.reload_with(&over([&origin]).module("least_request"));
+    let version = site.serving().modules[0].version.clone().unwrap();
+    let hash = short_hash(&artifacts::module("least_request"));
+    for line in
+        [&format!("module least_request {version} ({hash}) is new"), "module round_robin is no longer loaded"]
+    {
+        assert!(said.lines().any(|said| said == line), "{line}: {said}");
+    }
+}
+
+#[test]
+fn threads_may_become_more_and_fewer() {
+    let origins = ["a", "b"].map(Origin::named);
+    let site = Site::run(&over(&origins));
+    let traffic = Traffic::start(site.address(), 2, 2);
+    for n in [5, 1, 3] {
+        site.reload_with(&over(&origins).threads(n));
+        let serving = threads(site.worker()).into_iter().filter(|thread| thread.name.starts_with("worker-"));
+        assert_eq!(serving.count(), n);
+        // Each of the listener's sockets gets some of these; one that nobody reads would keep them.
+        traffic.goes_on_for(100);
+    }
+    traffic.ends_whole();
+}
+
+#[test]
+fn a_download_under_way_ends_whole() {
+    const HALF: usize = 4 << 20;
+    let gate = Gate::default();
+    let origin = Origin::serving({
+        let gate = gate.clone();
+        move |conn| {
+            conn.request();
+            conn.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 2 * HALF));
+            conn.send(vec![1; HALF]);
+            gate.wait();
+            conn.send(vec![2; HALF]);
+        }
+    });
+    let site = Site::run(&over([&origin]));
+    let mut client = site.connect();
+    assert_eq!(client.get("/").reply_head().status(), 200);
+    assert!(client.bytes(HALF) == vec![1; HALF]);
+    for _ in 0..2 {
+        site.reload();
+    }
+    let states: Vec<String> = site.status().generations.into_iter().map(|each| each.state).collect();
+    assert!(states.first().is_some_and(|first| first == "draining"), "{states:?}");
+    gate.open();
+    assert!(client.bytes(HALF) == vec![2; HALF]);
+    // It would get one more answer.
+    drop(client);
+    site.wait_for_only(3);
+}
+
+#[test]
+fn an_idle_connection_gets_one_more_answer() {
+    let origin = Origin::named("a");
+    let site = Site::run(&over([&origin]));
+    let (mut idle, mut silent) = (site.connect(), site.connect());
+    assert_eq!(idle.get("/").reply().header("connection"), None);
+    let open = format!("trylist_open_connections{{listener=\"{}\"}}", site.address());
+    eventually("both connections", || (site.metric(&open) == 2.0).then_some(()));
+    site.reload();
+    for client in [&mut idle, &mut silent] {
+        is_answered_and_closed(client);
+    }
+    site.wait_for_only(2);
+    assert_eq!(site.get("/").header("connection"), None);
+}
+
+#[test]
+fn a_listener_comes_and_goes_with_the_configuration() {
+    let origin = Origin::named("a");
+    let site = Site::run(&over([&origin]));
+    let more = over([&origin]).tables("[[listener]]\naddress = \"127.0.0.1:0\"");
+    site.reload_with(&more);
+    let listeners: Vec<SocketAddr> =
+        site.status().listeners.iter().map(|address| address.parse().unwrap()).collect();
+    assert_eq!((listeners.len(), listeners[0]), (2, site.address()));
+    let traffic = Traffic::start(site.address(), 1, 1);
+    let mut kept = Client::connect(listeners[1]);
+    assert_eq!(kept.get("/").reply().text(), "a");
+    site.reload_with(&more);
+    is_answered_and_closed(&mut kept);
+    // Whoever has connected by now is served, accepted or not.
+    let mut late: Vec<Client> = (0..20).map(|_| Client::connect(listeners[1])).collect();
+    site.reload_with(&over([&origin]));
+    for client in &mut late {
+        is_answered_and_closed(client);
+    }
+    eventually("the listener is closed", || Client::try_connect(listeners[1]).err());
+    assert_eq!(site.status().listeners, [site.address().to_string()]);
+    traffic.ends_whole();
+}
+
+#[test]
+fn signals_reload_as_well() {
+    let origin = Origin::named("a");
+    let site = Site::run(&over([&origin]));
+    for (n, signal, name) in [(2, Signal::HUP, "SIGHUP"), (3, Signal::USR1, "SIGUSR1")] {
+        site.running().signal(signal);
+        site.running().logs(&format!("{name}: a new generation is started from the files as they are now"));
+        site.wait_for_only(n);
+        assert_eq!(site.names(2), "a a");
+    }
+}
+
+#[test]
+fn the_access_log_follows_a_rotation_after_a_reload() {
+    let origin = Origin::named("a");
+    let folder = tempfile::tempdir().unwrap();
+    let (log, old) = (folder.path().join("access.log"), folder.path().join("access.log.1"));
+    let site = Site::run(&over([&origin]).tables(&format!("[access_log]\npath = {log:?}")));
+    let lines_of = |file: &Path, path: &str| {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        text.lines().filter(|line| line.contains(path)).count()
+    };
+    let written = |file: &Path, path: &str| {
+        eventually(&format!("{path} in the log"), || (lines_of(file, path) > 0).then_some(()));
+    };
+    site.get("/first");
+    site.reload();
+    site.get("/second");
+    written(&log, "/second");
+    fs::rename(&log, &old).unwrap();
+    site.running().signal(Signal::USR2);
+    eventually("a new file", || {
+        site.get("/third");
+        (lines_of(&log, "/third") > 0).then_some(())
+    });
+    assert_eq!((lines_of(&old, "/first"), lines_of(&old, "/second")), (1, 1));
+    assert_eq!((lines_of(&log, "/first"), lines_of(&log, "/second")), (0, 0));
+    site.reload();
+    site.get("/fourth");
+    written(&log, "/fourth");
+}
+
+#[test]
+fn fifty_reloads_leave_nothing_behind() {
+    let origin = Origin::named("a");
+    let site = Site::run(&over([&origin]));
+    let supervisor = site.running().pid();
+    let look = |generation| {
+        let worker = site.wait_for_only(generation).pid;
+        assert_eq!(site.workers(), [worker], "no process is left");
+        assert_eq!(site.names(2), "a a");
+        (n_descriptors(supervisor), n_descriptors(worker), proc_status(supervisor, "VmRSS"))
+    };
+    for _ in 0..10 {
+        site.reload();
+    }
+    let early = look(11);
+    for _ in 0..40 {
+        site.reload();
+    }
+    // What a client of `names` or of the status just let go of may not be gone yet.
+    let late = eventually("as few descriptors as before", || {
+        let late = look(51);
+        (late.0 <= early.0 && late.1 <= early.1).then_some(late)
+    });
+    assert!(late.2 < early.2 + 4096, "the supervisor had {} KiB and has {} KiB", early.2, late.2);
+}
+
+// ---- or nothing changes ----------------------------------------------------------------------------------------------
+
+/// This configuration is refused, and the generation that serves does not notice.
+#[track_caller]
+fn changes_nothing(builder: &Builder, origin: &Origin, exit: i32, lines: &[&str]) {
+    let site = Site::run(&over([origin]));
+    let before = site.serving();
+    let traffic = Traffic::start(site.address(), 2, 1);
+    site.folder().write(&builder.text());
+    let (code, said) = site.fails_to_reload();
+    assert_eq!((code, said.len()), (Some(exit), lines.len() + 1), "{said:#?}");
+    for (said, expected) in said.iter().zip(lines) {
+        assert!(said.contains(expected), "{expected}: {said:#?}");
+        site.running().logs(expected);
+    }
+    assert_eq!(said.last().unwrap(), "nothing has changed: generation 1 goes on as it was");
+    site.running().logs("no new generation came of it; nothing has changed: generation 1 goes on as it was");
+    traffic.goes_on_for(30);
+    traffic.ends_whole();
+    let after = site.wait_for_only(1);
+    assert_eq!(
+        (after.pid, after.config_sha256, after.modules),
+        (before.pid, before.config_sha256, before.modules)
+    );
+    site.reload_with(&over([origin]));
+}
+
+#[test]
+fn a_configuration_that_is_refused_changes_nothing() {
+    let origin = Origin::named("a");
+    let builder = over([&origin]).in_cluster("modul = 1\nqueue = -1");
+    changes_nothing(&builder, &origin, 3, &["unknown key \"modul\"", "queue"]);
+}
+
+/// Not even where the control socket is can be read from it as a whole.
+#[test]
+fn a_configuration_that_is_no_toml_changes_nothing() {
+    let origin = Origin::named("a");
+    let site = Site::run(&over([&origin]));
+    site.folder().write("[[listener]\naddress =");
+    let (code, said) = site.fails_to_reload();
+    assert_eq!((code, said.len()), (Some(3), 2), "{said:#?}");
+    assert!(said[0].starts_with(&format!("{}:2: ", site.folder().config())), "{said:#?}");
+    assert_eq!(site.generation(), 1);
+}
+
+#[test]
+fn a_module_file_that_is_missing_changes_nothing() {
+    let origin = Origin::named("a");
+    let builder = over([&origin]).module_file("round_robin", Path::new("/no/such/module.so"));
+    changes_nothing(&builder, &origin, 4, &["/no/such/module.so"]);
+}
+
+#[test]
+fn a_module_that_refuses_its_settings_changes_nothing() {
+    let origin = Origin::named("a");
+    let builder = over([&origin]).broken("refuses-settings").in_cluster("settings = { a = 1 }");
+    changes_nothing(&builder, &origin, 4, &["cluster \"app\""]);
+}
+
+#[test]
+fn a_module_that_panics_when_it_is_built_changes_nothing() {
+    let origin = Origin::named("a");
+    changes_nothing(&over([&origin]).broken("panics-in-build"), &origin, 4, &["cannot be built"]);
+}
+
+#[test]
+fn an_address_in_use_changes_nothing() {
+    let origin = Origin::named("a");
+    let listener = format!("[[listener]]\naddress = \"{}\"", origin.address());
+    let said = format!("listener \"{}\": address in use", origin.address());
+    changes_nothing(&over([&origin]).tables(&listener), &origin, 1, &[&said]);
+}
+
+#[test]
+fn a_generation_that_is_not_ready_in_time_changes_nothing() {
+    let origin = Origin::named("a");
+    let builder = over([&origin]).broken("misbehaves").in_cluster("settings = { build = \"block\" }");
+    let builder = builder.top("supervision.start_timeout = \"300ms\"");
+    let said = "generation 2 is not ready after 300ms; it is inside module \"misbehaves\", cluster \"app\"";
+    changes_nothing(&builder, &origin, 1, &[said]);
+}
+
+#[test]
+fn an_access_log_that_cannot_be_opened_changes_nothing() {
+    let origin = Origin::named("a");
+    let builder = over([&origin]).tables("[access_log]\npath = \"/no/such/folder/access.log\"");
+    changes_nothing(&builder, &origin, 1, &["access log \"/no/such/folder/access.log\": "]);
+}
+
+// ---- what was learned goes on ----------------------------------------------------------------------------------------
+
+#[test]
+fn marks_of_operators_stay_until_the_configuration_says_something_new() {
+    let origins = ["a", "b"].map(Origin::named);
+    let site = Site::run(&over(&origins).module("round_robin"));
+    let mark = |origin: usize, words: &[&str]| {
+        let url = origins[origin].url();
+        let output = site.folder().command("server", &[&["app", &url], words].concat());
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+    };
+    mark(0, &["drain"]);
+    assert_eq!(site.names(4), "b b b b");
+    site.reload_wholly();
+    assert_eq!(site.names(4), "b b b b");
+    mark(0, &["ready"]);
+    mark(1, &["weight", "3"]);
+    site.wait_for_only(3);
+    let n_b = || site.names(80).matches('b').count();
+    assert_eq!(n_b(), 60);
+    site.reload_wholly();
+    assert_eq!(n_b(), 60);
+    assert_eq!(site.status().marks.len(), 2);
+    // The file said 1 and says 2 now: that counts.
+    site.reload_with(&over(&origins).module("round_robin").server(1, "weight = 2").server(0, "drain = true"));
+    assert_eq!(site.names(4), "b b b b");
+    site.running()
+        .logs(&format!("server \"{}\": weight = 2 of the configuration counts again", origins[1].url()));
+    assert_eq!(site.status().marks, []);
+}
+
+/// `by_traffic` gives the next request to whoever has sent the fewest bytes. One that knows of none begins with the first.
+#[test]
+fn what_a_balancer_learned_is_not_learned_anew() {
+    const MUCH: usize = 200_000;
+    let much = format!("HTTP/1.1 200 OK\r\nContent-Length: {MUCH}\r\n\r\n{}", "a".repeat(MUCH));
+    let origins = [Origin::replying(much), Origin::named("b")];
+    let site = Site::run(&over(&origins).module("by_traffic"));
+    assert_eq!(site.get("/").body.len(), MUCH);
+    for _ in 0..3 {
+        assert_eq!(site.names(20), ["b"; 20].join(" "));
+        site.reload_wholly();
+    }
+}
+
+#[test]
+fn a_session_stays_with_its_server() {
+    let origins = ["a", "b", "c"].map(Origin::named);
+    let builder = over(&origins).in_cluster("sticky = { cookie = \"server\" }");
+    let site = Site::run(&builder);
+    let first = site.get("/");
+    let cookie = first.header("set-cookie").unwrap().split_once(';').unwrap().0.to_owned();
+    for _ in 0..2 {
+        for _ in 0..4 {
+            let request = format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\n\r\n");
+            let reply = site.connect().send(request).reply();
+            assert_eq!((reply.text(), reply.header("set-cookie")), (first.text(), None));
+        }
+        site.reload_wholly();
+    }
+}
+
+#[test]
+fn requests_of_the_generation_before_count_towards_a_servers_limit() {
+    let gate = Gate::default();
+    let origin = gated("done", &gate);
+    let site = Site::run(&over([&origin]).server(0, "max_requests = 1").in_cluster("queue = 0"));
+    let mut client = site.connect();
+    client.get("/");
+    origin.wait_for_requests(1);
+    site.reload();
+    // The new generation hears of it just after it has begun. What it forwards before it does is taken back.
+    let refused = eventually("the new generation counts it", || {
+        let n_forwarded = origin.requests().len();
+        let mut client = site.connect();
+        client.get("/");
+        let is_forwarded = || origin.requests().len() > n_forwarded;
+        eventually("either", || (is_forwarded() || client.is_answered()).then_some(()));
+        match is_forwarded() {
+            true => {
+                client.reset();
+                None
+            }
+            false => Some(client.reply()),
+        }
+    });
+    assert_eq!((refused.status(), site.get("/").status()), (503, 503));
+    gate.open();
+    assert_eq!(client.reply().text(), "done");
+    eventually("room again", || (site.get("/").status() == 200).then_some(()));
+}
+
+#[test]
+fn a_server_that_is_left_alone_stays_so() {
+    let is_ill = Arc::new(AtomicBool::new(true));
+    let ill = Origin::serving({
+        let is_ill = Arc::clone(&is_ill);
+        move |conn| {
+            while conn.request().is_some()
+                && !is_ill.load(Ordering::SeqCst)
+                && conn.send("HTTP/1.1 204 No Content\r\n\r\n")
+            {}
+        }
+    });
+    let well = Origin::named("well");
+    let builder = over([&ill, &well]).in_cluster("ejection = { failures = 1, time = \"1h\" }");
+    let site = Site::run(&builder);
+    eventually("the ill one is asked", || {
+        site.get("/");
+        (ill.n_connections() > 0).then_some(())
+    });
+    let state =
+        format!("trylist_endpoint_state{{cluster=\"app\",endpoint=\"{}\",state=\"ejected\"}}", ill.url());
+    eventually("it is ejected", || (site.metric(&state) == 1.0).then_some(()));
+    // Were it asked again, it would answer.
+    is_ill.store(false, Ordering::SeqCst);
+    let n_connections = ill.n_connections();
+    for _ in 0..2 {
+        site.reload_wholly();
+        assert_eq!(site.names(20), ["well"; 20].join(" "));
+        assert_eq!((site.metric(&state), ill.n_connections()), (1.0, n_connections));
+    }
+}
