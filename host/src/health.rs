@@ -16,12 +16,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicI32, AtomicU64};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::cluster::{Cluster, Clusters};
 use crate::config::{HealthCheck, Probe};
 use crate::endpoint::{Endpoint, Source};
+use crate::proxy_protocol::Version;
 use crate::random::{Random, fraction};
 use crate::resolve::Addresses;
 use crate::tls::client::Connector;
@@ -97,9 +98,12 @@ pub async fn keep_checked(clusters: Clusters, cluster: usize, endpoint: usize) {
     let tls = cluster.config.tls.as_ref().map(|tls| tls.checker(speaks_h2));
     let random = Random::new();
     let first = check.interval.min(FIRST_WITHIN).mul_f64(fraction(random.next()));
+    // A port of its own is for checks alone, and speaks what they speak.
+    let version = cluster.config.send_proxy_protocol.filter(|_| check.port.is_none());
+    let preface = version.map(Version::own_header).unwrap_or_default();
     tokio::time::sleep(first).await;
     loop {
-        let result = run(cluster, &cluster.endpoints[endpoint], check, tls.as_ref()).await;
+        let result = run(check, &cluster.endpoints[endpoint], &preface, tls.as_ref()).await;
         judge(cluster, endpoint, check, &result);
         let jitter = 1.0 + (fraction(random.next()) * 2.0 - 1.0) / JITTER;
         tokio::time::sleep(check.interval.mul_f64(jitter)).await;
@@ -136,19 +140,16 @@ fn judge(cluster: &Cluster, idx: usize, check: &HealthCheck, result: &Result<(),
     }
 }
 
-/// One check, by TLS where the endpoint is spoken to by it.
+/// One check, by TLS where the endpoint is spoken to by it; `preface` is said first.
 async fn run(
-    cluster: &Cluster,
-    endpoint: &Endpoint,
     check: &HealthCheck,
+    endpoint: &Endpoint,
+    preface: &[u8],
     tls: Option<&Connector>,
 ) -> Result<(), CheckError> {
     let checked = async {
         let mut stream = connect(endpoint, check.port).await?;
-        // Who is asked at a port of its own is somebody else than who gets the requests.
-        if let (Some(version), None) = (cluster.config.send_proxy_protocol, check.port) {
-            stream.write_all(&version.own_header()).await?;
-        }
+        stream.write_all(preface).await?;
         let Some((tls, name)) = tls.zip(endpoint.tls_name.as_ref()) else {
             return ask(check, endpoint, stream).await;
         };

@@ -418,3 +418,24 @@ fn behind_a_balancer_clients_are_counted_by_what_it_says() {
     assert!(is_let_in(proxy.connect(), &header(1)).is_none());
     drop(held);
 }
+
+#[test]
+fn checks_of_such_servers_are_the_proxys_own() {
+    let origin = Origin::serving(|conn| {
+        let preface = conn.bytes(15);
+        let mut has_named = false;
+        while let Some(request) = conn.request() {
+            has_named |= preface == b"PROXY UNKNOWN\r\n" && request.line().contains("/health");
+            let status = if has_named { 200 } else { 500 };
+            if !conn.send(format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n")) {
+                return;
+            }
+        }
+    });
+    let check = "health_check = { path = \"/health\", fall = 1, interval = \"2ms\" }";
+    let proxy = Proxy::over([&origin]).in_cluster(check).in_cluster("send_proxy_protocol = \"v1\"").start();
+    origin.wait_for_requests(5);
+    let url = origin.url();
+    let available = format!("trylist_endpoint_state{{cluster=\"%\",endpoint=\"{url}\",state=\"available\"}}");
+    assert_eq!(proxy.metric(&available), 1.0);
+}
