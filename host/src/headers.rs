@@ -185,7 +185,7 @@ pub fn write_response(
     let without_length = response.status == 204;
     let leave_out = |name| match name {
         Name::ContentLength => without_length,
-        Name::Trailer => framing.encoding != Encoding::Chunked && client != Version::Http2,
+        Name::Trailer => framing.encoding != Encoding::Chunked && reply.client != Version::Http2,
         name => name.is_hop_by_hop(),
     };
     write_passed_on(response, reply.rules, leave_out, out);
