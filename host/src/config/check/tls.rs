@@ -231,7 +231,8 @@ impl Checker<'_> {
 
     /// The one place where certificates and keys are read.
     fn file_bytes(&mut self, object: &str, path: &Spanned<String>) -> Option<Vec<u8>> {
-        let read = self.files.bytes(&self.relative(path.get_ref()));
+        let file = self.relative(path.get_ref());
+        let read = self.files.bytes(&file);
         read.map_err(|reason| {
             self.report.error(path.at(), format!("{object} {:?} {reason}", path.get_ref()));
         })
