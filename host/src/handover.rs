@@ -8,17 +8,20 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::{Cluster, HealthFacts, Tier};
 use crate::endpoint::Endpoint;
 use crate::sticky;
+use crate::tls::tickets::{NoRandom, TicketKey, TicketKeys};
 
 /// Of all clusters of a worker.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     /// What sessions are signed with where the configuration names no secret: the same for as long as there is a supervisor.
     secret: [u8; 32],
+    /// What TLS tickets are made and taken with, the newest first; none before the first worker has said so.
+    ticket_keys: Vec<Vec<u8>>,
     clusters: Vec<ClusterState>,
 }
 
 impl std::fmt::Debug for State {
-    /// Without the secret.
+    /// Without the secrets.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("State").field("clusters", &self.clusters).finish_non_exhaustive()
     }
@@ -53,24 +56,39 @@ struct BalancerState {
 impl State {
     /// What these clusters know now. Their modules are asked, which takes as long as they take: not to be called from a
     /// thread that serves. Requests go on meanwhile.
-    pub fn of(clusters: &[Cluster]) -> Self {
-        Self { secret: [0; 32], clusters: clusters.iter().map(ClusterState::of).collect() }
+    pub fn of(clusters: &[Cluster], ticket_keys: &TicketKeys) -> Self {
+        Self {
+            secret: [0; 32],
+            ticket_keys: ticket_keys.export().iter().map(|key| key.to_vec()).collect(),
+            clusters: clusters.iter().map(ClusterState::of).collect(),
+        }
     }
 
     /// Nothing yet.
     #[expect(clippy::new_without_default, reason = "no two are equal")]
     pub fn new() -> Self {
-        Self { secret: sticky::random_key(), clusters: Vec::new() }
+        Self { secret: sticky::random_key(), ticket_keys: Vec::new(), clusters: Vec::new() }
     }
 
     /// Takes over what a later generation knows. Of clusters that it does not have, nothing is kept; but what a balancer
     /// once saved is, while its cluster has none, because its module is in quarantine.
     pub fn learn(&mut self, later: Self) {
+        self.ticket_keys = later.ticket_keys;
         let mut earlier = std::mem::replace(&mut self.clusters, later.clusters);
         for cluster in self.clusters.iter_mut().filter(|cluster| cluster.balancers.is_empty()) {
             let known = earlier.iter_mut().find(|known| known.name == cluster.name);
             cluster.balancers = known.map(|known| std::mem::take(&mut known.balancers)).unwrap_or_default();
         }
+    }
+
+    /// What TLS tickets are made and taken with: a client that comes back finds the new generation as it left the old one.
+    ///
+    /// # Errors
+    /// There are none yet, and no random bytes to make one of.
+    pub fn ticket_keys(&self) -> Result<TicketKeys, NoRandom> {
+        let keys: Vec<TicketKey> =
+            self.ticket_keys.iter().filter_map(|key| key.as_slice().try_into().ok()).collect();
+        if keys.is_empty() { TicketKeys::random() } else { Ok(TicketKeys::new(keys)) }
     }
 
     /// What sessions are signed with where the configuration names no secret.

@@ -201,7 +201,7 @@ impl Admitted {
             match left_out {
                 0 => tracing::warn!(%listener, %peer, "connection closed, no good PROXY header: {why}"),
                 _ => {
-                    tracing::warn!(%listener, %peer, left_out, "connection closed, no good PROXY header: {why}")
+                    tracing::warn!(%listener, %peer, left_out, "connection closed, no good PROXY header: {why}");
                 }
             }
         }

@@ -149,7 +149,8 @@ impl Prepared {
         if !refused.is_empty() {
             return Err(StartError::Balancers(refused));
         }
-        let ticket_keys = TicketKeys::random()
+        let ticket_keys = state
+            .ticket_keys()
             .map_err(|e| StartError::System("keys of TLS tickets".into(), io::Error::other(e)))?;
         Ok(Self { config, registry, clusters: clusters.into(), ticket_keys: Arc::new(ticket_keys) })
     }

@@ -110,6 +110,7 @@ impl Frames {
     ///
     /// # Errors
     /// How the connection ended.
+    #[expect(clippy::should_implement_trait, reason = "it ends in many ways")]
     pub fn next(&mut self) -> Result<Frame, End> {
         if let Some(frame) = self.seen.pop_front() {
             return Ok(frame);

@@ -143,7 +143,7 @@ impl Connections {
         self.open.borrow_mut().retain(|connection| {
             let is_idle = connection.n_streams.get() == 0;
             let expired = now.saturating_duration_since(connection.idle_since.get()) >= timeout;
-            !connection.is_over.get() && !(is_idle && expired)
+            !(connection.is_over.get() || is_idle && expired)
         });
     }
 

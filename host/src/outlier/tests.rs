@@ -2,6 +2,7 @@
 
 use super::*;
 
+#[expect(clippy::needless_pass_by_value, reason = "each is made for its call")]
 fn outlier(rules: Ejection) -> Outlier {
     Outlier::new(&rules, 3).expect("rules that eject")
 }

@@ -31,6 +31,7 @@ use crate::module::load::Copied;
 use crate::module::registry::Registry;
 use crate::privileges;
 use crate::sockets::Bound;
+use crate::tls::tickets::TicketKeys;
 
 use super::{Control, Given, Prepared, Sockets, StartError, Worker};
 
@@ -327,6 +328,7 @@ struct Reporting {
     to: Sender<ToSupervisor>,
     clusters: Clusters,
     metrics: Arc<Metrics>,
+    ticket_keys: Arc<TicketKeys>,
     config: Arc<Config>,
     board: Option<&'static Board>,
     place: usize,
@@ -339,6 +341,7 @@ impl Reporter {
             to,
             clusters: Arc::clone(worker.clusters()),
             metrics: Arc::clone(worker.metrics()),
+            ticket_keys: Arc::clone(worker.ticket_keys()),
             config: Arc::clone(config),
             board: worker.board,
             place: config.threads + 2,
@@ -405,7 +408,7 @@ impl Reporting {
     }
 
     fn save(&self, is_answer: bool) {
-        let state = State::of(&self.clusters);
+        let state = State::of(&self.clusters, &self.ticket_keys);
         // A supervisor that is gone wants nothing.
         let _ = self.to.send(&ToSupervisor::Saved { state, is_answer }, &[]);
     }
