@@ -82,7 +82,7 @@ impl Proxy {
     fn after(name: &str, text: &str, old: &Self) -> Result<Self, StartError> {
         let config = Self::config(name, text);
         // As it comes through the supervisor.
-        let state = serde_json::to_string(&State::of(old.clusters(), old.ticket_keys())).unwrap();
+        let state = serde_json::to_string(&State::of(old.clusters(), old.worker().ticket_keys())).unwrap();
         let state = serde_json::from_str(&state).unwrap();
         let registry = Registry::load(&config.modules).map_err(StartError::Modules)?;
         Self::start(Prepared::over(config, registry, &state)?)
