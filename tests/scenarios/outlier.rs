@@ -278,7 +278,7 @@ fn a_rate_of_failures_ejects_though_none_follow_each_other() {
         }
     });
     let well = Origin::named("b");
-    let rules = "failures = 0, failure_percent = 50, min_requests = 8, interval = \"20ms\", time = \"24h\"";
+    let rules = "failures = 0, failure_percent = 50, min_requests = 2, interval = \"200ms\", time = \"24h\"";
     let proxy = Proxy::over([&half, &well]).in_cluster(&format!("ejection = {{ {rules} }}")).start();
     let mut client = proxy.connect();
     eventually("the ejection", || {

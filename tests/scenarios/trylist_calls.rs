@@ -335,6 +335,8 @@ fn whatever_happens_at_once_each_trylist_hears_its_end_once() {
         }
     });
     let (builder, journal) = with([&dead, &odd], &["0", "1"]);
+    // Or an endpoint that the module answers might be passed over.
+    let builder = builder.in_cluster("ejection = { failures = 0 }");
     let proxy = builder.threads(2).in_cluster("response_timeout = \"20ms\"").start();
     std::thread::scope(|scope| {
         for c in 0..N_CLIENTS {
