@@ -83,6 +83,7 @@ fn moody(switch: &Switch) -> Origin {
 fn first_before_second(origins: [&Origin; 2], journal: &Journal) -> Builder {
     Proxy::over(origins)
         .module_file("records_calls", &artifacts::broken("records-calls"))
+        .in_cluster("response_timeout = \"50ms\"")
         .in_cluster(&format!("settings = {}", journal.settings(&["0", "1"])))
 }
 
@@ -106,11 +107,7 @@ fn ejects_after_two(mood: Mood, more: &str, statuses: [u16; 2], result: &str, he
     let origins = [moody(&Switch::to(mood)), Origin::named("b")];
     let journal = Journal::new();
     let ejection = format!("ejection = {{ failures = 2, time = \"24h\"{more} }}");
-    let mut builder = first_before_second([&origins[0], &origins[1]], &journal).in_cluster(&ejection);
-    if matches!(mood, Mood::Hangs) {
-        builder = builder.in_cluster("response_timeout = \"50ms\"");
-    }
-    let proxy = builder.start();
+    let proxy = first_before_second([&origins[0], &origins[1]], &journal).in_cluster(&ejection).start();
     for status in statuses {
         // What breaks off in its body has said its status before.
         assert_eq!(proxy.connect().get("/failing").reply_head().status(), status, "{mood:?}");
@@ -281,7 +278,7 @@ fn a_rate_of_failures_ejects_though_none_follow_each_other() {
         }
     });
     let well = Origin::named("b");
-    let rules = "failures = 0, failure_percent = 50, min_requests = 8, interval = \"1s\", time = \"24h\"";
+    let rules = "failures = 0, failure_percent = 50, min_requests = 2, interval = \"200ms\", time = \"24h\"";
     let proxy = Proxy::over([&half, &well]).in_cluster(&format!("ejection = {{ {rules} }}")).start();
     let mut client = proxy.connect();
     eventually("the ejection", || {
