@@ -84,8 +84,9 @@ fn many_streams_are_under_way_at_once() {
 #[test]
 fn h2load_sees_no_failure() {
     let origin = Origin::named("a");
+    let ca = Authority::new("ca");
     let plain = Proxy::over([&origin]).listener("h2 = true").threads(2).start();
-    let tls = format!("tls = {{ certificates = [{}] }}", Authority::new("ca").issue(&["site.test"]).toml());
+    let tls = format!("tls = {{ certificates = [{}] }}", ca.issue(&["site.test"]).toml());
     let secure = Proxy::over([&origin]).listener(&tls).threads(2).start();
     for (proxy, scheme) in [(&plain, "http"), (&secure, "https")] {
         let url = format!("{scheme}://{}/", proxy.address());
