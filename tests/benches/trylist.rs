@@ -69,7 +69,7 @@ fn main() {
                 let balancer = subject.build(&Servers::new(n, load));
                 measure([&balancer, &balancer], n, board)
             });
-            line(&subject.name, load.name, cells, subject.build_ms(load));
+            line(&subject.name, load.name, &cells, subject.build_ms(load));
         }
     }
     // What is to be had on this machine: nothing is shared, and nothing written.
@@ -78,11 +78,11 @@ fn main() {
             let servers = Servers::new(n, LOADS[0]);
             measure([&random.build(&servers), &random.build(&servers)], n, board)
         });
-        line("random, one each", LOADS[0].name, cells, random.build_ms(LOADS[0]));
+        line("random, one each", LOADS[0].name, &cells, random.build_ms(LOADS[0]));
     }
 }
 
-fn line(name: &str, load: &str, cells: [Cell; 3], build_ms: f64) {
+fn line(name: &str, load: &str, cells: &[Cell; 3], build_ms: f64) {
     print!("{name:19}{load:7}");
     cells.iter().for_each(|cell| print!("{:>8.1}", cell.one));
     print!("   ");

@@ -269,12 +269,8 @@ fn the_only_server_is_never_ejected() {
 fn a_rate_of_failures_ejects_though_none_follow_each_other() {
     let n = AtomicUsize::new(0);
     let half = Origin::serving(move |conn| {
-        while conn.request().is_some() {
-            if n.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) {
-                return;
-            }
+        if conn.request().is_some() && !n.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) {
             conn.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nConnection: close\r\n\r\na");
-            return;
         }
     });
     let well = Origin::named("b");

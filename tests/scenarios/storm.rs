@@ -25,7 +25,7 @@ fn n_requests() -> usize {
 fn body_of(path: &str) -> Vec<u8> {
     let mut dice = Dice(path.bytes().fold(7, |seed, byte| seed * 31 + u64::from(byte)));
     let step = dice.below(250) + 1;
-    (0..dice.below(48 * 1024)).map(|i| (i * step >> 3) as u8).collect()
+    (0..dice.below(48 * 1024)).map(|i| ((i * step) >> 3) as u8).collect()
 }
 
 fn server(switch: &Switch) -> Origin {
