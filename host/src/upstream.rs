@@ -195,7 +195,7 @@ pub async fn connect(
         let n_left = u32::try_from(addresses.len() - i).unwrap_or(u32::MAX);
         let share = patience.saturating_sub(began.elapsed()) / n_left;
         let tried = Instant::now();
-        failed = match tokio::time::timeout(share, TcpStream::connect(address)).await {
+        let failure = match tokio::time::timeout(share, TcpStream::connect(address)).await {
             Ok(Ok(mut stream)) => {
                 // Only a hint to the kernel: a connection without it still works.
                 let _ = stream.set_nodelay(true);
@@ -220,6 +220,10 @@ pub async fn connect(
                 text: format!("no connection within {patience:?}"),
             },
         };
+        // An address that answers, but not as whom it should, says more than one behind it where nobody listens.
+        if failed.kind != wire::FAILURE_TLS {
+            failed = failure;
+        }
     }
     Err(failed)
 }
