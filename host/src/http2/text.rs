@@ -237,8 +237,10 @@ mod tests {
         let (request, ends) = read_request(head.as_bytes(), true).expect("well-formed");
         assert!(request.uri().to_string().starts_with("https://s:1/a"), "{}", request.uri());
         assert!(!ends);
-        let names: Vec<_> = request.headers().keys().map(HeaderName::as_str).collect();
-        assert_eq!(names, ["x", "te"]);
+        let mut names: Vec<_> = request.headers().keys().map(HeaderName::as_str).collect();
+        // A map has an order of its own.
+        names.sort_unstable();
+        assert_eq!(names, ["te", "x"]);
         let head = b"GET /<a> HTTP/1.1\r\nHost: s\r\n\r\n";
         let (request, ends) = read_request(head, false).expect("well-formed");
         assert_eq!((request.uri().path(), ends), ("/%3Ca%3E", true));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::uri::PathAndQuery;
 use toml::Spanned;
 
-use super::super::source::At;
+use super::super::source::{At, Span};
 use super::super::units::{Statuses, show_time};
 use super::super::{CountedStatuses, Ejection, HealthCheck, HttpProbe, Probe, ProbeMethod, file};
 use super::{Checker, address};
@@ -92,7 +92,7 @@ impl Checker<'_> {
         cluster: &str,
         raw: Spanned<file::HealthCheck>,
     ) -> Option<HealthCheck> {
-        let (at, raw) = (raw.at(), raw.into_inner());
+        let (at, span, raw) = (raw.at(), raw.span(), raw.into_inner());
         let object = format!("{cluster}: health_check");
         let key = |key: &str| format!("{object}.{key}");
         let interval = self.time(&key("interval"), raw.interval.as_ref(), INTERVAL);
@@ -111,7 +111,7 @@ impl Checker<'_> {
         let grpc = [("service", raw.service.as_ref().map(At::at))];
         let kind = raw.kind.as_ref().map_or("http", |kind| kind.get_ref());
         let (probe, foreign) = match kind {
-            "http" => (self.http_probe(&object, &raw).map(Probe::Http), &grpc[..]),
+            "http" => (self.http_probe(&object, &span, &raw).map(Probe::Http), &grpc[..]),
             "tcp" => (Some(Probe::Tcp), &[&http[..], &grpc[..]].concat()[..]),
             "grpc" => {
                 let service = raw.service.as_ref().map_or("", |service| service.get_ref());
@@ -132,7 +132,7 @@ impl Checker<'_> {
         Some(HealthCheck { probe: probe?, interval, timeout, rise, fall, port })
     }
 
-    fn http_probe(&mut self, object: &str, raw: &file::HealthCheck) -> Option<HttpProbe> {
+    fn http_probe(&mut self, object: &str, span: &Span, raw: &file::HealthCheck) -> Option<HttpProbe> {
         let method = match &raw.method {
             None => ProbeMethod::Get,
             Some(method) => match method.get_ref().as_str() {
@@ -164,7 +164,11 @@ impl Checker<'_> {
             let right = "the response to HEAD has none; write method = \"GET\"";
             self.report.error(body.at(), format!("{object}.body: is looked for in a body ({right})"));
         }
-        if let Some(statuses) = raw.statuses.as_ref().filter(|statuses| statuses.get_ref().is_empty()) {
+        // What was in it may have been complained of already.
+        let is_empty = |list: &&Spanned<Vec<Statuses>>| {
+            list.get_ref().is_empty() && !self.report.is_lost(span, "statuses")
+        };
+        if let Some(statuses) = raw.statuses.as_ref().filter(is_empty) {
             let right = "write, for example, [200, \"3xx\"]";
             self.report.error(statuses.at(), format!("{object}.statuses: is empty ({right})"));
         }

@@ -82,7 +82,8 @@ impl Checker<'_> {
         let trust = match (&raw.ca, &raw.verify) {
             (Some(ca), Some(verify)) if !*verify.get_ref() => {
                 let right = "leave one of them out";
-                self.report.error(verify.at(), format!("{object}: verify = false with ca {ca:?} ({right})"));
+                self.report
+                    .error(verify.at(), format!("{object}: verify = false with ca \"{ca}\" ({right})"));
                 return None;
             }
             (Some(ca), _) => Trust::Issuers(self.certificates(&format!("{object}: ca"), ca)?),
