@@ -283,10 +283,12 @@ fn fifty_reloads_leave_nothing_behind() {
     for _ in 0..40 {
         site.reload();
     }
-    // What a client of `names` or of the status just let go of may not be gone yet.
+    // What a client of `names` or of the status just let go of may not be gone yet; and each look may come to another
+    // thread, which keeps a connection to the server of its own.
+    const KEPT: usize = 4;
     let late = eventually("as few descriptors as before", || {
         let late = look(51);
-        (late.0 <= early.0 && late.1 <= early.1).then_some(late)
+        (late.0 <= early.0 && late.1 <= early.1 + KEPT).then_some(late)
     });
     assert!(late.2 < early.2 + 4096, "the supervisor had {} KiB and has {} KiB", early.2, late.2);
 }
