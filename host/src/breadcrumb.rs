@@ -3,7 +3,7 @@
 //! A worker that dies or hangs inside a module cannot say so itself. So every thread that calls modules has a place on a
 //! [`Board`], and leaves a crumb there while it is inside one: two relaxed stores a call, no clock, no lock. The supervisor
 //! looks at the board (`supervisor::watchdog` times what does not move), and finds in it who was where when the worker
-//! was gone; [`crash`](crate::crash) writes down which thread it was that died.
+//! was gone; [`crash`] writes down which thread it was that died.
 //!
 //! A crumb is a u64. Its upper half counts the thread's calls, so that two calls of one module are told apart; its lower
 //! half says which module and cluster it is, and is 0 outside of modules.

@@ -4,7 +4,7 @@
 //! and `rise` passes to be up again. (HAProxy's way: nobody waits at the start, and a server that is dead then is known for
 //! it after one check.) What earlier workers found is taken over, so that a reload begins nothing anew.
 //!
-//! Every probe speaks over any stream, so that checks by TLS need nothing but a stream that speaks it in [`connect`].
+//! Every probe speaks over any stream, so that checks by TLS need nothing but a stream that speaks it in `connect`.
 
 mod grpc;
 mod http;
