@@ -26,7 +26,7 @@ use crate::timer::Timer;
 /// An idle connection keeps its request memory for this long, so that a busy client does not pay for giving it back.
 const LINGER: Duration = Duration::from_secs(1);
 /// What a connection without a request yet gets for it, from its beginning, while a worker ends.
-const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(500);
+pub const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(500);
 /// What a client may still send after it was refused, so that it can read why before the connection is reset.
 const DISCARD_BYTES: usize = 256 * 1024;
 /// And for how long.

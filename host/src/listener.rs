@@ -1,21 +1,28 @@
 //! Accepts connections, as many as are allowed, and gives each a task.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::net::{TcpListener, TcpStream};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::SocketFlags;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
+use tokio::task::coop;
 use tokio_rustls::server::TlsStream;
 
 use crate::config;
-use crate::downstream::{self, Downstream, Place};
+use crate::downstream::{self, Downstream, FIRST_REQUEST_GRACE, Place};
 use crate::drain::{Idle, Phase};
 use crate::http2::{self, server::Client};
 use crate::per_client::{Counted, PerClient};
 use crate::proxy_protocol::{self, BadHeader};
+use crate::sockets;
 use crate::stream::Stream;
 use crate::thread::Thread;
 use crate::tls::server::{self, Acceptor, NoHandshake};
@@ -42,6 +49,10 @@ pub struct Gate {
     is_last_reader: AtomicBool,
 }
 
+/// A socket that one thread accepts from.
+#[derive(Debug)]
+pub struct Listening(AsyncFd<TcpListener>);
+
 /// One connection's place; given up when dropped.
 struct Admitted {
     gate: Arc<Gate>,
@@ -51,11 +62,11 @@ struct Admitted {
     counted: Option<Counted>,
 }
 
-/// Accepts until the worker ends. Connections that the kernel has made by then, and nobody has accepted, are served too,
-/// unless somebody else reads the socket from now on: closing the last descriptor of it would reset them.
+/// Accepts until the worker ends. Who has connected by then is served too, unless somebody else reads the socket from now
+/// on: closing the last descriptor of it would reset those whom nobody has accepted.
 pub async fn accept(
     thread: Rc<Thread>,
-    socket: TcpListener,
+    socket: Listening,
     gate: Arc<Gate>,
     mut phase: watch::Receiver<Phase>,
 ) {
@@ -67,20 +78,26 @@ pub async fn accept(
         // Dropped, the socket leaves this thread's epoll; nothing less would keep the kernel from waking it.
         return;
     }
-    // Asked of the kernel itself: the reactor may not have heard of the last ones.
-    let Ok(socket) = socket.into_std() else { return };
-    while gate.has_room()
-        && let Ok((stream, peer)) = socket.accept()
-    {
-        if stream.set_nonblocking(true).is_ok()
-            && let Ok(stream) = TcpStream::from_std(stream)
-        {
-            admit(&thread, &gate, stream, peer);
+    if let Phase::Draining { until, .. } = ending {
+        // Of those who have said nothing yet the kernel has not told us.
+        sockets::stop_deferring(socket.0.get_ref());
+        let until = until.min(Instant::now() + FIRST_REQUEST_GRACE);
+        tokio::select! {
+            () = accept_for_ever(&thread, &socket, &gate) => {}
+            () = tokio::time::sleep_until(until.into()) => {}
+            _ = phase.wait_for(|phase| *phase == Phase::Stopped) => {}
         }
+    }
+    // Asked of the kernel itself: the reactor may not have heard of the last ones.
+    let socket = socket.0.into_inner();
+    while gate.has_room()
+        && let Ok((stream, peer)) = take(&socket)
+    {
+        admit(&thread, &gate, stream, peer);
     }
 }
 
-async fn accept_for_ever(thread: &Rc<Thread>, socket: &TcpListener, gate: &Arc<Gate>) {
+async fn accept_for_ever(thread: &Rc<Thread>, socket: &Listening, gate: &Arc<Gate>) {
     let mut logged: Option<Instant> = None;
     loop {
         gate.wait_for_room(thread).await;
@@ -97,6 +114,50 @@ async fn accept_for_ever(thread: &Rc<Thread>, socket: &TcpListener, gate: &Arc<G
             }
         }
     }
+}
+
+impl Listening {
+    /// Listens by this thread's reactor to a socket that does not block.
+    ///
+    /// # Errors
+    /// The reactor cannot take it.
+    #[expect(unsafe_code, reason = "the reactor trusts that a descriptor stays what it is")]
+    pub fn new(socket: TcpListener) -> io::Result<Self> {
+        // SAFETY: a `TcpListener` has the same descriptor for as long as it lives, and nobody gets it mutably.
+        let registered = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
+        registered.map(Self).map_err(io::Error::from)
+    }
+
+    /// The next connection.
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        // Those that were accepted get their turn, however many more come.
+        coop::consume_budget().await;
+        loop {
+            let mut ready = self.0.readable().await?;
+            let Ok(accepted) = ready.try_io(|socket| take(socket.get_ref())) else { continue };
+            // To be told "none" by accepting costs the kernel a socket, made and thrown away: a look beforehand does not.
+            if !is_waited_at(self.0.get_ref()) {
+                ready.clear_ready();
+            }
+            return accepted;
+        }
+    }
+}
+
+/// Accepts a connection that waits.
+fn take(socket: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let (stream, peer) = rustix::net::acceptfrom_with(socket, flags)?;
+    // Only a client that is gone already has no address.
+    let peer = peer.ok_or(io::ErrorKind::ConnectionAborted)?.try_into()?;
+    Ok((TcpStream::from_std(stream.into())?, peer))
+}
+
+/// Whether a connection waits to be accepted.
+fn is_waited_at(socket: &TcpListener) -> bool {
+    let mut asked = [PollFd::new(socket, PollFlags::IN)];
+    // An answer that says nothing is a yes: the next try to accept finds out.
+    !matches!(rustix::event::poll(&mut asked, Some(&Timespec::default())), Ok(0))
 }
 
 fn admit(thread: &Rc<Thread>, gate: &Arc<Gate>, stream: TcpStream, peer: SocketAddr) {
@@ -280,8 +341,8 @@ impl Drop for Admitted {
 }
 
 /// Errors that say something of the connection that was to be accepted, not of us (accept(2)).
-fn is_of_one_connection(e: &std::io::Error) -> bool {
-    use std::io::ErrorKind;
+fn is_of_one_connection(e: &io::Error) -> bool {
+    use io::ErrorKind;
     matches!(
         e.kind(),
         ErrorKind::ConnectionAborted

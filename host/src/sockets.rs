@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
 
 use rustix::process::Resource;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -114,6 +115,26 @@ fn scale_down(wanted: &[usize], descriptors: usize, n_threads: usize, open: usiz
     wanted.iter().map(|n| share(n).max(1)).collect()
 }
 
+/// Has the kernel hand out connections as soon as they are made, as for a socket that is about to be closed.
+pub fn stop_deferring(socket: &TcpListener) {
+    // Where it fails, who connects now is told of the end by a reset instead.
+    let _ = defer_accept(socket, false);
+}
+
+/// Whether the kernel hands out a connection only when its client has said something, or a second after it was made: one
+/// wake-up serves both, and who connects and says nothing costs a thread nothing meanwhile. httpd does the same
+/// (`AcceptFilter http data`).
+#[expect(unsafe_code, reason = "no library has a safe call for it on Linux")]
+fn defer_accept(socket: &impl AsRawFd, defer: bool) -> io::Result<()> {
+    let seconds = libc::c_int::from(defer);
+    let size = size_of_val(&seconds) as libc::socklen_t;
+    let (level, option) = (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT);
+    // SAFETY: the descriptor is open, and the value is read for the time of the call.
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const seconds).cast(), size) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 fn bind_all(address: SocketAddr, n_sockets: usize) -> io::Result<Bound> {
     // With SO_REUSEPORT another proxy of the same user would share the address without a word. A socket without it
     // cannot: binding one first tells.
@@ -145,6 +166,7 @@ fn bind_one(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     // Accepted sockets inherit it, which saves a system call for each.
     socket.set_tcp_nodelay(true)?;
     socket.set_nonblocking(true)?;
+    defer_accept(&socket, true)?;
     socket.bind(&address.into())?;
     Ok(socket.into())
 }

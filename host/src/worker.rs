@@ -26,7 +26,7 @@ use crate::cluster::{self, Cluster, Clusters};
 use crate::config::{self, Config};
 use crate::drain::{Idle, Phase};
 use crate::handover::State;
-use crate::listener::{self, Gate};
+use crate::listener::{self, Gate, Listening};
 use crate::metrics::{ClusterLayout, EndpointLayout, Metrics, MetricsLayout, Totals};
 use crate::module::balancer::{BuildError, Fault};
 use crate::module::load::LoadError;
@@ -471,7 +471,7 @@ async fn run_thread(
 ) -> usize {
     let accepting: Vec<_> = sockets
         .into_iter()
-        .filter_map(|(socket, gate)| match tokio::net::TcpListener::from_std(socket) {
+        .filter_map(|(socket, gate)| match Listening::new(socket) {
             Ok(socket) => {
                 let accept = listener::accept(Rc::clone(&thread), socket, gate, phase.clone());
                 Some(tokio::task::spawn_local(accept))

@@ -88,6 +88,8 @@ fn a_signal_lets_requests_end() {
         let (_folder, running) = run([&origin], "");
         let address = running.address();
         let (mut client, mut idle) = (Client::connect(address), Client::connect(address));
+        // Who says nothing at all is not known to the proxy yet.
+        idle.send("\r\n");
         client.get("/");
         origin.wait_for_requests(1);
         running.signal(signal);

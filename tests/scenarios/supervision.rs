@@ -493,6 +493,8 @@ fn the_worker_of_a_supervisor_that_is_killed_lets_requests_end_and_leaves() {
     let origin = gated(&gate);
     let site = Site::run(&Proxy::over([&origin]).named("app").threads(2));
     let (mut client, mut idle) = (site.connect(), site.connect());
+    // Who says nothing at all is not known to the proxy yet.
+    idle.send("\r\n");
     client.get("/");
     origin.wait_for_requests(1);
     let worker = process(site.worker()).unwrap();
