@@ -200,30 +200,36 @@ fn admit(thread: &Rc<Thread>, gate: &Arc<Gate>, stream: TcpStream, peer: SocketA
 /// Shakes hands, in a future that is gone afterwards, and serves.
 async fn serve_tls(thread: Rc<Thread>, socket: TcpStream, peer: SocketAddr, admitted: Admitted) {
     let handshake = Box::pin(shake_hands(&thread, &admitted.gate, socket, peer));
-    if let Some(stream) = handshake.await {
-        let identity = server::identity(&stream);
-        let is_h2 = server::chose_h2(&stream);
-        let stream = Stream::Tls(Box::new(stream.into()));
-        if is_h2 {
-            let client = Client { peer, identity };
-            return Box::pin(http2::server::serve(thread, stream, Box::default(), client, admitted)).await;
-        }
-        let mut connection = Downstream::new(&thread, stream, peer);
-        connection.identity = identity;
-        downstream::serve(thread, connection, admitted).await;
+    let Some(Secured { stream, identity, is_h2 }) = handshake.await else { return };
+    if is_h2 {
+        let client = Client { peer, identity };
+        return Box::pin(http2::server::serve(thread, stream, Box::default(), client, admitted)).await;
+    }
+    let mut connection = Downstream::new(&thread, stream, peer);
+    connection.identity = identity;
+    downstream::serve(thread, connection, admitted).await;
+}
+
+/// A connection whose handshake is done.
+struct Secured {
+    stream: Stream,
+    /// Header lines that say whose certificate its client has shown.
+    identity: Option<Rc<[u8]>>,
+    is_h2: bool,
+}
+
+impl Secured {
+    fn new(stream: TlsStream<TcpStream>) -> Self {
+        let (identity, is_h2) = (server::identity(&stream), server::chose_h2(&stream));
+        Self { stream: Stream::Tls(Box::new(stream.into())), identity, is_h2 }
     }
 }
 
-async fn shake_hands(
-    thread: &Thread,
-    gate: &Gate,
-    socket: TcpStream,
-    peer: SocketAddr,
-) -> Option<TlsStream<TcpStream>> {
+async fn shake_hands(thread: &Thread, gate: &Gate, socket: TcpStream, peer: SocketAddr) -> Option<Secured> {
     let acceptor = gate.tls.as_ref()?;
     let patience = thread.config.timeouts.handshake;
     let why = match tokio::time::timeout(patience, acceptor.accept(socket)).await {
-        Ok(Ok(stream)) => return Some(stream),
+        Ok(Ok(stream)) => return Some(Secured::new(stream)),
         Ok(Err(NoHandshake::Plain(socket))) => {
             downstream::refuse_plain(thread, socket, peer).await;
             return None;

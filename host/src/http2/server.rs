@@ -181,7 +181,8 @@ impl Connection {
         }
         let (thread, budget) = (Rc::clone(&self.thread), Rc::clone(&self.budget));
         let (client, is_secure) = (self.client.clone(), self.is_secure);
-        tokio::task::spawn_local(async move {
+        // In a box, since the runtime moves a task's future several times.
+        tokio::task::spawn_local(Box::pin(async move {
             let (parts, body) = request.into_parts();
             let has_body = !body.is_end_stream();
             let stream = ServerStream {
@@ -207,7 +208,7 @@ impl Connection {
             {
                 budget.answered();
             }
-        });
+        }));
     }
 }
 
