@@ -10,7 +10,7 @@ use h2::{Reason, RecvStream, SendStream};
 use tokio::io::ReadBuf;
 
 use super::pool::Lease;
-use super::server::{ServerStream, length_of, poll_send, take_trailers};
+use super::server::{ServerStream, poll_send, take_trailers};
 use super::{io_error, text};
 
 /// One stream, as a connection that carries one request and its response.
@@ -90,17 +90,16 @@ impl ClientStream {
             self.head.extend_from_slice(buf);
         }
         let text = if before > 0 { &self.head[..] } else { buf };
-        let Some(len) = text::head_len(text) else {
+        let read = text::read_request(text, self.lease.is_secure()).map_err(io::Error::other)?;
+        let Some(text::Head { message: request, ends, length, taken }) = read else {
             if before == 0 {
                 self.head.extend_from_slice(buf);
             }
             return Ok(buf.len());
         };
-        let (request, ends) =
-            text::read_request(&text[..len], self.lease.is_secure()).map_err(io::Error::other)?;
         self.head = Vec::new();
         self.is_head = request.method() == http::Method::HEAD;
-        self.left = length_of(request.headers());
+        self.left = length;
         let mut begin = self.begin.take().ok_or(io::ErrorKind::BrokenPipe)?;
         let (response, send) = begin.send_request(request, ends).map_err(|e| {
             self.lease.give_up();
@@ -109,7 +108,7 @@ impl ClientStream {
         self.response = Some(response);
         self.send = Some(send);
         self.sent_all = ends;
-        Ok(len - before)
+        Ok(taken - before)
     }
 
     /// Reads the response: its head (and those of interim responses before it) as text, then its body.

@@ -278,22 +278,22 @@ impl ServerStream {
             self.head.extend_from_slice(buf);
         }
         let text = if before > 0 { &self.head[..] } else { buf };
-        let Some(len) = text::head_len(text) else {
+        let read = text::read_response(text, self.is_head).map_err(io::Error::other)?;
+        let Some(text::Head { message: response, ends, length, taken }) = read else {
             if before == 0 {
                 self.head.extend_from_slice(buf);
             }
             return Ok(buf.len());
         };
-        let (response, ends) = text::read_response(&text[..len], self.is_head).map_err(io::Error::other)?;
         self.head = Vec::new();
         if response.status().is_informational() {
             self.respond.send_informational(response).map_err(io_error)?;
-            return Ok(len - before);
+            return Ok(taken - before);
         }
-        self.left = length_of(response.headers());
+        self.left = length;
         self.send = Some(self.respond.send_response(response, ends).map_err(io_error)?);
         self.ended = ends;
-        Ok(len - before)
+        Ok(taken - before)
     }
 
     /// The response is complete, with these lines as its trailers.
@@ -364,8 +364,4 @@ pub(super) fn take_trailers(body: &mut RecvStream) -> Vec<u8> {
         text::write_trailers(&trailers, &mut lines);
     }
     lines
-}
-
-pub(super) fn length_of(headers: &http::HeaderMap) -> Option<u64> {
-    headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }

@@ -15,9 +15,17 @@ use crate::http1::head::MAX_HEADERS;
 /// A head that is none, in words.
 pub type Malformed = &'static str;
 
-/// The end of a head, if it is in there: the length with the empty line.
-pub fn head_len(text: &[u8]) -> Option<usize> {
-    memchr::memmem::find(text, b"\r\n\r\n").map(|at| at + 4)
+/// A head of ours as HTTP/2 has it.
+#[derive(Debug)]
+pub struct Head<T> {
+    /// Without what HTTP/2 says by its frames.
+    pub message: T,
+    /// There is no body after it.
+    pub ends: bool,
+    /// What it says of the length of its body.
+    pub length: Option<u64>,
+    /// How many bytes it took, with the empty line.
+    pub taken: usize,
 }
 
 /// Writes the head of a request as it came by HTTP/2.
@@ -95,37 +103,39 @@ fn write_field(name: &HeaderName, value: &HeaderValue, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// The response that a head of ours is, and whether there is no body after it.
+/// The response that a head of ours is, or nothing while it is not complete.
 ///
 /// # Errors
 /// What of it HTTP/2 does not know.
-pub fn read_response(text: &[u8], is_head: bool) -> Result<(Response<()>, bool), Malformed> {
+pub fn read_response(text: &[u8], is_head: bool) -> Result<Option<Head<Response<()>>>, Malformed> {
     let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut parsed = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
-    match config.parse_response_with_uninit_headers(&mut parsed, text, &mut headers) {
-        Ok(httparse::Status::Complete(_)) => {}
-        Ok(httparse::Status::Partial) | Err(_) => return Err("malformed response head"),
-    }
+    let taken = match config.parse_response_with_uninit_headers(&mut parsed, text, &mut headers) {
+        Ok(httparse::Status::Complete(taken)) => taken,
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(_) => return Err("malformed response head"),
+    };
     let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or("malformed status")?;
     let mut response = Response::new(());
     *response.status_mut() = status;
     let fields = read_fields(parsed.headers, response.headers_mut())?;
     let ends = is_head || matches!(status.as_u16(), 204 | 304) || fields.length == Some(0);
-    Ok((response, ends))
+    Ok(Some(Head { message: response, ends, length: fields.length, taken }))
 }
 
-/// The request that a head of ours is, and whether there is no body after it.
+/// The request that a head of ours is, or nothing while it is not complete.
 ///
 /// # Errors
 /// What of it HTTP/2 does not know.
-pub fn read_request(text: &[u8], is_secure: bool) -> Result<(Request<()>, bool), Malformed> {
+pub fn read_request(text: &[u8], is_secure: bool) -> Result<Option<Head<Request<()>>>, Malformed> {
     let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut parsed = httparse::Request::new(&mut []);
-    match parsed.parse_with_uninit_headers(text, &mut headers) {
-        Ok(httparse::Status::Complete(_)) => {}
-        Ok(httparse::Status::Partial) | Err(_) => return Err("malformed request head"),
-    }
+    let taken = match parsed.parse_with_uninit_headers(text, &mut headers) {
+        Ok(httparse::Status::Complete(taken)) => taken,
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(_) => return Err("malformed request head"),
+    };
     let method = parsed.method.and_then(|method| Method::from_bytes(method.as_bytes()).ok());
     let mut request = Request::new(());
     *request.method_mut() = method.ok_or("malformed method")?;
@@ -142,7 +152,8 @@ pub fn read_request(text: &[u8], is_secure: bool) -> Result<(Request<()>, bool),
     // What HTTP/1.1 lets through and HTTP/2 does not is escaped.
     *request.uri_mut() =
         build(target).or_else(|_| build(&escaped(target))).map_err(|_| "target cannot be sent by HTTP/2")?;
-    Ok((request, !fields.is_chunked && fields.length.unwrap_or(0) == 0))
+    let ends = !fields.is_chunked && fields.length.unwrap_or(0) == 0;
+    Ok(Some(Head { message: request, ends, length: fields.length, taken }))
 }
 
 /// Trailers of ours.
@@ -182,6 +193,7 @@ fn read_fields(parsed: &[httparse::Header<'_>], out: &mut HeaderMap) -> Result<F
             _ if matches!(name.as_str(), "keep-alive" | "proxy-connection") => continue,
             _ => {}
         }
+        // Of its own: the peer's table of headers may keep it for as long as the connection lasts.
         let value = HeaderValue::from_maybe_shared(Bytes::copy_from_slice(field.value));
         out.append(name, value.map_err(|_| "malformed header value")?);
     }
@@ -211,6 +223,10 @@ mod tests {
         write_request(&parts, &mut out).map(|()| String::from_utf8(out).expect("text"))
     }
 
+    fn complete<T>(read: Result<Option<Head<T>>, Malformed>) -> Head<T> {
+        read.expect("well-formed").expect("complete")
+    }
+
     #[test]
     fn a_request_becomes_text() {
         let built = Request::get("https://a.test/x?y=z").header("cookie", "a=b").header("te", "trailers");
@@ -234,7 +250,7 @@ mod tests {
     #[test]
     fn text_becomes_a_request_and_says_whether_a_body_follows() {
         let head = "POST /a\"b HTTP/1.1\r\nHost: s:1\r\nX: y\r\nTransfer-Encoding: chunked\r\nTE: trailers\r\nConnection: TE\r\n\r\n";
-        let (request, ends) = read_request(head.as_bytes(), true).expect("well-formed");
+        let Head { message: request, ends, .. } = complete(read_request(head.as_bytes(), true));
         assert!(request.uri().to_string().starts_with("https://s:1/a"), "{}", request.uri());
         assert!(!ends);
         let mut names: Vec<_> = request.headers().keys().map(HeaderName::as_str).collect();
@@ -242,21 +258,26 @@ mod tests {
         names.sort_unstable();
         assert_eq!(names, ["te", "x"]);
         let head = b"GET /<a> HTTP/1.1\r\nHost: s\r\n\r\n";
-        let (request, ends) = read_request(head, false).expect("well-formed");
+        let Head { message: request, ends, taken, .. } = complete(read_request(head, false));
+        assert_eq!(taken, head.len());
         assert_eq!((request.uri().path(), ends), ("/%3Ca%3E", true));
     }
 
     #[test]
     fn text_becomes_a_response() {
-        let ends = |head: &str, is_head| read_response(head.as_bytes(), is_head).expect("well-formed").1;
+        let ends = |head: &str, is_head| complete(read_response(head.as_bytes(), is_head)).ends;
         assert!(!ends("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", false));
         assert!(!ends("HTTP/1.1 200 OK\r\n\r\n", false));
         assert!(ends("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", true));
         assert!(ends("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", false));
         assert!(ends("HTTP/1.1 304 Not Modified\r\nContent-Length: 3\r\n\r\n", false));
-        let (response, _) =
-            read_response(b"HTTP/1.1 503 \r\nConnection: close\r\nA: b\r\n\r\n", false).expect("well-formed");
-        assert_eq!((response.status().as_u16(), response.headers().len()), (503, 1));
+        let text = b"HTTP/1.1 503 \r\nConnection: close\r\nA: b\r\n\r\nbody";
+        let head = complete(read_response(text, false));
+        assert_eq!((head.message.status().as_u16(), head.message.headers().len()), (503, 1));
+        assert_eq!((head.length, head.taken), (None, text.len() - "body".len()));
+        for cut in 0..head.taken {
+            assert!(matches!(read_response(&text[..cut], false), Ok(None)), "{cut}");
+        }
     }
 
     #[test]
