@@ -226,8 +226,8 @@ impl Outlier {
         }
     }
 
-    /// Ends an interval: ejects those of whose tries too many failed, and counts anew.
-    fn look_at_rates(&self, cluster: &Cluster, now: Instant, mut random: impl FnMut() -> u64) {
+    /// Ends an interval: ejects those of whose tries too many failed, and counts anew. [`Self::keep`] does so in time.
+    pub fn look_at_rates(&self, cluster: &Cluster, now: Instant, mut random: impl FnMut() -> u64) {
         for (idx, endpoint) in cluster.endpoints.iter().enumerate() {
             let record = &endpoint.health.traffic;
             let failed = record.failed.swap(0, Relaxed);

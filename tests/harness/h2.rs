@@ -112,9 +112,13 @@ impl Frames {
     /// How the connection ended.
     #[expect(clippy::should_implement_trait, reason = "it ends in many ways")]
     pub fn next(&mut self) -> Result<Frame, End> {
-        if let Some(frame) = self.seen.pop_front() {
-            return Ok(frame);
+        match self.seen.pop_front() {
+            Some(frame) => Ok(frame),
+            None => self.read(),
         }
+    }
+
+    fn read(&mut self) -> Result<Frame, End> {
         let (head, cut) = self.stream.read_bytes(9);
         if let Some(end) = cut {
             return Err(end);
@@ -158,6 +162,19 @@ impl Frames {
                 return String::from_utf8_lossy(&body).into_owned();
             }
         }
+    }
+
+    /// Whether a GOAWAY has come by now that is not the graceful one.
+    pub fn is_refused(&mut self) -> bool {
+        while let [a, b, c, ..] = *self.stream.has_come() {
+            let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+            if self.stream.has_come().len() < 9 + length {
+                break;
+            }
+            let Ok(frame) = self.read() else { break };
+            self.seen.push_back(frame);
+        }
+        self.seen.iter().any(|frame| frame.kind == GOAWAY && frame.code() != 0)
     }
 
     /// The code of the GOAWAY by which the connection is refused: the first that is not the graceful 0. `None` where it

@@ -183,6 +183,15 @@ impl Stream {
         (self.buffer.drain(..n).collect(), cut)
     }
 
+    /// What has come by now and was not used.
+    pub fn has_come(&mut self) -> &[u8] {
+        self.socket.set_nonblocking(true).unwrap();
+        // An end shows in the next read that waits.
+        while self.fill().is_ok() {}
+        self.socket.set_nonblocking(false).unwrap();
+        &self.buffer
+    }
+
     /// Everything up to the connection's end, and how it ended.
     pub fn read_to_end(&mut self) -> (Vec<u8>, End) {
         loop {

@@ -265,6 +265,32 @@ fn the_only_server_is_never_ejected() {
     assert_eq!(ejections(&proxy, &origin), 0.0);
 }
 
+/// With the interval's end given, so that what falls into it is known.
+#[test]
+fn a_rate_is_of_the_tries_of_one_interval() {
+    let origins = ["a", "b"].map(Origin::named);
+    let rules = "failures = 0, failure_percent = 50, min_requests = 10, interval = \"1h\", time = \"24h\"";
+    let proxy = Proxy::over(&origins).in_cluster(&format!("ejection = {{ {rules} }}")).start();
+    let cluster = proxy.first_cluster();
+    let outlier = cluster.outlier.as_ref().unwrap();
+    let now = Instant::now();
+    let interval = |n_failed: usize, n_served: usize| {
+        let ends = [(wire::TRY_CLOSED_EARLY, n_failed), (wire::TRY_SERVED, n_served)];
+        for (result, n) in ends {
+            for _ in 0..n {
+                outlier.try_ended(cluster, 0, &TryEnd { result, failure: None, status: 200 }, now, || 0);
+            }
+        }
+        outlier.look_at_rates(cluster, now, || 0);
+        is_ejected(&proxy, &origins[0])
+    };
+    assert!(!interval(9, 0), "too few to judge by, and not counted with the next");
+    assert!(!interval(0, 1));
+    assert!(!interval(49, 51), "less than half");
+    assert!(interval(5, 5), "half of the fewest that are enough");
+    log::line(&[&origins[0].url(), "ejected for 86400s: 5 of 10 tries failed"]);
+}
+
 #[test]
 fn a_rate_of_failures_ejects_though_none_follow_each_other() {
     let n = AtomicUsize::new(0);

@@ -5,12 +5,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
 
 use crate::stream::Stream;
 
@@ -24,6 +26,10 @@ const PER_RESPONSE: u32 = 10;
 const BYTES_PER_POINT: u32 = 256;
 /// What taking a request back costs: it may have reached a server.
 const RESET_COST: u32 = 10;
+
+/// What a client may still send, and for how long, after its connection has ended here.
+const LINGER_BYTES: usize = 256 * 1024;
+const LINGER_TIME: Duration = Duration::from_millis(500);
 
 const FRAME_HEAD: usize = 9;
 /// The client's first bytes, which are no frame (RFC 9113 section 3.4).
@@ -52,6 +58,15 @@ pub struct Watched {
     before_at: usize,
     frames: Frames,
     budget: Rc<Budget>,
+    /// Our half has ended.
+    linger: Option<Linger>,
+}
+
+/// What a client may still send after the end.
+#[derive(Debug)]
+struct Linger {
+    until: Pin<Box<Sleep>>,
+    left: usize,
 }
 
 /// Finds the heads of frames in bytes that come in pieces.
@@ -125,7 +140,29 @@ impl Watched {
     /// `before` is what was read of the stream already.
     pub fn new(stream: Stream, before: Box<[u8]>, budget: Rc<Budget>) -> Self {
         let frames = Frames { head: [0; FRAME_HEAD], head_len: 0, skip: PREFACE };
-        Self { stream, before, before_at: 0, frames, budget }
+        Self { stream, before, before_at: 0, frames, budget, linger: None }
+    }
+}
+
+impl Linger {
+    fn new() -> Self {
+        Self { until: Box::pin(tokio::time::sleep(LINGER_TIME)), left: LINGER_BYTES }
+    }
+
+    /// Ready when the client has ended too, or has had its time.
+    fn poll(&mut self, cx: &mut Context<'_>, stream: &mut Stream) -> Poll<()> {
+        let mut bytes = [MaybeUninit::uninit(); 4096];
+        while self.left > 0 {
+            let mut buf = ReadBuf::uninit(&mut bytes);
+            match Pin::new(&mut *stream).poll_read(cx, &mut buf) {
+                Poll::Pending => return self.until.as_mut().poll(cx),
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
+                    self.left = self.left.saturating_sub(buf.filled().len());
+                }
+                Poll::Ready(Ok(()) | Err(_)) => break,
+            }
+        }
+        Poll::Ready(())
     }
 }
 
@@ -205,8 +242,18 @@ impl AsyncWrite for Watched {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
+    /// Ends our half, and takes what still comes for a while: closed with unread bytes the connection would be reset, and
+    /// the client could lose its last responses, and the GOAWAY that says why there are no more.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let this = &mut *self;
+        let linger = match &mut this.linger {
+            Some(linger) => linger,
+            None => {
+                ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+                this.linger.insert(Linger::new())
+            }
+        };
+        linger.poll(cx, &mut this.stream).map(Ok)
     }
 }
 
