@@ -320,7 +320,8 @@ struct lb_build_cx {
     /* The instance that this one replaces, of the same load of the same module, borrowed for the time of
      * the call and still in use; or null. */
     const void *previous;
-    /* What an instance of an earlier generation saved; absent where there is none. */
+    /* What an instance of an earlier generation saved; absent where there is none. A build that refuses or panics with
+     * it is called once more without. */
     struct lb_str saved;
     /* The host's services. */
     const struct lb_host_api *host;

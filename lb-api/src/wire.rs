@@ -348,7 +348,8 @@ pub struct BuildCx {
     /// The instance that this one replaces, of the same load of the same module, borrowed for the time of the call and
     /// still in use; or null.
     pub previous: *const c_void,
-    /// What an instance of an earlier generation saved; absent where there is none.
+    /// What an instance of an earlier generation saved; absent where there is none. A build that refuses or panics with it
+    /// is called once more without.
     pub saved: Str,
     /// The host's services.
     pub host: *const HostApi,

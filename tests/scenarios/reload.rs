@@ -292,6 +292,27 @@ fn fifty_reloads_leave_nothing_behind() {
     assert!(late.2 < early.2 + 4096, "the supervisor had {} KiB and has {} KiB", early.2, late.2);
 }
 
+/// What a balancer saved is a gift: one that cannot use it starts as if there were nothing.
+#[test]
+fn a_module_that_cannot_use_what_was_saved_starts_without() {
+    let origin = Origin::named("a");
+    let builder = |build: &str| {
+        let builder = Proxy::over([&origin]).named("app").threads(2).broken("misbehaves");
+        builder.in_cluster(&format!("settings = {{ build = \"{build}\" }}"))
+    };
+    let site = Site::run(&builder(""));
+    let traffic = Traffic::start(site.address(), 2, 1);
+    for (misdeed, why) in
+        [("refuse what was saved", "this is of another form"), ("panic at what was saved", "unknown byte 97")]
+    {
+        site.reload_with(&builder(misdeed));
+        let cannot = "cluster \"app\": module \"misbehaves\" cannot use what it saved, and starts without: ";
+        eventually("a line", || (site.running().logged(&[cannot, why]).len() == 1).then_some(()));
+        assert_eq!(site.names(2), "a a");
+    }
+    traffic.ends_whole();
+}
+
 // ---- or nothing changes ----------------------------------------------------------------------------------------------
 
 /// This configuration is refused, and the generation that serves does not notice.

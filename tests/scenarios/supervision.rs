@@ -317,6 +317,23 @@ fn a_module_that_dies_as_it_saves_does_not_keep_the_next_generation() {
     assert_eq!(site.names(2), "a a");
 }
 
+/// What cannot be had in time is done without.
+#[test]
+fn a_module_that_does_not_end_its_save_keeps_the_next_generation_for_a_moment() {
+    for (misdeed, line) in [("block", "did not save within"), ("panic", "save panicked")] {
+        let origin = Origin::named("a");
+        let site =
+            Site::run(&misbehaving([&origin]).in_cluster(&format!("settings = {{ save = \"{misdeed}\" }}")));
+        let traffic = Traffic::start(site.address(), 2, 1);
+        site.reload_with(&misbehaving([&origin]));
+        site.running().logs(line);
+        traffic.goes_on_for(10);
+        let counts = traffic.end();
+        assert_eq!(counts.failed, [""; 0], "{misdeed}");
+        site.wait_for_only(2);
+    }
+}
+
 #[test]
 fn a_module_that_dies_as_it_is_dropped_takes_no_request_with_it() {
     let origin = Origin::named("a");

@@ -92,16 +92,31 @@ pub struct Needs {
 }
 
 impl Balancer {
-    /// Makes an instance of `module`. Costs what the module makes of it, and one pass over endpoints and settings.
+    /// Makes an instance of `module`. Costs what the module makes of it, and one pass over endpoints and settings; twice
+    /// that where the module cannot use what was saved: it then starts without, and the log says so.
     ///
     /// # Errors
     ///
     /// What the module said against it; also where it panicked, or asks for what no host can give.
     pub fn build(module: &Arc<Module>, input: BuildInput<'_>) -> Result<Self, BuildError> {
-        Self::build_or_say_why(module, input).map_err(|problems| BuildError {
+        let placed = |said: Vec<Said>| -> Vec<Problem> {
+            said.into_iter().map(|said| Problem::placed(said, input.settings)).collect()
+        };
+        let mut built = Self::build_or_say_why(module, input).map_err(placed);
+        if let (Err(refused), Some(_)) = (&built, input.saved) {
+            let without = Self::build_or_say_why(module, BuildInput { saved: None, ..input }).map_err(placed);
+            if let (Ok(_), Some(Problem { text, .. })) = (&without, refused.first()) {
+                let (cluster, module) = (input.cluster, module.id());
+                tracing::warn!(
+                    "cluster \"{cluster}\": module \"{module}\" cannot use what it saved, and starts without: {text}"
+                );
+            }
+            built = without;
+        }
+        built.map_err(|problems| BuildError {
             cluster: input.cluster.into(),
             module: module.id().into(),
-            problems: problems.into_iter().map(|said| Problem::placed(said, input.settings)).collect(),
+            problems,
         })
     }
 

@@ -18,7 +18,7 @@ use lb_api::{Balancer, BuildCx, BuildError, Needs, Next, NextCx, Request};
 #[derive(Default, Deserialize)]
 #[serde(crate = "lb_api::serde", default, deny_unknown_fields)]
 struct Settings {
-    /// What to do when it is built.
+    /// What to do when it is built; also `refuse what was saved` and `panic at what was saved`.
     build: String,
     /// What to do when it is to save what it learned; else it saves the name of its cluster.
     save: String,
@@ -39,7 +39,12 @@ impl Balancer for Misbehaves {
     type Trylist = ();
 
     fn build(cx: &BuildCx<'_, Self>, settings: Settings) -> Result<Self, BuildError> {
-        act(settings.build.as_bytes());
+        match (settings.build.as_str(), cx.saved()) {
+            ("refuse what was saved", Some(_)) => return Err(BuildError::new("this is of another form")),
+            ("panic at what was saved", Some(saved)) => panic!("unknown byte {}", saved[0]),
+            ("refuse what was saved" | "panic at what was saved", None) => {}
+            (told, _) => act(told.as_bytes()),
+        }
         let n_endpoints = cx.endpoints().len();
         Ok(Self { settings, cluster: cx.cluster_name().to_owned(), n_endpoints })
     }
