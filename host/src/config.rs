@@ -334,9 +334,9 @@ pub struct Cluster {
 pub struct Server {
     /// The URL as written.
     pub url: Arc<str>,
-    /// Host name or address, without brackets.
+    /// Host name or address, without brackets; or the path of its socket.
     pub host: Arc<str>,
-    /// Port as written, or 80 (443 for https).
+    /// Port as written, or 80 (443 for https); 0 of a socket.
     pub port: u16,
     /// The name that its certificate must be for, where it is reached by https.
     pub tls_name: Option<ServerName<'static>>,
@@ -354,6 +354,13 @@ pub struct Server {
     pub metadata: Vec<(Arc<str>, Arc<str>)>,
     /// Where it was said.
     pub place: Place,
+}
+
+impl Server {
+    /// Whether it is reached by a Unix socket, of which [`Self::host`] is the path.
+    pub fn is_socket(&self) -> bool {
+        self.host.starts_with('/')
+    }
 }
 
 /// What becomes of a request when no server of its cluster is available.

@@ -3,6 +3,7 @@
 mod sources;
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
@@ -215,6 +216,8 @@ impl Endpoint {
     fn new(cluster: &config::Cluster, server: &config::Server, occurrence: usize) -> Self {
         let literal: Option<IpAddr> = server.host.parse().ok();
         let authority = match literal {
+            // A path is no host. nginx says the same.
+            None if server.is_socket() => "localhost".to_owned(),
             Some(IpAddr::V6(address)) => format!("[{address}]:{}", server.port),
             _ => format!("{}:{}", server.host, server.port),
         };
@@ -233,6 +236,7 @@ impl Endpoint {
             authority,
             addresses: match literal {
                 Some(address) => Addresses::fixed(SocketAddr::new(address, server.port)),
+                None if server.is_socket() => Addresses::Socket(Path::new(&*server.host).into()),
                 None => Addresses::named(&server.host, server.port),
             },
             counters: new_slot(server),

@@ -8,6 +8,7 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -39,6 +40,8 @@ pub enum Addresses {
     Fixed([SocketAddr; 1]),
     /// It was written as a name.
     Named(Arc<Name>),
+    /// It was written as the path of a socket.
+    Socket(Box<Path>),
 }
 
 /// A name and what it stands for now.
@@ -133,7 +136,7 @@ impl Addresses {
     pub fn as_fixed(&self) -> Option<SocketAddr> {
         match self {
             Self::Fixed([address]) => Some(*address),
-            Self::Named(_) => None,
+            Self::Named(_) | Self::Socket(_) => None,
         }
     }
 
@@ -145,6 +148,7 @@ impl Addresses {
                 Some(Ok(own)) => own.contains(&address),
                 Some(Err(_)) | None => true,
             },
+            Self::Socket(_) => false,
         }
     }
 }
@@ -276,7 +280,7 @@ mod tests {
     fn name() -> Arc<Name> {
         match Addresses::named("name.invalid", 80) {
             Addresses::Named(name) => name,
-            Addresses::Fixed(_) => unreachable!(),
+            Addresses::Fixed(_) | Addresses::Socket(_) => unreachable!(),
         }
     }
 

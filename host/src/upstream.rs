@@ -2,12 +2,14 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use lb_api::wire;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 use crate::cluster::Cluster;
 use crate::config::Limits;
@@ -189,6 +191,13 @@ pub async fn connect(
                 .map_err(|_| unresolved(format!("look-up failed: no answer within {patience:?}")))?;
             answer.as_ref().as_ref().map_err(|e| unresolved(format!("look-up failed: {e}")))?
         }
+        Addresses::Socket(path) => {
+            let mut stream = connect_socket(path).await?;
+            if !preface.is_empty() {
+                stream.write_all(preface).await?;
+            }
+            return Ok(stream.into());
+        }
     };
     let mut failed = unresolved("the name has no address".into());
     for (i, address) in addresses.iter().enumerate() {
@@ -226,6 +235,17 @@ pub async fn connect(
         }
     }
     Err(failed)
+}
+
+/// A connection to a server's Unix socket. The kernel makes it at once or not at all.
+///
+/// It is kept as what connections over TCP are: to read, write and splice it takes nothing but the descriptor.
+///
+/// # Errors
+/// Nobody listens there, or as many wait already as the server lets.
+pub async fn connect_socket(path: &Path) -> io::Result<TcpStream> {
+    let stream = UnixStream::connect(path).await?.into_std()?;
+    TcpStream::from_std(OwnedFd::from(stream).into())
 }
 
 fn not_secured(e: &io::Error) -> ConnectError {

@@ -287,7 +287,7 @@ impl Worker {
             .flat_map(|cluster| &cluster.endpoints)
             .filter_map(|endpoint| match &endpoint.addresses {
                 Addresses::Named(name) => Some(Arc::clone(name)),
-                Addresses::Fixed(_) => None,
+                Addresses::Fixed(_) | Addresses::Socket(_) => None,
             })
             .collect();
         let clusters = Arc::clone(clusters);

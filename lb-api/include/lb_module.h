@@ -174,7 +174,7 @@ struct lb_endpoint {
     uint64_t id;
     /* The URL as written in the configuration. */
     struct lb_str url;
-    /* Host name or address as written, without brackets. */
+    /* Host name or address as written, without brackets; of a server behind a Unix socket its path, with port 0. */
     struct lb_str name;
     /* The resolved address, where it is known; its port is the endpoint's port. */
     struct lb_address address;

@@ -192,7 +192,7 @@ pub struct Endpoint {
     pub id: u64,
     /// The URL as written in the configuration.
     pub url: Str,
-    /// Host name or address as written, without brackets.
+    /// Host name or address as written, without brackets; of a server behind a Unix socket its path, with port 0.
     pub name: Str,
     /// The resolved address, where it is known; its port is the endpoint's port.
     pub address: Address,

@@ -34,6 +34,7 @@ mod rubbish;
 mod samples;
 mod supervision;
 mod tls;
+mod sockets;
 mod storm;
 mod trylist_calls;
 mod tunnels;

@@ -78,7 +78,7 @@ t.toml:5: listener: unknown key "adress" (did you mean "address"?)
 t.toml:7: load_module.Round-Robin: expected a module's file, or a table such as { path = "libmod_x.so", sha256 = "…" }, found the integer 5
 t.toml:8: load_module.least_request: unknown key "sha" (known here: path, sha256)
 t.toml:11: cluster "api": no module "least_requst" is loaded (did you mean "least_request"?)
-t.toml:12: cluster "api": server "https://a/b": a server has no path (write http://host or http://host:port)
+t.toml:12: cluster "api": server "https://a/b": a server has no path (write http://host, http://host:port or unix:/path)
 t.toml:12: cluster "api": servers.weight: expected an integer, found the string "3"
 t.toml:12: cluster "api": server "http://b:x": port "x" is not a number from 1 to 65535
 t.toml:12: cluster "api": servers: unknown key "wait" (known here: url, weight, max_requests, tier, backup, drain, route, metadata)
@@ -635,7 +635,7 @@ fn refuses_bad_clusters() {
         ),
         (
             servers("\"http://a/b\""),
-            r#"t.toml:7: cluster "app": server "http://a/b": a server has no path (write http://host or http://host:port)"#,
+            r#"t.toml:7: cluster "app": server "http://a/b": a server has no path (write http://host, http://host:port or unix:/path)"#,
         ),
         (
             servers("{ url = \"http://a\", weight = 0 }"),

@@ -2,12 +2,15 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+/// What the kernel takes, less the end of the string.
+const MAX_SOCKET_PATH: usize = 107;
+
 /// A server's host and port, and how it is reached.
 #[derive(Debug, PartialEq)]
 pub(super) struct Authority {
-    /// Name or address, without brackets.
+    /// Name or address, without brackets; or the path of a socket.
     pub(super) host: String,
-    /// As written, or 80 (443 for https).
+    /// As written, or 80 (443 for https); 0 of a socket.
     pub(super) port: u16,
     /// Whether it is reached by https.
     pub(super) is_secure: bool,
@@ -37,9 +40,12 @@ pub(super) fn parse_name_server(text: &str) -> Result<SocketAddr, &'static str> 
     bare.or_else(|_| text.parse()).map_err(|_| "is not an IP address (write, for example, \"127.0.0.1:53\")")
 }
 
-/// A server's URL: `http://host`, `http://host:port`, or the same with `https`.
+/// A server's URL: `http://host`, `http://host:port`, the same with `https`, or `unix:/path` of its socket.
 pub(super) fn parse_server(url: &str) -> Result<Authority, String> {
-    const RIGHT: &str = "write http://host or http://host:port";
+    const RIGHT: &str = "write http://host, http://host:port or unix:/path";
+    if let Some(path) = url.strip_prefix("unix:") {
+        return parse_socket(path);
+    }
     let Some((scheme, rest)) = url.split_once("://") else {
         return Err(format!("is not a URL ({RIGHT})"));
     };
@@ -66,6 +72,20 @@ pub(super) fn parse_server(url: &str) -> Result<Authority, String> {
     check_name(host)?;
     let default = if is_secure { 443 } else { 80 };
     Ok(Authority { host: host.to_owned(), port: port.map_or(Ok(default), parse_port)?, is_secure })
+}
+
+/// The path of a server's socket.
+fn parse_socket(path: &str) -> Result<Authority, String> {
+    if !path.starts_with('/') || path.starts_with("//") {
+        return Err("the path of a socket begins with one \"/\" (write unix:/path)".to_owned());
+    }
+    if path.len() > MAX_SOCKET_PATH {
+        return Err(format!("the path of a socket has at most {MAX_SOCKET_PATH} bytes"));
+    }
+    if path.bytes().any(|byte| byte.is_ascii_control() || byte == b' ') {
+        return Err("the path of a socket has no spaces and no control characters".to_owned());
+    }
+    Ok(Authority { host: path.to_owned(), port: 0, is_secure: false })
 }
 
 /// The host that a route is for, in lower case.
@@ -154,6 +174,7 @@ mod tests {
         let is = |host: &str, port| Ok((host.to_owned(), port));
         assert_eq!(server("http://127.0.0.1:9001"), is("127.0.0.1", 9001));
         assert_eq!(server("http://app-1.internal"), is("app-1.internal", 80));
+        assert_eq!(server("unix:/run/app.sock"), is("/run/app.sock", 0));
         assert_eq!(server("HTTP://App_2.:8080"), is("App_2.", 8080));
         assert_eq!(server("http://[::1]:9001"), is("::1", 9001));
         assert_eq!(server("http://[2001:db8::1]"), is("2001:db8::1", 80));
@@ -161,7 +182,7 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_server() {
-        const RIGHT: &str = "(write http://host or http://host:port)";
+        const RIGHT: &str = "(write http://host, http://host:port or unix:/path)";
         for (url, error) in [
             ("127.0.0.1:9001", format!("is not a URL {RIGHT}")),
             ("https://a/", format!("a server has no path {RIGHT}")),
@@ -173,6 +194,9 @@ mod tests {
             ("http://u:p@a", format!("user and password are not supported {RIGHT}")),
             ("http://", format!("has no host {RIGHT}")),
             ("http://:80", format!("has no host {RIGHT}")),
+            ("unix:app.sock", "the path of a socket begins with one \"/\" (write unix:/path)".to_owned()),
+            ("unix://app", "the path of a socket begins with one \"/\" (write unix:/path)".to_owned()),
+            ("unix:/a b", "the path of a socket has no spaces and no control characters".to_owned()),
             ("http://a:port", "port \"port\" is not a number from 1 to 65535".to_owned()),
             ("http://a:", "port \"\" is not a number from 1 to 65535".to_owned()),
             ("http://a:0", "port \"0\" is not a number from 1 to 65535".to_owned()),
