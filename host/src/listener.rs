@@ -231,12 +231,14 @@ async fn shake_hands(thread: &Thread, gate: &Gate, socket: TcpStream, peer: Sock
     let why = match tokio::time::timeout(patience, acceptor.accept(socket)).await {
         Ok(Ok(stream)) => return Some(Secured::new(stream)),
         Ok(Err(NoHandshake::Plain(socket))) => {
+            thread.metrics.handshake_failed(gate.listener);
             downstream::refuse_plain(thread, socket, peer).await;
             return None;
         }
         Ok(Err(NoHandshake::Failed(why))) => why,
         Err(_) => format!("not done within {patience:?}"),
     };
+    thread.metrics.handshake_failed(gate.listener);
     tracing::debug!(listener = %gate.address, client = %peer, "TLS handshake failed: {why}");
     None
 }

@@ -298,6 +298,11 @@ impl Shard {
         self.listener(listener).bad_proxy_headers.add(1);
     }
 
+    /// A client's TLS handshake failed, or took too long.
+    pub fn handshake_failed(&self, listener: usize) {
+        self.listener(listener).failed_handshakes.add(1);
+    }
+
     /// A request is over.
     pub fn request(&self, end: &RequestEnd) {
         let cells = match end.cluster {

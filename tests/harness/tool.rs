@@ -1,7 +1,7 @@
 //! Programs of others, as clients and servers that know nothing of the proxy's own code.
 
-use std::io::{ErrorKind, Write as _};
-use std::process::{Command, Output, Stdio};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::process::{Child, Command, Output, Stdio};
 
 /// Runs a program to its end; `None`, said aloud, where there is none of this name.
 ///
@@ -42,4 +42,43 @@ pub fn said(output: &Output) -> String {
     let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{:?}: {out}{error}", output.status);
     out.into_owned()
+}
+
+/// A program that runs on; killed when dropped.
+#[derive(Debug)]
+pub struct RunningTool(Child);
+
+impl RunningTool {
+    /// Starts it. `None`, with a line that says so, where it is not installed.
+    ///
+    /// # Panics
+    /// Where it is and cannot be started.
+    #[track_caller]
+    pub fn start(name: &str, arguments: &[&str]) -> Option<Self> {
+        let mut command = Command::new(name);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        match command.spawn() {
+            Ok(child) => Some(Self(child)),
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                eprintln!("SKIPPED: there is no {name} here (.ci/run installs it)");
+                None
+            }
+            Err(e) => panic!("{name}: {e}"),
+        }
+    }
+
+    /// What it said, if it has ended by itself.
+    pub fn ended(&mut self) -> Option<String> {
+        self.0.try_wait().ok().flatten()?;
+        let mut said = String::new();
+        self.0.stdout.take()?.read_to_string(&mut said).ok()?;
+        Some(said)
+    }
+}
+
+impl Drop for RunningTool {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

@@ -62,6 +62,7 @@ pub(super) struct ListenerCells {
     pub(super) full: Cell,
     pub(super) over_per_client: Cell,
     pub(super) bad_proxy_headers: Cell,
+    pub(super) failed_handshakes: Cell,
 }
 
 #[derive(Debug)]

@@ -125,6 +125,12 @@ impl Metrics {
             None,
             "Connections closed because they did not begin with a PROXY header, from where one was expected.",
             each(|cells| &cells.bad_proxy_headers),
+        )?;
+        out.counter(
+            "trylist_tls_handshake_failures",
+            None,
+            "Clients' TLS handshakes that failed or took too long; plain HTTP where TLS is spoken is one.",
+            each(|cells| &cells.failed_handshakes),
         )
     }
 
