@@ -166,7 +166,8 @@ fn bind_one(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     // Accepted sockets inherit it, which saves a system call for each.
     socket.set_tcp_nodelay(true)?;
     socket.set_nonblocking(true)?;
-    defer_accept(&socket, true)?;
+    // Where the kernel does not know it, connections are handed out as they are made.
+    let _ = defer_accept(&socket, true);
     socket.bind(&address.into())?;
     Ok(socket.into())
 }
