@@ -67,8 +67,8 @@ pub struct Writer {
 /// What is said of one request. Text may be any bytes: whatever could break out of its field is escaped.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry<'a> {
-    /// Address of the client.
-    pub client: IpAddr,
+    /// Address of the client; `None` where it came over a Unix socket.
+    pub client: Option<IpAddr>,
     /// Method as sent; empty where the request could not be read.
     pub method: &'a [u8],
     /// Target as sent.

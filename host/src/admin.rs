@@ -6,7 +6,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
+use crate::address::Address;
+use crate::listener::Listening;
 use crate::metrics::{self, Metrics};
 
 /// Whether the worker takes requests.
@@ -46,18 +48,18 @@ const TOTAL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Before accepting is tried again after it failed, as it does when descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until the sender of `ready` is gone; requests that run then are cut off. When the socket is handed over, it
-/// finishes what runs and accepts nothing more.
+/// Serves on a socket that listens on this address and does not block, until the sender of `ready` is gone; requests that
+/// run then are cut off. When the socket is handed over, it finishes what runs and accepts nothing more.
 ///
 /// # Errors
 /// The listener cannot be used with the runtime that this is called on.
 pub async fn serve(
-    listener: TcpListener,
+    address: &Address,
+    socket: OwnedFd,
     metrics: Arc<Metrics>,
     mut ready: watch::Receiver<Readiness>,
 ) -> io::Result<()> {
-    listener.set_nonblocking(true)?;
-    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let listener = Listening::new(address, socket)?;
     // Dropping it ends the connections' tasks.
     let mut connections = tokio::task::JoinSet::new();
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -146,7 +148,7 @@ fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
+    use std::net::{SocketAddr, TcpListener};
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -227,10 +229,17 @@ mod tests {
     impl Admin {
         fn start(readiness: Readiness) -> Self {
             let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+            listener.set_nonblocking(true).expect("a socket");
             let address = listener.local_addr().expect("it is bound");
             let (ready, receiver) = watch::channel(readiness);
             let metrics = Metrics::new(&MetricsLayout::default(), 1);
-            Self { address, ready, task: tokio::spawn(serve(listener, metrics, receiver)) }
+            Self {
+                address,
+                ready,
+                task: tokio::spawn(async move {
+                    serve(&address.into(), listener.into(), metrics, receiver).await
+                }),
+            }
         }
 
         /// Head and body of the response.

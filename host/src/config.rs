@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 
+use crate::address::Address;
 use crate::forwarded::Forwarded;
 use crate::header_rules::Rules;
 use crate::proxy_protocol;
@@ -226,8 +227,10 @@ pub struct Place {
 /// One listening address.
 #[derive(Clone, Debug)]
 pub struct Listener {
-    /// Where to listen; port 0 lets the kernel choose.
-    pub address: SocketAddr,
+    /// Where to listen.
+    pub address: Address,
+    /// Who may connect, where that is a Unix socket.
+    pub access: Access,
     /// Connections open at once over all threads; above it the listener stops accepting until one ends.
     pub max_connections: usize,
     /// Connections that one client may have open at once; more are closed. `None` is no limit.
@@ -240,6 +243,15 @@ pub struct Listener {
     pub h2: bool,
     /// Where it was said.
     pub place: Place,
+}
+
+/// Who may connect to a Unix socket: whoever may write to its file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// Its permissions.
+    pub mode: u32,
+    /// Whose file it is, where it is not to be that of whoever starts the proxy.
+    pub owner: RunAs,
 }
 
 /// Which connections begin with a PROXY header.
@@ -334,10 +346,12 @@ pub struct Cluster {
 pub struct Server {
     /// The URL as written.
     pub url: Arc<str>,
-    /// Host name or address, without brackets; or the path of its socket.
+    /// Host name or address, without brackets.
     pub host: Arc<str>,
-    /// Port as written, or 80 (443 for https); 0 of a socket.
+    /// Port as written, or 80 (443 for https).
     pub port: u16,
+    /// The path of its Unix socket, where it has one. Then that is its `host` as well, and its port is 0.
+    pub unix: Option<Arc<Path>>,
     /// The name that its certificate must be for, where it is reached by https.
     pub tls_name: Option<ServerName<'static>>,
     /// 1 to 65,535.
@@ -354,13 +368,6 @@ pub struct Server {
     pub metadata: Vec<(Arc<str>, Arc<str>)>,
     /// Where it was said.
     pub place: Place,
-}
-
-impl Server {
-    /// Whether it is reached by a Unix socket, of which [`Self::host`] is the path.
-    pub fn is_socket(&self) -> bool {
-        self.host.starts_with('/')
-    }
 }
 
 /// What becomes of a request when no server of its cluster is available.
@@ -567,7 +574,9 @@ pub enum AccessLogTarget {
 #[derive(Clone, Debug)]
 pub struct Admin {
     /// Where it listens.
-    pub address: SocketAddr,
+    pub address: Address,
+    /// Who may connect, where that is a Unix socket.
+    pub access: Access,
     /// Where it was said.
     pub place: Place,
 }
@@ -583,6 +592,13 @@ impl fmt::Debug for Sticky {
                 f.debug_struct("Route").field("sources", sources).field("separator", separator).finish()
             }
         }
+    }
+}
+
+impl Default for Access {
+    /// As for other files of services: for its owner and its group.
+    fn default() -> Self {
+        Self { mode: 0o660, owner: RunAs::default() }
     }
 }
 

@@ -4,7 +4,6 @@
 //! exists only while the connection is busy. A connection that was idle for `LINGER` waits as a socket and a timer.
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -12,6 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+use crate::address::Peer;
 use crate::drain::{Idle, Phase};
 use crate::error::Error;
 use crate::forward::{self, Memory};
@@ -38,7 +38,7 @@ pub struct Downstream {
     /// The connection.
     pub stream: Stream,
     /// The client.
-    pub peer: SocketAddr,
+    pub peer: Peer,
     /// What was read and not used.
     pub buffer: Buffer,
     /// Header lines that say whose certificate the client has shown.
@@ -114,7 +114,7 @@ pub fn serve(thread: Rc<Thread>, mut down: Downstream, place: impl Place) -> imp
 }
 
 /// Tells a client that speaks no TLS where it is to be spoken, in the words that it speaks.
-pub async fn refuse_plain(thread: &Thread, socket: TcpStream, peer: SocketAddr) {
+pub async fn refuse_plain(thread: &Thread, socket: TcpStream, peer: Peer) {
     let mut down = Downstream::new(thread, socket.into(), peer);
     forward::refuse(thread, &mut down, &mut Memory::default(), Error::PlainHttp, None).await;
     down.discard().await;
@@ -194,7 +194,7 @@ async fn serve_requests(thread: &Thread, down: &mut Downstream, active: &mut Act
 
 impl Downstream {
     /// A connection that was just accepted.
-    pub fn new(thread: &Thread, stream: Stream, peer: SocketAddr) -> Self {
+    pub fn new(thread: &Thread, stream: Stream, peer: Peer) -> Self {
         let now = Instant::now();
         Self {
             stream,

@@ -3,7 +3,6 @@
 mod sources;
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
@@ -29,9 +28,9 @@ pub struct Endpoint {
     pub id: u64,
     /// The URL as written.
     pub url: Arc<str>,
-    /// Host name or address, without brackets.
+    /// Host name or address, without brackets; the path of a Unix socket.
     pub name: Arc<str>,
-    /// Port.
+    /// Port; 0 for a Unix socket.
     pub port: u16,
     /// The name that its certificate must be for, where it is spoken to by TLS.
     pub tls_name: Option<ServerName<'static>>,
@@ -43,7 +42,7 @@ pub struct Endpoint {
     pub route: Option<Arc<str>>,
     /// Pairs for the module.
     pub metadata: Vec<(Arc<str>, Arc<str>)>,
-    /// What the server is called in a `Host` header of its own.
+    /// What the server is called in a `Host` header of its own: a Unix socket, which has no name, `localhost`.
     pub authority: Box<str>,
     /// Where it is.
     pub addresses: Addresses,
@@ -216,8 +215,7 @@ impl Endpoint {
     fn new(cluster: &config::Cluster, server: &config::Server, occurrence: usize) -> Self {
         let literal: Option<IpAddr> = server.host.parse().ok();
         let authority = match literal {
-            // A path is no host. nginx says the same.
-            None if server.is_socket() => "localhost".to_owned(),
+            _ if server.unix.is_some() => "localhost".to_owned(),
             Some(IpAddr::V6(address)) => format!("[{address}]:{}", server.port),
             _ => format!("{}:{}", server.host, server.port),
         };
@@ -234,10 +232,10 @@ impl Endpoint {
             route: server.route.clone(),
             metadata: server.metadata.clone(),
             authority,
-            addresses: match literal {
-                Some(address) => Addresses::fixed(SocketAddr::new(address, server.port)),
-                None if server.is_socket() => Addresses::Socket(Path::new(&*server.host).into()),
-                None => Addresses::named(&server.host, server.port),
+            addresses: match (literal, &server.unix) {
+                (_, Some(path)) => Addresses::Unix(Arc::clone(path)),
+                (Some(address), None) => Addresses::fixed(SocketAddr::new(address, server.port)),
+                (None, None) => Addresses::named(&server.host, server.port),
             },
             counters: new_slot(server),
             health: Arc::new(Health::new(server.drain)),

@@ -118,8 +118,8 @@ pub async fn forward(thread: &Thread, down: &mut Downstream, memory: &mut Memory
         is_last_resort: false,
     };
     let client = plan.client.address;
-    let key = cluster.key_source().and_then(|source| plan.key(source, head, client.ip()));
-    let preferred = cluster.sticky.as_ref().and_then(|sticky| plan.preferred(sticky, head, client.ip()));
+    let key = cluster.key_source().and_then(|source| plan.key(source, head, client));
+    let preferred = cluster.sticky.as_ref().and_then(|sticky| plan.preferred(sticky, head, client));
     request.preferred = preferred;
     let view = View {
         preferred,
@@ -132,7 +132,7 @@ pub async fn forward(thread: &Thread, down: &mut Downstream, memory: &mut Memory
         key: key.as_deref(),
     };
     let mut trylist = Trylist::start(thread, plan.route.cluster, &view, started);
-    if head.asks_why && explain::may_ask(thread, client.ip()) {
+    if head.asks_why && explain::may_ask(thread, client) {
         trylist.explain();
     }
     let (report, end, now) = match request.serve(down, memory, &mut trylist).await {
@@ -286,10 +286,10 @@ impl Request<'_> {
         let patience = self
             .last_moment()
             .map_or(patience, |(end, _)| patience.min(end.saturating_duration_since(before)));
-        let preface = self.cluster.config.send_proxy_protocol.and_then(|version| {
-            let local = down.stream.local_addr().ok()?;
-            Some(version.header(self.plan.client.address, local))
-        });
+        let preface =
+            self.cluster.config.send_proxy_protocol.map(|version| {
+                version.header(self.plan.client.address.socket(), down.stream.local_addr().ok())
+            });
         let preface = preface.as_deref().unwrap_or_default();
         let server = upstream::connection(thread, self.cluster, (cluster_idx, endpoint), patience, preface)
             .await
@@ -357,7 +357,7 @@ impl Request<'_> {
                 .or(authority)
                 .unwrap_or(own.as_bytes()),
             client_host: authority,
-            peer: down.peer.ip(),
+            peer: down.peer,
             scheme: if down.stream.is_secure() { b"https" } else { b"http" },
             identity: down.identity.as_deref().unwrap_or_default(),
             is_trusted: self.plan.client.is_trusted,

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::address::Peer;
 use crate::http1::head::{Name, RequestHead, tokens};
 use crate::network::Networks;
 
@@ -31,7 +32,7 @@ pub enum Source {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Client {
     /// The client. Its port is 0 where a proxy did not name it.
-    pub address: SocketAddr,
+    pub address: Peer,
     /// The peer is trusted, so that what it says of scheme and host is passed on.
     pub is_trusted: bool,
     /// The client's connection to the outermost trusted proxy is encrypted.
@@ -53,8 +54,8 @@ impl Forwarded {
     /// For whom a request from this peer is: from the end of the list, where each proxy has put who asked it, on through
     /// those that are trusted. What is in front of the first that is not may be invented.
     #[inline]
-    pub fn client(&self, head: &RequestHead, peer: SocketAddr) -> Client {
-        if self.trusted.is_empty() || !self.trusted.contains(peer.ip()) {
+    pub fn client(&self, head: &RequestHead, peer: Peer) -> Client {
+        if self.trusted.is_empty() || !self.trusted.contains(peer) {
             return Client { address: peer, is_trusted: false, is_https: false };
         }
         match self.read {
@@ -63,7 +64,7 @@ impl Forwarded {
         }
     }
 
-    fn x_forwarded(&self, head: &RequestHead, peer: SocketAddr) -> Client {
+    fn x_forwarded(&self, head: &RequestHead, peer: Peer) -> Client {
         let lines = head.fields.iter().rev().filter(|field| field.kind == Name::XForwardedFor);
         let hops = lines.flat_map(|field| head.text(field.value).rsplit(|&b| b == b','));
         let address = self.walk(peer, hops.map(|hop| node(hop.trim_ascii())));
@@ -72,7 +73,7 @@ impl Forwarded {
         Client { address, is_trusted: true, is_https }
     }
 
-    fn standard(&self, head: &RequestHead, peer: SocketAddr) -> Client {
+    fn standard(&self, head: &RequestHead, peer: Peer) -> Client {
         let mut hops = Vec::new();
         for field in head.fields.iter().filter(|field| field.kind == Name::Forwarded) {
             hops.extend(split_quoted(head.text(field.value), b','));
@@ -84,11 +85,11 @@ impl Forwarded {
         Client { address, is_trusted: true, is_https }
     }
 
-    fn walk(&self, peer: SocketAddr, hops: impl Iterator<Item = Option<SocketAddr>>) -> SocketAddr {
+    fn walk(&self, peer: Peer, hops: impl Iterator<Item = Option<SocketAddr>>) -> Peer {
         let mut client = peer;
         for hop in hops {
             match hop {
-                Some(hop) if self.trusted.contains(client.ip()) => client = hop,
+                Some(hop) if self.trusted.contains(client) => client = hop.into(),
                 _ => break,
             }
         }
@@ -153,15 +154,19 @@ mod tests {
     }
 
     fn client(read: Source, lines: &str) -> Client {
+        client_of("10.9.9.9:99".parse::<SocketAddr>().expect("an address").into(), read, lines)
+    }
+
+    fn client_of(peer: Peer, read: Source, lines: &str) -> Client {
         let text = format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
         let mut buffer = Buffer::for_head(4000);
         buffer.append(text.as_bytes());
         let mut head = RequestHead::default();
         let limits = HeadLimits { line_bytes: 1000, headers: 50 };
         assert!(head.read(&mut buffer, &mut Scan::default(), &limits).expect("well-formed"));
-        let trusted = networks(&["10.0.0.0/8", "2001:db8::/32"]);
+        let trusted = networks(&["10.0.0.0/8", "2001:db8::/32", "unix:"]);
         let forwarded = Forwarded { trusted, read, ..Forwarded::default() };
-        forwarded.client(&head, "10.9.9.9:99".parse().expect("an address"))
+        forwarded.client(&head, peer)
     }
 
     fn address(read: Source, lines: &str) -> String {
@@ -185,6 +190,16 @@ mod tests {
         ] {
             assert_eq!(address(x, lines), expected, "{lines}");
         }
+    }
+
+    #[test]
+    fn a_proxy_behind_a_unix_socket_may_be_trusted() {
+        let x = Source::XForwardedFor;
+        let named =
+            client_of(Peer::Unix, x, "X-Forwarded-For: 6.6.6.6, 1.1.1.1\r\nX-Forwarded-Proto: https\r\n");
+        assert_eq!((named.address.to_string(), named.is_https), ("1.1.1.1:0".into(), true));
+        let unnamed = client_of(Peer::Unix, x, "");
+        assert_eq!((unnamed.address, unnamed.is_trusted), (Peer::Unix, true));
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //! configuration; a request whose route has no rules pays nothing for them.
 
 use std::io::Write;
-use std::net::SocketAddr;
 
+use crate::address::Peer;
 use crate::http1::head::Name;
 
 /// Rules for one direction of a route, its cluster's among them.
@@ -51,9 +51,9 @@ pub enum Variable {
 #[derive(Clone, Copy, Debug)]
 pub struct Values<'a> {
     /// The client, as trusted proxies name it.
-    pub client: SocketAddr,
+    pub client: Peer,
     /// Who is at the other end of the connection.
-    pub peer: SocketAddr,
+    pub peer: Peer,
     /// Empty where nobody asked for one.
     pub request_id: &'a [u8],
     /// `http` or `https`.
@@ -186,10 +186,12 @@ impl Values<'_> {
             Part::Text(text) => text.as_bytes(),
             // Writing to a vector cannot fail.
             Part::Variable(variable) => match variable {
-                Variable::ClientAddress => return drop(write!(out, "{}", self.client.ip().to_canonical())),
-                Variable::PeerAddress => return drop(write!(out, "{}", self.peer.ip().to_canonical())),
-                Variable::ClientPort if self.client.port() == 0 => b"",
-                Variable::ClientPort => return drop(write!(out, "{}", self.client.port())),
+                Variable::ClientAddress => return write_address(self.client, out),
+                Variable::PeerAddress => return write_address(self.peer, out),
+                Variable::ClientPort => match self.client.socket().map_or(0, |client| client.port()) {
+                    0 => b"",
+                    port => return drop(write!(out, "{port}")),
+                },
                 Variable::Status if self.status == 0 => b"",
                 Variable::Status => return drop(write!(out, "{}", self.status)),
                 Variable::RequestId => self.request_id,
@@ -204,6 +206,14 @@ impl Values<'_> {
         };
         out.extend_from_slice(text);
     }
+}
+
+fn write_address(peer: Peer, out: &mut Vec<u8>) {
+    // Writing to a vector cannot fail.
+    let _ = match peer.ip() {
+        Some(ip) => write!(out, "{}", ip.to_canonical()),
+        None => write!(out, "{peer}"),
+    };
 }
 
 /// A `$` that is meant is written `$$` before a brace, and by itself elsewhere.
@@ -240,11 +250,13 @@ fn compile(value: &str) -> Result<Box<[Part]>, BadValue> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
     use super::*;
 
     const VALUES: Values<'_> = Values {
-        client: SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)), 0),
-        peer: SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2)), 7),
+        client: Peer::Ip(SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 0)),
+        peer: Peer::Ip(SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)), 7)),
         request_id: b"id",
         scheme: b"http",
         host: b"h:1",

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::time::Instant;
 
+use crate::address::{Peer, UNIX};
 use crate::forwarded::Forwarded;
 use crate::header_rules::Applied;
 use crate::http1::body::Encoding;
@@ -23,8 +24,8 @@ pub struct Hop<'a> {
     pub host: &'a [u8],
     /// `Host` as the client sent it, where it sent one.
     pub client_host: Option<&'a [u8]>,
-    /// The address at the other end of the connection.
-    pub peer: IpAddr,
+    /// Who is at the other end of the connection.
+    pub peer: Peer,
     /// `http` or `https`, of that connection.
     pub scheme: &'static [u8],
     /// Header lines that say whose certificate the client has shown; empty where it has shown none.
@@ -87,7 +88,11 @@ pub fn write_request(head: &RequestHead, hop: &Hop<'_>, out: &mut Vec<u8>) {
             out.extend_from_slice(head.text(value.value));
             out.extend_from_slice(b", ");
         }
-        write_ip(hop.peer, out);
+        match hop.peer.ip() {
+            Some(ip) => write_ip(ip, out),
+            // As nginx: nothing at all would have who reads it take what the client wrote for what is known here.
+            None => out.extend_from_slice(UNIX.as_bytes()),
+        }
         out.extend_from_slice(b"\r\n");
     }
     out.extend_from_slice(hop.identity);
@@ -121,10 +126,12 @@ pub fn write_request(head: &RequestHead, hop: &Hop<'_>, out: &mut Vec<u8>) {
 #[cold]
 fn write_forwarded(hop: &Hop<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"Forwarded: for=");
-    match hop.peer.to_canonical() {
-        IpAddr::V4(_) => write_ip(hop.peer, out),
+    match hop.peer.ip().map(|ip| ip.to_canonical()) {
+        Some(ip @ IpAddr::V4(_)) => write_ip(ip, out),
         // Writing to a vector cannot fail.
-        IpAddr::V6(v6) => drop(write!(out, "\"[{v6}]\"")),
+        Some(IpAddr::V6(v6)) => drop(write!(out, "\"[{v6}]\"")),
+        // A name of our own (RFC 7239 section 6.3): "unknown" would say that the proxy does not know its peer.
+        None => out.extend_from_slice(b"_unix"),
     }
     if let Some(host) = hop.client_host {
         // No byte that may stand in a host means anything in quotes.
@@ -329,7 +336,7 @@ mod tests {
             target: b"/t",
             host: b"server",
             client_host: head.host.map(|h| head.text(h)),
-            peer: IpAddr::from([127, 0, 20, 103]),
+            peer: Peer::Ip(([127, 0, 20, 103], 0).into()),
             scheme: b"http",
             identity: b"",
             is_trusted,

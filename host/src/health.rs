@@ -27,7 +27,8 @@ use crate::random::{Random, fraction};
 use crate::resolve::Addresses;
 use crate::tls::client::Connector;
 use crate::tls::describe_io;
-use crate::upstream::{self, ConnectError};
+use crate::unix;
+use crate::upstream::ConnectError;
 
 /// An interval is up to this part of it longer or shorter, so that the checks of many proxies do not fall together.
 const JITTER: f64 = 10.0;
@@ -187,8 +188,8 @@ async fn connect(endpoint: &Endpoint, port: Option<u16>) -> Result<TcpStream, Ch
             let addresses = answer.as_ref().as_ref();
             addresses.map_err(|e| CheckError::Connect(format!("look-up failed: {e}")))?
         }
-        Addresses::Socket(path) => {
-            let connected = upstream::connect_socket(path).await;
+        Addresses::Unix(path) => {
+            let connected = unix::connect(path).await;
             return connected.map_err(|e| CheckError::Connect(ConnectError::from(e).text));
         }
     };

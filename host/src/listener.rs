@@ -1,7 +1,7 @@
 //! Accepts connections, as many as are allowed, and gives each a task.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -16,6 +16,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::coop;
 use tokio_rustls::server::TlsStream;
 
+use crate::address::{Address, Peer};
 use crate::config;
 use crate::downstream::{self, Downstream, FIRST_REQUEST_GRACE, Place};
 use crate::drain::{Idle, Phase};
@@ -38,7 +39,7 @@ pub struct Gate {
     /// Index of the listener in the configuration.
     pub listener: usize,
     /// Its address.
-    pub address: SocketAddr,
+    pub address: Address,
     max: usize,
     tls: Option<Acceptor>,
     h2: bool,
@@ -51,7 +52,10 @@ pub struct Gate {
 
 /// A socket that one thread accepts from.
 #[derive(Debug)]
-pub struct Listening(AsyncFd<TcpListener>);
+pub struct Listening {
+    socket: AsyncFd<OwnedFd>,
+    is_unix: bool,
+}
 
 /// One connection's place; given up when dropped.
 struct Admitted {
@@ -80,7 +84,7 @@ pub async fn accept(
     }
     if let Phase::Draining { until, .. } = ending {
         // Of those who have said nothing yet the kernel has not told us.
-        sockets::stop_deferring(socket.0.get_ref());
+        sockets::stop_deferring(socket.socket.get_ref());
         let until = until.min(Instant::now() + FIRST_REQUEST_GRACE);
         tokio::select! {
             () = accept_for_ever(&thread, &socket, &gate) => {}
@@ -89,9 +93,8 @@ pub async fn accept(
         }
     }
     // Asked of the kernel itself: the reactor may not have heard of the last ones.
-    let socket = socket.0.into_inner();
     while gate.has_room()
-        && let Ok((stream, peer)) = take(&socket)
+        && let Ok((stream, peer)) = socket.take()
     {
         admit(&thread, &gate, stream, peer);
     }
@@ -117,55 +120,63 @@ async fn accept_for_ever(thread: &Rc<Thread>, socket: &Listening, gate: &Arc<Gat
 }
 
 impl Listening {
-    /// Listens by this thread's reactor to a socket that does not block.
+    /// Listens by this thread's reactor to a socket of this address that does not block.
     ///
     /// # Errors
     /// The reactor cannot take it.
     #[expect(unsafe_code, reason = "the reactor trusts that a descriptor stays what it is")]
-    pub fn new(socket: TcpListener) -> io::Result<Self> {
-        // SAFETY: a `TcpListener` has the same descriptor for as long as it lives, and nobody gets it mutably.
+    pub fn new(address: &Address, socket: OwnedFd) -> io::Result<Self> {
+        // SAFETY: an `OwnedFd` is the same descriptor for as long as it lives, and nobody gets it mutably.
         let registered = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
-        registered.map(Self).map_err(io::Error::from)
+        let is_unix = matches!(address, Address::Unix(_));
+        registered.map(|socket| Self { socket, is_unix }).map_err(io::Error::from)
     }
 
     /// The next connection.
-    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+    ///
+    /// # Errors
+    /// As accept(2).
+    pub async fn accept(&self) -> io::Result<(TcpStream, Peer)> {
         // Those that were accepted get their turn, however many more come.
         coop::consume_budget().await;
         loop {
-            let mut ready = self.0.readable().await?;
-            let Ok(accepted) = ready.try_io(|socket| take(socket.get_ref())) else { continue };
+            let mut ready = self.socket.readable().await?;
+            let Ok(accepted) = ready.try_io(|_| self.take()) else { continue };
             // To be told "none" by accepting costs the kernel a socket, made and thrown away: a look beforehand does not.
-            if !is_waited_at(self.0.get_ref()) {
+            if !self.is_waited_at() {
                 ready.clear_ready();
             }
             return accepted;
         }
     }
+
+    /// Accepts a connection that waits, as the kernel knows it.
+    fn take(&self) -> io::Result<(TcpStream, Peer)> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let (stream, peer) = rustix::net::acceptfrom_with(self.socket.get_ref(), flags)?;
+        let peer = match peer {
+            _ if self.is_unix => Peer::Unix,
+            Some(peer) => Peer::Ip(peer.try_into()?),
+            // Only a client that is gone already has no address.
+            None => return Err(io::ErrorKind::ConnectionAborted.into()),
+        };
+        Ok((TcpStream::from_std(stream.into())?, peer))
+    }
+
+    /// Whether a connection waits to be accepted.
+    fn is_waited_at(&self) -> bool {
+        let mut asked = [PollFd::new(self.socket.get_ref(), PollFlags::IN)];
+        // An answer that says nothing is a yes: the next try to accept finds out.
+        !matches!(rustix::event::poll(&mut asked, Some(&Timespec::default())), Ok(0))
+    }
 }
 
-/// Accepts a connection that waits.
-fn take(socket: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let (stream, peer) = rustix::net::acceptfrom_with(socket, flags)?;
-    // Only a client that is gone already has no address.
-    let peer = peer.ok_or(io::ErrorKind::ConnectionAborted)?.try_into()?;
-    Ok((TcpStream::from_std(stream.into())?, peer))
-}
-
-/// Whether a connection waits to be accepted.
-fn is_waited_at(socket: &TcpListener) -> bool {
-    let mut asked = [PollFd::new(socket, PollFlags::IN)];
-    // An answer that says nothing is a yes: the next try to accept finds out.
-    !matches!(rustix::event::poll(&mut asked, Some(&Timespec::default())), Ok(0))
-}
-
-fn admit(thread: &Rc<Thread>, gate: &Arc<Gate>, stream: TcpStream, peer: SocketAddr) {
+fn admit(thread: &Rc<Thread>, gate: &Arc<Gate>, stream: TcpStream, peer: Peer) {
     let terms = thread.config.listeners[gate.listener].proxy_protocol.as_ref();
-    let speaks_proxy = terms.is_some_and(|terms| terms.from.contains(peer.ip()));
+    let speaks_proxy = terms.is_some_and(|terms| terms.from.contains(peer));
     // Behind a balancer that says who its clients are, they are counted once that is known.
-    let counted = match &gate.per_client {
-        Some(per_client) if !speaks_proxy => match per_client.enter(peer.ip()) {
+    let counted = match (&gate.per_client, peer.ip()) {
+        (Some(per_client), Some(ip)) if !speaks_proxy => match per_client.enter(ip) {
             Some(counted) => Some(counted),
             None => return thread.metrics.client_full(gate.listener),
         },
@@ -198,7 +209,7 @@ fn admit(thread: &Rc<Thread>, gate: &Arc<Gate>, stream: TcpStream, peer: SocketA
 }
 
 /// Shakes hands, in a future that is gone afterwards, and serves.
-async fn serve_tls(thread: Rc<Thread>, socket: TcpStream, peer: SocketAddr, admitted: Admitted) {
+async fn serve_tls(thread: Rc<Thread>, socket: TcpStream, peer: Peer, admitted: Admitted) {
     let handshake = Box::pin(shake_hands(&thread, &admitted.gate, socket, peer));
     let Some(Secured { stream, identity, is_h2 }) = handshake.await else { return };
     if is_h2 {
@@ -225,7 +236,7 @@ impl Secured {
     }
 }
 
-async fn shake_hands(thread: &Thread, gate: &Gate, socket: TcpStream, peer: SocketAddr) -> Option<Secured> {
+async fn shake_hands(thread: &Thread, gate: &Gate, socket: TcpStream, peer: Peer) -> Option<Secured> {
     let acceptor = gate.tls.as_ref()?;
     let patience = thread.config.timeouts.handshake;
     let why = match tokio::time::timeout(patience, acceptor.accept(socket)).await {
@@ -245,14 +256,14 @@ async fn shake_hands(thread: &Thread, gate: &Gate, socket: TcpStream, peer: Sock
 
 impl Admitted {
     /// Reads a connection's PROXY header and says who its client is; `None` where it is to be closed.
-    async fn meet(&mut self, mut stream: TcpStream, peer: SocketAddr) -> Option<(TcpStream, SocketAddr)> {
+    async fn meet(&mut self, mut stream: TcpStream, peer: Peer) -> Option<(TcpStream, Peer)> {
         let (thread, gate) = (&self.thread, &self.gate);
         let terms = thread.config.listeners[gate.listener].proxy_protocol.as_ref()?;
         let why = match tokio::time::timeout(terms.timeout, proxy_protocol::read(&mut stream)).await {
             Ok(Ok(named)) => {
-                let client = named.unwrap_or(peer);
-                if let Some(per_client) = &gate.per_client {
-                    self.counted = per_client.enter(client.ip());
+                let client = named.map_or(peer, Peer::Ip);
+                if let Some((per_client, ip)) = gate.per_client.as_ref().zip(client.ip()) {
+                    self.counted = per_client.enter(ip);
                     if self.counted.is_none() {
                         thread.metrics.client_full(gate.listener);
                         return None;
@@ -283,7 +294,7 @@ impl Gate {
     /// acceptor for it.
     pub fn new(
         listener: usize,
-        address: SocketAddr,
+        address: Address,
         max: usize,
         terms: &config::Listener,
         tls: Option<Acceptor>,

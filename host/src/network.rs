@@ -1,16 +1,23 @@
-//! Networks of addresses, as operators write them: `10.0.0.0/8`, `::1`.
+//! Networks of addresses, as operators write them: `10.0.0.0/8`, `::1`; and `unix:` for all that comes over Unix sockets.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-/// All addresses that begin with the same bits.
+use crate::address::{Peer, UNIX};
+
+/// Peers that are alike in where they come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network {
-    /// The bits behind the prefix are 0.
-    address: IpAddr,
-    /// At most 32 for IPv4, 128 for IPv6.
-    prefix: u8,
+pub enum Network {
+    /// All addresses that begin with the same bits.
+    Ip {
+        /// The bits behind the prefix are 0.
+        address: IpAddr,
+        /// At most 32 for IPv4, 128 for IPv6.
+        prefix: u8,
+    },
+    /// Whoever comes over a Unix socket.
+    Unix,
 }
 
 /// Networks in the order of the configuration; few, so that a look at each costs least.
@@ -24,9 +31,9 @@ impl Networks {
         self.0.is_empty()
     }
 
-    /// Whether an address is in one of them; see [`Network::contains`].
-    pub fn contains(&self, ip: IpAddr) -> bool {
-        self.0.iter().any(|network| network.contains(ip))
+    /// Whether a peer is of one of them; see [`Network::contains`].
+    pub fn contains(&self, peer: Peer) -> bool {
+        self.0.iter().any(|network| network.contains(peer))
     }
 
     /// Each of them.
@@ -42,10 +49,16 @@ impl FromIterator<Network> for Networks {
 }
 
 impl Network {
-    /// Whether the address is one of it. An IPv4 address is one whether it comes as such or mapped into IPv6, as sockets
+    /// Whether the peer is one of it. An IPv4 address is one whether it comes as such or mapped into IPv6, as sockets
     /// that listen for both report it.
-    pub fn contains(&self, ip: IpAddr) -> bool {
-        masked(ip.to_canonical(), self.prefix) == Some(self.address)
+    pub fn contains(&self, peer: Peer) -> bool {
+        match (*self, peer) {
+            (Self::Ip { address, prefix }, Peer::Ip(peer)) => {
+                masked(peer.ip().to_canonical(), prefix) == Some(address)
+            }
+            (Self::Unix, Peer::Unix) => true,
+            (Self::Ip { .. }, Peer::Unix) | (Self::Unix, Peer::Ip(_)) => false,
+        }
     }
 }
 
@@ -71,6 +84,9 @@ impl FromStr for Network {
 
     fn from_str(text: &str) -> Result<Self, String> {
         const RIGHT: &str = "write, for example, \"10.0.0.0/8\" or \"::1\"";
+        if text == UNIX {
+            return Ok(Self::Unix);
+        }
         let (ip, prefix) = match text.split_once('/') {
             Some((ip, prefix)) => (ip, Some(prefix)),
             None => (text, None),
@@ -93,13 +109,16 @@ impl FromStr for Network {
         if address != ip {
             return Err(format!("has bits behind its prefix (write \"{address}/{prefix}\")"));
         }
-        Ok(Self { address, prefix })
+        Ok(Self::Ip { address, prefix })
     }
 }
 
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.prefix)
+        match self {
+            Self::Ip { address, prefix } => write!(f, "{address}/{prefix}"),
+            Self::Unix => f.write_str(UNIX),
+        }
     }
 }
 
@@ -119,13 +138,23 @@ mod tests {
             ("2001:db8::/33", &["2001:db8:7fff::"], &["2001:db8:8000::"]),
         ] {
             let network: Network = network.parse().expect("a good network");
+            let peer = |ip: &str| Peer::Ip((ip.parse::<IpAddr>().expect("an address"), 0).into());
             for ip in inside {
-                assert!(network.contains(ip.parse().expect("an address")), "{ip} in {network}");
+                assert!(network.contains(peer(ip)), "{ip} in {network}");
             }
             for ip in outside {
-                assert!(!network.contains(ip.parse().expect("an address")), "{ip} in {network}");
+                assert!(!network.contains(peer(ip)), "{ip} in {network}");
             }
+            assert!(!network.contains(Peer::Unix), "a Unix socket in {network}");
         }
+    }
+
+    #[test]
+    fn unix_sockets_are_a_network_of_their_own() {
+        let network: Network = "unix:".parse().expect("a good network");
+        assert!(network.contains(Peer::Unix));
+        assert!(!network.contains(Peer::Ip(([127, 0, 0, 1], 0).into())));
+        assert!("unix:/run/x".parse::<Network>().is_err());
     }
 
     #[test]

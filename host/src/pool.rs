@@ -113,7 +113,7 @@ impl Pool {
 /// Whether the connection goes to one of these addresses, as far as that can change.
 fn goes_to(addresses: &Addresses, stream: &Stream) -> bool {
     match addresses {
-        Addresses::Fixed(_) | Addresses::Socket(_) => true,
+        Addresses::Fixed(_) | Addresses::Unix(_) => true,
         Addresses::Named(_) => stream.peer_addr().is_ok_and(|peer| addresses.contain(peer)),
     }
 }

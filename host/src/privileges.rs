@@ -17,9 +17,21 @@ pub fn drop_to(run_as: &RunAs) -> Result<(), String> {
         .map_err(|error| format!("cannot give up gaining privileges (NO_NEW_PRIVS): {error}"))
 }
 
+/// The numbers of an account and a group, as far as they are named.
+///
+/// # Errors
+/// There is no such account, or no such group.
+pub fn ids(of: &RunAs) -> Result<(Option<u32>, Option<u32>), String> {
+    let user = of.user.as_ref().map(|(name, _)| user(name)).transpose()?;
+    let group = of.group.as_ref().map(|(name, _)| group(name)).transpose()?;
+    Ok((user.map(|user| user.uid.as_raw()), group.map(Gid::as_raw)))
+}
+
 fn become_somebody(run_as: &RunAs) -> Result<(), String> {
-    let user = run_as.user.as_ref().map(|(name, place)| user(name, place)).transpose()?;
-    let group = run_as.group.as_ref().map(|(name, place)| group(name, place)).transpose()?;
+    let at = |place: &Place, error: String| format!("{place}: {error}");
+    let user = run_as.user.as_ref().map(|(name, place)| user(name).map_err(|e| at(place, e))).transpose()?;
+    let group =
+        run_as.group.as_ref().map(|(name, place)| group(name).map_err(|e| at(place, e))).transpose()?;
     let gid = match (group, &user) {
         (Some(gid), _) => gid,
         (None, Some(user)) => user.gid.ok_or_else(|| {
@@ -47,28 +59,28 @@ struct Account {
     name: Option<std::ffi::CString>,
 }
 
-fn user(name: &str, place: &Place) -> Result<Account, String> {
+fn user(name: &str) -> Result<Account, String> {
     let number = name.parse().ok().map(Uid::from_raw);
     let found = match number {
         Some(uid) => User::from_uid(uid),
         None => User::from_name(name),
     };
-    let found = found.map_err(|error| format!("{place}: user \"{name}\" cannot be looked up: {error}"))?;
+    let found = found.map_err(|error| format!("user \"{name}\" cannot be looked up: {error}"))?;
     match (found, number) {
         (Some(user), _) => {
             let name = std::ffi::CString::new(user.name).ok();
             Ok(Account { uid: user.uid, gid: Some(user.gid), name })
         }
         (None, Some(uid)) => Ok(Account { uid, gid: None, name: None }),
-        (None, None) => Err(format!("{place}: there is no user \"{name}\"")),
+        (None, None) => Err(format!("there is no user \"{name}\"")),
     }
 }
 
-fn group(name: &str, place: &Place) -> Result<Gid, String> {
+fn group(name: &str) -> Result<Gid, String> {
     if let Ok(gid) = name.parse() {
         return Ok(Gid::from_raw(gid));
     }
-    let found = Group::from_name(name)
-        .map_err(|error| format!("{place}: group \"{name}\" cannot be looked up: {error}"))?;
-    found.map(|group| group.gid).ok_or_else(|| format!("{place}: there is no group \"{name}\""))
+    let found =
+        Group::from_name(name).map_err(|error| format!("group \"{name}\" cannot be looked up: {error}"))?;
+    found.map(|group| group.gid).ok_or_else(|| format!("there is no group \"{name}\""))
 }

@@ -148,8 +148,19 @@ fn parse_binary(command: u8, family: u8, rest: &[u8]) -> Result<Option<SocketAdd
 }
 
 impl Version {
-    /// The header for a connection made for `client`, which has connected to `local`.
-    pub fn header(self, client: SocketAddr, local: SocketAddr) -> Vec<u8> {
+    /// The header for a connection made for `client`, which has connected to `local`. Where one of them is a Unix socket,
+    /// it says that there is a client, and not which.
+    pub fn header(self, client: Option<SocketAddr>, local: Option<SocketAddr>) -> Vec<u8> {
+        let (Some(client), Some(local)) = (client, local) else {
+            return match self {
+                Self::V1 => b"PROXY UNKNOWN\r\n".to_vec(),
+                Self::V2 => {
+                    let mut out = Vec::new();
+                    start_v2(&mut out, 1, 0, 0);
+                    out
+                }
+            };
+        };
         let (source, destination) = (client.ip().to_canonical(), local.ip().to_canonical());
         let mut out = Vec::with_capacity(64);
         match (self, source, destination) {
@@ -258,7 +269,7 @@ mod tests {
         let (to_v4, to_v6) = (address("10.0.0.1:80"), address("[::1]:443"));
         for version in [Version::V1, Version::V2] {
             for (client, local) in [(v4, to_v4), (v6, to_v6)] {
-                let mut bytes = version.header(client, local);
+                let mut bytes = version.header(Some(client), Some(local));
                 bytes.extend_from_slice(b"GET / HTTP/1.1\r\n");
                 for step in [1, 7, 1000] {
                     let (read, rest) = read_of(&bytes, step).await;
@@ -268,18 +279,19 @@ mod tests {
             let (read, rest) = read_of(&version.own_header(), 1000).await;
             assert_eq!((read, rest), (Ok(None), Vec::new()));
         }
-        assert_eq!(Version::V1.header(v4, to_v6), b"PROXY UNKNOWN\r\n");
+        assert_eq!(Version::V1.header(Some(v4), Some(to_v6)), b"PROXY UNKNOWN\r\n");
         assert_eq!(
-            parse_binary(1, 0x21, &Version::V2.header(v4, to_v6)[16..]),
+            parse_binary(1, 0x21, &Version::V2.header(Some(v4), Some(to_v6))[16..]),
             Ok(Some(address("[::ffff:192.0.2.1]:65535")))
         );
     }
 
     #[test]
     fn writes_the_examples_of_the_specification() {
-        let header = Version::V1.header(address("192.168.0.1:56324"), address("192.168.0.11:443"));
+        let header =
+            Version::V1.header(Some(address("192.168.0.1:56324")), Some(address("192.168.0.11:443")));
         assert_eq!(header, b"PROXY TCP4 192.168.0.1 192.168.0.11 56324 443\r\n");
-        let header = Version::V2.header(address("1.2.3.4:258"), address("5.6.7.8:772"));
+        let header = Version::V2.header(Some(address("1.2.3.4:258")), Some(address("5.6.7.8:772")));
         assert_eq!(
             header,
             b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x01\x02\x03\x04\x05\x06\x07\x08\x01\x02\x03\x04"

@@ -40,8 +40,8 @@ pub enum Addresses {
     Fixed([SocketAddr; 1]),
     /// It was written as a name.
     Named(Arc<Name>),
-    /// It was written as the path of a socket.
-    Socket(Box<Path>),
+    /// A Unix socket.
+    Unix(Arc<Path>),
 }
 
 /// A name and what it stands for now.
@@ -136,7 +136,7 @@ impl Addresses {
     pub fn as_fixed(&self) -> Option<SocketAddr> {
         match self {
             Self::Fixed([address]) => Some(*address),
-            Self::Named(_) | Self::Socket(_) => None,
+            Self::Named(_) | Self::Unix(_) => None,
         }
     }
 
@@ -148,7 +148,7 @@ impl Addresses {
                 Some(Ok(own)) => own.contains(&address),
                 Some(Err(_)) | None => true,
             },
-            Self::Socket(_) => false,
+            Self::Unix(_) => false,
         }
     }
 }
@@ -280,7 +280,7 @@ mod tests {
     fn name() -> Arc<Name> {
         match Addresses::named("name.invalid", 80) {
             Addresses::Named(name) => name,
-            Addresses::Fixed(_) | Addresses::Socket(_) => unreachable!(),
+            Addresses::Fixed(_) | Addresses::Unix(_) => unreachable!(),
         }
     }
 

@@ -1,14 +1,23 @@
 //! Listening sockets: bound before anything else is started, a fixed number for each address.
 
+use std::ffi::OsStr;
 use std::fmt;
+use std::fs;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsRawFd;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, chown};
+use std::path::Path;
+use std::sync::Arc;
 
+use rustix::net::SocketAddrUnix;
 use rustix::process::Resource;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::config::{Admin, Listener, Place};
+use crate::address::Address;
+use crate::config::{Access, Admin, Listener, Place};
+use crate::privileges;
 
 /// Connections that wait to be accepted, per socket; the kernel's own limit (`net.core.somaxconn`) may be lower.
 const BACKLOG: i32 = 4096;
@@ -17,9 +26,21 @@ const BACKLOG: i32 = 4096;
 #[derive(Debug)]
 pub struct Bound {
     /// The address, with the port that the kernel chose where the configuration left it open.
-    pub address: SocketAddr,
-    /// One a thread. The kernel spreads new connections over all of them, so each has to be read.
-    pub sockets: Vec<TcpListener>,
+    pub address: Address,
+    /// One a thread. The kernel spreads new connections over all of them, so each has to be read. A Unix socket is but one,
+    /// which all threads read.
+    pub sockets: Vec<OwnedFd>,
+    /// Of a Unix socket that this process has bound.
+    pub file: Option<SocketFile>,
+}
+
+/// The file of a Unix socket, which goes with whoever has bound it: removed when this is dropped, unless another socket is in
+/// its place by then.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: Arc<Path>,
+    /// Device and inode.
+    id: (u64, u64),
 }
 
 /// Why a listener could not be bound.
@@ -28,21 +49,25 @@ pub struct BindError {
     /// What it was for: a listener, or the admin listener.
     pub what: &'static str,
     /// The address.
-    pub address: SocketAddr,
+    pub address: Address,
     /// Where it was configured.
     pub place: Place,
     /// What the kernel said.
     pub source: io::Error,
 }
 
-/// Binds `n_sockets` sockets to a listener's address.
+/// Binds `n_sockets` sockets to a listener's address, or one where it is a Unix socket.
 ///
 /// # Errors
 /// The address cannot be bound; most often somebody else has it.
 pub fn bind(listener: &Listener, n_sockets: usize) -> Result<Bound, BindError> {
-    bind_all(listener.address, n_sockets).map_err(|source| BindError {
+    let bound = match &listener.address {
+        Address::Ip(address) => bind_all(*address, n_sockets),
+        Address::Unix(path) => bind_unix(path, &listener.access),
+    };
+    bound.map_err(|source| BindError {
         what: "listener",
-        address: listener.address,
+        address: listener.address.clone(),
         place: listener.place.clone(),
         source,
     })
@@ -52,18 +77,34 @@ pub fn bind(listener: &Listener, n_sockets: usize) -> Result<Bound, BindError> {
 ///
 /// # Errors
 /// As [`bind`].
-pub fn bind_admin(admin: &Admin) -> Result<TcpListener, BindError> {
-    let bound = TcpListener::bind(admin.address).and_then(|socket| {
-        // Whoever reads it shares this with all others that do, so nobody may change it later.
-        socket.set_nonblocking(true)?;
-        Ok(socket)
-    });
+pub fn bind_admin(admin: &Admin) -> Result<Bound, BindError> {
+    let bound = match &admin.address {
+        Address::Ip(address) => bind_one(*address, false).and_then(|socket| {
+            rustix::net::listen(&socket, BACKLOG)?;
+            Ok(Bound { address: address_of(&socket)?, sockets: vec![socket], file: None })
+        }),
+        Address::Unix(path) => bind_unix(path, &admin.access),
+    };
     bound.map_err(|source| BindError {
         what: "admin listener",
-        address: admin.address,
+        address: admin.address.clone(),
         place: admin.place.clone(),
         source,
     })
+}
+
+/// The address that a socket is bound to.
+///
+/// # Errors
+/// It is neither an IP address nor a Unix socket with a path.
+pub fn address_of(socket: impl AsFd) -> io::Result<Address> {
+    let address = rustix::net::getsockname(socket)?;
+    if let Ok(address) = SocketAddr::try_from(address.clone()) {
+        return Ok(Address::Ip(address));
+    }
+    let unix = SocketAddrUnix::try_from(address)?;
+    let path = unix.path_bytes().ok_or_else(|| io::Error::other("a Unix socket without a path"))?;
+    Ok(Address::Unix(Path::new(OsStr::from_bytes(path)).into()))
 }
 
 /// Raises the limit of open descriptors as far as it goes: a connection through the proxy takes two.
@@ -116,7 +157,7 @@ fn scale_down(wanted: &[usize], descriptors: usize, n_threads: usize, open: usiz
 }
 
 /// Has the kernel hand out connections as soon as they are made, as for a socket that is about to be closed.
-pub fn stop_deferring(socket: &TcpListener) {
+pub fn stop_deferring(socket: &OwnedFd) {
     // Where it fails, who connects now is told of the end by a reset instead.
     let _ = defer_accept(socket, false);
 }
@@ -141,19 +182,19 @@ fn bind_all(address: SocketAddr, n_sockets: usize) -> io::Result<Bound> {
     if address.port() != 0 {
         bind_one(address, false)?;
     }
-    let first = bind_one(address, true)?;
-    let address = first.local_addr()?;
-    let mut sockets = vec![first];
+    let mut sockets = vec![bind_one(address, true)?];
+    let bound = address_of(&sockets[0])?;
+    let address = bound.ip().unwrap_or(address);
     while sockets.len() < n_sockets {
         sockets.push(bind_one(address, true)?);
     }
     for socket in &sockets {
         rustix::net::listen(socket, BACKLOG)?;
     }
-    Ok(Bound { address, sockets })
+    Ok(Bound { address: bound, sockets, file: None })
 }
 
-fn bind_one(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+fn bind_one(address: SocketAddr, shared: bool) -> io::Result<OwnedFd> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if shared {
@@ -165,6 +206,7 @@ fn bind_one(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     }
     // Accepted sockets inherit it, which saves a system call for each.
     socket.set_tcp_nodelay(true)?;
+    // Whoever reads it shares this with all others that do, so nobody may change it later.
     socket.set_nonblocking(true)?;
     // Where the kernel does not know it, connections are handed out as they are made.
     let _ = defer_accept(&socket, true);
@@ -172,10 +214,84 @@ fn bind_one(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+fn bind_unix(path: &Arc<Path>, access: &Access) -> io::Result<Bound> {
+    let address = SockAddr::unix(path)?;
+    clear_away(path, &address)?;
+    let socket = unix_socket()?;
+    socket.bind(&address)?;
+    let metadata = fs::symlink_metadata(path)?;
+    let file = SocketFile { path: Arc::clone(path), id: (metadata.dev(), metadata.ino()) };
+    // Until it listens, nobody can connect, whatever the mode is by then.
+    file.allow(access)?;
+    socket.listen(BACKLOG)?;
+    Ok(Bound { address: Address::Unix(Arc::clone(path)), sockets: vec![socket.into()], file: Some(file) })
+}
+
+/// Removes the file of a socket on which nobody listens any more: a process that was killed has left it. Nothing else goes.
+fn clear_away(path: &Path, address: &SockAddr) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.file_type().is_socket() => {}
+        Ok(_) => {
+            return Err(io::Error::other(
+                "there is something that is no socket; remove it, or choose another path",
+            ));
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    }
+    match unix_socket()?.connect(address) {
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        // Nobody may be asked to wait, as where its queue is full.
+        Ok(()) => Err(io::ErrorKind::AddrInUse.into()),
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Err(io::ErrorKind::AddrInUse.into()),
+        Err(e) => Err(e),
+    }
+}
+
+fn unix_socket() -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+impl SocketFile {
+    /// Has these be allowed to connect, and nobody else.
+    ///
+    /// # Errors
+    /// There is no such account, or the system does not let it be given away.
+    pub fn allow(&self, access: &Access) -> io::Result<()> {
+        let (user, group) = privileges::ids(&access.owner).map_err(io::Error::other)?;
+        if user.is_some() || group.is_some() {
+            chown(&self.path, user, group).map_err(|e| {
+                io::Error::other(format!("cannot be given to its owner and group: {e}; only root can"))
+            })?;
+        }
+        fs::set_permissions(&self.path, fs::Permissions::from_mode(access.mode))
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let is_own = fs::symlink_metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == self.id);
+        // Where it fails, the next to listen there finds that nobody does.
+        if is_own && let Err(e) = fs::remove_file(&self.path) {
+            tracing::debug!("the socket \"{}\" stays: {e}", self.path.display());
+        }
+    }
+}
+
 impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {} \"{}\": ", self.place, self.what, self.address)?;
+        let is_unix = matches!(self.address, Address::Unix(_));
         match self.source.kind() {
+            io::ErrorKind::AddrInUse if is_unix => {
+                f.write_str("a process that runs listens there; stop it, or choose another path")
+            }
+            io::ErrorKind::PermissionDenied if is_unix => {
+                f.write_str("permission denied; its folder has to let whoever starts the proxy write")
+            }
+            io::ErrorKind::NotFound if is_unix => f.write_str("there is no such folder; create it first"),
             io::ErrorKind::AddrInUse => {
                 f.write_str("address in use; stop whoever has it, or choose another port")
             }
@@ -198,10 +314,11 @@ impl std::error::Error for BindError {
 mod tests {
     use super::*;
 
-    fn listener(address: SocketAddr) -> Listener {
+    fn listener(address: impl Into<Address>) -> Listener {
         let place = Place { file: "site.toml".into(), line: 3 };
         Listener {
-            address,
+            address: address.into(),
+            access: Access::default(),
             max_connections: 1,
             max_connections_per_client: None,
             proxy_protocol: None,
@@ -211,12 +328,16 @@ mod tests {
         }
     }
 
+    fn any_port() -> SocketAddr {
+        ([127, 0, 0, 1], 0).into()
+    }
+
     #[test]
     fn all_sockets_share_the_chosen_port() {
-        let bound = bind(&listener(([127, 0, 0, 1], 0).into()), 3).expect("a free port");
-        assert_ne!(bound.address.port(), 0);
+        let bound = bind(&listener(any_port()), 3).expect("a free port");
+        assert_ne!(bound.address.ip().map(|address| address.port()), Some(0));
         for socket in &bound.sockets {
-            assert_eq!(socket.local_addr().expect("bound"), bound.address);
+            assert_eq!(address_of(socket).expect("bound"), bound.address);
         }
     }
 
@@ -231,8 +352,8 @@ mod tests {
 
     #[test]
     fn does_not_share_an_address_with_another_proxy() {
-        let first = bind(&listener(([127, 0, 0, 1], 0).into()), 1).expect("a free port");
-        let error = bind(&listener(first.address), 1).expect_err("taken");
+        let first = bind(&listener(any_port()), 1).expect("a free port");
+        let error = bind(&listener(first.address.clone()), 1).expect_err("taken");
         assert_eq!(
             error.to_string(),
             format!(
@@ -240,5 +361,56 @@ mod tests {
                 first.address
             )
         );
+    }
+
+    fn unix(folder: &tempfile::TempDir) -> (std::path::PathBuf, Listener) {
+        let path = folder.path().join("front.sock");
+        let listener = listener(Address::Unix(path.as_path().into()));
+        (path, listener)
+    }
+
+    #[test]
+    fn a_unix_socket_is_one_for_all_and_its_file_goes_with_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, mut listener) = unix(&folder);
+        listener.access.mode = 0o640;
+        let bound = bind(&listener, 3).expect("nothing is there");
+        assert_eq!(bound.sockets.len(), 1);
+        assert_eq!(address_of(&bound.sockets[0]).expect("bound"), listener.address);
+        assert_eq!(fs::metadata(&path).expect("a file").mode() & 0o777, 0o640);
+        std::os::unix::net::UnixStream::connect(&path).expect("it listens");
+        drop(bound);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_a_dead_process_left_is_replaced_and_what_a_living_one_has_is_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, listener) = unix(&folder);
+        // Without a file of its own to remove, as where the process was killed.
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("nothing is there"));
+        let first = bind(&listener, 1).expect("nobody listens there");
+        let error = bind(&listener, 1).expect_err("taken").to_string();
+        let right = "a process that runs listens there; stop it, or choose another path";
+        assert_eq!(error, format!("site.toml:3: listener \"unix:{}\": {right}", path.display()));
+        drop(first);
+        fs::write(&path, "text").expect("a file");
+        let error = bind(&listener, 1).expect_err("no socket").to_string();
+        assert!(
+            error.ends_with("there is something that is no socket; remove it, or choose another path"),
+            "{error}"
+        );
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn a_file_that_another_has_put_there_stays() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, listener) = unix(&folder);
+        let bound = bind(&listener, 1).expect("nothing is there");
+        fs::rename(&path, folder.path().join("moved")).expect("moved");
+        let _other = std::os::unix::net::UnixListener::bind(&path).expect("nothing is there");
+        drop(bound);
+        assert!(path.exists());
     }
 }

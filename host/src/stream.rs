@@ -1,4 +1,5 @@
-//! What carries a peer's bytes: a TCP connection as it is, TLS on one, or one stream of an HTTP/2 connection.
+//! What carries a peer's bytes: a connection as it is (of TCP, or a Unix socket's; see [`crate::unix`]), TLS on one, or one
+//! stream of an HTTP/2 connection.
 //!
 //! An enum and not a trait object: what is plain stays as cheap as the socket, and can be spliced.
 
@@ -101,18 +102,21 @@ impl Stream {
         }
     }
 
-    /// The proxy's own end of the connection.
+    /// The proxy's own end of the connection, of a client's stream too.
     ///
     /// # Errors
-    /// It is gone, or it is no connection of its own.
+    /// It is gone, or it is a Unix socket.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        if let Self::H2Server(stream) = self {
+            return stream.local_addr().ok_or(io::ErrorKind::AddrNotAvailable.into());
+        }
         self.socket().ok_or(io::ErrorKind::NotConnected)?.local_addr()
     }
 
     /// The peer's end of the connection.
     ///
     /// # Errors
-    /// It is gone, or it is no connection of its own.
+    /// It is gone, it is no connection of its own, or a Unix socket.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
         self.socket().ok_or(io::ErrorKind::NotConnected)?.peer_addr()
     }

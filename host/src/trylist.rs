@@ -12,11 +12,11 @@ mod slot;
 mod why;
 
 use std::ffi::c_void;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use lb_api::wire;
 
+use crate::address::Peer;
 use crate::cluster::{Cluster, Tier};
 use crate::endpoint::{Declined, InFlight, Which};
 use crate::http1::head::{RequestHead, ResponseHead};
@@ -94,7 +94,7 @@ pub struct View<'a> {
     /// Query, without the question mark.
     pub query: Option<&'a [u8]>,
     /// The client.
-    pub client: SocketAddr,
+    pub client: Peer,
     /// Whether it came by TLS.
     pub is_secure: bool,
     /// The cluster's key, if there is one and the module asked for it.

@@ -2,14 +2,13 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use lb_api::wire;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 
 use crate::cluster::Cluster;
 use crate::config::Limits;
@@ -26,6 +25,7 @@ use crate::stream::Stream;
 use crate::thread::Thread;
 use crate::tls;
 use crate::tls::client::{Connector, Protocol};
+use crate::unix;
 
 /// A response is first read up to here. Whole where it is small; of a large one no more than has to be copied, so that the
 /// rest can be spliced.
@@ -191,13 +191,7 @@ pub async fn connect(
                 .map_err(|_| unresolved(format!("look-up failed: no answer within {patience:?}")))?;
             answer.as_ref().as_ref().map_err(|e| unresolved(format!("look-up failed: {e}")))?
         }
-        Addresses::Socket(path) => {
-            let mut stream = connect_socket(path).await?;
-            if !preface.is_empty() {
-                stream.write_all(preface).await?;
-            }
-            return Ok(stream.into());
-        }
+        Addresses::Unix(path) => return Box::pin(connect_unix(path, patience, preface)).await,
     };
     let mut failed = unresolved("the name has no address".into());
     for (i, address) in addresses.iter().enumerate() {
@@ -223,11 +217,7 @@ pub async fn connect(
                 }
             }
             Ok(Err(e)) => e.into(),
-            Err(_) => ConnectError {
-                kind: wire::FAILURE_CONNECT_TIMEOUT,
-                os_error: None,
-                text: format!("no connection within {patience:?}"),
-            },
+            Err(_) => timed_out(patience),
         };
         // An address that answers, but not as whom it should, says more than one behind it where nobody listens.
         if failed.kind != wire::FAILURE_TLS {
@@ -237,15 +227,22 @@ pub async fn connect(
     Err(failed)
 }
 
-/// A connection to a server's Unix socket. The kernel makes it at once or not at all.
-///
-/// It is kept as what connections over TCP are: to read, write and splice it takes nothing but the descriptor.
-///
-/// # Errors
-/// Nobody listens there, or as many wait already as the server lets.
-pub async fn connect_socket(path: &Path) -> io::Result<TcpStream> {
-    let stream = UnixStream::connect(path).await?.into_std()?;
-    TcpStream::from_std(OwnedFd::from(stream).into())
+async fn connect_unix(path: &Path, patience: Duration, preface: &[u8]) -> Result<Stream, ConnectError> {
+    let connected = tokio::time::timeout(patience, unix::connect(path)).await;
+    let mut stream = connected.map_err(|_| timed_out(patience))??;
+    // As above.
+    if !preface.is_empty() {
+        stream.write_all(preface).await?;
+    }
+    Ok(stream.into())
+}
+
+fn timed_out(patience: Duration) -> ConnectError {
+    ConnectError {
+        kind: wire::FAILURE_CONNECT_TIMEOUT,
+        os_error: None,
+        text: format!("no connection within {patience:?}"),
+    }
 }
 
 fn not_secured(e: &io::Error) -> ConnectError {

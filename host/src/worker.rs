@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tokio::task::LocalSet;
 
 use crate::access_log::{self, AccessLog};
+use crate::address::Address;
 use crate::admin;
 use crate::breadcrumb::{self, Board};
 use crate::cluster::{self, Cluster, Clusters};
@@ -33,7 +34,7 @@ use crate::module::load::LoadError;
 use crate::module::registry::Registry;
 use crate::resolve::{Addresses, Resolver};
 use crate::route::Routes;
-use crate::sockets::{self, BindError, Bound};
+use crate::sockets::{self, BindError, Bound, SocketFile};
 use crate::thread::Thread;
 use crate::tls::tickets::TicketKeys;
 
@@ -58,8 +59,8 @@ pub struct Prepared {
 /// A running worker. Dropping it stops it at once.
 #[derive(Debug)]
 pub struct Worker {
-    addresses: Vec<SocketAddr>,
-    admin_address: Option<SocketAddr>,
+    addresses: Vec<Address>,
+    admin_address: Option<Address>,
     phase: Arc<watch::Sender<Phase>>,
     drain_timeout: Duration,
     threads: Vec<JoinHandle<usize>>,
@@ -70,6 +71,8 @@ pub struct Worker {
     ticket_keys: Arc<TicketKeys>,
     gates: Arc<[Arc<Gate>]>,
     board: Option<&'static Board>,
+    /// Of Unix sockets, where no supervisor holds them.
+    _files: Vec<SocketFile>,
 }
 
 /// A handle to a worker for whoever does not own it, such as a signal handler's thread.
@@ -95,10 +98,10 @@ pub struct Given {
 /// Sockets for all that a worker listens on.
 #[derive(Debug)]
 pub struct Sockets {
-    /// In the order of the configuration's listeners, each with one socket a thread.
+    /// In the order of the configuration's listeners.
     pub listeners: Vec<Bound>,
     /// The admin listener's, if there is one.
-    pub admin: Option<TcpListener>,
+    pub admin: Option<Bound>,
 }
 
 /// Why a worker did not start. Every problem of its kind, not just the first.
@@ -202,8 +205,10 @@ impl Worker {
         let access_log = AccessLog::open(&config.access_log, given.access_log)
             .map_err(|e| StartError::System(format!("access log {}", config.access_log), e))?
             .map(Arc::new);
-        let addresses: Vec<SocketAddr> = sockets.listeners.iter().map(|bound| bound.address).collect();
-        let admin_address = sockets.admin.as_ref().and_then(|socket| socket.local_addr().ok());
+        let Sockets { mut listeners, mut admin } = sockets;
+        let addresses: Vec<_> = listeners.iter().map(|bound| bound.address.clone()).collect();
+        let admin_address = admin.as_ref().map(|bound| bound.address.clone());
+        let files = listeners.iter_mut().chain(&mut admin).filter_map(|bound| bound.file.take()).collect();
         let metrics = Metrics::new(&layout(&addresses, &clusters, access_log.as_deref()), config.threads);
         metrics.set_base(given.base);
         let (phase, _) = watch::channel(Phase::Serving);
@@ -220,22 +225,23 @@ impl Worker {
             ticket_keys,
             gates: Arc::default(),
             board: given.board,
+            _files: files,
         };
         // From here on dropping `worker` stops whatever was started.
         worker.background =
-            Some(worker.spawn_background(&clusters, &config.resolver, sockets.admin, config.threads)?);
-        worker.spawn_threads(&config, &clusters, sockets.listeners)?;
+            Some(worker.spawn_background(&clusters, &config.resolver, admin, config.threads)?);
+        worker.spawn_threads(&config, &clusters, listeners)?;
         Ok(worker)
     }
 
     /// Where it listens, in the order of the configuration.
-    pub fn addresses(&self) -> &[SocketAddr] {
+    pub fn addresses(&self) -> &[Address] {
         &self.addresses
     }
 
     /// Where its admin listener is, if it has one.
-    pub fn admin_address(&self) -> Option<SocketAddr> {
-        self.admin_address
+    pub fn admin_address(&self) -> Option<&Address> {
+        self.admin_address.as_ref()
     }
 
     /// Its clusters, in the order of the configuration: for who changes the state of an endpoint.
@@ -279,7 +285,7 @@ impl Worker {
         &self,
         clusters: &Clusters,
         resolver: &config::Resolver,
-        admin: Option<TcpListener>,
+        admin: Option<Bound>,
         place: usize,
     ) -> Result<JoinHandle<()>, StartError> {
         let names: Vec<_> = clusters
@@ -287,7 +293,7 @@ impl Worker {
             .flat_map(|cluster| &cluster.endpoints)
             .filter_map(|endpoint| match &endpoint.addresses {
                 Addresses::Named(name) => Some(Arc::clone(name)),
-                Addresses::Fixed(_) | Addresses::Socket(_) => None,
+                Addresses::Fixed(_) | Addresses::Unix(_) => None,
             })
             .collect();
         let clusters = Arc::clone(clusters);
@@ -309,9 +315,11 @@ impl Worker {
                 tokio::spawn(ticket_keys.keep_rotating());
                 cluster::keep(&clusters);
                 let (ready, readiness) = watch::channel(admin::Readiness::Ready);
-                if let Some(socket) = admin {
+                if let Some(Bound { address, mut sockets, .. }) = admin
+                    && let Some(socket) = sockets.pop()
+                {
                     tokio::spawn(async move {
-                        if let Err(e) = admin::serve(socket, metrics, readiness).await {
+                        if let Err(e) = admin::serve(&address, socket, metrics, readiness).await {
                             tracing::error!("admin listener: {e}");
                         }
                     });
@@ -345,12 +353,11 @@ impl Worker {
             .map(|(i, (max, bound))| {
                 let listener = &config.listeners[i];
                 let tls = listener.tls.as_ref().map(|tls| tls.acceptor(&self.ticket_keys));
-                Arc::new(Gate::new(i, bound.address, max, listener, tls))
+                Arc::new(Gate::new(i, bound.address.clone(), max, listener, tls))
             })
             .collect();
         self.gates = gates.as_slice().into();
-        let mut shares: Vec<Vec<(TcpListener, Arc<Gate>)>> =
-            (0..config.threads).map(|_| Vec::new()).collect();
+        let mut shares: Vec<Vec<(OwnedFd, Arc<Gate>)>> = (0..config.threads).map(|_| Vec::new()).collect();
         for (bound, gate) in listeners.into_iter().zip(&gates) {
             let n_sockets = bound.sockets.len();
             // Where there are fewer sockets than threads, threads share them: their number is fixed when they are bound.
@@ -466,12 +473,12 @@ impl Drop for Worker {
 /// What one worker thread does all its life. Returns how many connections are left, to be cut off.
 async fn run_thread(
     thread: Rc<Thread>,
-    sockets: Vec<(TcpListener, Arc<Gate>)>,
+    sockets: Vec<(OwnedFd, Arc<Gate>)>,
     mut phase: watch::Receiver<Phase>,
 ) -> usize {
     let accepting: Vec<_> = sockets
         .into_iter()
-        .filter_map(|(socket, gate)| match Listening::new(socket) {
+        .filter_map(|(socket, gate)| match Listening::new(&gate.address, socket) {
             Ok(socket) => {
                 let accept = listener::accept(Rc::clone(&thread), socket, gate, phase.clone());
                 Some(tokio::task::spawn_local(accept))
@@ -550,7 +557,7 @@ fn faults(clusters: &[Cluster]) -> BTreeMap<Arc<str>, u64> {
     faults
 }
 
-fn layout(addresses: &[SocketAddr], clusters: &Clusters, access_log: Option<&AccessLog>) -> MetricsLayout {
+fn layout(addresses: &[Address], clusters: &Clusters, access_log: Option<&AccessLog>) -> MetricsLayout {
     let cluster = |idx: usize| {
         let cluster = &clusters[idx];
         let (counted, watched, judged) = (Arc::clone(clusters), Arc::clone(clusters), Arc::clone(clusters));

@@ -174,11 +174,11 @@ struct lb_endpoint {
     uint64_t id;
     /* The URL as written in the configuration. */
     struct lb_str url;
-    /* Host name or address as written, without brackets; of a server behind a Unix socket its path, with port 0. */
+    /* Host name or address as written, without brackets; the path of a Unix socket. */
     struct lb_str name;
     /* The resolved address, where it is known; its port is the endpoint's port. */
     struct lb_address address;
-    /* Port as written or the scheme's default. */
+    /* Port as written or the scheme's default; 0 for a Unix socket. */
     uint32_t port;
     /* Zero. */
     uint32_t reserved;

@@ -96,7 +96,7 @@ impl<'a> Endpoint<'a> {
         self.view.text(|e| e.url)
     }
 
-    /// Host name or address as written, without brackets; of a server behind a Unix socket its path, with port 0.
+    /// Host name or address as written, without brackets; the path of a Unix socket, whose port is 0.
     pub fn name(self) -> &'a str {
         self.view.text(|e| e.name)
     }

@@ -192,11 +192,11 @@ pub struct Endpoint {
     pub id: u64,
     /// The URL as written in the configuration.
     pub url: Str,
-    /// Host name or address as written, without brackets; of a server behind a Unix socket its path, with port 0.
+    /// Host name or address as written, without brackets; the path of a Unix socket.
     pub name: Str,
     /// The resolved address, where it is known; its port is the endpoint's port.
     pub address: Address,
-    /// Port as written or the scheme's default.
+    /// Port as written or the scheme's default; 0 for a Unix socket.
     pub port: u32,
     /// Zero.
     pub reserved: u32,

@@ -1,6 +1,9 @@
 //! A client that sends exactly what it is told and sees exactly what it gets.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use socket2::{Domain, Socket, Type};
 
@@ -13,7 +16,8 @@ use crate::stream::{End, Message, Stream};
 #[derive(Debug)]
 pub struct Client {
     stream: Stream,
-    address: SocketAddr,
+    /// None where it came over a Unix socket.
+    address: Option<SocketAddr>,
 }
 
 impl Client {
@@ -33,7 +37,26 @@ impl Client {
     pub fn try_connect(address: SocketAddr) -> std::io::Result<Self> {
         let socket = TcpStream::connect(address)?;
         let address = socket.local_addr()?;
-        Ok(Self { stream: Stream::new(socket), address })
+        Ok(Self { stream: Stream::new(socket), address: Some(address) })
+    }
+
+    /// Connects to a Unix socket.
+    ///
+    /// # Errors
+    /// Why it could not.
+    pub fn try_connect_unix(path: &Path) -> std::io::Result<Self> {
+        // Nothing that is done with it here is TCP's alone.
+        let socket = TcpStream::from(OwnedFd::from(UnixStream::connect(path)?));
+        Ok(Self { stream: Stream::new(socket), address: None })
+    }
+
+    /// Connects to a Unix socket.
+    ///
+    /// # Panics
+    /// Where nobody listens.
+    #[track_caller]
+    pub fn connect_unix(path: &Path) -> Self {
+        Self::try_connect_unix(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
     }
 
     /// Over a connection that was made elsewhere.
@@ -42,7 +65,7 @@ impl Client {
     /// Where it is none.
     pub fn of(socket: TcpStream) -> Self {
         let address = socket.local_addr().expect("a connected socket");
-        Self { stream: Stream::new(socket), address }
+        Self { stream: Stream::new(socket), address: Some(address) }
     }
 
     /// The socket, for whoever speaks something else over it. What was read and not used is lost.
@@ -69,12 +92,16 @@ impl Client {
         socket.connect(&address.into()).unwrap_or_else(|e| panic!("{address} from {own}: {e}"));
         let socket = TcpStream::from(socket);
         let address = socket.local_addr().unwrap();
-        Self { stream: Stream::new(socket), address }
+        Self { stream: Stream::new(socket), address: Some(address) }
     }
 
     /// Its own address, as the proxy sees it.
+    ///
+    /// # Panics
+    /// Where it came over a Unix socket.
+    #[track_caller]
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.address.expect("an IP address")
     }
 
     /// Sends exactly these bytes. That the proxy takes no more of them is no failure here: its answer says why.

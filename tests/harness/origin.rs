@@ -1,10 +1,14 @@
 //! Servers behind the proxy: well-behaved ones, and ones that do exactly what a test wants of them.
 
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use rustix::net::SocketFlags;
 use socket2::SockRef;
 
 use crate::DEADLINE;
@@ -13,7 +17,9 @@ use crate::stream::{End, Message, Stream};
 /// A server on a free port of its own, which nobody else gets as long as this lives, even when it is stopped.
 #[derive(Debug)]
 pub struct Origin {
-    address: SocketAddr,
+    /// None where it listens on a Unix socket.
+    address: Option<SocketAddr>,
+    url: String,
     shared: Arc<Shared>,
     acceptor: Option<JoinHandle<()>>,
 }
@@ -29,7 +35,7 @@ pub struct Conn {
 
 #[derive(Debug)]
 struct Shared {
-    listener: TcpListener,
+    listener: OwnedFd,
     requests: Mutex<Vec<Message>>,
     recorded: Condvar,
     sockets: Mutex<Vec<TcpStream>>,
@@ -67,6 +73,21 @@ impl Origin {
     pub fn listening(at: SocketAddr, serve: impl Fn(&mut Conn) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind(at).unwrap();
         let address = listener.local_addr().unwrap();
+        Self::over(listener.into(), Some(address), format!("http://{address}"), serve)
+    }
+
+    /// The same on a Unix socket.
+    pub fn on_unix(path: &Path, serve: impl Fn(&mut Conn) + Send + Sync + 'static) -> Self {
+        let listener = UnixListener::bind(path).unwrap();
+        Self::over(listener.into(), None, format!("unix:{}", path.display()), serve)
+    }
+
+    fn over(
+        listener: OwnedFd,
+        address: Option<SocketAddr>,
+        url: String,
+        serve: impl Fn(&mut Conn) + Send + Sync + 'static,
+    ) -> Self {
         let shared = Arc::new(Shared {
             listener,
             requests: Mutex::default(),
@@ -78,7 +99,7 @@ impl Origin {
             let shared = Arc::clone(&shared);
             move || accept(&shared, &Arc::new(serve))
         });
-        Self { address, shared, acceptor: Some(acceptor) }
+        Self { address, url, shared, acceptor: Some(acceptor) }
     }
 
     /// Refuses every connection.
@@ -89,13 +110,17 @@ impl Origin {
     }
 
     /// Where it listens.
+    ///
+    /// # Panics
+    /// Where that is a Unix socket.
+    #[track_caller]
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.address.expect("an IP address")
     }
 
     /// As configurations have it.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.url.clone()
     }
 
     /// Stops listening and cuts all its connections.
@@ -205,7 +230,9 @@ impl Conn {
 }
 
 fn accept(shared: &Arc<Shared>, serve: &Arc<impl Fn(&mut Conn) + Send + Sync + 'static>) {
-    while let Ok((socket, _)) = shared.listener.accept() {
+    // Both kinds of sockets do what a `TcpStream` does with them here.
+    while let Ok(socket) = rustix::net::accept_with(&shared.listener, SocketFlags::CLOEXEC) {
+        let socket = TcpStream::from(socket);
         lock(&shared.sockets).push(socket.try_clone().unwrap());
         let number = shared.n_connections.fetch_add(1, Ordering::SeqCst);
         let mut conn = Conn { number, stream: Stream::new(socket), shared: Arc::clone(shared) };

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lb_api::wire::{STATE_DOWN, STATE_DRAINING, STATE_EJECTED};
+use trylist::address::Address;
 use trylist::cluster::{Cluster, Clusters};
 use trylist::config::{self, Config, Syntax};
 use trylist::endpoint::Source;
@@ -108,13 +109,17 @@ impl Proxy {
     }
 
     /// Where it listens.
+    ///
+    /// # Panics
+    /// Where its first listener is a Unix socket.
+    #[track_caller]
     pub fn address(&self) -> SocketAddr {
-        self.worker().addresses()[0]
+        self.worker().addresses()[0].ip().expect("an IP address")
     }
 
-    /// Where all its listeners are, in the order of the configuration.
-    pub fn addresses(&self) -> &[SocketAddr] {
-        self.worker().addresses()
+    /// Where all its listeners are that have an IP address, in the order of the configuration.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.worker().addresses().iter().filter_map(Address::ip).collect()
     }
 
     /// Where its admin listener is.
@@ -123,7 +128,7 @@ impl Proxy {
     /// Where its configuration has none.
     #[track_caller]
     pub fn admin_address(&self) -> SocketAddr {
-        self.worker().admin_address().expect("the configuration has an admin listener")
+        self.worker().admin_address().and_then(Address::ip).expect("the configuration has an admin listener")
     }
 
     /// Has an endpoint of its first cluster be in this state: the source that says so is the only one that says anything.

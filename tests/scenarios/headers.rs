@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tests::Gate;
 use tests::client::Client;
+use tests::h2::Frames;
 use tests::log;
 use tests::origin::{Conn, Origin};
 use tests::proxy::{Builder, Proxy};
@@ -290,6 +291,15 @@ fn with_preface(conn: &mut Conn, n: usize) -> Vec<u8> {
     preface
 }
 
+/// A PROXY header of version 1.
+fn line_of(conn: &mut Conn) -> String {
+    let mut line = Vec::new();
+    while !line.ends_with(b"\r\n") {
+        line.extend(conn.bytes(1));
+    }
+    String::from_utf8(line).unwrap()
+}
+
 #[test]
 fn servers_get_a_proxy_header_on_each_connection() {
     let line = |client: &Client, proxy: &Proxy| {
@@ -300,11 +310,7 @@ fn servers_get_a_proxy_header_on_each_connection() {
     let origin = Origin::serving({
         let prefaces = std::sync::Arc::clone(&prefaces);
         move |conn| {
-            let mut preface = Vec::new();
-            while !preface.ends_with(b"\r\n") {
-                preface.extend(conn.bytes(1));
-            }
-            prefaces.lock().unwrap().push(String::from_utf8(preface).unwrap());
+            prefaces.lock().unwrap().push(line_of(conn));
             with_preface(conn, 0);
         }
     });
@@ -315,6 +321,24 @@ fn servers_get_a_proxy_header_on_each_connection() {
     second.get("/").reply();
     let expected = [line(&first, &proxy), line(&second, &proxy), line(&second, &proxy)];
     assert_eq!(*prefaces.lock().unwrap(), expected, "no connection is shared by clients");
+}
+
+#[test]
+fn servers_get_the_header_for_streams_of_http2_too() {
+    let origin = Origin::serving(|conn| {
+        let line = line_of(conn);
+        if conn.request().is_some() {
+            conn.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{line}", line.len()));
+        }
+    });
+    let proxy =
+        Proxy::over([&origin]).listener("h2 = true").in_cluster("send_proxy_protocol = \"v1\"").start();
+    let mut client = Frames::connect(proxy.address());
+    client.get(1, "/");
+    let line = client.body(1);
+    let port = proxy.address().port();
+    assert!(line.starts_with("PROXY TCP4 127.0.0.1 127.0.0.1 "), "{line}");
+    assert!(line.ends_with(&format!(" {port}\r\n")), "{line}");
 }
 
 #[test]

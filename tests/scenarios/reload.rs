@@ -428,6 +428,8 @@ fn marks_of_operators_stay_until_the_configuration_says_something_new() {
     assert_eq!(site.status().marks.len(), 2);
     // The file said 1 and says 2 now: that counts.
     site.reload_with(&over(&origins).module("round_robin").server(1, "weight = 2").server(0, "drain = true"));
+    // The one before may still accept a connection until then.
+    site.wait_for_only(site.generation());
     assert_eq!(site.names(4), "b b b b");
     site.running()
         .logs(&format!("server \"{}\": weight = 2 of the configuration counts again", origins[1].url()));

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{Entry, Try};
+use crate::address::UNIX;
 
 impl Entry<'_> {
     pub(super) fn format<'t>(
@@ -12,7 +13,10 @@ impl Entry<'_> {
         date: &[u8],
         tries: impl IntoIterator<Item = Try<'t>>,
     ) {
-        put(line, format_args!("{} - - [", self.client));
+        match self.client {
+            Some(client) => put(line, format_args!("{client} - - [")),
+            None => put(line, format_args!("{UNIX} - - [")),
+        }
         line.extend_from_slice(date);
         line.extend_from_slice(b"] \"");
         if self.method.is_empty() {

@@ -19,9 +19,9 @@ fn writes_the_documented_line() {
 }
 
 #[test]
-fn what_is_not_known_is_a_dash() {
+fn what_is_not_known_is_a_dash_and_a_unix_socket_is_called_so() {
     let entry = Entry {
-        client: "::1".parse().expect("an address"),
+        client: None,
         method: b"",
         target: b"",
         version: "",
@@ -38,7 +38,7 @@ fn what_is_not_known_is_a_dash() {
     };
     assert_eq!(
         line(&entry, []),
-        "::1 - - [23/Nov/2026:01:40:34 +0000] \"-\" 000 0 \"-\" \"-\" cluster=- module=- endpoint=- tries=\"-\" \
+        "unix: - - [23/Nov/2026:01:40:34 +0000] \"-\" 000 0 \"-\" \"-\" cluster=- module=- endpoint=- tries=\"-\" \
          time=1.500000 first_byte=-\n"
     );
 }
@@ -261,7 +261,7 @@ fn a_writer_that_outlives_the_log_only_counts() {
 
 fn entry() -> Entry<'static> {
     Entry {
-        client: "10.0.0.9".parse().expect("an address"),
+        client: Some([10, 0, 0, 9].into()),
         method: b"GET",
         target: b"/x",
         version: "HTTP/1.1",

@@ -15,7 +15,6 @@ mod sticky;
 mod tls;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -26,9 +25,10 @@ use super::file::{self, File};
 use super::source::{At, Report, Span};
 use super::units::{Size, Time, show_time};
 use super::{
-    AccessLogTarget, Admin, Config, Files, Limits, Listener, Place, Resolver, RouteOrder, RunAs, Supervision,
-    Syntax, Timeouts,
+    Access, AccessLogTarget, Admin, Config, Files, Limits, Listener, Place, Resolver, RouteOrder, RunAs,
+    Supervision, Syntax, Timeouts,
 };
+use crate::address::Address;
 use crate::network::Networks;
 
 /// As many as one listener takes unless told otherwise: enough for most, and two sockets each stay below the
@@ -39,7 +39,14 @@ const MAX_CONNECTIONS: usize = 16_384;
 const LARGEST_HEAD: u64 = 1 << 20;
 
 /// What `sun_path` of `sockaddr_un` holds, with the zero at its end.
-const LONGEST_SOCKET_PATH: usize = 107;
+pub(super) const LONGEST_SOCKET_PATH: usize = 107;
+
+/// Keys of whoever listens on a Unix socket.
+struct RawAccess {
+    mode: Option<Spanned<String>>,
+    owner: Option<Spanned<String>>,
+    group: Option<Spanned<String>>,
+}
 
 /// What the checks share.
 pub(super) struct Checker<'a> {
@@ -126,8 +133,10 @@ impl Checker<'_> {
             };
             let Some(address) = self.address("listener", &text) else { continue };
             let place = self.report.place(text.at());
-            // Port 0 is a port of its own each time.
-            if let Some(first) = seen.insert(address, place.clone()).filter(|_| address.port() != 0) {
+            let raw = RawAccess { mode: listener.mode, owner: listener.owner, group: listener.group };
+            let access = self.access("listener", &text, &address, raw);
+            let is_any_port = address.is_any_port();
+            if let Some(first) = seen.insert(address.clone(), place.clone()).filter(|_| !is_any_port) {
                 self.report
                     .error(text.at(), format!("listener \"{text}\": already listening there by {first}"));
             }
@@ -135,6 +144,7 @@ impl Checker<'_> {
             let tls = listener.tls.map(|tls| self.listener_tls(&format!("listener \"{address}\""), tls, h2));
             listeners.push(Listener {
                 address,
+                access,
                 max_connections,
                 max_connections_per_client,
                 proxy_protocol,
@@ -154,12 +164,14 @@ impl Checker<'_> {
             return None;
         };
         let address = self.address("admin", &text)?;
-        let same = |listener: &&Listener| listener.address == address && address.port() != 0;
+        let same = |listener: &&Listener| listener.address == address && !address.is_any_port();
         if let Some(listener) = listeners.iter().find(same) {
             let text = format!("admin \"{text}\": already listening there by {}", listener.place);
             self.report.error(span.start, text);
         }
-        Some(Admin { address, place: self.report.place(text.at()) })
+        let raw = RawAccess { mode: admin.mode, owner: admin.owner, group: admin.group };
+        let access = self.access("admin", &text, &address, raw);
+        Some(Admin { address, access, place: self.report.place(text.at()) })
     }
 
     fn networks(&mut self, object: &str, texts: &[Spanned<String>]) -> Networks {
@@ -173,7 +185,7 @@ impl Checker<'_> {
         texts.iter().filter_map(parse).collect()
     }
 
-    fn address(&mut self, object: &str, text: &Spanned<String>) -> Option<SocketAddr> {
+    fn address(&mut self, object: &str, text: &Spanned<String>) -> Option<Address> {
         match address::parse_listen(text.get_ref()) {
             Ok(address) => Some(address),
             Err(reason) => {
@@ -181,6 +193,30 @@ impl Checker<'_> {
                 None
             }
         }
+    }
+
+    fn access(&mut self, object: &str, text: &Spanned<String>, address: &Address, raw: RawAccess) -> Access {
+        let object = format!("{object} \"{text}\"");
+        let keys = [("mode", &raw.mode), ("owner", &raw.owner), ("group", &raw.group)];
+        if matches!(address, Address::Ip(_)) {
+            for (key, value) in keys.into_iter().filter_map(|(key, value)| Some((key, value.as_ref()?))) {
+                let right = "only a Unix socket is a file: leave it out";
+                self.report.error(value.at(), format!("{object}: {key}: not for an IP address ({right})"));
+            }
+            return Access::default();
+        }
+        let mode = raw.mode.and_then(|text| {
+            let digits = text.get_ref().bytes().all(|digit| (b'0'..=b'7').contains(&digit));
+            let mode = u32::from_str_radix(text.get_ref(), 8).ok().filter(|mode| digits && *mode <= 0o777);
+            if mode.is_none() {
+                let right = "write, for example, mode = \"0660\"";
+                self.report
+                    .error(text.at(), format!("{object}: mode \"{text}\" is no mode of a file ({right})"));
+            }
+            mode
+        });
+        let owner = RunAs { user: self.account("owner", raw.owner), group: self.account("group", raw.group) };
+        Access { mode: mode.unwrap_or(Access::default().mode), owner }
     }
 
     fn limits(&mut self, raw: file::Limits) -> Limits {

@@ -44,6 +44,9 @@ pub(super) struct File {
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub(super) struct Listener {
     pub(super) address: Option<Spanned<String>>,
+    pub(super) mode: Option<Spanned<String>>,
+    pub(super) owner: Option<Spanned<String>>,
+    pub(super) group: Option<Spanned<String>>,
     pub(super) max_connections: Option<Spanned<i64>>,
     pub(super) tls: Option<Spanned<ListenerTls>>,
     pub(super) h2: Option<bool>,
@@ -303,6 +306,9 @@ pub(super) struct AccessLog {
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub(super) struct Admin {
     pub(super) address: Option<Spanned<String>>,
+    pub(super) mode: Option<Spanned<String>>,
+    pub(super) owner: Option<Spanned<String>>,
+    pub(super) group: Option<Spanned<String>>,
 }
 
 /// `[explain]`

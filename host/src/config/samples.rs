@@ -109,6 +109,8 @@ fn the_reference_says_the_default_of_every_key_that_has_one() {
         "address",
         "tls",
         "h2",
+        "mode",
+        "owner",
     ];
     assert_eq!(hidden, HashSet::from(without_default));
 }

@@ -1,6 +1,7 @@
 //! What good files become, and the exact line for every way of being wrong.
 
 use super::*;
+use crate::address::Peer;
 use crate::forwarded::Source;
 
 /// The lines printed for a TOML file.
@@ -78,7 +79,7 @@ t.toml:5: listener: unknown key "adress" (did you mean "address"?)
 t.toml:7: load_module.Round-Robin: expected a module's file, or a table such as { path = "libmod_x.so", sha256 = "…" }, found the integer 5
 t.toml:8: load_module.least_request: unknown key "sha" (known here: path, sha256)
 t.toml:11: cluster "api": no module "least_requst" is loaded (did you mean "least_request"?)
-t.toml:12: cluster "api": server "https://a/b": a server has no path (write http://host, http://host:port or unix:/path)
+t.toml:12: cluster "api": server "https://a/b": a server has no path (write http://host or http://host:port)
 t.toml:12: cluster "api": servers.weight: expected an integer, found the string "3"
 t.toml:12: cluster "api": server "http://b:x": port "x" is not a number from 1 to 65535
 t.toml:12: cluster "api": servers: unknown key "wait" (known here: url, weight, max_requests, tier, backup, drain, route, metadata)
@@ -87,6 +88,81 @@ t.toml:16: route "a": path "a" does not begin with "/" (write "/a")
 t.toml:17: route "a": no cluster "apo" (did you mean "api"?)
 t.toml:19: limits.head_bytes: expected a size such as 4096, "64KiB" or "1MiB", found the string "4k""#;
     assert_eq!(errors(text).join("\n"), expected.trim());
+}
+
+#[test]
+fn reads_unix_sockets() {
+    let text = r#"
+[[listener]]
+address = "unix:/run/front.sock"
+mode = "0600"
+group = "www-data"
+proxy_protocol = { from = ["unix:"] }
+[admin]
+address = "unix:/run/admin.sock"
+[load_module]
+a = "a.so"
+[[cluster]]
+name = "app"
+servers = ["unix:/run/App.sock", { url = "unix:/run/app.sock", weight = 2 }]
+[[route]]
+path = "/"
+cluster = "app"
+"#;
+    let (config, warnings) = parse("t.toml", text, Syntax::Toml).unwrap();
+    assert_eq!(warnings, []);
+    let front = &config.listeners[0];
+    assert_eq!((front.address.to_string().as_str(), front.access.mode), ("unix:/run/front.sock", 0o600));
+    assert_eq!(front.access.owner.group.as_ref().map(|(group, _)| &**group), Some("www-data"));
+    assert!(front.proxy_protocol.as_ref().unwrap().from.contains(Peer::Unix));
+    let admin = config.admin.as_ref().unwrap();
+    assert_eq!(
+        (admin.address.to_string().as_str(), &admin.access),
+        ("unix:/run/admin.sock", &Access::default())
+    );
+    let servers: Vec<_> =
+        config.clusters[0].servers.iter().map(|s| (s.unix.as_deref(), &*s.host, s.port)).collect();
+    let server = |path| (Some(Path::new(path)), path, 0);
+    assert_eq!(servers, [server("/run/App.sock"), server("/run/app.sock")]);
+}
+
+#[test]
+fn says_what_is_wrong_with_unix_sockets() {
+    let text = r#"
+[[listener]]
+address = "unix:front.sock"
+[[listener]]
+address = "127.0.0.1:8080"
+mode = "0660"
+[[listener]]
+address = "unix:/run/front.sock"
+mode = "0888"
+owner = ""
+[[listener]]
+address = "unix:/run/front.sock"
+[load_module]
+a = "a.so"
+[[cluster]]
+name = "app"
+servers = ["unix:app.sock", "unix:/run/app.sock", "unix:/run/app.sock"]
+[[route]]
+path = "/"
+cluster = "app"
+"#;
+    let expected = r#"
+t.toml:3: listener "unix:front.sock": a socket's path begins at the root (write, for example, "unix:/run/trylist/app.sock")
+t.toml:6: listener "127.0.0.1:8080": mode: not for an IP address (only a Unix socket is a file: leave it out)
+t.toml:9: listener "unix:/run/front.sock": mode "0888" is no mode of a file (write, for example, mode = "0660")
+t.toml:10: owner: is empty; write a name, or leave it out
+t.toml:12: listener "unix:/run/front.sock": already listening there by t.toml:8
+t.toml:17: cluster "app": server "unix:app.sock": a socket's path begins at the root (write, for example, "unix:/run/trylist/app.sock")"#;
+    assert_eq!(
+        errors(text).join(
+            "
+"
+        ),
+        expected.trim()
+    );
 }
 
 #[test]
@@ -150,11 +226,12 @@ retry = { on = ["connect", "reset", "timeout", "bad_response", "gateway", "429"]
     );
     assert_eq!(config.listeners[0].max_connections_per_client, Some(4));
     let proxy_protocol = config.listeners[0].proxy_protocol.as_ref().unwrap();
-    assert!(proxy_protocol.from.contains([127, 1, 2, 3].into()));
+    let peer = |octets: [u8; 4]| Peer::Ip((octets, 0).into());
+    assert!(proxy_protocol.from.contains(peer([127, 1, 2, 3])));
     assert_eq!(proxy_protocol.timeout, Duration::from_secs(9));
     assert_eq!(config.request_id.as_deref(), Some("X-Id"));
     let Forwarded { trusted, read, write_x, write_standard } = &config.forwarded;
-    assert!(trusted.contains([10, 1, 2, 3].into()) && !trusted.contains([11, 1, 2, 3].into()));
+    assert!(trusted.contains(peer([10, 1, 2, 3])) && !trusted.contains(peer([11, 1, 2, 3])));
     assert_eq!((*read, *write_x, *write_standard), (Source::Standard, false, true));
     assert_eq!(config.modules[0].search[..], [PathBuf::from("conf/m"), "/abs".into()]);
     assert_eq!(config.modules[0].sha256.map(|hash| (hash[0], hash[31])), Some((0, 255)));
@@ -635,7 +712,7 @@ fn refuses_bad_clusters() {
         ),
         (
             servers("\"http://a/b\""),
-            r#"t.toml:7: cluster "app": server "http://a/b": a server has no path (write http://host, http://host:port or unix:/path)"#,
+            r#"t.toml:7: cluster "app": server "http://a/b": a server has no path (write http://host or http://host:port)"#,
         ),
         (
             servers("{ url = \"http://a\", weight = 0 }"),

@@ -1,16 +1,16 @@
 //! Why a request went where it went: who may ask, and how it is told. What is told is in `trylist/why.rs`.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
 use std::time::Instant;
 
 use super::Request;
+use crate::address::Peer;
 use crate::thread::Thread;
 use crate::trylist::Trylist;
 
 /// Whether this client is one of those that the configuration lets ask.
 #[cold]
-pub(super) fn may_ask(thread: &Thread, client: IpAddr) -> bool {
+pub(super) fn may_ask(thread: &Thread, client: Peer) -> bool {
     thread.config.explain_to.contains(client)
 }
 

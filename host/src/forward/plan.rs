@@ -1,9 +1,9 @@
 //! Where a request goes: what its head and the configuration decide, before any server is thought of.
 
 use std::borrow::Cow;
-use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use crate::address::Peer;
 use crate::config::{KeySource, Route};
 use crate::error::Error;
 use crate::forwarded::Client;
@@ -39,7 +39,7 @@ pub(super) struct Plan<'a> {
 pub(super) fn plan<'a>(
     thread: &'a Thread,
     head: &'a RequestHead,
-    peer: SocketAddr,
+    peer: Peer,
     is_secure: bool,
 ) -> Result<Plan<'a>, Error> {
     if matches!(head.method, Method::Connect | Method::Trace) {
@@ -158,7 +158,7 @@ impl Plan<'_> {
     }
 
     /// The endpoint that a request's session is of; `None` where it has none that is known.
-    pub(super) fn preferred(&self, sticky: &Sticky, head: &RequestHead, client: IpAddr) -> Option<usize> {
+    pub(super) fn preferred(&self, sticky: &Sticky, head: &RequestHead, client: Peer) -> Option<usize> {
         sticky.sources.iter().find_map(|source| {
             let session = match (self.key(source, head, client), source) {
                 (Some(session), _) => session,
@@ -178,10 +178,10 @@ impl Plan<'_> {
         &'b self,
         source: &KeySource,
         head: &'b RequestHead,
-        client: IpAddr,
+        client: Peer,
     ) -> Option<Cow<'b, [u8]>> {
         match source {
-            KeySource::Client => Some(Cow::Owned(client.to_string().into_bytes())),
+            KeySource::Client => client.ip().map(|ip| Cow::Owned(ip.to_string().into_bytes())),
             KeySource::Header(name) => head.field(name.as_bytes()).map(Cow::Borrowed),
             KeySource::Cookie(name) => head
                 .fields

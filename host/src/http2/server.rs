@@ -15,6 +15,7 @@ use http::Request;
 use super::text;
 use super::watch::{Budget, Watched};
 use super::{CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW, io_error};
+use crate::address::Peer;
 use crate::downstream::{self, Downstream, Place};
 use crate::drain::{Idle, Phase};
 use crate::stream::Stream;
@@ -48,13 +49,15 @@ pub struct ServerStream {
     is_head: bool,
     ended: bool,
     is_secure: bool,
+    /// The proxy's end of its connection.
+    local: Option<SocketAddr>,
 }
 
 /// Who speaks over a connection.
 #[derive(Clone, Debug)]
 pub struct Client {
     /// Its address.
-    pub peer: SocketAddr,
+    pub peer: Peer,
     /// Header lines that say whose certificate it has shown.
     pub identity: Option<Rc<[u8]>>,
 }
@@ -63,7 +66,7 @@ pub struct Client {
 pub async fn serve(thread: Rc<Thread>, stream: Stream, before: Box<[u8]>, client: Client, place: impl Place) {
     let limits = &thread.config.limits;
     let budget = Rc::new(Budget::new(Instant::now()));
-    let is_secure = stream.is_secure();
+    let (is_secure, local) = (stream.is_secure(), stream.local_addr().ok());
     let mut builder = h2::server::Builder::new();
     builder
         .initial_window_size(STREAM_WINDOW)
@@ -86,6 +89,7 @@ pub async fn serve(thread: Rc<Thread>, stream: Stream, before: Box<[u8]>, client
         n_requests: 0,
         budget,
         is_secure,
+        local,
         client,
         is_ending: false,
         was_busy: false,
@@ -106,6 +110,7 @@ struct Connection {
     n_requests: u64,
     budget: Rc<Budget>,
     is_secure: bool,
+    local: Option<SocketAddr>,
     client: Client,
     /// No further request is taken.
     is_ending: bool,
@@ -180,7 +185,7 @@ impl Connection {
             self.end_gracefully();
         }
         let (thread, budget) = (Rc::clone(&self.thread), Rc::clone(&self.budget));
-        let (client, is_secure) = (self.client.clone(), self.is_secure);
+        let (client, is_secure, local) = (self.client.clone(), self.is_secure, self.local);
         // In a box, since the runtime moves a task's future several times.
         tokio::task::spawn_local(Box::pin(async move {
             let (parts, body) = request.into_parts();
@@ -195,6 +200,7 @@ impl Connection {
                 is_head: parts.method == http::Method::HEAD,
                 ended: false,
                 is_secure,
+                local,
             };
             let mut down = Downstream::new(&thread, Stream::H2Server(Box::new(stream)), client.peer);
             down.identity = client.identity;
@@ -216,6 +222,11 @@ impl ServerStream {
     /// Whether its connection is encrypted.
     pub fn is_secure(&self) -> bool {
         self.is_secure
+    }
+
+    /// The proxy's end of its connection, where that is an IP address.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.local
     }
 
     /// Reads of the request's body; nothing where it has ended.

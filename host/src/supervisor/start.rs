@@ -279,6 +279,12 @@ impl Supervisor {
         if let Step::Worker { new: Some(new), .. } = step {
             self.held.keep(new);
         }
+        if reason == Reason::Reload {
+            for line in self.held.allow(&bundle.config) {
+                tracing::warn!("{line}");
+                self.tell_all(&asked, &format!("{line} (warning)"));
+            }
+        }
         let before = self.serving.replace(number);
         let of_before = before.and_then(|before| self.generation(before));
         let of_before = of_before.map(|generation| Arc::clone(&generation.bundle));

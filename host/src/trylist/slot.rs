@@ -85,7 +85,7 @@ impl Slot {
             authority: wire::Str::maybe(view.authority),
             path: wire::Str::of(view.path),
             query: wire::Str::maybe(view.query),
-            client: address(Some(view.client)),
+            client: address(view.client.socket()),
             key: wire::Str::maybe(view.key),
             headers: self.headers.as_ptr(),
             n_headers: self.headers.len(),

@@ -30,7 +30,7 @@ use crate::module::balancer::Fault;
 use crate::module::load::Copied;
 use crate::module::registry::Registry;
 use crate::privileges;
-use crate::sockets::Bound;
+use crate::sockets::{Bound, address_of};
 use crate::tls::tickets::TicketKeys;
 
 use super::{Control, Given, Prepared, Sockets, StartError, Worker};
@@ -297,15 +297,19 @@ fn sockets(n_sockets: &[usize], has_admin: bool, descriptors: Vec<OwnedFd>) -> i
     let mut descriptors = descriptors.into_iter();
     let mut socket = || {
         let missing = || io::Error::other("one is missing");
-        descriptors.next().map(std::net::TcpListener::from).ok_or_else(missing)
+        descriptors.next().ok_or_else(missing)
     };
     let mut listeners = Vec::new();
     for &n in n_sockets {
         let sockets = (0..n).map(|_| socket()).collect::<io::Result<Vec<_>>>()?;
-        let address = sockets.first().ok_or_else(|| io::Error::other("a listener has none"))?.local_addr()?;
-        listeners.push(Bound { address, sockets });
+        let first = sockets.first().ok_or_else(|| io::Error::other("a listener has none"))?;
+        listeners.push(Bound { address: address_of(first)?, sockets, file: None });
     }
     let admin = if has_admin { Some(socket()?) } else { None };
+    let admin = admin.map(|socket| {
+        Ok::<_, io::Error>(Bound { address: address_of(&socket)?, sockets: vec![socket], file: None })
+    });
+    let admin = admin.transpose()?;
     Ok(Sockets { listeners, admin })
 }
 

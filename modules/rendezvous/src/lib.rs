@@ -155,6 +155,8 @@ impl Rendezvous {
 fn name(endpoint: Endpoint<'_>) -> String {
     match endpoint.metadata().find(|(name, _)| *name == "hash_key") {
         Some((_, given)) => given.to_owned(),
+        // A Unix socket, by its path; Envoy calls it so too.
+        None if endpoint.port() == 0 => endpoint.name().to_owned(),
         None if endpoint.name().contains(':') => format!("[{}]:{}", endpoint.name(), endpoint.port()),
         None => format!("{}:{}", endpoint.name(), endpoint.port()),
     }

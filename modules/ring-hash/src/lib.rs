@@ -216,9 +216,12 @@ impl RingHash {
     }
 }
 
-/// What an endpoint is called on the ring: host and port as written.
+/// What an endpoint is called on the ring: host and port as written; the path of a Unix socket, as with nginx.
 fn name<'a>(endpoint: Endpoint<'a>) -> &'a str {
     let authority = |url: &'a str| {
+        if let Some(path) = url.strip_prefix("unix:") {
+            return path;
+        }
         let behind = url.split_once("://").map_or(url, |(_, behind)| behind);
         behind.split(['/', '?']).next().unwrap_or(behind)
     };

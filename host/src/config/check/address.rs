@@ -1,25 +1,32 @@
 //! Addresses, hosts and server URLs as people write them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
 
-/// What the kernel takes, less the end of the string.
-const MAX_SOCKET_PATH: usize = 107;
+use super::LONGEST_SOCKET_PATH;
+use crate::address::{Address, UNIX};
 
 /// A server's host and port, and how it is reached.
 #[derive(Debug, PartialEq)]
 pub(super) struct Authority {
-    /// Name or address, without brackets; or the path of a socket.
+    /// Name or address, without brackets; the path of a Unix socket.
     pub(super) host: String,
-    /// As written, or 80 (443 for https); 0 of a socket.
+    /// As written, or 80 (443 for https); 0 for a Unix socket.
     pub(super) port: u16,
+    /// Its Unix socket.
+    pub(super) unix: Option<Arc<Path>>,
     /// Whether it is reached by https.
     pub(super) is_secure: bool,
 }
 
 /// An address to listen on.
-pub(super) fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+pub(super) fn parse_listen(text: &str) -> Result<Address, String> {
     if let Ok(address) = text.parse() {
-        return Ok(address);
+        return Ok(Address::Ip(address));
+    }
+    if let Some(path) = text.strip_prefix(UNIX) {
+        return parse_socket_path(path).map(Address::Unix);
     }
     let example = match text.rsplit_once(':') {
         Some(("" | "*" | "localhost", port)) if port.parse::<u16>().is_ok() => {
@@ -29,9 +36,28 @@ pub(super) fn parse_listen(text: &str) -> Result<SocketAddr, String> {
         _ if text.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6()) => format!("write \"[{text}]:8080\""),
         _ if text.parse::<IpAddr>().is_ok() => format!("write \"{text}:8080\""),
         _ if text.parse::<u16>().is_ok() => format!("write \"0.0.0.0:{text}\""),
+        _ if text.starts_with('/') => format!("write \"{UNIX}{text}\""),
         _ => "write, for example, \"127.0.0.1:8080\" or \"[::1]:8080\"".to_owned(),
     };
     Err(format!("is not an IP address with a port ({example})"))
+}
+
+/// The path of a Unix socket.
+fn parse_socket_path(path: &str) -> Result<Arc<Path>, String> {
+    if !path.starts_with('/') {
+        return Err(format!(
+            "a socket's path begins at the root (write, for example, \"{UNIX}/run/trylist/app.sock\")"
+        ));
+    }
+    // Where it ends with a slash, there is a folder.
+    if path.ends_with('/') || path.contains('\0') {
+        return Err("its path is not that of a file".to_owned());
+    }
+    let (bytes, most) = (path.len(), LONGEST_SOCKET_PATH);
+    if bytes > most {
+        return Err(format!("its path has {bytes} bytes, a socket's {most} at most"));
+    }
+    Ok(Path::new(path).into())
 }
 
 /// Where a name server is asked: an address, at port 53 unless it has one.
@@ -40,11 +66,12 @@ pub(super) fn parse_name_server(text: &str) -> Result<SocketAddr, &'static str> 
     bare.or_else(|_| text.parse()).map_err(|_| "is not an IP address (write, for example, \"127.0.0.1:53\")")
 }
 
-/// A server's URL: `http://host`, `http://host:port`, the same with `https`, or `unix:/path` of its socket.
+/// A server's URL: `http://host`, `http://host:port`, or the same with `https`; or `unix:/path`.
 pub(super) fn parse_server(url: &str) -> Result<Authority, String> {
-    const RIGHT: &str = "write http://host, http://host:port or unix:/path";
-    if let Some(path) = url.strip_prefix("unix:") {
-        return parse_socket(path);
+    const RIGHT: &str = "write http://host or http://host:port";
+    if let Some(path) = url.strip_prefix(UNIX) {
+        let unix = parse_socket_path(path)?;
+        return Ok(Authority { host: path.to_owned(), port: 0, unix: Some(unix), is_secure: false });
     }
     let Some((scheme, rest)) = url.split_once("://") else {
         return Err(format!("is not a URL ({RIGHT})"));
@@ -71,21 +98,8 @@ pub(super) fn parse_server(url: &str) -> Result<Authority, String> {
     }
     check_name(host)?;
     let default = if is_secure { 443 } else { 80 };
-    Ok(Authority { host: host.to_owned(), port: port.map_or(Ok(default), parse_port)?, is_secure })
-}
-
-/// The path of a server's socket.
-fn parse_socket(path: &str) -> Result<Authority, String> {
-    if !path.starts_with('/') || path.starts_with("//") {
-        return Err("the path of a socket begins with one \"/\" (write unix:/path)".to_owned());
-    }
-    if path.len() > MAX_SOCKET_PATH {
-        return Err(format!("the path of a socket has at most {MAX_SOCKET_PATH} bytes"));
-    }
-    if path.bytes().any(|byte| byte.is_ascii_control() || byte == b' ') {
-        return Err("the path of a socket has no spaces and no control characters".to_owned());
-    }
-    Ok(Authority { host: path.to_owned(), port: 0, is_secure: false })
+    let port = port.map_or(Ok(default), parse_port)?;
+    Ok(Authority { host: host.to_owned(), port, unix: None, is_secure })
 }
 
 /// The host that a route is for, in lower case.
@@ -174,15 +188,17 @@ mod tests {
         let is = |host: &str, port| Ok((host.to_owned(), port));
         assert_eq!(server("http://127.0.0.1:9001"), is("127.0.0.1", 9001));
         assert_eq!(server("http://app-1.internal"), is("app-1.internal", 80));
-        assert_eq!(server("unix:/run/app.sock"), is("/run/app.sock", 0));
         assert_eq!(server("HTTP://App_2.:8080"), is("App_2.", 8080));
         assert_eq!(server("http://[::1]:9001"), is("::1", 9001));
         assert_eq!(server("http://[2001:db8::1]"), is("2001:db8::1", 80));
+        assert_eq!(server("unix:/run/app.sock"), is("/run/app.sock", 0));
     }
 
     #[test]
     fn refuses_what_is_no_server() {
-        const RIGHT: &str = "(write http://host, http://host:port or unix:/path)";
+        const RIGHT: &str = "(write http://host or http://host:port)";
+        const SOCKET: &str =
+            "a socket's path begins at the root (write, for example, \"unix:/run/trylist/app.sock\")";
         for (url, error) in [
             ("127.0.0.1:9001", format!("is not a URL {RIGHT}")),
             ("https://a/", format!("a server has no path {RIGHT}")),
@@ -194,9 +210,6 @@ mod tests {
             ("http://u:p@a", format!("user and password are not supported {RIGHT}")),
             ("http://", format!("has no host {RIGHT}")),
             ("http://:80", format!("has no host {RIGHT}")),
-            ("unix:app.sock", "the path of a socket begins with one \"/\" (write unix:/path)".to_owned()),
-            ("unix://app", "the path of a socket begins with one \"/\" (write unix:/path)".to_owned()),
-            ("unix:/a b", "the path of a socket has no spaces and no control characters".to_owned()),
             ("http://a:port", "port \"port\" is not a number from 1 to 65535".to_owned()),
             ("http://a:", "port \"\" is not a number from 1 to 65535".to_owned()),
             ("http://a:0", "port \"0\" is not a number from 1 to 65535".to_owned()),
@@ -206,6 +219,9 @@ mod tests {
             ("http://[::1", "bracket \"[\" is not closed".to_owned()),
             ("http://[a]:80", "\"a\" in brackets is not an IPv6 address".to_owned()),
             ("http://[::1]80", "\"80\" after the brackets is not a port".to_owned()),
+            ("unix:", SOCKET.to_owned()),
+            ("unix:app.sock", SOCKET.to_owned()),
+            ("unix:/run/", "its path is not that of a file".to_owned()),
             ("http://a b", "\"a b\" is neither a host name nor an IP address".to_owned()),
             ("http://a..b", "\"a..b\" is neither a host name nor an IP address".to_owned()),
             ("http://10.0.0.256", "\"10.0.0.256\" is neither a host name nor an IP address".to_owned()),
@@ -239,6 +255,10 @@ mod tests {
     #[test]
     fn says_what_a_listen_address_should_be() {
         assert!(parse_listen("[::1]:0").is_ok());
+        let unix = Path::new("/run/front.sock");
+        assert_eq!(parse_listen("unix:/run/front.sock"), Ok(Address::Unix(unix.into())));
+        let long = format!("unix:/{}", "x".repeat(107));
+        assert_eq!(parse_listen(&long).unwrap_err(), "its path has 108 bytes, a socket's 107 at most");
         for (text, right) in [
             ("8080", "write \"0.0.0.0:8080\""),
             (":8080", "write \"0.0.0.0:8080\""),
@@ -246,6 +266,7 @@ mod tests {
             ("localhost:8080", "write \"127.0.0.1:8080\""),
             ("10.0.0.1", "write \"10.0.0.1:8080\""),
             ("::1", "write \"[::1]:8080\""),
+            ("/run/front.sock", "write \"unix:/run/front.sock\""),
             ("host:http", "write, for example, \"127.0.0.1:8080\" or \"[::1]:8080\""),
         ] {
             let error = parse_listen(text).unwrap_err();

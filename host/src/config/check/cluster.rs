@@ -191,7 +191,11 @@ impl Checker<'_> {
     fn warn_of_twins(&mut self, object: &str, servers: &[Server]) {
         let mut seen = HashMap::new();
         for server in servers {
-            let address = (server.host.to_ascii_lowercase(), server.port);
+            let host = match &server.unix {
+                Some(_) => server.host.to_string(),
+                None => server.host.to_ascii_lowercase(),
+            };
+            let address = (host, server.port);
             if let Some(first) = seen.insert(address, &server.place) {
                 let right = "where it is to get more, write one with a weight";
                 let text =
@@ -255,6 +259,7 @@ impl Checker<'_> {
             url: url.into_inner().into(),
             host: authority.host.into(),
             port: authority.port,
+            unix: authority.unix,
             tls_name,
             weight,
             max_requests,

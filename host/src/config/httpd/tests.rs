@@ -99,7 +99,7 @@ ServerName
             "t.conf:5: LBProxyPass takes two arguments, a path prefix and a cluster's name (found 1)",
             r#"t.conf:6: unknown directive "ProxyPass" (did you mean "LBProxyPass"?)"#,
             r#"t.conf:7: quote " is not closed"#,
-            r#"t.conf:8: cluster "c": server "ftp://c": scheme "ftp" is not supported (write http://host, http://host:port or unix:/path)"#,
+            r#"t.conf:8: cluster "c": server "ftp://c": scheme "ftp" is not supported (write http://host or http://host:port)"#,
             r#"t.conf:9: route "c": path "c" does not begin with "/" (write "/c")"#,
             "t.conf:10: ServerName takes one argument, the name of this server (found 0)",
         ]
