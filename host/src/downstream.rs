@@ -19,6 +19,7 @@ use crate::http1::buffer::Buffer;
 use crate::http1::head::{HeadLimits, Refusal, RequestHead, Scan};
 use crate::http2::server::Client;
 use crate::http2::{self, PREFACE_HEAD};
+use crate::linger::Linger;
 use crate::stream::Stream;
 use crate::thread::Thread;
 use crate::timer::Timer;
@@ -27,10 +28,6 @@ use crate::timer::Timer;
 const LINGER: Duration = Duration::from_secs(1);
 /// What a connection without a request yet gets for it, from its beginning, while a worker ends.
 pub const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(500);
-/// What a client may still send after it was refused, so that it can read why before the connection is reset.
-const DISCARD_BYTES: usize = 256 * 1024;
-/// And for how long.
-const DISCARD_TIME: Duration = Duration::from_secs(2);
 
 /// One client's connection.
 #[derive(Debug)]
@@ -350,27 +347,10 @@ impl Downstream {
         !self.buffer.is_empty() || self.stream.has_unread()
     }
 
-    /// Ends our half and reads on for a while: closing with unread data would reset the connection, and the client could
-    /// lose the response that tells it what was wrong.
+    /// Ends our half and reads on for a while, so that the client can read why it was refused.
     async fn discard(&mut self) {
         let _ = self.stream.shutdown().await;
-        let mut left = DISCARD_BYTES;
-        self.prepare_buffer(16 * 1024);
-        self.timer.set(Instant::now() + DISCARD_TIME);
-        poll_fn(|cx| {
-            while left > 0 {
-                self.buffer.restart_at(0);
-                match self.buffer.poll_fill(cx, &mut self.stream, left) {
-                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
-                    Poll::Ready(Ok(n)) => left = left.saturating_sub(n),
-                    Poll::Pending => {
-                        ready!(self.timer.poll_expired(cx));
-                        return Poll::Ready(());
-                    }
-                }
-            }
-            Poll::Ready(())
-        })
-        .await;
+        let mut linger = Linger::begin();
+        poll_fn(|cx| linger.poll(cx, &mut self.stream)).await;
     }
 }

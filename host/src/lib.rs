@@ -61,6 +61,7 @@ pub mod unix;
 pub mod proxy_protocol;
 pub mod per_client;
 pub mod downstream;
+pub mod linger;
 pub mod stream;
 pub mod tls;
 pub mod http1;

@@ -226,7 +226,7 @@ impl Outlier {
         }
     }
 
-    /// Ends an interval: ejects those of whose tries too many failed, and counts anew. [`Self::keep`] does so in time.
+    /// Ends an interval: ejects those of whose tries too many failed, and counts anew.
     pub fn look_at_rates(&self, cluster: &Cluster, now: Instant, mut random: impl FnMut() -> u64) {
         for (idx, endpoint) in cluster.endpoints.iter().enumerate() {
             let record = &endpoint.health.traffic;

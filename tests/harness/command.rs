@@ -101,14 +101,6 @@ impl Running {
         self.logs("listening on ").parse().unwrap()
     }
 
-    /// What it has in memory.
-    #[track_caller]
-    pub fn resident_bytes(&self) -> usize {
-        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.child.id())).unwrap();
-        let pages: usize = statm.split(' ').nth(1).unwrap().parse().unwrap();
-        pages * rustix::param::page_size()
-    }
-
     /// Sends it a signal.
     #[track_caller]
     pub fn signal(&self, signal: Signal) {

@@ -1,7 +1,9 @@
 //! HTTP/2 by hand: frames as they are written, for what no library would send.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
+
+use socket2::{Domain, Socket, Type};
 
 use crate::stream::{End, Stream};
 
@@ -90,7 +92,20 @@ impl Frames {
     /// A connection that began as a client's does.
     #[track_caller]
     pub fn connect(address: SocketAddr) -> Self {
-        let mut stream = Stream::new(std::net::TcpStream::connect(address).unwrap());
+        Self::begin(TcpStream::connect(address).unwrap())
+    }
+
+    /// One of whose answers the system keeps as few bytes as it can, until they are read.
+    #[track_caller]
+    pub fn connect_narrowly(address: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(1).unwrap();
+        socket.connect(&address.into()).unwrap();
+        Self::begin(socket.into())
+    }
+
+    fn begin(socket: TcpStream) -> Self {
+        let mut stream = Stream::new(socket);
         stream.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
         stream.send(frame(SETTINGS, 0, 0, &[]));
         Self { stream, seen: VecDeque::new() }
@@ -99,6 +114,18 @@ impl Frames {
     /// Sends exactly these bytes; false where the other side takes no more.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         self.stream.send(bytes)
+    }
+
+    /// Sends so many rounds of this, reading all the while as any client does; fewer where the other side takes no more.
+    /// How many were sent.
+    pub fn flood(&mut self, rounds: u32, mut round: impl FnMut(u32) -> Vec<u8>) -> u32 {
+        for n in 0..rounds {
+            if !self.send(round(n)) {
+                return n;
+            }
+            self.stream.take_in();
+        }
+        rounds
     }
 
     /// A request without a body, on this stream.
@@ -164,27 +191,16 @@ impl Frames {
         }
     }
 
-    /// Whether a GOAWAY has come by now that is not the graceful one.
-    pub fn is_refused(&mut self) -> bool {
-        while let [a, b, c, ..] = *self.stream.has_come() {
-            let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
-            if self.stream.has_come().len() < 9 + length {
-                break;
-            }
-            let Ok(frame) = self.read() else { break };
-            self.seen.push_back(frame);
-        }
-        self.seen.iter().any(|frame| frame.kind == GOAWAY && frame.code() != 0)
-    }
-
-    /// The code of the GOAWAY by which the connection is refused: the first that is not the graceful 0. `None` where it
-    /// ended without.
-    pub fn goaway(&mut self) -> Option<u32> {
+    /// The code of the GOAWAY by which the connection is refused: the first that is not the graceful 0.
+    ///
+    /// # Panics
+    /// Where the connection ends, or stays open, without.
+    #[track_caller]
+    pub fn goaway(&mut self) -> u32 {
         loop {
-            match self.next() {
-                Ok(frame) if frame.kind == GOAWAY && frame.code() != 0 => return Some(frame.code()),
-                Ok(_) => {}
-                Err(_) => return None,
+            let goaway = self.wait_for(GOAWAY);
+            if goaway.code() != 0 {
+                return goaway.code();
             }
         }
     }

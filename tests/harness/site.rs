@@ -1,6 +1,7 @@
 //! The program as a service: `trylist run` with its supervisor and workers, the commands that operators have for it, and
 //! what the system says of its processes.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
@@ -321,9 +322,17 @@ pub fn process(process: u32) -> Option<OwnedFd> {
     pidfd_open(pid(process), PidfdFlags::empty()).ok()
 }
 
-/// How many descriptors a process has open; 0 where it is gone.
-pub fn n_descriptors(process: u32) -> usize {
-    fs::read_dir(format!("/proc/{process}/fd")).map_or(0, Iterator::count)
+/// What descriptors a process has open, and how many of each kind: `socket`, `anon_inode:[eventpoll]`, a file's path.
+pub fn descriptors(process: u32) -> BTreeMap<String, usize> {
+    let mut kinds = BTreeMap::new();
+    for descriptor in fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten() {
+        // One that was closed meanwhile is none.
+        let Ok(target) = fs::read_link(descriptor.path()) else { continue };
+        let target = target.to_string_lossy();
+        let kind = target.split_once(":[").filter(|(kind, _)| *kind != "anon_inode");
+        *kinds.entry(kind.map_or(&*target, |(kind, _)| kind).to_owned()).or_default() += 1;
+    }
+    kinds
 }
 
 /// What one line of `/proc/PID/status` says, in its first number: `VmRSS` (KiB), `Uid`, `NoNewPrivs`.

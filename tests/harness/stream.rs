@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
+use rustix::net::{RecvFlags, recv};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::DEADLINE;
@@ -121,6 +122,16 @@ impl Stream {
     /// Sends exactly these bytes; false where the other side takes no more.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         self.socket.write_all(bytes.as_ref()).is_ok()
+    }
+
+    /// Takes in what has come by now, without waiting. How the connection ended shows where it is read.
+    pub fn take_in(&mut self) {
+        let mut bytes = [0; 16 * 1024];
+        while let Ok((n, _)) = recv(&self.socket, &mut bytes, RecvFlags::DONTWAIT)
+            && n > 0
+        {
+            self.buffer.extend_from_slice(&bytes[..n]);
+        }
     }
 
     /// Ends this half of the connection.

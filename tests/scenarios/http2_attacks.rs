@@ -1,52 +1,48 @@
 //! What clients of HTTP/2 have done to servers since 2019, written frame by frame: the connection is refused, memory
 //! stays, and others are served.
 
-use tempfile::TempDir;
-use tests::client::Client;
-use tests::command::Running;
 use tests::h2::{
-    CONTINUATION, DATA, END_HEADERS, END_STREAM, Frames, HEADERS, PING, RST_STREAM, SETTINGS, WINDOW_UPDATE,
-    frame, request,
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS,
+    WINDOW_UPDATE, frame, request,
 };
 use tests::origin::Origin;
 use tests::proxy::Proxy;
+use tests::site::{Site, proc_status};
+use tests::stream::End;
+use tests::{Gate, eventually};
+use trylist::drain::Idle;
 
 /// RFC 9113 section 7.
 const PROTOCOL_ERROR: u32 = 1;
 const ENHANCE_YOUR_CALM: u32 = 11;
 
 /// What a flood may cost at most: far less than what is sent, and far more than the noise of an allocator.
-const FLAT_BYTES: usize = 24 << 20;
+const FLAT_KIB: u64 = 24 << 10;
 
 /// The program, in front of this origin.
-fn program(origin: &Origin) -> (Running, TempDir) {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("site.toml");
-    std::fs::write(&file, Proxy::over([origin]).listener("h2 = true").text()).unwrap();
-    (Running::start(&["run", "-c", file.to_str().unwrap()]), folder)
+fn program(origin: &Origin) -> Site {
+    Site::run(&Proxy::over([origin]).listener("h2 = true"))
 }
 
-/// Has a client flood the program with what `flood` makes for each round until it is refused, while another client is
-/// served; the code by which it was refused.
+/// Has a client flood the program with what `flood` makes for each round, and not stop when it is refused, while another
+/// client is served; the code by which it was refused.
 #[track_caller]
-fn refused(origin: &Origin, rounds: u32, mut flood: impl FnMut(u32) -> Vec<u8>) -> Option<u32> {
-    let (program, _folder) = program(origin);
-    let address = program.address();
-    let mut other = Frames::connect(address);
+fn refused(origin: &Origin, rounds: u32, flood: impl FnMut(u32) -> Vec<u8>) -> u32 {
+    let site = program(origin);
+    let worker = site.worker();
+    let mut other = Frames::connect(site.address());
     other.get(1, "/");
     assert_eq!(other.body(1), "a");
-    let before = program.resident_bytes();
-    let mut attacker = Frames::connect(address);
-    let mut sent = 0;
-    while sent < rounds && attacker.send(flood(sent)) && !attacker.is_refused() {
-        sent += 1;
-    }
+    let before = proc_status(worker, "VmRSS");
+    let mut attacker = Frames::connect(site.address());
+    let sent = attacker.flood(rounds, flood);
     let code = attacker.goaway();
-    let grown = program.resident_bytes().saturating_sub(before);
-    assert!(grown < FLAT_BYTES, "{grown} bytes more after {sent} rounds");
+    let grown = proc_status(worker, "VmRSS").saturating_sub(before);
+    assert!(grown < FLAT_KIB, "{grown} KiB more after {sent} rounds");
     other.get(3, "/");
     assert_eq!(other.body(3), "a", "the other client");
-    assert_eq!(Client::connect(address).get("/").reply().text(), "a", "a new client");
+    assert_eq!(site.get("/").text(), "a", "a new client");
+    assert_eq!(site.worker(), worker);
     code
 }
 
@@ -62,7 +58,7 @@ fn rapid_reset() {
         let stream = 2 * round + 1;
         [open(stream), frame(RST_STREAM, 0, stream, &cancel)].concat()
     });
-    assert_eq!(code, Some(ENHANCE_YOUR_CALM));
+    assert_eq!(code, ENHANCE_YOUR_CALM);
     // Not each of them reached a server.
     assert!(origin.requests().len() < 500, "{}", origin.requests().len());
 }
@@ -75,14 +71,14 @@ fn resets_that_the_proxy_is_made_to_send() {
         let stream = 2 * round + 1;
         [open(stream), frame(WINDOW_UPDATE, 0, stream, &[0x7f, 0xff, 0xff, 0xff])].concat()
     });
-    assert_eq!(code, Some(ENHANCE_YOUR_CALM));
+    assert_eq!(code, ENHANCE_YOUR_CALM);
     assert!(origin.requests().len() < 500, "{}", origin.requests().len());
 }
 
 #[test]
 fn frames_that_are_none_are_an_error_of_their_connection() {
     let code = refused(&Origin::named("a"), 1, |_| frame(WINDOW_UPDATE, 0, 0, &[0; 4]));
-    assert_eq!(code, Some(PROTOCOL_ERROR));
+    assert_eq!(code, PROTOCOL_ERROR);
 }
 
 #[test]
@@ -92,7 +88,7 @@ fn continuation_flood() {
         0 => frame(HEADERS, END_STREAM, 1, &request("GET", "/", &[])),
         _ => frame(CONTINUATION, 0, 1, &[0, 1, b'x', 1, b'y']),
     });
-    assert_eq!(code, Some(ENHANCE_YOUR_CALM));
+    assert_eq!(code, ENHANCE_YOUR_CALM);
 }
 
 #[test]
@@ -102,19 +98,78 @@ fn empty_continuations() {
         0 => frame(HEADERS, END_STREAM, 1, &request("GET", "/", &[])),
         _ => frame(CONTINUATION, 0, 1, &[]),
     });
-    assert_eq!(code, Some(ENHANCE_YOUR_CALM));
+    assert_eq!(code, ENHANCE_YOUR_CALM);
 }
 
 #[test]
 fn settings_flood() {
     let code = refused(&Origin::named("a"), 200_000, |_| frame(SETTINGS, 0, 0, &[]));
-    assert_eq!(code, Some(ENHANCE_YOUR_CALM));
+    assert_eq!(code, ENHANCE_YOUR_CALM);
 }
 
 #[test]
 fn ping_flood() {
     let code = refused(&Origin::named("a"), 200_000, |_| frame(PING, 0, 0, &[7; 8]));
-    assert_eq!(code, Some(ENHANCE_YOUR_CALM));
+    assert_eq!(code, ENHANCE_YOUR_CALM);
+}
+
+fn pings(n: usize) -> Vec<u8> {
+    frame(PING, 0, 0, &[7; 8]).repeat(n)
+}
+
+/// How many connections of clients the proxy holds.
+fn wait_for_connections(site: &Site, n: f64) {
+    let open = format!("trylist_open_connections{{listener=\"{}\"}}", site.address());
+    eventually(&format!("{n} connections"), || (site.metric(&open) == n).then_some(()));
+}
+
+/// It sends all that it has before it reads anything. To close without having read that would reset the connection, and take
+/// with it whatever of the answers had no room with the client yet.
+#[test]
+fn a_client_that_is_refused_hears_why_and_is_not_waited_for_long() {
+    let origin = Origin::named("a");
+    let site = program(&origin);
+    let mut client = Frames::connect_narrowly(site.address());
+    assert!(client.send(pings(10_000)));
+    assert_eq!(client.goaway(), ENHANCE_YOUR_CALM);
+    assert_eq!(client.next(), Err(End::Eof));
+    // It could go now, and does not.
+    wait_for_connections(&site, 0.0);
+    drop(client);
+}
+
+#[test]
+fn a_client_that_goes_on_when_it_is_refused_is_cut_off() {
+    const ROUNDS: u32 = 4_000;
+    let origin = Origin::named("a");
+    let site = program(&origin);
+    let mut client = Frames::connect(site.address());
+    // 64 MB, of which sockets hold a tenth.
+    let sent = client.flood(ROUNDS, |_| pings(1_000));
+    assert!(sent < ROUNDS);
+    assert_eq!(client.goaway(), ENHANCE_YOUR_CALM);
+    wait_for_connections(&site, 0.0);
+}
+
+#[test]
+fn a_flood_while_the_worker_drains_is_one_too() {
+    let gate = Gate::default();
+    let origin = Origin::serving({
+        let gate = gate.clone();
+        move |conn| {
+            conn.request();
+            gate.wait();
+        }
+    });
+    let proxy = Proxy::over([&origin]).listener("h2 = true").start();
+    let mut client = Frames::connect(proxy.address());
+    client.get(1, "/");
+    origin.wait_for_requests(1);
+    proxy.control().drain(Idle::Close);
+    assert_eq!(client.wait_for(GOAWAY).code(), 0, "its request may end");
+    client.flood(10_000, |_| pings(1));
+    assert_eq!(client.goaway(), ENHANCE_YOUR_CALM);
+    gate.open();
 }
 
 #[test]
@@ -123,7 +178,7 @@ fn empty_data_flood() {
         0 => frame(HEADERS, END_HEADERS, 1, &request("POST", "/", &[])),
         _ => frame(DATA, 0, 1, &[]),
     });
-    assert_eq!(code, Some(ENHANCE_YOUR_CALM));
+    assert_eq!(code, ENHANCE_YOUR_CALM);
 }
 
 #[test]
@@ -155,13 +210,13 @@ fn a_header_list_over_its_limit_is_refused_by_its_stream() {
 fn a_client_that_does_not_take_its_responses_holds_no_more_than_a_buffer_each() {
     let body = "x".repeat(4 << 20);
     let origin = Origin::replying(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
-    let (program, _folder) = program(&origin);
-    let mut client = Frames::connect(program.address());
-    let before = program.resident_bytes();
+    let site = program(&origin);
+    let mut client = Frames::connect(site.address());
+    let before = proc_status(site.worker(), "VmRSS");
     for n in 0..20 {
         client.get(2 * n + 1, "/");
     }
     origin.wait_for_requests(20);
-    let grown = program.resident_bytes().saturating_sub(before);
-    assert!(grown < FLAT_BYTES, "{grown} bytes more");
+    let grown = proc_status(site.worker(), "VmRSS").saturating_sub(before);
+    assert!(grown < FLAT_KIB, "{grown} KiB more");
 }

@@ -265,32 +265,7 @@ fn the_only_server_is_never_ejected() {
     assert_eq!(ejections(&proxy, &origin), 0.0);
 }
 
-/// With the interval's end given, so that what falls into it is known.
-#[test]
-fn a_rate_is_of_the_tries_of_one_interval() {
-    let origins = ["a", "b"].map(Origin::named);
-    let rules = "failures = 0, failure_percent = 50, min_requests = 10, interval = \"1h\", time = \"24h\"";
-    let proxy = Proxy::over(&origins).in_cluster(&format!("ejection = {{ {rules} }}")).start();
-    let cluster = proxy.first_cluster();
-    let outlier = cluster.outlier.as_ref().unwrap();
-    let now = Instant::now();
-    let interval = |n_failed: usize, n_served: usize| {
-        let ends = [(wire::TRY_CLOSED_EARLY, n_failed), (wire::TRY_SERVED, n_served)];
-        for (result, n) in ends {
-            for _ in 0..n {
-                outlier.try_ended(cluster, 0, &TryEnd { result, failure: None, status: 200 }, now, || 0);
-            }
-        }
-        outlier.look_at_rates(cluster, now, || 0);
-        is_ejected(&proxy, &origins[0])
-    };
-    assert!(!interval(9, 0), "too few to judge by, and not counted with the next");
-    assert!(!interval(0, 1));
-    assert!(!interval(49, 51), "less than half");
-    assert!(interval(5, 5), "half of the fewest that are enough");
-    log::line(&[&origins[0].url(), "ejected for 86400s: 5 of 10 tries failed"]);
-}
-
+/// The interval is ended by the test, so that all that happens within one is known.
 #[test]
 fn a_rate_of_failures_ejects_though_none_follow_each_other() {
     let n = AtomicUsize::new(0);
@@ -300,17 +275,41 @@ fn a_rate_of_failures_ejects_though_none_follow_each_other() {
         }
     });
     let well = Origin::named("b");
-    let rules = "failures = 0, failure_percent = 50, min_requests = 2, interval = \"200ms\", time = \"24h\"";
-    let proxy = Proxy::over([&half, &well]).in_cluster(&format!("ejection = {{ {rules} }}")).start();
+    let rules = "failures = 0, failure_percent = 50, min_requests = 10, interval = \"24h\", time = \"24h\"";
+    let builder = Proxy::over([&half, &well]).in_cluster(&format!("ejection = {{ {rules} }}"));
+    let proxy = builder.route("path = \"/app\"").start();
     let mut client = proxy.connect();
+    let mut after = |n_tries: usize| {
+        for _ in 0..2 * n_tries {
+            client.get("/app").reply();
+        }
+        // Of no server: once this is answered, what came before it on its connection is counted.
+        assert_eq!(client.get("/none").reply().status(), 404);
+        let cluster = proxy.first_cluster();
+        cluster.outlier.as_ref().unwrap().look_at_rates(cluster, Instant::now(), || 0);
+        [&half, &well].map(|origin| is_ejected(&proxy, origin))
+    };
+    assert_eq!(after(9), [false, false], "5 of 9 failed, which are too few");
+    assert_eq!(after(9), [false, false], "4 of 9, and what came before is forgotten");
+    assert_eq!(after(1), [false, false], "1 of 1");
+    assert_eq!(after(11), [false, false], "5 of 11 are less than half");
+    assert_eq!(after(10), [true, false], "5 of 10 are half");
+    log::line(&[&half.url(), "ejected for 86400s: 5 of 10 tries failed"]);
+    assert_eq!(after(5), [true, false]);
+    assert_eq!(half.n_connections(), 40, "it gets nothing");
+}
+
+/// By the clock, with whom it does not matter what an interval holds.
+#[test]
+fn rates_are_looked_at_after_each_interval() {
+    let origins = [Origin::dead(), Origin::named("b")];
+    let rules = "failures = 0, failure_percent = 100, min_requests = 1, interval = \"20ms\", time = \"24h\"";
+    let proxy = Proxy::over(&origins).in_cluster(&format!("ejection = {{ {rules} }}")).start();
     eventually("the ejection", || {
-        client.get("/").reply();
-        is_ejected(&proxy, &half).then_some(())
+        assert_eq!(proxy.get("/").text(), "b");
+        is_ejected(&proxy, &origins[0]).then_some(())
     });
-    let line = log::line(&[&half.url(), "ejected for 86400s"]);
-    assert!(line.contains(" tries failed"), "{line}");
-    assert_eq!(proxy.names(5), ["b"; 5].join(" "));
-    assert!(!is_ejected(&proxy, &well));
+    log::line(&[&origins[0].url(), "ejected for 86400s", " tries failed"]);
 }
 
 #[test]

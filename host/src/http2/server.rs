@@ -18,6 +18,7 @@ use super::{CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW, io_error};
 use crate::address::Peer;
 use crate::downstream::{self, Downstream, Place};
 use crate::drain::{Idle, Phase};
+use crate::linger;
 use crate::stream::Stream;
 use crate::thread::Thread;
 use crate::timer::Timer;
@@ -91,7 +92,7 @@ pub async fn serve(thread: Rc<Thread>, stream: Stream, before: Box<[u8]>, client
         is_secure,
         local,
         client,
-        is_ending: false,
+        ending: None,
         was_busy: false,
         thread,
     };
@@ -112,23 +113,33 @@ struct Connection {
     is_secure: bool,
     local: Option<SocketAddr>,
     client: Client,
-    /// No further request is taken.
-    is_ending: bool,
+    /// Why no further request is taken.
+    ending: Option<Ending>,
     was_busy: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// The worker ends, or it was idle, or it has had all of its requests. What is under way goes on.
+    Graceful,
+    /// The client floods.
+    Refused,
 }
 
 impl Connection {
     /// Ready when the connection is over.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.is_ending && self.thread.phase().is_ending() {
+        if self.ending.is_none() && self.thread.phase().is_ending() {
             self.end_gracefully();
         }
         if self.thread.phase() == Phase::Stopped {
             return Poll::Ready(());
         }
-        if self.budget.poll_spent(cx).is_ready() && !self.is_ending {
+        if self.budget.poll_spent(cx).is_ready() && self.ending != Some(Ending::Refused) {
             tracing::debug!(client = %self.client.peer, "too many frames beside requests: the connection is ended");
-            self.is_ending = true;
+            self.ending = Some(Ending::Refused);
+            // Where it does not even take that, nothing is read off either.
+            self.timer.bring_forward(Instant::now() + linger::TIME);
             self.h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
         }
         loop {
@@ -148,11 +159,15 @@ impl Connection {
             return Poll::Pending;
         }
         if std::mem::take(&mut self.was_busy) {
-            let patience = if self.is_ending { GRACE } else { self.thread.config.timeouts.keepalive };
+            let patience = match self.ending {
+                None => self.thread.config.timeouts.keepalive,
+                Some(Ending::Graceful) => GRACE,
+                Some(Ending::Refused) => linger::TIME,
+            };
             self.timer.set(Instant::now() + patience);
         }
         ready!(self.timer.poll_expired(cx));
-        if self.is_ending {
+        if self.ending.is_some() {
             // It was told, and does not close.
             return Poll::Ready(());
         }
@@ -166,7 +181,7 @@ impl Connection {
     }
 
     fn end_gracefully(&mut self) {
-        self.is_ending = true;
+        self.ending = Some(Ending::Graceful);
         self.h2.graceful_shutdown();
         let patience = match self.thread.phase() {
             Phase::Draining { idle: Idle::Close, .. } => GRACE,
@@ -180,7 +195,7 @@ impl Connection {
     fn begin(&mut self, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
         self.n_requests += 1;
         if self.thread.config.limits.requests_per_connection.is_some_and(|max| self.n_requests >= max)
-            && !self.is_ending
+            && self.ending.is_none()
         {
             self.end_gracefully();
         }

@@ -5,15 +5,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
 
+use crate::linger::Linger;
 use crate::stream::Stream;
 
 /// What a connection may spend at once: 1,000 frames that cost one, or 100 requests taken back.
@@ -26,10 +25,6 @@ const PER_RESPONSE: u32 = 10;
 const BYTES_PER_POINT: u32 = 256;
 /// What taking a request back costs: it may have reached a server.
 const RESET_COST: u32 = 10;
-
-/// What a client may still send, and for how long, after its connection has ended here.
-const LINGER_BYTES: usize = 256 * 1024;
-const LINGER_TIME: Duration = Duration::from_millis(500);
 
 const FRAME_HEAD: usize = 9;
 /// The client's first bytes, which are no frame (RFC 9113 section 3.4).
@@ -58,15 +53,8 @@ pub struct Watched {
     before_at: usize,
     frames: Frames,
     budget: Rc<Budget>,
-    /// Our half has ended.
-    linger: Option<Linger>,
-}
-
-/// What a client may still send after the end.
-#[derive(Debug)]
-struct Linger {
-    until: Pin<Box<Sleep>>,
-    left: usize,
+    /// Once our half has ended.
+    linger: Option<Box<Linger>>,
 }
 
 /// Finds the heads of frames in bytes that come in pieces.
@@ -144,28 +132,6 @@ impl Watched {
     }
 }
 
-impl Linger {
-    fn new() -> Self {
-        Self { until: Box::pin(tokio::time::sleep(LINGER_TIME)), left: LINGER_BYTES }
-    }
-
-    /// Ready when the client has ended too, or has had its time.
-    fn poll(&mut self, cx: &mut Context<'_>, stream: &mut Stream) -> Poll<()> {
-        let mut bytes = [MaybeUninit::uninit(); 4096];
-        while self.left > 0 {
-            let mut buf = ReadBuf::uninit(&mut bytes);
-            match Pin::new(&mut *stream).poll_read(cx, &mut buf) {
-                Poll::Pending => return self.until.as_mut().poll(cx),
-                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
-                    self.left = self.left.saturating_sub(buf.filled().len());
-                }
-                Poll::Ready(Ok(()) | Err(_)) => break,
-            }
-        }
-        Poll::Ready(())
-    }
-}
-
 impl Frames {
     /// Calls `found` with type, flags and length of each frame whose head ends in these bytes.
     fn look(&mut self, mut bytes: &[u8], mut found: impl FnMut(u8, u8, usize)) {
@@ -197,6 +163,10 @@ impl AsyncRead for Watched {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.budget.is_spent.get() {
+            // The connection was woken for that, and reads no further: a flood is not answered to its end first.
+            return Poll::Pending;
+        }
         let filled = buf.filled().len();
         if this.before_at < this.before.len() {
             let rest = &this.before[this.before_at..];
@@ -242,15 +212,14 @@ impl AsyncWrite for Watched {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    /// Ends our half, and takes what still comes for a while: closed with unread bytes the connection would be reset, and
-    /// the client could lose its last responses, and the GOAWAY that says why there are no more.
+    /// Ends our half, behind a GOAWAY as a rule, and then reads on for a while: whoever floods has sent more than was read.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let linger = match &mut this.linger {
             Some(linger) => linger,
             None => {
                 ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
-                this.linger.insert(Linger::new())
+                this.linger.insert(Box::new(Linger::begin()))
             }
         };
         linger.poll(cx, &mut this.stream).map(Ok)
