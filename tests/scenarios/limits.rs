@@ -102,6 +102,22 @@ fn dripping_buys_no_time() {
     assert_eq!(origin.n_connections(), 0);
 }
 
+/// Closed in any other way the connection would stay in the kernel, with all that its client does not take.
+#[test]
+fn a_client_that_does_not_take_its_response_is_reset() {
+    let body = "x".repeat(16 << 20);
+    let origin = Origin::replying(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+    let proxy = Proxy::over([&origin]).tables("[timeouts]\nbody = \"100ms\"").start();
+    let mut client = proxy.connect();
+    client.get("/");
+    let open = format!("trylist_open_connections{{listener=\"{}\"}}", proxy.address());
+    origin.wait_for_requests(1);
+    proxy.wait_for_metric(&open, 0.0);
+    let reply = client.reply();
+    assert_eq!((reply.status(), reply.cut), (200, Some(End::Reset)));
+    assert!(reply.body.len() < body.len());
+}
+
 #[test]
 fn a_body_that_stops_coming_is_408() {
     let origin = Origin::named("never");

@@ -191,6 +191,8 @@ impl Request<'_> {
                 return Poll::Ready(Err(Broken::OutOfTime));
             }
             Poll::Ready(Err(if response.waits_for_sink {
+                // Closed without that, the kernel would keep what the client does not take, for minutes.
+                down.reset_on_close(true);
                 Broken::Client(Error::ClientGone)
             } else if sending.waits_for_client() {
                 Broken::Client(Error::BodyTimeout)
