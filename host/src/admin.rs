@@ -29,8 +29,6 @@ use crate::metrics::{self, Metrics};
 /// Whether the worker takes requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readiness {
-    /// Not yet.
-    Starting,
     /// Yes.
     Ready,
     /// No more: it finishes what runs.
@@ -131,7 +129,6 @@ fn respond(method: &Method, path: &str, metrics: &Arc<Metrics>, ready: Readiness
         }
         ("/healthz", _) => text(StatusCode::OK, "ok\n"),
         ("/readyz", Readiness::Ready) => text(StatusCode::OK, "ready\n"),
-        ("/readyz", Readiness::Starting) => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
         ("/readyz", Readiness::Draining | Readiness::HandedOver) => {
             text(StatusCode::SERVICE_UNAVAILABLE, "draining\n")
         }
@@ -169,12 +166,10 @@ mod tests {
 
     #[tokio::test]
     async fn is_ready_only_while_the_worker_takes_requests() {
-        let admin = Admin::start(Readiness::Starting);
-        for (readiness, status, word) in [
-            (Readiness::Starting, 503, "starting\n"),
-            (Readiness::Ready, 200, "ready\n"),
-            (Readiness::Draining, 503, "draining\n"),
-        ] {
+        let admin = Admin::start(Readiness::Ready);
+        for (readiness, status, word) in
+            [(Readiness::Ready, 200, "ready\n"), (Readiness::Draining, 503, "draining\n")]
+        {
             admin.ready.send_replace(readiness);
             let (head, body) = admin.ask("GET /readyz").await;
             assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");

@@ -59,7 +59,7 @@ fn describe(status: &Status) -> String {
         line(format_args!(
             "generation {number}: {state}, pid {pid}, up {}, {connections} connections, configuration {}",
             span(*uptime_s),
-            short(config_sha256)
+            beginning(config_sha256)
         ));
         for module in &generation.modules {
             let version = module.version.as_deref().unwrap_or("not opened");
@@ -67,7 +67,7 @@ fn describe(status: &Status) -> String {
             line(format_args!(
                 "  module {} {version} ({}), {} faults{held}, {}",
                 module.id,
-                short(&module.sha256),
+                beginning(&module.sha256),
                 module.faults,
                 module.file
             ));
@@ -77,7 +77,7 @@ fn describe(status: &Status) -> String {
         line(format_args!(
             "quarantine: module {} ({}), for {}: its worker {}",
             held.module,
-            short(&held.sha256),
+            beginning(&held.sha256),
             span(held.for_s),
             held.reason
         ));
@@ -96,7 +96,7 @@ fn describe(status: &Status) -> String {
 }
 
 /// As much of a hash as people compare.
-fn short(sha256: &str) -> String {
+fn beginning(sha256: &str) -> String {
     format!("{}…", sha256.get(..12).unwrap_or(sha256))
 }
 

@@ -65,6 +65,6 @@ impl Bundle {
 }
 
 /// A hash as people compare them at a glance.
-pub(super) fn short(sha256: &[u8; 32]) -> String {
+pub(super) fn short_hash(sha256: &[u8; 32]) -> String {
     format!("{}…", Hex(&sha256[..2]))
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::bundle::short;
+use super::bundle::short_hash;
 use super::generation::{Blame, Generation};
 use super::start::Reason;
 use super::watchdog::Finding;
@@ -51,7 +51,7 @@ impl Supervisor {
                  requests of its clusters go to servers chosen by the host, until the file changes or `trylist module \
                  release {id}`",
                 copy.file.display(),
-                short(&copy.sha256)
+                short_hash(&copy.sha256)
             );
         }
         is_held

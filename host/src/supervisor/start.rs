@@ -6,7 +6,7 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::bundle::{Bundle, short};
+use super::bundle::{Bundle, short_hash};
 use super::commands::ClientId;
 use super::generation::{Generation, Phase};
 use super::held::New;
@@ -465,7 +465,7 @@ impl Supervisor {
 
 /// `1.0.0 (3f2a…)`.
 fn described(generation: &Generation, module: usize) -> String {
-    let hash = short(&generation.copies[module].sha256);
+    let hash = short_hash(&generation.copies[module].sha256);
     match generation.says.get(module) {
         Some(Some(says)) => format!("{} ({hash})", says.version),
         _ => format!("({hash})"),
