@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use rustix::net::SocketAddrUnix;
 use rustix::process::Resource;
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::address::Address;
@@ -116,24 +117,41 @@ pub fn raise_descriptor_limit() {
     }
 }
 
+/// The system allows fewer open descriptors than the connections that are configured need. As it is said to operators.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shortage {
+    descriptors: usize,
+    allowed: usize,
+    configured: usize,
+    enough: usize,
+}
+
+impl fmt::Display for Shortage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { descriptors, allowed, configured, enough } = self;
+        write!(
+            f,
+            "{descriptors} open descriptors are allowed (RLIMIT_NOFILE), so at most {allowed} connections of the \
+             {configured} configured; raise it to {enough}"
+        )
+    }
+}
+
 /// How many connections each listener may have, so that there is a descriptor for the server's side of each: what the
-/// configuration says, or all of it scaled down to what the limit of open descriptors allows, with a line in the log.
+/// configuration says, or all of it scaled down to what the limit of open descriptors allows, which is a shortage to be told.
 /// Without this, clients could take every descriptor and no request be forwarded at all.
-pub fn connection_limits(listeners: &[Listener], n_threads: usize) -> Vec<usize> {
+pub fn connection_limits(listeners: &[Listener], n_threads: usize) -> (Vec<usize>, Option<Shortage>) {
     let wanted: Vec<usize> = listeners.iter().map(|listener| listener.max_connections).collect();
-    let Some(descriptors) = rustix::process::getrlimit(Resource::Nofile).current else { return wanted };
+    let Some(descriptors) = rustix::process::getrlimit(Resource::Nofile).current else {
+        return (wanted, None);
+    };
     let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
     let open = open_descriptors();
     let limits = scale_down(&wanted, descriptors, n_threads, open);
-    if limits != wanted {
-        let (allowed, configured) = (limits.iter().sum::<usize>(), wanted.iter().sum::<usize>());
-        tracing::warn!(
-            "{descriptors} open descriptors are allowed (RLIMIT_NOFILE), so at most {allowed} connections of the \
-             {configured} configured; raise it to {}",
-            descriptors_for(configured, n_threads, open)
-        );
-    }
-    limits
+    let (allowed, configured) = (limits.iter().sum(), wanted.iter().sum());
+    let enough = descriptors_for(configured, n_threads, open);
+    let shortage = (limits != wanted).then_some(Shortage { descriptors, allowed, configured, enough });
+    (limits, shortage)
 }
 
 /// What is not for connections: what is open before there are any (modules, logs, listening sockets, the supervisor's channel)

@@ -38,7 +38,7 @@ use crate::config::Config;
 use crate::control::{self, Refused};
 use crate::handover::State;
 use crate::metrics::Totals;
-use crate::sockets;
+use crate::sockets::{self, Shortage};
 
 use self::bundle::Bundle;
 use self::commands::Commands;
@@ -109,6 +109,8 @@ struct Supervisor {
     base_sent: Instant,
     /// What the last worker that said so has learned.
     state: State,
+    /// As it was said last.
+    shortage: Option<Shortage>,
     pid_file: Option<PathBuf>,
     started: Instant,
     looked: Instant,
@@ -158,6 +160,7 @@ impl Supervisor {
             totals: Totals::default(),
             base_sent: now,
             state: State::new(),
+            shortage: None,
             pid_file,
             started: now,
             looked: now,
@@ -232,13 +235,24 @@ impl Supervisor {
                     self.generations[idx].has_ended();
                     self.start_failed(number, Refused { exit: control::Exit::of(exit), lines })?;
                 }
-                ToSupervisor::Ready => self.ready(number)?,
+                ToSupervisor::Ready { shortage } => {
+                    self.told_of_shortage(shortage);
+                    self.ready(number)?;
+                }
                 ToSupervisor::Report(report) => self.reported(idx, *report),
                 ToSupervisor::Saved { state, is_answer } => self.saved(number, state, is_answer)?,
                 ToSupervisor::Ended { cut_off, totals } => self.ended(idx, cut_off, totals),
             }
         }
         Ok(())
+    }
+
+    /// Of the descriptors that a worker may have: once, for as long as it stays the same.
+    fn told_of_shortage(&mut self, shortage: Option<Shortage>) {
+        if self.shortage != shortage {
+            self.shortage = shortage;
+            self.shortage.as_ref().inspect(|shortage| tracing::warn!("{shortage}"));
+        }
     }
 
     /// How a worker is.

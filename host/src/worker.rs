@@ -34,7 +34,7 @@ use crate::module::load::LoadError;
 use crate::module::registry::Registry;
 use crate::resolve::{Addresses, Resolver};
 use crate::route::Routes;
-use crate::sockets::{self, BindError, Bound, SocketFile};
+use crate::sockets::{self, BindError, Bound, Shortage, SocketFile};
 use crate::thread::Thread;
 use crate::tls::tickets::TicketKeys;
 
@@ -70,6 +70,7 @@ pub struct Worker {
     access_log: Option<Arc<AccessLog>>,
     ticket_keys: Arc<TicketKeys>,
     gates: Arc<[Arc<Gate>]>,
+    shortage: Option<Shortage>,
     board: Option<&'static Board>,
     /// Of Unix sockets, where no supervisor holds them.
     _files: Vec<SocketFile>,
@@ -193,7 +194,9 @@ impl Worker {
     pub fn start(config: Arc<Config>) -> Result<Self, StartError> {
         let prepared = Prepared::new(config)?;
         let sockets = Sockets::bind(&prepared.config)?;
-        Self::start_on(prepared, sockets, Given::default())
+        let worker = Self::start_on(prepared, sockets, Given::default())?;
+        worker.shortage.as_ref().inspect(|shortage| tracing::warn!("{shortage}"));
+        Ok(worker)
     }
 
     /// Starts on sockets that somebody else has bound.
@@ -224,6 +227,7 @@ impl Worker {
             access_log,
             ticket_keys,
             gates: Arc::default(),
+            shortage: None,
             board: given.board,
             _files: files,
         };
@@ -258,6 +262,11 @@ impl Worker {
     /// name are in it.
     pub fn faults(&self) -> BTreeMap<Arc<str>, u64> {
         faults(&self.clusters)
+    }
+
+    /// What there are too few descriptors for, if there are.
+    pub fn shortage(&self) -> Option<&Shortage> {
+        self.shortage.as_ref()
     }
 
     /// Its numbers.
@@ -346,7 +355,9 @@ impl Worker {
     ) -> Result<(), StartError> {
         let routes = Arc::new(Routes::new(config));
         let epoch = Instant::now();
-        let gates: Vec<Arc<Gate>> = sockets::connection_limits(&config.listeners, config.threads)
+        let (limits, shortage) = sockets::connection_limits(&config.listeners, config.threads);
+        self.shortage = shortage;
+        let gates: Vec<Arc<Gate>> = limits
             .into_iter()
             .zip(&listeners)
             .enumerate()

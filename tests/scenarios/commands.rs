@@ -153,6 +153,10 @@ fn with_few_descriptors_it_serves_fewer_at_once_and_all_in_the_end() {
             scope.spawn(move || assert_eq!(client.reply().text(), "a"));
         }
     });
+    // Once is enough, as long as it stays so.
+    running.signal(Signal::HUP);
+    running.logs("generation 2 serves");
+    assert_eq!(running.logged(&["open descriptors are allowed"]).len(), 1);
     running.signal(Signal::TERM);
     assert_eq!(running.end().0, Some(0));
 }

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Files;
 use crate::handover::State;
 use crate::metrics::Totals;
+use crate::sockets::Shortage;
 
 /// To a worker.
 #[derive(Debug, Serialize, Deserialize)]
@@ -129,7 +130,10 @@ pub enum ToSupervisor {
         lines: Vec<String>,
     },
     /// It accepts.
-    Ready,
+    Ready {
+        /// Connections that there are no descriptors for.
+        shortage: Option<Shortage>,
+    },
     /// How it goes.
     Report(Box<Report>),
     /// What was learned so far: the answer to `Save`, and sent by itself now and then.

@@ -148,16 +148,34 @@ impl Commands {
 
     fn accept(&mut self) {
         while let Ok((stream, _)) = self.listener.accept() {
-            if self.clients.len() >= MAX_CLIENTS || stream.set_nonblocking(true).is_err() {
+            if stream.set_nonblocking(true).is_err() {
+                continue;
+            }
+            let until = Some(Instant::now() + CLIENT_TIMEOUT);
+            let (inbox, outbox) = (Vec::new(), Vec::new());
+            let mut client =
+                Client { stream, inbox, outbox, until, has_asked: false, is_silent: false, is_ending: false };
+            if self.clients.len() >= MAX_CLIENTS && !self.makes_room() {
+                client
+                    .say(&Reply::Problem(format!("{MAX_CLIENTS} others are waiting for an answer already")));
+                client.say(&Reply::End(Exit::Failed));
+                // What it says is taken off, so that this is no reset; the answer fits into a new socket.
+                client.read();
+                client.write();
                 continue;
             }
             self.n_clients += 1;
-            let until = Some(Instant::now() + CLIENT_TIMEOUT);
-            let (inbox, outbox) = (Vec::new(), Vec::new());
-            let client =
-                Client { stream, inbox, outbox, until, has_asked: false, is_silent: false, is_ending: false };
             self.clients.insert(self.n_clients, client);
         }
+    }
+
+    /// Gives up whoever has been here longest without having asked for anything; false where all have. Who says nothing
+    /// keeps nobody out.
+    fn makes_room(&mut self) -> bool {
+        let has_said =
+            |client: &mut Client| client.has_asked || client.read() && client.inbox.contains(&b'\n');
+        let silent = self.clients.iter_mut().find_map(|(id, client)| (!has_said(client)).then_some(*id));
+        silent.is_some_and(|id| self.clients.remove(&id).is_some())
     }
 }
 
@@ -274,6 +292,28 @@ mod tests {
         assert_eq!(n_interests(&commands), 1);
         commands.say(1, &Reply::Line("still at it".into()));
         assert!(commands.clients.is_empty());
+    }
+
+    #[test]
+    fn clients_that_say_nothing_keep_nobody_out_and_those_that_wait_are_not_given_up() {
+        let (_folder, mut commands) = listening();
+        let mut silent: Vec<_> = (0..MAX_CLIENTS - 1).map(|_| client(&commands, "")).collect();
+        // It has asked, but was not looked at yet.
+        let _early = client(&commands, "\"reload\"\n");
+        let late: Vec<_> = (1..MAX_CLIENTS).map(|_| client(&commands, "\"reload\"\n")).collect();
+        assert_eq!(commands.take().len(), MAX_CLIENTS, "each of those who ask");
+        for stream in &mut silent {
+            assert_eq!(stream.read(&mut [0]).unwrap(), 0, "given up");
+        }
+        let mut text = String::new();
+        let mut one_too_many = client(&commands, "\"status\"\n");
+        assert_eq!(commands.take().len(), 0);
+        one_too_many.read_to_string(&mut text).unwrap();
+        assert_eq!(
+            text,
+            "{\"problem\":\"32 others are waiting for an answer already\"}\n{\"end\":\"Failed\"}\n"
+        );
+        drop(late);
     }
 
     #[test]

@@ -105,7 +105,7 @@ impl Process {
             // The supervisor has given it up, or is gone.
             Err(None) => return Ok(()),
         };
-        let _ = self.to.send(&ToSupervisor::Ready, &[]);
+        let _ = self.to.send(&ToSupervisor::Ready { shortage: worker.shortage().cloned() }, &[]);
         self.serve(worker, &config).map_err(Failure::NoThread)
     }
 
