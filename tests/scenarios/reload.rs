@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -12,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use tests::client::Client;
 use tests::origin::Origin;
 use tests::proxy::{Builder, Proxy};
-use tests::site::{Site, descriptors, proc_status, threads};
+use tests::site::{Folder, Site, descriptors, proc_status, signal, threads};
 use tests::stream::End;
 use tests::traffic::Traffic;
 use tests::{Gate, artifacts, eventually};
@@ -323,6 +325,110 @@ fn a_module_that_cannot_use_what_was_saved_starts_without() {
         assert_eq!(site.names(2), "a a");
     }
     traffic.ends_whole();
+}
+
+/// What the module of the next generation cannot read it is not given, which is said once, and no request notices.
+#[track_caller]
+fn is_not_handed_over(before: &Path, after: &Path, why: &str) {
+    let origin = Origin::named("a");
+    let of = |file: &Path| over([&origin]).module_file("misbehaves", file);
+    let site = Site::run(&of(before));
+    let traffic = Traffic::start(site.address(), 2, 1);
+    traffic.goes_on_for(20);
+    let said = site.reload_with(&of(after));
+    assert!(said.starts_with("generation 2 serves"), "{said}");
+    traffic.goes_on_for(20);
+    traffic.ends_whole();
+    let cold = format!("saved state {why}: starting without it");
+    site.running().logs(&cold);
+    let begins_with = "begins with what was saved: app";
+    assert_eq!(site.running().logged(&[begins_with]), [""; 0]);
+    // What it saves by itself, the next one of its kind has.
+    site.reload();
+    site.running().logs(begins_with);
+    assert_eq!(site.running().logged(&[&cold]).len(), 1);
+}
+
+#[test]
+fn what_another_version_of_a_module_saved_is_not_handed_to_it() {
+    let [one, two] = ["misbehaves", "misbehaves-anew"].map(artifacts::broken);
+    is_not_handed_over(&one, &two, "is of version 1, not 2");
+}
+
+#[test]
+fn what_was_saved_as_rubbish_is_not_handed_to_a_module() {
+    let [rubbish, sealed] = ["saves-rubbish", "misbehaves"].map(artifacts::broken);
+    is_not_handed_over(&rubbish, &sealed, "is damaged");
+}
+
+/// What was checked is what runs. The supervisor has read all by the time that it asks the generation before for what it
+/// learned, which does not answer.
+#[test]
+fn files_that_go_between_check_and_load_are_missed_by_nobody_but_the_next_reload() {
+    let origin = Origin::named("a");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("misbehaves.so");
+    fs::copy(artifacts::broken("misbehaves"), &file).unwrap();
+    let builder = over([&origin]).module_file("misbehaves", &file);
+    let site = Site::run(&builder.in_cluster("settings = { save = \"block\" }"));
+    let config = PathBuf::from(site.folder().config());
+    site.running().signal(Signal::HUP);
+    site.running().logs("SIGHUP: a new generation is started from the files as they are now");
+    assert_eq!(site.generation(), 1, "which is told after the files are read");
+    for path in [&file, &config] {
+        fs::remove_file(path).unwrap();
+    }
+    signal(site.worker(), Signal::KILL);
+    let second = site.wait_for_only(2);
+    signal(second.pid, Signal::KILL);
+    let third = site.wait_for_only(3);
+    assert_eq!((&third.config_sha256, &third.modules), (&second.config_sha256, &second.modules));
+    assert_eq!(site.names(2), "a a");
+    site.running().signal(Signal::HUP);
+    site.running().logs(&format!("{}: cannot be read: there is no such file", config.display()));
+    site.running().logs("nothing has changed: generation 3 goes on as it was");
+    site.folder().write(&over([&origin]).module_file("misbehaves", &file).text());
+    let (code, said) = site.fails_to_reload();
+    assert!(code == Some(4) && said[0].contains(file.to_str().unwrap()), "{code:?} {said:?}");
+    assert_eq!((site.worker(), site.names(2)), (third.pid, "a a".into()));
+}
+
+/// What is learned is kept in memory, so no disk can be too full for it: wherever a program would put what it has no place for,
+/// there is none.
+#[test]
+fn a_disk_that_is_full_is_noticed_by_nobody() {
+    let full = tempfile::tempdir().unwrap();
+    let path = full.path().to_str().unwrap();
+    let can_mount = Command::new("unshare").args(["--mount", "mount", "-t", "tmpfs", "none", path]).output();
+    if !can_mount.is_ok_and(|output| output.status.success()) {
+        println!("skipped: only root can mount a disk to fill");
+        return;
+    }
+    const MUCH: usize = 200_000;
+    let much = format!("HTTP/1.1 200 OK\r\nContent-Length: {MUCH}\r\n\r\n{}", "a".repeat(MUCH));
+    let origins = [Origin::replying(much), Origin::named("b")];
+    let folder = Folder::with(&over(&origins).module("by_traffic").text());
+    let run = folder.run();
+    let fill =
+        "mount -t tmpfs -o size=64k none \"$0\" && cd \"$0\" && ! cat /dev/zero > filler && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", fill, path]).arg(run.get_program()).args(run.get_args());
+    for variable in
+        ["TMPDIR", "HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CACHE_HOME", "RUNTIME_DIRECTORY"]
+    {
+        command.env(variable, path);
+    }
+    let site = Site::start(folder, command);
+    let there = format!("/proc/{}/cwd/more", site.worker());
+    let refused = fs::write(there, [0; 8192]).map_err(|error| error.kind());
+    assert_eq!(refused, Err(ErrorKind::StorageFull));
+    assert_eq!(site.get("/").body.len(), MUCH);
+    for _ in 0..2 {
+        // It knows who has sent much, and whoever knows nothing begins with the first.
+        assert_eq!(site.names(20), ["b"; 20].join(" "));
+        site.reload_wholly();
+    }
+    assert_eq!(site.names(20), ["b"; 20].join(" "));
 }
 
 // ---- or nothing changes ----------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use super::Reason;
 use super::bundle::Bundle;
 use super::watchdog::{Finding, Limits, Watchdog, thread_sample};
-use crate::breadcrumb::{Board, By, Crumb};
+use crate::breadcrumb::{Board, By, Crumb, Kind};
 use crate::channel::message::{ModuleCopy, ModuleSays, Report, ToSupervisor, ToWorker};
 use crate::channel::{self, Received, Receiver, Sender};
 use crate::worker::process::FURTHER_PLACES;
@@ -223,6 +223,12 @@ impl Generation {
     /// Where it is inside a module right now, if anywhere: for one that is not ready in time.
     pub(super) fn inside(&self) -> Option<Blame> {
         self.board.look().into_iter().find_map(|seen| seen.crumb).and_then(|crumb| self.blame(crumb))
+    }
+
+    /// Where it is inside a module with something that no request waits for, if anywhere.
+    pub(super) fn inside_for_long(&self) -> Option<Blame> {
+        let crumbs = self.board.look().into_iter().filter_map(|seen| seen.crumb);
+        crumbs.filter(|crumb| crumb.kind == Kind::Long).find_map(|crumb| self.blame(crumb))
     }
 
     /// Whether every thread that serves hangs.

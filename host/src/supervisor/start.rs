@@ -190,7 +190,12 @@ impl Supervisor {
             Some(Starting { step: Step::Saving { until }, .. }) if now >= *until => {}
             _ => return Ok(()),
         }
-        tracing::warn!("balancers did not save within {SAVE_TIMEOUT:?}; the next begin without the latest");
+        let serving = self.generations.iter().find(|generation| Some(generation.number) == self.serving);
+        let inside = serving.and_then(|generation| Some(generation.describe(generation.inside_for_long()?)));
+        tracing::warn!(
+            "balancers did not save within {SAVE_TIMEOUT:?}{}; the next begin without the latest",
+            inside.map(|inside| format!(" (a thread is inside {inside})")).unwrap_or_default()
+        );
         self.spawn()
     }
 

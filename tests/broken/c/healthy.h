@@ -37,6 +37,9 @@
 #ifndef NEXT
 #define NEXT next
 #endif
+#ifndef SAVE
+#define SAVE NULL
+#endif
 #ifndef ANSWER_KIND
 #define ANSWER_KIND LB_NEXT_ENDPOINT
 #endif
@@ -101,7 +104,7 @@ static uint32_t drop_balancer(UNUSED void *balancer)
     {                                                                                                                  \
         .size = TABLE_SIZE, .abi_major = TABLE_MAJOR, .abi_minor = TABLE_MINOR, .info = INFO, .build = build,          \
         .load_balance = load_balance, .next = NEXT, .report_failure = report_failure, .finish = finish,                \
-        .drop_trylist = drop_trylist, .drop_balancer = drop_balancer                                                   \
+        .drop_trylist = drop_trylist, .save = SAVE, .drop_balancer = drop_balancer                                     \
     }
 
 #ifndef EXPORTS_BY_ITSELF

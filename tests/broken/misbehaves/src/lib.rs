@@ -9,6 +9,8 @@
 //! - `block`: never returns, and waits
 //! - `panic`
 //! - `out of range`: answers an endpoint that there is not; only in a request
+//!
+//! `misbehaves-anew` is the same with another version of what it saves.
 
 use std::hint::black_box;
 
@@ -35,6 +37,10 @@ struct Misbehaves {
 impl Balancer for Misbehaves {
     const ID: &'static str = "misbehaves";
     const SUMMARY: &'static str = "goes wrong in the way that each request asks for";
+    const STATE_VERSION: u32 = match u32::from_str_radix(env!("CARGO_PKG_VERSION_MAJOR"), 10) {
+        Ok(version) => version,
+        Err(_) => panic!("no number"),
+    };
     type Settings = Settings;
     type Trylist = ();
 
@@ -44,6 +50,9 @@ impl Balancer for Misbehaves {
             ("panic at what was saved", Some(saved)) => panic!("unknown byte {}", saved[0]),
             ("refuse what was saved" | "panic at what was saved", None) => {}
             (told, _) => act(told.as_bytes()),
+        }
+        if let Some(saved) = cx.saved() {
+            cx.log().info(format_args!("begins with what was saved: {}", String::from_utf8_lossy(saved)));
         }
         let n_endpoints = cx.endpoints().len();
         Ok(Self { settings, cluster: cx.cluster_name().to_owned(), n_endpoints })
