@@ -10,11 +10,22 @@
 //! one thread on the first processor, the clients and the server on another. A figure is the processor time, of all threads
 //! and of the supervisor too, over the requests answered in the turn. A second worker that nobody watches says what the
 //! figures of two equal ones differ by: what is not more than that is not measurable here.
+//!
+//! Whatever else the machine does, instructions can be counted, which no processor time is fine enough to show. By hand, with a
+//! configuration of one listener and one thread, `module_time_limit = "1h"`, and two counts of requests on one kept connection,
+//! whose difference is that of requests alone:
+//!
+//! ```text
+//! WORKER_UNDER='valgrind --tool=callgrind --callgrind-out-file=watched.%p' target/release/deps/supervised-HASH run site.toml
+//! valgrind --tool=callgrind --callgrind-out-file=alone.%p target/release/deps/supervised-HASH alone site.toml
+//! ```
+//! Valgrind knows too little of the supervisor's system calls (pidfd_open) to run that too.
 #![allow(clippy::unwrap_used, reason = "a benchmark that unwraps fails, as it should")]
 
 use std::fs;
 use std::io::Read as _;
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -50,7 +61,7 @@ struct Contender {
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["worker", ..] => return process::run().map_err(drop).unwrap(),
+        ["worker", ..] => return watched(),
         ["run", file] => {
             stay_on(0);
             let options = Options { config: file.into(), log_level: "warn".to_owned() };
@@ -88,6 +99,15 @@ fn main() {
         println!("{:12} {cost:16.2} {middle:10.3} ({low:.3} to {high:.3})", contender.name);
     }
     println!("medians of {n_rounds} turns; in brackets where four of five lie");
+}
+
+/// The supervisor's worker, by this program or by what is to watch it closer.
+fn watched() {
+    let Ok(under) = std::env::var("WORKER_UNDER") else { return process::run().map_err(drop).unwrap() };
+    let mut words = under.split_whitespace();
+    let mut command = Command::new(words.next().unwrap());
+    command.args(words).arg(std::env::current_exe().unwrap()).args(std::env::args_os().skip(1));
+    panic!("{under}: {}", command.env_remove("WORKER_UNDER").exec());
 }
 
 /// A worker that nobody watches, until its standard input ends.
