@@ -147,8 +147,11 @@ fn threads_may_become_more_and_fewer() {
     let traffic = Traffic::start(site.address(), 2, 2);
     for n in [5, 1, 3] {
         site.reload_with(&over(&origins).threads(n));
-        let serving = threads(site.worker()).into_iter().filter(|thread| thread.name.starts_with("worker-"));
-        assert_eq!(serving.count(), n);
+        let worker = site.worker();
+        let serving =
+            || threads(worker).into_iter().filter(|thread| thread.name.starts_with("worker-")).count();
+        // Each gets its name as it begins to run.
+        eventually("so many threads", || (serving() == n).then_some(()));
         // Each of the listener's sockets gets some of these; one that nobody reads would keep them.
         traffic.goes_on_for(100);
     }
@@ -546,6 +549,7 @@ fn marks_of_operators_stay_until_the_configuration_says_something_new() {
     assert_eq!(site.status().marks.len(), 2);
     // The file said 1 and says 2 now: that counts.
     site.reload_with(&over(&origins).module("round_robin").server(1, "weight = 2").server(0, "drain = true"));
+    site.wait_for_only(site.generation());
     // The one before may still accept a connection until then.
     site.wait_for_only(site.generation());
     assert_eq!(site.names(4), "b b b b");
@@ -589,11 +593,17 @@ fn a_session_stays_with_its_server() {
 fn requests_of_the_generation_before_count_towards_a_servers_limit() {
     let gate = Gate::default();
     let origin = gated("done", &gate);
-    let site = Site::run(&over([&origin]).server(0, "max_requests = 1").in_cluster("queue = 0"));
+    let site = Site::run(&over([&origin]).threads(1).server(0, "max_requests = 1").in_cluster("queue = 0"));
     let mut client = site.connect();
     client.get("/");
     origin.wait_for_requests(1);
+    let mut last = site.connect();
+    assert_eq!(last.get("/").reply().status(), 503);
     site.reload();
+    // Once the old generation has heard of its end, who comes is the new one's.
+    eventually("the last answer", || {
+        last.get("/").reply().header("connection").map(|said| assert_eq!(said, "close"))
+    });
     // The new generation hears of it just after it has begun. What it forwards before it does is taken back.
     let refused = eventually("the new generation counts it", || {
         let n_forwarded = origin.requests().len();
