@@ -54,8 +54,12 @@ pub fn write_request(head: &RequestHead, hop: &Hop<'_>, out: &mut Vec<u8>) {
     // Who the client is is known better here than by what it says of itself. The list of those before it is kept.
     let keeps = |name| hop.is_trusted && hop.forwarded.write_x && head.known(name).is_some();
     let (keeps_host, keeps_proto) = (keeps(Name::XForwardedHost), keeps(Name::XForwardedProto));
+    let is_chunked = matches!(head.framing, Framing::Chunked | Framing::UntilClose);
     let leave_out = |name| match name {
         Name::Host | Name::XForwardedFor => true,
+        // A client of HTTP/2 may say that its body has no bytes and still send an end of its own, with trailers. No head
+        // may name two framings.
+        Name::ContentLength => is_chunked,
         // Only a certificate says so.
         Name::XClientCertSubject | Name::XClientCertFingerprint => true,
         Name::XForwardedHost => !keeps_host,
@@ -73,7 +77,7 @@ pub fn write_request(head: &RequestHead, hop: &Hop<'_>, out: &mut Vec<u8>) {
         // Writing to a vector cannot fail.
         let _ = write!(out, "Max-Forwards: {left}\r\n");
     }
-    if matches!(head.framing, Framing::Chunked | Framing::UntilClose) {
+    if is_chunked {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
     match (hop.upgrade, head.takes_trailers) {

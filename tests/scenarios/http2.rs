@@ -114,6 +114,23 @@ fn bodies_of_any_length_go_to_the_server_in_its_framing() {
 }
 
 #[test]
+fn a_body_of_no_bytes_that_ends_apart_has_one_framing() {
+    let origin = Origin::named("a");
+    let proxy = clear_text(&origin);
+    let mut client = Frames::connect(proxy.address());
+    client.send(frame(HEADERS, END_HEADERS, 1, &request("POST", "/", &[("content-length", "0")])));
+    client.send(frame(DATA, END_STREAM, 1, b""));
+    assert_eq!(client.body(1), "a");
+    // Whoever reads the first one's framing in another way than it was sent takes this for something else.
+    client.get(3, "/next");
+    assert_eq!(client.body(3), "a");
+    let requests = origin.requests();
+    assert_eq!(requests[1].line(), "GET /next HTTP/1.1");
+    let framings = ["content-length", "transfer-encoding"].map(|name| requests[0].header(name));
+    assert_eq!(framings, [None, Some("chunked")], "{}", requests[0].head);
+}
+
+#[test]
 fn errors_are_answered_and_the_connection_goes_on() {
     let (dead, origin) = (Origin::dead(), Origin::named("a"));
     let proxy = Proxy::over([&dead]).listener("h2 = true").start();
