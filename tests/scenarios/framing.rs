@@ -93,7 +93,7 @@ fn bare_line_ends_and_control_characters() {
 fn hosts() {
     refused(400, "GET / HTTP/1.1\r\n\r\n");
     refused(400, "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n");
-    for host in ["a b", "a/b", "a@b", "<a>", "a\\b"] {
+    for host in ["a b", "a/b", "a@b", "<a>", "a\\b", "a:b:c", "a:x", "[", "[::1", "a%2", ":80"] {
         refused(400, &format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
     }
 }

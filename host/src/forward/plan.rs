@@ -7,7 +7,7 @@ use crate::address::Peer;
 use crate::config::{KeySource, Route};
 use crate::error::Error;
 use crate::forwarded::Client;
-use crate::http1::head::{Framing, Method, Name, RequestHead, is_authority_byte, tokens};
+use crate::http1::head::{Framing, Method, Name, RequestHead, is_authority, tokens};
 use crate::request_id;
 use crate::route;
 use crate::sticky::Sticky;
@@ -108,7 +108,7 @@ fn split_target<'a>(target: &'a [u8], method: Method, host: Option<&'a [u8]>) ->
             let rest = &target[skip..];
             let end = rest.iter().position(|b| matches!(b, b'/' | b'?')).unwrap_or(rest.len());
             let (authority, rest) = rest.split_at(end);
-            if authority.is_empty() || !authority.iter().all(|&b| is_authority_byte(b)) {
+            if !is_authority(authority) {
                 return Err(Error::Target("target's host is not a host and port"));
             }
             (Some(authority), rest)

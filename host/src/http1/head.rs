@@ -7,6 +7,7 @@ mod response;
 mod tests;
 
 use std::fmt;
+use std::net::Ipv6Addr;
 
 use memchr::memchr;
 
@@ -443,14 +444,42 @@ fn is_chunked(value: &[u8]) -> Result<(), Refusal> {
     }
 }
 
-/// Whether a byte may stand in a host and port (RFC 3986 section 3.2, without user information).
-pub fn is_authority_byte(b: u8) -> bool {
-    AUTHORITY_BYTES[usize::from(b)]
+/// Whether this is a host and maybe a port (RFC 3986 section 3.2, without user information). What is none is taken for
+/// different hosts by different servers, and some of it cannot be said by HTTP/2 at all.
+pub fn is_authority(text: &[u8]) -> bool {
+    let (is_host, port) = match text {
+        [b'[', rest @ ..] => {
+            let Some(end) = memchr(b']', rest) else { return false };
+            (is_ipv6(&rest[..end]), &rest[end + 1..])
+        }
+        _ => {
+            let end = text.iter().position(|&b| !HOST_BYTES[usize::from(b)]).unwrap_or(text.len());
+            let (host, port) = text.split_at(end);
+            (!host.is_empty() && is_escaped_well(host), port)
+        }
+    };
+    let is_port = match port {
+        [] => true,
+        [b':', digits @ ..] => digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    is_host && is_port
 }
 
-static AUTHORITY_BYTES: [bool; 256] = {
+fn is_ipv6(text: &[u8]) -> bool {
+    std::str::from_utf8(text).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok())
+}
+
+/// Whether two digits follow each per cent sign.
+fn is_escaped_well(host: &[u8]) -> bool {
+    memchr::memchr_iter(b'%', host)
+        .all(|at| host.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)))
+}
+
+/// What may stand in a host that is a name or an IPv4 address.
+static HOST_BYTES: [bool; 256] = {
     let mut table = [false; 256];
-    let marks = b"-._~%!$&'()*+,;=:[]";
+    let marks = b"-._~%!$&'()*+,;=";
     let mut i = 0;
     while i < 256 {
         table[i] = (i as u8).is_ascii_alphanumeric();

@@ -4,7 +4,7 @@ use std::mem::MaybeUninit;
 
 use super::{
     Field, Framing, HeadLimits, MAX_HEADERS, Method, Name, Persistence, Refusal, Scan, Span, Version,
-    content_length, is_authority_byte, is_chunked, nominate, refusal, tokens, write_fields,
+    content_length, is_authority, is_chunked, nominate, refusal, tokens, write_fields,
 };
 use crate::http1::buffer::Buffer;
 use crate::http2::PREFACE_HEAD;
@@ -194,7 +194,8 @@ impl RequestHead {
                     if self.host.replace(field.value).is_some() {
                         return Err(Refusal::Malformed("more than one Host"));
                     }
-                    if !header.value.iter().all(|&b| is_authority_byte(b)) {
+                    // RFC 9112 section 3.2: empty where the target has no host.
+                    if !header.value.is_empty() && !is_authority(header.value) {
                         return Err(Refusal::Malformed("Host is not a host and port"));
                     }
                 }

@@ -75,6 +75,21 @@ fn refuses_what_can_be_framed_in_two_ways() {
 }
 
 #[test]
+fn tells_a_host_and_port_from_what_is_none() {
+    for good in
+        ["a", "a.test:80", "a_b", "a:", "127.0.0.1:1", "[::1]", "[2001:db8::7]:443", "a%20b", "!$&'()*+,;="]
+    {
+        assert!(is_authority(good.as_bytes()), "{good}");
+    }
+    for bad in [
+        "", ":80", "a:b", "a:1:2", "a:80x", "[", "[]", "[::1", "::1", "[::1]x", "[a]", "[::1]:x", "a%2",
+        "%zz", "a/b", "a b", "u@a", "a?", "a#", "a\\b", "\u{e9}",
+    ] {
+        assert!(!is_authority(bad.as_bytes()), "{bad}");
+    }
+}
+
+#[test]
 fn refuses_codings_and_expectations_that_it_does_not_know() {
     let head = |fields: &str| format!("POST / HTTP/1.1\r\nHost: x\r\n{fields}\r\n\r\n");
     assert_eq!(refused(&head("Transfer-Encoding: gzip, chunked")), Refusal::TransferCoding);
