@@ -77,6 +77,8 @@ struct Request<'a> {
     n_sent: u32,
     /// What was taken of its body, and what is still to come, after a try that can be repeated.
     rest: Option<Rest>,
+    /// Whether the last try left what it took of the body where it was.
+    is_untouched: bool,
     /// What its client took to send it, in all tries but the last.
     sending: Duration,
     /// The client has got an interim response.
@@ -112,6 +114,7 @@ pub async fn forward(thread: &Thread, down: &mut Downstream, memory: &mut Memory
         failures: String::new(),
         n_sent: 0,
         rest: None,
+        is_untouched: false,
         sending: Duration::ZERO,
         has_passed_on: false,
         retrying: None,
@@ -252,26 +255,24 @@ impl Request<'_> {
         // Whether the body is kept by the pump that takes it.
         let is_kept = self.head.framing != Framing::None && self.policy().is_some();
         // Whether the request could be sent again from what is in memory.
-        let replayable = is_kept
-            || match self.head.framing {
-                Framing::None => true,
-                Framing::Length(n) => n <= unsent.len() as u64,
-                Framing::Chunked | Framing::UntilClose => false,
-            } && self.head.method.is_idempotent();
+        let is_in_hand = match self.head.framing {
+            Framing::None => true,
+            Framing::Length(n) => n <= unsent.len() as u64,
+            Framing::Chunked | Framing::UntilClose => false,
+        };
+        let replayable = is_kept || is_in_hand && self.head.method.is_idempotent();
+        let may_hold = is_in_hand && !is_kept && self.head.framing != Framing::None;
         if let Some(server) = thread.pool.take(cluster_idx, endpoint, !replayable) {
             trylist.connected(Duration::ZERO, || now);
-            down.holds_body = replayable && !is_kept && self.head.framing != Framing::None;
+            down.holds_body = may_hold && (replayable || server.is_h2());
             let result = self.exchange(down, memory, trylist, endpoint, server, now).await;
-            let held_body = std::mem::take(&mut down.holds_body);
             match result {
                 // It was closed while it was idle, or as we sent: no failure of the server's, and no try.
-                Err(Attempt::NoResponse(NoResponse::Closed(_)))
-                    if replayable && (!is_kept || self.rest.is_some()) =>
+                Err(Attempt::NoResponse(e))
+                    if (replayable && matches!(e, NoResponse::Closed(_))
+                        || matches!(e, NoResponse::Unprocessed(_)))
+                        && self.takes_back(down, unsent.start) =>
                 {
-                    // Without a body nothing was taken, and the next request may have been read to the front.
-                    if held_body {
-                        down.buffer.rewind(unsent.start);
-                    }
                     thread.metrics.upstream_connection(cluster_idx, endpoint, Connection::Stale);
                 }
                 result => {
@@ -297,8 +298,36 @@ impl Request<'_> {
         thread.metrics.upstream_connection(cluster_idx, endpoint, Connection::New);
         let connected = Instant::now();
         trylist.connected(connected - before, || connected);
-        self.n_sent += 1;
-        self.exchange(down, memory, trylist, endpoint, server, connected).await
+        down.holds_body = may_hold && server.is_h2();
+        match self.exchange(down, memory, trylist, endpoint, server, connected).await {
+            // As one that refuses connections.
+            Err(Attempt::NoResponse(NoResponse::Unprocessed(e))) if self.takes_back(down, unsent.start) => {
+                let text = format!("not processed: {e}");
+                Err(Attempt::NotEstablished(ConnectError {
+                    kind: wire::FAILURE_CONNECT,
+                    os_error: None,
+                    text,
+                }))
+            }
+            result => {
+                self.n_sent += 1;
+                result
+            }
+        }
+    }
+
+    /// Has the body where it was before a try that came to nothing; false where what was taken of it is gone.
+    fn takes_back(&self, down: &mut Downstream, start: usize) -> bool {
+        match self.head.framing {
+            // Nothing was taken, and the next request may have been read to the front.
+            Framing::None => true,
+            _ if self.rest.is_some() => true,
+            _ if self.is_untouched => {
+                down.buffer.rewind(start);
+                true
+            }
+            _ => false,
+        }
     }
 
     async fn exchange(
@@ -323,11 +352,14 @@ impl Request<'_> {
         };
         let result = exchange.response_head(down, self.head, &mut memory.response_head, &terms, now).await;
         trylist.count_bytes(exchange.request.sent, exchange.buffer.range().end as u64);
+        let held_body = std::mem::take(&mut down.holds_body);
         match result {
             Ok(()) => Ok(exchange),
             Err(e) => {
                 self.sending += exchange.sent_at.map_or(Duration::ZERO, |sent_at| sent_at - now);
                 self.has_passed_on |= exchange.has_passed_on;
+                // What is behind a body that was sent whole may be read over it.
+                self.is_untouched = !exchange.request.has_read && (held_body || exchange.sent_at.is_none());
                 self.rest = exchange.request.take_rest();
                 memory.request = exchange.request.into_memory();
                 Err(Attempt::NoResponse(e))

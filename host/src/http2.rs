@@ -15,7 +15,8 @@ pub mod server;
 pub mod text;
 pub mod watch;
 
-use std::io;
+use std::error::Error;
+use std::{fmt, io};
 
 use h2::Reason;
 
@@ -29,15 +30,57 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// The first bytes of a client that speaks HTTP/2, as far as they look like a head of HTTP/1.1.
 pub const PREFACE_HEAD: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
 
+/// Why a server never took a request up; what its stream fails with then.
+#[derive(Debug)]
+pub enum NotBegun {
+    /// HTTP/2 cannot say it; in words.
+    Unsendable(&'static str),
+    /// The connection was given up before, or the server says that it has not looked at it: it is safe to send again,
+    /// whatever its method (RFC 9113 section 8.7).
+    Unprocessed(h2::Error),
+}
+
+impl NotBegun {
+    /// Whether that is what an error of a stream says.
+    pub fn of(e: &io::Error) -> Option<&Self> {
+        e.get_ref()?.downcast_ref()
+    }
+}
+
+impl fmt::Display for NotBegun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unsendable(text) => f.write_str(text),
+            Self::Unprocessed(e) => match e.reason() {
+                Some(Reason::REFUSED_STREAM) => f.write_str("stream refused"),
+                Some(reason) if e.is_go_away() => write!(f, "connection given up: {reason:?}"),
+                _ => e.fmt(f),
+            },
+        }
+    }
+}
+
+impl Error for NotBegun {}
+
+impl From<NotBegun> for io::Error {
+    fn from(e: NotBegun) -> Self {
+        Self::new(io::ErrorKind::ConnectionReset, e)
+    }
+}
+
 /// An error of a stream as that of a connection.
 fn io_error(e: h2::Error) -> io::Error {
-    match e.reason() {
-        _ if e.is_io() => e.into_io().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()),
-        Some(Reason::REFUSED_STREAM) => io::Error::new(io::ErrorKind::ConnectionReset, "stream refused"),
-        Some(reason) if e.is_go_away() => {
-            io::Error::new(io::ErrorKind::ConnectionReset, format!("connection given up: {reason:?}"))
-        }
-        Some(reason) => io::Error::new(io::ErrorKind::ConnectionReset, format!("stream reset: {reason:?}")),
-        None => io::Error::new(io::ErrorKind::ConnectionReset, e.to_string()),
+    if e.is_io() {
+        return e.into_io().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
     }
+    // Streams that a server's GOAWAY does not leave out go on.
+    if e.is_remote() && (e.is_go_away() || e.reason() == Some(Reason::REFUSED_STREAM)) {
+        return NotBegun::Unprocessed(e).into();
+    }
+    let text = match e.reason() {
+        Some(reason) if e.is_go_away() => format!("connection given up: {reason:?}"),
+        Some(reason) => format!("stream reset: {reason:?}"),
+        None => e.to_string(),
+    };
+    io::Error::new(io::ErrorKind::ConnectionReset, text)
 }

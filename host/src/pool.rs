@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use crate::cluster::Cluster;
 use crate::http2::pool::Connections;
-use crate::resolve::Addresses;
 use crate::stream::Stream;
 use crate::tls::client::{ClientTls, Connector, Protocol};
 
@@ -90,12 +89,14 @@ impl Pool {
     /// server's name no longer has.
     pub fn sweep(&self, clusters: &[Cluster], now: Instant) {
         for (pool, cluster) in self.clusters.iter().zip(clusters) {
-            pool.h2.iter().for_each(|h2| h2.sweep(now, pool.timeout));
+            for (h2, endpoint) in pool.h2.iter().zip(&cluster.endpoints) {
+                h2.sweep(&endpoint.addresses, now, pool.timeout);
+            }
             for (idle, endpoint) in pool.endpoints.iter().zip(&cluster.endpoints) {
                 idle.borrow_mut().retain(|c| {
                     now.saturating_duration_since(c.since) < pool.timeout
                         && c.stream.is_quiet()
-                        && goes_to(&endpoint.addresses, &c.stream)
+                        && endpoint.addresses.still_contain(c.stream.peer_addr().ok())
                 });
             }
         }
@@ -107,13 +108,5 @@ impl Pool {
         for idle in self.clusters.iter().flat_map(|pool| &pool.endpoints) {
             idle.borrow_mut().clear();
         }
-    }
-}
-
-/// Whether the connection goes to one of these addresses, as far as that can change.
-fn goes_to(addresses: &Addresses, stream: &Stream) -> bool {
-    match addresses {
-        Addresses::Fixed(_) | Addresses::Unix(_) => true,
-        Addresses::Named(_) => stream.peer_addr().is_ok_and(|peer| addresses.contain(peer)),
     }
 }

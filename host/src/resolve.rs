@@ -140,7 +140,15 @@ impl Addresses {
         }
     }
 
-    /// Whether a connection to this address is one to the endpoint still.
+    /// Whether a connection that goes there is one to the endpoint still, as far as that can change.
+    pub fn still_contain(&self, peer: Option<SocketAddr>) -> bool {
+        match self {
+            Self::Fixed(_) | Self::Unix(_) => true,
+            Self::Named(_) => peer.is_some_and(|peer| self.contain(peer)),
+        }
+    }
+
+    /// Whether this is an address of the endpoint.
     pub fn contain(&self, address: SocketAddr) -> bool {
         match self {
             Self::Fixed(own) => own[0] == address,

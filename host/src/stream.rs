@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustix::net::RecvFlags;
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
@@ -99,6 +99,23 @@ impl Stream {
         if let Some(socket) = self.socket() {
             // Where it fails the connection is gone already.
             let _ = SockRef::from(socket).set_linger(reset.then_some(Duration::ZERO));
+        }
+    }
+
+    /// Has the kernel find out when the peer is gone without a word (its power, the network): the connection fails when it
+    /// has acknowledged nothing for `silence`, be it data or a question whether it is still there.
+    pub fn notice_death(&self, silence: Duration) {
+        let Some(socket) = self.socket().map(SockRef::from) else { return };
+        let asks = TcpKeepalive::new().with_time(silence / 2).with_interval(silence / 8).with_retries(4);
+        // Unix sockets have neither and need neither; without them a connection still works.
+        let _ = socket.set_tcp_keepalive(&asks);
+        let _ = socket.set_tcp_user_timeout(Some(silence));
+    }
+
+    /// Has an HTTP/2 connection to a server carry no further requests, if nothing has come over it since this stream began.
+    pub fn give_up_if_silent(&self) {
+        if let Self::H2Client(stream) = self {
+            stream.give_up_if_silent();
         }
     }
 

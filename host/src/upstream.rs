@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use lb_api::wire;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::time::timeout_at;
 
 use crate::cluster::Cluster;
 use crate::config::Limits;
@@ -19,6 +20,7 @@ use crate::headers;
 use crate::http1::buffer::Buffer;
 use crate::http1::head::{HeadLimits, Name, Refusal, RequestHead, ResponseHead, Scan, Version, tokens};
 use crate::http1::pump::{Pump, PumpError};
+use crate::http2::NotBegun;
 use crate::http2::pool::{Connections, Turn};
 use crate::resolve::Addresses;
 use crate::stream::Stream;
@@ -47,6 +49,8 @@ pub struct ConnectError {
 pub enum NoResponse {
     /// The server closed the connection before it sent a byte; `io::Error` where it said how.
     Closed(Option<io::Error>),
+    /// It has not looked at the request and never will, or no byte of it was sent.
+    Unprocessed(io::Error),
     /// It closed within the head.
     Cut,
     /// What it sent is not a response.
@@ -115,23 +119,28 @@ pub async fn connection(
     }
     Box::pin(async {
         let shared = thread.pool.h2(cluster_idx, endpoint_idx);
+        let until = Instant::now() + patience;
         let mut making = None;
         // Without knowing that it will be shared, nobody waits for another's connection.
         while config.protocol == Protocol::H2 || shared.is_known() {
             if let Some(stream) = shared.take(config.h2_streams) {
                 return Ok(Stream::H2Client(Box::new(stream)));
             }
-            match shared.turn(config.h2_streams).await {
-                Turn::Connect(turn) => {
+            match timeout_at(until.into(), shared.turn(config.h2_streams)).await {
+                Ok(Turn::Connect(turn)) => {
                     making = Some(turn);
                     break;
                 }
-                Turn::Failed(e) => return Err(e),
-                Turn::Again => {}
+                Ok(Turn::Failed(e)) => return Err(e),
+                Ok(Turn::Again) => {}
+                Err(_) => return Err(timed_out(patience)),
             }
         }
-        let result = connect_h2(shared, endpoint, tls, config.protocol, patience).await;
-        if let (Err(e), Some(making)) = (&result, &making) {
+        let left = until.saturating_duration_since(Instant::now());
+        let result = connect_h2(shared, endpoint, tls, config.protocol, left).await;
+        // Who had less time than the configuration gives a connection has learnt nothing for those who wait.
+        let was_hurried = left < config.connect_timeout && Instant::now() >= until;
+        if let (Err(e), Some(making)) = (&result, making.filter(|_| !was_hurried)) {
             making.failed(e);
         }
         result
@@ -294,14 +303,7 @@ impl Exchange {
                     down.watch(cx).map_err(NoResponse::Client)?;
                 }
                 ready!(down.timer.poll_expired(cx));
-                // A client that was told to wait for "continue" has sent nothing because the server said nothing.
-                let held_back = request_head.expects_continue && self.request.body_bytes == 0;
-                Poll::Ready(Err(if progress.sent || self.request.waits_for_sink || held_back {
-                    let end = terms.until.filter(|(until, _)| Instant::now() >= *until);
-                    NoResponse::TimedOut(end.map_or(terms.allowed, |(_, allowed)| allowed))
-                } else {
-                    NoResponse::Client(Error::BodyTimeout)
-                }))
+                Poll::Ready(Err(self.overdue(&progress, terms)))
             })
             .await?;
             if self.server.is_h2() {
@@ -311,11 +313,45 @@ impl Exchange {
                 return Ok(());
             }
             if response.status == 101 && terms.upgrade {
-                return check_switch(request_head, response, progress.sent);
+                check_switch(request_head, response)?;
+                return self.send_rest(down, &mut progress, terms).await;
             }
             self.has_passed_on |= pass_on_interim(down, request_head, response, terms).await?;
             scan = Scan::default();
         }
+    }
+
+    /// Sends what is left of a request whose server has agreed to switch already: the other protocol begins behind it
+    /// (RFC 9110 section 7.8).
+    async fn send_rest(
+        &mut self,
+        down: &mut Downstream,
+        progress: &mut Progress,
+        terms: &Terms<'_>,
+    ) -> Result<(), NoResponse> {
+        poll_fn(|cx| {
+            self.poll_send(cx, down, progress, terms)?;
+            if progress.sent {
+                return Poll::Ready(Ok(()));
+            }
+            if let Some(e) = progress.sink_failed.take() {
+                return Poll::Ready(Err(NoResponse::Closed(Some(e))));
+            }
+            ready!(down.timer.poll_expired(cx));
+            Poll::Ready(Err(self.overdue(progress, terms)))
+        })
+        .await
+    }
+
+    /// Whose doing it is that the time for the response, or for the next of the request, is over. A client that holds its
+    /// body back until it is told to go on does so at its own risk: the server may never say so (RFC 9110 section 10.1.1).
+    fn overdue(&self, progress: &Progress, terms: &Terms<'_>) -> NoResponse {
+        if !progress.sent && !self.request.waits_for_sink {
+            return NoResponse::Client(Error::BodyTimeout);
+        }
+        self.server.give_up_if_silent();
+        let end = terms.until.filter(|(until, _)| Instant::now() >= *until);
+        NoResponse::TimedOut(end.map_or(terms.allowed, |(_, allowed)| allowed))
     }
 
     fn poll_send(
@@ -363,16 +399,25 @@ struct Progress {
 
 impl Progress {
     fn closed(&mut self, how: Option<io::Error>) -> NoResponse {
-        if self.got_any { NoResponse::Cut } else { NoResponse::Closed(self.sink_failed.take().or(how)) }
+        // Where a stream was refused, only what reads its response is sure to be told so.
+        let e = match (how, self.sink_failed.take()) {
+            (Some(how), Some(_)) if NotBegun::of(&how).is_some() => Some(how),
+            (how, of_sink) => of_sink.or(how),
+        };
+        match e.as_ref().and_then(NotBegun::of) {
+            Some(NotBegun::Unsendable(text)) => NoResponse::Client(Error::Target(text)),
+            Some(NotBegun::Unprocessed(_)) => {
+                NoResponse::Unprocessed(e.unwrap_or(io::ErrorKind::ConnectionReset.into()))
+            }
+            None if self.got_any => NoResponse::Cut,
+            None => NoResponse::Closed(e),
+        }
     }
 }
 
-/// Whether a server may switch protocols now, and to one that was asked for (RFC 9110 section 7.8).
-fn check_switch(request: &RequestHead, response: &ResponseHead, is_sent: bool) -> Result<(), NoResponse> {
+/// Whether a server switches to a protocol that was asked for (RFC 9110 section 7.8).
+fn check_switch(request: &RequestHead, response: &ResponseHead) -> Result<(), NoResponse> {
     let bad = |text| Err(NoResponse::Bad(Refusal::Malformed(text)));
-    if !is_sent {
-        return bad("101 Switching Protocols before the end of the request");
-    }
     let asked = |protocol: &[u8]| {
         let fields = request.fields.iter().filter(|field| field.kind == Name::Upgrade);
         let mut all = fields.flat_map(|field| tokens(request.text(field.value)));

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 
 use socket2::{Domain, Socket, Type};
 
+use crate::origin::Conn;
 use crate::stream::{End, Stream};
 
 /// A frame.
@@ -86,6 +87,31 @@ pub fn request(method: &str, path: &str, more: &[(&str, &str)]) -> Vec<u8> {
         }
     }
     block
+}
+
+/// The stream of the next request's head at the server's end of a connection of HTTP/2; `None` where it ended before.
+pub fn next_request(conn: &mut Conn) -> Option<u32> {
+    loop {
+        let head: [u8; 9] = conn.bytes(9).try_into().ok()?;
+        if head == *b"PRI * HTT" {
+            conn.bytes(24 - head.len());
+            conn.send(frame(SETTINGS, 0, 0, &[]));
+            continue;
+        }
+        let [a, b, c, kind, flags, stream @ ..] = head;
+        conn.bytes(u32::from_be_bytes([0, a, b, c]) as usize);
+        match (kind, flags) {
+            (HEADERS, _) => return Some(u32::from_be_bytes(stream)),
+            (SETTINGS, 0) => _ = conn.send(frame(SETTINGS, ACK, 0, &[])),
+            _ => {}
+        }
+    }
+}
+
+/// A response without a body: 200.
+pub fn ok(stream: u32) -> Vec<u8> {
+    // RFC 7541 appendix A, entry 8.
+    frame(HEADERS, END_HEADERS | END_STREAM, stream, &[0x88])
 }
 
 impl Frames {

@@ -320,6 +320,59 @@ fn a_client_that_does_not_wait_for_permission_is_served() {
 }
 
 #[test]
+fn a_body_that_is_held_back_is_held_against_its_client() {
+    let origin = Origin::serving(|conn| {
+        while let Some(head) = conn.head() {
+            if head.line() == "POST /told HTTP/1.1" {
+                conn.send("HTTP/1.1 100 Continue\r\n\r\n");
+            }
+        }
+    });
+    let proxy = Proxy::over([&origin]).tables("[timeouts]\nbody = \"50ms\"").start();
+    let held_back = "Expect: 100-continue\r\nContent-Length: 4\r\n";
+    for (path, more, replies) in [
+        ("/told", "", &[100, 408][..]),
+        ("/untold", "", &[408]),
+        ("/told", "Connection: expect\r\n", &[100, 408]),
+        ("/untold", "Connection: expect\r\n", &[408]),
+    ] {
+        for _ in 0..6 {
+            let mut client = proxy.connect();
+            client.send(format!("POST {path} HTTP/1.1\r\nHost: a\r\n{more}{held_back}\r\n"));
+            for status in replies {
+                assert_eq!(client.reply().status(), *status, "{path} {more}");
+            }
+        }
+    }
+    proxy.wait_for_metric(&tries(&origin, "aborted"), 24.0);
+    assert_eq!(proxy.metric(&tries(&origin, "timed_out")), 0.0);
+}
+
+/// Tries of the only cluster that ended like this.
+fn tries(origin: &Origin, result: &str) -> String {
+    format!("trylist_tries_total{{cluster=\"%\",endpoint=\"{}\",result=\"{result}\"}}", origin.url())
+}
+
+#[test]
+fn a_client_that_takes_too_long_over_its_response_is_not_its_servers_fault() {
+    let origin = Origin::serving(|conn| {
+        conn.request();
+        conn.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
+        while conn.send([0; 100_000]) {}
+    });
+    let proxy = Proxy::over([&origin]).tables("[timeouts]\nrequest = \"100ms\"").start();
+    let clients: Vec<_> = (0..6)
+        .map(|_| {
+            let mut client = proxy.connect();
+            assert_eq!(client.get("/").reply_head().status(), 200);
+            client
+        })
+        .collect();
+    proxy.wait_for_metric(&tries(&origin, "aborted"), 6.0);
+    drop(clients);
+}
+
+#[test]
 fn a_client_that_takes_nothing_is_given_up() {
     let origin = Origin::serving(|conn| {
         conn.request();

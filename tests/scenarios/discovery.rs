@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 
 use tests::dns::{Answer, NameServer};
 use tests::eventually;
+use tests::h2::{DATA, END_HEADERS, END_STREAM, HEADERS, frame, next_request};
 use tests::log;
-use tests::origin::Origin;
+use tests::origin::{Conn, Origin};
 use tests::proxy::{Builder, Proxy};
 
 /// Answers with its name, at this address of the loopback network.
@@ -42,6 +43,27 @@ fn a_name_is_looked_up_again_when_its_ttl_is_over() {
     eventually("the new address", || (proxy.get("/").text() == "two").then_some(()));
     assert_eq!(proxy.names(3), "two two two");
     log::line(&["app.test", "addresses have changed: now 127.0.0.2"]);
+}
+
+/// A busy connection of HTTP/2 is never idle, and would stay with the old server for ever.
+#[test]
+fn shared_connections_leave_an_address_that_a_name_no_longer_has() {
+    let answering = |conn: &mut Conn, body: &'static str| {
+        while let Some(stream) = next_request(conn) {
+            conn.send(frame(HEADERS, END_HEADERS, stream, &[0x88]));
+            conn.send(frame(DATA, END_STREAM, stream, body.as_bytes()));
+        }
+    };
+    let one = Origin::listening(SocketAddr::from((ONE, 0)), move |conn| answering(conn, "one"));
+    let port = one.address().port();
+    let _two = Origin::listening(SocketAddr::from((TWO, port)), move |conn| answering(conn, "two"));
+    let dns = NameServer::new();
+    dns.addresses("h2.test", &[ONE]);
+    let proxy = over("h2.test", port, &dns).in_cluster("protocol = \"h2\"").start();
+    assert_eq!(proxy.names(3), "one one one");
+    dns.addresses("h2.test", &[TWO]);
+    eventually("the new address", || (proxy.get("/").text() == "two").then_some(()));
+    assert_eq!((proxy.names(3).as_str(), one.n_connections()), ("two two two", 1));
 }
 
 #[test]

@@ -1,12 +1,17 @@
 //! HTTP/2 on both sides, as curl and h2load see it and frame by frame.
 
-use tests::h2::{DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, RST_STREAM, frame, request};
-use tests::origin::Origin;
-use tests::proxy::Proxy;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+
+use tests::h2::{
+    DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, RST_STREAM, frame, next_request, ok, request,
+};
+use tests::origin::{Conn, Origin};
+use tests::proxy::{Builder, Proxy};
 use tests::stream::End;
 use tests::tls::Authority;
 use tests::tool::{said, tool};
-use tests::{Gate, log};
+use tests::{Gate, eventually, log};
 use trylist::drain::Idle;
 
 fn clear_text(origin: &Origin) -> Proxy {
@@ -320,4 +325,138 @@ fn a_connection_that_the_server_gave_up_is_replaced() {
     let proxy =
         Proxy::over_urls([format!("http://{}", inner.address())]).in_cluster("protocol = \"h2\"").start();
     assert_eq!(proxy.names(4), "a a a a");
+}
+
+/// A server of HTTP/2, of which each connection is served by this with its number, from 0 on.
+fn frames_server(serve: impl Fn(usize, &mut Conn) + Send + Sync + 'static) -> Origin {
+    let n_connections = AtomicUsize::new(0);
+    Origin::serving(move |conn| serve(n_connections.fetch_add(1, Relaxed), conn))
+}
+
+fn by_h2(url: impl Into<String>) -> Builder {
+    Proxy::over_urls([url]).in_cluster("protocol = \"h2\"")
+}
+
+/// A request whose body came with it, and one whose body nobody knows the length of.
+const CALLS: [&str; 2] = [
+    "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody",
+    "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n",
+];
+
+fn tries(proxy: &Proxy, result: &str) -> f64 {
+    let text = proxy.metrics();
+    let of_cluster = |line: &&str| {
+        line.starts_with("trylist_tries_total{") && line.contains(proxy.cluster()) && line.contains(result)
+    };
+    text.lines().filter(of_cluster).map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+}
+
+#[test]
+fn a_call_is_made_again_where_its_server_had_said_goodbye() {
+    let origin = Origin::named("a");
+    let inner =
+        Proxy::over([&origin]).listener("h2 = true").tables("[limits]\nrequests_per_connection = 1").start();
+    let proxy = by_h2(format!("http://{}", inner.address())).start();
+    let mut client = proxy.connect();
+    for call in CALLS.iter().cycle().take(20) {
+        assert_eq!(client.send(call).reply().text(), "a");
+    }
+    let requests = origin.requests();
+    assert!(requests.len() == 20 && requests.iter().all(|request| request.text() == "body"));
+    eventually("all tries", || (tries(&proxy, "") == 20.0).then_some(()));
+    assert_eq!(tries(&proxy, "served"), 20.0, "goodbyes are no tries");
+}
+
+#[test]
+fn a_call_is_made_again_where_its_server_has_refused_the_stream() {
+    let refuses = AtomicBool::new(false);
+    let server = frames_server(move |_, conn| {
+        while let Some(stream) = next_request(conn) {
+            let answer = match refuses.fetch_not(Relaxed) {
+                true => frame(RST_STREAM, 0, stream, &7_u32.to_be_bytes()),
+                false => ok(stream),
+            };
+            conn.send(answer);
+        }
+    });
+    let proxy = by_h2(server.url()).start();
+    let mut client = proxy.connect();
+    for _ in 0..6 {
+        assert_eq!(client.send(CALLS[0]).reply().status(), 200);
+    }
+    eventually("all tries", || (tries(&proxy, "") == 6.0).then_some(()));
+    assert_eq!(tries(&proxy, "served"), 6.0);
+}
+
+#[test]
+fn a_server_that_refuses_every_stream_is_passed_over() {
+    let refusing = frames_server(|_, conn| {
+        while let Some(stream) = next_request(conn) {
+            conn.send(frame(RST_STREAM, 0, stream, &7_u32.to_be_bytes()));
+        }
+    });
+    let good = frames_server(|_, conn| {
+        while let Some(stream) = next_request(conn) {
+            conn.send(ok(stream));
+        }
+    });
+    let proxy = Proxy::over([&refusing, &good]).in_cluster("protocol = \"h2\"").start();
+    let mut client = proxy.connect();
+    for _ in 0..4 {
+        assert_eq!(client.send(CALLS[0]).reply().status(), 200);
+    }
+    log::line(&[proxy.cluster(), "another server served", "not processed: stream refused"]);
+}
+
+#[test]
+fn a_server_that_has_fallen_silent_is_asked_over_another_connection() {
+    let server = frames_server(|n, conn| {
+        while let Some(stream) = next_request(conn) {
+            if n > 0 || stream == 1 {
+                conn.send(ok(stream));
+            }
+        }
+    });
+    let proxy = by_h2(server.url()).in_cluster("response_timeout = \"100ms\"").start();
+    let statuses = [(); 4].map(|()| proxy.get("/").status());
+    assert_eq!((statuses, server.n_connections()), ([200, 504, 200, 200], 2));
+}
+
+#[test]
+fn who_waits_for_a_connection_that_another_makes_waits_only_as_long_as_it_may() {
+    let go = Gate::default();
+    let server = Origin::serving({
+        let go = go.clone();
+        // It takes connections and says nothing of TLS.
+        move |_| go.wait()
+    });
+    let route = |path: &str, time: &str| {
+        format!("path = \"{path}\"\nretry = {{ on = [\"reset\"], try_timeout = \"{time}\" }}")
+    };
+    let secure = server.url().replace("http:", "https:");
+    let proxy = by_h2(secure).route(&route("/patient", "60s")).route(&route("/hurried", "100ms")).start();
+    let (mut patient, mut hurried) = (proxy.connect(), proxy.connect());
+    patient.get("/patient");
+    eventually("a connection", || (server.n_connections() == 1).then_some(()));
+    assert_eq!(hurried.get("/hurried").reply().status(), 504);
+    assert!(!patient.is_answered());
+    go.open();
+    assert_eq!(patient.reply().status(), 502);
+}
+
+#[test]
+fn what_http2_cannot_say_is_its_clients_fault() {
+    let good = frames_server(|_, conn| {
+        while let Some(stream) = next_request(conn) {
+            conn.send(ok(stream));
+        }
+    });
+    let proxy = by_h2(good.url()).in_cluster("host_header = \"keep\"").start();
+    for _ in 0..6 {
+        let reply = proxy.connect().send("GET / HTTP/1.1\r\nHost: a%20b\r\n\r\n").reply();
+        assert_eq!(reply.status(), 400, "{}", reply.text());
+    }
+    assert_eq!(proxy.get("/").status(), 200);
+    eventually("all tries", || (tries(&proxy, "") == 7.0).then_some(()));
+    assert_eq!(tries(&proxy, "aborted"), 6.0);
 }

@@ -164,15 +164,35 @@ fn a_switch_to_what_nobody_asked_for_is_502() {
         let proxy = Proxy::over([&origin]).start();
         assert_eq!(proxy.connect().send(format!("{UPGRADE}\r\n")).reply().status(), 502, "{reply}");
     }
-    let hasty = Origin::serving(|conn| {
+}
+
+/// It has agreed before it had the whole request.
+#[test]
+fn a_hasty_switch_waits_for_the_end_of_the_request() {
+    let origin = Origin::serving(|conn| {
         conn.head();
         conn.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\n\r\n");
+        let body = conn.bytes(9);
+        conn.send(body);
         conn.wait_for_end();
     });
-    let proxy = Proxy::over([&hasty]).start();
+    let post = UPGRADE.replace("GET", "POST") + "Content-Length: 9\r\n\r\n";
+    let proxy = Proxy::over([&origin]).start();
     let mut client = proxy.connect();
-    client.send(UPGRADE.replace("GET", "POST") + "Content-Length: 9\r\n\r\npart");
-    assert_eq!(client.reply().status(), 502, "before the request has ended");
+    client.send(format!("{post}some"));
+    origin.wait_for_requests(1);
+    client.send(" more");
+    assert_eq!((client.reply_head().status(), client.bytes(9)), (101, b"some more".to_vec()));
+    // One that never sends the rest does its server no harm.
+    let proxy = Proxy::over([&origin]).tables("[timeouts]\nbody = \"100ms\"").start();
+    for _ in 0..6 {
+        assert_eq!(proxy.connect().send(&post).reply().status(), 408);
+    }
+    let tries = |result: &str| {
+        format!("trylist_tries_total{{cluster=\"%\",endpoint=\"{}\",result=\"{result}\"}}", origin.url())
+    };
+    proxy.wait_for_metric(&tries("aborted"), 6.0);
+    assert_eq!(proxy.metric(&tries("timed_out")), 0.0);
 }
 
 #[test]

@@ -44,6 +44,12 @@ impl Request<'_> {
                 Error::BadResponse,
                 Some(how.map_or_else(|| "closed without a response".into(), |e| format!("no response: {e}"))),
             ),
+            NoResponse::Unprocessed(e) => (
+                wire::TRY_CLOSED_EARLY,
+                wire::OUTCOME_FAILED,
+                Error::BadResponse,
+                Some(format!("not processed: {e}")),
+            ),
             NoResponse::Cut => (
                 wire::TRY_CLOSED_EARLY,
                 wire::OUTCOME_FAILED,

@@ -187,15 +187,15 @@ impl Request<'_> {
                 down.timer.set(until.map_or(deadline, |until| deadline.min(until)));
             }
             ready!(down.timer.poll_expired(cx));
-            if until.is_some_and(|until| Instant::now() >= until) {
-                return Poll::Ready(Err(Broken::OutOfTime));
-            }
+            // Whichever time is over: it is used up by who is waited for.
             Poll::Ready(Err(if response.waits_for_sink {
                 // Closed without that, the kernel would keep what the client does not take, for minutes.
                 down.reset_on_close(true);
                 Broken::Client(Error::ClientGone)
             } else if sending.waits_for_client() {
                 Broken::Client(Error::BodyTimeout)
+            } else if until.is_some_and(|until| Instant::now() >= until) {
+                Broken::OutOfTime
             } else {
                 Broken::ServerStalled
             }))

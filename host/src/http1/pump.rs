@@ -52,8 +52,8 @@ pub struct Pump {
     pub max_body_bytes: u64,
     /// Whether anything moved since this was last cleared.
     pub progressed: bool,
-    /// Whether the buffer was read into, so that what was taken from it is gone.
-    pub refilled: bool,
+    /// Whether more was read of the source than what was in the buffer, so that what was taken from there may be gone.
+    pub has_read: bool,
     /// Whether the last poll was left waiting for the receiver, not for the source.
     pub waits_for_sink: bool,
 }
@@ -118,7 +118,7 @@ impl Pump {
             received: 0,
             max_body_bytes: u64::MAX,
             progressed: false,
-            refilled: false,
+            has_read: false,
             waits_for_sink: false,
         }
     }
@@ -273,7 +273,7 @@ impl Pump {
                     self.body_bytes += n as u64;
                     self.received += n as u64;
                     self.progressed = true;
-                    self.refilled = true;
+                    self.has_read = true;
                 }
                 Err(e) if e.kind() == io::ErrorKind::InvalidInput => {
                     // Not between these two: copied then.
@@ -368,7 +368,7 @@ impl Pump {
             *buffer = Buffer::for_body();
         }
         buffer.restart_at(HEAD_ROOM);
-        self.refilled = true;
+        self.has_read = true;
         match ready!(buffer.poll_fill(cx, source, limit)) {
             Ok(0) if matches!(self.body, BodyReader::UntilClose) => {
                 self.body = BodyReader::Done;
@@ -424,6 +424,7 @@ impl Pump {
 
     /// Reads the end of a stream whose body is complete.
     fn poll_end(&mut self, cx: &mut Context<'_>, source: &mut Stream) -> Poll<Result<(), PumpError>> {
+        self.has_read = true;
         let mut byte = [0];
         let mut target = ReadBuf::new(&mut byte);
         ready!(Pin::new(&mut *source).poll_read(cx, &mut target)).map_err(PumpError::SourceFailed)?;

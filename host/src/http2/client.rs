@@ -11,12 +11,14 @@ use tokio::io::ReadBuf;
 
 use super::pool::Lease;
 use super::server::{ServerStream, poll_send, take_trailers};
-use super::{io_error, text};
+use super::{NotBegun, io_error, text};
 
 /// One stream, as a connection that carries one request and its response.
 #[derive(Debug)]
 pub struct ClientStream {
     lease: Lease,
+    /// How often something had come over the connection before.
+    n_reads: u64,
     /// Until the request's head was sent.
     begin: Option<SendRequest<Bytes>>,
     /// A request's head, as far as it was written.
@@ -37,9 +39,10 @@ pub struct ClientStream {
 impl ClientStream {
     /// On a connection that has room for it.
     pub fn new(lease: Lease) -> Self {
-        let begin = Some(lease.sender());
+        let (begin, n_reads) = (Some(lease.sender()), lease.n_reads());
         Self {
             lease,
+            n_reads,
             begin,
             head: Vec::new(),
             send: None,
@@ -57,6 +60,14 @@ impl ClientStream {
     /// Whether its connection is encrypted.
     pub fn is_secure(&self) -> bool {
         self.lease.is_secure()
+    }
+
+    /// Has the connection carry no further requests, if nothing at all has come over it since this stream was begun: its
+    /// server may be gone without a word.
+    pub fn give_up_if_silent(&self) {
+        if self.lease.n_reads() == self.n_reads {
+            self.lease.give_up();
+        }
     }
 
     /// Takes a request: its head as text, then its body.
@@ -77,7 +88,7 @@ impl ClientStream {
         {
             self.lease.give_up();
             self.is_lost = true;
-            return Poll::Ready(Err(io_error(e)));
+            return Poll::Ready(Err(NotBegun::Unprocessed(e).into()));
         }
         let taken = self.take_head(buf);
         self.is_lost = taken.is_err();
@@ -90,7 +101,7 @@ impl ClientStream {
             self.head.extend_from_slice(buf);
         }
         let text = if before > 0 { &self.head[..] } else { buf };
-        let read = text::read_request(text, self.lease.is_secure()).map_err(io::Error::other)?;
+        let read = text::read_request(text, self.lease.is_secure()).map_err(NotBegun::Unsendable)?;
         let Some(text::Head { message: request, ends, length, taken }) = read else {
             if before == 0 {
                 self.head.extend_from_slice(buf);
@@ -102,8 +113,11 @@ impl ClientStream {
         self.left = length;
         let mut begin = self.begin.take().ok_or(io::ErrorKind::BrokenPipe)?;
         let (response, send) = begin.send_request(request, ends).map_err(|e| {
+            if !(e.is_io() || e.is_go_away() || e.is_reset()) {
+                return NotBegun::Unsendable("request cannot be sent by HTTP/2");
+            }
             self.lease.give_up();
-            io_error(e)
+            NotBegun::Unprocessed(e)
         })?;
         self.response = Some(response);
         self.send = Some(send);

@@ -1,20 +1,29 @@
 //! HTTP/2 connections to one endpoint, shared by the requests of one thread.
 
 use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
 use super::client::ClientStream;
 use super::{CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW};
+use crate::resolve::Addresses;
 use crate::stream::Stream;
 use crate::upstream::ConnectError;
 
 /// Header list of a response; what is larger is refused by its stream alone.
 const MAX_HEADER_LIST: u32 = 64 * 1024;
+/// A server that acknowledges nothing for so long is gone: what gRPC's libraries wait. Many requests share its connection,
+/// and would each learn it by their own time-outs.
+const SILENCE: Duration = Duration::from_secs(20);
 
 /// The connections of one thread to one endpoint.
 #[derive(Debug, Default)]
@@ -34,6 +43,15 @@ struct Connection {
     is_over: Cell<bool>,
     idle_since: Cell<Instant>,
     is_secure: bool,
+    /// Where it goes; `None` for a Unix socket.
+    peer: Option<SocketAddr>,
+    n_reads: Rc<Cell<u64>>,
+}
+
+/// A connection that counts how often something was read of it.
+struct Heard {
+    stream: Stream,
+    n_reads: Rc<Cell<u64>>,
 }
 
 /// A connection that is being made, for all who wait for it.
@@ -73,7 +91,7 @@ impl Connections {
         let open = self.open.borrow();
         let has_room = |connection: &&Rc<Connection>| {
             let max = max_streams.min(connection.sender.borrow().current_max_send_streams());
-            !connection.is_over.get() && connection.n_streams.get() < max
+            !connection.is_over() && connection.n_streams.get() < max
         };
         open.iter().find(has_room).map(|connection| ClientStream::new(Lease::new(connection)))
     }
@@ -109,6 +127,10 @@ impl Connections {
     /// It ended at once.
     pub async fn begin(&self, stream: Stream) -> Result<ClientStream, h2::Error> {
         let is_secure = stream.is_secure();
+        let peer = stream.peer_addr().ok();
+        stream.notice_death(SILENCE);
+        let n_reads = Rc::new(Cell::new(0));
+        let stream = Heard { stream, n_reads: Rc::clone(&n_reads) };
         let mut builder = h2::client::Builder::new();
         builder
             .initial_window_size(STREAM_WINDOW)
@@ -123,6 +145,8 @@ impl Connections {
             is_over: Cell::new(false),
             idle_since: Cell::new(Instant::now()),
             is_secure,
+            peer,
+            n_reads,
         });
         let first = ClientStream::new(Lease::new(&connection));
         self.open.borrow_mut().push(Rc::clone(&connection));
@@ -138,18 +162,32 @@ impl Connections {
         Ok(first)
     }
 
-    /// Drops connections that are over, or were idle for too long.
-    pub fn sweep(&self, now: Instant, timeout: Duration) {
+    /// Drops connections that are over, were idle for too long, or go to none of these addresses; streams that are open on
+    /// them go on.
+    pub fn sweep(&self, addresses: &Addresses, now: Instant, timeout: Duration) {
         self.open.borrow_mut().retain(|connection| {
             let is_idle = connection.n_streams.get() == 0;
             let expired = now.saturating_duration_since(connection.idle_since.get()) >= timeout;
-            !(connection.is_over.get() || is_idle && expired)
+            let goes_on = addresses.still_contain(connection.peer);
+            goes_on && !(connection.is_over() || is_idle && expired)
         });
     }
 
     /// Drops all; streams that are open go on.
     pub fn clear(&self) {
         self.open.borrow_mut().clear();
+    }
+}
+
+impl Connection {
+    /// Whether nothing more can be begun on it.
+    fn is_over(&self) -> bool {
+        // Never pending for a handle that has no request of its own waiting.
+        let given_up = || self.sender.borrow_mut().poll_ready(&mut Context::from_waker(Waker::noop()));
+        if !self.is_over.get() && matches!(given_up(), Poll::Ready(Err(_))) {
+            self.is_over.set(true);
+        }
+        self.is_over.get()
     }
 }
 
@@ -184,6 +222,11 @@ impl Lease {
         self.0.is_secure
     }
 
+    /// How often something has come over the connection.
+    pub(super) fn n_reads(&self) -> u64 {
+        self.0.n_reads.get()
+    }
+
     /// Nothing more is to be begun on this connection.
     pub(super) fn give_up(&self) {
         self.0.is_over.set(true);
@@ -197,5 +240,45 @@ impl Drop for Lease {
         if left == 0 {
             self.0.idle_since.set(Instant::now());
         }
+    }
+}
+
+impl AsyncRead for Heard {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if polled.is_ready() {
+            self.n_reads.set(self.n_reads.get() + 1);
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Heard {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
