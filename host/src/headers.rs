@@ -220,8 +220,8 @@ pub fn write_response(
     out.extend_from_slice(b"\r\n");
 }
 
-/// Writes the head of a response that switches protocols (101).
-pub fn write_switch(response: &ResponseHead, rules: Option<Applied<'_>>, out: &mut Vec<u8>) {
+/// Writes the head of a response that switches protocols (101); `more` is header lines of the proxy's own.
+pub fn write_switch(response: &ResponseHead, more: &[u8], rules: Option<Applied<'_>>, out: &mut Vec<u8>) {
     write_status(response, out);
     let leave_out = |name| match name {
         Name::Upgrade => false,
@@ -231,6 +231,7 @@ pub fn write_switch(response: &ResponseHead, rules: Option<Applied<'_>>, out: &m
     if rules.is_none_or(|(rules, _)| !rules.replaces(Name::Via)) {
         write_via(response.version, out);
     }
+    out.extend_from_slice(more);
     if let Some((rules, values)) = rules {
         rules.write(values, out);
     }

@@ -220,6 +220,36 @@ fn a_tunnel_where_nothing_moves_is_closed() {
     proxy.wait_for_metric("trylist_outcomes_total{cluster=\"%\",outcome=\"served\"}", 1.0);
 }
 
+/// It ends so that the kernel keeps nothing of what its client does not take.
+#[test]
+fn a_tunnel_whose_client_takes_nothing_is_reset() {
+    let origin = Origin::serving(|conn| {
+        conn.head();
+        conn.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\n\r\n");
+        while conn.send([0; 100_000]) {}
+    });
+    let proxy = Proxy::over([&origin]).tables("[timeouts]\ntunnel = \"100ms\"").start();
+    let mut client = proxy.connect();
+    assert_eq!(client.send(format!("{UPGRADE}\r\n")).reply_head().status(), 101);
+    proxy.wait_for_metric("trylist_open_tunnels{cluster=\"%\"}", 0.0);
+    assert_eq!(client.rest().1, End::Reset);
+}
+
+#[test]
+fn a_tunnel_belongs_to_its_session() {
+    let (a, b) = (Origin::serving(switching), Origin::serving(switching));
+    let proxy = Proxy::over([&a, &b]).in_cluster("sticky = { cookie = \"lb\" }").start();
+    let mut client = proxy.connect();
+    let reply = client.send(format!("{UPGRADE}\r\n")).reply_head();
+    let cookie = reply.header("set-cookie").unwrap().split(';').next().unwrap().to_owned();
+    for _ in 0..3 {
+        let mut client = proxy.connect();
+        let reply = client.send(format!("{UPGRADE}Cookie: {cookie}\r\n\r\n")).reply_head();
+        assert_eq!((reply.status(), reply.header("set-cookie")), (101, None));
+    }
+    assert_eq!([&a, &b].map(|origin| origin.n_connections()), [4, 0]);
+}
+
 #[test]
 fn a_side_that_resets_ends_the_tunnel() {
     let origin = Origin::serving(switching);

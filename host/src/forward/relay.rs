@@ -122,8 +122,7 @@ impl Request<'_> {
         now: Instant,
         out: &mut Vec<u8>,
     ) {
-        let sticky = self.cluster.sticky.as_ref().filter(|_| self.preferred != Some(endpoint));
-        let mut more = sticky.and_then(|sticky| sticky.set_cookie(endpoint)).unwrap_or_default();
+        let mut more = self.session_cookie(endpoint);
         let with_why;
         if trylist.is_explained() {
             with_why = [more, &explain::header_lines(trylist, now)].concat();
@@ -139,6 +138,12 @@ impl Request<'_> {
         };
         let reply = Reply { framing, client: self.head.version, more, rules };
         headers::write_response(self.thread, head, &reply, now, out);
+    }
+
+    /// The line that has its client come back to this endpoint, where it did not come for it.
+    pub(super) fn session_cookie(&self, endpoint: usize) -> &[u8] {
+        let sticky = self.cluster.sticky.as_ref().filter(|_| self.preferred != Some(endpoint));
+        sticky.and_then(|sticky| sticky.set_cookie(endpoint)).unwrap_or_default()
     }
 
     /// What becomes of the client's connection after a request that was read to its end.

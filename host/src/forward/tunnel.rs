@@ -85,6 +85,9 @@ impl Request<'_> {
         to_server.source_ended = down.read_closed;
         let ended = run(thread, down, &mut server, &mut to_client, &mut to_server).await;
         thread.metrics.tunnel_closed(cluster);
+        // Closed without that, the kernel would keep what a side does not take, for minutes.
+        down.reset_on_close(to_client.is_stuck());
+        server.set_reset_on_close(to_server.is_stuck());
         let now = Instant::now();
         trylist.count_bytes(request_bytes + to_server.moved, head_bytes + to_client.moved);
         let (result, outcome) = match ended {
@@ -106,7 +109,7 @@ impl Request<'_> {
     fn write_switch(&self, down: &Downstream, endpoint: usize, head: &ResponseHead, out: &mut Vec<u8>) {
         let values = self.values(down, endpoint, head.status);
         let rules = self.plan.route.response_headers.as_deref().map(|rules| (rules, &values));
-        headers::write_switch(head, rules, out);
+        headers::write_switch(head, self.session_cookie(endpoint), rules, out);
     }
 }
 
@@ -236,6 +239,11 @@ impl Way {
                 Poll::Ready(Ok(()))
             }
         }
+    }
+
+    /// Whether something was read that the sink has not taken.
+    fn is_stuck(&self) -> bool {
+        !self.buffer.is_empty() || self.pipe.as_ref().is_some_and(|pipe| pipe.filled() > 0)
     }
 
     /// Gives back what is empty.
