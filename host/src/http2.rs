@@ -30,24 +30,26 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// The first bytes of a client that speaks HTTP/2, as far as they look like a head of HTTP/1.1.
 pub const PREFACE_HEAD: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
 
-/// Why a server never took a request up; what its stream fails with then.
+/// What becomes of a stream that its server ends, or that never begins, where that says more than the end of a connection.
 #[derive(Debug)]
-pub enum NotBegun {
-    /// HTTP/2 cannot say it; in words.
+pub enum StreamError {
+    /// HTTP/2 cannot say the request; in words.
     Unsendable(&'static str),
-    /// The connection was given up before, or the server says that it has not looked at it: it is safe to send again,
-    /// whatever its method (RFC 9113 section 8.7).
+    /// The connection was given up before, or the server says that it has not looked at the request: it is safe to send
+    /// again, whatever its method (RFC 9113 section 8.7).
     Unprocessed(h2::Error),
+    /// It is what the server has to say to this request.
+    Reset(Reason),
 }
 
-impl NotBegun {
+impl StreamError {
     /// Whether that is what an error of a stream says.
     pub fn of(e: &io::Error) -> Option<&Self> {
         e.get_ref()?.downcast_ref()
     }
 }
 
-impl fmt::Display for NotBegun {
+impl fmt::Display for StreamError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unsendable(text) => f.write_str(text),
@@ -56,14 +58,15 @@ impl fmt::Display for NotBegun {
                 Some(reason) if e.is_go_away() => write!(f, "connection given up: {reason:?}"),
                 _ => e.fmt(f),
             },
+            Self::Reset(reason) => write!(f, "stream reset: {reason:?}"),
         }
     }
 }
 
-impl Error for NotBegun {}
+impl Error for StreamError {}
 
-impl From<NotBegun> for io::Error {
-    fn from(e: NotBegun) -> Self {
+impl From<StreamError> for io::Error {
+    fn from(e: StreamError) -> Self {
         Self::new(io::ErrorKind::ConnectionReset, e)
     }
 }
@@ -75,11 +78,11 @@ fn io_error(e: h2::Error) -> io::Error {
     }
     // Streams that a server's GOAWAY does not leave out go on.
     if e.is_remote() && (e.is_go_away() || e.reason() == Some(Reason::REFUSED_STREAM)) {
-        return NotBegun::Unprocessed(e).into();
+        return StreamError::Unprocessed(e).into();
     }
     let text = match e.reason() {
         Some(reason) if e.is_go_away() => format!("connection given up: {reason:?}"),
-        Some(reason) => format!("stream reset: {reason:?}"),
+        Some(reason) => return StreamError::Reset(reason).into(),
         None => e.to_string(),
     };
     io::Error::new(io::ErrorKind::ConnectionReset, text)

@@ -20,7 +20,7 @@ use crate::headers;
 use crate::http1::buffer::Buffer;
 use crate::http1::head::{HeadLimits, Name, Refusal, RequestHead, ResponseHead, Scan, Version, tokens};
 use crate::http1::pump::{Pump, PumpError};
-use crate::http2::NotBegun;
+use crate::http2::StreamError;
 use crate::http2::pool::{Connections, Turn};
 use crate::resolve::Addresses;
 use crate::stream::Stream;
@@ -51,6 +51,8 @@ pub enum NoResponse {
     Closed(Option<io::Error>),
     /// It has not looked at the request and never will, or no byte of it was sent.
     Unprocessed(io::Error),
+    /// It has reset this request's stream, and not the connection.
+    Reset(io::Error),
     /// It closed within the head.
     Cut,
     /// What it sent is not a response.
@@ -401,15 +403,18 @@ impl Progress {
     fn closed(&mut self, how: Option<io::Error>) -> NoResponse {
         // Where a stream was refused, only what reads its response is sure to be told so.
         let e = match (how, self.sink_failed.take()) {
-            (Some(how), Some(_)) if NotBegun::of(&how).is_some() => Some(how),
+            (Some(how), Some(_)) if StreamError::of(&how).is_some() => Some(how),
             (how, of_sink) => of_sink.or(how),
         };
-        match e.as_ref().and_then(NotBegun::of) {
-            Some(NotBegun::Unsendable(text)) => NoResponse::Client(Error::Target(text)),
-            Some(NotBegun::Unprocessed(_)) => {
+        match e.as_ref().and_then(StreamError::of) {
+            Some(StreamError::Unsendable(text)) => NoResponse::Client(Error::Target(text)),
+            Some(StreamError::Unprocessed(_)) => {
                 NoResponse::Unprocessed(e.unwrap_or(io::ErrorKind::ConnectionReset.into()))
             }
-            None if self.got_any => NoResponse::Cut,
+            _ if self.got_any => NoResponse::Cut,
+            Some(StreamError::Reset(_)) => {
+                NoResponse::Reset(e.unwrap_or(io::ErrorKind::ConnectionReset.into()))
+            }
             None => NoResponse::Closed(e),
         }
     }

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use tests::origin::{Conn, Origin};
-use tests::proxy::Proxy;
+use tests::proxy::{Builder, Proxy};
+use tests::tls::Authority;
 use trylist::drain::Idle;
 
 use crate::outlier::{MOODS, Mood, Switch};
@@ -64,18 +65,47 @@ type Seen = BTreeMap<String, usize>;
 
 #[test]
 fn every_response_is_right_or_explained() {
+    let (seen, logged) = storm(|builder, log| (vec![], builder.tables(log).start()));
+    assert_eq!(seen, logged);
+}
+
+/// What clients speak with is a proxy of its own here, which speaks HTTP/2 over TLS with the one under the storm.
+#[test]
+fn so_is_every_one_by_http2_over_tls() {
+    let (mut seen, mut logged) = storm(|builder, log| {
+        let ca = Authority::new("ca");
+        let tls = format!("tls = {{ certificates = [{}] }}", ca.issue(&["127.0.0.1"]).toml());
+        let inner = builder.tables(log).listener(&tls).start();
+        let front = Proxy::over_urls([format!("https://{}", inner.address())])
+            .in_cluster("protocol = \"h2\"")
+            .in_cluster(&format!("tls = {{ ca = {:?} }}", ca.path()))
+            .threads(2)
+            .start();
+        (vec![inner], front)
+    });
+    // A stream's reset may overtake what was sent before it.
+    let failed = |counts: &mut Seen| {
+        let [broken, none] = ["broken", "bad gateway"].map(|word| counts.remove(word).unwrap_or_default());
+        broken + none
+    };
+    assert_eq!(failed(&mut seen), failed(&mut logged));
+    assert_eq!(seen, logged);
+}
+
+/// What clients saw, and what the log has of it. `start` starts what clients speak with, over this proxy, with this table for
+/// its log; what is behind it comes first.
+fn storm(start: impl FnOnce(Builder, &str) -> (Vec<Proxy>, Proxy)) -> (Seen, Seen) {
     let switches = [(); SERVERS].map(|()| Switch::to(Mood::Well));
     let origins = switches.each_ref().map(server);
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("access.log");
-    let proxy = Proxy::over(&origins)
+    let builder = Proxy::over(&origins)
         .module("round_robin")
         .threads(2)
         .in_cluster("response_timeout = \"50ms\"")
         .in_cluster("ejection = { failures = 3, time = \"10ms\", statuses = \"gateway\" }")
-        .in_cluster("health_check = { type = \"tcp\", interval = \"10ms\" }")
-        .tables(&format!("[access_log]\npath = {log:?}"))
-        .start();
+        .in_cluster("health_check = { type = \"tcp\", interval = \"10ms\" }");
+    let (behind, proxy) = start(builder, &format!("[access_log]\npath = {log:?}"));
     let mut seen = Seen::new();
     std::thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
@@ -92,15 +122,17 @@ fn every_response_is_right_or_explained() {
             }
         }
     });
-    proxy.control().drain(Idle::Close);
-    proxy.wait();
+    for proxy in [proxy].into_iter().chain(behind) {
+        proxy.control().drain(Idle::Close);
+        proxy.wait();
+    }
     let text = fs::read_to_string(&log).unwrap();
     let mut logged = Seen::new();
     for line in text.lines() {
         *logged.entry(explained(line)).or_default() += 1;
     }
-    assert_eq!(seen, logged);
     assert!(seen["served"] > n_requests() * CLIENTS / 2 && seen.len() > 3, "{seen:?}");
+    (seen, logged)
 }
 
 /// One client's requests, and what became of them.
@@ -143,7 +175,7 @@ fn client(proxy: &Proxy, switches: &[Switch], number: usize) -> Seen {
 /// What a line of the log says became of a request. It has to say why.
 fn explained(line: &str) -> String {
     let after = |text: &str| line.split_once(text).unwrap_or_else(|| panic!("{text:?} in {line}")).1;
-    let status = after("HTTP/1.1\" ").split(' ').next().unwrap();
+    let status = after(" HTTP/").split_once("\" ").unwrap().1.split(' ').next().unwrap();
     let tries = after("tries=\"").split('"').next().unwrap();
     let last = tries.rsplit(", ").next().unwrap().split(' ').nth(1);
     let word = match (status, last) {

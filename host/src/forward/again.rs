@@ -98,7 +98,10 @@ impl Request<'_> {
     pub(super) fn retries_failure(&self, e: &NoResponse) -> bool {
         self.policy().is_some_and(|policy| {
             let is_cause = match e {
-                NoResponse::Closed(_) | NoResponse::Unprocessed(_) | NoResponse::Cut => policy.on.reset,
+                NoResponse::Closed(_)
+                | NoResponse::Unprocessed(_)
+                | NoResponse::Reset(_)
+                | NoResponse::Cut => policy.on.reset,
                 NoResponse::TimedOut(_) => policy.on.timeout,
                 NoResponse::Bad(_) => policy.on.bad_response,
                 NoResponse::Client(_) => false,

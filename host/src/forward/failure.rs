@@ -50,6 +50,12 @@ impl Request<'_> {
                 Error::BadResponse,
                 Some(format!("not processed: {e}")),
             ),
+            NoResponse::Reset(e) => (
+                wire::TRY_CLOSED_EARLY,
+                wire::OUTCOME_FAILED,
+                Error::BadResponse,
+                Some(format!("no response: {e}")),
+            ),
             NoResponse::Cut => (
                 wire::TRY_CLOSED_EARLY,
                 wire::OUTCOME_FAILED,

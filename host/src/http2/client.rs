@@ -11,7 +11,7 @@ use tokio::io::ReadBuf;
 
 use super::pool::Lease;
 use super::server::{ServerStream, poll_send, take_trailers};
-use super::{NotBegun, io_error, text};
+use super::{StreamError, io_error, text};
 
 /// One stream, as a connection that carries one request and its response.
 #[derive(Debug)]
@@ -88,7 +88,7 @@ impl ClientStream {
         {
             self.lease.give_up();
             self.is_lost = true;
-            return Poll::Ready(Err(NotBegun::Unprocessed(e).into()));
+            return Poll::Ready(Err(StreamError::Unprocessed(e).into()));
         }
         let taken = self.take_head(buf);
         self.is_lost = taken.is_err();
@@ -101,7 +101,7 @@ impl ClientStream {
             self.head.extend_from_slice(buf);
         }
         let text = if before > 0 { &self.head[..] } else { buf };
-        let read = text::read_request(text, self.lease.is_secure()).map_err(NotBegun::Unsendable)?;
+        let read = text::read_request(text, self.lease.is_secure()).map_err(StreamError::Unsendable)?;
         let Some(text::Head { message: request, ends, length, taken }) = read else {
             if before == 0 {
                 self.head.extend_from_slice(buf);
@@ -114,10 +114,10 @@ impl ClientStream {
         let mut begin = self.begin.take().ok_or(io::ErrorKind::BrokenPipe)?;
         let (response, send) = begin.send_request(request, ends).map_err(|e| {
             if !(e.is_io() || e.is_go_away() || e.is_reset()) {
-                return NotBegun::Unsendable("request cannot be sent by HTTP/2");
+                return StreamError::Unsendable("request cannot be sent by HTTP/2");
             }
             self.lease.give_up();
-            NotBegun::Unprocessed(e)
+            StreamError::Unprocessed(e)
         })?;
         self.response = Some(response);
         self.send = Some(send);
