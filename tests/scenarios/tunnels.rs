@@ -247,7 +247,7 @@ fn a_tunnel_belongs_to_its_session() {
         let reply = client.send(format!("{UPGRADE}Cookie: {cookie}\r\n\r\n")).reply_head();
         assert_eq!((reply.status(), reply.header("set-cookie")), (101, None));
     }
-    assert_eq!([&a, &b].map(|origin| origin.n_connections()), [4, 0]);
+    assert_eq!([&a, &b].map(Origin::n_connections), [4, 0]);
 }
 
 #[test]
