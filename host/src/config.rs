@@ -24,7 +24,7 @@ mod suggest;
 mod units;
 
 use std::fmt::{self, Write as _};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -344,10 +344,14 @@ pub struct Cluster {
 /// One server of a cluster.
 #[derive(Clone, Debug)]
 pub struct Server {
-    /// The URL as written.
+    /// The URL as written; for one of several addresses of a name, with `#` and the address behind it.
     pub url: Arc<str>,
     /// Host name or address, without brackets.
     pub host: Arc<str>,
+    /// What a name stands for.
+    pub resolve: Resolve,
+    /// Of a name of which each address is a server: which of them this is. A configuration as it is read has none.
+    pub address: Option<IpAddr>,
     /// Port as written, or 80 (443 for https).
     pub port: u16,
     /// The path of its Unix socket, where it has one. Then that is its `host` as well, and its port is 0.
@@ -368,6 +372,16 @@ pub struct Server {
     pub metadata: Vec<(Arc<str>, Arc<str>)>,
     /// Where it was said.
     pub place: Place,
+}
+
+/// What a server that is written with a name is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Resolve {
+    /// One server, wherever its name leads at the time.
+    #[default]
+    One,
+    /// As many servers as the name has addresses; see [`crate::discovery`].
+    All,
 }
 
 /// What becomes of a request when no server of its cluster is available.

@@ -21,12 +21,15 @@ use crate::slow_start::SlowStart;
 pub use self::sources::Source;
 use self::sources::Sources;
 
+/// Stands between the URL of a server as written and which of its addresses it is; in no URL as written.
+pub const ADDRESS_MARK: char = '#';
+
 /// One server of a cluster.
 #[derive(Debug)]
 pub struct Endpoint {
     /// Stable over reloads; see [`wire::Endpoint::id`].
     pub id: u64,
-    /// The URL as written.
+    /// [`config::Server::url`].
     pub url: Arc<str>,
     /// Host name or address, without brackets; the path of a Unix socket.
     pub name: Arc<str>,
@@ -95,6 +98,14 @@ impl Endpoint {
         let mut endpoints: Vec<Self> = cluster.servers.iter().enumerate().map(new).collect();
         endpoints.sort_by_key(|endpoint| endpoint.tier);
         endpoints.into()
+    }
+
+    /// Whether it is what a configuration's server of this URL stands for, or one of several.
+    pub fn is_of(&self, url: &str) -> bool {
+        let behind = self.url.strip_prefix(url);
+        // In the path of a Unix socket the mark means nothing.
+        let is_one_of = |behind: &str| behind.starts_with(ADDRESS_MARK) && self.port != 0;
+        behind.is_some_and(|behind| behind.is_empty() || is_one_of(behind))
     }
 
     /// Whether its state lets it take requests.
@@ -214,6 +225,7 @@ impl Endpoint {
 
     fn new(cluster: &config::Cluster, server: &config::Server, occurrence: usize) -> Self {
         let literal: Option<IpAddr> = server.host.parse().ok();
+        let address = server.address.or(literal);
         let authority = match literal {
             _ if server.unix.is_some() => "localhost".to_owned(),
             Some(IpAddr::V6(address)) => format!("[{address}]:{}", server.port),
@@ -222,7 +234,7 @@ impl Endpoint {
         let default = if server.tls_name.is_some() { ":443" } else { ":80" };
         let authority = authority.strip_suffix(default).unwrap_or(&authority).into();
         Self {
-            id: id(&cluster.name, &server.url, occurrence, literal),
+            id: id(&cluster.name, &server.url, occurrence, address),
             url: Arc::clone(&server.url),
             name: Arc::clone(&server.host),
             port: server.port,
@@ -232,7 +244,7 @@ impl Endpoint {
             route: server.route.clone(),
             metadata: server.metadata.clone(),
             authority,
-            addresses: match (literal, &server.unix) {
+            addresses: match (address, &server.unix) {
                 (_, Some(path)) => Addresses::Unix(Arc::clone(path)),
                 (Some(address), None) => Addresses::fixed(SocketAddr::new(address, server.port)),
                 (None, None) => Addresses::named(&server.host, server.port),

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::{Cluster, HealthFacts, Tier};
+use crate::discovery::{self, Known};
 use crate::endpoint::Endpoint;
 use crate::sticky;
 use crate::tls::tickets::{NoRandom, TicketKey, TicketKeys};
@@ -18,6 +19,9 @@ pub struct State {
     /// What TLS tickets are made and taken with, the newest first; none before the first worker has said so.
     ticket_keys: Vec<Vec<u8>>,
     clusters: Vec<ClusterState>,
+    /// The addresses of names of which each address is a server.
+    #[serde(default)]
+    names: Known,
 }
 
 impl std::fmt::Debug for State {
@@ -61,19 +65,26 @@ impl State {
             secret: [0; 32],
             ticket_keys: ticket_keys.export().iter().map(|key| key.to_vec()).collect(),
             clusters: clusters.iter().map(ClusterState::of).collect(),
+            names: discovery::known_of(clusters.iter().flat_map(|cluster| &cluster.config.servers)),
         }
     }
 
     /// Nothing yet.
     #[expect(clippy::new_without_default, reason = "no two are equal")]
     pub fn new() -> Self {
-        Self { secret: sticky::random_key(), ticket_keys: Vec::new(), clusters: Vec::new() }
+        Self {
+            secret: sticky::random_key(),
+            ticket_keys: Vec::new(),
+            clusters: Vec::new(),
+            names: Known::new(),
+        }
     }
 
     /// Takes over what a later generation knows. Of clusters that it does not have, nothing is kept; but what a balancer
     /// once saved is, while its cluster has none, because its module is in quarantine.
     pub fn learn(&mut self, later: Self) {
         self.ticket_keys = later.ticket_keys;
+        self.names = later.names;
         let mut earlier = std::mem::replace(&mut self.clusters, later.clusters);
         for cluster in self.clusters.iter_mut().filter(|cluster| cluster.balancers.is_empty()) {
             let known = earlier.iter_mut().find(|known| known.name == cluster.name);
@@ -94,6 +105,11 @@ impl State {
     /// What sessions are signed with where the configuration names no secret.
     pub fn secret(&self) -> &[u8; 32] {
         &self.secret
+    }
+
+    /// The last addresses of names of which each address is a server.
+    pub fn names(&self) -> &Known {
+        &self.names
     }
 
     /// What is known of the cluster of this name.

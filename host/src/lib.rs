@@ -85,6 +85,7 @@ pub mod outlier;
 pub mod slow_start;
 pub mod sticky;
 pub mod resolve;
+pub mod discovery;
 pub mod network;
 pub mod timer;
 pub mod random;

@@ -20,7 +20,7 @@ use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use tokio::sync::Notify;
 
-use crate::config;
+use crate::{config, discovery};
 
 /// A failed look-up is made again after the shortest TTL, then after twice as long, and so on up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -94,7 +94,7 @@ impl Resolver {
     }
 
     /// The addresses of a name, and for how long they hold.
-    async fn look_up(&self, host: &str) -> Result<(Vec<IpAddr>, Duration), ResolveError> {
+    pub(crate) async fn look_up(&self, host: &str) -> Result<(Vec<IpAddr>, Duration), ResolveError> {
         let answer = match tokio::time::timeout(self.rules.timeout, self.inner.lookup_ip(host)).await {
             Ok(answer) => answer.map_err(|e| ResolveError::from(&e))?,
             Err(_) => return Err(ResolveError::no_answer()),
@@ -124,12 +124,7 @@ impl Addresses {
 
     /// Of a name, which has no address until [`Name::keep_resolved`] has found one.
     pub fn named(host: &str, port: u16) -> Self {
-        Self::Named(Arc::new(Name {
-            host: host.into(),
-            port,
-            answer: ArcSwapOption::empty(),
-            answered: Notify::new(),
-        }))
+        Self::Named(Name::with(host, port, &[]))
     }
 
     /// The address as far as it is fixed.
@@ -162,6 +157,32 @@ impl Addresses {
 }
 
 impl Name {
+    /// One that has these addresses already, or none yet.
+    pub(crate) fn with(host: &str, port: u16, known: &[IpAddr]) -> Arc<Self> {
+        let known: Vec<_> = known.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
+        let answer = (!known.is_empty()).then(|| Arc::new(Ok(known)));
+        Arc::new(Self { host: host.into(), port, answer: answer.into(), answered: Notify::new() })
+    }
+
+    /// The name itself.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Waits until its addresses, in order, are others than these.
+    pub(crate) async fn changed_from(&self, known: &[IpAddr]) -> Vec<IpAddr> {
+        loop {
+            let answered = self.answered.notified();
+            if let Some(Ok(found)) = self.answer.load_full().as_deref() {
+                let found = discovery::in_order(found.iter().map(SocketAddr::ip).collect());
+                if found != known {
+                    return found;
+                }
+            }
+            answered.await;
+        }
+    }
+
     /// The latest answer; waits only until there has been one.
     pub async fn addresses(&self) -> Arc<Answer> {
         loop {

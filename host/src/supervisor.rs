@@ -22,11 +22,13 @@ mod marks;
 mod notify;
 mod orders;
 mod quarantine;
+mod renewals;
 mod signals;
 mod start;
 pub mod watchdog;
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -47,6 +49,7 @@ use self::held::Held;
 use self::marks::Marks;
 use self::notify::Notify;
 use self::quarantine::{Backoff, Quarantine};
+use self::renewals::Renewals;
 use self::signals::Signals;
 use self::start::{Reason, Starting, Waiting};
 
@@ -104,6 +107,8 @@ struct Supervisor {
     /// When a worker is to be started in place of one that died.
     replace_at: Option<Instant>,
     marks: Marks,
+    /// Names whose addresses have changed.
+    renewals: Renewals,
     /// What generations counted that have ended.
     totals: Totals,
     base_sent: Instant,
@@ -157,6 +162,7 @@ impl Supervisor {
             backoff: Backoff::default(),
             replace_at: None,
             marks: Marks::default(),
+            renewals: Renewals::default(),
             totals: Totals::default(),
             base_sent: now,
             state: State::new(),
@@ -207,6 +213,7 @@ impl Supervisor {
         or(self.commands.due());
         or(self.notify.due());
         or(self.replace_at);
+        or(self.renewals.due().filter(|_| self.starting.is_none()));
         or(self.starting.as_ref().and_then(Starting::due));
         for generation in &self.generations {
             or(generation.due());
@@ -240,11 +247,19 @@ impl Supervisor {
                     self.ready(number)?;
                 }
                 ToSupervisor::Report(report) => self.reported(idx, *report),
+                ToSupervisor::Moved { name, addresses } => self.moved(number, &name, &addresses),
                 ToSupervisor::Saved { state, is_answer } => self.saved(number, state, is_answer)?,
                 ToSupervisor::Ended { cut_off, totals } => self.ended(idx, cut_off, totals),
             }
         }
         Ok(())
+    }
+
+    /// The generation that serves has servers that are not those of a name any more.
+    fn moved(&mut self, number: u64, name: &str, addresses: &[IpAddr]) {
+        if self.serving == Some(number) {
+            self.renewals.want(name, addresses, Instant::now());
+        }
     }
 
     /// Of the descriptors that a worker may have: once, for as long as it stays the same.
@@ -299,6 +314,9 @@ impl Supervisor {
             self.hear_one(idx)?;
             let generation = self.generations.remove(idx);
             self.totals.add(&generation.report.totals);
+            let names = self.state.names();
+            let is_there = |address: &str| names.values().flatten().any(|known| known.to_string() == address);
+            self.totals.keep_addresses(is_there);
             match end {
                 // Whoever ends unasked is missed, however orderly it was.
                 End::Orderly if self.stopping.is_none() && self.serving == Some(generation.number) => {
@@ -323,6 +341,12 @@ impl Supervisor {
         }
         if self.is_any_draining() && now >= self.base_sent + BASE_EVERY {
             self.tell_base();
+        }
+        if self.starting.is_none()
+            && self.stopping.is_none()
+            && let Some(why) = self.renewals.take(now)
+        {
+            self.anew(Vec::new(), &why, None)?;
         }
         self.give_up_saving(now)?;
         let late: Vec<u64> = self

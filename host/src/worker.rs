@@ -24,7 +24,8 @@ use crate::address::Address;
 use crate::admin;
 use crate::breadcrumb::{self, Board};
 use crate::cluster::{self, Cluster, Clusters};
-use crate::config::{self, Config};
+use crate::config::Config;
+use crate::discovery::Watch;
 use crate::drain::{Idle, Phase};
 use crate::handover::State;
 use crate::listener::{self, Gate, Listening};
@@ -94,6 +95,8 @@ pub struct Given {
     pub board: Option<&'static Board>,
     /// What other generations counted.
     pub base: Totals,
+    /// Names of which its servers are.
+    pub watch: Option<Watch>,
 }
 
 /// Sockets for all that a worker listens on.
@@ -232,8 +235,7 @@ impl Worker {
             _files: files,
         };
         // From here on dropping `worker` stops whatever was started.
-        worker.background =
-            Some(worker.spawn_background(&clusters, &config.resolver, admin, config.threads)?);
+        worker.background = Some(worker.spawn_background(&clusters, &config, admin, given.watch)?);
         worker.spawn_threads(&config, &clusters, listeners)?;
         Ok(worker)
     }
@@ -293,9 +295,9 @@ impl Worker {
     fn spawn_background(
         &self,
         clusters: &Clusters,
-        resolver: &config::Resolver,
+        config: &Config,
         admin: Option<Bound>,
-        place: usize,
+        watch: Option<Watch>,
     ) -> Result<JoinHandle<()>, StartError> {
         let names: Vec<_> = clusters
             .iter()
@@ -310,8 +312,10 @@ impl Worker {
         let mut phase = self.phase.subscribe();
         let ticket_keys = Arc::clone(&self.ticket_keys);
         let (runtime, board) = (new_runtime("background")?, self.board);
+        let (place, watch) = (config.threads, watch.filter(|watch| !watch.is_empty()));
         // Without names nobody need be asked, nor be known.
-        let resolver = (!names.is_empty()).then(|| Resolver::new(resolver)).transpose();
+        let has_names = !names.is_empty() || watch.is_some();
+        let resolver = has_names.then(|| Resolver::new(&config.resolver)).transpose();
         let resolver = resolver.map_err(|e| StartError::System("resolver".into(), e))?.map(Arc::new);
         spawn("background", move || {
             board.inspect(|board| breadcrumb::take_place(board, place));
@@ -320,6 +324,7 @@ impl Worker {
                     for name in names {
                         tokio::spawn(name.keep_resolved(Arc::clone(&resolver)));
                     }
+                    watch.into_iter().for_each(|watch| watch.begin(&resolver));
                 }
                 tokio::spawn(ticket_keys.keep_rotating());
                 cluster::keep(&clusters);

@@ -8,6 +8,8 @@ use tests::h2::{DATA, END_HEADERS, END_STREAM, HEADERS, frame, next_request};
 use tests::log;
 use tests::origin::{Conn, Origin};
 use tests::proxy::{Builder, Proxy};
+use tests::site::{Site, spoken};
+use tests::traffic::Traffic;
 
 /// Answers with its name, at this address of the loopback network.
 fn at(address: [u8; 4], port: u16, name: &'static str) -> Origin {
@@ -146,4 +148,100 @@ fn a_name_server_that_never_answers_costs_no_more_than_the_time_for_a_connection
     assert_eq!(proxy.names(4), "alive alive alive alive");
     let series = "trylist_try_failures_total{cluster=\"%\",endpoint=\"http://silent.test\",kind=\"resolve\"}";
     assert_eq!(proxy.metric(series), 2.0);
+}
+
+// ---- each address a server ---------------------------------------------------------------------------------------------
+
+const THREE: [u8; 4] = [127, 0, 0, 3];
+
+/// Servers at one port of three addresses, and the proxy over all that a name stands for.
+struct Scaled {
+    servers: [Origin; 3],
+    dns: NameServer,
+    url: String,
+}
+
+impl Scaled {
+    fn new(name: &str, addresses: &[[u8; 4]]) -> Self {
+        let one = at(ONE, 0, "one");
+        let port = one.address().port();
+        let servers = [one, at(TWO, port, "two"), at(THREE, port, "three")];
+        let dns = NameServer::new();
+        if !addresses.is_empty() {
+            dns.addresses(name, addresses);
+        }
+        Self { servers, dns, url: format!("http://{name}:{port}") }
+    }
+
+    fn run(&self) -> Site {
+        let builder = Proxy::over_urls([&self.url]).named("app").each_server("resolve = \"all\"");
+        Site::run(&builder.tables(&self.dns.config()))
+    }
+
+    fn tries(&self, address: &str) -> String {
+        format!(
+            "trylist_tries_total{{cluster=\"app\",endpoint=\"{}#{address}\",result=\"served\"}}",
+            self.url
+        )
+    }
+}
+
+#[test]
+fn servers_come_and_go_with_the_addresses_of_their_name_and_nothing_is_lost() {
+    let scaled = Scaled::new("scaled.test", &[TWO, ONE]);
+    let site = scaled.run();
+    assert_eq!(site.names(4), "one two one two");
+    let traffic = Traffic::start(site.address(), 3, 1);
+    traffic.goes_on_for(50);
+    scaled.dns.addresses("scaled.test", &[THREE, TWO]);
+    eventually("the new server", || (!scaled.servers[2].requests().is_empty()).then_some(()));
+    traffic.goes_on_for(50);
+    site.running().logs("\"scaled.test\" has the addresses 127.0.0.2, 127.0.0.3 now; a new generation");
+    site.wait_for_only(2);
+    let before = scaled.servers[0].requests().len();
+    traffic.goes_on_for(50);
+    let n_sent = traffic.ends_whole();
+    assert_eq!(scaled.servers[0].requests().len(), before, "a server that has gone is asked no more");
+    let mut names: Vec<_> = site.names(2).split(' ').map(str::to_owned).collect();
+    names.sort();
+    assert_eq!(names, ["three", "two"]);
+    let n = scaled.servers.iter().map(|server| server.requests().len()).sum::<usize>();
+    assert_eq!(n, n_sent + 6, "each exactly once");
+    let of_two = scaled.servers[1].requests().len() as f64;
+    eventually("every try of it", || (site.metric(&scaled.tries("127.0.0.2")) == of_two).then_some(()));
+}
+
+#[test]
+fn a_mark_on_a_name_is_one_on_each_of_its_addresses() {
+    let scaled = Scaled::new("marked.test", &[ONE, TWO]);
+    let site = scaled.run();
+    let mark = |what| spoken(&site.folder().command("server", &["app", &scaled.url, what])).0;
+    assert_eq!(mark("drain"), Some(0));
+    eventually("no server", || (site.get("/").status() == 503).then_some(()));
+    assert_eq!(mark("ready"), Some(0));
+    eventually("servers", || (site.get("/").status() == 200).then_some(()));
+}
+
+#[test]
+fn a_generation_that_finds_no_name_server_keeps_the_last_addresses() {
+    let scaled = Scaled::new("stays.test", &[ONE, TWO]);
+    let site = scaled.run();
+    assert_eq!(site.names(2), "one two");
+    scaled.dns.set("stays.test", Answer::Failure);
+    site.reload_wholly();
+    site.running().logs("look-up failed, keeping the last addresses");
+    assert_eq!(site.names(4), "one two one two");
+    scaled.dns.addresses("stays.test", &[THREE]);
+    eventually("the new address", || (site.get("/").text() == "three").then_some(()));
+}
+
+#[test]
+fn a_name_that_is_not_known_yet_has_its_servers_once_it_is() {
+    let scaled = Scaled::new("early.test", &[]);
+    let site = scaled.run();
+    assert_eq!(site.get("/").status(), 502);
+    site.running().logs("look-up failed, so it is one server until it is found: there is no such name");
+    scaled.dns.addresses("early.test", &[ONE, TWO]);
+    site.wait_for_only(2);
+    assert_eq!(site.names(4), "one two one two");
 }

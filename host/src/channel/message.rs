@@ -7,6 +7,7 @@
 //! Serve: sockets ────────────────────►  its threads begin to accept
 //!             ◄───────────────────────  Ready
 //!             ◄───────────────────────  Report, now and then
+//!             ◄───────────────────────  Moved, when a name's addresses have changed
 //! Save ──────────────────────────────►
 //!             ◄───────────────────────  Saved
 //! HandOver, or Drain ────────────────►  finishes what runs
@@ -14,6 +15,7 @@
 //! ```
 //! The worker ends when the socket does; a supervisor that died has closed it too.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -136,6 +138,13 @@ pub enum ToSupervisor {
     },
     /// How it goes.
     Report(Box<Report>),
+    /// A name of which each address is a server has others now.
+    Moved {
+        /// The name.
+        name: String,
+        /// All that it has, in order.
+        addresses: Vec<IpAddr>,
+    },
     /// What was learned so far: the answer to `Save`, and sent by itself now and then.
     Saved {
         /// What was learned.

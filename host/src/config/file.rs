@@ -192,6 +192,7 @@ pub(super) struct Sticky {
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub(super) struct Server {
     pub(super) url: Option<Spanned<String>>,
+    pub(super) resolve: Option<Spanned<String>>,
     pub(super) weight: Option<Spanned<i64>>,
     pub(super) max_requests: Option<Spanned<i64>>,
     pub(super) tier: Option<Spanned<i64>>,

@@ -82,7 +82,7 @@ t.toml:11: cluster "api": no module "least_requst" is loaded (did you mean "leas
 t.toml:12: cluster "api": server "https://a/b": a server has no path (write http://host or http://host:port)
 t.toml:12: cluster "api": servers.weight: expected an integer, found the string "3"
 t.toml:12: cluster "api": server "http://b:x": port "x" is not a number from 1 to 65535
-t.toml:12: cluster "api": servers: unknown key "wait" (known here: url, weight, max_requests, tier, backup, drain, route, metadata)
+t.toml:12: cluster "api": servers: unknown key "wait" (known here: url, resolve, weight, max_requests, tier, backup, drain, route, metadata)
 t.toml:13: cluster "api": connect_timeout: expected a duration such as "250ms", "10s", "5m" or "1h", found the integer 10
 t.toml:16: route "a": path "a" does not begin with "/" (write "/a")
 t.toml:17: route "a": no cluster "apo" (did you mean "api"?)
@@ -713,6 +713,18 @@ fn refuses_bad_clusters() {
         (
             servers("\"http://a/b\""),
             r#"t.toml:7: cluster "app": server "http://a/b": a server has no path (write http://host or http://host:port)"#,
+        ),
+        (
+            servers("{ url = \"http://a\", resolve = \"every\" }"),
+            r#"t.toml:7: cluster "app": server "http://a": resolve "every" is not one of "one" and "all""#,
+        ),
+        (
+            servers("{ url = \"http://127.0.0.1\", resolve = \"all\" }"),
+            r#"t.toml:7: cluster "app": server "http://127.0.0.1": resolve "all" without a name (only a name can have several addresses)"#,
+        ),
+        (
+            servers("{ url = \"http://a\", resolve = \"all\", route = \"r\" }"),
+            r#"t.toml:7: cluster "app": server "http://a": route with resolve = "all" (a session's route names one server: write a server for each address, or sticky with a cookie)"#,
         ),
         (
             servers("{ url = \"http://a\", weight = 0 }"),

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::families::Label;
+use crate::endpoint::ADDRESS_MARK;
 
 /// Counters and histograms by family and labels. Those that are zero are not in it, so that its size is that of what
 /// happened. An upper bound is the number of series that [`Metrics::text`](super::Metrics::text) shows.
@@ -46,6 +47,14 @@ impl Totals {
                 ours.entry(labels.clone()).or_default().add(times);
             }
         }
+    }
+
+    /// Forgets the series of servers that were made of a name's address (see [`crate::discovery`]), but for these addresses:
+    /// names that go on getting new ones would have it grow for ever.
+    pub fn keep_addresses(&mut self, is_kept: impl Fn(&str) -> bool) {
+        let stays = |labels: &str| address_of(labels).is_none_or(&is_kept);
+        self.counters.values_mut().for_each(|series| series.retain(|labels, _| stays(labels)));
+        self.histograms.values_mut().for_each(|series| series.retain(|labels, _| stays(labels)));
     }
 
     /// Whether nothing was counted.
@@ -91,6 +100,13 @@ impl Times {
     }
 }
 
+/// Which of a name's addresses the server is that a series is of, if it is one.
+fn address_of(labels: &str) -> Option<&str> {
+    let (_, url) = labels.split_once("endpoint=\"http")?;
+    let (url, _) = url.split_once('"')?;
+    url.split_once(ADDRESS_MARK).map(|(_, address)| address)
+}
+
 /// Writes labels into `text` as they are exposed, so that no two series have the same.
 pub(super) fn key(labels: &[Label<'_>], text: &mut String) {
     text.clear();
@@ -109,5 +125,21 @@ pub(super) fn key(labels: &[Label<'_>], text: &mut String) {
             }
         }
         text.push('"');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_series_of_addresses_that_are_gone_are_forgotten() {
+        let mut totals = Totals::default();
+        let of = |endpoint: &str| format!("cluster=\"c\",endpoint=\"{endpoint}\",result=\"served\"").into();
+        let series = ["http://a:1#10.0.0.1", "http://a:1#10.0.0.2", "http://b", "unix:/x#y"];
+        totals.put_counters("tries", series.iter().map(|endpoint| (of(endpoint), 1)).collect());
+        totals.keep_addresses(|address| address == "10.0.0.2");
+        let left: Vec<_> = totals.counters("tries").expect("some").keys().cloned().collect();
+        assert_eq!(left, [of(series[1]), of(series[2]), of(series[3])]);
     }
 }

@@ -291,6 +291,8 @@ impl Supervisor {
             }
         }
         let before = self.serving.replace(number);
+        // It has looked names up itself, later than whoever wanted that.
+        self.renewals.forget();
         let of_before = before.and_then(|before| self.generation(before));
         let of_before = of_before.map(|generation| Arc::clone(&generation.bundle));
         let removed = self.held.let_go(of_before.as_ref().map(|bundle| &bundle.config), &bundle.config);

@@ -22,6 +22,7 @@ use crate::cluster::Clusters;
 use crate::config::{self, Config};
 use crate::control::Refused;
 use crate::crash;
+use crate::discovery::{self, Watch};
 use crate::drain::Idle;
 use crate::endpoint::{Endpoint, Source};
 use crate::handover::State;
@@ -142,6 +143,8 @@ impl Process {
             copies.push(if module.is_quarantined { None } else { Some(copied(descriptor()?)) });
         }
         privileges::drop_to(&config.run_as).map_err(Refused::failed)?;
+        let names = discovery::expand(&mut config, state.names())
+            .map_err(|e| Refused::failed(format_args!("no resolver for servers' names: {e}")))?;
         let config = Arc::new(config);
         // Code of modules runs from here on.
         let registry = Registry::open(&config.modules, copies.into_iter().map(Ok))
@@ -165,7 +168,12 @@ impl Process {
         };
         let sockets = sockets(&n_sockets, has_admin, descriptors)
             .map_err(|e| Refused::failed(format_args!("the listening sockets: {e}")))?;
-        let given = Given { access_log, board: Some(board), base };
+        let to = self.to.clone();
+        let watch = Watch::new(names, move |name, addresses| {
+            // A supervisor that is gone wants nothing.
+            let _ = to.send(&ToSupervisor::Moved { name: name.into(), addresses: addresses.to_vec() }, &[]);
+        });
+        let given = Given { access_log, board: Some(board), base, watch: Some(watch) };
         let worker = Worker::start_on(prepared, sockets, given).map_err(Refused::from)?;
         Ok((worker, config))
     }
@@ -265,7 +273,7 @@ fn apply_drain(clusters: &Clusters, mark: &Mark) {
     let Some(drains) = mark.drain else { return };
     for cluster in clusters.iter().filter(|cluster| *cluster.config.name == *mark.cluster) {
         for (idx, endpoint) in cluster.endpoints.iter().enumerate() {
-            if *endpoint.url == *mark.url {
+            if endpoint.is_of(&mark.url) {
                 cluster.set_source(idx, Source::Drain, drains);
             }
         }

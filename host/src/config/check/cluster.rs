@@ -1,6 +1,7 @@
 //! `[[cluster]]` and its servers.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use super::super::settings::flatten;
 use super::super::shape::{Named, Short};
 use super::super::source::{At, Span};
 use super::super::units::Time;
-use super::super::{AllDown, Cluster, HostHeader, KeySource, Server, Syntax, file};
+use super::super::{AllDown, Cluster, HostHeader, KeySource, Resolve, Server, Syntax, file};
 use super::headers::Direction;
 use super::module::Modules;
 use super::{Checker, address};
@@ -250,6 +251,12 @@ impl Checker<'_> {
                 None
             }
         };
+        let is_name = authority.unix.is_none() && authority.host.parse::<IpAddr>().is_err();
+        let resolve = server.resolve.map_or(Resolve::One, |text| self.resolve(&object, &text, is_name));
+        if let (Resolve::All, Some(route)) = (resolve, &server.route) {
+            let right = "a session's route names one server: write a server for each address, or sticky with a cookie";
+            self.report.error(route.at(), format!("{object}: route with resolve = \"all\" ({right})"));
+        }
         let metadata = server.metadata.map(|Named(pairs)| pairs).unwrap_or_default();
         let pair = |(name, value): (Spanned<String>, Spanned<String>)| {
             (name.into_inner().into(), value.into_inner().into())
@@ -258,6 +265,8 @@ impl Checker<'_> {
             place: self.report.place(url.at()),
             url: url.into_inner().into(),
             host: authority.host.into(),
+            resolve,
+            address: None,
             port: authority.port,
             unix: authority.unix,
             tls_name,
@@ -268,6 +277,23 @@ impl Checker<'_> {
             drain: server.drain.unwrap_or(false),
             metadata: metadata.into_iter().map(pair).collect(),
         })
+    }
+
+    fn resolve(&mut self, object: &str, text: &Spanned<String>, is_name: bool) -> Resolve {
+        match text.get_ref().as_str() {
+            "one" => Resolve::One,
+            "all" if is_name => Resolve::All,
+            "all" => {
+                let right = "only a name can have several addresses";
+                self.report.error(text.at(), format!("{object}: resolve \"all\" without a name ({right})"));
+                Resolve::One
+            }
+            other => {
+                let right = "\"one\" and \"all\"";
+                self.report.error(text.at(), format!("{object}: resolve {other:?} is not one of {right}"));
+                Resolve::One
+            }
+        }
     }
 
     fn aggression(&mut self, object: &str, value: Option<&Spanned<f64>>) -> f64 {
