@@ -9,11 +9,11 @@ use lb_api::wire;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-use crate::config::{self, AllDown, HostHeader, KeySource};
+use crate::config::{self, AllDown, HostHeader, KeySource, Setting};
 use crate::endpoint::{Declined, Endpoint, Which};
 use crate::handover::State;
 use crate::module::Module;
-use crate::module::balancer::{self, Balancer, BuildError, BuildInput, Fault};
+use crate::module::balancer::{self, Balancer, BuildError, BuildInput, Fault, Problem};
 use crate::module::registry::Registry;
 use crate::outlier::Outlier;
 use crate::retry::Retries;
@@ -59,6 +59,8 @@ pub struct Tier {
     pub n_endpoints: usize,
     /// Its balancer; none where its module's file is in quarantine. To begin a trylist, ask [`Tier::chooser`].
     pub balancer: Option<Balancer>,
+    /// Where another module balances requests without a key: its balancer, on the same terms.
+    pub keyless: Option<Option<Balancer>>,
     /// What its balancer sees of it as a whole.
     pub state: &'static wire::ClusterState,
 }
@@ -97,7 +99,7 @@ impl Cluster {
     /// What the module has against its settings or its endpoints.
     ///
     /// # Panics
-    /// If the cluster's module is not in the registry, which the checked configuration rules out.
+    /// If a module of the cluster is not in the registry, which the checked configuration rules out.
     pub fn build(
         idx: usize,
         config: &config::Cluster,
@@ -105,11 +107,12 @@ impl Cluster {
         state: &State,
         fault_limit: u32,
     ) -> Result<Self, BuildError> {
-        let module = registry.module(&config.module);
-        assert!(
-            module.is_some() || registry.is_quarantined(&config.module),
-            "a checked cluster names a module that is loaded"
-        );
+        for id in config.modules() {
+            assert!(
+                registry.module(id).is_some() || registry.is_quarantined(id),
+                "a checked cluster names modules that are loaded"
+            );
+        }
         let endpoints = Endpoint::of_cluster(config);
         let known = state.cluster(&config.name);
         if let Some(known) = known {
@@ -119,20 +122,28 @@ impl Cluster {
         let tiers: Result<Box<[Tier]>, BuildError> = endpoints
             .chunk_by(|a, b| a.tier == b.tier)
             .map(|endpoints| {
-                let saved = known.and_then(|known| known.saved(endpoints[0].tier, &config.module));
-                let input = BuildInput {
-                    cluster: &config.name,
-                    cluster_idx: Some(idx),
-                    endpoints: &[],
-                    state: Tier::new_state(endpoints),
-                    settings: &config.settings,
-                    previous: None,
-                    saved,
-                    fault_limit,
+                let state = Tier::new_state(endpoints);
+                let build = |id: &str, settings: &[Setting]| {
+                    let saved = known.and_then(|known| known.saved(endpoints[0].tier, id));
+                    let input = BuildInput {
+                        cluster: &config.name,
+                        cluster_idx: Some(idx),
+                        endpoints: &[],
+                        state,
+                        settings,
+                        previous: None,
+                        saved,
+                        fault_limit,
+                    };
+                    registry.module(id).map(|module| build_over(endpoints, module, input)).transpose()
                 };
-                let tier = Tier::build(module, first, endpoints, input);
+                let balancer = build(&config.module, &config.settings)?;
+                let keyless = config.key_missing.as_ref();
+                let keyless = keyless.map(|missing| build(&missing.module, &missing.settings)).transpose()?;
+                check_keyless(config, keyless.iter().flatten().next())?;
+                let tier = Tier { first, n_endpoints: endpoints.len(), balancer, keyless, state };
                 first += endpoints.len();
-                tier
+                Ok(tier)
             })
             .collect();
         let has_limits = config.servers.iter().any(|server| server.max_requests > 0);
@@ -259,28 +270,67 @@ impl Cluster {
         }
     }
 
-    /// Where requests get their key from, if the balancer asked for one.
+    /// Where requests get their key from, if a balancer asked for one, or requests without one are another's.
     pub fn key_source(&self) -> Option<&KeySource> {
         let mut balancers = self.tiers.iter().filter_map(|tier| tier.balancer.as_ref());
-        self.config.key.as_ref().filter(|_| balancers.any(|balancer| balancer.needs().key))
+        let is_used = self.config.key_missing.is_some() || balancers.any(|balancer| balancer.needs().key);
+        self.config.key.as_ref().filter(|_| is_used)
     }
 
-    /// Whether the host chooses in one of its tiers, because the module's file or the tier's balancer is in quarantine.
-    pub fn is_quarantined(&self) -> bool {
-        self.tiers.iter().any(|tier| tier.chooser().is_none())
+    /// What its operator may not have meant, a line each.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut balancers = self.tiers.iter().filter_map(|tier| tier.balancer.as_ref()).peekable();
+        let config::Cluster { name, module, key, place, .. } = &self.config;
+        // Nobody knows what one in quarantine asks for.
+        let is_known = balancers.peek().is_some();
+        let text = match (key, balancers.any(|balancer| balancer.needs().key)) {
+            // It would scatter what should stay together, and nobody would see why.
+            (None, true) => format!(
+                "no key, though module \"{module}\" asks for one (write, for example, key = \"client\"): it takes all \
+                 requests for such as have none"
+            ),
+            (Some(_), false) if is_known => {
+                format!("key: without effect here (module \"{module}\" does not ask for one)")
+            }
+            _ => return Vec::new(),
+        };
+        vec![format!("{place}: cluster \"{name}\": {text}")]
     }
 
-    /// How often its module did this wrong.
-    pub fn faults(&self, fault: Fault) -> u64 {
-        self.tiers.iter().filter_map(|tier| tier.balancer.as_ref()).map(|b| b.faults(fault)).sum()
+    /// ID of the module of requests with a key, or without.
+    pub fn module(&self, has_key: bool) -> &Arc<str> {
+        let keyless = self.config.key_missing.as_ref().filter(|_| !has_key);
+        keyless.map_or(&self.config.module, |missing| &missing.module)
+    }
+
+    /// Whether the host chooses in one of its tiers, because the file of this module of its, or the tier's balancer, is in
+    /// quarantine.
+    pub fn is_quarantined(&self, module: &str) -> bool {
+        let has_key = *self.config.module == *module;
+        self.tiers.iter().any(|tier| tier.chooser(has_key).is_none())
+    }
+
+    /// How often this module of its did this wrong.
+    pub fn faults(&self, module: &str, fault: Fault) -> u64 {
+        let balancers = self.tiers.iter().flat_map(Tier::balancers);
+        balancers.filter(|balancer| balancer.module().id() == module).map(|b| b.faults(fault)).sum()
     }
 }
 
 impl Tier {
-    /// Who chooses for a request that begins now; none where the host is to.
+    /// Who chooses for a request that begins now, and has a key or has none; none where the host is to.
     #[inline]
-    pub fn chooser(&self) -> Option<&Balancer> {
-        self.balancer.as_ref().filter(|balancer| !balancer.is_quarantined())
+    pub fn chooser(&self, has_key: bool) -> Option<&Balancer> {
+        let balancer = match &self.keyless {
+            Some(keyless) if !has_key => keyless,
+            _ => &self.balancer,
+        };
+        balancer.as_ref().filter(|balancer| !balancer.is_quarantined())
+    }
+
+    /// All of its balancers.
+    pub fn balancers(&self) -> impl Iterator<Item = &Balancer> {
+        self.balancer.iter().chain(self.keyless.iter().flatten())
     }
 
     /// What a balancer of these endpoints sees of them as a whole.
@@ -294,32 +344,42 @@ impl Tier {
             epoch: AtomicU64::new(0),
         }))
     }
+}
 
-    /// `input` says everything but the endpoints.
-    fn build(
-        module: Option<&Arc<Module>>,
-        first: usize,
-        endpoints: &[Endpoint],
-        input: BuildInput<'_>,
-    ) -> Result<Self, BuildError> {
-        let seen: Vec<balancer::Endpoint<'_>> = endpoints
-            .iter()
-            .map(|e| balancer::Endpoint {
-                id: e.id,
-                url: &e.url,
-                name: &e.name,
-                port: e.port,
-                address: e.addresses.as_fixed().map(|a| a.ip()),
-                weight: e.weight,
-                metadata: &e.metadata,
-                counters: e.counters,
-            })
-            .collect();
-        let state = input.state;
-        let input = BuildInput { endpoints: &seen, ..input };
-        let balancer = module.map(|module| Balancer::build(module, input)).transpose()?;
-        Ok(Self { first, n_endpoints: endpoints.len(), balancer, state })
+/// `input` says everything but the endpoints.
+fn build_over(
+    endpoints: &[Endpoint],
+    module: &Arc<Module>,
+    input: BuildInput<'_>,
+) -> Result<Balancer, BuildError> {
+    let seen: Vec<balancer::Endpoint<'_>> = endpoints
+        .iter()
+        .map(|e| balancer::Endpoint {
+            id: e.id,
+            url: &e.url,
+            name: &e.name,
+            port: e.port,
+            address: e.addresses.as_fixed().map(|a| a.ip()),
+            weight: e.weight,
+            metadata: &e.metadata,
+            counters: e.counters,
+        })
+        .collect();
+    Balancer::build(module, BuildInput { endpoints: &seen, ..input })
+}
+
+/// Whether the balancer for requests without a key can do without.
+fn check_keyless(config: &config::Cluster, keyless: Option<&Balancer>) -> Result<(), BuildError> {
+    let Some(missing) = &config.key_missing else { return Ok(()) };
+    if !keyless.is_some_and(|balancer| balancer.needs().key) {
+        return Ok(());
     }
+    let text = "is for requests without a key, and asks for one (name another module by key_missing)";
+    Err(BuildError {
+        cluster: (&*config.name).into(),
+        module: (&*missing.module).into(),
+        problems: vec![Problem { path: "".into(), text: text.into(), place: Some(missing.place.clone()) }],
+    })
 }
 
 impl Queue {

@@ -298,6 +298,8 @@ pub struct Cluster {
     pub settings: Vec<Setting>,
     /// Where requests get their key from, for modules that ask for one.
     pub key: Option<KeySource>,
+    /// Who balances requests that have no key; the cluster's own module where it is not said.
+    pub key_missing: Option<KeyMissing>,
     /// How the `Host` header is set on the way to a server.
     pub host_header: HostHeader,
     /// Time for a connection to one server to stand, name look-up included.
@@ -370,6 +372,24 @@ pub struct Server {
     pub route: Option<Arc<str>>,
     /// Pairs for the module's eyes, in the order of the file.
     pub metadata: Vec<(Arc<str>, Arc<str>)>,
+    /// Where it was said.
+    pub place: Place,
+}
+
+impl Cluster {
+    /// IDs of its modules: the one that it names, then the one for requests without a key.
+    pub fn modules(&self) -> impl Iterator<Item = &Arc<str>> {
+        std::iter::once(&self.module).chain(self.key_missing.as_ref().map(|missing| &missing.module))
+    }
+}
+
+/// The module of a cluster's requests without a key.
+#[derive(Clone, Debug)]
+pub struct KeyMissing {
+    /// Its ID.
+    pub module: Arc<str>,
+    /// Its own settings, flattened for the boundary.
+    pub settings: Vec<Setting>,
     /// Where it was said.
     pub place: Place,
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::{Cluster, HealthFacts, Tier};
 use crate::discovery::{self, Known};
 use crate::endpoint::Endpoint;
+use crate::module::balancer::Balancer;
 use crate::sticky;
 use crate::tls::tickets::{NoRandom, TicketKey, TicketKeys};
 
@@ -127,7 +128,7 @@ impl ClusterState {
         Self {
             name: cluster.config.name.to_string(),
             endpoints: cluster.endpoints.iter().map(endpoint).collect(),
-            balancers: cluster.tiers.iter().filter_map(|tier| saved(cluster, tier)).collect(),
+            balancers: cluster.tiers.iter().flat_map(|tier| saved(cluster, tier)).collect(),
             health: cluster.health_facts(),
         }
     }
@@ -155,9 +156,9 @@ impl ClusterState {
     }
 }
 
-fn saved(cluster: &Cluster, tier: &Tier) -> Option<BalancerState> {
-    let balancer = tier.chooser()?;
-    match balancer.save() {
+fn saved(cluster: &Cluster, tier: &Tier) -> Vec<BalancerState> {
+    let in_use = tier.balancers().filter(|balancer| !balancer.is_quarantined());
+    let save = |balancer: &Balancer| match balancer.save() {
         // One that writes nothing has nothing to say.
         Ok(bytes) => bytes.filter(|bytes| !bytes.is_empty()).map(|bytes| BalancerState {
             tier: cluster.endpoints[tier.first].tier,
@@ -169,5 +170,6 @@ fn saved(cluster: &Cluster, tier: &Tier) -> Option<BalancerState> {
             tracing::warn!(cluster, module, "what the balancer learned is not saved: {error}");
             None
         }
-    }
+    };
+    in_use.filter_map(save).collect()
 }

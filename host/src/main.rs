@@ -90,9 +90,9 @@ fn worker() -> Result<(), Failure> {
 fn check(file: &Path) -> Result<(), Failure> {
     let (config, warnings) = config::load(file)?;
     let config = Arc::new(config);
-    Prepared::new(Arc::clone(&config))?;
-    let warnings: String =
-        warnings.iter().map(|warning: &Warning| format!("{warning} (warning)\n")).collect();
+    let prepared = Prepared::new(Arc::clone(&config))?;
+    let warnings = warnings.iter().map(Warning::to_string).chain(prepared.warnings);
+    let warnings: String = warnings.map(|warning| format!("{warning} (warning)\n")).collect();
     // Not by the log, whose level may hide them: they are what was asked for.
     io::stderr()
         .write_all(warnings.as_bytes())

@@ -47,17 +47,26 @@ pub struct MetricsLayout {
 pub struct ClusterLayout {
     /// Its name.
     pub name: Arc<str>,
-    /// Module ID of its balancer.
+    /// Module ID of its balancer; calls of the one for requests without a key count as its own.
     pub module: Arc<str>,
+    /// Its balancers.
+    pub balancers: Vec<BalancerLayout>,
     /// Its endpoints in the order of the configuration.
     pub endpoints: Vec<EndpointLayout>,
+    /// Whether it is in panic. Called at each scrape.
+    pub panics: Panics,
+}
+
+/// One balancer of a cluster.
+#[derive(Clone)]
+pub struct BalancerLayout {
+    /// Its module's ID.
+    pub module: Arc<str>,
     /// [`Cluster::faults`](crate::cluster::Cluster::faults): faults are counted there, because
     /// not all happen on a thread that has a shard. Called at each scrape.
     pub faults: Faults,
     /// [`Cluster::is_quarantined`](crate::cluster::Cluster::is_quarantined). Called at each scrape.
     pub is_quarantined: Arc<dyn Fn() -> bool + Send + Sync>,
-    /// Whether it is in panic. Called at each scrape.
-    pub panics: Panics,
 }
 
 /// How often a module did this wrong, so far.
@@ -488,8 +497,7 @@ struct ClusterNames {
     name: Arc<str>,
     module: Arc<str>,
     endpoints: Vec<(String, EndpointLayout)>,
-    faults: Faults,
-    is_quarantined: Arc<dyn Fn() -> bool + Send + Sync>,
+    balancers: Vec<BalancerLayout>,
     panics: Panics,
 }
 
@@ -498,8 +506,7 @@ impl ClusterNames {
         let urls = distinct(layout.endpoints.iter().map(|endpoint| &endpoint.url));
         Self {
             name: Arc::clone(&layout.name),
-            faults: Arc::clone(&layout.faults),
-            is_quarantined: Arc::clone(&layout.is_quarantined),
+            balancers: layout.balancers.clone(),
             panics: Arc::clone(&layout.panics),
             module: Arc::clone(&layout.module),
             endpoints: urls.into_iter().zip(layout.endpoints.iter().cloned()).collect(),

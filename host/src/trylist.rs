@@ -176,6 +176,11 @@ impl<'a> Trylist<'a> {
         self.cluster
     }
 
+    /// ID of the module whose choice it is, also where the host chooses in its place.
+    pub fn module(&self) -> &'a str {
+        self.cluster.module(self.view.key.is_some())
+    }
+
     /// Decides on the next try. For [`Step::Try`] the try has begun: the endpoint's in-flight count has risen, and one of
     /// [`Trylist::not_established`] and [`Trylist::end_try`] is to follow.
     pub fn next(&mut self, now: Instant) -> Step {
@@ -363,7 +368,7 @@ impl<'a> Trylist<'a> {
         let preferred = view.preferred.map_or(wire::NO_ENDPOINT, |endpoint| wire_idx(tier, endpoint));
         self.preferred = (preferred != wire::NO_ENDPOINT).then_some(preferred as usize);
         self.slot_mut().forget_answers();
-        self.balancer = tier.chooser();
+        self.balancer = tier.chooser(view.key.is_some());
         let Some(balancer) = self.balancer else { return };
         self.slot_mut().prepare(balancer, view, preferred);
         let storage = self.storage(balancer);

@@ -29,7 +29,7 @@ use crate::discovery::Watch;
 use crate::drain::{Idle, Phase};
 use crate::handover::State;
 use crate::listener::{self, Gate, Listening};
-use crate::metrics::{ClusterLayout, EndpointLayout, Metrics, MetricsLayout, Totals};
+use crate::metrics::{BalancerLayout, ClusterLayout, EndpointLayout, Metrics, MetricsLayout, Totals};
 use crate::module::balancer::{BuildError, Fault};
 use crate::module::load::LoadError;
 use crate::module::registry::Registry;
@@ -53,6 +53,8 @@ pub struct Prepared {
     /// Its modules.
     pub registry: Registry,
     clusters: Clusters,
+    /// What its operator has written to no effect, a line each.
+    pub warnings: Vec<String>,
     /// What TLS sessions are resumed by: new ones, unless whoever hands over puts those of the worker before here.
     pub ticket_keys: Arc<TicketKeys>,
 }
@@ -159,7 +161,9 @@ impl Prepared {
         let ticket_keys = state
             .ticket_keys()
             .map_err(|e| StartError::System("keys of TLS tickets".into(), io::Error::other(e)))?;
-        Ok(Self { config, registry, clusters: clusters.into(), ticket_keys: Arc::new(ticket_keys) })
+        let warnings = clusters.iter().flat_map(Cluster::warnings).collect();
+        let ticket_keys = Arc::new(ticket_keys);
+        Ok(Self { config, registry, clusters: clusters.into(), warnings, ticket_keys })
     }
 }
 
@@ -207,7 +211,10 @@ impl Worker {
     /// # Errors
     /// [`StartError::System`].
     pub fn start_on(prepared: Prepared, sockets: Sockets, given: Given) -> Result<Self, StartError> {
-        let Prepared { config, registry: _, clusters, ticket_keys } = prepared;
+        let Prepared { config, registry: _, clusters, warnings, ticket_keys } = prepared;
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
         let access_log = AccessLog::open(&config.access_log, given.access_log)
             .map_err(|e| StartError::System(format!("access log {}", config.access_log), e))?
             .map(Arc::new);
@@ -567,8 +574,10 @@ async fn keep_house(thread: Rc<Thread>) {
 fn faults(clusters: &[Cluster]) -> BTreeMap<Arc<str>, u64> {
     let mut faults = BTreeMap::new();
     for cluster in clusters {
-        let of_cluster: u64 = Fault::ALL.into_iter().map(|fault| cluster.faults(fault)).sum();
-        *faults.entry(Arc::clone(&cluster.config.module)).or_default() += of_cluster;
+        for module in cluster.config.modules() {
+            let of_cluster: u64 = Fault::ALL.into_iter().map(|fault| cluster.faults(module, fault)).sum();
+            *faults.entry(Arc::clone(module)).or_default() += of_cluster;
+        }
     }
     faults
 }
@@ -576,7 +585,16 @@ fn faults(clusters: &[Cluster]) -> BTreeMap<Arc<str>, u64> {
 fn layout(addresses: &[Address], clusters: &Clusters, access_log: Option<&AccessLog>) -> MetricsLayout {
     let cluster = |idx: usize| {
         let cluster = &clusters[idx];
-        let (counted, watched, judged) = (Arc::clone(clusters), Arc::clone(clusters), Arc::clone(clusters));
+        let judged = Arc::clone(clusters);
+        let balancer = |module: &Arc<str>| {
+            let (counted, watched) = (Arc::clone(clusters), Arc::clone(clusters));
+            let (of, id) = (Arc::clone(module), Arc::clone(module));
+            BalancerLayout {
+                module: Arc::clone(module),
+                faults: Arc::new(move |fault| counted[idx].faults(&of, fault)),
+                is_quarantined: Arc::new(move || watched[idx].is_quarantined(&id)),
+            }
+        };
         ClusterLayout {
             name: Arc::clone(&cluster.config.name),
             module: Arc::clone(&cluster.config.module),
@@ -589,8 +607,7 @@ fn layout(addresses: &[Address], clusters: &Clusters, access_log: Option<&Access
                     health: Arc::clone(&e.health),
                 })
                 .collect(),
-            faults: Arc::new(move |fault| counted[idx].faults(fault)),
-            is_quarantined: Arc::new(move || watched[idx].is_quarantined()),
+            balancers: cluster.config.modules().map(balancer).collect(),
             panics: Arc::new(move || judged[idx].is_in_panic()),
         }
     };

@@ -76,7 +76,8 @@ impl<'a> Request<'a> {
     }
 
     /// The request's key by the cluster's `key` setting, where [`Needs::key`](crate::Needs::key) asked for it and the
-    /// request has one.
+    /// request has one. It is never empty: the host takes an empty one for none, and where the cluster has a `key_missing`
+    /// such requests are another balancer's.
     #[inline]
     pub fn key(self) -> Option<&'a [u8]> {
         self.view.bytes(|r| r.key)

@@ -19,6 +19,7 @@ mod headers;
 mod host_share;
 mod http2;
 mod http2_attacks;
+mod keys;
 mod kit;
 mod limits;
 mod mail;

@@ -100,6 +100,7 @@ pub(super) struct Cluster {
     pub(super) h2_streams: Option<Spanned<i64>>,
     pub(super) settings: Option<Named<Value>>,
     pub(super) key: Option<Spanned<String>>,
+    pub(super) key_missing: Option<Spanned<Short<KeyMissing>>>,
     pub(super) host_header: Option<Spanned<String>>,
     pub(super) connect_timeout: Option<Spanned<Time>>,
     pub(super) response_timeout: Option<Spanned<Time>>,
@@ -119,6 +120,14 @@ pub(super) struct Cluster {
     pub(super) send_proxy_protocol: Option<Spanned<String>>,
     pub(super) request_headers: Option<Headers>,
     pub(super) response_headers: Option<Headers>,
+}
+
+/// `key_missing` of a cluster.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct KeyMissing {
+    pub(super) module: Option<Spanned<String>>,
+    pub(super) settings: Option<Named<Value>>,
 }
 
 /// `request_headers` and `response_headers` of a cluster or a route.
@@ -322,6 +331,10 @@ pub(super) struct Explain {
 
 impl Expecting for ModuleFile {
     const EXPECTED: &str = "a module's file, or a table such as { path = \"libmod_x.so\", sha256 = \"…\" }";
+}
+
+impl Expecting for KeyMissing {
+    const EXPECTED: &str = "a module's ID such as \"round_robin\", or a table such as { module = \"least_request\", settings = { … } }";
 }
 
 impl Expecting for Server {

@@ -173,14 +173,14 @@ impl Plan<'_> {
         })
     }
 
-    /// The cluster's key of a request; `None` where the request has none.
+    /// The cluster's key of a request; `None` where the request has none, or an empty one.
     pub(super) fn key<'b>(
         &'b self,
         source: &KeySource,
         head: &'b RequestHead,
         client: Peer,
     ) -> Option<Cow<'b, [u8]>> {
-        match source {
+        let key = match source {
             KeySource::Client => client.ip().map(|ip| Cow::Owned(ip.to_string().into_bytes())),
             KeySource::Header(name) => head.field(name.as_bytes()).map(Cow::Borrowed),
             KeySource::Cookie(name) => head
@@ -197,7 +197,8 @@ impl Plan<'_> {
                 None => Some(Cow::Borrowed(&*self.path)),
                 Some(query) => Some(Cow::Owned([&*self.path, b"?", query].concat())),
             },
-        }
+        };
+        key.filter(|key| !key.is_empty())
     }
 }
 

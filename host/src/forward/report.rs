@@ -96,7 +96,7 @@ impl Request<'_> {
         let endpoints = &self.cluster.endpoints;
         let entry = access_log::Entry {
             cluster: Some(&self.cluster.config.name),
-            module: Some(&self.cluster.config.module),
+            module: Some(trylist.module()),
             endpoint: trylist.endpoint().map(|endpoint| &*endpoints[endpoint].url),
             duration_ns,
             first_byte_ns,

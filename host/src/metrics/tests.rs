@@ -143,7 +143,7 @@ fn a_balancer_in_quarantine_is_shown() {
     let mut layout = layout();
     let labels = r#"cluster="api",module="round_robin""#;
     for (is_in, expected) in [(false, "0"), (true, "1")] {
-        layout.clusters[0].is_quarantined = Arc::new(move || is_in);
+        layout.clusters[0].balancers[0].is_quarantined = Arc::new(move || is_in);
         let text = Metrics::new(&layout, 1).text();
         assert_eq!(value(&text, &format!("trylist_balancer_quarantined{{{labels}}}")), expected);
     }
@@ -279,7 +279,7 @@ fn totals_are_exact_through_serde_and_sums() {
 #[test]
 fn totals_hold_only_what_happened_and_no_gauges() {
     let mut layout = layout();
-    layout.clusters[0].faults = Arc::new(|_| 0);
+    layout.clusters[0].balancers[0].faults = Arc::new(|_| 0);
     let metrics = Metrics::new(&layout, 1);
     assert!(metrics.totals().is_empty(), "{:?}", metrics.totals());
     metrics.shard(0).connection_opened(0);
@@ -349,8 +349,11 @@ fn layout() -> MetricsLayout {
             name: "api".into(),
             module: "round_robin".into(),
             endpoints: vec![endpoint("http://a"), endpoint("http://b")],
-            faults: Arc::new(|fault| if fault == Fault::OutOfRange { 3 } else { 0 }),
-            is_quarantined: Arc::new(|| false),
+            balancers: vec![BalancerLayout {
+                module: "round_robin".into(),
+                faults: Arc::new(|fault| if fault == Fault::OutOfRange { 3 } else { 0 }),
+                is_quarantined: Arc::new(|| false),
+            }],
             panics: Arc::new(|| true),
         }],
         access_log: None,

@@ -312,11 +312,10 @@ impl Metrics {
             "trylist_module_faults",
             None,
             "What a module did that it must not.",
-            self.clusters().flat_map(|(_, cluster)| {
-                Fault::ALL.into_iter().map(|fault| {
-                    let labels =
-                        [("cluster", &*cluster.name), ("module", &*cluster.module), ("fault", fault.name())];
-                    (labels, (cluster.faults)(fault))
+            self.balancers().flat_map(|(name, balancer)| {
+                Fault::ALL.into_iter().map(move |fault| {
+                    let labels = [("cluster", name), ("module", &*balancer.module), ("fault", fault.name())];
+                    (labels, (balancer.faults)(fault))
                 })
             }),
         )?;
@@ -324,9 +323,9 @@ impl Metrics {
             "trylist_balancer_quarantined",
             None,
             "1 where a module did wrong so often that the host chooses in its place until the next reload.",
-            self.clusters().map(|(_, cluster)| {
-                let labels = [("cluster", &*cluster.name), ("module", &*cluster.module)];
-                (labels, u32::from((cluster.is_quarantined)()))
+            self.balancers().map(|(name, balancer)| {
+                let labels = [("cluster", name), ("module", &*balancer.module)];
+                (labels, u32::from((balancer.is_quarantined)()))
             }),
         )?;
         out.histogram(
@@ -441,6 +440,14 @@ impl Metrics {
 
     fn clusters(&self) -> impl Iterator<Item = (usize, &super::ClusterNames)> {
         self.clusters.iter().enumerate()
+    }
+
+    /// Each with its cluster's name.
+    fn balancers(&self) -> impl Iterator<Item = (&str, &super::BalancerLayout)> {
+        self.clusters.iter().flat_map(move |cluster| {
+            let name = &*cluster.name;
+            cluster.balancers.iter().map(move |balancer| (name, balancer))
+        })
     }
 
     /// Clusters, and before them what was never routed to one.

@@ -147,7 +147,7 @@ impl Trylist<'_> {
         let config = &self.cluster.config;
         let mut fields = Fields::default();
         fields.push("X-Trylist-Cluster", config.name.as_bytes());
-        fields.push("X-Trylist-Module", config.module.as_bytes());
+        fields.push("X-Trylist-Module", self.module().as_bytes());
         if let Some(key) = self.view.key {
             fields.push("X-Trylist-Key", key);
         }

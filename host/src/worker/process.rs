@@ -18,7 +18,7 @@ use nix::sys::signal::{SigSet, Signal};
 use crate::breadcrumb::{self, Board};
 use crate::channel::message::{Mark, ModuleSays, Report, Start, ToSupervisor, ToWorker};
 use crate::channel::{self, Received, Receiver, Sender};
-use crate::cluster::Clusters;
+use crate::cluster::{Clusters, Tier};
 use crate::config::{self, Config};
 use crate::control::Refused;
 use crate::crash;
@@ -283,7 +283,7 @@ fn apply_drain(clusters: &Clusters, mark: &Mark) {
 /// A call that does not return keeps its thread; nobody else is to be lost to the same.
 fn overrun(clusters: &Clusters, cluster: Option<usize>, charged: Duration, goes_on: bool) {
     let Some(cluster) = cluster.and_then(|cluster| clusters.get(cluster)) else { return };
-    for balancer in cluster.tiers.iter().filter_map(|tier| tier.balancer.as_ref()) {
+    for balancer in cluster.tiers.iter().flat_map(Tier::balancers) {
         if goes_on {
             balancer.quarantine(&format_args!("a call has not returned after {charged:.1?}"));
         } else {

@@ -15,7 +15,8 @@
 //! weight is of the configured one, always the same ones, more and more as the weight rises; the others are hashed
 //! again. A weight raised above the configured one shows only after a reload.
 //!
-//! **A request without a key**, or with an empty one, is drawn by weight, where nginx would have it take turns.
+//! **A request without a key**, or with an empty one, is drawn by weight, where nginx would have it take turns
+//! (the cluster's `key_missing = "round_robin"` does).
 //!
 //! **When**: clients or servers that compute the same hash, as a farm of memcached with Cache::Memcached, or moving
 //! over from nginx. **When not**: wherever servers come and go: a change of their number or weights moves nearly every

@@ -26,7 +26,8 @@
 //! a weight that the operator has lowered, keeps as many of its keys as its effective weight is of the configured one,
 //! always the same ones. A weight raised above the configured one shows only after a reload.
 //!
-//! **A request without a key** goes to a slot drawn at random, and so to a server by weight.
+//! **A request without a key** (an empty one is none) goes to a slot drawn at random, and so to a server by weight; the
+//! cluster's `key_missing` can name another module for it.
 //!
 //! **When**: caches or state in many servers that are to have even shares. **When not**: tables with less than some
 //! hundred slots for each server, whose shares are uneven and whose keys move more; few servers that come and go often

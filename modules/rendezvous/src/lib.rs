@@ -16,7 +16,8 @@
 //!
 //! **Where that server is not available**, or failed this request before, the next highest score is taken; Envoy would
 //! change the hash and draw again. **Weights** are the effective ones: slow start and run-time changes move as few keys
-//! as can be, and always the same ones. **A request without a key** is drawn by weight.
+//! as can be, and always the same ones. **A request without a key** (an empty one is none) is drawn by weight,
+//! unless the cluster's `key_missing` names another module for it.
 //!
 //! **When**: caches or state in servers that come, go and change their weights, up to some hundred of them. **When
 //! not**: thousands of servers: every choice looks at all of them, at 2 to 3 ns each, where `maglev` and `ring_hash`

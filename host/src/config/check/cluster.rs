@@ -15,7 +15,7 @@ use super::super::settings::flatten;
 use super::super::shape::{Named, Short};
 use super::super::source::{At, Span};
 use super::super::units::Time;
-use super::super::{AllDown, Cluster, HostHeader, KeySource, Resolve, Server, Syntax, file};
+use super::super::{AllDown, Cluster, HostHeader, KeyMissing, KeySource, Resolve, Server, Syntax, file};
 use super::headers::Direction;
 use super::module::Modules;
 use super::{Checker, address};
@@ -106,11 +106,16 @@ impl Checker<'_> {
             }
             keepalive = 0;
         }
+        let module = module.unwrap_or_default();
+        let has_key = raw.key.is_some();
+        let key_missing = raw
+            .key_missing
+            .and_then(|missing| self.key_missing(&object, missing, (&module, has_key), modules));
         let sticky = raw.sticky.and_then(|sticky| self.sticky(&object, sticky, &servers));
         let ejection = self.ejection(&object, raw.ejection);
         let health_check = raw.health_check.and_then(|check| self.health_check(&object, check));
         Cluster {
-            module: module.unwrap_or_default(),
+            module,
             servers,
             tls,
             protocol,
@@ -118,6 +123,7 @@ impl Checker<'_> {
             sticky,
             settings: raw.settings.map(|settings| flatten(settings, self.report)).unwrap_or_default(),
             key: raw.key.and_then(|text| self.key_source(&object, &text)),
+            key_missing,
             host_header: raw
                 .host_header
                 .and_then(|text| self.host_header(&object, &text))
@@ -361,6 +367,41 @@ impl Checker<'_> {
             self.report.error(text.at(), format!("{object}: key \"{text}\" is not one of {right}"));
         }
         source
+    }
+
+    fn key_missing(
+        &mut self,
+        object: &str,
+        missing: Spanned<Short<file::KeyMissing>>,
+        (module, has_key): (&str, bool),
+        modules: &Modules,
+    ) -> Option<KeyMissing> {
+        let (span, missing) = (missing.span(), missing.into_inner());
+        let object = format!("{object}: key_missing");
+        let missing = match missing {
+            Short::Text(id) => {
+                file::KeyMissing { module: Some(Spanned::new(span.clone(), id)), ..Default::default() }
+            }
+            Short::Table(missing) => missing,
+        };
+        if !has_key {
+            let right = "write, for example, key = \"header:X-Id\", or leave key_missing out";
+            self.report.error(span.start, format!("{object} without key ({right})"));
+        }
+        let Some(named) = missing.module else {
+            self.missing(&span, "module", &object, "write, for example, module = \"round_robin\"");
+            return None;
+        };
+        if named.get_ref() == module {
+            let right = "name another one, or leave key_missing out";
+            self.report
+                .error(named.at(), format!("{object}: \"{module}\" is the cluster's module ({right})"));
+        }
+        Some(KeyMissing {
+            module: self.module_of(&object, span.start, Some(&named), modules)?,
+            settings: missing.settings.map(|settings| flatten(settings, self.report)).unwrap_or_default(),
+            place: self.report.place(named.at()),
+        })
     }
 
     /// `Host` as a cluster or a route sets it.

@@ -154,7 +154,9 @@ impl Checker<'_> {
 
     /// Loading code that nobody asks is a mistake of somebody, but a harmless one.
     pub(super) fn warn_of_unused(&mut self, modules: &[ModuleFile], clusters: &[Cluster]) {
-        let is_used = |module: &&ModuleFile| clusters.iter().any(|cluster| cluster.module == module.id);
+        let is_used = |module: &&ModuleFile| {
+            clusters.iter().any(|cluster| cluster.modules().any(|id| *id == module.id))
+        };
         for module in modules.iter().filter(|module| !is_used(module)) {
             let text = format!("module \"{}\": loaded, but no cluster uses it", module.id);
             self.report.warn(module.place.clone(), text);
