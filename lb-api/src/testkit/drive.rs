@@ -470,6 +470,14 @@ impl<B> TestTrylist<'_, B> {
         self.tried[endpoint / 64] |= 1 << (endpoint % 64);
     }
 
+    /// Takes back the last answer, as a host does that found the endpoint full and has waited since: it was no try, and
+    /// may be answered again.
+    pub fn decline_and_wait(&mut self) {
+        if let Some(endpoint) = self.tries.pop() {
+            self.tried[endpoint / 64] &= !(1 << (endpoint % 64));
+        }
+    }
+
     /// The last try was refused.
     pub fn fail(&mut self) {
         self.fail_with(FailureKind::Connect);

@@ -20,6 +20,10 @@
 //! advances all candidates, so that whoever was passed over for being busy has a claim to the ties that come after (above:
 //! requests 4 and 5).
 //!
+//! **Sessions.** A request that the host takes to the server of its session is charged to that server as if it had been
+//! chosen, as in httpd, so that others get the ties that come after. It is charged when it begins, unless the books are in
+//! use just then.
+//!
 //! **Threads.** A choice reads and writes the lbstatus of all candidates as one step, so that they stand behind a lock. It is
 //! only tried: who finds it taken draws by weight among those with the fewest in flight, which gives idle servers the same
 //! shares on average, and leaves the books alone. (httpd holds a mutex within each process, and between processes just races.)
@@ -69,7 +73,10 @@ impl Balancer for ByBusyness {
     }
 
     #[inline]
-    fn load_balance(&self, _: &Request<'_>) -> Chosen {
+    fn load_balance(&self, request: &Request<'_>) -> Chosen {
+        if let Some(endpoint) = request.preferred() {
+            self.charge(endpoint);
+        }
         Chosen::default()
     }
 
@@ -94,6 +101,27 @@ impl Balancer for ByBusyness {
 }
 
 impl ByBusyness {
+    /// Advances the books by a choice that was made elsewhere.
+    #[cold]
+    fn charge(&self, endpoint: usize) {
+        let mut lbstatus = match self.lbstatus.try_lock() {
+            Ok(lbstatus) => lbstatus,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        if !self.endpoints.get(endpoint).is_some_and(|live| live.is_available() && !live.is_full()) {
+            return;
+        }
+        let mut total = 0;
+        for (live, lbstatus) in self.endpoints.iter().zip(&mut *lbstatus) {
+            if live.is_available() && !live.is_full() {
+                *lbstatus += i64::from(lbfactor(*live));
+                total += i64::from(lbfactor(*live));
+            }
+        }
+        lbstatus[endpoint] -= total;
+    }
+
     fn by_the_books(&self, cx: &NextCx<'_>, lbstatus: &mut [i64]) -> Option<Candidate> {
         let first = cx.is_first();
         let (mut best, mut total): (Option<Candidate>, i64) = (None, 0);
@@ -297,6 +325,28 @@ mod tests {
         for _ in 0..20 {
             assert_eq!(balancer.distribution(14), [3, 1, 4, 1, 5]);
         }
+    }
+
+    #[test]
+    fn requests_of_sessions_are_charged_and_shares_hold() {
+        let cluster = FakeCluster::weighted(&[2, 1]);
+        let balancer = cluster.balancer::<ByBusyness>().build().unwrap();
+        let mut counts = [0; 2];
+        for request in 0..3_000 {
+            // A third of all is of a's sessions.
+            if request % 3 == 0 {
+                balancer.load_balance(FakeRequest::get("/").preferred(0)).serve();
+                counts[0] += 1;
+            } else {
+                counts[balancer.sequence(1)[0]] += 1;
+            }
+        }
+        assert_eq!(counts, [2_000, 1_000]);
+        // One that takes nothing is not charged.
+        cluster.set_state(0, State::Down);
+        balancer.load_balance(FakeRequest::get("/").preferred(0));
+        cluster.set_state(0, State::Available);
+        assert_eq!(balancer.distribution(3), [2, 1]);
     }
 
     #[test]

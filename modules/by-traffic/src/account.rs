@@ -8,14 +8,14 @@ use lb_api::WEIGHT_ONE;
 /// The bytes of one endpoint. Instances that follow one another share it.
 ///
 /// Bytes per weight take two divisions, which a scan over many endpoints has no time for. So they are worked out when
-/// bytes are counted, and again where a scan finds that the weight has changed.
+/// bytes are counted, and again where an instance looks that has another weight.
 #[derive(Debug)]
 pub(crate) struct Account {
     sent: AtomicU64,
     received: AtomicU64,
     /// Of `sent`, `received` and `weight`.
     traffic: AtomicU64,
-    /// The effective weight that `traffic` is made with.
+    /// The weight that `traffic` is made with.
     weight: AtomicU32,
 }
 
@@ -35,28 +35,30 @@ impl Account {
         (self.sent.load(Relaxed), self.received.load(Relaxed))
     }
 
-    /// httpd's measure, at this effective weight, which is not 0.
+    /// httpd's measure, at this weight, which is not 0.
     #[inline]
-    pub(crate) fn traffic(&self, weight: impl Fn() -> u32) -> u64 {
-        if self.weight.load(Relaxed) != weight() {
+    pub(crate) fn traffic(&self, weight: u32) -> u64 {
+        if self.weight.load(Relaxed) != weight {
             self.work_out(weight);
         }
         self.traffic.load(Relaxed)
     }
 
-    /// Counts these bytes.
-    pub(crate) fn count(&self, sent: u64, received: u64, weight: impl Fn() -> u32) {
-        self.sent.fetch_add(sent, SeqCst);
-        self.received.fetch_add(received, SeqCst);
+    /// Counts these bytes; there are never more than fit.
+    pub(crate) fn count(&self, sent: u64, received: u64, weight: u32) {
+        for (sum, bytes) in [(&self.sent, sent), (&self.received, received)] {
+            // Never refused.
+            let _ = sum.fetch_update(SeqCst, SeqCst, |sum| Some(sum.saturating_add(bytes)));
+        }
         self.work_out(weight);
     }
 
     #[inline(never)]
-    fn work_out(&self, weight: impl Fn() -> u32) {
+    fn work_out(&self, weight: u32) {
         // Several threads may do this at once. All stores and loads here are in one order; whoever stores last looks again
-        // after that, and so what stays is of the last bytes and the last weight.
+        // after that, and so what stays is of the last bytes.
         loop {
-            let (sent, received, weight) = (self.sent.load(SeqCst), self.received.load(SeqCst), weight());
+            let (sent, received) = (self.sent.load(SeqCst), self.received.load(SeqCst));
             let traffic = measure(sent, received, lbfactor(weight));
             self.traffic.store(traffic, SeqCst);
             self.weight.store(weight, SeqCst);
@@ -75,6 +77,15 @@ impl Account {
 pub(crate) fn measure(sent: u64, received: u64, lbfactor: u64) -> u64 {
     let lbfactor = lbfactor.max(1);
     (sent / lbfactor).saturating_add(received / lbfactor)
+}
+
+/// What bytes count for that were moved at this effective weight, for an endpoint of this configured one.
+pub(crate) fn at_weight(bytes: u64, configured: u32, effective: u32) -> u64 {
+    if effective == configured || effective == 0 {
+        return bytes;
+    }
+    let scaled = u128::from(bytes) * u128::from(configured) / u128::from(effective);
+    u64::try_from(scaled).unwrap_or(u64::MAX)
 }
 
 /// httpd's: 100 for a weight of 1. Any weight but 0 counts for something.
@@ -97,31 +108,42 @@ mod tests {
         for step in 0..10_000 {
             let (sent, received) = (rng.below(5_000), rng.below(1 << (step % 40)));
             let weight = 1 + rng.below(100) as u32;
-            account.count(sent, received, || weight * WEIGHT_ONE);
+            account.count(sent, received, weight * WEIGHT_ONE);
             transferred += sent as i64;
             read += received as i64;
             // `worker->s->lbfactor`, and `is_best_bytraffic`.
             let lbfactor = i64::from(weight * 100);
             assert_eq!(account.bytes(), (transferred as u64, read as u64));
             let expected = (transferred / lbfactor + read / lbfactor) as u64;
-            assert_eq!(account.traffic(|| weight * WEIGHT_ONE), expected, "step {step}");
+            assert_eq!(account.traffic(weight * WEIGHT_ONE), expected, "step {step}");
         }
     }
 
     #[test]
     fn a_change_of_weight_is_seen_at_the_next_look() {
         let account = Account::new(1_000, 10_099);
-        assert_eq!(account.traffic(|| WEIGHT_ONE), 10 + 100);
-        assert_eq!(account.traffic(|| 10 * WEIGHT_ONE), 1 + 10);
-        assert_eq!(account.traffic(|| WEIGHT_ONE / 2), 20 + 201);
+        assert_eq!(account.traffic(WEIGHT_ONE), 10 + 100);
+        assert_eq!(account.traffic(10 * WEIGHT_ONE), 1 + 10);
+        assert_eq!(account.traffic(WEIGHT_ONE / 2), 20 + 201);
         // A weight so small that 1/100 is more.
-        assert_eq!(account.traffic(|| 1), 1_000 + 10_099);
+        assert_eq!(account.traffic(1), 1_000 + 10_099);
     }
 
     #[test]
-    fn threads_that_count_at_once_leave_the_measure_of_all_bytes_and_the_last_weight() {
+    fn bytes_of_slow_start_count_for_more_and_none_for_more_than_fits() {
+        assert_eq!(at_weight(1_000, WEIGHT_ONE, WEIGHT_ONE), 1_000);
+        assert_eq!(at_weight(1_000, 3 * WEIGHT_ONE, WEIGHT_ONE / 8), 24_000);
+        assert_eq!(at_weight(1_000, WEIGHT_ONE, 0), 1_000, "the last resort");
+        assert_eq!(at_weight(u64::MAX, WEIGHT_ONE, 1), u64::MAX);
+        let account = Account::new(u64::MAX - 1, 0);
+        account.count(5, 0, WEIGHT_ONE);
+        assert_eq!(account.bytes(), (u64::MAX, 0));
+    }
+
+    #[test]
+    fn threads_that_count_at_once_leave_the_measure_of_all_bytes() {
         for round in 0..200 {
-            let (account, weight) = (Account::new(0, 0), AtomicU32::new(WEIGHT_ONE));
+            let account = Account::new(0, 0);
             let go = AtomicBool::new(false);
             std::thread::scope(|scope| {
                 for _ in 0..3 {
@@ -129,16 +151,14 @@ mod tests {
                         while !go.load(SeqCst) {
                             std::hint::spin_loop();
                         }
-                        (0..50).for_each(|_| account.count(7, 130, || weight.load(SeqCst)));
+                        (0..50).for_each(|_| account.count(7, 130, 3 * WEIGHT_ONE));
                     });
                 }
                 go.store(true, SeqCst);
-                weight.store(3 * WEIGHT_ONE, SeqCst);
-                account.traffic(|| weight.load(SeqCst));
             });
             assert_eq!(account.bytes(), (1_050, 19_500));
             // Not worked out anew by this look: the weight is the one that it was made with.
-            assert_eq!(account.traffic(|| weight.load(SeqCst)), 3 + 65, "round {round}");
+            assert_eq!(account.traffic(3 * WEIGHT_ONE), 3 + 65, "round {round}");
         }
     }
 }

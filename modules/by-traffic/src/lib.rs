@@ -23,8 +23,10 @@
 //! least per weight; in httpd it starts at 0, and gets every request until it is level. A server that was away for a while
 //! does come back behind the others, as in httpd, and is given what it missed.
 //!
-//! **Other departures**: weights are the host's effective ones with slow start, to 1/100; a change of weight counts for all bytes of
-//! the past, as it does in httpd. Sets, spares and standbys are the host's tiers, errors and retries its health.
+//! **Other departures**: in slow start a byte counts for as much more as the effective weight is below the configured one at the
+//! time, so that a server on its way back gets its share of what comes, and what it moved before is neither more nor less
+//! than it was. A weight that a reload changes counts for all bytes of the past, as it does in httpd. Sets, spares and
+//! standbys are the host's tiers, errors and retries its health.
 //!
 //! **When**: responses that differ much in size, lines that are paid by the byte or narrow. **When not**: response time
 //! matters (a server that answers slowly, and so little, is the preferred one), requests come in bursts, or servers often come
@@ -40,16 +42,19 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use lb_api::{
-    Balancer, BuildCx, BuildError, Event, EventKind, Live, Needs, Next, NextCx, Request, export_balancer,
+    Balancer, BuildCx, BuildError, Event, EventKind, Live, Needs, Next, NextCx, Request, WEIGHT_ONE,
+    export_balancer,
 };
 
-use account::{Account, lbfactor, measure};
+use account::{Account, at_weight, lbfactor, measure};
 
 /// The instance for one cluster.
 #[derive(Debug)]
 pub struct ByTraffic {
     ids: Box<[u64]>,
     endpoints: Box<[Live]>,
+    /// As configured, in 16.16 fixed point.
+    weights: Box<[u32]>,
     accounts: Box<[Arc<Account>]>,
 }
 
@@ -81,11 +86,12 @@ impl Balancer for ByTraffic {
         let level = level.min().unwrap_or(0);
         let account = |id: u64, weight: u32| match known.get(&id) {
             Some(account) => Arc::clone(account),
-            None => Arc::new(Account::new(level * u64::from(weight) * 100, 0)),
+            None => Arc::new(Account::new(level.saturating_mul(u64::from(weight) * 100), 0)),
         };
         Ok(Self {
             ids: endpoints.iter().map(lb_api::Endpoint::id).collect(),
             endpoints: endpoints.live(),
+            weights: endpoints.iter().map(|e| e.weight().saturating_mul(WEIGHT_ONE)).collect(),
             accounts: endpoints.iter().map(|e| account(e.id(), e.weight())).collect(),
         })
     }
@@ -103,12 +109,13 @@ impl Balancer for ByTraffic {
     fn next(&self, counted: &mut Counted, cx: &NextCx<'_>) -> Next {
         let first = cx.is_first();
         let mut best: Option<(usize, u64)> = None;
-        for (idx, (live, account)) in self.endpoints.iter().zip(&self.accounts).enumerate() {
+        let all = self.endpoints.iter().zip(&self.accounts).zip(&self.weights);
+        for (idx, ((live, account), weight)) in all.enumerate() {
             let fits = live.is_available() && !live.is_full() && (first || !cx.tried(idx));
             if !fits || live.effective_weight() == 0 {
                 continue;
             }
-            let traffic = account.traffic(|| live.effective_weight());
+            let traffic = account.traffic(*weight);
             if best.is_none_or(|(_, least)| traffic < least) {
                 best = Some((idx, traffic));
             }
@@ -118,8 +125,9 @@ impl Balancer for ByTraffic {
     }
 
     fn observe(&self, counted: &mut Counted, event: &Event<'_>) {
-        let (Some(account), Some(live)) =
-            (self.accounts.get(event.endpoint), self.endpoints.get(event.endpoint))
+        let idx = event.endpoint;
+        let (Some(account), Some(live), Some(weight)) =
+            (self.accounts.get(idx), self.endpoints.get(idx), self.weights.get(idx))
         else {
             return;
         };
@@ -130,7 +138,8 @@ impl Balancer for ByTraffic {
         let sent = event.bytes_sent.saturating_sub(counted.sent);
         let received = event.bytes_received.saturating_sub(counted.received);
         if sent > 0 || received > 0 {
-            account.count(sent, received, || live.effective_weight());
+            let counts = |bytes| at_weight(bytes, *weight, live.effective_weight());
+            account.count(counts(sent), counts(received), *weight);
             counted.sent += sent;
             counted.received += received;
         }
@@ -146,7 +155,7 @@ impl Balancer for ByTraffic {
 
     fn explain(&self, counted: &Counted) -> Option<String> {
         let (endpoint, traffic) = counted.chosen?;
-        let factor = lbfactor(self.endpoints.get(endpoint as usize)?.effective_weight());
+        let factor = lbfactor(*self.weights.get(endpoint as usize)?);
         Some(format!("endpoint {endpoint} has moved the least: {traffic} per lbfactor, which is {factor}"))
     }
 }
@@ -186,7 +195,7 @@ mod tests {
     use std::time::Duration;
 
     use lb_api::testkit::{Contract, FakeCluster, FakeRequest, TestBalancer};
-    use lb_api::{OutcomeKind, Rng, State, TryResult, WEIGHT_ONE};
+    use lb_api::{OutcomeKind, Rng, State, TryResult};
 
     use super::*;
 
@@ -288,6 +297,19 @@ mod tests {
         let balancer = cluster.balancer::<ByTraffic>().build().unwrap();
         let counts = balancer.distribution(1_000);
         assert!(counts[1].abs_diff(200) <= 2, "{counts:?}");
+    }
+
+    #[test]
+    fn what_was_moved_before_slow_start_counts_as_it_did() {
+        let cluster = FakeCluster::equal(2);
+        let balancer = cluster.balancer::<ByTraffic>().build().unwrap();
+        assert_eq!(balancer.distribution(100_000), [50_000, 50_000]);
+        cluster.set_effective_weight(1, WEIGHT_ONE / 10);
+        let counts = balancer.distribution(1_100);
+        assert!(counts[1].abs_diff(100) <= 1, "{counts:?}");
+        cluster.set_effective_weight(1, WEIGHT_ONE);
+        let counts = balancer.distribution(1_000);
+        assert!(counts[1].abs_diff(500) <= 10, "{counts:?}");
     }
 
     #[test]

@@ -26,6 +26,11 @@
 //! than failed, does the request go on to the next endpoint of the sequence that it has not tried, and other requests'
 //! turns stay where they are.
 //!
+//! **Sessions.** A request that the host takes to the server of its session costs that server a turn: its next one is passed over, so
+//! that shares hold with sessions as they do without. nginx has such a pick take part in the current weights, unless those
+//! of the server are as low already as one turn before its time makes them; here a server owes up to 16 turns. Sessions that
+//! bring a server more than its share leave it nothing else, and are not paid back beyond that.
+//!
 //! **Cost.** The sequence repeats after as many choices as the weights, divided by what is common to them, sum up to: 7
 //! above, `n` for `n` endpoints of any equal weight. A period of up to 65,536 (fewer where very many weights differ) is
 //! kept as a table, where it fits into what the configured weights asked for, at least 1,024 entries; a choice is then a
@@ -41,6 +46,7 @@
 //! **Settings**: none. **Source**: nginx, `src/http/ngx_http_upstream_round_robin.c`.
 #![forbid(unsafe_code)]
 
+mod debts;
 mod peers;
 mod sequence;
 mod smooth;
@@ -51,8 +57,12 @@ use lb_api::{
     Balancer, BuildCx, BuildError, Cluster, Endpoint, Live, Next, NextCx, Request, export_balancer,
 };
 
+use debts::Debts;
 use sequence::Sequence;
 use smooth::Smooth;
+
+/// Turns that one request passes over, at most, because they are owed.
+const MAX_PASSED_OVER: usize = 64;
 
 /// The instance for one cluster.
 #[derive(Debug)]
@@ -61,6 +71,7 @@ pub struct RoundRobin {
     endpoints: Box<[Live]>,
     sequence: Sequence,
     turn: Turn,
+    debts: Debts,
 }
 
 /// The counter of turns: written by every request, so that it has cache lines of its own, away from what all read.
@@ -74,6 +85,8 @@ pub struct Position {
     entry: Option<u64>,
     /// Whether the last choice was one after a failure, which has no entry.
     is_after_failure: bool,
+    /// The endpoint that owes a turn for this request, while the host may serve it there.
+    charged: Option<u32>,
 }
 
 impl Balancer for RoundRobin {
@@ -89,31 +102,33 @@ impl Balancer for RoundRobin {
             cluster: cx.cluster(),
             endpoints: endpoints.live(),
             sequence: Sequence::new(endpoints.len(), configured.period()),
-            // A reload is no reason for the first endpoint to be the first again.
+            debts: Debts::new(endpoints.len()),
             turn: Turn(AtomicU64::new(cx.previous().map_or(0, |previous| previous.turn.0.load(Relaxed)))),
         })
     }
 
     #[inline]
-    fn load_balance(&self, _: &Request<'_>) -> Position {
-        Position::default()
+    fn load_balance(&self, request: &Request<'_>) -> Position {
+        let charged = request.preferred().and_then(|endpoint| self.debts.charge(endpoint));
+        Position { charged, ..Position::default() }
     }
 
     #[inline]
     fn next(&self, position: &mut Position, cx: &NextCx<'_>) -> Next {
+        if let Some(endpoint) = position.charged.take() {
+            // It did not serve the request after all.
+            self.debts.pay(endpoint);
+        }
         match position.entry {
             // The turn is taken here and not in `load_balance`, because a request that the host sends to its preferred
-            // endpoint takes none.
-            None => {
-                let turn = self.turn.0.fetch_add(1, Relaxed);
-                match self.sequence.at(turn, self.cluster.epoch(), || self.smooth()) {
-                    Some((entry, endpoint)) => {
-                        position.entry = Some(entry);
-                        self.unless_tried(endpoint, position, cx)
-                    }
-                    None => self.left_over(cx),
+            // endpoint takes the next one of that endpoint.
+            None => match self.take_turn() {
+                Some((entry, endpoint)) => {
+                    position.entry = Some(entry);
+                    self.unless_tried(endpoint, position, cx)
                 }
-            }
+                None => self.left_over(cx),
+            },
             Some(entry) => match self.after_failure(cx) {
                 Some(endpoint) => {
                     position.is_after_failure = true;
@@ -137,6 +152,32 @@ impl Balancer for RoundRobin {
 }
 
 impl RoundRobin {
+    /// The next turn of the sequence that is not owed; entry and endpoint.
+    #[inline]
+    fn take_turn(&self) -> Option<(u64, u32)> {
+        let take = || {
+            let turn = self.turn.0.fetch_add(1, Relaxed);
+            self.sequence.at(turn, self.cluster.epoch(), || self.smooth())
+        };
+        let first = take()?;
+        if self.debts.are_none() { Some(first) } else { self.take_turn_not_owed(first, take) }
+    }
+
+    #[cold]
+    fn take_turn_not_owed(
+        &self,
+        mut taken: (u64, u32),
+        take: impl Fn() -> Option<(u64, u32)>,
+    ) -> Option<(u64, u32)> {
+        for _ in 0..MAX_PASSED_OVER {
+            if !self.debts.pay(taken.1) {
+                break;
+            }
+            taken = take()?;
+        }
+        Some(taken)
+    }
+
     /// What is balanced, with its weights.
     fn available(&self) -> impl Iterator<Item = (u32, u32)> {
         let available = (0..).zip(&self.endpoints).filter(|(_, live)| live.is_available());
@@ -147,11 +188,12 @@ impl RoundRobin {
         Smooth::new(self.available())
     }
 
-    /// nginx's choice among what the request has not tried. Not where endpoints were declined: that servers are full is no
-    /// rare thing, as failures are, and no reason to make everybody's turns anew.
+    /// nginx's choice among what the request has not tried. Not where endpoints were declined, since this request began or
+    /// before a wait in the queue: that servers are full is no rare thing, as failures are, and no reason to make everybody's
+    /// turns anew.
     #[cold]
     fn after_failure(&self, cx: &NextCx<'_>) -> Option<usize> {
-        if cx.n_tried() != cx.n_tries() as usize {
+        if cx.n_tries() == 0 || cx.n_tried() != cx.n_tries() as usize {
             return None;
         }
         let (turn, epoch) = (self.turn.0.load(Relaxed), self.cluster.epoch());
@@ -180,7 +222,7 @@ impl RoundRobin {
         };
         match self.sequence.after(entry).find(|(_, endpoint)| fits(*endpoint)) {
             Some((entry, endpoint)) => {
-                *position = Position { entry: Some(entry), is_after_failure: false };
+                *position = Position { entry: Some(entry), ..Position::default() };
                 Next::Endpoint(endpoint as usize)
             }
             None => self.left_over(cx),
@@ -200,7 +242,7 @@ export_balancer!(RoundRobin);
 
 #[cfg(test)]
 mod tests {
-    use lb_api::testkit::{Contract, FakeCluster, FakeRequest};
+    use lb_api::testkit::{Contract, FakeCluster, FakeRequest, TestBalancer};
     use lb_api::{State, WEIGHT_ONE};
 
     use super::*;
@@ -333,6 +375,18 @@ mod tests {
     }
 
     #[test]
+    fn a_request_that_has_waited_disturbs_nobody() {
+        let balancer = FakeCluster::weighted(&[5, 1, 1]).balancer::<RoundRobin>().build().unwrap();
+        let mut waiting = balancer.load_balance(FakeRequest::get("/"));
+        // It walks along the sequence, whose turns stay those of the others.
+        for expected in [0, 0, 1, 0] {
+            assert_eq!(waiting.next(), Next::Endpoint(expected));
+            waiting.decline_and_wait();
+        }
+        assert_eq!(letters(&balancer.sequence(6)), "abacaa");
+    }
+
+    #[test]
     fn says_which_turn_it_was() {
         let cluster = FakeCluster::weighted(&[5, 1, 1]);
         let balancer = cluster.balancer::<RoundRobin>().build().unwrap();
@@ -350,13 +404,57 @@ mod tests {
         assert_eq!(trylist.explain(), "turn 0 of a batch of a long sequence");
     }
 
-    #[test]
-    fn a_request_to_its_preferred_endpoint_takes_no_turn() {
-        let balancer = FakeCluster::equal(3).balancer::<RoundRobin>().build().unwrap();
-        for _ in 0..5 {
-            balancer.load_balance(FakeRequest::get("/").preferred(2)).serve();
+    /// Requests of which some are of sessions, and how many each endpoint served.
+    fn served(
+        balancer: &TestBalancer<RoundRobin>,
+        n: usize,
+        session: impl Fn(usize) -> Option<usize>,
+    ) -> Vec<usize> {
+        let mut counts = vec![0; 3];
+        for request in 0..n {
+            let endpoint = match session(request) {
+                Some(endpoint) => {
+                    balancer.load_balance(FakeRequest::get("/").preferred(endpoint)).serve();
+                    endpoint
+                }
+                None => balancer.sequence(1)[0],
+            };
+            counts[endpoint] += 1;
         }
-        assert_eq!(letters(&balancer.sequence(3)), "abc");
+        counts
+    }
+
+    #[test]
+    fn requests_of_sessions_take_turns_and_shares_hold() {
+        let balancer = || FakeCluster::weighted(&[3, 2, 1]).balancer::<RoundRobin>().build().unwrap();
+        // Half of all requests are of a's sessions, which is as much as a is to have; a sixth of b's; and of both at once.
+        assert_eq!(served(&balancer(), 600, |i| (i % 2 == 0).then_some(0)), [300, 200, 100]);
+        assert_eq!(served(&balancer(), 600, |i| (i % 6 == 0).then_some(1)), [300, 200, 100]);
+        let mut rng = lb_api::Rng::new(5);
+        let sessions: Vec<_> =
+            (0..60_000).map(|_| [Some(0), Some(1), None, None, None][rng.below(5) as usize]).collect();
+        let counts = served(&balancer(), sessions.len(), |i| sessions[i]);
+        for (count, share) in counts.iter().zip([30_000_usize, 20_000, 10_000]) {
+            assert!(count.abs_diff(share) < 100, "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_owes_no_more_than_some_turns() {
+        let balancer = FakeCluster::equal(3).balancer::<RoundRobin>().build().unwrap();
+        served(&balancer, 1_000, |_| Some(2));
+        assert_eq!(letters(&balancer.sequence(35)), "ab".repeat(16) + "abc");
+    }
+
+    #[test]
+    fn a_request_whose_preferred_endpoint_takes_nothing_costs_it_nothing() {
+        let balancer = FakeCluster::equal(3).balancer::<RoundRobin>().build().unwrap();
+        for expected in [0, 1] {
+            let mut trylist = balancer.load_balance(FakeRequest::get("/").preferred(2));
+            trylist.mark_tried(2);
+            assert_eq!(trylist.next(), Next::Endpoint(expected));
+        }
+        assert_eq!(letters(&balancer.sequence(3)), "cab");
     }
 
     #[test]
