@@ -35,8 +35,8 @@ pub trait Balancer: Sized + Send + Sync + 'static {
     /// allocation up to 112 bytes; its alignment is 16 at most.
     type Trylist: Send + 'static;
 
-    /// Makes the instance for one cluster: at start, and whenever the cluster's endpoints, their configured weights or
-    /// its settings have changed. Requests go on meanwhile, on the previous instance.
+    /// Makes the instance for one cluster: at start, and at every reload, in the process that is to take over. Requests go
+    /// on meanwhile, on the instance before.
     ///
     /// Work that grows with the number of endpoints belongs here.
     ///
@@ -122,7 +122,8 @@ impl<'a, B> BuildCx<'a, B> {
     }
 
     /// The instance that this one replaces in the same process. It is still in use: what is learned is best shared with
-    /// it by `Arc`, keyed by [`Endpoint::id`](crate::Endpoint::id), since indices may differ.
+    /// it by `Arc`, keyed by [`Endpoint::id`](crate::Endpoint::id), since indices may differ. A reload of `trylist` starts a new
+    /// process, where there is none: see [`saved`](Self::saved).
     pub fn previous(&self) -> Option<&'a B> {
         self.previous
     }

@@ -158,10 +158,12 @@
 //!
 //! # What is learned, and how it lives on
 //!
-//! A change of configuration builds a new balancer while the previous one still serves; [`BuildCx::previous`] shows it, and
-//! what is learned is best shared with it by `Arc`, keyed by [`Endpoint::id`]. A new process knows nothing of that; what it
-//! should know, [`save`](Balancer::save) turns into bytes and [`BuildCx::saved`] hands over. Raise
-//! [`STATE_VERSION`](Balancer::STATE_VERSION) when their form changes. `tests/third-party` does both.
+//! A reload starts a new process, whose balancers are built while those of the one before still serve. What they should
+//! know, [`save`](Balancer::save) turns into bytes and [`BuildCx::saved`] hands over, best keyed by [`Endpoint::id`], since
+//! servers come and go; a crash loses at most what was learned since the host last asked, seconds before. Raise
+//! [`STATE_VERSION`](Balancer::STATE_VERSION) when their form changes. A host may also build anew within one process:
+//! [`BuildCx::previous`] then shows the instance before, and what is learned can be shared with it by `Arc`. `trylist` itself
+//! does not do that so far, so that what only `previous` carries over is lost at a reload. `tests/third-party` does both.
 //!
 //! # Threads
 //!

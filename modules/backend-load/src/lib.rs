@@ -20,6 +20,8 @@
 //! until none has come for `expiry`; after that the blackout begins anew. Weights are computed every `update`. A server
 //! whose reports do not count gets the median of those that do. As long as none counts, the configured weights hold.
 //!
+//! What is learned, and since when, is saved: a reload is no blackout.
+//!
 //! **What the host says holds too**: a server in slow start or with a weight lowered at run time gets that part of its
 //! weight, a server that is not available nothing. Configured weights play no part where reports count, as in Envoy:
 //! the servers know better.
@@ -38,7 +40,7 @@
 //! | setting | default | meaning |
 //! |---|---|---|
 //! | `blackout` | `"10s"` | reports count when they have come for so long |
-//! | `expiry` | `"3m"` | the last report counts for so long |
+//! | `expiry` | `"3m"` | the last report counts for so long, no less than `update` |
 //! | `update` | `"1s"` | time between computations, 100ms at least |
 //! | `error_penalty` | 1.0 | how much use an error for each request is, 0 or more |
 //! | `metrics` | `[]` | named metrics that say how busy a server is |
@@ -87,6 +89,8 @@ pub struct BackendLoad {
     plan: ArcSwap<Plan>,
     making: Mutex<()>,
     turn: Turn,
+    /// When the last report came.
+    now_ns: AtomicU64,
     unreadable: Complaints,
     log: Log,
 }
@@ -98,8 +102,7 @@ struct Server {
     live: Live,
     /// As configured, in the fixed point of [`Live::effective_weight`].
     weight: u32,
-    /// Shared with the instances before and after this one.
-    learned: Arc<Learned>,
+    learned: Learned,
 }
 
 /// The turns, as of an epoch and until a time.
@@ -127,15 +130,16 @@ impl Balancer for BackendLoad {
     const ID: &'static str = "backend_load";
     const SUMMARY: &'static str =
         "weights from the load that servers report (ORCA), as Envoy's client-side weighted round robin";
+    /// What `learned::save` writes.
+    const STATE_VERSION: u32 = 1;
     type Settings = Settings;
     type Trylist = ();
 
     fn build(cx: &BuildCx<'_, Self>, settings: Settings) -> Result<Self, BuildError> {
+        settings.check()?;
         let servers: Box<[Server]> = {
-            let known = cx.previous().map(|previous| &previous.servers[..]).unwrap_or_default();
-            let known: HashMap<u64, &Arc<Learned>> =
-                known.iter().map(|server| (server.id, &server.learned)).collect();
-            cx.endpoints().iter().map(|endpoint| Server::new(endpoint, &known)).collect()
+            let mut known = learned::restore(cx.saved().unwrap_or_default());
+            cx.endpoints().iter().map(|endpoint| Server::new(endpoint, &mut known)).collect()
         };
         let epoch = cx.cluster().epoch();
         // No time is known here: what is learned already counts from the first request on.
@@ -148,8 +152,8 @@ impl Balancer for BackendLoad {
             settings,
             plan: ArcSwap::from_pointee(plan),
             making: Mutex::new(()),
-            // A reload is no reason for the first endpoint to be the first again.
-            turn: Turn(AtomicU64::new(cx.previous().map_or(0, |previous| previous.turn.0.load(Relaxed)))),
+            turn: Turn(AtomicU64::new(0)),
+            now_ns: AtomicU64::new(0),
             unreadable: Complaints::default(),
             log: cx.log().clone(),
         })
@@ -189,10 +193,16 @@ impl Balancer for BackendLoad {
         };
         let weight = Report::read(header, &self.settings.metrics)
             .and_then(|report| report.weight(self.settings.error_penalty));
+        self.now_ns.store(event.now_ns, Relaxed);
         match weight {
             Ok(weight) => server.learned.report(weight, event.now_ns),
             Err(why) => self.complain(server, header, &why, event.now_ns),
         }
+    }
+
+    fn save(&self) -> Option<Vec<u8>> {
+        let learned = self.servers.iter().map(|server| (server.id, &server.learned));
+        Some(learned::save(learned, self.now_ns.load(Relaxed)))
     }
 
     fn explain(&self, (): &()) -> Option<String> {
@@ -207,13 +217,13 @@ impl Balancer for BackendLoad {
 }
 
 impl Server {
-    fn new(endpoint: Endpoint<'_>, known: &HashMap<u64, &Arc<Learned>>) -> Self {
+    fn new(endpoint: Endpoint<'_>, known: &mut HashMap<u64, Learned>) -> Self {
         Self {
             id: endpoint.id(),
             url: endpoint.url().into(),
             live: endpoint.live(),
             weight: endpoint.weight() << 16,
-            learned: known.get(&endpoint.id()).map_or_else(Arc::default, |learned| Arc::clone(learned)),
+            learned: known.remove(&endpoint.id()).unwrap_or_default(),
         }
     }
 

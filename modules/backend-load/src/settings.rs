@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use lb_api::BuildError;
 use lb_api::serde::Deserialize;
 use lb_api::serde::de::{self, Deserializer, Visitor};
 
@@ -20,6 +21,7 @@ pub struct Settings {
     pub(crate) update: Duration,
     #[serde(deserialize_with = "penalty")]
     pub(crate) error_penalty: f64,
+    #[serde(deserialize_with = "names")]
     pub(crate) metrics: Vec<String>,
 }
 
@@ -36,6 +38,16 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// What no setting shows by itself.
+    pub(crate) fn check(&self) -> Result<(), BuildError> {
+        if self.expiry >= self.update {
+            return Ok(());
+        }
+        let (expiry, update) = (self.expiry, self.update);
+        let text = format!("{expiry:?} is less than update ({update:?}), so that reports would never count");
+        Err(BuildError::setting("expiry", text))
+    }
+
     pub(crate) fn periods(&self) -> Periods {
         let ns = |duration: Duration| duration.as_nanos() as u64;
         Periods { blackout_ns: ns(self.blackout), expiry_ns: ns(self.expiry) }
@@ -86,6 +98,19 @@ fn period<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Err
         return Err(de::Error::custom(format_args!("expected \"100ms\" or more, found {period:?}")));
     }
     Ok(period)
+}
+
+/// Named metrics, with or without what Envoy's configuration and the reports themselves write before their names.
+fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let written: Vec<String> = Deserialize::deserialize(deserializer)?;
+    let name = |text: String| match text.strip_prefix("named_metrics.").unwrap_or(&text) {
+        "" => Err(de::Error::custom("expected the name of a metric, found \"\"")),
+        "application_utilization" | "cpu_utilization" | "mem_utilization" => {
+            Err(de::Error::custom(format_args!("expected the name of a named metric, which {text:?} is not")))
+        }
+        name => Ok(name.to_owned()),
+    };
+    written.into_iter().map(name).collect()
 }
 
 fn penalty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {

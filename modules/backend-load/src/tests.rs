@@ -140,7 +140,7 @@ fn what_is_learned_outlives_a_reload() {
     let cluster = FakeCluster::equal(3);
     let old = three_that_reported(&cluster);
     let reordered = cluster.reordered(&[1, 2, 0]);
-    let new = reordered.balancer::<BackendLoad>().previous(&old).build().unwrap();
+    let new = reordered.balancer::<BackendLoad>().saved(old.save()).build().unwrap();
     drop(old);
     expect_shares(&new, &[400, 200, 200]);
 }
@@ -148,8 +148,9 @@ fn what_is_learned_outlives_a_reload() {
 #[test]
 fn named_metrics_say_how_busy_a_server_is_where_the_operator_says_so() {
     let cluster = FakeCluster::equal(2);
-    let balancer = cluster.balancer::<BackendLoad>().setting("metrics[0]", "queue").setting("blackout", "0s");
-    let balancer = balancer.build().unwrap();
+    // As Envoy's configuration has it; without what is before the name it is the same.
+    let balancer = cluster.balancer::<BackendLoad>().setting("metrics[0]", "named_metrics.queue");
+    let balancer = balancer.setting("blackout", "0s").build().unwrap();
     report(&balancer, 2, &[(0, "TEXT cpu_utilization=0.1,rps_fractional=100,named_metrics.queue=0.5")]);
     report(&balancer, 2, &[(1, "TEXT cpu_utilization=0.1,rps_fractional=100")]);
     cluster.advance(Duration::from_secs(1));
@@ -176,6 +177,15 @@ fn refuses_settings_out_of_range() {
     assert_eq!(refused("blackout", "10"), format!("blackout: {duration} \"10\""));
     assert_eq!(refused("expiry", "25h"), format!("expiry: {duration} \"25h\""));
     assert_eq!(refused("expiry", "soon"), format!("expiry: {duration} \"soon\""));
+    assert_eq!(
+        refused("expiry", "0s"),
+        "expiry: 0ns is less than update (1s), so that reports would never count"
+    );
+    assert_eq!(
+        refused("metrics[0]", "cpu_utilization"),
+        "metrics: expected the name of a named metric, which \"cpu_utilization\" is not"
+    );
+    assert_eq!(refused("metrics[0]", "named_metrics."), "metrics: expected the name of a metric, found \"\"");
     assert_eq!(refused("update", "99ms"), "update: expected \"100ms\" or more, found 99ms");
     assert_eq!(
         refused("blackout_period", "10s"),

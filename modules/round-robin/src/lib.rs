@@ -92,18 +92,22 @@ pub struct Position {
 impl Balancer for RoundRobin {
     const ID: &'static str = "round_robin";
     const SUMMARY: &'static str = "smooth weighted round robin, in nginx's sequence";
+    /// The turn, 64 bits, little-endian.
+    const STATE_VERSION: u32 = 1;
     type Settings = ();
     type Trylist = Position;
 
     fn build(cx: &BuildCx<'_, Self>, (): ()) -> Result<Self, BuildError> {
         let endpoints = cx.endpoints();
+        let saved = cx.saved().and_then(|turn| turn.try_into().ok());
         let configured = Smooth::new((0..).zip(endpoints.iter().map(Endpoint::weight)));
         Ok(Self {
             cluster: cx.cluster(),
             endpoints: endpoints.live(),
             sequence: Sequence::new(endpoints.len(), configured.period()),
             debts: Debts::new(endpoints.len()),
-            turn: Turn(AtomicU64::new(cx.previous().map_or(0, |previous| previous.turn.0.load(Relaxed)))),
+            // A reload is no reason for the first endpoint to be the first again.
+            turn: Turn(AtomicU64::new(saved.map_or(0, u64::from_le_bytes))),
         })
     }
 
@@ -137,6 +141,10 @@ impl Balancer for RoundRobin {
                 None => self.walk_on(entry, position, cx),
             },
         }
+    }
+
+    fn save(&self) -> Option<Vec<u8>> {
+        Some(self.turn.0.load(Relaxed).to_le_bytes().to_vec())
     }
 
     fn explain(&self, position: &Position) -> Option<String> {
@@ -458,11 +466,11 @@ mod tests {
     }
 
     #[test]
-    fn goes_on_where_the_previous_instance_stood() {
+    fn goes_on_after_a_reload_where_it_stood() {
         let cluster = FakeCluster::equal(3);
         let first = cluster.balancer::<RoundRobin>().build().unwrap();
         assert_eq!(letters(&first.sequence(4)), "abca");
-        let second = cluster.balancer::<RoundRobin>().previous(&first).build().unwrap();
+        let second = cluster.balancer::<RoundRobin>().saved(first.save()).build().unwrap();
         assert_eq!(letters(&second.sequence(4)), "bcab");
     }
 

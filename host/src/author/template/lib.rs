@@ -36,6 +36,8 @@ pub struct Runs {
 impl Balancer for Runs {
     const ID: &'static str = "@ID@";
     const SUMMARY: &'static str = "round robin in runs of requests";
+    /// To be raised when what `save` writes gets another form.
+    const STATE_VERSION: u32 = 1;
     type Settings = Settings;
     /// Where this request begins.
     type Trylist = usize;
@@ -44,10 +46,9 @@ impl Balancer for Runs {
         if settings.run == 0 {
             return Err(BuildError::setting("run", "expected 1 or more, found 0"));
         }
-        // A reload is no reason to begin again.
-        let n_requests = cx
-            .previous()
-            .map_or(0, |previous| previous.n_requests.load(Relaxed));
+        // A reload, which starts a new process, is no reason to begin again.
+        let saved = cx.saved().and_then(|bytes| bytes.try_into().ok());
+        let n_requests = saved.map_or(0, u64::from_le_bytes);
         Ok(Self {
             endpoints: cx.endpoints().live(),
             run: settings.run,
@@ -68,6 +69,10 @@ impl Balancer for Runs {
         let any = untried.clone().next();
         let available = untried.find(|idx| self.endpoints[*idx].is_available());
         available.or(any).map_or(Next::Exhausted, Next::Endpoint)
+    }
+
+    fn save(&self) -> Option<Vec<u8>> {
+        Some(self.n_requests.load(Relaxed).to_le_bytes().to_vec())
     }
 }
 
@@ -114,6 +119,19 @@ mod tests {
         let balancer = cluster.balancer::<Runs>().build().unwrap();
         let order = || balancer.load_balance(FakeRequest::get("/")).all();
         assert_eq!([order(), order()], [[0, 1, 2], [1, 2, 0]]);
+    }
+
+    #[test]
+    fn goes_on_after_a_reload() {
+        let cluster = FakeCluster::equal(3);
+        let before = cluster.balancer::<Runs>().build().unwrap();
+        assert_eq!(before.sequence(4), [0, 1, 2, 0]);
+        let after = cluster
+            .balancer::<Runs>()
+            .saved(before.save())
+            .build()
+            .unwrap();
+        assert_eq!(after.sequence(2), [1, 2]);
     }
 
     #[test]
