@@ -508,10 +508,15 @@ impl<'a> Trylist<'a> {
                         return step;
                     }
                 }
-                None if self.slot().tries.is_empty() && self.is_any_full(|_| true) => return Step::Wait,
+                None if self.is_any_full(|idx| !self.was_tried(idx)) => return Step::Wait,
                 None => return Step::Exhausted,
             }
         }
+    }
+
+    /// Whether a try of the tier's endpoint of this index has ended.
+    fn was_tried(&self, idx: usize) -> bool {
+        self.slot().tries.iter().any(|tried| tried.endpoint == self.tier.first + idx)
     }
 
     fn is_any_full(&self, of: impl Fn(usize) -> bool) -> bool {
