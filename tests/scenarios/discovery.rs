@@ -173,9 +173,13 @@ impl Scaled {
         Self { servers, dns, url: format!("http://{name}:{port}") }
     }
 
-    fn run(&self) -> Site {
+    fn builder(&self) -> Builder {
         let builder = Proxy::over_urls([&self.url]).named("app").each_server("resolve = \"all\"");
-        Site::run(&builder.tables(&self.dns.config()))
+        builder.tables(&self.dns.config())
+    }
+
+    fn run(&self) -> Site {
+        Site::run(&self.builder())
     }
 
     fn tries(&self, address: &str) -> String {
@@ -209,6 +213,22 @@ fn servers_come_and_go_with_the_addresses_of_their_name_and_nothing_is_lost() {
     assert_eq!(n, n_sent + 6, "each exactly once");
     let of_two = scaled.servers[1].requests().len() as f64;
     eventually("every try of it", || (site.metric(&scaled.tries("127.0.0.2")) == of_two).then_some(()));
+}
+
+/// They have one name, which is what some hashes know servers by.
+#[test]
+fn each_address_has_keys_of_its_own() {
+    for module in ["hash", "ring_hash", "maglev", "rendezvous"] {
+        let scaled = Scaled::new("keyed.test", &[ONE, TWO]);
+        let site = Site::run(&scaled.builder().module(module).in_cluster("key = \"path\""));
+        let mut client = site.connect();
+        let mut ask =
+            || -> Vec<String> { (0..40).map(|key| client.get(&format!("/{key}")).reply().text()).collect() };
+        let first = ask();
+        assert_eq!(first, ask(), "{module}");
+        let n = first.iter().filter(|name| *name == "one").count();
+        assert!((8..=32).contains(&n), "{module}: {n} of 40 keys are the first's");
+    }
 }
 
 #[test]

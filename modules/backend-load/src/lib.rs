@@ -22,7 +22,7 @@
 //!
 //! What is learned, and since when, is saved: a reload is no blackout.
 //!
-//! **What the host says holds too**: a server in slow start or with a weight lowered at run time gets that part of its
+//! **What the host says holds too**: a server in slow start gets that part of its
 //! weight, a server that is not available nothing. Configured weights play no part where reports count, as in Envoy:
 //! the servers know better.
 //!

@@ -11,9 +11,12 @@
 //! 56129 mod 3 = 2 is b's.
 //!
 //! **Weights** are those configured: the places do not move while the process runs, whatever the health of the servers.
-//! A server in slow start, or with a weight that the operator has lowered, keeps as many of its keys as its effective
-//! weight is of the configured one, always the same ones, more and more as the weight rises; the others are hashed
-//! again. A weight raised above the configured one shows only after a reload.
+//! A server in slow start keeps as many of its keys as its effective weight is of the configured one, always the same
+//! ones, more and more as the weight rises; the others are hashed again. A weight changed at run time is a new
+//! generation's configured one.
+//!
+//! **A name with several addresses** is one server here, with one server's places; nginx makes a peer of each address. With
+//! `resolve = "all"` each address is a server here too.
 //!
 //! **A request without a key**, or with an empty one, is drawn by weight, where nginx would have it take turns
 //! (the cluster's `key_missing = "round_robin"` does).

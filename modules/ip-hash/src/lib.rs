@@ -12,9 +12,11 @@
 //! 6255 mod 3 = 0 is a place of a's.
 //!
 //! **Weights** are those configured: the places do not move while the process runs, whatever the health of the servers.
-//! A server in slow start, or with a weight that the operator has lowered, keeps as many of its clients as its
-//! effective weight is of the configured one, always the same ones. A weight raised above the configured one shows only
-//! after a reload.
+//! A server in slow start keeps as many of its clients as its effective weight is of the configured one, always the same
+//! ones. A weight changed at run time is a new generation's configured one.
+//!
+//! **A name with several addresses** is one server here, with one server's places; nginx makes a peer of each address. With
+//! `resolve = "all"` each address is a server here too.
 //!
 //! **A client without an address** (there is none over TCP; nginx takes 0.0.0.0 for it, which is one server for all) is
 //! drawn by weight. The cluster's `key` plays no part.

@@ -12,8 +12,8 @@
 //! which is taken, and takes 6; a takes 5. So the slots 0 to 6 are b a b a a a b's.
 //!
 //! Offset and skip are xxHash64 of the name, with the seeds 0 and 1, modulo the size and modulo the size less one plus
-//! one; keys are hashed by xxHash64 too. The name is host and port as `host:port`, which for addresses is Envoy's, so
-//! that key and table are Envoy's slot for slot; the pair `hash_key = "…"` among a server's metadata is taken instead,
+//! one; keys are hashed by xxHash64 too. The name is host and port as `host:port` (of a name of which each address is
+//! a server, address and port), which for addresses is Envoy's, so that key and table are Envoy's slot for slot; the pair `hash_key = "…"` among a server's metadata is taken instead,
 //! so that a server can keep its keys when its address changes. Servers take turns in the order of their names, so that
 //! the order in the file makes no difference.
 //!
@@ -22,9 +22,9 @@
 //! these the server of the highest weighted score of key and server is taken among all that are left. Envoy would build
 //! a new table without the server that is down, which moves some keys of the others as well; here none of those moves.
 //!
-//! **Weights** are those configured: the table does not change while the process runs. A server in slow start, or with
-//! a weight that the operator has lowered, keeps as many of its keys as its effective weight is of the configured one,
-//! always the same ones. A weight raised above the configured one shows only after a reload.
+//! **Weights** are those configured: the table does not change while the process runs. A server in slow start
+//! keeps as many of its keys as its effective weight is of the configured one, always the same ones. A weight changed at run
+//! time is a new generation's configured one.
 //!
 //! **A request without a key** (an empty one is none) goes to a slot drawn at random, and so to a server by weight; the
 //! cluster's `key_missing` can name another module for it.
@@ -46,6 +46,8 @@
 #[path = "../../hash/src/server.rs"]
 mod server;
 mod table;
+
+use std::net::SocketAddr;
 
 use lb_api::serde::Deserialize;
 use lb_api::{Balancer, BuildCx, BuildError, Endpoint, Needs, Next, NextCx, Request, Rng, export_balancer};
@@ -195,12 +197,14 @@ fn check(size: u32, n_servers: usize) -> Result<(), BuildError> {
 
 /// What a server is called in the table.
 fn name(endpoint: Endpoint<'_>) -> String {
-    match endpoint.metadata().find(|(name, _)| *name == "hash_key") {
-        Some((_, given)) => given.to_owned(),
+    let given = endpoint.metadata().find(|(name, _)| *name == "hash_key");
+    match (given, endpoint.address()) {
+        (Some((_, given)), _) => given.to_owned(),
+        // One of a name's addresses has it in common with the others.
+        (None, Some(address)) => SocketAddr::new(address.ip(), endpoint.port()).to_string(),
         // A Unix socket, by its path; Envoy calls it so too.
-        None if endpoint.port() == 0 => endpoint.name().to_owned(),
-        None if endpoint.name().contains(':') => format!("[{}]:{}", endpoint.name(), endpoint.port()),
-        None => format!("{}:{}", endpoint.name(), endpoint.port()),
+        (None, None) if endpoint.port() == 0 => endpoint.name().to_owned(),
+        (None, None) => format!("{}:{}", endpoint.name(), endpoint.port()),
     }
 }
 

@@ -10,12 +10,12 @@
 //! the second highest, and so on.
 //!
 //! Key and name are hashed by xxHash64; their exclusive-or is spread by xorshift*, and the logarithm is Envoy's
-//! approximation: the server is Envoy's for every key. The name is host and port as `host:port`, which for addresses is
-//! Envoy's; the pair `hash_key = "…"` among a server's metadata is taken instead, so that a server can keep its keys
+//! approximation: the server is Envoy's for every key. The name is host and port as `host:port` (of a name of
+//! which each address is a server, address and port), which for addresses is Envoy's; the pair `hash_key = "…"` among a server's metadata is taken instead, so that a server can keep its keys
 //! when its address changes.
 //!
 //! **Where that server is not available**, or failed this request before, the next highest score is taken; Envoy would
-//! change the hash and draw again. **Weights** are the effective ones: slow start and run-time changes move as few keys
+//! change the hash and draw again. **Weights** are the effective ones: slow start and other weights move as few keys
 //! as can be, and always the same ones. **A request without a key** (an empty one is none) is drawn by weight,
 //! unless the cluster's `key_missing` names another module for it.
 //!
@@ -30,6 +30,7 @@
 
 mod score;
 
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Mutex, TryLockError};
@@ -154,12 +155,14 @@ impl Rendezvous {
 
 /// What a server is called.
 fn name(endpoint: Endpoint<'_>) -> String {
-    match endpoint.metadata().find(|(name, _)| *name == "hash_key") {
-        Some((_, given)) => given.to_owned(),
+    let given = endpoint.metadata().find(|(name, _)| *name == "hash_key");
+    match (given, endpoint.address()) {
+        (Some((_, given)), _) => given.to_owned(),
+        // One of a name's addresses has it in common with the others.
+        (None, Some(address)) => SocketAddr::new(address.ip(), endpoint.port()).to_string(),
         // A Unix socket, by its path; Envoy calls it so too.
-        None if endpoint.port() == 0 => endpoint.name().to_owned(),
-        None if endpoint.name().contains(':') => format!("[{}]:{}", endpoint.name(), endpoint.port()),
-        None => format!("{}:{}", endpoint.name(), endpoint.port()),
+        (None, None) if endpoint.port() == 0 => endpoint.name().to_owned(),
+        (None, None) => format!("{}:{}", endpoint.name(), endpoint.port()),
     }
 }
 

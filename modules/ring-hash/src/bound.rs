@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use lb_api::{Cluster, Live};
 
 /// How much each server may have on its way.
@@ -18,7 +18,7 @@ pub(crate) struct Bound {
 
 /// The available servers side by side by effective weight, as of one epoch.
 #[derive(Debug)]
-struct Shares {
+pub(crate) struct Shares {
     epoch: u64,
     /// Where each server ends.
     ends: Box<[u64]>,
@@ -63,12 +63,25 @@ impl Bound {
         self.shares.store(Arc::new(Shares { epoch, ends: ends.collect() }));
     }
 
-    /// Whether this server has room for one more.
-    #[inline]
-    pub(crate) fn has_room(&self, server: usize, live: Live) -> bool {
+    /// What servers have room for now.
+    pub(crate) fn room(&self) -> Room {
         // HAProxy counts the request itself on top, which is among the open ones here.
         let slots = (self.open.load(Relaxed) * self.factor).div_ceil(100);
-        u64::from(live.in_flight()) < self.shares.load().slots(server, slots)
+        Room { slots, shares: self.shares.load() }
+    }
+}
+
+/// What servers may have on their way, as of one moment.
+pub(crate) struct Room {
+    slots: u64,
+    shares: Guard<Arc<Shares>>,
+}
+
+impl Room {
+    /// Whether this server has room for one more.
+    #[inline]
+    pub(crate) fn is_for(&self, server: usize, live: Live) -> bool {
+        u64::from(live.in_flight()) < self.shares.slots(server, self.slots)
     }
 }
 

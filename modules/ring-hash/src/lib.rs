@@ -10,18 +10,20 @@
 //! The first point of a server is `crc32(host 0x00 port 0x00000000)`, each further one has the point before it in the
 //! place of the last four bytes, least significant first. Host and port are those of the URL as written: `http://a` and
 //! `http://a:80` have other points, as `server a;` and `server a:80;` have. The pair `hash_key = "…"` among a server's
-//! metadata is taken instead of them, so that a server can keep its keys when its address changes. Endpoints of the
-//! same name (a name with several addresses) share its points and take turns by weight, as nginx's smooth round robin
-//! has it.
+//! metadata is taken instead of them, so that a server can keep its keys when its address changes. Endpoints of one
+//! `hash_key` share its points and take turns by weight, as nginx's smooth round robin has it.
+//!
+//! **A name with several addresses** is one endpoint here, unless `resolve = "all"` makes each of them one: then each has
+//! points of its own, those of `server ADDRESS:PORT;`, and a key stays with an address. nginx makes a peer of each
+//! address, which share the points of the name, so that a key goes to all of them in turn; `hash_key` does that too.
 //!
 //! By hand, for `http://10.0.0.1:8080` and `http://10.0.0.2:8080`, each of weight 1: 320 points. The key `k0` has the
 //! hash 0xe109903f. The first point at or behind it is 0xe2c0ab6c, the first server's. If that is down, 0xe2e8b325 is
 //! its own too, and 0xe2ff0143 behind that is the second server's.
 //!
 //! **Weights** are those configured: the ring does not move while the process runs, whatever the health of the servers.
-//! A server in slow start, or with a weight that the operator has lowered, keeps as many of its keys as its effective
-//! weight is of the configured one, always the same ones; the others go on around the ring. A weight raised above the
-//! configured one shows only after a reload. All weights together may be 104,857 at most, 16 million points in 128 MiB:
+//! A server in slow start keeps as many of its keys as its effective weight is of the configured one, always the same
+//! ones; the others go on around the ring. A weight changed at run time is a new generation's configured one. All weights together may be 104,857 at most, 16 million points in 128 MiB:
 //! more is refused, and smaller weights in the same proportion do as well.
 //!
 //! **A request without a key**, or with an empty one, goes to a point drawn at random, and so to a server by weight;
@@ -32,7 +34,7 @@
 //! `hash-balance-factor`: the requests on their way, this one included, times the factor, rounded up, are parted among
 //! the available servers by effective weight, at least one for each. 125 keeps most keys where they are and no server
 //! more than a quarter above its share; the nearer to 100, the more keys move. It goes all the way around, not only 20
-//! points; and where no server has room, the bound is left aside. It makes every request count itself, which threads
+//! points; and where no server has room, which is found out after 64, the bound is left aside. It makes every request count itself, which threads
 //! contend for; without it nothing is written.
 //!
 //! **When**: caches, and state in servers that come and go, or moving over from nginx. **When not**: shares that must
@@ -58,12 +60,15 @@ mod server;
 #[path = "../../hash/src/turns.rs"]
 mod turns;
 
+use std::borrow::Cow;
+use std::net::{IpAddr, SocketAddr};
+
 use lb_api::serde::Deserialize;
 use lb_api::{
     Balancer, BuildCx, BuildError, Cluster, Endpoint, Needs, Next, NextCx, Request, export_balancer,
 };
 
-use bound::{Bound, Open};
+use bound::{Bound, Open, Room};
 use ring::{Owner, POINTS, Ring};
 use server::Servers;
 use turns::Turns;
@@ -73,6 +78,9 @@ const MAX_POINTS: u64 = 1 << 24;
 
 /// Points passed in vain after which nginx takes turns instead.
 const MAX_PASSED: u32 = 20;
+
+/// Points that a bounded request passes before it looks whether there is any server left for it at all.
+const BLIND_POINTS: u32 = 64;
 
 /// The module's settings.
 #[derive(Debug, Default, Deserialize)]
@@ -112,7 +120,9 @@ impl Balancer for RingHash {
 
     fn build(cx: &BuildCx<'_, Self>, settings: Settings) -> Result<Self, BuildError> {
         let endpoints = cx.endpoints();
-        let named: Vec<(&str, u32)> = endpoints.iter().map(|e| (name(e), e.weight())).collect();
+        let names: Vec<Cow<'_, str>> = endpoints.iter().map(name).collect();
+        let weights = endpoints.iter().map(Endpoint::weight);
+        let named: Vec<(&str, u32)> = names.iter().map(|name| &**name).zip(weights).collect();
         let bound = match settings.balance_factor {
             0 => Ok(None),
             factor @ 1..=100 => Err(BuildError::setting(
@@ -171,16 +181,22 @@ impl Balancer for RingHash {
             (rng.below(self.ring.len() as u64) as u32, rng.bits() as u32)
         });
         self.servers.refresh();
-        if let Some(bound) = &self.bound {
+        let room = self.bound.as_ref().map(|bound| {
             bound.refresh(self.cluster, (0..self.servers.len()).map(|server| self.servers.live(server)));
-        }
+            bound.room()
+        });
+        let choice = Choice { of: self, room, hash, cx };
+        let blind = position.passed + BLIND_POINTS;
         while position.passed <= self.max_passed {
+            if position.passed == blind && !choice.is_there_any() {
+                break;
+            }
             // Neither is above the length, so that this goes around once at most.
             let point = start as usize + position.passed as usize;
             let point = if point < self.ring.len() { point } else { point - self.ring.len() };
             let found = match self.ring.owner(point) {
-                Owner::One(server) => Some(server).filter(|server| self.fits(*server, hash, cx)),
-                Owner::Several(servers) => self.turn(servers, hash, cx),
+                Owner::One(server) => Some(server).filter(|server| choice.fits(*server)),
+                Owner::Several(servers) => choice.turn(servers),
             };
             if let Some(server) = found {
                 return Next::Endpoint(server);
@@ -200,33 +216,54 @@ impl Balancer for RingHash {
     }
 }
 
-impl RingHash {
+/// What a request looks for.
+struct Choice<'a> {
+    of: &'a RingHash,
+    room: Option<Room>,
+    hash: u32,
+    cx: &'a NextCx<'a>,
+}
+
+impl Choice<'_> {
     #[inline]
-    fn fits(&self, server: usize, hash: u32, cx: &NextCx<'_>) -> bool {
-        !cx.tried(server)
-            && self.servers.takes(server, hash)
-            && self.bound.as_ref().is_none_or(|bound| bound.has_room(server, self.servers.live(server)))
+    fn fits(&self, server: usize) -> bool {
+        let RingHash { servers, .. } = self.of;
+        !self.cx.tried(server)
+            && servers.takes(server, self.hash)
+            && self.room.as_ref().is_none_or(|room| room.is_for(server, servers.live(server)))
+    }
+
+    /// A pass over all servers; where there is one, going on along the ring comes to it.
+    #[cold]
+    fn is_there_any(&self) -> bool {
+        (0..self.of.servers.len()).any(|server| self.fits(server))
     }
 
     /// Whose turn it is among the endpoints of one name.
-    fn turn(&self, servers: &[u32], hash: u32, cx: &NextCx<'_>) -> Option<usize> {
-        let fitting =
-            servers.iter().map(|server| *server as usize).filter(|server| self.fits(*server, hash, cx));
-        self.turns.next(fitting.map(|server| (server, self.servers.live(server).effective_weight())))
+    fn turn(&self, servers: &[u32]) -> Option<usize> {
+        let RingHash { servers: all, turns, .. } = self.of;
+        let fitting = servers.iter().map(|server| *server as usize).filter(|server| self.fits(*server));
+        turns.next(fitting.map(|server| (server, all.live(server).effective_weight())))
     }
 }
 
-/// What an endpoint is called on the ring: host and port as written; the path of a Unix socket, as with nginx.
-fn name<'a>(endpoint: Endpoint<'a>) -> &'a str {
+/// What an endpoint is called on the ring: host and port as written; a Unix socket's with `unix:` before its path, or what
+/// looks like a port there would be taken for one; one of a name's addresses by that.
+fn name<'a>(endpoint: Endpoint<'a>) -> Cow<'a, str> {
     let authority = |url: &'a str| {
-        if let Some(path) = url.strip_prefix("unix:") {
-            return path;
+        if endpoint.port() == 0 {
+            return url;
         }
         let behind = url.split_once("://").map_or(url, |(_, behind)| behind);
         behind.split(['/', '?']).next().unwrap_or(behind)
     };
     let given = endpoint.metadata().find(|(name, _)| *name == "hash_key").map(|(_, value)| value);
-    given.unwrap_or_else(|| authority(endpoint.url()))
+    let is_name = endpoint.name().parse::<IpAddr>().is_err();
+    match (given, endpoint.address().filter(|_| is_name)) {
+        (Some(given), _) => given.into(),
+        (None, Some(address)) => SocketAddr::new(address.ip(), endpoint.port()).to_string().into(),
+        (None, None) => authority(endpoint.url()).into(),
+    }
 }
 
 export_balancer!(RingHash);

@@ -218,6 +218,20 @@ fn where_nobody_has_room_the_bound_is_left_aside() {
     assert!(bounded.load_balance(keyed(1)).all().len() == 3);
 }
 
+/// The whole ring is 48,000 points.
+#[test]
+fn who_finds_nobody_with_room_has_not_looked_at_every_point() {
+    let cluster = FakeCluster::equal(300);
+    (0..300).for_each(|server| cluster.set_in_flight(server, 100));
+    let balancer = bounded(&cluster, 101);
+    let mut trylist = balancer.load_balance(keyed(1));
+    assert!(matches!(trylist.next(), Next::Endpoint(_)));
+    assert!(trylist.explain().ends_with("points passed: 64"), "{}", trylist.explain());
+    // Where one has, it is found, however far.
+    cluster.set_in_flight(7, 0);
+    assert_eq!(first(&balancer, 1), 7);
+}
+
 #[test]
 fn refuses_settings_out_of_range() {
     let refused = |path: &str, value: i64| {

@@ -20,6 +20,8 @@
 //!
 //! **What is balanced** are the endpoints that are available, by their effective weights. nginx lowers the weight of a
 //! peer that fails and raises it again; here health and weights are the host's, and this module takes both as they are.
+//! A name with several addresses is one endpoint with one endpoint's turns; nginx makes a peer of each address, and so does
+//! the host with `resolve = "all"`.
 //! A try that fails has its request choose again by the same rule among what it has not tried, as in nginx: the turns of a
 //! server that fails go to all others by weight, and the sequence goes on from there. Only where that takes more than
 //! some 30 microseconds (32,768 steps: the period times the number of endpoints), or where an endpoint was declined rather
