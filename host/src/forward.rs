@@ -349,6 +349,7 @@ impl Request<'_> {
             request_body: self.thread.config.timeouts.body,
             until: self.last_moment(),
             upgrade: self.plan.upgrade,
+            rules: self.plan.route.response_headers.as_deref(),
         };
         let result = exchange.response_head(down, self.head, &mut memory.response_head, &terms, now).await;
         trylist.count_bytes(exchange.request.sent, exchange.buffer.range().end as u64);
@@ -391,6 +392,7 @@ impl Request<'_> {
             client_host: authority,
             peer: down.peer,
             scheme: if down.stream.is_secure() { b"https" } else { b"http" },
+            client_scheme: self.plan.scheme(),
             identity: down.identity.as_deref().unwrap_or_default(),
             is_trusted: self.plan.client.is_trusted,
             forwarded: &self.thread.config.forwarded,
@@ -418,6 +420,9 @@ impl Request<'_> {
             }
         };
         pump.ends_apart = down.stream.is_h2();
+        if pump.ends_apart || head.framing == Framing::Chunked {
+            pump.trailer_rules.clone_from(&self.plan.route.request_headers);
+        }
         pump.max_body_bytes = self.thread.config.limits.body_bytes.unwrap_or(u64::MAX);
         pump
     }

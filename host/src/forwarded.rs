@@ -37,6 +37,8 @@ pub struct Client {
     pub is_trusted: bool,
     /// The client's connection to the outermost trusted proxy is encrypted.
     pub is_https: bool,
+    /// That is a trusted proxy's word.
+    pub is_scheme_told: bool,
 }
 
 impl Default for Forwarded {
@@ -56,7 +58,7 @@ impl Forwarded {
     #[inline]
     pub fn client(&self, head: &RequestHead, peer: Peer) -> Client {
         if self.trusted.is_empty() || !self.trusted.contains(peer) {
-            return Client { address: peer, is_trusted: false, is_https: false };
+            return Client { address: peer, is_trusted: false, is_https: false, is_scheme_told: false };
         }
         match self.read {
             Source::XForwardedFor => self.x_forwarded(head, peer),
@@ -70,7 +72,7 @@ impl Forwarded {
         let address = self.walk(peer, hops.map(|hop| node(hop.trim_ascii())));
         let proto = head.known(Name::XForwardedProto).and_then(|proto| tokens(proto).next());
         let is_https = proto.is_some_and(|proto| proto.eq_ignore_ascii_case(b"https"));
-        Client { address, is_trusted: true, is_https }
+        Client { address, is_trusted: true, is_https, is_scheme_told: proto.is_some() }
     }
 
     fn standard(&self, head: &RequestHead, peer: Peer) -> Client {
@@ -81,8 +83,8 @@ impl Forwarded {
         let nodes = hops.iter().rev().map(|hop| parameter(hop, b"for").and_then(|value| node(&value)));
         let address = self.walk(peer, nodes);
         let proto = hops.last().and_then(|hop| parameter(hop, b"proto"));
-        let is_https = proto.is_some_and(|proto| proto.eq_ignore_ascii_case(b"https"));
-        Client { address, is_trusted: true, is_https }
+        let is_https = proto.as_deref().is_some_and(|proto| proto.eq_ignore_ascii_case(b"https"));
+        Client { address, is_trusted: true, is_https, is_scheme_told: proto.is_some() }
     }
 
     fn walk(&self, peer: Peer, hops: impl Iterator<Item = Option<SocketAddr>>) -> Peer {

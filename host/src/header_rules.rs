@@ -4,7 +4,7 @@
 use std::io::Write;
 
 use crate::address::Peer;
-use crate::http1::head::Name;
+use crate::http1::head::{Name, is_same_to_cgi};
 
 /// Rules for one direction of a route, its cluster's among them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -153,9 +153,18 @@ impl Rules {
         parts().any(|part| *part == Part::Variable(Variable::RequestId))
     }
 
-    /// Whether a line of this name that came is not passed on.
+    /// Whether a line of this name that came is not passed on. A name is as good as another where an "_" stands for a "-":
+    /// to many servers the two are one.
     pub fn removes(&self, name: &[u8]) -> bool {
-        self.removed.iter().any(|removed| removed.eq_ignore_ascii_case(name))
+        self.removed.iter().any(|removed| removed.len() == name.len() && is_same_to_cgi(removed, name))
+    }
+
+    /// Whole lines, each ended by CRLF, without those that are not passed on: trailers, and lines of the proxy's own.
+    #[cold]
+    pub fn strip(&self, lines: &[u8]) -> Vec<u8> {
+        let name = |line: &[u8]| line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
+        let stays = |line: &&[u8]| !self.removes(&line[..name(line)]);
+        lines.split_inclusive(|byte| *byte == b'\n').filter(stays).flatten().copied().collect()
     }
 
     /// Whether the proxy is to write no line of its own of this name.

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use crate::address::{Peer, UNIX};
-use crate::forwarded::Forwarded;
-use crate::header_rules::Applied;
+use crate::forwarded::{Forwarded, Source};
+use crate::header_rules::{Applied, Rules};
 use crate::http1::body::Encoding;
 use crate::http1::head::{Framing, Name, RequestHead, ResponseHead, Version};
 use crate::thread::Thread;
@@ -28,6 +28,8 @@ pub struct Hop<'a> {
     pub peer: Peer,
     /// `http` or `https`, of that connection.
     pub scheme: &'static [u8],
+    /// The same of the client's own connection, as trusted proxies have it.
+    pub client_scheme: &'static [u8],
     /// Header lines that say whose certificate the client has shown; empty where it has shown none.
     pub identity: &'a [u8],
     /// The peer is a proxy that is trusted: what it says of scheme and host is passed on.
@@ -52,7 +54,8 @@ pub fn write_request(head: &RequestHead, hop: &Hop<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
     let counts_forwards = hop.max_forwards.is_some();
     // Who the client is is known better here than by what it says of itself. The list of those before it is kept.
-    let keeps = |name| hop.is_trusted && hop.forwarded.write_x && head.known(name).is_some();
+    let is_its_word = hop.is_trusted && hop.forwarded.write_x && hop.forwarded.read == Source::XForwardedFor;
+    let keeps = |name| is_its_word && head.known(name).is_some();
     let (keeps_host, keeps_proto) = (keeps(Name::XForwardedHost), keeps(Name::XForwardedProto));
     let is_chunked = matches!(head.framing, Framing::Chunked | Framing::UntilClose);
     let leave_out = |name| match name {
@@ -62,6 +65,8 @@ pub fn write_request(head: &RequestHead, hop: &Hop<'_>, out: &mut Vec<u8>) {
         Name::ContentLength => is_chunked,
         // Only a certificate says so.
         Name::XClientCertSubject | Name::XClientCertFingerprint => true,
+        // Nobody has vouched for it, and nothing is added that would say where it ends.
+        Name::Forwarded => !(hop.is_trusted || hop.forwarded.write_standard),
         Name::XForwardedHost => !keeps_host,
         Name::XForwardedProto => !keeps_proto,
         Name::Expect => !head.expects_continue,
@@ -99,10 +104,13 @@ pub fn write_request(head: &RequestHead, hop: &Hop<'_>, out: &mut Vec<u8>) {
         }
         out.extend_from_slice(b"\r\n");
     }
-    out.extend_from_slice(hop.identity);
+    match hop.rules {
+        Some((rules, _)) if !hop.identity.is_empty() => out.extend_from_slice(&rules.strip(hop.identity)),
+        _ => out.extend_from_slice(hop.identity),
+    }
     if hop.forwarded.write_x && !keeps_proto && writes(Name::XForwardedProto) {
         out.extend_from_slice(b"X-Forwarded-Proto: ");
-        out.extend_from_slice(hop.scheme);
+        out.extend_from_slice(hop.client_scheme);
         out.extend_from_slice(b"\r\n");
     }
     if let Some(host) = hop.client_host
@@ -262,10 +270,14 @@ pub fn write_connection(keep: bool, client: Version, out: &mut Vec<u8>) {
     }
 }
 
-/// Writes an interim response (100 Continue, 103 Early Hints) to the client.
-pub fn write_interim(response: &ResponseHead, out: &mut Vec<u8>) {
+/// Writes an interim response (100 Continue, 103 Early Hints) to the client, without what the operator's rules take out.
+pub fn write_interim(response: &ResponseHead, rules: Option<&Rules>, out: &mut Vec<u8>) {
     write_status(response, out);
-    response.write_fields(out, |name| name == Name::ContentLength || name.is_hop_by_hop());
+    let leave_out = |name: Name| name == Name::ContentLength || name.is_hop_by_hop();
+    match rules {
+        None => response.write_fields(out, leave_out),
+        Some(rules) => response.write_fields_by(out, |name, text| leave_out(name) || rules.removes(text)),
+    }
     out.extend_from_slice(b"\r\n");
 }
 
@@ -343,6 +355,7 @@ mod tests {
             client_host: head.host.map(|h| head.text(h)),
             peer: Peer::Ip(([127, 0, 20, 103], 0).into()),
             scheme: b"http",
+            client_scheme: b"http",
             identity: b"",
             is_trusted,
             forwarded,

@@ -16,6 +16,7 @@ use crate::config::Limits;
 use crate::downstream::Downstream;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
+use crate::header_rules::Rules;
 use crate::headers;
 use crate::http1::buffer::Buffer;
 use crate::http1::head::{HeadLimits, Name, Refusal, RequestHead, ResponseHead, Scan, Version, tokens};
@@ -93,6 +94,8 @@ pub struct Terms<'a> {
     pub until: Option<(Instant, Duration)>,
     /// The client asks for another protocol, and the server may switch to it.
     pub upgrade: bool,
+    /// What the operator wants of the response's headers.
+    pub rules: Option<&'a Rules>,
 }
 
 impl Terms<'_> {
@@ -451,7 +454,7 @@ async fn pass_on_interim(
         return Ok(false);
     }
     let mut out = Vec::new();
-    headers::write_interim(response, &mut out);
+    headers::write_interim(response, terms.rules, &mut out);
     let write = async {
         down.stream.write_all(&out).await?;
         down.stream.flush().await

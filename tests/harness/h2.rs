@@ -77,8 +77,13 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 /// The header block of a request, spelt out without any table.
 pub fn request(method: &str, path: &str, more: &[(&str, &str)]) -> Vec<u8> {
     let pseudo = [(":method", method), (":scheme", "http"), (":authority", "test"), (":path", path)];
+    block(&[&pseudo, more].concat())
+}
+
+/// A header block of these lines, spelt out without any table.
+pub fn block(lines: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
-    for (name, value) in pseudo.iter().chain(more) {
+    for (name, value) in lines {
         block.push(0);
         for text in [name, value] {
             assert!(text.len() < 127, "longer ones are written in another way");

@@ -1,6 +1,7 @@
 //! Requests that two parsers could read in two ways: refused, the connection closed, and nothing of them ever seen by a
 //! server.
 
+use tests::h2::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, block, frame, request};
 use tests::origin::Origin;
 use tests::proxy::Proxy;
 use tests::stream::End;
@@ -182,6 +183,48 @@ fn trailers_that_speak_of_framing_or_route_are_taken_out() {
     client.send("Content-Length: 5\r\nX-A: b\r\nTransfer-Encoding: chunked\r\nHost: b\r\n\r\n");
     assert_eq!(client.reply().text(), "a");
     assert_eq!(origin.request().trailers, "X-A: b\n");
+}
+
+/// What a client may not say in its headers, or servers look at before they act, it may not say behind them.
+#[test]
+fn trailers_that_would_be_taken_for_headers_of_the_proxys_are_taken_out() {
+    let origin = Origin::named("a");
+    let rules = "request_headers = { set = { X-Real-IP = \"${client_address}\" }, remove = [\"X-Secret\"] }";
+    let proxy = Proxy::over([&origin])
+        .listener("h2 = true")
+        .top("request_id = \"X-Trace\"")
+        .route(&format!("path = \"/\"\n{rules}"))
+        .start();
+    let forged = [
+        ("x-client-cert-subject", "CN=root"),
+        ("x_client_cert_subject", "CN=root"),
+        ("x-forwarded-for", "10.0.0.1"),
+        ("x_forwarded_for", "10.0.0.1"),
+        ("x-forwarded-proto", "https"),
+        ("forwarded", "for=10.0.0.1"),
+        ("authorization", "Basic eDp5"),
+        ("cookie", "a=b"),
+        ("if-match", "x"),
+        ("x-trace", "mine"),
+        ("x-real-ip", "10.0.0.1"),
+        ("x_real_ip", "10.0.0.1"),
+        ("x-secret", "1"),
+        ("x-a", "b"),
+    ];
+    let lines: String = forged.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let mut client = proxy.connect();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nb\r\n0\r\n");
+    assert_eq!(client.send(format!("{lines}\r\n")).reply().text(), "a");
+    let mut client = Frames::connect(proxy.address());
+    client.send(frame(HEADERS, END_HEADERS, 1, &request("POST", "/", &[])));
+    client.send(frame(DATA, 0, 1, b"b"));
+    client.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(&forged)));
+    assert_eq!(client.body(1), "a");
+    let requests = origin.requests();
+    assert_eq!(requests.len(), 2);
+    for request in requests {
+        assert_eq!(request.trailers, "x-a: b\n");
+    }
 }
 
 #[test]

@@ -463,3 +463,56 @@ fn checks_of_such_servers_are_the_proxys_own() {
     let available = format!("trylist_endpoint_state{{cluster=\"%\",endpoint=\"{url}\",state=\"available\"}}");
     assert_eq!(proxy.metric(&available), 1.0);
 }
+
+// ---- what clients invent ---------------------------------------------------------------------------------------------
+
+#[test]
+fn names_that_a_server_cannot_tell_from_ours_are_left_out() {
+    let forged = "X_Forwarded_For: 10.0.0.1\r\nx-forwarded_proto: https\r\nX_Forwarded_Host: evil\r\n\
+                  X_Real_IP: 10.0.0.1\r\nX-Kept_One: 1\r\n";
+    let rules = "request_headers = { set = { X-Real-IP = \"${client_address}\" } }";
+    for trusted in ["", "[forwarded]\ntrusted = [\"127.0.0.0/8\"]"] {
+        let request = received(rules, trusted, &format!("{GET}{forged}\r\n"));
+        let underlined: Vec<_> = request.head.lines().filter(|line| line.contains('_')).collect();
+        assert_eq!(underlined, ["X-Kept_One: 1"], "{}", request.head);
+        assert_eq!(request.headers("x-real-ip"), ["127.0.0.1"]);
+        assert_eq!(request.headers("x-forwarded-for"), ["127.0.0.1"]);
+    }
+}
+
+#[test]
+fn forwarded_is_passed_on_only_with_an_element_of_ours_or_from_whom_is_trusted() {
+    let forged = format!("{GET}Forwarded: for=6.6.6.6;proto=https\r\n\r\n");
+    let passed = |tables: &str| received("", tables, &forged).headers("forwarded").join(", ");
+    assert_eq!(passed(""), "");
+    assert_eq!(passed("[forwarded]\ntrusted = [\"127.0.0.1\"]"), "for=6.6.6.6;proto=https");
+    let both = passed("[forwarded]\nwrite = [\"Forwarded\"]");
+    assert!(both.starts_with("for=6.6.6.6;proto=https, for=127.0.0.1;"), "{both}");
+}
+
+#[test]
+fn who_is_believed_by_forwarded_is_not_believed_by_x_forwarded() {
+    let read = "[forwarded]\ntrusted = [\"127.0.0.1\"]\nread = \"Forwarded\"";
+    let lines =
+        "X-Forwarded-Proto: http\r\nX-Forwarded-Host: evil\r\nForwarded: for=192.0.2.1;proto=https\r\n";
+    let rules = "request_headers = { set = { X-Scheme = \"${scheme}\" } }";
+    let request = received(rules, read, &format!("{GET}{lines}\r\n"));
+    assert_eq!(request.headers("x-forwarded-proto"), ["https"]);
+    assert_eq!(request.headers("x-forwarded-host"), ["h.example:8"]);
+    assert_eq!(request.header("x-scheme"), Some("https"));
+}
+
+#[test]
+fn what_is_removed_of_responses_is_removed_of_hints_and_trailers() {
+    let origin = Origin::replying(
+        "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nX-Server: 7\r\n\r\n\
+         HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-Server: 7\r\n\r\n1\r\na\r\n0\r\nX-Server: 7\r\nX-Sum: 1\r\n\r\n",
+    );
+    let rules = "response_headers = { remove = [\"X-Server\"] }";
+    let proxy = Proxy::over([&origin]).route(&route(rules)).start();
+    let mut client = proxy.connect();
+    let hint = client.send("GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n\r\n").reply();
+    assert_eq!((hint.status(), hint.header("link"), hint.header("x-server")), (103, Some("</a.css>"), None));
+    let reply = client.reply();
+    assert_eq!((reply.header("x-server"), reply.trailers.as_str()), (None, "X-Sum: 1\n"));
+}

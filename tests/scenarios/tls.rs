@@ -157,6 +157,23 @@ fn a_certificate_may_be_optional_and_cannot_be_pretended() {
 }
 
 #[test]
+fn rules_reach_what_is_said_of_certificates() {
+    let (ca, origin) = (Authority::new("ca"), Origin::named("a"));
+    let client = ca.issue(&["client.test"]);
+    let demand = format!(", client_auth = \"required\", client_ca = {:?}", ca.path());
+    let rules = "request_headers = { remove = [\"X-Client-Cert-Subject\"], set = { X-Client-Cert-Fingerprint = \"-\" } }";
+    let proxy = serving(&origin, &[&ca.issue(&["site.test"])], &demand);
+    let proxy = proxy.route(&format!("path = \"/\"\n{rules}")).start();
+    let (cert, key) = (client.cert.display().to_string(), client.key.display().to_string());
+    let shown = curl(&proxy, &ca, "site.test", &["--http1.1", "--cert", &cert, "--key", &key]);
+    let Some(output) = shown else { return };
+    assert_eq!(said(&output), "a");
+    let request = origin.request();
+    assert_eq!(request.header("x-client-cert-subject"), None);
+    assert_eq!(request.headers("x-client-cert-fingerprint"), ["-"]);
+}
+
+#[test]
 fn a_ticket_does_not_stand_for_a_certificate() {
     let (ca, origin) = (Authority::new("ca"), Origin::named("a"));
     let site = ca.issue(&["site.test"]);

@@ -63,7 +63,7 @@ pub(super) fn plan<'a>(
     let timeout = route.timeout.or(thread.config.timeouts.request);
     let mut client = thread.config.forwarded.client(head, peer);
     // What a trusted proxy says of it counts more.
-    client.is_https |= is_secure && !(client.is_trusted && head.known(Name::XForwardedProto).is_some());
+    client.is_https |= is_secure && !client.is_scheme_told;
     let request_id = route.has_request_id.then(|| request_id(thread, head, client.is_trusted));
     let upgrade = head.asks_upgrade && route.upgrade && asks_for_a_tunnel(head);
     Ok(Plan { route, authority, path, query, max_forwards, client, request_id, upgrade, timeout })

@@ -65,6 +65,9 @@ impl Request<'_> {
         self.write_head(down, (trylist, endpoint), head, framing, now, &mut out);
         let mut pump = Pump::new(out, head.framing, framing.encoding);
         pump.ends_apart = server.is_h2();
+        if pump.ends_apart || head.framing == Framing::Chunked {
+            pump.trailer_rules.clone_from(&self.plan.route.response_headers);
+        }
         let mut sending = Sending { request: &mut request, failed: false };
         // Where the end of the connection is all that ends the body, it must not come but for a reason, whatever becomes
         // of this future.

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::buffer::Buffer;
-use super::head::{Framing, Name};
+use super::head::{Framing, is_refused_as_trailer};
 
 /// Where reading into a body's buffer begins, so that a chunk size fits in front of the data.
 pub const HEAD_ROOM: usize = 16;
@@ -270,7 +270,7 @@ fn checked_trailers(raw: &[u8]) -> Result<Vec<u8>, BadBody> {
         return Err(BadBody("malformed trailers"));
     };
     let mut out = Vec::with_capacity(raw.len());
-    for line in lines.iter().filter(|line| !Name::of(line.name.as_bytes()).is_refused_as_trailer()) {
+    for line in lines.iter().filter(|line| !is_refused_as_trailer(line.name.as_bytes())) {
         out.extend_from_slice(line.name.as_bytes());
         out.extend_from_slice(b": ");
         out.extend_from_slice(line.value);

@@ -41,6 +41,9 @@ pub enum Name {
     Forwarded,
     Host,
     KeepAlive,
+    /// One of those that servers take the proxy's word for, but for an "_" in the place of a "-": who makes variables of
+    /// headers (CGI) cannot tell the two. Never passed on.
+    Lookalike,
     MaxForwards,
     /// Named by `Connection`: for this hop only.
     Nominated,
@@ -253,8 +256,19 @@ impl Name {
         };
         // Setting the bit of lower case turns nothing that may stand in a name into a letter or a hyphen but upper case.
         let equal = name.iter().zip(known).all(|(byte, known)| byte | 0x20 == *known);
-        let is_trusted = matches!(kind, Self::XClientCertSubject | Self::XClientCertFingerprint);
-        if equal || (is_trusted && is_alias(name, known)) { kind } else { Self::Other }
+        match kind {
+            _ if equal => kind,
+            Self::XClientCertFingerprint
+            | Self::XClientCertSubject
+            | Self::XForwardedFor
+            | Self::XForwardedHost
+            | Self::XForwardedProto
+                if is_same_to_cgi(name, known) =>
+            {
+                Self::Lookalike
+            }
+            _ => Self::Other,
+        }
     }
 
     /// Whether the header speaks of one hop and is never passed on (RFC 9110 section 7.6.1).
@@ -262,6 +276,7 @@ impl Name {
         match self {
             Self::Connection
             | Self::KeepAlive
+            | Self::Lookalike
             | Self::Nominated
             | Self::ProxyAuthenticate
             | Self::ProxyAuthorization
@@ -288,27 +303,48 @@ impl Name {
             | Self::XForwardedProto => false,
         }
     }
+}
 
-    /// Whether a trailer of this name would change how the message before it was read (RFC 9110 section 6.5.1).
-    pub fn is_refused_as_trailer(self) -> bool {
-        self.is_hop_by_hop()
-            || matches!(
-                self,
-                Self::ContentLength
-                    | Self::Host
-                    | Self::Expect
-                    | Self::MaxForwards
-                    | Self::Trailer
-                    | Self::Via
-            )
+/// Names of trailers that would change how the message before them is framed, routed, authorized, limited or read (RFC 9110
+/// section 6.5.1): a receiver that adds trailers to its headers must not be told such things behind the back of whoever
+/// looked at the headers.
+const REFUSED_TRAILERS: [&[u8]; 16] = [
+    b"age",
+    b"authorization",
+    b"cache-control",
+    b"content-encoding",
+    b"content-range",
+    b"content-type",
+    b"cookie",
+    b"expires",
+    b"location",
+    b"pragma",
+    b"proxy-authentication-info",
+    b"range",
+    b"retry-after",
+    b"set-cookie",
+    b"vary",
+    b"www-authenticate",
+];
+
+/// Whether a trailer of this name is never passed on.
+#[cold]
+pub fn is_refused_as_trailer(name: &[u8]) -> bool {
+    match Name::of(name) {
+        Name::Other | Name::UserAgent | Name::Referer => {
+            let is_conditional = name.get(..3).is_some_and(|start| start.eq_ignore_ascii_case(b"if-"));
+            is_conditional || REFUSED_TRAILERS.iter().any(|refused| is_same_to_cgi(name, refused))
+        }
+        // All that the proxy itself looks at, or writes.
+        _ => true,
     }
 }
 
-/// Whether servers that make variables of headers (CGI) cannot tell the one name from the other.
+/// Whether two names are one to servers that make variables of headers (CGI).
 #[cold]
-fn is_alias(name: &[u8], known: &[u8]) -> bool {
-    let hyphened = |byte: &u8| if *byte == b'_' { b'-' } else { *byte };
-    name.iter().map(hyphened).zip(known).all(|(byte, known)| byte | 0x20 == *known)
+pub fn is_same_to_cgi(name: &[u8], other: &[u8]) -> bool {
+    let plain = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    name.len() == other.len() && name.iter().map(plain).eq(other.iter().map(plain))
 }
 
 impl Method {

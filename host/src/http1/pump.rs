@@ -3,12 +3,14 @@
 use std::io::{self, Write as _};
 use std::ops::Range;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use super::body::{BodyReader, Encoding, HEAD_ROOM, Piece, frame};
 use super::buffer::{BODY_BYTES, Buffer};
 use super::head::Framing;
 use super::pipe::Pipe;
+use crate::header_rules::Rules;
 use crate::stream::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -36,6 +38,8 @@ pub struct Pump {
     may_splice: bool,
     /// Lines that follow the body where it has no framing of its own.
     trailers: Vec<u8>,
+    /// What of the trailers is not passed on, beyond what never is.
+    pub trailer_rules: Option<Arc<Rules>>,
     /// The end of the source's stream is to be waited for, though the body may say by itself that it is complete: it brings
     /// trailers, and who lets go of a stream before it is taken for one who gives it up.
     pub ends_apart: bool,
@@ -108,6 +112,7 @@ impl Pump {
             tail: Vec::new(),
             tail_at: 0,
             trailers: Vec::new(),
+            trailer_rules: None,
             ends_apart: false,
             is_finished: false,
             pipe: None,
@@ -372,7 +377,7 @@ impl Pump {
         match ready!(buffer.poll_fill(cx, source, limit)) {
             Ok(0) if matches!(self.body, BodyReader::UntilClose) => {
                 self.body = BodyReader::Done;
-                let trailers = source.trailers();
+                let trailers = self.ruled(source.trailers());
                 if let Some(kept) = &mut self.kept {
                     kept.trailers.extend_from_slice(&trailers);
                 }
@@ -402,6 +407,7 @@ impl Pump {
         }
         let trailers =
             if last { self.body.finish().map_err(|bad| PumpError::Malformed(bad.0))? } else { Vec::new() };
+        let trailers = self.ruled(trailers);
         if let Some(kept) = &mut self.kept {
             kept.trailers.extend_from_slice(&trailers);
             if kept.data.len() + data.len() > kept.limit {
@@ -431,11 +437,18 @@ impl Pump {
         if !target.filled().is_empty() {
             return Poll::Ready(Err(PumpError::Malformed("more body than its length")));
         }
-        let trailers = source.trailers();
+        let trailers = self.ruled(source.trailers());
         if !trailers.is_empty() && self.encoding == Encoding::Identity {
             self.trailers = trailers;
         }
         Poll::Ready(Ok(()))
+    }
+
+    fn ruled(&self, trailers: Vec<u8>) -> Vec<u8> {
+        match &self.trailer_rules {
+            Some(rules) if !trailers.is_empty() => rules.strip(&trailers),
+            _ => trailers,
+        }
     }
 
     fn end_with(&mut self, trailers: Vec<u8>) {

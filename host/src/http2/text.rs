@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri};
 
-use crate::http1::head::MAX_HEADERS;
+use crate::http1::head::{MAX_HEADERS, is_refused_as_trailer};
 
 /// A head that is none, in words.
 pub type Malformed = &'static str;
@@ -90,7 +90,7 @@ pub fn write_response(status: StatusCode, headers: &HeaderMap, without_body: boo
 /// Writes trailers, each line ended by CRLF.
 pub fn write_trailers(trailers: &HeaderMap, out: &mut Vec<u8>) {
     for (name, value) in trailers {
-        if !crate::http1::head::Name::of(name.as_str().as_bytes()).is_refused_as_trailer() {
+        if !is_refused_as_trailer(name.as_str().as_bytes()) {
             write_field(name, value, out);
         }
     }
