@@ -377,7 +377,7 @@ impl Request<'_> {
         let rules = match self.plan.route.request_headers.as_deref() {
             None => None,
             Some(rules) => {
-                values = self.values(down, endpoint, 0);
+                values = self.values(down, Some(endpoint), 0);
                 Some((rules, &values))
             }
         };
@@ -490,9 +490,9 @@ impl Request<'_> {
         }
     }
 
-    /// What headers can say of this request.
+    /// What headers can say of this request, and of the endpoint that answers it, if one does.
     #[cold]
-    fn values<'b>(&'b self, down: &Downstream, endpoint: usize, status: u16) -> Values<'b> {
+    fn values<'b>(&'b self, down: &Downstream, endpoint: Option<usize>, status: u16) -> Values<'b> {
         Values {
             client: self.plan.client.address,
             peer: down.peer,
@@ -503,7 +503,7 @@ impl Request<'_> {
             path: &self.plan.path,
             query: self.plan.query.unwrap_or_default(),
             cluster: &self.cluster.config.name,
-            endpoint: &self.cluster.endpoints[endpoint].url,
+            endpoint: endpoint.map_or("", |endpoint| &self.cluster.endpoints[endpoint].url),
             status,
         }
     }

@@ -14,7 +14,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicI32, AtomicU64};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -96,7 +96,7 @@ pub async fn keep_checked(clusters: Clusters, cluster: usize, endpoint: usize) {
     let cluster = &clusters[cluster];
     let Some(check) = &cluster.config.health_check else { return };
     let speaks_h2 = matches!(check.probe, Probe::Grpc { .. });
-    let tls = cluster.config.tls.as_ref().map(|tls| tls.checker(speaks_h2));
+    let tls = cluster.config.tls.as_ref().filter(|_| check.tls).map(|tls| tls.checker(speaks_h2));
     let random = Random::new();
     let first = check.interval.min(FIRST_WITHIN).mul_f64(fraction(random.next()));
     // A port of its own is for checks alone, and speaks what they speak.
@@ -149,16 +149,16 @@ async fn run(
     tls: Option<&Connector>,
 ) -> Result<(), CheckError> {
     let checked = async {
-        let mut stream = connect(endpoint, check.port).await?;
+        let mut stream = connect(endpoint, check).await?;
         stream.write_all(preface).await?;
         let Some((tls, name)) = tls.zip(endpoint.tls_name.as_ref()) else {
-            return ask(check, endpoint, stream).await;
+            return ask(check, endpoint, "http", stream).await;
         };
         let stream = tls
             .connect(name, stream)
             .await
             .map_err(|e| CheckError::Connect(format!("TLS handshake failed: {}", describe_io(&e))))?;
-        ask(check, endpoint, stream).await
+        ask(check, endpoint, "https", stream).await
     };
     match tokio::time::timeout(check.timeout, checked).await {
         Ok(result) => result,
@@ -169,17 +169,20 @@ async fn run(
 async fn ask(
     check: &HealthCheck,
     endpoint: &Endpoint,
+    scheme: &str,
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
 ) -> Result<(), CheckError> {
     match &check.probe {
         Probe::Tcp => Ok(()),
         Probe::Http(probe) => http::check(stream, probe, &endpoint.authority).await,
-        Probe::Grpc { service } => grpc::check(stream, service, &endpoint.authority).await,
+        Probe::Grpc { service } => grpc::check(stream, service, (scheme, &endpoint.authority)).await,
     }
 }
 
-/// A connection for a check, to the first of the endpoint's addresses that takes one.
-async fn connect(endpoint: &Endpoint, port: Option<u16>) -> Result<TcpStream, CheckError> {
+/// A connection for a check, to the first of the endpoint's addresses that takes one. Each gets its share of the time, as
+/// for requests, which reach a server though its first address swallows packets.
+async fn connect(endpoint: &Endpoint, check: &HealthCheck) -> Result<TcpStream, CheckError> {
+    let until = Instant::now() + check.timeout;
     let answer;
     let addresses = match &endpoint.addresses {
         Addresses::Fixed(address) => &address[..],
@@ -194,11 +197,14 @@ async fn connect(endpoint: &Endpoint, port: Option<u16>) -> Result<TcpStream, Ch
         }
     };
     let mut failed = CheckError::Connect("the name has no address".into());
-    for address in addresses {
-        let address = SocketAddr::new(address.ip(), port.unwrap_or(address.port()));
-        match TcpStream::connect(address).await {
-            Ok(stream) => return Ok(stream),
-            Err(e) => failed = CheckError::Connect(ConnectError::from(e).text),
+    for (i, address) in addresses.iter().enumerate() {
+        let address = SocketAddr::new(address.ip(), check.port.unwrap_or(address.port()));
+        let n_left = u32::try_from(addresses.len() - i).unwrap_or(u32::MAX);
+        let share = until.saturating_duration_since(Instant::now()) / n_left;
+        match tokio::time::timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(e)) => failed = CheckError::Connect(ConnectError::from(e).text),
+            Err(_) => failed = CheckError::TimedOut(check.timeout),
         }
     }
     Err(failed)

@@ -516,3 +516,16 @@ fn what_is_removed_of_responses_is_removed_of_hints_and_trailers() {
     let reply = client.reply();
     assert_eq!((reply.header("x-server"), reply.trailers.as_str()), (None, "X-Sum: 1\n"));
 }
+
+#[test]
+fn answers_of_the_proxys_own_have_their_routes_headers() {
+    let rules = "response_headers = { remove = [\"Date\"], set = { Content-Type = \"text/html\", X-Is = \"${status} ${endpoint}.\" } }";
+    let proxy = Proxy::over([&Origin::dead()]).route(&route(rules)).listener("h2 = true").start();
+    let reply = proxy.get("/");
+    assert_eq!((reply.status(), reply.header("date"), reply.header("x-is")), (502, None, Some("502 .")));
+    assert_eq!(reply.headers("content-type"), ["text/html"]);
+    assert!(reply.text().starts_with("502 Bad Gateway: "), "{}", reply.text());
+    let mut client = Frames::connect(proxy.address());
+    client.get(1, "/");
+    assert!(client.body(1).starts_with("502 Bad Gateway: "));
+}

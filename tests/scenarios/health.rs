@@ -9,6 +9,7 @@ use lb_api::wire::{STATE_AVAILABLE, STATE_DOWN, STATE_DRAINING, STATE_EJECTED};
 use tests::log;
 use tests::origin::Origin;
 use tests::proxy::Proxy;
+use tests::tls::Authority;
 use tests::{Gate, eventually};
 use trylist::cluster::HealthFacts;
 use trylist::endpoint::Source;
@@ -338,4 +339,23 @@ fn a_new_worker_knows_what_the_last_one_knew() {
     eventually("a check by the new one", || (n_checks(&origins[0]) == 2).then_some(()));
     eventually("its result", || (new.first_cluster().health_facts()[0].checks == 1).then_some(()));
     assert_eq!(state(&new, 0), STATE_DOWN);
+}
+
+#[test]
+fn a_server_that_is_reached_by_https_can_be_checked_in_clear_text() {
+    let (ca, well) = (Authority::new("ca"), switch(true));
+    let (origin, plain) = (Origin::named("a"), checked("plain", &well));
+    let tls = format!("tls = {{ certificates = [{}] }}", ca.issue(&["127.0.0.1"]).toml());
+    let secure = Proxy::over([&origin]).listener(&tls).start();
+    let port = plain.address().port();
+    let check =
+        format!("health_check = {{ path = \"/health\", port = {port}, tls = false, fall = 1, {QUICK} }}");
+    let proxy = Proxy::over_urls([format!("https://{}", secure.address())])
+        .in_cluster(&format!("tls = {{ ca = {:?} }}", ca.path()))
+        .in_cluster(&check)
+        .start();
+    plain.wait_for_requests(2);
+    assert_eq!(proxy.get("/").text(), "a");
+    well.store(false, Ordering::SeqCst);
+    wait_for_state(&proxy, 0, STATE_DOWN);
 }

@@ -3,6 +3,7 @@
 
 use tests::Gate;
 use tests::artifacts;
+use tests::h2::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, frame, request};
 use tests::journal::Journal;
 use tests::log;
 use tests::origin::{Conn, Origin};
@@ -43,6 +44,22 @@ fn silent() -> Origin {
 
 fn retries(proxy: &Proxy) -> f64 {
     proxy.metric("trylist_retries_total{cluster=\"%\"}")
+}
+
+/// Nobody said how long it would be.
+#[test]
+fn a_body_of_an_http2_stream_is_kept_and_sent_again() {
+    let (busy, well) = (answering(503, "busy"), answering(200, "well"));
+    let proxy = with([&busy, &well], "on = [\"503\"], methods = [\"POST\"]").listener("h2 = true").start();
+    let mut client = Frames::connect(proxy.address());
+    for stream in [1, 3] {
+        client.send(frame(HEADERS, END_HEADERS, stream, &request("POST", "/", &[])));
+        client.send(frame(DATA, 0, stream, b"bo"));
+        client.send(frame(DATA, END_STREAM, stream, b"dy"));
+        assert_eq!(client.body(stream), "well");
+    }
+    assert!(busy.requests().iter().chain(&well.requests()).all(|request| request.text() == "body"));
+    assert_eq!(busy.requests().len(), 1, "the second began with the other server");
 }
 
 // ---- what is tried again ---------------------------------------------------------------------------------------------

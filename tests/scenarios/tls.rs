@@ -367,6 +367,66 @@ fn a_certificate_out_of_its_time_is_a_warning() {
     }
 }
 
+/// It is what clients would complain of, each in its own words.
+#[test]
+fn every_certificate_of_a_file_is_looked_at() {
+    let (ca, other) = (Authority::new("ca"), Authority::new("other"));
+    let (site, old, folder) =
+        (ca.issue(&["a.test"]), ca.issue_expired("old.test"), tempfile::tempdir().unwrap());
+    let read = |path: &dyn AsRef<std::path::Path>| std::fs::read_to_string(path).unwrap();
+    let joined = |name: &str, parts: &[String]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, parts.concat()).unwrap();
+        path
+    };
+    let chain = |name: &str, next: &[String]| {
+        let path = joined(name, &[&[read(&site.cert)], next].concat());
+        format!("certificates = [{{ cert = {path:?}, key = {:?} }}]", site.key)
+    };
+    let rubbish = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_owned();
+    let good = format!("certificates = [{}]", site.toml());
+    let issuers = |name: &str, parts: &[String]| {
+        format!("{good}, client_auth = \"required\", client_ca = {:?}", joined(name, parts))
+    };
+    for (tls, what) in [
+        (chain("right.pem", &[read(&ca.path())]), &[][..]),
+        (
+            chain("wrong.pem", &[read(&other.path())]),
+            &[
+                "did not issue the one before it, of which the issuer is CN=ca (each is followed by its issuer's)",
+            ],
+        ),
+        (
+            chain("old.pem", &[read(&ca.path()), read(&old.cert)]),
+            &[
+                "certificate 3 (CN=old.test) has expired, on Fri, 01 Jan 2021",
+                "certificate 3 (CN=old.test) did not issue",
+            ],
+        ),
+        (
+            issuers("both.pem", &[read(&ca.path()), read(&old.cert)]),
+            &["certificate 2 (CN=old.test) has expired"],
+        ),
+    ] {
+        let (code, said) = check(&tls);
+        let warnings: Vec<_> = said.lines().filter(|line| line.ends_with("(warning)")).collect();
+        assert_eq!((code, warnings.len()), (Some(0), what.len()), "{tls}: {said}");
+        for (warning, what) in warnings.iter().zip(what) {
+            assert!(warning.starts_with("/site.toml:4: ") && warning.contains(what), "{what}: {said}");
+        }
+    }
+    let some = joined("some.pem", &[read(&ca.path()), rubbish]);
+    let cluster = Proxy::over_urls(["https://127.0.0.1:1"]).in_cluster(&format!("tls = {{ ca = {some:?} }}"));
+    let file = folder.path().join("cluster.toml");
+    std::fs::write(&file, cluster.text()).unwrap();
+    let output = trylist(&["check", "-c", file.to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && said.contains("certificate 2 cannot be read, and is left out: "),
+        "{said}"
+    );
+}
+
 #[test]
 fn keys_of_tls_that_do_not_fit_are_named() {
     let ca = Authority::new("ca");

@@ -29,6 +29,7 @@ use super::{
     Supervision, Syntax, Timeouts,
 };
 use crate::address::Address;
+use crate::http1::head::MAX_HEADERS;
 use crate::network::Networks;
 
 /// As many as one listener takes unless told otherwise: enough for most, and two sockets each stay below the
@@ -228,7 +229,12 @@ impl Checker<'_> {
         let limits = Limits {
             request_line_bytes: line.map_or(defaults.request_line_bytes, to_usize),
             head_bytes: head.map_or(defaults.head_bytes, to_usize),
-            headers: self.integer("limits.headers", raw.headers.as_ref(), 1..=1000, defaults.headers),
+            headers: self.integer(
+                "limits.headers",
+                raw.headers.as_ref(),
+                1..=MAX_HEADERS as i64,
+                defaults.headers,
+            ),
             body_bytes: body,
             requests_per_connection: requests.map(|requests| {
                 self.integer("limits.requests_per_connection", Some(&requests), 1..=i64::MAX, 1)

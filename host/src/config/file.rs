@@ -178,6 +178,7 @@ pub(super) struct HealthCheck {
     pub(super) body: Option<Spanned<String>>,
     pub(super) service: Option<Spanned<String>>,
     pub(super) port: Option<Spanned<i64>>,
+    pub(super) tls: Option<Spanned<bool>>,
     pub(super) interval: Option<Spanned<Time>>,
     pub(super) timeout: Option<Spanned<Time>>,
     pub(super) rise: Option<Spanned<i64>>,

@@ -36,9 +36,9 @@ impl Request<'_> {
     pub(super) fn policy(&self) -> Option<&Policy> {
         let policy = self.plan.route.retry.as_deref()?;
         let fits = match self.head.framing {
-            Framing::None | Framing::Chunked => true,
+            // Of HTTP/2, where nothing need be said of a length.
+            Framing::None | Framing::Chunked | Framing::UntilClose => true,
             Framing::Length(n) => n <= policy.buffer_bytes as u64,
-            Framing::UntilClose => false,
         };
         (fits && policy.repeats(self.head.text(self.head.method_text))).then_some(policy)
     }

@@ -128,6 +128,7 @@ impl Request<'_> {
         let now = Instant::now();
         let body_bytes =
             respond::write_error(self.thread, error, Some(self.head), keep, more, now, &mut memory.response);
+        self.apply_rules(down, verdict.status, &mut memory.response);
         let sent = write_all(self.thread, down, &memory.response).await;
         let report = Report {
             status: verdict.status,
@@ -137,6 +138,16 @@ impl Request<'_> {
             body_bytes: if sent { body_bytes } else { 0 },
         };
         (report, if sent && keep { End::Keep } else { End::CloseUnread }, Instant::now())
+    }
+
+    /// Has a response of the proxy's own headers as its route's rules say, as those of servers have.
+    fn apply_rules(&self, down: &Downstream, status: u16, response: &mut Vec<u8>) {
+        let Some(rules) = self.plan.route.response_headers.as_deref() else { return };
+        let end_of = |text: &[u8]| memchr::memmem::find(response, text).map(|at| at + 2);
+        let (Some(first), Some(last)) = (end_of(b"\r\n"), end_of(b"\r\n\r\n")) else { return };
+        let mut lines = rules.strip(&response[first..last]);
+        rules.write(&self.values(down, None, status), &mut lines);
+        response.splice(first..last, lines);
     }
 
     fn log_failure(&self, error: Error) {

@@ -135,7 +135,7 @@ impl Request<'_> {
         let rules = match self.plan.route.response_headers.as_deref() {
             None => None,
             Some(rules) => {
-                values = self.values(down, endpoint, head.status);
+                values = self.values(down, Some(endpoint), head.status);
                 Some((rules, &values))
             }
         };

@@ -107,7 +107,7 @@ impl Request<'_> {
     }
 
     fn write_switch(&self, down: &Downstream, endpoint: usize, head: &ResponseHead, out: &mut Vec<u8>) {
-        let values = self.values(down, endpoint, head.status);
+        let values = self.values(down, Some(endpoint), head.status);
         let rules = self.plan.route.response_headers.as_deref().map(|rules| (rules, &values));
         headers::write_switch(head, self.session_cookie(endpoint), rules, out);
     }

@@ -23,10 +23,10 @@ const SERVING: u64 = 1;
 pub(super) async fn check(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     service: &str,
-    authority: &str,
+    (scheme, authority): (&str, &str),
 ) -> Result<(), CheckError> {
     let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
-    let request = Request::post(format!("http://{authority}/grpc.health.v1.Health/Check"))
+    let request = Request::post(format!("{scheme}://{authority}/grpc.health.v1.Health/Check"))
         .header(CONTENT_TYPE, "application/grpc")
         .header(TE, "trailers")
         .header(USER_AGENT, AGENT)

@@ -22,6 +22,7 @@ fn rules(rise: u32, fall: u32) -> HealthCheck {
         rise,
         fall,
         port: None,
+        tls: true,
     }
 }
 
@@ -137,7 +138,7 @@ async fn ask_grpc(grpc_status: &'static str, message: &'static [u8]) -> (Result<
     });
     let server = http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(theirs), service);
     tokio::select! {
-        result = grpc::check(ours, "shop", "app:81") => {
+        result = grpc::check(ours, "shop", ("https", "app:81")) => {
             (result.map_err(|e| e.to_string()), question.recv().await.expect("it asked"))
         }
         ended = server => panic!("the server ended: {ended:?}"),
@@ -176,5 +177,5 @@ async fn a_grpc_check_wants_a_service_that_serves() {
 async fn a_grpc_check_fails_on_what_is_not_http_2() {
     let (ours, mut theirs) = tokio::io::duplex(1 << 16);
     theirs.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.expect("sent");
-    assert!(grpc::check(ours, "", "app").await.is_err());
+    assert!(grpc::check(ours, "", ("http", "app")).await.is_err());
 }

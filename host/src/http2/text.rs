@@ -12,6 +12,9 @@ use http::{Method, Request, Response, StatusCode, Uri};
 
 use crate::http1::head::{MAX_HEADERS, is_refused_as_trailer};
 
+/// Header lines of a head of ours: as many as a peer may send, and those that the proxy and its operator add.
+const MAX_LINES: usize = 2 * MAX_HEADERS;
+
 /// A head that is none, in words.
 pub type Malformed = &'static str;
 
@@ -108,7 +111,7 @@ fn write_field(name: &HeaderName, value: &HeaderValue, out: &mut Vec<u8>) {
 /// # Errors
 /// What of it HTTP/2 does not know.
 pub fn read_response(text: &[u8], is_head: bool) -> Result<Option<Head<Response<()>>>, Malformed> {
-    let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut headers = [const { MaybeUninit::uninit() }; MAX_LINES];
     let mut parsed = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
     let taken = match config.parse_response_with_uninit_headers(&mut parsed, text, &mut headers) {
@@ -129,7 +132,7 @@ pub fn read_response(text: &[u8], is_head: bool) -> Result<Option<Head<Response<
 /// # Errors
 /// What of it HTTP/2 does not know.
 pub fn read_request(text: &[u8], is_secure: bool) -> Result<Option<Head<Request<()>>>, Malformed> {
-    let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut headers = [const { MaybeUninit::uninit() }; MAX_LINES];
     let mut parsed = httparse::Request::new(&mut []);
     let taken = match parsed.parse_with_uninit_headers(text, &mut headers) {
         Ok(httparse::Status::Complete(taken)) => taken,

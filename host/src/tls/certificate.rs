@@ -75,6 +75,14 @@ impl Identity {
 }
 
 impl Validity {
+    fn of(certificate: &Certificate) -> Self {
+        let validity = &certificate.tbs_certificate.validity;
+        Self {
+            not_before: validity.not_before.to_unix_duration(),
+            not_after: validity.not_after.to_unix_duration(),
+        }
+    }
+
     /// Why it cannot be used now, if so.
     pub fn trouble(self, now: SystemTime) -> Option<String> {
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -84,6 +92,40 @@ impl Validity {
         }
         (now < self.not_before).then(|| format!("is not valid before {}", date(self.not_before)))
     }
+}
+
+/// What is wrong with certificates that does not keep them from being used, a line for each; `is_chain` where each has to be
+/// issued by the next. Of the first of a chain [`Identity::parse`] says all there is.
+pub fn troubles(certificates: &[CertificateDer<'_>], is_chain: bool, now: SystemTime) -> Vec<String> {
+    let mut troubles = Vec::new();
+    let mut before: Option<Certificate> = None;
+    for (i, der) in certificates.iter().enumerate() {
+        let which = if certificates.len() == 1 { "".into() } else { format!("certificate {} ", i + 1) };
+        let certificate = match Certificate::from_der(der) {
+            Ok(certificate) => certificate,
+            Err(e) => {
+                troubles.push(format!("{which}cannot be read, and is left out: {e}"));
+                before = None;
+                continue;
+            }
+        };
+        let tbs = &certificate.tbs_certificate;
+        let subject = format!("({})", tbs.subject);
+        if let Some(trouble) = Validity::of(&certificate).trouble(now).filter(|_| !(is_chain && i == 0)) {
+            troubles.push(format!("{which}{subject} {trouble}"));
+        }
+        if let Some(issued) = before.filter(|_| is_chain)
+            && issued.tbs_certificate.issuer != tbs.subject
+        {
+            let issuer = &issued.tbs_certificate.issuer;
+            troubles.push(format!(
+                "{which}{subject} did not issue the one before it, of which the issuer is {issuer} (each is followed by its \
+                 issuer's)"
+            ));
+        }
+        before = Some(certificate);
+    }
+    troubles
 }
 
 /// All certificates of a PEM file; at least one.
@@ -126,8 +168,9 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
 
 fn inspect(certificate: &CertificateDer<'_>) -> Result<(Vec<Box<str>>, Validity), String> {
     let certificate = Certificate::from_der(certificate)
-        .map_err(|e| format!("holds a certificate that cannot be read: {e}"))?
-        .tbs_certificate;
+        .map_err(|e| format!("holds a certificate that cannot be read: {e}"))?;
+    let validity = Validity::of(&certificate);
+    let certificate = certificate.tbs_certificate;
     let alternatives = certificate
         .get::<SubjectAltName>()
         .map_err(|e| format!("holds a certificate whose names cannot be read: {e}"))?;
@@ -148,10 +191,6 @@ fn inspect(certificate: &CertificateDer<'_>) -> Result<(Vec<Box<str>>, Validity)
             names.extend(text.ok().map(|text| text.to_ascii_lowercase().into()));
         }
     }
-    let validity = Validity {
-        not_before: certificate.validity.not_before.to_unix_duration(),
-        not_after: certificate.validity.not_after.to_unix_duration(),
-    };
     Ok((names, validity))
 }
 

@@ -113,7 +113,7 @@ impl Checker<'_> {
             .and_then(|missing| self.key_missing(&object, missing, (&module, has_key), modules));
         let sticky = raw.sticky.and_then(|sticky| self.sticky(&object, sticky, &servers));
         let ejection = self.ejection(&object, raw.ejection);
-        let health_check = raw.health_check.and_then(|check| self.health_check(&object, check));
+        let health_check = raw.health_check.and_then(|check| self.health_check(&object, check, &servers));
         Cluster {
             module,
             servers,

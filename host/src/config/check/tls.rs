@@ -188,7 +188,9 @@ impl Checker<'_> {
         match Identity::parse(&chain?, &private?) {
             Ok(identity) => {
                 // No error: one site whose certificate was forgotten must not keep all others from being served.
-                if let Some(trouble) = identity.validity.trouble(SystemTime::now()) {
+                let now = SystemTime::now();
+                let own = identity.validity.trouble(now);
+                for trouble in own.into_iter().chain(certificate::troubles(&identity.key.cert, true, now)) {
                     let place = self.report.place(cert.at());
                     self.report.warn(place, format!("{object}: cert {:?} {trouble}", cert.get_ref()));
                 }
@@ -208,7 +210,13 @@ impl Checker<'_> {
     fn certificates(&mut self, object: &str, path: &Spanned<String>) -> Option<Vec<CertificateDer<'static>>> {
         let pem = self.file_bytes(object, path)?;
         match certificate::certificates(&pem) {
-            Ok(certificates) => Some(certificates),
+            Ok(certificates) => {
+                for trouble in certificate::troubles(&certificates, false, SystemTime::now()) {
+                    let place = self.report.place(path.at());
+                    self.report.warn(place, format!("{object} {:?} {trouble}", path.get_ref()));
+                }
+                Some(certificates)
+            }
             Err(reason) => {
                 self.report.error(path.at(), format!("{object} {:?} {reason}", path.get_ref()));
                 None
