@@ -398,17 +398,22 @@ impl Balancer for Breaker {
     const ID: &'static str = "breaker";
     const SUMMARY: &'static str = "breaks the contract";
     type Settings = How;
-    type Trylist = usize;
+    /// Its turn, and whether the request has a key.
+    type Trylist = (usize, bool);
 
     fn build(cx: &BuildCx<'_, Self>, settings: How) -> Result<Self, BuildError> {
         Ok(Self { n_endpoints: cx.endpoints().len(), how: settings.how, turns: AtomicUsize::new(0) })
     }
 
-    fn load_balance(&self, _: &Request<'_>) -> usize {
-        self.turns.fetch_add(1, SeqCst)
+    fn needs(&self) -> Needs {
+        Needs::default().key()
     }
 
-    fn next(&self, at: &mut usize, cx: &NextCx<'_>) -> Next {
+    fn load_balance(&self, request: &Request<'_>) -> (usize, bool) {
+        (self.turns.fetch_add(1, SeqCst), request.key().is_some())
+    }
+
+    fn next(&self, (at, has_key): &mut (usize, bool), cx: &NextCx<'_>) -> Next {
         let n = self.n_endpoints;
         let untried = (0..n).map(|step| (*at + step) % n).find(|idx| !cx.tried(*idx));
         match (self.how.as_str(), untried) {
@@ -416,6 +421,8 @@ impl Balancer for Breaker {
             ("starts again", None) => Next::Endpoint(0),
             ("is always full", _) => Next::Busy,
             ("stops early", Some(_)) if cx.n_tried() == 1 => Next::Exhausted,
+            ("stops early where there is a key", _) if *has_key && cx.n_tried() == 1 => Next::Exhausted,
+            ("starts again where there is a key", None) if *has_key => Next::Endpoint(0),
             ("ignores what was tried", _) if cx.n_tries() == 0 => Next::Endpoint(*at % n),
             ("wears out", _) if *at > 100 => Next::Exhausted,
             (_, Some(idx)) => Next::Endpoint(idx),
@@ -435,10 +442,18 @@ fn the_contract_finds_each_way_of_breaking_it() {
     for (how, found) in [
         ("answers what is not there", "answered endpoint 1 of 1"),
         ("starts again", "answered endpoint 0 twice"),
-        ("stops early", "contract: offered [0], expected [0, 1]; after every endpoint available"),
+        (
+            "stops early",
+            "contract: offered [0], expected [0, 1]; without a key, after every endpoint available",
+        ),
+        (
+            "stops early where there is a key",
+            "expected [0, 1]; with the key \"key 0\", after every endpoint available",
+        ),
+        ("starts again where there is a key", "answered endpoint 0 twice"),
         ("is always full", "contract: answered that all endpoints are full, and none is"),
         ("ignores what was tried", "answered endpoint 0, which the host had tried before"),
-        ("wears out", "contract: offered none, expected [0]; after 100 requests dropped"),
+        ("wears out", "contract: offered none, expected [0]; without a key, after 100 requests dropped"),
     ] {
         let message = broken(&Contract::new().setting("how", how));
         assert!(message.contains(found), "{how}: {message}");
@@ -447,7 +462,7 @@ fn the_contract_finds_each_way_of_breaking_it() {
     assert!(message.contains("which is not available"), "{message}");
     let message = broken(&Contract::new().weighted(0.1));
     assert!(
-        message.contains("endpoint 3 was chosen 4000 times of 20000, its weight's share is 0"),
+        message.contains("endpoint 3 was chosen 4000 times of 20000, without a key, its weight's share is 0"),
         "{message}"
     );
 }
