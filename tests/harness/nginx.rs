@@ -38,14 +38,36 @@ impl Nginx {
     /// Where it does not start.
     #[track_caller]
     pub fn start(program: &str, upstream: &str) -> Self {
+        Self::spawn(Command::new(program), upstream, "")
+    }
+
+    /// The same in a network of its own, where all servers are known by these lines of /etc/hosts and none can be reached:
+    /// every try fails at once. `terms` are further lines for its location.
+    ///
+    /// # Panics
+    /// Where it does not start, for example because this user may make no namespaces.
+    #[track_caller]
+    pub fn start_alone(program: &str, upstream: &str, terms: &str, hosts: &str) -> Self {
+        let mut unshare = Command::new("unshare");
+        // Its listening socket was made outside, and stays there.
+        unshare.args(["--map-root-user", "--net", "--mount", "sh", "-c"]);
+        unshare.arg("printf %s \"$HOSTS\" >hosts && mount --bind hosts /etc/hosts && exec \"$0\" \"$@\"");
+        unshare.arg(program).env("HOSTS", hosts);
+        Self::spawn(unshare, upstream, terms)
+    }
+
+    /// `command` takes nginx's arguments.
+    #[track_caller]
+    fn spawn(mut command: Command, upstream: &str, terms: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         // nginx cannot say which port it got, so it gets a socket that has one: by the way of its own binary upgrades.
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         socket.set_nonblocking(true).unwrap();
         let address = socket.local_addr().unwrap();
         let file = folder.path().join("nginx.conf");
-        fs::write(&file, configuration(folder.path(), address, upstream)).unwrap();
-        let child = Command::new(program)
+        fs::write(&file, configuration(folder.path(), address, upstream, terms)).unwrap();
+        let child = command
+            .current_dir(folder.path())
             .arg("-p")
             .arg(folder.path())
             .arg("-c")
@@ -81,7 +103,7 @@ impl Drop for Nginx {
     }
 }
 
-fn configuration(folder: &Path, address: SocketAddr, upstream: &str) -> String {
+fn configuration(folder: &Path, address: SocketAddr, upstream: &str, terms: &str) -> String {
     let user = if getuid().is_root() { "user root;" } else { "" };
     let temp = |what: &str| format!("{what}_temp_path {}/{what};", folder.display());
     let temps = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(temp).join(" ");
@@ -106,6 +128,7 @@ http {{
             proxy_http_version 1.1;
             proxy_set_header Connection \"\";
             add_header X-Tried $upstream_addr always;
+            {terms}
         }}
     }}
 }}

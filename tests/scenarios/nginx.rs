@@ -5,10 +5,11 @@
 //! nginx has `max_fails=0` throughout: a module's part is the order of candidates, and who is left out after failures is
 //! the host's business here.
 
+mod record;
+
+use std::iter;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
 use std::sync::mpsc;
-use std::{fs, iter};
 
 use lb_api::Rng;
 use tests::DEADLINE;
@@ -139,6 +140,41 @@ fn ip_hash_chooses_as_nginx_does() {
     assert_same("clients", &by_nginx, &(0..REQUESTS).map(from).collect::<String>());
 }
 
+/// Any address can be had where a proxy in front is believed: nginx by X-Real-IP, the proxy by X-Forwarded-For.
+#[test]
+fn ip_hash_chooses_as_nginx_does_for_clients_of_both_families() {
+    let Some(program) = Nginx::program() else { return };
+    let v4 = |i: u32| IpAddr::from(i.wrapping_mul(2_654_435_761).to_be_bytes());
+    let v6 = |i: u32| {
+        let x = u128::from(i).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+        IpAddr::from(((0x2001_0db8 << 96) | (x >> 32)).to_be_bytes())
+    };
+    for (weights, down) in [
+        (&[1, 1, 1][..], &[][..]),
+        (&[5, 1, 3, 2, 4], &[]),
+        (&[5, 1, 3, 2, 4], &[0, 3]),
+        (&[2, 0, 1, 0, 3], &[]),
+    ] {
+        let servers = Servers::new(weights);
+        let nginx = Nginx::start(program, &servers.upstream("ip_hash;", down));
+        let proxy = servers.proxy("ip_hash", down).tables("[forwarded]\ntrusted = [\"127.0.0.1\"]").start();
+        for (family, of) in [("IPv4", &v4 as &dyn Fn(u32) -> IpAddr), ("IPv6", &v6)] {
+            let requests = |header: &str| {
+                (0..REQUESTS as u32)
+                    .map(|i| get("/", &format!("{header}: {}\r\n", of(i))))
+                    .collect::<Vec<_>>()
+            };
+            let by_nginx = ask(nginx.connect(), requests("X-Real-IP").into_iter());
+            let by_proxy = ask(proxy.connect(), requests("X-Forwarded-For").into_iter());
+            assert_same(&format!("{family}, {weights:?}"), &by_nginx, &by_proxy);
+            assert!(
+                by_nginx.chars().any(|server| !by_nginx.starts_with(server)),
+                "{family}: addresses differ"
+            );
+        }
+    }
+}
+
 // ---- turns ---------------------------------------------------------------------------------------------------------
 
 /// Weights, and which servers are down; a weight of 0 is a server that refuses connections.
@@ -255,7 +291,7 @@ const LOADS: [(&str, &[u32]); 4] = [
 fn least_request_of_all_chooses_as_nginx_s_least_conn_does() {
     let Some(program) = Nginx::program() else { return };
     for (seed, (name, weights)) in LOADS.into_iter().enumerate() {
-        let events = schedule(seed as u64, REQUESTS / LOADS.len());
+        let events = schedule(seed as u64, REQUESTS);
         let (servers, arrived) = held(weights);
         let nginx = Nginx::start(program, &servers.upstream("least_conn;", &[]));
         let builder = servers.proxy("least_request", &[]).in_cluster("settings = { choices = \"all\" }");
@@ -263,63 +299,4 @@ fn least_request_of_all_chooses_as_nginx_s_least_conn_does() {
         drop(nginx);
         assert_same(name, &by_nginx, &play(&events, builder.start().address(), &arrived));
     }
-}
-
-// ---- recording -----------------------------------------------------------------------------------------------------
-
-/// Writes what nginx chooses to the modules' `tests/data`: `cargo test -p tests --test scenarios record -- --ignored`.
-#[test]
-#[ignore = "writes files of the repository"]
-fn record_what_nginx_chooses() {
-    let program = Nginx::program().expect("it is to be recorded");
-    let lines = |chosen: &str| {
-        let lines =
-            chosen.as_bytes().chunks(100).map(|line| String::from_utf8_lossy(line).into_owned() + "\n");
-        lines.collect::<String>()
-    };
-    let words = |numbers: &[String]| numbers.iter().map(|number| format!(" {number}")).collect::<String>();
-    let numbers = |numbers: &[u32]| words(&numbers.iter().map(u32::to_string).collect::<Vec<_>>());
-    let version = "# Choices of nginx 1.22.1 (Debian's nginx-light), one worker, recorded from the real program by tests/scenarios/nginx.rs:\n";
-
-    let mut text = version.to_owned();
-    text += "# upstream { server 127.0.0.1:… weight=… max_fails=0 [down]; … }, 10,000 requests one after the other.\n";
-    text += "# A digit for each request: the server's place, from 0. Down are servers (places) that were marked so.\n";
-    text += "# A weight of 0 is a server of weight 1 that refuses connections: each request that came to it went on.\n";
-    for (name, weights, down) in TURNS {
-        let servers = Servers::new(weights);
-        let nginx = Nginx::start(program, &servers.upstream("", down));
-        let down = words(&down.iter().map(usize::to_string).collect::<Vec<_>>());
-        text += &format!("case {name}\nweights{}\ndown{down}\n", numbers(weights));
-        text += &lines(&ask(nginx.connect(), turns()));
-    }
-    write("round-robin", &text);
-
-    let mut text = version.to_owned();
-    text += "# upstream { least_conn; server 127.0.0.1:… weight=… max_fails=0; … }\n";
-    text += "# What happened, in its order: a digit is a request that began and the server (its place) that it came to, a letter\n";
-    text += "# is the end of one that was under way, of the oldest for A, the next for B, …, Z, a, …, z, then !@$%&*+-.\n";
-    text += "# A weight of 0 is a server of weight 1 that refuses connections: each request that came to it went on.\n";
-    for (seed, (name, weights)) in LOADS.into_iter().enumerate() {
-        let events = schedule(seed as u64, REQUESTS / LOADS.len());
-        let (servers, arrived) = held(weights);
-        let nginx = Nginx::start(program, &servers.upstream("least_conn;", &[]));
-        let chosen = play(&events, nginx.address(), &arrived);
-        let mut chosen = chosen.chars();
-        let event = |event: &Event| match event {
-            Event::Begin => chosen.next().expect("one for each request"),
-            Event::End(nth) => {
-                char::from(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!@$%&*+-"[*nth])
-            }
-        };
-        let events: String = events.iter().map(event).collect();
-        text += &format!("case {name}\nweights{}\n{}", numbers(weights), lines(&events));
-    }
-    write("least-request", &text);
-}
-
-fn write(module: &str, text: &str) {
-    let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../modules");
-    let folder = modules.join(module).join("tests/data");
-    fs::create_dir_all(&folder).unwrap();
-    fs::write(folder.join("nginx.txt"), text).unwrap();
 }

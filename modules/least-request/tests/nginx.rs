@@ -47,5 +47,5 @@ fn chooses_what_nginx_chose() {
             cluster.set_in_flight(changed, in_flight[changed]);
         }
     }
-    assert_eq!(n_choices, 10_000, "choices recorded");
+    assert_eq!(n_choices, 40_000, "choices recorded");
 }
