@@ -65,13 +65,10 @@ fn every_module_of_ours_keeps_the_contract() {
             "round_robin" | "by_busyness" => &["--skips-unavailable", "--weighted", "0.001"],
             "backend_load" => &["--skips-unavailable", "--weighted", "0.01"],
             // Draws, and hashes as good as draws: the smallest share is 500 of 20,000 with a deviation of 22.
-            "random" | "least_request" | "peak_ewma" | "hash" | "rendezvous" => {
-                &["--skips-unavailable", "--weighted", "0.18"]
-            }
+            "random" | "least_request" | "peak_ewma" | "hash" | "ip_hash" | "maglev" | "rendezvous"
+            | "ring_hash" => &["--skips-unavailable", "--weighted", "0.18"],
             // The order of the file; times; bytes of the past: no share of the requests follows from their weights.
             "first" | "least_time" | "by_traffic" => &["--skips-unavailable"],
-            // Theirs do where all servers have their whole weight; what slow start leaves over goes by other rules.
-            "ip_hash" | "maglev" | "ring_hash" => &["--skips-unavailable"],
             id => panic!("say how the choices of {id} follow from weights"),
         };
         // Far more than it takes, but where many tests run at once.

@@ -111,7 +111,9 @@ impl Balancer for IpHash {
                 None => rng.bits() as u32,
             };
             let server = self.places.at(u64::from(place) % self.places.total());
-            let share = share.unwrap_or_else(|| rng.bits() as u32);
+            // Other bits after each miss, or what several servers in slow start leave over would all be the same clients, and
+            // go to the few that are not.
+            let share = share.unwrap_or_else(|| rng.bits() as u32) ^ position.misses;
             if !cx.tried(server) && self.servers.takes(server, share) {
                 return Next::Endpoint(server);
             }

@@ -185,7 +185,7 @@ impl Balancer for RingHash {
             bound.refresh(self.cluster, (0..self.servers.len()).map(|server| self.servers.live(server)));
             bound.room()
         });
-        let choice = Choice { of: self, room, hash, cx };
+        let choice = Choice { of: self, room, cx };
         let blind = position.passed + BLIND_POINTS;
         while position.passed <= self.max_passed {
             if position.passed == blind && !choice.is_there_any() {
@@ -194,9 +194,12 @@ impl Balancer for RingHash {
             // Neither is above the length, so that this goes around once at most.
             let point = start as usize + position.passed as usize;
             let point = if point < self.ring.len() { point } else { point - self.ring.len() };
+            // Other bits at each point, or what several servers in slow start leave over would all be the same keys, and go to
+            // the few that are not.
+            let share = hash ^ position.passed;
             let found = match self.ring.owner(point) {
-                Owner::One(server) => Some(server).filter(|server| choice.fits(*server)),
-                Owner::Several(servers) => choice.turn(servers),
+                Owner::One(server) => Some(server).filter(|server| choice.fits(*server, share)),
+                Owner::Several(servers) => choice.turn(servers, share),
             };
             if let Some(server) = found {
                 return Next::Endpoint(server);
@@ -220,29 +223,38 @@ impl Balancer for RingHash {
 struct Choice<'a> {
     of: &'a RingHash,
     room: Option<Room>,
-    hash: u32,
     cx: &'a NextCx<'a>,
 }
 
 impl Choice<'_> {
+    /// Whether this server takes the request at a point with these bits.
     #[inline]
-    fn fits(&self, server: usize) -> bool {
-        let RingHash { servers, .. } = self.of;
-        !self.cx.tried(server)
-            && servers.takes(server, self.hash)
-            && self.room.as_ref().is_none_or(|room| room.is_for(server, servers.live(server)))
+    fn fits(&self, server: usize, share: u32) -> bool {
+        self.of.servers.takes(server, share) && self.may_fit(server)
+    }
+
+    /// Whether it does at any point.
+    #[inline]
+    fn may_fit(&self, server: usize) -> bool {
+        let live = self.of.servers.live(server);
+        !self.cx.tried(server) && self.room.as_ref().is_none_or(|room| room.is_for(server, live))
     }
 
     /// A pass over all servers; where there is one, going on along the ring comes to it.
     #[cold]
     fn is_there_any(&self) -> bool {
-        (0..self.of.servers.len()).any(|server| self.fits(server))
+        let gets_any = |server: usize| {
+            let live = self.of.servers.live(server);
+            live.is_available() && live.effective_weight() > 0
+        };
+        (0..self.of.servers.len()).any(|server| gets_any(server) && self.may_fit(server))
     }
 
     /// Whose turn it is among the endpoints of one name.
-    fn turn(&self, servers: &[u32]) -> Option<usize> {
+    fn turn(&self, servers: &[u32], share: u32) -> Option<usize> {
         let RingHash { servers: all, turns, .. } = self.of;
-        let fitting = servers.iter().map(|server| *server as usize).filter(|server| self.fits(*server));
+        let fitting =
+            servers.iter().map(|server| *server as usize).filter(|server| self.fits(*server, share));
         turns.next(fitting.map(|server| (server, all.live(server).effective_weight())))
     }
 }

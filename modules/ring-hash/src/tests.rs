@@ -133,7 +133,10 @@ fn slow_start_brings_the_same_keys_back_one_after_the_other() {
             held[key] |= now == 2;
         }
         let n_held = held.iter().filter(|held| **held).count() as f64;
-        assert!((n_held / own - share).abs() < 0.03, "{n_held} of {own} keys at a share of {share}");
+        // A fifth of what it leaves over comes to it again, for another try.
+        let most = share / (1.0 - (1.0 - share) / 5.0);
+        let held = n_held / own;
+        assert!((share - 0.03..most + 0.03).contains(&held), "{n_held} of {own} keys at a share of {share}");
     }
 }
 
