@@ -38,6 +38,9 @@ pub struct ClusterState {
     name: String,
     endpoints: Vec<EndpointState>,
     balancers: Vec<BalancerState>,
+    /// Tier and module of balancers that there are not, or that are asked nothing, because of a quarantine.
+    #[serde(default)]
+    quarantined: Vec<(u16, String)>,
     #[serde(default)]
     health: Vec<HealthFacts>,
 }
@@ -82,14 +85,17 @@ impl State {
     }
 
     /// Takes over what a later generation knows. Of clusters that it does not have, nothing is kept; but what a balancer
-    /// once saved is, while its cluster has none, because its module is in quarantine.
+    /// once saved is, while there is none because it or its module is in quarantine.
     pub fn learn(&mut self, later: Self) {
         self.ticket_keys = later.ticket_keys;
         self.names = later.names;
         let mut earlier = std::mem::replace(&mut self.clusters, later.clusters);
-        for cluster in self.clusters.iter_mut().filter(|cluster| cluster.balancers.is_empty()) {
-            let known = earlier.iter_mut().find(|known| known.name == cluster.name);
-            cluster.balancers = known.map(|known| std::mem::take(&mut known.balancers)).unwrap_or_default();
+        for cluster in self.clusters.iter_mut().filter(|cluster| !cluster.quarantined.is_empty()) {
+            let Some(known) = earlier.iter_mut().find(|known| known.name == cluster.name) else { continue };
+            let is_missed = |saved: &mut BalancerState| {
+                cluster.quarantined.iter().any(|(tier, module)| saved.is_of(*tier, module))
+            };
+            cluster.balancers.extend(known.balancers.extract_if(.., is_missed));
         }
     }
 
@@ -125,8 +131,14 @@ impl ClusterState {
             id: endpoint.id,
             latency_ns: endpoint.counters.latency_ns.load(Relaxed),
         };
+        let has_none = |tier: &Tier, module: &str| tier.chooser(*cluster.config.module == *module).is_none();
+        let quarantined = |tier: &Tier| -> Vec<(u16, String)> {
+            let modules = cluster.config.modules().filter(|module| has_none(tier, module));
+            modules.map(|module| (tier_number(cluster, tier), module.to_string())).collect()
+        };
         Self {
             name: cluster.config.name.to_string(),
+            quarantined: cluster.tiers.iter().flat_map(quarantined).collect(),
             endpoints: cluster.endpoints.iter().map(endpoint).collect(),
             balancers: cluster.tiers.iter().flat_map(|tier| saved(cluster, tier)).collect(),
             health: cluster.health_facts(),
@@ -151,9 +163,20 @@ impl ClusterState {
 
     /// What the balancer of this tier saved, if it was one of the same module.
     pub(crate) fn saved(&self, tier: u16, module: &str) -> Option<&[u8]> {
-        let is_it = |saved: &&BalancerState| saved.tier == tier && saved.module == module;
-        self.balancers.iter().find(is_it).map(|saved| saved.bytes.as_slice())
+        self.balancers.iter().find(|saved| saved.is_of(tier, module)).map(|saved| saved.bytes.as_slice())
     }
+}
+
+impl BalancerState {
+    /// A module has one part in a cluster, so that there is no second of the same tier.
+    fn is_of(&self, tier: u16, module: &str) -> bool {
+        self.tier == tier && self.module == module
+    }
+}
+
+/// As configured.
+fn tier_number(cluster: &Cluster, tier: &Tier) -> u16 {
+    cluster.endpoints[tier.first].tier
 }
 
 fn saved(cluster: &Cluster, tier: &Tier) -> Vec<BalancerState> {
@@ -161,7 +184,7 @@ fn saved(cluster: &Cluster, tier: &Tier) -> Vec<BalancerState> {
     let save = |balancer: &Balancer| match balancer.save() {
         // One that writes nothing has nothing to say.
         Ok(bytes) => bytes.filter(|bytes| !bytes.is_empty()).map(|bytes| BalancerState {
-            tier: cluster.endpoints[tier.first].tier,
+            tier: tier_number(cluster, tier),
             module: balancer.module().id().to_owned(),
             bytes,
         }),
@@ -172,4 +195,36 @@ fn saved(cluster: &Cluster, tier: &Tier) -> Vec<BalancerState> {
         }
     };
     in_use.filter_map(save).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(balancers: &[(u16, &str, u8)], quarantined: &[(u16, &str)]) -> State {
+        let balancer = |(tier, module, byte): &(u16, &str, u8)| BalancerState {
+            tier: *tier,
+            module: (*module).into(),
+            bytes: vec![*byte],
+        };
+        let cluster = ClusterState {
+            name: "app".into(),
+            balancers: balancers.iter().map(balancer).collect(),
+            quarantined: quarantined.iter().map(|(tier, module)| (*tier, (*module).into())).collect(),
+            ..ClusterState::default()
+        };
+        State { clusters: vec![cluster], ..State::new() }
+    }
+
+    #[test]
+    fn what_was_saved_is_kept_while_its_own_balancer_is_in_quarantine() {
+        let mut known = state(&[(0, "a", 1), (0, "b", 2), (1, "a", 3)], &[]);
+        known.learn(state(&[(0, "b", 4)], &[(0, "a"), (1, "a")]));
+        let saved = |known: &State, tier, module| known.clusters[0].saved(tier, module).map(|bytes| bytes[0]);
+        let all =
+            |known: &State| [(0, "a"), (0, "b"), (1, "a")].map(|(tier, module)| saved(known, tier, module));
+        assert_eq!(all(&known), [Some(1), Some(4), Some(3)]);
+        known.learn(state(&[], &[(1, "a")]));
+        assert_eq!(all(&known), [None, None, Some(3)], "who has nothing to say has forgotten");
+    }
 }

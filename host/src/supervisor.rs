@@ -237,7 +237,7 @@ impl Supervisor {
         for message in self.generations[idx].hear() {
             let number = self.generations[idx].number;
             match message {
-                ToSupervisor::Built { modules } => self.built(number, modules)?,
+                ToSupervisor::Built { modules, warnings } => self.built(number, modules, &warnings)?,
                 ToSupervisor::Failed { exit, lines } => {
                     self.generations[idx].has_ended();
                     self.start_failed(number, Refused { exit: control::Exit::of(exit), lines })?;

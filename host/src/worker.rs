@@ -200,6 +200,9 @@ impl Worker {
     /// Any [`StartError`]; nothing is left running then.
     pub fn start(config: Arc<Config>) -> Result<Self, StartError> {
         let prepared = Prepared::new(config)?;
+        for warning in &prepared.warnings {
+            tracing::warn!("{warning}");
+        }
         let sockets = Sockets::bind(&prepared.config)?;
         let worker = Self::start_on(prepared, sockets, Given::default())?;
         worker.shortage.as_ref().inspect(|shortage| tracing::warn!("{shortage}"));
@@ -211,10 +214,7 @@ impl Worker {
     /// # Errors
     /// [`StartError::System`].
     pub fn start_on(prepared: Prepared, sockets: Sockets, given: Given) -> Result<Self, StartError> {
-        let Prepared { config, registry: _, clusters, warnings, ticket_keys } = prepared;
-        for warning in warnings {
-            tracing::warn!("{warning}");
-        }
+        let Prepared { config, registry: _, clusters, warnings: _, ticket_keys } = prepared;
         let access_log = AccessLog::open(&config.access_log, given.access_log)
             .map_err(|e| StartError::System(format!("access log {}", config.access_log), e))?
             .map(Arc::new);

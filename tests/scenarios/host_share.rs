@@ -1,19 +1,52 @@
 //! What the host does for every module alike: limits of servers and the queue before them,
 //! tiers, states, slow start, sessions.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lb_api::wire::{STATE_AVAILABLE, STATE_DOWN, STATE_DRAINING, STATE_EJECTED};
-use tests::Gate;
 use tests::artifacts;
 use tests::journal::Journal;
 use tests::origin::Origin;
-use tests::proxy::Proxy;
+use tests::proxy::{Builder, Proxy};
+use tests::{Gate, eventually};
 
-/// All of ours, each with its own way through the servers: some look at limits, most do not.
-fn modules() -> Vec<String> {
-    artifacts::module_ids()
+/// A module of ours, and what its clusters need beside. What the host does is the same with each of them, whether it looks
+/// at limits, states, weights, times, keys or nothing.
+struct Case {
+    module: String,
+    keys: &'static str,
+}
+
+/// All modules; those that hash keys of the request once with a key, which is the path, and once with none that is there.
+fn all_modules() -> impl Iterator<Item = Case> {
+    artifacts::module_ids().into_iter().flat_map(|module| {
+        let keys: &[&str] = match module.as_str() {
+            "hash" | "maglev" | "rendezvous" | "ring_hash" => &["key = \"path\"", "key = \"header:x-none\""],
+            // With another that asks for keys, no proxy starts.
+            _ => &[""],
+        };
+        keys.iter().map(move |keys| Case { module: module.clone(), keys })
+    })
+}
+
+impl Case {
+    fn over<'a>(&self, origins: impl IntoIterator<Item = &'a Origin>) -> Builder {
+        Proxy::over(origins).module(&self.module).in_cluster(self.keys)
+    }
+
+    /// Whether requests of one client for one path, one after the other, come to all servers of a tier.
+    fn spreads(&self) -> bool {
+        let stays = matches!(self.module.as_str(), "first" | "ip_hash" | "least_time" | "peak_ewma");
+        !stays && self.keys != "key = \"path\""
+    }
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.module, self.keys)
+    }
 }
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -52,10 +85,10 @@ fn limited(max: usize, most: &Arc<AtomicUsize>) -> Origin {
 fn a_server_never_has_more_requests_than_its_limit_and_all_are_served() {
     const N_CLIENTS: usize = 24;
     const N_REQUESTS: usize = 40;
-    for module in &modules() {
+    for case in all_modules() {
         let most = Arc::new(AtomicUsize::new(0));
         let origins = [(); 3].map(|()| limited(2, &most));
-        let builder = Proxy::over(&origins).module(module).threads(3).each_server("max_requests = 2");
+        let builder = case.over(&origins).threads(3).each_server("max_requests = 2");
         let proxy = builder.in_cluster("queue_timeout = \"20s\"").start();
         std::thread::scope(|scope| {
             for _ in 0..N_CLIENTS {
@@ -67,19 +100,19 @@ fn a_server_never_has_more_requests_than_its_limit_and_all_are_served() {
                 });
             }
         });
-        assert!((1..=2).contains(&most.load(Ordering::SeqCst)), "{module}: {most:?} at once");
+        assert!((1..=2).contains(&most.load(Ordering::SeqCst)), "{case}: {most:?} at once");
         proxy.wait_for_metric("trylist_queue_length{cluster=\"%\"}", 0.0);
         let served: usize = origins.iter().map(|origin| origin.requests().len()).sum();
-        assert_eq!(served, N_CLIENTS * N_REQUESTS, "{module}");
+        assert_eq!(served, N_CLIENTS * N_REQUESTS, "{case}");
     }
 }
 
 #[test]
 fn who_finds_all_servers_full_waits_for_the_first_that_comes_free() {
-    for module in &modules() {
+    for case in all_modules() {
         let (slow, quick) = (Gate::default(), Gate::default());
         let origins = [gated(&slow), gated(&quick)];
-        let builder = Proxy::over(&origins).module(module).each_server("max_requests = 1");
+        let builder = case.over(&origins).each_server("max_requests = 1");
         let proxy = builder.in_cluster("queue_timeout = \"20s\"").start();
         let mut busy = [proxy.connect(), proxy.connect()];
         for client in &mut busy {
@@ -92,9 +125,9 @@ fn who_finds_all_servers_full_waits_for_the_first_that_comes_free() {
         waiting.get("/waiting");
         proxy.wait_for_metric("trylist_queue_length{cluster=\"%\"}", 1.0);
         quick.open();
-        assert_eq!(waiting.reply().text(), "ok", "{module}");
-        assert_eq!(origins[1].requests()[1].line(), "GET /waiting HTTP/1.1", "{module}");
-        assert_eq!(origins[0].requests().len(), 1, "{module}");
+        assert_eq!(waiting.reply().text(), "ok", "{case}");
+        assert_eq!(origins[1].requests()[1].line(), "GET /waiting HTTP/1.1", "{case}");
+        assert_eq!(origins[0].requests().len(), 1, "{case}");
         slow.open();
         for client in &mut busy {
             assert_eq!(client.reply().status(), 200);
@@ -105,10 +138,10 @@ fn who_finds_all_servers_full_waits_for_the_first_that_comes_free() {
 
 #[test]
 fn a_full_server_is_waited_for_though_another_has_failed() {
-    for module in &modules() {
+    for case in all_modules() {
         let gate = Gate::default();
         let origins = [Origin::dead(), gated(&gate)];
-        let builder = Proxy::over(&origins).module(module).each_server("max_requests = 1");
+        let builder = case.over(&origins).each_server("max_requests = 1");
         let proxy = builder.in_cluster("queue_timeout = \"20s\"").start();
         let (mut busy, mut waiting) = (proxy.connect(), proxy.connect());
         busy.get("/busy");
@@ -116,34 +149,31 @@ fn a_full_server_is_waited_for_though_another_has_failed() {
         waiting.get("/waiting");
         proxy.wait_for_metric("trylist_queue_length{cluster=\"%\"}", 1.0);
         gate.open();
-        assert_eq!([busy.reply().text(), waiting.reply().text()], ["ok", "ok"], "{module}");
+        assert_eq!([busy.reply().text(), waiting.reply().text()], ["ok", "ok"], "{case}");
     }
 }
 
-/// More of them than the host asks a module past.
+/// More of them than a module may answer in vain, so that the host looks by itself.
 #[test]
 fn many_full_servers_are_waited_for_though_another_has_failed() {
-    for module in &modules() {
-        let (gate, dead) = (Gate::default(), Origin::dead());
-        let full: Vec<_> = (0..18).map(|_| gated(&gate)).collect();
-        let origins = std::iter::once(&dead).chain(&full);
-        let builder = Proxy::over(origins).module(module).each_server("max_requests = 1");
-        let proxy =
-            builder.in_cluster("queue_timeout = \"20s\"").in_cluster("ejection = { failures = 0 }").start();
-        let mut busy: Vec<_> = full.iter().map(|_| proxy.connect()).collect();
-        for client in &mut busy {
+    for case in all_modules() {
+        let gate = Gate::default();
+        let full = [(); 18].map(|()| gated(&gate));
+        let dead = Origin::dead();
+        let builder = case.over([&dead].into_iter().chain(&full));
+        let proxy = builder.each_server("max_requests = 1").in_cluster("queue_timeout = \"20s\"").start();
+        let mut busy = [(); 18].map(|()| proxy.connect());
+        for (i, client) in busy.iter_mut().enumerate() {
             client.get("/busy");
+            let n_arrived = || full.iter().map(|origin| origin.requests().len()).sum::<usize>();
+            eventually("its arrival", || (n_arrived() == i + 1).then_some(()));
         }
-        tests::eventually("all to be full", || {
-            full.iter().all(|origin| origin.requests().len() == 1).then_some(())
-        });
         let mut waiting = proxy.connect();
         waiting.get("/waiting");
         proxy.wait_for_metric("trylist_queue_length{cluster=\"%\"}", 1.0);
         gate.open();
-        busy.push(waiting);
-        for client in &mut busy {
-            assert_eq!(client.reply().text(), "ok", "{module}");
+        for client in busy.iter_mut().chain([&mut waiting]) {
+            assert_eq!(client.reply().text(), "ok", "{case}");
         }
     }
 }
@@ -190,21 +220,21 @@ fn a_full_queue_refuses_at_once() {
 
 #[test]
 fn who_waits_too_long_is_refused() {
-    for module in &modules() {
+    for case in all_modules() {
         let gate = Gate::default();
         let origin = gated(&gate);
-        let builder = Proxy::over([&origin]).module(module).each_server("max_requests = 1");
+        let builder = case.over([&origin]).each_server("max_requests = 1");
         let proxy = builder.in_cluster("queue_timeout = \"30ms\"").start();
         let mut busy = proxy.connect();
         busy.get("/");
         origin.wait_for_requests(1);
         let refused = proxy.get("/");
-        assert_eq!((refused.status(), refused.header("retry-after")), (503, Some("1")), "{module}");
+        assert_eq!((refused.status(), refused.header("retry-after")), (503, Some("1")), "{case}");
         proxy.wait_for_metric("trylist_queue_length{cluster=\"%\"}", 0.0);
         gate.open();
         assert_eq!(busy.reply().status(), 200);
-        assert_eq!(proxy.get("/").status(), 200, "{module}: free again");
-        assert_eq!(origin.requests().len(), 2, "{module}");
+        assert_eq!(proxy.get("/").status(), 200, "{case}: free again");
+        assert_eq!(origin.requests().len(), 2, "{case}");
     }
 }
 
@@ -223,20 +253,20 @@ fn a_server_without_a_limit_takes_what_a_full_one_does_not() {
 
 #[test]
 fn requests_of_an_older_generation_take_up_room_until_they_end() {
-    for module in &modules() {
+    for case in all_modules() {
         let origin = Origin::named("a");
-        let builder = Proxy::over([&origin]).module(module).each_server("max_requests = 3");
+        let builder = case.over([&origin]).each_server("max_requests = 3");
         let proxy = builder.in_cluster("queue_timeout = \"20s\"").start();
         let cluster = &proxy.clusters()[0];
         cluster.set_in_flight_older(0, 2);
-        assert_eq!(proxy.names(2), "a a", "{module}: there is room for one");
+        assert_eq!(proxy.names(2), "a a", "{case}: there is room for one");
         cluster.set_in_flight_older(0, 3);
         let mut waiting = proxy.connect();
         waiting.get("/");
         proxy.wait_for_metric("trylist_queue_length{cluster=\"%\"}", 1.0);
-        assert_eq!(origin.requests().len(), 2, "{module}");
+        assert_eq!(origin.requests().len(), 2, "{case}");
         cluster.set_in_flight_older(0, 0);
-        assert_eq!(waiting.reply().text(), "a", "{module}");
+        assert_eq!(waiting.reply().text(), "a", "{case}");
     }
 }
 
@@ -244,33 +274,32 @@ fn requests_of_an_older_generation_take_up_room_until_they_end() {
 
 #[test]
 fn a_backup_is_left_alone_while_others_serve() {
-    for module in &modules() {
+    for case in all_modules() {
         let origins = ["backup", "a", "b"].map(Origin::named);
-        let proxy = Proxy::over(&origins).module(module).server(0, "backup = true").start();
+        let proxy = case.over(&origins).server(0, "backup = true").start();
         let names = proxy.names(40);
-        // One fills a server up before it goes on to the next, to another all of one client's requests are alike.
-        let spreads = !["first", "ip_hash"].contains(&module.as_str());
-        assert!(names.contains('a') && names.contains('b') == spreads, "{module}: {names}");
-        assert_eq!(origins[0].n_connections(), 0, "{module}");
+        let both = names.contains('a') && names.contains('b');
+        assert!((both || !case.spreads()) && !names.contains("backup"), "{case}: {names}");
+        assert_eq!(origins[0].n_connections(), 0, "{case}");
     }
 }
 
 #[test]
 fn tiers_are_used_in_their_order() {
-    for module in &modules() {
+    for case in all_modules() {
         let origins = ["third", "second", "second", "first", "first"].map(Origin::named);
-        let builder = Proxy::over(&origins).module(module).server(0, "tier = 7").server(1, "tier = 2");
+        let builder = case.over(&origins).server(0, "tier = 7").server(1, "tier = 2");
         let proxy = builder.server(2, "tier = 2").start();
-        assert_eq!(proxy.names(4), ["first"; 4].join(" "), "{module}");
+        assert_eq!(proxy.names(4), ["first"; 4].join(" "), "{case}");
         origins[3].stop();
-        assert_eq!(proxy.names(4), ["first"; 4].join(" "), "{module}");
+        assert_eq!(proxy.names(4), ["first"; 4].join(" "), "{case}");
         origins[4].stop();
-        assert_eq!(proxy.names(4), ["second"; 4].join(" "), "{module}");
+        assert_eq!(proxy.names(4), ["second"; 4].join(" "), "{case}");
         origins[1].stop();
         origins[2].stop();
-        assert_eq!(proxy.names(4), ["third"; 4].join(" "), "{module}");
+        assert_eq!(proxy.names(4), ["third"; 4].join(" "), "{case}");
         origins[0].stop();
-        assert_eq!(proxy.get("/").status(), 502, "{module}");
+        assert_eq!(proxy.get("/").status(), 502, "{case}");
         let third = format!(
             "trylist_tries_total{{cluster=\"%\",endpoint=\"{}\",result=\"served\"}}",
             origins[0].url()
@@ -333,59 +362,62 @@ fn full_servers_are_waited_for_and_the_backup_left_alone() {
 
 #[test]
 fn a_server_marked_to_drain_gets_nothing() {
-    for module in &modules() {
+    for case in all_modules() {
         let origins = ["drains", "a", "b"].map(Origin::named);
-        let proxy = Proxy::over(&origins).module(module).server(0, "drain = true").start();
-        assert!(!proxy.names(30).contains("drains"), "{module}");
-        assert_eq!(origins[0].n_connections(), 0, "{module}");
+        let proxy = case.over(&origins).server(0, "drain = true").start();
+        assert!(!proxy.names(30).contains("drains"), "{case}");
+        assert_eq!(origins[0].n_connections(), 0, "{case}");
         let state = format!(
             "trylist_endpoint_state{{cluster=\"%\",endpoint=\"{}\",state=\"draining\"}}",
             origins[0].url()
         );
-        assert_eq!(proxy.metric(&state), 1.0, "{module}");
+        assert_eq!(proxy.metric(&state), 1.0, "{case}");
     }
 }
 
 #[test]
 fn a_tier_with_nobody_available_is_passed_over() {
-    for module in &modules() {
+    for case in all_modules() {
         let origins = ["first", "backup"].map(Origin::named);
-        let proxy = Proxy::over(&origins).module(module).server(1, "backup = true").start();
-        assert_eq!(proxy.names(2), "first first", "{module}");
+        let proxy = case.over(&origins).server(1, "backup = true").start();
+        assert_eq!(proxy.names(2), "first first", "{case}");
         proxy.set_state(0, STATE_EJECTED);
-        assert_eq!(proxy.names(2), "backup backup", "{module}");
-        let passed_over = "trylist_module_declined_answers_total{cluster=\"%\"}";
-        assert_eq!(proxy.metric(passed_over), 0.0, "{module}: not even asked");
+        assert_eq!(proxy.names(2), "backup backup", "{case}");
+        let calls = |call: &str| {
+            let labels = format!("cluster=\"%\",module=\"{}\"", case.module);
+            proxy.metric(&format!("trylist_module_{call}").replace("LABELS", &labels))
+        };
+        assert_eq!(calls("declined_answers_total{LABELS}"), 0.0, "{case}: not even asked");
+        assert_eq!(calls("calls_total{LABELS,call=\"next\"}"), 4.0, "{case}");
         proxy.set_state(0, STATE_AVAILABLE);
-        assert_eq!(proxy.names(2), "first first", "{module}");
+        assert_eq!(proxy.names(2), "first first", "{case}");
     }
 }
 
 #[test]
 fn with_all_down_requests_fail_unless_told_to_try_all() {
-    for module in &modules() {
+    for case in all_modules() {
         let origins = ["a", "b", "c"].map(Origin::named);
         let all_down = |policy: &str| {
             let policy = format!("all_down = {policy:?}");
-            let proxy =
-                Proxy::over(&origins).module(module).server(2, "backup = true").in_cluster(&policy).start();
+            let proxy = case.over(&origins).server(2, "backup = true").in_cluster(&policy).start();
             (0..3).for_each(|i| proxy.set_state(i, STATE_DOWN));
             proxy
         };
         let fail = all_down("fail").get("/");
-        assert_eq!((fail.status(), fail.header("retry-after")), (503, Some("1")), "{module}");
+        assert_eq!((fail.status(), fail.header("retry-after")), (503, Some("1")), "{case}");
 
         let proxy = all_down("try_all");
         let names = proxy.names(40);
-        assert!(names.contains('a') && names.contains('b') && !names.contains('c'), "{module}: {names}");
+        assert!(names.contains('a') && names.contains('b') && !names.contains('c'), "{case}: {names}");
         proxy.set_state(0, STATE_DRAINING);
-        assert_eq!(proxy.names(4), "b b b b", "{module}: who drains is left alone");
+        assert_eq!(proxy.names(4), "b b b b", "{case}: who drains is left alone");
         proxy.set_state(1, STATE_DRAINING);
-        assert_eq!(proxy.names(2), "c c", "{module}: tiers go on");
+        assert_eq!(proxy.names(2), "c c", "{case}: tiers go on");
         proxy.set_state(2, STATE_DRAINING);
-        assert_eq!(proxy.get("/").status(), 503, "{module}");
+        assert_eq!(proxy.get("/").status(), 503, "{case}");
         proxy.set_state(0, STATE_AVAILABLE);
-        assert_eq!(proxy.names(2), "a a", "{module}");
+        assert_eq!(proxy.names(2), "a a", "{case}");
     }
 }
 
@@ -425,6 +457,36 @@ fn a_server_that_comes_back_begins_with_a_tenth_of_its_weight() {
     assert_eq!(proxy.names(110).matches('b').count(), 10, "one of eleven");
 }
 
+/// Of two servers, one with a tenth of its weight.
+#[test]
+fn a_server_that_comes_back_gets_little_at_first_from_every_module_that_weighs() {
+    const REQUESTS: usize = 400;
+    let origins = ["a", "b"].map(Origin::named);
+    // Times, bytes of the past and places in the file are what these choose by; one client has one server.
+    let weighs = |case: &Case| {
+        !matches!(&*case.module, "proxy_lb" | "first" | "least_time" | "peak_ewma" | "ip_hash")
+    };
+    for case in all_modules().filter(weighs) {
+        let builder = case.over(&origins).each_server("weight = 10");
+        let proxy = builder.in_cluster("slow_start = \"24h\"").start();
+        let mut client = proxy.connect();
+        let mut of_b = |round: usize| {
+            let path = |i: usize| format!("/{round}/{i}");
+            let names = (0..REQUESTS).map(|i| client.get(&path(i)).reply().text());
+            names.filter(|name| name == "b").count() as f64 / REQUESTS as f64
+        };
+        // A half, within seven deviations of draws; of rings, whose shares differ more, the same.
+        let before = of_b(0);
+        assert!((0.32..0.68).contains(&before), "{case}: {before} before");
+        proxy.set_state(1, STATE_DOWN);
+        assert_eq!(of_b(1), 0.0, "{case}: while it is down");
+        proxy.set_state(1, STATE_AVAILABLE);
+        let first = of_b(2);
+        // A hash gives it the tenth of its own keys, another a tenth of the turns: about 20 or 36 of 400.
+        assert!(first > 0.0 && first < 0.2, "{case}: {first} at first");
+    }
+}
+
 #[test]
 fn a_servers_weight_rises_to_its_own() {
     let origins = ["a", "b"].map(Origin::named);
@@ -447,10 +509,10 @@ fn get_with(proxy: &Proxy, header: &str) -> tests::stream::Message {
 
 #[test]
 fn a_session_stays_with_the_server_that_its_cookie_names() {
-    for module in &modules() {
+    for case in all_modules() {
         let origins = ["a", "b", "c"].map(Origin::named);
         let sticky = format!("sticky = {{ cookie = \"server\", {SECRET} }}");
-        let start = || Proxy::over(&origins).module(module).named("sessions").in_cluster(&sticky).start();
+        let start = || case.over(&origins).named("sessions").in_cluster(&sticky).start();
         let proxy = start();
         let first = proxy.get("/");
         let cookie = first.header("set-cookie").expect("a cookie");
@@ -459,21 +521,21 @@ fn a_session_stays_with_the_server_that_its_cookie_names() {
         let mine = format!("Cookie: other=1; {pair}; more=2");
         for _ in 0..20 {
             let reply = get_with(&proxy, &mine);
-            assert_eq!(reply.text(), first.text(), "{module}");
-            assert_eq!(reply.header("set-cookie"), None, "{module}: it has one");
+            assert_eq!(reply.text(), first.text(), "{case}");
+            assert_eq!(reply.header("set-cookie"), None, "{case}: it has one");
         }
         // The secret and the servers are the same, so the cookie is.
         drop(proxy);
         let proxy = start();
-        assert_eq!(get_with(&proxy, &mine).text(), first.text(), "{module}: after a restart");
+        assert_eq!(get_with(&proxy, &mine).text(), first.text(), "{case}: after a restart");
 
         let idx = ["a", "b", "c"].iter().position(|name| *name == first.text()).unwrap();
         origins[idx].stop();
         let moved = get_with(&proxy, &mine);
-        assert_ne!(moved.text(), first.text(), "{module}");
+        assert_ne!(moved.text(), first.text(), "{case}");
         let (next, _) = moved.header("set-cookie").expect("a new cookie").split_once("; ").unwrap();
         assert_ne!(next, pair);
-        assert_eq!(get_with(&proxy, &format!("Cookie: {next}")).text(), moved.text(), "{module}");
+        assert_eq!(get_with(&proxy, &format!("Cookie: {next}")).text(), moved.text(), "{case}");
     }
 }
 

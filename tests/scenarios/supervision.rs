@@ -26,10 +26,10 @@ fn asking_for(misdeed: &str) -> String {
     format!("GET / HTTP/1.1\r\nHost: test\r\nX-Misbehave: {misdeed}\r\n\r\n")
 }
 
-/// Has it do this, and waits until another worker serves.
+/// Has it do this, and waits until another worker serves. One that has just been replaced would still take the connection.
 #[track_caller]
 fn brings_down(site: &Site, misdeed: &str) {
-    let before = site.generation();
+    let before = site.wait_for_only(site.generation()).generation;
     let mut client = site.connect();
     client.send(asking_for(misdeed));
     client.end();
@@ -458,6 +458,24 @@ fn what_does_not_hang_is_not_cut_off_for_what_does() {
     assert_eq!(alone.reply().text(), "done");
     guilty.end();
     site.wait_for_only(2);
+}
+
+/// Requests without a key have a module of their own; what that does is not the other's fault.
+#[test]
+fn of_two_modules_of_a_cluster_the_one_that_hangs_is_blamed() {
+    let origin = Origin::named("a");
+    let builder = Proxy::over([&origin]).named("app").threads(2).module("round_robin");
+    let builder = builder.and_broken("misbehaves");
+    let builder = builder.in_cluster("key = \"header:x-key\"\nkey_missing = \"misbehaves\"");
+    let site = Site::run(&builder.top("supervision.module_time_limit = \"200ms\""));
+    let mut guilty = site.connect();
+    guilty.send(asking_for("block"));
+    site.running().logs("hangs inside module \"misbehaves\" 1.0.0, cluster \"app\" (for ");
+    site.running()
+        .logs("cluster \"app\": module \"misbehaves\" 1.0.0 is in quarantine until the next reload");
+    site.wait_for_only(2);
+    guilty.end();
+    assert_eq!(site.running().logged(&["module \"round_robin\"", "quarantine"]), Vec::<String>::new());
 }
 
 #[test]

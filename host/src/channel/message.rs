@@ -51,6 +51,8 @@ pub enum ToWorker {
     Overrun {
         /// Index of the cluster in the configuration; none for what belongs to no cluster, such as loading.
         cluster: Option<usize>,
+        /// ID of the module.
+        module: String,
         /// What it has used so far, or used.
         charged: Duration,
         /// It has not ended.
@@ -123,6 +125,8 @@ pub enum ToSupervisor {
     Built {
         /// What the modules say of themselves, in the order of the configuration; `None` for one in quarantine.
         modules: Vec<Option<ModuleSays>>,
+        /// What works, but was hardly meant.
+        warnings: Vec<String>,
     },
     /// It will never be ready.
     Failed {

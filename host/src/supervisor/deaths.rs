@@ -119,7 +119,8 @@ impl Supervisor {
             Finding::Overrun { crumb, charged, .. } => (crumb, charged, false),
         };
         let Some(blame) = generation.blame(crumb) else { return Ok(()) };
-        let overrun = ToWorker::Overrun { cluster: blame.cluster, charged, goes_on };
+        let module = generation.bundle.config.modules[blame.module].id.to_string();
+        let overrun = ToWorker::Overrun { cluster: blame.cluster, module, charged, goes_on };
         generation.tell(&overrun, &[]);
         if !goes_on {
             return Ok(());

@@ -246,12 +246,25 @@ impl Supervisor {
     }
 
     /// The worker has built everything: now that nothing else can fail, what is new is bound.
-    pub(super) fn built(&mut self, number: u64, modules: Vec<Option<ModuleSays>>) -> Result<(), Refused> {
+    pub(super) fn built(
+        &mut self,
+        number: u64,
+        modules: Vec<Option<ModuleSays>>,
+        warnings: &[String],
+    ) -> Result<(), Refused> {
         let is_it = |starting: &Starting| starting.is_of(number);
         let idx = self.generations.iter().position(|generation| generation.number == number);
         let Some(idx) = idx.filter(|_| self.starting.as_ref().is_some_and(is_it)) else { return Ok(()) };
         let bundle = Arc::clone(&self.generations[idx].bundle);
         self.generations[idx].says = modules;
+        // Of the same files they were said when those were new.
+        let is_new = |starting: &&Starting| matches!(starting.reason, Reason::First | Reason::Reload);
+        if let Some(asked) = self.starting.as_ref().filter(is_new).map(|starting| starting.asked.clone()) {
+            for warning in warnings {
+                tracing::warn!("{warning}");
+                self.tell_all(&asked, &format!("{warning} (warning)"));
+            }
+        }
         let new = match self.held.bind(&bundle.config) {
             Ok(new) => new,
             Err(errors) => {

@@ -27,7 +27,7 @@ use crate::drain::Idle;
 use crate::endpoint::{Endpoint, Source};
 use crate::handover::State;
 use crate::metrics::Metrics;
-use crate::module::balancer::Fault;
+use crate::module::balancer::{Balancer, Fault};
 use crate::module::load::Copied;
 use crate::module::registry::Registry;
 use crate::privileges;
@@ -154,7 +154,8 @@ impl Process {
             let module = prepared.registry.module(&module.id)?;
             Some(ModuleSays { id: module.id().to_owned(), version: module.version().to_owned() })
         };
-        let built = ToSupervisor::Built { modules: config.modules.iter().map(says).collect() };
+        let modules = config.modules.iter().map(says).collect();
+        let built = ToSupervisor::Built { modules, warnings: prepared.warnings.clone() };
         self.to.send(&built, &[]).map_err(|_| None)?;
         let (n_sockets, has_admin, descriptors) = loop {
             match self.next() {
@@ -240,7 +241,9 @@ fn obey(
         ToWorker::Mark(mark) => apply_drain(clusters, &mark),
         ToWorker::Base(totals) => metrics.set_base(totals),
         ToWorker::Older(in_flight) => set_older(clusters, &in_flight),
-        ToWorker::Overrun { cluster, charged, goes_on } => overrun(clusters, cluster, charged, goes_on),
+        ToWorker::Overrun { cluster, module, charged, goes_on } => {
+            overrun(clusters, cluster, &module, charged, goes_on);
+        }
         ToWorker::HandOver { removed } => {
             control.hand_over(&removed);
             reporter.hurry();
@@ -281,9 +284,10 @@ fn apply_drain(clusters: &Clusters, mark: &Mark) {
 }
 
 /// A call that does not return keeps its thread; nobody else is to be lost to the same.
-fn overrun(clusters: &Clusters, cluster: Option<usize>, charged: Duration, goes_on: bool) {
+fn overrun(clusters: &Clusters, cluster: Option<usize>, module: &str, charged: Duration, goes_on: bool) {
     let Some(cluster) = cluster.and_then(|cluster| clusters.get(cluster)) else { return };
-    for balancer in cluster.tiers.iter().flat_map(Tier::balancers) {
+    let is_its = |balancer: &&Balancer| balancer.module().id() == module;
+    for balancer in cluster.tiers.iter().flat_map(Tier::balancers).filter(is_its) {
         if goes_on {
             balancer.quarantine(&format_args!("a call has not returned after {charged:.1?}"));
         } else {
