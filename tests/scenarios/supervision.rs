@@ -379,6 +379,7 @@ fn faults_cost_no_request_and_no_worker_and_show_in_the_status() {
         Some(site.serving()).filter(|serving| serving.modules[0].faults == 3)
     });
     assert_eq!((serving.generation, serving.modules[0].quarantined), (1, false));
+    drop(client);
     site.reload();
     brings_down(&site, "segfault");
 }
