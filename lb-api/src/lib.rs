@@ -165,6 +165,11 @@
 //! [`BuildCx::previous`] then shows the instance before, and what is learned can be shared with it by `Arc`. `trylist` itself
 //! does not do that so far, so that what only `previous` carries over is lost at a reload. `tests/third-party` does both.
 //!
+//! # Parts
+//!
+//! [`pick`] has what most balancers are made of: a weighted draw in constant time, who takes which keys, smooth turns among
+//! those that are tied. [`Time`] is a setting such as `"250ms"`.
+//!
 //! # Threads
 //!
 //! A balancer is shared by all threads, without a lock around it: any call may come from any thread, at the same time as any
@@ -243,6 +248,7 @@ pub mod endpoint;
 pub mod request;
 pub mod trylist;
 pub mod outcome;
+pub mod pick;
 mod settings;
 pub mod error;
 pub mod wire;
@@ -257,4 +263,5 @@ pub use error::{BuildError, Problem};
 pub use outcome::{Event, EventKind, Failure, FailureKind, Outcome, OutcomeKind, TryResult};
 pub use request::Request;
 pub use serde;
+pub use settings::time::Time;
 pub use trylist::{Next, NextCx, Rng};

@@ -6,6 +6,7 @@
 //! is taken out, and the rest is read again.
 
 mod de;
+pub(crate) mod time;
 
 use std::cell::RefCell;
 

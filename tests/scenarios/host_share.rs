@@ -463,9 +463,8 @@ fn a_server_that_comes_back_gets_little_at_first_from_every_module_that_weighs()
     const REQUESTS: usize = 400;
     let origins = ["a", "b"].map(Origin::named);
     // Times, bytes of the past and places in the file are what these choose by; one client has one server.
-    let weighs = |case: &Case| {
-        !matches!(&*case.module, "proxy_lb" | "first" | "least_time" | "peak_ewma" | "ip_hash")
-    };
+    let weighs =
+        |case: &Case| !matches!(&*case.module, "proxy_lb" | "first" | "least_time" | "peak_ewma" | "ip_hash");
     for case in all_modules().filter(weighs) {
         let builder = case.over(&origins).each_server("weight = 10");
         let proxy = builder.in_cluster("slow_start = \"24h\"").start();

@@ -51,9 +51,6 @@
 #![forbid(unsafe_code)]
 
 mod learned;
-// Also what nginx's hashes are made of. A crate of its own would be one more that a module needs.
-#[path = "../../hash/src/places.rs"]
-mod places;
 mod report;
 mod schedule;
 mod settings;

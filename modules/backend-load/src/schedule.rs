@@ -5,7 +5,7 @@
 //! (Weyl, 1916; Knuth, volume 3, section 6.4), so that after any number of turns each server has had its share give or
 //! take a few. Servers of equal weight just take turns.
 
-use crate::places::Places;
+use lb_api::pick::Places;
 
 /// The golden ratio without its whole part, of 2^64.
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;

@@ -1,11 +1,10 @@
 //! The module's settings.
 
-use std::fmt;
 use std::time::Duration;
 
-use lb_api::BuildError;
 use lb_api::serde::Deserialize;
-use lb_api::serde::de::{self, Deserializer, Visitor};
+use lb_api::serde::de::{self, Deserializer};
+use lb_api::{BuildError, Time};
 
 use crate::learned::Periods;
 
@@ -60,36 +59,12 @@ const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// Envoy's limit: more often would be work for nothing.
 const SHORTEST_UPDATE: Duration = Duration::from_millis(100);
 
-/// A duration as the host's own settings have it.
-fn parsed(text: &str) -> Option<Duration> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let number: u64 = text[..digits].parse().ok()?;
-    let millis = match text[digits..].trim_start_matches(' ') {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return None,
-    };
-    number.checked_mul(millis).map(Duration::from_millis).filter(|duration| *duration <= LONGEST)
-}
-
-struct Text;
-
-impl Visitor<'_> for Text {
-    type Value = Duration;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a duration up to \"24h\" such as \"250ms\", \"10s\", \"5m\" or \"1h\"")
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
-        parsed(text).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
-    }
-}
-
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    deserializer.deserialize_str(Text)
+    let time = Time::deserialize(deserializer)?;
+    if time.0 > LONGEST {
+        return Err(de::Error::custom(format_args!("expected \"24h\" or less, found \"{time}\"")));
+    }
+    Ok(time.0)
 }
 
 fn period<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {

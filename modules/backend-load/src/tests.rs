@@ -173,9 +173,9 @@ fn refuses_settings_out_of_range() {
         let cluster = FakeCluster::equal(2);
         cluster.balancer::<BackendLoad>().setting(path, value).build().err().unwrap().to_string()
     };
-    let duration = "expected a duration up to \"24h\" such as \"250ms\", \"10s\", \"5m\" or \"1h\", found";
+    let duration = "expected a duration such as \"250ms\", \"10s\", \"5m\" or \"1h\", found";
     assert_eq!(refused("blackout", "10"), format!("blackout: {duration} \"10\""));
-    assert_eq!(refused("expiry", "25h"), format!("expiry: {duration} \"25h\""));
+    assert_eq!(refused("expiry", "25h"), "expiry: expected \"24h\" or less, found \"25h\"");
     assert_eq!(refused("expiry", "soon"), format!("expiry: {duration} \"soon\""));
     assert_eq!(
         refused("expiry", "0s"),

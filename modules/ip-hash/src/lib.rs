@@ -31,21 +31,11 @@
 //! misses. The first request after a change of a server's state or effective weight looks at all of them. **Source**: nginx, `src/http/modules/ngx_http_upstream_ip_hash_module.c`; `tests/data` has its choices.
 #![forbid(unsafe_code)]
 
-// nginx's two hashes have these in common. A crate of their own would be one more that a module needs.
-#[path = "../../hash/src/places.rs"]
-mod places;
-#[path = "../../hash/src/server.rs"]
-mod server;
-#[path = "../../hash/src/turns.rs"]
-mod turns;
-
 use std::net::IpAddr;
 
 use lb_api::{Balancer, BuildCx, BuildError, Next, NextCx, Request, export_balancer};
 
-use places::Places;
-use server::Servers;
-use turns::Turns;
+use lb_api::pick::{Places, Servers, Turns};
 
 /// Misses after which nginx takes turns instead.
 const MAX_MISSES: u32 = 20;

@@ -57,18 +57,12 @@
 //! Randomized Load Balancing", 1996.
 #![forbid(unsafe_code)]
 
-#[path = "../../random/src/alias.rs"]
-mod alias;
-mod draw;
-mod ties;
-
 use std::fmt;
 
 use lb_api::serde::{Deserialize, Deserializer, de};
 use lb_api::{Balancer, BuildCx, BuildError, Live, Next, NextCx, Request, Rng, WEIGHT_ONE, export_balancer};
 
-use draw::Draws;
-use ties::{Load, Ties};
+use lb_api::pick::{self, Draws, Load, Ties};
 
 /// More draws than this are a scan by chance.
 const MAX_CHOICES: u32 = 64;
@@ -212,7 +206,7 @@ impl LeastRequest {
             }
         }
         // Where draws do not hit what is left of a request's endpoints.
-        least.or_else(|| ties::draw(self.loads(cx), &mut cx.rng()))
+        least.or_else(|| pick::draw(self.loads(cx), &mut cx.rng()))
     }
 
     fn fits(&self, endpoint: usize, cx: &NextCx<'_>) -> bool {

@@ -51,11 +51,7 @@
 //! **Cost**: a look at every endpoint. **Source**: nginx 1.31, `src/http/modules/ngx_http_upstream_least_time_module.c`.
 #![forbid(unsafe_code)]
 
-#[path = "../../peak-ewma/src/duration.rs"]
-mod duration;
 mod peer;
-#[path = "../../least-request/src/ties.rs"]
-mod ties;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -67,9 +63,9 @@ use lb_api::{
     export_balancer,
 };
 
-use duration::Time;
+use lb_api::Time;
+use lb_api::pick::{Load, Ties};
 use peer::{Look, Peer};
-use ties::{Load, Ties};
 
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 

@@ -42,9 +42,6 @@
 //! `source/extensions/load_balancing_policies/maglev/maglev_lb.cc`; Eisenbud and others, NSDI 2016.
 #![forbid(unsafe_code)]
 
-// The same as in nginx's hashes. A crate of their own would be one more that a module needs.
-#[path = "../../hash/src/server.rs"]
-mod server;
 mod table;
 
 use std::net::SocketAddr;
@@ -53,7 +50,7 @@ use lb_api::serde::Deserialize;
 use lb_api::{Balancer, BuildCx, BuildError, Endpoint, Needs, Next, NextCx, Request, Rng, export_balancer};
 use xxhash_rust::xxh64::xxh64;
 
-use server::Servers;
+use lb_api::pick::Servers;
 
 /// Slots that a request looks at before it looks at all servers: at half of them down four thousand million requests
 /// find one sooner.

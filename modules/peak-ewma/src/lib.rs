@@ -47,11 +47,6 @@
 //! **Cost**: constant. **Source**: tower, `tower/src/load/peak_ewma.rs` and `tower/src/balance/p2c`; Finagle, `PeakEwma.scala`.
 #![forbid(unsafe_code)]
 
-#[path = "../../random/src/alias.rs"]
-mod alias;
-#[path = "../../least-request/src/draw.rs"]
-mod draw;
-mod duration;
 mod estimate;
 
 use std::collections::HashMap;
@@ -65,9 +60,9 @@ use lb_api::{
     Request, TryResult, export_balancer,
 };
 
-use draw::Draws;
-use duration::Time;
 use estimate::{Clock, Estimate, as_of_the_latest};
+use lb_api::Time;
+use lb_api::pick::Draws;
 
 /// Draws that may hit an endpoint that is tried, full, or drawn before, until what there is has to do.
 const MISSES: u32 = 8;

@@ -23,8 +23,6 @@
 //! **Settings**: none. **Source**: nginx's `random` without `two`, HAProxy's `random(1)`.
 #![forbid(unsafe_code)]
 
-mod alias;
-
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Mutex, TryLockError};
@@ -33,7 +31,7 @@ use lb_api::{
     Balancer, BuildCx, BuildError, Cluster, Live, Next, NextCx, Request, Rng, WEIGHT_ONE, export_balancer,
 };
 
-use alias::Slot;
+use lb_api::pick::alias::{self, Slot};
 
 /// Draws before the weights are added up instead. A fit is likelier than not unless the tried ones have most of the
 /// weight.

@@ -54,11 +54,6 @@
 
 mod bound;
 mod ring;
-// The same as in nginx's other hashes. A crate of their own would be one more that a module needs.
-#[path = "../../hash/src/server.rs"]
-mod server;
-#[path = "../../hash/src/turns.rs"]
-mod turns;
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
@@ -69,9 +64,8 @@ use lb_api::{
 };
 
 use bound::{Bound, Open, Room};
+use lb_api::pick::{Servers, Turns};
 use ring::{Owner, POINTS, Ring};
-use server::Servers;
-use turns::Turns;
 
 /// Points of a ring, at most.
 const MAX_POINTS: u64 = 1 << 24;

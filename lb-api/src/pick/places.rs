@@ -4,8 +4,9 @@
 //! two the answer lies, and a binary search finds it there: one step for equal weights, about one for most others, and
 //! never more than the logarithm of their number.
 
+/// The line.
 #[derive(Debug)]
-pub(crate) struct Places {
+pub struct Places {
     /// Where each server ends.
     ends: Box<[u64]>,
     /// For each stretch of `1 << shift` places, the server at its first; one more entry than stretches.
@@ -14,8 +15,8 @@ pub(crate) struct Places {
 }
 
 impl Places {
-    /// Of servers with these weights. One of weight 0 has no place.
-    pub(crate) fn new(weights: impl Iterator<Item = u64>) -> Self {
+    /// Of servers with these weights, whose sum fits in 64 bits. One of weight 0 has no place. O(servers).
+    pub fn new(weights: impl Iterator<Item = u64>) -> Self {
         let mut total = 0_u64;
         let ends: Box<[u64]> = weights
             .map(|weight| {
@@ -38,13 +39,16 @@ impl Places {
 
     /// The sum of all weights: places are below it.
     #[inline]
-    pub(crate) fn total(&self) -> u64 {
+    pub fn total(&self) -> u64 {
         self.ends.last().copied().unwrap_or(0)
     }
 
-    /// The server at this place, which is below the total.
+    /// The server at this place. One step for equal weights, never more than the logarithm of their number.
+    ///
+    /// # Panics
+    /// Where the place is not below the total.
     #[inline]
-    pub(crate) fn at(&self, place: u64) -> usize {
+    pub fn at(&self, place: u64) -> usize {
         let stretch = (place >> self.shift) as usize;
         let (first, last) = (self.guide[stretch] as usize, self.guide[stretch + 1] as usize);
         if first == last {
@@ -56,7 +60,7 @@ impl Places {
 
 #[cfg(test)]
 mod tests {
-    use lb_api::Rng;
+    use crate::Rng;
 
     use super::*;
 

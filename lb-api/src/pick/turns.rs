@@ -8,23 +8,25 @@
 
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
-use lb_api::{Next, NextCx};
+use crate::{Next, NextCx};
 
-use crate::server::Servers;
+use super::servers::Servers;
 
+/// The current weights.
 #[derive(Debug)]
-pub(crate) struct Turns {
+pub struct Turns {
     current: Box<[AtomicI64]>,
 }
 
 impl Turns {
-    pub(crate) fn new(n_servers: usize) -> Self {
+    /// For so many servers, all at 0.
+    pub fn new(n_servers: usize) -> Self {
         Self { current: (0..n_servers).map(|_| AtomicI64::new(0)).collect() }
     }
 
     /// The turn among all that are available and not tried, by effective weight; without weights the first of them.
     #[cold]
-    pub(crate) fn among(&self, servers: &Servers, cx: &NextCx<'_>) -> Next {
+    pub fn among(&self, servers: &Servers, cx: &NextCx<'_>) -> Next {
         let left = || {
             let servers = (0..servers.len()).map(|server| (server, servers.live(server)));
             servers.filter(|(server, live)| !cx.tried(*server) && live.is_available())
@@ -36,7 +38,7 @@ impl Turns {
     }
 
     /// The turn among these candidates with their weights; none where there are none.
-    pub(crate) fn next(&self, candidates: impl Iterator<Item = (usize, u32)>) -> Option<usize> {
+    pub fn next(&self, candidates: impl Iterator<Item = (usize, u32)>) -> Option<usize> {
         let (mut total, mut best) = (0, None);
         for (server, weight) in candidates {
             let weight = i64::from(weight);

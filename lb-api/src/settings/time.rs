@@ -1,15 +1,16 @@
 //! Durations as the host's configuration writes them, in a module's settings.
-//!
-//! Shared by path with `least_time`.
 
 use std::fmt;
 use std::time::Duration;
 
-use lb_api::serde::{Deserialize, Deserializer, de};
+use crate::serde::{Deserialize, Deserializer, de};
 
-/// A duration: `"250ms"`, `"10s"`, `"5m"`, `"1h"`.
+/// A duration as a setting: `"250ms"`, `"10s"`, `"5m"`, `"1h"`. Anything else is refused with these as examples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Time(pub(crate) Duration);
+pub struct Time(
+    /// As the standard library has it; whole milliseconds.
+    pub Duration,
+);
 
 fn parse(text: &str) -> Option<Duration> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();

@@ -10,16 +10,14 @@
 //!
 //! nginx looks at all endpoints twice where there are ties. The second look would cost as much as the first, so the tied
 //! ones are noted down at the first, on a list that is kept behind the same lock.
-//!
-//! Shared by path with `least_time`.
 
 use std::sync::{Mutex, TryLockError};
 
-use lb_api::Rng;
+use crate::Rng;
 
 /// Current weights, one for each endpoint.
 #[derive(Debug)]
-pub(crate) struct Ties {
+pub struct Ties {
     rounds: Mutex<Rounds>,
 }
 
@@ -39,10 +37,13 @@ struct Tied {
 
 /// An endpoint as it was when it was looked at. A weight of 0 takes no part.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Load {
-    pub(crate) endpoint: u32,
-    pub(crate) cost: u32,
-    pub(crate) weight: u32,
+pub struct Load {
+    /// Which.
+    pub endpoint: u32,
+    /// What it has to do.
+    pub cost: u32,
+    /// Its effective weight, in whatever unit all have.
+    pub weight: u32,
 }
 
 impl Load {
@@ -55,15 +56,16 @@ impl Load {
         u64::from(self.cost) * u64::from(other.weight)
     }
 
+    /// Whether its cost per weight is less than the other's.
     #[inline]
-    pub(crate) fn is_less_than(self, other: Self) -> bool {
+    pub fn is_less_than(self, other: Self) -> bool {
         self.times(other) < other.times(self)
     }
 }
 
 impl Ties {
     /// For so many endpoints; all start at 0.
-    pub(crate) fn new(n_endpoints: usize) -> Self {
+    pub fn new(n_endpoints: usize) -> Self {
         let rounds =
             Rounds { current: vec![0; n_endpoints].into(), tied: vec![Tied::default(); n_endpoints].into() };
         Self { rounds: Mutex::new(rounds) }
@@ -71,7 +73,7 @@ impl Ties {
 
     /// The least cost per weight of these, which come in ascending order.
     #[inline]
-    pub(crate) fn least(&self, loads: impl Iterator<Item = Load>, rng: &mut Rng) -> Option<Load> {
+    pub fn least(&self, loads: impl Iterator<Item = Load>, rng: &mut Rng) -> Option<Load> {
         match self.rounds.try_lock() {
             Ok(mut rounds) => rounds.least(loads),
             // Who panicked here left current weights that are as good as any.
@@ -122,7 +124,7 @@ impl Rounds {
 }
 
 /// The least of these, and of several each with the probability that its weight is of all.
-pub(crate) fn draw(loads: impl Iterator<Item = Load>, rng: &mut Rng) -> Option<Load> {
+pub fn draw(loads: impl Iterator<Item = Load>, rng: &mut Rng) -> Option<Load> {
     let (mut least, mut total) = (Load::MOST, 0);
     for load in loads.filter(|load| load.weight > 0) {
         if least.is_less_than(load) {

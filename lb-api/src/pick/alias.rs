@@ -3,7 +3,10 @@
 /// A slot of the table in one word, so that it can be replaced under those who read it: a threshold in the upper half, an
 /// endpoint in the lower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Slot(pub(crate) u64);
+pub struct Slot(
+    /// The word.
+    pub u64,
+);
 
 impl Slot {
     /// `share` of `whole` belongs to the slot's own endpoint, the rest to `other`.
@@ -14,7 +17,7 @@ impl Slot {
 
     /// The endpoint for these 32 random bits, in the slot of endpoint `own`.
     #[inline]
-    pub(crate) fn draw(self, own: usize, bits: u32) -> usize {
+    pub fn draw(self, own: usize, bits: u32) -> usize {
         if u64::from(bits) < self.0 >> 32 { own } else { self.other() }
     }
 
@@ -24,7 +27,7 @@ impl Slot {
 }
 
 /// A slot for each endpoint; none at all where no endpoint has a weight.
-pub(crate) fn table(weights: impl Iterator<Item = u32>) -> Option<Vec<Slot>> {
+pub fn table(weights: impl Iterator<Item = u32>) -> Option<Vec<Slot>> {
     let weights: Vec<u128> = weights.map(u128::from).collect();
     let (n, whole) = (weights.len() as u128, weights.iter().sum::<u128>());
     if whole == 0 {
@@ -46,7 +49,7 @@ pub(crate) fn table(weights: impl Iterator<Item = u32>) -> Option<Vec<Slot>> {
 
 #[cfg(test)]
 mod tests {
-    use lb_api::Rng;
+    use crate::Rng;
 
     use super::*;
 

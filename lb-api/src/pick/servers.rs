@@ -9,10 +9,11 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::{Mutex, TryLockError};
 
-use lb_api::{BuildCx, Cluster, Endpoint, Live};
+use crate::{BuildCx, Cluster, Endpoint, Live};
 
+/// The endpoints of a balancer that hashes.
 #[derive(Debug)]
-pub(crate) struct Servers {
+pub struct Servers {
     cluster: Cluster,
     lives: Box<[Live]>,
     /// As configured, in the fixed point of [`Live::effective_weight`].
@@ -25,7 +26,8 @@ pub(crate) struct Servers {
 }
 
 impl Servers {
-    pub(crate) fn new<B>(cx: &BuildCx<'_, B>) -> Self {
+    /// Of all that a balancer is built over. O(servers).
+    pub fn new<B>(cx: &BuildCx<'_, B>) -> Self {
         let endpoints = cx.endpoints();
         let servers = Self {
             cluster: cx.cluster(),
@@ -41,7 +43,7 @@ impl Servers {
 
     /// Brings the shares up to date.
     #[inline]
-    pub(crate) fn refresh(&self) {
+    pub fn refresh(&self) {
         let epoch = self.cluster.epoch();
         if self.epoch.load(Acquire) != epoch {
             self.remake(epoch);
@@ -51,17 +53,24 @@ impl Servers {
     /// Whether this endpoint takes requests of this hash. Of two effective weights the larger one takes all that the
     /// smaller takes, so that slow start gives back the same keys again, one after the other.
     #[inline]
-    pub(crate) fn takes(&self, server: usize, hash: u32) -> bool {
+    pub fn takes(&self, server: usize, hash: u32) -> bool {
         u64::from(scattered(hash)) < self.shares[server].load(Relaxed)
     }
 
-    pub(crate) fn len(&self) -> usize {
+    /// How many there are.
+    #[inline]
+    pub fn len(&self) -> usize {
         self.lives.len()
+    }
+
+    /// Whether there is none, which no cluster has.
+    pub fn is_empty(&self) -> bool {
+        self.lives.is_empty()
     }
 
     /// The live numbers of this endpoint, as they are now.
     #[inline]
-    pub(crate) fn live(&self, server: usize) -> Live {
+    pub fn live(&self, server: usize) -> Live {
         self.lives[server]
     }
 
@@ -101,7 +110,7 @@ fn scattered(mut hash: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use lb_api::Rng;
+    use crate::Rng;
 
     use super::*;
 

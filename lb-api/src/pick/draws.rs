@@ -1,18 +1,16 @@
 //! Draws of an endpoint by weight, among those that are available: one look into a table that follows the cluster's epoch.
-//!
-//! Shared by path with the other modules that draw, as is the alias method of `random`.
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Mutex, TryLockError};
 
-use lb_api::{Cluster, Live, Rng};
+use crate::{Cluster, Live, Rng};
 
-use crate::alias::{self, Slot};
+use super::alias::{self, Slot};
 
 /// The table. Reading it takes no lock and writes nothing, so that threads do not meet here.
 #[derive(Debug)]
-pub(crate) struct Draws {
+pub struct Draws {
     cluster: Cluster,
     /// One for each endpoint, replaced word by word: a mixture of two tables is as good as either.
     slots: Box<[AtomicU64]>,
@@ -25,7 +23,7 @@ pub(crate) struct Draws {
 
 impl Draws {
     /// A table over these endpoints. O(endpoints).
-    pub(crate) fn new(cluster: Cluster, endpoints: &[Live]) -> Self {
+    pub fn new(cluster: Cluster, endpoints: &[Live]) -> Self {
         let draws = Self {
             cluster,
             slots: endpoints.iter().map(|_| AtomicU64::new(0)).collect(),
@@ -39,7 +37,7 @@ impl Draws {
 
     /// Makes the table anew where an endpoint's state or weight has changed. One thread does, the others use the old one.
     #[inline]
-    pub(crate) fn refresh(&self, endpoints: &[Live]) {
+    pub fn refresh(&self, endpoints: &[Live]) {
         let epoch = self.cluster.epoch();
         if self.epoch.load(Acquire) != epoch {
             self.remake(epoch, endpoints);
@@ -48,7 +46,7 @@ impl Draws {
 
     /// An endpoint with the probability that its weight is of all; none where nothing available has a weight.
     #[inline]
-    pub(crate) fn draw(&self, rng: &mut Rng) -> Option<usize> {
+    pub fn draw(&self, rng: &mut Rng) -> Option<usize> {
         if !self.drawable.load(Relaxed) {
             return None;
         }
