@@ -54,7 +54,9 @@ pub fn write_request(head: &RequestHead, hop: &Hop<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
     let counts_forwards = hop.max_forwards.is_some();
     // Who the client is is known better here than by what it says of itself. The list of those before it is kept.
-    let is_its_word = hop.is_trusted && hop.forwarded.write_x && hop.forwarded.read == Source::XForwardedFor;
+    // Of a trusted proxy's headers those that it writes itself: the others it passes on as its client sent them.
+    let is_word_of_proxy = |source| hop.is_trusted && hop.forwarded.read == source;
+    let is_its_word = hop.forwarded.write_x && is_word_of_proxy(Source::XForwardedFor);
     let keeps = |name| is_its_word && head.known(name).is_some();
     let (keeps_host, keeps_proto) = (keeps(Name::XForwardedHost), keeps(Name::XForwardedProto));
     let is_chunked = matches!(head.framing, Framing::Chunked | Framing::UntilClose);
@@ -66,7 +68,7 @@ pub fn write_request(head: &RequestHead, hop: &Hop<'_>, out: &mut Vec<u8>) {
         // Only a certificate says so.
         Name::XClientCertSubject | Name::XClientCertFingerprint => true,
         // Nobody has vouched for it, and nothing is added that would say where it ends.
-        Name::Forwarded => !(hop.is_trusted || hop.forwarded.write_standard),
+        Name::Forwarded => !(is_word_of_proxy(Source::Standard) || hop.forwarded.write_standard),
         Name::XForwardedHost => !keeps_host,
         Name::XForwardedProto => !keeps_proto,
         Name::Expect => !head.expects_continue,

@@ -485,7 +485,9 @@ fn forwarded_is_passed_on_only_with_an_element_of_ours_or_from_whom_is_trusted()
     let forged = format!("{GET}Forwarded: for=6.6.6.6;proto=https\r\n\r\n");
     let passed = |tables: &str| received("", tables, &forged).headers("forwarded").join(", ");
     assert_eq!(passed(""), "");
-    assert_eq!(passed("[forwarded]\ntrusted = [\"127.0.0.1\"]"), "for=6.6.6.6;proto=https");
+    let trusted = "[forwarded]\ntrusted = [\"127.0.0.1\"]";
+    assert_eq!(passed(trusted), "", "its word is X-Forwarded-For, and this is what its client sent");
+    assert_eq!(passed(&format!("{trusted}\nread = \"Forwarded\"")), "for=6.6.6.6;proto=https");
     let both = passed("[forwarded]\nwrite = [\"Forwarded\"]");
     assert!(both.starts_with("for=6.6.6.6;proto=https, for=127.0.0.1;"), "{both}");
 }
