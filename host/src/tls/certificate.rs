@@ -104,7 +104,9 @@ pub fn troubles(certificates: &[CertificateDer<'_>], is_chain: bool, now: System
         let certificate = match Certificate::from_der(der) {
             Ok(certificate) => certificate,
             Err(e) => {
-                troubles.push(format!("{which}cannot be read, and is left out: {e}"));
+                // Clients that need it will say so; an issuer that is none is not asked.
+                let then = if is_chain { "is sent as it is" } else { "is left out" };
+                troubles.push(format!("{which}cannot be read, and {then}: {e}"));
                 before = None;
                 continue;
             }
