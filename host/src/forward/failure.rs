@@ -30,6 +30,8 @@ impl Request<'_> {
         endpoint: usize,
         e: NoResponse,
     ) -> Failure {
+        let closed_early =
+            |text| (wire::TRY_CLOSED_EARLY, wire::OUTCOME_FAILED, Error::BadResponse, Some(text));
         let (result, outcome, error, text) = match e {
             NoResponse::Client(error) => (wire::TRY_ABORTED, wire::OUTCOME_ABORTED, error, None),
             NoResponse::TimedOut(allowed) => (
@@ -38,30 +40,10 @@ impl Request<'_> {
                 Error::ServerTimeout,
                 Some(format!("no response within {allowed:?}")),
             ),
-            NoResponse::Closed(how) => (
-                wire::TRY_CLOSED_EARLY,
-                wire::OUTCOME_FAILED,
-                Error::BadResponse,
-                Some(how.map_or_else(|| "closed without a response".into(), |e| format!("no response: {e}"))),
-            ),
-            NoResponse::Unprocessed(e) => (
-                wire::TRY_CLOSED_EARLY,
-                wire::OUTCOME_FAILED,
-                Error::BadResponse,
-                Some(format!("not processed: {e}")),
-            ),
-            NoResponse::Reset(e) => (
-                wire::TRY_CLOSED_EARLY,
-                wire::OUTCOME_FAILED,
-                Error::BadResponse,
-                Some(format!("no response: {e}")),
-            ),
-            NoResponse::Cut => (
-                wire::TRY_CLOSED_EARLY,
-                wire::OUTCOME_FAILED,
-                Error::BadResponse,
-                Some("closed within the response's head".into()),
-            ),
+            NoResponse::Closed(None) => closed_early("closed without a response".into()),
+            NoResponse::Closed(Some(e)) | NoResponse::Reset(e) => closed_early(format!("no response: {e}")),
+            NoResponse::Unprocessed(e) => closed_early(format!("not processed: {e}")),
+            NoResponse::Cut => closed_early("closed within the response's head".into()),
             NoResponse::Bad(refusal) => (
                 wire::TRY_BAD_RESPONSE,
                 wire::OUTCOME_FAILED,

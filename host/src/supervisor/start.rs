@@ -304,7 +304,7 @@ impl Supervisor {
             }
         }
         let before = self.serving.replace(number);
-        // It has looked names up itself, later than whoever wanted that.
+        // It looks names up itself, and says what has changed since it did so first.
         self.renewals.forget();
         let of_before = before.and_then(|before| self.generation(before));
         let of_before = of_before.map(|generation| Arc::clone(&generation.bundle));
