@@ -39,6 +39,7 @@
 
 use std::sync::{Mutex, TryLockError};
 
+use lb_api::pick;
 use lb_api::{Balancer, BuildCx, BuildError, Live, Next, NextCx, Request, Rng, WEIGHT_ONE, export_balancer};
 
 /// The instance for one cluster.
@@ -90,7 +91,7 @@ impl Balancer for ByBusyness {
         };
         match chosen.0 {
             Some(best) => Next::Endpoint(best.endpoint),
-            None => self.left_over(cx),
+            None => pick::left_over(&self.endpoints, cx),
         }
     }
 
@@ -168,22 +169,6 @@ impl ByBusyness {
     fn fits(&self, endpoint: usize, cx: &NextCx<'_>) -> bool {
         let live = self.endpoints[endpoint];
         !cx.tried(endpoint) && live.is_available() && !live.is_full()
-    }
-
-    /// Where no weight is left: an endpoint of weight 0, or what is to be said of there being none.
-    #[cold]
-    fn left_over(&self, cx: &NextCx<'_>) -> Next {
-        let mut left = (0..self.endpoints.len()).filter(|idx| !cx.tried(*idx));
-        let mut full = false;
-        let free = left.find(|idx| {
-            full |= self.endpoints[*idx].is_available();
-            self.fits(*idx, cx)
-        });
-        match free {
-            Some(endpoint) => Next::Endpoint(endpoint),
-            None if full => Next::Busy,
-            None => Next::Exhausted,
-        }
     }
 }
 

@@ -41,6 +41,7 @@ mod account;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use lb_api::pick;
 use lb_api::{
     Balancer, BuildCx, BuildError, Event, EventKind, Live, Needs, Next, NextCx, Request, WEIGHT_ONE,
     export_balancer,
@@ -121,7 +122,7 @@ impl Balancer for ByTraffic {
             }
         }
         counted.chosen = best.map(|(idx, traffic)| (idx as u32, traffic));
-        best.map_or_else(|| self.left_over(cx), |(idx, _)| Next::Endpoint(idx))
+        best.map_or_else(|| pick::left_over(&self.endpoints, cx), |(idx, _)| Next::Endpoint(idx))
     }
 
     fn observe(&self, counted: &mut Counted, event: &Event<'_>) {
@@ -157,20 +158,6 @@ impl Balancer for ByTraffic {
         let (endpoint, traffic) = counted.chosen?;
         let factor = lbfactor(*self.weights.get(endpoint as usize)?);
         Some(format!("endpoint {endpoint} has moved the least: {traffic} per lbfactor, which is {factor}"))
-    }
-}
-
-impl ByTraffic {
-    /// Where no weight is left: an endpoint of weight 0, or what is to be said of there being none.
-    #[cold]
-    fn left_over(&self, cx: &NextCx<'_>) -> Next {
-        let left = || (0..self.endpoints.len()).filter(|idx| !cx.tried(*idx));
-        let mut available = left().filter(|idx| self.endpoints[*idx].is_available()).peekable();
-        match (available.peek().copied(), available.find(|idx| !self.endpoints[*idx].is_full())) {
-            (_, Some(endpoint)) => Next::Endpoint(endpoint),
-            (Some(_), None) => Next::Busy,
-            (None, None) => Next::Exhausted,
-        }
     }
 }
 

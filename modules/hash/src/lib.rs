@@ -31,9 +31,8 @@
 //! misses. The first request after a change of a server's state or effective weight looks at all of them. **Source**: nginx, `src/http/modules/ngx_http_upstream_hash_module.c`; `tests/data` has its choices.
 #![forbid(unsafe_code)]
 
-use lb_api::{Balancer, BuildCx, BuildError, Needs, Next, NextCx, Request, export_balancer};
-
 use lb_api::pick::{Places, Servers, Turns};
+use lb_api::{Balancer, BuildCx, BuildError, Needs, Next, NextCx, Request, export_balancer};
 
 /// Misses after which nginx takes turns instead.
 const MAX_MISSES: u32 = 20;

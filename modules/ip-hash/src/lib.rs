@@ -33,9 +33,8 @@
 
 use std::net::IpAddr;
 
-use lb_api::{Balancer, BuildCx, BuildError, Next, NextCx, Request, export_balancer};
-
 use lb_api::pick::{Places, Servers, Turns};
+use lb_api::{Balancer, BuildCx, BuildError, Next, NextCx, Request, export_balancer};
 
 /// Misses after which nginx takes turns instead.
 const MAX_MISSES: u32 = 20;

@@ -59,10 +59,9 @@
 
 use std::fmt;
 
+use lb_api::pick::{self, Draws, Load, Ties};
 use lb_api::serde::{Deserialize, Deserializer, de};
 use lb_api::{Balancer, BuildCx, BuildError, Live, Next, NextCx, Request, Rng, WEIGHT_ONE, export_balancer};
-
-use lb_api::pick::{self, Draws, Load, Ties};
 
 /// More draws than this are a scan by chance.
 const MAX_CHOICES: u32 = 64;
@@ -143,7 +142,7 @@ impl Balancer for LeastRequest {
         };
         match chosen.0 {
             Some(load) => Next::Endpoint(load.endpoint as usize),
-            None => self.left_over(cx),
+            None => pick::left_over(&self.endpoints, cx),
         }
     }
 
@@ -207,27 +206,6 @@ impl LeastRequest {
         }
         // Where draws do not hit what is left of a request's endpoints.
         least.or_else(|| pick::draw(self.loads(cx), &mut cx.rng()))
-    }
-
-    fn fits(&self, endpoint: usize, cx: &NextCx<'_>) -> bool {
-        let live = self.endpoints[endpoint];
-        !cx.tried(endpoint) && live.is_available() && !live.is_full()
-    }
-
-    /// Where no weight is left: an endpoint of weight 0, or what is to be said of there being none.
-    #[cold]
-    fn left_over(&self, cx: &NextCx<'_>) -> Next {
-        let mut left = (0..self.endpoints.len()).filter(|idx| !cx.tried(*idx));
-        let mut full = false;
-        let free = left.find(|idx| {
-            full |= self.endpoints[*idx].is_available();
-            self.fits(*idx, cx)
-        });
-        match free {
-            Some(endpoint) => Next::Endpoint(endpoint),
-            None if full => Next::Busy,
-            None => Next::Exhausted,
-        }
     }
 }
 

@@ -57,14 +57,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lb_api::pick::{self, Load, Ties};
 use lb_api::serde::Deserialize;
 use lb_api::{
-    Balancer, BuildCx, BuildError, Event, EventKind, Live, Needs, Next, NextCx, Outcome, Request, TryResult,
-    export_balancer,
+    Balancer, BuildCx, BuildError, Event, EventKind, Live, Needs, Next, NextCx, Outcome, Request, Time,
+    TryResult, export_balancer,
 };
 
-use lb_api::Time;
-use lb_api::pick::{Load, Ties};
 use peer::{Look, Peer};
 
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
@@ -175,7 +174,7 @@ impl Balancer for LeastTime {
         chosen.waiting = None;
         let look = Look::new(cx.now_ns(), self.fail_timeout_secs);
         chosen.load = self.ties.least(self.loads(cx, &look), &mut cx.rng());
-        let Some(load) = chosen.load else { return self.left_over(cx) };
+        let Some(load) = chosen.load else { return pick::left_over(&self.endpoints, cx) };
         let endpoint = load.endpoint as usize;
         let peer = &self.peers[endpoint];
         peer.choose(&look);
@@ -246,18 +245,6 @@ impl LeastTime {
             let cost = cost.min(u32::MAX.into()) as u32;
             Load { endpoint, cost, weight: live.effective_weight() }
         })
-    }
-
-    /// Where no weight is left: an endpoint of weight 0, or what is to be said of there being none.
-    #[cold]
-    fn left_over(&self, cx: &NextCx<'_>) -> Next {
-        let left = (0..self.endpoints.len()).filter(|idx| !cx.tried(*idx));
-        let mut available = left.filter(|idx| self.endpoints[*idx].is_available()).peekable();
-        match (available.peek().copied(), available.find(|idx| !self.endpoints[*idx].is_full())) {
-            (_, Some(endpoint)) => Next::Endpoint(endpoint),
-            (Some(_), None) => Next::Busy,
-            (None, None) => Next::Exhausted,
-        }
     }
 }
 

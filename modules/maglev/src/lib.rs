@@ -44,13 +44,10 @@
 
 mod table;
 
-use std::net::SocketAddr;
-
+use lb_api::pick::{Servers, hash_name};
 use lb_api::serde::Deserialize;
 use lb_api::{Balancer, BuildCx, BuildError, Endpoint, Needs, Next, NextCx, Request, Rng, export_balancer};
 use xxhash_rust::xxh64::xxh64;
-
-use lb_api::pick::Servers;
 
 /// Slots that a request looks at before it looks at all servers: at half of them down four thousand million requests
 /// find one sooner.
@@ -98,7 +95,7 @@ impl Balancer for Maglev {
     fn build(cx: &BuildCx<'_, Self>, settings: Settings) -> Result<Self, BuildError> {
         let (endpoints, size) = (cx.endpoints(), settings.table_size);
         check(size, endpoints.len())?;
-        let names: Vec<String> = endpoints.iter().map(name).collect();
+        let names: Vec<String> = endpoints.iter().map(hash_name).collect();
         let weights = endpoints.iter().map(Endpoint::weight);
         let named: Vec<(&str, u32)> = names.iter().map(String::as_str).zip(weights).collect();
         Ok(Self { servers: Servers::new(cx), slots: table::table(size, &named) })
@@ -191,19 +188,6 @@ fn check(size: u32, n_servers: usize) -> Result<(), BuildError> {
         ));
     }
     Ok(())
-}
-
-/// What a server is called in the table.
-fn name(endpoint: Endpoint<'_>) -> String {
-    let given = endpoint.metadata().find(|(name, _)| *name == "hash_key");
-    match (given, endpoint.address()) {
-        (Some((_, given)), _) => given.to_owned(),
-        // One of a name's addresses has it in common with the others.
-        (None, Some(address)) => SocketAddr::new(address.ip(), endpoint.port()).to_string(),
-        // A Unix socket, by its path; Envoy calls it so too.
-        (None, None) if endpoint.port() == 0 => endpoint.name().to_owned(),
-        (None, None) => format!("{}:{}", endpoint.name(), endpoint.port()),
-    }
 }
 
 export_balancer!(Maglev);

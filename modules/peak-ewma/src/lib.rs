@@ -54,15 +54,14 @@ use std::hint::select_unpredictable;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lb_api::pick::{self, Draws};
 use lb_api::serde::Deserialize;
 use lb_api::{
     Balancer, BuildCx, BuildError, Event, EventKind, Failure, FailureKind, Live, Needs, Next, NextCx,
-    Request, TryResult, export_balancer,
+    Request, Time, TryResult, export_balancer,
 };
 
 use estimate::{Clock, Estimate, as_of_the_latest};
-use lb_api::Time;
-use lb_api::pick::Draws;
 
 /// Draws that may hit an endpoint that is tried, full, or drawn before, until what there is has to do.
 const MISSES: u32 = 8;
@@ -153,7 +152,7 @@ impl Balancer for PeakEwma {
         chosen.0 = self.better_of_two(cx).or_else(|| self.best_of_all(cx));
         match chosen.0 {
             Some(best) => Next::Endpoint(best.endpoint),
-            None => self.left_over(cx),
+            None => pick::left_over(&self.endpoints, cx),
         }
     }
 
@@ -251,18 +250,6 @@ impl PeakEwma {
     fn at_least(&self, endpoint: usize, elapsed: Duration, now_ns: u64) {
         if let Some(estimate) = self.estimates.get(endpoint) {
             estimate.at_least(elapsed.as_nanos() as f32, self.clock.at(now_ns));
-        }
-    }
-
-    /// Where no weight is left: an endpoint of weight 0, or what is to be said of there being none.
-    #[cold]
-    fn left_over(&self, cx: &NextCx<'_>) -> Next {
-        let left = (0..self.endpoints.len()).filter(|idx| !cx.tried(*idx));
-        let mut available = left.filter(|idx| self.endpoints[*idx].is_available()).peekable();
-        match (available.peek().copied(), available.find(|idx| !self.endpoints[*idx].is_full())) {
-            (_, Some(endpoint)) => Next::Endpoint(endpoint),
-            (Some(_), None) => Next::Busy,
-            (None, None) => Next::Exhausted,
         }
     }
 }

@@ -23,15 +23,8 @@
 //! **Settings**: none. **Source**: nginx's `random` without `two`, HAProxy's `random(1)`.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Mutex, TryLockError};
-
-use lb_api::{
-    Balancer, BuildCx, BuildError, Cluster, Live, Next, NextCx, Request, Rng, WEIGHT_ONE, export_balancer,
-};
-
-use lb_api::pick::alias::{self, Slot};
+use lb_api::pick::Draws;
+use lb_api::{Balancer, BuildCx, BuildError, Live, Next, NextCx, Request, Rng, WEIGHT_ONE, export_balancer};
 
 /// Draws before the weights are added up instead. A fit is likelier than not unless the tried ones have most of the
 /// weight.
@@ -40,15 +33,8 @@ const DRAWS: u32 = 8;
 /// The instance for one cluster.
 #[derive(Debug)]
 pub struct Random {
-    cluster: Cluster,
     endpoints: Box<[Live]>,
-    /// One for each endpoint, see [`Slot`].
-    slots: Box<[AtomicU64]>,
-    /// The epoch that the slots are made from.
-    epoch: AtomicU64,
-    /// Whether there is any weight to draw from.
-    drawable: AtomicBool,
-    maker: Mutex<()>,
+    draws: Draws,
 }
 
 impl Balancer for Random {
@@ -59,16 +45,7 @@ impl Balancer for Random {
 
     fn build(cx: &BuildCx<'_, Self>, (): ()) -> Result<Self, BuildError> {
         let endpoints = cx.endpoints().live();
-        let random = Self {
-            cluster: cx.cluster(),
-            slots: endpoints.iter().map(|_| AtomicU64::new(0)).collect(),
-            endpoints,
-            epoch: AtomicU64::new(0),
-            drawable: AtomicBool::new(false),
-            maker: Mutex::new(()),
-        };
-        random.make(cx.cluster().epoch());
-        Ok(random)
+        Ok(Self { draws: Draws::new(cx.cluster(), &endpoints), endpoints })
     }
 
     #[inline]
@@ -76,17 +53,13 @@ impl Balancer for Random {
 
     #[inline]
     fn next(&self, (): &mut (), cx: &NextCx<'_>) -> Next {
-        let epoch = self.cluster.epoch();
-        if self.epoch.load(Acquire) != epoch {
-            self.remake(epoch);
-        }
+        self.draws.refresh(&self.endpoints);
         let mut rng = cx.rng();
-        if self.drawable.load(Relaxed) {
-            for _ in 0..DRAWS {
-                let endpoint = self.draw(&mut rng);
-                if self.fits(endpoint, cx) {
-                    return Next::Endpoint(endpoint);
-                }
+        for _ in 0..DRAWS {
+            match self.draws.draw(&mut rng) {
+                Some(endpoint) if self.fits(endpoint, cx) => return Next::Endpoint(endpoint),
+                Some(_) => {}
+                None => break,
             }
         }
         self.add_up(&mut rng, cx)
@@ -104,13 +77,6 @@ impl Balancer for Random {
 }
 
 impl Random {
-    #[inline]
-    fn draw(&self, rng: &mut Rng) -> usize {
-        let own = rng.below(self.slots.len() as u64) as usize;
-        // Other bits than those that picked the slot.
-        Slot(self.slots[own].load(Relaxed)).draw(own, rng.bits() as u32)
-    }
-
     #[inline]
     fn fits(&self, endpoint: usize, cx: &NextCx<'_>) -> bool {
         !cx.tried(endpoint) && self.endpoints[endpoint].is_available()
@@ -131,26 +97,6 @@ impl Random {
         });
         // Weights may have changed between adding up and drawing.
         drawn.or_else(|| fitting().next()).map_or(Next::Exhausted, Next::Endpoint)
-    }
-
-    #[cold]
-    fn remake(&self, epoch: u64) {
-        match self.maker.try_lock() {
-            Ok(_making) => self.make(epoch),
-            // Who panicked here left slots that are as good as any.
-            Err(TryLockError::Poisoned(_making)) => self.make(epoch),
-            Err(TryLockError::WouldBlock) => {}
-        }
-    }
-
-    fn make(&self, epoch: u64) {
-        let weight = |live: &Live| if live.is_available() { live.effective_weight() } else { 0 };
-        let table = alias::table(self.endpoints.iter().map(weight));
-        self.drawable.store(table.is_some(), Relaxed);
-        for (slot, made) in self.slots.iter().zip(table.iter().flatten()) {
-            slot.store(made.0, Relaxed);
-        }
-        self.epoch.store(epoch, Release);
     }
 }
 

@@ -30,14 +30,12 @@
 
 mod score;
 
-use std::net::SocketAddr;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Mutex, TryLockError};
 
-use lb_api::{
-    Balancer, BuildCx, BuildError, Cluster, Endpoint, Live, Needs, Next, NextCx, Request, export_balancer,
-};
+use lb_api::pick::hash_name;
+use lb_api::{Balancer, BuildCx, BuildError, Cluster, Live, Needs, Next, NextCx, Request, export_balancer};
 use xxhash_rust::xxh64::xxh64;
 
 /// The instance for one cluster.
@@ -66,7 +64,7 @@ impl Balancer for Rendezvous {
         let rendezvous = Self {
             cluster: cx.cluster(),
             lives: endpoints.live(),
-            hashes: endpoints.iter().map(|endpoint| xxh64(name(endpoint).as_bytes(), 0)).collect(),
+            hashes: endpoints.iter().map(|endpoint| xxh64(hash_name(endpoint).as_bytes(), 0)).collect(),
             weights: endpoints.iter().map(|_| AtomicU32::new(0)).collect(),
             epoch: AtomicU64::new(0),
             maker: Mutex::new(()),
@@ -150,19 +148,6 @@ impl Rendezvous {
             weight.store(if live.is_available() { live.effective_weight() } else { 0 }, Relaxed);
         }
         self.epoch.store(epoch, Release);
-    }
-}
-
-/// What a server is called.
-fn name(endpoint: Endpoint<'_>) -> String {
-    let given = endpoint.metadata().find(|(name, _)| *name == "hash_key");
-    match (given, endpoint.address()) {
-        (Some((_, given)), _) => given.to_owned(),
-        // One of a name's addresses has it in common with the others.
-        (None, Some(address)) => SocketAddr::new(address.ip(), endpoint.port()).to_string(),
-        // A Unix socket, by its path; Envoy calls it so too.
-        (None, None) if endpoint.port() == 0 => endpoint.name().to_owned(),
-        (None, None) => format!("{}:{}", endpoint.name(), endpoint.port()),
     }
 }
 

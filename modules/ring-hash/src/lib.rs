@@ -58,13 +58,13 @@ mod ring;
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
+use lb_api::pick::{Servers, Turns};
 use lb_api::serde::Deserialize;
 use lb_api::{
     Balancer, BuildCx, BuildError, Cluster, Endpoint, Needs, Next, NextCx, Request, export_balancer,
 };
 
 use bound::{Bound, Open, Room};
-use lb_api::pick::{Servers, Turns};
 use ring::{Owner, POINTS, Ring};
 
 /// Points of a ring, at most.
