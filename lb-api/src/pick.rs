@@ -4,6 +4,7 @@
 //! - [`Places`]: endpoints side by side on a line, and which one is at a place;
 //! - [`Servers`]: who takes which keys, with slow start giving the same ones back;
 //! - [`Turns`] and [`Ties`]: smooth weighted round robin among those that a rule leaves open;
+//! - [`large_vec`]: memory of large tables that are looked at here and there;
 //! - [`hash_name`]: what a server is called where its name is hashed;
 //! - [`left_over`]: what to answer where nothing with a weight is left.
 //!
@@ -15,12 +16,14 @@ use crate::{Endpoint, Live, Next, NextCx};
 
 pub mod alias;
 mod draws;
+mod large;
 mod places;
 mod servers;
 mod ties;
 mod turns;
 
 pub use draws::Draws;
+pub use large::large_vec;
 pub use places::Places;
 pub use servers::Servers;
 pub use ties::{Load, Ties, draw};

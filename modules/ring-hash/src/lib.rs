@@ -23,8 +23,9 @@
 //!
 //! **Weights** are those configured: the ring does not move while the process runs, whatever the health of the servers.
 //! A server in slow start keeps as many of its keys as its effective weight is of the configured one, always the same
-//! ones; the others go on around the ring. A weight changed at run time is a new generation's configured one. All weights together may be 104,857 at most, 16 million points in 128 MiB:
-//! more is refused, and smaller weights in the same proportion do as well.
+//! ones; the others go on around the ring. A weight changed at run time is a new generation's configured one. All weights together
+//! may be 104,857 at most, 16 million points in 128 MiB: more is refused, and smaller weights in the same proportion do as
+//! well.
 //!
 //! **A request without a key**, or with an empty one, goes to a point drawn at random, and so to a server by weight;
 //! nginx would have it take turns.
@@ -34,7 +35,7 @@
 //! `hash-balance-factor`: the requests on their way, this one included, times the factor, rounded up, are parted among
 //! the available servers by effective weight, at least one for each. 125 keeps most keys where they are and no server
 //! more than a quarter above its share; the nearer to 100, the more keys move. It goes all the way around, not only 20
-//! points; and where no server has room, which is found out after 64, the bound is left aside. It makes every request count itself, which threads
+//! points; and where no server has room, which is found out by a look at all after a few points, the bound is left aside. It makes every request count itself, which threads
 //! contend for; without it nothing is written.
 //!
 //! **When**: caches, and state in servers that come and go, or moving over from nginx. **When not**: shares that must
@@ -44,10 +45,10 @@
 //! |---|---|---|
 //! | `balance_factor` | 0 | percent of its share that a server may have on its way: 101 to 65,535, or 0 for no bound |
 //!
-//! **Cost**: a look into a guide, at the points from there and into a table of what each server takes, at any number of
-//! servers; more at 10,000, whose ring no near cache holds. The first request after a change of a server's state or
-//! effective weight looks at all of them. `build` makes and sorts the points: 1.6 million for 10,000 servers of weight 1
-//! in less than 50 ms, and in proportion to the sum of the weights: keep them small. **Source**: nginx,
+//! **Cost**: a look at one cache line of the ring, and at what each server takes, at any number of servers; more at 10,000,
+//! whose ring of 13 MB no near cache holds. The first request after a change of a server's state or effective weight looks
+//! at all of them. `build` makes the points: 1.6 million for 10,000 servers of weight 1 in less than 50 ms, and in proportion
+//! to the sum of the weights: keep them small. **Source**: nginx,
 //! `src/http/modules/ngx_http_upstream_hash_module.c`, whose choices are in `tests/data`; the bound: HAProxy,
 //! `src/lb_chash.c`.
 #![forbid(unsafe_code)]
@@ -65,7 +66,7 @@ use lb_api::{
 };
 
 use bound::{Bound, Open, Room};
-use ring::{Owner, POINTS, Ring};
+use ring::{Owner, POINTS, Point, Ring};
 
 /// Points of a ring, at most.
 const MAX_POINTS: u64 = 1 << 24;
@@ -73,8 +74,12 @@ const MAX_POINTS: u64 = 1 << 24;
 /// Points passed in vain after which nginx takes turns instead.
 const MAX_PASSED: u32 = 20;
 
-/// Points that a bounded request passes before it looks whether there is any server left for it at all.
-const BLIND_POINTS: u32 = 64;
+/// Points that a bounded request passes before it looks whether there is any server left for it at all: as many as cost
+/// what the look does, and so many at most.
+const BLIND_POINTS: usize = 64;
+
+/// Servers that are looked at in the time that a point takes.
+const SERVERS_A_POINT: usize = 8;
 
 /// The module's settings.
 #[derive(Debug, Default, Deserialize)]
@@ -98,12 +103,20 @@ pub struct RingHash {
 /// Where a request stands on the ring.
 #[derive(Debug)]
 pub struct Position {
-    /// Point and hash, once they are known: those of a request without a key are drawn at its first try.
-    start: Option<(u32, u32)>,
+    /// Where it began, once that is known: a request without a key draws it at its first try.
+    start: Option<Start>,
     /// Points passed in vain.
     passed: u32,
     /// Counts this request where loads are bounded.
     _open: Option<Open>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Start {
+    hash: u32,
+    first: Point,
+    /// The point where it is now.
+    now: Point,
 }
 
 impl Balancer for RingHash {
@@ -163,16 +176,16 @@ impl Balancer for RingHash {
     fn load_balance(&self, request: &Request<'_>) -> Position {
         let start = request.key().filter(|key| !key.is_empty()).map(|key| {
             let hash = crc32fast::hash(key);
-            (self.ring.find(hash) as u32, hash)
+            Start::new(hash, self.ring.find(hash))
         });
         Position { start, passed: 0, _open: self.bound.as_ref().map(Bound::open) }
     }
 
     #[inline]
     fn next(&self, position: &mut Position, cx: &NextCx<'_>) -> Next {
-        let (start, hash) = *position.start.get_or_insert_with(|| {
+        let Start { hash, now, .. } = position.start.get_or_insert_with(|| {
             let mut rng = cx.rng();
-            (rng.below(self.ring.len() as u64) as u32, rng.bits() as u32)
+            Start::new(rng.bits() as u32, self.ring.draw(&mut rng))
         });
         self.servers.refresh();
         let room = self.bound.as_ref().map(|bound| {
@@ -180,18 +193,15 @@ impl Balancer for RingHash {
             bound.room()
         });
         let choice = Choice { of: self, room, cx };
-        let blind = position.passed + BLIND_POINTS;
+        let blind = position.passed + (self.servers.len() / SERVERS_A_POINT).clamp(1, BLIND_POINTS) as u32;
         while position.passed <= self.max_passed {
             if position.passed == blind && !choice.is_there_any() {
                 break;
             }
-            // Neither is above the length, so that this goes around once at most.
-            let point = start as usize + position.passed as usize;
-            let point = if point < self.ring.len() { point } else { point - self.ring.len() };
             // Other bits at each point, or what several servers in slow start leave over would all be the same keys, and go to
             // the few that are not.
-            let share = hash ^ position.passed;
-            let found = match self.ring.owner(point) {
+            let share = *hash ^ position.passed;
+            let found = match self.ring.owner(*now) {
                 Owner::One(server) => Some(server).filter(|server| choice.fits(*server, share)),
                 Owner::Several(servers) => choice.turn(servers, share),
             };
@@ -199,17 +209,25 @@ impl Balancer for RingHash {
                 return Next::Endpoint(server);
             }
             position.passed += 1;
+            *now = self.ring.behind(*now);
         }
         self.turns.among(&self.servers, cx)
     }
 
     fn explain(&self, position: &Position) -> Option<String> {
-        let (start, hash) = position.start?;
+        let Start { hash, first, .. } = position.start?;
         Some(format!(
-            "hash {hash:#010x}, point {start} of {}, points passed: {}",
-            self.ring.len(),
+            "hash {hash:#010x}, point {:#010x}, points passed: {}",
+            self.ring.hash(first),
             position.passed
         ))
+    }
+}
+
+impl Start {
+    #[inline]
+    fn new(hash: u32, first: Point) -> Self {
+        Self { hash, first, now: first }
     }
 }
 

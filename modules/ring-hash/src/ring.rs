@@ -3,44 +3,54 @@
 use std::collections::HashMap;
 
 use crc32fast::Hasher;
+use lb_api::Rng;
+use lb_api::pick::large_vec;
 
 /// Points of a server for each unit of its weight, as nginx and all other ketamas have it.
 pub(crate) const POINTS: u64 = 160;
 
-/// A point on its way into the ring: its hash in the upper half, its owner in the lower.
-#[derive(Clone, Copy, Debug)]
-struct Point(u64);
-
-impl Point {
-    fn new(hash: u32, owner: u32) -> Self {
-        Self(u64::from(hash) << 32 | u64::from(owner))
-    }
-
-    #[inline]
-    fn hash(self) -> u32 {
-        (self.0 >> 32) as u32
-    }
-}
-
-/// Points in ascending order of their hashes, each hash once.
+/// The ring in lines of memory, which say all that a look at it has to know.
 ///
-/// The hashes of a ring are even enough to be parted into stretches of a few points each. Which stretch a point is in
-/// says the upper bits of its hash, so that the lower ones and its owner fit into 32 bits: there are at least ten
-/// stretches for each owner. What a look costs in a large ring is memory that no near cache holds, so that there is
-/// little of it: a stretch is about a cache line, and the guide to a ring of 10,000 servers half a megabyte beside 6.4.
+/// What a look costs in a large ring is memory that no near cache holds, so that it is one cache line. The hashes of a ring
+/// are even enough to be parted into stretches of so many points that nearly each has room in one, in any order: the
+/// nearest point is found without a branch that depends on the hash, which would be mispredicted every other time. Which
+/// line a point is in says the upper part of its hash, so that the lower one and its owner fit into 32 bits: there are
+/// more lines than owners. That makes 8 bytes a point.
 #[derive(Debug)]
 pub(crate) struct Ring {
-    /// Lower bits of the hash above, owner below; and a window of nothing behind the last.
-    points: Box<[u32]>,
-    /// For each stretch, its first point; one more than there are stretches.
-    guide: Box<[u32]>,
-    /// Bits of a hash that say the place in a stretch.
-    low_bits: u32,
+    lines: Box<[Line]>,
+    /// Line and slot of the points that found theirs full, in order.
+    more: Box<[(u32, u32)]>,
+    /// Points, those of equal hashes each for itself.
+    len: usize,
+    /// Bits of a slot that say the owner; the others are the hash's, as in a [`Place`].
+    owner_mask: u32,
     owners: Owners,
 }
 
-/// Points that are compared at once, which is most stretches.
-const WINDOW: usize = 16;
+/// Points of one stretch of the ring: a hash's lower part above, the owner below, or [`EMPTY`].
+#[derive(Clone, Debug)]
+#[repr(align(64))]
+struct Line([u32; SLOTS]);
+
+const SLOTS: usize = 16;
+
+/// No owner has all its bits set.
+const EMPTY: u32 = u32::MAX;
+
+/// Points for each line. Of 270 lines one is too many for its slots then.
+const MEAN: usize = 8;
+
+/// A hash times the number of lines: the line in the upper half, and where in its stretch in the lower.
+///
+/// Two hashes are as many apart as there are lines, so that the bits below that number's highest one say nothing: they are 0
+/// here, and an owner has room in them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place(u64);
+
+/// A point: its place, with its owner in the lower bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Point(u64);
 
 /// Who has points: a server name, which is one endpoint or, where a name stands for several addresses, several.
 #[derive(Debug, Default)]
@@ -59,42 +69,60 @@ pub(crate) enum Owner<'a> {
 }
 
 impl Ring {
-    /// The ring of endpoints with these names (as written: host, and port where there is one) and weights.
+    /// The ring of endpoints with these names (as written: host, and port where there is one) and weights, one at least.
     pub(crate) fn new(endpoints: &[(&str, u32)]) -> Self {
         let len = endpoints.iter().map(|(_, weight)| u64::from(*weight) * POINTS).sum::<u64>() as usize;
         let (owners, chains) = owners(endpoints);
         let mut packer = Packer::new(len);
-        in_order(len, chains, |point| packer.push(point));
+        if len < LARGE {
+            packer.make_lines(u32::MAX);
+            chains.each(|hash, owner| packer.put(hash, owner));
+        } else {
+            let mut parts = Parts::new(len);
+            chains.each(|hash, owner| parts.put(hash, owner));
+            parts.pack(&mut packer);
+        }
         packer.finish(owners)
     }
 
     /// How many points there are.
     #[inline]
     pub(crate) fn len(&self) -> usize {
-        self.points.len() - WINDOW
+        self.len
     }
 
-    /// Index of the first point at or behind this hash, beginning anew behind the last.
+    /// The first point at or behind this hash, beginning anew behind the last; of those of equal hashes that of the
+    /// first owner.
     #[inline]
-    pub(crate) fn find(&self, hash: u32) -> usize {
-        let stretch = (hash >> self.low_bits) as usize;
-        let (begin, end) = (self.guide[stretch] as usize, self.guide[stretch + 1] as usize);
-        let low = hash << (32 - self.low_bits);
-        // Without a branch that depends on the hash: it would be mispredicted every other time.
-        let window = &self.points[begin..begin + WINDOW];
-        let lower = window.iter().zip(begin..).map(|(point, at)| usize::from(*point < low && at < end));
-        let mut at = begin + lower.sum::<usize>();
-        while at >= begin + WINDOW && at < end && self.points[at] < low {
-            at += 1;
+    pub(crate) fn find(&self, hash: u32) -> Point {
+        self.at_or_behind(self.place(hash))
+    }
+
+    /// The point behind this one, which has another hash.
+    #[inline]
+    pub(crate) fn behind(&self, point: Point) -> Point {
+        self.at_or_behind(Place((point.0 | u64::from(self.owner_mask)) + 1))
+    }
+
+    /// A point drawn at random, each as probable as the others.
+    pub(crate) fn draw(&self, rng: &mut Rng) -> Point {
+        let slots = self.lines.len() * SLOTS;
+        loop {
+            let drawn = rng.below((slots + self.more.len()) as u64) as usize;
+            let (line, slot) = match drawn.checked_sub(slots) {
+                None => ((drawn / SLOTS) as u32, self.lines[drawn / SLOTS].0[drawn % SLOTS]),
+                Some(more) => self.more[more],
+            };
+            if slot != EMPTY {
+                return Point(u64::from(line) << 32 | u64::from(slot));
+            }
         }
-        // Behind the last of a stretch stands the first of the next.
-        if at == self.len() { 0 } else { at }
     }
 
     /// Whose point this is.
     #[inline]
-    pub(crate) fn owner(&self, point: usize) -> Owner<'_> {
-        let owner = self.points[point] & (u32::MAX >> self.low_bits);
+    pub(crate) fn owner(&self, point: Point) -> Owner<'_> {
+        let owner = point.0 as u32 & self.owner_mask;
         if self.owners.single {
             return Owner::One(owner as usize);
         }
@@ -104,49 +132,98 @@ impl Ring {
         }
     }
 
-    #[cfg(test)]
-    fn hash(&self, point: usize) -> u32 {
-        let stretch = self.guide.partition_point(|first| *first as usize <= point) as u32 - 1;
-        stretch << self.low_bits | self.points[point] >> (32 - self.low_bits)
+    /// The hash that put this point where it is.
+    pub(crate) fn hash(&self, point: Point) -> u32 {
+        (point.0 & !u64::from(self.owner_mask)).div_ceil(self.lines.len() as u64) as u32
+    }
+
+    #[inline]
+    fn place(&self, hash: u32) -> Place {
+        let place = u64::from(hash) * self.lines.len() as u64;
+        Place(place & !u64::from(self.owner_mask))
+    }
+
+    #[inline]
+    fn at_or_behind(&self, Place(mut place): Place) -> Point {
+        loop {
+            let line = (place >> 32) as usize;
+            let Some(slots) = self.lines.get(line) else {
+                place = 0;
+                continue;
+            };
+            if let Some(slot) = self.nearest(line, slots, place as u32) {
+                return Point((line as u64) << 32 | u64::from(slot));
+            }
+            place = (line as u64 + 1) << 32;
+        }
+    }
+
+    /// The first of a line at or behind `low`.
+    #[inline]
+    fn nearest(&self, line: usize, Line(slots): &Line, low: u32) -> Option<u32> {
+        // What is before `low` wraps around to more than an empty slot makes.
+        let distance = slots.iter().fold(EMPTY, |nearest, slot| nearest.min(slot.wrapping_sub(low)));
+        let found = Some(distance).filter(|distance| *distance < EMPTY - low).map(|distance| low + distance);
+        if slots[SLOTS - 1] == EMPTY { found } else { self.nearest_of_more(line, found, low) }
+    }
+
+    #[cold]
+    fn nearest_of_more(&self, line: usize, found: Option<u32>, low: u32) -> Option<u32> {
+        let from = self.more.partition_point(|point| *point < (line as u32, low));
+        let more = self.more.get(from).filter(|(of, _)| *of as usize == line).map(|(_, slot)| *slot);
+        found.into_iter().chain(more).min()
     }
 }
 
-/// Makes a ring of points that come in order.
+/// Makes a ring of points in any order.
 struct Packer {
-    points: Vec<u32>,
-    guide: Vec<u32>,
-    low_bits: u32,
-    last: Option<u32>,
+    lines: Vec<Line>,
+    /// How many there will be.
+    len: usize,
+    /// Slots used of each.
+    used: Vec<u8>,
+    more: Vec<(u32, u32)>,
+    owner_mask: u32,
 }
 
 impl Packer {
-    fn new(len: usize) -> Self {
-        // Eight to sixteen points to a stretch.
-        let stretch_bits = (len / 8).ilog2();
-        let guide = vec![0; (1 << stretch_bits) + 1];
-        Self { points: Vec::with_capacity(len + WINDOW), guide, low_bits: 32 - stretch_bits, last: None }
+    fn new(points: usize) -> Self {
+        let len = points.div_ceil(MEAN);
+        let owner_mask = (1 << len.ilog2()) - 1;
+        Self { lines: large_vec(len), len, used: vec![0; len], more: Vec::new(), owner_mask }
     }
 
-    /// Of equal hashes the first counts.
     #[inline]
-    fn push(&mut self, point: Point) {
-        let hash = point.hash();
-        if self.last.replace(hash) == Some(hash) {
-            return;
+    fn place(&self, hash: u32) -> (usize, u32) {
+        let place = u64::from(hash) * self.len as u64;
+        ((place >> 32) as usize, place as u32)
+    }
+
+    /// Empty lines for hashes up to this one.
+    fn make_lines(&mut self, last: u32) {
+        let (line, _) = self.place(last);
+        self.lines.resize(line + 1, Line([EMPTY; SLOTS]));
+    }
+
+    /// Puts a point into its line, which there must be.
+    #[inline]
+    fn put(&mut self, hash: u32, owner: u32) {
+        let (line, low) = self.place(hash);
+        let slot = (low & !self.owner_mask) | owner;
+        let used = &mut self.used[line];
+        match self.lines[line].0.get_mut(usize::from(*used)) {
+            Some(free) => {
+                *free = slot;
+                *used += 1;
+            }
+            None => self.more.push((line as u32, slot)),
         }
-        // How many, for now: a loop to the next stretch would be mispredicted all the time.
-        self.guide[(hash >> self.low_bits) as usize + 1] += 1;
-        self.points.push(hash << (32 - self.low_bits) | point.0 as u32);
     }
 
     fn finish(mut self, owners: Owners) -> Ring {
-        let mut first = 0;
-        for count in &mut self.guide {
-            first += *count;
-            *count = first;
-        }
-        self.points.extend([u32::MAX; WINDOW]);
-        Ring { points: self.points.into(), guide: self.guide.into(), low_bits: self.low_bits, owners }
+        self.more.sort_unstable();
+        let len = self.used.iter().map(|used| usize::from(*used)).sum::<usize>() + self.more.len();
+        Ring { lines: self.lines.into(), more: self.more.into(), len, owner_mask: self.owner_mask, owners }
     }
 }
 
@@ -229,11 +306,11 @@ struct Chains {
 impl Chains {
     /// Hands over all points. An endpoint whose name was there before adds only what the others have not: nginx would
     /// make the same points again, and drop them.
-    fn each(mut self, mut take: impl FnMut(Point)) {
+    fn each(mut self, mut take: impl FnMut(u32, u32)) {
         for (owner, len) in self.of_endpoint {
             let chain = &mut self.of_owner[owner];
             while chain.len < len {
-                chain.four().into_iter().for_each(|hash| take(Point::new(hash, owner as u32)));
+                chain.four().into_iter().for_each(|hash| take(hash, owner as u32));
             }
         }
     }
@@ -255,102 +332,57 @@ fn owners(endpoints: &[(&str, u32)]) -> (Owners, Chains) {
     (owners, chains)
 }
 
-/// Bits of a hash by which points are first parted, and then once more. 1.6 million points make parts of 12 KiB, which
-/// the nearest cache holds while they are sorted; as a whole they would take twice the time.
-const PART_BITS: u32 = 10;
-const BIN_BITS: u32 = 11;
+/// Points of a ring that the near caches do not hold: they are parted first, or each would wait for memory.
+const LARGE: usize = 1 << 16;
 
-/// Hands over the points by hash; equal ones in the order in which they come.
-fn in_order(len: usize, chains: Chains, mut take: impl FnMut(Point)) {
-    if len < 1 << 16 {
-        let mut points = Vec::with_capacity(len);
-        chains.each(|point| points.push(point));
-        points.sort_by_key(|point: &Point| point.hash());
-        points.into_iter().for_each(take);
-        return;
-    }
-    let mut parts = Parts::new(len);
-    chains.each(|point| parts.put(point));
-    parts.in_order(&mut take);
-}
+/// Bits of a hash that say the part. Those of 1.6 million points and their lines are 50 KB each.
+const PART_BITS: u32 = 8;
 
 /// Points in as many parts as the upper bits of a hash make. A CRC fills them evenly.
 struct Parts {
-    points: Vec<Point>,
+    /// Hash and owner.
+    points: Vec<(u32, u32)>,
     used: Vec<usize>,
     /// What each part has room for: eight standard deviations above the mean.
     room: usize,
     /// What found its part full.
-    overflow: Vec<Point>,
+    overflow: Vec<(u32, u32)>,
 }
 
 impl Parts {
     fn new(len: usize) -> Self {
         let mean = len >> PART_BITS;
         let room = mean + 8 * mean.isqrt() + 32;
-        let points = vec![Point(0); room << PART_BITS];
+        let mut points = large_vec(room << PART_BITS);
+        points.resize(room << PART_BITS, (0, 0));
         Self { points, used: vec![0; 1 << PART_BITS], room, overflow: Vec::new() }
     }
 
     #[inline]
-    fn put(&mut self, point: Point) {
-        let part = (point.0 >> (64 - PART_BITS)) as usize;
+    fn put(&mut self, hash: u32, owner: u32) {
+        let part = (hash >> (32 - PART_BITS)) as usize;
         match self.used[part] {
-            full if full == self.room => self.overflow.push(point),
+            full if full == self.room => self.overflow.push((hash, owner)),
             used => {
-                self.points[part * self.room + used] = point;
+                self.points[part * self.room + used] = (hash, owner);
                 self.used[part] += 1;
             }
         }
     }
 
-    fn in_order(self, take: &mut impl FnMut(Point)) {
+    /// Packs all points, part by part. A part's lines are made when it is its turn, while a near cache has them.
+    fn pack(self, packer: &mut Packer) {
         let parts = self.points.chunks_exact(self.room).zip(self.used).map(|(part, used)| &part[..used]);
-        if !self.overflow.is_empty() {
-            let mut all: Vec<Point> = parts.flatten().copied().chain(self.overflow).collect();
-            all.sort_by_key(|point| point.hash());
-            all.into_iter().for_each(take);
-            return;
+        for (idx, part) in (0..).zip(parts) {
+            packer.make_lines((idx << (32 - PART_BITS)) | (u32::MAX >> PART_BITS));
+            part.iter().for_each(|(hash, owner)| packer.put(*hash, *owner));
         }
-        let mut sorted = vec![Point(0); self.room];
-        for part in parts {
-            let sorted = &mut sorted[..part.len()];
-            sort_part(part, sorted);
-            sorted.iter().for_each(|point| take(*point));
-        }
-    }
-}
-
-/// The points of one part, sorted into their place.
-fn sort_part(part: &[Point], place: &mut [Point]) {
-    const BINS: usize = 1 << BIN_BITS;
-    let bin = |point: &Point| (point.0 >> (64 - PART_BITS - BIN_BITS)) as usize % BINS;
-    let mut ends = [0_u32; BINS];
-    part.iter().for_each(|point| ends[bin(point)] += 1);
-    let mut before = 0;
-    for end in &mut ends {
-        before += std::mem::replace(end, before);
-    }
-    for point in part {
-        let end = &mut ends[bin(point)];
-        place[*end as usize] = *point;
-        *end += 1;
-    }
-    // One to a bin, mostly, and equal hashes stay in their order.
-    for from in 1..place.len() {
-        let (point, mut to) = (place[from], from);
-        while to > 0 && place[to - 1].hash() > point.hash() {
-            place[to] = place[to - 1];
-            to -= 1;
-        }
-        place[to] = point;
+        self.overflow.iter().for_each(|(hash, owner)| packer.put(*hash, *owner));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use lb_api::Rng;
-
     use super::*;
 
     /// nginx's own way: all points of all peers, sorted, the first of equals kept, found by halving.
@@ -372,8 +404,8 @@ mod tests {
             Self(points)
         }
 
-        fn find(&self, hash: u32) -> usize {
-            self.0.partition_point(|(of, _)| *of < hash) % self.0.len()
+        fn find(&self, hash: u32) -> u32 {
+            self.0[self.0.partition_point(|(of, _)| *of < hash) % self.0.len()].0
         }
     }
 
@@ -383,7 +415,7 @@ mod tests {
         !bytes.into_iter().fold(u32::MAX, |crc, byte| (0..8).fold(crc ^ u32::from(byte), step))
     }
 
-    fn name_of<'a>(ring: &Ring, peers: &[(&'a str, u32)], point: usize) -> &'a str {
+    fn name_of<'a>(ring: &Ring, peers: &[(&'a str, u32)], point: Point) -> &'a str {
         match ring.owner(point) {
             Owner::One(endpoint) => peers[endpoint].0,
             Owner::Several(endpoints) => peers[endpoints[0] as usize].0,
@@ -392,16 +424,19 @@ mod tests {
 
     fn compare(peers: &[(&str, u32)], seed: u64) {
         let (ring, nginx) = (Ring::new(peers), Nginx::new(peers));
-        assert_eq!(ring.len(), nginx.0.len());
-        for (at, (hash, name)) in nginx.0.iter().enumerate() {
-            assert_eq!((ring.hash(at), name_of(&ring, peers, at)), (*hash, name.as_str()), "point {at}");
+        let mut point = ring.find(0);
+        for (hash, name) in &nginx.0 {
+            assert_eq!((ring.hash(point), name_of(&ring, peers, point)), (*hash, name.as_str()));
+            point = ring.behind(point);
         }
+        assert_eq!(point, ring.find(0), "the first is behind the last");
         let mut rng = Rng::new(seed);
         let drawn = (0..2000).map(|_| rng.bits() as u32);
         let edges = nginx.0.iter().step_by(nginx.0.len().div_ceil(2000)).map(|(hash, _)| *hash);
         let edges = edges.flat_map(|hash| [hash.wrapping_sub(1), hash, hash.wrapping_add(1)]);
         for hash in drawn.chain(edges).chain([0, 1, u32::MAX]) {
-            assert_eq!(ring.find(hash), nginx.find(hash), "hash {hash:#x} of {peers:?}");
+            let expected = nginx.find(hash);
+            assert_eq!(ring.hash(ring.find(hash)), expected, "hash {hash:#x} of {peers:?}");
         }
     }
 
@@ -413,37 +448,46 @@ mod tests {
     }
 
     #[test]
-    fn a_large_ring_is_sorted_as_a_small_one() {
+    fn a_large_ring_is_that_of_a_small_one() {
         let names: Vec<String> = (0..500).map(|i| format!("10.1.{}.{}:80", i / 250, i % 250)).collect();
         let peers: Vec<(&str, u32)> =
             names.iter().map(|name| (name.as_str(), 1 + name.len() as u32 % 3)).collect();
-        assert!(peers.len() as u64 * POINTS > 1 << 16);
+        assert!(peers.len() * POINTS as usize > LARGE);
+        assert!(!Ring::new(&peers).more.is_empty(), "some lines are too small");
         compare(&peers, 4);
     }
 
     #[test]
     fn a_part_that_overflows_loses_no_point() {
         // All hashes in one part, which no CRC does.
-        let (mut parts, mut sorted) = (Parts::new(100_000), Vec::new());
-        (0..100_000).rev().for_each(|i| parts.put(Point::new(i / 2, i)));
-        parts.in_order(&mut |point| sorted.push((point.hash(), point.0 as u32)));
-        // Of equal ones the first stays first, which is the one with the larger number here.
-        let expected: Vec<_> =
-            (0..50_000).flat_map(|hash| [(hash, 2 * hash + 1), (hash, 2 * hash)]).collect();
-        assert!(sorted == expected);
+        let (mut parts, mut packer) = (Parts::new(100_000), Packer::new(100_000));
+        (0..100_000).for_each(|i| parts.put(i, i % 3));
+        assert!(!parts.overflow.is_empty());
+        parts.pack(&mut packer);
+        let ring = packer.finish(Owners { endpoints: vec![vec![0], vec![1], vec![2]], single: true });
+        let points = std::iter::successors(Some(ring.find(0)), |point| Some(ring.behind(*point)));
+        let found = points.take(100_000).map(|point| (ring.hash(point), ring.owner(point)));
+        assert!(found.eq((0..100_000).map(|i| (i, Owner::One(i as usize % 3)))));
     }
 
     #[test]
-    fn a_stretch_of_many_points_is_searched_to_its_end() {
+    fn a_line_that_overflows_loses_no_point() {
         let mut packer = Packer::new(4096);
-        let hashes: Vec<u32> =
-            (0..100).map(|i| 0x1000_0000 + 3 * i).chain([0x1000_0001 << 1, u32::MAX]).collect();
-        hashes.iter().for_each(|hash| packer.push(Point::new(*hash, 0)));
-        let ring = packer.finish(Owners { endpoints: vec![vec![0]], single: true });
+        packer.make_lines(u32::MAX);
+        // Two hundred of one line, from the last to the first, two of each hash; and the last hash there is.
+        let hashes: Vec<u32> = (0..100).map(|i| 0x1000_0000 + 3 * i).chain([0x2000_0002, u32::MAX]).collect();
+        hashes.iter().rev().for_each(|hash| [1, 0].into_iter().for_each(|owner| packer.put(*hash, owner)));
+        let ring = packer.finish(Owners { endpoints: vec![vec![0], vec![1]], single: true });
+        assert_eq!(ring.len(), 2 * hashes.len());
         for hash in [0, 0x0fff_ffff, 0x2000_0003, u32::MAX].into_iter().chain(0x0fff_fff0..0x1000_0200) {
-            let expected = hashes.partition_point(|of| *of < hash) % hashes.len();
-            assert_eq!(ring.find(hash), expected, "{hash:#x}");
+            let expected = hashes[hashes.partition_point(|of| *of < hash) % hashes.len()];
+            let found = ring.find(hash);
+            assert_eq!((ring.hash(found), ring.owner(found)), (expected, Owner::One(0)), "{hash:#x}");
         }
+        let mut rng = Rng::new(7);
+        let drawn: std::collections::BTreeSet<_> =
+            (0..10_000).map(|_| ring.hash(ring.draw(&mut rng))).collect();
+        assert!(drawn.into_iter().eq(hashes));
     }
 
     #[test]
@@ -451,7 +495,9 @@ mod tests {
         let peers = [("a:1", 1), ("b:1", 2), ("a:1", 3), ("a:1", 2)];
         compare(&peers, 5);
         let ring = Ring::new(&peers);
-        let several = (0..ring.len()).filter_map(|point| match ring.owner(point) {
+        let points =
+            std::iter::successors(Some(ring.find(0)), |point| Some(ring.behind(*point))).take(ring.len());
+        let several = points.filter_map(|point| match ring.owner(point) {
             Owner::Several(endpoints) => Some(endpoints.to_vec()),
             Owner::One(_) => None,
         });
