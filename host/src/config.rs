@@ -360,6 +360,8 @@ pub struct Server {
     pub unix: Option<Arc<Path>>,
     /// The name that its certificate must be for, where it is reached by https.
     pub tls_name: Option<ServerName<'static>>,
+    /// The same for its checks, where they are by TLS.
+    pub check_name: Option<ServerName<'static>>,
     /// 1 to 65,535.
     pub weight: u16,
     /// Requests that it may have in flight at once; 0 is no limit.

@@ -37,6 +37,8 @@ pub struct Endpoint {
     pub port: u16,
     /// The name that its certificate must be for, where it is spoken to by TLS.
     pub tls_name: Option<ServerName<'static>>,
+    /// The same for its checks.
+    pub check_name: Option<ServerName<'static>>,
     /// 1 to 65,535.
     pub weight: u16,
     /// Used once no endpoint of a lower tier is left.
@@ -239,6 +241,7 @@ impl Endpoint {
             name: Arc::clone(&server.host),
             port: server.port,
             tls_name: server.tls_name.clone(),
+            check_name: server.check_name.clone(),
             weight: server.weight,
             tier: server.tier,
             route: server.route.clone(),

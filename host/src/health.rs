@@ -96,7 +96,7 @@ pub async fn keep_checked(clusters: Clusters, cluster: usize, endpoint: usize) {
     let cluster = &clusters[cluster];
     let Some(check) = &cluster.config.health_check else { return };
     let speaks_h2 = matches!(check.probe, Probe::Grpc { .. });
-    let tls = cluster.config.tls.as_ref().filter(|_| check.tls).map(|tls| tls.checker(speaks_h2));
+    let tls = cluster.config.tls.as_ref().map(|tls| tls.checker(speaks_h2));
     let random = Random::new();
     let first = check.interval.min(FIRST_WITHIN).mul_f64(fraction(random.next()));
     // A port of its own is for checks alone, and speaks what they speak.
@@ -141,7 +141,7 @@ fn judge(cluster: &Cluster, idx: usize, check: &HealthCheck, result: &Result<(),
     }
 }
 
-/// One check, by TLS where the endpoint is spoken to by it; `preface` is said first.
+/// One check, by TLS where the endpoint has a name for that; `preface` is said first.
 async fn run(
     check: &HealthCheck,
     endpoint: &Endpoint,
@@ -151,7 +151,7 @@ async fn run(
     let checked = async {
         let mut stream = connect(endpoint, check).await?;
         stream.write_all(preface).await?;
-        let Some((tls, name)) = tls.zip(endpoint.tls_name.as_ref()) else {
+        let Some((tls, name)) = tls.zip(endpoint.check_name.as_ref()) else {
             return ask(check, endpoint, "http", stream).await;
         };
         let stream = tls

@@ -342,6 +342,28 @@ fn a_new_worker_knows_what_the_last_one_knew() {
 }
 
 #[test]
+fn a_server_that_is_reached_by_http_can_be_checked_by_https() {
+    let (ca, well) = (Authority::new("ca"), switch(true));
+    let (origin, checked) = (Origin::named("a"), checked("checked", &well));
+    // What it is called there is not its address.
+    let tls = format!("tls = {{ certificates = [{}] }}", ca.issue(&["check.example"]).toml());
+    let secure = Proxy::over([&checked]).listener(&tls).start();
+    let port = secure.address().port();
+    let check =
+        format!("health_check = {{ path = \"/health\", port = {port}, tls = true, fall = 1, {QUICK} }}");
+    let with = |tls: &str| Proxy::over([&origin]).in_cluster(&check).in_cluster(tls).start();
+    let proxy = with(&format!("tls = {{ ca = {:?}, server_name = \"check.example\" }}", ca.path()));
+    checked.wait_for_requests(2);
+    assert_eq!(proxy.get("/").text(), "a");
+    well.store(false, Ordering::SeqCst);
+    wait_for_state(&proxy, 0, STATE_DOWN);
+    // By its address alone it is not believed.
+    let proxy = with(&format!("tls = {{ ca = {:?} }}", ca.path()));
+    wait_for_state(&proxy, 0, STATE_DOWN);
+    log::line(&[&origin.url(), "is down", "TLS handshake failed", "check.example"]);
+}
+
+#[test]
 fn a_server_that_is_reached_by_https_can_be_checked_in_clear_text() {
     let (ca, well) = (Authority::new("ca"), switch(true));
     let (origin, plain) = (Origin::named("a"), checked("plain", &well));

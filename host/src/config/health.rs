@@ -52,8 +52,6 @@ pub struct HealthCheck {
     pub fall: u32,
     /// Where checks go, if not to the server's own port.
     pub port: Option<u16>,
-    /// Whether servers that are reached by https are checked by it.
-    pub tls: bool,
 }
 
 /// What a check asks.

@@ -485,7 +485,6 @@ fn reads_how_health_is_told() {
         rise: 2,
         fall: 3,
         port: None,
-        tls: true,
     };
     assert_eq!(check(""), plain);
     let keys = "path = \"/h?a=b\", host = \"h:81\", statuses = [204, \"3xx\", \"400-403\"], body = \"ok\"";
@@ -498,10 +497,9 @@ fn reads_how_health_is_told() {
     };
     assert_eq!(check(keys), HealthCheck { probe: Probe::Http(http), ..plain.clone() });
     let keys = "type = \"tcp\", port = 81, interval = \"1s\", timeout = \"3s\", rise = 4, fall = 5";
-    assert!(!check("tls = false").tls);
     let (port, rise, fall) = (Some(81), 4, 5);
     let (interval, timeout) = (seconds(1), seconds(3));
-    let tcp = HealthCheck { probe: Probe::Tcp, interval, timeout, rise, fall, port, tls: true };
+    let tcp = HealthCheck { probe: Probe::Tcp, interval, timeout, rise, fall, port };
     assert_eq!(check(keys), tcp);
     let grpc = |service: &str| Probe::Grpc { service: service.into() };
     assert_eq!(check("type = \"grpc\"").probe, grpc(""));
@@ -650,6 +648,10 @@ fn refuses_what_does_not_fit_how_servers_are_reached() {
         (
             cluster("http://a", "tls = { verify = false }"),
             r#"t.toml:8: cluster "app": tls: no server is reached by https (write https://host, or leave tls out)"#,
+        ),
+        (
+            cluster("unix:/a", "tls = { verify = false }\nhealth_check = { tls = true }"),
+            r#"t.toml:9: cluster "app": health_check.tls: no certificate can be for the host of "unix:/a" (name it by the cluster's tls = { server_name = "…" })"#,
         ),
         (
             cluster("https://a", "tls = { verify = false, ca = \"ca.pem\" }"),

@@ -22,7 +22,6 @@ fn rules(rise: u32, fall: u32) -> HealthCheck {
         rise,
         fall,
         port: None,
-        tls: true,
     }
 }
 

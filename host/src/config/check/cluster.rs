@@ -90,7 +90,8 @@ impl Checker<'_> {
         let mut servers = self.servers(&object, span, raw.servers);
         let protocol_at = raw.protocol.as_ref().map(At::at);
         let protocol = raw.protocol.map_or(Protocol::Http1, |text| self.protocol(&object, &text, &servers));
-        let tls = self.cluster_tls(&object, span.start, raw.tls, protocol, &mut servers);
+        let by_tls = raw.health_check.as_ref().and_then(|check| check.get_ref().tls.as_ref());
+        let tls = self.cluster_tls(&object, span.start, raw.tls, protocol, by_tls, &mut servers);
         let send_proxy_protocol =
             raw.send_proxy_protocol.and_then(|text| self.send_proxy_protocol(&object, &text));
         let mut keepalive = self.integer(&key("keepalive"), raw.keepalive.as_ref(), 0..=65_535, KEEPALIVE);
@@ -113,7 +114,7 @@ impl Checker<'_> {
             .and_then(|missing| self.key_missing(&object, missing, (&module, has_key), modules));
         let sticky = raw.sticky.and_then(|sticky| self.sticky(&object, sticky, &servers));
         let ejection = self.ejection(&object, raw.ejection);
-        let health_check = raw.health_check.and_then(|check| self.health_check(&object, check, &servers));
+        let health_check = raw.health_check.and_then(|check| self.health_check(&object, check));
         Cluster {
             module,
             servers,
@@ -275,6 +276,7 @@ impl Checker<'_> {
             address: None,
             port: authority.port,
             unix: authority.unix,
+            check_name: tls_name.clone(),
             tls_name,
             weight,
             max_requests,

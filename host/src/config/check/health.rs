@@ -8,7 +8,7 @@ use toml::Spanned;
 
 use super::super::source::{At, Span};
 use super::super::units::{Statuses, show_time};
-use super::super::{CountedStatuses, Ejection, HealthCheck, HttpProbe, Probe, ProbeMethod, Server, file};
+use super::super::{CountedStatuses, Ejection, HealthCheck, HttpProbe, Probe, ProbeMethod, file};
 use super::{Checker, address};
 
 /// Twelve a minute: seldom enough to cost nothing, often enough that a server is down after a quarter of one.
@@ -91,7 +91,6 @@ impl Checker<'_> {
         &mut self,
         cluster: &str,
         raw: Spanned<file::HealthCheck>,
-        servers: &[Server],
     ) -> Option<HealthCheck> {
         let (at, span, raw) = (raw.at(), raw.span(), raw.into_inner());
         let object = format!("{cluster}: health_check");
@@ -130,16 +129,7 @@ impl Checker<'_> {
                 self.report.error(*at, format!("{object}.{key} is not for checks of type \"{kind}\""));
             }
         }
-        let tls = raw.tls.as_ref();
-        if let Some(tls) = tls.filter(|tls| *tls.get_ref())
-            && let Some(server) = servers.iter().find(|server| server.tls_name.is_none())
-        {
-            let right = format!("write https://… for \"{}\", or leave tls out", server.url);
-            self.report
-                .error(tls.at(), format!("{object}.tls: not all servers are reached by https ({right})"));
-        }
-        let tls = tls.is_none_or(|tls| *tls.get_ref());
-        Some(HealthCheck { probe: probe?, interval, timeout, rise, fall, port, tls })
+        Some(HealthCheck { probe: probe?, interval, timeout, rise, fall, port })
     }
 
     fn http_probe(&mut self, object: &str, span: &Span, raw: &file::HealthCheck) -> Option<HttpProbe> {

@@ -58,10 +58,16 @@ impl Checker<'_> {
         at: usize,
         tls: Option<Spanned<file::ClusterTls>>,
         protocol: Protocol,
+        checks_by_tls: Option<&Spanned<bool>>,
         servers: &mut [Server],
     ) -> Option<ClientTls> {
-        let is_secure = servers.iter().any(|server| server.tls_name.is_some());
         let object = format!("{cluster}: tls");
+        let server_name = tls.as_ref().and_then(|tls| tls.get_ref().server_name.as_ref());
+        if let Some(by_tls) = checks_by_tls {
+            self.check_names(cluster, by_tls, server_name, servers);
+        }
+        let is_secure = servers.iter().any(|server| server.tls_name.is_some())
+            || checks_by_tls.is_some_and(|by_tls| *by_tls.get_ref());
         if let (Some(tls), false) = (&tls, is_secure || servers.is_empty()) {
             let right = "write https://host, or leave tls out";
             self.report.error(tls.at(), format!("{object}: no server is reached by https ({right})"));
@@ -104,11 +110,40 @@ impl Checker<'_> {
         }
     }
 
+    /// `tls` of a cluster's health checks: what servers are called there.
+    fn check_names(
+        &mut self,
+        cluster: &str,
+        by_tls: &Spanned<bool>,
+        given: Option<&Spanned<String>>,
+        servers: &mut [Server],
+    ) {
+        let name = given.and_then(|name| ServerName::try_from(name.get_ref().clone()).ok());
+        let mut nameless = None;
+        for server in servers {
+            let host = server.host.strip_suffix('.').unwrap_or(&server.host);
+            let its = || server.tls_name.clone().or_else(|| ServerName::try_from(host.to_owned()).ok());
+            server.check_name = if *by_tls.get_ref() { name.clone().or_else(its) } else { None };
+            if *by_tls.get_ref() && server.check_name.is_none() {
+                nameless.get_or_insert(&server.url);
+            }
+        }
+        // A name that is given and none is refused for itself.
+        if let (Some(url), None) = (nameless, given) {
+            let text =
+                format!("{cluster}: health_check.tls: no certificate can be for the host of \"{url}\"");
+            let right = "name it by the cluster's tls = { server_name = \"…\" }";
+            self.report.error(by_tls.at(), format!("{text} ({right})"));
+        }
+    }
+
     fn set_server_name(&mut self, object: &str, name: &Spanned<String>, servers: &mut [Server]) {
         match ServerName::try_from(name.get_ref().clone()) {
             Ok(checked) => {
-                for server in servers.iter_mut().filter(|server| server.tls_name.is_some()) {
-                    server.tls_name = Some(checked.clone());
+                for name in
+                    servers.iter_mut().flat_map(|server| [&mut server.tls_name, &mut server.check_name])
+                {
+                    *name = name.take().map(|_| checked.clone());
                 }
             }
             Err(_) => {
