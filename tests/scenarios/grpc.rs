@@ -63,6 +63,30 @@ fn calls_share_a_connection_and_do_not_wait_for_each_other() {
 }
 
 #[test]
+fn a_call_that_its_server_cannot_take_goes_to_the_next() {
+    let (dead, echo) = (Origin::dead(), Echo::start());
+    let proxy = Proxy::over_urls([dead.url(), echo.url()])
+        .listener("h2 = true")
+        .in_cluster("protocol = \"h2\"")
+        .start();
+    with_client(proxy.address(), async |mut sender| {
+        // Each begins with another server, so that one of them finds the dead one.
+        for _ in 0..2 {
+            let mut call = call(&mut sender).await;
+            call.send("hello", true);
+            let (_, mut body, _send) = call.response().await;
+            let (text, trailers) = rest(&mut body).await;
+            assert_eq!((text.as_str(), &trailers["grpc-status"]), ("hello", &"0".parse().unwrap()));
+        }
+    });
+    let failed = format!(
+        "trylist_tries_total{{cluster=\"%\",endpoint=\"{}\",result=\"not_established\"}}",
+        dead.url()
+    );
+    proxy.wait_for_metric(&failed, 1.0);
+}
+
+#[test]
 fn a_client_hears_unavailable_where_no_server_is_left() {
     let dead = Origin::dead();
     let proxy = over(dead.url());

@@ -388,6 +388,24 @@ fn a_call_is_made_again_where_its_server_has_refused_the_stream() {
     assert_eq!(tries(&proxy, "served"), 6.0);
 }
 
+/// What the proxy adds has room beside it.
+#[test]
+fn as_many_header_lines_as_a_client_may_send_reach_a_server() {
+    let origin = Origin::serving(|conn| {
+        while let Some(stream) = next_request(conn) {
+            conn.send(ok(stream));
+        }
+    });
+    let most = "[limits]\nheaders = 256\nhead_bytes = \"64KiB\"";
+    let proxy = Proxy::over([&origin]).in_cluster("protocol = \"h2\"").tables(most).start();
+    let lines = |n: usize| (0..n).map(|n| format!("X-{n}: {n}\r\n")).collect::<String>();
+    let mut client = proxy.connect();
+    client.send(format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", lines(255)));
+    assert_eq!(client.reply().status(), 200);
+    client.send(format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", lines(256)));
+    assert_eq!(client.reply().status(), 431);
+}
+
 #[test]
 fn a_server_that_refuses_every_stream_is_passed_over() {
     let refusing = frames_server(|_, conn| {

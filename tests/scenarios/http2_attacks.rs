@@ -14,6 +14,7 @@ use trylist::drain::Idle;
 
 /// RFC 9113 section 7.
 const PROTOCOL_ERROR: u32 = 1;
+const REFUSED_STREAM: u32 = 7;
 const ENHANCE_YOUR_CALM: u32 = 11;
 
 /// What a flood may cost at most: far less than what is sent, and far more than the noise of an allocator.
@@ -73,6 +74,41 @@ fn resets_that_the_proxy_is_made_to_send() {
     });
     assert_eq!(code, ENHANCE_YOUR_CALM);
     assert!(origin.requests().len() < 500, "{}", origin.requests().len());
+}
+
+/// Streams at once, and how many more than that a connection may ask for as long as it lasts.
+const STREAMS: u32 = 128;
+const REFUSALS: u32 = 64;
+
+#[test]
+fn streams_beyond_the_most_are_refused_and_then_their_connection() {
+    let go = Gate::default();
+    let origin = Origin::serving({
+        let go = go.clone();
+        move |conn| {
+            while conn.request().is_some() {
+                go.wait();
+                conn.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na");
+            }
+        }
+    });
+    let site = program(&origin);
+    let mut client = Frames::connect(site.address());
+    let mut streams = (0..).map(|n| 2 * n + 1);
+    for stream in streams.by_ref().take(STREAMS as usize) {
+        assert!(client.get(stream, "/"));
+    }
+    origin.wait_for_requests(STREAMS as usize);
+    for stream in streams.by_ref().take(REFUSALS as usize) {
+        client.get(stream, "/");
+        let reset = client.wait_for(RST_STREAM);
+        assert_eq!((reset.stream, reset.code()), (stream, REFUSED_STREAM));
+    }
+    client.get(streams.next().unwrap(), "/");
+    assert_eq!(client.goaway(), ENHANCE_YOUR_CALM);
+    go.open();
+    assert_eq!(site.get("/").text(), "a", "a new client");
+    assert_eq!(origin.requests().len(), STREAMS as usize + 1, "nothing of what was refused");
 }
 
 #[test]
