@@ -9,6 +9,10 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+/// Whose warnings are of what peers send, a line for each if these like. They are for who looks for something in particular:
+/// at level debug, or by name.
+const TALKATIVE: &str = "h2";
+
 /// What is logged: a level for all, and levels for parts of the program.
 #[derive(Clone, Debug)]
 pub(crate) struct Filter {
@@ -31,7 +35,7 @@ impl FromStr for Filter {
     fn from_str(text: &str) -> Result<Self, String> {
         // A variable that is set to nothing is as good as unset.
         let text = if text.trim().is_empty() { "info" } else { text };
-        let mut targets = Targets::new();
+        let (mut targets, mut default, mut is_named) = (Targets::new(), LevelFilter::OFF, false);
         for part in text.split(',').map(str::trim) {
             let (target, level) =
                 part.split_once('=').map_or((None, part), |(target, level)| (Some(target), level));
@@ -40,10 +44,17 @@ impl FromStr for Filter {
             let level: LevelFilter = known.ok_or_else(|| {
                 format!("no level \"{level}\"; there are error, warn, info, debug, trace and off")
             })?;
+            is_named |= target.is_some_and(|target| target.starts_with(TALKATIVE));
             targets = match target {
                 Some(target) => targets.with_target(target, level),
-                None => targets.with_default(level),
+                None => {
+                    default = level;
+                    targets.with_default(level)
+                }
             };
+        }
+        if default < LevelFilter::DEBUG && !is_named {
+            targets = targets.with_target(TALKATIVE, default.min(LevelFilter::ERROR));
         }
         Ok(Self { targets, text: text.to_owned() })
     }
@@ -77,6 +88,16 @@ mod tests {
         assert!(
             targets.would_enable("trylist", &Level::INFO) && !targets.would_enable("trylist", &Level::DEBUG)
         );
+    }
+
+    #[test]
+    fn what_peers_make_a_library_say_is_logged_where_somebody_looks_for_it() {
+        for (text, is_logged) in
+            [("info", false), ("off,trylist=debug", false), ("info,h2=warn", true), ("debug", true)]
+        {
+            let Filter { targets, .. } = text.parse().expect("it is right");
+            assert_eq!(targets.would_enable("h2::proto", &Level::WARN), is_logged, "{text}");
+        }
     }
 
     #[test]
