@@ -287,6 +287,12 @@ impl Request<'_> {
         let patience = self
             .last_moment()
             .map_or(patience, |(end, _)| patience.min(end.saturating_duration_since(before)));
+        if patience.is_zero() {
+            // A kept connection took all the time there was, which says nothing of a new one.
+            let text = "no time left for a connection".into();
+            let (kind, os_error) = (wire::FAILURE_LOCAL, None);
+            return Err(Attempt::NotEstablished(ConnectError { kind, os_error, text }));
+        }
         let preface =
             self.cluster.config.send_proxy_protocol.map(|version| {
                 version.header(self.plan.client.address.socket(), down.stream.local_addr().ok())
