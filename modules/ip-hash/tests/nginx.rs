@@ -1,84 +1,12 @@
 //! Every choice that nginx made, made again.
 
-use std::net::{IpAddr, SocketAddr};
-
-use lb_api::testkit::{FakeCluster, FakeRequest};
-use lb_api::{Next, State};
+use lb_api::testkit::FakeRequest;
 use mod_ip_hash::IpHash;
-
-const RECORDED: &str = include_str!("data/nginx.txt");
-
-/// The servers that nginx tried for each request, in order.
-struct Case {
-    name: String,
-    weights: Vec<u32>,
-    down: Vec<usize>,
-    all_tries: bool,
-    choices: Vec<Vec<usize>>,
-}
-
-fn cases() -> Vec<Case> {
-    let mut cases: Vec<Case> = Vec::new();
-    for line in RECORDED.lines().filter(|line| !line.starts_with('#')) {
-        let mut words = line.split(' ');
-        let mut numbers =
-            || words.by_ref().skip(1).map(|n| n.parse::<u32>().expect("a number")).collect::<Vec<_>>();
-        match (line.split(' ').next().unwrap_or(line), cases.last_mut()) {
-            ("case", _) => cases.push(Case {
-                name: line[5..].into(),
-                weights: Vec::new(),
-                down: Vec::new(),
-                all_tries: false,
-                choices: Vec::new(),
-            }),
-            ("weights", Some(case)) => case.weights = numbers(),
-            ("down", Some(case)) => case.down = numbers().into_iter().map(|n| n as usize).collect(),
-            ("first", Some(case)) => case.all_tries = false,
-            ("order", Some(case)) => case.all_tries = true,
-            (_, Some(case)) if case.all_tries => {
-                case.choices.extend(words.map(|w| w.bytes().map(server).collect()));
-            }
-            (_, Some(case)) => case.choices.extend(line.bytes().map(|letter| vec![server(letter)])),
-            (_, None) => panic!("{line}"),
-        }
-    }
-    cases
-}
-
-fn server(letter: u8) -> usize {
-    match letter {
-        b'0'..=b'9' => usize::from(letter - b'0'),
-        b'A'..=b'Z' => usize::from(letter - b'A') + 10,
-        _ => usize::from(letter - b'a') + 36,
-    }
-}
-
-fn client(i: u32) -> IpAddr {
-    let x = i.wrapping_mul(2_654_435_761);
-    match i % 4 {
-        3 => IpAddr::from([0x2001, 0xdb8, (x >> 16) as u16, x as u16, 0, 0, 0, i as u16]),
-        _ => IpAddr::from(x.to_be_bytes()),
-    }
-}
+use recorded::{client, replay};
 
 #[test]
 fn chooses_what_nginx_chose() {
-    let mut n_choices = 0;
-    for case in cases() {
-        let cluster = FakeCluster::weighted(&case.weights);
-        let balancer = cluster.balancer::<IpHash>().build().expect("it builds");
-        case.down.iter().for_each(|server| cluster.set_state(*server, State::Down));
-        for (i, recorded) in (0..).zip(&case.choices) {
-            let mut trylist =
-                balancer.load_balance(FakeRequest::get("/").client(SocketAddr::new(client(i), 40_000)));
-            let chosen = match (case.all_tries, trylist.next()) {
-                (true, Next::Endpoint(first)) => [vec![first], trylist.all()].concat(),
-                (false, Next::Endpoint(first)) => vec![first],
-                _ => vec![],
-            };
-            assert_eq!(chosen, *recorded, "case {}, client {i} ({})", case.name, client(i));
-            n_choices += chosen.len();
-        }
-    }
+    let n_choices =
+        replay::<IpHash>(include_str!("data/nginx.txt"), |i| FakeRequest::get("/").client(client(i)));
     assert!(n_choices > 200_000, "{n_choices} choices recorded");
 }

@@ -4,7 +4,6 @@
 //! is what is there, unless nginx or this file has changed.
 
 use std::fs;
-use std::net::IpAddr;
 use std::path::Path;
 use std::process::Command;
 
@@ -207,12 +206,7 @@ const KEYS: [&str; 2] = [
 ];
 
 fn keyed(i: u32) -> String {
-    let key = match i % 3 {
-        0 => format!("k{i}"),
-        1 => format!("/images/{i}.png"),
-        _ => format!("{:08x}-session-of-a-user", i.wrapping_mul(2_654_435_761)),
-    };
-    get(&format!("/?k={key}"), "")
+    get(&format!("/?k={}", recorded::key(i)), "")
 }
 
 #[test]
@@ -247,14 +241,7 @@ fn record_ring_hash() {
 #[ignore = "writes a file of the repository"]
 fn record_ip_hash() {
     let program = Nginx::program().expect("it is to be recorded");
-    let request = |i: u32| {
-        let x = i.wrapping_mul(2_654_435_761);
-        let client = match i % 4 {
-            3 => IpAddr::from([0x2001, 0xdb8, (x >> 16) as u16, x as u16, 0, 0, 0, i as u16]),
-            _ => IpAddr::from(x.to_be_bytes()),
-        };
-        get("/", &format!("X-Real-IP: {client}\r\n"))
-    };
+    let request = |i: u32| get("/", &format!("X-Real-IP: {}\r\n", recorded::client(i).ip()));
     let clients = [
         "Client number i, from 0, has the address x = i * 2654435761 mod 2^32 in dotted decimal; where i mod 4 is 3, the address",
         "2001:db8:{high half of x}:{low half of x}::{i} (all hexadecimal). nginx took it from X-Real-IP (set_real_ip_from).",
