@@ -23,9 +23,9 @@
 //!
 //! **Weights** are those configured: the ring does not move while the process runs, whatever the health of the servers.
 //! A server in slow start keeps as many of its keys as its effective weight is of the configured one, always the same
-//! ones; the others go on around the ring. A weight changed at run time is a new generation's configured one. All weights together
-//! may be 104,857 at most, 16 million points in 128 MiB: more is refused, and smaller weights in the same proportion do as
-//! well.
+//! ones; the others go on around the ring. A weight changed at run time is a new generation's configured one. All
+//! weights together may be 104,857 at most, 16 million points in 128 MiB: more is refused, and smaller weights in the
+//! same proportion do as well.
 //!
 //! **A request without a key**, or with an empty one, goes to a point drawn at random, and so to a server by weight;
 //! nginx would have it take turns.
@@ -35,8 +35,8 @@
 //! `hash-balance-factor`: the requests on their way, this one included, times the factor, rounded up, are parted among
 //! the available servers by effective weight, at least one for each. 125 keeps most keys where they are and no server
 //! more than a quarter above its share; the nearer to 100, the more keys move. It goes all the way around, not only 20
-//! points; and where no server has room, which is found out by a look at all after a few points, the bound is left aside. It makes every request count itself, which threads
-//! contend for; without it nothing is written.
+//! points; and where no server has room, which is found out by a look at all after a few points, the bound is left
+//! aside. It makes every request count itself, which threads contend for; without it nothing is written.
 //!
 //! **When**: caches, and state in servers that come and go, or moving over from nginx. **When not**: shares that must
 //! be even: with 160 points they are off by a tenth or so, which `maglev` and `rendezvous` do better.
@@ -45,10 +45,10 @@
 //! |---|---|---|
 //! | `balance_factor` | 0 | percent of its share that a server may have on its way: 101 to 65,535, or 0 for no bound |
 //!
-//! **Cost**: a look at one cache line of the ring, and at what each server takes, at any number of servers; more at 10,000,
-//! whose ring of 13 MB no near cache holds. The first request after a change of a server's state or effective weight looks
-//! at all of them. `build` makes the points: 1.6 million for 10,000 servers of weight 1 in less than 50 ms, and in proportion
-//! to the sum of the weights: keep them small. **Source**: nginx,
+//! **Cost**: a look at one cache line of the ring, and at what each server takes, at any number of servers; more at
+//! 10,000, whose ring of 13 MB no near cache holds. The first request after a change of a server's state or effective
+//! weight looks at all of them. `build` makes the points: 1.6 million for 10,000 servers of weight 1 in less than 50
+//! ms, and in proportion to the sum of the weights: keep them small. **Source**: nginx,
 //! `src/http/modules/ngx_http_upstream_hash_module.c`, whose choices are in `tests/data`; the bound: HAProxy,
 //! `src/lb_chash.c`.
 #![forbid(unsafe_code)]
