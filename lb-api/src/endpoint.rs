@@ -164,6 +164,21 @@ impl Live {
         self.0.in_flight_older.load(Relaxed)
     }
 
+    /// Requests on their way from all generations of the process: what its limit is for.
+    #[inline]
+    pub fn in_flight_of_all(self) -> u32 {
+        self.in_flight().saturating_add(self.in_flight_older())
+    }
+
+    /// The same, where there is room for one more. Cheaper than to ask [`is_full`](Self::is_full) as well.
+    #[inline]
+    pub fn in_flight_if_room(self) -> Option<u32> {
+        let in_flight = u64::from(self.in_flight()) + u64::from(self.in_flight_older());
+        // No limit is 0, and becomes the largest number, so that a scan has no branch for it.
+        let last = self.0.max_in_flight.load(Relaxed).wrapping_sub(1);
+        (in_flight <= u64::from(last)).then_some(in_flight as u32)
+    }
+
     /// How many it may have in flight at once, if there is a limit.
     pub fn max_in_flight(self) -> Option<u32> {
         Some(self.0.max_in_flight.load(Relaxed)).filter(|max| *max > 0)
@@ -173,7 +188,7 @@ impl Live {
     #[inline]
     pub fn is_full(self) -> bool {
         let max = self.0.max_in_flight.load(Relaxed);
-        max > 0 && self.in_flight().saturating_add(self.in_flight_older()) >= max
+        max > 0 && self.in_flight_of_all() >= max
     }
 
     /// Smoothed time to the response headers, once something is known.
@@ -210,4 +225,44 @@ pub(crate) fn socket_addr(address: &wire::Address) -> Option<SocketAddr> {
         _ => return None,
     };
     Some(SocketAddr::new(ip, address.port))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, AtomicU64};
+
+    use super::*;
+
+    fn live(in_flight: u32, older: u32, max: u32) -> Live {
+        let counters = wire::Counters {
+            size: size_of::<wire::Counters>() as u32,
+            state: AtomicU32::new(wire::STATE_AVAILABLE),
+            effective_weight: AtomicU32::new(WEIGHT_ONE),
+            in_flight: AtomicU32::new(in_flight),
+            in_flight_older: AtomicU32::new(older),
+            max_in_flight: AtomicU32::new(max),
+            latency_ns: AtomicU64::new(0),
+        };
+        Live(Box::leak(Box::new(counters)))
+    }
+
+    #[test]
+    fn a_limit_is_for_all_generations_together() {
+        for (in_flight, older, max, room) in [
+            (0, 0, 0, Some(0)),
+            (3, 4, 0, Some(7)),
+            (3, 4, 8, Some(7)),
+            (3, 4, 7, None),
+            (9, 0, 7, None),
+            (0, 0, 1, Some(0)),
+            (0, 1, 1, None),
+            (u32::MAX - 2, 1, u32::MAX, Some(u32::MAX - 1)),
+            (u32::MAX, u32::MAX, u32::MAX, None),
+        ] {
+            let live = live(in_flight, older, max);
+            assert_eq!(live.in_flight_if_room(), room, "{in_flight} and {older} of {max}");
+            assert_eq!(live.is_full(), room.is_none());
+            assert_eq!(live.in_flight_of_all(), in_flight.saturating_add(older));
+        }
+    }
 }

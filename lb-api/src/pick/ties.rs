@@ -74,53 +74,61 @@ impl Ties {
     /// The least cost per weight of these, which come in ascending order.
     #[inline]
     pub fn least(&self, loads: impl Iterator<Item = Load>, rng: &mut Rng) -> Option<Load> {
-        match self.rounds.try_lock() {
-            Ok(mut rounds) => rounds.least(loads),
+        let mut rounds = match self.rounds.try_lock() {
+            Ok(rounds) => rounds,
             // Who panicked here left current weights that are as good as any.
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().least(loads),
-            Err(TryLockError::WouldBlock) => draw(loads, rng),
-        }
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return draw_instead(loads, rng),
+        };
+        rounds.least(loads)
     }
 }
 
 impl Rounds {
     #[inline]
     fn least(&mut self, loads: impl Iterator<Item = Load>) -> Option<Load> {
-        let (mut least, mut n_tied) = (Load::MOST, 0);
-        for load in loads {
+        let Self { current, tied } = self;
+        let (least, n_tied) = loads.fold((Load::MOST, 0), |(least, n_tied), load| {
             let (mine, its) = (load.times(least), least.times(load));
             if mine > its || load.weight == 0 {
-                continue;
+                return (least, n_tied);
             }
-            if mine < its {
-                (least, n_tied) = (load, 0);
-            }
-            self.tied[n_tied] = Tied { endpoint: load.endpoint, weight: load.weight };
-            n_tied += 1;
-        }
+            let (least, n_tied) = if mine < its { (load, 0) } else { (least, n_tied) };
+            let Some(slot) = tied.get_mut(n_tied) else { return (least, n_tied) };
+            *slot = Tied { endpoint: load.endpoint, weight: load.weight };
+            (least, n_tied + 1)
+        });
         match n_tied {
             0 => None,
             1 => Some(least),
             _ => {
-                let Tied { endpoint, weight } = self.round(n_tied);
+                let Tied { endpoint, weight } = round(current, &tied[..n_tied]);
                 Some(Load { endpoint, weight, ..least })
             }
         }
     }
+}
 
-    fn round(&mut self, n_tied: usize) -> Tied {
-        let (mut best, mut most, mut total) = (self.tied[0], i64::MIN, 0);
-        for tied in &self.tied[..n_tied] {
-            let current = &mut self.current[tied.endpoint as usize];
-            *current += i64::from(tied.weight);
-            total += i64::from(tied.weight);
-            if *current > most {
-                (best, most) = (*tied, *current);
-            }
+/// One round among these.
+fn round(current: &mut [i64], tied: &[Tied]) -> Tied {
+    let (mut best, mut most, mut total) = (&tied[0], i64::MIN, 0);
+    for tied in tied {
+        let current = &mut current[tied.endpoint as usize];
+        *current += i64::from(tied.weight);
+        total += i64::from(tied.weight);
+        if *current > most {
+            (best, most) = (tied, *current);
         }
-        self.current[best.endpoint as usize] -= total;
-        best
     }
+    current[best.endpoint as usize] -= total;
+    *best
+}
+
+/// Apart from the scan that it stands in for, which would have to share its registers.
+#[cold]
+#[inline(never)]
+fn draw_instead(loads: impl Iterator<Item = Load>, rng: &mut Rng) -> Option<Load> {
+    draw(loads, rng)
 }
 
 /// The least of these, and of several each with the probability that its weight is of all.

@@ -127,14 +127,15 @@ impl ByBusyness {
         let first = cx.is_first();
         let (mut best, mut total): (Option<Candidate>, i64) = (None, 0);
         for (endpoint, (live, lbstatus)) in self.endpoints.iter().zip(&mut *lbstatus).enumerate() {
-            let fits = live.is_available() && !live.is_full() && (first || !cx.tried(endpoint));
-            let lbfactor = if fits { lbfactor(*live) } else { 0 };
+            let fits = |_: &u32| live.is_available() && (first || !cx.tried(endpoint));
+            let Some(busy) = live.in_flight_if_room().filter(fits) else { continue };
+            let lbfactor = lbfactor(*live);
             if lbfactor == 0 {
                 continue;
             }
             *lbstatus += i64::from(lbfactor);
             total += i64::from(lbfactor);
-            let it = Candidate { endpoint, busy: busy(*live), lbstatus: *lbstatus };
+            let it = Candidate { endpoint, busy, lbstatus: *lbstatus };
             let better = |best: Candidate| {
                 it.busy < best.busy || (it.busy == best.busy && it.lbstatus > best.lbstatus)
             };
@@ -152,7 +153,7 @@ impl ByBusyness {
         let mut rng: Rng = cx.rng();
         let (mut best, mut total): (Option<Candidate>, u64) = (None, 0);
         for (endpoint, live) in self.endpoints.iter().enumerate().filter(|(idx, _)| self.fits(*idx, cx)) {
-            let (busy, lbfactor) = (busy(*live), u64::from(lbfactor(*live)));
+            let (busy, lbfactor) = (live.in_flight_of_all(), u64::from(lbfactor(*live)));
             match best {
                 _ if lbfactor == 0 => continue,
                 Some(best) if best.busy < busy => continue,
@@ -170,11 +171,6 @@ impl ByBusyness {
         let live = self.endpoints[endpoint];
         !cx.tried(endpoint) && live.is_available() && !live.is_full()
     }
-}
-
-#[inline]
-fn busy(live: Live) -> u32 {
-    live.in_flight().saturating_add(live.in_flight_older())
 }
 
 /// httpd's: 100 for a weight of 1. Any weight but 0 counts for something.

@@ -75,7 +75,7 @@ impl Balancer for First {
             }
             match (live.is_full(), live.effective_weight()) {
                 (false, 1..) => {
-                    chosen.0 = Some((idx as u32, in_flight(*live)));
+                    chosen.0 = Some((idx as u32, live.in_flight_of_all()));
                     return Next::Endpoint(idx);
                 }
                 // One of weight 0 that has room is better than to wait for one that has none.
@@ -85,7 +85,7 @@ impl Balancer for First {
             }
         }
         chosen.0 = match rest {
-            Next::Endpoint(idx) => Some((idx as u32, in_flight(self.endpoints[idx]))),
+            Next::Endpoint(idx) => Some((idx as u32, self.endpoints[idx].in_flight_of_all())),
             Next::Busy | Next::Exhausted => None,
         };
         rest
@@ -97,10 +97,6 @@ impl Balancer for First {
         let of = max.map_or_else(|| "without a limit".to_owned(), |max| format!("of {max}"));
         Some(format!("the first with room is endpoint {endpoint}, with {in_flight} in flight {of}"))
     }
-}
-
-fn in_flight(live: Live) -> u32 {
-    live.in_flight().saturating_add(live.in_flight_older())
 }
 
 export_balancer!(First);

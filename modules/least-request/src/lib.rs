@@ -162,10 +162,9 @@ impl LeastRequest {
     #[inline]
     fn loads(&self, cx: &NextCx<'_>) -> impl Iterator<Item = Load> {
         let first = cx.is_first();
-        (0..).zip(&self.endpoints).map(move |(endpoint, live)| {
-            let load = load(endpoint, *live);
-            let fits = live.is_available() && !live.is_full() && (first || !cx.tried(endpoint as usize));
-            Load { weight: if fits { load.weight } else { 0 }, ..load }
+        (0..self.endpoints.len() as u32).zip(&self.endpoints).map(move |(endpoint, live)| {
+            let tried = !first && cx.tried(endpoint as usize);
+            load(endpoint, *live, tried).unwrap_or(Load { endpoint, cost: 0, weight: 0 })
         })
     }
 
@@ -183,11 +182,9 @@ impl LeastRequest {
         let mut left = choices;
         for _ in 0..choices + MISSES {
             let endpoint = draws.draw(&mut rng)?;
-            let live = self.endpoints[endpoint];
-            if cx.tried(endpoint) || !live.is_available() || live.is_full() {
+            let Some(load) = load(endpoint as u32, self.endpoints[endpoint], cx.tried(endpoint)) else {
                 continue;
-            }
-            let load = load(endpoint as u32, live);
+            };
             let better = match bias {
                 None => least.is_none_or(|other| load.is_less_than(other)),
                 Some(bias) => {
@@ -209,10 +206,11 @@ impl LeastRequest {
     }
 }
 
+/// What an endpoint has to do, if it takes the request.
 #[inline]
-fn load(endpoint: u32, live: Live) -> Load {
-    let in_flight = live.in_flight().saturating_add(live.in_flight_older());
-    Load { endpoint, cost: in_flight, weight: live.effective_weight() }
+fn load(endpoint: u32, live: Live, tried: bool) -> Option<Load> {
+    let in_flight = live.in_flight_if_room().filter(|_| live.is_available() && !tried)?;
+    Some(Load { endpoint, cost: in_flight, weight: live.effective_weight() })
 }
 
 /// Envoy's factor to the weight.

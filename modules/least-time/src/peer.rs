@@ -93,25 +93,33 @@ impl Peer {
     }
 
     /// The time that a request is expected to take, in nginx's steps, of which there are 251.
+    ///
+    /// Nothing here is a call, for which a scan would have to keep its registers free.
     #[inline]
     pub(crate) fn expected_ms(&self, look: &Look) -> u32 {
-        if self.checked.load(Relaxed) < look.oldest || self.inflight.load(Relaxed) != 0 {
-            return self.look_closer(look);
+        if self.checked.load(Relaxed) < look.oldest {
+            cold();
+            return step(self.halved_ms(look));
         }
         self.time.load(Relaxed) as u32
     }
 
-    #[cold]
-    fn look_closer(&self, look: &Look) -> u32 {
-        let mut ms = self.time() >> self.halvings(look).min(31);
-        let inflight = self.inflight.load(Relaxed);
-        if inflight != 0 {
-            ms = ms.max(self.look_at_inflight(inflight, look.ms));
+    /// The same, or how long those in flight have waited where that is more.
+    #[inline]
+    pub(crate) fn expected_with_inflight_ms(&self, look: &Look) -> u32 {
+        match self.inflight.load(Relaxed) {
+            0 => self.expected_ms(look),
+            inflight => step(self.halved_ms(look).max(self.look_at_inflight(inflight, look.ms))),
         }
-        step(ms)
+    }
+
+    #[inline]
+    fn halved_ms(&self, look: &Look) -> u32 {
+        self.time() >> self.halvings(look).min(31)
     }
 
     /// Once in the time-out an endpoint's time is halved, so that a slow one gets another chance.
+    #[inline]
     fn halvings(&self, look: &Look) -> u32 {
         let checked = match self.checked.load(Relaxed) {
             RESTORED => {
@@ -157,6 +165,11 @@ impl Peer {
         self.inflight.fetch_sub(begun, Relaxed);
     }
 }
+
+/// Says which way is rarely taken, as `std::hint::cold_path` does, which is newer than the compiler that we ask for.
+#[cold]
+#[inline]
+fn cold() {}
 
 /// Above 5 s all are equally bad; below, those that are within 20 ms are alike, and so take turns.
 fn step(ms: u32) -> u32 {

@@ -243,7 +243,7 @@ impl PeakEwma {
     #[inline]
     fn candidate(&self, endpoint: usize, now: u32) -> Candidate {
         let live = self.endpoints[endpoint];
-        let pending = live.in_flight().saturating_add(live.in_flight_older());
+        let pending = live.in_flight_of_all();
         Candidate { endpoint, pending, estimate_ns: self.estimates[endpoint].read(now) }
     }
 
