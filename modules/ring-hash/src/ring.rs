@@ -74,14 +74,7 @@ impl Ring {
         let len = endpoints.iter().map(|(_, weight)| u64::from(*weight) * POINTS).sum::<u64>() as usize;
         let (owners, chains) = owners(endpoints);
         let mut packer = Packer::new(len);
-        if len < LARGE {
-            packer.make_lines(u32::MAX);
-            chains.each(|hash, owner| packer.put(hash, owner));
-        } else {
-            let mut parts = Parts::new(len);
-            chains.each(|hash, owner| parts.put(hash, owner));
-            parts.pack(&mut packer);
-        }
+        chains.each(|hash, owner| packer.put(hash, owner));
         packer.finish(owners)
     }
 
@@ -178,9 +171,7 @@ impl Ring {
 /// Makes a ring of points in any order.
 struct Packer {
     lines: Vec<Line>,
-    /// How many there will be.
-    len: usize,
-    /// Slots used of each.
+    /// Slots used of each. Beside the lines, so that a near cache tells where a point goes, and nobody waits for its line.
     used: Vec<u8>,
     more: Vec<(u32, u32)>,
     owner_mask: u32,
@@ -189,26 +180,16 @@ struct Packer {
 impl Packer {
     fn new(points: usize) -> Self {
         let len = points.div_ceil(MEAN);
-        let owner_mask = (1 << len.ilog2()) - 1;
-        Self { lines: large_vec(len), len, used: vec![0; len], more: Vec::new(), owner_mask }
+        let mut lines = large_vec(len);
+        lines.resize(len, Line([EMPTY; SLOTS]));
+        Self { lines, used: vec![0; len], more: Vec::new(), owner_mask: (1 << len.ilog2()) - 1 }
     }
 
-    #[inline]
-    fn place(&self, hash: u32) -> (usize, u32) {
-        let place = u64::from(hash) * self.len as u64;
-        ((place >> 32) as usize, place as u32)
-    }
-
-    /// Empty lines for hashes up to this one.
-    fn make_lines(&mut self, last: u32) {
-        let (line, _) = self.place(last);
-        self.lines.resize(line + 1, Line([EMPTY; SLOTS]));
-    }
-
-    /// Puts a point into its line, which there must be.
+    /// Puts a point into its line.
     #[inline]
     fn put(&mut self, hash: u32, owner: u32) {
-        let (line, low) = self.place(hash);
+        let place = u64::from(hash) * self.lines.len() as u64;
+        let (line, low) = ((place >> 32) as usize, place as u32);
         let slot = (low & !self.owner_mask) | owner;
         let used = &mut self.used[line];
         match self.lines[line].0.get_mut(usize::from(*used)) {
@@ -332,55 +313,6 @@ fn owners(endpoints: &[(&str, u32)]) -> (Owners, Chains) {
     (owners, chains)
 }
 
-/// Points of a ring that the near caches do not hold: they are parted first, or each would wait for memory.
-const LARGE: usize = 1 << 16;
-
-/// Bits of a hash that say the part. Those of 1.6 million points and their lines are 50 KB each.
-const PART_BITS: u32 = 8;
-
-/// Points in as many parts as the upper bits of a hash make. A CRC fills them evenly.
-struct Parts {
-    /// Hash and owner.
-    points: Vec<(u32, u32)>,
-    used: Vec<usize>,
-    /// What each part has room for: eight standard deviations above the mean.
-    room: usize,
-    /// What found its part full.
-    overflow: Vec<(u32, u32)>,
-}
-
-impl Parts {
-    fn new(len: usize) -> Self {
-        let mean = len >> PART_BITS;
-        let room = mean + 8 * mean.isqrt() + 32;
-        let mut points = large_vec(room << PART_BITS);
-        points.resize(room << PART_BITS, (0, 0));
-        Self { points, used: vec![0; 1 << PART_BITS], room, overflow: Vec::new() }
-    }
-
-    #[inline]
-    fn put(&mut self, hash: u32, owner: u32) {
-        let part = (hash >> (32 - PART_BITS)) as usize;
-        match self.used[part] {
-            full if full == self.room => self.overflow.push((hash, owner)),
-            used => {
-                self.points[part * self.room + used] = (hash, owner);
-                self.used[part] += 1;
-            }
-        }
-    }
-
-    /// Packs all points, part by part. A part's lines are made when it is its turn, while a near cache has them.
-    fn pack(self, packer: &mut Packer) {
-        let parts = self.points.chunks_exact(self.room).zip(self.used).map(|(part, used)| &part[..used]);
-        for (idx, part) in (0..).zip(parts) {
-            packer.make_lines((idx << (32 - PART_BITS)) | (u32::MAX >> PART_BITS));
-            part.iter().for_each(|(hash, owner)| packer.put(*hash, *owner));
-        }
-        self.overflow.iter().for_each(|(hash, owner)| packer.put(*hash, *owner));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -452,28 +384,13 @@ mod tests {
         let names: Vec<String> = (0..500).map(|i| format!("10.1.{}.{}:80", i / 250, i % 250)).collect();
         let peers: Vec<(&str, u32)> =
             names.iter().map(|name| (name.as_str(), 1 + name.len() as u32 % 3)).collect();
-        assert!(peers.len() * POINTS as usize > LARGE);
         assert!(!Ring::new(&peers).more.is_empty(), "some lines are too small");
         compare(&peers, 4);
     }
 
     #[test]
-    fn a_part_that_overflows_loses_no_point() {
-        // All hashes in one part, which no CRC does.
-        let (mut parts, mut packer) = (Parts::new(100_000), Packer::new(100_000));
-        (0..100_000).for_each(|i| parts.put(i, i % 3));
-        assert!(!parts.overflow.is_empty());
-        parts.pack(&mut packer);
-        let ring = packer.finish(Owners { endpoints: vec![vec![0], vec![1], vec![2]], single: true });
-        let points = std::iter::successors(Some(ring.find(0)), |point| Some(ring.behind(*point)));
-        let found = points.take(100_000).map(|point| (ring.hash(point), ring.owner(point)));
-        assert!(found.eq((0..100_000).map(|i| (i, Owner::One(i as usize % 3)))));
-    }
-
-    #[test]
     fn a_line_that_overflows_loses_no_point() {
         let mut packer = Packer::new(4096);
-        packer.make_lines(u32::MAX);
         // Two hundred of one line, from the last to the first, two of each hash; and the last hash there is.
         let hashes: Vec<u32> = (0..100).map(|i| 0x1000_0000 + 3 * i).chain([0x2000_0002, u32::MAX]).collect();
         hashes.iter().rev().for_each(|hash| [1, 0].into_iter().for_each(|owner| packer.put(*hash, owner)));
