@@ -3,6 +3,7 @@
 //! - [`Draws`]: an endpoint by weight, in constant time ([`alias`] is the method alone);
 //! - [`Places`]: endpoints side by side on a line, and which one is at a place;
 //! - [`Servers`]: who takes which keys, with slow start giving the same ones back;
+//! - [`Epoch`]: when a table of one's own is to be made anew, and who makes it;
 //! - [`Turns`] and [`Ties`]: smooth weighted round robin among those that a rule leaves open;
 //! - [`large_vec`]: memory of large tables that are looked at here and there;
 //! - [`hash_name`]: what a server is called where its name is hashed;
@@ -16,6 +17,7 @@ use crate::{Endpoint, Live, Next, NextCx};
 
 pub mod alias;
 mod draws;
+mod epoch;
 mod large;
 mod places;
 mod servers;
@@ -23,6 +25,7 @@ mod ties;
 mod turns;
 
 pub use draws::Draws;
+pub use epoch::Epoch;
 pub use large::large_vec;
 pub use places::Places;
 pub use servers::Servers;

@@ -1,47 +1,40 @@
 //! Draws of an endpoint by weight, among those that are available: one look into a table that follows the cluster's epoch.
 
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Mutex, TryLockError};
 
 use crate::{Cluster, Live, Rng};
 
 use super::alias::{self, Slot};
+use super::epoch::Epoch;
 
 /// The table. Reading it takes no lock and writes nothing, so that threads do not meet here.
 #[derive(Debug)]
 pub struct Draws {
-    cluster: Cluster,
-    /// One for each endpoint, replaced word by word: a mixture of two tables is as good as either.
+    /// Of the slots.
+    epoch: Epoch,
+    /// One for each endpoint.
     slots: Box<[AtomicU64]>,
-    /// The epoch that the slots are made from.
-    epoch: AtomicU64,
     /// Whether there is any weight to draw from.
     drawable: AtomicBool,
-    maker: Mutex<()>,
 }
 
 impl Draws {
     /// A table over these endpoints. O(endpoints).
     pub fn new(cluster: Cluster, endpoints: &[Live]) -> Self {
         let draws = Self {
-            cluster,
+            epoch: Epoch::new(cluster),
             slots: endpoints.iter().map(|_| AtomicU64::new(0)).collect(),
-            epoch: AtomicU64::new(0),
             drawable: AtomicBool::new(false),
-            maker: Mutex::new(()),
         };
-        draws.make(cluster.epoch(), endpoints);
+        draws.make(endpoints);
         draws
     }
 
     /// Makes the table anew where an endpoint's state or weight has changed. One thread does, the others use the old one.
     #[inline]
     pub fn refresh(&self, endpoints: &[Live]) {
-        let epoch = self.cluster.epoch();
-        if self.epoch.load(Acquire) != epoch {
-            self.remake(epoch, endpoints);
-        }
+        self.epoch.follow(|| self.make(endpoints));
     }
 
     /// An endpoint with the probability that its weight is of all; none where nothing available has a weight.
@@ -55,23 +48,12 @@ impl Draws {
         Some(Slot(self.slots[own].load(Relaxed)).draw(own, rng.bits() as u32))
     }
 
-    #[cold]
-    fn remake(&self, epoch: u64, endpoints: &[Live]) {
-        match self.maker.try_lock() {
-            Ok(_making) => self.make(epoch, endpoints),
-            // Who panicked here left slots that are as good as any.
-            Err(TryLockError::Poisoned(_making)) => self.make(epoch, endpoints),
-            Err(TryLockError::WouldBlock) => {}
-        }
-    }
-
-    fn make(&self, epoch: u64, endpoints: &[Live]) {
+    fn make(&self, endpoints: &[Live]) {
         let weight = |live: &Live| if live.is_available() { live.effective_weight() } else { 0 };
         let table = alias::table(endpoints.iter().map(weight));
         self.drawable.store(table.is_some(), Relaxed);
         for (slot, made) in self.slots.iter().zip(table.iter().flatten()) {
             slot.store(made.0, Relaxed);
         }
-        self.epoch.store(epoch, Release);
     }
 }

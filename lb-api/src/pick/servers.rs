@@ -6,23 +6,22 @@
 //! cluster's epoch has moved on; the others use the old one meanwhile.
 
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::{Mutex, TryLockError};
+use std::sync::atomic::Ordering::Relaxed;
 
-use crate::{BuildCx, Cluster, Endpoint, Live};
+use crate::{BuildCx, Endpoint, Live};
+
+use super::epoch::Epoch;
 
 /// The endpoints of a balancer that hashes.
 #[derive(Debug)]
 pub struct Servers {
-    cluster: Cluster,
     lives: Box<[Live]>,
     /// As configured, in the fixed point of [`Live::effective_weight`].
     weights: Box<[u32]>,
     /// How many of the 2^32 hashes each takes; none where it is not available.
     shares: Box<[AtomicU64]>,
-    /// The epoch that the shares are made from.
-    epoch: AtomicU64,
-    maker: Mutex<()>,
+    /// Of the shares.
+    epoch: Epoch,
 }
 
 impl Servers {
@@ -30,24 +29,19 @@ impl Servers {
     pub fn new<B>(cx: &BuildCx<'_, B>) -> Self {
         let endpoints = cx.endpoints();
         let servers = Self {
-            cluster: cx.cluster(),
+            epoch: Epoch::new(cx.cluster()),
             lives: endpoints.live(),
             weights: endpoints.iter().map(Endpoint::weight).map(|weight| weight << 16).collect(),
             shares: endpoints.iter().map(|_| AtomicU64::new(0)).collect(),
-            epoch: AtomicU64::new(0),
-            maker: Mutex::new(()),
         };
-        servers.make(cx.cluster().epoch());
+        servers.make();
         servers
     }
 
     /// Brings the shares up to date.
     #[inline]
     pub fn refresh(&self) {
-        let epoch = self.cluster.epoch();
-        if self.epoch.load(Acquire) != epoch {
-            self.remake(epoch);
-        }
+        self.epoch.follow(|| self.make());
     }
 
     /// Whether this endpoint takes requests of this hash. Of two effective weights the larger one takes all that the
@@ -74,22 +68,11 @@ impl Servers {
         self.lives[server]
     }
 
-    #[cold]
-    fn remake(&self, epoch: u64) {
-        match self.maker.try_lock() {
-            Ok(_making) => self.make(epoch),
-            // Who panicked here left shares that are as good as any.
-            Err(TryLockError::Poisoned(_making)) => self.make(epoch),
-            Err(TryLockError::WouldBlock) => {}
-        }
-    }
-
-    fn make(&self, epoch: u64) {
+    fn make(&self) {
         for ((share, live), weight) in self.shares.iter().zip(&self.lives).zip(&self.weights) {
             let effective = if live.is_available() { live.effective_weight() } else { 0 };
             share.store(share_of(effective, *weight), Relaxed);
         }
-        self.epoch.store(epoch, Release);
     }
 }
 

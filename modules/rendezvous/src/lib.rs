@@ -30,26 +30,24 @@
 
 mod score;
 
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicU32, AtomicU64};
-use std::sync::{Mutex, TryLockError};
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
 
-use lb_api::pick::hash_name;
-use lb_api::{Balancer, BuildCx, BuildError, Cluster, Live, Needs, Next, NextCx, Request, export_balancer};
+use lb_api::pick::{Epoch, hash_name};
+use lb_api::{Balancer, BuildCx, BuildError, Live, Needs, Next, NextCx, Request, export_balancer};
 use xxhash_rust::xxh64::xxh64;
 
 /// The instance for one cluster.
 #[derive(Debug)]
 pub struct Rendezvous {
-    cluster: Cluster,
     lives: Box<[Live]>,
     /// Of the servers' names.
     hashes: Box<[u64]>,
-    /// Effective weights, 0 for what is not available, as of an epoch. Each is read by itself: a choice while they are
+    /// Effective weights, 0 for what is not available. Each is read by itself: a choice while they are
     /// replaced is one that either the old or the new ones could have made of each server.
     weights: Box<[AtomicU32]>,
-    epoch: AtomicU64,
-    maker: Mutex<()>,
+    /// Of the weights.
+    epoch: Epoch,
 }
 
 impl Balancer for Rendezvous {
@@ -62,15 +60,13 @@ impl Balancer for Rendezvous {
     fn build(cx: &BuildCx<'_, Self>, (): ()) -> Result<Self, BuildError> {
         let endpoints = cx.endpoints();
         let rendezvous = Self {
-            cluster: cx.cluster(),
+            epoch: Epoch::new(cx.cluster()),
             lives: endpoints.live(),
             hashes: endpoints.iter().map(|endpoint| xxh64(hash_name(endpoint).as_bytes(), 0)).collect(),
             weights: endpoints.iter().map(|_| AtomicU32::new(0)).collect(),
-            epoch: AtomicU64::new(0),
-            maker: Mutex::new(()),
         };
         warn_of_twins(cx, &rendezvous.hashes);
-        rendezvous.make(cx.cluster().epoch());
+        rendezvous.make();
         Ok(rendezvous)
     }
 
@@ -85,10 +81,7 @@ impl Balancer for Rendezvous {
 
     #[inline]
     fn next(&self, hash: &mut Option<u64>, cx: &NextCx<'_>) -> Next {
-        let epoch = self.cluster.epoch();
-        if self.epoch.load(Acquire) != epoch {
-            self.refresh(epoch);
-        }
+        self.epoch.follow(|| self.make());
         let hash = *hash.get_or_insert_with(|| cx.random());
         match score::highest(hash, self.weighted(), |_| true) {
             Some(server) if !cx.tried(server) && self.lives[server].is_available() => Next::Endpoint(server),
@@ -131,23 +124,10 @@ impl Rendezvous {
             .map_or(Next::Exhausted, Next::Endpoint)
     }
 
-    /// Whoever comes first does; the others use the old ones meanwhile. Were there two at the same time, the slower one
-    /// could write a weight from before a change over the one from after it.
-    #[cold]
-    fn refresh(&self, epoch: u64) {
-        match self.maker.try_lock() {
-            Ok(_making) => self.make(epoch),
-            // Who panicked here left weights that are as good as any.
-            Err(TryLockError::Poisoned(_making)) => self.make(epoch),
-            Err(TryLockError::WouldBlock) => {}
-        }
-    }
-
-    fn make(&self, epoch: u64) {
+    fn make(&self) {
         for (weight, live) in self.weights.iter().zip(&self.lives) {
             weight.store(if live.is_available() { live.effective_weight() } else { 0 }, Relaxed);
         }
-        self.epoch.store(epoch, Release);
     }
 }
 

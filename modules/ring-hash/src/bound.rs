@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use arc_swap::{ArcSwap, Guard};
+use lb_api::pick::{Epoch, Servers};
 use lb_api::{Cluster, Live};
 
 /// How much each server may have on its way.
@@ -13,15 +13,10 @@ pub(crate) struct Bound {
     factor: u64,
     /// Requests on their way.
     open: Arc<AtomicU64>,
-    shares: ArcSwap<Shares>,
-}
-
-/// The available servers side by side by effective weight, as of one epoch.
-#[derive(Debug)]
-pub(crate) struct Shares {
-    epoch: u64,
-    /// Where each server ends.
-    ends: Box<[u64]>,
+    /// The available servers side by side by effective weight: where each ends.
+    ends: Box<[AtomicU64]>,
+    /// Of the ends.
+    epoch: Epoch,
 }
 
 /// A request on its way. Counted from its beginning to its drop, whatever happens to it.
@@ -36,10 +31,15 @@ impl Drop for Open {
 
 impl Bound {
     /// Goes on counting where the previous one does: its requests are still on their way.
-    pub(crate) fn new(factor: u64, previous: Option<&Self>) -> Self {
-        let open = previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.open));
-        let shares = Shares { epoch: u64::MAX, ends: Box::default() };
-        Self { factor, open, shares: ArcSwap::from_pointee(shares) }
+    pub(crate) fn new(factor: u64, cluster: Cluster, servers: &Servers, previous: Option<&Self>) -> Self {
+        let bound = Self {
+            factor,
+            open: previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.open)),
+            ends: (0..servers.len()).map(|_| AtomicU64::new(0)).collect(),
+            epoch: Epoch::new(cluster),
+        };
+        bound.part(servers);
+        bound
     }
 
     /// Counts a request.
@@ -48,52 +48,51 @@ impl Bound {
         Open(Arc::clone(&self.open))
     }
 
-    /// Brings the shares up to date.
-    #[inline]
-    pub(crate) fn refresh(&self, cluster: Cluster, lives: impl Iterator<Item = Live>) {
-        let epoch = cluster.epoch();
-        if self.shares.load().epoch == epoch {
-            return;
-        }
-        let mut end = 0;
-        let ends = lives.map(|live| {
-            end += if live.is_available() { u64::from(live.effective_weight()) } else { 0 };
-            end
-        });
-        self.shares.store(Arc::new(Shares { epoch, ends: ends.collect() }));
-    }
-
     /// What servers have room for now.
-    pub(crate) fn room(&self) -> Room {
+    #[inline]
+    pub(crate) fn room(&self, servers: &Servers) -> Room<'_> {
+        self.epoch.follow(|| self.part(servers));
         // HAProxy counts the request itself on top, which is among the open ones here.
         let slots = (self.open.load(Relaxed) * self.factor).div_ceil(100);
-        Room { slots, shares: self.shares.load() }
+        Room { slots, ends: &self.ends }
+    }
+
+    fn part(&self, servers: &Servers) {
+        let mut end = 0;
+        for (server, place) in self.ends.iter().enumerate() {
+            let live = servers.live(server);
+            end += if live.is_available() { u64::from(live.effective_weight()) } else { 0 };
+            place.store(end, Relaxed);
+        }
     }
 }
 
 /// What servers may have on their way, as of one moment.
-pub(crate) struct Room {
+pub(crate) struct Room<'a> {
     slots: u64,
-    shares: Guard<Arc<Shares>>,
+    ends: &'a [AtomicU64],
 }
 
-impl Room {
+impl Room<'_> {
     /// Whether this server has room for one more.
     #[inline]
     pub(crate) fn is_for(&self, server: usize, live: Live) -> bool {
-        u64::from(live.in_flight()) < self.shares.slots(server, self.slots)
+        // Each has room for one, which need not be reckoned.
+        let in_flight = u64::from(live.in_flight());
+        in_flight == 0 || in_flight < self.of(server)
     }
-}
 
-impl Shares {
-    /// This server's part of so many slots, at least one. All parts together are all slots: HAProxy divides the weight
-    /// by the sum of all, and gives what is left by where the server begins and ends.
-    fn slots(&self, server: usize, slots: u64) -> u64 {
-        let end_of = |server: usize| self.ends.get(server).copied().unwrap_or(0);
-        let (begin, end) = (server.checked_sub(1).map_or(0, end_of), end_of(server));
-        let whole = u128::from(self.ends.last().copied().unwrap_or(0).max(1));
-        let up_to = |place: u64| (u128::from(place) * u128::from(slots) / whole) as u64;
-        (up_to(end) - up_to(begin)).max(1)
+    /// This server's part of the slots, at least one. All parts together are all slots: HAProxy divides the weight by
+    /// the sum of all, and gives what is left by where the server begins and ends.
+    fn of(&self, server: usize) -> u64 {
+        let end_of = |server: usize| self.ends.get(server).map_or(0, |end| end.load(Relaxed));
+        let whole = end_of(self.ends.len().wrapping_sub(1)).max(1);
+        let up_to = |place: u64| match place.checked_mul(self.slots) {
+            Some(product) => product / whole,
+            None => (u128::from(place) * u128::from(self.slots) / u128::from(whole)) as u64,
+        };
+        // While the ends are replaced, one may be before that of the server before it.
+        up_to(end_of(server)).saturating_sub(up_to(end_of(server.wrapping_sub(1)))).max(1)
     }
 }
 
@@ -118,19 +117,18 @@ mod tests {
         let mut rng = Rng::new(9);
         for _ in 0..2000 {
             let weights: Vec<u64> = (0..1 + rng.below(12)).map(|_| 1 + rng.below(256)).collect();
+            // Also with products that are too large for 64 bits.
+            let scale = 1 << rng.below(44);
             let mut end = 0;
             let ends = weights.iter().map(|weight| {
-                end += weight;
-                end
+                end += weight * scale;
+                AtomicU64::new(end)
             });
-            let shares = Shares { epoch: 0, ends: ends.collect() };
+            let ends: Vec<_> = ends.collect();
             let slots = rng.below(5000);
+            let room = Room { slots, ends: &ends };
             for server in 0..weights.len() {
-                assert_eq!(
-                    shares.slots(server, slots),
-                    haproxy(&weights, server, slots),
-                    "{weights:?} {slots}"
-                );
+                assert_eq!(room.of(server), haproxy(&weights, server, slots), "{weights:?} {slots} {scale}");
             }
         }
     }

@@ -61,9 +61,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use lb_api::pick::{Servers, Turns};
 use lb_api::serde::Deserialize;
-use lb_api::{
-    Balancer, BuildCx, BuildError, Cluster, Endpoint, Needs, Next, NextCx, Request, export_balancer,
-};
+use lb_api::{Balancer, BuildCx, BuildError, Endpoint, Needs, Next, NextCx, Request, export_balancer};
 
 use bound::{Bound, Open, Room};
 use ring::{Owner, POINTS, Point, Ring};
@@ -91,7 +89,6 @@ pub struct Settings {
 /// The instance for one cluster.
 #[derive(Debug)]
 pub struct RingHash {
-    cluster: Cluster,
     servers: Servers,
     ring: Ring,
     turns: Turns,
@@ -130,16 +127,12 @@ impl Balancer for RingHash {
         let names: Vec<Cow<'_, str>> = endpoints.iter().map(name).collect();
         let weights = endpoints.iter().map(Endpoint::weight);
         let named: Vec<(&str, u32)> = names.iter().map(|name| &**name).zip(weights).collect();
-        let bound = match settings.balance_factor {
-            0 => Ok(None),
+        let factor = match settings.balance_factor {
             factor @ 1..=100 => Err(BuildError::setting(
                 "balance_factor",
                 format!("expected 101 or more percent, or 0 for no bound, found {factor}"),
             )),
-            factor => {
-                let previous = cx.previous().and_then(|previous| previous.bound.as_ref());
-                Ok(Some(Bound::new(factor.into(), previous)))
-            }
+            factor => Ok(Some(u64::from(factor)).filter(|factor| *factor > 0)),
         };
         let total: u64 = named.iter().map(|(_, weight)| u64::from(*weight)).sum();
         let fits = if total * POINTS <= MAX_POINTS {
@@ -151,15 +144,17 @@ impl Balancer for RingHash {
                 MAX_POINTS / POINTS
             )))
         };
-        let bound = match (bound, fits) {
-            (Ok(bound), Ok(())) => bound,
-            (Err(bound), Err(fits)) => return Err(bound.and(fits)),
+        let factor = match (factor, fits) {
+            (Ok(factor), Ok(())) => factor,
+            (Err(factor), Err(fits)) => return Err(factor.and(fits)),
             (Err(error), Ok(())) | (Ok(_), Err(error)) => return Err(error),
         };
         let ring = Ring::new(&named);
+        let servers = Servers::new(cx);
+        let previous = cx.previous().and_then(|previous| previous.bound.as_ref());
+        let bound = factor.map(|factor| Bound::new(factor, cx.cluster(), &servers, previous));
         Ok(Self {
-            cluster: cx.cluster(),
-            servers: Servers::new(cx),
+            servers,
             turns: Turns::new(endpoints.len()),
             // As HAProxy a bounded request goes all the way: many points in a row may be those of a full server.
             max_passed: if bound.is_some() { ring.len() as u32 } else { MAX_PASSED },
@@ -188,10 +183,7 @@ impl Balancer for RingHash {
             Start::new(rng.bits() as u32, self.ring.draw(&mut rng))
         });
         self.servers.refresh();
-        let room = self.bound.as_ref().map(|bound| {
-            bound.refresh(self.cluster, (0..self.servers.len()).map(|server| self.servers.live(server)));
-            bound.room()
-        });
+        let room = self.bound.as_ref().map(|bound| bound.room(&self.servers));
         let choice = Choice { of: self, room, cx };
         let blind = position.passed + (self.servers.len() / SERVERS_A_POINT).clamp(1, BLIND_POINTS) as u32;
         while position.passed <= self.max_passed {
@@ -234,7 +226,7 @@ impl Start {
 /// What a request looks for.
 struct Choice<'a> {
     of: &'a RingHash,
-    room: Option<Room>,
+    room: Option<Room<'a>>,
     cx: &'a NextCx<'a>,
 }
 
