@@ -242,7 +242,7 @@ impl LeastTime {
         &self,
         cx: &NextCx<'_>,
         was_tried: impl Fn(u32) -> bool,
-        expected_ms: impl Fn(&Peer) -> u32,
+        expected_ms: impl Fn(&Peer) -> u64,
     ) -> Option<Load> {
         let peers = self.endpoints.iter().zip(&*self.peers);
         let loads = (0..self.peers.len() as u32).zip(peers).map(move |(endpoint, (live, peer))| {
@@ -251,7 +251,7 @@ impl LeastTime {
                 return Load { endpoint, cost: 0, weight: 0 };
             };
             // More than 800,000 requests of 5 s are as bad as any number of them.
-            let cost = u64::from(expected_ms(peer)) * (u64::from(in_flight) + 1);
+            let cost = expected_ms(peer) * (u64::from(in_flight) + 1);
             let cost = cost.min(u32::MAX.into()) as u32;
             Load { endpoint, cost, weight: live.effective_weight() }
         });

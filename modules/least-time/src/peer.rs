@@ -94,32 +94,32 @@ impl Peer {
 
     /// The time that a request is expected to take, in nginx's steps, of which there are 251.
     ///
-    /// Nothing here is a call, for which a scan would have to keep its registers free.
+    /// Nothing on its way is a call, for which a scan would have to keep its registers free: hence `inline(always)` below.
     #[inline]
-    pub(crate) fn expected_ms(&self, look: &Look) -> u32 {
+    pub(crate) fn expected_ms(&self, look: &Look) -> u64 {
         if self.checked.load(Relaxed) < look.oldest {
             cold();
-            return step(self.halved_ms(look));
+            return step(self.halved_ms(look)).into();
         }
-        self.time.load(Relaxed) as u32
+        self.time.load(Relaxed) & u64::from(u32::MAX)
     }
 
     /// The same, or how long those in flight have waited where that is more.
     #[inline]
-    pub(crate) fn expected_with_inflight_ms(&self, look: &Look) -> u32 {
+    pub(crate) fn expected_with_inflight_ms(&self, look: &Look) -> u64 {
         match self.inflight.load(Relaxed) {
             0 => self.expected_ms(look),
-            inflight => step(self.halved_ms(look).max(self.look_at_inflight(inflight, look.ms))),
+            inflight => step(self.halved_ms(look).max(self.look_at_inflight(inflight, look.ms))).into(),
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn halved_ms(&self, look: &Look) -> u32 {
         self.time() >> self.halvings(look).min(31)
     }
 
     /// Once in the time-out an endpoint's time is halved, so that a slow one gets another chance.
-    #[inline]
+    #[inline(always)]
     fn halvings(&self, look: &Look) -> u32 {
         let checked = match self.checked.load(Relaxed) {
             RESTORED => {
@@ -172,6 +172,7 @@ impl Peer {
 fn cold() {}
 
 /// Above 5 s all are equally bad; below, those that are within 20 ms are alike, and so take turns.
+#[inline(always)]
 fn step(ms: u32) -> u32 {
     if ms > 5000 { 5000 } else { ms + 20 - ms % 20 }
 }
