@@ -298,6 +298,15 @@ fn warns_of_a_server_that_is_there_twice() {
 }
 
 #[test]
+fn modules_without_a_cluster_are_one_warning() {
+    let head = HEAD.to_owned() + "a = \"a.so\"\nb = \"b.so\"\n";
+    let cluster = CLUSTER.to_owned() + "module = \"round_robin\"\n";
+    let (_, warnings) = parse("t.toml", &[&head, &cluster, ROUTE].concat(), Syntax::Toml).unwrap();
+    let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(warnings, ["t.toml:5: modules a, b: loaded, but no cluster uses them"]);
+}
+
+#[test]
 fn says_which_networks_are_none() {
     let text = with_top("explain.allow = [\"10.0.0.1/8\", \"localhost\", 5, \"::1\"]\nexplain.deny = []\n");
     let expected = r#"

@@ -157,10 +157,17 @@ impl Checker<'_> {
         let is_used = |module: &&ModuleFile| {
             clusters.iter().any(|cluster| cluster.modules().any(|id| *id == module.id))
         };
-        for module in modules.iter().filter(|module| !is_used(module)) {
-            let text = format!("module \"{}\": loaded, but no cluster uses it", module.id);
-            self.report.warn(module.place.clone(), text);
-        }
+        let unused: Vec<_> = modules.iter().filter(|module| !is_used(module)).collect();
+        let text = match &*unused {
+            [] => return,
+            [module] => format!("module \"{}\": loaded, but no cluster uses it", module.id),
+            // One line: a file that loads all there are is no reason for a dozen.
+            modules => {
+                let ids: Vec<_> = modules.iter().map(|module| &*module.id).collect();
+                format!("modules {}: loaded, but no cluster uses them", ids.join(", "))
+            }
+        };
+        self.report.warn(unused[0].place.clone(), text);
     }
 }
 
