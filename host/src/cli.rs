@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing::level_filters::LevelFilter;
 use trylist::control::ServerMark;
 
 use crate::log::Filter;
@@ -20,10 +21,33 @@ Exit codes:
 #[command(name = "trylist", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
 pub(crate) struct Arguments {
     /// What to log on stderr: error, warn, info, debug, trace or off; also for parts, as in `info,trylist::pool=debug`
-    #[arg(long, value_name = "LEVEL", env = "TRYLIST_LOG", default_value = "info", global = true)]
-    pub(crate) log_level: Filter,
+    /// [default: info; for check: warn]
+    #[arg(long, value_name = "LEVEL", env = "TRYLIST_LOG", global = true, value_parser = asked_level)]
+    log_level: Option<Asked>,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Arguments {
+    /// What to log: as asked for, or what the command is run for. Who checks a file looks for what is wrong with it.
+    pub(crate) fn log_level(&self) -> Filter {
+        let default = match self.command {
+            Command::Check(_) => LevelFilter::WARN,
+            _ => LevelFilter::INFO,
+        };
+        match &self.log_level {
+            Some(Asked(Some(level))) => level.clone(),
+            Some(Asked(None)) | None => default.into(),
+        }
+    }
+}
+
+/// A level, or none in a variable that is set to nothing, which is as good as unset.
+#[derive(Clone, Debug)]
+struct Asked(Option<Filter>);
+
+fn asked_level(text: &str) -> Result<Asked, String> {
+    Ok(Asked(if text.trim().is_empty() { None } else { Some(text.parse()?) }))
 }
 
 #[derive(Debug, Subcommand)]
@@ -205,6 +229,15 @@ mod tests {
         ] {
             parse(line).expect(line);
         }
+    }
+
+    #[test]
+    fn logs_what_a_command_is_run_for() {
+        let level = |line| parse(line).expect(line).log_level().as_str().to_owned();
+        assert_eq!(["run -c a.toml", "check -c a.toml"].map(level), ["info", "warn"]);
+        assert_eq!(level("check -c a.toml --log-level info,h2=debug"), "info,h2=debug");
+        // As clap takes it from a variable that is set to nothing.
+        assert_eq!(level("check -c a.toml --log-level="), "warn");
     }
 
     #[test]

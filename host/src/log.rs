@@ -27,14 +27,19 @@ impl Filter {
     }
 }
 
+impl From<LevelFilter> for Filter {
+    fn from(level: LevelFilter) -> Self {
+        let targets = without_talk(Targets::new().with_default(level), level);
+        Self { targets, text: level.to_string() }
+    }
+}
+
 impl FromStr for Filter {
     type Err = String;
 
     /// `level` or `target=level`, by commas. Stricter than [`Targets`]'s own, which takes a misspelt level for the name
     /// of a target, and then logs nothing.
     fn from_str(text: &str) -> Result<Self, String> {
-        // A variable that is set to nothing is as good as unset.
-        let text = if text.trim().is_empty() { "info" } else { text };
         let (mut targets, mut default, mut is_named) = (Targets::new(), LevelFilter::OFF, false);
         for part in text.split(',').map(str::trim) {
             let (target, level) =
@@ -53,10 +58,16 @@ impl FromStr for Filter {
                 }
             };
         }
-        if default < LevelFilter::DEBUG && !is_named {
-            targets = targets.with_target(TALKATIVE, default.min(LevelFilter::ERROR));
-        }
+        let targets = if is_named { targets } else { without_talk(targets, default) };
         Ok(Self { targets, text: text.to_owned() })
+    }
+}
+
+fn without_talk(targets: Targets, default: LevelFilter) -> Targets {
+    if default < LevelFilter::DEBUG {
+        targets.with_target(TALKATIVE, default.min(LevelFilter::ERROR))
+    } else {
+        targets
     }
 }
 
@@ -84,10 +95,11 @@ mod tests {
         assert!(targets.would_enable("trylist::worker", &Level::WARN));
         assert!(!targets.would_enable("trylist::worker", &Level::INFO));
         assert!(targets.would_enable("trylist::pool", &Level::DEBUG));
-        let Filter { targets, .. } = "".parse().expect("it is as good as unset");
+        let Filter { targets, text } = LevelFilter::INFO.into();
         assert!(
             targets.would_enable("trylist", &Level::INFO) && !targets.would_enable("trylist", &Level::DEBUG)
         );
+        assert!(text == "info" && !targets.would_enable("h2::proto", &Level::WARN));
     }
 
     #[test]
@@ -102,7 +114,7 @@ mod tests {
 
     #[test]
     fn refuses_a_level_that_there_is_not() {
-        for text in ["infoo", "info,trylist=loud", "info,", "trylist="] {
+        for text in ["", "infoo", "info,trylist=loud", "info,", "trylist="] {
             let error = text.parse::<Filter>().expect_err(text);
             assert!(error.contains("there are error, warn"), "{error}");
         }

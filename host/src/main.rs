@@ -40,9 +40,10 @@ const DEMO_ATTEMPTS: usize = 5;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    log::start(&arguments.log_level);
+    let log_level = arguments.log_level();
+    log::start(&log_level);
     let result = match &arguments.command {
-        Command::Run(from) => run(&from.config, arguments.log_level.as_str()),
+        Command::Run(from) => run(&from.config, log_level.as_str()),
         Command::Worker => worker(),
         Command::Reload(from) => command::ask(&from.config, &control::Command::Reload),
         Command::Status { configuration, json } => command::status(&configuration.config, *json),

@@ -30,16 +30,17 @@ fn waiting_for(go: &Gate) -> Origin {
 
 #[test]
 fn check_says_what_is_there() {
-    let origin = Origin::named("a");
+    let (a, b) = (Origin::named("a"), Origin::named("b"));
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("site.toml");
-    fs::write(&file, Proxy::over([&origin, &origin]).text()).unwrap();
+    fs::write(&file, Proxy::over([&a, &b]).text()).unwrap();
     let output = trylist(&["check", "-c", file.to_str().unwrap()]);
     assert_eq!(
         String::from_utf8_lossy(&output.stdout),
         format!("{}: ok: 1 listener, 1 module, 1 cluster of 2 servers, 1 route\n", file.display())
     );
-    assert_eq!((output.status.code(), origin.n_connections()), (Some(0), 0));
+    assert_eq!((output.status.code(), a.n_connections() + b.n_connections()), (Some(0), 0));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "what is well is said in one line");
 }
 
 #[test]
