@@ -303,6 +303,12 @@ impl Cluster {
         keyless.map_or(&self.config.module, |missing| &missing.module)
     }
 
+    /// Its index among [`config::Cluster::modules`].
+    #[inline]
+    pub fn module_idx(&self, has_key: bool) -> usize {
+        usize::from(!has_key && self.config.key_missing.is_some())
+    }
+
     /// Whether the host chooses in one of its tiers, because the file of this module of its, or the tier's balancer, is in
     /// quarantine.
     pub fn is_quarantined(&self, module: &str) -> bool {

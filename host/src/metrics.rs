@@ -30,7 +30,7 @@ use crate::module::balancer::Fault;
 
 pub use self::totals::Totals;
 
-use self::cells::{Cell, ClusterCells, EndpointCells, Histogram, ListenerCells, RequestCells};
+use self::cells::{BalancerCells, Cell, ClusterCells, EndpointCells, Histogram, ListenerCells, RequestCells};
 
 /// What there is to count, in the index spaces of the configuration.
 #[derive(Default)]
@@ -47,9 +47,7 @@ pub struct MetricsLayout {
 pub struct ClusterLayout {
     /// Its name.
     pub name: Arc<str>,
-    /// Module ID of its balancer; calls of the one for requests without a key count as its own.
-    pub module: Arc<str>,
-    /// Its balancers.
+    /// Its modules, in the order of [`config::Cluster::modules`](crate::config::Cluster::modules).
     pub balancers: Vec<BalancerLayout>,
     /// Its endpoints in the order of the configuration.
     pub endpoints: Vec<EndpointLayout>,
@@ -57,7 +55,7 @@ pub struct ClusterLayout {
     pub panics: Panics,
 }
 
-/// One balancer of a cluster.
+/// One module of a cluster: its own, or the one for requests without a key.
 #[derive(Clone)]
 pub struct BalancerLayout {
     /// Its module's ID.
@@ -270,7 +268,7 @@ impl Shard {
             clusters: layout
                 .clusters
                 .iter()
-                .map(|cluster| ClusterCells::new(cluster.endpoints.len()))
+                .map(|cluster| ClusterCells::new(cluster.balancers.len(), cluster.endpoints.len()))
                 .collect(),
             #[cfg(debug_assertions)]
             owner: std::sync::OnceLock::new(),
@@ -356,30 +354,30 @@ impl Shard {
         self.endpoint(cluster, endpoint).connections[connection as usize].add(1);
     }
 
-    /// The module of this cluster was called.
-    pub fn module_call(&self, cluster: usize, call: Call) {
-        self.cluster(cluster).calls[call as usize].add(1);
+    /// This module of this cluster was called.
+    pub fn module_call(&self, cluster: usize, module: usize, call: Call) {
+        self.balancer(cluster, module).calls[call as usize].add(1);
     }
 
     /// Time that one sampled request spent in all its calls into the module. The caller samples: reading the clock
     /// twice for every call would cost more than most of the calls.
-    pub fn module_time(&self, cluster: usize, ns: u64) {
-        self.cluster(cluster).module_time.add(ns);
+    pub fn module_time(&self, cluster: usize, module: usize, ns: u64) {
+        self.balancer(cluster, module).time.add(ns);
     }
 
-    /// The host itself chose the endpoints of a request.
-    pub fn fallback(&self, cluster: usize) {
-        self.cluster(cluster).fallbacks.add(1);
+    /// The host itself chose the endpoints of a request, in this module's place.
+    pub fn fallback(&self, cluster: usize, module: usize) {
+        self.balancer(cluster, module).fallbacks.add(1);
     }
 
     /// The module answered with an endpoint that takes no requests now, which is not its fault.
-    pub fn declined(&self, cluster: usize) {
-        self.cluster(cluster).declined.add(1);
+    pub fn declined(&self, cluster: usize, module: usize) {
+        self.balancer(cluster, module).declined.add(1);
     }
 
     /// The module answered that all endpoints are full.
-    pub fn busy(&self, cluster: usize) {
-        self.cluster(cluster).busy.add(1);
+    pub fn busy(&self, cluster: usize, module: usize) {
+        self.balancer(cluster, module).busy.add(1);
     }
 
     /// A request began to wait for an endpoint; [`Self::queue_left`] follows on the same thread.
@@ -432,6 +430,10 @@ impl Shard {
     fn cluster(&self, idx: usize) -> &ClusterCells {
         self.assert_owner();
         &self.clusters[idx]
+    }
+
+    fn balancer(&self, cluster: usize, idx: usize) -> &BalancerCells {
+        &self.cluster(cluster).balancers[idx]
     }
 
     fn endpoint(&self, cluster: usize, idx: usize) -> &EndpointCells {
@@ -495,7 +497,6 @@ fn kind_idx(kind: u32, n: usize, default: u32) -> usize {
 
 struct ClusterNames {
     name: Arc<str>,
-    module: Arc<str>,
     endpoints: Vec<(String, EndpointLayout)>,
     balancers: Vec<BalancerLayout>,
     panics: Panics,
@@ -508,7 +509,6 @@ impl ClusterNames {
             name: Arc::clone(&layout.name),
             balancers: layout.balancers.clone(),
             panics: Arc::clone(&layout.panics),
-            module: Arc::clone(&layout.module),
             endpoints: urls.into_iter().zip(layout.endpoints.iter().cloned()).collect(),
         }
     }

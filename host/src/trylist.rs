@@ -39,6 +39,8 @@ pub struct Trylist<'a> {
     cluster: &'a Cluster,
     tier_idx: usize,
     tier: &'a Tier,
+    /// Which of the cluster's modules chooses, as metrics count it.
+    module_idx: usize,
     /// The tier's balancer; none where the host chooses.
     balancer: Option<&'a Balancer>,
     which: Which,
@@ -154,6 +156,7 @@ impl<'a> Trylist<'a> {
             cluster,
             tier_idx,
             tier: &cluster.tiers[tier_idx],
+            module_idx: cluster.module_idx(view.key.is_some()),
             balancer: None,
             which,
             preferred: None,
@@ -231,7 +234,7 @@ impl<'a> Trylist<'a> {
             if let Some(step) = self.begin(endpoint, now) {
                 return step;
             }
-            self.thread.metrics.declined(self.cluster_idx);
+            self.thread.metrics.declined(self.cluster_idx, self.module_idx);
         }
         self.host_choice(now)
     }
@@ -466,7 +469,7 @@ impl<'a> Trylist<'a> {
             }
             wire::NEXT_EXHAUSTED => Ok(Step::Exhausted),
             wire::NEXT_BUSY => {
-                self.thread.metrics.busy(self.cluster_idx);
+                self.thread.metrics.busy(self.cluster_idx, self.module_idx);
                 Ok(Step::Wait)
             }
             kind => Err((Fault::UnknownKind, format!("answered kind {kind}, which is none"))),
@@ -489,14 +492,14 @@ impl<'a> Trylist<'a> {
         let chosen =
             self.cluster.fall_back(self.tier, self.which, |i| !slot.is_declined(i), || thread.random());
         if let Some(step) = chosen.and_then(|endpoint| self.begin(endpoint, now)) {
-            self.thread.metrics.fallback(self.cluster_idx);
+            self.thread.metrics.fallback(self.cluster_idx, self.module_idx);
             return step;
         }
         if self.is_any_full(|idx| self.slot().is_declined(idx)) { Step::Wait } else { Step::Exhausted }
     }
 
     fn host_choice(&mut self, now: Instant) -> Step {
-        self.thread.metrics.fallback(self.cluster_idx);
+        self.thread.metrics.fallback(self.cluster_idx, self.module_idx);
         self.note_chooser(By::Host);
         let n_endpoints = self.tier.n_endpoints;
         self.slot_mut().spread(n_endpoints);
@@ -595,7 +598,7 @@ impl<'a> Trylist<'a> {
 
     #[inline]
     fn timed<R>(&mut self, call: Call, enter: impl FnOnce() -> R) -> R {
-        self.thread.metrics.module_call(self.cluster_idx, call);
+        self.thread.metrics.module_call(self.cluster_idx, self.module_idx, call);
         let Some(time) = &mut self.module_time else { return enter() };
         let before = Instant::now();
         let result = enter();
@@ -634,7 +637,7 @@ impl Drop for Trylist<'_> {
         self.drop_trylist();
         // Where it was not called, that is no time of its.
         if let Some(time) = self.module_time.filter(|time| !time.is_zero()) {
-            self.thread.metrics.module_time(self.cluster_idx, ns(time));
+            self.thread.metrics.module_time(self.cluster_idx, self.module_idx, ns(time));
         }
         if let Some(slot) = self.slot.take() {
             self.thread.return_slot(slot);

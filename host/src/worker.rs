@@ -597,7 +597,6 @@ fn layout(addresses: &[Address], clusters: &Clusters, access_log: Option<&Access
         };
         ClusterLayout {
             name: Arc::clone(&cluster.config.name),
-            module: Arc::clone(&cluster.config.module),
             endpoints: cluster
                 .endpoints
                 .iter()

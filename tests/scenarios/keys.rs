@@ -46,6 +46,12 @@ fn requests_of_one_key_have_one_server_and_those_of_none_are_anothers_from_every
         let names: BTreeSet<char> = answers(&mut client, &keyed).chars().collect();
         assert_eq!(names.len(), 1, "{key}: {names:?}");
         assert_eq!(answers(&mut client, &without[0]), "abcabc", "{key}: keyed requests take no turns");
+        let calls = |module: &str| {
+            let labels = format!("cluster=\"%\",module=\"{module}\",call=\"next\"");
+            proxy.metric(&format!("trylist_module_calls_total{{{labels}}}"))
+        };
+        let n_without = 6.0 * (without.len() + 1) as f64;
+        assert_eq!((calls("hash"), calls("round_robin")), (6.0, n_without), "{key}");
     }
     for key in ["path", "uri"] {
         let proxy = hashing(&origins, key).start();

@@ -80,11 +80,7 @@ pub(super) struct RequestCells {
 #[repr(align(128))]
 pub(super) struct ClusterCells {
     pub(super) requests: RequestCells,
-    pub(super) calls: [Cell; Call::N],
-    pub(super) module_time: ModuleTime,
-    pub(super) fallbacks: Cell,
-    pub(super) declined: Cell,
-    pub(super) busy: Cell,
+    pub(super) balancers: Box<[BalancerCells]>,
     pub(super) queue_entered: Cell,
     pub(super) queue_left: [Cell; QueueEnd::N],
     pub(super) queue_full: Cell,
@@ -95,6 +91,16 @@ pub(super) struct ClusterCells {
     pub(super) tunnels_opened: Cell,
     pub(super) tunnels_closed: Cell,
     pub(super) endpoints: Box<[EndpointCells]>,
+}
+
+#[derive(Debug)]
+#[repr(align(128))]
+pub(super) struct BalancerCells {
+    pub(super) calls: [Cell; Call::N],
+    pub(super) time: ModuleTime,
+    pub(super) fallbacks: Cell,
+    pub(super) declined: Cell,
+    pub(super) busy: Cell,
 }
 
 #[derive(Debug)]
@@ -120,14 +126,10 @@ impl Default for RequestCells {
 }
 
 impl ClusterCells {
-    pub(super) fn new(n_endpoints: usize) -> Self {
+    pub(super) fn new(n_balancers: usize, n_endpoints: usize) -> Self {
         Self {
             requests: RequestCells::default(),
-            calls: cells(),
-            module_time: ModuleTime::default(),
-            fallbacks: Cell::default(),
-            declined: Cell::default(),
-            busy: Cell::default(),
+            balancers: (0..n_balancers).map(|_| BalancerCells::default()).collect(),
             queue_entered: Cell::default(),
             queue_left: cells(),
             queue_full: Cell::default(),
@@ -138,6 +140,18 @@ impl ClusterCells {
             tunnels_opened: Cell::default(),
             tunnels_closed: Cell::default(),
             endpoints: (0..n_endpoints).map(|_| EndpointCells::default()).collect(),
+        }
+    }
+}
+
+impl Default for BalancerCells {
+    fn default() -> Self {
+        Self {
+            calls: cells(),
+            time: ModuleTime::default(),
+            fallbacks: Cell::default(),
+            declined: Cell::default(),
+            busy: Cell::default(),
         }
     }
 }

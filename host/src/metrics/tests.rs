@@ -15,7 +15,7 @@ fn sums_the_shards_of_all_threads() {
         std::thread::spawn(move || {
             for _ in 0..=thread {
                 shard.try_ended(0, 1, wire::TRY_SERVED, None, 500_000_000);
-                shard.module_call(0, Call::Next);
+                shard.module_call(0, 0, Call::Next);
             }
         })
         .join()
@@ -27,6 +27,34 @@ fn sums_the_shards_of_all_threads() {
     assert_eq!(value(&text, &format!("trylist_try_seconds_total{{{endpoint}}}")), "3.0");
     let call = r#"trylist_module_calls_total{cluster="api",module="round_robin",call="next"}"#;
     assert_eq!(value(&text, call), "6");
+}
+
+#[test]
+fn a_module_for_requests_without_a_key_has_series_of_its_own() {
+    let (metrics, shard) = one_thread();
+    for (module, n) in [(0, 2), (1, 1)] {
+        for _ in 0..n {
+            shard.module_call(0, module, Call::Next);
+            shard.module_time(0, module, 1_000);
+            shard.declined(0, module);
+            shard.busy(0, module);
+            shard.fallback(0, module);
+        }
+    }
+    let text = metrics.text();
+    for (module, n) in [("round_robin", "2"), ("random", "1")] {
+        let labels = format!("cluster=\"api\",module=\"{module}\"");
+        let calls = format!("trylist_module_calls_total{{{labels},call=\"next\"}}");
+        assert_eq!(value(&text, &calls), n);
+        for family in [
+            "trylist_module_time_seconds_count",
+            "trylist_module_declined_answers_total",
+            "trylist_module_busy_answers_total",
+            "trylist_fallbacks_total",
+        ] {
+            assert_eq!(value(&text, &format!("{family}{{{labels}}}")), n, "{family}");
+        }
+    }
 }
 
 #[test]
@@ -343,17 +371,17 @@ fn layout() -> MetricsLayout {
         counters: Box::leak(Box::new(counters())),
         health: Arc::default(),
     };
+    let balancer = |module: &str, out_of_range| BalancerLayout {
+        module: module.into(),
+        faults: Arc::new(move |fault| if fault == Fault::OutOfRange { out_of_range } else { 0 }),
+        is_quarantined: Arc::new(|| false),
+    };
     MetricsLayout {
         listeners: vec!["127.0.0.1:80".into()],
         clusters: vec![ClusterLayout {
             name: "api".into(),
-            module: "round_robin".into(),
             endpoints: vec![endpoint("http://a"), endpoint("http://b")],
-            balancers: vec![BalancerLayout {
-                module: "round_robin".into(),
-                faults: Arc::new(|fault| if fault == Fault::OutOfRange { 3 } else { 0 }),
-                is_quarantined: Arc::new(|| false),
-            }],
+            balancers: vec![balancer("round_robin", 3), balancer("random", 0)],
             panics: Arc::new(|| true),
         }],
         access_log: None,

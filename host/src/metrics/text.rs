@@ -15,11 +15,24 @@ use prometheus_client::registry::Unit;
 use super::families::{self, Families, Label, seconds};
 use super::totals::{Times, Totals};
 use super::{
-    Call, Cell, ClusterCells, Connection, EndpointCells, FAILURES, Histogram, ListenerCells, Metrics,
-    OUTCOMES, QueueEnd, RequestCells, STATES, Shard, TRY_RESULTS,
+    BalancerCells, Call, Cell, ClusterCells, Connection, EndpointCells, FAILURES, Histogram, ListenerCells,
+    Metrics, OUTCOMES, QueueEnd, RequestCells, STATES, Shard, TRY_RESULTS,
 };
 use crate::endpoint::Source;
 use crate::module::balancer::Fault;
+
+/// Where shards count what one module of a cluster does.
+#[derive(Clone, Copy)]
+struct BalancerPlace {
+    cluster: usize,
+    idx: usize,
+}
+
+impl BalancerPlace {
+    fn of(self, shard: &Shard) -> &BalancerCells {
+        &shard.clusters[self.cluster].balancers[self.idx]
+    }
+}
 
 impl Collector for Metrics {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
@@ -291,20 +304,20 @@ impl Metrics {
     }
 
     fn modules(&self, out: &mut Families<'_>) -> fmt::Result {
-        let single = |cell: fn(&Shard, usize) -> &Cell| {
-            self.clusters().map(move |(idx, cluster)| {
-                let labels = [("cluster", &*cluster.name), ("module", &*cluster.module)];
-                (labels, self.sum(|shard| cell(shard, idx)))
+        let single = |cell: fn(&BalancerCells) -> &Cell| {
+            self.balancers().map(move |(name, balancer, place)| {
+                let labels = [("cluster", name), ("module", &*balancer.module)];
+                (labels, self.sum(|shard| cell(place.of(shard))))
             })
         };
         out.counter(
             "trylist_module_calls",
             None,
-            "Calls into a cluster's module.",
-            self.clusters().flat_map(|(idx, cluster)| {
+            "Calls into a cluster's modules.",
+            self.balancers().flat_map(|(name, balancer, place)| {
                 Call::TEXT.iter().enumerate().map(move |(call, text)| {
-                    let n = self.sum(|shard| &shard.clusters[idx].calls[call]);
-                    ([("cluster", &*cluster.name), ("module", &*cluster.module), ("call", text)], n)
+                    let n = self.sum(|shard| &place.of(shard).calls[call]);
+                    ([("cluster", name), ("module", &*balancer.module), ("call", text)], n)
                 })
             }),
         )?;
@@ -312,7 +325,7 @@ impl Metrics {
             "trylist_module_faults",
             None,
             "What a module did that it must not.",
-            self.balancers().flat_map(|(name, balancer)| {
+            self.balancers().flat_map(|(name, balancer, _)| {
                 Fault::ALL.into_iter().map(move |fault| {
                     let labels = [("cluster", name), ("module", &*balancer.module), ("fault", fault.name())];
                     (labels, (balancer.faults)(fault))
@@ -323,7 +336,7 @@ impl Metrics {
             "trylist_balancer_quarantined",
             None,
             "1 where a module did wrong so often that the host chooses in its place until the next reload.",
-            self.balancers().map(|(name, balancer)| {
+            self.balancers().map(|(name, balancer, _)| {
                 let labels = [("cluster", name), ("module", &*balancer.module)];
                 (labels, u32::from((balancer.is_quarantined)()))
             }),
@@ -331,28 +344,28 @@ impl Metrics {
         out.histogram(
             "trylist_module_time",
             "Time that a request spent in all its calls into the module; a sample of the requests, not all.",
-            self.clusters().map(|(idx, cluster)| {
-                let labels = [("cluster", &*cluster.name), ("module", &*cluster.module)];
-                (labels, self.times(|shard| &shard.clusters[idx].module_time))
+            self.balancers().map(|(name, balancer, place)| {
+                let labels = [("cluster", name), ("module", &*balancer.module)];
+                (labels, self.times(|shard| &place.of(shard).time))
             }),
         )?;
         out.counter(
             "trylist_module_declined_answers",
             None,
             "Endpoints that a module answered and that took no requests just then; not a fault.",
-            single(|shard, idx| &shard.clusters[idx].declined),
+            single(|cells| &cells.declined),
         )?;
         out.counter(
             "trylist_module_busy_answers",
             None,
             "Times that a module answered that all endpoints are full.",
-            single(|shard, idx| &shard.clusters[idx].busy),
+            single(|cells| &cells.busy),
         )?;
         out.counter(
             "trylist_fallbacks",
             None,
             "Times that the host chose an endpoint by itself, because of a fault or a quarantine.",
-            single(|shard, idx| &shard.clusters[idx].fallbacks),
+            single(|cells| &cells.fallbacks),
         )
     }
 
@@ -442,11 +455,12 @@ impl Metrics {
         self.clusters.iter().enumerate()
     }
 
-    /// Each with its cluster's name.
-    fn balancers(&self) -> impl Iterator<Item = (&str, &super::BalancerLayout)> {
-        self.clusters.iter().flat_map(move |cluster| {
-            let name = &*cluster.name;
-            cluster.balancers.iter().map(move |balancer| (name, balancer))
+    /// Each with its cluster's name, and where shards count it.
+    fn balancers(&self) -> impl Iterator<Item = (&str, &super::BalancerLayout, BalancerPlace)> {
+        self.clusters().flat_map(|(cluster_idx, cluster)| {
+            cluster.balancers.iter().enumerate().map(move |(idx, balancer)| {
+                (&*cluster.name, balancer, BalancerPlace { cluster: cluster_idx, idx })
+            })
         })
     }
 
