@@ -1,5 +1,6 @@
 //! Servers behind the proxy: well-behaved ones, and ones that do exactly what a test wants of them.
 
+use std::iter;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
@@ -7,9 +8,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rustix::net::SocketFlags;
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::DEADLINE;
 use crate::stream::{End, Message, Stream};
@@ -22,6 +24,37 @@ pub struct Origin {
     url: String,
     shared: Arc<Shared>,
     acceptor: Option<JoinHandle<()>>,
+}
+
+/// A server whose queue is full: the kernel answers no further connection.
+#[derive(Debug)]
+pub struct Full {
+    address: SocketAddr,
+    _socket: Socket,
+    _queued: Vec<TcpStream>,
+}
+
+impl Full {
+    /// On a free port of 127.0.0.1.
+    pub fn listening() -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        socket.listen(0).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        let patience = Duration::from_millis(200);
+        let queued = iter::from_fn(|| TcpStream::connect_timeout(&address, patience).ok());
+        Self { address, _queued: queued.take(64).collect(), _socket: socket }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// As servers are written.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
 }
 
 /// One connection that the proxy made to a server.

@@ -2,7 +2,7 @@
 
 use tests::Gate;
 use tests::log;
-use tests::origin::Origin;
+use tests::origin::{Full, Origin};
 use tests::proxy::Proxy;
 use tests::stream::End;
 
@@ -87,37 +87,20 @@ fn all_refused_is_502_and_the_log_names_each() {
     }
 }
 
-/// A listener whose queue is full: the kernel answers no further connection.
-fn full_queue() -> (socket2::Socket, Vec<std::net::TcpStream>, std::net::SocketAddr) {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-    socket.bind(&any.into()).unwrap();
-    socket.listen(0).unwrap();
-    let address = socket.local_addr().unwrap().as_socket().unwrap();
-    let patience = std::time::Duration::from_millis(200);
-    let queued = std::iter::from_fn(|| std::net::TcpStream::connect_timeout(&address, patience).ok());
-    let queued = queued.take(64).collect();
-    (socket, queued, address)
-}
-
 #[test]
 fn a_connection_that_does_not_stand_in_time_moves_on_to_the_next_server() {
-    let (_socket, _queued, address) = full_queue();
-    let alive = Origin::named("alive");
-    let full = format!("http://{address}");
-    let proxy =
-        Proxy::over_urls([full.clone(), alive.url()]).in_cluster("connect_timeout = \"50ms\"").start();
+    let (full, alive) = (Full::listening(), Origin::named("alive"));
+    let proxy = Proxy::over_urls([full.url(), alive.url()]).in_cluster("connect_timeout = \"50ms\"").start();
     assert_eq!(proxy.names(2), "alive alive");
-    let series =
-        format!("trylist_try_failures_total{{cluster=\"%\",endpoint=\"{full}\",kind=\"connect_timeout\"}}");
+    let labels = format!("cluster=\"%\",endpoint=\"{}\",kind=\"connect_timeout\"", full.url());
+    let series = format!("trylist_try_failures_total{{{labels}}}");
     proxy.wait_for_metric(&series, 1.0);
 }
 
 #[test]
 fn no_connection_in_time_to_any_server_is_504() {
-    let (_socket, _queued, address) = full_queue();
-    let proxy =
-        Proxy::over_urls([format!("http://{address}")]).in_cluster("connect_timeout = \"50ms\"").start();
+    let full = Full::listening();
+    let proxy = Proxy::over_urls([full.url()]).in_cluster("connect_timeout = \"50ms\"").start();
     assert_eq!(proxy.get("/").status(), 504);
     log::line(&[&format!("cluster=\"{}\"", proxy.cluster()), "no connection within 50ms"]);
 }

@@ -2,12 +2,14 @@
 //! hands over.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lb_api::wire::{STATE_AVAILABLE, STATE_DOWN, STATE_DRAINING, STATE_EJECTED};
+use tests::dns::NameServer;
 use tests::log;
-use tests::origin::Origin;
+use tests::origin::{Full, Origin};
 use tests::proxy::Proxy;
 use tests::tls::Authority;
 use tests::{Gate, eventually};
@@ -146,6 +148,27 @@ fn a_server_that_hangs_in_its_checks_is_down() {
     wait_for_state(&proxy, 0, STATE_DOWN);
     log::line(&[&hangs.url(), "is down: 1 check failed (GET /: no answer within 20ms)"]);
     assert_eq!(proxy.names(3), "b b b");
+}
+
+/// Else one address that swallows packets would use up the time of every check, and the server be down whose other
+/// address serves.
+#[test]
+fn every_address_of_a_name_has_its_share_of_a_checks_time() {
+    let full = Full::listening();
+    let live = SocketAddr::from(([127, 0, 0, 2], full.address().port()));
+    let _live = Origin::listening(live, |conn| {
+        while conn.request().is_some() && conn.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") {}
+    });
+    let dns = NameServer::new();
+    dns.addresses("app.test", &[[127, 0, 0, 1], [127, 0, 0, 2]]);
+    let url = format!("http://app.test:{}", live.port());
+    let check = "health_check = { interval = \"2ms\", timeout = \"1s\" }";
+    let proxy = Proxy::over_urls([url.clone()]).tables(&dns.config()).in_cluster(check).start();
+    let result = |result| {
+        format!("trylist_health_checks_total{{cluster=\"%\",endpoint=\"{url}\",result=\"{result}\"}}")
+    };
+    eventually("a check", || (proxy.metric(&result("passed")) > 0.0).then_some(()));
+    assert_eq!((state(&proxy, 0), proxy.metric(&result("failed"))), (STATE_AVAILABLE, 0.0));
 }
 
 #[test]
