@@ -8,6 +8,7 @@ use crate::Cluster;
 
 /// The epoch that a table is made from. The first request that finds that the cluster's has moved on makes the table anew,
 /// in place and word by word, and the others use what is there meanwhile: a mixture of two tables must be as good as either.
+/// Only one makes it at a time; of two, the slower could write what was before a change over what the other has found since.
 #[derive(Debug)]
 pub struct Epoch {
     cluster: Cluster,
