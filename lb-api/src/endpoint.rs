@@ -28,7 +28,7 @@ pub struct Live(&'static wire::Counters);
 
 /// The live numbers of a cluster.
 #[derive(Clone, Copy, Debug)]
-pub struct Cluster(&'static wire::ClusterState);
+pub struct Cluster(pub(crate) &'static wire::ClusterState);
 
 /// Whether an endpoint takes requests, and why not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

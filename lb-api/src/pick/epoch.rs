@@ -43,3 +43,40 @@ impl Epoch {
         self.made.store(epoch, Release);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::atomic::AtomicU32;
+
+    use super::*;
+    use crate::wire;
+
+    #[test]
+    fn a_table_is_made_once_for_each_change_by_one_at_a_time_and_again_after_a_panic() {
+        let state: &wire::ClusterState = Box::leak(Box::new(wire::ClusterState {
+            size: size_of::<wire::ClusterState>() as u32,
+            n_available: AtomicU32::new(1),
+            epoch: AtomicU64::new(7),
+        }));
+        let epoch = Epoch::new(Cluster(state));
+        let made = |make: &dyn Fn()| {
+            let mut made = false;
+            epoch.follow(|| {
+                made = true;
+                make();
+            });
+            made
+        };
+        let nothing = || ();
+        assert!(!made(&nothing), "the first table is its owner's");
+        state.epoch.store(8, Release);
+        assert!(made(&|| assert!(!made(&nothing), "somebody is at it")));
+        assert!(!made(&nothing));
+        state.epoch.store(9, Release);
+        assert!(made(&|| state.epoch.store(10, Release)) && made(&nothing), "it changed meanwhile");
+        state.epoch.store(11, Release);
+        assert!(catch_unwind(AssertUnwindSafe(|| made(&|| panic!("a bug")))).is_err());
+        assert!(made(&nothing) && !made(&nothing));
+    }
+}
