@@ -172,6 +172,9 @@ pub(crate) struct Test {
     /// An endpoint that is not available must not be answered as long as another is
     #[arg(long)]
     pub(crate) skips_unavailable: bool,
+    /// Requests of one key, or client, must have one first choice, and only keys of an endpoint that is down may move
+    #[arg(long)]
+    pub(crate) keyed: bool,
     /// For one check to take; what takes longer counts as never returning
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) time_limit: u64,
@@ -217,7 +220,7 @@ mod tests {
             "module inspect a.so",
             "module new mine --lang c --path elsewhere",
             "module new mine --lb-api ../lb-api",
-            "module test a.so --setting a=1 --setting b.c=x --weighted 0.1 --skips-unavailable --time-limit 5",
+            "module test a.so --setting a=1 --setting b.c=x --weighted 0.1 --skips-unavailable --keyed --time-limit 5",
             "module test a.so --settings a.toml",
             "demo --log-level warn",
             "reload -c a.toml",

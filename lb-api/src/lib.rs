@@ -221,6 +221,9 @@
 //! assert_eq!(balancer.sequence(4), [0, 1, 2, 0]);
 //! ```
 //!
+//! Who promises more than every balancer must keep says so, and has it tried as well: `Contract`'s `skips_unavailable` (nothing
+//! unavailable is answered), `weighted` (shares are those of weights) and `keyed` (a key keeps its endpoint).
+//!
 //! `trylist module test FILE.so` tries the same contract on the library as it was built, in whatever language, in a process of
 //! its own, so that a crash, an abort or a call that does not return is a line of its report; and it looks at what nothing in
 //! the module itself can see: memory that is not given back, and the time of a request's calls.

@@ -65,8 +65,10 @@ fn every_module_of_ours_keeps_the_contract() {
             "round_robin" | "by_busyness" => &["--skips-unavailable", "--weighted", "0.001"],
             "backend_load" => &["--skips-unavailable", "--weighted", "0.01"],
             // Draws, and hashes as good as draws: the smallest share is 500 of 20,000 with a deviation of 22.
-            "random" | "least_request" | "peak_ewma" | "hash" | "ip_hash" | "maglev" | "rendezvous"
-            | "ring_hash" => &["--skips-unavailable", "--weighted", "0.18"],
+            "random" | "least_request" | "peak_ewma" => &["--skips-unavailable", "--weighted", "0.18"],
+            "hash" | "ip_hash" | "maglev" | "rendezvous" | "ring_hash" => {
+                &["--skips-unavailable", "--weighted", "0.18", "--keyed"]
+            }
             // The order of the file; times; bytes of the past: no share of the requests follows from their weights.
             "first" | "least_time" | "by_traffic" => &["--skips-unavailable"],
             id => panic!("say how the choices of {id} follow from weights"),
@@ -87,9 +89,10 @@ fn the_report_has_a_line_for_each_check_and_says_how_long_calls_take() {
     // What its settings are wrong for is no fault of a module that says so.
     let builds = "builds with its settings: but not for clusters of 1 (first: expected the index of an endpoint, from 0)";
     assert!(report.of(builds).starts_with("ok "));
-    assert_eq!(report.lines.last().unwrap(), "12 checks: 11 ok, 0 failed, 1 skipped");
-    assert_eq!(report.lines.len(), 14);
+    assert_eq!(report.lines.last().unwrap(), "13 checks: 11 ok, 0 failed, 2 skipped");
+    assert_eq!(report.lines.len(), 15);
     assert!(report.of("follows effective weights").starts_with("skipped  "));
+    assert!(report.of("keeps keys where they are").starts_with("skipped  "));
     let time = report.of("time of a request's calls");
     for part in [" ns at 3 endpoints", " ns at 100 endpoints", " ns at 10000 endpoints"] {
         assert!(time.contains(part), "{time}");
@@ -101,6 +104,9 @@ fn what_is_asked_for_beyond_the_contract_is_tried() {
     let report = test(&artifacts::module("proxy_lb"), &["--weighted", "0.1", "--skips-unavailable"]);
     report.failed("follows effective weights", "its weight's share is ");
     report.failed("ends when endpoints are unavailable", "answered endpoint 0 of 2, which is not available");
+    let report = test(&artifacts::module("round_robin"), &["--keyed"]);
+    report
+        .failed("keeps keys where they are", "key 0 of 2 endpoints had 0, and has 1 when it is asked again");
 }
 
 #[test]
@@ -165,7 +171,7 @@ fn a_module_that_ends_the_process_is_a_line_in_each_check() {
         let report = broken(fault);
         report.failed(OFFERS, why);
         report.failed("works on several threads", why);
-        assert_eq!(report.lines.last().unwrap(), "12 checks: 2 ok, 10 failed, 0 skipped");
+        assert_eq!(report.lines.last().unwrap(), "13 checks: 2 ok, 10 failed, 1 skipped");
     }
 }
 
@@ -173,7 +179,7 @@ fn a_module_that_ends_the_process_is_a_line_in_each_check() {
 fn a_module_that_never_returns_is_given_up() {
     let report = test(&artifacts::broken("never-returns"), &["--time-limit", "10"]);
     report.failed(OFFERS, "did not return within 10 seconds");
-    assert_eq!(report.lines.last().unwrap(), "12 checks: 2 ok, 1 failed, 9 skipped");
+    assert_eq!(report.lines.last().unwrap(), "13 checks: 2 ok, 1 failed, 10 skipped");
 }
 
 #[test]

@@ -17,6 +17,7 @@ use crate::{Failure, line};
 
 const LOADS: &str = "loads";
 const BUILDS: &str = "builds with its settings";
+const KEYS: &str = "keeps keys where they are";
 const WEIGHTS: &str = "follows effective weights";
 const OWN: [Part<Table>; 2] =
     [("keeps nothing of what has ended", keeps_nothing), ("time of a request's calls", |_| {})];
@@ -145,6 +146,7 @@ pub(super) fn run(test: &Test, settings: Vec<Setting>, first: usize) {
                 };
                 Verdict::Skipped(format!("not asked for (--weighted TOLERANCE asks); {found}"))
             }
+            KEYS if !test.keyed => Verdict::Skipped("not asked for (--keyed asks)".into()),
             name if name == OWN[1].0 => Verdict::Ok(times(&contract)),
             _ => {
                 part(&contract);
@@ -188,6 +190,9 @@ fn contract(module: &Arc<Module>, test: &Test, settings: Vec<Setting>) -> Contra
     }
     if test.skips_unavailable {
         contract = contract.skips_unavailable();
+    }
+    if test.keyed {
+        contract = contract.keyed();
     }
     match test.weighted {
         Some(tolerance) => contract.weighted(tolerance),

@@ -28,8 +28,8 @@ const SIZES: [usize; 6] = [1, 2, 3, 10, 64, 130];
 /// Requests of every part come without a key and with one, from several clients: a balancer that asks for keys has two ways
 /// of choosing, and both are held to all of it.
 ///
-/// Modules that promise more have it tested by [`skips_unavailable`](Self::skips_unavailable) and
-/// [`weighted`](Self::weighted).
+/// Modules that promise more have it tested by [`skips_unavailable`](Self::skips_unavailable),
+/// [`weighted`](Self::weighted) and [`keyed`](Self::keyed).
 ///
 /// A host tries the same on a module that it loaded: [`loaded`](Self::loaded), and one of [`PARTS`](Self::PARTS) at a time.
 pub struct Contract<B> {
@@ -37,6 +37,7 @@ pub struct Contract<B> {
     settings: Vec<(String, SettingValue)>,
     tolerance: Option<f64>,
     skips_unavailable: bool,
+    keyed: bool,
     of: PhantomData<fn() -> B>,
 }
 
@@ -65,7 +66,14 @@ impl Contract<Table> {
 
 impl<B> Contract<B> {
     fn over(table: Table) -> Self {
-        Self { table, settings: Vec::new(), tolerance: None, skips_unavailable: false, of: PhantomData }
+        Self {
+            table,
+            settings: Vec::new(),
+            tolerance: None,
+            skips_unavailable: false,
+            keyed: false,
+            of: PhantomData,
+        }
     }
 
     /// With this setting.
@@ -90,6 +98,14 @@ impl<B> Contract<B> {
         self
     }
 
+    /// Requests of one key, which are those of one client here, have one first choice: each time, and in every instance over
+    /// the same endpoints. Where an endpoint becomes unavailable only its keys move, and when it is back they are, too.
+    #[must_use]
+    pub fn keyed(mut self) -> Self {
+        self.keyed = true;
+        self
+    }
+
     /// Tries it all.
     ///
     /// # Panics
@@ -101,8 +117,8 @@ impl<B> Contract<B> {
         }
     }
 
-    /// The contract, part by part. All but the last are tried at several sizes of cluster.
-    pub const PARTS: [Part<B>; 8] = [
+    /// The contract, part by part. All but the last two are tried at several sizes of cluster.
+    pub const PARTS: [Part<B>; 9] = [
         ("offers every endpoint once, then ends", |it| it.at_every_size(Self::offers_each_endpoint_once)),
         ("skips what the host has tried", |it| it.at_every_size(Self::honours_what_the_host_has_tried)),
         ("ends when endpoints are unavailable", |it| {
@@ -111,6 +127,7 @@ impl<B> Contract<B> {
         ("may be dropped at any time", |it| it.at_every_size(Self::may_be_dropped_at_any_time)),
         ("takes every kind of report", |it| it.at_every_size(Self::takes_every_report)),
         ("saves, restores and follows a reload", |it| it.at_every_size(Self::builds_from_what_it_saved)),
+        ("keeps keys where they are", |it| it.at_every_size(Self::keeps_keys)),
         ("works on several threads", Self::works_on_several_threads),
         ("follows effective weights", Self::follows_effective_weights),
     ];
@@ -292,6 +309,40 @@ impl<B> Contract<B> {
         expect_all(&next, order.len(), "an instance whose previous one is gone");
     }
 
+    fn keeps_keys(&self, n: usize) {
+        if !self.keyed {
+            return;
+        }
+        let cluster = FakeCluster::equal(n);
+        let balancer = self.build(&cluster);
+        let before = first_choices(&balancer, n, "for the first time");
+        let stay = |balancer: &TestBalancer<B>, when: &str| {
+            let now = first_choices(balancer, n, when);
+            for (key, (before, now)) in before.iter().zip(now).enumerate() {
+                assert!(
+                    *before == now,
+                    "contract: key {key} of {n} endpoints had {before}, and has {now} {when}"
+                );
+            }
+        };
+        stay(&balancer, "when it is asked again");
+        stay(&self.build(&cluster), "in another instance");
+        for gone in (0..n).step_by(n.div_ceil(3)).filter(|_| n > 1) {
+            cluster.set_state(gone, State::Down);
+            let when = format!("while {gone} is down");
+            for (key, now) in first_choices(&balancer, n, &when).into_iter().enumerate() {
+                let (before, moves) = (before[key], before[key] == gone);
+                assert!(now != gone, "contract: key {key} of {n} endpoints is sent to {gone} {when}");
+                assert!(
+                    moves || now == before,
+                    "contract: key {key} of {n} endpoints had {before}, and has {now} {when}"
+                );
+            }
+            cluster.set_state(gone, State::Available);
+            stay(&balancer, &format!("after {gone} was down"));
+        }
+    }
+
     fn works_on_several_threads(&self) {
         let cluster = FakeCluster::equal(5);
         let balancer = self.build(&cluster);
@@ -427,6 +478,21 @@ fn key_of(request: &FakeRequest) -> String {
         Some(key) => format!("with the key {:?}", String::from_utf8_lossy(key)),
         None => "without a key".into(),
     }
+}
+
+/// The first choice for each of some keys, which are clients as well: a prime number of them, so that who takes turns is
+/// elsewhere the next time.
+fn first_choices<B>(balancer: &TestBalancer<B>, n: usize, when: &str) -> Vec<usize> {
+    let first = |key: u16| {
+        // Networks of their own, for whom a client is its network.
+        let [high, low] = key.to_be_bytes();
+        let request = FakeRequest::get("/").key(format!("key {key}"));
+        match balancer.load_balance(request.client(([10, high, low, 1], 40_000).into())).next() {
+            Next::Endpoint(endpoint) => endpoint,
+            end => panic!("contract: key {key} of {n} endpoints is answered {end:?} {when}"),
+        }
+    };
+    (0..997).map(first).collect()
 }
 
 /// Trylists offer all `n` endpoints, each once, and stay exhausted.

@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn keeps_the_contract_where_requests_have_no_key() {
-        Contract::<Maglev>::new().skips_unavailable().check();
+        Contract::<Maglev>::new().skips_unavailable().keyed().check();
         Contract::<Maglev>::new().setting("table_size", 131).skips_unavailable().check();
     }
 

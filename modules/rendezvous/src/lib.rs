@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn keeps_the_contract() {
         // Requests without a key: the smallest share is 1 of 40, as for `random`.
-        Contract::<Rendezvous>::new().skips_unavailable().weighted(0.18).check();
+        Contract::<Rendezvous>::new().skips_unavailable().keyed().weighted(0.18).check();
     }
 
     #[test]

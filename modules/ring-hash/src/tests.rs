@@ -29,7 +29,7 @@ fn firsts(balancer: &TestBalancer<RingHash>) -> Vec<usize> {
 
 #[test]
 fn keeps_the_contract_where_requests_have_no_key() {
-    Contract::<RingHash>::new().skips_unavailable().check();
+    Contract::<RingHash>::new().skips_unavailable().keyed().check();
     Contract::<RingHash>::new().setting("balance_factor", 125).skips_unavailable().check();
 }
 
