@@ -23,7 +23,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::address::Address;
-use crate::listener::Listening;
+use crate::listening::Listening;
 use crate::metrics::{self, Metrics};
 
 /// Whether the worker takes requests.

@@ -17,6 +17,7 @@ mod health;
 mod httpd;
 mod locate;
 mod read;
+pub mod retry;
 mod settings;
 mod shape;
 mod source;
@@ -35,7 +36,6 @@ use crate::address::Address;
 use crate::forwarded::Forwarded;
 use crate::header_rules::Rules;
 use crate::proxy_protocol;
-use crate::retry;
 
 pub use self::files::Files;
 pub use self::health::{CountedStatuses, Ejection, HealthCheck, HttpProbe, Probe, ProbeMethod};

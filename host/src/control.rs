@@ -13,7 +13,6 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::config::{self, Config};
-use crate::worker::StartError;
 
 /// What a command comes to. The program ends with these numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,16 +61,6 @@ impl From<config::ConfigErrors> for Refused {
     fn from(errors: config::ConfigErrors) -> Self {
         let lines = errors.problems.iter().map(ToString::to_string).collect();
         Self { exit: Exit::Configuration, lines }
-    }
-}
-
-impl From<StartError> for Refused {
-    fn from(error: StartError) -> Self {
-        let exit = match error {
-            StartError::Modules(_) | StartError::Balancers(_) => Exit::Module,
-            StartError::Bind(_) | StartError::System(..) => Exit::Failed,
-        };
-        Self { exit, lines: error.to_string().lines().map(str::to_owned).collect() }
     }
 }
 

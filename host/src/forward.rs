@@ -24,9 +24,10 @@ use crate::http1::body::Encoding;
 use crate::http1::head::{Framing, RequestHead, ResponseHead};
 use crate::http1::pump::{Pump, Rest};
 use crate::metrics::{Connection, QueueEnd};
+use crate::module::wire::ns;
 use crate::retry::Retrying;
 use crate::stream::Stream;
-use crate::thread::{Thread, ns};
+use crate::thread::Thread;
 use crate::trylist::{Step, Trylist, View};
 use crate::upstream::{self, ConnectError, Exchange, NoResponse, Terms};
 

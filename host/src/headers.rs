@@ -6,11 +6,11 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use crate::address::{Peer, UNIX};
+use crate::date::Date;
 use crate::forwarded::{Forwarded, Source};
 use crate::header_rules::{Applied, Rules};
 use crate::http1::body::Encoding;
 use crate::http1::head::{Framing, Name, RequestHead, ResponseHead, Version};
-use crate::thread::Thread;
 
 /// What the proxy calls itself in `Via`.
 const PSEUDONYM: &str = "trylist";
@@ -195,7 +195,7 @@ pub struct Reply<'a> {
 
 /// Writes the head of a response to the client.
 pub fn write_response(
-    thread: &Thread,
+    date: &Date,
     response: &ResponseHead,
     reply: &Reply<'_>,
     now: Instant,
@@ -213,7 +213,7 @@ pub fn write_response(
     let writes = |name| reply.rules.is_none_or(|(rules, _)| !rules.replaces(name));
     if !response.has_date && writes(Name::Date) {
         out.extend_from_slice(b"Date: ");
-        thread.write_date(now, out);
+        date.write(now, out);
         out.extend_from_slice(b"\r\n");
     }
     if writes(Name::Via) {

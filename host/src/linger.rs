@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-use crate::stream::Stream;
 use crate::timer::Timer;
 
 /// What a client may still send: as much as is on its way, most often.
@@ -32,7 +31,7 @@ impl Linger {
     }
 
     /// Reads on. Ready when the client has ended its half too, or it is enough.
-    pub fn poll(&mut self, cx: &mut Context<'_>, stream: &mut Stream) -> Poll<()> {
+    pub fn poll(&mut self, cx: &mut Context<'_>, stream: &mut (impl AsyncRead + Unpin)) -> Poll<()> {
         while self.left > 0 {
             let mut piece = [MaybeUninit::uninit(); PIECE];
             let mut piece = ReadBuf::uninit(&mut piece);

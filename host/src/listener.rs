@@ -1,19 +1,12 @@
 //! Accepts connections, as many as are allowed, and gives each a task.
 
-use std::io;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::net::SocketFlags;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
-use tokio::task::coop;
 use tokio_rustls::server::TlsStream;
 
 use crate::address::{Address, Peer};
@@ -21,9 +14,9 @@ use crate::config;
 use crate::downstream::{self, Downstream, FIRST_REQUEST_GRACE, Place};
 use crate::drain::{Idle, Phase};
 use crate::http2::{self, server::Client};
+use crate::listening::{Listening, is_of_one_connection};
 use crate::per_client::{Counted, PerClient};
 use crate::proxy_protocol::{self, BadHeader};
-use crate::sockets;
 use crate::stream::Stream;
 use crate::thread::Thread;
 use crate::tls::server::{self, Acceptor, NoHandshake};
@@ -48,13 +41,6 @@ pub struct Gate {
     closed: Notify,
     /// Nobody reads its sockets after this worker.
     is_last_reader: AtomicBool,
-}
-
-/// A socket that one thread accepts from.
-#[derive(Debug)]
-pub struct Listening {
-    socket: AsyncFd<OwnedFd>,
-    is_unix: bool,
 }
 
 /// One connection's place; given up when dropped.
@@ -84,7 +70,7 @@ pub async fn accept(
     }
     if let Phase::Draining { until, .. } = ending {
         // Of those who have said nothing yet the kernel has not told us.
-        sockets::stop_deferring(socket.socket.get_ref());
+        socket.stop_deferring();
         let until = until.min(Instant::now() + FIRST_REQUEST_GRACE);
         tokio::select! {
             () = accept_for_ever(&thread, &socket, &gate) => {}
@@ -116,58 +102,6 @@ async fn accept_for_ever(thread: &Rc<Thread>, socket: &Listening, gate: &Arc<Gat
                 tokio::time::sleep(PAUSE).await;
             }
         }
-    }
-}
-
-impl Listening {
-    /// Listens by this thread's reactor to a socket of this address that does not block.
-    ///
-    /// # Errors
-    /// The reactor cannot take it.
-    #[expect(unsafe_code, reason = "the reactor trusts that a descriptor stays what it is")]
-    pub fn new(address: &Address, socket: OwnedFd) -> io::Result<Self> {
-        // SAFETY: an `OwnedFd` is the same descriptor for as long as it lives, and nobody gets it mutably.
-        let registered = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
-        let is_unix = matches!(address, Address::Unix(_));
-        registered.map(|socket| Self { socket, is_unix }).map_err(io::Error::from)
-    }
-
-    /// The next connection.
-    ///
-    /// # Errors
-    /// As accept(2).
-    pub async fn accept(&self) -> io::Result<(TcpStream, Peer)> {
-        // Those that were accepted get their turn, however many more come.
-        coop::consume_budget().await;
-        loop {
-            let mut ready = self.socket.readable().await?;
-            let Ok(accepted) = ready.try_io(|_| self.take()) else { continue };
-            // To be told "none" by accepting costs the kernel a socket, made and thrown away: a look beforehand does not.
-            if !self.is_waited_at() {
-                ready.clear_ready();
-            }
-            return accepted;
-        }
-    }
-
-    /// Accepts a connection that waits, as the kernel knows it.
-    fn take(&self) -> io::Result<(TcpStream, Peer)> {
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let (stream, peer) = rustix::net::acceptfrom_with(self.socket.get_ref(), flags)?;
-        let peer = match peer {
-            _ if self.is_unix => Peer::Unix,
-            Some(peer) => Peer::Ip(peer.try_into()?),
-            // Only a client that is gone already has no address.
-            None => return Err(io::ErrorKind::ConnectionAborted.into()),
-        };
-        Ok((TcpStream::from_std(stream.into())?, peer))
-    }
-
-    /// Whether a connection waits to be accepted.
-    fn is_waited_at(&self) -> bool {
-        let mut asked = [PollFd::new(self.socket.get_ref(), PollFlags::IN)];
-        // An answer that says nothing is a yes: the next try to accept finds out.
-        !matches!(rustix::event::poll(&mut asked, Some(&Timespec::default())), Ok(0))
     }
 }
 
@@ -357,18 +291,4 @@ impl Drop for Admitted {
             self.gate.closed.notify_waiters();
         }
     }
-}
-
-/// Errors that say something of the connection that was to be accepted, not of us (accept(2)).
-fn is_of_one_connection(e: &io::Error) -> bool {
-    use io::ErrorKind;
-    matches!(
-        e.kind(),
-        ErrorKind::ConnectionAborted
-            | ErrorKind::ConnectionReset
-            | ErrorKind::Interrupted
-            | ErrorKind::HostUnreachable
-            | ErrorKind::NetworkUnreachable
-            | ErrorKind::NetworkDown
-    )
 }

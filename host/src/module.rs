@@ -12,15 +12,14 @@ pub mod registry;
 pub mod balancer;
 mod contract;
 mod calls;
+pub mod wire;
+mod mapped;
 mod elf;
 mod image;
 mod owner;
 
 use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
-
-#[cfg(doc)]
-use lb_api::wire;
 
 use self::calls::Calls;
 use crate::breadcrumb::Mark;
@@ -61,9 +60,9 @@ pub enum Language {
 /// The room that one trylist needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TrylistLayout {
-    /// Bytes; above [`wire::TRYLIST_IN_PLACE`] it costs an allocation a request.
+    /// Bytes; above [`lb_api::wire::TRYLIST_IN_PLACE`] it costs an allocation a request.
     pub size: usize,
-    /// A power of two, [`wire::TRYLIST_ALIGN`] at most.
+    /// A power of two, [`lb_api::wire::TRYLIST_ALIGN`] at most.
     pub align: usize,
 }
 

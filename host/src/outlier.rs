@@ -19,8 +19,8 @@ use tokio::time::MissedTickBehavior;
 use crate::cluster::Cluster;
 use crate::config::{CountedStatuses, Ejection};
 use crate::endpoint::{Endpoint, Source};
+use crate::module::wire::ns;
 use crate::random::{Random, fraction};
-use crate::thread::ns;
 
 /// Up to this part of an ejection's time is added at random, so that servers that failed together do not come back together.
 const JITTER: f64 = 10.0;

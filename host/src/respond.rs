@@ -3,10 +3,10 @@
 use std::io::Write;
 use std::time::Instant;
 
+use crate::date::Date;
 use crate::error::{Error, Side};
 use crate::headers;
 use crate::http1::head::{Method, Refusal, RequestHead, Version};
-use crate::thread::Thread;
 
 /// An error's status, and whether its connection can go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub fn verdict(error: Error) -> Verdict {
 /// Writes the whole response to an error, and returns how much of it is body: one line that says what happened and whose
 /// fault it was. `more` is header lines beside those of every such response.
 pub fn write_error(
-    thread: &Thread,
+    date: &Date,
     error: Error,
     head: Option<&RequestHead>,
     keep: bool,
@@ -58,11 +58,11 @@ pub fn write_error(
         Side::Upstream => "trylist: ",
     };
     if let Some(grpc) = head.filter(|head| is_grpc(head)).and(grpc_status(status)) {
-        write_grpc(thread, grpc, &format!("{who}{error}"), now, out);
+        write_grpc(date, grpc, &format!("{who}{error}"), now, out);
         return 0;
     }
     let body = format!("{status} {}: {who}{error}\n", reason(status));
-    write_head(thread, status, body.len(), now, out);
+    write_head(date, status, body.len(), now, out);
     let client = head.map_or(Version::Http11, |head| head.version);
     headers::write_connection(keep, client, out);
     match error {
@@ -100,9 +100,9 @@ fn grpc_status(status: u16) -> Option<u8> {
 }
 
 /// Writes a response that is nothing but its end: "Trailers-Only".
-fn write_grpc(thread: &Thread, grpc: u8, message: &str, now: Instant, out: &mut Vec<u8>) {
+fn write_grpc(date: &Date, grpc: u8, message: &str, now: Instant, out: &mut Vec<u8>) {
     out.extend_from_slice(b"HTTP/1.1 200 OK\r\nDate: ");
-    thread.write_date(now, out);
+    date.write(now, out);
     // Writing to a vector cannot fail. No message of ours has a "%" or a byte that is not ASCII.
     let _ = write!(
         out,
@@ -111,16 +111,16 @@ fn write_grpc(thread: &Thread, grpc: u8, message: &str, now: Instant, out: &mut 
 }
 
 /// Writes the proxy's own answer to OPTIONS that it is not to pass on (`Max-Forwards: 0`).
-pub fn write_options(thread: &Thread, head: &RequestHead, keep: bool, now: Instant, out: &mut Vec<u8>) {
-    write_head(thread, 204, 0, now, out);
+pub fn write_options(date: &Date, head: &RequestHead, keep: bool, now: Instant, out: &mut Vec<u8>) {
+    write_head(date, 204, 0, now, out);
     headers::write_connection(keep, head.version, out);
     out.extend_from_slice(b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n\r\n");
 }
 
-fn write_head(thread: &Thread, status: u16, body_bytes: usize, now: Instant, out: &mut Vec<u8>) {
+fn write_head(date: &Date, status: u16, body_bytes: usize, now: Instant, out: &mut Vec<u8>) {
     // Writing to a vector cannot fail.
     let _ = write!(out, "HTTP/1.1 {status} {}\r\nServer: trylist\r\nDate: ", reason(status));
-    thread.write_date(now, out);
+    date.write(now, out);
     out.extend_from_slice(b"\r\n");
     if status != 204 {
         let _ = write!(out, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: {body_bytes}\r\n");

@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, chown};
 use std::path::Path;
@@ -18,6 +18,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::address::Address;
 use crate::config::{Access, Admin, Listener, Place};
+use crate::listening::defer_accept;
 use crate::privileges;
 
 /// Connections that wait to be accepted, per socket; the kernel's own limit (`net.core.somaxconn`) may be lower.
@@ -172,26 +173,6 @@ fn scale_down(wanted: &[usize], descriptors: usize, n_threads: usize, open: usiz
     }
     let share = |n: &usize| (*n as u128 * allowed as u128 / sum as u128) as usize;
     wanted.iter().map(|n| share(n).max(1)).collect()
-}
-
-/// Has the kernel hand out connections as soon as they are made, as for a socket that is about to be closed.
-pub fn stop_deferring(socket: &OwnedFd) {
-    // Where it fails, who connects now is told of the end by a reset instead.
-    let _ = defer_accept(socket, false);
-}
-
-/// Whether the kernel hands out a connection only when its client has said something, or a second after it was made: one
-/// wake-up serves both, and who connects and says nothing costs a thread nothing meanwhile. httpd does the same
-/// (`AcceptFilter http data`).
-#[expect(unsafe_code, reason = "no library has a safe call for it on Linux")]
-fn defer_accept(socket: &impl AsRawFd, defer: bool) -> io::Result<()> {
-    let seconds = libc::c_int::from(defer);
-    let size = size_of_val(&seconds) as libc::socklen_t;
-    let (level, option) = (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT);
-    // SAFETY: the descriptor is open, and the value is read for the time of the call.
-    let result =
-        unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const seconds).cast(), size) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn bind_all(address: SocketAddr, n_sockets: usize) -> io::Result<Bound> {

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use slab::Slab;
 use tokio::sync::Notify;
@@ -11,9 +11,11 @@ use tokio::sync::Notify;
 use crate::access_log;
 use crate::cluster::Clusters;
 use crate::config::Config;
+use crate::date::Date;
 use crate::downstream::Active;
 use crate::drain::Phase;
 use crate::metrics::Shard;
+use crate::module::wire::ns;
 use crate::pool::Pool;
 use crate::random::Random;
 use crate::route::Routes;
@@ -41,11 +43,12 @@ pub struct Thread {
     pub access_log: Option<RefCell<access_log::Writer>>,
     /// Idle connections to servers.
     pub pool: Pool,
+    /// The date of now, as headers want it.
+    pub date: Date,
     phase: Cell<Phase>,
     epoch: Instant,
     random: Random,
     requests: Cell<u64>,
-    date: RefCell<Date>,
     log_budget: Cell<LogBudget>,
     connections: RefCell<Slab<Option<Waker>>>,
     connection_ended: Notify,
@@ -61,13 +64,6 @@ struct LogBudget {
     second: Option<Instant>,
     used: u32,
     left_out: u64,
-}
-
-/// The date as headers want it, made once a second.
-#[derive(Debug)]
-struct Date {
-    made: Option<Instant>,
-    text: String,
 }
 
 impl Thread {
@@ -91,7 +87,7 @@ impl Thread {
             epoch,
             random: Random::new(),
             requests: Cell::new(0),
-            date: RefCell::new(Date { made: None, text: String::new() }),
+            date: Date::default(),
             log_budget: Cell::default(),
             connections: RefCell::default(),
             connection_ended: Notify::new(),
@@ -118,16 +114,6 @@ impl Thread {
         let n = self.requests.get();
         self.requests.set(n.wrapping_add(1));
         n.is_multiple_of(64)
-    }
-
-    /// Appends the date of now for a `Date` header.
-    pub fn write_date(&self, now: Instant, out: &mut Vec<u8>) {
-        let mut date = self.date.borrow_mut();
-        if date.made.is_none_or(|made| now.saturating_duration_since(made).as_millis() >= 500) {
-            date.made = Some(now);
-            date.text = httpdate::fmt_http_date(SystemTime::now());
-        }
-        out.extend_from_slice(date.text.as_bytes());
     }
 
     /// Whether a line about a failed request may be logged, and how many were left out since the last one.
@@ -217,10 +203,4 @@ impl Thread {
             spare.push(slot);
         }
     }
-}
-
-/// Whole nanoseconds, for more than five hundred years.
-#[inline]
-pub fn ns(duration: std::time::Duration) -> u64 {
-    duration.as_secs() * 1_000_000_000 + u64::from(duration.subsec_nanos())
 }

@@ -22,8 +22,9 @@ use crate::endpoint::{Declined, InFlight, Which};
 use crate::http1::head::{RequestHead, ResponseHead};
 use crate::metrics::Call;
 use crate::module::balancer::{Balancer, Fault, Panicked};
+use crate::module::wire::ns;
 use crate::outlier;
-use crate::thread::{Thread, ns};
+use crate::thread::Thread;
 
 pub(crate) use self::slot::Slot;
 use self::why::{By, Why};

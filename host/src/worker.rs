@@ -25,10 +25,12 @@ use crate::admin;
 use crate::breadcrumb::{self, Board};
 use crate::cluster::{self, Cluster, Clusters};
 use crate::config::Config;
+use crate::control::{Exit, Refused};
 use crate::discovery::Watch;
 use crate::drain::{Idle, Phase};
 use crate::handover::State;
-use crate::listener::{self, Gate, Listening};
+use crate::listener::{self, Gate};
+use crate::listening::Listening;
 use crate::metrics::{BalancerLayout, ClusterLayout, EndpointLayout, Metrics, MetricsLayout, Totals};
 use crate::module::balancer::{BuildError, Fault};
 use crate::module::load::LoadError;
@@ -121,6 +123,16 @@ pub enum StartError {
     Bind(Vec<BindError>),
     /// Something that the system did not give; what for, and why.
     System(String, io::Error),
+}
+
+impl From<StartError> for Refused {
+    fn from(error: StartError) -> Self {
+        let exit = match error {
+            StartError::Modules(_) | StartError::Balancers(_) => Exit::Module,
+            StartError::Bind(_) | StartError::System(..) => Exit::Failed,
+        };
+        Self { exit, lines: error.to_string().lines().map(str::to_owned).collect() }
+    }
 }
 
 impl Prepared {

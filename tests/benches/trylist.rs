@@ -35,8 +35,9 @@ use tests::artifacts::{c_module, release_modules};
 use trylist::breadcrumb::{Board, take_place};
 use trylist::config::{Place, Setting, SettingValue};
 use trylist::module::Module;
-use trylist::module::balancer::{Balancer, BuildInput, Endpoint, address};
+use trylist::module::balancer::{Balancer, BuildInput, Endpoint};
 use trylist::module::load::inspect;
+use trylist::module::wire::address;
 
 const SIZES: [u16; 3] = [3, 100, 10_000];
 /// Less than a scheduler's slice, so that most rounds are not interrupted.

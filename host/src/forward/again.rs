@@ -10,11 +10,11 @@ use tokio::time::Sleep;
 use super::failure::Failure;
 use super::report::Report;
 use super::{End, Memory, Request};
+use crate::config::retry::Policy;
 use crate::downstream::Downstream;
 use crate::error::Error;
 use crate::http1::body::BodyReader;
 use crate::http1::head::{Framing, ResponseHead};
-use crate::retry::Policy;
 use crate::trylist::Trylist;
 use crate::upstream::{Exchange, NoResponse};
 

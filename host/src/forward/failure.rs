@@ -108,8 +108,15 @@ impl Request<'_> {
         let keep = verdict.keep && self.head.framing == Framing::None && self.keeps(down);
         memory.response.clear();
         let now = Instant::now();
-        let body_bytes =
-            respond::write_error(self.thread, error, Some(self.head), keep, more, now, &mut memory.response);
+        let body_bytes = respond::write_error(
+            &self.thread.date,
+            error,
+            Some(self.head),
+            keep,
+            more,
+            now,
+            &mut memory.response,
+        );
         self.apply_rules(down, verdict.status, &mut memory.response);
         let sent = write_all(self.thread, down, &memory.response).await;
         let report = Report {

@@ -8,6 +8,7 @@ use crate::config::{KeySource, Route};
 use crate::error::Error;
 use crate::forwarded::Client;
 use crate::http1::head::{Framing, Method, Name, RequestHead, is_authority, tokens};
+use crate::path::normal_path;
 use crate::request_id;
 use crate::route;
 use crate::sticky::Sticky;
@@ -52,7 +53,7 @@ pub(super) fn plan<'a>(
     }
     let host = head.host.map(|host| head.text(host)).filter(|host| !host.is_empty());
     let (authority, path, query) = split_target(head.text(head.target), head.method, host)?;
-    let path = if path == b"*" { Cow::Borrowed(path) } else { route::normal_path(path) };
+    let path = if path == b"*" { Cow::Borrowed(path) } else { normal_path(path) };
     // `OPTIONS *` is about the server as a whole, so it goes where the root goes.
     let routed = if *path == *b"*" { b"/" } else { &*path };
     let route = thread.routes.find(authority, routed).ok_or(Error::NoRoute)?;

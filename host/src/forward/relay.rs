@@ -140,7 +140,7 @@ impl Request<'_> {
             }
         };
         let reply = Reply { framing, client: self.head.version, more, rules };
-        headers::write_response(self.thread, head, &reply, now, out);
+        headers::write_response(&self.thread.date, head, &reply, now, out);
     }
 
     /// The line that has its client come back to this endpoint, where it did not come for it.

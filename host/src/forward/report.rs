@@ -10,8 +10,9 @@ use crate::downstream::Downstream;
 use crate::error::Error;
 use crate::http1::head::{Framing, Name, RequestHead, Version};
 use crate::metrics::{self, RequestEnd};
+use crate::module::wire::ns;
 use crate::respond::{self, verdict};
-use crate::thread::{Thread, ns};
+use crate::thread::Thread;
 use crate::trylist::Trylist;
 
 /// What the client got, as metrics and log tell it.
@@ -37,7 +38,7 @@ pub async fn refuse(
     let keep = verdict(error).keep
         && head.is_some_and(|head| head.framing == Framing::None && keeps(thread, down, head));
     memory.response.clear();
-    let body_bytes = respond::write_error(thread, error, head, keep, &[], now, &mut memory.response);
+    let body_bytes = respond::write_error(&thread.date, error, head, keep, &[], now, &mut memory.response);
     let sent = write_all(thread, down, &memory.response).await;
     let report = Report {
         status: verdict(error).status,
@@ -65,7 +66,7 @@ pub(super) async fn answer_options(
 ) -> End {
     let keep = head.framing == Framing::None && keeps(thread, down, head);
     memory.response.clear();
-    respond::write_options(thread, head, keep, started, &mut memory.response);
+    respond::write_options(&thread.date, head, keep, started, &mut memory.response);
     let sent = write_all(thread, down, &memory.response).await;
     let sent_bytes = memory.response.len() as u64;
     let report = Report { status: 204, received_bytes: head.len() as u64, sent_bytes, ..Report::default() };

@@ -1,8 +1,8 @@
 //! A module's instance for one cluster, and the only way to its calls.
 //!
-//! Every call that enters a module goes through `in_module`, and what a call says of itself (its status) is judged in
-//! one place, `Balancer::judge`. What a call *answers* is judged by whoever asked: `trylist.rs` checks the endpoint and
-//! reports a fault here, so that all faults of a balancer are counted and logged in one place.
+//! Every call that enters a module goes through [`breadcrumb::inside`], so that a supervisor knows which module killed a
+//! worker. The status of a call is judged in one place, `Balancer::judge`. The *answer* of a call is judged by its caller:
+//! `trylist.rs` checks the endpoint and reports a fault here, so that all faults of a balancer are counted and logged once.
 #![allow(unsafe_code, reason = "calls into modules take raw pointers; no other file makes them")]
 
 mod build;
@@ -19,10 +19,11 @@ use std::time::Instant;
 
 use lb_api::wire;
 
-pub use self::build::{BuildError, BuildInput, Endpoint, Needs, Problem, address};
+pub use self::build::{BuildError, BuildInput, Endpoint, Needs, Problem};
 pub use self::scope::Fault;
 use self::scope::{Scope, panic_text, take_panic};
 use crate::breadcrumb::{self, Mark};
+use crate::module::wire::slice;
 use crate::module::{Calls, Module};
 
 /// The module panicked in this call, or said by its status that it did not do what it was asked. It is already counted
@@ -48,13 +49,6 @@ pub struct Balancer {
 unsafe impl Send for Balancer {}
 // SAFETY: as above.
 unsafe impl Sync for Balancer {}
-
-/// Every module call goes through here, so that what surrounds a call is said once: the crumb that a thread leaves, for a
-/// supervisor that wants to know which module killed a worker.
-#[inline(always)]
-pub(super) fn in_module<R>(mark: Mark, call: impl FnOnce() -> R) -> R {
-    breadcrumb::inside(mark, call)
-}
 
 impl Balancer {
     /// What it wants gathered.
@@ -105,8 +99,11 @@ impl Balancer {
         let mut writer = Writer { bytes: &mut bytes, limit: SAVE_BYTES, overflowed: false };
         let sink = writer.sink();
         // SAFETY: the instance is alive, and `sink` and its writer live until after the call.
-        self.judge("save", in_module(self.mark.long(), || unsafe { save(self.instance, &raw const sink) }))
-            .map_err(|Panicked| SaveError::Panicked)?;
+        self.judge(
+            "save",
+            breadcrumb::inside(self.mark.long(), || unsafe { save(self.instance, &raw const sink) }),
+        )
+        .map_err(|Panicked| SaveError::Panicked)?;
         if writer.overflowed { Err(SaveError::TooLong) } else { Ok(Some(bytes)) }
     }
 
@@ -151,8 +148,9 @@ impl Balancer {
         trylist: *mut c_void,
     ) -> Result<(), Panicked> {
         // SAFETY: the caller's promise; the instance lives as long as `self`.
-        let status =
-            in_module(self.mark, || unsafe { (self.calls.load_balance)(self.instance, request, trylist) });
+        let status = breadcrumb::inside(self.mark, || unsafe {
+            (self.calls.load_balance)(self.instance, request, trylist)
+        });
         self.judge("load_balance", status)
     }
 
@@ -173,8 +171,9 @@ impl Balancer {
         answer: &mut wire::Answer,
     ) -> Result<(), Panicked> {
         // SAFETY: the caller's promise; the instance lives as long as `self`.
-        let status =
-            in_module(self.mark, || unsafe { (self.calls.next)(self.instance, trylist, cx, answer) });
+        let status = breadcrumb::inside(self.mark, || unsafe {
+            (self.calls.next)(self.instance, trylist, cx, answer)
+        });
         self.judge("next", status)
     }
 
@@ -194,8 +193,9 @@ impl Balancer {
         failure: &wire::Failure,
     ) -> Result<(), Panicked> {
         // SAFETY: the caller's promise; the instance lives as long as `self`.
-        let status =
-            in_module(self.mark, || unsafe { (self.calls.report_failure)(self.instance, trylist, failure) });
+        let status = breadcrumb::inside(self.mark, || unsafe {
+            (self.calls.report_failure)(self.instance, trylist, failure)
+        });
         self.judge("report_failure", status)
     }
 
@@ -219,7 +219,7 @@ impl Balancer {
     pub unsafe fn observe(&self, trylist: *mut c_void, event: &wire::Event) -> Result<(), Panicked> {
         let Some(observe) = self.calls.observe.filter(|_| self.wants(event.kind)) else { return Ok(()) };
         // SAFETY: the caller's promise; the instance lives as long as `self`.
-        let status = in_module(self.mark, || unsafe { observe(self.instance, trylist, event) });
+        let status = breadcrumb::inside(self.mark, || unsafe { observe(self.instance, trylist, event) });
         self.judge("observe", status)
     }
 
@@ -235,7 +235,8 @@ impl Balancer {
     #[inline]
     pub unsafe fn finish(&self, trylist: *mut c_void, outcome: &wire::Outcome) -> Result<(), Panicked> {
         // SAFETY: the caller's promise; the instance lives as long as `self`.
-        let status = in_module(self.mark, || unsafe { (self.calls.finish)(self.instance, trylist, outcome) });
+        let status =
+            breadcrumb::inside(self.mark, || unsafe { (self.calls.finish)(self.instance, trylist, outcome) });
         self.judge("finish", status)
     }
 
@@ -251,7 +252,8 @@ impl Balancer {
     #[inline]
     pub unsafe fn drop_trylist(&self, trylist: *mut c_void) -> Result<(), Panicked> {
         // SAFETY: the caller's promise; the instance lives as long as `self`.
-        let status = in_module(self.mark, || unsafe { (self.calls.drop_trylist)(self.instance, trylist) });
+        let status =
+            breadcrumb::inside(self.mark, || unsafe { (self.calls.drop_trylist)(self.instance, trylist) });
         self.judge("drop_trylist", status)
     }
 
@@ -269,7 +271,8 @@ impl Balancer {
         let mut writer = Writer { bytes: text, limit: EXPLAIN_BYTES, overflowed: false };
         let sink = writer.sink();
         // SAFETY: the caller's promise; the instance lives as long as `self`, `sink` and its writer beyond the call.
-        let status = in_module(self.mark, || unsafe { explain(self.instance, trylist, &raw const sink) });
+        let status =
+            breadcrumb::inside(self.mark, || unsafe { explain(self.instance, trylist, &raw const sink) });
         self.judge("explain", status)
     }
 }
@@ -277,7 +280,8 @@ impl Balancer {
 impl Drop for Balancer {
     fn drop(&mut self) {
         // SAFETY: `build` made the instance, this is its only drop, and nobody else holds `self`.
-        let status = in_module(self.mark.long(), || unsafe { (self.calls.drop_balancer)(self.instance) });
+        let status =
+            breadcrumb::inside(self.mark.long(), || unsafe { (self.calls.drop_balancer)(self.instance) });
         // A failure is counted and logged; nothing more can be done for an instance that is gone.
         let _ = self.judge("drop_balancer", status);
     }
@@ -345,17 +349,4 @@ unsafe extern "C" fn write(ctx: *mut c_void, bytes: wire::Str) {
     let room = writer.limit.saturating_sub(writer.bytes.len());
     writer.overflowed |= bytes.len() > room;
     writer.bytes.extend_from_slice(&bytes[..bytes.len().min(room)]);
-}
-
-/// The bytes of a text; absent ones are empty.
-///
-/// # Safety
-///
-/// The text is valid for as long as the slice is used.
-pub(super) unsafe fn slice(text: &wire::Str) -> &[u8] {
-    if text.ptr.is_null() {
-        return &[];
-    }
-    // SAFETY: the caller's promise.
-    unsafe { std::slice::from_raw_parts(text.ptr, text.len) }
 }

@@ -24,11 +24,12 @@ use lb_api::wire;
 use libloading::os::unix::{Library as Opened, RTLD_LOCAL, RTLD_NOW};
 use sha2::{Digest as _, Sha256};
 
-use crate::breadcrumb::Mark;
+use crate::breadcrumb::{self, Mark};
 use crate::config::{ModuleFile, NotFound, Place};
-use crate::module::balancer::{in_module, slice};
 use crate::module::calls::Calls;
 use crate::module::image::{self, Image};
+use crate::module::mapped::{can_be_read, is_mapped, is_readable};
+use crate::module::wire::slice;
 use crate::module::{Hex, Language, Library, Module, OneLine, TrylistLayout, elf, owner};
 
 /// A module's file, read once and checked as far as that goes without running any of it. What is opened is the copy.
@@ -231,7 +232,7 @@ fn dlopen_image(image: Image, mark: Mark) -> Result<Exports, String> {
     let path = image.path();
     // SAFETY: a library's constructors are code of the module, which is trusted: the operator named the file, and it is
     // what was checked, because the image cannot change.
-    let opened = in_module(mark, || unsafe { Opened::open(Some(&path), RTLD_NOW | RTLD_LOCAL) });
+    let opened = breadcrumb::inside(mark, || unsafe { Opened::open(Some(&path), RTLD_NOW | RTLD_LOCAL) });
     let opened = opened.map_err(|error| {
         // The linker knows the file by a number that means nothing to anybody else.
         let text = error_text(&error).replace(&format!("{}: ", path.display()), "");
@@ -250,7 +251,7 @@ impl Exports {
     fn table(&self, mark: Mark) -> Result<(Language, wire::Module), Refusal> {
         // SAFETY: what stands under this name is a header of abi_stable, or the file was forged.
         if let Ok(header) = unsafe { self.0.get::<AbiHeaderRef>(ROOT_SYMBOL) } {
-            return in_module(mark, || open_root(*header))
+            return breadcrumb::inside(mark, || open_root(*header))
                 .map(|table| (Language::Rust, table))
                 .map_err(Refusal::Root);
         }
@@ -316,36 +317,6 @@ fn check_abi(major: u32, minor: u32) -> Result<(), Refusal> {
     if major == ABI_MAJOR && minor <= ABI_MINOR { Ok(()) } else { Err(Refusal::OtherAbi { major, minor }) }
 }
 
-/// Whether all these bytes can be read, as far as `/proc/self/maps` tells; it is not everywhere.
-pub(in crate::module) fn can_be_read(start: usize, len: usize) -> bool {
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    maps.is_empty() || is_readable(&maps, start, len)
-}
-
-fn is_readable(maps: &str, start: usize, len: usize) -> bool {
-    is_mapped(maps, start, len, 'r')
-}
-
-/// Whether all these bytes are in mappings with this permission, by the text of `/proc/self/maps`.
-fn is_mapped(maps: &str, start: usize, len: usize, permission: char) -> bool {
-    let Some(end) = start.checked_add(len) else { return false };
-    let mut at = start;
-    for line in maps.lines() {
-        let Some((range, rest)) = line.split_once(' ') else { continue };
-        let Some((from, to)) = range.split_once('-') else { continue };
-        let (Ok(from), Ok(to)) = (usize::from_str_radix(from, 16), usize::from_str_radix(to, 16)) else {
-            continue;
-        };
-        if from <= at && at < to && rest.chars().take(3).any(|letter| letter == permission) {
-            at = to;
-        }
-        if at >= end {
-            return true;
-        }
-    }
-    false
-}
-
 /// What a module says of itself, checked.
 struct Info {
     id: Box<str>,
@@ -376,7 +347,7 @@ impl Info {
             summary: absent,
         };
         // SAFETY: the call is of the type that the ABI gives it, and `info` of the size that it says.
-        match in_module(mark, || unsafe { ask(&raw mut info) }) {
+        match breadcrumb::inside(mark, || unsafe { ask(&raw mut info) }) {
             wire::STATUS_OK => {}
             wire::STATUS_PANICKED => return Err(Refusal::Info("panicked in info".into())),
             status => return Err(Refusal::Info(format!("info returned status {status}"))),
@@ -572,19 +543,6 @@ mod tests {
         }));
         OPENED.lock().unwrap().get_or_insert_default().insert(sha256, known);
         assert!(ptr::eq(library(sha256, image(), Mark::NONE).unwrap(), known));
-    }
-
-    #[test]
-    fn only_mapped_memory_is_readable() {
-        let maps =
-            "1000-2000 r-xp 0 00:00 0\n2000-3000 r--p 0 00:00 0 /x\n3000-4000 ---p 0\n5000-6000 rw-p 0\n";
-        assert!(is_readable(maps, 0x1000, 0x2000), "over two mappings");
-        assert!(is_readable(maps, 0x5fff, 1));
-        assert!(!is_readable(maps, 0x2ff0, 0x20), "into one that is not to be read");
-        assert!(!is_readable(maps, 0x5ff0, 0x20), "past the last");
-        assert!(
-            !is_readable(maps, 0xfff, 2) && !is_readable(maps, 8, 8) && !is_readable(maps, usize::MAX, 8)
-        );
     }
 
     #[test]

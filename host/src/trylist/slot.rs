@@ -8,7 +8,8 @@ use std::ptr::{self, NonNull};
 use lb_api::wire;
 
 use super::{Tried, View};
-use crate::module::balancer::{Balancer, address};
+use crate::module::balancer::Balancer;
+use crate::module::wire::address;
 
 /// Storage of one request at a time; reused, because it is larger than what a request should allocate.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use crate::retry::{Budget, Causes, Policy};
+use crate::config::retry::{Budget, Causes, Policy};
 
 use super::super::file;
 use super::super::source::At;

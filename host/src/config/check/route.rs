@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use toml::Spanned;
 
 use crate::header_rules::Rules;
-use crate::route::normal_path;
+use crate::path::normal_path;
 
 use super::super::source::{At, Span};
 use super::super::suggest::nearest;

@@ -8,10 +8,12 @@ use std::sync::Arc;
 
 use lb_api::wire;
 
+use super::Balancer;
 use super::scope::{Scope, panic_text, take_panic};
-use super::{Balancer, in_module, slice};
+use crate::breadcrumb;
 use crate::config::{Place, Setting, SettingValue};
-use crate::module::load::can_be_read;
+use crate::module::mapped::can_be_read;
+use crate::module::wire::{address, bytes, slice, text};
 use crate::module::{Module, OneLine};
 
 /// One endpoint as a balancer gets to know it. Its index in [`BuildInput::endpoints`] is its name in every call.
@@ -160,7 +162,8 @@ impl Balancer {
         let mut instance = ptr::null_mut();
         // SAFETY: `cx` and all that it points to live until after the call, `scope` until after the balancer, and
         // `previous` is an instance of this very library. The module keeps to the ABI, as `load` checked by its version.
-        let status = in_module(mark.long(), || unsafe { (calls.build)(&raw const cx, &raw mut instance) });
+        let status =
+            breadcrumb::inside(mark.long(), || unsafe { (calls.build)(&raw const cx, &raw mut instance) });
         said = judge(status, said)?;
         // From here on the instance is dropped with `balancer`, whatever else is found.
         let mut balancer = Self {
@@ -344,14 +347,6 @@ unsafe extern "C" fn push_said(ctx: *mut c_void, path: wire::Str, text: wire::St
 
 const ABSENT: wire::Str = wire::Str { ptr: ptr::null(), len: 0 };
 
-fn bytes(bytes: &[u8]) -> wire::Str {
-    wire::Str { ptr: bytes.as_ptr(), len: bytes.len() }
-}
-
-fn text(text: &str) -> wire::Str {
-    bytes(text.as_bytes())
-}
-
 fn pairs(pairs: &[(Arc<str>, Arc<str>)]) -> Box<[wire::Pair]> {
     pairs.iter().map(|(name, value)| wire::Pair { name: text(name), value: text(value) }).collect()
 }
@@ -372,20 +367,6 @@ impl Endpoint<'_> {
             counters: self.counters,
         }
     }
-}
-
-/// An address as modules see it.
-pub fn address(address: Option<SocketAddr>) -> wire::Address {
-    let (family, port, bytes) = match address {
-        None => (wire::ADDRESS_NONE, 0, [0; 16]),
-        Some(SocketAddr::V6(v6)) => (wire::ADDRESS_V6, v6.port(), v6.ip().octets()),
-        Some(SocketAddr::V4(v4)) => {
-            let mut bytes = [0; 16];
-            bytes[..4].copy_from_slice(&v4.ip().octets());
-            (wire::ADDRESS_V4, v4.port(), bytes)
-        }
-    };
-    wire::Address { family, port, reserved: 0, bytes }
 }
 
 fn setting(setting: &Setting) -> wire::Setting {

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use lb_api::wire;
 
 use super::quarantine::{Quarantine, WINDOW};
-use super::slice;
 use crate::breadcrumb;
+use crate::module::wire::slice;
 use crate::module::{Module, OneLine};
 
 /// What a module did wrong while serving a request.
