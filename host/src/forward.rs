@@ -263,7 +263,7 @@ impl Request<'_> {
         };
         let replayable = is_kept || is_in_hand && self.head.method.is_idempotent();
         let may_hold = is_in_hand && !is_kept && self.head.framing != Framing::None;
-        if let Some(server) = thread.pool.take(cluster_idx, endpoint, !replayable) {
+        if let Some(server) = thread.pool.take(cluster_idx, endpoint, !replayable, self.plan.upgrade) {
             trylist.connected(Duration::ZERO, || now);
             down.holds_body = may_hold && (replayable || server.is_h2());
             let result = self.exchange(down, memory, trylist, endpoint, server, now).await;
@@ -299,7 +299,8 @@ impl Request<'_> {
                 version.header(self.plan.client.address.socket(), down.stream.local_addr().ok())
             });
         let preface = preface.as_deref().unwrap_or_default();
-        let server = upstream::connection(thread, self.cluster, (cluster_idx, endpoint), patience, preface)
+        let (place, upgrade) = ((cluster_idx, endpoint), self.plan.upgrade);
+        let server = upstream::connection(thread, self.cluster, place, patience, preface, upgrade)
             .await
             .map_err(Attempt::NotEstablished)?;
         thread.metrics.upstream_connection(cluster_idx, endpoint, Connection::New);

@@ -62,8 +62,7 @@ pub fn write_request(head: &RequestHead, hop: &Hop<'_>, out: &mut Vec<u8>) {
     let is_chunked = matches!(head.framing, Framing::Chunked | Framing::UntilClose);
     let leave_out = |name| match name {
         Name::Host | Name::XForwardedFor => true,
-        // A client of HTTP/2 may say that its body has no bytes and still send an end of its own, with trailers. No head
-        // may name two framings.
+        // No head may name two framings.
         Name::ContentLength => is_chunked,
         // Only a certificate says so.
         Name::XClientCertSubject | Name::XClientCertFingerprint => true,

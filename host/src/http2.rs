@@ -10,6 +10,7 @@
 //! ```
 
 pub mod client;
+mod inbox;
 pub mod pool;
 pub mod server;
 pub mod text;
@@ -22,8 +23,6 @@ use h2::Reason;
 
 /// What one stream may send ahead of who takes it; RFC 9113's default.
 const STREAM_WINDOW: u32 = 64 * 1024 - 1;
-/// What all streams of a connection may send ahead together: bounds what an uploading client costs while servers are slow.
-const CONNECTION_WINDOW: u32 = 512 * 1024;
 /// What is kept of a stream's body until the peer takes it.
 const SEND_BUFFER: usize = 64 * 1024;
 
@@ -69,6 +68,13 @@ impl From<StreamError> for io::Error {
     fn from(e: StreamError) -> Self {
         Self::new(io::ErrorKind::ConnectionReset, e)
     }
+}
+
+/// What all streams of a connection may send ahead together: as much as each of them may, so that those that nobody reads
+/// leave the others theirs.
+fn connection_window(max_streams: usize) -> u32 {
+    const MOST: u32 = (1 << 31) - 1;
+    u32::try_from(max_streams).unwrap_or(MOST).saturating_mul(STREAM_WINDOW).min(MOST)
 }
 
 /// An error of a stream as that of a connection.

@@ -19,6 +19,8 @@ struct ClusterPool {
     keepalive: usize,
     timeout: Duration,
     tls: Option<Connector>,
+    /// Where servers choose between HTTP/2 and HTTP/1.1: for requests that only HTTP/1.1 can carry.
+    http1_tls: Option<Connector>,
     endpoints: Box<[RefCell<Vec<Idle>>]>,
     /// Where it is spoken.
     h2: Box<[Connections]>,
@@ -38,6 +40,10 @@ impl Pool {
             keepalive: cluster.config.keepalive,
             timeout: cluster.config.keepalive_timeout,
             tls: cluster.config.tls.as_ref().map(ClientTls::connector),
+            http1_tls: match cluster.config.protocol {
+                Protocol::Auto => cluster.config.tls.as_ref().map(ClientTls::http1_connector),
+                Protocol::Http1 | Protocol::H2 => None,
+            },
             endpoints: cluster.endpoints.iter().map(|_| RefCell::default()).collect(),
             h2: match cluster.config.protocol {
                 Protocol::Http1 => Box::default(),
@@ -52,9 +58,13 @@ impl Pool {
 
     /// The connection that was used last, of those that the server has not closed. `certain` asks the kernel itself,
     /// for requests that must not be sent twice; otherwise what the reactor knows is enough, which costs no system call.
-    pub fn take(&self, cluster: usize, endpoint: usize, certain: bool) -> Option<Stream> {
+    /// `upgrade`: the request asks for another protocol, which a stream of HTTP/2 cannot become where the server has a choice.
+    pub fn take(&self, cluster: usize, endpoint: usize, certain: bool, upgrade: bool) -> Option<Stream> {
         let pool = &self.clusters[cluster];
-        if let Some(stream) = pool.h2.get(endpoint).and_then(|h2| h2.take(pool.h2_streams)) {
+        let may_be_h2 = !upgrade || pool.http1_tls.is_none();
+        if let Some(h2) = pool.h2.get(endpoint).filter(|_| may_be_h2)
+            && let Some(stream) = h2.take(pool.h2_streams)
+        {
             return Some(Stream::H2Client(Box::new(stream)));
         }
         let mut idle = pool.endpoints[endpoint].borrow_mut();
@@ -78,6 +88,11 @@ impl Pool {
     /// What a cluster's servers that are reached by https are spoken to with.
     pub fn tls(&self, cluster: usize) -> Option<&Connector> {
         self.clusters[cluster].tls.as_ref()
+    }
+
+    /// The same for requests that only HTTP/1.1 can carry, where servers have a choice.
+    pub fn http1_tls(&self, cluster: usize) -> Option<&Connector> {
+        self.clusters[cluster].http1_tls.as_ref()
     }
 
     /// An endpoint's connections of HTTP/2, in a cluster that speaks it.

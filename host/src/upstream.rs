@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout_at;
 
 use crate::cluster::Cluster;
-use crate::config::Limits;
+use crate::config::{self, Limits};
 use crate::downstream::Downstream;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
@@ -22,7 +22,7 @@ use crate::http1::buffer::Buffer;
 use crate::http1::head::{HeadLimits, Name, Refusal, RequestHead, ResponseHead, Scan, Version, tokens};
 use crate::http1::pump::{Pump, PumpError};
 use crate::http2::StreamError;
-use crate::http2::pool::{Connections, Turn};
+use crate::http2::pool::{Connections, Making, Turn};
 use crate::resolve::Addresses;
 use crate::stream::Stream;
 use crate::thread::Thread;
@@ -106,7 +106,8 @@ impl Terms<'_> {
     }
 }
 
-/// A new connection, or a stream on one of HTTP/2, which may be one that another request has just made.
+/// A new connection, or a stream on one of HTTP/2, which may be one that another request has just made. With `upgrade` it is
+/// one of HTTP/1.1 where the server has a choice.
 ///
 /// # Errors
 /// As [`connect`], or the server speaks another protocol than it has to.
@@ -116,11 +117,15 @@ pub async fn connection(
     (cluster_idx, endpoint_idx): (usize, usize),
     patience: Duration,
     preface: &[u8],
+    upgrade: bool,
 ) -> Result<Stream, ConnectError> {
     let (endpoint, config) = (&cluster.endpoints[endpoint_idx], &cluster.config);
     let tls = thread.pool.tls(cluster_idx);
     if config.protocol == Protocol::Http1 {
         return connect(endpoint, tls, patience, preface).await;
+    }
+    if upgrade && let Some(tls) = thread.pool.http1_tls(cluster_idx) {
+        return connect(endpoint, Some(tls), patience, preface).await;
     }
     Box::pin(async {
         let shared = thread.pool.h2(cluster_idx, endpoint_idx);
@@ -142,7 +147,7 @@ pub async fn connection(
             }
         }
         let left = until.saturating_duration_since(Instant::now());
-        let result = connect_h2(shared, endpoint, tls, config.protocol, left).await;
+        let result = connect_h2(shared, endpoint, tls, config, left, &mut making).await;
         // Who had less time than the configuration gives a connection has learnt nothing for those who wait.
         let was_hurried = left < config.connect_timeout && Instant::now() >= until;
         if let (Err(e), Some(making)) = (&result, making.filter(|_| !was_hurried)) {
@@ -157,8 +162,9 @@ async fn connect_h2(
     shared: &Connections,
     endpoint: &Endpoint,
     tls: Option<&Connector>,
-    protocol: Protocol,
+    config: &config::Cluster,
     patience: Duration,
+    making: &mut Option<Making>,
 ) -> Result<Stream, ConnectError> {
     let stream = connect(endpoint, tls, patience, &[]).await?;
     let speaks_h2 = match &stream {
@@ -168,12 +174,13 @@ async fn connect_h2(
         Stream::H2Server(_) | Stream::H2Client(_) => false,
     };
     if !speaks_h2 {
-        if protocol == Protocol::Auto {
+        if config.protocol == Protocol::Auto {
+            shared.chose_http1();
             return Ok(stream);
         }
         return Err(not_secured(&io::Error::other("the server does not choose HTTP/2")));
     }
-    match shared.begin(stream).await {
+    match shared.begin(stream, config.h2_streams, making).await {
         Ok(stream) => Ok(Stream::H2Client(Box::new(stream))),
         Err(e) => {
             let text = format!("HTTP/2 does not begin: {e}");

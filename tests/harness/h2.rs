@@ -38,6 +38,11 @@ pub const WINDOW_UPDATE: u8 = 8;
 /// Type of a frame.
 pub const CONTINUATION: u8 = 9;
 
+/// A setting: streams that the other side may have open at once.
+pub const MAX_CONCURRENT_STREAMS: u16 = 3;
+/// A setting: the window of a new stream.
+pub const INITIAL_WINDOW_SIZE: u16 = 4;
+
 /// Flag: the stream ends (DATA, HEADERS).
 pub const END_STREAM: u8 = 1;
 /// Flag: an answer (SETTINGS, PING).
@@ -72,6 +77,20 @@ impl Frame {
 /// A frame of these parts.
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     Frame { kind, flags, stream, payload: payload.to_vec() }.bytes()
+}
+
+/// SETTINGS of these values.
+pub fn settings(values: &[(u16, u32)]) -> Vec<u8> {
+    let payload: Vec<u8> = values
+        .iter()
+        .flat_map(|(key, value)| [&key.to_be_bytes()[..], &value.to_be_bytes()].concat())
+        .collect();
+    frame(SETTINGS, 0, 0, &payload)
+}
+
+/// Opens a window by so many bytes; that of the connection is stream 0's.
+pub fn window(stream: u32, n_bytes: u32) -> Vec<u8> {
+    frame(WINDOW_UPDATE, 0, stream, &n_bytes.to_be_bytes())
 }
 
 /// The header block of a request, spelt out without any table.
@@ -126,6 +145,12 @@ impl Frames {
         Self::begin(TcpStream::connect(address).unwrap())
     }
 
+    /// A connection that began with these settings.
+    #[track_caller]
+    pub fn connect_with(address: SocketAddr, settings: &[(u16, u32)]) -> Self {
+        Self::begin_with(TcpStream::connect(address).unwrap(), settings)
+    }
+
     /// One of whose answers the system keeps as few bytes as it can, until they are read.
     #[track_caller]
     pub fn connect_narrowly(address: SocketAddr) -> Self {
@@ -136,9 +161,13 @@ impl Frames {
     }
 
     fn begin(socket: TcpStream) -> Self {
+        Self::begin_with(socket, &[])
+    }
+
+    fn begin_with(socket: TcpStream, settings: &[(u16, u32)]) -> Self {
         let mut stream = Stream::new(socket);
         stream.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-        stream.send(frame(SETTINGS, 0, 0, &[]));
+        stream.send(self::settings(settings));
         Self { stream, seen: VecDeque::new() }
     }
 
@@ -199,6 +228,20 @@ impl Frames {
         loop {
             let frame = self.next().unwrap_or_else(|end| panic!("no frame of type {kind}: {end:?}"));
             if frame.kind == kind {
+                return frame;
+            }
+        }
+    }
+
+    /// The next frame of none of these types.
+    ///
+    /// # Panics
+    /// Where the connection ends before it.
+    #[track_caller]
+    pub fn next_but(&mut self, kinds: &[u8]) -> Frame {
+        loop {
+            let frame = self.next().unwrap_or_else(|end| panic!("no frame but of types {kinds:?}: {end:?}"));
+            if !kinds.contains(&frame.kind) {
                 return frame;
             }
         }

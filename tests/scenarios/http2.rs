@@ -3,8 +3,10 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
+use tests::grpc::Echo;
 use tests::h2::{
-    DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, RST_STREAM, frame, next_request, ok, request,
+    ACK, DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, INITIAL_WINDOW_SIZE, MAX_CONCURRENT_STREAMS,
+    PING, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame, next_request, ok, request, settings, window,
 };
 use tests::origin::{Conn, Origin};
 use tests::proxy::{Builder, Proxy};
@@ -132,7 +134,111 @@ fn a_body_of_no_bytes_that_ends_apart_has_one_framing() {
     let requests = origin.requests();
     assert_eq!(requests[1].line(), "GET /next HTTP/1.1");
     let framings = ["content-length", "transfer-encoding"].map(|name| requests[0].header(name));
-    assert_eq!(framings, [None, Some("chunked")], "{}", requests[0].head);
+    assert_eq!(framings, [Some("0"), None], "{}", requests[0].head);
+}
+
+/// A message of 20 bytes in a DATA frame of its own, this often.
+fn messages(stream: u32, n: usize) -> Vec<u8> {
+    frame(DATA, 0, stream, &[b'm'; 20]).repeat(n)
+}
+
+/// Answers each request with the length of its body.
+fn counting() -> Origin {
+    Origin::serving(|conn| {
+        while let Some(request) = conn.request() {
+            let n = request.body.len().to_string();
+            conn.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{n}", n.len()));
+        }
+    })
+}
+
+/// As gRPC's libraries send messages.
+#[test]
+fn a_body_of_many_small_frames_reaches_the_server() {
+    let origin = counting();
+    let proxy = clear_text(&origin);
+    let mut client = Frames::connect(proxy.address());
+    for stream in [1, 3, 5] {
+        client.send(frame(HEADERS, END_HEADERS, stream, &request("POST", "/", &[])));
+        client.send([messages(stream, 3_000), frame(DATA, END_STREAM, stream, b"")].concat());
+        assert_eq!(client.body(stream), "60000");
+    }
+}
+
+/// Nobody reads what waits in the queue, and what it has sent already is no reason to end its connection: more than a
+/// connection's window was once, and many times the frames that `h2` keeps.
+#[test]
+fn small_frames_of_requests_that_wait_are_kept() {
+    const WAITING: u32 = 20;
+    let (go, n_seen) = (Gate::default(), AtomicUsize::new(0));
+    let origin = Origin::serving({
+        let go = go.clone();
+        move |conn| {
+            while let Some(request) = conn.request() {
+                if n_seen.fetch_add(1, Relaxed) == 0 {
+                    go.wait();
+                }
+                let n = request.body.len().to_string();
+                conn.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{n}", n.len()));
+            }
+        }
+    });
+    let proxy = Proxy::over([&origin])
+        .listener("h2 = true")
+        .server(0, "max_requests = 1")
+        .in_cluster("queue = 100\nqueue_timeout = \"60s\"")
+        .start();
+    let mut client = Frames::connect(proxy.address());
+    while client.wait_for(WINDOW_UPDATE).stream != 0 {}
+    client.get(1, "/");
+    origin.wait_for_requests(1);
+    let streams = (1..=WAITING).map(|n| 2 * n + 1);
+    for stream in streams.clone() {
+        client.send(frame(HEADERS, END_HEADERS, stream, &request("POST", "/", &[])));
+        client.send([messages(stream, 3_000), frame(DATA, END_STREAM, stream, b"")].concat());
+    }
+    // It is answered behind all of that.
+    client.send(frame(PING, 0, 0, b"all sent"));
+    while client.wait_for(PING).payload != b"all sent" {}
+    go.open();
+    let mut answered = 0;
+    while answered <= WAITING {
+        let answer = client.next().unwrap();
+        assert!(!matches!(answer.kind, RST_STREAM | GOAWAY), "{answer:?}");
+        if answer.kind == DATA && !answer.payload.is_empty() {
+            assert_eq!(answer.payload, if answer.stream == 1 { &b"0"[..] } else { b"60000" });
+            answered += 1;
+        }
+    }
+}
+
+/// One message at a time, each answered as grpc-go answers it to estimate the bandwidth: the connection is no flood.
+#[test]
+fn a_client_may_answer_each_message_by_window_updates_and_a_ping() {
+    let echo = Echo::start();
+    let proxy = by_h2(echo.url()).listener("h2 = true").start();
+    let mut client = Frames::connect(proxy.address());
+    client.send(frame(HEADERS, END_HEADERS, 1, &request("POST", "/", &[("te", "trailers")])));
+    for n in 0..3_000 {
+        client.send(messages(1, 1));
+        let message = client.next_but(&[SETTINGS, WINDOW_UPDATE, PING, HEADERS]);
+        assert_eq!((message.kind, message.payload.len()), (DATA, 20), "message {n}: {message:?}");
+        client.send([window(0, 20), window(1, 20), frame(PING, 0, 0, b"bdp ping")].concat());
+    }
+}
+
+/// Each is an error of its stream alone, be it the proxy's fault or the client's.
+#[test]
+fn requests_that_are_reset_do_not_end_their_connection() {
+    let origin = Origin::named("a");
+    let proxy = clear_text(&origin);
+    let mut client = Frames::connect(proxy.address());
+    for n in 0..200 {
+        client.get(2 * n + 1, "/?query=up{job=\"x\"}");
+        assert_eq!(client.wait_for(RST_STREAM).stream, 2 * n + 1);
+    }
+    client.get(401, "/");
+    assert_eq!(client.body(401), "a");
 }
 
 #[test]
@@ -291,6 +397,42 @@ fn what_is_spoken_over_tls_is_chosen_by_the_server() {
     assert_eq!(over(&without, "h2").get("/").status(), 502);
 }
 
+/// A stream of HTTP/2 cannot become a connection of another protocol, and the server would answer as if nothing had been
+/// asked for.
+#[test]
+fn an_upgrade_goes_over_http1_where_the_server_has_a_choice() {
+    let (ca, origin) = (
+        Authority::new("ca"),
+        Origin::serving(|conn| {
+            while let Some(request) = conn.request() {
+                if request.header("upgrade") == Some("echo") {
+                    conn.send(
+                        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n",
+                    );
+                    let said = conn.bytes(5);
+                    conn.send(said);
+                    return;
+                }
+                conn.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na");
+            }
+        }),
+    );
+    let tls = format!("tls = {{ certificates = [{}] }}", ca.issue(&["localhost"]).toml());
+    let inner = Proxy::over([&origin]).listener(&tls).start();
+    let url = format!("https://localhost:{}", inner.address().port());
+    let keys = format!("protocol = \"auto\"\ntls = {{ ca = {:?} }}", ca.path());
+    let proxy = Proxy::over_urls([url]).in_cluster(&keys).start();
+    // There is a connection that it could take.
+    assert_eq!(proxy.names(2), "a a");
+    assert_eq!(origin.requests()[1].headers("via"), ["1.1 trylist", "2.0 trylist"]);
+    let mut client = proxy.connect();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n");
+    let reply = client.reply_head();
+    assert_eq!((reply.status(), reply.header("upgrade")), (101, Some("echo")));
+    client.send("hello");
+    assert_eq!(client.bytes(5), b"hello");
+}
+
 #[test]
 fn long_bodies_pass_both_ways() {
     let body = "0123456789".repeat(100_000);
@@ -404,6 +546,151 @@ fn as_many_header_lines_as_a_client_may_send_reach_a_server() {
     assert_eq!(client.reply().status(), 200);
     client.send(format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", lines(256)));
     assert_eq!(client.reply().status(), 431);
+}
+
+/// Begins to stream small messages, all that a window holds, as soon as the request is there.
+fn stream_messages(conn: &mut Conn, stream: u32) {
+    conn.send(frame(HEADERS, END_HEADERS, stream, &[0x88]));
+    conn.send(messages(stream, 3_000));
+}
+
+/// As grpc-go sends messages.
+#[test]
+fn a_response_of_many_small_frames_reaches_the_client() {
+    let server = frames_server(|_, conn| {
+        while let Some(stream) = next_request(conn) {
+            stream_messages(conn, stream);
+            conn.send(frame(DATA, END_STREAM, stream, b""));
+        }
+    });
+    let proxy = by_h2(server.url()).start();
+    let mut client = proxy.connect();
+    for _ in 0..3 {
+        let reply = client.get("/").reply();
+        assert_eq!((reply.body.len(), reply.cut), (60_000, None));
+    }
+    assert_eq!(server.n_connections(), 1);
+}
+
+#[test]
+fn a_client_that_does_not_read_small_messages_is_nobody_elses_trouble() {
+    const OTHERS: usize = 5;
+    let server = frames_server(|_, conn| {
+        let others: Vec<u32> = (0..OTHERS).map(|_| next_request(conn).unwrap()).collect();
+        let slow = next_request(conn).unwrap();
+        stream_messages(conn, slow);
+        for stream in others {
+            conn.send(
+                [frame(HEADERS, END_HEADERS, stream, &[0x88]), frame(DATA, END_STREAM, stream, b"fine")]
+                    .concat(),
+            );
+        }
+        while let Some(stream) = next_request(conn) {
+            conn.send(ok(stream));
+        }
+    });
+    let proxy = by_h2(server.url()).listener("h2 = true").start();
+    let mut others: Vec<_> = (0..OTHERS).map(|_| proxy.connect()).collect();
+    for other in &mut others {
+        other.get("/");
+    }
+    proxy.wait_for_metric(
+        &format!("trylist_endpoint_in_flight{{cluster=\"%\",endpoint=\"{}\"}}", server.url()),
+        5.0,
+    );
+    let mut slow = Frames::connect_with(proxy.address(), &[(INITIAL_WINDOW_SIZE, 0)]);
+    slow.get(1, "/slow");
+    for other in &mut others {
+        assert_eq!(other.reply().text(), "fine");
+    }
+    assert_eq!(proxy.get("/").status(), 200);
+    assert_eq!(server.n_connections(), 1);
+    // And the slow one gets all of it once it reads.
+    slow.send(window(1, 60_000));
+    let mut n_bytes = 0;
+    while n_bytes < 60_000 {
+        n_bytes += slow.wait_for(DATA).payload.len();
+    }
+    eventually("all tries but the slow one", || (tries(&proxy, "") == 6.0).then_some(()));
+    assert_eq!(tries(&proxy, "served"), 6.0);
+}
+
+/// They hold what their streams' windows let through. That leaves every other stream its own.
+#[test]
+fn slow_readers_do_not_take_the_connections_window() {
+    const SLOW: u32 = 20;
+    let body = "x".repeat(1 << 20);
+    let origin = Origin::serving(move |conn| {
+        while let Some(request) = conn.request() {
+            let body = if request.line().contains("/slow") { &body[..] } else { "a" };
+            conn.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+        }
+    });
+    let inner = clear_text(&origin);
+    let proxy = by_h2(format!("http://{}", inner.address())).listener("h2 = true").start();
+    let mut slow = Frames::connect_with(proxy.address(), &[(INITIAL_WINDOW_SIZE, 0)]);
+    for n in 0..SLOW {
+        slow.get(2 * n + 1, "/slow");
+    }
+    for _ in 0..SLOW {
+        slow.wait_for(HEADERS);
+    }
+    for _ in 0..10 {
+        assert_eq!(proxy.get("/").text(), "a");
+    }
+}
+
+/// It is not known before the first stream is begun: the server says it in its SETTINGS.
+#[test]
+fn a_server_gets_no_more_streams_at_once_than_it_says() {
+    const STREAMS: usize = 10;
+    const CLIENTS: usize = 3 * STREAMS;
+    let (go, n_waiting) = (Gate::default(), AtomicUsize::new(0));
+    let server = frames_server({
+        let go = go.clone();
+        move |_, conn| {
+            // The first request is there before the settings are.
+            conn.bytes(24);
+            let mut streams = Vec::new();
+            while streams.is_empty() {
+                let head: [u8; 9] = conn.bytes(9).try_into().unwrap();
+                conn.bytes(u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize);
+                if head[3] == HEADERS {
+                    streams.push(u32::from_be_bytes(head[5..].try_into().unwrap()));
+                }
+            }
+            conn.send(
+                [settings(&[(MAX_CONCURRENT_STREAMS, STREAMS as u32)]), frame(SETTINGS, ACK, 0, &[])]
+                    .concat(),
+            );
+            n_waiting.fetch_add(1, Relaxed);
+            while streams.len() < STREAMS {
+                streams.push(next_request(conn).unwrap());
+                n_waiting.fetch_add(1, Relaxed);
+            }
+            if n_waiting.load(Relaxed) == CLIENTS {
+                go.open();
+            }
+            go.wait();
+            for stream in streams {
+                conn.send(ok(stream));
+            }
+            while let Some(stream) = next_request(conn) {
+                conn.send(ok(stream));
+            }
+        }
+    });
+    let proxy = by_h2(server.url()).start();
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| proxy.connect()).collect();
+    for client in &mut clients {
+        client.get("/");
+    }
+    for client in &mut clients {
+        assert_eq!(client.reply().status(), 200);
+    }
+    assert_eq!(server.n_connections(), 3);
+    eventually("all tries", || (tries(&proxy, "") == CLIENTS as f64).then_some(()));
+    assert_eq!(tries(&proxy, "served"), CLIENTS as f64);
 }
 
 #[test]

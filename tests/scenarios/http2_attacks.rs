@@ -2,8 +2,8 @@
 //! stays, and others are served.
 
 use tests::h2::{
-    CONTINUATION, DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS,
-    WINDOW_UPDATE, frame, request,
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, INITIAL_WINDOW_SIZE, PING,
+    RST_STREAM, SETTINGS, WINDOW_UPDATE, frame, request, settings, window,
 };
 use tests::origin::Origin;
 use tests::proxy::Proxy;
@@ -76,9 +76,9 @@ fn resets_that_the_proxy_is_made_to_send() {
     assert!(origin.requests().len() < 500, "{}", origin.requests().len());
 }
 
-/// Streams at once, and how many more than that a connection may ask for as long as it lasts.
+/// Streams at once, and how many more than that a connection may ask for in a row.
 const STREAMS: u32 = 128;
-const REFUSALS: u32 = 64;
+const REFUSALS: u32 = 98;
 
 #[test]
 fn streams_beyond_the_most_are_refused_and_then_their_connection() {
@@ -104,7 +104,8 @@ fn streams_beyond_the_most_are_refused_and_then_their_connection() {
         let reset = client.wait_for(RST_STREAM);
         assert_eq!((reset.stream, reset.code()), (stream, REFUSED_STREAM));
     }
-    client.get(streams.next().unwrap(), "/");
+    // Each second that this takes allows one more.
+    client.flood(REFUSALS, |_| open(streams.next().unwrap()));
     assert_eq!(client.goaway(), ENHANCE_YOUR_CALM);
     go.open();
     assert_eq!(site.get("/").text(), "a", "a new client");
@@ -146,6 +147,23 @@ fn settings_flood() {
 #[test]
 fn ping_flood() {
     let code = refused(&Origin::named("a"), 200_000, |_| frame(PING, 0, 0, &[7; 8]));
+    assert_eq!(code, ENHANCE_YOUR_CALM);
+}
+
+/// CVE-2019-9511: a large response in pieces of a byte each.
+#[test]
+fn data_dribble() {
+    let body = "x".repeat(1 << 20);
+    let origin = Origin::serving(move |conn| {
+        while let Some(request) = conn.request() {
+            let body = if request.line().contains("/slow") { &body[..] } else { "a" };
+            conn.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+        }
+    });
+    let code = refused(&origin, 200_000, |round| match round {
+        0 => [settings(&[(INITIAL_WINDOW_SIZE, 0)]), open(1)].concat(),
+        _ => window(1, 1),
+    });
     assert_eq!(code, ENHANCE_YOUR_CALM);
 }
 

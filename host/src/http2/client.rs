@@ -10,7 +10,7 @@ use h2::{Reason, RecvStream, SendStream};
 use tokio::io::ReadBuf;
 
 use super::pool::Lease;
-use super::server::{ServerStream, poll_send, take_trailers};
+use super::server::{poll_send, take_trailers};
 use super::{StreamError, io_error, text};
 
 /// One stream, as a connection that carries one request and its response.
@@ -140,7 +140,7 @@ impl ClientStream {
                 return if self.is_lost { Poll::Ready(Ok(())) } else { Poll::Pending };
             };
             let filled = buf.filled().len();
-            ready!(ServerStream::poll_read_body(body, &mut self.chunk, cx, buf))?;
+            ready!(poll_read_body(body, &mut self.chunk, cx, buf))?;
             self.received_all |= buf.filled().len() == filled;
             return Poll::Ready(Ok(()));
         }
@@ -166,6 +166,7 @@ impl ClientStream {
                 return Poll::Ready(Err(io_error(e)));
             }
         };
+        self.lease.is_answered();
         self.response = None;
         let (parts, body) = response.into_parts();
         let may_have_body = !self.is_head && !matches!(parts.status.as_u16(), 204 | 304);
@@ -190,6 +191,28 @@ impl ClientStream {
         }
         self.sent_all = true;
     }
+}
+
+/// Reads of a response's body; nothing where it has ended.
+fn poll_read_body(
+    body: &mut RecvStream,
+    chunk: &mut Bytes,
+    cx: &mut Context<'_>,
+    buf: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    while chunk.is_empty() {
+        match ready!(body.poll_data(cx)) {
+            Some(Ok(data)) => *chunk = data,
+            Some(Err(e)) => return Poll::Ready(Err(io_error(e))),
+            None => return Poll::Ready(Ok(())),
+        }
+    }
+    let n = chunk.len().min(buf.remaining());
+    buf.put_slice(&chunk[..n]);
+    chunk.advance(n);
+    // Fails only where the stream is gone, which the next read says.
+    let _ = body.flow_control().release_capacity(n);
+    Poll::Ready(Ok(()))
 }
 
 impl Drop for ClientStream {

@@ -1,10 +1,11 @@
 //! HTTP/2 connections to one endpoint, shared by the requests of one thread.
 
 use std::cell::{Cell, RefCell};
+use std::future::{Future as _, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -14,13 +15,15 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
 use super::client::ClientStream;
-use super::{CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW};
+use super::{SEND_BUFFER, STREAM_WINDOW, connection_window};
 use crate::resolve::Addresses;
 use crate::stream::Stream;
 use crate::upstream::ConnectError;
 
 /// Header list of a response; what is larger is refused by its stream alone.
 const MAX_HEADER_LIST: u32 = 64 * 1024;
+/// Concurrent streams of a connection whose server has not sent its SETTINGS yet. No server can send this number.
+const UNTOLD: usize = usize::MAX - 1;
 /// A server that acknowledges nothing for so long is gone: what gRPC's libraries wait. Many requests share its connection,
 /// and would each learn it by their own time-outs.
 const SILENCE: Duration = Duration::from_secs(20);
@@ -29,16 +32,25 @@ const SILENCE: Duration = Duration::from_secs(20);
 #[derive(Debug, Default)]
 pub struct Connections {
     open: RefCell<Vec<Rc<Connection>>>,
-    /// The one that is being made.
-    attempt: RefCell<Option<Rc<Attempt>>>,
+    making: Rc<Latest>,
     /// The last one that was made turned out to speak HTTP/2.
     is_known: Cell<bool>,
+}
+
+/// The connection that is being made, and what the one before it has told.
+#[derive(Debug, Default)]
+struct Latest {
+    attempt: RefCell<Option<Rc<Attempt>>>,
+    /// Concurrent streams that the server allowed on the latest connection of which it is known.
+    max_streams: Cell<Option<usize>>,
 }
 
 #[derive(Debug)]
 struct Connection {
     sender: RefCell<SendRequest<Bytes>>,
     n_streams: Cell<usize>,
+    /// Until the server's SETTINGS have come, which say how many streams it allows: one is begun, and others wait.
+    making: RefCell<Option<Making>>,
     /// Nothing more is begun on it.
     is_over: Cell<bool>,
     idle_since: Cell<Instant>,
@@ -65,19 +77,19 @@ struct Attempt {
 
 /// What to do for a stream.
 #[derive(Debug)]
-pub enum Turn<'a> {
+pub enum Turn {
     /// Make a connection.
-    Connect(Making<'a>),
+    Connect(Making),
     /// The connection that was waited for failed.
     Failed(ConnectError),
     /// Look again.
     Again,
 }
 
-/// Somebody makes a connection, and others may wait for it; whatever becomes of it, they hear.
+/// Somebody makes a connection, and others may wait until it takes their streams; whatever becomes of it, they hear.
 #[derive(Debug)]
-pub struct Making<'a> {
-    connections: &'a Connections,
+pub struct Making {
+    latest: Rc<Latest>,
     attempt: Rc<Attempt>,
 }
 
@@ -90,8 +102,7 @@ impl Connections {
     pub fn take(&self, max_streams: usize) -> Option<ClientStream> {
         let open = self.open.borrow();
         let has_room = |connection: &&Rc<Connection>| {
-            let max = max_streams.min(connection.sender.borrow().current_max_send_streams());
-            !connection.is_over() && connection.n_streams.get() < max
+            !connection.is_over() && connection.n_streams.get() < max_streams.min(connection.max_streams())
         };
         open.iter().find(has_room).map(|connection| ClientStream::new(Lease::new(connection)))
     }
@@ -101,16 +112,18 @@ impl Connections {
         self.is_known.get()
     }
 
-    /// Waits for the connection that is being made, or has the caller make one.
-    pub async fn turn(&self, max_streams: usize) -> Turn<'_> {
-        let attempt = self.attempt.borrow().clone();
-        match attempt.filter(|attempt| attempt.n_waiting.get() < max_streams) {
-            None => {
-                let attempt = Rc::new(Attempt::default());
-                attempt.n_waiting.set(1);
-                *self.attempt.borrow_mut() = Some(Rc::clone(&attempt));
-                Turn::Connect(Making { connections: self, attempt })
-            }
+    /// The server has chosen HTTP/1.1: nobody waits for connections that carry one request each.
+    pub fn chose_http1(&self) {
+        self.is_known.set(false);
+    }
+
+    /// Waits for the connection that is being made, or has the caller make one. As many wait for one connection as it will
+    /// take, by what the server said on the last one.
+    pub async fn turn(&self, max_streams: usize) -> Turn {
+        let attempt = self.making.attempt.borrow().clone();
+        let max = self.making.max_streams.get().map_or(max_streams, |told| told.clamp(1, max_streams));
+        match attempt.filter(|attempt| attempt.n_waiting.get() < max) {
+            None => Turn::Connect(self.make()),
             Some(attempt) => {
                 attempt.n_waiting.set(attempt.n_waiting.get() + 1);
                 // Nothing is lost between: all is of one thread, and this is polled before anybody else runs.
@@ -121,11 +134,24 @@ impl Connections {
         }
     }
 
-    /// Begins HTTP/2 on a connection, and takes its first stream.
+    fn make(&self) -> Making {
+        let attempt = Rc::new(Attempt::default());
+        attempt.n_waiting.set(1);
+        *self.making.attempt.borrow_mut() = Some(Rc::clone(&attempt));
+        Making { latest: Rc::clone(&self.making), attempt }
+    }
+
+    /// Begins HTTP/2 on a connection that is to carry up to `max_streams` at once, and takes its first stream. Whoever
+    /// waits for `making` waits on until the server's SETTINGS are there.
     ///
     /// # Errors
     /// It ended at once.
-    pub async fn begin(&self, stream: Stream) -> Result<ClientStream, h2::Error> {
+    pub async fn begin(
+        &self,
+        stream: Stream,
+        max_streams: usize,
+        making: &mut Option<Making>,
+    ) -> Result<ClientStream, h2::Error> {
         let is_secure = stream.is_secure();
         let peer = stream.peer_addr().ok();
         stream.notice_death(SILENCE);
@@ -134,14 +160,22 @@ impl Connections {
         let mut builder = h2::client::Builder::new();
         builder
             .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_connection_window_size(connection_window(max_streams))
+            .initial_max_send_streams(UNTOLD)
             .max_send_buffer_size(SEND_BUFFER)
             .max_header_list_size(MAX_HEADER_LIST)
+            // Windows bound what a server's small frames cost, and to end the connection would break all streams.
+            .data_frame_budget(usize::MAX)
+            // What a server does wrong on its streams is theirs, however long the connection lasts.
+            .max_local_error_reset_streams(None)
+            // Each of them may be given up at once, with DATA for it on the way.
+            .max_concurrent_reset_streams(max_streams)
             .enable_push(false);
         let (sender, driver) = builder.handshake(stream).await?;
         let connection = Rc::new(Connection {
             sender: RefCell::new(sender),
             n_streams: Cell::new(0),
+            making: RefCell::new(Some(making.take().unwrap_or_else(|| self.make()))),
             is_over: Cell::new(false),
             idle_since: Cell::new(Instant::now()),
             is_secure,
@@ -151,14 +185,7 @@ impl Connections {
         let first = ClientStream::new(Lease::new(&connection));
         self.open.borrow_mut().push(Rc::clone(&connection));
         self.is_known.set(true);
-        let weak = Rc::downgrade(&connection);
-        tokio::task::spawn_local(async move {
-            // Its streams say what went wrong.
-            let _ = driver.await;
-            if let Some(connection) = weak.upgrade() {
-                connection.is_over.set(true);
-            }
-        });
+        tokio::task::spawn_local(drive(driver, Rc::downgrade(&connection)));
         Ok(first)
     }
 
@@ -179,7 +206,45 @@ impl Connections {
     }
 }
 
+/// Drives a connection to its end; its streams say what went wrong.
+async fn drive<T: AsyncRead + AsyncWrite + Unpin>(
+    mut driver: h2::client::Connection<T, Bytes>,
+    connection: Weak<Connection>,
+) {
+    let mut is_told = false;
+    poll_fn(|cx| {
+        let polled = Pin::new(&mut driver).poll(cx);
+        if !is_told {
+            let told = driver.max_concurrent_send_streams();
+            is_told = told != UNTOLD;
+            if let Some(connection) = connection.upgrade().filter(|_| is_told) {
+                connection.told(Some(told));
+            }
+        }
+        polled.map(|_| ())
+    })
+    .await;
+    if let Some(connection) = connection.upgrade() {
+        connection.is_over.set(true);
+        connection.told(None);
+    }
+}
+
 impl Connection {
+    /// How many streams its server allows at once, as far as is known.
+    fn max_streams(&self) -> usize {
+        if self.making.borrow().is_some() { 1 } else { self.sender.borrow().current_max_send_streams() }
+    }
+
+    /// The server has said how many streams it allows, or never will.
+    fn told(&self, max_streams: Option<usize>) {
+        if let Some(making) = self.making.take()
+            && max_streams.is_some()
+        {
+            making.latest.max_streams.set(max_streams);
+        }
+    }
+
     /// Whether nothing more can be begun on it.
     fn is_over(&self) -> bool {
         // Never pending for a handle that has no request of its own waiting.
@@ -191,16 +256,16 @@ impl Connection {
     }
 }
 
-impl Making<'_> {
+impl Making {
     /// It could not be made.
     pub fn failed(&self, e: &ConnectError) {
         *self.attempt.failed.borrow_mut() = Some(e.clone());
     }
 }
 
-impl Drop for Making<'_> {
+impl Drop for Making {
     fn drop(&mut self) {
-        let mut attempt = self.connections.attempt.borrow_mut();
+        let mut attempt = self.latest.attempt.borrow_mut();
         if attempt.as_ref().is_some_and(|attempt| Rc::ptr_eq(attempt, &self.attempt)) {
             *attempt = None;
         }
@@ -227,9 +292,17 @@ impl Lease {
         self.0.n_reads.get()
     }
 
+    /// A response has come over it: a server that answers without having sent SETTINGS is not waited for.
+    pub(super) fn is_answered(&self) {
+        if self.0.making.borrow().is_some() {
+            self.0.told(None);
+        }
+    }
+
     /// Nothing more is to be begun on this connection.
     pub(super) fn give_up(&self) {
         self.0.is_over.set(true);
+        self.0.told(None);
     }
 }
 

@@ -1,20 +1,22 @@
 //! HTTP/2 towards clients: one task for the connection, and one for each stream.
 
-use std::future::poll_fn;
+use std::cell::RefCell;
+use std::future::{Future as _, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::Request;
 
-use super::text;
-use super::watch::{Budget, Watched};
-use super::{CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW, io_error};
+use super::inbox::Inbox;
+use super::watch::{self, Budget, Watched};
+use super::{SEND_BUFFER, STREAM_WINDOW, connection_window, io_error, text};
 use crate::address::Peer;
 use crate::downstream::{self, Downstream, Place};
 use crate::drain::{Idle, Phase};
@@ -25,24 +27,25 @@ use crate::timer::Timer;
 
 /// Requests that one connection may have under way. As nginx; more wait at the client.
 const MAX_STREAMS: u32 = 128;
-/// Streams that a client opened and reset before they were looked at; more end the connection (rapid reset).
-const PENDING_RESETS: usize = 20;
-/// Streams that were reset here because of what the client did wrong on them; more end the connection.
-const ERROR_RESETS: usize = 64;
+/// Streams that a client opened and reset before they were looked at; more end the connection (rapid reset). As many as its
+/// budget pays for: a browser that leaves a page may take back all that it has open.
+const PENDING_RESETS: usize = 100;
 /// Streams that were reset here and are remembered, for frames that were on their way.
-const REMEMBERED_RESETS: usize = 32;
+const REMEMBERED_RESETS: usize = MAX_STREAMS as usize;
+/// What small DATA frames may cost until they are taken off `h2` (256 for each, less its length): more than what comes
+/// between two turns of the streams, which take in all that is there (see [`Inbox`] and [`watch::PORTION`]).
+const DATA_FRAME_BUDGET: usize = 4 << 20;
 /// What a connection without requests gets to send its first, or to go, while a worker ends.
 const GRACE: Duration = Duration::from_millis(500);
 
 /// One stream, as a connection that carries one request and its response.
 #[derive(Debug)]
 pub struct ServerStream {
-    body: RecvStream,
+    body: Body,
     respond: SendResponse<Bytes>,
     /// Once the response's head was sent.
     send: Option<SendStream<Bytes>>,
-    /// What came of the body and was not read yet.
-    chunk: Bytes,
+    budget: Rc<Budget>,
     /// A response's head, as far as it was written.
     head: Vec<u8>,
     /// What is left of a body of known length.
@@ -52,6 +55,15 @@ pub struct ServerStream {
     is_secure: bool,
     /// The proxy's end of its connection.
     local: Option<SocketAddr>,
+}
+
+/// The body of a request.
+#[derive(Debug)]
+enum Body {
+    /// The request ended with its head.
+    None(RecvStream),
+    /// Shared with the stream's task, which takes in what comes.
+    Coming(Rc<RefCell<Inbox>>),
 }
 
 /// Who speaks over a connection.
@@ -71,13 +83,15 @@ pub async fn serve(thread: Rc<Thread>, stream: Stream, before: Box<[u8]>, client
     let mut builder = h2::server::Builder::new();
     builder
         .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_connection_window_size(connection_window(MAX_STREAMS as usize))
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
         .max_send_buffer_size(SEND_BUFFER)
         .max_concurrent_reset_streams(REMEMBERED_RESETS)
         .max_pending_accept_reset_streams(PENDING_RESETS)
-        .max_local_error_reset_streams(Some(ERROR_RESETS));
+        .data_frame_budget(DATA_FRAME_BUDGET)
+        // For as long as a connection lasts, and without a difference of costs: `watch` counts them.
+        .max_local_error_reset_streams(None);
     let handshake = builder.handshake(Watched::new(stream, before, Rc::clone(&budget)));
     let Ok(Ok(connection)) = tokio::time::timeout(thread.config.timeouts.request_head, handshake).await
     else {
@@ -192,24 +206,37 @@ impl Connection {
         }
     }
 
-    fn begin(&mut self, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+    fn begin(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
         self.n_requests += 1;
         if self.thread.config.limits.requests_per_connection.is_some_and(|max| self.n_requests >= max)
             && self.ending.is_none()
         {
             self.end_gracefully();
         }
+        let (parts, mut body) = request.into_parts();
+        if is_reset(&mut respond) {
+            // It is no load for any server.
+            if was_reset_here(&mut body) {
+                self.budget.spend(watch::RESET_COST);
+            }
+            return;
+        }
         let (thread, budget) = (Rc::clone(&self.thread), Rc::clone(&self.budget));
         let (client, is_secure, local) = (self.client.clone(), self.is_secure, self.local);
         // In a box, since the runtime moves a task's future several times.
         tokio::task::spawn_local(Box::pin(async move {
-            let (parts, body) = request.into_parts();
-            let has_body = !body.is_end_stream();
+            let (body, inbox) = match body.is_end_stream() {
+                true => (Body::None(body), None),
+                false => {
+                    let inbox = Rc::new(RefCell::new(Inbox::new(body)));
+                    (Body::Coming(Rc::clone(&inbox)), Some(inbox))
+                }
+            };
             let stream = ServerStream {
                 body,
                 respond,
                 send: None,
-                chunk: Bytes::new(),
+                budget,
                 head: Vec::new(),
                 left: None,
                 is_head: parts.method == http::Method::HEAD,
@@ -222,14 +249,37 @@ impl Connection {
             let mut head = Vec::with_capacity(512);
             let malformed = text::write_request(&parts, &mut head).err();
             drop(parts);
-            let request = downstream::StreamRequest { head: &head, malformed, has_body };
-            downstream::serve_stream(&thread, &mut down, request).await;
-            if let Stream::H2Server(stream) = &down.stream
-                && stream.ended
+            let request = downstream::StreamRequest { head: &head, malformed, has_body: inbox.is_some() };
             {
-                budget.answered();
+                let mut serving = pin!(downstream::serve_stream(&thread, &mut down, request));
+                poll_fn(|cx| {
+                    if let Some(inbox) = &inbox {
+                        inbox.borrow_mut().absorb(cx);
+                    }
+                    serving.as_mut().poll(cx)
+                })
+                .await;
+            }
+            if let Stream::H2Server(stream) = &mut down.stream {
+                stream.settle();
             }
         }));
+    }
+}
+
+/// Whether a stream was reset by either side, or lost its connection, before anybody looked at it.
+fn is_reset(respond: &mut SendResponse<Bytes>) -> bool {
+    respond.poll_reset(&mut Context::from_waker(Waker::noop())).is_ready()
+}
+
+/// Whether `h2` has reset a stream because of what its client did wrong on it. What is left of its body is lost.
+fn was_reset_here(body: &mut RecvStream) -> bool {
+    loop {
+        match body.poll_data(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Some(Ok(_))) => {}
+            Poll::Ready(Some(Err(e))) => return e.is_reset() && e.is_library(),
+            Poll::Ready(None) | Poll::Pending => return false,
+        }
     }
 }
 
@@ -244,26 +294,19 @@ impl ServerStream {
         self.local
     }
 
-    /// Reads of the request's body; nothing where it has ended.
-    pub(super) fn poll_read_body(
-        body: &mut RecvStream,
-        chunk: &mut Bytes,
-        cx: &mut Context<'_>,
-        buf: &mut tokio::io::ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        while chunk.is_empty() {
-            match ready!(body.poll_data(cx)) {
-                Some(Ok(data)) => *chunk = data,
-                Some(Err(e)) => return Poll::Ready(Err(io_error(e))),
-                None => return Poll::Ready(Ok(())),
-            }
+    /// Has the client's budget grow by a request that was answered, or pay for one that it had reset: a server may have had
+    /// the work (CVE-2025-8671).
+    fn settle(&mut self) {
+        if self.ended {
+            return self.budget.answered();
         }
-        let n = chunk.len().min(buf.remaining());
-        buf.put_slice(&chunk[..n]);
-        chunk.advance(n);
-        // Fails only where the stream is gone, which the next read says.
-        let _ = body.flow_control().release_capacity(n);
-        Poll::Ready(Ok(()))
+        let was_reset = match &mut self.body {
+            Body::None(body) => was_reset_here(body),
+            Body::Coming(inbox) => was_reset_here(&mut inbox.borrow_mut().body),
+        };
+        if was_reset {
+            self.budget.spend(watch::RESET_COST);
+        }
     }
 
     /// As `AsyncRead` has it.
@@ -275,12 +318,21 @@ impl ServerStream {
         cx: &mut Context<'_>,
         buf: &mut tokio::io::ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Self::poll_read_body(&mut self.body, &mut self.chunk, cx, buf)
+        match &mut self.body {
+            Body::None(body) => match ready!(body.poll_data(cx)) {
+                Some(Err(e)) => Poll::Ready(Err(io_error(e))),
+                Some(Ok(_)) | None => Poll::Ready(Ok(())),
+            },
+            Body::Coming(inbox) => inbox.borrow_mut().poll_read(cx, buf),
+        }
     }
 
     /// Lines of the trailers behind a body that was read to its end.
     pub fn trailers(&mut self) -> Vec<u8> {
-        take_trailers(&mut self.body)
+        match &mut self.body {
+            Body::None(_) => Vec::new(),
+            Body::Coming(inbox) => take_trailers(&mut inbox.borrow_mut().body),
+        }
     }
 
     /// Takes a response: its head (and those of interim responses before it) as text, then its body.
@@ -293,6 +345,9 @@ impl ServerStream {
         }
         let Some(send) = &mut self.send else { return Poll::Ready(self.take_head(buf)) };
         let n = ready!(poll_send(send, cx, buf, &mut self.left))?;
+        if n == buf.len() {
+            self.budget.sent_whole();
+        }
         self.ended = self.left == Some(0);
         Poll::Ready(Ok(n))
     }

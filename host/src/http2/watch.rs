@@ -1,5 +1,7 @@
 //! Looks at the frames of a client as they come in, and tells when it sends more that are not part of a request than any
 //! honest client does: pings and settings that have to be answered, requests that are taken back as soon as they are made.
+//! And at those that go out: what the proxy sends refunds what it provokes, and streams that it resets because of what the
+//! client did cost like any other frame.
 //!
 //! `h2` keeps memory flat under all of these by itself; this bounds the time that they cost, and ends the connection.
 
@@ -10,6 +12,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
+use h2::Reason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::linger::Linger;
@@ -21,12 +24,19 @@ const BUDGET: u32 = 1_000;
 const PER_SECOND: u32 = 10;
 /// for each request that was answered to its end,
 const PER_RESPONSE: u32 = 10;
+/// for each piece of a response that its window let through whole (it may answer by WINDOW_UPDATE of the stream, of the
+/// connection, and PING, as gRPC's libraries do to estimate the bandwidth),
+const PER_PIECE: u32 = 3;
 /// and for so many bytes that it was sent, for which a client with a small window has to say that it took them.
 const BYTES_PER_POINT: u32 = 256;
 /// What taking a request back costs: it may have reached a server.
-const RESET_COST: u32 = 10;
+pub(super) const RESET_COST: u32 = 10;
+/// Frames that are read until all streams had a turn: to take in what came for them, to send the resets that are due.
+pub(super) const PORTION: u32 = 1_000;
 
 const FRAME_HEAD: usize = 9;
+/// Bytes of an error code, which is all that RST_STREAM carries.
+const CODE: usize = 4;
 /// The client's first bytes, which are no frame (RFC 9113 section 3.4).
 const PREFACE: usize = 24;
 
@@ -52,18 +62,31 @@ pub struct Watched {
     before: Box<[u8]>,
     before_at: usize,
     frames: Frames,
+    /// How many there were since the last pause.
+    n_frames: u32,
+    sent: Frames,
     budget: Rc<Budget>,
     /// Once our half has ended.
     linger: Option<Box<Linger>>,
 }
 
-/// Finds the heads of frames in bytes that come in pieces.
+/// Finds frames in bytes that come in pieces.
 #[derive(Debug)]
 struct Frames {
-    head: [u8; FRAME_HEAD],
+    /// Its head, and the error code of a RST_STREAM.
+    head: [u8; FRAME_HEAD + CODE],
     head_len: usize,
     /// Bytes to pass over before the next head.
     skip: usize,
+}
+
+/// What is looked at of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Frame {
+    kind: u8,
+    length: usize,
+    /// Of a RST_STREAM.
+    code: Option<Reason>,
 }
 
 impl Budget {
@@ -95,8 +118,35 @@ impl Budget {
         Poll::Pending
     }
 
+    /// A piece of a response was sent, and its window was no reason for its end.
+    pub fn sent_whole(&self) {
+        self.add(PER_PIECE);
+    }
+
     fn add(&self, points: u32) {
         self.left.set((self.left.get() + points).min(BUDGET));
+    }
+
+    /// Takes what a frame of the client costs.
+    fn received(&self, frame: Frame) {
+        match frame.kind {
+            HEADERS => {}
+            DATA if frame.length > 0 => {}
+            RST_STREAM => self.spend(RESET_COST),
+            _ => self.spend(1),
+        }
+    }
+
+    /// Takes what a frame to the client costs: one that resets a stream for what the client did on it. Those that were
+    /// served until then cost more; see [`super::server`].
+    fn answered_by(&self, frame: Frame) {
+        match frame.code {
+            // A response that broke off, or one that was complete before its request.
+            None | Some(Reason::NO_ERROR | Reason::INTERNAL_ERROR | Reason::CANCEL) => {}
+            // It was told how many streams it may have.
+            Some(Reason::REFUSED_STREAM) => self.spend(RESET_COST),
+            Some(_) => self.spend(1),
+        }
     }
 
     fn sent(&self, n: usize) {
@@ -105,7 +155,8 @@ impl Budget {
         self.add((sent / BYTES_PER_POINT).min(BUDGET));
     }
 
-    fn spend(&self, cost: u32) {
+    /// Takes this much, and ends the connection where it is not there.
+    pub fn spend(&self, cost: u32) {
         if self.left.get() < cost {
             let now = Instant::now();
             let seconds = now.saturating_duration_since(self.refilled.get()).as_secs();
@@ -127,14 +178,24 @@ impl Budget {
 impl Watched {
     /// `before` is what was read of the stream already.
     pub fn new(stream: Stream, before: Box<[u8]>, budget: Rc<Budget>) -> Self {
-        let frames = Frames { head: [0; FRAME_HEAD], head_len: 0, skip: PREFACE };
-        Self { stream, before, before_at: 0, frames, budget, linger: None }
+        let (frames, sent) = (Frames::behind(PREFACE), Frames::behind(0));
+        Self { stream, before, before_at: 0, frames, n_frames: 0, sent, budget, linger: None }
+    }
+
+    fn look_at_sent(&mut self, bytes: &[u8]) {
+        let budget = &self.budget;
+        self.sent.look(bytes, |frame| budget.answered_by(frame));
     }
 }
 
 impl Frames {
-    /// Calls `found` with type, flags and length of each frame whose head ends in these bytes.
-    fn look(&mut self, mut bytes: &[u8], mut found: impl FnMut(u8, u8, usize)) {
+    /// In bytes of which these come first.
+    fn behind(n_bytes: usize) -> Self {
+        Self { head: [0; FRAME_HEAD + CODE], head_len: 0, skip: n_bytes }
+    }
+
+    /// Calls `found` with each frame whose head (or error code) ends in these bytes.
+    fn look(&mut self, mut bytes: &[u8], mut found: impl FnMut(Frame)) {
         while !bytes.is_empty() {
             if self.skip > 0 {
                 let n = self.skip.min(bytes.len());
@@ -142,16 +203,23 @@ impl Frames {
                 bytes = &bytes[n..];
                 continue;
             }
-            let n = (FRAME_HEAD - self.head_len).min(bytes.len());
+            let wanted = if self.head_len < FRAME_HEAD { FRAME_HEAD } else { FRAME_HEAD + CODE };
+            let n = (wanted - self.head_len).min(bytes.len());
             self.head[self.head_len..self.head_len + n].copy_from_slice(&bytes[..n]);
             self.head_len += n;
             bytes = &bytes[n..];
-            if self.head_len == FRAME_HEAD {
-                let [a, b, c, kind, flags, ..] = self.head;
-                self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
-                self.head_len = 0;
-                found(kind, flags, self.skip);
+            if self.head_len < wanted {
+                continue;
             }
+            let [a, b, c, kind, _, _, _, _, _, code @ ..] = self.head;
+            let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+            let has_code = kind == RST_STREAM && length >= CODE;
+            if has_code && wanted == FRAME_HEAD {
+                continue;
+            }
+            self.skip = length - (wanted - FRAME_HEAD);
+            self.head_len = 0;
+            found(Frame { kind, length, code: has_code.then(|| u32::from_be_bytes(code).into()) });
         }
     }
 }
@@ -167,6 +235,11 @@ impl AsyncRead for Watched {
             // The connection was woken for that, and reads no further: a flood is not answered to its end first.
             return Poll::Pending;
         }
+        if this.n_frames >= PORTION {
+            this.n_frames = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let filled = buf.filled().len();
         if this.before_at < this.before.len() {
             let rest = &this.before[this.before_at..];
@@ -174,14 +247,16 @@ impl AsyncRead for Watched {
             buf.put_slice(&rest[..n]);
             this.before_at += n;
         } else {
-            ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+            let polled = Pin::new(&mut this.stream).poll_read(cx, buf);
+            if polled.is_pending() {
+                this.n_frames = 0;
+            }
+            ready!(polled)?;
         }
-        let budget = &this.budget;
-        this.frames.look(&buf.filled()[filled..], |kind, _, length| match kind {
-            HEADERS => {}
-            DATA if length > 0 => {}
-            RST_STREAM => budget.spend(RESET_COST),
-            _ => budget.spend(1),
+        let (budget, n_frames) = (&this.budget, &mut this.n_frames);
+        this.frames.look(&buf.filled()[filled..], |frame| {
+            *n_frames += 1;
+            budget.received(frame);
         });
         Poll::Ready(Ok(()))
     }
@@ -191,6 +266,7 @@ impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let n = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
         self.budget.sent(n);
+        self.look_at_sent(&buf[..n]);
         Poll::Ready(Ok(n))
     }
 
@@ -201,6 +277,12 @@ impl AsyncWrite for Watched {
     ) -> Poll<io::Result<usize>> {
         let n = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs))?;
         self.budget.sent(n);
+        let mut left = n;
+        for buf in bufs {
+            let taken = left.min(buf.len());
+            self.look_at_sent(&buf[..taken]);
+            left -= taken;
+        }
         Poll::Ready(Ok(n))
     }
 
@@ -238,13 +320,20 @@ mod tests {
         bytes.extend([0, 1, 0, HEADERS, 4, 0, 0, 0, 3]);
         bytes.extend([9; 256]);
         bytes.extend([0, 0, 4, RST_STREAM, 0, 0, 0, 0, 3, 0, 0, 0, 8]);
+        // One that is too short to be one.
+        bytes.extend([0, 0, 2, RST_STREAM, 0, 0, 0, 0, 3, 0, 0]);
+        bytes.extend([0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
+        let frame = |kind, length| Frame { kind, length, code: None };
+        let reset = Frame { code: Some(Reason::CANCEL), ..frame(RST_STREAM, 4) };
         for piece in [1, 2, 7, 40, bytes.len()] {
-            let mut frames = Frames { head: [0; FRAME_HEAD], head_len: 0, skip: PREFACE };
+            let mut frames = Frames::behind(PREFACE);
             let mut found = Vec::new();
             for part in bytes.chunks(piece) {
-                frames.look(part, |kind, flags, length| found.push((kind, flags, length)));
+                frames.look(part, |frame| found.push(frame));
             }
-            assert_eq!(found, [(DATA, 1, 3), (4, 0, 0), (HEADERS, 4, 256), (RST_STREAM, 0, 4)], "by {piece}");
+            let expected =
+                [frame(DATA, 3), frame(4, 0), frame(HEADERS, 256), reset, frame(RST_STREAM, 2), frame(6, 8)];
+            assert_eq!(found, expected, "by {piece}");
         }
     }
 

@@ -99,7 +99,17 @@ impl ClientTls {
 
     /// For one thread.
     pub fn connector(&self) -> Connector {
+        Self::with_sessions(self.0.clone())
+    }
+
+    /// For one thread's requests that only HTTP/1.1 can carry.
+    pub fn http1_connector(&self) -> Connector {
         let mut config = self.0.clone();
+        config.alpn_protocols = vec![ALPN_HTTP11.to_vec()];
+        Self::with_sessions(config)
+    }
+
+    fn with_sessions(mut config: ClientConfig) -> Connector {
         config.resumption = Resumption::in_memory_sessions(SESSIONS);
         Connector(TlsConnector::from(Arc::new(config)))
     }

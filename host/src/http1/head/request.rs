@@ -84,8 +84,8 @@ impl RequestHead {
         result.map(|()| true)
     }
 
-    /// Takes a head that came by HTTP/2, written as one of HTTP/1.1. `has_body` says whether a body follows, since its
-    /// length need not be said.
+    /// Takes a head that came by HTTP/2, written as one of HTTP/1.1. `has_body` says whether the stream goes on
+    /// after it, since the body's length need not be said.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -100,6 +100,8 @@ impl RequestHead {
         self.version = Version::Http2;
         self.framing = match self.framing {
             Framing::Length(n) => Framing::Length(n),
+            // No body, and the stream's end comes by itself.
+            _ if self.known(Name::ContentLength).is_some() => Framing::None,
             _ if has_body => Framing::UntilClose,
             _ => Framing::None,
         };
