@@ -216,6 +216,18 @@ impl Proxy {
         client.send("GET /metrics HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").reply().text()
     }
 
+    /// Tries of its first cluster that ended in another way than this.
+    #[track_caller]
+    pub fn tries_but(&self, result: &str) -> f64 {
+        let (cluster, result) = (format!("cluster=\"{}\"", self.cluster), format!("result=\"{result}\""));
+        let metrics = self.metrics();
+        let tries = metrics
+            .lines()
+            .filter(|line| line.starts_with("trylist_tries_total{") && line.contains(&cluster));
+        let others = tries.filter(|line| !line.contains(&result));
+        others.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().expect("a number")).sum()
+    }
+
     /// Waits until it has ended by itself.
     ///
     /// # Panics

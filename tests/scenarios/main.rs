@@ -14,6 +14,7 @@ mod failover;
 mod forwarding;
 mod framing;
 mod grpc;
+mod grpc_go;
 mod health;
 mod headers;
 mod host_share;
