@@ -1,14 +1,20 @@
-//! The files of `conf/`, as they are: each loads, and its balancers build.
+//! The files of `conf/`, as they are: each loads, and its balancers build; and systemd understands every line of the unit.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{fs, io};
 
+use tests::artifacts;
 use tests::command::trylist;
+
+fn conf() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("conf")
+}
 
 #[test]
 fn every_sample_is_ready_to_run() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("conf");
     let mut n = 0;
-    for entry in std::fs::read_dir(folder).unwrap() {
+    for entry in fs::read_dir(conf()).unwrap() {
         let file = entry.unwrap().path();
         if file.extension().is_some_and(|extension| extension == "service") {
             continue;
@@ -22,4 +28,26 @@ fn every_sample_is_ready_to_run() {
         n += 1;
     }
     assert!(n > 0);
+}
+
+/// What it does not know, systemd ignores: a line of a later version would silently do nothing. `verify` says so on its
+/// standard error and exits with 0.
+#[test]
+fn the_unit_is_one_that_systemd_understands() {
+    let unit = fs::read_to_string(conf().join("trylist.service")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("trylist.service");
+    // It has to be executable, and need not be installed.
+    let binary = artifacts::binary().display().to_string();
+    assert!(unit.contains("\nExecStart=/usr/bin/trylist run "), "{unit}");
+    fs::write(&file, unit.replace("/usr/bin/trylist", &binary)).unwrap();
+    let output = match Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&file).output() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            println!("skipped: systemd-analyze is not installed");
+            return;
+        }
+        output => output.unwrap(),
+    };
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert!(output.status.success(), "{}", output.status);
 }
