@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue, VARY};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -24,7 +24,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::address::Address;
 use crate::listening::Listening;
-use crate::metrics::{self, Metrics};
+use crate::metrics::{Format, Metrics};
 
 /// Whether the worker takes requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,8 +102,9 @@ async fn connection(
     metrics: Arc<Metrics>,
     ready: watch::Receiver<Readiness>,
 ) -> hyper::Result<()> {
+    let asked = ready.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let response = respond(request.method(), request.uri().path(), &metrics, *ready.borrow());
+        let response = respond(&request, &metrics, *asked.borrow());
         async move { Ok::<_, Infallible>(response) }
     });
     http1::Builder::new()
@@ -114,17 +115,19 @@ async fn connection(
         .await
 }
 
-fn respond(method: &Method, path: &str, metrics: &Arc<Metrics>, ready: Readiness) -> Response<Full<Bytes>> {
-    if method != Method::GET && method != Method::HEAD {
+fn respond<B>(request: &Request<B>, metrics: &Metrics, ready: Readiness) -> Response<Full<Bytes>> {
+    if request.method() != Method::GET && request.method() != Method::HEAD {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return response;
     }
-    match (path, ready) {
+    match (request.uri().path(), ready) {
         ("/metrics", _) => {
-            let mut response = text(StatusCode::OK, metrics.text());
-            let content_type = HeaderValue::from_static(metrics::CONTENT_TYPE);
+            let format = Format::accepted_by(&accept(request.headers()));
+            let mut response = text(StatusCode::OK, metrics.text(format));
+            let content_type = HeaderValue::from_static(format.content_type());
             response.headers_mut().insert(CONTENT_TYPE, content_type);
+            response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
             response
         }
         ("/healthz", _) => text(StatusCode::OK, "ok\n"),
@@ -134,6 +137,12 @@ fn respond(method: &Method, path: &str, metrics: &Arc<Metrics>, ready: Readiness
         }
         _ => text(StatusCode::NOT_FOUND, "not found; there are /metrics, /healthz and /readyz\n"),
     }
+}
+
+/// What a client accepts; a line that is no text says nothing.
+fn accept(headers: &HeaderMap) -> String {
+    let lines: Vec<&str> = headers.get_all(ACCEPT).iter().filter_map(|line| line.to_str().ok()).collect();
+    lines.join(",")
 }
 
 fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
@@ -156,12 +165,32 @@ mod tests {
     async fn answers_each_path() {
         let admin = Admin::start(Readiness::Ready);
         let (head, body) = admin.ask("GET /metrics").await;
-        assert!(head.starts_with("HTTP/1.1 200 ") && head.contains(metrics::CONTENT_TYPE), "{head}");
-        assert!(body.contains("trylist_build_info{") && body.ends_with("# EOF\n"), "{body}");
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        assert!(body.contains("trylist_build_info{"), "{body}");
         let (head, body) = admin.ask("GET /healthz").await;
         assert!(head.starts_with("HTTP/1.1 200 ") && body == "ok\n", "{head}{body}");
         let (head, body) = admin.ask("GET /").await;
         assert!(head.starts_with("HTTP/1.1 404 ") && body.contains("/metrics"), "{head}{body}");
+    }
+
+    #[tokio::test]
+    async fn metrics_come_in_the_format_that_is_accepted() {
+        let admin = Admin::start(Readiness::Ready);
+        let open_metrics = "accept: application/openmetrics-text; version=1.0.0";
+        for (lines, format) in [
+            (&[][..], Format::Prometheus),
+            (&["Accept: */*"], Format::Prometheus),
+            (&[open_metrics], Format::OpenMetrics),
+            (&["Accept: text/plain;q=0.1", open_metrics], Format::OpenMetrics),
+        ] {
+            let (head, body) = admin.ask_with("GET /metrics", lines).await;
+            assert!(
+                head.contains(&format!("content-type: {}\r\n", format.content_type())),
+                "{lines:?}: {head}"
+            );
+            assert!(head.contains("vary: accept"), "{head}");
+            assert_eq!(body.ends_with("# EOF\n"), format == Format::OpenMetrics, "{lines:?}");
+        }
     }
 
     #[tokio::test]
@@ -239,8 +268,14 @@ mod tests {
 
         /// Head and body of the response.
         async fn ask(&self, method_and_path: &str) -> (String, String) {
+            self.ask_with(method_and_path, &[]).await
+        }
+
+        /// As [`Self::ask`], with these header lines.
+        async fn ask_with(&self, method_and_path: &str, lines: &[&str]) -> (String, String) {
             let mut stream = TcpStream::connect(self.address).await.expect("it listens");
-            let request = format!("{method_and_path} HTTP/1.1\r\nHost: admin\r\n\r\n");
+            let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
+            let request = format!("{method_and_path} HTTP/1.1\r\nHost: admin\r\n{lines}\r\n");
             stream.write_all(request.as_bytes()).await.expect("sent");
             let mut text = String::new();
             stream.read_to_string(&mut text).await.expect("received");

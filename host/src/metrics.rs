@@ -9,6 +9,7 @@
 
 mod cells;
 mod families;
+mod format;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -21,13 +22,12 @@ use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use lb_api::wire;
-use prometheus_client::encoding;
-use prometheus_client::registry::Registry;
 
 use crate::access_log;
 use crate::endpoint::Health;
 use crate::module::balancer::Fault;
 
+pub use self::format::Format;
 pub use self::totals::Totals;
 
 use self::cells::{BalancerCells, Cell, ClusterCells, EndpointCells, Histogram, ListenerCells, RequestCells};
@@ -246,19 +246,7 @@ impl Metrics {
     pub fn set_base(&self, base: impl Into<Arc<Totals>>) {
         self.base.store(base.into());
     }
-
-    /// Everything in Prometheus's (OpenMetrics') text form, the base included; see [`CONTENT_TYPE`].
-    pub fn text(self: &Arc<Self>) -> String {
-        let mut registry = Registry::default();
-        registry.register_collector(Box::new(Arc::clone(self)));
-        let mut text = String::new();
-        encoding::text::encode(&mut text, &registry).expect("writing to a string cannot fail");
-        text
-    }
 }
-
-/// Media type of [`Metrics::text`].
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 impl Shard {
     fn new(layout: &MetricsLayout) -> Self {

@@ -97,7 +97,6 @@ fn the_metrics_have_the_documented_names() {
     ] {
         assert!(metrics.contains(&format!("\n{name}{{")), "{name} in\n{metrics}");
         let family = name.trim_end_matches("_bucket");
-        let family = family.strip_suffix("_total").unwrap_or(family);
         assert!(metrics.contains(&format!("# HELP {family} ")), "help for {name} in\n{metrics}");
     }
 }

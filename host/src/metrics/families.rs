@@ -4,12 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, MetricEncoder, NoLabelSet,
-};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::registry::Unit;
-
+use super::format::{Kind, Text, Unit, Value};
 use super::totals::{Times, Totals, key};
 
 /// Name and value.
@@ -18,7 +13,7 @@ pub(super) type Label<'a> = (&'static str, &'a str);
 /// Takes families one after the other.
 pub(super) enum Families<'a> {
     /// As text, with what earlier generations counted in every sum.
-    Text(DescriptorEncoder<'a>, Arc<Totals>),
+    Text(&'a mut Text, Arc<Totals>),
     /// What this worker counted, and nothing else.
     Totals(&'a mut Totals),
 }
@@ -39,7 +34,10 @@ impl Families<'_> {
         labels: [Label<'_>; N],
     ) -> fmt::Result {
         let Self::Text(out, _) = self else { return Ok(()) };
-        out.encode_descriptor(name, help, None, MetricType::Info)?.encode_info(&labels)
+        out.family(name, Kind::Info, None, help)?;
+        let mut labels_text = String::new();
+        key(&labels, &mut labels_text);
+        out.sample("_info", &labels_text, 1_u64)
     }
 
     /// A family of counters. Those of [`Unit::Seconds`] are given in nanoseconds.
@@ -84,20 +82,18 @@ impl Families<'_> {
                 totals.put_counters(name, counted);
             }
             Self::Text(out, base) => {
-                let mut family = out.encode_descriptor(name, help, unit, MetricType::Counter)?;
+                out.family(name, Kind::Counter, unit, help)?;
                 let base = base.counters(name);
                 for (labels, n) in series {
-                    let before = base.and_then(|base| {
-                        key(&labels, &mut labels_text);
-                        base.get(labels_text.as_str())
-                    });
+                    key(&labels, &mut labels_text);
+                    let before = base.and_then(|base| base.get(labels_text.as_str()));
                     let n = n.wrapping_add(before.copied().unwrap_or(0));
                     if n < least {
                         continue;
                     }
                     match unit {
-                        Some(Unit::Seconds) => encode_counter(&mut family, &labels, &seconds(n))?,
-                        _ => encode_counter(&mut family, &labels, &n)?,
+                        Some(Unit::Seconds) => out.sample("_total", &labels_text, seconds(n))?,
+                        _ => out.sample("_total", &labels_text, n)?,
                     }
                 }
             }
@@ -108,12 +104,12 @@ impl Families<'_> {
     /// A counter of the process and not of what it does: it begins anew with each.
     pub(super) fn process_seconds(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
         let Self::Text(out, _) = self else { return Ok(()) };
-        let mut family = out.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Counter)?;
-        encode_counter(&mut family, &[], &value)
+        out.family(name, Kind::Counter, Some(&Unit::Seconds), help)?;
+        out.sample("_total", "", value)
     }
 
     /// A family of gauges.
-    pub(super) fn gauge<'l, const N: usize, V: EncodeGaugeValue>(
+    pub(super) fn gauge<'l, const N: usize, V: Value>(
         &mut self,
         name: &str,
         unit: Option<&Unit>,
@@ -121,13 +117,11 @@ impl Families<'_> {
         series: impl IntoIterator<Item = ([Label<'l>; N], V)>,
     ) -> fmt::Result {
         let Self::Text(out, _) = self else { return Ok(()) };
-        let mut family = out.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+        out.family(name, Kind::Gauge, unit, help)?;
+        let mut labels_text = String::new();
         for (labels, value) in series {
-            if N == 0 {
-                family.encode_gauge(&value)?;
-            } else {
-                family.encode_family(&labels)?.encode_gauge(&value)?;
-            }
+            key(&labels, &mut labels_text);
+            out.sample("", &labels_text, value)?;
         }
         Ok(())
     }
@@ -152,41 +146,26 @@ impl Families<'_> {
                 totals.put_histograms(name, counted);
             }
             Self::Text(out, base) => {
-                let unit = Some(&Unit::Seconds);
-                let mut family = out.encode_descriptor(name, help, unit, MetricType::Histogram)?;
+                out.family(name, Kind::Histogram, Some(&Unit::Seconds), help)?;
                 let base = base.histograms(name);
                 for (labels, Histogram { mut times, bound }) in series {
-                    let before = base.and_then(|base| {
-                        key(&labels, &mut labels_text);
-                        base.get(labels_text.as_str())
-                    });
-                    if let Some(before) = before {
+                    key(&labels, &mut labels_text);
+                    if let Some(before) = base.and_then(|base| base.get(labels_text.as_str())) {
                         times.add(before);
                     }
-                    let buckets: Vec<(f64, u64)> =
-                        times.buckets.iter().enumerate().map(|(idx, n)| (bound(idx), *n)).collect();
-                    family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
-                        seconds(times.sum_ns),
-                        times.count(),
-                        &buckets,
-                        None,
-                    )?;
+                    // A bucket has what those below it have, too.
+                    let mut count = 0_u64;
+                    for (idx, n) in times.buckets.iter().enumerate() {
+                        count = count.wrapping_add(*n);
+                        out.bucket(bound(idx), &labels_text, count)?;
+                    }
+                    out.sample("_count", &labels_text, count)?;
+                    out.sample("_sum", &labels_text, seconds(times.sum_ns))?;
                 }
             }
         }
         Ok(())
     }
-}
-
-fn encode_counter(
-    family: &mut MetricEncoder<'_>,
-    labels: &[Label<'_>],
-    value: &impl EncodeCounterValue,
-) -> fmt::Result {
-    if labels.is_empty() {
-        return family.encode_counter::<NoLabelSet, _, u64>(value, None);
-    }
-    family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(value, None)
 }
 
 pub(super) fn seconds(ns: u64) -> f64 {

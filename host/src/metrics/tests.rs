@@ -21,7 +21,7 @@ fn sums_the_shards_of_all_threads() {
         .join()
         .expect("the thread counts");
     }
-    let text = metrics.text();
+    let text = metrics.text(Format::OpenMetrics);
     let endpoint = r#"cluster="api",endpoint="http://b""#;
     assert_eq!(value(&text, &format!("trylist_tries_total{{{endpoint},result=\"served\"}}")), "6");
     assert_eq!(value(&text, &format!("trylist_try_seconds_total{{{endpoint}}}")), "3.0");
@@ -41,7 +41,7 @@ fn a_module_for_requests_without_a_key_has_series_of_its_own() {
             shard.fallback(0, module);
         }
     }
-    let text = metrics.text();
+    let text = metrics.text(Format::OpenMetrics);
     for (module, n) in [("round_robin", "2"), ("random", "1")] {
         let labels = format!("cluster=\"api\",module=\"{module}\"");
         let calls = format!("trylist_module_calls_total{{{labels},call=\"next\"}}");
@@ -69,7 +69,7 @@ fn counts_a_request_in_every_family_that_speaks_of_it() {
         received_bytes: 80,
         sent_bytes: 1_000,
     });
-    let text = metrics.text();
+    let text = metrics.text(Format::OpenMetrics);
     assert_eq!(value(&text, r#"trylist_requests_total{cluster="api",code="200"}"#), "1");
     assert_eq!(value(&text, r#"trylist_outcomes_total{cluster="api",outcome="served"}"#), "1");
     assert_eq!(value(&text, r#"trylist_request_duration_seconds_count{cluster="api"}"#), "1");
@@ -86,9 +86,16 @@ fn requests_without_a_cluster_and_odd_statuses_have_a_series() {
     let (metrics, shard) = one_thread();
     for (status, code) in [(404, "404"), (0, "none"), (218, "2xx"), (999, "other"), (20, "other")] {
         let label = format!(r#"trylist_requests_total{{cluster="",code="{code}"}}"#);
-        let before = metrics.text().lines().find_map(|line| line.strip_prefix(&label)?.trim().parse().ok());
+        let before = metrics
+            .text(Format::OpenMetrics)
+            .lines()
+            .find_map(|line| line.strip_prefix(&label)?.trim().parse().ok());
         shard.request(&RequestEnd { status, ..RequestEnd::default() });
-        assert_eq!(value(&metrics.text(), &label), (before.unwrap_or(0) + 1).to_string(), "{status}");
+        assert_eq!(
+            value(&metrics.text(Format::OpenMetrics), &label),
+            (before.unwrap_or(0) + 1).to_string(),
+            "{status}"
+        );
     }
 }
 
@@ -119,7 +126,7 @@ fn two_servers_of_one_url_are_two_series() {
     layout.clusters[0].endpoints[1].url = "http://a".into();
     let metrics = Metrics::new(&layout, 1);
     metrics.shard(0).try_ended(0, 1, wire::TRY_NOT_ESTABLISHED, Some(wire::FAILURE_RESOLVE), 1);
-    let text = metrics.text();
+    let text = metrics.text(Format::OpenMetrics);
     let labels = r#"cluster="api",endpoint="http://a #2""#;
     assert_eq!(value(&text, &format!("trylist_tries_total{{{labels},result=\"not_established\"}}")), "1");
     assert_eq!(value(&text, &format!("trylist_try_failures_total{{{labels},kind=\"resolve\"}}")), "1");
@@ -132,7 +139,7 @@ fn says_of_each_source_what_it_says() {
     let health = &layout.clusters[0].endpoints[0].health;
     health.set(Source::Drain, true);
     health.set(Source::Check, true);
-    let text = metrics.text();
+    let text = metrics.text(Format::OpenMetrics);
     for (source, holds) in [("drain", "1"), ("check", "1"), ("ejection", "0")] {
         let labels = format!(r#"cluster="api",endpoint="http://a",source="{source}""#);
         assert_eq!(value(&text, &format!("trylist_endpoint_unavailable{{{labels}}}")), holds);
@@ -150,7 +157,7 @@ fn reads_the_live_numbers_of_endpoints_at_each_scrape() {
     let counters = layout.clusters[0].endpoints[0].counters;
     counters.in_flight.store(7, Relaxed);
     counters.state.store(wire::STATE_DRAINING, Relaxed);
-    let text = metrics.text();
+    let text = metrics.text(Format::OpenMetrics);
     let labels = r#"cluster="api",endpoint="http://a""#;
     assert_eq!(value(&text, &format!("trylist_endpoint_in_flight{{{labels}}}")), "7");
     assert_eq!(value(&text, &format!("trylist_endpoint_state{{{labels},state=\"available\"}}")), "0");
@@ -160,7 +167,7 @@ fn reads_the_live_numbers_of_endpoints_at_each_scrape() {
 
 #[test]
 fn faults_are_those_that_the_balancer_counted() {
-    let text = one_thread().0.text();
+    let text = one_thread().0.text(Format::OpenMetrics);
     let labels = r#"cluster="api",module="round_robin""#;
     assert_eq!(value(&text, &format!("trylist_module_faults_total{{{labels},fault=\"out_of_range\"}}")), "3");
     assert_eq!(value(&text, &format!("trylist_module_faults_total{{{labels},fault=\"panic\"}}")), "0");
@@ -172,7 +179,7 @@ fn a_balancer_in_quarantine_is_shown() {
     let labels = r#"cluster="api",module="round_robin""#;
     for (is_in, expected) in [(false, "0"), (true, "1")] {
         layout.clusters[0].balancers[0].is_quarantined = Arc::new(move || is_in);
-        let text = Metrics::new(&layout, 1).text();
+        let text = Metrics::new(&layout, 1).text(Format::OpenMetrics);
         assert_eq!(value(&text, &format!("trylist_balancer_quarantined{{{labels}}}")), expected);
     }
 }
@@ -186,7 +193,7 @@ fn gauges_are_what_came_less_what_went() {
     shard.queue_entered(0);
     shard.queue_entered(0);
     shard.queue_left(0, QueueEnd::TimedOut, 2_000_000_000);
-    let text = metrics.text();
+    let text = metrics.text(Format::OpenMetrics);
     assert_eq!(value(&text, r#"trylist_connections_total{listener="127.0.0.1:80"}"#), "2");
     assert_eq!(value(&text, r#"trylist_open_connections{listener="127.0.0.1:80"}"#), "1");
     assert_eq!(value(&text, r#"trylist_queue_length{cluster="api"}"#), "1");
@@ -215,7 +222,7 @@ fn what_earlier_generations_counted_is_part_of_every_sum() {
     shard.connection_opened(0);
     shard.request(&request);
     shard.try_ended(0, 1, wire::TRY_SERVED, None, 250_000_000);
-    let text = newer.text();
+    let text = newer.text(Format::OpenMetrics);
     for (series, expected) in [
         (r#"trylist_connections_total{listener="127.0.0.1:80"}"#, "2"),
         (r#"trylist_requests_total{cluster="api",code="200"}"#, "2"),
@@ -246,7 +253,7 @@ fn a_new_base_takes_the_place_of_the_last() {
         shard.connection_opened(0);
         newer.set_base(older.totals());
         let series = r#"trylist_connections_total{listener="127.0.0.1:80"}"#;
-        assert_eq!(value(&newer.text(), series), expected);
+        assert_eq!(value(&newer.text(Format::OpenMetrics), series), expected);
     }
 }
 
@@ -266,7 +273,7 @@ fn what_is_no_longer_configured_vanishes_and_comes_back() {
     {
         let metrics = Metrics::new(&layout, 1);
         metrics.set_base(Arc::clone(&base));
-        let text = metrics.text();
+        let text = metrics.text(Format::OpenMetrics);
         assert_eq!(text.contains(r#"cluster="api",code="200""#), has_cluster);
         assert_eq!(text.contains(r#"cluster="api",endpoint="http://b""#), has_endpoint);
     }
@@ -293,7 +300,7 @@ fn totals_are_exact_through_serde_and_sums() {
     assert_eq!(sum, own);
     sum.add(&own);
     metrics.set_base(sum);
-    let text = metrics.text();
+    let text = metrics.text(Format::OpenMetrics);
     let cluster = r#"cluster="a\"b\\\n""#;
     let total = (3 * MANY).to_string();
     assert_eq!(value(&text, &format!("trylist_received_bytes_total{{{cluster}}}")), total);
@@ -325,27 +332,55 @@ fn names_cannot_break_out_of_their_label() {
     let mut layout = layout();
     layout.clusters[0].name = "a\"} 1\nx\\".into();
     let metrics = Metrics::new(&layout, 1);
-    assert_eq!(value(&metrics.text(), r#"trylist_queue_length{cluster="a\"} 1\nx\\"}"#), "0");
+    assert_eq!(
+        value(&metrics.text(Format::OpenMetrics), r#"trylist_queue_length{cluster="a\"} 1\nx\\"}"#),
+        "0"
+    );
 }
 
 /// Every line is a comment or a sample of the family before it, no series comes twice, and it ends as it must.
 #[test]
 fn the_text_is_well_formed() {
-    let text = one_thread().0.text();
-    let (mut families, mut series) = (std::collections::HashSet::new(), std::collections::HashSet::new());
-    let mut family = "";
-    for line in text.strip_suffix("# EOF\n").expect("the end is marked").lines() {
-        if let Some(rest) = line.strip_prefix("# TYPE ") {
-            family = rest.split(' ').next().expect("a name");
-            assert!(families.insert(family), "{family} comes twice");
-        } else if !line.starts_with("# ") {
-            let (name_and_labels, value) = line.rsplit_once(' ').expect("a value");
-            assert!(series.insert(name_and_labels), "{name_and_labels} comes twice");
-            assert!(name_and_labels.starts_with(family), "{line} is not of {family}");
-            assert!(value.parse::<f64>().is_ok(), "{line}");
+    let metrics = one_thread().0;
+    let texts = [metrics.text(Format::OpenMetrics), metrics.text(Format::Prometheus)];
+    let without_end = texts[0].strip_suffix("# EOF\n").expect("the end is marked");
+    for text in [without_end, &texts[1]] {
+        let (mut families, mut series) = (std::collections::HashSet::new(), std::collections::HashSet::new());
+        let mut family = "";
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                family = rest.split(' ').next().expect("a name");
+                assert!(families.insert(family), "{family} comes twice");
+            } else if !line.starts_with("# ") {
+                let (name_and_labels, value) = line.rsplit_once(' ').expect("a value");
+                assert!(series.insert(name_and_labels), "{name_and_labels} comes twice");
+                assert!(name_and_labels.starts_with(family), "{line} is not of {family}");
+                assert!(value.parse::<f64>().is_ok(), "{line}");
+            }
         }
+        assert!(families.contains("process_resident_memory_bytes"), "{families:?}");
     }
-    assert!(families.contains("process_resident_memory_bytes"), "{families:?}");
+    assert!(!texts[1].contains("# EOF") && !texts[1].contains("# UNIT"), "they are OpenMetrics' alone");
+}
+
+#[test]
+fn both_formats_have_the_same_series_with_the_same_values() {
+    let (metrics, shard) = one_thread();
+    shard.request(&RequestEnd {
+        cluster: Some(0),
+        status: 200,
+        duration_ns: 150_000,
+        ..RequestEnd::default()
+    });
+    let samples = |format| -> Vec<String> {
+        let text = metrics.text(format);
+        // What the process itself takes changes from scrape to scrape.
+        let is_still = |line: &&str| !line.starts_with(['#', 'p']) && !line.starts_with("trylist_uptime");
+        text.lines().filter(is_still).map(str::to_owned).collect()
+    };
+    let prometheus = samples(Format::Prometheus);
+    assert!(prometheus.len() > 50, "{prometheus:?}");
+    assert_eq!(samples(Format::OpenMetrics), prometheus);
 }
 
 #[test]

@@ -8,11 +8,8 @@ use std::iter;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::DescriptorEncoder;
-use prometheus_client::registry::Unit;
-
 use super::families::{self, Families, Label, seconds};
+use super::format::{Format, Text, Unit};
 use super::totals::{Times, Totals};
 use super::{
     BalancerCells, Call, Cell, ClusterCells, Connection, EndpointCells, FAILURES, Histogram, ListenerCells,
@@ -34,15 +31,16 @@ impl BalancerPlace {
     }
 }
 
-impl Collector for Metrics {
-    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut out = Families::Text(encoder, self.base.load_full());
-        self.walk(&mut out)?;
-        process(&mut out)
-    }
-}
-
 impl Metrics {
+    /// Everything as text, the base included. The formats have the same series with the same values. Costs a walk over
+    /// all series of all threads.
+    pub fn text(&self, format: Format) -> String {
+        let mut text = Text::new(format);
+        let mut out = Families::Text(&mut text, self.base.load_full());
+        self.walk(&mut out).and_then(|()| process(&mut out)).expect("writing to a string cannot fail");
+        text.finish()
+    }
+
     /// What this worker counted, without the base that it was given.
     pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();
