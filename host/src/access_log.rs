@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! 10.0.0.9 - - [23/Nov/2026:01:40:34 +0000] "GET /x HTTP/1.1" 200 130 "-" "curl/8.5.0" cluster=api module=round_robin
-//!   endpoint=http://127.0.0.1:9001 tries="http://127.0.0.1:9002 connect 0.000312, http://127.0.0.1:9001 served 0.002107"
+//!   endpoint=http://127.0.0.1:9001 tries="http://127.0.0.1:9002 connect 0.000312, http://127.0.0.1:9001 served 200 0.002107"
 //!   time=0.003110 first_byte=0.002044
 //! ```
 //! (in one line; times in seconds; ` request_id=…` at its end where requests have IDs.) Bytes that could end a field or a line are written as `\xHH`, as nginx does.
@@ -105,6 +105,8 @@ pub struct Try<'a> {
     /// How it ended, in one word: [`crate::metrics::try_result`], or [`crate::metrics::failure`] where it was not
     /// established.
     pub result: &'a str,
+    /// Status of the server's response, also of one that was not passed on; 0 where none came, and then not written.
+    pub status: u16,
     /// How long it took.
     pub duration_ns: u64,
 }

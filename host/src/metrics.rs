@@ -103,6 +103,19 @@ pub struct RequestEnd {
     pub sent_bytes: u64,
 }
 
+/// A try that is over, as [`Shard::try_ended`] counts it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TryEnd {
+    /// One of [`wire`]'s `TRY_*`.
+    pub result: u32,
+    /// One of [`wire`]'s `FAILURE_*`: why it was not established.
+    pub failure: Option<u32>,
+    /// Status of the server's response, also of one that was not passed on; 0 where none came.
+    pub status: u16,
+    /// How long it took.
+    pub duration_ns: u64,
+}
+
 /// An enum whose variants are the values of one label.
 macro_rules! label {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
@@ -187,6 +200,8 @@ pub fn state(state: u32) -> &'static str {
 /// Words for the wire's constants, which count from 1.
 const TRY_RESULTS: [&str; 7] =
     ["served", "not_established", "closed_early", "bad_response", "timed_out", "broken", "aborted"];
+/// Classes of statuses by their first digit, less one.
+const STATUS_CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "other"];
 const FAILURES: [&str; 5] = ["resolve", "connect", "connect_timeout", "tls", "local"];
 const OUTCOMES: [&str; 6] = ["served", "no_endpoint", "failed", "timed_out", "broken", "aborted"];
 const STATES: [&str; 4] = ["available", "down", "ejected", "draining"];
@@ -319,22 +334,18 @@ impl Shard {
         cells.sent_bytes.add(end.sent_bytes);
     }
 
-    /// A try is over. `result` is one of [`wire`]'s `TRY_*`; `failure`, one of its `FAILURE_*`, says why a try was not
-    /// established.
-    pub fn try_ended(
-        &self,
-        cluster: usize,
-        endpoint: usize,
-        result: u32,
-        failure: Option<u32>,
-        duration_ns: u64,
-    ) {
+    /// A try is over.
+    pub fn try_ended(&self, cluster: usize, endpoint: usize, end: &TryEnd) {
         let cells = self.endpoint(cluster, endpoint);
-        cells.tries[kind_idx(result, TRY_RESULTS.len(), wire::TRY_BAD_RESPONSE)].add(1);
-        if let Some(kind) = failure {
+        cells.tries[kind_idx(end.result, TRY_RESULTS.len(), wire::TRY_BAD_RESPONSE)].add(1);
+        if let Some(kind) = end.failure {
             cells.failures[kind_idx(kind, FAILURES.len(), wire::FAILURE_CONNECT)].add(1);
         }
-        cells.time_ns.add(duration_ns);
+        if end.status != 0 {
+            let class = usize::from(end.status / 100).wrapping_sub(1).min(STATUS_CLASSES.len() - 1);
+            cells.statuses[class].add(1);
+        }
+        cells.time_ns.add(end.duration_ns);
     }
 
     /// A try got its connection, or found a kept one stale.

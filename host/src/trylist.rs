@@ -20,7 +20,7 @@ use crate::address::Peer;
 use crate::cluster::{Cluster, Tier};
 use crate::endpoint::{Declined, InFlight, Which};
 use crate::http1::head::{RequestHead, ResponseHead};
-use crate::metrics::Call;
+use crate::metrics::{Call, TryEnd};
 use crate::module::balancer::{Balancer, Fault, Panicked};
 use crate::module::wire::ns;
 use crate::outlier;
@@ -115,6 +115,8 @@ pub struct Tried {
     pub result: u32,
     /// One of [`wire`]'s `FAILURE_*`, where the try was not established.
     pub failure: Option<u32>,
+    /// Status of the server's response; 0 where none came.
+    pub status: u16,
     /// How long it took.
     pub total: Duration,
 }
@@ -303,9 +305,13 @@ impl<'a> Trylist<'a> {
         }
         let Some(current) = self.current.take() else { return };
         let total = now.saturating_duration_since(current.started);
-        let tried = Tried { endpoint: current.endpoint, result, failure: current.failure, total };
-        self.slot_mut().tries.push(tried);
-        self.thread.metrics.try_ended(self.cluster_idx, current.endpoint, result, current.failure, ns(total));
+        let Current { endpoint, failure, status, .. } = current;
+        self.slot_mut().tries.push(Tried { endpoint, result, failure, status, total });
+        self.thread.metrics.try_ended(
+            self.cluster_idx,
+            endpoint,
+            &TryEnd { result, failure, status, duration_ns: ns(total) },
+        );
         if result != wire::TRY_NOT_ESTABLISHED {
             self.last.endpoint = Some(current.endpoint);
         }

@@ -38,7 +38,7 @@ fn the_access_log_tells_of_every_try() {
     );
     let tries = line.split_once("tries=\"").unwrap().1.split_once('"').unwrap().0;
     let tries: Vec<_> = tries.split(", ").map(|tried| tried.rsplit_once(' ').unwrap().0).collect();
-    assert_eq!(tries, [format!("{} connect", dead.url()), format!("{} served", alive.url())], "{line}");
+    assert_eq!(tries, [format!("{} connect", dead.url()), format!("{} served 200", alive.url())], "{line}");
     assert!(line.contains(" time=0.") && line.contains(" first_byte=0."), "{line}");
 }
 
@@ -55,6 +55,73 @@ fn the_access_log_tells_of_what_was_refused_and_what_failed() {
     assert!(lines[0].contains(&format!("\" 502 {} ", body.len())), "{lines:?}");
     assert!(lines[0].contains(&format!("tries=\"{} connect ", dead.url())));
     assert!(lines[1].contains("\" 400 ") && lines[2].contains("\"CONNECT a:1 HTTP/1.1\" 405 "), "{lines:?}");
+}
+
+/// An answer that was not passed on and one that was are both "served"; what the server answered is beside it.
+#[test]
+fn what_each_try_was_answered_is_told() {
+    let answering = |status: u16| {
+        Origin::serving(move |conn| {
+            while conn.request().is_some() {
+                conn.send(format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n"));
+            }
+        })
+    };
+    let (busy, broken) = (answering(503), answering(500));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("access.log");
+    let proxy = Proxy::over([&busy, &broken])
+        .route("path = \"/\"\nretry = { on = [\"503\"] }")
+        .tables(&format!("[access_log]\npath = {file:?}"))
+        .start();
+    assert_eq!(proxy.get("/").status(), 500);
+    let responses = |origin: &Origin, class: &str| {
+        let labels = format!("cluster=\"%\",endpoint=\"{}\",class=\"{class}\"", origin.url());
+        format!("trylist_try_responses_total{{{labels}}}")
+    };
+    for origin in [&busy, &broken] {
+        proxy.wait_for_metric(&responses(origin, "5xx"), 1.0);
+        assert_eq!(proxy.metric(&responses(origin, "2xx")), 0.0);
+    }
+    drop(proxy);
+    let log = fs::read_to_string(file).unwrap();
+    let tries = log.split_once("tries=\"").unwrap().1.split_once('"').unwrap().0;
+    let tries: Vec<_> = tries.split(", ").map(|tried| tried.rsplit_once(' ').unwrap().0).collect();
+    assert_eq!(
+        tries,
+        [format!("{} served 503", busy.url()), format!("{} served 500", broken.url())],
+        "{log}"
+    );
+}
+
+#[test]
+fn metrics_come_in_the_format_that_is_asked_for() {
+    let origin = Origin::named("a");
+    let proxy = Proxy::over([&origin]).start();
+    assert_eq!(proxy.names(2), "a a");
+    proxy.wait_for_metric("trylist_requests_total{cluster=\"%\",code=\"200\"}", 2.0);
+    let ask = |accept: &str| {
+        let mut client = Client::connect(proxy.admin_address());
+        let request =
+            format!("GET /metrics HTTP/1.1\r\nHost: a\r\nAccept: {accept}\r\nConnection: close\r\n\r\n");
+        client.send(request).reply()
+    };
+    let (open, plain) =
+        (ask("application/openmetrics-text; version=1.0.0"), ask("text/plain; version=0.0.4"));
+    assert_eq!(
+        open.header("content-type"),
+        Some("application/openmetrics-text; version=1.0.0; charset=utf-8")
+    );
+    assert_eq!(plain.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    assert!(open.text().contains("# TYPE trylist_requests counter\n") && open.text().ends_with("# EOF\n"));
+    assert!(
+        plain.text().contains("# TYPE trylist_requests_total counter\n") && !plain.text().contains("# EOF")
+    );
+    let samples = |text: String| -> Vec<String> {
+        let is_of_traffic = |line: &&str| line.starts_with("trylist_") && !line.starts_with("trylist_uptime");
+        text.lines().filter(is_of_traffic).map(str::to_owned).collect()
+    };
+    assert_eq!(samples(open.text()), samples(plain.text()));
 }
 
 #[test]

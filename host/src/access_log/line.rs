@@ -49,6 +49,9 @@ impl Entry<'_> {
             line.push(b' ');
             escape(line, tried.result.as_bytes());
             line.push(b' ');
+            if tried.status != 0 {
+                put(line, format_args!("{:03} ", tried.status));
+            }
             put_seconds(line, tried.duration_ns);
         }
         if separator.is_empty() {

@@ -7,14 +7,14 @@ use super::*;
 #[test]
 fn writes_the_documented_line() {
     let tries = [
-        Try { endpoint: "http://127.0.0.1:9002", result: "connect", duration_ns: 312_400 },
-        Try { endpoint: "http://127.0.0.1:9001", result: "served", duration_ns: 2_107_000 },
+        Try { endpoint: "http://127.0.0.1:9002", result: "connect", status: 0, duration_ns: 312_400 },
+        Try { endpoint: "http://127.0.0.1:9001", result: "served", status: 200, duration_ns: 2_107_000 },
     ];
     assert_eq!(
         line(&entry(), tries),
         "10.0.0.9 - - [23/Nov/2026:01:40:34 +0000] \"GET /x HTTP/1.1\" 200 130 \"-\" \"curl/8.5.0\" cluster=api \
          module=round_robin endpoint=http://127.0.0.1:9001 tries=\"http://127.0.0.1:9002 connect 0.000312, \
-         http://127.0.0.1:9001 served 0.002107\" time=0.003110 first_byte=0.002044\n"
+         http://127.0.0.1:9001 served 200 0.002107\" time=0.003110 first_byte=0.002044\n"
     );
 }
 
@@ -58,7 +58,7 @@ fn no_byte_breaks_out_of_its_field() {
         endpoint: Some(&word),
         ..entry()
     };
-    let line = line(&entry, [Try { endpoint: &word, result: &word, duration_ns: 0 }]);
+    let line = line(&entry, [Try { endpoint: &word, result: &word, status: 0, duration_ns: 0 }]);
     assert!(line.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\n')), "{line}");
     assert_eq!(line.matches('\n').count(), 1);
     assert_eq!(line.matches('"').count(), 8, "two around each of the four quoted fields: {line}");

@@ -108,6 +108,7 @@ impl Request<'_> {
         let tries = trylist.tries().iter().map(|tried| access_log::Try {
             endpoint: &endpoints[tried.endpoint].url,
             result: tried.failure.map_or_else(|| metrics::try_result(tried.result), metrics::failure),
+            status: tried.status,
             duration_ns: ns(tried.total),
         });
         log.borrow_mut().log(&entry, tries);

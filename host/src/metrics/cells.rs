@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Call, Connection, FAILURES, N_CODES, OUTCOMES, QueueEnd, TRY_RESULTS};
+use super::{Call, Connection, FAILURES, N_CODES, OUTCOMES, QueueEnd, STATUS_CLASSES, TRY_RESULTS};
 
 /// One number of one thread.
 #[derive(Debug, Default)]
@@ -108,6 +108,7 @@ pub(super) struct BalancerCells {
 pub(super) struct EndpointCells {
     pub(super) tries: [Cell; TRY_RESULTS.len()],
     pub(super) failures: [Cell; FAILURES.len()],
+    pub(super) statuses: [Cell; STATUS_CLASSES.len()],
     pub(super) connections: [Cell; Connection::N],
     pub(super) time_ns: Cell,
 }
@@ -158,6 +159,12 @@ impl Default for BalancerCells {
 
 impl Default for EndpointCells {
     fn default() -> Self {
-        Self { tries: cells(), failures: cells(), connections: cells(), time_ns: Cell::default() }
+        Self {
+            tries: cells(),
+            failures: cells(),
+            statuses: cells(),
+            connections: cells(),
+            time_ns: Cell::default(),
+        }
     }
 }

@@ -14,7 +14,7 @@ fn sums_the_shards_of_all_threads() {
         let shard = metrics.shard(thread);
         std::thread::spawn(move || {
             for _ in 0..=thread {
-                shard.try_ended(0, 1, wire::TRY_SERVED, None, 500_000_000);
+                shard.try_ended(0, 1, &ended(wire::TRY_SERVED, None, 500_000_000));
                 shard.module_call(0, 0, Call::Next);
             }
         })
@@ -121,11 +121,25 @@ fn unknown_kinds_are_read_as_the_wire_says() {
 }
 
 #[test]
+fn responses_of_tries_are_counted_by_the_class_of_their_status() {
+    let (metrics, shard) = one_thread();
+    for status in [101, 200, 204, 302, 404, 500, 503, 599, 600, 999, 0, 99] {
+        shard.try_ended(0, 0, &TryEnd { result: wire::TRY_SERVED, status, ..TryEnd::default() });
+    }
+    let text = metrics.text(Format::OpenMetrics);
+    let labels = r#"cluster="api",endpoint="http://a""#;
+    for (class, n) in [("1xx", "1"), ("2xx", "2"), ("3xx", "1"), ("4xx", "1"), ("5xx", "3"), ("other", "3")] {
+        assert_eq!(value(&text, &format!("trylist_try_responses_total{{{labels},class=\"{class}\"}}")), n);
+    }
+    assert_eq!(value(&text, &format!("trylist_tries_total{{{labels},result=\"served\"}}")), "12");
+}
+
+#[test]
 fn two_servers_of_one_url_are_two_series() {
     let mut layout = layout();
     layout.clusters[0].endpoints[1].url = "http://a".into();
     let metrics = Metrics::new(&layout, 1);
-    metrics.shard(0).try_ended(0, 1, wire::TRY_NOT_ESTABLISHED, Some(wire::FAILURE_RESOLVE), 1);
+    metrics.shard(0).try_ended(0, 1, &ended(wire::TRY_NOT_ESTABLISHED, Some(wire::FAILURE_RESOLVE), 1));
     let text = metrics.text(Format::OpenMetrics);
     let labels = r#"cluster="api",endpoint="http://a #2""#;
     assert_eq!(value(&text, &format!("trylist_tries_total{{{labels},result=\"not_established\"}}")), "1");
@@ -216,12 +230,12 @@ fn what_earlier_generations_counted_is_part_of_every_sum() {
     shard.connection_opened(0);
     shard.request(&request);
     shard.request(&RequestEnd { status: 404, ..RequestEnd::default() });
-    shard.try_ended(0, 1, wire::TRY_NOT_ESTABLISHED, Some(wire::FAILURE_TLS), 250_000_000);
+    shard.try_ended(0, 1, &ended(wire::TRY_NOT_ESTABLISHED, Some(wire::FAILURE_TLS), 250_000_000));
     let (newer, shard) = one_thread();
     newer.set_base(older.totals());
     shard.connection_opened(0);
     shard.request(&request);
-    shard.try_ended(0, 1, wire::TRY_SERVED, None, 250_000_000);
+    shard.try_ended(0, 1, &ended(wire::TRY_SERVED, None, 250_000_000));
     let text = newer.text(Format::OpenMetrics);
     for (series, expected) in [
         (r#"trylist_connections_total{listener="127.0.0.1:80"}"#, "2"),
@@ -261,8 +275,8 @@ fn a_new_base_takes_the_place_of_the_last() {
 fn what_is_no_longer_configured_vanishes_and_comes_back() {
     let (older, shard) = one_thread();
     shard.request(&RequestEnd { cluster: Some(0), status: 200, ..RequestEnd::default() });
-    shard.try_ended(0, 0, wire::TRY_SERVED, None, 1);
-    shard.try_ended(0, 1, wire::TRY_SERVED, None, 1);
+    shard.try_ended(0, 0, &ended(wire::TRY_SERVED, None, 1));
+    shard.try_ended(0, 1, &ended(wire::TRY_SERVED, None, 1));
     let mut renamed = layout();
     renamed.clusters[0].name = "web".into();
     let mut smaller = layout();
@@ -293,7 +307,7 @@ fn totals_are_exact_through_serde_and_sums() {
         received_bytes: MANY,
         ..RequestEnd::default()
     });
-    shard.try_ended(0, 0, wire::TRY_SERVED, None, MANY);
+    shard.try_ended(0, 0, &ended(wire::TRY_SERVED, None, MANY));
     let own = metrics.totals();
     let bytes = serde_json::to_vec(&own).expect("plain data");
     let mut sum: Totals = serde_json::from_slice(&bytes).expect("what was written");
@@ -392,6 +406,10 @@ fn a_second_writer_is_noticed() {
     let there = Arc::clone(&shard);
     let result = std::thread::spawn(move || there.connection_opened(0)).join();
     std::panic::resume_unwind(result.expect_err("it panics"));
+}
+
+fn ended(result: u32, failure: Option<u32>, duration_ns: u64) -> TryEnd {
+    TryEnd { result, failure, status: 0, duration_ns }
 }
 
 fn one_thread() -> (Arc<Metrics>, Arc<Shard>) {

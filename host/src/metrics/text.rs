@@ -13,7 +13,7 @@ use super::format::{Format, Text, Unit};
 use super::totals::{Times, Totals};
 use super::{
     BalancerCells, Call, Cell, ClusterCells, Connection, EndpointCells, FAILURES, Histogram, ListenerCells,
-    Metrics, OUTCOMES, QueueEnd, RequestCells, STATES, Shard, TRY_RESULTS,
+    Metrics, OUTCOMES, QueueEnd, RequestCells, STATES, STATUS_CLASSES, Shard, TRY_RESULTS,
 };
 use crate::endpoint::Source;
 use crate::module::balancer::Fault;
@@ -204,6 +204,11 @@ impl Metrics {
             "trylist_try_failures",
             "Tries that were not established, by the reason.",
             self.by_kind("kind", &FAILURES, |cells| &cells.failures),
+        )?;
+        out.rare_counter(
+            "trylist_try_responses",
+            "Responses of an endpoint by the class of their status, also those that were not passed on.",
+            self.by_kind("class", &STATUS_CLASSES, |cells| &cells.statuses),
         )?;
         out.counter(
             "trylist_try",
