@@ -305,6 +305,11 @@ fn new_slot(server: &config::Server) -> &'static wire::Counters {
     &slot.0
 }
 
+/// An effective weight for people, to four decimals: in 16.16 fixed point a tenth is 0.0999908447265625.
+pub fn shown_weight(effective: u32) -> f64 {
+    (f64::from(effective) / 65536.0 * 1e4).round() / 1e4
+}
+
 /// A hash that is the same in every process and every release.
 fn id(cluster: &str, url: &str, occurrence: usize, address: Option<IpAddr>) -> u64 {
     let mut hash = Sha256::new();
@@ -330,6 +335,12 @@ mod tests {
             assert_ne!(a, other);
         }
         assert_ne!(id("ab", "c", 0, None), id("a", "bc", 0, None));
+    }
+
+    #[test]
+    fn weights_are_shown_as_they_were_meant() {
+        let tenth = (f64::from(1 << 16) * 0.1) as u32;
+        assert_eq!([tenth, 1 << 16, 3 << 15, u32::MAX, 0].map(shown_weight), [0.1, 1.0, 1.5, 65536.0, 0.0]);
     }
 
     fn endpoint(max_requests: u32) -> Endpoint {

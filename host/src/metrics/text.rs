@@ -15,7 +15,7 @@ use super::{
     BalancerCells, Call, Cell, ClusterCells, Connection, EndpointCells, FAILURES, Histogram, ListenerCells,
     Metrics, OUTCOMES, QueueEnd, RequestCells, STATES, STATUS_CLASSES, Shard, TRY_RESULTS,
 };
-use crate::endpoint::Source;
+use crate::endpoint::{Source, shown_weight};
 use crate::module::balancer::Fault;
 
 /// Where shards count what one module of a cluster does.
@@ -252,9 +252,7 @@ impl Metrics {
             "trylist_endpoint_weight",
             None,
             "Weight of an endpoint as in force now.",
-            live().map(|(labels, counters)| {
-                (labels, f64::from(counters.effective_weight.load(Relaxed)) / 65536.0)
-            }),
+            live().map(|(labels, counters)| (labels, shown_weight(counters.effective_weight.load(Relaxed)))),
         )?;
         out.gauge(
             "trylist_endpoint_latency",

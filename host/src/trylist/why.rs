@@ -8,6 +8,7 @@ use std::time::Instant;
 use lb_api::wire;
 
 use super::{Step, Tried, Trylist};
+use crate::endpoint;
 use crate::metrics;
 
 /// Candidates of a tier that are listed. More are counted: who has ten thousand servers wants to know of those tried.
@@ -153,7 +154,7 @@ impl Trylist<'_> {
         }
         for Candidate { endpoint, state, weight, in_flight } in &why.candidates {
             let (name, state) = (self.name(*endpoint), metrics::state(*state));
-            let weight = f64::from(*weight) / 65536.0;
+            let weight = endpoint::shown_weight(*weight);
             let text = format!("{name}: {state}, weight {weight}, {in_flight} in flight");
             fields.push("X-Trylist-Candidate", text.as_bytes());
         }
