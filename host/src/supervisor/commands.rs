@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
-use rustix::fs::{FlockOperation, Mode, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 
 use crate::control::{Command, Exit, MAX_COMMAND_BYTES, Reply};
 
@@ -27,7 +27,7 @@ pub(super) struct Commands {
     listener: UnixListener,
     path: PathBuf,
     /// Held for as long as the socket is this process's.
-    _lock: File,
+    _lock: Lock,
     clients: BTreeMap<ClientId, Client>,
     n_clients: ClientId,
 }
@@ -57,17 +57,13 @@ impl Commands {
         // The socket's own file cannot be locked, and to connect to it would not tell who comes first of two.
         let mut lock_path = path.as_os_str().to_owned();
         lock_path.push(".lock");
-        let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(lock_path);
-        let lock = lock.map_err(cannot)?;
-        if let Err(error) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            return Err(match error.kind() {
-                ErrorKind::WouldBlock => format!(
-                    "control socket \"{name}\": another supervisor of this configuration runs; stop it, or name another \
-                     socket by the key control"
-                ),
-                _ => cannot(error.into()),
-            });
-        }
+        let lock = Lock::take(lock_path.into()).map_err(|error| match error.kind() {
+            ErrorKind::WouldBlock => format!(
+                "control socket \"{name}\": another supervisor of this configuration runs; stop it, or name another \
+                 socket by the key control"
+            ),
+            _ => cannot(error),
+        })?;
         // What a supervisor that was killed left behind goes, and nothing else does.
         match fs::symlink_metadata(path) {
             Ok(metadata) if metadata.file_type().is_socket() => fs::remove_file(path).map_err(cannot)?,
@@ -181,7 +177,43 @@ impl Commands {
 
 impl Drop for Commands {
     fn drop(&mut self) {
-        // The lock's file stays: to remove it would let two hold locks of one name.
+        // Before the lock goes: the next one's socket is not to be removed.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// A lock by a file, which is there for as long as somebody holds it.
+struct Lock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Lock {
+    /// Takes it, unless somebody else has it ([`ErrorKind::WouldBlock`]).
+    fn take(path: PathBuf) -> io::Result<Self> {
+        loop {
+            let mut options = OpenOptions::new();
+            options.write(true).create(true).truncate(false).mode(0o600);
+            let file = options.custom_flags(OFlags::NOFOLLOW.bits() as i32).open(&path)?;
+            flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+            // Whoever had it may have removed the file between the two calls. A lock on a file that has no name any
+            // more keeps nobody out.
+            let locked = file.metadata()?;
+            match fs::symlink_metadata(&path) {
+                Ok(there) if (there.dev(), there.ino()) == (locked.dev(), locked.ino()) => {
+                    return Ok(Self { path, _file: file });
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // While it is held, so that the name that goes is that of this very file.
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -250,6 +282,7 @@ fn is_safe(folder: &Path) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use std::net::Shutdown;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
 
@@ -267,6 +300,42 @@ mod tests {
 
     fn n_interests(commands: &Commands) -> usize {
         commands.interests().count()
+    }
+
+    #[test]
+    fn nothing_is_left_behind_and_one_at_a_time_has_the_lock() {
+        let (folder, commands) = listening();
+        let path = commands.path().to_owned();
+        let error = Commands::listen(&path).err().expect("another has it");
+        assert!(error.contains("another supervisor"), "{error}");
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 2, "the socket and its lock");
+        drop(commands);
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+        // What is refused leaves nothing either.
+        fs::write(&path, "no socket").unwrap();
+        Commands::listen(&path).err().expect("something else is there");
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_lock_is_held_by_one_however_many_come_and_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let (n_inside, n_taken) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    while n_taken.load(Ordering::SeqCst) < 2_000 {
+                        let Ok(lock) = Lock::take(path.clone()) else { continue };
+                        assert_eq!(n_inside.fetch_add(1, Ordering::SeqCst), 0, "two have it");
+                        n_taken.fetch_add(1, Ordering::SeqCst);
+                        n_inside.fetch_sub(1, Ordering::SeqCst);
+                        drop(lock);
+                    }
+                });
+            }
+        });
+        assert!(!path.exists());
     }
 
     #[test]
