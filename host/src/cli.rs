@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 use trylist::control::ServerMark;
 
@@ -76,8 +77,11 @@ pub(crate) enum Command {
         cluster: String,
         /// The server's URL, as written in the configuration
         url: String,
-        #[command(subcommand)]
-        mark: MarkCommand,
+        /// What becomes of it
+        mark: Mark,
+        /// With `weight`: 1 to 65,535
+        #[arg(required_if_eq("mark", "weight"), value_parser = clap::value_parser!(u16).range(1..))]
+        weight: Option<u16>,
     },
     /// Check a configuration, load its modules and build its balancers, without listening anywhere
     Check(Configuration),
@@ -91,26 +95,31 @@ pub(crate) enum Command {
     Worker,
 }
 
-#[derive(Clone, Copy, Debug, Subcommand)]
-pub(crate) enum MarkCommand {
-    /// Finish what runs and take nothing new
+/// No subcommand, so that options may stand behind it as before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mark {
+    /// It finishes what runs and takes nothing new
     Drain,
-    /// Take requests
+    /// It takes requests
     Ready,
-    /// Have this weight
-    Weight {
-        /// 1 to 65,535
-        #[arg(value_parser = clap::value_parser!(u16).range(1..))]
-        weight: u16,
-    },
+    /// It has the weight that follows
+    Weight,
 }
 
-impl From<MarkCommand> for ServerMark {
-    fn from(command: MarkCommand) -> Self {
-        match command {
-            MarkCommand::Drain => Self::Drain,
-            MarkCommand::Ready => Self::Ready,
-            MarkCommand::Weight { weight } => Self::Weight(weight),
+impl Mark {
+    /// What the supervisor is told.
+    ///
+    /// # Errors
+    /// There is a weight, but the mark is not `weight`; the other way round, clap has refused it.
+    pub(crate) fn with(self, weight: Option<u16>) -> Result<ServerMark, clap::Error> {
+        match (self, weight) {
+            (Self::Drain, None) => Ok(ServerMark::Drain),
+            (Self::Ready, None) => Ok(ServerMark::Ready),
+            (Self::Weight, Some(weight)) => Ok(ServerMark::Weight(weight)),
+            (Self::Drain | Self::Ready | Self::Weight, _) => {
+                let text = "a weight goes with the mark `weight`, and with no other";
+                Err(Arguments::command().error(ErrorKind::ArgumentConflict, text))
+            }
         }
     }
 }
@@ -199,9 +208,6 @@ pub(crate) struct Configuration {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-    use clap::error::ErrorKind;
-
     use trylist::control::Exit;
 
     use super::*;
@@ -228,6 +234,12 @@ mod tests {
             "stop -c a.toml",
             "server -c a.toml app http://127.0.0.1:9001 drain",
             "server -c a.toml app http://127.0.0.1:9001 weight 3",
+            "server app http://127.0.0.1:9001 drain -c a.toml",
+            "server app http://127.0.0.1:9001 ready --config a.toml",
+            "server app http://127.0.0.1:9001 weight 3 -c a.toml",
+            "server app -c a.toml http://127.0.0.1:9001 weight 3",
+            "module release greedy -c a.toml",
+            "reload -c a.toml --log-level warn",
             "module release -c a.toml greedy",
         ] {
             parse(line).expect(line);
@@ -254,6 +266,13 @@ mod tests {
         );
         let weight = parse("server -c a.toml app http://a weight 0").expect_err("no weight");
         assert_eq!(weight, ErrorKind::ValueValidation);
+        let weight = parse("server -c a.toml app http://a weight").expect_err("no weight");
+        assert_eq!(weight, ErrorKind::MissingRequiredArgument);
+        let mark = parse("server -c a.toml app http://a halt").expect_err("no such mark");
+        assert_eq!(mark, ErrorKind::InvalidValue);
+        for mark in [Mark::Drain, Mark::Ready] {
+            assert_eq!(mark.with(Some(3)).expect_err("no weight").kind(), ErrorKind::ArgumentConflict);
+        }
         assert_eq!(parse("demo --log-level loud").expect_err("no level"), ErrorKind::ValueValidation);
     }
 

@@ -48,8 +48,9 @@ fn main() -> ExitCode {
         Command::Reload(from) => command::ask(&from.config, &control::Command::Reload),
         Command::Status { configuration, json } => command::status(&configuration.config, *json),
         Command::Stop(from) => command::ask(&from.config, &control::Command::Stop),
-        Command::Server { configuration, cluster, url, mark } => {
-            let (cluster, url, mark) = (cluster.clone(), url.clone(), (*mark).into());
+        Command::Server { configuration, cluster, url, mark, weight } => {
+            let mark = mark.with(*weight).unwrap_or_else(|error| error.exit());
+            let (cluster, url) = (cluster.clone(), url.clone());
             command::ask(&configuration.config, &control::Command::Server { cluster, url, mark })
         }
         Command::Check(from) => check(&from.config),

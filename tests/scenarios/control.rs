@@ -117,6 +117,25 @@ fn marks_of_what_is_not_there_are_refused() {
 }
 
 #[test]
+fn options_may_stand_behind_a_mark_as_before_it() {
+    let origins = ["a", "b"].map(Origin::named);
+    let site = Site::run(&over(&origins));
+    let (config, url) = (site.folder().config(), origins[0].url());
+    for (words, said) in [
+        (vec!["server", "app", &url, "drain", "-c", &config], "drains"),
+        (vec!["server", "app", &url, "ready", "--config", &config], "takes requests"),
+        (vec!["server", "-c", &config, "app", &url, "drain"], "drains"),
+        (vec!["server", "app", &url, "weight", "3", "-c", &config], "has weight 3"),
+    ] {
+        let (code, out, complained) = spoken(&tests::command::trylist(&words));
+        assert_eq!((code, complained.as_str()), (Some(0), ""), "{words:?}: {out}");
+        assert!(out.contains(&format!("server \"{url}\" {said} from now on")), "{words:?}: {out}");
+    }
+    let weightless = tests::command::trylist(&["server", "app", &url, "drain", "3", "-c", &config]);
+    assert_eq!(spoken(&weightless).0, Some(2));
+}
+
+#[test]
 fn stop_lets_requests_end() {
     let gate = Gate::default();
     let origin = gated(&gate);
