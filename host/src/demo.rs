@@ -85,6 +85,7 @@ impl Demo {
         format!(
             r#"[[listener]]
 address = "{proxy}"
+max_connections = 100
 
 [admin]
 address = "{admin}"

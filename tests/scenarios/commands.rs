@@ -188,6 +188,15 @@ fn the_access_log_follows_a_rotation() {
 }
 
 #[test]
+fn the_demo_does_with_the_descriptors_that_a_login_has() {
+    let running = Running::start_with_descriptors(1024, &["demo"]);
+    assert_eq!(Client::connect(running.address()).get("/").reply().status(), 200);
+    running.signal(Signal::TERM);
+    let (code, said) = running.end();
+    assert_eq!((code, said.contains("WARN")), (Some(0), false), "{said}");
+}
+
+#[test]
 fn the_demo_answers_in_turn_and_survives_a_server() {
     let running = Running::start(&["demo"]);
     let address = running.address();
