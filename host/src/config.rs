@@ -424,6 +424,8 @@ pub enum Sticky {
         cookie: Arc<str>,
         /// What it is signed with; random for each process where there is none.
         secret: Option<Arc<str>>,
+        /// What clients are told of it.
+        terms: CookieTerms,
     },
     /// By a [`Server::route`] that the application puts into something of its own.
     Route {
@@ -432,6 +434,38 @@ pub enum Sticky {
         /// What stands before it. Where there is none, the whole is the route.
         separator: Option<u8>,
     },
+}
+
+/// What clients are told of a cookie that the proxy sets: its attributes (RFC 6265 section 4.1.2). It is always `HttpOnly`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CookieTerms {
+    /// Whether it is `Secure`, that is, never sent in clear text. `None`: where the request came by TLS.
+    pub secure: Option<bool>,
+    /// To which requests from pages of other sites it is added.
+    pub same_site: SameSite,
+    /// The path below which it is sent. Begins with a slash.
+    pub path: Arc<str>,
+    /// The domain whose hosts get it; `None` is the host that the request was for, and no other.
+    pub domain: Option<Arc<str>>,
+    /// How long it is kept, to the second; `None` is until the browser is closed.
+    pub max_age: Option<Duration>,
+}
+
+impl Default for CookieTerms {
+    fn default() -> Self {
+        Self { secure: None, same_site: SameSite::Lax, path: "/".into(), domain: None, max_age: None }
+    }
+}
+
+/// The `SameSite` attribute of a cookie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SameSite {
+    /// Also to a request that goes to another page by a link.
+    Lax,
+    /// To none.
+    Strict,
+    /// To all.
+    None,
 }
 
 /// One value of a module's settings; see [`lb_api::wire::Setting`] for the form of `path`.

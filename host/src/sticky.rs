@@ -10,7 +10,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use rustc_hash::FxHashMap;
 use sha2::Sha256;
 
-use crate::config::{self, KeySource};
+use crate::config::{self, CookieTerms, KeySource, SameSite};
 use crate::endpoint::Endpoint;
 
 /// Which endpoint a session is of.
@@ -20,9 +20,12 @@ pub struct Sticky {
     separator: Option<u8>,
     /// What sessions call the endpoints.
     names: FxHashMap<Box<[u8]>, usize>,
-    /// `Set-Cookie` for each endpoint, where the proxy sets it.
-    cookies: Option<Box<[Box<[u8]>]>>,
+    /// `Set-Cookie` for each endpoint, where the proxy sets it: for requests in clear text, and for those by TLS.
+    cookies: Option<[Lines; 2]>,
 }
+
+/// A header line for each endpoint.
+type Lines = Box<[Box<[u8]>]>;
 
 impl Sticky {
     /// For these endpoints of the cluster.
@@ -30,18 +33,19 @@ impl Sticky {
     /// `otherwise` is what sessions are signed with where the configuration has no secret.
     pub fn new(cluster: &str, config: &config::Sticky, endpoints: &[Endpoint], otherwise: &[u8; 32]) -> Self {
         match config {
-            config::Sticky::Issued { cookie, secret } => {
+            config::Sticky::Issued { cookie, secret, terms } => {
                 let secret = secret.as_ref().map_or(&otherwise[..], |secret| secret.as_bytes());
                 let values: Vec<String> = endpoints.iter().map(|e| value(secret, cluster, e.id)).collect();
-                let line = |value: &String| {
-                    format!("Set-Cookie: {cookie}={value}; Path=/; HttpOnly; SameSite=Lax\r\n")
-                        .into_bytes()
-                        .into()
+                let lines = |by_tls| -> Lines {
+                    let attributes = attributes(terms, by_tls);
+                    let line =
+                        |value| format!("Set-Cookie: {cookie}={value}; {attributes}\r\n").into_bytes().into();
+                    values.iter().map(line).collect()
                 };
                 Self {
                     sources: vec![KeySource::Cookie(cookie.clone())],
                     separator: None,
-                    cookies: Some(values.iter().map(line).collect()),
+                    cookies: Some([lines(false), lines(true)]),
                     names: values.into_iter().map(|value| value.into_bytes().into()).zip(0..).collect(),
                 }
             }
@@ -67,9 +71,10 @@ impl Sticky {
         self.names.get(name).copied()
     }
 
-    /// The header line that makes a client's next request one for this endpoint, if it is the proxy that says so.
-    pub fn set_cookie(&self, endpoint: usize) -> Option<&[u8]> {
-        self.cookies.as_ref().map(|cookies| &*cookies[endpoint])
+    /// The header line that makes a client's next request one for this endpoint, if it is the proxy that says so; `by_tls` is
+    /// how the client came.
+    pub fn set_cookie(&self, endpoint: usize, by_tls: bool) -> Option<&[u8]> {
+        self.cookies.as_ref().map(|cookies| &*cookies[usize::from(by_tls)][endpoint])
     }
 }
 
@@ -78,6 +83,27 @@ impl fmt::Debug for Sticky {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sticky").field("sources", &self.sources).finish_non_exhaustive()
     }
+}
+
+/// What stands behind a cookie's value.
+fn attributes(terms: &CookieTerms, by_tls: bool) -> String {
+    let CookieTerms { secure, same_site, path, domain, max_age } = terms;
+    let mut text = format!("Path={path}; HttpOnly");
+    text += match same_site {
+        SameSite::Lax => "; SameSite=Lax",
+        SameSite::Strict => "; SameSite=Strict",
+        SameSite::None => "; SameSite=None",
+    };
+    if secure.unwrap_or(by_tls) {
+        text += "; Secure";
+    }
+    if let Some(domain) = domain {
+        text += &format!("; Domain={domain}");
+    }
+    if let Some(max_age) = max_age {
+        text += &format!("; Max-Age={}", max_age.as_secs());
+    }
+    text
 }
 
 /// What a cookie says: the endpoint's ID, and a signature, so that nobody can ask for a server of his choice.
@@ -103,6 +129,8 @@ pub(crate) fn random_key() -> [u8; 32] {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -116,6 +144,25 @@ mod tests {
             hex(signature(&[0xaa; 131], b"Test Using Larger Than Block-Size Key - Hash Key First")),
             "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54"
         );
+    }
+
+    #[test]
+    fn attributes_are_what_the_terms_say() {
+        let terms = CookieTerms::default();
+        assert_eq!(attributes(&terms, false), "Path=/; HttpOnly; SameSite=Lax");
+        assert_eq!(attributes(&terms, true), "Path=/; HttpOnly; SameSite=Lax; Secure");
+        let terms = CookieTerms {
+            secure: Some(true),
+            same_site: SameSite::None,
+            path: "/app".into(),
+            domain: Some("example.com".into()),
+            max_age: Some(Duration::from_secs(3600)),
+        };
+        let all = "Path=/app; HttpOnly; SameSite=None; Secure; Domain=example.com; Max-Age=3600";
+        assert_eq!([false, true].map(|by_tls| attributes(&terms, by_tls)), [all, all]);
+        let terms =
+            CookieTerms { secure: Some(false), same_site: SameSite::Strict, ..CookieTerms::default() };
+        assert_eq!(attributes(&terms, true), "Path=/; HttpOnly; SameSite=Strict");
     }
 
     #[test]

@@ -538,6 +538,46 @@ fn a_session_stays_with_the_server_that_its_cookie_names() {
     }
 }
 
+#[test]
+fn the_cookie_is_for_tls_alone_where_the_client_came_by_tls() {
+    let origins = ["a", "b"].map(Origin::named);
+    let cookie = |more: &str, request: &str| {
+        let sticky = format!("sticky = {{ cookie = \"server\", {SECRET}{more} }}");
+        let trust = "[forwarded]\ntrusted = [\"127.0.0.1\"]";
+        let proxy = Proxy::over(&origins).in_cluster(&sticky).tables(trust).start();
+        let reply = get_with(&proxy, request);
+        let cookie = reply.header("set-cookie").expect("a cookie").to_owned();
+        cookie.split_once("; ").unwrap().1.to_owned()
+    };
+    // As a proxy in front says, which speaks TLS itself; `tls` has the same without one.
+    let (clear, tls) = ("X-Forwarded-Proto: http", "X-Forwarded-Proto: https");
+    assert_eq!(cookie("", clear), "Path=/; HttpOnly; SameSite=Lax");
+    assert_eq!(cookie("", tls), "Path=/; HttpOnly; SameSite=Lax; Secure");
+    assert_eq!(cookie(", secure = false", tls), "Path=/; HttpOnly; SameSite=Lax");
+    assert_eq!(cookie(", secure = true", clear), "Path=/; HttpOnly; SameSite=Lax; Secure");
+    let all = ", same_site = \"none\", path = \"/app\", domain = \"Example.com\", max_age = \"1h\"";
+    assert_eq!(
+        cookie(all, tls),
+        "Path=/app; HttpOnly; SameSite=None; Secure; Domain=example.com; Max-Age=3600"
+    );
+}
+
+/// Of another path, or of another domain: a client sends them all, in an order of its own.
+#[test]
+fn a_session_is_found_among_several_cookies_of_one_name() {
+    let origins = ["a", "b"].map(Origin::named);
+    let sticky = format!("sticky = {{ cookie = \"server\", {SECRET} }}");
+    let proxy = Proxy::over(&origins).in_cluster(&sticky).start();
+    let first = proxy.get("/");
+    let mine = first.header("set-cookie").unwrap().split_once(';').unwrap().0.to_owned();
+    for cookies in [format!("server=other; {mine}"), format!("server=other\r\nCookie: server=; {mine}")] {
+        for _ in 0..4 {
+            let reply = get_with(&proxy, &format!("Cookie: {cookies}"));
+            assert_eq!((reply.text(), reply.header("set-cookie")), (first.text(), None), "{cookies}");
+        }
+    }
+}
+
 /// As before and after a reload: each knows the sessions of the other, though the file has changed.
 #[test]
 fn two_workers_with_one_secret_know_each_others_sessions() {

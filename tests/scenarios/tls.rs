@@ -40,6 +40,20 @@ fn curl_is_served_by_both_versions() {
 }
 
 #[test]
+fn the_cookie_of_a_session_is_for_tls_alone() {
+    let (ca, origin) = (Authority::new("ca"), Origin::named("a"));
+    let sticky = "sticky = { cookie = \"server\", secret = \"0123456789abcdef\" }";
+    let proxy = serving(&origin, &[&ca.issue(&["site.test"])], "").in_cluster(sticky).start();
+    for version in ["--http1.1", "--http2"] {
+        let Some(output) = curl(&proxy, &ca, "site.test", &[version, "-D", "-", "-o", "/dev/null"]) else {
+            return;
+        };
+        let head = said(&output).to_ascii_lowercase();
+        assert!(head.contains("; path=/; httponly; samesite=lax; secure\r\n"), "{head}");
+    }
+}
+
+#[test]
 fn the_oldest_version_can_be_raised() {
     let (ca, origin) = (Authority::new("ca"), Origin::named("a"));
     let proxy = serving(&origin, &[&ca.issue(&["site.test"])], ", min_version = \"1.3\"").start();

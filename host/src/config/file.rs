@@ -191,6 +191,11 @@ pub(super) struct HealthCheck {
 pub(super) struct Sticky {
     pub(super) cookie: Option<Spanned<String>>,
     pub(super) secret: Option<Spanned<String>>,
+    pub(super) secure: Option<Spanned<bool>>,
+    pub(super) same_site: Option<Spanned<String>>,
+    pub(super) path: Option<Spanned<String>>,
+    pub(super) domain: Option<Spanned<String>>,
+    pub(super) max_age: Option<Spanned<Time>>,
     pub(super) app_cookie: Option<Spanned<String>>,
     pub(super) url_parameter: Option<Spanned<String>>,
     pub(super) header: Option<Spanned<String>>,

@@ -805,6 +805,36 @@ fn refuses_bad_clusters() {
             r#"t.toml:8: cluster "app": sticky: cookie: "a b" is not a name as headers and cookies have"#,
         ),
         (
+            cluster("sticky = { cookie = \"a\", secret = \"0123456789abcdef\", same_site = \"Lax\" }"),
+            r#"t.toml:8: cluster "app": sticky: same_site "Lax" is unknown (write "lax", "strict" or "none")"#,
+        ),
+        (
+            cluster(
+                "sticky = { cookie = \"a\", secret = \"0123456789abcdef\", same_site = \"none\", secure = false }",
+            ),
+            r#"t.toml:8: cluster "app": sticky: browsers refuse a cookie with same_site = "none" that is not Secure (leave secure out)"#,
+        ),
+        (
+            cluster("sticky = { cookie = \"__Secure-a\", secret = \"0123456789abcdef\", secure = false }"),
+            r#"t.toml:8: cluster "app": sticky: browsers refuse a cookie called "__Secure-a" that is not Secure (leave secure out)"#,
+        ),
+        (
+            cluster("sticky = { cookie = \"__Host-a\", secret = \"0123456789abcdef\", path = \"/a\" }"),
+            r#"t.toml:8: cluster "app": sticky: browsers refuse a cookie called "__Host-a" with a domain, or a path but "/" (leave domain and path out, or choose another name)"#,
+        ),
+        (
+            cluster("sticky = { cookie = \"a\", secret = \"0123456789abcdef\", path = \"a;b\" }"),
+            r#"t.toml:8: cluster "app": sticky: path "a;b" is no cookie's path (write "/", or a path as clients send it)"#,
+        ),
+        (
+            cluster("sticky = { cookie = \"a\", secret = \"0123456789abcdef\", domain = \".example.com\" }"),
+            r#"t.toml:8: cluster "app": sticky: domain ".example.com" is no domain's name (write, for example, "example.com")"#,
+        ),
+        (
+            cluster("sticky = { cookie = \"a\", secret = \"0123456789abcdef\", max_age = \"500ms\" }"),
+            r#"t.toml:8: cluster "app": sticky: max_age: must be 1s or longer (leave the key out for a cookie that goes when the browser is closed)"#,
+        ),
+        (
             cluster("sticky = { app_cookie = \"sid\" }"),
             r#"t.toml:8: cluster "app": sticky: no server has a route (write, for example, { url = "…", route = "a" })"#,
         ),
@@ -821,7 +851,10 @@ fn says_what_sessions_lack() {
     };
     let text = cluster("{ cookie = \"s\" }", "\"http://b\"");
     let (config, warnings) = parse("t.toml", &text, Syntax::Toml).unwrap();
-    assert_eq!(config.clusters[0].sticky, Some(Sticky::Issued { cookie: "s".into(), secret: None }));
+    assert_eq!(
+        config.clusters[0].sticky,
+        Some(Sticky::Issued { cookie: "s".into(), secret: None, terms: CookieTerms::default() })
+    );
     let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
     assert_eq!(
         warnings,

@@ -161,14 +161,17 @@ impl Plan<'_> {
     /// The endpoint that a request's session is of; `None` where it has none that is known.
     pub(super) fn preferred(&self, sticky: &Sticky, head: &RequestHead, client: Peer) -> Option<usize> {
         sticky.sources.iter().find_map(|source| {
-            let session = match (self.key(source, head, client), source) {
-                (Some(session), _) => session,
-                // As servlet containers write it: /a;jsessionid=x.route/b
-                (None, KeySource::Query(name)) => {
-                    let value = parameter(&self.path, b';', name.as_bytes())?;
-                    Cow::Borrowed(value.split(|&b| b == b'/').next().unwrap_or_default())
+            let session = match source {
+                // There may be several of one name, for other paths and domains, and ours need not be the first.
+                KeySource::Cookie(name) => {
+                    return cookies(head, name.as_bytes()).find_map(|session| sticky.endpoint(session));
                 }
-                (None, _) => return None,
+                // Or as servlet containers write it: /a;jsessionid=x.route/b
+                KeySource::Query(name) => self.key(source, head, client).or_else(|| {
+                    let value = parameter(&self.path, b';', name.as_bytes())?;
+                    Some(Cow::Borrowed(value.split(|&b| b == b'/').next().unwrap_or_default()))
+                })?,
+                _ => self.key(source, head, client)?,
             };
             sticky.endpoint(&session)
         })
@@ -184,12 +187,7 @@ impl Plan<'_> {
         let key = match source {
             KeySource::Client => client.ip().map(|ip| Cow::Owned(ip.to_string().into_bytes())),
             KeySource::Header(name) => head.field(name.as_bytes()).map(Cow::Borrowed),
-            KeySource::Cookie(name) => head
-                .fields
-                .iter()
-                .filter(|field| head.text(field.name).eq_ignore_ascii_case(b"cookie"))
-                .find_map(|field| parameter(head.text(field.value), b';', name.as_bytes()))
-                .map(Cow::Borrowed),
+            KeySource::Cookie(name) => cookies(head, name.as_bytes()).next().map(Cow::Borrowed),
             KeySource::Query(name) => {
                 self.query.and_then(|query| parameter(query, b'&', name.as_bytes())).map(Cow::Borrowed)
             }
@@ -203,10 +201,21 @@ impl Plan<'_> {
     }
 }
 
+/// Values of all cookies of this name, in the order of the request.
+fn cookies<'a>(head: &'a RequestHead, name: &[u8]) -> impl Iterator<Item = &'a [u8]> {
+    let lines = head.fields.iter().filter(|field| head.text(field.name).eq_ignore_ascii_case(b"cookie"));
+    lines.flat_map(move |field| parameters(head.text(field.value), b';', name))
+}
+
 /// Value of `name` in a list of `name=value`.
 fn parameter<'a>(list: &'a [u8], separator: u8, name: &[u8]) -> Option<&'a [u8]> {
-    list.split(|&b| b == separator)
-        .find_map(|pair| pair.trim_ascii().strip_prefix(name).and_then(|rest| rest.strip_prefix(b"=")))
+    parameters(list, separator, name).next()
+}
+
+/// All values of `name` in a list of `name=value`.
+fn parameters<'a>(list: &'a [u8], separator: u8, name: &[u8]) -> impl Iterator<Item = &'a [u8]> {
+    list.split(move |&b| b == separator)
+        .filter_map(move |pair| pair.trim_ascii().strip_prefix(name).and_then(|rest| rest.strip_prefix(b"=")))
 }
 
 fn number(text: &[u8]) -> Option<u32> {

@@ -146,7 +146,8 @@ impl Request<'_> {
     /// The line that has its client come back to this endpoint, where it did not come for it.
     pub(super) fn session_cookie(&self, endpoint: usize) -> &[u8] {
         let sticky = self.cluster.sticky.as_ref().filter(|_| self.preferred != Some(endpoint));
-        sticky.and_then(|sticky| sticky.set_cookie(endpoint)).unwrap_or_default()
+        let by_tls = self.plan.client.is_https;
+        sticky.and_then(|sticky| sticky.set_cookie(endpoint, by_tls)).unwrap_or_default()
     }
 
     /// What becomes of the client's connection after a request that was read to its end.

@@ -3,7 +3,8 @@
 use toml::Spanned;
 
 use super::super::source::At;
-use super::super::{KeySource, Server, Sticky, file};
+use super::super::units::Time;
+use super::super::{CookieTerms, KeySource, SameSite, Server, Sticky, file};
 use super::Checker;
 use super::cluster::token;
 
@@ -27,7 +28,7 @@ impl Checker<'_> {
                 if let Some(separator) = &raw.separator {
                     self.report.error(separator.at(), format!("{object}: separator is not for cookie"));
                 }
-                self.issued(&object, cookie, raw.secret.as_ref())
+                self.issued(&object, cookie, &raw)
             }
             (None, true) => self.by_route(&object, at, &raw, servers),
             (Some(_), true) | (None, false) => {
@@ -38,12 +39,9 @@ impl Checker<'_> {
         }
     }
 
-    fn issued(
-        &mut self,
-        object: &str,
-        cookie: &Spanned<String>,
-        secret: Option<&Spanned<String>>,
-    ) -> Option<Sticky> {
+    fn issued(&mut self, object: &str, cookie: &Spanned<String>, raw: &file::Sticky) -> Option<Sticky> {
+        let secret = raw.secret.as_ref();
+        let terms = self.cookie_terms(object, cookie, raw);
         let name = self.token(object, "cookie", cookie)?;
         match secret {
             None => {
@@ -63,7 +61,86 @@ impl Checker<'_> {
         Some(Sticky::Issued {
             cookie: name.into(),
             secret: secret.map(|secret| secret.get_ref().as_str().into()),
+            terms,
         })
+    }
+
+    fn cookie_terms(&mut self, object: &str, cookie: &Spanned<String>, raw: &file::Sticky) -> CookieTerms {
+        let mut terms = CookieTerms::default();
+        if let Some(text) = &raw.same_site {
+            match &**text.get_ref() {
+                "lax" => terms.same_site = SameSite::Lax,
+                "strict" => terms.same_site = SameSite::Strict,
+                "none" => terms.same_site = SameSite::None,
+                other => {
+                    let right = "write \"lax\", \"strict\" or \"none\"";
+                    self.report
+                        .error(text.at(), format!("{object}: same_site {other:?} is unknown ({right})"));
+                }
+            }
+        }
+        if let Some(path) = &raw.path {
+            let text = path.get_ref();
+            match text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b';') {
+                true => terms.path = text.as_str().into(),
+                false => {
+                    let right = "write \"/\", or a path as clients send it";
+                    self.report
+                        .error(path.at(), format!("{object}: path {text:?} is no cookie's path ({right})"));
+                }
+            }
+        }
+        if let Some(domain) = &raw.domain {
+            let text = domain.get_ref();
+            match is_domain(text) {
+                true => terms.domain = Some(text.to_ascii_lowercase().into()),
+                false => {
+                    let right = "write, for example, \"example.com\"";
+                    let text = format!("{object}: domain {text:?} is no domain's name ({right})");
+                    self.report.error(domain.at(), text);
+                }
+            }
+        }
+        if let Some(max_age) = &raw.max_age {
+            let Time(time) = *max_age.get_ref();
+            if time.as_secs() == 0 {
+                let right = "leave the key out for a cookie that goes when the browser is closed";
+                self.report.error(max_age.at(), format!("{object}: max_age: must be 1s or longer ({right})"));
+            }
+            terms.max_age = Some(time);
+        }
+        self.secure_cookie(object, cookie, raw, &mut terms);
+        terms
+    }
+
+    /// Browsers refuse cookies whose terms do not fit to each other (RFC 6265bis sections 5.7 and 4.1.3).
+    fn secure_cookie(
+        &mut self,
+        object: &str,
+        cookie: &Spanned<String>,
+        raw: &file::Sticky,
+        terms: &mut CookieTerms,
+    ) {
+        terms.secure = raw.secure.as_ref().map(|secure| *secure.get_ref());
+        let is_of_host = cookie.get_ref().starts_with("__Host-");
+        let why = match () {
+            () if terms.same_site == SameSite::None => "with same_site = \"none\"".to_owned(),
+            () if is_of_host || cookie.get_ref().starts_with("__Secure-") => format!("called \"{cookie}\""),
+            () => return,
+        };
+        if let Some(secure) = raw.secure.as_ref().filter(|secure| !*secure.get_ref()) {
+            let text =
+                format!("{object}: browsers refuse a cookie {why} that is not Secure (leave secure out)");
+            self.report.error(secure.at(), text);
+        }
+        terms.secure = Some(true);
+        if is_of_host && (terms.domain.is_some() || *terms.path != *"/") {
+            let right = "leave domain and path out, or choose another name";
+            let text = format!(
+                "{object}: browsers refuse a cookie {why} with a domain, or a path but \"/\" ({right})"
+            );
+            self.report.error(cookie.at(), text);
+        }
     }
 
     fn by_route(
@@ -83,8 +160,18 @@ impl Checker<'_> {
         if let Some(name) = &raw.header {
             sources.push(KeySource::Header(self.token(object, "header", name)?.to_ascii_lowercase().into()));
         }
-        if let Some(secret) = &raw.secret {
-            self.report.error(secret.at(), format!("{object}: secret is only for cookie"));
+        let of_cookie = [
+            ("secret", raw.secret.as_ref().map(At::at)),
+            ("secure", raw.secure.as_ref().map(At::at)),
+            ("same_site", raw.same_site.as_ref().map(At::at)),
+            ("path", raw.path.as_ref().map(At::at)),
+            ("domain", raw.domain.as_ref().map(At::at)),
+            ("max_age", raw.max_age.as_ref().map(At::at)),
+        ];
+        for (key, at) in of_cookie {
+            if let Some(at) = at {
+                self.report.error(at, format!("{object}: {key} is only for cookie"));
+            }
         }
         let separator = match raw.separator.as_ref().map(|text| (text, text.get_ref().as_bytes())) {
             None => Some(SEPARATOR),
@@ -120,4 +207,13 @@ impl Checker<'_> {
         }
         token
     }
+}
+
+/// Whether it can stand as a cookie's `Domain`, which has no dot before it (RFC 6265 section 5.2.3 drops one).
+fn is_domain(text: &str) -> bool {
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    };
+    text.split('.').all(is_label)
 }
