@@ -75,6 +75,11 @@ impl Report {
         self.errors.push((None, format!("{}: {text}", self.name)));
     }
 
+    /// How much was found wrong so far.
+    pub(super) fn n_errors(&self) -> usize {
+        self.errors.len()
+    }
+
     pub(super) fn warn(&mut self, place: Place, text: impl Into<String>) {
         self.warnings.push(Warning { place: Some(place), text: text.into() });
     }
@@ -110,7 +115,7 @@ impl Report {
         let problems = self.errors.iter();
         let problems =
             problems.map(|(at, text)| Problem { place: at.map(|at| self.place(at)), text: text.clone() });
-        Err(ConfigErrors { problems: problems.collect() })
+        Err(ConfigErrors { problems: problems.collect(), modules: Vec::new() })
     }
 }
 

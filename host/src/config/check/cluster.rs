@@ -50,6 +50,8 @@ pub(super) struct Clusters {
     pub(super) checked: Vec<Cluster>,
     /// A cluster's name could not be read, so a name that is not here may still be right.
     pub(super) incomplete: bool,
+    /// For each, where the cookie was written that it sets.
+    pub(super) cookies: Vec<Option<usize>>,
 }
 
 impl Checker<'_> {
@@ -62,8 +64,8 @@ impl Checker<'_> {
                 }
             });
         }
-        let mut clusters =
-            Clusters { checked: Vec::new(), incomplete: self.report.is_lost(&self.root, "cluster") };
+        let incomplete = self.report.is_lost(&self.root, "cluster");
+        let mut clusters = Clusters { checked: Vec::new(), incomplete, cookies: Vec::new() };
         let mut seen = HashMap::new();
         for table in tables {
             let (span, cluster) = (table.span(), table.into_inner());
@@ -74,6 +76,8 @@ impl Checker<'_> {
             {
                 self.report.error(name.at(), format!("cluster \"{name}\": this name is taken by {first}"));
             }
+            let cookie = cluster.sticky.as_ref().and_then(|sticky| sticky.get_ref().cookie.as_ref());
+            clusters.cookies.push(cookie.map(At::at));
             clusters.checked.push(self.cluster(&span, cluster, modules));
         }
         clusters

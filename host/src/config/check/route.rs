@@ -27,6 +27,7 @@ impl Checker<'_> {
                 Syntax::Httpd => "no route (write, for example, LBProxyPass / cluster1)",
             });
         }
+        let n_errors = self.report.n_errors();
         let mut routes: Vec<Route> = Vec::new();
         for table in tables {
             let (span, raw) = (table.span(), table.into_inner());
@@ -36,6 +37,10 @@ impl Checker<'_> {
                 Syntax::Httpd => self.warn_if_hidden(&span, &route, &routes),
             }
             routes.push(route);
+        }
+        // A route whose cluster is unknown has none to compare.
+        if self.report.n_errors() == n_errors {
+            self.keep_cookies_apart(&clusters.checked, &clusters.cookies, &routes);
         }
         routes
     }

@@ -1,10 +1,12 @@
 //! `sticky` of a cluster.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use toml::Spanned;
 
 use super::super::source::At;
 use super::super::units::Time;
-use super::super::{CookieTerms, KeySource, SameSite, Server, Sticky, file};
+use super::super::{Cluster, CookieTerms, KeySource, Route, SameSite, Server, Sticky, file};
 use super::Checker;
 use super::cluster::token;
 
@@ -140,6 +142,49 @@ impl Checker<'_> {
                 "{object}: browsers refuse a cookie {why} with a domain, or a path but \"/\" ({right})"
             );
             self.report.error(cookie.at(), text);
+        }
+    }
+
+    /// Two clusters must not set cookies that clients take for one: each would undo the other's sessions. `cookies` says for
+    /// each cluster where its cookie was written.
+    pub(super) fn keep_cookies_apart(
+        &mut self,
+        clusters: &[Cluster],
+        cookies: &[Option<usize>],
+        routes: &[Route],
+    ) {
+        // Whose cookie of this name, path and domain each host gets; `None` is all hosts.
+        type Owners<'a> = BTreeMap<Option<&'a str>, usize>;
+        let mut owners: BTreeMap<(&str, &str, Option<&str>), Owners<'_>> = BTreeMap::new();
+        let mut told = BTreeSet::new();
+        for route in routes {
+            let Some(Sticky::Issued { cookie, terms, .. }) =
+                clusters.get(route.cluster).and_then(|cluster| cluster.sticky.as_ref())
+            else {
+                continue;
+            };
+            let owners = owners.entry((&**cookie, &*terms.path, terms.domain.as_deref())).or_default();
+            // With a domain, clients send it to other hosts than the one that has set it.
+            let host = route.host.as_deref().filter(|_| terms.domain.is_none());
+            let other = match host {
+                Some(_) => [owners.get(&host), owners.get(&None)]
+                    .into_iter()
+                    .flatten()
+                    .find(|owner| **owner != route.cluster),
+                None => owners.values().find(|owner| **owner != route.cluster),
+            };
+            if let (Some(other), Some(Some(at))) = (other, cookies.get(route.cluster))
+                && told.insert(route.cluster)
+            {
+                let (name, other) = (&clusters[route.cluster].name, &clusters[*other].name);
+                let right = "give them different names or paths";
+                let text = format!(
+                    "cluster \"{name}\": sticky: cookie \"{cookie}\" is also that of cluster \"{other}\", which has the \
+                     same host, so each would undo the other's sessions ({right})"
+                );
+                self.report.error(*at, text);
+            }
+            owners.entry(host).or_insert(route.cluster);
         }
     }
 
