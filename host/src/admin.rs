@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +34,7 @@ pub enum Readiness {
     Ready,
     /// No more: it finishes what runs.
     Draining,
-    /// Another generation does, and answers here too.
+    /// Another generation does and answers here too, or there is none any more: nobody new is answered.
     HandedOver,
 }
 
@@ -100,19 +101,26 @@ async fn handed_over_or_gone(ready: &mut watch::Receiver<Readiness>) -> bool {
 async fn connection(
     stream: TcpStream,
     metrics: Arc<Metrics>,
-    ready: watch::Receiver<Readiness>,
+    mut ready: watch::Receiver<Readiness>,
 ) -> hyper::Result<()> {
     let asked = ready.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let response = respond(&request, &metrics, *asked.borrow());
         async move { Ok::<_, Infallible>(response) }
     });
-    http1::Builder::new()
+    let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service)
-        .await
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    tokio::select! {
+        ended = &mut connection => return ended,
+        _ = handed_over_or_gone(&mut ready) => {}
+    }
+    // One that has said nothing yet is closed; the others get their answer.
+    connection.as_mut().graceful_shutdown();
+    connection.await
 }
 
 fn respond<B>(request: &Request<B>, metrics: &Metrics, ready: Readiness) -> Response<Full<Bytes>> {

@@ -70,6 +70,8 @@ pub struct Worker {
     drain_timeout: Duration,
     threads: Vec<JoinHandle<usize>>,
     background: Option<JoinHandle<()>>,
+    /// Set once the threads have ended.
+    has_served: watch::Sender<bool>,
     metrics: Arc<Metrics>,
     clusters: Clusters,
     access_log: Option<Arc<AccessLog>>,
@@ -244,6 +246,7 @@ impl Worker {
             drain_timeout: config.timeouts.drain,
             threads: Vec::new(),
             background: None,
+            has_served: watch::channel(false).0,
             metrics,
             clusters: Arc::clone(&clusters),
             access_log,
@@ -305,10 +308,16 @@ impl Worker {
         }
     }
 
-    /// Waits until it has ended, after somebody had it drain or stop, and says how many connections were cut off.
+    /// Waits until it has ended, after somebody had it drain or stop, and says how many connections were cut off. What its
+    /// admin listener still sends has as long as requests have.
     pub fn wait(mut self) -> usize {
         // A thread that panicked has said so.
-        self.threads.drain(..).map(|thread| thread.join().unwrap_or(0)).sum()
+        let cut_off = self.threads.drain(..).map(|thread| thread.join().unwrap_or(0)).sum();
+        self.has_served.send_replace(true);
+        if let Some(background) = self.background.take() {
+            let _ = background.join();
+        }
+        cut_off
     }
 
     fn spawn_background(
@@ -328,7 +337,7 @@ impl Worker {
             .collect();
         let clusters = Arc::clone(clusters);
         let metrics = Arc::clone(&self.metrics);
-        let mut phase = self.phase.subscribe();
+        let (mut phase, has_served) = (self.phase.subscribe(), self.has_served.subscribe());
         let ticket_keys = Arc::clone(&self.ticket_keys);
         let (runtime, board) = (new_runtime("background")?, self.board);
         let (place, watch) = (config.threads, watch.filter(|watch| !watch.is_empty()));
@@ -348,15 +357,15 @@ impl Worker {
                 tokio::spawn(ticket_keys.keep_rotating());
                 cluster::keep(&clusters);
                 let (ready, readiness) = watch::channel(admin::Readiness::Ready);
-                if let Some(Bound { address, mut sockets, .. }) = admin
-                    && let Some(socket) = sockets.pop()
-                {
-                    tokio::spawn(async move {
-                        if let Err(e) = admin::serve(&address, socket, metrics, readiness).await {
-                            tracing::error!("admin listener: {e}");
-                        }
-                    });
-                }
+                let serve_admin = async move {
+                    if let Some(Bound { address, mut sockets, .. }) = admin
+                        && let Some(socket) = sockets.pop()
+                        && let Err(e) = admin::serve(&address, socket, metrics, readiness).await
+                    {
+                        tracing::error!("admin listener: {e}");
+                    }
+                };
+                let admin = tokio::spawn(serve_admin);
                 // A sender that is gone means the same as a stop.
                 let ending =
                     phase.wait_for(|phase| phase.is_ending()).await.map_or(Phase::Stopped, |phase| *phase);
@@ -364,7 +373,10 @@ impl Worker {
                     Phase::Draining { idle: Idle::AnswerOneMore, .. } => admin::Readiness::HandedOver,
                     _ => admin::Readiness::Draining,
                 });
-                let _ = phase.wait_for(|phase| *phase == Phase::Stopped).await;
+                tokio::select! {
+                    _ = phase.wait_for(|phase| *phase == Phase::Stopped) => {}
+                    () = finish_admin(has_served, ending, ready, admin) => {}
+                }
             });
             // A look-up may still run in a thread of the runtime's, and nobody waits for its answer.
             runtime.shutdown_background();
@@ -568,6 +580,23 @@ async fn drain(thread: &Thread, mut phase: watch::Receiver<Phase>) {
             );
         }
         return;
+    }
+}
+
+/// Once the threads have ended, lets the admin listener finish what it sends, for as long as the drain lasts: a scrape is not
+/// to be cut off because there were no requests to wait for.
+async fn finish_admin(
+    mut has_served: watch::Receiver<bool>,
+    ending: Phase,
+    ready: watch::Sender<admin::Readiness>,
+    admin: tokio::task::JoinHandle<()>,
+) {
+    // A sender that is gone means the same.
+    let _ = has_served.wait_for(|has_served| *has_served).await;
+    ready.send_replace(admin::Readiness::HandedOver);
+    if let Phase::Draining { until, .. } = ending {
+        // One that panicked has said so.
+        let _ = tokio::time::timeout_at(until.into(), admin).await;
     }
 }
 
