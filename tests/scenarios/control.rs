@@ -471,6 +471,19 @@ fn silent_connections_to_the_admin_listener_end_with_the_worker() {
     }
 }
 
+// ---- processes --------------------------------------------------------------------------------------------------------
+
+#[test]
+fn lists_of_processes_tell_the_supervisor_from_its_workers() {
+    let origin = Origin::named("a");
+    let site = Site::run(&over([&origin]));
+    let comm = |pid: u32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+    let arguments = |pid: u32| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+    assert_eq!(comm(site.worker()), "trylist-worker\n");
+    assert!(arguments(site.worker()).starts_with("trylist\0worker\0"), "{}", arguments(site.worker()));
+    assert_eq!(comm(site.running().pid()), "trylist\n");
+}
+
 // ---- service managers --------------------------------------------------------------------------------------------------
 
 /// The end of systemd's notify protocol at which systemd is.

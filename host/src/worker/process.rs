@@ -4,6 +4,7 @@
 //! one that waits for the worker's end.
 
 use std::collections::HashMap;
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
@@ -46,6 +47,9 @@ const SAVE_EVERY: Duration = Duration::from_secs(5);
 /// After the time that it has for its drain, before an orphan ends whatever still runs.
 const DRAIN_GRACE: Duration = Duration::from_secs(2);
 
+/// What lists of processes call a worker, whose program is `/proc/self/exe`: 15 bytes at most.
+const NAME: &CStr = c"trylist-worker";
+
 /// Places on the board behind those of the worker's threads: the background, this process's main thread, the reporter.
 pub const FURTHER_PLACES: usize = 3;
 
@@ -73,6 +77,8 @@ struct Process {
 /// # Errors
 /// It never served.
 pub fn run() -> Result<(), Failure> {
+    // Only for people; nothing depends on it.
+    let _ = rustix::thread::set_name(NAME);
     // The supervisor decides what signals mean, also those sent to all processes of a service.
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2] {
