@@ -64,7 +64,8 @@ pub fn load_from(path: &Path, files: &mut Files) -> Result<(Config, Vec<Warning>
     match files.text(path) {
         Ok(text) => parse_with(&name, &text, Syntax::of(path), files),
         Err(reason) => {
-            Err(ConfigErrors { problems: vec![Problem { place: None, text: format!("{name}: {reason}") }] })
+            let problem = Problem { place: None, text: format!("{name}: {reason}") };
+            Err(ConfigErrors { problems: vec![problem], modules: Vec::new() })
         }
     }
 }
@@ -91,7 +92,9 @@ fn parse_with(
     let config = raw.map(|(file, root)| {
         Checker { report: &mut report, files, syntax, root, source: Path::new(name) }.check(file)
     });
-    report.finish(config)
+    let named = |module: &&ModuleFile| !module.file.as_os_str().is_empty();
+    let modules = config.iter().flat_map(|config| &config.modules).filter(named).cloned().collect();
+    report.finish(config).map_err(|errors| ConfigErrors { modules, ..errors })
 }
 
 /// Where a configuration file says that its supervisor listens for commands, if it says so and as far as it can be read.
@@ -152,6 +155,8 @@ impl Syntax {
 pub struct ConfigErrors {
     /// At least one.
     pub problems: Vec<Problem>,
+    /// Modules whose lines are right all the same: something may be wrong with their files, too.
+    pub modules: Vec<ModuleFile>,
 }
 
 /// One thing that is wrong. Shown as `file:line: text`.

@@ -51,6 +51,7 @@ pub mod channel;
 pub mod breadcrumb;
 pub mod crash;
 pub mod privileges;
+pub mod preflight;
 pub mod handover;
 pub mod address;
 pub mod sockets;

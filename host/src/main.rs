@@ -17,11 +17,15 @@ use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
-use trylist::config::{self, Config, Syntax, Warning};
+use trylist::config::{self, Config, Files, Syntax, Warning};
 use trylist::control::{self, Exit, Refused};
 use trylist::demo::Demo;
 use trylist::drain::Idle;
+use trylist::handover::State;
 use trylist::module::load;
+use trylist::module::registry::Registry;
+use trylist::preflight::{self, Lacks};
+use trylist::privileges;
 use trylist::sockets;
 use trylist::supervisor;
 use trylist::worker::{Prepared, StartError, Worker, process};
@@ -90,16 +94,41 @@ fn worker() -> Result<(), Failure> {
 }
 
 fn check(file: &Path) -> Result<(), Failure> {
-    let (config, warnings) = config::load(file)?;
+    let (config, warnings) = preflight::load(file, &mut Files::on_disk())?;
     let config = Arc::new(config);
-    let prepared = Prepared::new(Arc::clone(&config))?;
-    let warnings = warnings.iter().map(Warning::to_string).chain(prepared.warnings);
+    let lacks = Lacks::of(&config);
+    let prepared = match (prepare(&config), lacks.errors.is_empty()) {
+        (Ok(prepared), true) => prepared,
+        (Ok(_), false) => return Err(Failure { exit: Exit::Failed, text: lines(&lacks.errors) }),
+        (Err(refused), _) => {
+            // It may be refused for what is lacking.
+            let lacks = lacks.errors.iter().filter(|lack| !refused.lines.contains(lack));
+            return Err(Failure { exit: refused.exit, text: lines(refused.lines.iter().chain(lacks)) });
+        }
+    };
+    let warnings = warnings.iter().map(Warning::to_string).chain(prepared.warnings).chain(lacks.warnings);
     let warnings: String = warnings.map(|warning| format!("{warning} (warning)\n")).collect();
     // Not by the log, whose level may hide them: they are what was asked for.
     io::stderr()
         .write_all(warnings.as_bytes())
         .map_err(|error| Failure::new(format_args!("stderr: {error}")))?;
     print(&summary(&config))
+}
+
+/// Loads the modules and builds the balancers as a worker does: whoever starts it reads the files, and code of modules runs as
+/// the user that the configuration names. This process is that user from here on.
+fn prepare(config: &Arc<Config>) -> Result<Prepared, Refused> {
+    let copies: Vec<_> = config.modules.iter().map(load::read).collect();
+    if let Err(text) = privileges::drop_to(&config.run_as) {
+        let mut lines: Vec<_> =
+            copies.iter().filter_map(|copy| Some(copy.as_ref().err()?.to_string())).collect();
+        let exit = if lines.is_empty() { Exit::Failed } else { Exit::Module };
+        lines.push(text);
+        return Err(Refused { exit, lines });
+    }
+    let copies = copies.into_iter().map(|copy| copy.map(Some));
+    let registry = Registry::open(&config.modules, copies).map_err(StartError::Modules)?;
+    Ok(Prepared::over(Arc::clone(config), registry, &State::new())?)
 }
 
 fn demo() -> Result<(), Failure> {
@@ -263,7 +292,7 @@ impl Failure {
 
 impl From<config::ConfigErrors> for Failure {
     fn from(errors: config::ConfigErrors) -> Self {
-        Self { exit: Exit::Configuration, text: errors.problems.iter().map(line).collect() }
+        Self { exit: Exit::Configuration, text: lines(&errors.problems) }
     }
 }
 
@@ -272,7 +301,7 @@ impl From<Refused> for Failure {
         match (exit, &lines[..]) {
             // What is not of a file begins with who says it.
             (Exit::Failed, [only]) => Self::new(only),
-            _ => Self { exit, text: lines.iter().map(line).collect() },
+            _ => Self { exit, text: self::lines(&lines) },
         }
     }
 }
@@ -280,10 +309,14 @@ impl From<Refused> for Failure {
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         let Refused { exit, lines } = error.into();
-        Self { exit, text: lines.iter().map(line).collect() }
+        Self { exit, text: self::lines(&lines) }
     }
 }
 
 fn line(text: &impl Display) -> String {
     format!("{text}\n")
+}
+
+fn lines<'t, T: Display + 't>(texts: impl IntoIterator<Item = &'t T>) -> String {
+    texts.into_iter().map(line).collect()
 }

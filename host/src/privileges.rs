@@ -17,6 +17,30 @@ pub fn drop_to(run_as: &RunAs) -> Result<(), String> {
         .map_err(|error| format!("cannot give up gaining privileges (NO_NEW_PRIVS): {error}"))
 }
 
+/// What [`drop_to`] would refuse where root calls it, a line each: accounts and groups that do not exist here.
+pub fn problems(run_as: &RunAs) -> Vec<String> {
+    let mut problems = Vec::new();
+    if let Some((name, place)) = &run_as.user {
+        match user(name) {
+            Ok(Account { uid, gid: None, .. }) if run_as.group.is_none() => {
+                problems.push(format!("{place}: {}", no_group(uid)));
+            }
+            Ok(_) => {}
+            Err(error) => problems.push(format!("{place}: {error}")),
+        }
+    }
+    if let Some((name, place)) = &run_as.group
+        && let Err(error) = group(name)
+    {
+        problems.push(format!("{place}: {error}"));
+    }
+    problems
+}
+
+fn no_group(uid: Uid) -> String {
+    format!("user {uid} has no account that would say its group; name one by the key group")
+}
+
 /// The numbers of an account and a group, as far as they are named.
 ///
 /// # Errors
@@ -34,9 +58,7 @@ fn become_somebody(run_as: &RunAs) -> Result<(), String> {
         run_as.group.as_ref().map(|(name, place)| group(name).map_err(|e| at(place, e))).transpose()?;
     let gid = match (group, &user) {
         (Some(gid), _) => gid,
-        (None, Some(user)) => user.gid.ok_or_else(|| {
-            format!("user {} has no account that would say its group; name one by the key group", user.uid)
-        })?,
+        (None, Some(user)) => user.gid.ok_or_else(|| no_group(user.uid))?,
         (None, None) => return Ok(()),
     };
     let refused = |what: &str, error: nix::Error| format!("cannot become {what}: {error}");

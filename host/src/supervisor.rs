@@ -37,9 +37,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::channel::message::{Report, ToSupervisor, ToWorker};
 use crate::config::Config;
-use crate::control::{self, Refused};
+use crate::control::{self, Exit, Refused};
 use crate::handover::State;
 use crate::metrics::Totals;
+use crate::preflight::Lacks;
 use crate::sockets::{self, Shortage};
 
 use self::bundle::Bundle;
@@ -134,6 +135,10 @@ struct Stopping {
 impl Supervisor {
     fn new(options: Options, signals: Signals) -> Result<Self, Refused> {
         let bundle = Bundle::read(&options.config)?;
+        let lacks = Lacks::of(&bundle.config).errors;
+        if !lacks.is_empty() {
+            return Err(Refused { exit: Exit::Failed, lines: lacks });
+        }
         for warning in &bundle.warnings {
             tracing::warn!("{warning}");
         }

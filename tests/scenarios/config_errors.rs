@@ -1,7 +1,10 @@
 //! Configurations that cannot run: what is said, all of it in one go, and that nothing is left behind.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+
 use tests::artifacts;
-use tests::command::trylist;
+use tests::command::{command, trylist};
 use tests::origin::Origin;
 use tests::proxy::Proxy;
 
@@ -78,6 +81,96 @@ fn a_module_that_is_not_there_is_another_exit_code() {
     );
     assert_eq!(code, Some(4), "{said}");
     assert!(said.starts_with("/site.toml:4: module \"x\": libmod_x.so: is not there, looked for "), "{said}");
+}
+
+#[test]
+fn a_module_that_is_not_there_is_named_beside_other_errors() {
+    let (said, code) = check(
+        "site.toml",
+        "[[listener]]\nadress = \"127.0.0.1:8080\"\n[load_module]\nx = \"libmod_x.so\"\ny = \"\"\n\
+         [[cluster]]\nname = \"a\"\nmodule = \"x\"\nservers = [\"http://127.0.0.1:1\"]\n[[route]]\npath = \"/\"\n\
+         cluster = \"a\"\n",
+    );
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!((code, lines.len()), (Some(3), 3), "{said}");
+    assert!(lines[0].starts_with("/site.toml:2: ") && lines[0].contains("adress"), "{said}");
+    assert!(lines[1].starts_with("/site.toml:5: module \"y\": the file's name is empty"), "{said}");
+    assert!(
+        lines[2].starts_with("/site.toml:4: module \"x\": libmod_x.so: is not there, looked for "),
+        "{said}"
+    );
+}
+
+/// A configuration that is right, of files and accounts that this machine does not have.
+fn lacking(top: &str, log: &str) -> String {
+    format!(
+        "{top}\n[[listener]]\naddress = \"127.0.0.1:0\"\n[load_module]\nrandom = {:?}\n[[cluster]]\nname = \"a\"\n\
+         servers = [\"http://127.0.0.1:1\"]\n[[route]]\npath = \"/\"\ncluster = \"a\"\n[access_log]\npath = {log:?}\n",
+        artifacts::module("random")
+    )
+}
+
+#[test]
+fn check_refuses_what_a_start_would_not_come_past() {
+    let text = lacking("user = \"no-such-user\"\npid_file = \"none/pid\"", "none/access.log");
+    let is_root = rustix::process::geteuid().is_root();
+    let is_of_root = |line: &&str| line.contains("there is no user \"no-such-user\"");
+    for command in ["check", "run"] {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("site.toml");
+        let control = format!("control = {:?}\n", folder.path().join("site.sock"));
+        let address = format!("unix:{}", folder.path().join("front.sock").display());
+        let listener = format!("[[listener]]\naddress = {address:?}\nowner = \"no-such-owner\"\n");
+        std::fs::write(&file, control + &text + &listener).unwrap();
+        let output = trylist(&[command, "-c", file.to_str().unwrap()]);
+        let said = String::from_utf8_lossy(&output.stderr).replace(&*folder.path().to_string_lossy(), "");
+        assert_eq!(output.status.code(), Some(1), "{command}: {said}");
+        // Who is not root stays who he is, and is told by `check` alone.
+        assert_eq!(said.lines().filter(is_of_root).count(), usize::from(is_root), "{command}: {said}");
+        let lines: Vec<_> = said.lines().filter(|line| !is_of_root(line)).collect();
+        assert_eq!(lines.len(), 3, "{command}: {said}");
+        assert!(lines[0].ends_with("there is no user \"no-such-owner\""), "{command}: {said}");
+        assert!(lines[1].starts_with("access log \"/none/access.log\": "), "{command}: {said}");
+        assert!(lines[2].starts_with("pid_file \"/none/pid\": "), "{command}: {said}");
+    }
+}
+
+/// `run` becomes that user before it opens a module.
+#[test]
+fn check_runs_code_of_modules_as_the_user_that_the_configuration_names() {
+    const NOBODY: &str = "65534";
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root can become somebody");
+        return;
+    }
+    let (origin, folder) = (Origin::named("a"), tempfile::tempdir().unwrap());
+    let opened_as = folder.path().join("opened-as");
+    std::fs::create_dir(&opened_as).unwrap();
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(&opened_as, Permissions::from_mode(0o777)).unwrap();
+    let top = format!("user = \"{NOBODY}\"\ngroup = \"{NOBODY}\"");
+    // Only root can read the module's file; that is who reads it.
+    let file = folder.path().join("runs_as.so");
+    std::fs::copy(artifacts::broken("runs-as"), &file).unwrap();
+    std::fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+    let site = folder.path().join("site.toml");
+    std::fs::write(&site, Proxy::over([&origin]).module_file("runs_as", &file).top(&top).text()).unwrap();
+    let mut check = command(&["check", "-c", site.to_str().unwrap()]);
+    let output = check.env("RUNS_AS", &opened_as).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let users: Vec<_> =
+        std::fs::read_dir(&opened_as).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(users, [NOBODY]);
+}
+
+#[test]
+fn check_makes_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, log) = (folder.path().join("site.toml"), folder.path().join("access.log"));
+    std::fs::write(&file, lacking("pid_file = \"site.pid\"", log.to_str().unwrap())).unwrap();
+    let output = trylist(&["check", "-c", file.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
 #[test]

@@ -5,10 +5,11 @@ use std::path::Path;
 use sha2::{Digest as _, Sha256};
 
 use crate::channel::message::ModuleCopy;
-use crate::config::{self, Config, Files};
+use crate::config::{Config, Files};
 use crate::control::{Exit, Refused};
 use crate::module::Hex;
 use crate::module::load::{self, Copied};
+use crate::preflight;
 
 /// The files of one configuration and of its modules, as they were at one time.
 #[derive(Debug)]
@@ -26,7 +27,7 @@ impl Bundle {
     /// Reads and checks everything that can be checked without running any of it.
     pub(super) fn read(path: &Path) -> Result<Self, Refused> {
         let mut files = Files::on_disk();
-        let (config, warnings) = config::load_from(path, &mut files)?;
+        let (config, warnings) = preflight::load(path, &mut files)?;
         let (mut modules, mut refused) = (Vec::new(), Vec::new());
         for module in &config.modules {
             match load::read(module) {

@@ -1,0 +1,119 @@
+//! What a start would be refused for on this machine: what is wrong with the files, all of it in one go, and what the
+//! machine lacks though the files are right. `check` and `run` ask here, so that the one refuses what the other does.
+//!
+//! Nothing is made, bound or run. Whether an address is free is not asked: it is not while the proxy runs.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use rustix::fs::{Access, AtFlags, CWD, OFlags, accessat};
+
+use crate::address::Address;
+use crate::config::{self, AccessLogTarget, Config, Files, Warning};
+use crate::control::{Exit, Refused};
+use crate::module::load;
+use crate::privileges;
+use crate::sockets::BindError;
+
+/// Reads and checks a configuration as [`config::load_from`] does. Where it is refused, what is wrong with the files of its
+/// modules is said beside, as far as that shows without running them.
+///
+/// # Errors
+/// Every problem of the configuration, and then of the modules' files.
+pub fn load(path: &Path, files: &mut Files) -> Result<(Config, Vec<Warning>), Refused> {
+    config::load_from(path, files).map_err(|errors| {
+        let modules = errors.modules.iter().filter_map(|module| load::read(module).err());
+        let mut lines: Vec<_> = errors.problems.iter().map(ToString::to_string).collect();
+        lines.extend(modules.map(|error| error.to_string()));
+        Refused { exit: Exit::Configuration, lines }
+    })
+}
+
+/// What this machine lacks for a configuration, a line each.
+#[derive(Debug, Default)]
+pub struct Lacks {
+    /// What a start by this user is refused for.
+    pub errors: Vec<String>,
+    /// What only a start by root is refused for, where this user is not root.
+    pub warnings: Vec<String>,
+}
+
+impl Lacks {
+    /// Looks for them.
+    pub fn of(config: &Config) -> Self {
+        let mut lacks = Self::default();
+        let accounts = privileges::problems(&config.run_as);
+        match rustix::process::geteuid().is_root() {
+            true => lacks.errors = accounts,
+            false => lacks.warnings = accounts,
+        }
+        let listeners = config.listeners.iter().map(|of| ("listener", &of.address, &of.access, &of.place));
+        let admin = config.admin.iter().map(|of| ("admin listener", &of.address, &of.access, &of.place));
+        for (what, address, access, place) in listeners.chain(admin) {
+            if matches!(address, Address::Unix(_))
+                && let Err(error) = privileges::ids(&access.owner)
+            {
+                let (address, place) = (address.clone(), place.clone());
+                let error = BindError { what, address, place, source: io::Error::other(error) };
+                lacks.errors.push(error.to_string());
+            }
+        }
+        if let AccessLogTarget::File(path) = &config.access_log {
+            lacks.cannot_be_written("access log", path);
+        }
+        if let Some(path) = &config.pid_file {
+            lacks.cannot_be_written("pid_file", path);
+        }
+        lacks
+    }
+
+    fn cannot_be_written(&mut self, what: &str, path: &Path) {
+        if let Err(error) = may_be_written(path) {
+            self.errors.push(format!("{what} \"{}\": {error}", path.display()));
+        }
+    }
+}
+
+/// Whether this user may write to a file, or make it where there is none.
+fn may_be_written(path: &Path) -> io::Result<()> {
+    // Not to wait for who may read from a pipe.
+    let nonblock = OFlags::NONBLOCK.bits() as i32;
+    match File::options().append(true).custom_flags(nonblock).open(path) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            let folder = folder.unwrap_or(Path::new("."));
+            Ok(accessat(CWD, folder, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)?)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_not_there_may_be_made_and_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("access.log");
+        may_be_written(&file).expect("its folder lets it be made");
+        assert!(!file.exists());
+        fs::write(&file, "a line").unwrap();
+        may_be_written(&file).expect("it is ours");
+        assert_eq!(fs::read_to_string(&file).unwrap(), "a line");
+    }
+
+    #[test]
+    fn no_file_is_made_in_no_folder_nor_in_the_place_of_one() {
+        let folder = tempfile::tempdir().unwrap();
+        may_be_written(folder.path()).expect_err("a folder");
+        may_be_written(&folder.path().join("none/access.log")).expect_err("no such folder");
+        fs::write(folder.path().join("file"), "").unwrap();
+        may_be_written(&folder.path().join("file/access.log")).expect_err("no folder");
+    }
+}
