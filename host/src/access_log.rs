@@ -105,7 +105,7 @@ pub struct Try<'a> {
     /// How it ended, in one word: [`crate::metrics::try_result`], or [`crate::metrics::failure`] where it was not
     /// established.
     pub result: &'a str,
-    /// Status of the server's response, also of one that was not passed on; 0 where none came, and then not written.
+    /// Status of the server's response, also of one that was not passed on. 0 is no response; then it is not written.
     pub status: u16,
     /// How long it took.
     pub duration_ns: u64,

@@ -147,7 +147,7 @@ fn respond<B>(request: &Request<B>, metrics: &Metrics, ready: Readiness) -> Resp
     }
 }
 
-/// What a client accepts; a line that is no text says nothing.
+/// All `Accept` lines of a request, joined by commas; invalid ones are ignored.
 fn accept(headers: &HeaderMap) -> String {
     let lines: Vec<&str> = headers.get_all(ACCEPT).iter().filter_map(|line| line.to_str().ok()).collect();
     lines.join(",")

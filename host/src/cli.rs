@@ -77,7 +77,7 @@ pub(crate) enum Command {
         cluster: String,
         /// The server's URL, as written in the configuration
         url: String,
-        /// What becomes of it
+        /// The new state of the server
         mark: Mark,
         /// With `weight`: 1 to 65,535
         #[arg(required_if_eq("mark", "weight"), value_parser = clap::value_parser!(u16).range(1..))]
@@ -107,10 +107,10 @@ pub(crate) enum Mark {
 }
 
 impl Mark {
-    /// What the supervisor is told.
+    /// The mark as the supervisor takes it.
     ///
     /// # Errors
-    /// There is a weight, but the mark is not `weight`; the other way round, clap has refused it.
+    /// A weight is given with another mark than `weight`. (clap has refused `weight` without one.)
     pub(crate) fn with(self, weight: Option<u16>) -> Result<ServerMark, clap::Error> {
         match (self, weight) {
             (Self::Drain, None) => Ok(ServerMark::Drain),

@@ -155,7 +155,7 @@ impl Syntax {
 pub struct ConfigErrors {
     /// At least one.
     pub problems: Vec<Problem>,
-    /// Modules whose lines are right all the same: something may be wrong with their files, too.
+    /// Modules whose own lines are valid, so that a caller can check their files, too.
     pub modules: Vec<ModuleFile>,
 }
 
@@ -429,7 +429,7 @@ pub enum Sticky {
         cookie: Arc<str>,
         /// What it is signed with; random for each process where there is none.
         secret: Option<Arc<str>>,
-        /// What clients are told of it.
+        /// Its attributes.
         terms: CookieTerms,
     },
     /// By a [`Server::route`] that the application puts into something of its own.
@@ -441,7 +441,7 @@ pub enum Sticky {
     },
 }
 
-/// What clients are told of a cookie that the proxy sets: its attributes (RFC 6265 section 4.1.2). It is always `HttpOnly`.
+/// Attributes of a cookie that the proxy sets (RFC 6265 section 4.1.2). It is always `HttpOnly`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CookieTerms {
     /// Whether it is `Secure`, that is, never sent in clear text. `None`: where the request came by TLS.

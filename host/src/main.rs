@@ -101,7 +101,7 @@ fn check(file: &Path) -> Result<(), Failure> {
         (Ok(prepared), true) => prepared,
         (Ok(_), false) => return Err(Failure { exit: Exit::Failed, text: lines(&lacks.errors) }),
         (Err(refused), _) => {
-            // It may be refused for what is lacking.
+            // The two may name the same account.
             let lacks = lacks.errors.iter().filter(|lack| !refused.lines.contains(lack));
             return Err(Failure { exit: refused.exit, text: lines(refused.lines.iter().chain(lacks)) });
         }
@@ -115,8 +115,8 @@ fn check(file: &Path) -> Result<(), Failure> {
     print(&summary(&config))
 }
 
-/// Loads the modules and builds the balancers as a worker does: whoever starts it reads the files, and code of modules runs as
-/// the user that the configuration names. This process is that user from here on.
+/// Loads the modules and builds the balancers as a worker does: the files are read by the user that started this command, and
+/// code of modules runs as the user of the configuration. This process stays that user.
 fn prepare(config: &Arc<Config>) -> Result<Prepared, Refused> {
     let copies: Vec<_> = config.modules.iter().map(load::read).collect();
     if let Err(text) = privileges::drop_to(&config.run_as) {

@@ -1,7 +1,7 @@
-//! What a start would be refused for on this machine: what is wrong with the files, all of it in one go, and what the
-//! machine lacks though the files are right. `check` and `run` ask here, so that the one refuses what the other does.
+//! Checks before a start: all problems of the files in one run, and everything that this machine lacks for them. `check` and
+//! `run` both use it, so that they refuse the same configurations.
 //!
-//! Nothing is made, bound or run. Whether an address is free is not asked: it is not while the proxy runs.
+//! Nothing is created, bound or run. Addresses are not tried: while the proxy runs, its own are in use.
 
 use std::fs::File;
 use std::io;
@@ -17,8 +17,8 @@ use crate::module::load;
 use crate::privileges;
 use crate::sockets::BindError;
 
-/// Reads and checks a configuration as [`config::load_from`] does. Where it is refused, what is wrong with the files of its
-/// modules is said beside, as far as that shows without running them.
+/// Reads and checks a configuration as [`config::load_from`] does. Where it is refused, the files of its modules are checked
+/// too, as far as that is possible without running them.
 ///
 /// # Errors
 /// Every problem of the configuration, and then of the modules' files.
@@ -31,12 +31,12 @@ pub fn load(path: &Path, files: &mut Files) -> Result<(Config, Vec<Warning>), Re
     })
 }
 
-/// What this machine lacks for a configuration, a line each.
+/// Accounts and writable files that a configuration needs and this machine lacks, one line each.
 #[derive(Debug, Default)]
 pub struct Lacks {
-    /// What a start by this user is refused for.
+    /// Reasons to refuse a start by this user.
     pub errors: Vec<String>,
-    /// What only a start by root is refused for, where this user is not root.
+    /// Reasons to refuse a start by root, where this user is not root.
     pub warnings: Vec<String>,
 }
 

@@ -17,7 +17,7 @@ pub fn drop_to(run_as: &RunAs) -> Result<(), String> {
         .map_err(|error| format!("cannot give up gaining privileges (NO_NEW_PRIVS): {error}"))
 }
 
-/// What [`drop_to`] would refuse where root calls it, a line each: accounts and groups that do not exist here.
+/// Accounts and groups that do not exist on this machine, one line each: [`drop_to`] refuses them where root calls it.
 pub fn problems(run_as: &RunAs) -> Vec<String> {
     let mut problems = Vec::new();
     if let Some((name, place)) = &run_as.user {

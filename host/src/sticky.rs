@@ -85,7 +85,7 @@ impl fmt::Debug for Sticky {
     }
 }
 
-/// What stands behind a cookie's value.
+/// The attributes behind a cookie's value.
 fn attributes(terms: &CookieTerms, by_tls: bool) -> String {
     let CookieTerms { secure, same_site, path, domain, max_age } = terms;
     let mut text = format!("Path={path}; HttpOnly");

@@ -308,8 +308,8 @@ impl Worker {
         }
     }
 
-    /// Waits until it has ended, after somebody had it drain or stop, and says how many connections were cut off. What its
-    /// admin listener still sends has as long as requests have.
+    /// Waits until it has ended, after somebody had it drain or stop, and says how many connections were cut off. The
+    /// admin listener may finish its responses until the drain ends.
     pub fn wait(mut self) -> usize {
         // A thread that panicked has said so.
         let cut_off = self.threads.drain(..).map(|thread| thread.join().unwrap_or(0)).sum();
@@ -583,8 +583,8 @@ async fn drain(thread: &Thread, mut phase: watch::Receiver<Phase>) {
     }
 }
 
-/// Once the threads have ended, lets the admin listener finish what it sends, for as long as the drain lasts: a scrape is not
-/// to be cut off because there were no requests to wait for.
+/// Once the threads have ended, lets the admin listener finish its responses until the drain ends, so that a large scrape is
+/// not cut off where no requests are left to wait for.
 async fn finish_admin(
     mut has_served: watch::Receiver<bool>,
     ending: Phase,

@@ -125,7 +125,7 @@ fn check_refuses_what_a_start_would_not_come_past() {
         let output = trylist(&[command, "-c", file.to_str().unwrap()]);
         let said = String::from_utf8_lossy(&output.stderr).replace(&*folder.path().to_string_lossy(), "");
         assert_eq!(output.status.code(), Some(1), "{command}: {said}");
-        // Who is not root stays who he is, and is told by `check` alone.
+        // A user that is not root keeps its account, and only `check` warns.
         assert_eq!(said.lines().filter(is_of_root).count(), usize::from(is_root), "{command}: {said}");
         let lines: Vec<_> = said.lines().filter(|line| !is_of_root(line)).collect();
         assert_eq!(lines.len(), 3, "{command}: {said}");

@@ -31,8 +31,8 @@ fn every_sample_is_ready_to_run() {
     assert!(n > 0);
 }
 
-/// What it does not know, systemd ignores: a line of a later version would silently do nothing. `verify` says so on its
-/// standard error and exits with 0.
+/// systemd ignores lines that it does not know, such as those of a later version. `verify` reports them on its standard error
+/// and exits with 0.
 #[test]
 fn the_unit_is_one_that_systemd_understands() {
     let unit = fs::read_to_string(conf().join("trylist.service")).unwrap();

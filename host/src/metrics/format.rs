@@ -77,7 +77,7 @@ fn quality(text: &str) -> u16 {
     }
 }
 
-/// What a family is.
+/// The type of a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Info,
@@ -86,7 +86,7 @@ pub(super) enum Kind {
     Histogram,
 }
 
-/// What a family's values are of, if its name says so.
+/// The unit of a family's values, where its name has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unit {
     Seconds,
@@ -159,7 +159,7 @@ impl Text {
             self.family.push('_');
             self.family.push_str(unit.as_str());
         }
-        // What a family is called: without its samples' suffix in OpenMetrics, with it in the other.
+        // OpenMetrics names a family without the suffix of its samples, Prometheus's format with it.
         let (suffix, kind) = match (self.format, kind) {
             (Format::Prometheus, Kind::Info) => ("_info", "gauge"),
             (Format::Prometheus, Kind::Counter) => ("_total", "counter"),

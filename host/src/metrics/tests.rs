@@ -388,7 +388,7 @@ fn both_formats_have_the_same_series_with_the_same_values() {
     });
     let samples = |format| -> Vec<String> {
         let text = metrics.text(format);
-        // What the process itself takes changes from scrape to scrape.
+        // The process's own numbers change from scrape to scrape.
         let is_still = |line: &&str| !line.starts_with(['#', 'p']) && !line.starts_with("trylist_uptime");
         text.lines().filter(is_still).map(str::to_owned).collect()
     };

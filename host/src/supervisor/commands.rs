@@ -182,7 +182,7 @@ impl Drop for Commands {
     }
 }
 
-/// A lock by a file, which is there for as long as somebody holds it.
+/// A lock by a file that exists only while the lock is held.
 struct Lock {
     path: PathBuf,
     _file: File,
@@ -196,8 +196,8 @@ impl Lock {
             options.write(true).create(true).truncate(false).mode(0o600);
             let file = options.custom_flags(OFlags::NOFOLLOW.bits() as i32).open(&path)?;
             flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-            // Whoever had it may have removed the file between the two calls. A lock on a file that has no name any
-            // more keeps nobody out.
+            // The previous holder may have removed the file between the two calls. A lock on a file without a name
+            // keeps nobody out.
             let locked = file.metadata()?;
             match fs::symlink_metadata(&path) {
                 Ok(there) if (there.dev(), there.ino()) == (locked.dev(), locked.ino()) => {
@@ -311,7 +311,7 @@ mod tests {
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 2, "the socket and its lock");
         drop(commands);
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
-        // What is refused leaves nothing either.
+        // A refused start leaves nothing either.
         fs::write(&path, "no socket").unwrap();
         Commands::listen(&path).err().expect("something else is there");
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);

@@ -47,7 +47,7 @@ const SAVE_EVERY: Duration = Duration::from_secs(5);
 /// After the time that it has for its drain, before an orphan ends whatever still runs.
 const DRAIN_GRACE: Duration = Duration::from_secs(2);
 
-/// What lists of processes call a worker, whose program is `/proc/self/exe`: 15 bytes at most.
+/// The name of a worker in lists of processes, at most 15 bytes. The kernel would name it after its program, `/proc/self/exe`.
 const NAME: &CStr = c"trylist-worker";
 
 /// Places on the board behind those of the worker's threads: the background, this process's main thread, the reporter.

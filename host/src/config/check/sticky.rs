@@ -145,15 +145,15 @@ impl Checker<'_> {
         }
     }
 
-    /// Two clusters must not set cookies that clients take for one: each would undo the other's sessions. `cookies` says for
-    /// each cluster where its cookie was written.
+    /// Refuses two clusters whose cookies overwrite each other in a client: each would undo the other's sessions. `cookies` has
+    /// for each cluster the place of its cookie.
     pub(super) fn keep_cookies_apart(
         &mut self,
         clusters: &[Cluster],
         cookies: &[Option<usize>],
         routes: &[Route],
     ) {
-        // Whose cookie of this name, path and domain each host gets; `None` is all hosts.
+        // The cluster whose cookie of this name, path and domain each host gets; `None` is all hosts.
         type Owners<'a> = BTreeMap<Option<&'a str>, usize>;
         let mut owners: BTreeMap<(&str, &str, Option<&str>), Owners<'_>> = BTreeMap::new();
         let mut told = BTreeSet::new();
