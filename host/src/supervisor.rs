@@ -21,13 +21,13 @@ mod held;
 mod marks;
 mod notify;
 mod orders;
+mod pid_file;
 mod quarantine;
 mod renewals;
 mod signals;
 mod start;
 pub mod watchdog;
 
-use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -49,6 +49,7 @@ use self::generation::{End, Generation, Phase};
 use self::held::Held;
 use self::marks::Marks;
 use self::notify::Notify;
+use self::pid_file::PidFile;
 use self::quarantine::{Backoff, Quarantine};
 use self::renewals::Renewals;
 use self::signals::Signals;
@@ -117,7 +118,7 @@ struct Supervisor {
     state: State,
     /// As it was said last.
     shortage: Option<Shortage>,
-    pid_file: Option<PathBuf>,
+    pid_file: Option<PidFile>,
     started: Instant,
     looked: Instant,
     stopping: Option<Stopping>,
@@ -144,11 +145,9 @@ impl Supervisor {
         }
         let commands = Commands::listen(&control::path_of(&bundle.config)).map_err(Refused::failed)?;
         sockets::raise_descriptor_limit();
-        let (now, pid_file) = (Instant::now(), bundle.config.pid_file.clone());
-        if let Some(path) = &pid_file {
-            fs::write(path, format!("{}\n", std::process::id()))
-                .map_err(|error| Refused::failed(format_args!("pid_file \"{}\": {error}", path.display())))?;
-        }
+        let now = Instant::now();
+        let pid_file = bundle.config.pid_file.as_deref().map(PidFile::write);
+        let pid_file = pid_file.transpose().map_err(Refused::failed)?;
         warn_of_user(&bundle.config);
         Ok(Self {
             notify: Notify::new(),
@@ -459,13 +458,5 @@ fn warn_of_user(config: &Config) {
             tracing::warn!("{place}: user \"{user}\" counts only where root starts the proxy");
         }
         _ => {}
-    }
-}
-
-impl Drop for Supervisor {
-    fn drop(&mut self) {
-        if let Some(path) = &self.pid_file {
-            let _ = fs::remove_file(path);
-        }
     }
 }

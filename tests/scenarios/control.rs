@@ -338,6 +338,23 @@ fn a_pid_file_that_cannot_be_written_is_said() {
     assert!(!folder.socket().exists());
 }
 
+/// A copy of the configuration has a control socket of its own, but the same pid file.
+#[test]
+fn a_second_start_that_fails_leaves_the_first_ones_pid_file() {
+    let origin = Origin::named("a");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("site.pid");
+    let key = format!("pid_file = {file:?}");
+    let site = Site::run(&over([&origin]).top(&key));
+    let pid = site.running().pid();
+    let second = Folder::with(&over([&origin]).top(&key).text());
+    let (code, _, said) = spoken(&second.run().output().unwrap());
+    assert_eq!(code, Some(1));
+    let why = format!("belongs to a proxy that runs (pid {pid}); name another file");
+    assert_eq!(said, format!("trylist: pid_file {file:?}: {why}\n"));
+    assert_eq!(fs::read_to_string(&file).unwrap(), format!("{pid}\n"));
+}
+
 /// True where this test can be done; else it says that it is skipped.
 fn is_root(what: &str) -> bool {
     let is_root = rustix::process::geteuid().is_root();

@@ -11,6 +11,7 @@ use super::commands::ClientId;
 use super::generation::{Generation, Phase};
 use super::held::New;
 use super::marks::Marks;
+use super::pid_file::PidFile;
 use super::{DRAIN_GRACE, MAX_DRAINING, STOP_TIMEOUT, Supervisor, quarantine};
 use crate::access_log;
 use crate::channel::message::{ModuleSays, Start, ToWorker};
@@ -104,7 +105,8 @@ impl Supervisor {
             Ok(bundle) => {
                 let mut warnings = bundle.warnings.clone();
                 let (control, pid_file) = (control::path_of(&bundle.config), &bundle.config.pid_file);
-                if control != self.commands.path() || *pid_file != self.pid_file {
+                let has_pid_file = self.pid_file.as_ref().map(PidFile::path);
+                if control != self.commands.path() || pid_file.as_deref() != has_pid_file {
                     warnings.push(
                         "control and pid_file stay as they are until the proxy is started anew".to_owned(),
                     );

@@ -1,0 +1,103 @@
+//! The file that names the supervisor's process: locked for as long as this supervisor runs, so that a second one neither
+//! overwrites nor removes it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+/// A pid file that is this process's own. Dropping it removes the file, if the path still leads to it.
+#[derive(Debug)]
+pub(super) struct PidFile {
+    path: PathBuf,
+    /// Holds the lock.
+    file: File,
+}
+
+impl PidFile {
+    /// Writes this process's number. A file that a dead process left is taken over.
+    ///
+    /// # Errors
+    /// The file cannot be written, or belongs to a proxy that runs.
+    pub(super) fn write(path: &Path) -> Result<Self, String> {
+        let cannot = |error: io::Error| format!("pid_file \"{}\": {error}", path.display());
+        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).clone();
+        let mut file = options.open(path).map_err(cannot)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                let mut text = String::new();
+                let _ = (&file).take(20).read_to_string(&mut text);
+                return Err(format!(
+                    "pid_file \"{}\": belongs to a proxy that runs (pid {}); name another file",
+                    path.display(),
+                    text.trim()
+                ));
+            }
+            // Some file systems have no locks. Then the file is written as it was before there were any.
+            Ok(()) | Err(_) => {}
+        }
+        file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(cannot)?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn is_in_place(&self) -> io::Result<bool> {
+        let (ours, there) = (self.file.metadata()?, fs::metadata(&self.path)?);
+        Ok((ours.dev(), ours.ino()) == (there.dev(), there.ino()))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        if self.is_in_place().unwrap_or(false) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_one_is_refused_and_leaves_the_first_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pid");
+        let first = PidFile::write(&path).unwrap();
+        let me = format!("{}\n", std::process::id());
+        let refused = PidFile::write(&path).unwrap_err();
+        assert!(
+            refused
+                .ends_with(&format!("belongs to a proxy that runs (pid {}); name another file", me.trim()))
+        );
+        assert_eq!(fs::read_to_string(&path).unwrap(), me);
+        drop(first);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_a_dead_process_left_is_taken_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pid");
+        fs::write(&path, "123456789\n").unwrap();
+        let _ours = PidFile::write(&path).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
+    }
+
+    #[test]
+    fn a_file_that_somebody_put_in_its_place_is_not_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pid");
+        let ours = PidFile::write(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "1\n").unwrap();
+        drop(ours);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "1\n");
+    }
+}
