@@ -4,9 +4,14 @@
 //! it maps all the same: the process then dies by SIGBUS at the first page that is not there.
 
 use std::env::consts::ARCH;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 
 const _: () = assert!(usize::BITS == 64, "the offsets below are those of 64-bit libraries");
 
+/// Of the file, and of one segment in its table.
+const HEADER_BYTES: usize = 64;
+const SEGMENT_BYTES: usize = 56;
 const TYPE_SHARED: u16 = 3;
 const SEGMENT_LOAD: u32 = 1;
 
@@ -29,7 +34,14 @@ const MACHINES: [(u16, &str); 10] = [
 /// # Errors
 ///
 /// What it is instead, and what would be right, to stand behind the file's name.
-pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
+pub(super) fn check<S: Source + ?Sized>(source: &S) -> Result<(), String> {
+    let length = source.length();
+    let mut head = [0; HEADER_BYTES];
+    let n = usize::try_from(length).unwrap_or(usize::MAX).min(HEADER_BYTES);
+    if !source.read(0, &mut head[..n]) {
+        return Err("cannot be read again".into());
+    }
+    let bytes = &head[..n];
     if bytes.is_empty() {
         return Err("is empty".into());
     }
@@ -39,7 +51,7 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
     if !bytes.starts_with(b"\x7fELF") {
         return Err(format!("is no ELF file, expected a shared library for {ARCH}"));
     }
-    let (Some(&class), Some(&data)) = (bytes.get(4), bytes.get(5)) else { return Err(cut_short(bytes, 64)) };
+    let (Some(&class), Some(&data)) = (bytes.get(4), bytes.get(5)) else { return Err(cut_short(length, 64)) };
     let bits = if class == 1 { 32 } else { 64 };
     if bits != usize::BITS {
         return Err(format!("is a {bits}-bit library, this trylist is {}-bit; {FIX}", usize::BITS));
@@ -49,7 +61,7 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
         let (theirs, ours) = if big { ("big", "little") } else { ("little", "big") };
         return Err(format!("is for a {theirs}-endian machine, this one is {ours}-endian; {FIX}"));
     }
-    let header = Header::read(bytes).ok_or_else(|| cut_short(bytes, 64))?;
+    let header = Header::read(bytes).ok_or_else(|| cut_short(length, 64))?;
     match MACHINES.iter().find(|(number, _)| *number == header.machine) {
         Some((_, name)) if *name == ARCH => {}
         Some((_, name)) => return Err(format!("is for {name}, this machine is {ARCH}; {FIX}")),
@@ -65,17 +77,36 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
         2 => return Err("is a program, not a shared library".into()),
         _ => return Err("is no shared library".into()),
     }
-    match header.end_of_segments(bytes) {
-        Some(end) if end <= bytes.len() as u64 => Ok(()),
-        Some(end) => Err(cut_short(bytes, end)),
+    match header.end_of_segments(source) {
+        Some(end) if end <= length => Ok(()),
+        Some(end) => Err(cut_short(length, end)),
         None => Err("is damaged: its table of segments is not in the file".into()),
     }
 }
 
 const FIX: &str = "build it for this machine";
 
-fn cut_short(bytes: &[u8], needed: u64) -> String {
-    format!("is cut short: {} bytes of at least {needed}; copy it again", bytes.len())
+fn cut_short(length: u64, needed: u64) -> String {
+    format!("is cut short: {length} bytes of at least {needed}; copy it again")
+}
+
+/// Where the bytes of a library are: only few of them are looked at.
+pub(super) trait Source {
+    /// How many there are.
+    fn length(&self) -> u64;
+
+    /// Reads those from `at` on; false where there are not so many.
+    fn read(&self, at: u64, out: &mut [u8]) -> bool;
+}
+
+impl Source for File {
+    fn length(&self) -> u64 {
+        self.metadata().map_or(0, |metadata| metadata.len())
+    }
+
+    fn read(&self, at: u64, out: &mut [u8]) -> bool {
+        self.read_exact_at(out, at).is_ok()
+    }
 }
 
 /// The fields of the file header that matter here.
@@ -100,13 +131,16 @@ impl Header {
     }
 
     /// Where the last byte ends that the linker would map.
-    fn end_of_segments(&self, bytes: &[u8]) -> Option<u64> {
+    fn end_of_segments<S: Source + ?Sized>(&self, source: &S) -> Option<u64> {
         let mut end = 0;
         for i in 0..self.n_segments {
-            let at = usize::try_from(self.segments.checked_add(i * self.segment_size)?).ok()?;
-            let segment = bytes.get(at..)?.get(..56)?;
-            if u32_at(segment, 0)? == SEGMENT_LOAD {
-                end = end.max(u64_at(segment, 8)?.checked_add(u64_at(segment, 32)?)?);
+            let at = self.segments.checked_add(i * self.segment_size)?;
+            let mut segment = [0; SEGMENT_BYTES];
+            if !source.read(at, &mut segment) {
+                return None;
+            }
+            if u32_at(&segment, 0)? == SEGMENT_LOAD {
+                end = end.max(u64_at(&segment, 8)?.checked_add(u64_at(&segment, 32)?)?);
             }
         }
         Some(end)
@@ -128,6 +162,22 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Source for [u8] {
+        fn length(&self) -> u64 {
+            self.len() as u64
+        }
+
+        fn read(&self, at: u64, out: &mut [u8]) -> bool {
+            let at = usize::try_from(at).unwrap_or(usize::MAX);
+            let bytes = self.get(at..).and_then(|rest| rest.get(..out.len()));
+            bytes.inspect(|bytes| out.copy_from_slice(bytes)).is_some()
+        }
+    }
+
+    fn check(bytes: &[u8]) -> Result<(), String> {
+        super::check(bytes)
+    }
 
     /// The header of a library for this machine with one segment of 100 bytes at 1000.
     fn library() -> Vec<u8> {

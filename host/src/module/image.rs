@@ -2,13 +2,15 @@
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
+
+use crate::module::load::Refusal;
 
 /// A copy that nobody can change any more, not even this process.
 #[derive(Debug)]
@@ -17,39 +19,50 @@ pub(super) struct Image {
 }
 
 impl Image {
-    /// Copies into sealed memory, named after the module in `/proc/self/maps` and in crash reports.
-    pub(super) fn in_memory(name: &str, bytes: &[u8]) -> io::Result<Self> {
+    /// Has sealed memory filled, named after the module in `/proc/self/maps` and in crash reports. What `fill` answers is
+    /// passed on.
+    pub(super) fn in_memory<T>(
+        name: &str,
+        fill: impl FnOnce(&mut File) -> Result<T, Refusal>,
+    ) -> Result<(Self, T), Refusal> {
         // Longer than the kernel takes, no ID of a module that loads is.
         let name: String = name.chars().filter(|c| *c != '\0').take(60).collect();
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         // Since Linux 6.3 whoever means to run it must say so; older kernels do not know the flag.
         let file = match memfd_create(name.as_str(), flags | MemfdFlags::EXEC) {
-            Err(Errno::INVAL) => memfd_create(name.as_str(), flags)?,
-            other => other?,
+            Err(Errno::INVAL) => memfd_create(name.as_str(), flags),
+            other => other,
         };
-        let mut file = File::from(file);
-        file.write_all(bytes)?;
-        fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
-        Ok(Self { file: file.into() })
+        let mut file = File::from(file.map_err(|error| Refusal::Copy(error.into()))?);
+        let filled = fill(&mut file)?;
+        let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+        fcntl_add_seals(&file, seals).map_err(|error| Refusal::Copy(error.into()))?;
+        Ok((Self { file: file.into() }, filled))
     }
 
-    /// Copies into a file that only this user can reach, for machines whose policy forbids to run memory. It has no name
+    /// Has a file filled that only this user can reach, for machines whose policy forbids to run memory. It has no name
     /// any more when this returns.
-    pub(super) fn in_file(bytes: &[u8], folders: &[PathBuf]) -> io::Result<Self> {
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "no folder for private files");
+    pub(super) fn in_file<T>(
+        folders: &[PathBuf],
+        fill: impl Fn(&mut File) -> Result<T, Refusal>,
+    ) -> Result<(Self, T), Refusal> {
+        let mut last = Refusal::Copy(io::Error::new(io::ErrorKind::NotFound, "no folder for private files"));
         for folder in folders {
-            match Self::in_folder(bytes, folder) {
-                Ok(image) => return Ok(image),
-                Err(error) => last = error,
+            match Self::in_folder(folder, &fill) {
+                Err(Refusal::Copy(error)) => last = Refusal::Copy(error),
+                other => return other,
             }
         }
         Err(last)
     }
 
-    fn in_folder(bytes: &[u8], parent: &Path) -> io::Result<Self> {
+    fn in_folder<T>(
+        parent: &Path,
+        fill: impl FnOnce(&mut File) -> Result<T, Refusal>,
+    ) -> Result<(Self, T), Refusal> {
         // A folder of its own, so that nobody can put another file in the name's place before it is opened again. The
         // file is opened again because a file that is open for writing may not be run, and this one never shall change.
-        let folder = private_folder(parent)?;
+        let folder = private_folder(parent).map_err(Refusal::Copy)?;
         let path = folder.join("module.so");
         let copy = OpenOptions::new()
             .write(true)
@@ -57,11 +70,13 @@ impl Image {
             // Once the folder is gone nobody finds it. A worker that became another user has to run it.
             .mode(0o555)
             .open(&path)
-            .and_then(|mut file| file.write_all(bytes))
-            .and_then(|()| File::open(&path));
+            .map_err(Refusal::Copy)
+            .and_then(|mut file| fill(&mut file))
+            .and_then(|filled| Ok((File::open(&path).map_err(Refusal::Copy)?, filled)));
         // Without the name it goes away with the process. What cannot be removed is left behind, but harms nobody.
         let _ = fs::remove_dir_all(&folder);
-        Ok(Self { file: copy?.into() })
+        let (file, filled) = copy?;
+        Ok((Self { file: file.into() }, filled))
     }
 
     /// The copy, to be handed to another process.
@@ -74,13 +89,9 @@ impl Image {
         Ok(Self { file: self.file.try_clone()? })
     }
 
-    /// What is in it.
-    pub(super) fn bytes(&self) -> io::Result<Vec<u8>> {
-        let file = File::from(self.file.try_clone()?);
-        let mut bytes = vec![0; usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX)];
-        // Where the descriptor stands is shared with whoever made it.
-        file.read_exact_at(&mut bytes, 0)?;
-        Ok(bytes)
+    /// The same as a file to be read.
+    pub(super) fn into_file(self) -> File {
+        File::from(self.file)
     }
 
     /// Where the dynamic linker finds it, as long as the image is not dropped. It remembers libraries by this very path,
@@ -121,11 +132,16 @@ fn private_folder(parent: &Path) -> io::Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write as _;
     use std::os::unix::fs::PermissionsExt as _;
+
+    fn code(file: &mut File) -> Result<(), Refusal> {
+        file.write_all(b"code").map_err(Refusal::Copy)
+    }
 
     #[test]
     fn nobody_can_change_a_copy_in_memory() {
-        let image = Image::in_memory("round_robin", b"code").unwrap();
+        let (image, ()) = Image::in_memory("round_robin", code).unwrap();
         assert_eq!(fs::read(image.path()).unwrap(), b"code");
         let mut file = OpenOptions::new().write(true).open(image.path()).unwrap();
         assert_eq!(file.write(b"evil").unwrap_err().kind(), io::ErrorKind::PermissionDenied);
@@ -136,14 +152,14 @@ mod tests {
 
     #[test]
     fn a_name_that_no_file_may_have_is_made_one() {
-        assert!(Image::in_memory(&format!("a\0b{}", "x".repeat(1000)), b"").is_ok());
+        assert!(Image::in_memory(&format!("a\0b{}", "x".repeat(1000)), code).is_ok());
     }
 
     #[test]
     fn a_copy_in_a_file_is_private_and_has_no_name() {
         let folder = tempfile::tempdir().unwrap();
         let folders = [PathBuf::from("/nowhere"), folder.path().to_owned()];
-        let image = Image::in_file(b"code", &folders).unwrap();
+        let (image, ()) = Image::in_file(&folders, code).unwrap();
         assert_eq!(fs::read(image.path()).unwrap(), b"code");
         assert_eq!(fs::metadata(image.path()).unwrap().permissions().mode() & 0o222, 0);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
@@ -154,6 +170,6 @@ mod tests {
     fn names_that_others_took_are_passed_over() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join(format!("trylist-{}-0", std::process::id()))).unwrap();
-        assert!(Image::in_folder(b"code", folder.path()).is_ok());
+        assert!(Image::in_folder(folder.path(), code).is_ok());
     }
 }

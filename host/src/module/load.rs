@@ -1,7 +1,7 @@
 //! From a line of `[load_module]` to a checked [`Module`]: the only place that opens files as code.
 //!
-//! In this order, so that each step can rely on those before it: locate, read once, who can change the file (`owner`),
-//! its hash, what kind of file it is (`elf`), a sealed copy (`image`), which is all that [`read`] does; then `dlopen`, the envelope (abi_stable's root or the
+//! In this order, so that each step can rely on those before it: locate, who can change the file (`owner`), a sealed copy
+//! (`image`) with its hash, what kind of file it is (`elf`), which is all that [`read`] does; then `dlopen`, the envelope (abi_stable's root or the
 //! symbol `lb_module`), the ABI's version, the table of calls, what the module says of itself, its ID. Code of the module
 //! runs from `dlopen` on (a library's constructors), so all that can be refused before is.
 #![allow(unsafe_code, reason = "opening a file as code, and reading what it exports")]
@@ -10,10 +10,10 @@ use std::collections::HashMap;
 use std::ffi::c_void;
 use std::fmt;
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Read as _};
+use std::io::{self, Write as _};
 use std::mem::{MaybeUninit, offset_of};
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -140,20 +140,23 @@ pub enum Refusal {
 
 /// A whole module is far below; more is a mistake like a disk image or `/dev/zero`.
 const MAX_FILE_BYTES: u64 = 1 << 30;
+const PIECE_BYTES: usize = 64 << 10;
 
 fn copy(file: &Path, name: &str, pinned: Option<[u8; 32]>) -> Result<Copied, Refusal> {
     let (opened, metadata) = open_file(file)?;
     if rustix::process::geteuid().is_root() {
         owner::check(file, &metadata, 0).map_err(Refusal::Exposed)?;
     }
-    let bytes = read_whole(opened)?;
-    let sha256 = <[u8; 32]>::from(Sha256::digest(&bytes));
+    let fill = |to: &mut File| pour(&opened, to);
+    let (image, sha256) = match Image::in_memory(name, fill) {
+        Err(Refusal::Copy(_)) => Image::in_file(&image::private_folders(), fill)?,
+        other => other?,
+    };
     if let Some(pinned) = pinned.filter(|pinned| *pinned != sha256) {
         return Err(Refusal::OtherHash { pinned: pinned.into(), found: sha256.into() });
     }
-    elf::check(&bytes).map_err(Refusal::NoLibrary)?;
-    let in_file = || Image::in_file(&bytes, &image::private_folders()).map_err(Refusal::Copy);
-    let image = Image::in_memory(name, &bytes).or_else(|_| in_file())?;
+    let copied = image.try_clone().map_err(Refusal::Copy)?.into_file();
+    elf::check(&copied).map_err(Refusal::NoLibrary)?;
     Ok(Copied { file: file.to_owned(), sha256, image })
 }
 
@@ -175,10 +178,25 @@ fn open_file(path: &Path) -> Result<(File, Metadata), Refusal> {
     if metadata.is_file() { Ok((file, metadata)) } else { Err(Refusal::NoFile) }
 }
 
-fn read_whole(file: File) -> Result<Vec<u8>, Refusal> {
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(Refusal::Unreadable)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES { Err(Refusal::TooLarge) } else { Ok(bytes) }
+/// Copies a file and says its hash. It goes piece by piece: a supervisor that had held whole modules in memory of its own
+/// would keep that memory, and be the first that the kernel kills for want of it.
+fn pour(from: &File, to: &mut File) -> Result<[u8; 32], Refusal> {
+    let mut piece = vec![0; PIECE_BYTES];
+    let (mut hash, mut at) = (Sha256::new(), 0);
+    loop {
+        let n = match from.read_at(&mut piece, at) {
+            Ok(0) => return Ok(hash.finalize().into()),
+            Ok(n) => n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(Refusal::Unreadable(error)),
+        };
+        at += n as u64;
+        if at > MAX_FILE_BYTES {
+            return Err(Refusal::TooLarge);
+        }
+        hash.update(&piece[..n]);
+        to.write_all(&piece[..n]).map_err(Refusal::Copy)?;
+    }
 }
 
 /// By hash, for as long as the process lives.
@@ -220,8 +238,8 @@ fn dlopen(image: Image, mark: Mark) -> Result<Exports, Refusal> {
     match dlopen_image(image, mark) {
         // The policy let memory be made, but lets it not be run (SELinux, a noexec mount of shared memory).
         Err(text) if text.contains("not permitted") || text.contains("denied") => {
-            let bytes = copy.bytes().map_err(Refusal::Copy)?;
-            let in_file = Image::in_file(&bytes, &image::private_folders()).map_err(Refusal::Copy)?;
+            let copy = copy.into_file();
+            let (in_file, _) = Image::in_file(&image::private_folders(), |to| pour(&copy, to))?;
             dlopen_image(in_file, mark).map_err(Refusal::Linker)
         }
         other => other.map_err(Refusal::Linker),
