@@ -5,6 +5,9 @@
 //! looks at the board (`supervisor::watchdog` times what does not move), and finds in it who was where when the worker
 //! was gone; [`crash`] writes down which thread it was that died.
 //!
+//! Threads that serve also tick there, once a second and whether they are busy or idle, so that one that does not get on
+//! is noticed outside of modules too (`supervisor::pulse`).
+//!
 //! A crumb is a u64. Its upper half counts the thread's calls, so that two calls of one module are told apart; its lower
 //! half says which module and cluster it is, and is 0 outside of modules.
 #![allow(unsafe_code, reason = "memory shared with another process")]
@@ -50,6 +53,8 @@ pub struct Seen {
     pub crumb: Option<Crumb>,
     /// The crumb as it stood there: the same value again is the same call.
     pub raw: u64,
+    /// How often the thread has ticked; wraps around.
+    pub tick: u32,
 }
 
 /// What a thread is inside of. The indices are as they were found: to be used by `get`.
@@ -113,11 +118,13 @@ struct Head {
 #[repr(C, align(128))]
 struct Slot {
     crumb: AtomicU64,
+    /// 0 where no thread has the place.
     tid: AtomicU32,
+    tick: AtomicU32,
 }
 
 /// "trylist", and the version of what follows.
-const MAGIC: u64 = u64::from_be_bytes(*b"trylist\x01");
+const MAGIC: u64 = u64::from_be_bytes(*b"trylist\x02");
 /// Slots of the largest board: more threads than a worker can be told to have, and what 16 bits hold.
 const MAX_SLOTS: usize = 4096;
 const SLOTS: usize = size_of::<Head>();
@@ -152,6 +159,21 @@ pub fn take_place(board: &'static Board, slot: usize) {
     place.crumb.store(0, Ordering::Relaxed);
     place.tid.store(rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned(), Ordering::Relaxed);
     PLACE.set(Some(place));
+}
+
+/// The calling thread gives its place up: it ends, and no longer ticks.
+pub fn leave_place() {
+    if let Some(place) = PLACE.take() {
+        place.tid.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Shows that the calling thread gets on, if it has a place. One store.
+pub fn tick() {
+    if let Some(place) = PLACE.get() {
+        // Nobody else writes it.
+        place.tick.store(place.tick.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
 }
 
 /// Makes a call with this mark in the thread's place, if it has one.
@@ -331,7 +353,8 @@ impl Board {
             let place = self.slot(slot)?;
             let tid = place.tid.load(Ordering::Relaxed);
             let raw = place.crumb.load(Ordering::Relaxed);
-            (tid != 0).then(|| Seen { slot, tid, crumb: Crumb::read(raw), raw })
+            let tick = place.tick.load(Ordering::Relaxed);
+            (tid != 0).then(|| Seen { slot, tid, crumb: Crumb::read(raw), raw, tick })
         };
         (0..self.n_slots).filter_map(seen).collect()
     }
@@ -412,7 +435,7 @@ impl Drop for Board {
 
 // A process of one version of trylist may look at the board of another.
 const _: () = assert!(size_of::<Head>() == 128 && offset_of!(Head, fatal) == 16);
-const _: () = assert!(size_of::<Slot>() == 128 && offset_of!(Slot, tid) == 8);
+const _: () = assert!(size_of::<Slot>() == 128 && offset_of!(Slot, tid) == 8 && offset_of!(Slot, tick) == 12);
 
 #[cfg(test)]
 mod tests {
@@ -525,6 +548,24 @@ mod tests {
             PLACE.get().unwrap().crumb.store(u64::MAX << 32, Ordering::Relaxed);
             assert_eq!(inside(Mark::of_module(3).in_cluster(5), || board.look())[0].crumb, serving(3, 5));
             assert_eq!(board.look()[0].raw, 0);
+        });
+    }
+
+    #[test]
+    fn a_thread_ticks_until_it_leaves_its_place() {
+        let (board, worker) = boards(2);
+        on_a_thread(move || {
+            tick();
+            take_place(worker, 1);
+            let seen = || board.look().first().map(|seen| (seen.slot, seen.tick));
+            assert_eq!(seen(), Some((1, 0)), "without a place there is nothing to show");
+            worker.slot(1).unwrap().tick.store(u32::MAX, Ordering::Relaxed);
+            tick();
+            assert_eq!(seen(), Some((1, 0)));
+            tick();
+            assert_eq!(seen(), Some((1, 1)));
+            leave_place();
+            assert_eq!(seen(), None);
         });
     }
 

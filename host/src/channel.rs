@@ -1,23 +1,31 @@
 //! Messages between two processes of this program, with the descriptors that belong to them, over a Unix socket that
 //! keeps packets apart.
 //!
-//! Both ends are the same binary, so there is no version to agree on. What is large goes through memory that the other
-//! end maps for reading; descriptors that do not fit into one packet go ahead in packets of their own.
+//! Both ends are the same binary, so there is no version to agree on. A large message goes through sealed memory that the
+//! other end reads; descriptors that do not fit into one packet go ahead in packets of their own.
+//!
+//! A module can write to its worker's end. So each kind of message has a largest length, which is checked before the
+//! message is read, and [`Receiver::receive`] returns after every packet: its caller decides how many it takes.
 
 pub mod message;
 
 use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut, Read as _, Seek as _, Write as _};
+use std::io::{self, IoSlice, IoSliceMut, Write as _};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use rustix::cmsg_space;
-use rustix::fs::{MemfdFlags, OFlags, fcntl_getfl, fcntl_setfl, memfd_create};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{
+    MemfdFlags, OFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fcntl_getfl, fcntl_setfl, memfd_create,
+};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    SendAncillaryMessage, SendFlags, Shutdown, SocketFlags, SocketType, recvmsg, sendmsg, shutdown,
+    socketpair,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -26,8 +34,8 @@ use serde::de::DeserializeOwned;
 const INLINE_BYTES: usize = 16 << 10;
 /// Below the kernel's own limit for one packet (SCM_MAX_FD, 253).
 const DESCRIPTORS: usize = 250;
-/// A message that is longer than any that this program makes is a mistake.
-const MAX_BYTES: u64 = 1 << 30;
+/// Memory with a message in it, which nobody can change any more.
+const SEALS: SealFlags = SealFlags::WRITE.union(SealFlags::GROW).union(SealFlags::SHRINK);
 
 /// First byte of a packet.
 mod kind {
@@ -39,12 +47,22 @@ mod kind {
     pub(super) const DESCRIPTORS: u8 = 2;
 }
 
+/// What may be sent: an enum, whose variants are the kinds of messages.
+pub trait Message {
+    /// Most descriptors of one message, with the one of the memory that a large message is in.
+    const MOST_DESCRIPTORS: usize;
+
+    /// Most bytes of a message of this kind, by the number of its variant; 0 where there is no such kind.
+    fn most_bytes(kind: u8) -> u64;
+}
+
 /// The end of a connection at which messages of one type come in.
 #[derive(Debug)]
 pub struct Receiver<T> {
     socket: Arc<OwnedFd>,
     /// Those that came ahead of their message.
     ahead: Vec<OwnedFd>,
+    n_bytes: u64,
     messages: PhantomData<fn() -> T>,
 }
 
@@ -60,6 +78,8 @@ pub struct Sender<T> {
 pub enum Received<T> {
     /// A message and its descriptors.
     Message(T, Vec<OwnedFd>),
+    /// Part of a message, or one that is lost.
+    Part,
     /// Nothing now; only where the socket does not wait.
     Nothing,
     /// Whoever was at the other end is gone.
@@ -77,7 +97,8 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 /// Both directions of one socket of a [`pair`].
 pub fn connect<In, Out>(socket: OwnedFd) -> (Sender<Out>, Receiver<In>) {
     let socket = Arc::new(socket);
-    let receiver = Receiver { socket: Arc::clone(&socket), ahead: Vec::new(), messages: PhantomData };
+    let receiver =
+        Receiver { socket: Arc::clone(&socket), ahead: Vec::new(), n_bytes: 0, messages: PhantomData };
     (Sender { socket, messages: PhantomData }, receiver)
 }
 
@@ -115,6 +136,12 @@ impl<T: Serialize> Sender<T> {
         self.send_packet(kind, payload, rest)
     }
 
+    /// Ends the connection, in both directions and for whoever waits at this end.
+    pub fn close(&self) {
+        // Where it has ended already, that is as good.
+        let _ = shutdown(&*self.socket, Shutdown::Both);
+    }
+
     fn send_packet(&self, kind: u8, payload: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -133,50 +160,82 @@ impl<T> Clone for Sender<T> {
     }
 }
 
-impl<T: DeserializeOwned> Receiver<T> {
-    /// The next message.
+impl<T> AsFd for Sender<T> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl<T: DeserializeOwned + Message> Receiver<T> {
+    /// The next packet, and the message that it completes.
     ///
     /// # Errors
-    /// What came is no message; nothing that comes after it can be trusted.
+    /// What came is no message, or one longer than its kind may be; nothing that comes after it can be trusted.
     pub fn receive(&mut self) -> io::Result<Received<T>> {
-        loop {
-            let mut buffer = [0; INLINE_BYTES + 1];
-            let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS))];
-            let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-            let flags = RecvFlags::CMSG_CLOEXEC;
-            let received = rustix::io::retry_on_intr(|| {
-                recvmsg(&*self.socket, &mut [IoSliceMut::new(&mut buffer)], &mut ancillary, flags)
-            });
-            let received = match received {
-                Ok(received) => received,
-                Err(rustix::io::Errno::AGAIN) => return Ok(Received::Nothing),
-                Err(rustix::io::Errno::CONNRESET) => return Ok(Received::End),
-                Err(error) => return Err(error.into()),
-            };
-            for message in ancillary.drain() {
-                if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-                    self.ahead.extend(descriptors);
-                }
+        let mut buffer = [0; INLINE_BYTES + 1];
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let received = rustix::io::retry_on_intr(|| {
+            recvmsg(&*self.socket, &mut [IoSliceMut::new(&mut buffer)], &mut ancillary, flags)
+        });
+        let received = match received {
+            Ok(received) => received,
+            Err(rustix::io::Errno::AGAIN) => return Ok(Received::Nothing),
+            Err(rustix::io::Errno::CONNRESET) => return Ok(Received::End),
+            Err(error) => return Err(error.into()),
+        };
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                self.ahead.extend(descriptors);
             }
-            if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
-                // Without its descriptors this message is lost; the next ones need not be.
-                self.ahead.clear();
-                tracing::error!(
-                    "a message between supervisor and worker is lost: too few descriptors are left"
-                );
-                continue;
-            }
-            let Some((kind, payload)) = buffer[..received.bytes].split_first() else {
-                return Ok(Received::End);
-            };
-            let bytes = match *kind {
-                kind::DESCRIPTORS => continue,
-                kind::IN_FILE => self.ahead.pop().map(of_file).transpose()?.unwrap_or_default(),
-                _ => payload.to_vec(),
-            };
-            let message = postcard::from_bytes(&bytes).map_err(io::Error::other)?;
-            return Ok(Received::Message(message, std::mem::take(&mut self.ahead)));
         }
+        if self.ahead.len() > T::MOST_DESCRIPTORS {
+            self.ahead.clear();
+            return Err(invalid("a message with more descriptors than it may have"));
+        }
+        if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+            // Without its descriptors this message is lost; the next ones need not be.
+            self.ahead.clear();
+            tracing::error!("a message between supervisor and worker is lost: too few descriptors are left");
+            return Ok(Received::Part);
+        }
+        let Some((kind, payload)) = buffer[..received.bytes].split_first() else {
+            return Ok(Received::End);
+        };
+        let in_file;
+        let bytes = match *kind {
+            kind::DESCRIPTORS => return Ok(Received::Part),
+            kind::IN_FILE => {
+                in_file = self.ahead.pop().map(of_file::<T>).transpose()?.unwrap_or_default();
+                &in_file[..]
+            }
+            _ => payload,
+        };
+        self.n_bytes = bytes.len() as u64;
+        let message = postcard::from_bytes(bytes).map_err(io::Error::other)?;
+        Ok(Received::Message(message, std::mem::take(&mut self.ahead)))
+    }
+
+    /// How long the last message was.
+    pub fn n_bytes(&self) -> u64 {
+        self.n_bytes
+    }
+}
+
+impl<T> Receiver<T> {
+    /// Whether the other end is closed, messages that wait or not.
+    pub fn is_closed(&self) -> bool {
+        let mut fds = [PollFd::new(&*self.socket, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().intersects(PollFlags::HUP)
+    }
+
+    /// Takes nothing more: whoever sends is told that nobody listens, and does not wait. What goes the other way is
+    /// unaffected.
+    pub fn close(self) {
+        // Where the other end is gone already, that is as good.
+        let _ = shutdown(&*self.socket, Shutdown::Read);
     }
 }
 
@@ -187,23 +246,48 @@ impl<T> AsFd for Receiver<T> {
 }
 
 fn in_file(bytes: &[u8]) -> io::Result<OwnedFd> {
-    let mut file = File::from(memfd_create("trylist-message", MemfdFlags::CLOEXEC)?);
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut file = File::from(memfd_create("trylist-message", flags)?);
     file.write_all(bytes)?;
+    fcntl_add_seals(&file, SEALS | SealFlags::SEAL)?;
     Ok(file.into())
 }
 
-fn of_file(file: OwnedFd) -> io::Result<Vec<u8>> {
-    let mut file = File::from(file);
-    // Both ends share the position, which is where the writer stopped.
-    file.rewind()?;
-    let mut bytes = Vec::new();
-    file.take(MAX_BYTES).read_to_end(&mut bytes)?;
+fn of_file<T: Message>(file: OwnedFd) -> io::Result<Vec<u8>> {
+    // To read anything but memory could take for ever: a pipe, a file of a file system that does not answer.
+    if !fcntl_get_seals(&file).is_ok_and(|seals| seals.contains(SEALS)) {
+        return Err(invalid("a message that is in no sealed memory"));
+    }
+    let file = File::from(file);
+    let len = file.metadata()?.len();
+    let mut kind = [0];
+    file.read_exact_at(&mut kind, 0)?;
+    let most = T::most_bytes(kind[0]);
+    if len > most {
+        return Err(invalid(format!("a message of {len} bytes, of a kind that has {most} at most")));
+    }
+    let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
+    file.read_exact_at(&mut bytes, 0)?;
     Ok(bytes)
+}
+
+fn invalid(text: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text.into())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use super::*;
+
+    impl Message for Vec<u8> {
+        const MOST_DESCRIPTORS: usize = 600;
+
+        fn most_bytes(_: u8) -> u64 {
+            2 << 20
+        }
+    }
 
     fn both() -> (Sender<Vec<u8>>, Receiver<Vec<u8>>) {
         let (here, there) = pair().unwrap();
@@ -214,9 +298,12 @@ mod tests {
     }
 
     fn message(receiver: &mut Receiver<Vec<u8>>) -> (Vec<u8>, Vec<OwnedFd>) {
-        match receiver.receive().unwrap() {
-            Received::Message(message, descriptors) => (message, descriptors),
-            other => panic!("{other:?}"),
+        loop {
+            match receiver.receive().unwrap() {
+                Received::Message(message, descriptors) => return (message, descriptors),
+                Received::Part => {}
+                other => panic!("{other:?}"),
+            }
         }
     }
 
@@ -229,8 +316,9 @@ mod tests {
             let (message, descriptors) = message(&mut receiver);
             assert!(message == bytes && descriptors.is_empty(), "{len}");
         }
-        assert!(matches!(receiver.receive().unwrap(), Received::Nothing));
+        assert!(matches!(receiver.receive().unwrap(), Received::Nothing) && !receiver.is_closed());
         drop(sender);
+        assert!(receiver.is_closed());
         assert!(matches!(receiver.receive().unwrap(), Received::End));
     }
 
@@ -259,8 +347,46 @@ mod tests {
     #[test]
     fn rubbish_is_an_error_and_no_message() {
         let (here, there) = pair().unwrap();
-        let (_, mut receiver) = connect::<Vec<String>, ()>(there);
+        let (_, mut receiver) = connect::<Vec<u8>, ()>(there);
         rustix::net::send(&here, &[kind::INLINE, 200, 1, 2], SendFlags::empty()).unwrap();
         assert!(receiver.receive().is_err());
+    }
+
+    #[test]
+    fn what_is_too_long_is_an_error_before_it_is_read() {
+        let (sender, mut receiver) = both();
+        sender.send(&vec![0; 3 << 20], &[]).unwrap();
+        let error = receiver.receive().unwrap_err().to_string();
+        assert_eq!(error, "a message of 3145732 bytes, of a kind that has 2097152 at most");
+    }
+
+    #[test]
+    fn more_descriptors_than_a_message_may_have_are_an_error() {
+        let (sender, mut receiver) = both();
+        let file = File::open("/dev/null").unwrap();
+        sender.send(&Vec::new(), &vec![file.as_fd(); 601]).unwrap();
+        let error = (0..9).find_map(|_| receiver.receive().err()).unwrap();
+        assert_eq!(error.to_string(), "a message with more descriptors than it may have");
+    }
+
+    /// A pipe would have its reader wait for ever.
+    #[test]
+    fn a_message_in_anything_but_sealed_memory_is_an_error() {
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let unsealed = memfd_create("x", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+        for file in [reader.as_fd(), unsealed.as_fd()] {
+            let (sender, mut receiver) = both();
+            sender.send_packet(kind::IN_FILE, &[], &[file]).unwrap();
+            let error = receiver.receive().unwrap_err().to_string();
+            assert_eq!(error, "a message that is in no sealed memory");
+        }
+    }
+
+    #[test]
+    fn who_sends_to_an_end_that_is_closed_does_not_wait() {
+        let (sender, receiver) = both();
+        receiver.close();
+        let error = sender.send(&Vec::new(), &[]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     }
 }

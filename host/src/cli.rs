@@ -56,9 +56,17 @@ pub(crate) enum Command {
     /// Run the proxy. SIGTERM or SIGINT lets requests end and stops it, a second one stops it at once; SIGHUP or SIGUSR1
     /// reloads; SIGUSR2 opens the access log's file again
     Run(Configuration),
-    /// Have a running proxy start anew from its files as they are now, modules included, with nothing lost; whatever fails
-    /// leaves it as it is
-    Reload(Configuration),
+    /// Reload configuration and modules without dropping requests
+    ///
+    /// A new generation is started from the files as they are now, and the one before drains. Whatever fails leaves the
+    /// proxy as it is. Refused while max_draining generations drain
+    Reload {
+        #[command(flatten)]
+        configuration: Configuration,
+        /// Cut off the generation that has drained longest, where max_draining generations drain
+        #[arg(long)]
+        cut_oldest: bool,
+    },
     /// Say how a running proxy is: its generations, their modules, what is in quarantine
     Status {
         #[command(flatten)]
@@ -230,6 +238,7 @@ mod tests {
             "module test a.so --settings a.toml",
             "demo --log-level warn",
             "reload -c a.toml",
+            "reload -c a.toml --cut-oldest",
             "status -c a.toml --json",
             "stop -c a.toml",
             "server -c a.toml app http://127.0.0.1:9001 drain",

@@ -48,6 +48,8 @@ pub struct Cluster {
     pub retries: Retries,
     /// Requests under way; counted only where they have a limit.
     requests: AtomicU32,
+    /// Those of other generations, as last told.
+    requests_elsewhere: AtomicU32,
 }
 
 /// Endpoints that a balancer of their own orders. In its calls their indices begin at 0.
@@ -164,6 +166,7 @@ impl Cluster {
             queue: Queue::default(),
             retries: Retries::default(),
             requests: AtomicU32::new(0),
+            requests_elsewhere: AtomicU32::new(0),
             panics: AtomicBool::new(false),
             changed: Notify::new(),
         };
@@ -173,7 +176,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Sets how many requests of older generations, in processes of their own, are on their way to an endpoint: they
+    /// Sets how many requests of other generations, in processes of their own, are on their way to an endpoint: they
     /// count towards its limit and wherever the less busy of two is wanted. Where it falls, those who wait are woken. From
     /// any thread.
     ///
@@ -182,6 +185,21 @@ impl Cluster {
     pub fn set_in_flight_older(&self, endpoint: usize, n: u32) {
         let n_freed = self.endpoints[endpoint].set_in_flight_older(n);
         self.queue.freed_several(n_freed as usize);
+    }
+
+    /// Sets how many requests of other generations this cluster has under way: they count towards its limit. From any
+    /// thread.
+    pub fn set_requests_elsewhere(&self, n: u32) {
+        self.requests_elsewhere.store(n, Ordering::Relaxed);
+    }
+
+    /// Requests of this generation that count towards the cluster's limit, in this generation and in others. Looks at every
+    /// endpoint where this one has no limit.
+    pub fn n_counted(&self) -> u32 {
+        match self.config.max_requests {
+            0 => u32::try_from(self.n_requests()).unwrap_or(u32::MAX),
+            _ => self.requests.load(Ordering::Relaxed),
+        }
     }
 
     /// The endpoints of one of its tiers.
@@ -209,7 +227,8 @@ impl Cluster {
         (from..self.tiers.len()).find(|&tier| self.tiers[tier].state.n_available.load(Ordering::Relaxed) > 0)
     }
 
-    /// Lets a request in, those that wait included, unless the cluster has as many as it may.
+    /// Lets a request in, unless the cluster has as many as it may: those that wait are counted, and those of other
+    /// generations as they were when last told.
     ///
     /// # Errors
     /// It has.
@@ -218,7 +237,8 @@ impl Cluster {
         match self.config.max_requests {
             0 => Ok(None),
             max => {
-                let next = |n: u32| (n < max).then(|| n + 1);
+                let elsewhere = self.requests_elsewhere.load(Ordering::Relaxed);
+                let next = |n: u32| (n.saturating_add(elsewhere) < max).then(|| n + 1);
                 let entered = self.requests.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
                 entered.map(|_| Some(Admitted(&self.requests))).map_err(|_| Declined)
             }

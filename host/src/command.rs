@@ -56,11 +56,16 @@ fn describe(status: &Status) -> String {
     for generation in &status.generations {
         let GenerationStatus { generation: number, pid, state, uptime_s, config_sha256, connections, .. } =
             generation;
+        let left = generation.drain_left_s.map(|left| format!(" for up to {} more", span(left)));
         line(format_args!(
-            "generation {number}: {state}, pid {pid}, up {}, {connections} connections, configuration {}",
+            "generation {number}: {state}{}, pid {pid}, up {}, {connections} connections, configuration {}",
+            left.unwrap_or_default(),
             span(*uptime_s),
             beginning(config_sha256)
         ));
+        if let Some(trouble) = &generation.trouble {
+            line(format_args!("  to be replaced: its worker {trouble}"));
+        }
         for module in &generation.modules {
             let version = module.version.as_deref().unwrap_or("not opened");
             let held = if module.quarantined { ", in quarantine" } else { "" };
@@ -72,6 +77,9 @@ fn describe(status: &Status) -> String {
                 module.file
             ));
         }
+    }
+    if let Some(waiting) = &status.waiting {
+        line(format_args!("waiting: {waiting}"));
     }
     for held in &status.quarantine {
         line(format_args!(

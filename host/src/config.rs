@@ -619,6 +619,8 @@ pub struct Supervision {
     pub probation: Duration,
     /// For a new generation to be ready.
     pub start_timeout: Duration,
+    /// Generations that may drain at once; what would have more drain is refused.
+    pub max_draining: usize,
 }
 
 /// How servers' names are looked up.
@@ -686,6 +688,7 @@ impl Default for Supervision {
             module_deaths: 2,
             probation: Duration::from_secs(10),
             start_timeout: Duration::from_secs(60),
+            max_draining: 16,
         }
     }
 }

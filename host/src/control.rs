@@ -68,8 +68,11 @@ impl From<config::ConfigErrors> for Refused {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Command {
-    /// Start a new generation from the files as they are now. Answered when it serves, or is given up.
+    /// Start a new generation from the files as they are now. Answered when it serves, or is given up; at once, with a
+    /// refusal, where too many generations drain.
     Reload,
+    /// The same, but where too many would drain the oldest is cut off once the new one serves.
+    ReloadCutOldest,
     /// Say how everything is.
     Status,
     /// Let requests end and stop. Answered by the end of the connection, when it has stopped.
@@ -139,6 +142,8 @@ pub struct Status {
     pub quarantine: Vec<QuarantineStatus>,
     /// What operators said of servers.
     pub marks: Vec<MarkStatus>,
+    /// What is to be started, but waits, and what for.
+    pub waiting: Option<String>,
 }
 
 /// One generation.
@@ -152,6 +157,10 @@ pub struct GenerationStatus {
     pub state: String,
     /// For how long it has run, seconds.
     pub uptime_s: u64,
+    /// For how long it may still drain, seconds.
+    pub drain_left_s: Option<u64>,
+    /// Why another one takes its place, if it is not for a reload.
+    pub trouble: Option<String>,
     /// Hash of the files of its configuration.
     pub config_sha256: String,
     /// Connections that are open, as it last said.

@@ -172,7 +172,7 @@ impl Endpoint {
         max != 0 && self.in_flight() >= max
     }
 
-    /// Requests on their way to it, those of older generations included.
+    /// Requests on their way to it, those of other generations included.
     #[inline]
     pub fn in_flight(&self) -> u32 {
         // In one order with `Queue`'s count: either who waits sees the place that came free, or who leaves sees it wait.
@@ -180,7 +180,7 @@ impl Endpoint {
         self.counters.in_flight.load(SeqCst).saturating_add(older)
     }
 
-    /// Sets how many requests of older generations are on their way to it. Returns how many places came free by that,
+    /// Sets how many requests of other generations are on their way to it. Returns how many places came free by that,
     /// where it has a limit.
     pub(crate) fn set_in_flight_older(&self, n: u32) -> u32 {
         let before = self.counters.in_flight_older.swap(n, SeqCst);

@@ -12,6 +12,11 @@ use crate::module::balancer::Balancer;
 use crate::sticky;
 use crate::tls::tickets::{NoRandom, TicketKey, TicketKeys};
 
+/// Most bytes of a [`State`] in the form in which it is handed over.
+pub const MOST_BYTES: u64 = 256 << 20;
+/// Most bytes that all balancers together may have saved, which leaves room for the rest.
+const MOST_SAVED_BYTES: usize = 192 << 20;
+
 /// Of all clusters of a worker.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
@@ -70,6 +75,30 @@ impl State {
             ticket_keys: ticket_keys.export().iter().map(|key| key.to_vec()).collect(),
             clusters: clusters.iter().map(ClusterState::of).collect(),
             names: discovery::known_of(clusters.iter().flat_map(|cluster| &cluster.config.servers)),
+        }
+    }
+
+    /// Leaves out the largest of what balancers saved, until what is left may be handed over. Says whose those were, as
+    /// cluster and module.
+    pub fn shorten(&mut self) -> Vec<(String, String)> {
+        let mut left_out = Vec::new();
+        loop {
+            let n_bytes = |cluster: &ClusterState| {
+                cluster.balancers.iter().map(|saved| saved.bytes.len()).sum::<usize>()
+            };
+            if self.clusters.iter().map(n_bytes).sum::<usize>() <= MOST_SAVED_BYTES {
+                return left_out;
+            }
+            let largest =
+                |cluster: &ClusterState| cluster.balancers.iter().map(|saved| saved.bytes.len()).max();
+            let Some(cluster) = self.clusters.iter_mut().max_by_key(|cluster| largest(cluster)) else {
+                return left_out;
+            };
+            let balancers = cluster.balancers.iter().enumerate();
+            let Some((idx, _)) = balancers.max_by_key(|(_, saved)| saved.bytes.len()) else {
+                return left_out;
+            };
+            left_out.push((cluster.name.clone(), cluster.balancers.remove(idx).module));
         }
     }
 
@@ -214,6 +243,17 @@ mod tests {
             ..ClusterState::default()
         };
         State { clusters: vec![cluster], ..State::new() }
+    }
+
+    #[test]
+    fn of_too_much_the_largest_is_left_out() {
+        let mut known = state(&[(0, "a", 1), (0, "b", 2), (1, "c", 3)], &[]);
+        assert_eq!(known.shorten(), []);
+        for (idx, n) in [(0, MOST_SAVED_BYTES - 1), (1, 1 << 20), (2, MOST_SAVED_BYTES / 2)] {
+            known.clusters[0].balancers[idx].bytes = vec![0; n];
+        }
+        assert_eq!(known.shorten(), [("app".to_owned(), "a".to_owned())]);
+        assert_eq!(known.clusters[0].balancers.len(), 2);
     }
 
     #[test]

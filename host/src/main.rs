@@ -49,7 +49,12 @@ fn main() -> ExitCode {
     let result = match &arguments.command {
         Command::Run(from) => run(&from.config, log_level.as_str()),
         Command::Worker => worker(),
-        Command::Reload(from) => command::ask(&from.config, &control::Command::Reload),
+        Command::Reload { configuration, cut_oldest: false } => {
+            command::ask(&configuration.config, &control::Command::Reload)
+        }
+        Command::Reload { configuration, cut_oldest: true } => {
+            command::ask(&configuration.config, &control::Command::ReloadCutOldest)
+        }
         Command::Status { configuration, json } => command::status(&configuration.config, *json),
         Command::Stop(from) => command::ask(&from.config, &control::Command::Stop),
         Command::Server { configuration, cluster, url, mark, weight } => {

@@ -13,15 +13,19 @@
 //! dies or hangs in `deaths`, what operators ask for in `orders`; what is known of one worker is in `generation`, of the
 //! files in `bundle`, of the sockets in `held`.
 
+mod allowance;
 mod bundle;
 mod commands;
 mod deaths;
 mod generation;
 mod held;
+mod loads;
 mod marks;
 mod notify;
+mod oom;
 mod orders;
 mod pid_file;
+mod pulse;
 mod quarantine;
 mod renewals;
 mod signals;
@@ -45,10 +49,11 @@ use crate::sockets::{self, Shortage};
 
 use self::bundle::Bundle;
 use self::commands::Commands;
-use self::generation::{End, Generation, Phase};
+use self::generation::{End, Generation, Phase, Turn};
 use self::held::Held;
 use self::marks::Marks;
 use self::notify::Notify;
+use self::oom::OomScore;
 use self::pid_file::PidFile;
 use self::quarantine::{Backoff, Quarantine};
 use self::renewals::Renewals;
@@ -59,8 +64,8 @@ use self::start::{Reason, Starting, Waiting};
 const DRAIN_GRACE: Duration = Duration::from_secs(2);
 /// For workers to end that were told to stop at once; they need milliseconds, unless a module does not return.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
-/// Generations that may drain at once; above it the oldest is cut off.
-const MAX_DRAINING: usize = 4;
+/// How often generations are told of each other's load, at most: as often as each tells its own.
+const LOADS_EVERY: Duration = Duration::from_millis(50);
 /// How often what other generations counted goes to the one that serves, while any of them drains.
 const BASE_EVERY: Duration = Duration::from_secs(1);
 /// With nothing to wait for, the supervisor looks about at least this often.
@@ -114,11 +119,17 @@ struct Supervisor {
     /// What generations counted that have ended.
     totals: Totals,
     base_sent: Instant,
+    /// When generations were told of each other's load.
+    loads_told: Instant,
+    /// It has changed since.
+    are_loads_new: bool,
     /// What the last worker that said so has learned.
     state: State,
     /// As it was said last.
     shortage: Option<Shortage>,
     pid_file: Option<PidFile>,
+    /// What the service was started with, if that is known.
+    oom_score: Option<OomScore>,
     started: Instant,
     looked: Instant,
     stopping: Option<Stopping>,
@@ -169,9 +180,12 @@ impl Supervisor {
             renewals: Renewals::default(),
             totals: Totals::default(),
             base_sent: now,
+            loads_told: now,
+            are_loads_new: false,
             state: State::new(),
             shortage: None,
             pid_file,
+            oom_score: OomScore::lower(),
             started: now,
             looked: now,
             stopping: None,
@@ -190,8 +204,9 @@ impl Supervisor {
             }
             self.hear()?;
             self.bury()?;
-            self.look_after_calls()?;
+            self.look_after_threads()?;
             self.keep_time()?;
+            self.share_loads();
             if let Some(stopping) = self.stopping.as_ref().filter(|_| self.generations.is_empty()) {
                 return stopping.result();
             }
@@ -203,7 +218,7 @@ impl Supervisor {
         let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
         fds.extend(self.commands.interests().map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
         let interests = self.generations.iter().flat_map(Generation::interests);
-        fds.extend(interests.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        fds.extend(interests.map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
         let timeout = self.due().saturating_duration_since(Instant::now());
         let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
         // Whatever it was, or an error: everything is looked at, and nothing of that waits.
@@ -217,7 +232,7 @@ impl Supervisor {
         or(self.commands.due());
         or(self.notify.due());
         or(self.replace_at);
-        or(self.renewals.due().filter(|_| self.starting.is_none()));
+        or(self.renewals.due().filter(|_| self.starting.is_none() && self.room().is_ok()));
         or(self.starting.as_ref().and_then(Starting::due));
         for generation in &self.generations {
             or(generation.due());
@@ -226,20 +241,27 @@ impl Supervisor {
         if self.is_any_draining() {
             or(Some(self.base_sent + BASE_EVERY));
         }
+        or(self.are_loads_new.then(|| self.loads_told + LOADS_EVERY));
         due
     }
 
-    /// Takes in what workers say.
+    /// Takes in what workers say, and tells them what they did not take before.
     fn hear(&mut self) -> Result<(), Refused> {
         for idx in 0..self.generations.len() {
-            self.hear_one(idx)?;
+            self.generations[idx].tell_on();
+            self.hear_one(idx, Turn::default())?;
         }
         Ok(())
     }
 
-    fn hear_one(&mut self, idx: usize) -> Result<(), Refused> {
-        for message in self.generations[idx].hear() {
+    fn hear_one(&mut self, idx: usize, mut turn: Turn) -> Result<(), Refused> {
+        loop {
             let number = self.generations[idx].number;
+            let message = match self.generations[idx].hear(&mut turn) {
+                Ok(Some(message)) => message,
+                Ok(None) => return Ok(()),
+                Err(why) => return self.is_unheard(idx, &why),
+            };
             match message {
                 ToSupervisor::Built { modules, warnings } => self.built(number, modules, &warnings)?,
                 ToSupervisor::Failed { exit, lines } => {
@@ -254,9 +276,12 @@ impl Supervisor {
                 ToSupervisor::Moved { name, addresses } => self.moved(number, &name, &addresses),
                 ToSupervisor::Saved { state, is_answer } => self.saved(number, state, is_answer)?,
                 ToSupervisor::Ended { cut_off, totals } => self.ended(idx, cut_off, totals),
+                ToSupervisor::Load { is_draining, load } => {
+                    self.generations[idx].told_load(load, is_draining);
+                    self.are_loads_new = true;
+                }
             }
         }
-        Ok(())
     }
 
     /// The generation that serves has servers that are not those of a name any more.
@@ -276,17 +301,7 @@ impl Supervisor {
 
     /// How a worker is.
     fn reported(&mut self, idx: usize, report: Report) {
-        let generation = &mut self.generations[idx];
-        generation.report = report;
-        if !generation.is_leaving() {
-            return;
-        }
-        if generation.has_only_what_hangs() {
-            let number = generation.number;
-            tracing::warn!("generation {number}: nothing but what hangs is left, so its worker is killed");
-            generation.give_up();
-        }
-        self.tell_older();
+        self.generations[idx].report = report;
     }
 
     /// A worker's last word.
@@ -298,12 +313,12 @@ impl Supervisor {
         }
         tracing::info!("generation {number} has ended (pid {pid})");
         generation.report.totals = totals;
-        generation.report.in_flight.clear();
+        generation.load = None;
         generation.has_ended();
         if let Some(stopping) = &mut self.stopping {
             stopping.cut_off += cut_off;
         }
-        self.tell_older();
+        self.are_loads_new = true;
     }
 
     /// Takes leave of workers whose process has ended.
@@ -315,7 +330,7 @@ impl Supervisor {
                 continue;
             };
             // It may have said why, and no more been heard.
-            self.hear_one(idx)?;
+            self.hear_one(idx, Turn::WHOLE)?;
             let generation = self.generations.remove(idx);
             self.totals.add(&generation.report.totals);
             let names = self.state.names();
@@ -329,7 +344,7 @@ impl Supervisor {
                 End::Orderly => {}
                 End::Death { text, blame } => self.died(&generation, &text, blame)?,
             }
-            self.tell_older();
+            self.are_loads_new = true;
             self.tell_base();
         }
         Ok(())
@@ -346,12 +361,8 @@ impl Supervisor {
         if self.is_any_draining() && now >= self.base_sent + BASE_EVERY {
             self.tell_base();
         }
-        if self.starting.is_none()
-            && self.stopping.is_none()
-            && let Some(why) = self.renewals.take(now)
-        {
-            self.anew(Vec::new(), &why, None)?;
-        }
+        self.start_waiting()?;
+        self.renew(now)?;
         self.give_up_saving(now)?;
         let late: Vec<u64> = self
             .generations
@@ -363,6 +374,14 @@ impl Supervisor {
             self.is_late(number)?;
         }
         Ok(())
+    }
+
+    /// Starts a generation for the sake of names whose addresses have changed, if it is time to and one more may drain.
+    fn renew(&mut self, now: Instant) -> Result<(), Refused> {
+        if self.starting.is_some() || self.stopping.is_some() || self.room().is_err() {
+            return Ok(());
+        }
+        self.renewals.take(now).map_or(Ok(()), |why| self.anew(Vec::new(), &why, None))
     }
 
     /// A worker has not got on by when it was to.
@@ -409,24 +428,43 @@ impl Supervisor {
         self.base_sent = Instant::now();
         let Some(serving) = self.serving else { return };
         let base = self.base_of(serving);
-        if let Some(generation) = self.generation(serving) {
-            generation.tell(&ToWorker::Base(base), &[]);
+        // One that takes nothing now gets the next.
+        let _ = self.generation(serving).map(|generation| generation.order(&ToWorker::Base(base), &[]));
+    }
+
+    /// Asks generations for their load while there are several, and tells each that runs the load of all others: at most
+    /// every [`LOADS_EVERY`], and only where it has changed.
+    fn share_loads(&mut self) {
+        let has_ended = |generation: &&Generation| matches!(generation.phase, Phase::Ended { .. });
+        let n_alive = self.generations.len() - self.generations.iter().filter(has_ended).count();
+        let is_shared = n_alive > 1 || self.starting.is_some();
+        for generation in &mut self.generations {
+            generation.ask_for_load(is_shared);
+        }
+        let now = Instant::now();
+        if self.are_loads_new && now >= self.loads_told + LOADS_EVERY {
+            self.loads_told = now;
+            self.are_loads_new = false;
+            self.tell_loads();
         }
     }
 
-    /// Tells the one that serves what the others still have on their way.
-    fn tell_older(&mut self) {
-        let Some(serving) = self.serving else { return };
-        let mut older = std::collections::BTreeMap::<u64, u32>::new();
-        for generation in self.generations.iter().filter(|generation| generation.number != serving) {
-            for (endpoint, n) in &generation.report.in_flight {
-                let total = older.entry(*endpoint).or_default();
-                *total = total.saturating_add(*n);
+    fn tell_loads(&mut self) {
+        let all = self.load_of_all();
+        for generation in self.generations.iter_mut().filter(|generation| generation.runs()) {
+            let elsewhere = all.without(generation.load.as_ref());
+            if elsewhere != generation.told_elsewhere {
+                match generation.order(&ToWorker::Elsewhere(elsewhere.clone()), &[]) {
+                    Ok(()) => generation.told_elsewhere = elsewhere,
+                    // It takes nothing now; one that is condemned may never.
+                    Err(_) => self.are_loads_new |= generation.condemned().is_none(),
+                }
             }
         }
-        if let Some(generation) = self.generation(serving) {
-            generation.tell(&ToWorker::Older(older.into_iter().collect()), &[]);
-        }
+    }
+
+    fn load_of_all(&self) -> loads::Sum {
+        loads::sum(self.generations.iter().filter_map(|generation| generation.load.as_ref()))
     }
 
     fn is_any_draining(&self) -> bool {

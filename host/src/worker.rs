@@ -41,7 +41,7 @@ use crate::sockets::{self, BindError, Bound, Shortage, SocketFile};
 use crate::thread::Thread;
 use crate::tls::tickets::TicketKeys;
 
-/// How often a thread looks after its idle server connections and its access log.
+/// How often a thread looks after its idle server connections and its access log, and shows that it gets on.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 /// For idle connections to close that are told to; it takes them a turn of their task.
@@ -355,6 +355,9 @@ impl Worker {
                     watch.into_iter().for_each(|watch| watch.begin(&resolver));
                 }
                 tokio::spawn(ticket_keys.keep_rotating());
+                if board.is_some() {
+                    tokio::spawn(keep_ticking());
+                }
                 cluster::keep(&clusters);
                 let (ready, readiness) = watch::channel(admin::Readiness::Ready);
                 let serve_admin = async move {
@@ -380,6 +383,7 @@ impl Worker {
             });
             // A look-up may still run in a thread of the runtime's, and nobody waits for its answer.
             runtime.shutdown_background();
+            breadcrumb::leave_place();
         })
     }
 
@@ -434,6 +438,7 @@ impl Worker {
                 // Requests that were cut off tell their modules as their tasks are dropped here, on the runtime.
                 let _entered = runtime.enter();
                 drop(local);
+                breadcrumb::leave_place();
                 cut_off
             })?);
         }
@@ -460,6 +465,11 @@ impl Control {
     /// Cuts everything off.
     pub fn stop(&self) {
         self.enter(Phase::Stopped);
+    }
+
+    /// Whether it was told to drain or to stop.
+    pub fn is_ending(&self) -> bool {
+        self.phase.borrow().is_ending()
     }
 
     /// Opens the access log's file anew.
@@ -605,10 +615,21 @@ async fn keep_house(thread: Rc<Thread>) {
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
+        breadcrumb::tick();
         thread.pool.sweep(&thread.clusters, Instant::now());
         if let Some(log) = &thread.access_log {
             log.borrow_mut().flush();
         }
+    }
+}
+
+/// Shows the supervisor that the background gets on.
+async fn keep_ticking() {
+    let mut interval = tokio::time::interval(HOUSEKEEPING);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        breadcrumb::tick();
     }
 }
 

@@ -158,7 +158,7 @@ impl Live {
         self.0.in_flight.load(Relaxed)
     }
 
-    /// Requests on their way from older generations of the process, which still drain.
+    /// Requests on their way from other generations of the process: those that drain, and the newer ones for one that does.
     #[inline]
     pub fn in_flight_older(self) -> u32 {
         self.0.in_flight_older.load(Relaxed)

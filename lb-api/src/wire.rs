@@ -150,7 +150,7 @@ pub struct Counters {
     pub effective_weight: AtomicU32,
     /// Requests on their way to this endpoint, from the accepted answer to the end of the try.
     pub in_flight: AtomicU32,
-    /// Of other generations of the process that still drain.
+    /// Of other generations of the process that run, as last told.
     pub in_flight_older: AtomicU32,
     /// Requests it may have in flight at once, as in force now; 0 means no limit.
     pub max_in_flight: AtomicU32,

@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use tests::client::Client;
 use tests::origin::Origin;
 use tests::proxy::{Builder, Proxy};
-use tests::site::{Folder, Site, descriptors, proc_status, signal, threads};
+use tests::site::{Folder, Site, descriptors, proc_status, signal, spoken, threads};
 use tests::stream::End;
 use tests::traffic::Traffic;
 use tests::{Gate, artifacts, eventually};
@@ -623,6 +623,145 @@ fn requests_of_the_generation_before_count_towards_a_servers_limit() {
     gate.open();
     assert_eq!(client.reply().text(), "done");
     eventually("room again", || (site.get("/").status() == 200).then_some(()));
+}
+
+/// A request that waits in a generation which has been replaced itself is served as soon as the server is free.
+#[test]
+fn requests_of_every_other_generation_count_while_they_run_and_no_longer() {
+    let gate = Gate::default();
+    let origin = gated("done", &gate);
+    let builder = routed(&origin).server(0, "max_requests = 1");
+    let site = Site::run(&builder.in_cluster("queue_timeout = \"15s\""));
+    let mut first = draining(&site, &origin, 1).remove(0);
+    let mut waiting = site.connect();
+    waiting.get("/a");
+    let length = "trylist_queue_length{cluster=\"app\"}";
+    eventually("a request in the queue", || (site.metric(length) == 1.0).then_some(()));
+    site.reload();
+    gate.open();
+    assert_eq!(first.reply().text(), "done");
+    let reply = waiting.reply();
+    assert_eq!((reply.status(), reply.text().as_str()), (200, "done"));
+}
+
+#[test]
+fn a_clusters_limit_holds_over_all_generations() {
+    let gate = Gate::default();
+    let origin = gated("done", &gate);
+    let site = Site::run(&routed(&origin).in_cluster("max_requests = 2"));
+    let mut clients = draining(&site, &origin, 2);
+    // Both generations before have one each, so that the third has no room, from its first request on.
+    for _ in 0..3 {
+        assert_eq!(site.get("/a").status(), 503);
+    }
+    gate.open();
+    for client in &mut clients {
+        assert_eq!(client.reply().text(), "done");
+    }
+    eventually("room again", || (site.get("/a").status() == 200).then_some(()));
+}
+
+// ---- how many drain ----------------------------------------------------------------------------------------------------
+
+/// One thread before this server, for paths below `/a`.
+fn routed(origin: &Origin) -> Builder {
+    over([origin]).threads(1).route("path = \"/a\"")
+}
+
+/// Clients with a request each, in generations of their own, all of which drain. New connections are the last one's.
+fn draining(site: &Site, origin: &Origin, n: usize) -> Vec<Client> {
+    let request = |n: usize| {
+        let (mut client, mut idle) = (site.connect(), site.connect());
+        client.get("/a");
+        origin.wait_for_requests(n);
+        idle.get("/nowhere").reply();
+        site.reload();
+        eventually("the generation before has heard of its end", || {
+            idle.get("/nowhere").reply().header("connection").map(|said| assert_eq!(said, "close"))
+        });
+        client
+    };
+    (1..=n).map(request).collect()
+}
+
+#[test]
+fn nothing_is_cut_off_before_its_drains_end_however_many_reloads_there_are() {
+    let gate = Gate::default();
+    let origin = gated("done", &gate);
+    let site = Site::run(&routed(&origin));
+    let mut clients = draining(&site, &origin, 7);
+    gate.open();
+    for client in &mut clients {
+        assert_eq!(client.reply().text(), "done");
+    }
+    drop(clients);
+    site.wait_for_only(8);
+    assert_eq!(site.running().logged(&["cut off"]), [""; 0]);
+}
+
+#[test]
+fn a_reload_that_would_have_too_many_drain_is_refused_or_cuts_the_oldest_off() {
+    let gate = Gate::default();
+    let origin = gated("done", &gate);
+    let builder = routed(&origin).top("supervision.max_draining = 2");
+    let site = Site::run(&builder.tables("[timeouts]\ndrain = \"1h\""));
+    let mut clients = draining(&site, &origin, 2);
+    let url = origin.url();
+    let weight = ["app", &url, "weight", "3"];
+    for (words, arguments) in [("reload", &[][..]), ("server", &weight), ("module release", &["proxy_lb"])] {
+        let (code, said, complained) = spoken(&site.folder().command(words, arguments));
+        assert_eq!((code, said.as_str()), (Some(1), ""), "{words}");
+        let lines: Vec<&str> = complained.lines().collect();
+        assert_eq!((lines.len(), lines[0]), (4, "2 generations drain, and max_draining is 2"), "{lines:#?}");
+        for (line, number) in lines[1..3].iter().zip([1, 2]) {
+            assert!(line.starts_with(&format!("generation {number} drains for up to 3")), "{line}");
+        }
+        assert_eq!(lines[3], "wait, or cut the oldest off by trylist reload --cut-oldest");
+    }
+    assert_eq!((site.generation(), site.status().marks), (3, Vec::new()));
+    let (_, status, _) = spoken(&site.folder().command("status", &[]));
+    assert!(status.contains("generation 1: draining for up to 59m"), "{status}");
+
+    let (code, said, _) = spoken(&site.folder().command("reload", &["--cut-oldest"]));
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.lines().any(|line| line.starts_with("generation 1 is cut off, ")), "{said}");
+    clients.remove(0).end();
+    gate.open();
+    assert_eq!(clients[0].reply().text(), "done");
+    drop(clients);
+    site.wait_for_only(4);
+}
+
+#[test]
+fn reloads_by_signal_wait_until_one_more_may_drain_and_are_one() {
+    let gate = Gate::default();
+    let origin = gated("done", &gate);
+    let site = Site::run(&routed(&origin).top("supervision.max_draining = 1"));
+    let mut clients = draining(&site, &origin, 1);
+    for (signal, line) in [
+        (
+            Signal::HUP,
+            "SIGHUP: the reload waits: 1 generation drains, and max_draining is 1; generation 1 ends within ",
+        ),
+        (Signal::USR1, "SIGUSR1: a reload waits already, and this one is the same"),
+        (Signal::HUP, "SIGHUP: a reload waits already, and this one is the same"),
+    ] {
+        site.running().signal(signal);
+        site.running().logs(line);
+    }
+    let waiting = site.status().waiting.unwrap();
+    assert!(
+        waiting.starts_with("a reload (SIGHUP): 1 generation drains, and max_draining is 1; "),
+        "{waiting}"
+    );
+    let (_, status, _) = spoken(&site.folder().command("status", &[]));
+    assert!(status.contains("waiting: a reload (SIGHUP)"), "{status}");
+    assert_eq!(site.generation(), 2);
+    gate.open();
+    assert_eq!(clients[0].reply().text(), "done");
+    drop(clients);
+    site.wait_for_only(3);
+    assert_eq!((site.status().waiting, site.generation()), (None, 3));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use rustix::process::Signal;
 use tests::client::Client;
+use tests::command::Running;
 use tests::origin::Origin;
 use tests::proxy::{Builder, Proxy};
 use tests::site::{
@@ -513,6 +514,97 @@ fn a_healthy_module_in_a_worker_that_is_stopped_is_not_condemned() {
     assert_eq!((site.worker(), site.running().logged(&["hangs"])), (worker, Vec::new()));
 }
 
+// ---- threads that do not get on outside of modules --------------------------------------------------------------------
+
+/// A worker that is stopped is named, another takes over, and what it had under way ends when it goes on: in time for its
+/// drain here.
+#[test]
+fn a_worker_that_is_stopped_is_replaced_and_ends_what_it_has_when_it_goes_on() {
+    let gate = Gate::default();
+    let (slow, origin) = (gated(&gate), Origin::named("a"));
+    let other = format!(
+        "[[cluster]]\nname = \"other\"\nservers = [{:?}]\n[[route]]\npath = \"/slow\"\ncluster = \"other\"",
+        slow.url()
+    );
+    let builder = Proxy::over([&origin]).named("app").threads(2).route("path = \"/\"").tables(&other);
+    let site = Site::run(&builder);
+    let worker = site.worker();
+    let mut client = site.connect();
+    client.get("/slow");
+    slow.wait_for_requests(1);
+    signal(worker, Signal::STOP);
+    let said =
+        site.running().logs(&format!("generation 1: its worker (pid {worker}) has threads that are stuck: "));
+    assert!(said.contains("worker-0 (state T: stopped by a signal)"), "{said}");
+    assert!(said.ends_with("; another worker takes over"), "{said}");
+    eventually("the next generation", || (site.generation() == 2).then_some(()));
+    let stuck = site.status().generations.remove(0);
+    assert_eq!((stuck.generation, stuck.state.as_str()), (1, "draining"));
+    assert!(stuck.trouble.is_some_and(|trouble| trouble.contains("state T")));
+    let traffic = Traffic::start(site.address(), 1, 1);
+    traffic.goes_on_for(20);
+    signal(worker, Signal::CONT);
+    gate.open();
+    assert_eq!(client.reply().text(), "done");
+    drop(client);
+    site.wait_for_only(2);
+    traffic.ends_whole();
+    assert_eq!(site.status().quarantine, []);
+}
+
+#[test]
+fn idle_threads_tick_and_are_not_taken_for_stuck() {
+    let origin = Origin::named("a");
+    let builder = Proxy::over([&origin]).named("app").threads(2);
+    let site = Site::run(&builder.top("supervision.module_time_limit = \"1h\""));
+    let worker = site.worker();
+    // Each thread that serves wakes up once a second, and so does the background.
+    let wakes = |thread: &Thread| {
+        let status = fs::read_to_string(format!("/proc/{worker}/task/{}/status", thread.tid)).unwrap();
+        let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+        count.trim().parse::<u64>().unwrap()
+    };
+    let serves = |thread: &Thread| thread.name.starts_with("worker-") || thread.name == "background";
+    let threads: Vec<Thread> = threads(worker).into_iter().filter(serves).collect();
+    assert_eq!(threads.len(), 3);
+    let before: Vec<u64> = threads.iter().map(wakes).collect();
+    let has_ticked = |(thread, before): (&Thread, &u64)| wakes(thread) >= before + 12;
+    eventually("twelve ticks", || threads.iter().zip(&before).all(has_ticked).then_some(()));
+    assert_eq!((site.worker(), site.running().logged(&["stuck"])), (worker, Vec::new()));
+}
+
+// ---- workers that say too much -----------------------------------------------------------------------------------------
+
+/// Its supervisor stops listening to it and replaces it, and goes on itself; nothing is cut off for it.
+#[test]
+fn a_worker_that_floods_its_supervisor_is_replaced() {
+    let gate = Gate::default();
+    let (slow, origin) = (gated(&gate), Origin::named("a"));
+    let other = format!(
+        "[[cluster]]\nname = \"other\"\nmodule = \"misbehaves\"\nservers = [{:?}]\n[[route]]\npath = \"/slow\"\ncluster = \"other\"",
+        slow.url()
+    );
+    let site = Site::run(&misbehaving([&origin]).route("path = \"/\"").tables(&other));
+    let worker = site.worker();
+    let mut under_way = site.connect();
+    under_way.get("/slow");
+    slow.wait_for_requests(1);
+    let mut guilty = site.connect();
+    guilty.send(asking_for("flood"));
+    site.running().logs(&format!(
+        "generation 1: its worker (pid {worker}) has sent more than 1000 messages of one kind within 10s; the supervisor does \
+         not listen to it any more"
+    ));
+    assert_eq!(guilty.reply().text(), "a");
+    eventually("the next generation", || (site.generation() == 2).then_some(()));
+    gate.open();
+    assert_eq!(under_way.reply().text(), "done");
+    drop((guilty, under_way));
+    site.wait_for_only(2);
+    assert_eq!(site.names(2), "a a");
+    assert_eq!(site.running().logged(&["its worker (pid", "died"]), Vec::<String>::new());
+}
+
 // ---- kills -----------------------------------------------------------------------------------------------------------
 
 #[test]
@@ -576,4 +668,46 @@ fn a_worker_that_hangs_leaves_all_the_same_when_its_supervisor_is_killed() {
     site.running().signal(Signal::KILL);
     wait_for_end_of(&worker);
     client.end();
+}
+
+/// It would never hear of the end of its supervisor: the module does not return.
+#[test]
+fn a_worker_that_is_not_ready_ends_with_its_supervisor() {
+    let origin = Origin::named("a");
+    let mut builder = misbehaving([&origin]).in_cluster("settings = { build = \"block\" }");
+    if rustix::process::geteuid().is_root() {
+        // As another user it has to be told anew.
+        builder = builder.top("user = \"nobody\"");
+    }
+    let folder = Folder::with(&builder.text());
+    let running = Running::spawn(folder.run());
+    let pid = running.logs("generation 1 is started (pid ").trim_end_matches(')').parse().unwrap();
+    let worker = process(pid).unwrap();
+    eventually("the module is open", || {
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
+        maps.contains("misbehaves").then_some(())
+    });
+    running.signal(Signal::KILL);
+    wait_for_end_of(&worker);
+}
+
+/// With the supervisor all ends; a worker is replaced.
+#[test]
+fn where_memory_runs_out_workers_come_before_their_supervisor() {
+    let origin = Origin::named("a");
+    let modules = ["round_robin", "least_request", "maglev", "ring_hash"];
+    let builder = Proxy::over([&origin]).named("app").module("random");
+    let site = Site::run(&modules.into_iter().fold(builder, Builder::and_module));
+    let score = |pid: &str| {
+        let text = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
+        text.trim().parse::<i32>().unwrap()
+    };
+    let (service, supervisor) = (score("self"), site.running().pid());
+    assert_eq!(score(&site.worker().to_string()), (service + 100).min(1000));
+    assert!(score(&supervisor.to_string()) <= service);
+    // It has read all modules, and keeps none of them in memory of its own.
+    let n_bytes = |id: &&str| fs::metadata(artifacts::module(id)).unwrap().len();
+    let of_modules = modules.iter().map(n_bytes).sum::<u64>();
+    let own = proc_status(supervisor, "RssAnon") << 10;
+    assert!(own < of_modules / 2, "{own} bytes, where its modules have {of_modules}");
 }

@@ -7,6 +7,9 @@
 //! Serve: sockets ────────────────────►  its threads begin to accept
 //!             ◄───────────────────────  Ready
 //!             ◄───────────────────────  Report, now and then
+//! TellLoad, while others run ────────►
+//!             ◄───────────────────────  Load, whenever it has changed
+//! Elsewhere: all others' loads ──────►
 //!             ◄───────────────────────  Moved, when a name's addresses have changed
 //! Save ──────────────────────────────►
 //!             ◄───────────────────────  Saved
@@ -21,8 +24,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Message;
 use crate::config::Files;
-use crate::handover::State;
+use crate::handover::{self, State};
 use crate::metrics::Totals;
 use crate::sockets::Shortage;
 
@@ -45,8 +49,10 @@ pub enum ToWorker {
     Mark(Mark),
     /// What other generations counted.
     Base(Totals),
-    /// Requests that older generations still have on their way, by endpoint.
-    Older(Vec<(u64, u32)>),
+    /// Whether other generations run too, so that each has to know the load of all.
+    TellLoad(bool),
+    /// The load of all other generations together.
+    Elsewhere(Load),
     /// A module call took longer than it may, but ended; or it goes on, and its balancers are to be left alone.
     Overrun {
         /// Index of the cluster in the configuration; none for what belongs to no cluster, such as loading.
@@ -163,6 +169,59 @@ pub enum ToSupervisor {
         /// All that it counted.
         totals: Totals,
     },
+    /// What it has on its way, since `TellLoad`: now, and whenever that has changed.
+    Load {
+        /// It has been told to drain.
+        is_draining: bool,
+        /// Of this generation.
+        load: Load,
+    },
+}
+
+/// Kinds of [`ToSupervisor`].
+pub const N_KINDS: usize = 8;
+
+impl ToSupervisor {
+    /// Number of its variant.
+    pub fn kind(&self) -> usize {
+        match self {
+            Self::Built { .. } => 0,
+            Self::Failed { .. } => 1,
+            Self::Ready { .. } => 2,
+            Self::Report(_) => 3,
+            Self::Moved { .. } => 4,
+            Self::Saved { .. } => 5,
+            Self::Ended { .. } => 6,
+            Self::Load { .. } => 7,
+        }
+    }
+}
+
+impl Message for ToSupervisor {
+    /// The one of the memory that it is in.
+    const MOST_DESCRIPTORS: usize = 1;
+
+    fn most_bytes(kind: u8) -> u64 {
+        match kind {
+            // Lines of text, and the addresses of a name: 65,535 are 1 MiB.
+            0..=2 | 4 => 4 << 20,
+            // What was counted: more than 1,000 bytes for each of 65,535 endpoints.
+            3 | 6 => 64 << 20,
+            5 => handover::MOST_BYTES,
+            7 => 8 << 20,
+            _ => 0,
+        }
+    }
+}
+
+impl Message for ToWorker {
+    /// Sockets, one for each thread and listener, and the images of modules.
+    const MOST_DESCRIPTORS: usize = usize::MAX;
+
+    /// It comes from the supervisor, which a worker trusts.
+    fn most_bytes(_: u8) -> u64 {
+        1 << 30
+    }
 }
 
 /// What a module says of itself.
@@ -183,8 +242,13 @@ pub struct Report {
     pub faults: Vec<u64>,
     /// Connections that are open.
     pub connections: u64,
-    /// It has been told to drain.
-    pub is_draining: bool,
-    /// Requests on their way by endpoint, those with none left out; only while it drains.
-    pub in_flight: Vec<(u64, u32)>,
+}
+
+/// Requests on their way; what has none is left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Load {
+    /// By the ID of the endpoint.
+    pub endpoints: Vec<(u64, u32)>,
+    /// By the name of the cluster, with those that wait.
+    pub clusters: Vec<(String, u32)>,
 }

@@ -327,6 +327,12 @@ impl Checker<'_> {
                 raw.start_timeout.as_ref(),
                 defaults.start_timeout,
             ),
+            max_draining: self.integer(
+                &of("max_draining"),
+                raw.max_draining.as_ref(),
+                1..=256,
+                defaults.max_draining,
+            ),
         }
     }
 

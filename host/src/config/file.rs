@@ -298,6 +298,7 @@ pub(super) struct Supervision {
     pub(super) module_deaths: Option<Spanned<i64>>,
     pub(super) probation: Option<Spanned<Time>>,
     pub(super) start_timeout: Option<Spanned<Time>>,
+    pub(super) max_draining: Option<Spanned<i64>>,
 }
 
 /// `[resolver]`

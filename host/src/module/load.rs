@@ -510,14 +510,18 @@ mod tests {
     use super::*;
     use std::process::Command;
 
-    /// The bytes of a library that `cc` makes of this C.
-    fn library_of(c: &str) -> Vec<u8> {
+    /// The library that `cc` makes of this C, as a file that has no name any more.
+    fn library_of(c: &str) -> File {
         let folder = tempfile::tempdir().unwrap();
         let (source, library) = (folder.path().join("x.c"), folder.path().join("x.so"));
         std::fs::write(&source, c).unwrap();
         let cc = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status();
         assert!(cc.unwrap().success());
-        std::fs::read(library).unwrap()
+        File::open(library).unwrap()
+    }
+
+    fn in_memory(library: &File) -> Image {
+        Image::in_memory("x", |to| pour(library, to)).unwrap().0
     }
 
     /// Where this test may be run from, so may a library be.
@@ -527,8 +531,9 @@ mod tests {
 
     #[test]
     fn a_private_file_can_be_opened_where_memory_cannot() {
-        let bytes = library_of("int answer = 42;");
-        let exports = dlopen_image(Image::in_file(&bytes, &[folder()]).unwrap(), Mark::NONE).unwrap();
+        let library = library_of("int answer = 42;");
+        let (image, _) = Image::in_file(&[folder()], |to| pour(&library, to)).unwrap();
+        let exports = dlopen_image(image, Mark::NONE).unwrap();
         // SAFETY: an `int`, as written above.
         assert_eq!(unsafe { **exports.0.get::<*const i32>("answer").unwrap() }, 42);
     }
@@ -536,8 +541,8 @@ mod tests {
     #[test]
     fn two_libraries_are_two_though_their_images_came_one_after_the_other() {
         for answer in [1, 2] {
-            let bytes = library_of(&format!("int answer = {answer};"));
-            let exports = dlopen(Image::in_memory("x", &bytes).unwrap(), Mark::NONE).unwrap();
+            let library = library_of(&format!("int answer = {answer};"));
+            let exports = dlopen(in_memory(&library), Mark::NONE).unwrap();
             // SAFETY: an `int`, as written above.
             assert_eq!(unsafe { **exports.0.get::<*const i32>("answer").unwrap() }, answer);
         }
@@ -545,9 +550,9 @@ mod tests {
 
     #[test]
     fn the_same_bytes_are_opened_once() {
-        let bytes = library_of("int nothing_of_interest;");
+        let file = library_of("int nothing_of_interest;");
         let sha256 = [7; 32];
-        let image = || Image::in_memory("x", &bytes).unwrap();
+        let image = || in_memory(&file);
         assert!(matches!(library(sha256, image(), Mark::NONE), Err(Refusal::NoModule)));
         let known = Box::leak(Box::new(Library {
             id: "x".into(),

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::bundle::short_hash;
-use super::generation::{Blame, Generation};
+use super::generation::{Blame, Generation, Phase};
+use super::pulse::Verdict;
 use super::start::Reason;
 use super::watchdog::Finding;
 use super::{Supervisor, quarantine};
@@ -96,8 +97,8 @@ impl Supervisor {
         self.previous.take_if(|previous| !previous.has_module(&condemned))
     }
 
-    /// Looks after the calls into modules of every worker, if it is time to.
-    pub(super) fn look_after_calls(&mut self) -> Result<(), Refused> {
+    /// Looks at what the threads of every worker do, if it is time to.
+    pub(super) fn look_after_threads(&mut self) -> Result<(), Refused> {
         let now = Instant::now();
         let interval = self.generations.iter().map(Generation::look_interval).min();
         if interval.is_none_or(|interval| now < self.looked + interval) {
@@ -105,8 +106,19 @@ impl Supervisor {
         }
         self.looked = now;
         for idx in 0..self.generations.len() {
-            for finding in self.generations[idx].look(now) {
+            let (findings, verdicts) = self.generations[idx].look(now);
+            for finding in findings {
                 self.found(idx, finding)?;
+            }
+            self.judged(idx, &verdicts)?;
+            let generation = &mut self.generations[idx];
+            if matches!(generation.phase, Phase::Draining { .. }) && generation.has_only_what_hangs() {
+                let number = generation.number;
+                tracing::warn!(
+                    "generation {number}: nothing but what hangs is left, so its worker is killed"
+                );
+                generation.give_up();
+                self.are_loads_new = true;
             }
         }
         Ok(())
@@ -121,14 +133,14 @@ impl Supervisor {
         let Some(blame) = generation.blame(crumb) else { return Ok(()) };
         let module = generation.bundle.config.modules[blame.module].id.to_string();
         let overrun = ToWorker::Overrun { cluster: blame.cluster, module, charged, goes_on };
-        generation.tell(&overrun, &[]);
+        generation.tell(overrun, &[]);
         if !goes_on {
             return Ok(());
         }
         let (number, what) = (generation.number, generation.describe(blame));
         let text = format!("hangs inside {what} (for {charged:.1?} so far)");
         tracing::error!("generation {number}: a thread of its worker (pid {}) {text}", generation.pid());
-        let is_first = generation.hang.replace(blame).is_none();
+        let is_first = generation.condemn(&text, true);
         if self.serving == Some(number) {
             self.serving_hangs(idx, blame, &text, is_first)
         } else if generation.is_leaving() {
@@ -143,18 +155,96 @@ impl Supervisor {
     /// Another worker takes the place of one that hangs, which goes when the requests of its other threads have ended; at
     /// once where it has no other.
     fn serving_hangs(&mut self, idx: usize, blame: Blame, text: &str, is_first: bool) -> Result<(), Refused> {
-        let mut generation = self.generations.remove(idx);
-        let number = generation.number;
-        let is_held = is_first && self.blame(&generation, blame, text);
-        if generation.do_all_hang() {
+        let generation = &mut self.generations[idx];
+        let does_nothing = generation.do_all_hang();
+        if does_nothing {
+            let number = generation.number;
             tracing::error!("generation {number}: all of its threads hang, so its worker is killed");
             self.serving = None;
             generation.give_up();
         }
-        let result = if is_first { self.replace(&generation, Some(blame), is_held) } else { Ok(()) };
+        if !is_first {
+            return Ok(());
+        }
+        self.replace_one_that_runs(idx, Some((blame, text)))
+    }
+
+    /// Starts a worker in place of one whose process goes on, which drains then. `blame` is a module's, and what it did.
+    fn replace_one_that_runs(&mut self, idx: usize, blame: Option<(Blame, &str)>) -> Result<(), Refused> {
+        let generation = self.generations.remove(idx);
+        let is_held = blame.is_some_and(|(blame, text)| self.blame(&generation, blame, text));
+        let result = self.replace(&generation, blame.map(|(blame, _)| blame), is_held);
         // In its place, since the oldest come first.
-        let idx = self.generations.partition_point(|other| other.number < number);
+        let idx = self.generations.partition_point(|other| other.number < generation.number);
         self.generations.insert(idx, generation);
         result
+    }
+
+    /// What was found of threads outside of modules.
+    fn judged(&mut self, idx: usize, verdicts: &[(usize, Verdict)]) -> Result<(), Refused> {
+        let generation = &mut self.generations[idx];
+        let (number, pid) = (generation.number, generation.pid());
+        let (mut stuck, mut traced, mut go_on) = (Vec::new(), Vec::new(), Vec::new());
+        for (place, verdict) in verdicts {
+            let name = generation.thread_name(*place);
+            match verdict {
+                Verdict::Stuck { state } => {
+                    stuck.push(format!("{name} (state {state}: {})", meaning(*state)));
+                }
+                Verdict::Traced => traced.push(name),
+                Verdict::GoesOn => go_on.push(name),
+            }
+        }
+        if !traced.is_empty() {
+            let names = traced.join(", ");
+            tracing::warn!(
+                "generation {number}: a debugger holds threads of its worker (pid {pid}), which is left alone: {names}"
+            );
+        }
+        if !go_on.is_empty() {
+            let names = go_on.join(", ");
+            tracing::info!("generation {number}: threads of its worker (pid {pid}) go on: {names}");
+            if !generation.is_any_stuck() {
+                generation.recovers();
+            }
+        }
+        if stuck.is_empty() {
+            return Ok(());
+        }
+        let text = format!("has threads that are stuck: {}", stuck.join(", "));
+        let is_first = generation.condemn(&text, false);
+        let is_replaced = is_first && self.serving == Some(number) && self.stopping.is_none();
+        let what = if is_replaced { "; another worker takes over" } else { "" };
+        tracing::error!("generation {number}: its worker (pid {pid}) {text}{what}");
+        if is_replaced { self.replace_one_that_runs(idx, None) } else { Ok(()) }
+    }
+
+    /// A worker says what cannot be read, or too much. One that serves is replaced; what runs in it may end.
+    pub(super) fn is_unheard(&mut self, idx: usize, why: &str) -> Result<(), Refused> {
+        let generation = &mut self.generations[idx];
+        let (number, pid) = (generation.number, generation.pid());
+        let is_first = generation.condemn(why, true);
+        tracing::error!(
+            "generation {number}: its worker (pid {pid}) {why}; the supervisor does not listen to it any more"
+        );
+        match generation.phase {
+            Phase::Building { .. } | Phase::Opening { .. } => {
+                generation.give_up();
+                let text = format!("generation {number} never served: its worker {why}");
+                self.start_failed(number, Refused::failed(text))
+            }
+            Phase::Serving if is_first => self.replace_one_that_runs(idx, None),
+            Phase::Serving | Phase::Draining { .. } | Phase::Ended { .. } => Ok(()),
+        }
+    }
+}
+
+/// What a state of a thread that does not get on means.
+fn meaning(state: char) -> &'static str {
+    match state {
+        'T' => "stopped by a signal",
+        'D' => "waits for the kernel",
+        'R' => "runs without end",
+        _ => "waits",
     }
 }

@@ -1,5 +1,7 @@
 //! One worker as its supervisor sees it: a process, a channel, a board, and what it said last.
 
+use std::collections::VecDeque;
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -7,13 +9,16 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::event::PollFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::Reason;
+use super::allowance::Allowance;
 use super::bundle::Bundle;
+use super::pulse::{self, Pulse, Verdict};
 use super::watchdog::{Finding, Limits, Watchdog, thread_sample};
+use super::{DRAIN_GRACE, Reason};
 use crate::breadcrumb::{Board, By, Crumb, Kind};
-use crate::channel::message::{ModuleCopy, ModuleSays, Report, ToSupervisor, ToWorker};
+use crate::channel::message::{Load, ModuleCopy, ModuleSays, Report, ToSupervisor, ToWorker};
 use crate::channel::{self, Received, Receiver, Sender};
 use crate::worker::process::FURTHER_PLACES;
 
@@ -24,6 +29,12 @@ const LONG_LEAST: Duration = Duration::from_secs(10);
 
 /// Between a worker's last word and the end of its process.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Messages of a worker that are read before others have their turn, and bytes of them.
+const MESSAGES_A_TURN: usize = 64;
+const BYTES_A_TURN: u64 = 64 << 20;
+/// Orders that wait for a worker to take them. Operators give them; more are lost on a worker that takes none.
+const MOST_ORDERS: usize = 1000;
 
 /// A generation with a process.
 pub(super) struct Generation {
@@ -39,14 +50,34 @@ pub(super) struct Generation {
     /// What those that it opened say of themselves.
     pub(super) says: Vec<Option<ModuleSays>>,
     pub(super) report: Report,
-    /// It was condemned for this.
-    pub(super) hang: Option<Blame>,
+    /// What it has on its way, as last said; none before it has said so.
+    pub(super) load: Option<Load>,
+    /// As it last said together with its load.
+    is_draining: bool,
+    /// What it was last told of the load of others.
+    pub(super) told_elsewhere: Load,
+    /// It was asked to tell its load.
+    tells_load: bool,
+    /// Why another one is to take its place.
+    condemned: Option<Condemned>,
+    /// Its supervisor does not listen to it any more.
+    is_unheard: bool,
+    /// What it did not take yet, with descriptors of its own.
+    orders: VecDeque<(ToWorker, Vec<OwnedFd>)>,
     child: Child,
     process: OwnedFd,
     to: Option<Sender<ToWorker>>,
     from: Option<Receiver<ToSupervisor>>,
+    allowance: Allowance,
     board: Board,
     watchdog: Watchdog,
+    pulse: Pulse,
+}
+
+/// Why another generation is to take the place of one.
+struct Condemned {
+    why: String,
+    is_for_good: bool,
 }
 
 /// How far it is.
@@ -88,6 +119,7 @@ impl Generation {
         copies: Vec<ModuleCopy>,
         reason: Reason,
         log_level: &str,
+        oom_score_adj: Option<i32>,
     ) -> io::Result<Self> {
         let limit = bundle.config.supervision.module_time_limit;
         let limits = Limits { call: limit, long: (limit * LONG_FACTOR).max(LONG_LEAST) };
@@ -109,6 +141,10 @@ impl Generation {
             // Nobody would hear of its end.
             let _ = child.kill().and_then(|()| child.wait());
         })?;
+        if let Some(value) = oom_score_adj {
+            // Where memory runs out, a worker can be replaced. To be killed sooner needs no right.
+            let _ = fs::write(format!("/proc/{}/oom_score_adj", child.id()), value.to_string());
+        }
         let (to, from) = channel::connect(here);
         let started = Instant::now();
         Ok(Self {
@@ -119,13 +155,21 @@ impl Generation {
             ready: None,
             says: Vec::new(),
             report: Report::default(),
-            hang: None,
+            load: None,
+            is_draining: false,
+            told_elsewhere: Load::default(),
+            tells_load: false,
+            condemned: None,
+            is_unheard: false,
+            orders: VecDeque::new(),
             child,
             process,
             to: Some(to),
             from: Some(from),
+            allowance: Allowance::new(started),
             board,
             watchdog: Watchdog::new(limits),
+            pulse: Pulse::default(),
             bundle,
             copies,
         })
@@ -139,40 +183,120 @@ impl Generation {
         self.board.fd()
     }
 
-    /// What to wait for: words, and its end.
-    pub(super) fn interests(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        [Some(self.process.as_fd()), self.from.as_ref().map(|from| from.as_fd())].into_iter().flatten()
+    /// What to wait for: words, its end, and that it takes what it was not told yet.
+    pub(super) fn interests(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
+        let end = Some((self.process.as_fd(), PollFlags::IN));
+        let words = self.from.as_ref().map(|from| (from.as_fd(), PollFlags::IN));
+        let to = self.to.as_ref().filter(|_| !self.orders.is_empty());
+        let room = to.map(|to| (to.as_fd(), PollFlags::OUT));
+        [end, words, room].into_iter().flatten()
     }
 
-    /// Tells it something. It not taking it is no reason to wait: it is stuck or dead then, which shows elsewhere.
-    pub(super) fn tell(&self, message: &ToWorker, descriptors: &[BorrowedFd<'_>]) {
-        if let Err(error) = self.order(message, descriptors) {
-            tracing::debug!(generation = self.number, "the worker cannot be told: {error}");
+    /// Tells it something. One that takes nothing now is told later; nobody waits for it.
+    pub(super) fn tell(&mut self, message: ToWorker, descriptors: &[BorrowedFd<'_>]) {
+        let sent = if self.orders.is_empty() { self.order(&message, descriptors) } else { Err(again()) };
+        let Err(error) = sent else { return };
+        let is_full = error.kind() == io::ErrorKind::WouldBlock && self.orders.len() < MOST_ORDERS;
+        let own: io::Result<Vec<_>> = descriptors.iter().map(BorrowedFd::try_clone_to_owned).collect();
+        match own {
+            Ok(own) if is_full => self.orders.push_back((message, own)),
+            _ => tracing::debug!(generation = self.number, "the worker cannot be told: {error}"),
         }
     }
 
-    /// Tells it something that it cannot do without.
+    /// Tells it what it did not take before, as far as it does now.
+    pub(super) fn tell_on(&mut self) {
+        while let Some((message, descriptors)) = self.orders.front() {
+            let descriptors: Vec<_> = descriptors.iter().map(OwnedFd::as_fd).collect();
+            match self.order(message, &descriptors) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // What it cannot be told, and why, shows elsewhere.
+                Ok(()) | Err(_) => drop(self.orders.pop_front()),
+            }
+        }
+    }
+
+    /// Tells it something, or says why not.
     pub(super) fn order(&self, message: &ToWorker, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         self.to.as_ref().map_or(Ok(()), |to| to.send(message, descriptors))
     }
 
-    /// What it has said, since the last time.
-    pub(super) fn hear(&mut self) -> Vec<ToSupervisor> {
-        let mut heard = Vec::new();
-        while let Some(from) = &mut self.from {
-            match from.receive() {
-                Ok(Received::Message(message, _)) => heard.push(message),
-                Ok(Received::Nothing) => break,
-                // Its process's end is what tells.
-                Ok(Received::End) => self.from = None,
-                Err(error) => {
-                    tracing::error!(generation = self.number, "what its worker says cannot be read: {error}");
-                    self.from = None;
-                    self.kill();
+    /// Has it tell its load from now on, or no longer.
+    pub(super) fn ask_for_load(&mut self, tells: bool) {
+        if self.tells_load != tells {
+            self.tells_load = tells;
+            self.load = None;
+            self.tell(ToWorker::TellLoad(tells), &[]);
+        }
+    }
+
+    /// Takes in its load.
+    pub(super) fn told_load(&mut self, load: Load, is_draining: bool) {
+        self.is_draining = is_draining;
+        // What it said before it heard that nobody asks any more is out of date when somebody does again.
+        self.load = Some(load).filter(|_| self.tells_load);
+    }
+
+    /// Has another one take its place. True where nothing was to before. `is_for_good` says that no recovery is possible.
+    pub(super) fn condemn(&mut self, why: &str, is_for_good: bool) -> bool {
+        let is_first = self.condemned.is_none();
+        let condemned = self.condemned.get_or_insert_with(|| Condemned { why: why.to_owned(), is_for_good });
+        condemned.is_for_good |= is_for_good;
+        is_first
+    }
+
+    /// It goes on, if it can.
+    pub(super) fn recovers(&mut self) {
+        self.condemned.take_if(|condemned| !condemned.is_for_good);
+    }
+
+    /// Why another one is to take its place, if one is.
+    pub(super) fn condemned(&self) -> Option<&str> {
+        self.condemned.as_ref().map(|condemned| condemned.why.as_str())
+    }
+
+    /// Whether one of its threads is stuck outside of modules.
+    pub(super) fn is_any_stuck(&self) -> bool {
+        self.pulse.is_any_stuck()
+    }
+
+    /// The next that it has said, if it has said more and the turn is not over.
+    ///
+    /// # Errors
+    /// What it says cannot be read, or is too much: in words that follow its name. It is not listened to any more.
+    pub(super) fn hear(&mut self, turn: &mut Turn) -> Result<Option<ToSupervisor>, String> {
+        loop {
+            if turn.n_messages == 0 || turn.n_bytes == 0 {
+                return Ok(None);
+            }
+            let Some(from) = &mut self.from else { return Ok(None) };
+            turn.n_messages -= 1;
+            let now = Instant::now();
+            let allowed = match from.receive() {
+                Ok(Received::Message(message, _)) => {
+                    turn.n_bytes = turn.n_bytes.saturating_sub(from.n_bytes());
+                    match self.allowance.take(message.kind(), from.n_bytes(), now) {
+                        Ok(()) => return Ok(Some(message)),
+                        Err(why) => Err(why),
+                    }
                 }
+                Ok(Received::Part) => self.allowance.take_part(now),
+                Ok(Received::Nothing) => return Ok(None),
+                // Its process's end is what tells.
+                Ok(Received::End) => {
+                    self.from = None;
+                    return Ok(None);
+                }
+                Err(error) => Err(format!("says what cannot be read ({error})")),
+            };
+            if let Err(why) = allowed {
+                self.is_unheard = true;
+                if let Some(from) = self.from.take() {
+                    from.close();
+                }
+                return Err(why);
             }
         }
-        heard
     }
 
     /// It has said its last word. The end of the connection is what it waits for now.
@@ -180,12 +304,13 @@ impl Generation {
         self.phase = Phase::Ended { until: Instant::now() + END_TIMEOUT };
         self.from = None;
         self.to = None;
+        self.orders.clear();
     }
 
     /// Nothing more is expected of it.
     pub(super) fn give_up(&mut self) {
         self.kill();
-        self.report.in_flight.clear();
+        self.load = None;
         self.has_ended();
     }
 
@@ -200,6 +325,21 @@ impl Generation {
         matches!(self.phase, Phase::Draining { .. } | Phase::Ended { .. })
     }
 
+    /// Whether requests may be on their way in it.
+    pub(super) fn runs(&self) -> bool {
+        matches!(self.phase, Phase::Opening { .. } | Phase::Serving | Phase::Draining { .. })
+    }
+
+    /// What is left of its drain's time.
+    pub(super) fn drain_left(&self, now: Instant) -> Option<Duration> {
+        match self.phase {
+            Phase::Draining { until } => {
+                Some(until.saturating_duration_since(now).saturating_sub(DRAIN_GRACE))
+            }
+            _ => None,
+        }
+    }
+
     /// By when it is to have got on.
     pub(super) fn due(&self) -> Option<Instant> {
         match self.phase {
@@ -209,15 +349,28 @@ impl Generation {
         }
     }
 
-    /// How often to look after its calls into modules.
+    /// How often to look at what its threads do.
     pub(super) fn look_interval(&self) -> Duration {
-        self.watchdog.interval()
+        self.watchdog.interval().min(pulse::LOOK_EVERY)
     }
 
-    /// Looks after its calls into modules.
-    pub(super) fn look(&mut self, now: Instant) -> Vec<Finding> {
-        let pid = self.pid();
-        self.watchdog.look(now, &self.board.look(), |tid| thread_sample(pid, tid))
+    /// Looks at what its threads do: after its calls into modules, and for threads that do not get on outside of them, by
+    /// their place on the board.
+    pub(super) fn look(&mut self, now: Instant) -> (Vec<Finding>, Vec<(usize, Verdict)>) {
+        let (pid, seen) = (self.pid(), self.board.look());
+        let findings = if self.watchdog.is_due(now) {
+            self.watchdog.look(now, &seen, |tid| thread_sample(pid, tid))
+        } else {
+            Vec::new()
+        };
+        // Those that serve, and the background.
+        let n_places = self.bundle.config.threads + 1;
+        (findings, self.pulse.look(now, &seen, n_places, |tid| thread_sample(pid, tid)))
+    }
+
+    /// What a thread is called, by its place on the board.
+    pub(super) fn thread_name(&self, place: usize) -> String {
+        if place < self.bundle.config.threads { format!("worker-{place}") } else { "background".to_owned() }
     }
 
     /// Where it is inside a module right now, if anywhere: for one that is not ready in time.
@@ -240,7 +393,7 @@ impl Generation {
     /// thread's, and end. What hangs does so before there is a server to go to, most often.
     pub(super) fn has_only_what_hangs(&self) -> bool {
         let hangs = self.watchdog.n_hanging(self.bundle.config.threads) > 0;
-        hangs && self.report.is_draining && self.report.in_flight.is_empty()
+        hangs && self.is_draining && self.load.as_ref().is_some_and(|load| load.endpoints.is_empty())
     }
 
     /// A crumb is what a process wrote into shared memory that a module may have run wild in: it may be anything.
@@ -278,7 +431,9 @@ impl Generation {
             By::Exit => status.code().is_some(),
         });
         let blame = fatal.and_then(|fatal| fatal.crumb).and_then(|crumb| self.blame(crumb));
-        if matches!(self.phase, Phase::Ended { .. }) && blame.is_none() {
+        // One that is not listened to cannot say that it has ended.
+        let is_done = self.is_unheard && self.is_leaving() && status.success();
+        if (matches!(self.phase, Phase::Ended { .. }) || is_done) && blame.is_none() {
             return Some(End::Orderly);
         }
         // A SIGKILL, which leaves no record, is the kernel's for want of memory, or an operator's: no module's, whatever one
@@ -289,6 +444,27 @@ impl Generation {
         }
         Some(End::Death { text, blame })
     }
+}
+
+/// How much of what a worker says is left to be read before others have their turn.
+pub(super) struct Turn {
+    n_messages: usize,
+    n_bytes: u64,
+}
+
+impl Turn {
+    /// All that there is, as far as its allowance goes.
+    pub(super) const WHOLE: Self = Self { n_messages: usize::MAX, n_bytes: u64::MAX };
+}
+
+impl Default for Turn {
+    fn default() -> Self {
+        Self { n_messages: MESSAGES_A_TURN, n_bytes: BYTES_A_TURN }
+    }
+}
+
+fn again() -> io::Error {
+    io::ErrorKind::WouldBlock.into()
 }
 
 impl Drop for Generation {

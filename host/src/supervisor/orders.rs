@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::commands::ClientId;
 use super::generation::{Generation, Phase};
 use super::signals::Asked;
-use super::start::Waiting;
+use super::start::{By, Waiting};
 use super::{DRAIN_GRACE, STOP_TIMEOUT, Stopping, Supervisor};
 use crate::access_log;
 use crate::channel::message::ToWorker;
@@ -20,7 +20,7 @@ use crate::module::Hex;
 impl Supervisor {
     pub(super) fn obey_signal(&mut self, asked: Asked) -> Result<(), Refused> {
         match asked {
-            Asked::Reload(name) => self.reload(Vec::new(), name)?,
+            Asked::Reload(name) => self.reload(By::Signal(name))?,
             Asked::ReopenLog => self.reopen_access_logs(),
             Asked::Stop(name) => self.stop(name),
         }
@@ -29,7 +29,8 @@ impl Supervisor {
 
     pub(super) fn obey(&mut self, client: ClientId, command: Command) -> Result<(), Refused> {
         match command {
-            Command::Reload => self.reload(vec![client], "trylist reload"),
+            Command::Reload => self.reload(By::Command { client, cuts_oldest: false }),
+            Command::ReloadCutOldest => self.reload(By::Command { client, cuts_oldest: true }),
             Command::Status => {
                 let status = Reply::Status(Box::new(self.status()));
                 self.commands.say(client, &status);
@@ -56,7 +57,7 @@ impl Supervisor {
                 for generation in
                     running.filter(|generation| !matches!(generation.phase, Phase::Ended { .. }))
                 {
-                    generation.tell(&ToWorker::Stop, &[]);
+                    generation.tell(ToWorker::Stop, &[]);
                     generation.phase = Phase::Draining { until: Instant::now() + STOP_TIMEOUT };
                 }
             }
@@ -82,7 +83,7 @@ impl Supervisor {
                 Phase::Serving | Phase::Draining { .. } => {
                     let until = Instant::now() + generation.bundle.config.timeouts.drain + DRAIN_GRACE;
                     generation.phase = Phase::Draining { until };
-                    generation.tell(&ToWorker::Drain, &[]);
+                    generation.tell(ToWorker::Drain, &[]);
                 }
                 Phase::Ended { .. } => {}
             }
@@ -91,10 +92,10 @@ impl Supervisor {
 
     fn reopen_access_logs(&mut self) {
         tracing::info!("SIGUSR2: the access log's file is opened again");
-        for generation in &self.generations {
+        for generation in &mut self.generations {
             let AccessLogTarget::File(path) = &generation.bundle.config.access_log else { continue };
             match access_log::append_to(path) {
-                Ok(file) => generation.tell(&ToWorker::ReopenLog, &[File::as_fd(&file)]),
+                Ok(file) => generation.tell(ToWorker::ReopenLog, &[File::as_fd(&file)]),
                 Err(error) => tracing::error!(
                     "access log \"{}\" cannot be opened again; the old file goes on: {error}",
                     path.display()
@@ -104,6 +105,10 @@ impl Supervisor {
     }
 
     fn release(&mut self, client: ClientId, module: &str) -> Result<(), Refused> {
+        if let Err(refused) = self.room() {
+            self.answer(&[client], &refused);
+            return Ok(());
+        }
         if !self.quarantine.release(module) {
             let held: Vec<&str> = self.quarantine.iter().map(|(_, held)| held.module.as_str()).collect();
             let there_are = if held.is_empty() {
@@ -119,6 +124,12 @@ impl Supervisor {
     }
 
     fn mark(&mut self, client: ClientId, cluster: &str, url: &str, mark: ServerMark) -> Result<(), Refused> {
+        if matches!(mark, ServerMark::Weight(_))
+            && let Err(refused) = self.room()
+        {
+            self.answer(&[client], &refused);
+            return Ok(());
+        }
         let undo = self.marks.clone();
         let set = match self.marks.set(&self.bundle.config, cluster, url, mark) {
             Ok(set) => set,
@@ -137,8 +148,8 @@ impl Supervisor {
             // Balancers are built from weights.
             return self.anew(vec![client], &text, Some(undo));
         }
-        for generation in &self.generations {
-            generation.tell(&ToWorker::Mark(set.clone()), &[]);
+        for generation in &mut self.generations {
+            generation.tell(ToWorker::Mark(set.clone()), &[]);
         }
         tracing::info!("{text}");
         self.tell_all(&[client], &text);
@@ -164,6 +175,23 @@ impl Supervisor {
             generations: self.generations.iter().map(Generation::status).collect(),
             quarantine: quarantine.collect(),
             marks: self.marks.status(),
+            waiting: self.what_waits(),
+        }
+    }
+
+    /// What is to be started, but not yet.
+    fn what_waits(&self) -> Option<String> {
+        let names = self.renewals.due().map(|_| "a new generation for the new addresses of names".to_owned());
+        let what = self.waiting.as_ref().map(Waiting::describe).or(names)?;
+        match self.room() {
+            Ok(()) if self.starting.is_some() => {
+                Some(format!("{what}, which follows the one that starts now"))
+            }
+            Ok(()) => None,
+            Err(_) => {
+                let (why, first) = self.wait_for_room();
+                Some(format!("{what}: {why}{first}"))
+            }
         }
     }
 }
@@ -189,6 +217,8 @@ impl Generation {
             pid: self.pid(),
             state: state.to_owned(),
             uptime_s: seconds(self.started.elapsed()),
+            drain_left_s: self.drain_left(Instant::now()).map(seconds),
+            trouble: self.condemned().map(str::to_owned),
             config_sha256: Hex(&self.bundle.sha256).to_string(),
             connections: self.report.connections,
             modules: self.copies.iter().enumerate().map(module).collect(),

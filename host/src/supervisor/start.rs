@@ -11,8 +11,9 @@ use super::commands::ClientId;
 use super::generation::{Generation, Phase};
 use super::held::New;
 use super::marks::Marks;
+use super::oom::OomScore;
 use super::pid_file::PidFile;
-use super::{DRAIN_GRACE, MAX_DRAINING, STOP_TIMEOUT, Supervisor, quarantine};
+use super::{DRAIN_GRACE, STOP_TIMEOUT, Supervisor, quarantine};
 use crate::access_log;
 use crate::channel::message::{ModuleSays, Start, ToWorker};
 use crate::config::AccessLogTarget;
@@ -31,21 +32,47 @@ pub(super) struct Starting {
     pub(super) step: Step,
     /// What was said of servers before that which it is started for.
     pub(super) undo: Option<Marks>,
+    /// Where too many generations would drain, the oldest is cut off.
+    cuts_oldest: bool,
 }
 
-/// What is to be started when the present start is over.
+/// What is to be started when the present start is over, and one more generation may drain.
 #[derive(Default)]
 pub(super) struct Waiting {
     /// Who waits for it.
     asked: Vec<ClientId>,
     /// From the files as they are then; else from those that serve.
     is_reload: bool,
+    /// It was asked for by a signal, to which nobody can answer: it is not refused, but waits. Several are one.
+    signal: Option<&'static str>,
+    /// As in [`Starting`].
+    cuts_oldest: bool,
 }
 
 impl Waiting {
     pub(super) fn into_asked(self) -> Vec<ClientId> {
         self.asked
     }
+
+    /// For an operator.
+    pub(super) fn describe(&self) -> String {
+        match (self.signal, self.is_reload) {
+            (Some(signal), _) => format!("a reload ({signal})"),
+            (None, true) => "a reload".to_owned(),
+            (None, false) => "a new generation of the same files".to_owned(),
+        }
+    }
+}
+
+/// Who asks for a reload.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum By {
+    Signal(&'static str),
+    /// Where too many generations drain, it is refused, or the oldest is cut off.
+    Command {
+        client: ClientId,
+        cuts_oldest: bool,
+    },
 }
 
 pub(super) enum Step {
@@ -84,21 +111,54 @@ impl Starting {
 }
 
 impl Supervisor {
-    /// Begins a reload, or has it wait for what is being started now.
-    pub(super) fn reload(&mut self, asked: Vec<ClientId>, why: &str) -> Result<(), Refused> {
+    /// Begins a reload, has it wait for what is being started now, or refuses it because too many generations drain.
+    pub(super) fn reload(&mut self, by: By) -> Result<(), Refused> {
+        let (asked, signal, cuts_oldest) = match by {
+            By::Signal(signal) => (Vec::new(), Some(signal), false),
+            By::Command { client, cuts_oldest } => (vec![client], None, cuts_oldest),
+        };
+        let why = signal.unwrap_or("trylist reload");
         if self.stopping.is_some() {
             self.answer(&asked, &Refused::failed("it is stopping, so nothing is reloaded"));
             return Ok(());
         }
-        if self.starting.is_some() {
-            let text = "another generation is being started; the reload follows it";
-            tracing::info!("{why}: {text}");
-            self.tell_all(&asked, text);
-            let waiting = self.waiting.get_or_insert_default();
-            waiting.asked.extend(asked);
-            waiting.is_reload = true;
+        let room = if cuts_oldest { Ok(()) } else { self.room() };
+        if let Err(refused) = &room
+            && signal.is_none()
+        {
+            for line in &refused.lines {
+                tracing::error!("{why}: {line}");
+            }
+            self.answer(&asked, refused);
             return Ok(());
         }
+        if self.starting.is_none() && room.is_ok() {
+            return self.reload_now(asked, why, cuts_oldest);
+        }
+        let is_second = self.waiting.as_ref().is_some_and(|waiting| waiting.signal.is_some());
+        let waiting = self.waiting.get_or_insert_default();
+        waiting.asked.extend(&asked);
+        waiting.is_reload = true;
+        waiting.signal = waiting.signal.or(signal);
+        waiting.cuts_oldest |= cuts_oldest;
+        if room.is_err() {
+            if is_second {
+                tracing::info!("{why}: a reload waits already, and this one is the same");
+            } else {
+                let (wait, first) = self.wait_for_room();
+                tracing::warn!("{why}: the reload waits: {wait}{first}");
+            }
+            self.notify.reloading();
+            self.notify.ready("a reload waits for generations that drain");
+            return Ok(());
+        }
+        let text = "another generation is being started; the reload follows it";
+        tracing::info!("{why}: {text}");
+        self.tell_all(&asked, text);
+        Ok(())
+    }
+
+    fn reload_now(&mut self, asked: Vec<ClientId>, why: &str, cuts_oldest: bool) -> Result<(), Refused> {
         tracing::info!("{why}: a new generation is started from the files as they are now");
         self.notify.reloading();
         match Bundle::read(&self.options.config) {
@@ -115,10 +175,61 @@ impl Supervisor {
                     tracing::warn!("{warning}");
                     self.tell_all(&asked, &format!("{warning} (warning)"));
                 }
-                self.begin(Arc::new(bundle), Reason::Reload, asked)
+                self.begin(Arc::new(bundle), Reason::Reload, asked)?;
+                if let Some(starting) = &mut self.starting {
+                    starting.cuts_oldest = cuts_oldest;
+                }
+                Ok(())
             }
             Err(refused) => self.reload_failed(&asked, refused),
         }
+    }
+
+    /// Whether one more generation may drain, beside those that do and the one that will when what is being started serves.
+    /// Nothing is cut off before its drain's time: what would have too many drain is refused.
+    ///
+    /// # Errors
+    /// Which generations drain, and until when.
+    pub(super) fn room(&self) -> Result<(), Refused> {
+        if self.serving.is_none() || self.n_to_drain() < self.bundle.config.supervision.max_draining {
+            return Ok(());
+        }
+        let (now, (wait, _)) = (Instant::now(), self.wait_for_room());
+        let mut lines = vec![wait];
+        for generation in &self.generations {
+            if let Some(left) = generation.drain_left(now) {
+                lines.push(format!(
+                    "generation {} drains for up to {:.1?} more (pid {}, {} connections)",
+                    generation.number,
+                    left,
+                    generation.pid(),
+                    generation.report.connections
+                ));
+            }
+        }
+        lines.push("wait, or cut the oldest off by trylist reload --cut-oldest".to_owned());
+        Err(Refused { exit: Exit::Failed, lines })
+    }
+
+    fn n_to_drain(&self) -> usize {
+        let is_draining = |generation: &&Generation| matches!(generation.phase, Phase::Draining { .. });
+        let is_serving_replaced = self.starting.is_some() && self.serving.is_some();
+        self.generations.iter().filter(is_draining).count() + usize::from(is_serving_replaced)
+    }
+
+    /// Why there is no room, and when there will be.
+    pub(super) fn wait_for_room(&self) -> (String, String) {
+        let most = self.bundle.config.supervision.max_draining;
+        let n = self.n_to_drain();
+        let count = if n == 1 { "1 generation drains".to_owned() } else { format!("{n} generations drain") };
+        let why = format!("{count}, and max_draining is {most}");
+        let now = Instant::now();
+        let lefts =
+            self.generations.iter().filter_map(|generation| Some((generation.drain_left(now)?, generation)));
+        let first = lefts.min_by_key(|(left, _)| *left);
+        let first = first
+            .map(|(left, generation)| format!("; generation {} ends within {left:.1?}", generation.number));
+        (why, first.unwrap_or_default())
     }
 
     /// Begins to start a generation. There is none on its way. Here and below, an error is the end of the proxy: it is the
@@ -130,13 +241,14 @@ impl Supervisor {
         asked: Vec<ClientId>,
     ) -> Result<(), Refused> {
         let step = Step::Saving { until: Instant::now() + SAVE_TIMEOUT };
-        self.starting = Some(Starting { bundle, reason, asked, step, undo: None });
+        let starting = Starting { bundle, reason, asked, step, undo: None, cuts_oldest: false };
+        self.starting = Some(starting);
         // Whatever was to be done about a dead worker, this is it.
         self.replace_at = None;
         let serving = self.serving.filter(|_| matches!(reason, Reason::Reload | Reason::Anew));
         match serving.and_then(|number| self.generation(number)) {
             Some(serving) => {
-                serving.tell(&ToWorker::Save, &[]);
+                serving.tell(ToWorker::Save, &[]);
                 Ok(())
             }
             None => self.spawn(),
@@ -234,8 +346,10 @@ impl Supervisor {
             base: self.base_of(number),
         };
         let cannot = |error| Refused::failed(format_args!("no process for generation {number}: {error}"));
+        let oom_score_adj = self.oom_score.map(OomScore::of_workers);
+        let log_level = &self.options.log_level;
         let generation =
-            Generation::spawn(number, Arc::clone(bundle), copies, reason, &self.options.log_level)
+            Generation::spawn(number, Arc::clone(bundle), copies, reason, log_level, oom_score_adj)
                 .map_err(cannot)?;
         let open = bundle.modules.iter().zip(&generation.copies).filter(|(_, copy)| !copy.is_quarantined);
         let mut descriptors = vec![generation.board()];
@@ -275,8 +389,13 @@ impl Supervisor {
                 return self.start_failed(number, Refused { exit: Exit::Failed, lines });
             }
         };
+        let elsewhere = self.load_of_all().without(None);
         let (n_sockets, has_admin, descriptors) = self.held.of(&new, &bundle.config);
         let generation = &mut self.generations[idx];
+        // Before it accepts, so that limits hold from the first request on.
+        if generation.order(&ToWorker::Elsewhere(elsewhere.clone()), &[]).is_ok() {
+            generation.told_elsewhere = elsewhere;
+        }
         let told = generation.order(&ToWorker::Serve { n_sockets, has_admin }, &descriptors);
         let timeout = bundle.config.supervision.start_timeout;
         generation.phase = Phase::Opening { until: Instant::now() + timeout };
@@ -295,7 +414,7 @@ impl Supervisor {
     /// The worker serves: the one before drains, and whoever waits hears of it.
     pub(super) fn ready(&mut self, number: u64) -> Result<(), Refused> {
         let Some(starting) = self.starting.take_if(|starting| starting.is_of(number)) else { return Ok(()) };
-        let Starting { bundle, reason, asked, step, undo: _ } = starting;
+        let Starting { bundle, reason, asked, step, undo: _, cuts_oldest } = starting;
         if let Step::Worker { new: Some(new), .. } = step {
             self.held.keep(new);
         }
@@ -341,8 +460,12 @@ impl Supervisor {
             }
         }
         if let Some(before) = before {
-            self.hand_over(before, removed);
+            for line in self.hand_over(before, removed, cuts_oldest) {
+                tracing::warn!("{line}");
+                self.tell_all(&asked, &line);
+            }
         }
+        self.are_loads_new = true;
         self.notify.ready(&format!("generation {number} serves"));
         for client in asked {
             self.commands.say(client, &Reply::End(Exit::Done));
@@ -351,29 +474,32 @@ impl Supervisor {
         self.start_waiting()
     }
 
-    /// Has a generation drain because another one serves.
-    fn hand_over(&mut self, number: u64, removed: Vec<usize>) {
+    /// Has a generation drain because another one serves, and cuts the oldest off where too many drain and that was asked
+    /// for. A line for each that is cut off.
+    fn hand_over(&mut self, number: u64, removed: Vec<usize>, cuts_oldest: bool) -> Vec<String> {
+        let now = Instant::now();
         if let Some(generation) = self.generation(number) {
-            let until = Instant::now() + generation.bundle.config.timeouts.drain + DRAIN_GRACE;
+            let until = now + generation.bundle.config.timeouts.drain + DRAIN_GRACE;
             generation.phase = Phase::Draining { until };
-            generation.tell(&ToWorker::HandOver { removed }, &[]);
+            generation.tell(ToWorker::HandOver { removed }, &[]);
         }
-        let draining: Vec<u64> = self
-            .generations
-            .iter()
-            .filter(|generation| matches!(generation.phase, Phase::Draining { .. }))
-            .map(|generation| generation.number)
-            .collect();
-        let n_too_many = draining.len().saturating_sub(MAX_DRAINING);
-        for number in draining.into_iter().take(n_too_many) {
-            tracing::warn!(
-                "generation {number} is cut off: {MAX_DRAINING} generations that came after it drain already"
-            );
-            if let Some(generation) = self.generation(number) {
-                generation.phase = Phase::Draining { until: Instant::now() + STOP_TIMEOUT };
-                generation.tell(&ToWorker::Stop, &[]);
-            }
+        if !cuts_oldest {
+            return Vec::new();
         }
+        let most = self.bundle.config.supervision.max_draining;
+        let is_draining = |generation: &&mut Generation| matches!(generation.phase, Phase::Draining { .. });
+        let draining: Vec<&mut Generation> = self.generations.iter_mut().filter(is_draining).collect();
+        let n_too_many = draining.len().saturating_sub(most);
+        let cut = |generation: &mut Generation| {
+            let left = generation.drain_left(now).unwrap_or_default();
+            generation.phase = Phase::Draining { until: now + STOP_TIMEOUT };
+            generation.tell(ToWorker::Stop, &[]);
+            format!(
+                "generation {} is cut off, {left:.1?} before its drain's end ({} connections)",
+                generation.number, generation.report.connections
+            )
+        };
+        draining.into_iter().take(n_too_many).map(cut).collect()
     }
 
     /// A generation never came to serve. Of the first there is nothing to go on with.
@@ -403,10 +529,10 @@ impl Supervisor {
         self.start_waiting()
     }
 
-    /// Whether nobody serves, or one that hangs.
+    /// Whether nobody serves, or one whose place another is to take.
     fn is_replacement_due(&self) -> bool {
         let serving = self.generations.iter().find(|generation| Some(generation.number) == self.serving);
-        serving.is_none_or(|generation| generation.hang.is_some())
+        serving.is_none_or(|generation| generation.condemned().is_some())
     }
 
     /// Nothing has changed, and whoever asked hears why.
@@ -425,12 +551,23 @@ impl Supervisor {
         self.start_waiting()
     }
 
-    fn start_waiting(&mut self) -> Result<(), Refused> {
-        let waiting = if self.starting.is_none() { self.waiting.take() } else { None };
-        match waiting {
-            Some(Waiting { asked, is_reload: true }) => self.reload(asked, "the reload that waited"),
-            Some(Waiting { asked, is_reload: false }) => self.anew(asked, "what waited", None),
-            None => Ok(()),
+    /// Starts what waits, if nothing else is being started. A command that would have too many generations drain is refused;
+    /// a signal waits on.
+    pub(super) fn start_waiting(&mut self) -> Result<(), Refused> {
+        if self.starting.is_some() {
+            return Ok(());
+        }
+        let Some(waiting) = self.waiting.take() else { return Ok(()) };
+        let Waiting { asked, is_reload, signal, cuts_oldest } = waiting;
+        if !cuts_oldest && let Err(refused) = self.room() {
+            self.answer(&asked, &refused);
+            let asked = Vec::new();
+            self.waiting = signal.map(|_| Waiting { asked, is_reload: true, signal, cuts_oldest });
+            return Ok(());
+        }
+        match is_reload {
+            true => self.reload_now(asked, "the reload that waited", cuts_oldest),
+            false => self.anew(asked, "what waited", None),
         }
     }
 

@@ -99,6 +99,11 @@ impl Watchdog {
         (self.limits.call.min(self.limits.long) / LOOKS_PER_LIMIT).max(MIN_INTERVAL)
     }
 
+    /// Whether it is time to look.
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.last_look.is_none_or(|last| now >= last + self.interval())
+    }
+
     /// Judges what a look at the board showed. `thread` samples a thread of the worker by its number; it is asked only for
     /// those that are inside a module.
     pub fn look(
@@ -235,7 +240,7 @@ mod tests {
             let tid = 100 + slot as u32;
             let crumb = (call > 0).then_some(crumb(slot, kind));
             self.seen.retain(|seen| seen.slot != slot);
-            self.seen.push(Seen { slot, tid, crumb, raw: call << 32 | u64::from(call > 0) });
+            self.seen.push(Seen { slot, tid, crumb, raw: call << 32 | u64::from(call > 0), tick: 0 });
             self.samples.entry(tid).or_insert(ThreadSample { cpu: Duration::ZERO, state: 'R' });
         }
 

@@ -1,7 +1,7 @@
 //! A worker as a process of its own, which does what its supervisor says: see [`message`](crate::channel::message).
 //!
-//! The main thread listens to the supervisor. Beside the worker's own threads there are one that reports and saves, and
-//! one that waits for the worker's end.
+//! The main thread listens to the supervisor. Beside the worker's own threads there are one that reports, one that asks
+//! modules what to save, and one that waits for the worker's end.
 
 use std::collections::HashMap;
 use std::ffi::CStr;
@@ -11,15 +11,15 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, RecvTimeoutError, TryRecvError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal as Blocked};
+use rustix::process::{Signal, getpid, kill_process, set_parent_process_death_signal};
 
 use crate::breadcrumb::{self, Board};
-use crate::channel::message::{Mark, ModuleSays, Report, Start, ToSupervisor, ToWorker};
+use crate::channel::message::{Load, Mark, ModuleSays, Report, Start, ToSupervisor, ToWorker};
 use crate::channel::{self, Received, Receiver, Sender};
-use crate::cluster::{Clusters, Tier};
+use crate::cluster::{Cluster, Clusters, Tier};
 use crate::config::{self, Config};
 use crate::control::Refused;
 use crate::crash;
@@ -39,10 +39,16 @@ use super::{Control, Given, Prepared, Sockets, StartError, Worker};
 
 /// How often the supervisor hears how it goes.
 const REPORT_EVERY: Duration = Duration::from_secs(2);
-/// The same while the worker drains, when others count with what it still has on its way.
-const REPORT_DRAINING_EVERY: Duration = Duration::from_millis(100);
+/// The same while the worker drains: what it counts is added to what another one shows.
+const REPORT_DRAINING_EVERY: Duration = Duration::from_secs(1);
+/// How often the load is looked at while other generations run: with as long again in the supervisor, each hears of the
+/// others every 100 ms.
+const LOAD_EVERY: Duration = Duration::from_millis(50);
 /// How often what was learned goes to the supervisor, so that a crash forgets little.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
+
+/// For a module that saves to return, before the process ends under it.
+const SAVER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// After the time that it has for its drain, before an orphan ends whatever still runs.
 const DRAIN_GRACE: Duration = Duration::from_secs(2);
@@ -50,7 +56,7 @@ const DRAIN_GRACE: Duration = Duration::from_secs(2);
 /// The name of a worker in lists of processes, at most 15 bytes. The kernel would name it after its program, `/proc/self/exe`.
 const NAME: &CStr = c"trylist-worker";
 
-/// Places on the board behind those of the worker's threads: the background, this process's main thread, the reporter.
+/// Places on the board behind those of the worker's threads: the background, this process's main thread, the saver.
 pub const FURTHER_PLACES: usize = 3;
 
 /// Why the process ends before it served.
@@ -81,7 +87,7 @@ pub fn run() -> Result<(), Failure> {
     let _ = rustix::thread::set_name(NAME);
     // The supervisor decides what signals mean, also those sent to all processes of a service.
     let mut signals = SigSet::empty();
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2] {
+    for signal in [Blocked::SIGTERM, Blocked::SIGINT, Blocked::SIGHUP, Blocked::SIGUSR1, Blocked::SIGUSR2] {
         signals.add(signal);
     }
     signals.thread_block().map_err(|e| Failure::NoSupervisor(e.into()))?;
@@ -99,6 +105,7 @@ fn take_stdin() -> io::Result<OwnedFd> {
 
 impl Process {
     fn run(mut self) -> Result<(), Failure> {
+        self.end_with_supervisor();
         let Some((ToWorker::Start(start), descriptors)) = self.next()? else {
             return Err(Failure::NoSupervisor(io::Error::other("it did not say what to run")));
         };
@@ -117,9 +124,12 @@ impl Process {
     }
 
     fn next(&mut self) -> Result<Option<(ToWorker, Vec<OwnedFd>)>, Failure> {
-        match self.from.receive().map_err(Failure::NoSupervisor)? {
-            Received::Message(message, descriptors) => Ok(Some((message, descriptors))),
-            Received::Nothing | Received::End => Ok(None),
+        loop {
+            match self.from.receive().map_err(Failure::NoSupervisor)? {
+                Received::Message(message, descriptors) => return Ok(Some((message, descriptors))),
+                Received::Part => {}
+                Received::Nothing | Received::End => return Ok(None),
+            }
         }
     }
 
@@ -149,6 +159,8 @@ impl Process {
             copies.push(if module.is_quarantined { None } else { Some(copied(descriptor()?)) });
         }
         privileges::drop_to(&config.run_as).map_err(Refused::failed)?;
+        // The system forgets it when the user changes.
+        self.end_with_supervisor();
         let names = discovery::expand(&mut config, state.names())
             .map_err(|e| Refused::failed(format_args!("no resolver for servers' names: {e}")))?;
         let config = Arc::new(config);
@@ -168,6 +180,8 @@ impl Process {
                 Ok(Some((ToWorker::Serve { n_sockets, has_admin }, descriptors))) => {
                     break (n_sockets, has_admin, descriptors);
                 }
+                // Limits hold from the first request on.
+                Ok(Some((ToWorker::Elsewhere(load), _))) => set_elsewhere(&prepared.clusters, &load),
                 // An operator's mark, say: there is nobody yet whom it could be told.
                 Ok(Some(early)) => self.early.push(early),
                 Ok(None) | Err(_) => return Err(None),
@@ -182,7 +196,19 @@ impl Process {
         });
         let given = Given { access_log, board: Some(board), base, watch: Some(watch) };
         let worker = Worker::start_on(prepared, sockets, given).map_err(Refused::from)?;
+        // From here on `serve` hears of the supervisor's end, and lets requests end first.
+        let _ = set_parent_process_death_signal(None);
         Ok((worker, config))
+    }
+
+    /// Has the process end at once with its supervisor: until it serves it has nothing to finish, and a module that does not
+    /// return would keep it for ever.
+    fn end_with_supervisor(&self) {
+        let _ = set_parent_process_death_signal(Some(Signal::KILL));
+        // It may have ended before that.
+        if self.from.is_closed() {
+            let _ = kill_process(getpid(), Signal::KILL);
+        }
     }
 
     /// Does what the supervisor says, until it is gone.
@@ -198,7 +224,12 @@ impl Process {
                 let _ = ended.send(());
                 // What it would say is in the last word.
                 reporter.stop();
-                let _ = to.send(&ToSupervisor::Ended { cut_off, totals: metrics.totals() }, &[]);
+                let last = ToSupervisor::Ended { cut_off, totals: metrics.totals() };
+                if to.send(&last, &[]).is_err() {
+                    // A supervisor that listens to this worker no more does not answer by closing the connection, which is
+                    // what the main thread waits for.
+                    to.close();
+                }
             }
         })?;
         for (message, descriptors) in std::mem::take(&mut self.early) {
@@ -246,13 +277,14 @@ fn obey(
         ToWorker::Save => reporter.save(),
         ToWorker::Mark(mark) => apply_drain(clusters, &mark),
         ToWorker::Base(totals) => metrics.set_base(totals),
-        ToWorker::Older(in_flight) => set_older(clusters, &in_flight),
+        ToWorker::TellLoad(tells) => reporter.tell_load(tells),
+        ToWorker::Elsewhere(load) => set_elsewhere(clusters, &load),
         ToWorker::Overrun { cluster, module, charged, goes_on } => {
             overrun(clusters, cluster, &module, charged, goes_on);
         }
         ToWorker::HandOver { removed } => {
             control.hand_over(&removed);
-            reporter.hurry();
+            reporter.drains();
         }
         ToWorker::Drain => control.drain(Idle::Close),
         ToWorker::Stop => control.stop(),
@@ -302,12 +334,29 @@ fn overrun(clusters: &Clusters, cluster: Option<usize>, module: &str, charged: D
     }
 }
 
-fn set_older(clusters: &Clusters, in_flight: &[(u64, u32)]) {
-    let in_flight: HashMap<u64, u32> = in_flight.iter().copied().collect();
+fn set_elsewhere(clusters: &Clusters, load: &Load) {
+    let endpoints: HashMap<u64, u32> = load.endpoints.iter().copied().collect();
+    let requests: HashMap<&str, u32> = load.clusters.iter().map(|(name, n)| (name.as_str(), *n)).collect();
     for cluster in clusters.iter() {
+        cluster.set_requests_elsewhere(requests.get(&*cluster.config.name).copied().unwrap_or(0));
         for (idx, endpoint) in cluster.endpoints.iter().enumerate() {
-            cluster.set_in_flight_older(idx, in_flight.get(&endpoint.id).copied().unwrap_or(0));
+            cluster.set_in_flight_older(idx, endpoints.get(&endpoint.id).copied().unwrap_or(0));
         }
+    }
+}
+
+fn load_of(clusters: &[Cluster]) -> Load {
+    let endpoint = |endpoint: &Endpoint| {
+        let n = endpoint.counters.in_flight.load(Ordering::Relaxed);
+        (n > 0).then_some((endpoint.id, n))
+    };
+    let cluster = |cluster: &Cluster| {
+        let n = cluster.n_counted();
+        (n > 0).then(|| (cluster.config.name.to_string(), n))
+    };
+    Load {
+        endpoints: clusters.iter().flat_map(|cluster| &cluster.endpoints).filter_map(endpoint).collect(),
+        clusters: clusters.iter().filter_map(cluster).collect(),
     }
 }
 
@@ -331,15 +380,18 @@ fn sockets(n_sockets: &[usize], has_admin: bool, descriptors: Vec<OwnedFd>) -> i
     Ok(Sockets { listeners, admin })
 }
 
-/// Tells the supervisor how it goes, from a thread of its own.
+/// Tells the supervisor how it goes, from a thread of its own, and what was learned, from another: modules are asked for
+/// that, and none of them keeps others from hearing of the load.
 struct Reporter {
     orders: mpsc::Sender<Order>,
-    thread: Option<JoinHandle<()>>,
+    saves: mpsc::Sender<()>,
+    /// Closed when the thread that saves has ended.
+    saver_end: mpsc::Receiver<()>,
 }
 
 enum Order {
-    Save,
-    Hurry,
+    TellLoad(bool),
+    Draining,
     Stop,
 }
 
@@ -350,8 +402,19 @@ struct Reporting {
     to: Sender<ToSupervisor>,
     clusters: Clusters,
     metrics: Arc<Metrics>,
-    ticket_keys: Arc<TicketKeys>,
     config: Arc<Config>,
+    is_draining: bool,
+    tells_load: bool,
+    /// As it was told last.
+    told: Option<(bool, Load)>,
+}
+
+struct Saver {
+    to: Sender<ToSupervisor>,
+    clusters: Clusters,
+    ticket_keys: Arc<TicketKeys>,
+    /// Tells that the worker drains: what it learns from then on is of no use.
+    control: Control,
     board: Option<&'static Board>,
     place: usize,
 }
@@ -359,27 +422,43 @@ struct Reporting {
 impl Reporter {
     fn start(worker: &Worker, config: &Arc<Config>, to: Sender<ToSupervisor>) -> io::Result<Self> {
         let (orders, inbox) = mpsc::channel();
+        let (saves, wanted) = mpsc::channel();
+        let (end, saver_end) = mpsc::channel();
         let reporting = Reporting {
-            to,
+            to: to.clone(),
             clusters: Arc::clone(worker.clusters()),
             metrics: Arc::clone(worker.metrics()),
-            ticket_keys: Arc::clone(worker.ticket_keys()),
             config: Arc::clone(config),
+            is_draining: false,
+            tells_load: false,
+            told: None,
+        };
+        let saver = Saver {
+            to,
+            clusters: Arc::clone(worker.clusters()),
+            ticket_keys: Arc::clone(worker.ticket_keys()),
+            control: worker.control(),
             board: worker.board,
             place: config.threads + 2,
         };
-        let thread =
-            std::thread::Builder::new().name("reporter".into()).spawn(move || reporting.run(&inbox))?;
-        Ok(Self { orders, thread: Some(thread) })
+        std::thread::Builder::new().name("reporter".into()).spawn(move || reporting.run(&inbox))?;
+        std::thread::Builder::new().name("saver".into()).spawn(move || {
+            let _end: mpsc::Sender<()> = end;
+            saver.run(&wanted);
+        })?;
+        Ok(Self { orders, saves, saver_end })
     }
 
     fn save(&self) {
-        let _ = self.orders.send(Order::Save);
+        let _ = self.saves.send(());
     }
 
-    /// What is on its way counts for others from now on.
-    fn hurry(&self) {
-        let _ = self.orders.send(Order::Hurry);
+    fn tell_load(&self, tells: bool) {
+        let _ = self.orders.send(Order::TellLoad(tells));
+    }
+
+    fn drains(&self) {
+        let _ = self.orders.send(Order::Draining);
     }
 
     fn stopper(&self) -> Stopper {
@@ -396,64 +475,86 @@ impl Stopper {
 impl Drop for Reporter {
     fn drop(&mut self) {
         let _ = self.orders.send(Order::Stop);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.saves = mpsc::channel().0;
+        // Code of a module should not run while the process ends; but what hangs in there is not waited for.
+        let _ = self.saver_end.recv_timeout(SAVER_TIMEOUT);
     }
 }
 
 impl Reporting {
-    fn run(self, inbox: &mpsc::Receiver<Order>) {
+    fn run(mut self, inbox: &mpsc::Receiver<Order>) {
+        let mut reported = Instant::now();
+        loop {
+            let report_at = reported + if self.is_draining { REPORT_DRAINING_EVERY } else { REPORT_EVERY };
+            let wait = report_at.saturating_duration_since(Instant::now());
+            match inbox.recv_timeout(if self.tells_load { wait.min(LOAD_EVERY) } else { wait }) {
+                Ok(Order::TellLoad(tells)) => {
+                    self.tells_load = tells;
+                    self.told = None;
+                }
+                Ok(Order::Draining) => self.is_draining = true,
+                Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if self.tells_load {
+                self.tell_load();
+            }
+            if Instant::now() >= report_at {
+                reported = Instant::now();
+                self.report();
+            }
+        }
+    }
+
+    fn tell_load(&mut self) {
+        let now = Some((self.is_draining, load_of(&self.clusters)));
+        if now == self.told {
+            return;
+        }
+        if let Some((is_draining, load)) = &now {
+            let message = ToSupervisor::Load { is_draining: *is_draining, load: load.clone() };
+            // A supervisor that is gone wants nothing.
+            let _ = self.to.send(&message, &[]);
+        }
+        self.told = now;
+    }
+
+    fn report(&self) {
+        let faults = super::faults(&self.clusters);
+        let of_module = |module: &config::ModuleFile| faults.get(&module.id).copied().unwrap_or(0);
+        let report = Report {
+            totals: self.metrics.totals(),
+            faults: self.config.modules.iter().map(of_module).collect(),
+            connections: self.metrics.open_connections(),
+        };
+        let _ = self.to.send(&ToSupervisor::Report(Box::new(report)), &[]);
+    }
+}
+
+impl Saver {
+    fn run(self, wanted: &mpsc::Receiver<()>) {
         if let Some(board) = self.board {
             breadcrumb::take_place(board, self.place);
         }
-        let mut is_draining = false;
-        let mut saved = Instant::now();
         loop {
-            let wait = if is_draining { REPORT_DRAINING_EVERY } else { REPORT_EVERY };
-            match inbox.recv_timeout(wait) {
-                Ok(Order::Save) => self.save(true),
-                Ok(Order::Hurry) => {
-                    is_draining = true;
-                    self.report(true);
-                }
-                Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-                Err(RecvTimeoutError::Timeout) => {
-                    self.report(is_draining);
-                    if !is_draining && saved.elapsed() >= SAVE_EVERY {
-                        saved = Instant::now();
-                        self.save(false);
-                    }
-                }
+            match wanted.recv_timeout(SAVE_EVERY) {
+                Ok(()) => self.save(true),
+                Err(RecvTimeoutError::Timeout) if self.control.is_ending() => {}
+                Err(RecvTimeoutError::Timeout) => self.save(false),
+                Err(RecvTimeoutError::Disconnected) => return,
             }
         }
     }
 
     fn save(&self, is_answer: bool) {
-        let state = State::of(&self.clusters, &self.ticket_keys);
-        // A supervisor that is gone wants nothing.
+        let mut state = State::of(&self.clusters, &self.ticket_keys);
+        for (cluster, module) in state.shorten() {
+            tracing::warn!(
+                cluster,
+                module,
+                "what the balancer learned is not saved: all balancers together saved too much"
+            );
+        }
         let _ = self.to.send(&ToSupervisor::Saved { state, is_answer }, &[]);
-    }
-
-    fn report(&self, is_draining: bool) {
-        let in_flight = |endpoint: &Endpoint| {
-            let n = endpoint.counters.in_flight.load(Ordering::Relaxed);
-            (n > 0).then_some((endpoint.id, n))
-        };
-        let faults = super::faults(&self.clusters);
-        let endpoints = || self.clusters.iter().flat_map(|cluster| &cluster.endpoints);
-        let report = Report {
-            totals: self.metrics.totals(),
-            faults: self
-                .config
-                .modules
-                .iter()
-                .map(|module| faults.get(&module.id).copied().unwrap_or(0))
-                .collect(),
-            connections: self.metrics.open_connections(),
-            is_draining,
-            in_flight: if is_draining { endpoints().filter_map(in_flight).collect() } else { Vec::new() },
-        };
-        let _ = self.to.send(&ToSupervisor::Report(Box::new(report)), &[]);
     }
 }

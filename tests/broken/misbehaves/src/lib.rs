@@ -8,11 +8,14 @@
 //! - `spin`: never returns, and uses a processor
 //! - `block`: never returns, and waits
 //! - `panic`
+//! - `flood`: writes to the supervisor, which is told the same again and again, for as long as that listens
 //! - `out of range`: answers an endpoint that there is not; only in a request
 //!
 //! `misbehaves-anew` is the same with another version of what it saves.
 
 use std::hint::black_box;
+use std::os::fd::{FromRawFd as _, IntoRawFd as _};
+use std::os::unix::net::UnixDatagram;
 
 use lb_api::serde::Deserialize;
 use lb_api::{Balancer, BuildCx, BuildError, Needs, Next, NextCx, Request};
@@ -101,8 +104,31 @@ fn act(told: &[u8]) {
         b"block" => loop {
             std::thread::park();
         },
+        b"flood" => flood(),
         b"panic" => panic!("told to"),
         other => panic!("told to do {:?}, which it cannot", String::from_utf8_lossy(other)),
+    }
+}
+
+/// Finds the worker's own socket, which is the only one that keeps packets apart, and sends `Ready` without end.
+fn flood() {
+    const READY: &[u8] = &[0, 2, 0];
+    let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
+    let is_of_packets = |inode: &str| {
+        let mut fields = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        fields.any(|fields| fields.get(4) == Some(&"0005") && fields.get(6) == Some(&inode))
+    };
+    for fd in 3..1024 {
+        let Ok(target) = std::fs::read_link(format!("/proc/self/fd/{fd}")) else { continue };
+        let target = target.to_string_lossy();
+        let inode = target.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']'));
+        if !inode.is_some_and(is_of_packets) {
+            continue;
+        }
+        // SAFETY: it is open, and given back as it was. That it is another's is the fault.
+        let socket = unsafe { UnixDatagram::from_raw_fd(fd) };
+        while socket.send(READY).is_ok() {}
+        let _ = socket.into_raw_fd();
     }
 }
 
