@@ -4,11 +4,12 @@
 //! exists only while the connection is busy. A connection that was idle for `LINGER` waits as a socket and a timer.
 
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 
 use crate::address::Peer;
@@ -19,7 +20,7 @@ use crate::http1::buffer::Buffer;
 use crate::http1::head::{HeadLimits, Refusal, RequestHead, Scan};
 use crate::http2::server::Client;
 use crate::http2::{self, PREFACE_HEAD};
-use crate::linger::Linger;
+use crate::linger::{Ending as _, Linger};
 use crate::stream::Stream;
 use crate::thread::Thread;
 use crate::timer::Timer;
@@ -48,6 +49,10 @@ pub struct Downstream {
     pub read_closed: bool,
     /// What was taken from the buffer may be needed again: nothing is to be read over it.
     pub holds_body: bool,
+    /// It ends by a reset.
+    resets: bool,
+    /// Our half has ended.
+    has_ended: bool,
     /// HTTP/2 may be spoken over it, by who begins with that.
     pub may_be_h2: bool,
     /// Requests served.
@@ -96,16 +101,16 @@ pub fn serve(thread: Rc<Thread>, mut down: Downstream, place: impl Place) -> imp
             match Box::pin(requests(&thread, &mut down)).await {
                 Run::Idle => {
                     down.buffer = Buffer::default();
-                    down.timer.set(Instant::now() + thread.config.timeouts.keepalive.saturating_sub(LINGER));
+                    down.timer.set(down.served_at + thread.config.timeouts.keepalive);
                 }
-                Run::Closed => return,
+                Run::Closed => break,
                 Run::Http2 => return Box::pin(down.into_h2(thread, place)).await,
             }
         }
-        if down.n_requests == 0 && thread.phase() == Phase::Serving {
-            // It never said anything.
-            let mut active = Active::default();
-            Box::pin(forward::refuse(&thread, &mut down, &mut active.memory, Error::HeadTimeout, None)).await;
+        // Without a word where none was asked for: a client that has sent nothing would take an answer for that to the
+        // request that it is about to send.
+        if down.stream.has_farewell() {
+            Box::pin(down.end(thread.config.timeouts.body)).await;
         }
     }
 }
@@ -113,8 +118,10 @@ pub fn serve(thread: Rc<Thread>, mut down: Downstream, place: impl Place) -> imp
 /// Tells a client that speaks no TLS where it is to be spoken, in the words that it speaks.
 pub async fn refuse_plain(thread: &Thread, socket: TcpStream, peer: Peer) {
     let mut down = Downstream::new(thread, socket.into(), peer);
-    forward::refuse(thread, &mut down, &mut Memory::default(), Error::PlainHttp, None).await;
-    down.discard().await;
+    let end = forward::refuse(thread, &mut down, &mut Memory::default(), Error::PlainHttp, None).await;
+    if end == forward::End::CloseUnread {
+        down.discard(thread.config.timeouts.body).await;
+    }
 }
 
 /// The request of an HTTP/2 stream.
@@ -172,8 +179,10 @@ async fn serve_requests(thread: &Thread, down: &mut Downstream, active: &mut Act
                 return Run::Http2;
             }
             Wait::Refused(error) => {
-                forward::refuse(thread, down, memory, error, Some(head)).await;
-                down.discard().await;
+                if forward::refuse(thread, down, memory, error, Some(head)).await == forward::End::CloseUnread
+                {
+                    down.discard(thread.config.timeouts.body).await;
+                }
                 return Run::Closed;
             }
         }
@@ -182,7 +191,7 @@ async fn serve_requests(thread: &Thread, down: &mut Downstream, active: &mut Act
             forward::End::Keep => {}
             forward::End::Close => return Run::Closed,
             forward::End::CloseUnread => {
-                down.discard().await;
+                down.discard(thread.config.timeouts.body).await;
                 return Run::Closed;
             }
         }
@@ -202,6 +211,8 @@ impl Downstream {
             head_bytes: 0,
             read_closed: false,
             holds_body: false,
+            resets: false,
+            has_ended: false,
             may_be_h2: false,
             n_requests: 0,
             served_at: now,
@@ -252,7 +263,8 @@ impl Downstream {
         let mut scan = Scan::default();
         let mut reading = self.has_begun();
         if reading || self.n_requests > 0 {
-            let patience = if reading { thread.config.timeouts.request_head } else { LINGER };
+            let timeouts = &thread.config.timeouts;
+            let patience = if reading { timeouts.request_head } else { LINGER.min(timeouts.keepalive) };
             self.timer.set(self.served_at + patience);
         }
         poll_fn(|cx| {
@@ -282,8 +294,8 @@ impl Downstream {
             // The first request's time began with the connection. It can come here without a byte: a new socket may be
             // reported readable when it is not.
             Poll::Ready(match (reading, self.n_requests) {
-                (false, 0) if thread.phase().is_ending() => Wait::Closed,
-                (true, _) | (_, 0) => Wait::Refused(Error::HeadTimeout),
+                (true, _) => Wait::Refused(Error::HeadTimeout),
+                (false, 0) => Wait::Closed,
                 (false, _) => Wait::Idle,
             })
         })
@@ -338,7 +350,8 @@ impl Downstream {
     }
 
     /// Whether the connection is reset when it is closed, as where its mere end would pass for the end of a body.
-    pub fn reset_on_close(&self, reset: bool) {
+    pub fn reset_on_close(&mut self, reset: bool) {
+        self.resets = reset;
         self.stream.set_reset_on_close(reset);
     }
 
@@ -347,10 +360,29 @@ impl Downstream {
         !self.buffer.is_empty() || self.stream.has_unread()
     }
 
-    /// Ends our half and reads on for a while, so that the client can read why it was refused.
-    async fn discard(&mut self) {
-        let _ = self.stream.shutdown().await;
-        let mut linger = Linger::begin();
+    /// Ends our half and reads on for a while, so that the client can read why it was refused. `patience` is for a client
+    /// that takes nothing.
+    async fn discard(&mut self, patience: Duration) {
+        let mut linger = Linger::ending(patience);
         poll_fn(|cx| linger.poll(cx, &mut self.stream)).await;
+        self.has_ended = true;
+    }
+
+    /// Ends our half, unless that was done or would pass for the end of a body that broke off. `patience` is for a client
+    /// that takes nothing.
+    async fn end(&mut self, patience: Duration) {
+        if self.has_ended || self.resets {
+            return;
+        }
+        self.timer.set(Instant::now() + patience);
+        poll_fn(|cx| {
+            // That it fails says that the client is gone.
+            if Pin::new(&mut self.stream).poll_shutdown(cx).is_pending() {
+                ready!(self.timer.poll_expired(cx));
+                self.stream.set_reset_on_close(true);
+            }
+            Poll::Ready(())
+        })
+        .await;
     }
 }

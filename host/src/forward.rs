@@ -263,7 +263,7 @@ impl Request<'_> {
         };
         let replayable = is_kept || is_in_hand && self.head.method.is_idempotent();
         let may_hold = is_in_hand && !is_kept && self.head.framing != Framing::None;
-        if let Some(server) = thread.pool.take(cluster_idx, endpoint, !replayable, self.plan.upgrade) {
+        if let Some(server) = thread.pool.take(cluster_idx, endpoint, !replayable, self.plan.upgrade, now) {
             trylist.connected(Duration::ZERO, || now);
             down.holds_body = may_hold && (replayable || server.is_h2());
             let result = self.exchange(down, memory, trylist, endpoint, server, now).await;

@@ -56,10 +56,18 @@ impl Pool {
         Self { clusters: clusters.iter().map(cluster).collect() }
     }
 
-    /// The connection that was used last, of those that the server has not closed. `certain` asks the kernel itself,
-    /// for requests that must not be sent twice; otherwise what the reactor knows is enough, which costs no system call.
+    /// The connection that was used last, of those that the server has not closed and that are not older than their time:
+    /// a server may be closing those as the request is sent. `certain` asks the kernel itself, for requests that must not be
+    /// sent twice; otherwise what the reactor knows is enough, which costs no system call.
     /// `upgrade`: the request asks for another protocol, which a stream of HTTP/2 cannot become where the server has a choice.
-    pub fn take(&self, cluster: usize, endpoint: usize, certain: bool, upgrade: bool) -> Option<Stream> {
+    pub fn take(
+        &self,
+        cluster: usize,
+        endpoint: usize,
+        certain: bool,
+        upgrade: bool,
+        now: Instant,
+    ) -> Option<Stream> {
         let pool = &self.clusters[cluster];
         let may_be_h2 = !upgrade || pool.http1_tls.is_none();
         if let Some(h2) = pool.h2.get(endpoint).filter(|_| may_be_h2)
@@ -69,7 +77,12 @@ impl Pool {
         }
         let mut idle = pool.endpoints[endpoint].borrow_mut();
         loop {
-            let Idle { stream, .. } = idle.pop()?;
+            let Idle { mut stream, since } = idle.pop()?;
+            if now.saturating_duration_since(since) >= pool.timeout {
+                // So are those that were used before it; the next sweep drops them.
+                stream.say_farewell();
+                return None;
+            }
             if stream.is_quiet() && (!certain || stream.is_quiet_now()) {
                 return Some(stream);
             }
@@ -77,11 +90,16 @@ impl Pool {
     }
 
     /// Keeps a connection on which nothing is outstanding. One stream of many is none.
-    pub fn put(&self, cluster: usize, endpoint: usize, stream: Stream, now: Instant) {
+    pub fn put(&self, cluster: usize, endpoint: usize, mut stream: Stream, now: Instant) {
         let pool = &self.clusters[cluster];
         let mut idle = pool.endpoints[endpoint].borrow_mut();
-        if idle.len() < pool.keepalive && !stream.is_h2() {
+        if stream.is_h2() {
+            return;
+        }
+        if idle.len() < pool.keepalive {
             idle.push(Idle { stream, since: now });
+        } else {
+            stream.say_farewell();
         }
     }
 
@@ -108,10 +126,14 @@ impl Pool {
                 h2.sweep(&endpoint.addresses, now, pool.timeout);
             }
             for (idle, endpoint) in pool.endpoints.iter().zip(&cluster.endpoints) {
-                idle.borrow_mut().retain(|c| {
-                    now.saturating_duration_since(c.since) < pool.timeout
+                idle.borrow_mut().retain_mut(|c| {
+                    let stays = now.saturating_duration_since(c.since) < pool.timeout
                         && c.stream.is_quiet()
-                        && endpoint.addresses.still_contain(c.stream.peer_addr().ok())
+                        && endpoint.addresses.still_contain(c.stream.peer_addr().ok());
+                    if !stays {
+                        c.stream.say_farewell();
+                    }
+                    stays
                 });
             }
         }
@@ -121,7 +143,41 @@ impl Pool {
     pub fn clear(&self) {
         self.clusters.iter().flat_map(|pool| &pool.h2).for_each(Connections::clear);
         for idle in self.clusters.iter().flat_map(|pool| &pool.endpoints) {
-            idle.borrow_mut().clear();
+            idle.borrow_mut().drain(..).for_each(|mut c| c.stream.say_farewell());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    /// The sweep comes once a second, which made the default meet servers that close at 5 s.
+    #[tokio::test]
+    async fn a_connection_is_not_used_after_its_time_though_no_sweep_has_come() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let connect = TcpStream::connect(listener.local_addr().expect("bound"));
+        let (ours, theirs) = tokio::join!(connect, listener.accept());
+        let (ours, _theirs) = (ours.expect("connected"), theirs.expect("accepted"));
+        let timeout = Duration::from_secs(4);
+        let pool = Pool {
+            clusters: Box::new([ClusterPool {
+                keepalive: 1,
+                timeout,
+                tls: None,
+                http1_tls: None,
+                endpoints: Box::new([RefCell::default()]),
+                h2: Box::default(),
+                h2_streams: 1,
+            }]),
+        };
+        let now = Instant::now();
+        pool.put(0, 0, ours.into(), now);
+        let young =
+            pool.take(0, 0, false, false, now + timeout - Duration::from_millis(1)).expect("it is young");
+        pool.put(0, 0, young, now);
+        assert!(pool.take(0, 0, false, false, now + timeout).is_none());
     }
 }

@@ -11,12 +11,13 @@ use std::time::Duration;
 
 use rustix::net::RecvFlags;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
 use crate::http2::client::ClientStream;
 use crate::http2::server::ServerStream;
+use crate::linger::Ending;
 
 /// A connection to a client or a server, or what serves as one.
 #[derive(Debug)]
@@ -39,6 +40,37 @@ impl Stream {
             Self::Tcp(socket) => Some(socket),
             Self::Tls(_) | Self::H2Server(_) | Self::H2Client(_) => None,
         }
+    }
+
+    /// Whether its end has to be said in words of its own: over TLS, what ends without them may have been cut short by
+    /// anybody (RFC 8446 section 6.1).
+    #[inline]
+    pub fn has_farewell(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
+    /// Says the end of a connection that is dropped next, as far as that can be done at once.
+    pub fn say_farewell(&mut self) {
+        let Self::Tls(tls) = self else { return };
+        // Where the socket takes nothing now, the peer is not there to hear of it.
+        let _ = match &mut **tls {
+            TlsStream::Client(tls) => {
+                let (socket, session) = tls.get_mut();
+                session.send_close_notify();
+                session.write_tls(&mut AtOnce(socket))
+            }
+            TlsStream::Server(tls) => {
+                let (socket, session) = tls.get_mut();
+                session.send_close_notify();
+                session.write_tls(&mut AtOnce(socket))
+            }
+        };
+    }
+
+    /// Whether the connection has failed, as by a reset, as far as the reactor has heard; its mere end is no failure. For who
+    /// cannot read on. A stream of HTTP/2 says so by itself.
+    pub fn has_failed(&self) -> bool {
+        self.socket().is_some_and(|socket| socket.try_io(Interest::ERROR, || Ok(())).is_ok())
     }
 
     /// Whether it is encrypted.
@@ -91,14 +123,6 @@ impl Stream {
             // What came with the end of the handshake was taken off the socket already.
             Self::Tls(tls) if tls.get_ref().1.wants_read() => tls.get_ref().0.poll_read_ready(cx),
             Self::Tls(_) | Self::H2Server(_) | Self::H2Client(_) => Poll::Ready(Ok(())),
-        }
-    }
-
-    /// Whether the connection is reset when it is closed. A stream always is, unless it was finished.
-    pub fn set_reset_on_close(&self, reset: bool) {
-        if let Some(socket) = self.socket() {
-            // Where it fails the connection is gone already.
-            let _ = SockRef::from(socket).set_linger(reset.then_some(Duration::ZERO));
         }
     }
 
@@ -237,6 +261,37 @@ impl AsyncWrite for Stream {
             Self::Tls(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
             Self::H2Server(_) | Self::H2Client(_) => Poll::Ready(Ok(())),
         }
+    }
+}
+
+impl Ending for Stream {
+    /// The bytes of TLS as they come: nothing is read behind them, and decrypting them would cost something.
+    fn poll_discard(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tls(tls) => Pin::new(tls.get_mut().0).poll_read(cx, buf),
+            stream => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+
+    /// A stream of HTTP/2 always is, unless it was finished.
+    fn set_reset_on_close(&self, reset: bool) {
+        if let Some(socket) = self.socket() {
+            // Where it fails the connection is gone already.
+            let _ = SockRef::from(socket).set_linger(reset.then_some(Duration::ZERO));
+        }
+    }
+}
+
+/// A socket that is written to without waiting.
+struct AtOnce<'a>(&'a TcpStream);
+
+impl io::Write for AtOnce<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.try_write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -363,9 +363,11 @@ impl Exchange {
         }
         self.server.give_up_if_silent();
         let end = terms.until.filter(|(until, _)| Instant::now() >= *until);
-        NoResponse::TimedOut(end.map_or(terms.allowed, |(_, allowed)| allowed))
+        NoResponse::TimedOut(end.map_or(of_step, |(_, allowed)| allowed))
     }
 
+        // Before that it is the server that takes no more of the body.
+        let of_step = if progress.sent { terms.allowed } else { terms.request_body };
     fn poll_send(
         &mut self,
         cx: &mut Context<'_>,
@@ -468,7 +470,12 @@ async fn pass_on_interim(
     };
     match tokio::time::timeout(terms.request_body, write).await {
         Ok(Ok(())) => Ok(true),
-        Ok(Err(_)) | Err(_) => Err(NoResponse::Client(Error::ClientGone)),
+        Ok(Err(_)) => Err(NoResponse::Client(Error::ClientGone)),
+        Err(_) => {
+            // As a client that does not take its response.
+            down.reset_on_close(true);
+            Err(NoResponse::Client(Error::ClientGone))
+        }
     }
 }
 

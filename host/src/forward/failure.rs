@@ -6,7 +6,7 @@ use std::time::Instant;
 use lb_api::wire;
 
 use super::again::{Held, Last};
-use super::report::{Report, write_all};
+use super::report::{Report, end, write_all};
 use super::{End, Memory, Request};
 use crate::downstream::Downstream;
 use crate::error::{Error, Side};
@@ -126,7 +126,7 @@ impl Request<'_> {
             sent_bytes: if sent { memory.response.len() as u64 } else { 0 },
             body_bytes: if sent { body_bytes } else { 0 },
         };
-        (report, if sent && keep { End::Keep } else { End::CloseUnread }, Instant::now())
+        (report, end(sent, keep), Instant::now())
     }
 
     /// Has a response of the proxy's own headers as its route's rules say, as those of servers have.

@@ -50,11 +50,7 @@ pub async fn refuse(
     tracing::debug!(client = %down.peer, status = report.status, "request refused: {error}");
     conclude_unrouted(thread, down, head, report, now);
     down.served_at = Instant::now();
-    match (sent, keep) {
-        (true, true) => End::Keep,
-        (true, false) => End::CloseUnread,
-        (false, _) => End::Close,
-    }
+    end(sent, keep)
 }
 
 pub(super) async fn answer_options(
@@ -72,7 +68,7 @@ pub(super) async fn answer_options(
     let report = Report { status: 204, received_bytes: head.len() as u64, sent_bytes, ..Report::default() };
     conclude_unrouted(thread, down, Some(head), report, started);
     down.served_at = Instant::now();
-    if sent && keep { End::Keep } else { End::CloseUnread }
+    end(sent, keep)
 }
 
 impl Request<'_> {
@@ -115,7 +111,7 @@ impl Request<'_> {
     }
 }
 
-/// Writes a response of the proxy's own; false where the client does not take it.
+/// Writes a response of the proxy's own; false where the client does not take it, whose connection is then of no use.
 pub(super) async fn write_all(thread: &Thread, down: &mut Downstream, bytes: &[u8]) -> bool {
     let write = async {
         down.stream.write_all(bytes).await?;
@@ -123,7 +119,23 @@ pub(super) async fn write_all(thread: &Thread, down: &mut Downstream, bytes: &[u
         down.stream.finish(b"");
         Ok::<_, std::io::Error>(())
     };
-    matches!(tokio::time::timeout(thread.config.timeouts.body, write).await, Ok(Ok(())))
+    match tokio::time::timeout(thread.config.timeouts.body, write).await {
+        Ok(written) => written.is_ok(),
+        Err(_) => {
+            // Closed without that, the kernel would keep what the client does not take, for minutes.
+            down.reset_on_close(true);
+            false
+        }
+    }
+}
+
+/// What becomes of a connection after a response of the proxy's own.
+pub(super) fn end(sent: bool, keep: bool) -> End {
+    match (sent, keep) {
+        (true, true) => End::Keep,
+        (true, false) => End::CloseUnread,
+        (false, _) => End::Close,
+    }
 }
 
 fn conclude_unrouted(

@@ -19,6 +19,7 @@ use crate::headers;
 use crate::http1::buffer::Buffer;
 use crate::http1::head::ResponseHead;
 use crate::http1::pipe::Pipe;
+use crate::linger::Ending as _;
 use crate::stream::Stream;
 use crate::thread::Thread;
 use crate::trylist::Trylist;
