@@ -337,7 +337,7 @@ impl Downstream {
             // No more than a buffer for heads takes over.
             let limit = self.buffer.room().min(self.head_bytes.saturating_sub(self.buffer.len()));
             if limit == 0 {
-                return Ok(());
+                return if self.stream.has_failed() { Err(Error::ClientGone) } else { Ok(()) };
             }
             match self.buffer.poll_fill(cx, &mut self.stream, limit) {
                 Poll::Ready(Ok(0)) => self.read_closed = true,

@@ -483,15 +483,16 @@ impl Request<'_> {
             });
             tokio::select! {
                 biased;
+                // First, or a request whose client is gone would be sent when its turn comes. What came of its body is kept.
+                error = gone => {
+                    leave(QueueEnd::Abandoned);
+                    return Err(Failure { error, outcome: wire::OUTCOME_ABORTED, begun: None });
+                }
                 () = &mut freed => {
                     freed.set(place.freed());
                     freed.as_mut().enable();
                 }
                 () = tokio::time::sleep((until - now).min(tick)) => {}
-                error = gone, if self.head.framing == Framing::None => {
-                    leave(QueueEnd::Abandoned);
-                    return Err(Failure { error, outcome: wire::OUTCOME_ABORTED, begun: None });
-                }
             }
             now = Instant::now();
             may_ask = true;

@@ -144,18 +144,13 @@ impl Request<'_> {
     }
 
     async fn sleep_unless_gone(&self, down: &mut Downstream, sleep: Sleep) -> Result<(), Failure> {
-        // What is still to come of a body is not to be taken for a next request.
-        let may_watch = match &self.rest {
-            None => self.head.framing == Framing::None,
-            Some(rest) => rest.is_whole(),
-        };
         let gone = poll_fn(|cx| match down.watch(cx) {
             Err(error) => Poll::Ready(error),
             Ok(()) => Poll::Pending,
         });
         tokio::select! {
             biased;
-            error = gone, if may_watch => Err(Failure { error, outcome: wire::OUTCOME_ABORTED, begun: None }),
+            error = gone => Err(Failure { error, outcome: wire::OUTCOME_ABORTED, begun: None }),
             () = sleep => Ok(()),
         }
     }
