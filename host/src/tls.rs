@@ -22,6 +22,8 @@ static PROVIDER: LazyLock<Arc<CryptoProvider>> =
 pub const ALPN_H2: &[u8] = b"h2";
 /// What ALPN calls HTTP/1.1.
 pub const ALPN_HTTP11: &[u8] = b"http/1.1";
+/// What ALPN calls HTTP/1.0. Which of the two is spoken, each request says.
+pub const ALPN_HTTP10: &[u8] = b"http/1.0";
 
 /// The oldest version of the protocol that is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -234,7 +234,11 @@ pub async fn connect(
                 match tokio::time::timeout(left, Box::pin(connector.connect(name, stream))).await {
                     Ok(Ok(stream)) => return Ok(Stream::Tls(Box::new(stream.into()))),
                     Ok(Err(e)) => not_secured(&e),
-                    Err(_) => not_secured(&io::Error::other(format!("not done within {patience:?}"))),
+                    Err(_) => ConnectError {
+                        kind: wire::FAILURE_CONNECT_TIMEOUT,
+                        os_error: None,
+                        text: format!("TLS handshake not done within {patience:?}"),
+                    },
                 }
             }
             Ok(Err(e)) => e.into(),
@@ -362,12 +366,12 @@ impl Exchange {
             return NoResponse::Client(Error::BodyTimeout);
         }
         self.server.give_up_if_silent();
+        // Before that it is the server that takes no more of the body.
+        let of_step = if progress.sent { terms.allowed } else { terms.request_body };
         let end = terms.until.filter(|(until, _)| Instant::now() >= *until);
         NoResponse::TimedOut(end.map_or(of_step, |(_, allowed)| allowed))
     }
 
-        // Before that it is the server that takes no more of the body.
-        let of_step = if progress.sent { terms.allowed } else { terms.request_body };
     fn poll_send(
         &mut self,
         cx: &mut Context<'_>,

@@ -1,9 +1,13 @@
 //! TLS, as curl and openssl see it, and what becomes of certificates that are not right.
 
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+
+use socket2::{Domain, Socket, Type};
 use tests::command::trylist;
 use tests::origin::Origin;
 use tests::proxy::{Builder, Proxy};
-use tests::tls::{Authority, Files};
+use tests::tls::{self, Authority, Client, Files};
 use tests::tool::{said, tool, tool_fed};
 
 /// A proxy over this origin that shows these certificates, with more keys in its `tls`.
@@ -243,7 +247,162 @@ fn a_handshake_that_fails_or_stalls_costs_its_own_connection() {
     }
 }
 
+fn open_connections(proxy: &Proxy) -> String {
+    format!("trylist_open_connections{{listener=\"{}\"}}", proxy.address())
+}
+
+/// The proxy waited without a timer for room to say the end of the connection.
+#[test]
+fn a_client_that_asks_and_never_reads_is_let_go() {
+    let (ca, origin) = (Authority::new("ca"), Origin::named("a"));
+    let proxy =
+        serving(&origin, &[&ca.issue(&["site.test"])], "").tables("[timeouts]\nbody = \"100ms\"").start();
+    // Answered by the proxy itself, refused by it, and answered by a server.
+    for request in [
+        "OPTIONS / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\n\r\n",
+        "TRACE / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    ] {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.connect(&proxy.address().into()).unwrap();
+        let mut client = Client::over(socket.into(), &ca, "site.test", &[]);
+        let many = request.repeat(500);
+        while client.send(&many) {}
+        proxy.wait_for_metric(&open_connections(&proxy), 0.0);
+    }
+}
+
+/// Without `close_notify` the end of a body that ends with its connection passes for an attack (RFC 8446 section 6.1).
+#[test]
+fn every_ordinary_end_is_said() {
+    let ca = Authority::new("ca");
+    let origin = Origin::closing_after("HTTP/1.1 200 OK\r\n\r\nall there is");
+    let timeouts = "[timeouts]\nkeepalive = \"100ms\"\nrequest_head = \"100ms\"";
+    let proxy = serving(&origin, &[&ca.issue(&["site.test"])], "").tables(timeouts).start();
+    let rest = |request: &str, ends: bool| {
+        let mut client = Client::connect(proxy.address(), &ca, "site.test", &[]);
+        client.send(request);
+        if ends {
+            client.end_sending();
+        }
+        client.rest().unwrap_or_else(|e| panic!("{request:?}: {e}"))
+    };
+    let get = |line: &str, more: &str| format!("GET / {line}\r\nHost: a\r\n{more}\r\n");
+    assert!(rest(&get("HTTP/1.0", ""), false).ends_with("\r\n\r\nall there is"), "a body up to the end");
+    assert!(rest(&get("HTTP/1.1", "Connection: close\r\n"), false).ends_with("0\r\n\r\n"), "asked for");
+    assert!(rest(&get("HTTP/1.1", ""), false).ends_with("0\r\n\r\n"), "idle for too long");
+    assert!(rest(&get("HTTP/1.1", ""), true).ends_with("0\r\n\r\n"), "the client has ended its half");
+    assert!(rest("GET / HTTP/1.1\r\n", false).contains(" 408 "), "a head that does not come");
+    assert!(rest("rubbish\r\n\r\n", false).contains(" 400 "), "a head that is none");
+    assert_eq!(rest("", false), "", "nothing was ever sent");
+}
+
+/// It would pass for a whole one.
+#[test]
+fn a_body_that_breaks_off_is_not_ended_as_if_it_were_whole() {
+    let ca = Authority::new("ca");
+    let origin = Origin::closing_after("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\npart");
+    let proxy = serving(&origin, &[&ca.issue(&["site.test"])], "").start();
+    let mut client = Client::connect(proxy.address(), &ca, "site.test", &[]);
+    client.send("GET / HTTP/1.0\r\nHost: a\r\n\r\n");
+    assert!(client.rest().is_err());
+}
+
+#[test]
+fn a_connection_to_a_server_is_ended_in_words_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let [files, _] = tls::of_version_1(&folder);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let server = std::thread::spawn(move || {
+        let mut stream = answer(listener.accept().unwrap().0, &files, false);
+        // What comes next is the end.
+        stream.read(&mut [0; 100])
+    });
+    let proxy =
+        Proxy::over_urls([url]).in_cluster("tls = { verify = false }\nkeepalive_timeout = \"100ms\"").start();
+    assert_eq!(proxy.get("/").text(), "ok");
+    assert_eq!(server.join().unwrap().expect("close_notify"), 0);
+}
+
+#[test]
+fn a_client_of_http_1_0_is_served() {
+    let (ca, origin) = (Authority::new("ca"), Origin::named("a"));
+    let proxy = serving(&origin, &[&ca.issue(&["site.test"])], "").start();
+    for (offered, chosen) in [
+        (&["http/1.0"][..], "http/1.0"),
+        (&["http/1.0", "http/1.1"], "http/1.1"),
+        (&["http/1.1", "h2"], "h2"),
+    ] {
+        let client = Client::connect(proxy.address(), &ca, "site.test", offered);
+        assert_eq!(client.protocol().as_deref(), Some(chosen));
+    }
+    let mut client = Client::connect(proxy.address(), &ca, "site.test", &["http/1.0"]);
+    client.send("GET / HTTP/1.0\r\n\r\n");
+    assert!(client.rest().unwrap().ends_with("\r\n\r\na"));
+    if let Some(output) = curl(&proxy, &ca, "site.test", &["--http1.0"]) {
+        assert_eq!(said(&output), "a");
+    }
+}
+
+/// What appliances and older tools make, and nginx takes.
+#[test]
+fn a_certificate_of_version_1_is_shown_and_taken_unverified() {
+    let (folder, origin) = (tempfile::tempdir().unwrap(), Origin::named("a"));
+    for files in tls::of_version_1(&folder) {
+        let inner = serving(&origin, &[&files], "").start();
+        let url = format!("https://{}", inner.address());
+        let outer = Proxy::over_urls([url]).in_cluster("tls = { verify = false }").start();
+        assert_eq!(outer.get("/").text(), "a", "{files:?}");
+        for is_12 in [true, false] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let url = format!("https://{}", listener.local_addr().unwrap());
+            let shown = files.clone();
+            let server =
+                std::thread::spawn(move || drop(answer(listener.accept().unwrap().0, &shown, is_12)));
+            let proxy = Proxy::over_urls([url]).in_cluster("tls = { verify = false }").start();
+            assert_eq!(proxy.get("/").text(), "ok", "{files:?} {is_12}");
+            server.join().unwrap();
+        }
+    }
+    // Whose key it is is looked at all the same.
+    let [a, b] = tls::of_version_1(&folder);
+    assert!(refused(&a.cert, &b.key).contains("does not belong to the certificate"));
+}
+
+/// Answers one request over a connection of TLS.
+fn answer(
+    socket: TcpStream,
+    files: &Files,
+    is_12: bool,
+) -> rustls::StreamOwned<rustls::ServerConnection, TcpStream> {
+    socket.set_read_timeout(Some(tests::DEADLINE)).unwrap();
+    let mut stream = tls::accept(socket, files, is_12).expect("a handshake");
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").unwrap();
+    stream.flush().unwrap();
+    stream
+}
+
 // ---- to servers ----------------------------------------------------------------------------------------------------
+
+/// As one that does not take the connection.
+#[test]
+fn a_server_that_does_not_shake_hands_in_time_is_504() {
+    let silent = Origin::serving(|conn| _ = conn.wait_for_end());
+    let url = silent.url().replace("http:", "https:");
+    let proxy =
+        Proxy::over_urls([&url]).in_cluster("tls = { verify = false }\nconnect_timeout = \"100ms\"").start();
+    assert_eq!(proxy.get("/").status(), 504);
+    let line = tests::log::line(&[proxy.cluster(), "request failed", &url]);
+    assert!(line.contains("TLS handshake not done within 100ms"), "{line}");
+}
 
 /// A proxy by TLS over this origin, whose certificate is for `localhost`, and a URL for it.
 fn secure_origin(origin: &Origin, ca: &Authority, more: &str) -> (Proxy, String) {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, SubjectPublicKeyInfoDer};
 use rustls::sign::CertifiedKey;
 use sha2::{Digest, Sha256};
 use x509_cert::Certificate;
@@ -60,15 +60,13 @@ impl Identity {
             )
         })?;
         let key = CertifiedKey::new(chain, signer);
-        match key.keys_match() {
-            Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
-            Err(rustls::Error::InconsistentKeys(_)) => {
-                let right = "the first certificate of the file has to be the key's own";
-                return Err(Wrong::Key(format!("does not belong to the certificate ({right})")));
-            }
-            Err(e) => {
-                return Err(Wrong::Certificate(format!("holds a certificate that cannot be used: {e}")));
-            }
+        // rustls' own comparison takes no certificates of X.509 version 1. A key that does not say its public half is left to
+        // the handshake.
+        if let (Some(own), Some(certified)) = (key.key.public_key(), public_key(&key.cert[0]))
+            && own != certified
+        {
+            let right = "the first certificate of the file has to be the key's own";
+            return Err(Wrong::Key(format!("does not belong to the certificate ({right})")));
         }
         Ok(Self { key, names, validity })
     }
@@ -194,6 +192,52 @@ fn inspect(certificate: &CertificateDer<'_>) -> Result<(Vec<Box<str>>, Validity)
         }
     }
     Ok((names, validity))
+}
+
+/// The public key of a certificate of any version (SubjectPublicKeyInfo), or nothing where it is no certificate. Looks at
+/// nothing else, so that peers' odd certificates are taken where they need not be verified.
+pub fn public_key<'a>(certificate: &'a CertificateDer<'_>) -> Option<SubjectPublicKeyInfoDer<'a>> {
+    const SEQUENCE: u8 = 0x30;
+    const VERSION: u8 = 0xa0;
+    // Certificate ::= SEQUENCE { tbsCertificate SEQUENCE { … } … } (RFC 5280 section 4.1)
+    let certificate = element(certificate).filter(|(tag, ..)| *tag == SEQUENCE)?;
+    let (_, mut fields, ..) = element(certificate.1).filter(|(tag, ..)| *tag == SEQUENCE)?;
+    if fields.first() == Some(&VERSION) {
+        fields = element(fields)?.3;
+    }
+    // serialNumber, signature, issuer, validity, subject
+    for _ in 0..5 {
+        fields = element(fields)?.3;
+    }
+    let (tag, _, whole, _) = element(fields)?;
+    (tag == SEQUENCE).then(|| whole.into())
+}
+
+/// The key itself, as algorithms take it, of one that is for this algorithm.
+pub fn key_bits<'a>(key: &'a SubjectPublicKeyInfoDer<'_>, algorithm: &[u8]) -> Option<&'a [u8]> {
+    // SubjectPublicKeyInfo ::= SEQUENCE { algorithm SEQUENCE { … }, subjectPublicKey BIT STRING }
+    let (_, fields, ..) = element(key.as_ref())?;
+    let (_, found, _, after) = element(fields)?;
+    let (_, bits, ..) = element(after)?;
+    // The first byte says how many bits of the last are unused: none.
+    bits.strip_prefix(&[0]).filter(|_| found == algorithm)
+}
+
+/// The first element of some DER: its tag, its content, all of it, and what follows it.
+fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8], &[u8])> {
+    let (&tag, rest) = der.split_first()?;
+    let (&first, rest) = rest.split_first()?;
+    let (len, rest) = match first {
+        0..=0x7f => (usize::from(first), rest),
+        // Lengths of up to four bytes, as many as any certificate needs.
+        0x81..=0x84 => {
+            let (bytes, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
+            (bytes.iter().fold(0, |len, byte| len << 8 | usize::from(*byte)), rest)
+        }
+        _ => return None,
+    };
+    let (content, after) = rest.split_at_checked(len)?;
+    Some((tag, content, &der[..der.len() - after.len()], after))
 }
 
 /// Header lines that tell servers whose certificate a client has shown: its subject as RFC 4514 writes it, and the

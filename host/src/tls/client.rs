@@ -6,14 +6,16 @@ use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
-use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
+use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, PeerMisbehaved, RootCertStore, SignatureScheme,
+};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::certificate::Identity;
+use super::certificate::{Identity, key_bits, public_key};
 use super::{ALPN_H2, ALPN_HTTP11, MinVersion, provider};
 
 /// Sessions that one thread remembers of one cluster's servers, to be resumed.
@@ -129,7 +131,7 @@ impl Connector {
     }
 }
 
-/// Takes any certificate, and demands no more than that the server has its key.
+/// Takes any certificate, of any version of X.509, and demands no more than that the server has its key.
 #[derive(Debug)]
 struct Unverified(WebPkiSupportedAlgorithms);
 
@@ -151,7 +153,19 @@ impl ServerCertVerifier for Unverified {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0)
+        let bad = || rustls::Error::InvalidCertificate(CertificateError::BadSignature);
+        let key = key_of(certificate)?;
+        let found = self.0.mapping.iter().find(|(scheme, _)| *scheme == signature.scheme);
+        let (_, algorithms) = found.ok_or(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme)?;
+        // Which curve a scheme of TLS 1.2 is of, only the key says.
+        let (algorithm, bits) = algorithms
+            .iter()
+            .find_map(|algorithm| Some((algorithm, key_bits(&key, &algorithm.public_key_alg_id())?)))
+            .ok_or_else(bad)?;
+        algorithm
+            .verify_signature(bits, message, signature.signature())
+            .map(|()| HandshakeSignatureValid::assertion())
+            .map_err(|_| bad())
     }
 
     fn verify_tls13_signature(
@@ -160,12 +174,16 @@ impl ServerCertVerifier for Unverified {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0)
+        verify_tls13_signature_with_raw_key(message, &key_of(certificate)?, signature, &self.0)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.supported_schemes()
     }
+}
+
+fn key_of<'a>(certificate: &'a CertificateDer<'_>) -> Result<SubjectPublicKeyInfoDer<'a>, rustls::Error> {
+    public_key(certificate).ok_or(rustls::Error::InvalidCertificate(CertificateError::BadEncoding))
 }
 
 impl fmt::Debug for ClientTls {

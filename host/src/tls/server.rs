@@ -18,7 +18,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::certificate::{Identity, identity_lines};
 use super::tickets::{TicketKeys, Tickets};
-use super::{ALPN_H2, ALPN_HTTP11, MinVersion, provider};
+use super::{ALPN_H2, ALPN_HTTP10, ALPN_HTTP11, MinVersion, provider};
 
 /// First byte of all that a TLS client says.
 const HANDSHAKE: u8 = 0x16;
@@ -100,7 +100,7 @@ impl ServerTls {
         };
         let mut config = builder.with_cert_resolver(Arc::new(ByName::new(identities)));
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.alpn_protocols = vec![ALPN_HTTP11.to_vec()];
+        config.alpn_protocols = vec![ALPN_HTTP11.to_vec(), ALPN_HTTP10.to_vec()];
         if h2 {
             config.alpn_protocols.insert(0, ALPN_H2.to_vec());
         }
