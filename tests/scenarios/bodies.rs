@@ -84,6 +84,22 @@ fn large_chunked_bodies_arrive_byte_for_byte() {
     assert_eq!(client.get("/").reply().body.len(), down.len(), "the connection goes on");
 }
 
+/// nginx and HAProxy take these, and some servers send them.
+#[test]
+fn sizes_of_chunks_are_taken_as_servers_pad_them() {
+    for size in ["4 ;x=y", "4 ", "4\t \t", "0000000000000004", "00000004  ;x"] {
+        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let origin = Origin::replying(format!("{head}{size}\r\nbody\r\n{}\r\n\r\n", size.replace('4', "0")));
+        let proxy = Proxy::over([&origin]).start();
+        let mut client = proxy.connect();
+        for _ in 0..2 {
+            let reply = client.get("/").reply();
+            assert_eq!((reply.text().as_str(), reply.cut), ("body", None), "{size:?}");
+        }
+        assert_eq!(origin.n_connections(), 1, "{size:?}");
+    }
+}
+
 #[test]
 fn trailers_pass_both_ways_for_those_who_take_them() {
     let origin = Origin::replying(

@@ -77,9 +77,45 @@ fn a_chunked_body_over_its_limit_is_413_and_never_whole_for_the_server() {
     assert!(origin.requests().iter().all(|request| request.cut.is_some()));
 }
 
+/// As the reference says; a buffer for bodies takes no more than 64 KiB.
 #[test]
-fn a_client_that_says_nothing_is_told_so() {
-    refused("[timeouts]\nrequest_head = \"50ms\"", "", 408);
+fn the_limit_of_heads_is_that_of_responses_too() {
+    let (line, end) = ("HTTP/1.1 200 OK\r\nX: ", "\r\nContent-Length: 2\r\n\r\n");
+    let rest = line.len() + end.len();
+    let head = |n: usize| format!("{line}{}{end}", "x".repeat(n - rest));
+    for (limit, most) in [("16KiB", 16 << 10), ("64KiB", 64 << 10), ("200KiB", 200 << 10)] {
+        let tables = format!("[limits]\nhead_bytes = \"{limit}\"");
+        let hint = "HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n";
+        for (n, status) in [(most, 200), (most + 1, 502)] {
+            for before in ["", hint] {
+                let origin = Origin::replying(format!("{before}{}ok", head(n)));
+                let proxy = Proxy::over([&origin]).tables(&tables).start();
+                let mut client = proxy.connect();
+                let mut reply = client.get("/").reply();
+                if reply.status() == 103 {
+                    reply = client.reply();
+                }
+                assert_eq!(reply.status(), status, "{n} of {limit}");
+                if status == 200 {
+                    assert_eq!(
+                        (reply.text().as_str(), reply.header("x").map(str::len)),
+                        ("ok", Some(n - rest))
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// What a client is told that has asked nothing, it takes for the answer to what it asks next.
+#[test]
+fn a_client_that_says_nothing_is_let_go_without_a_word() {
+    let origin = Origin::named("never");
+    let proxy = Proxy::over([&origin]).tables("[timeouts]\nrequest_head = \"50ms\"").start();
+    for nothing in ["", "\r\n\r\n"] {
+        assert_eq!(proxy.connect().send(nothing).end(), End::Eof);
+    }
+    assert_eq!(proxy.metric("trylist_requests_total{cluster=\"\",code=\"408\"}"), 0.0);
 }
 
 #[test]
@@ -126,6 +162,150 @@ fn a_body_that_stops_coming_is_408() {
     let reply = client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\npart").reply();
     assert_eq!((reply.status(), client.end()), (408, End::Eof));
     assert!(log::lines(&["request failed", proxy.cluster()]).is_empty(), "it is no server's fault");
+}
+
+/// A request whose client has reset its connection was sent when its turn came, if it had a body.
+#[test]
+fn what_its_client_has_given_up_is_not_sent_from_the_queue() {
+    let long = "x".repeat(100_000);
+    for rest in [
+        "\r\n".into(),
+        "Content-Length: 3\r\n\r\nabc".into(),
+        "Content-Length: 9\r\n\r\npart".into(),
+        "Transfer-Encoding: chunked\r\n\r\n4\r\npart\r\n".into(),
+        // More than is read while it waits.
+        format!("Content-Length: {}\r\n\r\n{long}", long.len()),
+    ] {
+        let go = tests::Gate::default();
+        let origin = Origin::serving({
+            let go = go.clone();
+            move |conn| {
+                while conn.request().is_some() {
+                    go.wait();
+                    conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+                }
+            }
+        });
+        let proxy = Proxy::over([&origin])
+            .each_server("max_requests = 1")
+            .in_cluster("queue_timeout = \"20s\"")
+            .start();
+        let mut first = proxy.connect();
+        first.get("/first");
+        origin.wait_for_requests(1);
+        let mut client = proxy.connect();
+        client.send(format!("POST /given-up HTTP/1.1\r\nHost: a\r\n{rest}"));
+        proxy.wait_for_metric("trylist_queue_length{cluster=\"%\"}", 1.0);
+        client.reset();
+        proxy.wait_for_metric("trylist_outcomes_total{cluster=\"%\",outcome=\"aborted\"}", 1.0);
+        go.open();
+        assert_eq!(first.reply().text(), "ok");
+        assert_eq!(first.get("/last").reply().text(), "ok");
+        assert_eq!(origin.requests().len(), 2, "{:?}", origin.requests());
+    }
+}
+
+/// What comes of a body while its request waits is the server's all the same.
+#[test]
+fn a_body_that_comes_while_its_request_waits_arrives_whole() {
+    let go = tests::Gate::default();
+    let origin = Origin::serving({
+        let go = go.clone();
+        move |conn| {
+            while let Some(request) = conn.request() {
+                go.wait();
+                let n = request.body.len().to_string();
+                conn.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{n}", n.len()));
+            }
+        }
+    });
+    let proxy =
+        Proxy::over([&origin]).each_server("max_requests = 1").in_cluster("queue_timeout = \"20s\"").start();
+    let mut first = proxy.connect();
+    first.get("/first");
+    origin.wait_for_requests(1);
+    let waiting: Vec<_> = [3, 20_000, 300_000]
+        .into_iter()
+        .map(|n| {
+            let mut client = proxy.connect();
+            let body = "x".repeat(n);
+            let next = "GET /next HTTP/1.1\r\nHost: a\r\n\r\n";
+            client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {n}\r\n\r\n"));
+            (client, format!("{body}{next}"), n)
+        })
+        .collect();
+    proxy.wait_for_metric("trylist_queue_length{cluster=\"%\"}", 3.0);
+    std::thread::scope(|scope| {
+        for (mut client, rest, n) in waiting {
+            scope.spawn(move || {
+                client.send(rest);
+                assert_eq!(client.reply().text(), n.to_string());
+                assert_eq!(client.reply().text(), "0");
+            });
+        }
+        go.open();
+    });
+}
+
+#[test]
+fn a_client_that_begins_with_half_of_http2_is_let_go() {
+    let origin = Origin::named("never");
+    let tables = "[timeouts]\nrequest_head = \"50ms\"";
+    let proxy = Proxy::over([&origin]).listener("h2 = true").tables(tables).start();
+    let (_, end) = proxy.connect().send("PRI * HTTP/2.0\r\n\r\n").rest();
+    assert_eq!((end, origin.n_connections()), (End::Eof, 0));
+}
+
+/// The server answered before it had the body, and nobody wants the rest.
+#[test]
+fn the_rest_of_a_body_that_nobody_wants_is_not_waited_for() {
+    let origin = Origin::serving(|conn| {
+        conn.head();
+        conn.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly");
+        conn.wait_for_end();
+    });
+    let proxy = Proxy::over([&origin]).tables("[timeouts]\nbody = \"100ms\"").start();
+    let mut client = proxy.connect();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\npart");
+    assert_eq!((client.reply().text(), client.end()), ("early".into(), End::Eof));
+}
+
+/// It is told so, and our half of the connection ends; the other half is not waited for.
+#[test]
+fn a_client_that_stays_after_it_was_refused_is_let_go() {
+    let origin = Origin::named("never");
+    let proxy = Proxy::over([&origin]).start();
+    let mut client = proxy.connect();
+    assert_eq!(client.send("rubbish\r\n\r\n").reply().status(), 400);
+    assert_eq!(client.end(), End::Eof);
+    proxy.wait_for_metric(&format!("trylist_open_connections{{listener=\"{}\"}}", proxy.address()), 0.0);
+}
+
+/// It is no fault of the client's, and not said to be one of the response's.
+#[test]
+fn a_server_that_does_not_take_a_request_is_504() {
+    let go = tests::Gate::default();
+    let origin = Origin::serving({
+        let go = go.clone();
+        move |conn| {
+            conn.head();
+            go.wait();
+        }
+    });
+    let proxy = Proxy::over([&origin]).tables("[timeouts]\nbody = \"100ms\"").start();
+    let mut client = proxy.connect();
+    let body = "x".repeat(30 << 20);
+    let mut sender = client.socket().try_clone().unwrap();
+    let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
+    std::thread::scope(|scope| {
+        // The proxy takes no more of it than the server does.
+        scope.spawn(move || std::io::Write::write_all(&mut sender, format!("{head}{body}").as_bytes()));
+        assert_eq!(client.reply().status(), 504);
+        go.open();
+        client.reset_now();
+    });
+    let line = log::line(&["request failed", proxy.cluster()]);
+    assert!(line.contains("no response within 100ms"), "{line}");
 }
 
 #[test]

@@ -178,7 +178,7 @@ impl Request<'_> {
     pub(super) fn let_go(&self, last: Option<Last>, now: Instant) {
         let Some(Last::Response(held)) = last else { return };
         let Held { endpoint, exchange: Exchange { server, mut buffer, .. }, head } = *held;
-        let ends = BodyReader::new(head.framing).take(&mut buffer).is_ok_and(|piece| piece.last);
+        let ends = BodyReader::of_response(head.framing).take(&mut buffer).is_ok_and(|piece| piece.last);
         if head.keep_alive && ends && buffer.is_empty() {
             self.thread.pool.put(self.plan.route.cluster, endpoint, server, now);
         }

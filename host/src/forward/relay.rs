@@ -63,7 +63,7 @@ impl Request<'_> {
         let mut out = std::mem::take(&mut memory.response);
         out.clear();
         self.write_head(down, (trylist, endpoint), head, framing, now, &mut out);
-        let mut pump = Pump::new(out, head.framing, framing.encoding);
+        let mut pump = Pump::of_response(out, head.framing, framing.encoding);
         pump.ends_apart = server.is_h2();
         if pump.ends_apart || head.framing == Framing::Chunked {
             pump.trailer_rules.clone_from(&self.plan.route.response_headers);

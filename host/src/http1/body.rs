@@ -10,8 +10,14 @@ use super::head::{Framing, is_refused_as_trailer};
 
 /// Where reading into a body's buffer begins, so that a chunk size fits in front of the data.
 pub const HEAD_ROOM: usize = 16;
-/// Bytes of chunk extensions in one body. Nobody uses them but attackers.
+/// Bytes of chunk extensions in one body, with the white space before them. Nobody uses them but attackers.
 const MAX_EXTENSION_BYTES: usize = 1024;
+/// Digits of a chunk size in a request: they cannot overflow, and no chunk has an exabyte.
+const MAX_DIGITS: u8 = 15;
+/// Digits of a chunk size in a response. Servers pad with zeros; the number itself is checked as it grows.
+const MAX_PADDED_DIGITS: u8 = 32;
+/// The largest chunk of a response, as nginx has it.
+const MAX_CHUNK_BYTES: u64 = i64::MAX as u64;
 /// Bytes of one body's trailers.
 const MAX_TRAILER_BYTES: usize = 8 * 1024;
 
@@ -60,12 +66,16 @@ pub struct ChunkDecoder {
     digits: u8,
     extension_bytes: usize,
     trailers: Vec<u8>,
+    /// The sender is a server: sizes may be padded with zeros in front and white space behind, as some write them.
+    is_lenient: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum ChunkState {
     #[default]
     Size,
+    /// White space behind a size.
+    SizeSpace,
     Extension,
     SizeLf,
     Data,
@@ -83,6 +93,15 @@ impl BodyReader {
             Framing::Length(n) => Self::Length(n),
             Framing::Chunked => Self::Chunked(ChunkDecoder::default()),
             Framing::UntilClose => Self::UntilClose,
+        }
+    }
+
+    /// For a response framed like this. What servers are forgiven is refused in requests: there, two readers of one size
+    /// would let a request be smuggled in.
+    pub fn of_response(framing: Framing) -> Self {
+        match framing {
+            Framing::Chunked => Self::Chunked(ChunkDecoder { is_lenient: true, ..ChunkDecoder::default() }),
+            framing => Self::new(framing),
         }
     }
 
@@ -159,14 +178,16 @@ impl ChunkDecoder {
                     continue;
                 }
                 ChunkState::Size => self.size_byte(byte)?,
+                ChunkState::SizeSpace => match byte {
+                    b'\r' if self.is_lenient => self.state = ChunkState::SizeLf,
+                    // RFC 9112 section 7.1.1: white space before it is to be taken, in any message.
+                    b';' => self.state = ChunkState::Extension,
+                    b'\t' | b' ' => self.count_extension()?,
+                    _ => return Err(BadBody("chunk size is not a number")),
+                },
                 ChunkState::Extension => match byte {
                     b'\r' => self.state = ChunkState::SizeLf,
-                    b'\t' | b' '..=b'~' | 0x80.. => {
-                        self.extension_bytes += 1;
-                        if self.extension_bytes > MAX_EXTENSION_BYTES {
-                            return Err(BadBody("chunk extensions over their limit"));
-                        }
-                    }
+                    b'\t' | b' '..=b'~' | 0x80.. => self.count_extension()?,
                     _ => return Err(BadBody("control character in a chunk extension")),
                 },
                 ChunkState::SizeLf => {
@@ -191,9 +212,9 @@ impl ChunkDecoder {
     }
 
     fn size_byte(&mut self, byte: u8) -> Result<(), BadBody> {
+        let max_digits = if self.is_lenient { MAX_PADDED_DIGITS } else { MAX_DIGITS };
         match (byte as char).to_digit(16) {
-            // 15 digits cannot overflow.
-            Some(digit) if self.digits < 15 => {
+            Some(digit) if self.digits < max_digits && self.left <= (MAX_CHUNK_BYTES >> 4) => {
                 self.left = self.left * 16 + u64::from(digit);
                 self.digits += 1;
                 Ok(())
@@ -204,11 +225,20 @@ impl ChunkDecoder {
                 self.state = match byte {
                     b'\r' => ChunkState::SizeLf,
                     b';' => ChunkState::Extension,
+                    b'\t' | b' ' => ChunkState::SizeSpace,
                     _ => return Err(BadBody("chunk size is not a number")),
                 };
                 Ok(())
             }
         }
+    }
+
+    fn count_extension(&mut self) -> Result<(), BadBody> {
+        self.extension_bytes += 1;
+        if self.extension_bytes > MAX_EXTENSION_BYTES {
+            return Err(BadBody("chunk extensions over their limit"));
+        }
+        Ok(())
     }
 
     fn trailer_byte(&mut self, byte: u8) -> Result<(), BadBody> {
@@ -286,9 +316,12 @@ mod tests {
     /// Data, what was written, and what is left in the buffer.
     type Relayed = (Vec<u8>, Vec<u8>, Vec<u8>);
 
-    /// Sends a chunked body through decoder and framing in reads of `step` bytes.
+    /// Sends a request's chunked body through decoder and framing in reads of `step` bytes.
     fn relay(text: &[u8], step: usize) -> Result<Relayed, BadBody> {
-        let mut body = BodyReader::new(Framing::Chunked);
+        relay_body(BodyReader::new(Framing::Chunked), text, step)
+    }
+
+    fn relay_body(mut body: BodyReader, text: &[u8], step: usize) -> Result<Relayed, BadBody> {
         let mut buffer = Buffer::for_head(4096);
         let (mut data, mut written) = (Vec::new(), Vec::new());
         for read in text.chunks(step) {
@@ -347,6 +380,34 @@ mod tests {
             for step in [1, text.len()] {
                 assert!(relay(text, step).is_err(), "{:?}", String::from_utf8_lossy(text));
             }
+        }
+    }
+
+    /// nginx and HAProxy take all of these.
+    #[test]
+    fn takes_padded_sizes_of_servers_and_white_space_before_extensions_of_all() {
+        for (size, may_be_of_a_client) in [
+            ("5 ;a=b", true),
+            ("5\t ;a", true),
+            ("5 ", false),
+            ("5 \t ", false),
+            ("0000000000000005", false),
+            ("00000000000000000000000000000005", false),
+        ] {
+            let text = format!("{size}\r\nhello\r\n0 ;z\r\n\r\n");
+            for step in [1, text.len()] {
+                let of_response = BodyReader::of_response(Framing::Chunked);
+                let (data, ..) = relay_body(of_response, text.as_bytes(), step).expect(size);
+                assert_eq!(data, b"hello", "{size:?}");
+                assert_eq!(relay(text.as_bytes(), step).is_ok(), may_be_of_a_client, "{size:?}");
+            }
+        }
+        for size in
+            ["8000000000000000", "ffffffffffffffff", "10000000000000005", &"0".repeat(33), "5 5", "5 x", " 5"]
+        {
+            let text = format!("{size}\r\nhello\r\n0\r\n\r\n");
+            let of_response = BodyReader::of_response(Framing::Chunked);
+            assert!(relay_body(of_response, text.as_bytes(), text.len()).is_err(), "{size:?}");
         }
     }
 

@@ -114,6 +114,18 @@ impl Buffer {
         }
     }
 
+    /// Makes room for a head of up to `bytes` of which a part is waiting, where none is left: moves it to the front, or into
+    /// a larger buffer. Not while spans of this buffer are in use.
+    pub fn make_room(&mut self, bytes: usize) {
+        if self.start > 0 {
+            self.compact();
+        } else if self.data.len() < bytes + TAIL_ROOM {
+            let mut larger = Self::for_head(bytes);
+            larger.append(self.bytes());
+            *self = larger;
+        }
+    }
+
     /// Appends as many of these bytes as there is room for, and says how many.
     pub fn append(&mut self, bytes: &[u8]) -> usize {
         let n = bytes.len().min(self.room());

@@ -101,7 +101,7 @@ impl Rest {
 }
 
 impl Pump {
-    /// For a message whose head is `head`, written anew, and whose body comes as `framing` says and goes as `encoding`.
+    /// For a request whose head is `head`, written anew, and whose body comes as `framing` says and goes as `encoding`.
     pub fn new(head: Vec<u8>, framing: Framing, encoding: Encoding) -> Self {
         Self {
             head,
@@ -126,6 +126,11 @@ impl Pump {
             has_read: false,
             waits_for_sink: false,
         }
+    }
+
+    /// The same for a response, of which the server is forgiven more.
+    pub fn of_response(head: Vec<u8>, framing: Framing, encoding: Encoding) -> Self {
+        Self { body: BodyReader::of_response(framing), ..Self::new(head, framing, encoding) }
     }
 
     /// For a message that was sent before, as far as it had come.

@@ -46,7 +46,8 @@ impl Default for ResponseHead {
 }
 
 impl ResponseHead {
-    /// Takes the head that is waiting in `buffer`, and says whether it is complete. `method` is the request's, since the
+    /// Takes the head that is waiting in `buffer`, and says whether it is complete; where it is not, the buffer has room
+    /// for more of it. `method` is the request's, since the
     /// answer to HEAD has no body.
     ///
     /// # Errors
@@ -60,9 +61,14 @@ impl ResponseHead {
     ) -> Result<bool, Refusal> {
         // Servers that end lines by bare line feeds exist; the head is written anew, so nobody behind us sees them.
         let Some(len) = scan.head_len(buffer.bytes(), limits, false)? else {
-            // The buffer has room for a body, too.
-            let full = buffer.len() >= limits.line_bytes || buffer.room() == 0;
-            return if full { Err(Refusal::HeadTooLarge) } else { Ok(false) };
+            if buffer.len() >= limits.line_bytes {
+                return Err(Refusal::HeadTooLarge);
+            }
+            // It is one for bodies, which may have less room than a head may take.
+            if buffer.room() == 0 {
+                buffer.make_room(limits.line_bytes);
+            }
+            return Ok(false);
         };
         if len > limits.line_bytes {
             return Err(Refusal::HeadTooLarge);
