@@ -4,12 +4,12 @@
 use std::io::Write;
 
 use crate::address::Peer;
-use crate::http1::head::{Name, is_same_to_cgi};
+use crate::http1::head::{Name, same_name};
 
 /// Rules for one direction of a route, its cluster's among them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
-    /// Lower-case names of which no line that came is passed on.
+    /// Names of which no line that came is passed on.
     removed: Vec<Box<[u8]>>,
     lines: Vec<Line>,
     /// Of the lines that the proxy writes by itself, those that it does not.
@@ -107,11 +107,11 @@ impl Variable {
 impl Rules {
     /// Removes every line of this name.
     pub fn remove(&mut self, name: &str) {
-        let lower = name.to_ascii_lowercase().into_bytes();
-        self.lines.retain(|line| !line.name.eq_ignore_ascii_case(name));
-        if !self.removed.iter().any(|removed| **removed == *lower) {
-            self.own_lines_off.push(Name::of(&lower));
-            self.removed.push(lower.into());
+        let name = name.as_bytes();
+        self.lines.retain(|line| !same_name(line.name.as_bytes(), name));
+        if !self.removes(name) {
+            self.own_lines_off.push(Name::meant_by(name));
+            self.removed.push(name.into());
         }
     }
 
@@ -153,10 +153,9 @@ impl Rules {
         parts().any(|part| *part == Part::Variable(Variable::RequestId))
     }
 
-    /// Whether a line of this name that came is not passed on. A name is as good as another where an "_" stands for a "-":
-    /// to many servers the two are one.
+    /// Whether a line of this name that came is not passed on.
     pub fn removes(&self, name: &[u8]) -> bool {
-        self.removed.iter().any(|removed| removed.len() == name.len() && is_same_to_cgi(removed, name))
+        self.removed.iter().any(|removed| same_name(removed, name))
     }
 
     /// Whole lines, each ended by CRLF, without those that are not passed on: trailers, and lines of the proxy's own.
@@ -330,5 +329,18 @@ mod tests {
         let mut rules = Rules::default();
         rules.remove("VIA");
         assert_eq!((rules.replaces(Name::Via), rules.replaces(Name::XForwardedFor)), (true, false));
+    }
+
+    /// To servers that cannot tell "_" from "-" there were two lines of one name, or the proxy's own beside the operator's.
+    #[test]
+    fn a_name_with_an_underscore_is_the_one_with_a_hyphen() {
+        let mut rules = Rules::default();
+        rules.set("X-A-B", "1").expect("good");
+        rules.set("x_a-b", "2").expect("good");
+        rules.remove("X_Forwarded_For");
+        let mut out = Vec::new();
+        rules.write(&VALUES, &mut out);
+        assert_eq!(String::from_utf8_lossy(&out), "x_a-b: 2\r\n");
+        assert!(rules.removes(b"X-A_B") && rules.replaces(Name::XForwardedFor));
     }
 }

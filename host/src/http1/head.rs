@@ -41,8 +41,8 @@ pub enum Name {
     Forwarded,
     Host,
     KeepAlive,
-    /// One of those that servers take the proxy's word for, but for an "_" in the place of a "-": who makes variables of
-    /// headers (CGI) cannot tell the two. Never passed on.
+    /// One of the names here, but with "_" for "-" (`Content_Length`): many servers cannot tell the two apart
+    /// ([`same_name`]). Never passed on.
     Lookalike,
     MaxForwards,
     /// Named by `Connection`: for this hop only.
@@ -131,7 +131,7 @@ pub enum Refusal {
     LineTooLong,
     /// The head is over its limit, in bytes or lines.
     HeadTooLarge,
-    /// A protocol version that is not HTTP/1.0 or HTTP/1.1.
+    /// A version of HTTP whose major number is not 1.
     Version,
     /// A transfer coding other than chunked.
     TransferCoding,
@@ -255,20 +255,18 @@ impl Name {
             _ => return Self::Other,
         };
         // Setting the bit of lower case turns nothing that may stand in a name into a letter or a hyphen but upper case.
-        let equal = name.iter().zip(known).all(|(byte, known)| byte | 0x20 == *known);
-        match kind {
-            _ if equal => kind,
-            Self::XClientCertFingerprint
-            | Self::XClientCertSubject
-            | Self::XForwardedFor
-            | Self::XForwardedHost
-            | Self::XForwardedProto
-                if is_same_to_cgi(name, known) =>
-            {
-                Self::Lookalike
-            }
-            _ => Self::Other,
+        if name.iter().zip(known).all(|(byte, known)| byte | 0x20 == *known) {
+            kind
+        } else if same_name(name, known) {
+            Self::Lookalike
+        } else {
+            Self::Other
         }
+    }
+
+    /// Which header an operator means by this name in a configuration, where "_" is as good as "-".
+    pub fn meant_by(name: &[u8]) -> Self {
+        Self::of(&name.iter().map(|byte| if *byte == b'_' { b'-' } else { *byte }).collect::<Vec<_>>())
     }
 
     /// Whether the header speaks of one hop and is never passed on (RFC 9110 section 7.6.1).
@@ -332,17 +330,18 @@ const REFUSED_TRAILERS: [&[u8]; 16] = [
 pub fn is_refused_as_trailer(name: &[u8]) -> bool {
     match Name::of(name) {
         Name::Other | Name::UserAgent | Name::Referer => {
-            let is_conditional = name.get(..3).is_some_and(|start| start.eq_ignore_ascii_case(b"if-"));
-            is_conditional || REFUSED_TRAILERS.iter().any(|refused| is_same_to_cgi(name, refused))
+            let is_conditional = name.get(..3).is_some_and(|start| same_name(start, b"if-"));
+            is_conditional || REFUSED_TRAILERS.iter().any(|refused| same_name(name, refused))
         }
         // All that the proxy itself looks at, or writes.
         _ => true,
     }
 }
 
-/// Whether two names are one to servers that make variables of headers (CGI).
-#[cold]
-pub fn is_same_to_cgi(name: &[u8], other: &[u8]) -> bool {
+/// Whether two names are of one header: case does not matter, and "_" is "-", because servers that make variables of
+/// headers (CGI, WSGI and many more) cannot tell the two apart. The one place that decides this.
+#[inline]
+pub fn same_name(name: &[u8], other: &[u8]) -> bool {
     let plain = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
     name.len() == other.len() && name.iter().map(plain).eq(other.iter().map(plain))
 }
@@ -419,7 +418,7 @@ fn nominate(fields: &mut [Field], text: &[u8]) -> Result<(), Refusal> {
                         | Name::Te
                         | Name::Upgrade
                 );
-                if !essential && field.name.of(text).eq_ignore_ascii_case(token) {
+                if !essential && same_name(field.name.of(text), token) {
                     field.kind = Name::Nominated;
                 }
             }
@@ -474,10 +473,39 @@ fn is_chunked(value: &[u8]) -> Result<(), Refusal> {
     if value.eq_ignore_ascii_case(b"chunked") {
         return Ok(());
     }
-    match tokens(value).last() {
-        Some(last) if last.eq_ignore_ascii_case(b"chunked") => Err(Refusal::TransferCoding),
-        _ => Err(Refusal::Malformed("Transfer-Encoding does not end in chunked")),
+    let is_it = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
+    // RFC 9112 section 6.1 forbids the first two; what the third says is only not served.
+    match tokens(value).filter(|coding| is_it(coding)).count() {
+        2.. => Err(Refusal::Malformed("Transfer-Encoding names chunked more than once")),
+        _ if !tokens(value).last().is_some_and(is_it) => {
+            Err(Refusal::Malformed("Transfer-Encoding does not end in chunked"))
+        }
+        _ => Err(Refusal::TransferCoding),
     }
+}
+
+/// Where the minor version stands in a first line of which the parser did not take the version, where that is one of
+/// HTTP/1 all the same: a later one is read as HTTP/1.1 (RFC 9110 section 2.5). `at` is where the version is to begin.
+///
+/// # Errors
+/// A version of another major number, or no version at all.
+fn later_minor(text: &[u8], at: usize) -> Result<usize, Refusal> {
+    match text.get(at..at + 8) {
+        Some([b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'2'..=b'9']) => Ok(at + 7),
+        Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor])
+            if major.is_ascii_digit() && minor.is_ascii_digit() && *major != b'1' =>
+        {
+            Err(Refusal::Version)
+        }
+        _ => Err(Refusal::Malformed("no version of HTTP in the first line")),
+    }
+}
+
+/// The bytes of a head's first line in its text, behind the empty lines before it.
+fn first_line(text: &[u8]) -> std::ops::Range<usize> {
+    let start = text.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(text.len());
+    let end = memchr::memchr2(b'\r', b'\n', &text[start..]).map_or(text.len(), |len| start + len);
+    start..end
 }
 
 /// Whether this is a host and maybe a port (RFC 3986 section 3.2, without user information). What is none is taken for
@@ -546,7 +574,7 @@ impl fmt::Display for Refusal {
         f.write_str(match self {
             Self::LineTooLong => "first line over its limit",
             Self::HeadTooLarge => "head over its limit",
-            Self::Version => "neither HTTP/1.0 nor HTTP/1.1",
+            Self::Version => "a version other than HTTP/1.0 and HTTP/1.1",
             Self::TransferCoding => "a transfer coding other than chunked",
             Self::Expectation => "an expectation other than 100-continue",
             Self::Malformed(text) => text,

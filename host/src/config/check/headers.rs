@@ -67,7 +67,7 @@ impl Checker<'_> {
     /// Whether an operator may say what becomes of a header: not of those that frame messages or speak of one connection.
     fn may_be_ruled(&mut self, object: &str, direction: Direction, name: &Spanned<String>) -> bool {
         let text = name.get_ref();
-        let wrong = match Name::of(text.as_bytes()) {
+        let wrong = match Name::meant_by(text.as_bytes()) {
             _ if token(text).is_none() => "is not a header's name",
             Name::ContentLength | Name::TransferEncoding | Name::Trailer => {
                 "frames messages, which is the proxy's business"

@@ -1,10 +1,13 @@
 //! Heads of requests, and all that makes one ambiguous.
 
+use std::io::Write as _;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use super::{
     Field, Framing, HeadLimits, MAX_HEADERS, Method, Name, Persistence, Refusal, Scan, Span, Version,
-    content_length, is_authority, is_chunked, nominate, refusal, tokens, write_fields,
+    content_length, first_line, is_authority, is_chunked, later_minor, nominate, refusal, same_name, tokens,
+    write_fields,
 };
 use crate::http1::buffer::Buffer;
 use crate::http2::PREFACE_HEAD;
@@ -18,7 +21,7 @@ pub struct RequestHead {
     pub method: Method,
     /// The method as sent.
     pub method_text: Span,
-    /// The target as sent.
+    /// The target as sent, but for bytes above 0x7f, of which each stands as its escape (`%C3`).
     pub target: Span,
     /// The protocol's version.
     pub version: Version,
@@ -79,7 +82,7 @@ impl RequestHead {
         text.clear();
         text.extend_from_slice(&buffer.bytes()[..len]);
         buffer.consume(len);
-        let result = self.parse(&text, limits);
+        let result = self.parse_any(&mut text, limits);
         self.text = text;
         result.map(|()| true)
     }
@@ -94,8 +97,11 @@ impl RequestHead {
         text.clear();
         text.extend_from_slice(head);
         let line = memchr::memchr(b'\r', &text).unwrap_or(text.len());
-        let result =
-            if line > limits.line_bytes { Err(Refusal::LineTooLong) } else { self.parse(&text, limits) };
+        let result = if line > limits.line_bytes {
+            Err(Refusal::LineTooLong)
+        } else {
+            self.parse_any(&mut text, limits)
+        };
         self.text = text;
         self.version = Version::Http2;
         self.framing = match self.framing {
@@ -111,6 +117,28 @@ impl RequestHead {
     /// Whether this is how a client of HTTP/2 begins.
     pub fn is_h2_preface(&self) -> bool {
         self.text == PREFACE_HEAD
+    }
+
+    /// Parses a head after what the parser does not take was written in the way that it does.
+    fn parse_any(&mut self, text: &mut Vec<u8>, limits: &HeadLimits) -> Result<(), Refusal> {
+        let line = first_line(text);
+        if !text[line.clone()].is_ascii() {
+            escape_target(text, line);
+        }
+        match self.parse(text, limits) {
+            Err(Refusal::Version) => {
+                let line = first_line(text);
+                let mut spaces = memchr::memchr_iter(b' ', &text[line.clone()]);
+                let version = match (spaces.next(), spaces.next(), spaces.next()) {
+                    (Some(_), Some(space), None) if space + 9 == line.len() => line.start + space + 1,
+                    _ => return Err(Refusal::Malformed("request line is not METHOD TARGET HTTP/1.1")),
+                };
+                let minor = later_minor(text, version)?;
+                text[minor] = b'1';
+                self.parse(text, limits)
+            }
+            result => result,
+        }
     }
 
     fn parse(&mut self, text: &[u8], limits: &HeadLimits) -> Result<(), Refusal> {
@@ -159,7 +187,7 @@ impl RequestHead {
 
     /// Value of the first header of this name.
     pub fn field(&self, name: &[u8]) -> Option<&[u8]> {
-        self.fields.iter().find(|f| self.text(f.name).eq_ignore_ascii_case(name)).map(|f| self.text(f.value))
+        self.fields.iter().find(|f| same_name(self.text(f.name), name)).map(|f| self.text(f.value))
     }
 
     /// Value of the first header of this kind.
@@ -250,4 +278,34 @@ impl RequestHead {
         self.keep_alive = persistence.keeps(self.version);
         Ok(())
     }
+}
+
+/// Writes each byte above 0x7f of the path and query of a target as its escape, as browsers do. Such bytes may not stand in
+/// a target (RFC 3986 section 2.1), but some clients send them, in UTF-8 or not; a server never gets them raw. Nothing
+/// changes in a line that is not one of a request, nor in a host.
+#[cold]
+fn escape_target(text: &mut Vec<u8>, line: Range<usize>) {
+    let spaces = |line: &[u8]| Some((memchr::memchr(b' ', line)?, memchr::memrchr(b' ', line)?));
+    let Some((first, last)) = spaces(&text[line.clone()]).filter(|(first, last)| first < last) else {
+        return;
+    };
+    let target = line.start + first + 1..line.start + last;
+    // In absolute form, from behind the host.
+    let path = match memchr::memmem::find(&text[target.clone()], b"://") {
+        Some(colon) if text[target.start] != b'/' => {
+            let host = target.start + colon + 3;
+            memchr::memchr2(b'/', b'?', &text[host..target.end]).map_or(target.end, |len| host + len)
+        }
+        _ => target.start,
+    };
+    let mut escaped = Vec::with_capacity(3 * (target.end - path));
+    for &byte in &text[path..target.end] {
+        if byte.is_ascii() {
+            escaped.push(byte);
+        } else {
+            // Writing to a vector cannot fail.
+            let _ = write!(escaped, "%{byte:02X}");
+        }
+    }
+    text.splice(path..target.end, escaped);
 }

@@ -4,7 +4,7 @@ use std::mem::MaybeUninit;
 
 use super::{
     Field, Framing, HeadLimits, MAX_HEADERS, Method, Name, Persistence, Refusal, Scan, Span, Version,
-    content_length, is_chunked, nominate, refusal, write_fields,
+    content_length, first_line, is_chunked, later_minor, nominate, refusal, same_name, write_fields,
 };
 use crate::http1::buffer::Buffer;
 
@@ -77,7 +77,13 @@ impl ResponseHead {
         text.clear();
         text.extend_from_slice(&buffer.bytes()[..len]);
         buffer.consume(len);
-        let result = self.parse(&text, limits, method);
+        let result = match self.parse(&text, limits, method) {
+            Err(Refusal::Version) => later_minor(&text, first_line(&text).start).and_then(|minor| {
+                text[minor] = b'1';
+                self.parse(&text, limits, method)
+            }),
+            result => result,
+        };
         self.text = text;
         self.bare_line_feeds = scan.bare_line_feeds;
         result.map(|()| true)
@@ -131,7 +137,7 @@ impl ResponseHead {
 
     /// Value of the first header of this name.
     pub fn field(&self, name: &[u8]) -> Option<&[u8]> {
-        self.fields.iter().find(|f| self.text(f.name).eq_ignore_ascii_case(name)).map(|f| self.text(f.value))
+        self.fields.iter().find(|f| same_name(self.text(f.name), name)).map(|f| self.text(f.value))
     }
 
     fn check_fields(
