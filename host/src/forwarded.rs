@@ -78,7 +78,13 @@ impl Forwarded {
     fn standard(&self, head: &RequestHead, peer: Peer) -> Client {
         let mut hops = Vec::new();
         for field in head.fields.iter().filter(|field| field.kind == Name::Forwarded) {
-            hops.extend(split_quoted(head.text(field.value), b','));
+            let line = head.text(field.value);
+            if is_whole(line) {
+                hops.extend(split_quoted(line, b','));
+            } else {
+                // A quote that a client left open has swallowed what a proxy wrote behind it: nobody's word.
+                hops.push(b"");
+            }
         }
         let nodes = hops.iter().rev().map(|hop| parameter(hop, b"for").and_then(|value| node(&value)));
         let address = self.walk(peer, nodes);
@@ -110,6 +116,36 @@ fn node(text: &[u8]) -> Option<SocketAddr> {
         None => text.parse().ok()?,
     };
     Some(SocketAddr::new(address, 0))
+}
+
+/// Whether every quote of a line of `Forwarded` begins where a value does and ends where it does, so that all who read it
+/// agree on where its elements end. In one that is not whole, an element that is put behind it is a part of a text.
+pub fn is_whole(line: &[u8]) -> bool {
+    let mut rest = line;
+    while let Some(at) = memchr::memchr(b'"', rest) {
+        if !rest[..at].ends_with(b"=") {
+            return false;
+        }
+        let quoted = &rest[at + 1..];
+        let Some(end) = end_of_quoted(quoted) else { return false };
+        rest = quoted[end + 1..].trim_ascii_start();
+        if !matches!(rest, [] | [b';' | b',', ..]) {
+            return false;
+        }
+    }
+    true
+}
+
+/// Where the quote is that ends a quoted text.
+fn end_of_quoted(text: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        match text.get(at)? {
+            b'"' => return Some(at),
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
 }
 
 /// The pieces of a list whose values may be quoted.
@@ -211,6 +247,10 @@ mod tests {
             ("Forwarded: For=\"[2001:DB8:cafe::17]:4711\", for=10.0.0.1\r\n", "[2001:db8:cafe::17]:4711"),
             ("Forwarded: for=1.1.1.1;host=\"a,b;c\\\"d\", for=10.0.0.1\r\n", "1.1.1.1:0"),
             ("Forwarded: for=1.1.1.1\r\nForwarded: for=unknown, for=10.0.0.1\r\n", "10.0.0.1:0"),
+            // The client's open quote, and what a trusted proxy put behind it.
+            ("Forwarded: for=6.6.6.6;by=\", for=1.1.1.1\r\n", "10.9.9.9:99"),
+            ("Forwarded: for=6.6.6.6;by=\"\r\nForwarded: for=1.1.1.1\r\n", "1.1.1.1:0"),
+            ("Forwarded: for=6.6.6.6;by=a\"b, for=\"1.1.1.1\"\r\n", "10.9.9.9:99"),
             ("Forwarded: for=_hidden\r\n", "10.9.9.9:99"),
             ("Forwarded: proto=https\r\n", "10.9.9.9:99"),
             ("X-Forwarded-For: 6.6.6.6\r\n", "10.9.9.9:99"),
@@ -218,6 +258,25 @@ mod tests {
             assert_eq!(address(Source::Standard, lines), expected, "{lines}");
         }
         assert!(client(Source::Standard, "Forwarded: for=1.1.1.1;proto=https\r\n").is_https);
+    }
+
+    #[test]
+    fn a_line_is_whole_where_its_quotes_are_those_of_values() {
+        for whole in ["", "for=a", "for=\"a\"", "for=\"a, b\\\"c\" ;proto=http, for=\"[::1]\"", "for=a;;,"] {
+            assert!(is_whole(whole.as_bytes()), "{whole}");
+        }
+        for open in [
+            "\"",
+            "for=\"",
+            "for=\"a\\\"",
+            "for=\"a\\",
+            "for=\"a\"b",
+            "for=a\"b\"",
+            "for=a\"b, for=\"c",
+            "\"a\"",
+        ] {
+            assert!(!is_whole(open.as_bytes()), "{open}");
+        }
     }
 
     #[test]

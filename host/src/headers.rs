@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::address::{Peer, UNIX};
 use crate::date::Date;
-use crate::forwarded::{Forwarded, Source};
+use crate::forwarded::{Forwarded, Source, is_whole};
 use crate::header_rules::{Applied, Rules};
 use crate::http1::body::Encoding;
 use crate::http1::head::{Framing, Name, RequestHead, ResponseHead, Version};
@@ -66,8 +66,8 @@ pub fn write_request(head: &RequestHead, hop: &Hop<'_>, out: &mut Vec<u8>) {
         Name::ContentLength => is_chunked,
         // Only a certificate says so.
         Name::XClientCertSubject | Name::XClientCertFingerprint => true,
-        // Nobody has vouched for it, and nothing is added that would say where it ends.
-        Name::Forwarded => !(is_word_of_proxy(Source::Standard) || hop.forwarded.write_standard),
+        // Untrusted, and we append no element of our own: drop it. Where we do, it is written in front of that.
+        Name::Forwarded => hop.forwarded.write_standard || !is_word_of_proxy(Source::Standard),
         Name::XForwardedHost => !keeps_host,
         Name::XForwardedProto => !keeps_proto,
         Name::Expect => !head.expects_continue,
@@ -124,7 +124,7 @@ pub fn write_request(head: &RequestHead, hop: &Hop<'_>, out: &mut Vec<u8>) {
         out.extend_from_slice(b"\r\n");
     }
     if hop.forwarded.write_standard && writes(Name::Forwarded) {
-        write_forwarded(hop, out);
+        write_forwarded(head, hop, out);
     }
     if writes(Name::Via) {
         write_via(head.version, out);
@@ -135,9 +135,18 @@ pub fn write_request(head: &RequestHead, hop: &Hop<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Writes one more element of `Forwarded` (RFC 7239), as a line of its own: those that came stand before it.
+/// Writes `Forwarded` (RFC 7239): the lines that came, and one more element as a line of its own. A line whose quotes do
+/// not end is dropped: servers join the lines, and it would make our element a part of its text.
 #[cold]
-fn write_forwarded(hop: &Hop<'_>, out: &mut Vec<u8>) {
+fn write_forwarded(head: &RequestHead, hop: &Hop<'_>, out: &mut Vec<u8>) {
+    for field in head.fields.iter().filter(|field| field.kind == Name::Forwarded) {
+        let line = head.text(field.value);
+        if is_whole(line) {
+            out.extend_from_slice(b"Forwarded: ");
+            out.extend_from_slice(line);
+            out.extend_from_slice(b"\r\n");
+        }
+    }
     out.extend_from_slice(b"Forwarded: for=");
     match hop.peer.ip().map(|ip| ip.to_canonical()) {
         Some(ip @ IpAddr::V4(_)) => write_ip(ip, out),
@@ -203,8 +212,13 @@ pub fn write_response(
     let framing = reply.framing;
     write_status(response, out);
     let without_length = response.status == 204;
+    // Which protocol the client is to switch to is what such a response is about (RFC 9110 section 15.5.22).
+    let asks_upgrade = response.status == 426
+        && reply.client == Version::Http11
+        && response.fields.iter().any(|field| field.kind == Name::Upgrade);
     let leave_out = |name| match name {
         Name::ContentLength => without_length,
+        Name::Upgrade => !asks_upgrade,
         Name::Trailer => framing.encoding != Encoding::Chunked && reply.client != Version::Http2,
         name => name.is_hop_by_hop(),
     };
@@ -225,7 +239,11 @@ pub fn write_response(
     if framing.encoding == Encoding::Chunked {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
-    write_connection(framing.keep, reply.client, out);
+    match (asks_upgrade, framing.keep) {
+        (false, keep) => write_connection(keep, reply.client, out),
+        (true, true) => out.extend_from_slice(b"Connection: upgrade\r\n"),
+        (true, false) => out.extend_from_slice(b"Connection: upgrade, close\r\n"),
+    }
     out.extend_from_slice(b"\r\n");
 }
 
@@ -409,6 +427,21 @@ mod tests {
             "GET /t HTTP/1.1\r\nHost: server\r\nForwarded: for=_x\r\n\
              Forwarded: for=127.0.20.103;host=\"a:1\";proto=http\r\nVia: 1.1 trylist\r\n\r\n"
         );
+    }
+
+    #[test]
+    fn an_open_quote_of_a_client_does_not_take_in_the_proxys_own_element() {
+        let forwarded = Forwarded { write_x: false, write_standard: true, ..Forwarded::default() };
+        for line in ["for=\"x", "for=x;by=\"\\\"", "for=a\"b, for=\"c"] {
+            let text =
+                format!("GET /x HTTP/1.1\r\nHost: a\r\nForwarded: {line}\r\nForwarded: for=_y\r\n\r\n");
+            for is_trusted in [false, true] {
+                let sent = sent_for(&text, is_trusted, &forwarded);
+                let lines: Vec<_> = sent.lines().filter(|line| line.starts_with("Forwarded:")).collect();
+                let own = "Forwarded: for=127.0.20.103;host=\"a\";proto=http";
+                assert_eq!(lines, ["Forwarded: for=_y", own], "{line}");
+            }
+        }
     }
 
     #[test]

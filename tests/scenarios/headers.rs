@@ -280,7 +280,7 @@ fn from_elsewhere_a_proxy_header_is_no_request() {
     assert_eq!(proxy.get("/").text(), "a");
     let mut client = proxy.connect();
     client.send("PROXY TCP4 192.0.2.9 192.0.2.1 5555 80\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n");
-    assert_eq!(client.reply().status(), 505);
+    assert_eq!(client.reply().status(), 400);
     assert_eq!(origin.requests().len(), 1);
 }
 
@@ -478,6 +478,57 @@ fn names_that_a_server_cannot_tell_from_ours_are_left_out() {
         assert_eq!(request.headers("x-real-ip"), ["127.0.0.1"]);
         assert_eq!(request.headers("x-forwarded-for"), ["127.0.0.1"]);
     }
+}
+
+/// One function says whether two names are the same, wherever that is asked.
+#[test]
+fn a_name_with_an_underscore_is_the_same_name_everywhere() {
+    // What frames, routes or speaks of one hop, in another spelling: to servers that cannot tell, it would say so.
+    let forged = "Content_Length: 5\r\nTransfer_Encoding: chunked\r\nKeep_Alive: 1\r\nproxy-connection: 1\r\n\
+                  Max_Forwards: 1\r\nX_Trylist_Explain: 1\r\nX_Hop: 1\r\nConnection: x-hop\r\nX_End: 1\r\n";
+    let head = received("", "", &format!("{GET}{forged}\r\n")).head;
+    let underlined: Vec<_> = head.lines().filter(|line| line.contains('_')).collect();
+    assert_eq!(underlined, ["X_End: 1"], "{head}");
+    // Rules, of which the last one counts.
+    let rules =
+        "request_headers = { set = { X-A-B = \"1\", X_A_B = \"2\" }, remove = [\"X_Forwarded_For\"] }";
+    let request = received(rules, "", &format!("{GET}x-a_b: 0\r\n\r\n"));
+    let named: Vec<_> = request.head.lines().filter(|line| line.to_lowercase().contains("a_b")).collect();
+    assert_eq!((named, request.header("x-a-b")), (vec!["X_A_B: 2"], None), "{}", request.head);
+    assert_eq!(request.header("x-forwarded-for"), None);
+    // Keys.
+    let origins = ["a", "b", "c", "d"].map(Origin::named);
+    let proxy = Proxy::over(&origins).module("hash").in_cluster("key = \"header:X-Key-A\"").start();
+    let by = |line: &str| proxy.connect().send(format!("{GET}{line}\r\n\r\n")).reply().text();
+    for key in 0..8 {
+        assert_eq!(by(&format!("X_Key_A: {key}")), by(&format!("x-key-a: {key}")), "{key}");
+    }
+    // Trailers.
+    let origin = Origin::named("a");
+    let proxy = Proxy::over([&origin]).start();
+    let mut client = proxy.connect();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nb\r\n0\r\n");
+    client.send("If_Match: x\r\nContent_Length: 5\r\nSet_Cookie: a\r\nX_A: b\r\n\r\n");
+    assert_eq!(client.reply().text(), "a");
+    assert_eq!(origin.request().trailers, "X_A: b\n");
+}
+
+#[test]
+fn a_quote_that_a_client_leaves_open_takes_in_nothing_of_ours() {
+    let passed = |line: &str, tables: &str| {
+        let request = received("", tables, &format!("{GET}Forwarded: {line}\r\n\r\n"));
+        request.headers("forwarded").join(", ")
+    };
+    for line in ["for=\"x", "for=6.6.6.6;by=\"", "for=a\"b, for=\"c", "for=\"a\\\""] {
+        let sent = passed(line, "[forwarded]\nwrite = [\"Forwarded\"]");
+        assert!(sent.starts_with("for=127.0.0.1;"), "{line}: {sent}");
+    }
+    // Nor of a proxy in front of us that put its element behind it.
+    let trusted = "[forwarded]\ntrusted = [\"127.0.0.1\"]\nread = \"Forwarded\"";
+    let rules = "request_headers = { set = { X-Client = \"${client_address}\" } }";
+    let request =
+        received(rules, trusted, &format!("{GET}Forwarded: for=6.6.6.6;by=\", for=1.1.1.1\r\n\r\n"));
+    assert_eq!(request.header("x-client"), Some("127.0.0.1"));
 }
 
 #[test]

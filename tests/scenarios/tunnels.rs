@@ -129,11 +129,20 @@ fn a_server_that_does_not_switch_just_answers() {
     let origin = Origin::replying("HTTP/1.1 426 No\r\nUpgrade: other\r\nContent-Length: 2\r\n\r\nno");
     let proxy = Proxy::over([&origin]).start();
     let mut client = proxy.connect();
+    // What a client has to switch to is what such an answer is about (RFC 9110 section 15.5.22).
     for _ in 0..2 {
         let reply = client.send(format!("{UPGRADE}\r\n")).reply();
-        assert_eq!((reply.status(), reply.text().as_str(), reply.header("connection")), (426, "no", None));
+        assert_eq!((reply.status(), reply.text().as_str()), (426, "no"));
+        assert_eq!((reply.header("connection"), reply.header("upgrade")), (Some("upgrade"), Some("other")));
     }
-    assert_eq!(origin.n_connections(), 1, "both connections go on");
+    let reply = client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").reply();
+    assert_eq!(
+        (reply.header("connection"), reply.header("upgrade")),
+        (Some("upgrade, close"), Some("other"))
+    );
+    assert_eq!(origin.n_connections(), 1, "the connection to the server goes on");
+    let reply = proxy.connect().send("GET / HTTP/1.0\r\nHost: a\r\n\r\n").reply();
+    assert_eq!((reply.status(), reply.header("upgrade")), (426, None), "HTTP/1.0 has no upgrade");
 }
 
 #[test]
