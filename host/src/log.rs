@@ -1,13 +1,21 @@
 //! The log on stderr: one line an event, coloured only for people.
 
+mod fields;
+
 use std::env;
 use std::io::{self, IsTerminal};
 use std::str::FromStr;
 
+use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::Layer;
+use tracing_subscriber::fmt::format::{Compact, Format};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
+
+use self::fields::Fields;
 
 /// Whose warnings are of what peers send, a line for each if these like. They are for who looks for something in particular:
 /// at level debug, or by name.
@@ -75,12 +83,16 @@ fn without_talk(targets: Targets, default: LevelFilter) -> Targets {
 pub(crate) fn start(filter: &Filter) {
     let is_for_people =
         io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let lines = tracing_subscriber::fmt::layer()
-        .compact()
-        .with_target(false)
-        .with_ansi(is_for_people)
-        .with_writer(io::stderr);
+    let lines = layer(is_for_people).with_writer(io::stderr);
     tracing_subscriber::registry().with(lines).with(filter.targets.clone()).init();
+}
+
+/// One line an event, in which nothing that peers say can pass for something else.
+fn layer<S>(has_colours: bool) -> Layer<S, Fields, Format<Compact>>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    Layer::default().compact().fmt_fields(Fields).with_target(false).with_ansi(has_colours)
 }
 
 #[cfg(test)]
