@@ -64,6 +64,49 @@ fn httpd_lines_are_blamed_by_their_number() {
     assert!(said.contains("/site.conf:5: "), "{said}");
 }
 
+/// What stands in a section that is not known was called missing, before anything was said of the section.
+#[test]
+fn a_file_for_httpds_own_balancer_is_told_what_to_write() {
+    let (said, code) = check(
+        "site.conf",
+        "Listen 8080
+<VirtualHost *:80>
+  LoadModule proxy_lb_module modules/mod_proxy_lb.so
+  <Proxy balancer://shop>
+    BalancerMember http://127.0.0.1:7100 route=a
+    ProxySet stickysession=ROUTEID
+  </Proxy>
+  ProxyPass /x balancer://shop/
+</VirtualHost>
+",
+    );
+    let expected = [
+        ("/site.conf:2: <VirtualHost *:80>: ", "(drop the two lines around what is in it)"),
+        (
+            "/site.conf:4: <Proxy balancer://shop>: ",
+            "(write LBServerCluster shop URL for each BalancerMember)",
+        ),
+        ("/site.conf:8: ProxyPass /x balancer://shop/: ", "(write LBProxyPass /x shop)"),
+    ];
+    assert_eq!((said.lines().count(), code), (expected.len(), Some(3)), "{said}");
+    for ((wrong, right), line) in expected.into_iter().zip(said.lines()) {
+        assert!(line.starts_with(wrong) && line.ends_with(right), "{line}");
+    }
+}
+
+#[test]
+fn a_rule_for_a_header_that_frames_is_refused_however_it_is_spelt() {
+    for name in ["Content-Length", "Content_Length", "transfer_encoding", "Keep_Alive", "Max_Forwards"] {
+        let origin = Origin::named("a");
+        for direction in ["request_headers", "response_headers"] {
+            let rule = format!("path = \"/\"\n{direction} = {{ remove = [{name:?}] }}");
+            let (said, code) = check("site.toml", &Proxy::over([&origin]).route(&rule).text());
+            assert_eq!((said.lines().count(), code), (1, Some(3)), "{said}");
+            assert!(said.contains(name), "{said}");
+        }
+    }
+}
+
 #[test]
 fn a_file_that_is_not_there_is_named() {
     let output = trylist(&["check", "-c", "/nowhere/site.toml"]);

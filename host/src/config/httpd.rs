@@ -124,7 +124,20 @@ impl Reader<'_> {
         let section = Section { name: name.to_owned(), head: head.to_owned(), at: line.at };
         if let Some((skipped, depth)) = &mut sections.skipped {
             *depth += usize::from(is(&skipped.name, name));
+        } else if is(name, "VirtualHost") {
+            // What stands in it is what the file is about, most often.
+            self.mark(ANYTHING);
+            let right = "drop the two lines around what is in it";
+            self.report.error(line.at, format!("<{head}>: there are no virtual hosts here ({right})"));
+            sections.open.push(section);
+        } else if let Some(balancer) = balancer(argument).filter(|_| is(name, "Proxy")) {
+            self.mark(ANYTHING);
+            let right = format!("write LBServerCluster {balancer} URL for each BalancerMember");
+            self.report.error(line.at, format!("<{head}>: {DIALECT} ({right})"));
+            sections.skipped = Some((section, 1));
         } else if !is(name, "IfModule") {
+            // Nobody knows what it would have said.
+            self.mark(ANYTHING);
             self.report.error(line.at, format!("unknown section <{name}> (only <IfModule> is known)"));
             sections.skipped = Some((section, 1));
         } else if self.condition(line, argument.trim_ascii()) {
@@ -196,6 +209,10 @@ impl Reader<'_> {
         let find = |name: &str| DIRECTIVES.iter().find(|directive| is(directive.name, name));
         let names = DIRECTIVES.iter().map(|directive| directive.name);
         let Some(directive) = find(name) else {
+            if let Some(right) = mod_proxy(name, arguments) {
+                self.mark(ANYTHING);
+                return self.report.error(line.at, format!("{}: {DIALECT} ({right})", line.text));
+            }
             let meant = nearest(name, names.clone()).and_then(find);
             meant.inspect(|meant| self.mark(meant.fills));
             let hint = did_you_mean(name, names);
@@ -228,6 +245,31 @@ impl Reader<'_> {
             part => self.report.mark_lost(&ROOT, part),
         }
     }
+}
+
+/// What is said of lines for httpd's own mod_proxy.
+const DIALECT: &str = "is for mod_proxy; a file in httpd's syntax has the directives of the 2003 mail here";
+
+/// What to write for a line that is for mod_proxy.
+fn mod_proxy(name: &str, arguments: &[String]) -> Option<String> {
+    let argument = |i: usize| arguments.get(i).map_or("", String::as_str);
+    if is(name, "BalancerMember") {
+        let url = if balancer(argument(0)).is_some() { argument(1) } else { argument(0) };
+        Some(format!("write LBServerCluster CLUSTER {url}"))
+    } else if is(name, "ProxyPass") {
+        let cluster = balancer(argument(1)).unwrap_or("CLUSTER");
+        Some(format!("write LBProxyPass {} {cluster}", argument(0)))
+    } else if is(name, "ProxySet") || is(name, "ProxyPassReverse") {
+        Some("drop it, or write the configuration in TOML, which has more".to_owned())
+    } else {
+        None
+    }
+}
+
+/// The name of a balancer of mod_proxy's.
+fn balancer(url: &str) -> Option<&str> {
+    let name = url.trim_matches('"').strip_prefix("balancer://")?.split('/').next()?;
+    Some(if name.is_empty() { "CLUSTER" } else { name })
 }
 
 fn is(name: &str, other: &str) -> bool {

@@ -105,9 +105,10 @@ impl Report {
         self.touched.contains(&(table.clone(), key.to_owned()))
     }
 
-    /// The value and its warnings, or every problem in the order of the files.
+    /// The value and its warnings, or every problem: in the order of the files, and then what they lack as a whole, which a
+    /// line that could not be read may have been meant to say.
     pub(super) fn finish<T>(mut self, value: Option<T>) -> Result<(T, Vec<Warning>), ConfigErrors> {
-        self.errors.sort_by_key(|&(at, _)| at);
+        self.errors.sort_by_key(|&(at, _)| (at.is_none(), at));
         self.errors.dedup();
         if let (Some(value), true) = (value, self.errors.is_empty()) {
             return Ok((value, self.warnings));

@@ -58,9 +58,9 @@ LoadModule proxy_lb_module modules/mod_proxy_lb.so
     assert_eq!(
         errors(&mail.replace("8001", "port").replace("8002", "port")),
         [
-            "t.conf: no Listen (write, for example, Listen 127.0.0.1:8080)",
             r#"t.conf:4: cluster "cluster1": server "http://downstreamserver1:port": port "port" is not a number from 1 to 65535"#,
             r#"t.conf:5: cluster "cluster1": server "http://downstreamserver2:port": port "port" is not a number from 1 to 65535"#,
+            "t.conf: no Listen (write, for example, Listen 127.0.0.1:8080)",
         ]
     );
 }
@@ -97,7 +97,7 @@ ServerName
             r#"t.conf:3: unknown directive "LBServerClustr" (did you mean "LBServerCluster"?)"#,
             "t.conf:4: LBServerCluster takes two arguments, a cluster's name and a server's URL (found 3)",
             "t.conf:5: LBProxyPass takes two arguments, a path prefix and a cluster's name (found 1)",
-            r#"t.conf:6: unknown directive "ProxyPass" (did you mean "LBProxyPass"?)"#,
+            "t.conf:6: ProxyPass / http://a: is for mod_proxy; a file in httpd's syntax has the directives of the 2003 mail here (write LBProxyPass / CLUSTER)",
             r#"t.conf:7: quote " is not closed"#,
             r#"t.conf:8: cluster "c": server "ftp://c": scheme "ftp" is not supported (write http://host or http://host:port)"#,
             r#"t.conf:9: route "c": path "c" does not begin with "/" (write "/c")"#,
