@@ -200,44 +200,54 @@ pub fn public_key<'a>(certificate: &'a CertificateDer<'_>) -> Option<SubjectPubl
     const SEQUENCE: u8 = 0x30;
     const VERSION: u8 = 0xa0;
     // Certificate ::= SEQUENCE { tbsCertificate SEQUENCE { … } … } (RFC 5280 section 4.1)
-    let certificate = element(certificate).filter(|(tag, ..)| *tag == SEQUENCE)?;
-    let (_, mut fields, ..) = element(certificate.1).filter(|(tag, ..)| *tag == SEQUENCE)?;
+    let certificate = Element::first(certificate).filter(|certificate| certificate.tag == SEQUENCE)?;
+    let tbs = Element::first(certificate.content).filter(|tbs| tbs.tag == SEQUENCE)?;
+    let mut fields = tbs.content;
     if fields.first() == Some(&VERSION) {
-        fields = element(fields)?.3;
+        fields = Element::first(fields)?.after;
     }
     // serialNumber, signature, issuer, validity, subject
     for _ in 0..5 {
-        fields = element(fields)?.3;
+        fields = Element::first(fields)?.after;
     }
-    let (tag, _, whole, _) = element(fields)?;
-    (tag == SEQUENCE).then(|| whole.into())
+    let key = Element::first(fields)?;
+    (key.tag == SEQUENCE).then(|| key.whole.into())
 }
 
 /// The key itself, as algorithms take it, of one that is for this algorithm.
 pub fn key_bits<'a>(key: &'a SubjectPublicKeyInfoDer<'_>, algorithm: &[u8]) -> Option<&'a [u8]> {
     // SubjectPublicKeyInfo ::= SEQUENCE { algorithm SEQUENCE { … }, subjectPublicKey BIT STRING }
-    let (_, fields, ..) = element(key.as_ref())?;
-    let (_, found, _, after) = element(fields)?;
-    let (_, bits, ..) = element(after)?;
+    let found = Element::first(Element::first(key.as_ref())?.content)?;
+    let bits = Element::first(found.after)?.content;
     // The first byte says how many bits of the last are unused: none.
-    bits.strip_prefix(&[0]).filter(|_| found == algorithm)
+    bits.strip_prefix(&[0]).filter(|_| found.content == algorithm)
 }
 
-/// The first element of some DER: its tag, its content, all of it, and what follows it.
-fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8], &[u8])> {
-    let (&tag, rest) = der.split_first()?;
-    let (&first, rest) = rest.split_first()?;
-    let (len, rest) = match first {
-        0..=0x7f => (usize::from(first), rest),
-        // Lengths of up to four bytes, as many as any certificate needs.
-        0x81..=0x84 => {
-            let (bytes, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-            (bytes.iter().fold(0, |len, byte| len << 8 | usize::from(*byte)), rest)
-        }
-        _ => return None,
-    };
-    let (content, after) = rest.split_at_checked(len)?;
-    Some((tag, content, &der[..der.len() - after.len()], after))
+/// One element of some DER.
+struct Element<'a> {
+    tag: u8,
+    content: &'a [u8],
+    whole: &'a [u8],
+    /// What follows it.
+    after: &'a [u8],
+}
+
+impl<'a> Element<'a> {
+    fn first(der: &'a [u8]) -> Option<Self> {
+        let (&tag, rest) = der.split_first()?;
+        let (&first, rest) = rest.split_first()?;
+        let (len, rest) = match first {
+            0..=0x7f => (usize::from(first), rest),
+            // Lengths of up to four bytes, as many as any certificate needs.
+            0x81..=0x84 => {
+                let (bytes, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
+                (bytes.iter().fold(0, |len, byte| len << 8 | usize::from(*byte)), rest)
+            }
+            _ => return None,
+        };
+        let (content, after) = rest.split_at_checked(len)?;
+        Some(Self { tag, content, whole: &der[..der.len() - after.len()], after })
+    }
 }
 
 /// Header lines that tell servers whose certificate a client has shown: its subject as RFC 4514 writes it, and the
