@@ -99,11 +99,9 @@ impl Balancer {
         let mut writer = Writer { bytes: &mut bytes, limit: SAVE_BYTES, overflowed: false };
         let sink = writer.sink();
         // SAFETY: the instance is alive, and `sink` and its writer live until after the call.
-        self.judge(
-            "save",
-            breadcrumb::inside(self.mark.long(), || unsafe { save(self.instance, &raw const sink) }),
-        )
-        .map_err(|Panicked| SaveError::Panicked)?;
+        let call = || unsafe { save(self.instance, &raw const sink) };
+        self.judge("save", breadcrumb::inside(self.mark.long(), call))
+            .map_err(|Panicked| SaveError::Panicked)?;
         if writer.overflowed { Err(SaveError::TooLong) } else { Ok(Some(bytes)) }
     }
 
