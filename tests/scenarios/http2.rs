@@ -1,19 +1,21 @@
 //! HTTP/2 on both sides, as curl and h2load see it and frame by frame.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use tests::grpc::Echo;
 use tests::h2::{
     ACK, DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, INITIAL_WINDOW_SIZE, MAX_CONCURRENT_STREAMS,
-    PING, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame, next_request, ok, request, settings, window,
+    PING, RST_STREAM, SETTINGS, WINDOW_UPDATE, block, frame, next_request, ok, request, settings, window,
 };
 use tests::origin::{Conn, Origin};
 use tests::proxy::{Builder, Proxy};
 use tests::stream::End;
 use tests::tls::Authority;
 use tests::tool::{said, tool};
-use tests::{Gate, eventually, log};
+use tests::{DEADLINE, Gate, eventually, log};
 use trylist::drain::Idle;
 
 fn clear_text(origin: &Origin) -> Proxy {
@@ -570,6 +572,28 @@ fn a_response_of_many_small_frames_reaches_the_client() {
         assert_eq!((reply.body.len(), reply.cut), (60_000, None));
     }
     assert_eq!(server.n_connections(), 1);
+}
+
+/// To send a head by itself costs the proxy a system call more, and the client a packet to wake up for.
+#[test]
+fn a_short_response_goes_to_its_client_in_one_piece() {
+    let server = frames_server(|_, conn| {
+        while let Some(stream) = next_request(conn) {
+            let head = block(&[(":status", "200"), ("content-length", "4")]);
+            let head = frame(HEADERS, END_HEADERS, stream, &head);
+            conn.send([head, frame(DATA, END_STREAM, stream, b"fine")].concat());
+        }
+    });
+    let proxy = by_h2(server.url()).start();
+    let mut socket = TcpStream::connect(proxy.address()).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    for _ in 0..20 {
+        socket.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        let mut response = [0; 4096];
+        let n = socket.read(&mut response).unwrap();
+        let response = String::from_utf8_lossy(&response[..n]);
+        assert!(response.ends_with("\r\n\r\nfine"), "{response}");
+    }
 }
 
 #[test]

@@ -29,7 +29,11 @@ pub struct ClientStream {
     is_head: bool,
     response: Option<ResponseFuture>,
     body: Option<RecvStream>,
-    /// What came and was not read yet.
+    /// The response did not end with its head, and may go on.
+    has_body: bool,
+    /// What of the response's head was not read yet.
+    response_head: Bytes,
+    /// What came of its body and was not read yet.
     chunk: Bytes,
     received_all: bool,
     /// The request could not be begun, so nothing comes back.
@@ -51,6 +55,8 @@ impl ClientStream {
             is_head: false,
             response: None,
             body: None,
+            has_body: false,
+            response_head: Bytes::new(),
             chunk: Bytes::new(),
             received_all: false,
             is_lost: false,
@@ -130,23 +136,32 @@ impl ClientStream {
     /// # Errors
     /// The server has reset the stream or given up the connection.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.chunk.is_empty() && self.response.is_some() {
+        if self.response_head.is_empty() && self.response.is_some() {
             // Never empty.
-            self.chunk = ready!(self.poll_head(cx))?;
+            self.response_head = ready!(self.poll_head(cx))?;
         }
-        if self.chunk.is_empty() {
-            let Some(body) = &mut self.body else {
-                // The request was not sent yet, and who sends it will be woken.
-                return if self.is_lost { Poll::Ready(Ok(())) } else { Poll::Pending };
-            };
-            let filled = buf.filled().len();
-            ready!(poll_read_body(body, &mut self.chunk, cx, buf))?;
-            self.received_all |= buf.filled().len() == filled;
-            return Poll::Ready(Ok(()));
+        if self.response_head.is_empty() {
+            return self.poll_body(cx, buf);
         }
-        let n = self.chunk.len().min(buf.remaining());
-        buf.put_slice(&self.chunk[..n]);
-        self.chunk.advance(n);
+        let n = self.response_head.len().min(buf.remaining());
+        buf.put_slice(&self.response_head[..n]);
+        self.response_head.advance(n);
+        if self.response_head.is_empty() && self.has_body && buf.remaining() > 0 {
+            // What has come of the body goes with its head, to the client in one packet. Its end, or an error, is said
+            // again.
+            let _ = self.poll_body(cx, buf);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Some(body) = &mut self.body else {
+            // The request was not sent yet, and who sends it will be woken.
+            return if self.is_lost { Poll::Ready(Ok(())) } else { Poll::Pending };
+        };
+        let filled = buf.filled().len();
+        ready!(poll_read_body(body, &mut self.chunk, cx, buf))?;
+        self.received_all |= buf.filled().len() == filled;
         Poll::Ready(Ok(()))
     }
 
@@ -170,7 +185,9 @@ impl ClientStream {
         self.response = None;
         let (parts, body) = response.into_parts();
         let may_have_body = !self.is_head && !matches!(parts.status.as_u16(), 204 | 304);
-        text::write_response(parts.status, &parts.headers, may_have_body && body.is_end_stream(), &mut head);
+        let is_empty = body.is_end_stream();
+        text::write_response(parts.status, &parts.headers, may_have_body && is_empty, &mut head);
+        self.has_body = may_have_body && !is_empty;
         self.body = Some(body);
         Poll::Ready(Ok(head.into()))
     }
