@@ -44,12 +44,19 @@ impl Account {
         self.traffic.load(Relaxed)
     }
 
-    /// Counts these bytes; there are never more than fit.
-    pub(crate) fn count(&self, sent: u64, received: u64, weight: u32) {
-        for (sum, bytes) in [(&self.sent, sent), (&self.received, received)] {
-            // Never refused.
-            let _ = sum.fetch_update(SeqCst, SeqCst, |sum| Some(sum.saturating_add(bytes)));
-        }
+    /// Counts bytes that are going to be sent.
+    pub(crate) fn charge(&self, bytes: u64, weight: u32) {
+        // Never refused.
+        let _ = self.sent.fetch_update(SeqCst, SeqCst, |sum| Some(sum.saturating_add(bytes)));
+        self.work_out(weight);
+    }
+
+    /// Takes back what was charged, and counts these bytes in its place.
+    pub(crate) fn settle(&self, charged: u64, sent: u64, received: u64, weight: u32) {
+        let settled = |sum: u64| Some(sum.saturating_sub(charged).saturating_add(sent));
+        // Never refused.
+        let _ = self.sent.fetch_update(SeqCst, SeqCst, settled);
+        let _ = self.received.fetch_update(SeqCst, SeqCst, |sum| Some(sum.saturating_add(received)));
         self.work_out(weight);
     }
 
@@ -108,7 +115,7 @@ mod tests {
         for step in 0..10_000 {
             let (sent, received) = (rng.below(5_000), rng.below(1 << (step % 40)));
             let weight = 1 + rng.below(100) as u32;
-            account.count(sent, received, weight * WEIGHT_ONE);
+            account.settle(0, sent, received, weight * WEIGHT_ONE);
             transferred += sent as i64;
             read += received as i64;
             // `worker->s->lbfactor`, and `is_best_bytraffic`.
@@ -136,7 +143,7 @@ mod tests {
         assert_eq!(at_weight(1_000, WEIGHT_ONE, 0), 1_000, "the last resort");
         assert_eq!(at_weight(u64::MAX, WEIGHT_ONE, 1), u64::MAX);
         let account = Account::new(u64::MAX - 1, 0);
-        account.count(5, 0, WEIGHT_ONE);
+        account.charge(5, WEIGHT_ONE);
         assert_eq!(account.bytes(), (u64::MAX, 0));
     }
 
@@ -151,7 +158,10 @@ mod tests {
                         while !go.load(SeqCst) {
                             std::hint::spin_loop();
                         }
-                        (0..50).for_each(|_| account.count(7, 130, 3 * WEIGHT_ONE));
+                        (0..50).for_each(|_| {
+                            account.charge(9, 3 * WEIGHT_ONE);
+                            account.settle(9, 7, 130, 3 * WEIGHT_ONE);
+                        });
                     });
                 }
                 go.store(true, SeqCst);

@@ -13,10 +13,12 @@
 //! | 3 | 100, 1000; 100, 1000 | 11; 0+5 = 5 | b |
 //! | 4 | 100, 1000; 200, 2000 | 11; 1+10 = 11 | a, the first |
 //!
-//! **When bytes count.** httpd counts them as they pass. Here those up to the response headers (a whole upload, as a rule)
-//! count when the headers are there, the rest when the try ends; each try counts, also one that was sent and then retried,
-//! and its heads too, of which httpd counts the request's. Nothing is charged in advance: until then a server that got a
-//! request looks as idle as before, so that a burst of requests goes to one and the same server. That is httpd's way, too.
+//! **When bytes count.** httpd counts bytes as they pass, so that a request counts before there is any response. Here a request is
+//! charged when it is chosen for, with what it will take to send it: its body as `Content-Length` says, and what heads have
+//! taken on average. The charge is replaced by what was really sent when the response headers are there, or the try ends; the
+//! rest counts when the try ends. So a burst of requests spreads over the servers, and one that accepts requests and never
+//! answers gets no more than its share. Each try counts, also one that was sent and then retried. A try without a connection
+//! counts nothing. Heads of responses count too, of which httpd counts the request's alone.
 //!
 //! **What is remembered** are the bytes of each server, over reloads and restarts, and shared with the previous instance, which
 //! goes on counting. A server that comes new into a cluster that has counted starts level with the one that has moved the
@@ -29,8 +31,8 @@
 //! standbys are the host's tiers, errors and retries its health.
 //!
 //! **When**: responses that differ much in size, lines that are paid by the byte or narrow. **When not**: response time
-//! matters (a server that answers slowly, and so little, is the preferred one), requests come in bursts, or servers often come
-//! and go. `least_request` has none of these weaknesses.
+//! matters (a server that answers slowly, and so little, is the preferred one), or servers often come and go. `least_request`
+//! has neither of these weaknesses.
 //!
 //! **Settings**: none. **Cost**: a look at every endpoint, and no division; no lock, and nothing is written where endpoints are
 //! only looked at. **Source**: httpd, `modules/proxy/balancers/mod_lbmethod_bytraffic.c`.
@@ -40,10 +42,12 @@ mod account;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use lb_api::pick;
 use lb_api::{
-    Balancer, BuildCx, BuildError, Event, EventKind, Live, Needs, Next, NextCx, Request, WEIGHT_ONE,
+    Balancer, BuildCx, BuildError, Event, EventKind, Live, Needs, Next, NextCx, Outcome, Request, WEIGHT_ONE,
     export_balancer,
 };
 
@@ -57,6 +61,8 @@ pub struct ByTraffic {
     /// As configured, in 16.16 fixed point.
     weights: Box<[u32]>,
     accounts: Box<[Arc<Account>]>,
+    /// Bytes of a request's head, on average over the last ones; 0 while nothing is known.
+    head_bytes: AtomicU64,
 }
 
 /// What a request remembers: which bytes of its current try are counted, and its last answer, to explain it.
@@ -66,6 +72,17 @@ pub struct Counted {
     sent: u64,
     received: u64,
     chosen: Option<(u32, u64)>,
+    /// What it is going to send, and what its body is of that.
+    bytes: u64,
+    body_bytes: u64,
+    charged: Option<Charge>,
+}
+
+/// Bytes that are charged to an endpoint and not yet counted.
+#[derive(Clone, Copy, Debug)]
+struct Charge {
+    endpoint: u32,
+    bytes: u64,
 }
 
 impl Balancer for ByTraffic {
@@ -94,20 +111,37 @@ impl Balancer for ByTraffic {
             endpoints: endpoints.live(),
             weights: endpoints.iter().map(|e| e.weight().saturating_mul(WEIGHT_ONE)).collect(),
             accounts: endpoints.iter().map(|e| account(e.id(), e.weight())).collect(),
+            head_bytes: AtomicU64::new(cx.previous().map_or(0, |previous| previous.head_bytes.load(Relaxed))),
         })
     }
 
     fn needs(&self) -> Needs {
-        Needs::default().event(EventKind::ResponseHeaders).event(EventKind::TryEnded)
+        Needs::default()
+            .request_header("content-length")
+            .event(EventKind::ResponseHeaders)
+            .event(EventKind::TryEnded)
     }
 
     #[inline]
-    fn load_balance(&self, _: &Request<'_>) -> Counted {
-        Counted::default()
+    fn load_balance(&self, request: &Request<'_>) -> Counted {
+        let length = request.header(0).and_then(|length| std::str::from_utf8(length).ok()?.parse().ok());
+        let body_bytes: u64 = length.unwrap_or(0);
+        let head_bytes = match self.head_bytes.load(Relaxed) {
+            0 => least_head(request),
+            known => known,
+        };
+        let bytes = head_bytes.saturating_add(body_bytes);
+        let mut counted = Counted { bytes, body_bytes, ..Counted::default() };
+        if let Some(preferred) = request.preferred() {
+            self.charge(&mut counted, preferred);
+        }
+        counted
     }
 
     #[inline]
     fn next(&self, counted: &mut Counted, cx: &NextCx<'_>) -> Next {
+        // It was declined.
+        self.settle(counted, None, 0, 0);
         let first = cx.is_first();
         let mut best: Option<(usize, u64)> = None;
         let all = self.endpoints.iter().zip(&self.accounts).zip(&self.weights);
@@ -122,28 +156,34 @@ impl Balancer for ByTraffic {
             }
         }
         counted.chosen = best.map(|(idx, traffic)| (idx as u32, traffic));
-        best.map_or_else(|| pick::left_over(&self.endpoints, cx), |(idx, _)| Next::Endpoint(idx))
+        let next = best.map_or_else(|| pick::left_over(&self.endpoints, cx), |(idx, _)| Next::Endpoint(idx));
+        if let Next::Endpoint(idx) = next {
+            self.charge(counted, idx);
+        }
+        next
     }
 
     fn observe(&self, counted: &mut Counted, event: &Event<'_>) {
-        let idx = event.endpoint;
-        let (Some(account), Some(live), Some(weight)) =
-            (self.accounts.get(idx), self.endpoints.get(idx), self.weights.get(idx))
-        else {
-            return;
-        };
         if counted.try_id != event.try_id {
             *counted = Counted { try_id: event.try_id, sent: 0, received: 0, ..*counted };
         }
         // What an event says is the try's so far.
         let sent = event.bytes_sent.saturating_sub(counted.sent);
         let received = event.bytes_received.saturating_sub(counted.received);
-        if sent > 0 || received > 0 {
-            let counts = |bytes| at_weight(bytes, *weight, live.effective_weight());
-            account.count(counts(sent), counts(received), *weight);
-            counted.sent += sent;
-            counted.received += received;
+        counted.sent += sent;
+        counted.received += received;
+        if let Some(head_bytes) = event.bytes_sent.checked_sub(counted.body_bytes).filter(|bytes| *bytes > 0)
+        {
+            // Two threads at once may lose a sample; none is worth more.
+            let old = self.head_bytes.load(Relaxed);
+            let new = if old == 0 { head_bytes } else { old - old / 8 + head_bytes / 8 };
+            self.head_bytes.store(new, Relaxed);
         }
+        self.settle(counted, Some(event.endpoint), sent, received);
+    }
+
+    fn finish(&self, counted: &mut Counted, _: &Outcome) {
+        self.settle(counted, None, 0, 0);
     }
 
     fn save(&self) -> Option<Vec<u8>> {
@@ -159,6 +199,51 @@ impl Balancer for ByTraffic {
         let factor = lbfactor(*self.weights.get(endpoint as usize)?);
         Some(format!("endpoint {endpoint} has moved the least: {traffic} per lbfactor, which is {factor}"))
     }
+}
+
+impl ByTraffic {
+    /// Charges what the request is going to send to this endpoint.
+    fn charge(&self, counted: &mut Counted, endpoint: usize) {
+        let Some((account, weight)) = self.account(endpoint) else { return };
+        let bytes = self.at_weight(counted.bytes, endpoint);
+        account.charge(bytes, weight);
+        counted.charged = Some(Charge { endpoint: endpoint as u32, bytes });
+    }
+
+    /// Takes back what is charged, and counts these bytes of an endpoint.
+    fn settle(&self, counted: &mut Counted, endpoint: Option<usize>, sent: u64, received: u64) {
+        let charged = counted.charged.take();
+        let mut of_endpoint = 0;
+        if let Some(Charge { endpoint: charged_to, bytes }) = charged {
+            if endpoint == Some(charged_to as usize) {
+                of_endpoint = bytes;
+            } else if let Some((account, weight)) = self.account(charged_to as usize) {
+                account.settle(bytes, 0, 0, weight);
+            }
+        }
+        let Some(endpoint) = endpoint.filter(|_| of_endpoint > 0 || sent > 0 || received > 0) else { return };
+        if let Some((account, weight)) = self.account(endpoint) {
+            let counts = |bytes| self.at_weight(bytes, endpoint);
+            account.settle(of_endpoint, counts(sent), counts(received), weight);
+        }
+    }
+
+    fn account(&self, endpoint: usize) -> Option<(&Account, u32)> {
+        Some((self.accounts.get(endpoint)?, *self.weights.get(endpoint)?))
+    }
+
+    fn at_weight(&self, bytes: u64, endpoint: usize) -> u64 {
+        let live = self.endpoints.get(endpoint).zip(self.weights.get(endpoint));
+        live.map_or(bytes, |(live, weight)| at_weight(bytes, *weight, live.effective_weight()))
+    }
+}
+
+/// What a request's head takes without its fields but the host.
+fn least_head(request: &Request<'_>) -> u64 {
+    let around = "  HTTP/1.1\r\nHost: \r\n\r\n".len();
+    let text = [request.method(), request.path(), request.query().unwrap_or_default()];
+    let text = text.iter().map(|text| text.len()).sum::<usize>();
+    (around + text + request.authority().unwrap_or_default().len()) as u64
 }
 
 /// The accounts there are: the previous instance's, and beside them what an earlier process saved.
@@ -312,6 +397,40 @@ mod tests {
         trylist.finish(OutcomeKind::Served, Some(200));
         // 100 / 100 + 1,000 / 100.
         assert_eq!(traffic(&balancer), 11);
+    }
+
+    /// A server that accepts requests and never answers looks as busy as what it was sent.
+    #[test]
+    fn one_that_never_answers_gets_its_share_of_requests_and_not_all() {
+        let cluster = FakeCluster::equal(3);
+        let balancer = cluster.balancer::<ByTraffic>().build().unwrap();
+        let (mut hanging, mut counts) = (Vec::new(), [0; 3]);
+        for _ in 0..240 {
+            let mut trylist = balancer.load_balance(FakeRequest::get("/"));
+            let Next::Endpoint(endpoint) = trylist.next() else { panic!("none") };
+            counts[endpoint] += 1;
+            if endpoint == 1 {
+                hanging.push(trylist);
+                continue;
+            }
+            trylist.observe(EventKind::ResponseHeaders, Some(200), None, MS);
+            trylist.observe(EventKind::TryEnded, Some(200), Some(TryResult::Served), MS);
+            trylist.finish(OutcomeKind::Served, Some(200));
+        }
+        // A request is 100 bytes, a response 1,000: what httpd charges a request, eleven for one.
+        assert_eq!(counts[0].max(counts[2]) - counts[0].min(counts[2]), 0, "{counts:?}");
+        assert!((200..=205).contains(&counts[1]), "{counts:?}");
+    }
+
+    #[test]
+    fn what_was_charged_is_taken_back_where_nothing_was_sent() {
+        let cluster = FakeCluster::equal(2);
+        let balancer = cluster.balancer::<ByTraffic>().build().unwrap();
+        let mut trylist = balancer.load_balance(FakeRequest::get("/"));
+        assert_eq!(trylist.next(), Next::Endpoint(0));
+        assert_eq!(trylist.next(), Next::Endpoint(1), "the first was declined");
+        trylist.finish(OutcomeKind::NoEndpoint, None);
+        assert_eq!(traffic(&balancer), 0);
     }
 
     /// Of the one that has moved the least.
