@@ -10,12 +10,12 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use crate::config::{self, AllDown, HostHeader, KeySource, Setting};
-use crate::endpoint::{Declined, Endpoint, Which};
+use crate::endpoint::{Declined, Endpoint, InFlight, Which};
 use crate::handover::State;
 use crate::module::Module;
 use crate::module::balancer::{self, Balancer, BuildError, BuildInput, Fault, Problem};
 use crate::module::registry::Registry;
-use crate::outlier::Outlier;
+use crate::outlier::{Outlier, Trial};
 use crate::retry::Retries;
 use crate::slow_start::SlowStart;
 use crate::sticky::Sticky;
@@ -148,6 +148,7 @@ impl Cluster {
                 Ok(tier)
             })
             .collect();
+        let tiers = tiers?;
         let has_limits = config.servers.iter().any(|server| server.max_requests > 0);
         let slow_start = (!config.slow_start.is_zero())
             .then(|| SlowStart::new(config.slow_start, config.slow_start_aggression));
@@ -158,9 +159,9 @@ impl Cluster {
         let cluster = Self {
             sticky,
             config: config.clone(),
-            outlier: Outlier::new(&config.ejection, endpoints.len()),
+            outlier: Outlier::new(&config.ejection, tiers.iter().map(|tier| tier.n_endpoints)),
             endpoints,
-            tiers: tiers?,
+            tiers,
             has_limits,
             slow_start,
             queue: Queue::default(),
@@ -225,6 +226,35 @@ impl Cluster {
     #[inline]
     pub fn available_tier(&self, from: usize) -> Option<usize> {
         (from..self.tiers.len()).find(|&tier| self.tiers[tier].state.n_available.load(Ordering::Relaxed) > 0)
+    }
+
+    /// Whether a tier beside this one has an endpoint available.
+    pub(crate) fn has_another_tier(&self, tier: usize) -> bool {
+        let mut tiers = self.tiers.iter().enumerate();
+        tiers.any(|(idx, other)| idx != tier && other.state.n_available.load(Ordering::Relaxed) > 0)
+    }
+
+    /// Whether an endpoint beside this one is available.
+    pub(crate) fn has_another(&self, endpoint: usize) -> bool {
+        let is_available =
+            self.endpoints[endpoint].counters.state.load(Ordering::Relaxed) == wire::STATE_AVAILABLE;
+        let tier = self.tier_idx(endpoint);
+        let n_available = self.tiers[tier].state.n_available.load(Ordering::Relaxed);
+        n_available > u32::from(is_available) || self.has_another_tier(tier)
+    }
+
+    /// Counts a request as on its way to an endpoint that declined it, if that is on trial and may have it.
+    ///
+    /// # Errors
+    /// It is not, or may not.
+    #[cold]
+    pub(crate) fn enter_on_trial(
+        &self,
+        endpoint: usize,
+        which: Which,
+    ) -> Result<(InFlight, Trial), Declined> {
+        let outlier = self.outlier.as_ref().filter(|_| self.endpoints[endpoint].is_on_trial());
+        outlier.map_or(Err(Declined), |outlier| outlier.enter(self, endpoint, which))
     }
 
     /// Lets a request in, unless the cluster has as many as it may: those that wait are counted, and those of other

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release, SeqCst};
 use lb_api::wire;
 use rustls::pki_types::ServerName;
 use sha2::{Digest, Sha256};
+use tokio::sync::Notify;
 
 use crate::config;
 use crate::health::Streak;
@@ -57,6 +58,10 @@ pub struct Endpoint {
     pub health: Arc<Health>,
 }
 
+/// In `max_in_flight` of an endpoint: it is on trial, and [`Outlier::enter`](outlier::Outlier) lets requests in. A try looks at
+/// this number anyway; and to modules it is a limit that is never reached.
+const ON_TRIAL: u32 = 1 << 31;
+
 /// What is known of an endpoint's health. A cache line of its own: requests read it, and it seldom changes.
 #[derive(Debug)]
 #[repr(align(64))]
@@ -66,6 +71,8 @@ pub struct Health {
     pub(crate) traffic: outlier::Record,
     /// What its active checks brought.
     pub(crate) checks: Streak,
+    /// Its next check is wanted at once.
+    pub(crate) check_now: Notify,
 }
 
 /// A request on its way to an endpoint: counted from the accepted answer until this is dropped.
@@ -112,7 +119,7 @@ impl Endpoint {
 
     /// Whether its state lets it take requests.
     #[inline]
-    fn is_usable(&self, which: Which) -> bool {
+    pub(crate) fn is_usable(&self, which: Which) -> bool {
         match (self.counters.state.load(Relaxed), which) {
             (wire::STATE_AVAILABLE, _) => true,
             (state, Which::NotDraining) => state != wire::STATE_DRAINING,
@@ -168,7 +175,7 @@ impl Endpoint {
 
     #[inline]
     fn has_its_limit(&self) -> bool {
-        let max = self.counters.max_in_flight.load(Relaxed);
+        let max = self.counters.max_in_flight.load(Relaxed) & !ON_TRIAL;
         max != 0 && self.in_flight() >= max
     }
 
@@ -184,7 +191,7 @@ impl Endpoint {
     /// where it has a limit.
     pub(crate) fn set_in_flight_older(&self, n: u32) -> u32 {
         let before = self.counters.in_flight_older.swap(n, SeqCst);
-        if self.counters.max_in_flight.load(Relaxed) == 0 { 0 } else { before.saturating_sub(n) }
+        if self.counters.max_in_flight.load(Relaxed) & !ON_TRIAL == 0 { 0 } else { before.saturating_sub(n) }
     }
 
     /// Effective weight in 16.16 fixed point.
@@ -195,14 +202,40 @@ impl Endpoint {
     /// Counts a request as on its way, if the endpoint takes one now.
     ///
     /// # Errors
-    /// It takes none.
+    /// It takes none, or is on trial.
     #[inline]
     pub fn enter(&self, which: Which) -> Result<InFlight, Declined> {
+        match self.counters.max_in_flight.load(Relaxed) {
+            max if max & ON_TRIAL != 0 => Err(Declined),
+            max => self.enter_within(max, which),
+        }
+    }
+
+    /// The same for an endpoint that is on trial, whether it has a request already or not.
+    pub(crate) fn enter_on_trial(&self, which: Which) -> Result<InFlight, Declined> {
+        self.enter_within(self.counters.max_in_flight.load(Relaxed) & !ON_TRIAL, which)
+    }
+
+    /// Whether it is on trial.
+    pub(crate) fn is_on_trial(&self) -> bool {
+        self.counters.max_in_flight.load(Relaxed) & ON_TRIAL != 0
+    }
+
+    /// Puts it on trial, or ends that.
+    pub(crate) fn set_on_trial(&self, is_on_trial: bool) {
+        match is_on_trial {
+            true => self.counters.max_in_flight.fetch_or(ON_TRIAL, SeqCst),
+            false => self.counters.max_in_flight.fetch_and(!ON_TRIAL, SeqCst),
+        };
+    }
+
+    #[inline]
+    fn enter_within(&self, max: u32, which: Which) -> Result<InFlight, Declined> {
         if !self.is_usable(which) {
             return Err(Declined);
         }
         let in_flight = &self.counters.in_flight;
-        match self.counters.max_in_flight.load(Relaxed) {
+        match max {
             0 => {
                 in_flight.fetch_add(1, Relaxed);
             }
@@ -266,7 +299,12 @@ impl Default for Health {
 
 impl Health {
     fn new(drains: bool) -> Self {
-        Self { sources: Sources::new(drains), traffic: outlier::Record::default(), checks: Streak::default() }
+        Self {
+            sources: Sources::new(drains),
+            traffic: outlier::Record::default(),
+            checks: Streak::default(),
+            check_now: Notify::new(),
+        }
     }
 
     /// Whether this source says that the endpoint takes no requests.
@@ -277,6 +315,11 @@ impl Health {
     /// Takes what a source says; false where that is what it said. [`Endpoint::update_state`] is to follow.
     pub(crate) fn set(&self, source: Source, holds: bool) -> bool {
         self.sources.set(source, holds)
+    }
+
+    /// Whether its cluster is in panic.
+    pub(crate) fn is_in_panic(&self) -> bool {
+        self.sources.is_in_panic()
     }
 
     /// Has the cluster's panic begin or end for it; false where that is so already.

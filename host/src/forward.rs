@@ -76,12 +76,16 @@ struct Request<'a> {
     failures: String,
     /// How often it was sent.
     n_sent: u32,
+    /// Of these, the last that was counted as a retry.
+    n_retried: u32,
     /// What was taken of its body, and what is still to come, after a try that can be repeated.
     rest: Option<Rest>,
     /// Whether the last try left what it took of the body where it was.
     is_untouched: bool,
     /// What its client took to send it, in all tries but the last.
     sending: Duration,
+    /// The same in the last.
+    uploading: Duration,
     /// The client has got an interim response.
     has_passed_on: bool,
     /// Its share of the cluster's retry budget, once it has one.
@@ -114,9 +118,11 @@ pub async fn forward(thread: &Thread, down: &mut Downstream, memory: &mut Memory
         preferred: None,
         failures: String::new(),
         n_sent: 0,
+        n_retried: 0,
         rest: None,
         is_untouched: false,
         sending: Duration::ZERO,
+        uploading: Duration::ZERO,
         has_passed_on: false,
         retrying: None,
         is_last_resort: false,
@@ -300,9 +306,17 @@ impl Request<'_> {
             });
         let preface = preface.as_deref().unwrap_or_default();
         let (place, upgrade) = ((cluster_idx, endpoint), self.plan.upgrade);
-        let server = upstream::connection(thread, self.cluster, place, patience, preface, upgrade)
-            .await
-            .map_err(Attempt::NotEstablished)?;
+        let server = match upstream::connection(thread, self.cluster, place, patience, preface, upgrade).await {
+            Ok(server) => server,
+            Err(e) => {
+                let now = Instant::now();
+                if now.saturating_duration_since(before) >= patience {
+                    let fair = self.fair(self.cluster.config.connect_timeout);
+                    trylist.ran_out_of_time(fair, Duration::ZERO, now);
+                }
+                return Err(Attempt::NotEstablished(e));
+            }
+        };
         thread.metrics.upstream_connection(cluster_idx, endpoint, Connection::New);
         let connected = Instant::now();
         trylist.connected(connected - before, || connected);
@@ -347,6 +361,10 @@ impl Request<'_> {
         server: Stream,
         now: Instant,
     ) -> Result<Exchange, Attempt> {
+        if self.n_sent > self.n_retried {
+            self.n_retried = self.n_sent;
+            self.thread.metrics.retried(self.plan.route.cluster);
+        }
         let pump = self.request_pump(down, memory, endpoint, server.is_h2());
         let mut exchange = Exchange::new(server, pump);
         let (response, allowed) = self.patience(self.cluster.config.response_timeout, now);
@@ -362,10 +380,18 @@ impl Request<'_> {
         let result = exchange.response_head(down, self.head, &mut memory.response_head, &terms, now).await;
         trylist.count_bytes(exchange.request.sent, exchange.buffer.range().end as u64);
         let held_body = std::mem::take(&mut down.holds_body);
+        self.uploading = exchange.sent_at.map_or(Duration::ZERO, |sent_at| sent_at - now);
         match result {
             Ok(()) => Ok(exchange),
             Err(e) => {
-                self.sending += exchange.sent_at.map_or(Duration::ZERO, |sent_at| sent_at - now);
+                self.sending += self.uploading;
+                if matches!(e, NoResponse::TimedOut(_)) {
+                    let allowed = match exchange.sent_at {
+                        Some(_) => self.cluster.config.response_timeout,
+                        None => self.cluster.config.response_timeout.min(terms.request_body),
+                    };
+                    trylist.ran_out_of_time(self.fair(allowed), self.uploading, Instant::now());
+                }
                 self.has_passed_on |= exchange.has_passed_on;
                 // What is behind a body that was sent whole may be read over it.
                 self.is_untouched = !exchange.request.has_read && (held_body || exchange.sent_at.is_none());

@@ -107,7 +107,11 @@ pub async fn keep_checked(clusters: Clusters, cluster: usize, endpoint: usize) {
         let result = run(check, &cluster.endpoints[endpoint], &preface, tls.as_ref()).await;
         judge(cluster, endpoint, check, &result);
         let jitter = 1.0 + (fraction(random.next()) * 2.0 - 1.0) / JITTER;
-        tokio::time::sleep(check.interval.mul_f64(jitter)).await;
+        let pause = tokio::time::sleep(check.interval.mul_f64(jitter));
+        tokio::select! {
+            () = pause => {}
+            () = cluster.endpoints[endpoint].health.check_now.notified() => {}
+        }
     }
 }
 
@@ -116,6 +120,9 @@ fn judge(cluster: &Cluster, idx: usize, check: &HealthCheck, result: &Result<(),
     let (endpoint, name) = (&cluster.endpoints[idx], &cluster.config.name);
     let streak = &endpoint.health.checks;
     let is_up = streak.count(result.is_ok(), check);
+    if let Some(outlier) = &cluster.outlier {
+        outlier.checked(endpoint, result.is_ok());
+    }
     if let Err(e) = result {
         tracing::debug!(
             "cluster \"{name}\": endpoint \"{}\": check failed ({}: {e})",
@@ -134,7 +141,7 @@ fn judge(cluster: &Cluster, idx: usize, check: &HealthCheck, result: &Result<(),
             tracing::info!("cluster \"{name}\": endpoint \"{url}\" is up: {n} passed ({probe})");
             // What its traffic showed was before.
             if let Some(outlier) = &cluster.outlier {
-                outlier.pardon(endpoint);
+                outlier.pardon(&endpoint.health.traffic);
             }
         }
         Err(e) => tracing::warn!("cluster \"{name}\": endpoint \"{url}\" is down: {n} failed ({probe}: {e})"),

@@ -396,7 +396,7 @@ impl Shard {
         self.cluster(cluster).queue_full.add(1);
     }
 
-    /// A request that was sent is sent again.
+    /// A request that was sent before is being sent again.
     pub fn retried(&self, cluster: usize) {
         self.cluster(cluster).retries.add(1);
     }

@@ -23,7 +23,7 @@ use crate::http1::head::{RequestHead, ResponseHead};
 use crate::metrics::{Call, TryEnd};
 use crate::module::balancer::{Balancer, Fault, Panicked};
 use crate::module::wire::ns;
-use crate::outlier;
+use crate::outlier::{self, Trial};
 use crate::thread::Thread;
 
 pub(crate) use self::slot::Slot;
@@ -49,6 +49,8 @@ pub struct Trylist<'a> {
     preferred: Option<usize>,
     /// The last answer was to wait, and endpoints were declined before it.
     has_waited: bool,
+    /// The endpoint of its session was full, and only that.
+    is_session_kept: bool,
     view: &'a View<'a>,
     slot: Option<Box<Slot>>,
     state: State,
@@ -133,6 +135,8 @@ struct Current {
     received: u64,
     failure: Option<u32>,
     os_error: Option<i32>,
+    was_hurried: bool,
+    trial: Trial,
     _in_flight: InFlight,
 }
 
@@ -164,6 +168,7 @@ impl<'a> Trylist<'a> {
             which,
             preferred: None,
             has_waited: false,
+            is_session_kept: false,
             view,
             slot: Some(slot),
             state: State::None,
@@ -214,6 +219,8 @@ impl<'a> Trylist<'a> {
             if let Some(step) = self.begin(preferred, now) {
                 return step;
             }
+            let endpoint = &self.cluster.endpoints[self.tier.first + preferred];
+            self.is_session_kept = endpoint.is_usable(self.which);
             self.note_chooser(By::Module);
         }
         let (State::Chosen, Some(balancer)) = (self.state, self.balancer) else {
@@ -279,7 +286,13 @@ impl<'a> Trylist<'a> {
         let first_byte = now.saturating_duration_since(current.started);
         current.first_byte = Some(first_byte);
         current.status = head.status;
-        self.cluster.endpoints[current.endpoint].learn_latency(ns(first_byte));
+        let endpoint = &self.cluster.endpoints[current.endpoint];
+        endpoint.learn_latency(ns(first_byte));
+        if current.trial == Trial::Own
+            && let Some(outlier) = &self.cluster.outlier
+        {
+            outlier.answered(endpoint, head.status, now);
+        }
         if let Some(balancer) = self.balancer.filter(|b| b.wants(wire::EVENT_RESPONSE_HEADERS)) {
             let mut values = std::mem::take(&mut self.slot_mut().response_headers);
             values.clear();
@@ -288,6 +301,20 @@ impl<'a> Trylist<'a> {
             self.observe(wire::EVENT_RESPONSE_HEADERS, 0, &values, now);
             self.slot_mut().response_headers = values;
         }
+    }
+
+    /// The current try ends for want of time. It had `fair` by the configuration, had nothing come before it; `not_its` of the
+    /// time since it began was not its server's. With less than half of `fair` the server is not to blame.
+    pub fn ran_out_of_time(&mut self, fair: Duration, not_its: Duration, now: Instant) {
+        if let Some(current) = &mut self.current {
+            let had = now.saturating_duration_since(current.started).saturating_sub(not_its);
+            current.was_hurried = had < fair / 2;
+        }
+    }
+
+    /// Whether its session stays with its endpoint, though another one serves this request: that endpoint was full.
+    pub fn is_session_kept(&self) -> bool {
+        self.is_session_kept
     }
 
     /// Counts bytes of the current try.
@@ -324,6 +351,9 @@ impl<'a> Trylist<'a> {
                 result,
                 failure: current.failure.map(|kind| (kind, current.os_error)),
                 status: current.status,
+                total,
+                was_hurried: current.was_hurried,
+                trial: current.trial,
             };
             outlier.try_ended(self.cluster, current.endpoint, &end, now, || self.thread.random());
         }
@@ -540,8 +570,12 @@ impl<'a> Trylist<'a> {
     fn begin(&mut self, idx: usize, now: Instant) -> Option<Step> {
         self.slot_mut().answered(idx);
         let endpoint = self.tier.first + idx;
-        let in_flight = match self.cluster.endpoints[endpoint].enter(self.which) {
-            Ok(in_flight) => in_flight,
+        let entered = match self.cluster.endpoints[endpoint].enter(self.which) {
+            Ok(in_flight) => Ok((in_flight, Trial::None)),
+            Err(Declined) => self.cluster.enter_on_trial(endpoint, self.which),
+        };
+        let (in_flight, trial) = match entered {
+            Ok(entered) => entered,
             Err(Declined) => {
                 let n_endpoints = self.tier.n_endpoints;
                 self.slot_mut().declined(idx, n_endpoints);
@@ -564,6 +598,8 @@ impl<'a> Trylist<'a> {
             received: 0,
             failure: None,
             os_error: None,
+            was_hurried: false,
+            trial,
             _in_flight: in_flight,
         });
         Some(Step::Try(endpoint))

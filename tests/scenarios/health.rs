@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use lb_api::wire::{STATE_AVAILABLE, STATE_DOWN, STATE_DRAINING, STATE_EJECTED};
+use lb_api::wire::{STATE_AVAILABLE, STATE_DOWN, STATE_DRAINING, STATE_EJECTED, TRY_TIMED_OUT};
 use tests::dns::NameServer;
 use tests::log;
 use tests::origin::{Full, Origin};
@@ -15,6 +16,7 @@ use tests::tls::Authority;
 use tests::{Gate, eventually};
 use trylist::cluster::HealthFacts;
 use trylist::endpoint::Source;
+use trylist::outlier::TryEnd;
 
 /// Answers requests with its name, and checks by whether it is well.
 fn checked(name: &'static str, well: &Arc<AtomicBool>) -> Origin {
@@ -275,6 +277,51 @@ fn a_server_that_its_checks_bring_up_is_no_longer_ejected() {
     log::line(&[&origins[0].url(), "readmitted"]);
 }
 
+/// Its trial costs no request where a check can tell that it is not well yet.
+#[test]
+fn an_ejected_server_comes_back_after_a_check_that_passes() {
+    let (ill, well) = (switch(true), switch(true));
+    let origins = [checked("a", &ill), checked("b", &well)];
+    let proxy = Proxy::over(&origins)
+        .in_cluster(
+            "health_check = { path = \"/health\", fall = 1000, interval = \"10ms\", timeout = \"60s\" }",
+        )
+        .in_cluster("ejection = { failures = 1, time = \"5ms\" }")
+        .start();
+    eventually("a check", || (n_checks(&origins[0]) > 0).then_some(()));
+    ill.store(false, Ordering::SeqCst);
+    let cluster = proxy.first_cluster();
+    let end = TryEnd { result: TRY_TIMED_OUT, ..TryEnd::default() };
+    let ejected = Instant::now();
+    cluster.outlier.as_ref().unwrap().try_ended(cluster, 0, &end, ejected, || 0);
+    eventually("its time's end", || (ejected.elapsed() > Duration::from_millis(10)).then_some(()));
+    let n = n_checks(&origins[0]);
+    eventually("checks that fail", || (n_checks(&origins[0]) > n + 3).then_some(()));
+    assert_eq!(state(&proxy, 0), STATE_EJECTED);
+    assert_eq!(proxy.names(4), "b b b b");
+    ill.store(true, Ordering::SeqCst);
+    wait_for_state(&proxy, 0, STATE_AVAILABLE);
+    log::line(&[&origins[0].url(), "readmitted on trial"]);
+    assert!(proxy.names(2).contains('a'));
+}
+
+/// Else who waits for the next check in its turn would wait for no reason.
+#[test]
+fn a_check_is_made_at_once_when_an_ejection_is_over() {
+    let well = switch(true);
+    let origins = [checked("a", &well), checked("b", &well)];
+    let proxy = Proxy::over(&origins)
+        .in_cluster("health_check = { path = \"/health\", interval = \"24h\" }")
+        .in_cluster("ejection = { failures = 1, time = \"5ms\" }")
+        .start();
+    eventually("a check", || (proxy.first_cluster().health_facts().len() == 2).then_some(()));
+    let cluster = proxy.first_cluster();
+    let end = TryEnd { result: TRY_TIMED_OUT, ..TryEnd::default() };
+    cluster.outlier.as_ref().unwrap().try_ended(cluster, 0, &end, Instant::now(), || 0);
+    wait_for_state(&proxy, 0, STATE_AVAILABLE);
+    assert_eq!(n_checks(&origins[0]), 2);
+}
+
 #[test]
 fn with_too_few_left_all_get_requests_but_those_that_drain() {
     let origins = ["a", "b", "c", "d", "e"].map(Origin::named);
@@ -298,6 +345,35 @@ fn with_too_few_left_all_get_requests_but_those_that_drain() {
     wait_for_state(&proxy, 2, STATE_DOWN);
     wait_for_state(&proxy, 1, STATE_EJECTED);
     assert_eq!(names(12), BTreeSet::from(["a", "d"].map(String::from)));
+}
+
+/// Through slow start the server that was well would keep most of the load that it cannot carry.
+#[test]
+fn panic_gives_all_servers_their_whole_weight_at_once() {
+    let origins = ["a", "b", "c", "d"].map(Origin::named);
+    let proxy = Proxy::over(&origins)
+        .module("round_robin")
+        .each_server("weight = 10")
+        .in_cluster("panic_threshold = 60\nslow_start = \"24h\"")
+        .start();
+    // One is on its way up when panic begins.
+    proxy.set_state(3, STATE_DOWN);
+    proxy.set_state(3, STATE_AVAILABLE);
+    for endpoint in [1, 2] {
+        proxy.set_state(endpoint, STATE_DOWN);
+    }
+    proxy.wait_for_metric("trylist_cluster_panic{cluster=\"%\"}", 1.0);
+    eventually("all at work", || (0..4).all(|idx| state(&proxy, idx) == STATE_AVAILABLE).then_some(()));
+    for name in ["a", "b", "c", "d"] {
+        assert_eq!(proxy.names(40).matches(name).count(), 10, "{name}");
+    }
+    // Who is well again afterwards begins with little, as always.
+    proxy.set_state(1, STATE_AVAILABLE);
+    proxy.wait_for_metric("trylist_cluster_panic{cluster=\"%\"}", 0.0);
+    wait_for_state(&proxy, 2, STATE_DOWN);
+    proxy.set_state(2, STATE_AVAILABLE);
+    let weight = format!("trylist_endpoint_weight{{cluster=\"%\",endpoint=\"{}\"}}", origins[2].url());
+    assert_eq!(proxy.metric(&weight).round(), 1.0);
 }
 
 #[test]

@@ -670,6 +670,31 @@ fn a_session_leaves_a_server_that_drains_or_is_full() {
     assert_eq!(get_with(&proxy, "X-Session: a").text(), "other");
 }
 
+/// The cookie would have its client stay with the other one for good.
+#[test]
+fn a_session_stays_with_its_server_though_that_is_full_for_a_moment() {
+    for case in all_modules() {
+        let origins = ["ok", "other"].map(Origin::named);
+        let sticky = format!("sticky = {{ cookie = \"server\", {SECRET} }}");
+        let builder = case.over(&origins).server(0, "max_requests = 1").in_cluster(&sticky);
+        let proxy = builder.start();
+        proxy.set_state(1, STATE_DOWN);
+        let reply = proxy.get("/");
+        proxy.set_state(1, STATE_AVAILABLE);
+        let cookie = reply.header("set-cookie").expect("a cookie").split(';').next().unwrap().to_owned();
+        let cookie = format!("Cookie: {cookie}");
+        proxy.first_cluster().set_in_flight_older(0, 1);
+        let elsewhere = get_with(&proxy, &cookie);
+        assert_eq!((elsewhere.text().as_str(), elsewhere.header("set-cookie")), ("other", None), "{case}");
+        proxy.first_cluster().set_in_flight_older(0, 0);
+        assert_eq!(get_with(&proxy, &cookie).text(), "ok", "{case}");
+        proxy.set_state(0, STATE_DRAINING);
+        let moved = get_with(&proxy, &cookie);
+        assert_eq!(moved.text(), "other", "{case}");
+        assert!(moved.header("set-cookie").is_some(), "{case}: it is gone for longer");
+    }
+}
+
 #[test]
 fn the_module_is_told_whom_the_host_prefers_and_asked_only_where_that_fails() {
     let origins = [Origin::named("other"), Origin::named("own")];

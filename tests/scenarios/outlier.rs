@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use lb_api::wire;
-use lb_api::wire::{STATE_AVAILABLE, STATE_EJECTED};
+use lb_api::wire::{STATE_AVAILABLE, STATE_DOWN, STATE_EJECTED};
 use tests::journal::Journal;
 use tests::log;
 use tests::origin::{Conn, Origin};
 use tests::proxy::{Builder, Proxy};
-use tests::{artifacts, eventually};
-use trylist::outlier::TryEnd;
+use tests::{Gate, artifacts, eventually};
+use trylist::outlier::{Trial, TryEnd};
 
 /// How a server behaves, for a test to change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -322,28 +322,302 @@ fn a_backup_serves_while_all_before_it_are_ejected() {
     assert_eq!(tried, [2.0, 2.0], "the tier is passed over from then on");
 }
 
+/// `max_percent` is of each tier; and where another tier can serve, a tier may be ejected whole.
+#[test]
+fn a_backup_serves_while_all_before_it_hang_by_default() {
+    let origins = [moody(&Switch::to(Mood::Hangs)), moody(&Switch::to(Mood::Hangs)), Origin::named("backup")];
+    let builder = Proxy::over(&origins).server(2, "backup = true");
+    let proxy =
+        builder.in_cluster("response_timeout = \"20ms\"").in_cluster("ejection = { time = \"24h\" }").start();
+    for _ in 0..10 {
+        assert_eq!(proxy.get("/").status(), 504);
+    }
+    assert_eq!(proxy.names(5), ["backup"; 5].join(" "));
+    assert!(is_ejected(&proxy, &origins[0]) && is_ejected(&proxy, &origins[1]));
+}
+
+#[test]
+fn the_last_server_that_is_available_is_never_ejected() {
+    let origins = [Origin::dead(), moody(&Switch::to(Mood::Closes))];
+    let builder = Proxy::over(&origins).server(1, "backup = true");
+    let proxy = builder.in_cluster("ejection = { failures = 1, time = \"24h\", max_percent = 100 }").start();
+    for _ in 0..5 {
+        assert_eq!(proxy.get("/").status(), 502, "and not 503");
+    }
+    assert!(is_ejected(&proxy, &origins[0]) && !is_ejected(&proxy, &origins[1]));
+    log::line(&[&origins[1].url(), "is not ejected: 1 failure", "but no other is available"]);
+}
+
+#[test]
+fn servers_ejected_because_of_a_backup_are_back_when_that_is_gone() {
+    let origins = ["a", "b", "backup"].map(Origin::named);
+    let builder = Proxy::over(&origins).server(2, "backup = true");
+    let proxy = builder.in_cluster("ejection = { failures = 1, time = \"24h\" }").start();
+    let cluster = proxy.first_cluster();
+    let refused = TryEnd { result: wire::TRY_NOT_ESTABLISHED, ..TryEnd::default() };
+    for endpoint in 0..2 {
+        let outlier = cluster.outlier.as_ref().unwrap();
+        outlier.try_ended(cluster, endpoint, &refused, Instant::now(), || 0);
+    }
+    assert_eq!(proxy.names(2), "backup backup");
+    proxy.set_state(2, STATE_DOWN);
+    eventually("one of two", || (proxy.get("/").status() == 200).then_some(()));
+    assert!(!is_ejected(&proxy, &origins[0]), "whose time would have been over first");
+    assert!(is_ejected(&proxy, &origins[1]), "half of the tier");
+}
+
+/// A server that tells of each request that comes, and answers it when told to.
+fn asked() -> (Origin, Gate, Gate) {
+    let (hangs, well) = (Gate::default(), Gate::default());
+    let origin = Origin::serving({
+        let (hangs, well) = (hangs.clone(), well.clone());
+        move |conn: &mut Conn| {
+            while conn.request().is_some() {
+                hangs.open();
+                well.wait();
+                conn.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na");
+            }
+        }
+    });
+    (origin, hangs, well)
+}
+
+fn state(proxy: &Proxy, endpoint: usize) -> u32 {
+    proxy.first_cluster().endpoints[endpoint].counters.state.load(Ordering::SeqCst)
+}
+
+/// Has the first endpoint be ejected and readmitted.
+fn put_on_trial(proxy: &Proxy) {
+    let cluster = proxy.first_cluster();
+    let outlier = cluster.outlier.as_ref().unwrap();
+    let refused = TryEnd { result: wire::TRY_NOT_ESTABLISHED, ..TryEnd::default() };
+    while state(proxy, 0) == STATE_AVAILABLE {
+        outlier.try_ended(cluster, 0, &refused, Instant::now(), || 0);
+    }
+    eventually("its trial", || (state(proxy, 0) == STATE_AVAILABLE).then_some(()));
+}
+
+#[test]
+fn a_server_on_trial_has_one_request_at_a_time_until_one_is_served() {
+    let (slow, arrived, go) = asked();
+    let other = Origin::named("b");
+    let builder = Proxy::over([&slow, &other]).module("first");
+    let proxy = builder.in_cluster("ejection = { failures = 1, time = \"5ms\" }").start();
+    put_on_trial(&proxy);
+    let mut trial = proxy.connect();
+    trial.get("/trial");
+    arrived.wait();
+    assert_eq!(state(&proxy, 0), STATE_EJECTED, "to all others");
+    assert_eq!(proxy.names(20), ["b"; 20].join(" "));
+    assert_eq!(slow.requests().len(), 1);
+    go.open();
+    assert_eq!(trial.reply().text(), "a");
+    eventually("its return", || (state(&proxy, 0) == STATE_AVAILABLE).then_some(()));
+    log::line(&[&slow.url(), "has passed its trial"]);
+    assert_eq!(proxy.names(3), "a a a");
+}
+
+#[test]
+fn a_request_that_its_client_gives_up_leaves_the_trial_to_the_next() {
+    let (slow, arrived, go) = asked();
+    let other = Origin::named("b");
+    let proxy = Proxy::over([&slow, &other])
+        .module("first")
+        .in_cluster("ejection = { failures = 1, time = \"5ms\" }")
+        .start();
+    put_on_trial(&proxy);
+    let mut client = proxy.connect();
+    client.get("/given-up");
+    arrived.wait();
+    assert_eq!(state(&proxy, 0), STATE_EJECTED);
+    client.reset();
+    eventually("the next trial", || (state(&proxy, 0) == STATE_AVAILABLE).then_some(()));
+    go.open();
+    assert_eq!(proxy.names(3), "a a a");
+}
+
+#[test]
+fn a_server_on_trial_takes_all_where_no_other_is_available() {
+    let (slow, _, go) = asked();
+    let other = Origin::named("b");
+    let proxy =
+        Proxy::over([&slow, &other]).in_cluster("ejection = { failures = 1, time = \"5ms\" }").start();
+    put_on_trial(&proxy);
+    proxy.set_state(1, STATE_DOWN);
+    let mut clients = [(); 4].map(|()| proxy.connect());
+    for client in &mut clients {
+        client.get("/");
+    }
+    slow.wait_for_requests(4);
+    go.open();
+    for client in &mut clients {
+        assert_eq!(client.reply().text(), "a");
+    }
+}
+
+#[test]
+fn a_trial_under_way_is_shared_when_all_others_go() {
+    let (slow, arrived, go) = asked();
+    let other = Origin::named("b");
+    let proxy = Proxy::over([&slow, &other])
+        .module("first")
+        .in_cluster("ejection = { failures = 1, time = \"5ms\" }")
+        .start();
+    put_on_trial(&proxy);
+    let mut clients = [proxy.connect(), proxy.connect()];
+    clients[0].get("/trial");
+    arrived.wait();
+    assert_eq!(state(&proxy, 0), STATE_EJECTED);
+    proxy.set_state(1, STATE_DOWN);
+    assert_eq!(state(&proxy, 0), STATE_AVAILABLE);
+    clients[1].get("/beside");
+    slow.wait_for_requests(2);
+    go.open();
+    for client in &mut clients {
+        assert_eq!(client.reply().text(), "a");
+    }
+}
+
+/// A tier on trial is no reason to wait, or to fail: others go on to the next.
+#[test]
+fn beside_a_trial_a_backup_serves() {
+    let (slow, arrived, go) = asked();
+    let other = Origin::named("backup");
+    let builder = Proxy::over([&slow, &other]).server(1, "backup = true");
+    let proxy = builder.in_cluster("ejection = { failures = 1, time = \"5ms\" }").start();
+    put_on_trial(&proxy);
+    let mut trial = proxy.connect();
+    trial.get("/trial");
+    arrived.wait();
+    assert_eq!(proxy.names(5), ["backup"; 5].join(" "));
+    go.open();
+    assert_eq!(trial.reply().text(), "a");
+}
+
+#[test]
+fn a_response_that_goes_on_passes_a_trial() {
+    let (done, other) = (Gate::default(), Origin::named("b"));
+    let streams = Origin::serving({
+        let done = done.clone();
+        move |conn: &mut Conn| {
+            conn.request();
+            conn.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlo");
+            done.wait();
+            conn.send("ng");
+        }
+    });
+    let proxy = Proxy::over([&streams, &other])
+        .module("first")
+        .in_cluster("ejection = { failures = 1, time = \"5ms\" }")
+        .start();
+    put_on_trial(&proxy);
+    let mut client = proxy.connect();
+    assert_eq!(client.get("/").reply_head().status(), 200);
+    log::line(&[&streams.url(), "has passed its trial"]);
+    assert_eq!(state(&proxy, 0), STATE_AVAILABLE);
+    done.open();
+}
+
+#[test]
+fn failures_of_tries_from_before_a_trial_say_nothing_of_it() {
+    let origins = ["a", "b"].map(Origin::named);
+    let proxy = Proxy::over(&origins).in_cluster("ejection = { failures = 1, time = \"5ms\" }").start();
+    put_on_trial(&proxy);
+    let cluster = proxy.first_cluster();
+    let end = TryEnd { result: wire::TRY_TIMED_OUT, total: Duration::from_secs(60), ..TryEnd::default() };
+    cluster.outlier.as_ref().unwrap().try_ended(cluster, 0, &end, Instant::now(), || 0);
+    assert_eq!((state(&proxy, 0), ejections(&proxy, &origins[0])), (STATE_AVAILABLE, 1.0));
+    // Nor does a success.
+    let end = TryEnd { result: wire::TRY_SERVED, ..end };
+    cluster.outlier.as_ref().unwrap().try_ended(cluster, 0, &end, Instant::now(), || 0);
+    assert!(proxy.names(2).contains('a'), "its trial");
+    log::line(&[&origins[0].url(), "has passed its trial"]);
+}
+
+/// The second of two tries has a tenth of the time that the first has had.
+#[test]
+fn time_that_earlier_tries_used_up_is_not_blamed_on_the_last_server() {
+    let origins = [(); 3].map(|()| moody(&Switch::to(Mood::Hangs)));
+    let retry = "retry = { on = [\"timeout\"], timeout = \"1s\", try_timeout = \"900ms\", backoff = \"0s\" }";
+    let proxy = Proxy::over(&origins)
+        .in_cluster("ejection = { failures = 1, time = \"24h\" }")
+        .route(&format!("path = \"/\"\n{retry}"))
+        .start();
+    assert_eq!(proxy.get("/").status(), 504);
+    assert_eq!(tries(&proxy, &origins[1], "timed_out"), 1.0);
+    assert!(is_ejected(&proxy, &origins[0]) && !is_ejected(&proxy, &origins[1]));
+}
+
+#[test]
+fn time_in_the_queue_is_not_blamed_on_the_server() {
+    let (go, hangs) = (Gate::default(), AtomicUsize::new(0));
+    let first = Origin::serving({
+        let go = go.clone();
+        move |conn: &mut Conn| {
+            while conn.request().is_some() {
+                if hangs.fetch_add(1, Ordering::SeqCst) > 0 {
+                    conn.wait_for_end();
+                    return;
+                }
+                go.wait();
+                conn.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na");
+            }
+        }
+    });
+    let (second, arrived, end) = asked();
+    let proxy = Proxy::over([&first, &second])
+        .each_server("max_requests = 1")
+        .in_cluster("queue_timeout = \"20s\"\nejection = { failures = 1, time = \"24h\" }")
+        .route("path = \"/\"")
+        .route("path = \"/timed\"\ntimeout = \"1s\"")
+        .start();
+    let [mut busy, mut waiting, mut other] = [(); 3].map(|()| proxy.connect());
+    busy.get("/");
+    first.wait_for_requests(1);
+    other.get("/");
+    arrived.wait();
+    let sent = Instant::now();
+    waiting.get("/timed");
+    proxy.wait_for_metric("trylist_queue_length{cluster=\"%\"}", 1.0);
+    eventually("most of its time", || (sent.elapsed() > Duration::from_millis(700)).then_some(()));
+    go.open();
+    assert_eq!(busy.reply().status(), 200);
+    assert_eq!(waiting.reply().status(), 504);
+    assert_eq!(tries(&proxy, &first, "timed_out"), 1.0);
+    assert!(!is_ejected(&proxy, &first));
+    end.open();
+    assert_eq!(other.reply().status(), 200);
+}
+
 /// With the time given, so that seconds need not pass.
 #[test]
-fn time_out_grows_while_it_fails_and_shrinks_while_all_is_well() {
+fn time_out_grows_while_it_fails_and_shrinks_with_successes() {
     let origins = ["a", "b"].map(Origin::named);
     let proxy = Proxy::over(&origins)
         .in_cluster("ejection = { failures = 3, time = \"10s\", max_time = \"25s\" }")
         .start();
     let cluster = proxy.first_cluster();
     let outlier = cluster.outlier.as_ref().unwrap();
-    let state = || cluster.endpoints[0].counters.state.load(Ordering::Relaxed);
-    let refused =
-        TryEnd { result: wire::TRY_NOT_ESTABLISHED, failure: Some((wire::FAILURE_CONNECT, None)), status: 0 };
+    let state = || state(&proxy, 0);
+    let refused = TryEnd {
+        result: wire::TRY_NOT_ESTABLISHED,
+        failure: Some((wire::FAILURE_CONNECT, None)),
+        trial: Trial::Beside,
+        ..TryEnd::default()
+    };
     let fail = |now| outlier.try_ended(cluster, 0, &refused, now, || 0);
+    let served = TryEnd { result: wire::TRY_SERVED, trial: Trial::Beside, ..TryEnd::default() };
+    let serve = |now| outlier.try_ended(cluster, 0, &served, now, || 0);
+    let seconds = Duration::from_secs;
     let mut now = Instant::now();
     fail(now);
     fail(now);
     assert_eq!(state(), STATE_AVAILABLE);
     fail(now);
     assert_eq!(state(), STATE_EJECTED);
-    for seconds in [10, 20, 25, 25] {
-        let until = now + Duration::from_secs(seconds);
-        assert_eq!(outlier.readmit(cluster, until - Duration::from_millis(1)), Some(until), "{seconds} s");
+    for out in [10, 20, 25, 25] {
+        let until = now + seconds(out);
+        assert_eq!(outlier.readmit(cluster, until - Duration::from_millis(1)), Some(until), "{out} s");
         assert_eq!(state(), STATE_EJECTED);
         assert_eq!(outlier.readmit(cluster, until), None);
         assert_eq!(state(), STATE_AVAILABLE);
@@ -351,15 +625,25 @@ fn time_out_grows_while_it_fails_and_shrinks_while_all_is_well() {
         fail(now);
         assert_eq!(state(), STATE_EJECTED, "the first failure is enough");
     }
-    // Five ejections so far: well for 30 s, three of them are forgiven.
-    let readmitted = now + Duration::from_secs(25);
-    outlier.readmit(cluster, readmitted);
-    now = readmitted + Duration::from_secs(39);
-    fail(now);
-    assert_eq!(outlier.readmit(cluster, now), Some(now + Duration::from_secs(25)), "the third again");
-    now += Duration::from_secs(25);
+    // Five ejections so far. An hour without a request forgives none.
+    now += seconds(25);
     outlier.readmit(cluster, now);
-    now += Duration::from_secs(30);
+    now += seconds(3600);
+    assert_eq!(outlier.readmit(cluster, now), None);
     fail(now);
-    assert_eq!(outlier.readmit(cluster, now), Some(now + Duration::from_secs(10)), "as if it were the first");
+    assert_eq!(outlier.readmit(cluster, now), Some(now + seconds(25)), "the sixth");
+    now += seconds(25);
+    outlier.readmit(cluster, now);
+    // Well for 50 s, five of six are forgiven.
+    serve(now);
+    for _ in 0..5 {
+        assert_eq!(outlier.readmit(cluster, now), Some(now + seconds(10)));
+        now += seconds(10);
+        assert_eq!(outlier.readmit(cluster, now), None);
+        serve(now);
+    }
+    for _ in 0..3 {
+        fail(now);
+    }
+    assert_eq!(outlier.readmit(cluster, now), Some(now + seconds(20)), "as if it were the second");
 }

@@ -177,6 +177,22 @@ fn a_status_is_passed_on_where_nobody_answers_better() {
 }
 
 #[test]
+fn a_retry_counts_when_it_is_made_and_not_where_no_server_is_left() {
+    let only = answering(503, "busy");
+    let proxy = with([&only], "on = [\"503\"]").start();
+    assert_eq!(proxy.get("/").status(), 503);
+    assert_eq!(retries(&proxy), 0.0, "no other server");
+    let (busy, dead) = (answering(503, "busy"), Origin::dead());
+    let proxy = with([&busy, &dead], "on = [\"503\"]").start();
+    assert_eq!(proxy.get("/").status(), 503);
+    assert_eq!(retries(&proxy), 0.0, "none that can be reached");
+    let all = [answering(503, "a"), answering(503, "b"), answering(503, "c")];
+    let proxy = with(&all, "on = [\"503\"], tries = 9").start();
+    assert_eq!(proxy.get("/").status(), 503);
+    assert_eq!(retries(&proxy), 2.0);
+}
+
+#[test]
 fn the_connection_of_a_response_that_was_bettered_is_used_again() {
     let (busy, good) = (answering(503, "busy"), Origin::named("good"));
     let proxy = with([&busy, &good], "on = [\"503\"]").start();

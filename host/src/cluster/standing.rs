@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cluster, Clusters, Tier};
+use super::{Cluster, Clusters};
 use crate::endpoint::{Health, Source};
 use crate::health;
 
@@ -46,21 +46,27 @@ impl Cluster {
             if self.config.panic_threshold > 0 {
                 self.changed.notify_one();
             }
+            if let Some(outlier) = self.outlier.as_ref().filter(|_| holds && self.available_tier(0).is_none())
+            {
+                outlier.relieve(self);
+            }
         }
         changed
     }
 
     fn update_state(&self, endpoint: usize) {
-        let tier = self.tier_of(endpoint);
-        if self.endpoints[endpoint].update_state(tier.state, self.slow_start.as_ref()) {
+        let tier = &self.tiers[self.tier_idx(endpoint)];
+        // Panic spreads the load over all that there are, at once.
+        let slow_start = self.slow_start.as_ref().filter(|_| !self.endpoints[endpoint].health.is_in_panic());
+        if self.endpoints[endpoint].update_state(tier.state, slow_start) {
             // It may take more than one of them.
             self.queue.freed.notify_waiters();
         }
     }
 
-    fn tier_of(&self, endpoint: usize) -> &Tier {
-        let of = |tier: &&Tier| endpoint - tier.first < tier.n_endpoints;
-        let tier = self.tiers.iter().rev().find(|tier| tier.first <= endpoint).filter(of);
+    /// The tier of this endpoint.
+    pub(crate) fn tier_idx(&self, endpoint: usize) -> usize {
+        let tier = self.tiers.iter().rposition(|tier| tier.first <= endpoint);
         tier.expect("every endpoint is of a tier")
     }
 
@@ -96,6 +102,10 @@ impl Cluster {
             tracing::info!("cluster \"{name}\": {well} of {of} endpoints are available, enough again");
         }
         for (idx, endpoint) in self.endpoints.iter().enumerate() {
+            if let Some(slow_start) = self.slow_start.as_ref().filter(|_| panics) {
+                let tier = &self.tiers[self.tier_idx(idx)];
+                slow_start.skip(endpoint.counters, endpoint.weight, tier.state);
+            }
             if endpoint.health.set_panic(panics) {
                 self.update_state(idx);
             }
@@ -113,7 +123,7 @@ impl Cluster {
                 down: health.holds(Source::Check),
                 checks: health.checks.get(),
                 ejected_ms: left.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
-                ejections: self.outlier.as_ref().map_or(0, |outlier| outlier.ejections(&health.traffic, now)),
+                ejections: health.traffic.ejections(),
             }
         });
         facts.filter(HealthFacts::is_news).collect()

@@ -22,7 +22,7 @@ pub struct Ejection {
     pub time: Duration,
     /// But no longer than this.
     pub max_time: Duration,
-    /// Percentage of the cluster's servers that may be ejected at once. At least one may.
+    /// Percentage of a tier's servers that may be ejected at once, where no other tier has one available. At least one may.
     pub max_percent: u8,
 }
 

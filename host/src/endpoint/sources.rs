@@ -57,6 +57,11 @@ impl Sources {
         self.0.load(SeqCst) & source.bit() != 0
     }
 
+    /// Whether its cluster is in panic.
+    pub(super) fn is_in_panic(&self) -> bool {
+        self.0.load(SeqCst) & PANIC != 0
+    }
+
     /// Takes what one of them says now; false where that is what it said.
     pub(super) fn set(&self, source: Source, holds: bool) -> bool {
         self.set_bit(source.bit(), holds)

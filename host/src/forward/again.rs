@@ -83,6 +83,13 @@ impl Request<'_> {
         }
     }
 
+    /// The time that a try has for what the cluster allows so much time for, had nothing come before it.
+    pub(super) fn fair(&self, allowed: Duration) -> Duration {
+        let policy = self.plan.route.retry.as_deref();
+        let others = [policy.and_then(|p| p.try_timeout), policy.and_then(|p| p.timeout), self.plan.timeout];
+        others.into_iter().flatten().fold(allowed, Duration::min)
+    }
+
     /// Whether a request that got this response is to be sent again. Only one that was sent whole is: while it is not,
     /// the response and its request cannot be held both.
     pub(super) fn retries_response(&self, head: &ResponseHead, exchange: &Exchange) -> bool {
@@ -139,7 +146,6 @@ impl Request<'_> {
             let slept = tokio::time::sleep(wait);
             self.sleep_unless_gone(down, slept).await?;
         }
-        self.thread.metrics.retried(self.plan.route.cluster);
         Ok(Some(if wait.is_zero() { now } else { Instant::now() }))
     }
 

@@ -125,7 +125,7 @@ impl Request<'_> {
         now: Instant,
         out: &mut Vec<u8>,
     ) {
-        let mut more = self.session_cookie(endpoint);
+        let mut more = self.session_cookie(trylist, endpoint);
         let with_why;
         if trylist.is_explained() {
             with_why = [more, &explain::header_lines(trylist, now)].concat();
@@ -143,9 +143,11 @@ impl Request<'_> {
         headers::write_response(&self.thread.date, head, &reply, now, out);
     }
 
-    /// The line that has its client come back to this endpoint, where it did not come for it.
-    pub(super) fn session_cookie(&self, endpoint: usize) -> &[u8] {
-        let sticky = self.cluster.sticky.as_ref().filter(|_| self.preferred != Some(endpoint));
+    /// The line that has its client come back to this endpoint, where it did not come for it, nor is to go back to where its
+    /// session is.
+    pub(super) fn session_cookie(&self, trylist: &Trylist<'_>, endpoint: usize) -> &[u8] {
+        let sticky = self.cluster.sticky.as_ref();
+        let sticky = sticky.filter(|_| self.preferred != Some(endpoint) && !trylist.is_session_kept());
         let by_tls = self.plan.client.is_https;
         sticky.and_then(|sticky| sticky.set_cookie(endpoint, by_tls)).unwrap_or_default()
     }
@@ -221,6 +223,7 @@ impl Request<'_> {
         report: Report,
         response_sent: u64,
     ) -> Failure {
+        let is_out_of_time = matches!(broken, Broken::OutOfTime);
         let (result, outcome, error, text) = match broken {
             Broken::Client(error) => (wire::TRY_ABORTED, wire::OUTCOME_ABORTED, error, None),
             Broken::ServerStalled => (
@@ -248,7 +251,11 @@ impl Request<'_> {
         if let Some(text) = text {
             self.note(endpoint, &text);
         }
-        trylist.end_try(result, Instant::now());
+        let now = Instant::now();
+        if is_out_of_time {
+            trylist.ran_out_of_time(self.plan.timeout.unwrap_or_default(), self.uploading, now);
+        }
+        trylist.end_try(result, now);
         if response_sent == 0 {
             return Failure { error, outcome, begun: None };
         }

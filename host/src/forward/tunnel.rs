@@ -70,7 +70,7 @@ impl Request<'_> {
         let head_bytes = buffer.range().start as u64;
         let mut out = std::mem::take(&mut memory.response);
         out.clear();
-        self.write_switch(down, endpoint, &memory.response_head, &mut out);
+        self.write_switch(down, (trylist, endpoint), &memory.response_head, &mut out);
         let told = write_all(thread, down, &out).await;
         let told_bytes = out.len() as u64;
         memory.response = out;
@@ -107,10 +107,16 @@ impl Request<'_> {
         Ok((report, End::Close, now))
     }
 
-    fn write_switch(&self, down: &Downstream, endpoint: usize, head: &ResponseHead, out: &mut Vec<u8>) {
+    fn write_switch(
+        &self,
+        down: &Downstream,
+        (trylist, endpoint): (&Trylist<'_>, usize),
+        head: &ResponseHead,
+        out: &mut Vec<u8>,
+    ) {
         let values = self.values(down, Some(endpoint), head.status);
         let rules = self.plan.route.response_headers.as_deref().map(|rules| (rules, &values));
-        headers::write_switch(head, self.session_cookie(endpoint), rules, out);
+        headers::write_switch(head, self.session_cookie(trylist, endpoint), rules, out);
     }
 }
 

@@ -1,14 +1,17 @@
 //! What counts, and for how long; that it ejects and readmits is in `tests/scenarios/outlier.rs`.
 
+use lb_api::wire;
+
 use super::*;
+use crate::config::CountedStatuses;
 
 #[expect(clippy::needless_pass_by_value, reason = "each is made for its call")]
 fn outlier(rules: Ejection) -> Outlier {
-    Outlier::new(&rules, 3).expect("rules that eject")
+    Outlier::new(&rules, [3]).expect("rules that eject")
 }
 
 fn end(result: u32) -> TryEnd {
-    TryEnd { result, failure: None, status: 0 }
+    TryEnd { result, ..TryEnd::default() }
 }
 
 fn not_established(kind: u32, os_error: Option<i32>) -> TryEnd {
@@ -82,27 +85,48 @@ fn each_ejection_in_a_row_is_longer_up_to_a_cap() {
 }
 
 #[test]
-fn ejections_are_forgiven_one_by_one() {
-    let outlier = outlier(Ejection::default());
-    let record = Record::default();
-    let readmitted = outlier.epoch + Duration::from_secs(100);
-    record.ejections.store(3, Relaxed);
-    record.readmitted_ns.store(outlier.ns(readmitted), Relaxed);
-    let left = [0, 9, 10, 19, 20, 30, 1000]
-        .map(|secs| outlier.remembered(&record, readmitted + Duration::from_secs(secs)));
-    assert_eq!(left, [3, 3, 2, 2, 1, 0, 0]);
+fn time_that_was_used_up_before_a_try_is_not_its_servers() {
+    let none = CountedStatuses::None;
+    for end in [end(wire::TRY_TIMED_OUT), not_established(wire::FAILURE_CONNECT_TIMEOUT, None)] {
+        assert_eq!(end.verdict(none), Verdict::Bad);
+        assert_eq!(TryEnd { was_hurried: true, ..end }.verdict(none), Verdict::Nothing);
+    }
 }
 
 #[test]
-fn a_share_of_the_cluster_may_be_ejected_and_always_one() {
-    let most = |n_endpoints, max_percent| {
+fn an_ejection_is_made_forgivable_after_each_time_and_only_once_until_it_is_forgiven() {
+    let outlier = outlier(Ejection::default());
+    let record = Record::default();
+    let at = |secs| outlier.ns(outlier.epoch + Duration::from_secs(secs));
+    assert_eq!(outlier.make_forgivable(&record, at(1000)), None, "there is none");
+    record.ejections.store(2, Relaxed);
+    record.well_ns.store(at(100), Relaxed);
+    assert_eq!(outlier.make_forgivable(&record, at(109)), Some(at(110)));
+    assert_eq!(record.in_row.load(Relaxed), 0);
+    assert_eq!(outlier.make_forgivable(&record, at(110)), None);
+    assert_eq!(record.in_row.load(Relaxed), FORGIVABLE);
+    assert_eq!(
+        (outlier.make_forgivable(&record, at(5000)), record.ejections()),
+        (None, 2),
+        "by a success alone"
+    );
+}
+
+#[test]
+fn a_share_of_a_tier_may_be_ejected_and_always_one_but_the_only_one() {
+    let most = |tiers: &[usize], max_percent| {
         let rules = Ejection { max_percent, ..Ejection::default() };
-        Outlier::new(&rules, n_endpoints).map(|outlier| outlier.max_ejected)
+        let outlier = Outlier::new(&rules, tiers.iter().copied())?;
+        Some(outlier.tiers.iter().map(|share| share.max_ejected).collect::<Vec<_>>())
     };
-    assert_eq!([most(2, 50), most(3, 50), most(4, 50), most(10, 33)], [1, 1, 2, 3].map(Some));
-    assert_eq!([most(2, 1), most(3, 10), most(3, 100)], [1, 1, 3].map(Some));
-    assert_eq!(most(1, 100), None, "the only one is needed");
+    for (n, max_percent, expected) in
+        [(2, 50, 1), (3, 50, 1), (4, 50, 2), (10, 33, 3), (2, 1, 1), (3, 10, 1), (3, 100, 3)]
+    {
+        assert_eq!(most(&[n], max_percent), Some(vec![expected]), "{max_percent} % of {n}");
+    }
+    assert_eq!(most(&[4, 2, 1], 50), Some(vec![2, 1, 0]), "each tier has its own");
+    assert_eq!(most(&[1], 100), None, "the only one is needed");
     let off = Ejection { failures: 0, ..Ejection::default() };
-    assert!(Outlier::new(&off, 3).is_none());
-    assert!(Outlier::new(&Ejection { failure_percent: 50, ..off }, 3).is_some());
+    assert!(Outlier::new(&off, [3]).is_none());
+    assert!(Outlier::new(&Ejection { failure_percent: 50, ..off }, [3]).is_some());
 }

@@ -1,0 +1,97 @@
+//! How a try ended, and what that says of its server.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use lb_api::wire;
+
+use super::Trial;
+use crate::config::CountedStatuses;
+
+/// How a try ended, as far as it says something of the server.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TryEnd {
+    /// One of [`wire`]'s `TRY_*`.
+    pub result: u32,
+    /// One of [`wire`]'s `FAILURE_*` and the system's error, where the try was not established.
+    pub failure: Option<(u32, Option<i32>)>,
+    /// The response's, 0 where there is none.
+    pub status: u16,
+    /// How long it took.
+    pub total: Duration,
+    /// It ended for want of time, most of which was used up before it: in the queue, or by earlier tries.
+    pub was_hurried: bool,
+    /// What it was to the endpoint's trial.
+    pub trial: Trial,
+}
+
+/// What a try's end says of its server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Good,
+    Bad,
+    /// The client, or the proxy itself, was at fault.
+    Nothing,
+}
+
+/// Why an endpoint is ejected, as the log says it.
+pub(super) enum Why<'a> {
+    InRow(u32, &'a TryEnd),
+    Rate {
+        failed: u32,
+        of: u32,
+    },
+    Trial(&'a TryEnd),
+    /// An earlier worker ejected it.
+    Inherited,
+}
+
+impl TryEnd {
+    /// What it says of its server, where these statuses count as failures.
+    pub(super) fn verdict(&self, counted: CountedStatuses) -> Verdict {
+        match (self.result, self.failure) {
+            (wire::TRY_NOT_ESTABLISHED, Some((wire::FAILURE_LOCAL, _))) | (wire::TRY_ABORTED, _) => {
+                Verdict::Nothing
+            }
+            _ if self.was_hurried => Verdict::Nothing,
+            (wire::TRY_SERVED, _) if counted.contain(self.status) => Verdict::Bad,
+            (wire::TRY_SERVED, _) => Verdict::Good,
+            _ => Verdict::Bad,
+        }
+    }
+}
+
+impl fmt::Display for TryEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match (self.result, self.failure) {
+            (_, Some((wire::FAILURE_RESOLVE, _))) => "look-up failed",
+            (_, Some((wire::FAILURE_CONNECT_TIMEOUT, _))) => "no connection in time",
+            (_, Some((wire::FAILURE_TLS, _))) => "TLS handshake failed",
+            (_, Some((_, Some(os_error)))) => {
+                let text = io::Error::from_raw_os_error(os_error).to_string();
+                let text = text.split(" (os error").next().unwrap_or_default();
+                return f.write_str(&text.to_lowercase());
+            }
+            (wire::TRY_NOT_ESTABLISHED, _) => "no connection",
+            (wire::TRY_CLOSED_EARLY, _) => "connection closed before a response",
+            (wire::TRY_TIMED_OUT, _) => "no response in time",
+            (wire::TRY_BROKEN, _) => "response broke off",
+            (wire::TRY_SERVED, _) => return write!(f, "status {}", self.status),
+            _ => "bad response",
+        };
+        f.write_str(text)
+    }
+}
+
+impl fmt::Display for Why<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InRow(1, last) => write!(f, "1 failure ({last})"),
+            Self::InRow(n, last) => write!(f, "{n} consecutive failures ({last})"),
+            Self::Rate { failed, of } => write!(f, "{failed} of {of} tries failed"),
+            Self::Trial(last) => write!(f, "its trial failed ({last})"),
+            Self::Inherited => f.write_str("as it was before the reload"),
+        }
+    }
+}
