@@ -1,13 +1,13 @@
 //! A cluster as requests see it: its endpoints and the balancers that order them, built once and never changed.
 
+mod queue;
 mod standing;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use lb_api::wire;
 use tokio::sync::Notify;
-use tokio::sync::futures::Notified;
 
 use crate::config::{self, AllDown, HostHeader, KeySource, Setting};
 use crate::endpoint::{Declined, Endpoint, InFlight, Which};
@@ -20,6 +20,7 @@ use crate::retry::Retries;
 use crate::slow_start::SlowStart;
 use crate::sticky::Sticky;
 
+pub use self::queue::{Offer, Queue, Told, Waiting};
 pub use self::standing::{HealthFacts, keep};
 
 /// One cluster. Shared by all threads; what changes in it is atomic.
@@ -65,21 +66,6 @@ pub struct Tier {
     pub keyless: Option<Option<Balancer>>,
     /// What its balancer sees of it as a whole.
     pub state: &'static wire::ClusterState,
-}
-
-/// Requests that wait for an endpoint to come free.
-#[derive(Debug, Default)]
-pub struct Queue {
-    waiting: AtomicUsize,
-    freed: Notify,
-}
-
-/// A place in the queue; leaves when dropped.
-#[derive(Debug)]
-pub struct Waiting<'a> {
-    queue: &'a Queue,
-    /// Nobody waited before.
-    pub is_first: bool,
 }
 
 /// A request that was let in; counted until this is dropped.
@@ -164,7 +150,7 @@ impl Cluster {
             tiers,
             has_limits,
             slow_start,
-            queue: Queue::default(),
+            queue: Queue::new(config.queue_order),
             retries: Retries::default(),
             requests: AtomicU32::new(0),
             requests_elsewhere: AtomicU32::new(0),
@@ -185,7 +171,7 @@ impl Cluster {
     /// Where there is no such endpoint.
     pub fn set_in_flight_older(&self, endpoint: usize, n: u32) {
         let n_freed = self.endpoints[endpoint].set_in_flight_older(n);
-        self.queue.freed_several(n_freed as usize);
+        self.queue.freed_several(endpoint, n_freed as usize);
     }
 
     /// Sets how many requests of other generations this cluster has under way: they count towards its limit. From any
@@ -278,7 +264,7 @@ impl Cluster {
     /// Requests on their way to an endpoint, and those that wait for one. Looks at every endpoint.
     pub fn n_requests(&self) -> u64 {
         let in_flight = |e: &Endpoint| u64::from(e.counters.in_flight.load(Ordering::Relaxed));
-        self.endpoints.iter().map(in_flight).sum::<u64>() + self.queue.waiting.load(Ordering::Relaxed) as u64
+        self.endpoints.iter().map(in_flight).sum::<u64>() + self.queue.n_waiting() as u64
     }
 
     /// The host's own choice, for when the module gives none that can be used: of two available endpoints drawn at
@@ -438,50 +424,6 @@ fn check_keyless(config: &config::Cluster, keyless: Option<&Balancer>) -> Result
     })
 }
 
-impl Queue {
-    /// Takes a place, unless `limit` requests wait already.
-    pub fn enter(&self, limit: usize) -> Option<Waiting<'_>> {
-        let before = self.waiting.fetch_add(1, Ordering::SeqCst);
-        let waiting = Waiting { queue: self, is_first: before == 0 };
-        (before < limit).then_some(waiting)
-    }
-
-    /// Whether anybody waits: who comes then has to wait too, or it would take what those were woken for.
-    #[inline]
-    pub fn is_waited_in(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > 0
-    }
-
-    /// Tells those who wait that an endpoint may have come free. Costs one load where nobody waits.
-    #[inline]
-    pub fn freed(&self) {
-        if self.waiting.load(Ordering::SeqCst) > 0 {
-            self.freed.notify_one();
-        }
-    }
-
-    /// Tells as many of those who wait, in their order, that so many places may have come free.
-    fn freed_several(&self, n: usize) {
-        for _ in 0..n.min(self.waiting.load(Ordering::SeqCst)) {
-            self.freed.notify_one();
-        }
-    }
-}
-
-impl Waiting<'_> {
-    /// Completes when an endpoint may have come free since this was enabled, for each that did so for one of those who
-    /// wait, in the order in which they enabled it.
-    pub fn freed(&self) -> Notified<'_> {
-        self.queue.freed.notified()
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.queue.waiting.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
 /// The clusters of a worker, shared by its threads.
 pub type Clusters = Arc<[Cluster]>;
 
@@ -490,7 +432,7 @@ mod tests {
     use std::collections::BTreeSet;
     use std::future::Future as _;
     use std::pin::pin;
-    use std::task::{Context, Poll, Waker};
+    use std::task::{Context, Waker};
 
     use super::*;
 
@@ -512,19 +454,13 @@ mod tests {
     fn as_many_as_places_came_free_are_woken_when_older_requests_end() {
         let cluster = cluster(", max_requests = 2");
         cluster.set_in_flight_older(0, 2);
-        let places = [(); 3].map(|()| cluster.queue.enter(9).expect("there is room"));
-        let [a, b, c] = &places;
-        let (mut a, mut b, mut c) = (pin!(a.freed()), pin!(b.freed()), pin!(c.freed()));
-        for waiting in [a.as_mut(), b.as_mut(), c.as_mut()] {
-            assert!(!waiting.enable());
-        }
+        let places = [(); 3].map(|()| cluster.queue.enter(9, std::iter::empty()).expect("there is room"));
         let mut cx = Context::from_waker(Waker::noop());
+        let mut told = || places.each_ref().map(|place| pin!(place.told()).poll(&mut cx).is_ready());
         cluster.set_in_flight_older(0, 2);
-        assert_eq!(a.as_mut().poll(&mut cx), Poll::Pending, "nothing came free");
+        assert_eq!(told(), [false; 3], "nothing came free");
         cluster.set_in_flight_older(0, 0);
-        assert_eq!(a.poll(&mut cx), Poll::Ready(()));
-        assert_eq!(b.poll(&mut cx), Poll::Ready(()));
-        assert_eq!(c.poll(&mut cx), Poll::Pending, "two places, and not three");
+        assert_eq!(told(), [true, true, false], "two places, and not three");
     }
 
     #[test]

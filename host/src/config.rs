@@ -322,6 +322,10 @@ pub struct Cluster {
     pub queue_timeout: Duration,
     /// Requests that may wait at once, over all threads.
     pub queue: usize,
+    /// Which of them comes first.
+    pub queue_order: QueueOrder,
+    /// What a request does where all servers of its tier are full.
+    pub when_full: WhenFull,
     /// How long the weight of a server that becomes available rises to its own; zero is not at all.
     pub slow_start: Duration,
     /// 1 for a straight line; with more it rises faster at first.
@@ -418,6 +422,25 @@ pub enum AllDown {
     Fail,
     /// It is tried on those that are down, but not on those that drain.
     TryAll,
+}
+
+/// Which of the requests that wait gets the server that comes free.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum QueueOrder {
+    /// The one that has waited longest.
+    #[default]
+    Fifo,
+    /// The one that has waited shortest: under overload some are served quickly and the others not at all.
+    Lifo,
+}
+
+/// What a request does where all servers of its tier are full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenFull {
+    /// It waits in the queue.
+    Wait,
+    /// It goes on to the next tier, and waits where all tiers are full.
+    Spill,
 }
 
 /// How requests of one session find their server again.

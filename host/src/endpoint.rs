@@ -182,7 +182,7 @@ impl Endpoint {
     /// Requests on their way to it, those of other generations included.
     #[inline]
     pub fn in_flight(&self) -> u32 {
-        // In one order with `Queue`'s count: either who waits sees the place that came free, or who leaves sees it wait.
+        // In one order with the count of the queue: either who waits sees the place that came free, or who leaves sees it wait.
         let older = self.counters.in_flight_older.load(SeqCst);
         self.counters.in_flight.load(SeqCst).saturating_add(older)
     }

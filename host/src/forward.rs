@@ -9,13 +9,12 @@ mod report;
 mod tunnel;
 
 use std::future::poll_fn;
-use std::pin::pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use lb_api::wire;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Told};
 use crate::downstream::Downstream;
 use crate::error::Error;
 use crate::header_rules::Values;
@@ -178,7 +177,7 @@ impl Request<'_> {
         loop {
             // Who comes while others wait stands behind them, or they might wait for ever.
             let is_behind =
-                self.cluster.has_limits && trylist.tries().is_empty() && self.cluster.queue.is_waited_in();
+                self.cluster.has_limits && trylist.tries().is_empty() && self.cluster.queue.is_first_come();
             let mut step = if is_behind { Step::Wait } else { trylist.next(now) };
             if step == Step::Wait {
                 (step, now) = match self.wait_for_endpoint(down, trylist).await {
@@ -306,7 +305,8 @@ impl Request<'_> {
             });
         let preface = preface.as_deref().unwrap_or_default();
         let (place, upgrade) = ((cluster_idx, endpoint), self.plan.upgrade);
-        let server = match upstream::connection(thread, self.cluster, place, patience, preface, upgrade).await {
+        let server = match upstream::connection(thread, self.cluster, place, patience, preface, upgrade).await
+        {
             Ok(server) => server,
             Err(e) => {
                 let now = Instant::now();
@@ -471,7 +471,9 @@ impl Request<'_> {
         let busy = Failure { error: Error::Busy, outcome: wire::OUTCOME_NO_ENDPOINT, begun: None };
         let (metrics, cluster_idx) = (&self.thread.metrics, self.plan.route.cluster);
         let config = &self.cluster.config;
-        let Some(place) = self.cluster.queue.enter(config.queue) else {
+        let tried = trylist.tries().iter().map(|tried| tried.endpoint);
+        // From here on no endpoint comes free unseen.
+        let Some(place) = self.cluster.queue.enter(config.queue, tried) else {
             metrics.queue_full(cluster_idx);
             return Err(busy);
         };
@@ -484,19 +486,20 @@ impl Request<'_> {
         metrics.queue_entered(cluster_idx);
         let leave = |end| metrics.queue_left(cluster_idx, end, ns(entered.elapsed()));
         let tick = if self.cluster.has_limits { LIMITED_QUEUE_TICK } else { QUEUE_TICK };
-        let mut freed = pin!(place.freed());
-        // From here on no endpoint comes free unseen.
-        freed.as_mut().enable();
-        let mut may_ask = place.is_first;
+        let mut may_ask = place.may_ask;
+        let mut told = None;
         let mut now = entered;
         loop {
             if may_ask {
-                match trylist.next(now) {
-                    Step::Wait => {}
-                    step => {
-                        leave(QueueEnd::Admitted);
-                        return Ok((step, now));
-                    }
+                let step = trylist.next(now);
+                if let Some(Told::Freed(offer)) = told
+                    && trylist.has_room(offer.endpoint)
+                {
+                    place.pass_on(offer);
+                }
+                if step != Step::Wait {
+                    leave(QueueEnd::Admitted);
+                    return Ok((step, now));
                 }
             }
             if now >= until {
@@ -507,6 +510,7 @@ impl Request<'_> {
                 Err(error) => Poll::Ready(error),
                 Ok(()) => Poll::Pending,
             });
+            told = None;
             tokio::select! {
                 biased;
                 // First, or a request whose client is gone would be sent when its turn comes. What came of its body is kept.
@@ -514,11 +518,12 @@ impl Request<'_> {
                     leave(QueueEnd::Abandoned);
                     return Err(Failure { error, outcome: wire::OUTCOME_ABORTED, begun: None });
                 }
-                () = &mut freed => {
-                    freed.set(place.freed());
-                    freed.as_mut().enable();
-                }
+                what = place.told() => told = Some(what),
                 () = tokio::time::sleep((until - now).min(tick)) => {}
+            }
+            if told == Some(Told::Leave) {
+                leave(QueueEnd::Displaced);
+                return Err(busy);
             }
             now = Instant::now();
             may_ask = true;

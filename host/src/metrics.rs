@@ -162,6 +162,8 @@ label! {
         TimedOut = "timed_out",
         /// The client went away, or the worker's drain ended.
         Abandoned = "abandoned",
+        /// A newer request needed the place.
+        Displaced = "displaced",
     }
 }
 

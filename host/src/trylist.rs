@@ -18,6 +18,7 @@ use lb_api::wire;
 
 use crate::address::Peer;
 use crate::cluster::{Cluster, Tier};
+use crate::config::WhenFull;
 use crate::endpoint::{Declined, InFlight, Which};
 use crate::http1::head::{RequestHead, ResponseHead};
 use crate::metrics::{Call, TryEnd};
@@ -49,6 +50,8 @@ pub struct Trylist<'a> {
     preferred: Option<usize>,
     /// The last answer was to wait, and endpoints were declined before it.
     has_waited: bool,
+    /// A full tier was passed over.
+    has_spilled: bool,
     /// The endpoint of its session was full, and only that.
     is_session_kept: bool,
     view: &'a View<'a>,
@@ -168,6 +171,7 @@ impl<'a> Trylist<'a> {
             which,
             preferred: None,
             has_waited: false,
+            has_spilled: false,
             is_session_kept: false,
             view,
             slot: Some(slot),
@@ -202,9 +206,20 @@ impl<'a> Trylist<'a> {
             let n_endpoints = self.tier.n_endpoints;
             self.slot_mut().forget_declined(n_endpoints);
         }
+        if self.has_spilled {
+            self.has_spilled = false;
+            self.enter_first_tier(now);
+        }
         let mut step = self.next_in_tier(now);
-        while step == Step::Exhausted && self.enter_next_tier(now) {
+        let mut is_full = step == Step::Wait;
+        while (step == Step::Exhausted || step == Step::Wait && self.spills()) && self.enter_next_tier(now) {
+            self.has_spilled |= is_full;
             step = self.next_in_tier(now);
+            is_full |= step == Step::Wait;
+        }
+        if is_full && step == Step::Exhausted {
+            // A tier before this one is full, and no more than that.
+            step = Step::Wait;
         }
         self.has_waited = step == Step::Wait && self.slot().has_declined();
         if self.why.is_some() {
@@ -317,6 +332,11 @@ impl<'a> Trylist<'a> {
         self.is_session_kept
     }
 
+    /// Whether this endpoint takes a request now.
+    pub fn has_room(&self, endpoint: usize) -> bool {
+        self.cluster.endpoints[endpoint].takes(self.which)
+    }
+
     /// Counts bytes of the current try.
     pub fn count_bytes(&mut self, sent: u64, received: u64) {
         if let Some(current) = &mut self.current {
@@ -357,8 +377,9 @@ impl<'a> Trylist<'a> {
             };
             outlier.try_ended(self.cluster, current.endpoint, &end, now, || self.thread.random());
         }
+        let endpoint = current.endpoint;
         drop(current);
-        self.cluster.queue.freed();
+        self.cluster.queue.freed(endpoint);
     }
 
     /// The request is over; `kind` is one of [`wire`]'s `OUTCOME_*`, `status` what the client got, 0 where it got none.
@@ -406,7 +427,8 @@ impl<'a> Trylist<'a> {
         let (tier, view) = (self.tier, self.view);
         // Of another tier, it is not wanted: its session moves to the tier in use.
         let preferred = view.preferred.map_or(wire::NO_ENDPOINT, |endpoint| wire_idx(tier, endpoint));
-        self.preferred = (preferred != wire::NO_ENDPOINT).then_some(preferred as usize);
+        self.preferred =
+            Some(preferred as usize).filter(|idx| preferred != wire::NO_ENDPOINT && !self.was_tried(*idx));
         self.slot_mut().forget_answers();
         self.balancer = tier.chooser(view.key.is_some());
         let Some(balancer) = self.balancer else { return };
@@ -419,8 +441,12 @@ impl<'a> Trylist<'a> {
         self.state = if started.is_ok() { State::Chosen } else { State::None };
     }
 
-    /// Goes on to the next tier that has an endpoint available; false where there is none. The balancer before hears
-    /// that its trylist has come to nothing.
+    /// Whether full tiers are passed over.
+    fn spills(&self) -> bool {
+        self.cluster.config.when_full == WhenFull::Spill
+    }
+
+    /// Goes on to the next tier that has an endpoint available; false where there is none.
     #[cold]
     fn enter_next_tier(&mut self, now: Instant) -> bool {
         let next = self.tier_idx + 1;
@@ -429,15 +455,42 @@ impl<'a> Trylist<'a> {
             Which::NotDraining => Some(next).filter(|next| *next < self.cluster.tiers.len()),
         };
         let Some(tier_idx) = tier_idx else { return false };
+        self.enter_tier(tier_idx, now);
+        true
+    }
+
+    /// Begins anew after a wait for any of several tiers.
+    #[cold]
+    fn enter_first_tier(&mut self, now: Instant) {
+        let tier_idx = match self.which {
+            Which::Available => self.cluster.available_tier(0),
+            Which::NotDraining => Some(0),
+        };
+        if let Some(tier_idx) = tier_idx.filter(|idx| *idx != self.tier_idx) {
+            self.enter_tier(tier_idx, now);
+        }
+    }
+
+    /// Has the balancer of another tier choose. The one before hears that its trylist has come to nothing.
+    fn enter_tier(&mut self, tier_idx: usize, now: Instant) {
         let has_tried = !self.slot().tries.is_empty();
         self.finish(if has_tried { wire::OUTCOME_FAILED } else { wire::OUTCOME_NO_ENDPOINT }, 0, now);
         self.drop_trylist();
         self.tier_idx = tier_idx;
         self.tier = &self.cluster.tiers[tier_idx];
         self.load_balance();
+        let (first, n_endpoints) = (self.tier.first, self.tier.n_endpoints);
+        let slot = self.slot_mut();
+        for n in 0..slot.tries.len() {
+            let idx = slot.tries[n].endpoint.wrapping_sub(first);
+            // This tier was tried before another one.
+            if idx < n_endpoints {
+                slot.spread(n_endpoints);
+                slot.answered(idx);
+            }
+        }
         self.note_chooser(By::Module);
         self.note_candidates();
-        true
     }
 
     fn drop_trylist(&mut self) {

@@ -201,6 +201,117 @@ fn who_waits_is_served_in_the_order_of_coming() {
 }
 
 #[test]
+fn the_newest_is_served_first_where_that_is_asked_for_and_a_full_queue_loses_its_oldest() {
+    let gate = Gate::default();
+    let origin = gated(&gate);
+    let builder = Proxy::over([&origin]).each_server("max_requests = 1");
+    let proxy = builder.in_cluster("queue = 4\nqueue_order = \"lifo\"\nqueue_timeout = \"20s\"").start();
+    let mut clients: Vec<_> = (0..6).map(|_| proxy.connect()).collect();
+    for (i, client) in clients.iter_mut().enumerate() {
+        client.get(&format!("/{i}"));
+        if i == 0 {
+            origin.wait_for_requests(1);
+        }
+        if i < 5 {
+            proxy.wait_for_metric("trylist_queue_length{cluster=\"%\"}", i as f64);
+        }
+    }
+    let refused = clients[1].reply();
+    assert_eq!((refused.status(), refused.header("retry-after")), (503, Some("1")), "the oldest that waits");
+    proxy.wait_for_metric("trylist_queue_waits_total{cluster=\"%\",end=\"displaced\"}", 1.0);
+    gate.open();
+    for (i, client) in clients.iter_mut().enumerate() {
+        if i != 1 {
+            assert_eq!(client.reply().status(), 200);
+        }
+    }
+    let order: Vec<_> = origin.requests().iter().map(|request| request.line().to_owned()).collect();
+    assert_eq!(order, [0, 5, 4, 3, 2].map(|i| format!("GET /{i} HTTP/1.1")));
+}
+
+/// Answers `/flaky` with 503 at once, all else with 200.
+fn flaky(name: &'static str) -> Origin {
+    Origin::serving(move |conn| {
+        while let Some(request) = conn.request() {
+            let status = if request.line().contains("/flaky") { "503 No" } else { "200 OK" };
+            let length = name.len();
+            conn.send(format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n{name}"));
+        }
+    })
+}
+
+#[test]
+fn nobody_waits_behind_a_retry_that_waits_for_another_server() {
+    for case in all_modules() {
+        let gate = Gate::default();
+        let origins = [gated(&gate), flaky("idle")];
+        let proxy = case
+            .over(&origins)
+            .server(0, "max_requests = 1")
+            .server(1, "max_requests = 100")
+            .in_cluster("queue_timeout = \"20s\"")
+            .route("path = \"/\"\nretry = { on = [\"503\"], backoff = \"0s\" }")
+            .start();
+        proxy.set_state(1, STATE_DOWN);
+        let (mut busy, mut retried) = (proxy.connect(), proxy.connect());
+        busy.get("/busy");
+        origins[0].wait_for_requests(1);
+        proxy.set_state(1, STATE_AVAILABLE);
+        retried.get("/flaky");
+        proxy.wait_for_metric("trylist_queue_length{cluster=\"%\"}", 1.0);
+        // The queue is asked again every 250 ms; by events alone it is not.
+        for _ in 0..4 {
+            assert_eq!(proxy.get("/").text(), "idle", "{case}");
+        }
+        let waits = proxy.metric("trylist_queue_waits_total{cluster=\"%\",end=\"admitted\"}");
+        assert_eq!(waits, 0.0, "{case}: none of them has waited");
+        gate.open();
+        assert_eq!([busy.reply().text(), retried.reply().text()], ["ok", "ok"], "{case}");
+    }
+}
+
+/// What comes free goes to whoever can use it.
+#[test]
+fn a_server_that_comes_free_is_not_offered_to_a_retry_that_has_tried_it() {
+    let (first, second) = (Gate::default(), Gate::default());
+    let failing = Origin::serving({
+        let second = second.clone();
+        move |conn| {
+            while let Some(request) = conn.request() {
+                if request.line().contains("/busy") {
+                    second.wait();
+                }
+                let status = if request.line().contains("/flaky") { "503 No" } else { "200 OK" };
+                conn.send(format!("HTTP/1.1 {status}\r\nContent-Length: 6\r\n\r\nsecond"));
+            }
+        }
+    });
+    let origins = [gated(&first), failing];
+    let proxy = Proxy::over(&origins)
+        .each_server("max_requests = 1")
+        .in_cluster("queue_timeout = \"20s\"")
+        .route("path = \"/\"\nretry = { on = [\"503\"], backoff = \"0s\" }")
+        .start();
+    proxy.set_state(1, STATE_DOWN);
+    let mut clients = [(); 4].map(|()| proxy.connect());
+    let [busy, retried, other, waiting] = &mut clients;
+    busy.get("/");
+    origins[0].wait_for_requests(1);
+    proxy.set_state(1, STATE_AVAILABLE);
+    retried.get("/flaky");
+    proxy.wait_for_metric("trylist_queue_length{cluster=\"%\"}", 1.0);
+    other.get("/busy");
+    origins[1].wait_for_requests(2);
+    waiting.get("/waiting");
+    proxy.wait_for_metric("trylist_queue_length{cluster=\"%\"}", 2.0);
+    second.open();
+    assert_eq!(waiting.reply().text(), "second");
+    first.open();
+    assert_eq!([busy.reply().text(), retried.reply().text()], ["ok", "ok"]);
+    assert_eq!(other.reply().status(), 200);
+}
+
+#[test]
 fn a_full_queue_refuses_at_once() {
     let gate = Gate::default();
     let origin = gated(&gate);
@@ -356,6 +467,90 @@ fn full_servers_are_waited_for_and_the_backup_left_alone() {
     gate.open();
     assert_eq!((busy.reply().text(), waiting.reply().text()), ("ok".into(), "ok".into()));
     assert_eq!(origins[1].n_connections(), 0);
+}
+
+#[test]
+fn full_servers_spill_to_the_backup_where_that_is_asked_for_or_nobody_can_wait() {
+    for keys in ["when_full = \"spill\"", "queue = 0", "queue_timeout = \"0s\""] {
+        for case in all_modules() {
+            let gate = Gate::default();
+            let origins = [gated(&gate), Origin::named("backup")];
+            let builder = case.over(&origins).server(0, "max_requests = 1").server(1, "backup = true");
+            let proxy = builder.in_cluster(keys).start();
+            let mut busy = proxy.connect();
+            busy.get("/");
+            origins[0].wait_for_requests(1);
+            assert_eq!(proxy.names(3), "backup backup backup", "{case}, {keys}");
+            gate.open();
+            assert_eq!(busy.reply().text(), "ok");
+            assert_eq!(proxy.get("/").text(), "ok", "{case}, {keys}: free again");
+        }
+    }
+}
+
+#[test]
+fn where_nobody_can_wait_and_none_may_spill_requests_are_refused() {
+    let gate = Gate::default();
+    let origins = [gated(&gate), Origin::named("backup")];
+    let builder = Proxy::over(&origins).server(0, "max_requests = 1").server(1, "backup = true");
+    let proxy = builder.in_cluster("queue = 0\nwhen_full = \"wait\"").start();
+    let mut busy = proxy.connect();
+    busy.get("/");
+    origins[0].wait_for_requests(1);
+    assert_eq!(proxy.get("/").status(), 503);
+    assert_eq!(origins[1].n_connections(), 0);
+    gate.open();
+    assert_eq!(busy.reply().status(), 200);
+}
+
+#[test]
+fn who_spills_and_finds_all_full_waits_for_the_first_of_any_tier() {
+    for case in all_modules() {
+        for first_free in [0, 1] {
+            let gates = [Gate::default(), Gate::default()];
+            let origins = gates.each_ref().map(gated);
+            let builder = case.over(&origins).server(0, "max_requests = 1");
+            let builder = builder.server(1, "max_requests = 1, backup = true");
+            let proxy = builder.in_cluster("when_full = \"spill\"\nqueue_timeout = \"20s\"").start();
+            let mut clients = [(); 3].map(|()| proxy.connect());
+            for (i, origin) in origins.iter().enumerate() {
+                clients[i].get("/busy");
+                origin.wait_for_requests(1);
+            }
+            clients[2].get("/waiting");
+            proxy.wait_for_metric("trylist_queue_length{cluster=\"%\"}", 1.0);
+            gates[first_free].open();
+            assert_eq!(clients[2].reply().text(), "ok", "{case}");
+            assert_eq!(origins[first_free].requests()[1].line(), "GET /waiting HTTP/1.1", "{case}");
+            gates[1 - first_free].open();
+            assert_eq!([clients[0].reply().status(), clients[1].reply().status()], [200, 200]);
+        }
+    }
+}
+
+/// Else it would be tried twice, or its first try be forgotten.
+#[test]
+fn a_server_that_was_tried_before_a_spill_is_not_tried_again() {
+    let gate = Gate::default();
+    let origins = [Origin::dead(), gated(&gate), Origin::dead()];
+    let builder = Proxy::over(&origins).server(1, "max_requests = 1").server(2, "backup = true");
+    let proxy = builder
+        .in_cluster("when_full = \"spill\"\nqueue_timeout = \"20s\"\nejection = { failures = 0 }")
+        .start();
+    let (mut busy, mut waiting) = (proxy.connect(), proxy.connect());
+    busy.get("/busy");
+    origins[1].wait_for_requests(1);
+    waiting.get("/waiting");
+    proxy.wait_for_metric("trylist_queue_length{cluster=\"%\"}", 1.0);
+    gate.open();
+    assert_eq!([busy.reply().text(), waiting.reply().text()], ["ok", "ok"]);
+    let failed = |origin: &Origin| {
+        proxy.metric(&format!(
+            "trylist_tries_total{{cluster=\"%\",endpoint=\"{}\",result=\"not_established\"}}",
+            origin.url()
+        ))
+    };
+    assert_eq!([failed(&origins[0]), failed(&origins[2])], [2.0, 1.0], "once for each of two, once for one");
 }
 
 // ---- states ----------------------------------------------------------------------------------------------------------

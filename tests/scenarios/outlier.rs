@@ -83,7 +83,7 @@ fn moody(switch: &Switch) -> Origin {
 fn first_before_second(origins: [&Origin; 2], journal: &Journal) -> Builder {
     Proxy::over(origins)
         .module_file("records_calls", &artifacts::broken("records-calls"))
-        .in_cluster("response_timeout = \"50ms\"")
+        .in_cluster("response_timeout = \"500ms\"")
         .in_cluster(&format!("settings = {}", journal.settings(&["0", "1"])))
 }
 
@@ -327,8 +327,10 @@ fn a_backup_serves_while_all_before_it_are_ejected() {
 fn a_backup_serves_while_all_before_it_hang_by_default() {
     let origins = [moody(&Switch::to(Mood::Hangs)), moody(&Switch::to(Mood::Hangs)), Origin::named("backup")];
     let builder = Proxy::over(&origins).server(2, "backup = true");
-    let proxy =
-        builder.in_cluster("response_timeout = \"20ms\"").in_cluster("ejection = { time = \"24h\" }").start();
+    let proxy = builder
+        .in_cluster("response_timeout = \"200ms\"")
+        .in_cluster("ejection = { time = \"24h\" }")
+        .start();
     for _ in 0..10 {
         assert_eq!(proxy.get("/").status(), 504);
     }

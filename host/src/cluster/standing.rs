@@ -59,8 +59,7 @@ impl Cluster {
         // Panic spreads the load over all that there are, at once.
         let slow_start = self.slow_start.as_ref().filter(|_| !self.endpoints[endpoint].health.is_in_panic());
         if self.endpoints[endpoint].update_state(tier.state, slow_start) {
-            // It may take more than one of them.
-            self.queue.freed.notify_waiters();
+            self.queue.all_may_ask();
         }
     }
 

@@ -109,6 +109,8 @@ pub(super) struct Cluster {
     pub(super) keepalive_timeout: Option<Spanned<Time>>,
     pub(super) queue: Option<Spanned<i64>>,
     pub(super) queue_timeout: Option<Spanned<Time>>,
+    pub(super) queue_order: Option<Spanned<String>>,
+    pub(super) when_full: Option<Spanned<String>>,
     pub(super) slow_start: Option<Spanned<Time>>,
     pub(super) slow_start_aggression: Option<Spanned<f64>>,
     pub(super) ejection: Option<Ejection>,

@@ -200,6 +200,8 @@ keepalive = 0
 keepalive_timeout = "4ms"
 queue = 0
 queue_timeout = "0s"
+queue_order = "lifo"
+when_full = "wait"
 max_requests = 6
 send_proxy_protocol = "v2"
 request_headers = { set = { A = "1" } }
@@ -251,6 +253,7 @@ retry = { on = ["connect", "reset", "timeout", "bad_response", "gateway", "429"]
     assert_eq!(times, [1, 2, 3, 4].map(Duration::from_millis));
     assert_eq!((cluster.max_requests, cluster.send_proxy_protocol), (6, Some(proxy_protocol::Version::V2)));
     assert_eq!((cluster.keepalive, cluster.queue, cluster.queue_timeout), (0, 0, Duration::ZERO));
+    assert_eq!((cluster.queue_order, cluster.when_full), (QueueOrder::Lifo, WhenFull::Wait));
     let route = &config.routes[0];
     assert_eq!(
         (route.host.as_deref(), &*route.path, route.rewrite.as_deref()),
@@ -838,6 +841,14 @@ fn refuses_bad_clusters() {
             cluster("sticky = { app_cookie = \"sid\" }"),
             r#"t.toml:8: cluster "app": sticky: no server has a route (write, for example, { url = "…", route = "a" })"#,
         ),
+        (
+            cluster("queue_order = \"random\""),
+            r#"t.toml:8: cluster "app": queue_order "random" is not one of "fifo" and "lifo""#,
+        ),
+        (
+            cluster("when_full = \"fail\""),
+            r#"t.toml:8: cluster "app": when_full "fail" is not one of "wait" and "spill""#,
+        ),
         (cluster("queue = -1"), r#"t.toml:8: cluster "app": queue: -1 is not a number from 0 to 1000000"#),
     ]);
 }
@@ -1048,6 +1059,19 @@ fn refuses_bad_words_on_other_proxies() {
             r#"t.toml:8: cluster "app": send_proxy_protocol "v3" is not one of "v1" and "v2""#,
         ),
     ]);
+}
+
+#[test]
+fn full_servers_are_waited_for_unless_nobody_can_wait() {
+    let when_full = |keys: &str| {
+        let text = with_cluster(&format!("{CLUSTER}{keys}\n"));
+        parse("t.toml", &text, Syntax::Toml).unwrap().0.clusters[0].when_full
+    };
+    assert_eq!(when_full(""), WhenFull::Wait);
+    assert_eq!(when_full("queue = 0"), WhenFull::Spill);
+    assert_eq!(when_full("queue_timeout = \"0s\""), WhenFull::Spill);
+    assert_eq!(when_full("when_full = \"spill\""), WhenFull::Spill);
+    assert_eq!(when_full("queue = 0\nwhen_full = \"wait\""), WhenFull::Wait);
 }
 
 #[test]

@@ -15,7 +15,9 @@ use super::super::settings::flatten;
 use super::super::shape::{Named, Short};
 use super::super::source::{At, Span};
 use super::super::units::Time;
-use super::super::{AllDown, Cluster, HostHeader, KeyMissing, KeySource, Resolve, Server, Syntax, file};
+use super::super::{
+    AllDown, Cluster, HostHeader, KeyMissing, KeySource, QueueOrder, Resolve, Server, Syntax, WhenFull, file,
+};
 use super::headers::Direction;
 use super::module::Modules;
 use super::{Checker, address};
@@ -118,6 +120,9 @@ impl Checker<'_> {
             .and_then(|missing| self.key_missing(&object, missing, (&module, has_key), modules));
         let sticky = raw.sticky.and_then(|sticky| self.sticky(&object, sticky, &servers));
         let ejection = self.ejection(&object, raw.ejection);
+        let queue = self.integer(&key("queue"), raw.queue.as_ref(), 0..=1_000_000, QUEUE);
+        // Zero makes sense: nobody waits.
+        let queue_timeout = raw.queue_timeout.map_or(QUEUE_TIMEOUT, |time| time.get_ref().0);
         let health_check = raw.health_check.and_then(|check| self.health_check(&object, check));
         Cluster {
             module,
@@ -150,9 +155,17 @@ impl Checker<'_> {
             send_proxy_protocol,
             request_headers: self.header_rules(&object, Direction::Request, raw.request_headers),
             response_headers: self.header_rules(&object, Direction::Response, raw.response_headers),
-            queue: self.integer(&key("queue"), raw.queue.as_ref(), 0..=1_000_000, QUEUE),
-            // Zero makes sense: nobody waits.
-            queue_timeout: raw.queue_timeout.map_or(QUEUE_TIMEOUT, |time| time.get_ref().0),
+            queue,
+            queue_timeout,
+            queue_order: raw
+                .queue_order
+                .map_or(QueueOrder::Fifo, |text| self.queue_order(&key("queue_order"), &text)),
+            when_full: match raw.when_full {
+                Some(text) => self.when_full(&key("when_full"), &text),
+                // Where no request can wait, to wait would be to fail beside an idle backup.
+                None if queue == 0 || queue_timeout.is_zero() => WhenFull::Spill,
+                None => WhenFull::Wait,
+            },
             // Zero makes sense: no slow start.
             slow_start: raw.slow_start.map_or(Duration::ZERO, |time| time.get_ref().0),
             slow_start_aggression: self
@@ -346,6 +359,30 @@ impl Checker<'_> {
                     format!("{object} {:?} is not one of \"fail\" and \"try_all\"", text.get_ref()),
                 );
                 AllDown::Fail
+            }
+        }
+    }
+
+    fn queue_order(&mut self, object: &str, text: &Spanned<String>) -> QueueOrder {
+        match text.get_ref().as_str() {
+            "fifo" => QueueOrder::Fifo,
+            "lifo" => QueueOrder::Lifo,
+            other => {
+                self.report
+                    .error(text.at(), format!("{object} {other:?} is not one of \"fifo\" and \"lifo\""));
+                QueueOrder::Fifo
+            }
+        }
+    }
+
+    fn when_full(&mut self, object: &str, text: &Spanned<String>) -> WhenFull {
+        match text.get_ref().as_str() {
+            "wait" => WhenFull::Wait,
+            "spill" => WhenFull::Spill,
+            other => {
+                self.report
+                    .error(text.at(), format!("{object} {other:?} is not one of \"wait\" and \"spill\""));
+                WhenFull::Wait
             }
         }
     }
