@@ -5,6 +5,7 @@
 //! - [`Servers`]: who takes which keys, with slow start giving the same ones back;
 //! - [`Epoch`]: when a table of one's own is to be made anew, and who makes it;
 //! - [`Turns`] and [`Ties`]: smooth weighted round robin among those that a rule leaves open;
+//! - [`save_numbers`] and [`restore_currents`]: turns that go on over a reload where they were;
 //! - [`large_vec`]: memory of large tables that are looked at here and there;
 //! - [`hash_name`]: what a server is called where its name is hashed;
 //! - [`left_over`]: what to answer where nothing with a weight is left.
@@ -19,6 +20,7 @@ pub mod alias;
 mod draws;
 mod epoch;
 mod large;
+mod numbers;
 mod places;
 mod servers;
 mod ties;
@@ -27,6 +29,7 @@ mod turns;
 pub use draws::Draws;
 pub use epoch::Epoch;
 pub use large::large_vec;
+pub use numbers::{restore_currents, restore_numbers, save_numbers};
 pub use places::Places;
 pub use servers::Servers;
 pub use ties::{Load, Ties, draw};

@@ -11,9 +11,10 @@
 //! nginx looks at all endpoints twice where there are ties. The second look would cost as much as the first, so the tied
 //! ones are noted down at the first, on a list that is kept behind the same lock.
 
-use std::sync::{Mutex, TryLockError};
+use std::sync::{Mutex, PoisonError, TryLockError};
 
-use crate::Rng;
+use super::{restore_currents, save_numbers};
+use crate::{Endpoint, Endpoints, Rng};
 
 /// Current weights, one for each endpoint.
 #[derive(Debug)]
@@ -66,9 +67,27 @@ impl Load {
 impl Ties {
     /// For so many endpoints; all start at 0.
     pub fn new(n_endpoints: usize) -> Self {
-        let rounds =
-            Rounds { current: vec![0; n_endpoints].into(), tied: vec![Tied::default(); n_endpoints].into() };
-        Self { rounds: Mutex::new(rounds) }
+        Self::from(vec![0; n_endpoints].into())
+    }
+
+    /// For these endpoints, where [`save`](Self::save) was asked last. Weights are the host's, in
+    /// [`WEIGHT_ONE`](crate::WEIGHT_ONE)ths.
+    pub fn restored(endpoints: Endpoints<'_>, saved: &[u8]) -> Self {
+        let ids: Vec<u64> = endpoints.iter().map(Endpoint::id).collect();
+        let total = endpoints.iter().map(|endpoint| i64::from(endpoint.weight()) << 16).sum();
+        Self::from(restore_currents(saved, &ids, total))
+    }
+
+    fn from(current: Box<[i64]>) -> Self {
+        let tied = vec![Tied::default(); current.len()].into();
+        Self { rounds: Mutex::new(Rounds { current, tied }) }
+    }
+
+    /// The current weights, for endpoints with these IDs, in order. Waits for a round that is under way; requests that come
+    /// meanwhile do not.
+    pub fn save(&self, ids: &[u64]) -> Vec<u8> {
+        let rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
+        save_numbers(ids, &rounds.current)
     }
 
     /// The least cost per weight of these, which come in ascending order.

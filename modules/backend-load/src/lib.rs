@@ -20,7 +20,7 @@
 //! until none has come for `expiry`; after that the blackout begins anew. Weights are computed every `update`. A server
 //! whose reports do not count gets the median of those that do. As long as none counts, the configured weights hold.
 //!
-//! What is learned, and since when, is saved: a reload is no blackout.
+//! What is learned, and since when, is saved, and whose turn it is: a reload is no blackout.
 //!
 //! **What the host says holds too**: a server in slow start gets that part of its
 //! weight, a server that is not available nothing. Configured weights play no part where reports count, as in Envoy:
@@ -127,15 +127,21 @@ impl Balancer for BackendLoad {
     const ID: &'static str = "backend_load";
     const SUMMARY: &'static str =
         "weights from the load that servers report (ORCA), as Envoy's client-side weighted round robin";
-    /// What `learned::save` writes.
-    const STATE_VERSION: u32 = 1;
+    /// The number of the turn, 64 bits, little-endian; then what `learned::save` writes.
+    const STATE_VERSION: u32 = 2;
     type Settings = Settings;
     type Trylist = ();
 
     fn build(cx: &BuildCx<'_, Self>, settings: Settings) -> Result<Self, BuildError> {
         settings.check()?;
+        // A reload is no reason for the first server to be the first again.
+        let (turn, saved) = cx
+            .saved()
+            .unwrap_or_default()
+            .split_first_chunk()
+            .map_or((0, &[][..]), |(turn, saved)| (u64::from_le_bytes(*turn), saved));
         let servers: Box<[Server]> = {
-            let mut known = learned::restore(cx.saved().unwrap_or_default());
+            let mut known = learned::restore(saved);
             cx.endpoints().iter().map(|endpoint| Server::new(endpoint, &mut known)).collect()
         };
         let epoch = cx.cluster().epoch();
@@ -149,7 +155,7 @@ impl Balancer for BackendLoad {
             settings,
             plan: ArcSwap::from_pointee(plan),
             making: Mutex::new(()),
-            turn: Turn(AtomicU64::new(0)),
+            turn: Turn(AtomicU64::new(turn)),
             now_ns: AtomicU64::new(0),
             unreadable: Complaints::default(),
             log: cx.log().clone(),
@@ -199,7 +205,9 @@ impl Balancer for BackendLoad {
 
     fn save(&self) -> Option<Vec<u8>> {
         let learned = self.servers.iter().map(|server| (server.id, &server.learned));
-        Some(learned::save(learned, self.now_ns.load(Relaxed)))
+        let mut saved = self.turn.0.load(Relaxed).to_le_bytes().to_vec();
+        saved.extend(learned::save(learned, self.now_ns.load(Relaxed)));
+        Some(saved)
     }
 
     fn explain(&self, (): &()) -> Option<String> {

@@ -195,3 +195,19 @@ fn refuses_settings_out_of_range() {
     let penalty = cluster.balancer::<BackendLoad>().setting("error_penalty", -0.5).build().err().unwrap();
     assert_eq!(penalty.to_string(), "error_penalty: expected 0 or more, found -0.5");
 }
+
+#[test]
+fn a_reload_goes_on_with_the_next_turn() {
+    let cluster = FakeCluster::equal(3);
+    let build = |saved: Vec<u8>| {
+        let balancer = cluster.balancer::<BackendLoad>();
+        if saved.is_empty() { balancer } else { balancer.saved(saved) }.build().unwrap()
+    };
+    let (mut saved, mut chosen) = (Vec::new(), Vec::new());
+    for _ in 0..6 {
+        let balancer = build(saved);
+        chosen.extend(balancer.sequence(1));
+        saved = balancer.save();
+    }
+    assert_eq!(chosen, [0, 1, 2, 0, 1, 2]);
+}

@@ -30,22 +30,26 @@
 //!
 //! **Departures from httpd.** `busy` is the host's count, which rises when it has accepted the answer, not in the same step
 //! with the choice. Weights are the host's effective ones with slow start, to 1/100. Sets, spares and standbys are the host's
-//! tiers, errors and retries its health. lbstatus starts at 0 with each build; httpd keeps it over a graceful restart.
+//! tiers, errors and retries its health. lbstatus goes on over a reload, as over httpd's graceful restart.
 //!
 //! **When**: to go on as with httpd; few servers of about the same strength. **When not**: servers of different strength, or
 //! many servers (`least_request`). **Settings**: none. **Cost**: a look at every endpoint. **Source**: httpd,
 //! `modules/proxy/balancers/mod_lbmethod_bybusyness.c`, and `proxy_balancer_get_best_worker` in `proxy_util.c`.
 #![forbid(unsafe_code)]
 
-use std::sync::{Mutex, TryLockError};
+use std::sync::{Mutex, PoisonError, TryLockError};
 
 use lb_api::pick;
-use lb_api::{Balancer, BuildCx, BuildError, Live, Next, NextCx, Request, Rng, WEIGHT_ONE, export_balancer};
+use lb_api::{
+    Balancer, BuildCx, BuildError, Endpoint, Live, Next, NextCx, Request, Rng, WEIGHT_ONE, export_balancer,
+};
 
 /// The instance for one cluster.
 #[derive(Debug)]
 pub struct ByBusyness {
     endpoints: Box<[Live]>,
+    /// Of the endpoints.
+    ids: Box<[u64]>,
     /// One for each endpoint.
     lbstatus: Mutex<Box<[i64]>>,
 }
@@ -65,12 +69,19 @@ impl Balancer for ByBusyness {
     const ID: &'static str = "by_busyness";
     const SUMMARY: &'static str =
         "the fewest requests in flight, ties in turns by weight, as httpd's bybusyness";
+    /// lbstatus of each endpoint, as [`pick::save_numbers`] has it.
+    const STATE_VERSION: u32 = 1;
     type Settings = ();
     type Trylist = Chosen;
 
     fn build(cx: &BuildCx<'_, Self>, (): ()) -> Result<Self, BuildError> {
+        let ids: Box<[u64]> = cx.endpoints().iter().map(Endpoint::id).collect();
         let endpoints = cx.endpoints().live();
-        Ok(Self { lbstatus: Mutex::new(vec![0; endpoints.len()].into()), endpoints })
+        let total = cx.endpoints().iter().map(|endpoint| i64::from(endpoint.weight()) * 100).sum();
+        let before = cx.previous().and_then(Self::save);
+        let before = before.as_deref().or(cx.saved()).unwrap_or_default();
+        let lbstatus = Mutex::new(pick::restore_currents(before, &ids, total));
+        Ok(Self { endpoints, ids, lbstatus })
     }
 
     #[inline]
@@ -93,6 +104,11 @@ impl Balancer for ByBusyness {
             Some(best) => Next::Endpoint(best.endpoint),
             None => pick::left_over(&self.endpoints, cx),
         }
+    }
+
+    fn save(&self) -> Option<Vec<u8>> {
+        let lbstatus = self.lbstatus.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(pick::save_numbers(&self.ids, &lbstatus))
     }
 
     fn explain(&self, chosen: &Chosen) -> Option<String> {
@@ -210,6 +226,18 @@ mod tests {
             trylist.explain().rsplit(' ').next().unwrap().to_owned()
         };
         assert_eq!([explained(0), explained(0)], ["500", "400"]);
+    }
+
+    #[test]
+    fn a_reload_goes_on_with_the_next_turn() {
+        let cluster = FakeCluster::equal(3);
+        let mut balancer = cluster.balancer::<ByBusyness>().build().unwrap();
+        let mut chosen = Vec::new();
+        for _ in 0..6 {
+            chosen.extend(balancer.sequence(1));
+            balancer = cluster.balancer::<ByBusyness>().saved(balancer.save()).build().unwrap();
+        }
+        assert_eq!(chosen, [0, 1, 2, 0, 1, 2]);
     }
 
     /// httpd's `find_best_bybusyness` with its callback, word for word, for one set without spares and standbys.

@@ -61,7 +61,9 @@ use std::fmt;
 
 use lb_api::pick::{self, Draws, Load, Ties};
 use lb_api::serde::{Deserialize, Deserializer, de};
-use lb_api::{Balancer, BuildCx, BuildError, Live, Next, NextCx, Request, Rng, WEIGHT_ONE, export_balancer};
+use lb_api::{
+    Balancer, BuildCx, BuildError, Endpoint, Live, Next, NextCx, Request, Rng, WEIGHT_ONE, export_balancer,
+};
 
 /// More draws than this are a scan by chance.
 const MAX_CHOICES: u32 = 64;
@@ -91,6 +93,8 @@ enum Choices {
 #[derive(Debug)]
 pub struct LeastRequest {
     endpoints: Box<[Live]>,
+    /// Of the endpoints.
+    ids: Box<[u64]>,
     way: Way,
 }
 
@@ -107,13 +111,19 @@ pub struct Chosen(Option<Load>);
 impl Balancer for LeastRequest {
     const ID: &'static str = "least_request";
     const SUMMARY: &'static str = "the fewest requests in flight per weight, of two drawn or of all";
+    /// Current weights of ties, as [`Ties::save`] has them.
+    const STATE_VERSION: u32 = 1;
     type Settings = Settings;
     type Trylist = Chosen;
 
     fn build(cx: &BuildCx<'_, Self>, settings: Settings) -> Result<Self, BuildError> {
         let endpoints = cx.endpoints().live();
         let way = match (settings.choices, settings.active_request_bias) {
-            (Choices::All, None) => Way::All(Ties::new(endpoints.len())),
+            (Choices::All, None) => {
+                let before = cx.previous().and_then(Self::save);
+                let before = before.as_deref().or(cx.saved()).unwrap_or_default();
+                Way::All(Ties::restored(cx.endpoints(), before))
+            }
             (Choices::All, Some(_)) => {
                 let text = "only where endpoints are drawn: leave it out, or give choices a number";
                 return Err(BuildError::setting("active_request_bias", text));
@@ -126,7 +136,7 @@ impl Balancer for LeastRequest {
                 Way::Drawn { choices, bias, draws: Draws::new(cx.cluster(), &endpoints) }
             }
         };
-        Ok(Self { endpoints, way })
+        Ok(Self { endpoints, ids: cx.endpoints().iter().map(Endpoint::id).collect(), way })
     }
 
     #[inline]
@@ -143,6 +153,14 @@ impl Balancer for LeastRequest {
         match chosen.0 {
             Some(load) => Next::Endpoint(load.endpoint as usize),
             None => pick::left_over(&self.endpoints, cx),
+        }
+    }
+
+    fn save(&self) -> Option<Vec<u8>> {
+        match &self.way {
+            // A reload is no reason for the first of the tied to be the first again.
+            Way::All(ties) => Some(ties.save(&self.ids)),
+            Way::Drawn { .. } => None,
         }
     }
 

@@ -314,3 +314,19 @@ fn refuses_settings_that_make_no_sense() {
         format!("{expected} \"x\"; choises: unknown setting (did you mean \"choices\"?)")
     );
 }
+
+#[test]
+fn a_reload_goes_on_with_the_next_turn() {
+    let cluster = FakeCluster::equal(3);
+    let build = |saved: Vec<u8>| {
+        let balancer = cluster.balancer::<LeastRequest>().setting("choices", "all");
+        if saved.is_empty() { balancer } else { balancer.saved(saved) }.build().unwrap()
+    };
+    let (mut saved, mut chosen) = (Vec::new(), Vec::new());
+    for _ in 0..6 {
+        let balancer = build(saved);
+        chosen.extend(balancer.sequence(1));
+        saved = balancer.save();
+    }
+    assert_eq!(chosen, [0, 1, 2, 0, 1, 2]);
+}

@@ -129,8 +129,9 @@ impl Balancer for LeastTime {
     const ID: &'static str = "least_time";
     const SUMMARY: &'static str =
         "the server that should be done first, by average time and requests in flight";
-    /// What was timed, a byte; then id, 64 bits, and average, 32 bits, of each endpoint, little-endian.
-    const STATE_VERSION: u32 = 1;
+    /// What was timed, a byte; the number of endpoints, 32 bits; then id, 64 bits, and average, 32 bits, of each, little-endian;
+    /// then the current weights of ties, as [`Ties::save`] has them.
+    const STATE_VERSION: u32 = 2;
     type Settings = Settings;
     type Trylist = Chosen;
 
@@ -153,7 +154,7 @@ impl Balancer for LeastTime {
             fail_timeout_secs,
             ids,
             peers,
-            ties: Ties::new(endpoints.len()),
+            ties: Ties::restored(endpoints, &ties_before(cx)),
             endpoints: endpoints.live(),
         })
     }
@@ -214,10 +215,12 @@ impl Balancer for LeastTime {
 
     fn save(&self) -> Option<Vec<u8>> {
         let mut saved = vec![self.measure as u8];
+        saved.extend((self.ids.len() as u32).to_le_bytes());
         for (id, peer) in self.ids.iter().zip(&*self.peers) {
             saved.extend(id.to_le_bytes());
             saved.extend(peer.time().to_le_bytes());
         }
+        saved.extend(self.ties.save(&self.ids));
         Some(saved)
     }
 
@@ -272,11 +275,11 @@ fn whole_seconds(time: Time) -> Result<u32, BuildError> {
 
 /// What is known of endpoints: by the previous instance, and beside it what an earlier process saved of the same times.
 fn known(cx: &BuildCx<'_, LeastTime>, measure: Measure, previous: Option<&LeastTime>) -> HashMap<u64, Peer> {
-    let saved = match cx.saved().and_then(<[u8]>::split_first) {
-        Some((timed, saved)) if *timed == measure as u8 => saved,
+    let saved = match cx.saved().and_then(Saved::read) {
+        Some(saved) if saved.timed == measure as u8 => saved.times,
         _ => &[],
     };
-    let saved = saved.chunks_exact(12).filter_map(|bytes| {
+    let saved = saved.chunks_exact(TIME_BYTES).filter_map(|bytes| {
         let (id, time) = bytes.split_first_chunk()?;
         let time = u32::from_le_bytes(time.try_into().ok()?);
         Some((u64::from_le_bytes(*id), Peer::restored(time)))
@@ -286,6 +289,36 @@ fn known(cx: &BuildCx<'_, LeastTime>, measure: Measure, previous: Option<&LeastT
         known.extend(previous.ids.iter().copied().zip(previous.peers.iter().map(Peer::copy)));
     }
     known
+}
+
+/// Whose turn it was among the tied: of the previous instance, or of an earlier process.
+fn ties_before(cx: &BuildCx<'_, LeastTime>) -> Vec<u8> {
+    match (cx.previous(), cx.saved().and_then(Saved::read)) {
+        (Some(previous), _) => previous.ties.save(&previous.ids),
+        (None, Some(saved)) => saved.ties.to_vec(),
+        (None, None) => Vec::new(),
+    }
+}
+
+/// Bytes of one endpoint's average, with its id.
+const TIME_BYTES: usize = 12;
+
+/// What an earlier process saved, in its parts.
+struct Saved<'a> {
+    timed: u8,
+    times: &'a [u8],
+    ties: &'a [u8],
+}
+
+impl<'a> Saved<'a> {
+    /// None where it is too short to be that.
+    fn read(bytes: &'a [u8]) -> Option<Self> {
+        let (timed, bytes) = bytes.split_first()?;
+        let (n_endpoints, bytes) = bytes.split_first_chunk()?;
+        let n_bytes = (u32::from_le_bytes(*n_endpoints) as usize).checked_mul(TIME_BYTES)?;
+        let (times, ties) = bytes.split_at_checked(n_bytes)?;
+        Some(Self { timed: *timed, times, ties })
+    }
 }
 
 export_balancer!(LeastTime);

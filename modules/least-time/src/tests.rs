@@ -413,3 +413,19 @@ fn refuses_settings_that_make_no_sense() {
     assert_eq!(refused("inflight", 1.into()), "inflight: expected a boolean, found 1");
     assert_eq!(refused("in_flight", true.into()), "in_flight: unknown setting (did you mean \"inflight\"?)");
 }
+
+#[test]
+fn a_reload_goes_on_with_the_next_turn() {
+    let cluster = FakeCluster::equal(3);
+    let build = |saved: Vec<u8>| {
+        let balancer = cluster.balancer::<LeastTime>();
+        if saved.is_empty() { balancer } else { balancer.saved(saved) }.build().unwrap()
+    };
+    let (mut saved, mut chosen) = (Vec::new(), Vec::new());
+    for _ in 0..6 {
+        let balancer = build(saved);
+        chosen.extend(balancer.sequence(1));
+        saved = balancer.save();
+    }
+    assert_eq!(chosen, [0, 1, 2, 0, 1, 2]);
+}
