@@ -66,6 +66,16 @@ fn describe(e: &rustls::Error) -> String {
                 expected.to_str(),
                 if presented.is_empty() { "no name".into() } else { presented.join(", ") }
             ),
+            // What rustls has no word for: webpki's own, which it says by the names that they have there.
+            CertificateError::Other(e) => match e.to_string().as_str() {
+                "CaUsedAsEndEntity" => {
+                    "the certificate is an issuer's (CA:TRUE), and the peer may not use it as its own (RFC \
+                                        5280); make one without that (openssl req -x509 with -addext \
+                                        basicConstraints=critical,CA:FALSE), or have the issuer sign another"
+                        .into()
+                }
+                other => format!("the certificate is refused: {other}"),
+            },
             other => format!("the certificate is refused: {other}"),
         },
         Error::AlertReceived(alert) => format!("the peer refused: {alert:?}"),

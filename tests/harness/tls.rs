@@ -70,6 +70,22 @@ impl Authority {
         self.issue_with(names, |_| {})
     }
 
+    /// A certificate for this name that nobody but itself has issued, and that says whether it is an issuer's. `openssl req
+    /// -x509` says so unless told otherwise.
+    pub fn self_signed(&self, name: &str, is_issuer: bool) -> Files {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        if is_issuer {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        }
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let base = self.folder.path().join(format!("self-signed-{is_issuer}"));
+        let files = Files { cert: base.with_extension("pem"), key: base.with_extension("key") };
+        std::fs::write(&files.cert, certificate.pem()).unwrap();
+        std::fs::write(&files.key, key.serialize_pem()).unwrap();
+        files
+    }
+
     /// One that was valid once.
     pub fn issue_expired(&self, name: &str) -> Files {
         self.issue_with(&[name], |params| {

@@ -441,6 +441,28 @@ fn a_server_that_cannot_be_verified_is_a_failure_to_connect() {
     assert!(proxy.metrics().contains("tls"), "{series}");
 }
 
+/// OpenSSL's way to a certificate in one command makes it an issuer's, which a server's must not be (RFC 5280).
+#[test]
+fn a_self_signed_certificate_of_a_server_can_be_trusted_and_one_of_an_issuer_is_named() {
+    let (ca, origin) = (Authority::new("ca"), Origin::named("a"));
+    let over = |files: &Files| {
+        let inner = serving(&origin, &[files], "").start();
+        let url = format!("https://localhost:{}", inner.address().port());
+        let tls = format!("tls = {{ ca = {:?} }}", files.cert);
+        (Proxy::over_urls([url]).in_cluster(&tls).start(), inner)
+    };
+    let (proxy, _inner) = over(&ca.self_signed("localhost", false));
+    assert_eq!(proxy.get("/").text(), "a");
+    let (proxy, _inner) = over(&ca.self_signed("localhost", true));
+    assert_eq!(proxy.get("/").status(), 502);
+    let line = tests::log::line(&[proxy.cluster(), "request failed"]);
+    assert!(
+        line.contains("the certificate is an issuer's (CA:TRUE), and the peer may not use it as its own"),
+        "{line}"
+    );
+    assert!(line.contains("-addext basicConstraints=critical,CA:FALSE"), "{line}");
+}
+
 #[test]
 fn the_name_of_a_server_can_be_another_than_its_address() {
     let (ca, origin) = (Authority::new("ca"), Origin::named("a"));
