@@ -646,11 +646,36 @@ pub struct Supervision {
     pub max_draining: usize,
 }
 
+/// Families of addresses that servers' names are looked up for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Families {
+    /// Both, each by a look-up of its own.
+    #[default]
+    Any,
+    /// IPv4 alone (A records).
+    Ipv4,
+    /// IPv6 alone (AAAA records).
+    Ipv6,
+}
+
+impl Families {
+    /// Whether an address is of one of them.
+    pub fn contain(self, address: IpAddr) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Ipv4 => address.is_ipv4(),
+            Self::Ipv6 => address.is_ipv6(),
+        }
+    }
+}
+
 /// How servers' names are looked up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resolver {
     /// Name servers to ask; none are those of the system.
     pub servers: Vec<SocketAddr>,
+    /// Addresses that are looked up and used.
+    pub family: Families,
     /// For a whole look-up.
     pub timeout: Duration,
     /// A name is looked up again when its TTL says so, but no sooner than this.
@@ -732,6 +757,7 @@ impl Default for Resolver {
     fn default() -> Self {
         Self {
             servers: Vec::new(),
+            family: Families::default(),
             timeout: Duration::from_secs(5),
             min_ttl: Duration::from_secs(1),
             max_ttl: Duration::from_secs(3600),

@@ -1,14 +1,15 @@
 //! Names of which each address is a server of its own: `resolve = "all"`.
 //!
-//! A worker looks them up before it builds anything, and puts a server for each address in the place of the name: modules,
-//! checks, sessions and metrics see servers like any others. The endpoints of a worker never change, so an answer that has
-//! changed is told to the supervisor, which starts a new generation of the same files. What is known of servers that stay is
-//! handed over to it like at any reload, and a balancer is never built of half a change.
+//! A worker puts a server for each address in the place of the name before it builds anything: modules, checks, sessions and
+//! metrics see servers like any others. It takes the last addresses that the generation before knew, and waits for a name
+//! server only where there are none, and not for long. The endpoints of a worker never change, so an answer that has changed
+//! is told to the supervisor, which starts a new generation of the same files. What is known of servers that stay is handed
+//! over to it like at any reload, and a balancer is never built of half a change.
 //!
 //! ```text
-//! worker: look up ─► servers ─► balancers ─► serves ─► look up when the TTL is over ─► other addresses? ─► tell
-//!                                                                                                          │
-//! supervisor: not too often ─► next generation ─► its worker looks up ◄────────────────────────────────────┘
+//! worker: last addresses ─► servers ─► balancers ─► serves ─► look up, and when the TTL is over ─► others? ─► tell
+//!               ▲                                                                                              │
+//! supervisor: next generation ◄─ not too often ◄─ these are the last addresses now ◄───────────────────────────┘
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,16 +17,18 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use crate::config::{Config, Resolve, Server};
 use crate::endpoint::ADDRESS_MARK;
-use crate::resolve::{Name, ResolveError, Resolver};
+use crate::resolve::{MAX_ADDRESSES, Name, Resolver};
 
-/// Servers of one name. More are a mistake, or somebody's name server gone mad.
-const MAX_ADDRESSES: usize = 256;
+/// A worker waits so long for names that nobody has looked up yet. Most name servers answer within it, which spares a
+/// generation; clusters without names wait for nothing else.
+const FIRST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// The addresses of names, in order.
 pub type Known = BTreeMap<String, Vec<IpAddr>>;
@@ -40,8 +43,8 @@ pub struct Watch {
 }
 
 /// Puts a server for each address in the place of each name that is meant so, and returns the names with what was made of
-/// them. Waits for the name servers, all names at once, as long as `[resolver]` says. A name that cannot be looked up has
-/// the addresses of `known`, or else stays one server as it was written.
+/// them. Names of `known` have these addresses, and nobody is asked. Others are looked up, all at once and for a fraction of a
+/// second; one that has no address by then stays one server as it was written.
 ///
 /// # Errors
 /// What the system does not give.
@@ -49,31 +52,22 @@ pub fn expand(config: &mut Config, known: &Known) -> io::Result<Known> {
     let is_all = |server: &&Server| server.resolve == Resolve::All;
     let servers = config.clusters.iter().flat_map(|cluster| &cluster.servers);
     let names: BTreeSet<String> = servers.filter(is_all).map(|server| server.host.to_string()).collect();
-    if names.is_empty() {
-        return Ok(Known::new());
-    }
-    let found =
-        runtime::Builder::new_current_thread().enable_all().build()?.block_on(look_up(config, names))?;
+    let family = config.resolver.family;
     let mut now = Known::new();
-    for (name, answer) in found {
-        let addresses = match (answer, known.get(&name)) {
-            (Ok(addresses), _) => {
-                if addresses.len() > MAX_ADDRESSES {
-                    let n = addresses.len();
-                    tracing::warn!(name, "has {n} addresses; the first {MAX_ADDRESSES} of them are servers");
-                }
-                in_order(addresses)
-            }
-            (Err(e), Some(known)) => {
-                tracing::warn!(name, "look-up failed, keeping the last addresses: {e}");
-                known.clone()
-            }
-            (Err(e), None) => {
-                tracing::warn!(name, "look-up failed, so it is one server until it is found: {e}");
-                Vec::new()
-            }
-        };
-        now.insert(name, addresses);
+    let mut unknown = Vec::new();
+    for name in names {
+        let last = known.get(&name).into_iter().flatten().copied().filter(|ip| family.contain(*ip));
+        let last = in_order(last.collect());
+        if last.is_empty() {
+            unknown.push(Name::with(&name, 0, &[]));
+        }
+        now.insert(name, last);
+    }
+    if !unknown.is_empty() {
+        runtime::Builder::new_current_thread().enable_all().build()?.block_on(look_up(config, &unknown))?;
+    }
+    for name in unknown {
+        now.insert(name.host().to_owned(), in_order(name.known()));
     }
     for cluster in &mut config.clusters {
         let each = |server: Server| match now.get(&*server.host) {
@@ -102,20 +96,25 @@ pub fn known_of<'a>(servers: impl IntoIterator<Item = &'a Server>) -> Known {
     known
 }
 
-async fn look_up(
-    config: &Config,
-    names: BTreeSet<String>,
-) -> io::Result<Vec<(String, Result<Vec<IpAddr>, ResolveError>)>> {
+/// Looks these names up, all at once, for as long as a start may wait.
+async fn look_up(config: &Config, names: &[Arc<Name>]) -> io::Result<()> {
     let resolver = Arc::new(Resolver::new(&config.resolver)?);
-    let mut all = JoinSet::new();
+    // What is not over by then ends with this set.
+    let mut lookups = JoinSet::new();
     for name in names {
-        let resolver = Arc::clone(&resolver);
-        all.spawn(async move {
-            let answer = resolver.look_up(&name).await.map(|(addresses, _)| addresses);
-            (name, answer)
-        });
+        lookups.spawn(Arc::clone(name).keep_resolved(Arc::clone(&resolver)));
     }
-    Ok(all.join_all().await)
+    let until = tokio::time::Instant::now() + FIRST_ANSWERS.min(config.resolver.timeout);
+    for name in names {
+        let why = match tokio::time::timeout_at(until, name.addresses()).await.as_deref() {
+            Ok(Ok(_)) => continue,
+            Ok(Err(e)) => e.to_string(),
+            Err(_) => format!("no answer within {FIRST_ANSWERS:?}"),
+        };
+        let name = name.host();
+        tracing::warn!(name, "look-up failed, so it is one server until it is found: {why}");
+    }
+    Ok(())
 }
 
 /// As they come, name servers begin with another one each time.
@@ -146,12 +145,19 @@ impl Watch {
         self.names.is_empty()
     }
 
-    /// Begins, on the runtime that calls.
-    pub(crate) fn begin(self, resolver: &Arc<Resolver>) {
-        for (name, made_of) in self.names {
-            tokio::spawn(Arc::clone(&name).keep_resolved(Arc::clone(resolver)));
-            tokio::spawn(follow(name, made_of, Arc::clone(&self.tell)));
-        }
+    /// What is watched.
+    pub fn names(&self) -> impl Iterator<Item = &Arc<Name>> {
+        self.names.iter().map(|(name, _)| name)
+    }
+
+    /// Begins, on the runtime that calls. Returns handles by which it ends.
+    pub(crate) fn begin(self, resolver: &Arc<Resolver>) -> Vec<AbortHandle> {
+        let begun = self.names.into_iter().map(|(name, made_of)| {
+            let keep = tokio::spawn(Arc::clone(&name).keep_resolved(Arc::clone(resolver)));
+            let follow = tokio::spawn(follow(name, made_of, Arc::clone(&self.tell)));
+            [keep.abort_handle(), follow.abort_handle()]
+        });
+        begun.flatten().collect()
     }
 }
 

@@ -1,6 +1,8 @@
 //! What one generation learned and the next one begins with: health and latencies of endpoints, and what balancers saved.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use serde::{Deserialize, Serialize};
@@ -9,6 +11,7 @@ use crate::cluster::{Cluster, HealthFacts, Tier};
 use crate::discovery::{self, Known};
 use crate::endpoint::Endpoint;
 use crate::module::balancer::Balancer;
+use crate::resolve::Name;
 use crate::sticky;
 use crate::tls::tickets::{NoRandom, TicketKey, TicketKeys};
 
@@ -25,9 +28,12 @@ pub struct State {
     /// What TLS tickets are made and taken with, the newest first; none before the first worker has said so.
     ticket_keys: Vec<Vec<u8>>,
     clusters: Vec<ClusterState>,
-    /// The addresses of names of which each address is a server.
+    /// The addresses that servers were made of, for names of which each address is a server.
     #[serde(default)]
     names: Known,
+    /// The last addresses of all names, as name servers gave them.
+    #[serde(default)]
+    answers: Known,
 }
 
 impl std::fmt::Debug for State {
@@ -75,6 +81,31 @@ impl State {
             ticket_keys: ticket_keys.export().iter().map(|key| key.to_vec()).collect(),
             clusters: clusters.iter().map(ClusterState::of).collect(),
             names: discovery::known_of(clusters.iter().flat_map(|cluster| &cluster.config.servers)),
+            answers: Known::new(),
+        }
+        .with_answers(
+            clusters.iter().flat_map(|cluster| &cluster.endpoints).filter_map(|e| e.addresses.name()),
+        )
+    }
+
+    /// With the last addresses of these names too.
+    #[must_use]
+    pub fn with_answers<'a>(mut self, names: impl IntoIterator<Item = &'a Arc<Name>>) -> Self {
+        for name in names {
+            self.answered(name.host(), &name.known());
+        }
+        self
+    }
+
+    /// A name has these addresses now.
+    pub fn answered(&mut self, name: &str, addresses: &[IpAddr]) {
+        if addresses.is_empty() {
+            return;
+        }
+        match self.answers.get_mut(name) {
+            // Several servers may be of one name; all have the same addresses, or will soon.
+            Some(known) => *known = addresses.to_vec(),
+            None => _ = self.answers.insert(name.to_owned(), addresses.to_vec()),
         }
     }
 
@@ -110,6 +141,7 @@ impl State {
             ticket_keys: Vec::new(),
             clusters: Vec::new(),
             names: Known::new(),
+            answers: Known::new(),
         }
     }
 
@@ -118,6 +150,7 @@ impl State {
     pub fn learn(&mut self, later: Self) {
         self.ticket_keys = later.ticket_keys;
         self.names = later.names;
+        self.answers = later.answers;
         let mut earlier = std::mem::replace(&mut self.clusters, later.clusters);
         for cluster in self.clusters.iter_mut().filter(|cluster| !cluster.quarantined.is_empty()) {
             let Some(known) = earlier.iter_mut().find(|known| known.name == cluster.name) else { continue };
@@ -143,9 +176,14 @@ impl State {
         &self.secret
     }
 
-    /// The last addresses of names of which each address is a server.
+    /// The addresses that servers were made of, for names of which each address is a server.
     pub fn names(&self) -> &Known {
         &self.names
+    }
+
+    /// The last addresses of all names: a generation begins with these, and waits for no name server.
+    pub fn answers(&self) -> &Known {
+        &self.answers
     }
 
     /// What is known of the cluster of this name.

@@ -11,24 +11,20 @@ mod http;
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicI32, AtomicU64};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use lb_api::wire;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::cluster::{Cluster, Clusters};
 use crate::config::{HealthCheck, Probe};
+use crate::dial::{Dial, Dialled};
 use crate::endpoint::{Endpoint, Source};
 use crate::proxy_protocol::Version;
 use crate::random::{Random, fraction};
-use crate::resolve::Addresses;
 use crate::tls::client::Connector;
-use crate::tls::describe_io;
-use crate::unix;
-use crate::upstream::ConnectError;
 
 /// An interval is up to this part of it longer or shorter, so that the checks of many proxies do not fall together.
 const JITTER: f64 = 10.0;
@@ -156,16 +152,15 @@ async fn run(
     tls: Option<&Connector>,
 ) -> Result<(), CheckError> {
     let checked = async {
-        let mut stream = connect(endpoint, check).await?;
-        stream.write_all(preface).await?;
-        let Some((tls, name)) = tls.zip(endpoint.check_name.as_ref()) else {
-            return ask(check, endpoint, "http", stream).await;
-        };
-        let stream = tls
-            .connect(name, stream)
-            .await
-            .map_err(|e| CheckError::Connect(format!("TLS handshake failed: {}", describe_io(&e))))?;
-        ask(check, endpoint, "https", stream).await
+        let tls = tls.zip(endpoint.check_name.as_ref());
+        let dial =
+            Dial { addresses: &endpoint.addresses, port: check.port, tls, preface, patience: check.timeout };
+        match dial.connect().await {
+            Ok(Dialled::Plain(stream)) => ask(check, endpoint, "http", stream).await,
+            Ok(Dialled::Secured(stream)) => ask(check, endpoint, "https", stream).await,
+            Err(e) if e.kind == wire::FAILURE_CONNECT_TIMEOUT => Err(CheckError::TimedOut(check.timeout)),
+            Err(e) => Err(CheckError::Connect(e.text)),
+        }
     };
     match tokio::time::timeout(check.timeout, checked).await {
         Ok(result) => result,
@@ -184,37 +179,6 @@ async fn ask(
         Probe::Http(probe) => http::check(stream, probe, &endpoint.authority).await,
         Probe::Grpc { service } => grpc::check(stream, service, (scheme, &endpoint.authority)).await,
     }
-}
-
-/// A connection for a check, to the first of the endpoint's addresses that takes one. Each gets its share of the time, as
-/// for requests, which reach a server though its first address swallows packets.
-async fn connect(endpoint: &Endpoint, check: &HealthCheck) -> Result<TcpStream, CheckError> {
-    let until = Instant::now() + check.timeout;
-    let answer;
-    let addresses = match &endpoint.addresses {
-        Addresses::Fixed(address) => &address[..],
-        Addresses::Named(name) => {
-            answer = name.addresses().await;
-            let addresses = answer.as_ref().as_ref();
-            addresses.map_err(|e| CheckError::Connect(format!("look-up failed: {e}")))?
-        }
-        Addresses::Unix(path) => {
-            let connected = unix::connect(path).await;
-            return connected.map_err(|e| CheckError::Connect(ConnectError::from(e).text));
-        }
-    };
-    let mut failed = CheckError::Connect("the name has no address".into());
-    for (i, address) in addresses.iter().enumerate() {
-        let address = SocketAddr::new(address.ip(), check.port.unwrap_or(address.port()));
-        let n_left = u32::try_from(addresses.len() - i).unwrap_or(u32::MAX);
-        let share = until.saturating_duration_since(Instant::now()) / n_left;
-        match tokio::time::timeout(share, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(e)) => failed = CheckError::Connect(ConnectError::from(e).text),
-            Err(_) => failed = CheckError::TimedOut(check.timeout),
-        }
-    }
-    Err(failed)
 }
 
 impl From<io::Error> for CheckError {

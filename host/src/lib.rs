@@ -74,6 +74,7 @@ pub mod forward;
 pub mod retry;
 pub mod trylist;
 pub mod upstream;
+pub mod dial;
 pub mod pool;
 pub mod headers;
 pub mod date;

@@ -33,6 +33,14 @@ struct Rising {
     state: &'static wire::ClusterState,
     weight: u16,
     since: Instant,
+    /// How far into its window it was then: an earlier worker began it.
+    before: Duration,
+}
+
+impl Rising {
+    fn elapsed(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.since).saturating_add(self.before)
+    }
 }
 
 impl SlowStart {
@@ -48,11 +56,22 @@ impl SlowStart {
         weight: u16,
         state: &'static wire::ClusterState,
     ) {
+        self.go_on(counters, weight, state, Duration::ZERO);
+    }
+
+    /// An endpoint has been available for so long, in an earlier worker. The caller raises the epoch.
+    pub(crate) fn go_on(
+        &self,
+        counters: &'static wire::Counters,
+        weight: u16,
+        state: &'static wire::ClusterState,
+        before: Duration,
+    ) {
         let since = Instant::now();
         let mut rising = self.rising();
         rising.retain(|other| !std::ptr::eq(other.counters, counters));
-        counters.effective_weight.store(self.weight(weight, Duration::ZERO), Relaxed);
-        rising.push(Rising { counters, state, weight, since });
+        counters.effective_weight.store(self.weight(weight, before), Relaxed);
+        rising.push(Rising { counters, state, weight, since, before });
         drop(rising);
         self.begun.notify_one();
     }
@@ -70,6 +89,14 @@ impl SlowStart {
         if counters.effective_weight.swap(full, Relaxed) != full {
             state.epoch.fetch_add(1, Release);
         }
+    }
+
+    /// How far into its window this endpoint is, if its weight still rises.
+    pub(crate) fn elapsed(&self, counters: &'static wire::Counters) -> Option<Duration> {
+        let now = Instant::now();
+        let rising = self.rising();
+        let it = rising.iter().find(|rising| std::ptr::eq(rising.counters, counters))?;
+        Some(it.elapsed(now)).filter(|elapsed| *elapsed < self.window)
     }
 
     /// Makes the steps, for ever.
@@ -91,7 +118,7 @@ impl SlowStart {
             if endpoint.counters.state.load(Relaxed) != wire::STATE_AVAILABLE {
                 return false;
             }
-            let elapsed = now.saturating_duration_since(endpoint.since);
+            let elapsed = endpoint.elapsed(now);
             let weight = self.weight(endpoint.weight, elapsed);
             if endpoint.counters.effective_weight.swap(weight, Relaxed) != weight {
                 endpoint.state.epoch.fetch_add(1, Release);
@@ -182,6 +209,24 @@ mod tests {
         tokio::time::sleep(WINDOW).await;
         assert_eq!(state.epoch.load(Relaxed), end, "and no more");
         task.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn goes_on_where_an_earlier_worker_was() {
+        let slow_start = SlowStart::new(WINDOW, 1.0);
+        let (counters, state) = leaked();
+        assert_eq!(slow_start.elapsed(counters), None);
+        slow_start.begin(counters, 2, state);
+        tokio::time::advance(WINDOW / 4).await;
+        let elapsed = slow_start.elapsed(counters);
+        assert_eq!(elapsed, Some(WINDOW / 4));
+        let (next, (counters, state)) = (SlowStart::new(WINDOW, 1.0), leaked());
+        next.go_on(counters, 2, state, WINDOW / 4);
+        assert_eq!(counters.effective_weight.load(Relaxed), 1 << 15);
+        assert!(next.step(Instant::now() + WINDOW / 2));
+        assert_eq!(counters.effective_weight.load(Relaxed), 3 << 15);
+        assert!(!next.step(Instant::now() + WINDOW / 4 * 3), "it is over");
+        assert_eq!(next.elapsed(counters), None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -287,6 +287,8 @@ impl Supervisor {
     /// The generation that serves has servers that are not those of a name any more.
     fn moved(&mut self, number: u64, name: &str, addresses: &[IpAddr]) {
         if self.serving == Some(number) {
+            // The next generation begins with them.
+            self.state.answered(name, addresses);
             self.renewals.want(name, addresses, Instant::now());
         }
     }

@@ -2,17 +2,16 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::path::Path;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use lb_api::wire;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::time::timeout_at;
 
 use crate::cluster::Cluster;
 use crate::config::{self, Limits};
+use crate::dial::{Dial, not_secured, timed_out};
 use crate::downstream::Downstream;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
@@ -23,27 +22,16 @@ use crate::http1::head::{HeadLimits, Name, Refusal, RequestHead, ResponseHead, S
 use crate::http1::pump::{Pump, PumpError};
 use crate::http2::StreamError;
 use crate::http2::pool::{Connections, Making, Turn};
-use crate::resolve::Addresses;
 use crate::stream::Stream;
 use crate::thread::Thread;
 use crate::tls;
 use crate::tls::client::{Connector, Protocol};
-use crate::unix;
+
+pub use crate::dial::ConnectError;
 
 /// A response is first read up to here. Whole where it is small; of a large one no more than has to be copied, so that the
 /// rest can be spliced.
 const FIRST_READ_BYTES: usize = 8 * 1024;
-
-/// Why a connection could not be made.
-#[derive(Clone, Debug)]
-pub struct ConnectError {
-    /// One of [`wire`]'s `FAILURE_*`.
-    pub kind: u32,
-    /// `errno`, where there is one.
-    pub os_error: Option<i32>,
-    /// In words.
-    pub text: String,
-}
 
 /// Why a request that was sent, or was being sent, got no response.
 #[derive(Debug)]
@@ -189,90 +177,20 @@ async fn connect_h2(
     }
 }
 
-/// Makes a connection, to whichever of the endpoint's addresses answers first in their order. Each gets its share of
-/// `patience`, so that one that swallows packets leaves time for those behind it. `tls` is for endpoints that are spoken to
-/// by it. `preface` is said first, before whatever speaks over the connection.
+/// Makes a connection to one of the endpoint's addresses; see [`Dial`]. `tls` is for endpoints that are spoken to by it.
+/// `preface` is said first, before whatever speaks over the connection.
 ///
 /// # Errors
-/// The name has no address, or no address could be connected to in time.
+/// As [`Dial::connect`].
 pub async fn connect(
     endpoint: &Endpoint,
     tls: Option<&Connector>,
     patience: Duration,
     preface: &[u8],
 ) -> Result<Stream, ConnectError> {
-    let began = Instant::now();
-    let unresolved = |text: String| ConnectError { kind: wire::FAILURE_RESOLVE, os_error: None, text };
-    let answer;
-    let addresses = match &endpoint.addresses {
-        Addresses::Fixed(address) => &address[..],
-        Addresses::Named(name) => {
-            answer = tokio::time::timeout(patience, name.addresses())
-                .await
-                .map_err(|_| unresolved(format!("look-up failed: no answer within {patience:?}")))?;
-            answer.as_ref().as_ref().map_err(|e| unresolved(format!("look-up failed: {e}")))?
-        }
-        Addresses::Unix(path) => return Box::pin(connect_unix(path, patience, preface)).await,
-    };
-    let mut failed = unresolved("the name has no address".into());
-    for (i, address) in addresses.iter().enumerate() {
-        let n_left = u32::try_from(addresses.len() - i).unwrap_or(u32::MAX);
-        let share = patience.saturating_sub(began.elapsed()) / n_left;
-        let tried = Instant::now();
-        let failure = match tokio::time::timeout(share, TcpStream::connect(address)).await {
-            Ok(Ok(mut stream)) => {
-                // Only a hint to the kernel: a connection without it still works.
-                let _ = stream.set_nodelay(true);
-                // It fits into the socket's buffer, so this does not wait.
-                if !preface.is_empty() {
-                    stream.write_all(preface).await?;
-                }
-                let Some((connector, name)) = tls.zip(endpoint.tls_name.as_ref()) else {
-                    return Ok(stream.into());
-                };
-                let left = share.saturating_sub(tried.elapsed());
-                match tokio::time::timeout(left, Box::pin(connector.connect(name, stream))).await {
-                    Ok(Ok(stream)) => return Ok(Stream::Tls(Box::new(stream.into()))),
-                    Ok(Err(e)) => not_secured(&e),
-                    Err(_) => ConnectError {
-                        kind: wire::FAILURE_CONNECT_TIMEOUT,
-                        os_error: None,
-                        text: format!("TLS handshake not done within {patience:?}"),
-                    },
-                }
-            }
-            Ok(Err(e)) => e.into(),
-            Err(_) => timed_out(patience),
-        };
-        // An address that answers, but not as whom it should, says more than one behind it where nobody listens.
-        if failed.kind != wire::FAILURE_TLS {
-            failed = failure;
-        }
-    }
-    Err(failed)
-}
-
-async fn connect_unix(path: &Path, patience: Duration, preface: &[u8]) -> Result<Stream, ConnectError> {
-    let connected = tokio::time::timeout(patience, unix::connect(path)).await;
-    let mut stream = connected.map_err(|_| timed_out(patience))??;
-    // As above.
-    if !preface.is_empty() {
-        stream.write_all(preface).await?;
-    }
-    Ok(stream.into())
-}
-
-fn timed_out(patience: Duration) -> ConnectError {
-    ConnectError {
-        kind: wire::FAILURE_CONNECT_TIMEOUT,
-        os_error: None,
-        text: format!("no connection within {patience:?}"),
-    }
-}
-
-fn not_secured(e: &io::Error) -> ConnectError {
-    let text = format!("TLS handshake failed: {}", tls::describe_io(e));
-    ConnectError { kind: wire::FAILURE_TLS, os_error: e.raw_os_error(), text }
+    let tls = tls.zip(endpoint.tls_name.as_ref());
+    let dial = Dial { addresses: &endpoint.addresses, port: None, tls, preface, patience };
+    dial.connect().await.map(Stream::from)
 }
 
 impl Exchange {
@@ -489,25 +407,5 @@ pub fn client_error(e: &PumpError) -> Error {
         PumpError::SourceFailed(_) | PumpError::SourceEnded | PumpError::SinkFailed(_) => Error::ClientGone,
         PumpError::Malformed(text) => Error::Body(text),
         PumpError::TooLarge => Error::BodyTooLarge,
-    }
-}
-
-impl From<io::Error> for ConnectError {
-    fn from(e: io::Error) -> Self {
-        use rustix::io::Errno;
-        let os_error = e.raw_os_error();
-        let kind = match os_error.map(Errno::from_raw_os_error) {
-            // What the proxy itself has run out of.
-            Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL) => {
-                wire::FAILURE_LOCAL
-            }
-            Some(Errno::TIMEDOUT) => wire::FAILURE_CONNECT_TIMEOUT,
-            _ => wire::FAILURE_CONNECT,
-        };
-        let text = match e.kind() {
-            io::ErrorKind::ConnectionRefused => "connection refused".into(),
-            _ => e.to_string(),
-        };
-        Self { kind, os_error, text }
     }
 }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime;
 use tokio::sync::watch;
-use tokio::task::LocalSet;
+use tokio::task::{AbortHandle, LocalSet};
 
 use crate::access_log::{self, AccessLog};
 use crate::address::Address;
@@ -35,7 +35,7 @@ use crate::metrics::{BalancerLayout, ClusterLayout, EndpointLayout, Metrics, Met
 use crate::module::balancer::{BuildError, Fault};
 use crate::module::load::LoadError;
 use crate::module::registry::Registry;
-use crate::resolve::{Addresses, Resolver};
+use crate::resolve::{Name, Resolver};
 use crate::route::Routes;
 use crate::sockets::{self, BindError, Bound, Shortage, SocketFile};
 use crate::thread::Thread;
@@ -79,6 +79,8 @@ pub struct Worker {
     gates: Arc<[Arc<Gate>]>,
     shortage: Option<Shortage>,
     board: Option<&'static Board>,
+    /// Names of which each address is a server.
+    watched: Vec<Arc<Name>>,
     /// Of Unix sockets, where no supervisor holds them.
     _files: Vec<SocketFile>,
 }
@@ -172,6 +174,12 @@ impl Prepared {
         if !refused.is_empty() {
             return Err(StartError::Balancers(refused));
         }
+        let endpoints = || clusters.iter().flat_map(|cluster| &cluster.endpoints);
+        for name in endpoints().filter_map(|endpoint| endpoint.addresses.name()) {
+            if let Some(known) = state.answers().get(name.host()) {
+                name.recall(known, config.resolver.family);
+            }
+        }
         let ticket_keys = state
             .ticket_keys()
             .map_err(|e| StartError::System("keys of TLS tickets".into(), io::Error::other(e)))?;
@@ -254,6 +262,7 @@ impl Worker {
             gates: Arc::default(),
             shortage: None,
             board: given.board,
+            watched: given.watch.iter().flat_map(Watch::names).cloned().collect(),
             _files: files,
         };
         // From here on dropping `worker` stops whatever was started.
@@ -293,6 +302,11 @@ impl Worker {
         self.shortage.as_ref()
     }
 
+    /// Names of which each address is a server.
+    pub fn watched(&self) -> &[Arc<Name>] {
+        &self.watched
+    }
+
     /// Its numbers.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
@@ -327,14 +341,8 @@ impl Worker {
         admin: Option<Bound>,
         watch: Option<Watch>,
     ) -> Result<JoinHandle<()>, StartError> {
-        let names: Vec<_> = clusters
-            .iter()
-            .flat_map(|cluster| &cluster.endpoints)
-            .filter_map(|endpoint| match &endpoint.addresses {
-                Addresses::Named(name) => Some(Arc::clone(name)),
-                Addresses::Fixed(_) | Addresses::Unix(_) => None,
-            })
-            .collect();
+        let endpoints = clusters.iter().flat_map(|cluster| &cluster.endpoints);
+        let names: Vec<_> = endpoints.filter_map(|endpoint| endpoint.addresses.name()).cloned().collect();
         let clusters = Arc::clone(clusters);
         let metrics = Arc::clone(&self.metrics);
         let (mut phase, has_served) = (self.phase.subscribe(), self.has_served.subscribe());
@@ -348,17 +356,18 @@ impl Worker {
         spawn("background", move || {
             board.inspect(|board| breadcrumb::take_place(board, place));
             runtime.block_on(async {
+                let mut asking = Vec::new();
                 if let Some(resolver) = resolver {
                     for name in names {
-                        tokio::spawn(name.keep_resolved(Arc::clone(&resolver)));
+                        tokio::spawn(look_up_until_ending(name, Arc::clone(&resolver), phase.clone()));
                     }
-                    watch.into_iter().for_each(|watch| watch.begin(&resolver));
+                    asking.extend(watch.into_iter().flat_map(|watch| watch.begin(&resolver)));
                 }
                 tokio::spawn(ticket_keys.keep_rotating());
                 if board.is_some() {
                     tokio::spawn(keep_ticking());
                 }
-                cluster::keep(&clusters);
+                asking.extend(cluster::keep(&clusters));
                 let (ready, readiness) = watch::channel(admin::Readiness::Ready);
                 let serve_admin = async move {
                     if let Some(Bound { address, mut sockets, .. }) = admin
@@ -372,6 +381,8 @@ impl Worker {
                 // A sender that is gone means the same as a stop.
                 let ending =
                     phase.wait_for(|phase| phase.is_ending()).await.map_or(Phase::Stopped, |phase| *phase);
+                // One generation asks servers and name servers how they are, and that is the one that serves.
+                asking.iter().for_each(AbortHandle::abort);
                 let _ = ready.send(match ending {
                     Phase::Draining { idle: Idle::AnswerOneMore, .. } => admin::Readiness::HandedOver,
                     _ => admin::Readiness::Draining,
@@ -607,6 +618,18 @@ async fn finish_admin(
     if let Phase::Draining { until, .. } = ending {
         // One that panicked has said so.
         let _ = tokio::time::timeout_at(until.into(), admin).await;
+    }
+}
+
+/// Looks a name up for as long as the worker serves; longer only where requests still wait for its first answer.
+async fn look_up_until_ending(name: Arc<Name>, resolver: Arc<Resolver>, mut phase: watch::Receiver<Phase>) {
+    let is_over = async {
+        let _ = phase.wait_for(|phase| phase.is_ending()).await;
+        let _ = name.addresses().await;
+    };
+    tokio::select! {
+        () = Arc::clone(&name).keep_resolved(resolver) => {}
+        () = is_over => {}
     }
 }
 

@@ -1,7 +1,7 @@
 //! A name server on a free port, which knows what a test tells it.
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -17,8 +17,8 @@ pub struct NameServer {
 /// What a name server says of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// These addresses, for so many seconds.
-    Addresses(Vec<Ipv4Addr>, u32),
+    /// These addresses, for so many seconds; of none of a family it says that the name has none.
+    Addresses(Vec<IpAddr>, u32),
     /// There is no such name.
     NoSuchName,
     /// That it failed.
@@ -30,8 +30,10 @@ pub enum Answer {
 #[derive(Debug)]
 struct Shared {
     socket: UdpSocket,
-    names: Mutex<HashMap<String, Answer>>,
+    /// By name, and by type of record where one has an answer of its own.
+    names: Mutex<HashMap<(String, Option<u16>), Answer>>,
     n_queries: AtomicUsize,
+    n_aaaa: AtomicUsize,
     ended: AtomicBool,
 }
 
@@ -45,6 +47,7 @@ impl NameServer {
             socket,
             names: Mutex::default(),
             n_queries: AtomicUsize::new(0),
+            n_aaaa: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
         });
         let thread = std::thread::spawn({
@@ -56,18 +59,34 @@ impl NameServer {
 
     /// The table of a configuration in which names are looked up here, and again as soon as their answers say.
     pub fn config(&self) -> String {
-        format!("[resolver]\nservers = [\"{}\"]\nmin_ttl = \"5ms\"\ntimeout = \"300ms\"", self.address)
+        self.config_with("timeout = \"300ms\"")
+    }
+
+    /// The same with these keys.
+    pub fn config_with(&self, keys: &str) -> String {
+        format!("[resolver]\nservers = [\"{}\"]\nmin_ttl = \"5ms\"\n{keys}", self.address)
     }
 
     /// Has it say this of a name from now on.
     pub fn set(&self, name: &str, answer: Answer) -> &Self {
-        lock(&self.shared.names).insert(name.to_owned(), answer);
+        lock(&self.shared.names).insert((name.to_owned(), None), answer);
+        self
+    }
+
+    /// Has it say this of a name's IPv6 addresses (AAAA), whatever it says of the name otherwise.
+    pub fn set_aaaa(&self, name: &str, answer: Answer) -> &Self {
+        lock(&self.shared.names).insert((name.to_owned(), Some(AAAA)), answer);
         self
     }
 
     /// Has a name have these addresses, to be looked up again at once.
     pub fn addresses(&self, name: &str, addresses: &[[u8; 4]]) -> &Self {
         self.set(name, Answer::Addresses(addresses.iter().map(|a| (*a).into()).collect(), 0))
+    }
+
+    /// Questions for IPv6 addresses so far.
+    pub fn n_aaaa(&self) -> usize {
+        self.shared.n_aaaa.load(Ordering::SeqCst)
     }
 
     /// Questions so far.
@@ -95,20 +114,30 @@ fn serve(shared: &Shared) {
         }
         let Some((name, kind, end)) = question(&query[..n]) else { continue };
         shared.n_queries.fetch_add(1, Ordering::SeqCst);
-        let answer = lock(&shared.names).get(&name).cloned().unwrap_or(Answer::NoSuchName);
+        if kind == AAAA {
+            shared.n_aaaa.fetch_add(1, Ordering::SeqCst);
+        }
+        let answer = {
+            let names = lock(&shared.names);
+            let own = names.get(&(name.clone(), Some(kind)));
+            own.or_else(|| names.get(&(name, None))).cloned().unwrap_or(Answer::NoSuchName)
+        };
         let (code, addresses, ttl) = match answer {
             Answer::Addresses(addresses, ttl) => (0, addresses, ttl),
             Answer::Failure => (2, Vec::new(), 0),
             Answer::NoSuchName => (3, Vec::new(), 0),
             Answer::Silence => continue,
         };
-        let addresses: Vec<_> = addresses.into_iter().filter(|_| kind == A).collect();
-        let _ = shared.socket.send_to(&response(&query[..end], code, &addresses, ttl), from);
+        let is_of_kind = |ip: &IpAddr| kind == if ip.is_ipv4() { A } else { AAAA };
+        let addresses: Vec<_> = addresses.into_iter().filter(is_of_kind).collect();
+        let _ = shared.socket.send_to(&response(&query[..end], kind, code, &addresses, ttl), from);
     }
 }
 
 /// The type of records with an IPv4 address.
 const A: u16 = 1;
+/// And with an IPv6 address.
+const AAAA: u16 = 28;
 
 /// Name and type that a query asks for (RFC 1035 section 4.1), and where its question ends.
 fn question(query: &[u8]) -> Option<(String, u16, usize)> {
@@ -126,7 +155,7 @@ fn question(query: &[u8]) -> Option<(String, u16, usize)> {
     Some((labels.join("."), kind, at + 4))
 }
 
-fn response(question: &[u8], code: u8, addresses: &[Ipv4Addr], ttl: u32) -> Vec<u8> {
+fn response(question: &[u8], kind: u16, code: u8, addresses: &[IpAddr], ttl: u32) -> Vec<u8> {
     let n = u16::try_from(addresses.len()).unwrap();
     // The same ID; a response, recursion desired and available; one question, n answers.
     let mut bytes = question[..2].to_vec();
@@ -135,11 +164,17 @@ fn response(question: &[u8], code: u8, addresses: &[Ipv4Addr], ttl: u32) -> Vec<
     bytes.extend([0; 4]);
     bytes.extend(&question[12..]);
     for address in addresses {
+        let octets = match address {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        };
         // The name as in the question; class IN.
-        bytes.extend([0xc0, 12, 0, 1, 0, 1]);
+        bytes.extend([0xc0, 12]);
+        bytes.extend(kind.to_be_bytes());
+        bytes.extend([0, 1]);
         bytes.extend(ttl.to_be_bytes());
-        bytes.extend([0, 4]);
-        bytes.extend(address.octets());
+        bytes.extend(u16::try_from(octets.len()).unwrap().to_be_bytes());
+        bytes.extend(octets);
     }
     bytes
 }

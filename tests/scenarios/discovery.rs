@@ -1,14 +1,16 @@
 //! Servers by name: looked up again as their TTL says, and not lost when the name server is.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use rustix::process::Signal;
 use tests::dns::{Answer, NameServer};
 use tests::eventually;
 use tests::h2::{DATA, END_HEADERS, END_STREAM, HEADERS, frame, next_request};
 use tests::log;
 use tests::origin::{Conn, Origin};
 use tests::proxy::{Builder, Proxy};
-use tests::site::{Site, spoken};
+use tests::site::{Site, signal, spoken};
+use tests::tls::Authority;
 use tests::traffic::Traffic;
 
 /// Answers with its name, at this address of the loopback network.
@@ -150,6 +152,95 @@ fn a_name_server_that_never_answers_costs_no_more_than_the_time_for_a_connection
     assert_eq!(proxy.metric(series), 2.0);
 }
 
+const SIX: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+
+#[test]
+fn ipv4_addresses_do_not_wait_for_an_answer_about_ipv6() {
+    let one = at(ONE, 0, "one");
+    let dns = NameServer::new();
+    dns.addresses("half.test", &[ONE]).set_aaaa("half.test", Answer::Silence);
+    let proxy = over("half.test", one.address().port(), &dns).start();
+    assert_eq!(proxy.names(3), "one one one");
+    eventually("the question for IPv6", || (dns.n_aaaa() > 0).then_some(()));
+    assert_eq!(proxy.names(3), "one one one");
+}
+
+#[test]
+fn a_family_whose_look_up_fails_keeps_its_addresses_beside_the_other() {
+    for (i, answer) in [Answer::Failure, Answer::Silence].into_iter().enumerate() {
+        let one = at(ONE, 0, "one");
+        let dns = NameServer::new();
+        let name = format!("split-{i}.test");
+        // Nobody listens on IPv6.
+        dns.addresses(&name, &[ONE]).set_aaaa(&name, Answer::Addresses(vec![SIX], 0));
+        let proxy = over(&name, one.address().port(), &dns).in_cluster("keepalive = 0").start();
+        assert_eq!(proxy.names(2), "one one");
+        dns.set(&name, answer.clone());
+        let line = log::line(&[&name, "look-up failed, keeping the last addresses"]);
+        assert!(line.contains("IPv4"), "{line}");
+        assert_eq!(proxy.names(2), "one one", "{answer:?}");
+        assert_eq!(log::lines(&[&name, "addresses have changed"]), [""; 0]);
+    }
+}
+
+#[test]
+fn one_family_can_be_left_out() {
+    let one = at(ONE, 0, "one");
+    let dns = NameServer::new();
+    dns.addresses("four.test", &[ONE]).set_aaaa("four.test", Answer::Addresses(vec![SIX], 0));
+    let over = |family: &str| {
+        let url = format!("http://four.test:{}", one.address().port());
+        let keys = format!("timeout = \"300ms\"\nfamily = {family:?}");
+        Proxy::over_urls([url]).tables(&dns.config_with(&keys)).start()
+    };
+    assert_eq!(over("ipv4").names(2), "one one");
+    assert_eq!(dns.n_aaaa(), 0);
+    // Of IPv6 there is the loopback address, where nobody listens.
+    assert_eq!(over("ipv6").get("/").status(), 502);
+    assert!(dns.n_aaaa() > 0);
+}
+
+/// It takes connections, and never answers a handshake: to be learned of it is that the other one does.
+#[test]
+fn a_first_address_that_is_dead_is_not_asked_for_each_connection() {
+    let (ca, one) = (Authority::new("ca"), Origin::named("one"));
+    let certificate = format!("tls = {{ certificates = [{}] }}", ca.issue(&["dead.test"]).toml());
+    let living = Proxy::over([&one]).listener(&certificate).start();
+    let port = living.address().port();
+    let silent = Origin::listening(SocketAddr::from((TWO, port)), |conn| _ = conn.wait_for_end());
+    let dns = NameServer::new();
+    dns.addresses("dead.test", &[TWO, ONE]);
+    let tls = format!("tls = {{ ca = {:?} }}", ca.path());
+    let proxy = Proxy::over_urls([format!("https://dead.test:{port}")])
+        .in_cluster(&format!("keepalive = 0\nconnect_timeout = \"2s\"\n{tls}"))
+        .tables(&dns.config())
+        .start();
+    assert_eq!(proxy.names(5), "one one one one one");
+    assert_eq!(silent.n_connections(), 1);
+}
+
+#[test]
+fn a_name_of_one_server_keeps_its_address_over_reloads_and_crashes() {
+    let one = at(ONE, 0, "one");
+    let dns = NameServer::new();
+    for (name, answer) in [("down.test", Answer::Failure), ("mute.test", Answer::Silence)] {
+        dns.addresses(name, &[ONE]);
+        // Whoever waited for the name server would wait for longer than this test may take.
+        let resolver = dns.config_with("timeout = \"10m\"");
+        let url = format!("http://{name}:{}", one.address().port());
+        let site =
+            Site::run(&Proxy::over_urls([url]).in_cluster("connect_timeout = \"10m\"").tables(&resolver));
+        assert_eq!(site.names(2), "one one");
+        dns.set(name, answer.clone());
+        site.reload_wholly();
+        assert_eq!(site.names(2), "one one", "{answer:?}");
+        let before = site.worker();
+        signal(before, Signal::KILL);
+        eventually("another worker", || (site.worker() != before).then_some(()));
+        assert_eq!(site.names(2), "one one", "{answer:?}");
+    }
+}
+
 // ---- each address a server ---------------------------------------------------------------------------------------------
 
 const THREE: [u8; 4] = [127, 0, 0, 3];
@@ -264,4 +355,36 @@ fn a_name_that_is_not_known_yet_has_its_servers_once_it_is() {
     scaled.dns.addresses("early.test", &[ONE, TWO]);
     site.wait_for_only(2);
     assert_eq!(site.names(4), "one two one two");
+}
+
+/// Neither the start nor a reload nor the worker after a crash waits for a name server that says nothing, though it may have
+/// as long as this test: other clusters do not know of names, and a name has its last addresses.
+#[test]
+fn a_name_server_that_is_silent_holds_up_nobody() {
+    let scaled = Scaled::new("slow.test", &[]);
+    scaled.dns.set("slow.test", Answer::Silence);
+    let builder = |url: &str| {
+        let cluster = "[[cluster]]\nname = \"plain\"\nservers = [";
+        let builder = Proxy::over_urls([&scaled.url]).named("app").each_server("resolve = \"all\"");
+        builder
+            .tables(&scaled.dns.config_with("timeout = \"10m\""))
+            .tables(&format!("{cluster}{url:?}]\nmodule = \"proxy_lb\""))
+            .route("path = \"/app\"")
+            .tables("[[route]]\npath = \"/\"\ncluster = \"plain\"")
+    };
+    let plain = Origin::named("plain");
+    let site = Site::run(&builder(&plain.url()));
+    assert_eq!(site.get("/").text(), "plain");
+    scaled.dns.addresses("slow.test", &[TWO, ONE]);
+    site.reload_wholly();
+    eventually("the servers", || (site.get("/app").text() == "two").then_some(()));
+    scaled.dns.set("slow.test", Answer::Silence);
+    site.reload_wholly();
+    let before = site.worker();
+    signal(before, Signal::KILL);
+    eventually("another worker", || (site.worker() != before).then_some(()));
+    assert_eq!(site.get("/").text(), "plain");
+    let mut names = [(); 2].map(|()| site.get("/app").text());
+    names.sort();
+    assert_eq!(names, ["one", "two"]);
 }

@@ -12,6 +12,7 @@ use tests::dns::NameServer;
 use tests::log;
 use tests::origin::{Full, Origin};
 use tests::proxy::Proxy;
+use tests::site::Site;
 use tests::tls::Authority;
 use tests::{Gate, eventually};
 use trylist::cluster::HealthFacts;
@@ -438,6 +439,59 @@ fn a_new_worker_knows_what_the_last_one_knew() {
     eventually("a check by the new one", || (n_checks(&origins[0]) == 2).then_some(()));
     eventually("its result", || (new.first_cluster().health_facts()[0].checks == 1).then_some(()));
     assert_eq!(state(&new, 0), STATE_DOWN);
+}
+
+/// Shares come back slowly, and a reload on the way does not make a server whole.
+#[test]
+fn slow_start_goes_on_in_a_new_worker() {
+    let origins = ["a", "b"].map(Origin::named);
+    let builder = || Proxy::over(&origins).named("rising").in_cluster("slow_start = \"24h\"");
+    let old = builder().start();
+    old.first_cluster().set_source(1, Source::Drain, true);
+    old.first_cluster().set_source(1, Source::Drain, false);
+    let weights = |proxy: &Proxy| -> Vec<f64> {
+        let of = |weight: u32| f64::from(weight) / 65536.0;
+        proxy.first_cluster().endpoints.iter().map(|endpoint| of(endpoint.effective_weight())).collect()
+    };
+    assert!((0.09..0.11).contains(&weights(&old)[1]), "{:?}", weights(&old));
+    let new = builder().start_after(&old);
+    assert_eq!(weights(&new)[0], 1.0);
+    assert!((0.09..0.11).contains(&weights(&new)[1]), "{:?}", weights(&new));
+    let last = builder().start_after(&new);
+    assert!((0.09..0.11).contains(&weights(&last)[1]), "{:?}", weights(&last));
+}
+
+#[test]
+fn a_generation_that_drains_checks_no_servers() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let origin = Origin::serving(move |conn| {
+        while let Some(request) = conn.request() {
+            if request.line().contains("/held") {
+                held.wait();
+            }
+            conn.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na");
+        }
+    });
+    let builder = |path: &str| {
+        let check = format!("health_check = {{ path = {path:?}, interval = \"5ms\", timeout = \"10s\" }}");
+        Proxy::over([&origin]).named("app").in_cluster(&check)
+    };
+    let site = Site::run(&builder("/first"));
+    let n = |path: &str| origin.requests().iter().filter(|request| request.line().contains(path)).count();
+    eventually("checks of the first", || (n("/first") > 3).then_some(()));
+    let mut client = site.connect();
+    client.get("/held");
+    eventually("a request that holds it", || (n("/held") == 1).then_some(()));
+    site.reload_with(&builder("/second"));
+    eventually("checks of the second", || (n("/second") > 0).then_some(()));
+    // One may be under way, or be begun before the order to drain has come.
+    let before = n("/first");
+    eventually("more checks of the second", || (n("/second") > 40).then_some(()));
+    assert!(n("/first") <= before + 5, "{} after {before}", n("/first"));
+    assert_eq!(site.status().generations.len(), 2, "the first one drains still");
+    gate.open();
+    assert_eq!(client.reply().status(), 200);
 }
 
 #[test]

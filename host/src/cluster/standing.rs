@@ -1,10 +1,12 @@
 //! Which endpoints take requests: the one way to change that, and how it is handed over to the next worker.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::time::{Duration, Instant};
 
+use lb_api::wire;
 use serde::{Deserialize, Serialize};
+use tokio::task::AbortHandle;
 
 use super::{Cluster, Clusters};
 use crate::endpoint::{Health, Source};
@@ -24,6 +26,8 @@ pub struct HealthFacts {
     pub ejected_ms: Option<u64>,
     /// Ejections that still count: the next one lasts so much longer.
     pub ejections: u32,
+    /// How far into slow start it is, in milliseconds; `None` where its weight does not rise.
+    pub rising_ms: Option<u64>,
 }
 
 impl HealthFacts {
@@ -117,12 +121,15 @@ impl Cluster {
         let facts = self.endpoints.iter().map(|endpoint| {
             let health = &endpoint.health;
             let left = self.outlier.as_ref().and_then(|outlier| outlier.time_left(&health.traffic, now));
+            let rising =
+                self.slow_start.as_ref().and_then(|slow_start| slow_start.elapsed(endpoint.counters));
             HealthFacts {
                 id: endpoint.id,
                 down: health.holds(Source::Check),
                 checks: health.checks.get(),
-                ejected_ms: left.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
+                ejected_ms: left.map(milliseconds),
                 ejections: health.traffic.ejections(),
+                rising_ms: rising.map(milliseconds),
             }
         });
         facts.filter(HealthFacts::is_news).collect()
@@ -144,6 +151,15 @@ impl Cluster {
                 let left = facts.ejected_ms.map(Duration::from_millis);
                 outlier.take_over(self, idx, facts.ejections, left, now);
             }
+            let endpoint = &self.endpoints[idx];
+            if let Some(before) = facts.rising_ms.map(Duration::from_millis)
+                && let Some(slow_start) = &self.slow_start
+                && endpoint.counters.state.load(Relaxed) == wire::STATE_AVAILABLE
+            {
+                let tier = self.tiers[self.tier_idx(idx)].state;
+                slow_start.go_on(endpoint.counters, endpoint.weight, tier, before);
+                tier.epoch.fetch_add(1, Release);
+            }
         }
     }
 
@@ -156,9 +172,14 @@ impl Cluster {
     }
 }
 
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Begins what is to be done beside the requests of all clusters: steps of slow start, readmission, panic, checks. On the
-/// background runtime, until it ends.
-pub fn keep(clusters: &Clusters) {
+/// background runtime, until it ends. Returns handles by which checks end before.
+pub fn keep(clusters: &Clusters) -> Vec<AbortHandle> {
+    let mut checks = Vec::new();
     for (idx, cluster) in clusters.iter().enumerate() {
         if cluster.slow_start.is_some() {
             let clusters = Arc::clone(clusters);
@@ -182,8 +203,10 @@ pub fn keep(clusters: &Clusters) {
         }
         if cluster.config.health_check.is_some() {
             for endpoint in 0..cluster.endpoints.len() {
-                tokio::spawn(health::keep_checked(Arc::clone(clusters), idx, endpoint));
+                let task = tokio::spawn(health::keep_checked(Arc::clone(clusters), idx, endpoint));
+                checks.push(task.abort_handle());
             }
         }
     }
+    checks
 }

@@ -25,8 +25,8 @@ use super::file::{self, File};
 use super::source::{At, Report, Span};
 use super::units::{Size, Time, show_time};
 use super::{
-    Access, AccessLogTarget, Admin, Config, Files, Limits, Listener, Place, Resolver, RouteOrder, RunAs,
-    Supervision, Syntax, Timeouts,
+    Access, AccessLogTarget, Admin, Config, Families, Files, Limits, Listener, Place, Resolver, RouteOrder,
+    RunAs, Supervision, Syntax, Timeouts,
 };
 use crate::address::Address;
 use crate::http1::head::MAX_HEADERS;
@@ -347,8 +347,20 @@ impl Checker<'_> {
                 }
             }
         }
+        let family = raw.family.map_or(defaults.family, |text| match &**text.get_ref() {
+            "any" => Families::Any,
+            "ipv4" => Families::Ipv4,
+            "ipv6" => Families::Ipv6,
+            other => {
+                let problem =
+                    format!("resolver.family: {other:?} is not one of \"any\", \"ipv4\" and \"ipv6\"");
+                self.report.error(text.at(), problem);
+                defaults.family
+            }
+        });
         let resolver = Resolver {
             servers,
+            family,
             timeout: self.time("resolver.timeout", raw.timeout.as_ref(), defaults.timeout),
             min_ttl: self.time("resolver.min_ttl", raw.min_ttl.as_ref(), defaults.min_ttl),
             max_ttl: self.time("resolver.max_ttl", raw.max_ttl.as_ref(), defaults.max_ttl),

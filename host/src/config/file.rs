@@ -308,6 +308,7 @@ pub(super) struct Supervision {
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub(super) struct Resolver {
     pub(super) servers: Option<Vec<Spanned<String>>>,
+    pub(super) family: Option<Spanned<String>>,
     pub(super) timeout: Option<Spanned<Time>>,
     pub(super) min_ttl: Option<Spanned<Time>>,
     pub(super) max_ttl: Option<Spanned<Time>>,

@@ -579,6 +579,10 @@ fn refuses_what_tells_no_health() {
             r#"t.toml:1: resolver.servers: "localhost" is not an IP address (write, for example, "127.0.0.1:53")"#,
         ),
         (
+            with_top("resolver.family = \"ipv5\"\n"),
+            r#"t.toml:1: resolver.family: "ipv5" is not one of "any", "ipv4" and "ipv6""#,
+        ),
+        (
             with_top("[resolver]\nmin_ttl = \"2h\"\n"),
             "t.toml:2: resolver.max_ttl: 1h is less than the 2h of resolver.min_ttl",
         ),

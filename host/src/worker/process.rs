@@ -32,6 +32,7 @@ use crate::module::balancer::{Balancer, Fault};
 use crate::module::load::Copied;
 use crate::module::registry::Registry;
 use crate::privileges;
+use crate::resolve::Name;
 use crate::sockets::{Bound, address_of};
 use crate::tls::tickets::TicketKeys;
 
@@ -46,6 +47,8 @@ const REPORT_DRAINING_EVERY: Duration = Duration::from_secs(1);
 const LOAD_EVERY: Duration = Duration::from_millis(50);
 /// How often what was learned goes to the supervisor, so that a crash forgets little.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
+/// The first time is sooner.
+const FIRST_SAVE: Duration = Duration::from_secs(2);
 
 /// For a module that saves to return, before the process ends under it.
 const SAVER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -161,7 +164,7 @@ impl Process {
         privileges::drop_to(&config.run_as).map_err(Refused::failed)?;
         // The system forgets it when the user changes.
         self.end_with_supervisor();
-        let names = discovery::expand(&mut config, state.names())
+        let names = discovery::expand(&mut config, state.answers())
             .map_err(|e| Refused::failed(format_args!("no resolver for servers' names: {e}")))?;
         let config = Arc::new(config);
         // Code of modules runs from here on.
@@ -413,6 +416,7 @@ struct Saver {
     to: Sender<ToSupervisor>,
     clusters: Clusters,
     ticket_keys: Arc<TicketKeys>,
+    watched: Vec<Arc<Name>>,
     /// Tells that the worker drains: what it learns from then on is of no use.
     control: Control,
     board: Option<&'static Board>,
@@ -437,6 +441,7 @@ impl Reporter {
             to,
             clusters: Arc::clone(worker.clusters()),
             ticket_keys: Arc::clone(worker.ticket_keys()),
+            watched: worker.watched().to_vec(),
             control: worker.control(),
             board: worker.board,
             place: config.threads + 2,
@@ -536,18 +541,21 @@ impl Saver {
         if let Some(board) = self.board {
             breadcrumb::take_place(board, self.place);
         }
+        // A crash soon after the start should not forget what names stand for.
+        let mut wait = FIRST_SAVE;
         loop {
-            match wanted.recv_timeout(SAVE_EVERY) {
+            match wanted.recv_timeout(wait) {
                 Ok(()) => self.save(true),
                 Err(RecvTimeoutError::Timeout) if self.control.is_ending() => {}
                 Err(RecvTimeoutError::Timeout) => self.save(false),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+            wait = SAVE_EVERY;
         }
     }
 
     fn save(&self, is_answer: bool) {
-        let mut state = State::of(&self.clusters, &self.ticket_keys);
+        let mut state = State::of(&self.clusters, &self.ticket_keys).with_answers(&self.watched);
         for (cluster, module) in state.shorten() {
             tracing::warn!(
                 cluster,

@@ -1,0 +1,335 @@
+//! What is known of a name's addresses: IPv4 and IPv6 are two parts that are looked up independently and merged here.
+//!
+//! | latest look-up of a family | its part of the name's addresses |
+//! |---|---|
+//! | has brought addresses | these |
+//! | says that the name has none | none; but while no other family has any either, the last ones |
+//! | failed, or is not over | the last ones |
+//!
+//! So no look-up that fails takes addresses away, and a name server that forgets a name does not take its servers away.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::ResolveError;
+use crate::config::Families;
+
+/// Addresses of one name; more are a mistake, or a name server that is broken.
+pub(crate) const MAX_ADDRESSES: usize = 256;
+
+/// A family of addresses, and the type of record that it is looked up by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Family {
+    /// A
+    V4,
+    /// AAAA
+    V6,
+}
+
+/// How a look-up of one family ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// With addresses.
+    Has {
+        addresses: Vec<IpAddr>,
+        valid_for: Duration,
+        /// Place in the list of search domains of the name that has them; 0 is the first that was asked for.
+        depth: usize,
+    },
+    /// The name server says that there are none.
+    Without(ResolveError),
+    /// Nothing is known.
+    Failed(ResolveError),
+}
+
+/// Both families.
+#[derive(Debug)]
+pub(super) struct Parts {
+    v4: Part,
+    v6: Part,
+    /// Why there is no address at all, as it was logged last.
+    logged: Option<ResolveError>,
+}
+
+/// One family.
+#[derive(Debug, Default)]
+struct Part {
+    latest: Latest,
+    last: Vec<IpAddr>,
+    depth: usize,
+    /// Why the last addresses are kept, as it was logged last.
+    logged: Option<ResolveError>,
+}
+
+#[derive(Debug, Default)]
+enum Latest {
+    /// Not looked up at all.
+    Unasked,
+    /// The first look-up is not over.
+    #[default]
+    Pending,
+    Has(Duration),
+    Without(ResolveError),
+    Failed(ResolveError),
+}
+
+/// What the log is told of a look-up.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum News {
+    /// It failed as it did before, or succeeded as it did before.
+    Nothing,
+    /// It succeeds again.
+    Again,
+    /// The last addresses are kept because of this.
+    Kept(ResolveError),
+    /// The name has no address because of this.
+    NoAddress(ResolveError),
+}
+
+impl Family {
+    pub(super) const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// As operators call it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
+
+    /// Whether it is looked up.
+    pub(super) fn is_of(self, families: Families) -> bool {
+        matches!(
+            (self, families),
+            (_, Families::Any) | (Self::V4, Families::Ipv4) | (Self::V6, Families::Ipv6)
+        )
+    }
+
+    fn has(self, address: IpAddr) -> bool {
+        address.is_ipv4() == (self == Self::V4)
+    }
+}
+
+impl Parts {
+    /// These addresses are known from before.
+    pub(super) fn knowing(known: &[IpAddr]) -> Self {
+        let part = |family: Family| Part {
+            last: known.iter().copied().filter(|address| family.has(*address)).collect(),
+            ..Part::default()
+        };
+        Self { v4: part(Family::V4), v6: part(Family::V6), logged: None }
+    }
+
+    /// Only these families count from now on.
+    pub(super) fn ask(&mut self, families: Families) {
+        for family in Family::ALL.into_iter().filter(|family| !family.is_of(families)) {
+            *self.part(family) = Part { latest: Latest::Unasked, ..Part::default() };
+        }
+    }
+
+    /// Takes in what a look-up brought.
+    pub(super) fn record(&mut self, family: Family, outcome: &Outcome) {
+        let part = self.part(family);
+        match outcome {
+            Outcome::Has { addresses, valid_for, depth } => {
+                part.latest = Latest::Has(*valid_for);
+                part.last.clone_from(addresses);
+                part.depth = *depth;
+            }
+            Outcome::Without(e) => part.latest = Latest::Without(e.clone()),
+            Outcome::Failed(e) => part.latest = Latest::Failed(e.clone()),
+        }
+        if self.is_any_fresh() {
+            for part in [&mut self.v4, &mut self.v6] {
+                if matches!(part.latest, Latest::Without(_)) {
+                    part.last.clear();
+                }
+            }
+        }
+    }
+
+    /// What is to be logged of a look-up that was recorded.
+    pub(super) fn news(&mut self, family: Family) -> News {
+        let nowhere = match self.merged() {
+            Some(Err(e)) => Some(e),
+            Some(Ok(_)) | None => None,
+        };
+        let is_again = nowhere.is_none() && self.logged.take().is_some();
+        let part = self.part(family);
+        match &part.latest {
+            Latest::Has(_) => {
+                if part.logged.take().is_some() || is_again {
+                    return News::Again;
+                }
+            }
+            Latest::Without(e) | Latest::Failed(e) if !part.last.is_empty() => {
+                if part.logged.as_ref() != Some(e) {
+                    part.logged = Some(e.clone());
+                    return News::Kept(e.clone());
+                }
+            }
+            _ => {
+                if let Some(e) = nowhere.filter(|e| self.logged.as_ref() != Some(e)) {
+                    self.logged = Some(e.clone());
+                    return News::NoAddress(e);
+                }
+            }
+        }
+        News::Nothing
+    }
+
+    /// All addresses there are, or why there is none; nothing while that is not decided.
+    pub(super) fn merged(&self) -> Option<Result<Vec<IpAddr>, ResolveError>> {
+        let parts = [&self.v4, &self.v6];
+        let used = parts.iter().filter(|part| !part.last.is_empty());
+        // What two names of the search list have does not belong together.
+        if let Some(depth) = used.clone().map(|part| part.depth).min() {
+            let addresses = used.filter(|part| part.depth == depth).flat_map(|part| &part.last);
+            return Some(Ok(addresses.copied().collect()));
+        }
+        self.is_decided().then(|| {
+            let failed = parts.iter().find_map(|part| match &part.latest {
+                Latest::Failed(e) => Some(e),
+                _ => None,
+            });
+            let without = parts.iter().find_map(|part| match &part.latest {
+                Latest::Without(e) => Some(e),
+                _ => None,
+            });
+            Err(failed.or(without).cloned().unwrap_or_else(ResolveError::no_address))
+        })
+    }
+
+    /// Whether no first look-up is outstanding.
+    pub(super) fn is_decided(&self) -> bool {
+        [&self.v4, &self.v6].iter().all(|part| !matches!(part.latest, Latest::Pending))
+    }
+
+    /// For how long the other family's addresses hold, if it has any.
+    pub(super) fn other_valid_for(&self, family: Family) -> Option<Duration> {
+        let other = match family {
+            Family::V4 => &self.v6,
+            Family::V6 => &self.v4,
+        };
+        match other.latest {
+            Latest::Has(valid_for) => Some(valid_for),
+            _ => None,
+        }
+    }
+
+    fn is_any_fresh(&self) -> bool {
+        [&self.v4, &self.v6].iter().any(|part| matches!(part.latest, Latest::Has(_)))
+    }
+
+    fn part(&mut self, family: Family) -> &mut Part {
+        match family {
+            Family::V4 => &mut self.v4,
+            Family::V6 => &mut self.v6,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+    const TWO: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
+    const SIX: IpAddr = IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 6));
+
+    fn has(addresses: &[IpAddr]) -> Outcome {
+        at_depth(addresses, 0)
+    }
+
+    fn at_depth(addresses: &[IpAddr], depth: usize) -> Outcome {
+        Outcome::Has { addresses: addresses.to_vec(), valid_for: Duration::from_secs(9), depth }
+    }
+
+    fn without() -> Outcome {
+        Outcome::Without(ResolveError::no_address())
+    }
+
+    fn failed() -> Outcome {
+        Outcome::Failed(ResolveError::no_answer())
+    }
+
+    fn after(known: &[IpAddr], steps: &[(Family, Outcome)]) -> Option<Result<Vec<IpAddr>, ResolveError>> {
+        let mut parts = Parts::knowing(known);
+        for (family, outcome) in steps {
+            parts.record(*family, outcome);
+        }
+        parts.merged()
+    }
+
+    use Family::{V4, V6};
+
+    #[test]
+    fn one_family_is_enough_and_is_there_as_soon_as_it_has_come() {
+        assert_eq!(after(&[], &[]), None);
+        assert_eq!(after(&[], &[(V4, has(&[ONE]))]), Some(Ok(vec![ONE])));
+        for other in [without(), failed()] {
+            assert_eq!(after(&[], &[(V4, other.clone())]), None, "the other may still come");
+            assert_eq!(after(&[], &[(V4, other), (V6, has(&[SIX]))]), Some(Ok(vec![SIX])));
+        }
+        assert_eq!(after(&[], &[(V6, has(&[SIX])), (V4, has(&[TWO, ONE]))]), Some(Ok(vec![TWO, ONE, SIX])));
+    }
+
+    #[test]
+    fn a_look_up_that_fails_takes_nothing_away() {
+        let all = Some(Ok(vec![ONE, SIX]));
+        assert_eq!(after(&[ONE, SIX], &[(V4, failed())]), all);
+        assert_eq!(after(&[ONE, SIX], &[(V4, failed()), (V6, has(&[SIX]))]), all);
+        assert_eq!(after(&[], &[(V4, has(&[ONE])), (V6, has(&[SIX])), (V4, failed()), (V6, failed())]), all);
+    }
+
+    #[test]
+    fn a_family_that_has_none_any_more_goes_as_soon_as_the_other_has_some() {
+        assert_eq!(after(&[ONE, SIX], &[(V6, without()), (V4, has(&[ONE]))]), Some(Ok(vec![ONE])));
+        assert_eq!(after(&[ONE, SIX], &[(V4, has(&[ONE])), (V6, without())]), Some(Ok(vec![ONE])));
+        // A name that is gone altogether keeps what it had, whichever answer came first.
+        for (first, second) in [(V4, V6), (V6, V4)] {
+            let gone = [(first, without()), (second, without())];
+            assert_eq!(after(&[ONE, SIX], &gone), Some(Ok(vec![ONE, SIX])));
+        }
+        assert_eq!(after(&[ONE, SIX], &[(V4, without()), (V6, failed())]), Some(Ok(vec![ONE, SIX])));
+    }
+
+    #[test]
+    fn addresses_of_two_names_of_the_search_list_do_not_mix() {
+        assert_eq!(after(&[], &[(V4, has(&[ONE])), (V6, at_depth(&[SIX], 2))]), Some(Ok(vec![ONE])));
+        assert_eq!(after(&[], &[(V4, at_depth(&[ONE], 1)), (V6, has(&[SIX]))]), Some(Ok(vec![SIX])));
+    }
+
+    #[test]
+    fn what_failed_says_more_than_what_is_not_there() {
+        assert_eq!(after(&[], &[(V4, without()), (V6, failed())]), Some(Err(ResolveError::no_answer())));
+        assert_eq!(after(&[], &[(V4, without()), (V6, without())]), Some(Err(ResolveError::no_address())));
+    }
+
+    #[test]
+    fn a_family_that_is_not_asked_for_does_not_count() {
+        let mut parts = Parts::knowing(&[ONE, SIX]);
+        parts.ask(Families::Ipv4);
+        assert_eq!(parts.merged(), Some(Ok(vec![ONE])));
+        parts.record(V4, &without());
+        assert!(parts.is_decided());
+        assert_eq!(parts.merged(), Some(Ok(vec![ONE])));
+    }
+
+    #[test]
+    fn each_failure_is_news_once() {
+        let mut parts = Parts::knowing(&[]);
+        let mut hear = |family, outcome| {
+            parts.record(family, &outcome);
+            parts.news(family)
+        };
+        assert_eq!(hear(V4, failed()), News::Nothing);
+        assert_eq!(hear(V6, without()), News::NoAddress(ResolveError::no_answer()));
+        assert_eq!(hear(V4, failed()), News::Nothing);
+        assert_eq!(hear(V4, has(&[ONE])), News::Again);
+        assert_eq!(hear(V6, failed()), News::Nothing, "there was nothing that could be kept");
+        assert_eq!(hear(V4, failed()), News::Kept(ResolveError::no_answer()));
+        assert_eq!(hear(V4, failed()), News::Nothing);
+        assert_eq!(hear(V4, has(&[ONE])), News::Again);
+    }
+}
