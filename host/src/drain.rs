@@ -36,4 +36,9 @@ impl Phase {
     pub fn is_ending(self) -> bool {
         self != Self::Serving
     }
+
+    /// Whether another generation takes over.
+    pub fn answers_one_more(self) -> bool {
+        matches!(self, Self::Draining { idle: Idle::AnswerOneMore, .. })
+    }
 }

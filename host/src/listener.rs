@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
@@ -39,8 +39,19 @@ pub struct Gate {
     per_client: Option<Arc<PerClient>>,
     open: AtomicUsize,
     closed: Notify,
-    /// Nobody reads its sockets after this worker.
-    is_last_reader: AtomicBool,
+    /// Who reads its sockets once this worker has handed over.
+    fate: watch::Sender<Fate>,
+}
+
+/// What becomes of a listener's sockets when its worker hands over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Another worker reads them.
+    HandedOver,
+    /// The new configuration has no such listener. It may still come back.
+    Removed,
+    /// This worker is the last to read them.
+    Last,
 }
 
 /// One connection's place; given up when dropped.
@@ -52,7 +63,7 @@ struct Admitted {
     counted: Option<Counted>,
 }
 
-/// Accepts until the worker ends. Who has connected by then is served too, unless somebody else reads the socket from now
+/// Accepts until the worker ends. Who has connected by then is served too, unless another worker reads the socket from now
 /// on: closing the last descriptor of it would reset those whom nobody has accepted.
 pub async fn accept(
     thread: Rc<Thread>,
@@ -64,9 +75,20 @@ pub async fn accept(
         () = accept_for_ever(&thread, &socket, &gate) => return,
         ending = phase.wait_for(|phase| phase.is_ending()) => ending.map_or(Phase::Stopped, |phase| *phase),
     };
-    if matches!(ending, Phase::Draining { idle: Idle::AnswerOneMore, .. }) && !gate.is_last_reader() {
-        // Dropped, the socket leaves this thread's epoll; nothing less would keep the kernel from waking it.
-        return;
+    if let Phase::Draining { until, idle: Idle::AnswerOneMore } = ending {
+        let mut fate = gate.fate.subscribe();
+        // While nobody knows whether it comes back, it is read on.
+        tokio::select! {
+            biased;
+            _ = fate.wait_for(|fate| *fate != Fate::Removed) => {}
+            _ = phase.wait_for(|phase| !phase.answers_one_more()) => {}
+            () = tokio::time::sleep_until(until.into()) => {}
+            () = accept_for_ever(&thread, &socket, &gate) => {}
+        }
+        if *fate.borrow() == Fate::HandedOver {
+            // Dropped, the socket leaves this thread's epoll; nothing less would keep the kernel from waking it.
+            return;
+        }
     }
     if let Phase::Draining { until, .. } = ending {
         // Of those who have said nothing yet the kernel has not told us.
@@ -244,17 +266,13 @@ impl Gate {
             per_client,
             open: AtomicUsize::new(0),
             closed: Notify::new(),
-            is_last_reader: AtomicBool::new(false),
+            fate: watch::Sender::new(Fate::HandedOver),
         }
     }
 
-    /// Says that its sockets end with this worker, though the worker hands others over.
-    pub fn set_last_reader(&self) {
-        self.is_last_reader.store(true, Ordering::Release);
-    }
-
-    fn is_last_reader(&self) -> bool {
-        self.is_last_reader.load(Ordering::Acquire)
+    /// Says what becomes of its sockets when this worker hands over.
+    pub fn decide(&self, fate: Fate) {
+        self.fate.send_replace(fate);
     }
 
     fn has_room(&self) -> bool {

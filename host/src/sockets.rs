@@ -58,13 +58,23 @@ pub struct BindError {
     pub source: io::Error,
 }
 
+/// Whose sockets may be in the way of new ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InTheWay {
+    /// Other processes' only.
+    Others,
+    /// This proxy's own, which a listener's new address overlaps with: `0.0.0.0:80` and `127.0.0.1:80`. They share the port.
+    /// Whether another process does so too cannot be told then.
+    Own,
+}
+
 /// Binds `n_sockets` sockets to a listener's address, or one where it is a Unix socket.
 ///
 /// # Errors
-/// The address cannot be bound; most often somebody else has it.
-pub fn bind(listener: &Listener, n_sockets: usize) -> Result<Bound, BindError> {
+/// The address cannot be bound; most often another process has it.
+pub fn bind(listener: &Listener, n_sockets: usize, in_the_way: InTheWay) -> Result<Bound, BindError> {
     let bound = match &listener.address {
-        Address::Ip(address) => bind_all(*address, n_sockets),
+        Address::Ip(address) => bind_all(*address, n_sockets, in_the_way),
         Address::Unix(path) => bind_unix(path, &listener.access),
     };
     bound.map_err(|source| BindError {
@@ -79,12 +89,9 @@ pub fn bind(listener: &Listener, n_sockets: usize) -> Result<Bound, BindError> {
 ///
 /// # Errors
 /// As [`bind`].
-pub fn bind_admin(admin: &Admin) -> Result<Bound, BindError> {
+pub fn bind_admin(admin: &Admin, in_the_way: InTheWay) -> Result<Bound, BindError> {
     let bound = match &admin.address {
-        Address::Ip(address) => bind_one(*address, false).and_then(|socket| {
-            rustix::net::listen(&socket, BACKLOG)?;
-            Ok(Bound { address: address_of(&socket)?, sockets: vec![socket], file: None })
-        }),
+        Address::Ip(address) => bind_all(*address, 1, in_the_way),
         Address::Unix(path) => bind_unix(path, &admin.access),
     };
     bound.map_err(|source| BindError {
@@ -175,11 +182,14 @@ fn scale_down(wanted: &[usize], descriptors: usize, n_threads: usize, open: usiz
     wanted.iter().map(|n| share(n).max(1)).collect()
 }
 
-fn bind_all(address: SocketAddr, n_sockets: usize) -> io::Result<Bound> {
+fn bind_all(address: SocketAddr, n_sockets: usize, in_the_way: InTheWay) -> io::Result<Bound> {
     // With SO_REUSEPORT another proxy of the same user would share the address without a word. A socket without it
     // cannot: binding one first tells.
     if address.port() != 0 {
-        bind_one(address, false)?;
+        match bind_one(address, false) {
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse && in_the_way == InTheWay::Own => {}
+            tried => drop(tried?),
+        }
     }
     let mut sockets = vec![bind_one(address, true)?];
     let bound = address_of(&sockets[0])?;
@@ -211,6 +221,13 @@ fn bind_one(address: SocketAddr, shared: bool) -> io::Result<OwnedFd> {
     let _ = defer_accept(&socket, true);
     socket.bind(&address.into())?;
     Ok(socket.into())
+}
+
+/// Whether sockets of these two addresses are in each other's way.
+pub fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let same = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
+    // One of `[::]` is for IPv6 alone.
+    a.port() == b.port() && a.port() != 0 && a.is_ipv4() == b.is_ipv4() && same
 }
 
 fn bind_unix(path: &Arc<Path>, access: &Access) -> io::Result<Bound> {
@@ -333,7 +350,7 @@ mod tests {
 
     #[test]
     fn all_sockets_share_the_chosen_port() {
-        let bound = bind(&listener(any_port()), 3).expect("a free port");
+        let bound = bind(&listener(any_port()), 3, InTheWay::Others).expect("a free port");
         assert_ne!(bound.address.ip().map(|address| address.port()), Some(0));
         for socket in &bound.sockets {
             assert_eq!(address_of(socket).expect("bound"), bound.address);
@@ -351,8 +368,8 @@ mod tests {
 
     #[test]
     fn does_not_share_an_address_with_another_proxy() {
-        let first = bind(&listener(any_port()), 1).expect("a free port");
-        let error = bind(&listener(first.address.clone()), 1).expect_err("taken");
+        let first = bind(&listener(any_port()), 1, InTheWay::Others).expect("a free port");
+        let error = bind(&listener(first.address.clone()), 1, InTheWay::Others).expect_err("taken");
         assert_eq!(
             error.to_string(),
             format!(
@@ -360,6 +377,18 @@ mod tests {
                 first.address
             )
         );
+    }
+
+    #[test]
+    fn shares_a_port_with_an_address_of_its_own_that_overlaps() {
+        let first = bind(&listener(any_port()), 2, InTheWay::Others).expect("a free port");
+        let own = first.address.ip().expect("an IP address");
+        let all = SocketAddr::from(([0, 0, 0, 0], own.port()));
+        assert!(overlap(own, all) && overlap(all, own));
+        assert!(!overlap(own, ([127, 0, 0, 2], own.port()).into()));
+        assert!(!overlap(all, (std::net::Ipv6Addr::UNSPECIFIED, own.port()).into()));
+        bind(&listener(all), 2, InTheWay::Others).expect_err("it may be anybody's");
+        bind(&listener(all), 2, InTheWay::Own).expect("both are its own");
     }
 
     fn unix(folder: &tempfile::TempDir) -> (std::path::PathBuf, Listener) {
@@ -373,7 +402,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let (path, mut listener) = unix(&folder);
         listener.access.mode = 0o640;
-        let bound = bind(&listener, 3).expect("nothing is there");
+        let bound = bind(&listener, 3, InTheWay::Others).expect("nothing is there");
         assert_eq!(bound.sockets.len(), 1);
         assert_eq!(address_of(&bound.sockets[0]).expect("bound"), listener.address);
         assert_eq!(fs::metadata(&path).expect("a file").mode() & 0o777, 0o640);
@@ -388,13 +417,13 @@ mod tests {
         let (path, listener) = unix(&folder);
         // Without a file of its own to remove, as where the process was killed.
         drop(std::os::unix::net::UnixListener::bind(&path).expect("nothing is there"));
-        let first = bind(&listener, 1).expect("nobody listens there");
-        let error = bind(&listener, 1).expect_err("taken").to_string();
+        let first = bind(&listener, 1, InTheWay::Others).expect("nobody listens there");
+        let error = bind(&listener, 1, InTheWay::Others).expect_err("taken").to_string();
         let right = "a process that runs listens there; stop it, or choose another path";
         assert_eq!(error, format!("site.toml:3: listener \"unix:{}\": {right}", path.display()));
         drop(first);
         fs::write(&path, "text").expect("a file");
-        let error = bind(&listener, 1).expect_err("no socket").to_string();
+        let error = bind(&listener, 1, InTheWay::Others).expect_err("no socket").to_string();
         assert!(
             error.ends_with("there is something that is no socket; remove it, or choose another path"),
             "{error}"
@@ -406,7 +435,7 @@ mod tests {
     fn a_file_that_another_has_put_there_stays() {
         let folder = tempfile::tempdir().expect("a folder");
         let (path, listener) = unix(&folder);
-        let bound = bind(&listener, 1).expect("nothing is there");
+        let bound = bind(&listener, 1, InTheWay::Others).expect("nothing is there");
         fs::rename(&path, folder.path().join("moved")).expect("moved");
         let _other = std::os::unix::net::UnixListener::bind(&path).expect("nothing is there");
         drop(bound);

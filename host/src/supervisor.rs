@@ -232,6 +232,7 @@ impl Supervisor {
         or(self.commands.due());
         or(self.notify.due());
         or(self.replace_at);
+        or(self.held.due());
         or(self.renewals.due().filter(|_| self.starting.is_none() && self.room().is_ok()));
         or(self.starting.as_ref().and_then(Starting::due));
         for generation in &self.generations {
@@ -334,6 +335,7 @@ impl Supervisor {
             // It may have said why, and no more been heard.
             self.hear_one(idx, Turn::WHOLE)?;
             let generation = self.generations.remove(idx);
+            self.held.ended(generation.number);
             self.totals.add(&generation.report.totals);
             let names = self.state.names();
             let is_there = |address: &str| names.values().flatten().any(|known| known.to_string() == address);
@@ -365,6 +367,8 @@ impl Supervisor {
         }
         self.start_waiting()?;
         self.renew(now)?;
+        let readers = self.held.close_leaving(now);
+        self.tell_readers(&readers, false);
         self.give_up_saving(now)?;
         let late: Vec<u64> = self
             .generations

@@ -29,7 +29,7 @@ use crate::control::{Exit, Refused};
 use crate::discovery::Watch;
 use crate::drain::{Idle, Phase};
 use crate::handover::State;
-use crate::listener::{self, Gate};
+use crate::listener::{self, Fate, Gate};
 use crate::listening::Listening;
 use crate::metrics::{BalancerLayout, ClusterLayout, EndpointLayout, Metrics, MetricsLayout, Totals};
 use crate::module::balancer::{BuildError, Fault};
@@ -37,7 +37,7 @@ use crate::module::load::LoadError;
 use crate::module::registry::Registry;
 use crate::resolve::{Name, Resolver};
 use crate::route::Routes;
-use crate::sockets::{self, BindError, Bound, Shortage, SocketFile};
+use crate::sockets::{self, BindError, Bound, InTheWay, Shortage, SocketFile};
 use crate::thread::Thread;
 use crate::tls::tickets::TicketKeys;
 
@@ -198,12 +198,12 @@ impl Sockets {
         let mut listeners = Vec::new();
         let mut failed = Vec::new();
         for listener in &config.listeners {
-            match sockets::bind(listener, config.threads) {
+            match sockets::bind(listener, config.threads, InTheWay::Others) {
                 Ok(bound) => listeners.push(bound),
                 Err(e) => failed.push(e),
             }
         }
-        let admin = config.admin.as_ref().map(sockets::bind_admin);
+        let admin = config.admin.as_ref().map(|admin| sockets::bind_admin(admin, InTheWay::Others));
         let admin = match admin.transpose() {
             Ok(admin) => admin,
             Err(e) => {
@@ -467,10 +467,20 @@ impl Control {
     /// Accepts nothing more because another generation reads the sockets from now on, all but those of these listeners
     /// (by their place in the configuration), which are read until they are empty.
     pub fn hand_over(&self, removed: &[usize]) {
-        for gate in removed.iter().filter_map(|listener| self.gates.get(*listener)) {
-            gate.set_last_reader();
-        }
+        self.decide(removed, Fate::Removed);
         self.drain(Idle::AnswerOneMore);
+    }
+
+    /// Says what becomes of listeners that were removed when this worker handed over: another worker reads them again, or
+    /// nobody does, so that this one reads until nobody waits there any more.
+    pub fn decide_removed(&self, listeners: &[usize], are_back: bool) {
+        self.decide(listeners, if are_back { Fate::HandedOver } else { Fate::Last });
+    }
+
+    fn decide(&self, listeners: &[usize], fate: Fate) {
+        for gate in listeners.iter().filter_map(|listener| self.gates.get(*listener)) {
+            gate.decide(fate);
+        }
     }
 
     /// Cuts everything off.

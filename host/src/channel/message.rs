@@ -14,6 +14,7 @@
 //! Save ──────────────────────────────►
 //!             ◄───────────────────────  Saved
 //! HandOver, or Drain ────────────────►  finishes what runs
+//! Removed ───────────────────────────►  reads listeners that are gone no more
 //!             ◄───────────────────────  Ended
 //! ```
 //! The worker ends when the socket does; a supervisor that died has closed it too.
@@ -66,8 +67,16 @@ pub enum ToWorker {
     },
     /// Another generation serves from now on.
     HandOver {
-        /// Listeners that end with this generation, by their place in the configuration.
+        /// Listeners that the other one does not have, by their place in the configuration. They are read on until
+        /// [`ToWorker::Removed`] says what becomes of them.
         removed: Vec<usize>,
+    },
+    /// What becomes of listeners that ended with this generation.
+    Removed {
+        /// Which, by their place in its configuration.
+        listeners: Vec<usize>,
+        /// Another generation reads them; else this one is the last to.
+        are_back: bool,
     },
     /// Nobody serves from now on.
     Drain,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::bundle::{Bundle, short_hash};
 use super::commands::ClientId;
 use super::generation::{Generation, Phase};
-use super::held::New;
+use super::held::{New, Reader};
 use super::marks::Marks;
 use super::oom::OomScore;
 use super::pid_file::PidFile;
@@ -401,7 +401,7 @@ impl Supervisor {
         generation.phase = Phase::Opening { until: Instant::now() + timeout };
         if let Err(error) = told {
             generation.give_up();
-            self.held.give_back(new);
+            self.held.give_back(new, Some(number));
             let text = format!("the listening sockets cannot be handed to generation {number}: {error}");
             return self.start_failed(number, Refused::failed(text));
         }
@@ -416,7 +416,8 @@ impl Supervisor {
         let Some(starting) = self.starting.take_if(|starting| starting.is_of(number)) else { return Ok(()) };
         let Starting { bundle, reason, asked, step, undo: _, cuts_oldest } = starting;
         if let Step::Worker { new: Some(new), .. } = step {
-            self.held.keep(new);
+            let readers = self.held.keep(new, self.serving);
+            self.tell_readers(&readers, true);
         }
         if reason == Reason::Reload {
             for line in self.held.allow(&bundle.config) {
@@ -425,11 +426,12 @@ impl Supervisor {
             }
         }
         let before = self.serving.replace(number);
-        // It looks names up itself, and says what has changed since it did so first.
+        // It looks names up itself, and says what is other than what it was made of.
         self.renewals.forget();
         let of_before = before.and_then(|before| self.generation(before));
-        let of_before = of_before.map(|generation| Arc::clone(&generation.bundle));
-        let removed = self.held.let_go(of_before.as_ref().map(|bundle| &bundle.config), &bundle.config);
+        let of_before = of_before.map(|generation| (generation.number, Arc::clone(&generation.bundle)));
+        let of_before = of_before.as_ref().map(|(number, bundle)| (*number, &bundle.config));
+        let removed = self.held.let_go(of_before, &bundle.config);
         let mut lines = self.changes(before, number);
         lines.extend(self.marks.reconcile(&bundle.config));
         if let Some(generation) = self.generation(number) {
@@ -474,6 +476,15 @@ impl Supervisor {
         self.start_waiting()
     }
 
+    /// Tells generations that read listeners which were removed what becomes of these.
+    pub(super) fn tell_readers(&mut self, readers: &[Reader], are_back: bool) {
+        for reader in readers {
+            if let Some(generation) = self.generation(reader.generation) {
+                generation.tell(ToWorker::Removed { listeners: vec![reader.listener], are_back }, &[]);
+            }
+        }
+    }
+
     /// Has a generation drain because another one serves, and cuts the oldest off where too many drain and that was asked
     /// for. A line for each that is cut off.
     fn hand_over(&mut self, number: u64, removed: Vec<usize>, cuts_oldest: bool) -> Vec<String> {
@@ -506,7 +517,7 @@ impl Supervisor {
     pub(super) fn start_failed(&mut self, number: u64, refused: Refused) -> Result<(), Refused> {
         let Some(starting) = self.starting.take_if(|starting| starting.is_of(number)) else { return Ok(()) };
         if let Step::Worker { new: Some(new), .. } = starting.step {
-            self.held.give_back(new);
+            self.held.give_back(new, Some(number));
         }
         if let Some(before) = starting.undo {
             self.marks = before;

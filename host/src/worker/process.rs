@@ -289,6 +289,7 @@ fn obey(
             control.hand_over(&removed);
             reporter.drains();
         }
+        ToWorker::Removed { listeners, are_back } => control.decide_removed(&listeners, are_back),
         ToWorker::Drain => control.drain(Idle::Close),
         ToWorker::Stop => control.stop(),
         ToWorker::ReopenLog => match descriptors.into_iter().next() {
