@@ -124,7 +124,12 @@ fn an_error_status_is_passed_on_and_never_reroutes() {
 #[test]
 fn what_is_not_http_is_502() {
     fails("rubbish\r\n\r\n", 502, "bad_response", "bad response: no version of HTTP in the first line");
-    fails("HTTP/2.0 200 OK\r\n\r\n", 502, "bad_response", "a version other than HTTP/1.0 and HTTP/1.1");
+    fails(
+        "HTTP/2.0 200 OK\r\n\r\n",
+        502,
+        "bad_response",
+        "bad response: a version other than HTTP/1.0 and HTTP/1.1",
+    );
     fails("HTTP/1.1 abc OK\r\n\r\n", 502, "bad_response", "bad response: malformed status");
     fails(
         "SSH-2.0-OpenSSH_9.2\r\n\r\n",
