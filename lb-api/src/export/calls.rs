@@ -20,9 +20,10 @@ struct Instance<B> {
     balancer: B,
     host: Host,
     log: Log,
-    /// Own the text and the slices that the host was told of.
+    /// Own the text and the slices that the host was told of. Vectors, because moving a `Box` takes away the right to use
+    /// the pointers that were made of it before.
     _needs: Needs,
-    _headers: [Box<[Str]>; 2],
+    _headers: [Vec<Str>; 2],
 }
 
 // SAFETY: the pointers in `_headers` go to text that `_needs` owns and nobody changes; the rest is `Send` and `Sync`.
@@ -143,7 +144,7 @@ fn make<B: Balancer>(view: View<'_, wire::BuildCx>) -> Result<Box<Instance<B>>, 
     let balancer = B::build(&cx, settings::read(settings)?)?;
     let needs = balancer.needs();
     let headers = [&needs.request_headers, &needs.response_headers]
-        .map(|names| names.iter().map(|name| Str::of(name.as_bytes())).collect::<Box<[_]>>());
+        .map(|names| names.iter().map(|name| Str::of(name.as_bytes())).collect::<Vec<_>>());
     // SAFETY: the host's own struct, with `size` set, to be written to during the call.
     let out = unsafe { view.needs.as_mut() };
     if let Some(out) = out.filter(|out| out.size as usize >= size_of::<wire::Needs>()) {

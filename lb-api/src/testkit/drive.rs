@@ -6,7 +6,8 @@ use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::net::{IpAddr, SocketAddr};
 use std::ptr::{self, NonNull};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::cluster::{FakeCluster, FakeRequest, SettingValue, World};
@@ -223,7 +224,8 @@ pub struct TestBalancer<B> {
     /// What `build` made; may be null, only the module knows.
     balancer: *mut c_void,
     needs: Gathered,
-    host: Box<Host>,
+    /// Shared and not boxed: moving a `Box` takes away the right to use the pointer that the module was given.
+    host: Arc<Host>,
     n_endpoints: usize,
     world: Arc<World>,
     of: PhantomData<fn() -> B>,
@@ -248,7 +250,7 @@ impl<B> TestBalancer<B> {
     /// # Errors
     /// Message and place of the panic.
     pub fn try_load_balance(&self, request: FakeRequest) -> Result<TestTrylist<'_, B>, String> {
-        let request = Box::new(Sent::new(request, &self.needs));
+        let request = Rc::new(Sent::new(request, &self.needs));
         let layout = Layout::from_size_align(self.table.trylist.size().max(1), self.table.trylist.align())
             .expect("one byte has no layout that zero have not");
         // SAFETY: the layout is not empty.
@@ -262,7 +264,7 @@ impl<B> TestBalancer<B> {
             tries: Vec::new(),
             made: true,
         };
-        // SAFETY: `request` is boxed in the trylist and so lives until after its drop; the storage is as `info` says.
+        // SAFETY: `request` belongs to the trylist, is not moved, and so lives until after its drop; the storage is as `info` says.
         let status = unsafe {
             call(self.table.calls.load_balance)(
                 self.balancer,
@@ -390,7 +392,8 @@ impl<B> Drop for TestBalancer<B> {
 /// A trylist in its storage. Dropping it calls `drop_trylist`, whatever came before.
 pub struct TestTrylist<'a, B> {
     of: &'a TestBalancer<B>,
-    request: Box<Sent>,
+    /// As [`TestBalancer::host`].
+    request: Rc<Sent>,
     storage: NonNull<u8>,
     layout: Layout,
     tried: Vec<u64>,
@@ -732,17 +735,17 @@ struct Host {
 }
 
 impl Host {
-    fn new() -> Box<Self> {
-        let api = wire::HostApi {
-            size: size_of::<wire::HostApi>() as u32,
-            reserved: 0,
-            ctx: ptr::null_mut(),
-            log: host_log,
-            panicked: host_panicked,
-        };
-        let mut host = Box::new(Self { api, log: Mutex::default(), panics: Mutex::default() });
-        host.api.ctx = ptr::from_ref(&*host).cast_mut().cast();
-        host
+    fn new() -> Arc<Self> {
+        Arc::new_cyclic(|host: &Weak<Self>| {
+            let api = wire::HostApi {
+                size: size_of::<wire::HostApi>() as u32,
+                reserved: 0,
+                ctx: host.as_ptr().cast_mut().cast(),
+                log: host_log,
+                panicked: host_panicked,
+            };
+            Self { api, log: Mutex::default(), panics: Mutex::default() }
+        })
     }
 
     fn lines(&self, of: &Mutex<Vec<String>>) -> Vec<String> {
@@ -751,7 +754,7 @@ impl Host {
 }
 
 unsafe extern "C" fn host_log(ctx: *mut c_void, level: u32, line: Str) {
-    // SAFETY: `ctx` is the boxed host, which outlives its balancer.
+    // SAFETY: `ctx` is the host, which outlives its balancer and is only ever shared.
     let host = unsafe { &*ctx.cast::<Host>() };
     let level = match level {
         wire::LOG_ERROR => "error",
