@@ -18,7 +18,6 @@ mod tests;
 use std::fs::File;
 use std::io::{self, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
@@ -26,9 +25,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl};
 
 use crate::config::AccessLogTarget;
+use crate::trusted_path::{Last, Way};
 
 use self::line::Date;
 
@@ -36,11 +36,16 @@ use self::line::Date;
 const CHUNK_BYTES: usize = 32 * 1024;
 /// Chunks that may wait to be written: 2 MiB at most while the disk is busy.
 const QUEUED_CHUNKS: usize = 64;
+/// At the end, what is handed over is written as long as this does not pass without a line: whoever reads a pipe may have
+/// stopped.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+/// Between two looks whether it is.
+const END_PAUSE: Duration = Duration::from_millis(1);
 /// Between two warnings about the same trouble.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// The log of one worker: a thread that writes what the [`Writer`]s hand over. Dropping it writes what it was handed
-/// and ends the thread, so drop the writers first.
+/// and ends the thread, so drop the writers first; it gives up after a second in which no line could be written.
 #[derive(Debug)]
 pub struct AccessLog {
     sender: SyncSender<Message>,
@@ -171,10 +176,29 @@ impl AccessLog {
 
 impl Drop for AccessLog {
     fn drop(&mut self) {
-        // Waits where the channel is full, which is right here: nothing serves any more. It fails if the thread is gone.
-        let _ = self.sender.send(Message::End);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        let Some(thread) = self.thread.take() else { return };
+        let mut end = Some(Message::End);
+        let (mut n_lines, mut since) = (self.shared.lines.total(), Instant::now());
+        loop {
+            // Where the channel is full, it is tried again: nothing serves any more, so to wait is right here.
+            if let Some(message) = end.take()
+                && let Err(TrySendError::Full(message)) = self.sender.try_send(message)
+            {
+                end = Some(message);
+            }
+            if thread.is_finished() {
+                let _ = thread.join();
+                return;
+            }
+            let now_lines = self.shared.lines.total();
+            if n_lines != now_lines {
+                (n_lines, since) = (now_lines, Instant::now());
+            }
+            if since.elapsed() >= END_TIMEOUT {
+                tracing::warn!("access log: the last lines are lost because nobody takes them");
+                return;
+            }
+            thread::sleep(END_PAUSE);
         }
     }
 }
@@ -188,6 +212,10 @@ impl Lines {
     /// Lines that were lost, because the disk was too slow or refused them.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
+    }
+
+    fn total(&self) -> u64 {
+        self.written().wrapping_add(self.dropped())
     }
 }
 
@@ -386,11 +414,12 @@ impl Output {
 /// Opens a file for an access log: lines go to its end, whoever else writes to it.
 ///
 /// # Errors
-/// It cannot be opened or made.
+/// It cannot be opened or made; or there is a symbolic link on the way that somebody else could have put there (see
+/// [`trusted_path`](crate::trusted_path)).
 pub fn append_to(path: &Path) -> io::Result<File> {
     // Not to wait for who may read from a pipe; afterwards it may block, in the thread that writes.
-    let nonblock = OFlags::NONBLOCK.bits() as i32;
-    let file = File::options().append(true).create(true).custom_flags(nonblock).open(path)?;
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NONBLOCK;
+    let file = Way::find(path, Last::Follow)?.open(flags, Mode::from_raw_mode(0o666))?;
     fcntl_setfl(&file, fcntl_getfl(&file)? & !OFlags::NONBLOCK)?;
     Ok(file)
 }

@@ -4,11 +4,13 @@
 //! where the operator says, which should not be the internet. What it does is bounded even so: few connections, one
 //! request each, and not for long.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,8 +22,9 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, watch};
-use tokio::time::{sleep, timeout};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::address::Address;
 use crate::listening::Listening;
@@ -38,8 +41,10 @@ pub enum Readiness {
     HandedOver,
 }
 
-/// Connections at once; a scrape takes milliseconds, and few ask.
+/// Connections at once; a scrape takes milliseconds, and few ask. For one more the oldest without a request is closed.
 const MAX_CONNECTIONS: usize = 32;
+/// Where all have sent a request, the oldest is closed for one more once it has had this long to take its response.
+const TIME_TO_ANSWER: Duration = Duration::from_secs(1);
 /// From the connection to the end of the request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// From the connection to the end of the response: a slow reader is cut off then.
@@ -59,35 +64,74 @@ pub async fn serve(
     mut ready: watch::Receiver<Readiness>,
 ) -> io::Result<()> {
     let listener = Listening::new(address, socket)?;
-    // Dropping it ends the connections' tasks.
-    let mut connections = tokio::task::JoinSet::new();
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = Connections::default();
     loop {
         let next = async {
-            let permit = Arc::clone(&permits).acquire_owned().await.expect("nobody closes the semaphore");
-            (permit, listener.accept().await)
+            let accepted = listener.accept().await;
+            connections.make_room().await;
+            accepted
         };
-        let (permit, accepted) = tokio::select! {
-            next = next => next,
+        let accepted = tokio::select! {
+            accepted = next => accepted,
             is_handed_over = handed_over_or_gone(&mut ready) => {
                 drop(listener);
-                while is_handed_over && connections.join_next().await.is_some() {}
+                while is_handed_over && connections.tasks.join_next().await.is_some() {}
                 return Ok(());
             }
         };
-        while connections.try_join_next().is_some() {}
         match accepted {
-            Ok((stream, _)) => {
-                let (metrics, ready) = (Arc::clone(&metrics), ready.clone());
-                connections.spawn(async move {
-                    // Whatever goes wrong here is the client's to notice.
-                    let _ = timeout(TOTAL_TIMEOUT, connection(stream, metrics, ready)).await;
-                    drop(permit);
-                });
-            }
+            Ok((stream, _)) => connections.begin(stream, Arc::clone(&metrics), ready.clone()),
             Err(error) => {
                 tracing::warn!(%error, "admin listener: a connection cannot be accepted");
                 sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Those that are open. Dropping it ends their tasks.
+#[derive(Default)]
+struct Connections {
+    tasks: JoinSet<()>,
+    /// The oldest first.
+    open: VecDeque<Open>,
+}
+
+struct Open {
+    task: AbortHandle,
+    since: Instant,
+    /// It has sent the whole head of a request.
+    has_asked: Arc<AtomicBool>,
+}
+
+impl Connections {
+    fn begin(&mut self, stream: TcpStream, metrics: Arc<Metrics>, ready: watch::Receiver<Readiness>) {
+        let has_asked = Arc::new(AtomicBool::new(false));
+        let connection = connection(stream, metrics, ready, Arc::clone(&has_asked));
+        // Whatever goes wrong here is the client's to notice.
+        let task = self.tasks.spawn(async move { drop(timeout(TOTAL_TIMEOUT, connection).await) });
+        self.open.push_back(Open { task, since: Instant::now(), has_asked });
+    }
+
+    /// Waits until there is room for one more, a second at most: whoever connects and says nothing, or takes nothing, keeps
+    /// nobody out.
+    async fn make_room(&mut self) {
+        loop {
+            while self.tasks.try_join_next().is_some() {}
+            self.open.retain(|open| !open.task.is_finished());
+            let Some(oldest) = self.open.front().filter(|_| self.open.len() >= MAX_CONNECTIONS) else {
+                return;
+            };
+            let until = oldest.since + TIME_TO_ANSWER;
+            let is_idle = |open: &Open| !open.has_asked.load(Ordering::Relaxed);
+            let oldest = (Instant::now() >= until).then_some(0);
+            if let Some(idx) = self.open.iter().position(is_idle).or(oldest) {
+                self.open.remove(idx).inspect(|open| open.task.abort());
+                return;
+            }
+            tokio::select! {
+                _ = self.tasks.join_next() => {}
+                () = sleep_until(until) => {}
             }
         }
     }
@@ -102,9 +146,11 @@ async fn connection(
     stream: TcpStream,
     metrics: Arc<Metrics>,
     mut ready: watch::Receiver<Readiness>,
+    has_asked: Arc<AtomicBool>,
 ) -> hyper::Result<()> {
     let asked = ready.clone();
     let service = service_fn(move |request: Request<Incoming>| {
+        has_asked.store(true, Ordering::Relaxed);
         let response = respond(&request, &metrics, *asked.borrow());
         async move { Ok::<_, Infallible>(response) }
     });
@@ -234,14 +280,36 @@ mod tests {
         assert!(!String::from_utf8_lossy(&received).contains("200"));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn silent_connections_do_not_keep_others_out_for_ever() {
+    #[tokio::test]
+    async fn silent_connections_keep_nobody_out() {
         let admin = Admin::start(Readiness::Ready);
         let mut silent = Vec::new();
-        for _ in 0..MAX_CONNECTIONS + 8 {
-            silent.push(TcpStream::connect(admin.address).await.expect("the kernel accepts"));
+        for _ in 0..3 * MAX_CONNECTIONS {
+            let mut stream = TcpStream::connect(admin.address).await.expect("the kernel accepts");
+            // Half a head, so that the kernel hands it out.
+            stream.write_all(b"GET /metrics HTTP/1.1\r\n").await.expect("sent");
+            silent.push(stream);
         }
         assert_eq!(admin.ask("GET /healthz").await.1, "ok\n");
+        let mut received = Vec::new();
+        // With something unread it is a reset.
+        let _ = silent[0].read_to_end(&mut received).await;
+        assert!(received.is_empty(), "the oldest is closed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_that_take_no_response_are_closed_when_there_is_no_room() {
+        let mut connections = Connections::default();
+        for _ in 0..MAX_CONNECTIONS {
+            let task = connections.tasks.spawn(std::future::pending());
+            let has_asked = Arc::new(AtomicBool::new(true));
+            connections.open.push_back(Open { task, since: Instant::now(), has_asked });
+        }
+        let (begun, first) = (Instant::now(), connections.open[0].task.clone());
+        connections.make_room().await;
+        assert_eq!((begun.elapsed(), connections.open.len()), (TIME_TO_ANSWER, MAX_CONNECTIONS - 1));
+        tokio::task::yield_now().await;
+        assert!(first.is_finished());
     }
 
     #[tokio::test]

@@ -17,6 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
+use postcard::ser_flavors::Size;
 use rustix::cmsg_space;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{
@@ -29,6 +30,7 @@ use rustix::net::{
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
 
 /// Longest message that goes into a packet: well below what a socket's buffer takes, so that several fit.
 const INLINE_BYTES: usize = 16 << 10;
@@ -117,7 +119,7 @@ impl<T: Serialize> Sender<T> {
     /// The other end is gone, or (where the socket does not wait) takes nothing now. What it was sent of this message is
     /// then of no use to it.
     pub fn send(&self, message: &T, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let bytes = postcard::to_stdvec(message).map_err(io::Error::other)?;
+        let bytes = serialized(message)?;
         let mut descriptors = descriptors.to_vec();
         let file;
         let (kind, payload) = if bytes.len() > INLINE_BYTES {
@@ -172,12 +174,12 @@ impl<T: DeserializeOwned + Message> Receiver<T> {
     /// # Errors
     /// What came is no message, or one longer than its kind may be; nothing that comes after it can be trusted.
     pub fn receive(&mut self) -> io::Result<Received<T>> {
-        let mut buffer = [0; INLINE_BYTES + 1];
+        let mut buffer = Zeroizing::new([0; INLINE_BYTES + 1]);
         let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::CMSG_CLOEXEC;
         let received = rustix::io::retry_on_intr(|| {
-            recvmsg(&*self.socket, &mut [IoSliceMut::new(&mut buffer)], &mut ancillary, flags)
+            recvmsg(&*self.socket, &mut [IoSliceMut::new(&mut *buffer)], &mut ancillary, flags)
         });
         let received = match received {
             Ok(received) => received,
@@ -245,6 +247,14 @@ impl<T> AsFd for Receiver<T> {
     }
 }
 
+/// A message may hold private keys: what it was made of is wiped, and is in one piece from the beginning, because a vector
+/// that grows leaves copies behind.
+fn serialized(message: &impl Serialize) -> io::Result<Zeroizing<Vec<u8>>> {
+    let size = postcard::serialize_with_flavor(message, Size::default()).map_err(io::Error::other)?;
+    let bytes = postcard::to_extend(message, Vec::with_capacity(size)).map_err(io::Error::other)?;
+    Ok(Zeroizing::new(bytes))
+}
+
 fn in_file(bytes: &[u8]) -> io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let mut file = File::from(memfd_create("trylist-message", flags)?);
@@ -253,7 +263,7 @@ fn in_file(bytes: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-fn of_file<T: Message>(file: OwnedFd) -> io::Result<Vec<u8>> {
+fn of_file<T: Message>(file: OwnedFd) -> io::Result<Zeroizing<Vec<u8>>> {
     // To read anything but memory could take for ever: a pipe, a file of a file system that does not answer.
     if !fcntl_get_seals(&file).is_ok_and(|seals| seals.contains(SEALS)) {
         return Err(invalid("a message that is in no sealed memory"));
@@ -266,7 +276,7 @@ fn of_file<T: Message>(file: OwnedFd) -> io::Result<Vec<u8>> {
     if len > most {
         return Err(invalid(format!("a message of {len} bytes, of a kind that has {most} at most")));
     }
-    let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
+    let mut bytes = Zeroizing::new(vec![0; usize::try_from(len).map_err(io::Error::other)?]);
     file.read_exact_at(&mut bytes, 0)?;
     Ok(bytes)
 }

@@ -208,6 +208,10 @@ pub struct Config {
     pub control: Option<PathBuf>,
     /// Where the supervisor writes its process ID.
     pub pid_file: Option<PathBuf>,
+    /// Names of environment variables that workers get beside those that they always get.
+    pub pass_environment: Vec<Box<str>>,
+    /// Whether a worker that dies may leave its memory, keys included, in a core dump.
+    pub core_dumps: bool,
     /// What a module may do to its worker before it is held to account.
     pub supervision: Supervision,
     /// How servers' names are looked up.

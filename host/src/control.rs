@@ -5,10 +5,13 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::fs;
 use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use rustix::net::sockopt::socket_peercred;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -244,7 +247,17 @@ fn folder() -> PathBuf {
     // systemd gives several, separated by colons.
     let service = of("RUNTIME_DIRECTORY").and_then(|all| env::split_paths(&all).next());
     let user = rustix::process::geteuid();
-    service.unwrap_or_else(|| match of("XDG_RUNTIME_DIR") {
+    // Not in a folder where anybody can make files, as long as there is another: whoever comes first has the name there.
+    let is_own = |folder: &PathBuf| {
+        fs::symlink_metadata(folder).is_ok_and(|folder| folder.is_dir() && folder.uid() == user.as_raw())
+    };
+    let run = || Some(PathBuf::from(format!("/run/user/{}", user.as_raw()))).filter(is_own);
+    let home = || {
+        let account = || nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
+        let home = of("HOME").or_else(|| Some(account()?.dir)).filter(is_own);
+        of("XDG_STATE_HOME").filter(is_own).or_else(|| Some(home?.join(".local/state")))
+    };
+    service.unwrap_or_else(|| match of("XDG_RUNTIME_DIR").or_else(run).or_else(home) {
         _ if user.is_root() => PathBuf::from("/run/trylist"),
         Some(folder) => folder.join("trylist"),
         None => env::temp_dir().join(format!("trylist-{}", user.as_raw())),
@@ -256,6 +269,8 @@ fn folder() -> PathBuf {
 pub enum AskError {
     /// Nobody listens there.
     NoSupervisor(PathBuf, io::Error),
+    /// Another user, who is not root, listens there.
+    Foreign(PathBuf, u32),
     /// The connection ended, or what came over it is no reply.
     Broken(io::Error),
 }
@@ -267,6 +282,12 @@ pub enum AskError {
 pub fn ask(socket: &Path, command: &Command, mut heard: impl FnMut(Reply)) -> Result<Exit, AskError> {
     let stream =
         UnixStream::connect(socket).map_err(|error| AskError::NoSupervisor(socket.to_owned(), error))?;
+    // Whoever could put a socket there could say anything. Root may ask everybody's supervisors.
+    let (user, me) = (socket_peercred(&stream).map(|peer| peer.uid), rustix::process::geteuid());
+    let user = user.map_err(|error| AskError::Broken(error.into()))?;
+    if user != me && !user.is_root() && !me.is_root() {
+        return Err(AskError::Foreign(socket.to_owned(), user.as_raw()));
+    }
     let mut line = serde_json::to_string(command).map_err(|error| AskError::Broken(error.into()))?;
     line.push('\n');
     (&stream).write_all(line.as_bytes()).map_err(AskError::Broken)?;
@@ -294,6 +315,11 @@ impl std::fmt::Display for AskError {
                 ),
                 _ => write!(f, "control socket \"{}\": {error}", path.display()),
             },
+            Self::Foreign(path, user) => write!(
+                f,
+                "control socket \"{}\" is of user {user}, and neither root's nor yours; name another by the key control",
+                path.display()
+            ),
             Self::Broken(error) => write!(f, "the supervisor's answer cannot be read: {error}"),
         }
     }

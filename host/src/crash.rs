@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use libc::{c_int, c_void, siginfo_t};
 
 use crate::breadcrumb::Board;
+use crate::log_queue;
 
 /// By these a thread brings its process down. Traps are what `__builtin_trap` is on some machines, SYS is a system call
 /// that a filter of the service manager forbids.
@@ -63,11 +64,13 @@ pub(crate) fn ensure_alternate_stack() {
     unsafe { libc::sigaltstack(stack, ptr::null_mut()) };
 }
 
-/// Only what is safe in a signal handler: thread-local and shared words, and system calls.
+/// Only what is safe in a signal handler: thread-local and shared words, system calls, and a short sleep while the log's
+/// thread writes the last lines.
 extern "C" fn handle(signal: c_int, info: *mut siginfo_t, _context: *mut c_void) {
     if let Some(board) = board() {
         board.record_signal(signal);
     }
+    log_queue::settle();
     let default = handled_by(libc::SIG_DFL);
     // SAFETY: system calls on values that live here. The same signal is sent again, as it came: it is blocked while its
     // handler runs, and ends the process at the return, where the thread was when it came.
@@ -84,6 +87,7 @@ extern "C" fn exiting() {
     if let Some(board) = board() {
         board.record_exit();
     }
+    log_queue::settle();
 }
 
 fn board() -> Option<&'static Board> {

@@ -2,9 +2,14 @@
 
 mod fields;
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::env;
-use std::io::{self, IsTerminal};
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write as _};
+use std::panic::{self, PanicHookInfo};
 use std::str::FromStr;
+use std::thread;
+use std::time::Duration;
 
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
@@ -14,6 +19,8 @@ use tracing_subscriber::fmt::format::{Compact, Format};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
+
+use trylist::log_queue::{self, Lines};
 
 use self::fields::Fields;
 
@@ -79,11 +86,67 @@ fn without_talk(targets: Targets, default: LevelFilter) -> Targets {
     }
 }
 
-/// Starts the log. Called once, before anything that logs.
-pub(crate) fn start(filter: &Filter) {
+/// For the last lines to be written when the process ends. It is shorter than a supervisor waits for the end of a worker
+/// that has said its last word.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Where lines go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Log {
+    /// To stderr at once: of commands, whose user waits for what they say.
+    Direct,
+    /// Through a queue: of processes that serve, which wait for nobody who reads.
+    Queued(Lines),
+}
+
+impl Log {
+    /// Starts the log of a command. Called once, before anything that logs.
+    pub(crate) fn of_a_command(filter: &Filter) -> Self {
+        start(filter, Self::Direct);
+        Self::Direct
+    }
+
+    /// Starts the log of a process that serves. Called once, before anything that logs and before any other thread.
+    pub(crate) fn of_a_service(filter: &Filter) -> Self {
+        let say_dropped = |n| tracing::warn!("log: {n} lines were dropped because stderr did not take them");
+        match log_queue::start(say_dropped) {
+            Ok(lines) => {
+                start(filter, Self::Queued(lines));
+                panic::set_hook(Box::new(move |panicked| lines.say(panic_text(panicked).as_bytes())));
+                Self::Queued(lines)
+            }
+            Err(error) => {
+                let log = Self::of_a_command(filter);
+                tracing::warn!("no thread for the log, so a slow reader of stderr delays requests: {error}");
+                log
+            }
+        }
+    }
+
+    /// Says this, whole lines, and waits until all lines are written; for a limited time where the process serves. To be
+    /// called before the process ends or executes another program.
+    pub(crate) fn end(self, text: &str) {
+        match self {
+            // If stderr is gone too, the exit code has to say it alone.
+            Self::Direct => drop(io::stderr().write_all(text.as_bytes())),
+            Self::Queued(lines) => {
+                lines.say(text.as_bytes());
+                lines.drain(END_TIMEOUT);
+            }
+        }
+    }
+}
+
+fn start(filter: &Filter, log: Log) {
     let is_for_people =
         io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let lines = layer(is_for_people).with_writer(io::stderr);
+    let writer = move || -> Box<dyn io::Write> {
+        match log {
+            Log::Direct => Box::new(io::stderr()),
+            Log::Queued(lines) => Box::new(lines),
+        }
+    };
+    let lines = layer(is_for_people).with_writer(writer);
     tracing_subscriber::registry().with(lines).with(filter.targets.clone()).init();
 }
 
@@ -93,6 +156,18 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
     Layer::default().compact().fmt_fields(Fields).with_target(false).with_ansi(has_colours)
+}
+
+/// As the standard library says it, which would wait for stderr.
+fn panic_text(panicked: &PanicHookInfo<'_>) -> String {
+    let thread = thread::current();
+    let mut text = format!("thread '{}' {panicked}\n", thread.name().unwrap_or("<unnamed>"));
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == BacktraceStatus::Captured {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{backtrace}");
+    }
+    text
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ use trylist::supervisor;
 use trylist::worker::{Prepared, StartError, Worker, process};
 
 use self::cli::{Arguments, Command, ModuleCommand};
+use self::log::Log;
 
 /// A connection's memory comes and goes in many sizes; this allocator serves all of them from a thread's own pages, which
 /// saves a twentieth of what a connection with one request costs, and gives pages back.
@@ -45,7 +46,15 @@ const DEMO_ATTEMPTS: usize = 5;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let log_level = arguments.log_level();
-    log::start(&log_level);
+    let log = match arguments.command {
+        Command::Run(_) | Command::Demo => Log::of_a_service(&log_level),
+        Command::Worker => {
+            // Each thread has it of its own, so before there is another one. A failure shows again in `drop_to`.
+            let _ = privileges::gain_none();
+            Log::of_a_service(&log_level)
+        }
+        _ => Log::of_a_command(&log_level),
+    };
     let result = match &arguments.command {
         Command::Run(from) => run(&from.config, log_level.as_str()),
         Command::Worker => worker(),
@@ -71,14 +80,12 @@ fn main() -> ExitCode {
             command::ask(&configuration.config, &control::Command::Release { module: module.clone() })
         }
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            // If stderr is gone too, the exit code has to say it alone.
-            let _ = io::stderr().write_all(failure.text.as_bytes());
-            ExitCode::from(failure.exit as u8)
-        }
-    }
+    let (text, exit) = match result {
+        Ok(()) => (String::new(), ExitCode::SUCCESS),
+        Err(failure) => (failure.text, ExitCode::from(failure.exit as u8)),
+    };
+    log.end(&text);
+    exit
 }
 
 fn run(file: &Path, log_level: &str) -> Result<(), Failure> {

@@ -2,10 +2,13 @@
 
 use nix::unistd::{Gid, Group, Uid, User, initgroups, setgid, setgroups, setuid};
 
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+
 use crate::config::{Place, RunAs};
 
 /// Has this process be who the configuration says, and never gain rights again. Only root can become somebody; whoever
-/// else runs it stays who they are. Before any other thread is started, and before any module is opened.
+/// else runs it stays who they are. Before any module is opened, and before any thread is started but the log's, which
+/// [`gain_none`] was called for.
 ///
 /// # Errors
 /// One line: there is no such account, or the system refuses.
@@ -13,8 +16,40 @@ pub fn drop_to(run_as: &RunAs) -> Result<(), String> {
     if nix::unistd::geteuid().is_root() {
         become_somebody(run_as)?;
     }
-    rustix::thread::set_no_new_privs(true)
-        .map_err(|error| format!("cannot give up gaining privileges (NO_NEW_PRIVS): {error}"))
+    gain_none().map_err(|error| format!("cannot give up gaining privileges (NO_NEW_PRIVS): {error}"))
+}
+
+/// Has this process leave no core dump when it dies, or as large a one as the system allows. To be called after
+/// [`drop_to`], because the system forbids dumps of a process that has become somebody else.
+///
+/// # Errors
+/// The system refuses.
+pub fn allow_core_dumps(are_allowed: bool) -> std::io::Result<()> {
+    let mut limit = getrlimit(Resource::Core);
+    if are_allowed {
+        limit.current = limit.maximum;
+        set_dumpable_behavior(DumpableBehavior::Dumpable)?;
+    } else {
+        limit = Rlimit { current: Some(0), maximum: Some(0) };
+    }
+    Ok(setrlimit(Resource::Core, limit)?)
+}
+
+/// Has this process leave no core dump, while those that it starts may have their limit raised again.
+///
+/// # Errors
+/// The system refuses.
+pub fn leave_no_core_dump() -> std::io::Result<()> {
+    let limit = getrlimit(Resource::Core);
+    Ok(setrlimit(Resource::Core, Rlimit { current: Some(0), ..limit })?)
+}
+
+/// Has this thread, and those that it starts from now on, never gain rights by running another program.
+///
+/// # Errors
+/// The system refuses.
+pub fn gain_none() -> std::io::Result<()> {
+    Ok(rustix::thread::set_no_new_privs(true)?)
 }
 
 /// Accounts and groups that do not exist on this machine, one line each: [`drop_to`] refuses them where root calls it.

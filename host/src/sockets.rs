@@ -5,14 +5,15 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, chown};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::net::SocketAddrUnix;
-use rustix::process::Resource;
+use rustix::process::{Gid, Resource, Uid};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -20,6 +21,7 @@ use crate::address::Address;
 use crate::config::{Access, Admin, Listener, Place};
 use crate::listening::defer_accept;
 use crate::privileges;
+use crate::trusted_path::{self, Last, Way};
 
 /// Connections that wait to be accepted, per socket; the kernel's own limit (`net.core.somaxconn`) may be lower.
 const BACKLOG: i32 = 4096;
@@ -36,13 +38,15 @@ pub struct Bound {
     pub file: Option<SocketFile>,
 }
 
-/// The file of a Unix socket, which goes with whoever has bound it: removed when this is dropped, unless another socket is in
-/// its place by then.
+/// The file of a Unix socket, which goes with whoever has bound it: removed when this is dropped, unless something else is in
+/// its place by then. It is known by its descriptor, so that nobody who may write to its folder can have us change or remove
+/// another file.
 #[derive(Debug)]
 pub struct SocketFile {
-    path: Arc<Path>,
-    /// Device and inode.
-    id: (u64, u64),
+    way: Way,
+    /// Opened for nothing but to say which file is meant.
+    file: OwnedFd,
+    metadata: Stat,
 }
 
 /// Why a listener could not be bound.
@@ -123,6 +127,28 @@ pub fn raise_descriptor_limit() {
     if let Err(e) = rustix::process::setrlimit(Resource::Nofile, limit) {
         tracing::debug!("the limit of open descriptors stays as it is: {e}");
     }
+}
+
+/// Has no process that this one starts inherit what this one did: whoever started it may have left anything open, and a
+/// service manager leaves its sockets. What is opened later is for this process alone from the beginning.
+///
+/// # Errors
+/// `/proc` is not there.
+pub fn keep_descriptors() -> io::Result<()> {
+    for entry in fs::read_dir("/proc/self/fd")? {
+        let name = entry?.file_name();
+        let descriptor = name.to_str().and_then(|name| name.parse::<RawFd>().ok());
+        if let Some(descriptor) = descriptor.filter(|descriptor| *descriptor > 2) {
+            close_on_exec(descriptor);
+        }
+    }
+    Ok(())
+}
+
+#[expect(unsafe_code, reason = "nobody in this process owns what it has inherited")]
+fn close_on_exec(descriptor: RawFd) {
+    // SAFETY: changes no memory. One that is not open any more, as that of the folder that was read, is an error.
+    unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
 }
 
 /// The system allows fewer open descriptors than the connections that are configured need. As it is said to operators.
@@ -231,12 +257,12 @@ pub fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
 }
 
 fn bind_unix(path: &Arc<Path>, access: &Access) -> io::Result<Bound> {
-    let address = SockAddr::unix(path)?;
-    clear_away(path, &address)?;
+    let way = Way::find(path, Last::Itself)?;
+    let address = SockAddr::unix(way.path(path))?;
+    clear_away(&way, &address)?;
     let socket = unix_socket()?;
     socket.bind(&address)?;
-    let metadata = fs::symlink_metadata(path)?;
-    let file = SocketFile { path: Arc::clone(path), id: (metadata.dev(), metadata.ino()) };
+    let file = SocketFile::of(way)?;
     // Until it listens, nobody can connect, whatever the mode is by then.
     file.allow(access)?;
     socket.listen(BACKLOG)?;
@@ -244,9 +270,9 @@ fn bind_unix(path: &Arc<Path>, access: &Access) -> io::Result<Bound> {
 }
 
 /// Removes the file of a socket on which nobody listens any more: a process that was killed has left it. Nothing else goes.
-fn clear_away(path: &Path, address: &SockAddr) -> io::Result<()> {
-    match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.file_type().is_socket() => {}
+fn clear_away(way: &Way, address: &SockAddr) -> io::Result<()> {
+    match way.stat() {
+        Ok(metadata) if is_socket(&metadata) => {}
         Ok(_) => {
             return Err(io::Error::other(
                 "there is something that is no socket; remove it, or choose another path",
@@ -256,12 +282,16 @@ fn clear_away(path: &Path, address: &SockAddr) -> io::Result<()> {
         Err(e) => return Err(e),
     }
     match unix_socket()?.connect(address) {
-        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => way.remove(),
         // Nobody may be asked to wait, as where its queue is full.
         Ok(()) => Err(io::ErrorKind::AddrInUse.into()),
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => Err(io::ErrorKind::AddrInUse.into()),
         Err(e) => Err(e),
     }
+}
+
+fn is_socket(metadata: &Stat) -> bool {
+    FileType::from_raw_mode(metadata.st_mode) == FileType::Socket
 }
 
 fn unix_socket() -> io::Result<Socket> {
@@ -271,6 +301,17 @@ fn unix_socket() -> io::Result<Socket> {
 }
 
 impl SocketFile {
+    /// Of a socket that this process has just bound.
+    fn of(way: Way) -> io::Result<Self> {
+        let file = OwnedFd::from(way.open(OFlags::PATH, Mode::empty())?);
+        let metadata = rustix::fs::fstat(&file)?;
+        let is_own = is_socket(&metadata) && metadata.st_uid == rustix::process::geteuid().as_raw();
+        if !is_own || metadata.st_nlink != 1 {
+            return Err(io::Error::other("somebody has put another file in the socket's place"));
+        }
+        Ok(Self { way, file, metadata })
+    }
+
     /// Has these be allowed to connect, and nobody else.
     ///
     /// # Errors
@@ -278,20 +319,23 @@ impl SocketFile {
     pub fn allow(&self, access: &Access) -> io::Result<()> {
         let (user, group) = privileges::ids(&access.owner).map_err(io::Error::other)?;
         if user.is_some() || group.is_some() {
-            chown(&self.path, user, group).map_err(|e| {
+            let (user, group) = (user.map(Uid::from_raw), group.map(Gid::from_raw));
+            rustix::fs::chownat(&self.file, "", user, group, AtFlags::EMPTY_PATH).map_err(|e| {
                 io::Error::other(format!("cannot be given to its owner and group: {e}; only root can"))
             })?;
         }
-        fs::set_permissions(&self.path, fs::Permissions::from_mode(access.mode))
+        // Of the descriptor's own file, whatever has its name by now.
+        fs::set_permissions(trusted_path::path_of(&self.file), fs::Permissions::from_mode(access.mode))
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let is_own = fs::symlink_metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == self.id);
         // Where it fails, the next to listen there finds that nobody does.
-        if is_own && let Err(e) = fs::remove_file(&self.path) {
-            tracing::debug!("the socket \"{}\" stays: {e}", self.path.display());
+        if self.way.is(&self.metadata)
+            && let Err(e) = self.way.remove()
+        {
+            tracing::debug!("the file of a socket stays: {e}");
         }
     }
 }
@@ -328,6 +372,8 @@ impl std::error::Error for BindError {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
 
     fn listener(address: impl Into<Address>) -> Listener {

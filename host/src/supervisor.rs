@@ -45,6 +45,7 @@ use crate::control::{self, Exit, Refused};
 use crate::handover::State;
 use crate::metrics::Totals;
 use crate::preflight::Lacks;
+use crate::privileges;
 use crate::sockets::{self, Shortage};
 
 use self::bundle::Bundle;
@@ -88,6 +89,9 @@ pub fn run(options: Options) -> Result<(), Refused> {
     // Before anything listens, so that no signal ends the process unseen.
     let signals =
         Signals::new().map_err(|error| Refused::failed(format_args!("no signal handler: {error}")))?;
+    // Before a worker is started, in which code of modules runs.
+    sockets::keep_descriptors()
+        .map_err(|error| Refused::failed(format_args!("/proc: {error}; mount it, workers need it too")))?;
     Supervisor::new(options, signals)?.run()
 }
 
@@ -160,6 +164,11 @@ impl Supervisor {
         let pid_file = bundle.config.pid_file.as_deref().map(PidFile::write);
         let pid_file = pid_file.transpose().map_err(Refused::failed)?;
         warn_of_user(&bundle.config);
+        if !bundle.config.core_dumps
+            && let Err(error) = privileges::leave_no_core_dump()
+        {
+            tracing::warn!("core_dumps: a crash of the supervisor would leave one: {error}");
+        }
         Ok(Self {
             notify: Notify::new(),
             held: Held::inherited(),

@@ -356,7 +356,7 @@ fn a_second_start_that_fails_leaves_the_first_ones_pid_file() {
 }
 
 /// True where this test can be done; else it says that it is skipped.
-fn is_root(what: &str) -> bool {
+pub(crate) fn is_root(what: &str) -> bool {
     let is_root = rustix::process::geteuid().is_root();
     if !is_root {
         println!("skipped: only root can {what}");

@@ -37,6 +37,7 @@ mod samples;
 mod supervision;
 mod slow_clients;
 mod storm;
+mod surroundings;
 mod tls;
 mod tonic;
 mod trylist_calls;

@@ -92,6 +92,8 @@ impl Checker<'_> {
             run_as: RunAs { user: self.account("user", file.user), group: self.account("group", file.group) },
             control: self.control(file.control),
             pid_file: file.pid_file.and_then(|path| self.file_name("pid_file", &path)),
+            pass_environment: self.variables(file.pass_environment.unwrap_or_default()),
+            core_dumps: file.core_dumps.unwrap_or(false),
             supervision: self.supervision(file.supervision.unwrap_or_default()),
             resolver: self.resolver(file.resolver.unwrap_or_default()),
             access_log: file.access_log.map_or(AccessLogTarget::Off, |log| self.access_log(log)),
@@ -297,6 +299,18 @@ impl Checker<'_> {
             return None;
         }
         Some(self.relative(path.get_ref()))
+    }
+
+    /// Names of environment variables.
+    fn variables(&mut self, names: Vec<Spanned<String>>) -> Vec<Box<str>> {
+        for name in &names {
+            if name.get_ref().is_empty() || name.get_ref().contains(['=', '\0']) {
+                let right = "write its name alone, such as \"HTTPS_PROXY\"";
+                let text = format!("pass_environment: {:?} names no variable ({right})", name.get_ref());
+                self.report.error(name.at(), text);
+            }
+        }
+        names.into_iter().map(|name| name.into_inner().into()).collect()
     }
 
     fn supervision(&mut self, raw: file::Supervision) -> Supervision {

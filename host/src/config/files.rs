@@ -1,13 +1,16 @@
 //! The files that a configuration is made of. Each is read once and kept, so that whoever is handed them gets the very
 //! bytes that were checked, whatever has become of the files since.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::ops::Deref;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroize as _;
 
 use super::httpd;
 
@@ -19,9 +22,22 @@ const MAX_FILE_BYTES: u64 = 16 << 20;
 pub struct Files {
     /// Nothing more is read: these are the files of a configuration that was checked elsewhere.
     is_whole: bool,
-    read: Vec<(PathBuf, Result<Vec<u8>, String>)>,
+    read: Vec<Known>,
     found: Vec<(Pattern, Result<Vec<PathBuf>, String>)>,
 }
+
+/// A file that was asked for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Known {
+    path: PathBuf,
+    bytes: Result<Bytes, String>,
+    /// Permissions, as they were when it was read.
+    mode: u32,
+}
+
+/// What is in a file. It may be a private key, so it is wiped when this is dropped, and never printed.
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Bytes(Vec<u8>);
 
 /// An argument of `Include`, and the directory that it starts from.
 type Pattern = (String, PathBuf);
@@ -40,7 +56,7 @@ impl Files {
 
     /// A file as text. Why not is said in words that follow its name.
     pub(super) fn text(&mut self, path: &Path) -> Result<String, String> {
-        String::from_utf8(self.bytes(path)?).map_err(|error| {
+        String::from_utf8(self.bytes(path)?.to_vec()).map_err(|error| {
             let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
             let line = valid.iter().filter(|&&byte| byte == b'\n').count() + 1;
             format!("cannot be read: line {line} is not UTF-8")
@@ -48,19 +64,28 @@ impl Files {
     }
 
     /// A file.
-    pub(super) fn bytes(&mut self, path: &Path) -> Result<Vec<u8>, String> {
-        let is_known = |(known, _): &&(PathBuf, _)| known == path;
-        if let Some((_, bytes)) = self.read.iter().find(is_known) {
-            return bytes.clone();
+    pub(super) fn bytes(&mut self, path: &Path) -> Result<Bytes, String> {
+        if let Some(known) = self.read.iter().find(|known| known.path == path) {
+            return known.bytes.clone();
         }
         if self.is_whole {
             return Err(
                 "cannot be read: it was no part of the configuration when that was checked".to_owned()
             );
         }
-        let bytes = read(path);
-        self.read.push((path.to_owned(), bytes.clone()));
+        let (bytes, mode) = match read(path) {
+            Ok((bytes, mode)) => (Ok(bytes), mode),
+            Err(reason) => (Err(reason), 0),
+        };
+        self.read.push(Known { path: path.to_owned(), bytes: bytes.clone(), mode });
         bytes
+    }
+
+    /// The permissions of a file that was read, where everybody on this machine may read it.
+    pub(super) fn open_to_all(&self, path: &Path) -> Option<u32> {
+        const READABLE_BY_OTHERS: u32 = 0o004;
+        let known = self.read.iter().find(|known| known.path == path)?;
+        (known.mode & READABLE_BY_OTHERS != 0).then_some(known.mode & 0o7777)
     }
 
     /// The files that an argument of `Include` means.
@@ -79,24 +104,47 @@ impl Files {
 
     /// Every file with its bytes, in the order of reading: for who wants to know whether anything has changed.
     pub fn iter(&self) -> impl Iterator<Item = (&Path, &[u8])> {
-        self.read.iter().filter_map(|(path, bytes)| Some((path.as_path(), bytes.as_deref().ok()?)))
+        self.read.iter().filter_map(|known| Some((known.path.as_path(), &**known.bytes.as_ref().ok()?)))
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let bytes = read_file(path).map_err(|error| format!("cannot be read: {}", cause(&error)))?;
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Bytes {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.len())
+    }
+}
+
+/// What is in a file, and its permissions.
+fn read(path: &Path) -> Result<(Bytes, u32), String> {
+    let (bytes, mode) = read_file(path).map_err(|error| format!("cannot be read: {}", cause(&error)))?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(format!("cannot be read: it is larger than {} MiB", MAX_FILE_BYTES >> 20));
     }
-    Ok(bytes)
+    Ok((bytes, mode))
 }
 
-fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+fn read_file(path: &Path) -> io::Result<(Bytes, u32)> {
     // Without waiting for whoever may write to a pipe.
     let file = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)?;
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    let metadata = file.metadata()?;
+    // In one piece from the beginning: a vector that grows leaves copies behind. One byte more shows the end.
+    let mut bytes = Bytes(Vec::with_capacity(metadata.len().min(MAX_FILE_BYTES) as usize + 1));
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes.0)?;
+    Ok((bytes, metadata.mode()))
 }
 
 /// The reason alone, as the other messages have it: no capital, no error number.

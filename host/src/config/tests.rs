@@ -435,7 +435,7 @@ fn refuses_unknown_keys_at_every_level() {
         (with_top("thread = 3\n"), r#"t.toml:1: unknown key "thread" (did you mean "threads"?)"#),
         (
             with_top("worker_count = 3\n"),
-            r#"t.toml:1: unknown key "worker_count" (known here: threads, module_path, user, group, control, pid_file, request_id, listener, load_module, cluster, route, forwarded, limits, timeouts, supervision, resolver, access_log, admin, explain)"#,
+            r#"t.toml:1: unknown key "worker_count" (known here: threads, module_path, user, group, control, pid_file, pass_environment, core_dumps, request_id, listener, load_module, cluster, route, forwarded, limits, timeouts, supervision, resolver, access_log, admin, explain)"#,
         ),
         (
             with_top("[limits]\nheader = 3\n"),
@@ -1205,6 +1205,10 @@ fn checks_who_runs_it_and_where_it_is_spoken_to() {
         (with_top("user = \"\"\n"), "t.toml:1: user: is empty; write a name, or leave it out"),
         (with_top("pid_file = \"\"\n"), "t.toml:1: pid_file: is empty; write a file's name, or leave it out"),
         (
+            with_top("pass_environment = [\"A\", \"B=1\"]\n"),
+            "t.toml:1: pass_environment: \"B=1\" names no variable (write its name alone, such as \"HTTPS_PROXY\")",
+        ),
+        (
             with_top(&format!("control = \"/{long}\"\n")),
             &format!("t.toml:1: control: \"/{long}\" has 201 bytes, a socket's path 107 at most"),
         ),
@@ -1217,4 +1221,25 @@ fn checks_who_runs_it_and_where_it_is_spoken_to() {
             "t.toml:2: supervision.module_deaths: -1 is not a number from 0 to 1000",
         ),
     ]);
+}
+
+#[test]
+fn a_key_that_everybody_can_read_is_a_warning() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["site.test".to_owned()]).unwrap();
+    let (cert, key) = (folder.path().join("site.pem"), folder.path().join("site.key"));
+    std::fs::write(&cert, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let tls = format!("tls = {{ certificates = [{{ cert = {cert:?}, key = {key:?} }}] }}\n");
+    let text = HEAD.replace("[load_module]", &format!("{tls}[load_module]")) + CLUSTER + ROUTE;
+    let warnings = |mode| {
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
+        let (_, warnings) = parse("t.toml", &text, Syntax::Toml).unwrap();
+        warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let said = "everybody on this machine can read it (mode 0644; chmod o= FILE)";
+    assert_eq!(warnings(0o644), [format!("t.toml:3: listener \"127.0.0.1:0\": tls: key {key:?}: {said}")]);
+    assert_eq!([0o640, 0o600].map(warnings), [[""; 0]; 2]);
 }

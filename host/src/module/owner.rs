@@ -2,21 +2,18 @@
 //!
 //! Started as root, Trylist opens only what nobody but root can have changed: the file and every folder on the way to it
 //! belong to root and are not writable by group or world. A folder with the sticky bit (`/tmp`) may be writable by all:
-//! there nobody can rename or remove what root owns, and what is next on the way is root's, by this same check. Access
-//! lists count too, since their mask shows as the group's bits. Symbolic links are followed one by one, so that the
-//! folders which the links stand in are checked as well as those they lead to.
+//! there nobody can rename or remove what root owns, and what is next on the way is root's, by this same check. The walk
+//! is [`trusted_path`](crate::trusted_path)'s: folders that links stand in are checked as well as those they lead to.
 //!
 //! Run as somebody else it checks nothing: whoever may change the module could as well change what starts it.
 
-use std::collections::BTreeSet;
-use std::ffi::OsString;
-use std::fs::{self, Metadata};
-use std::io;
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
+
+use crate::trusted_path::{Distrust, Error, Last, Way, Why};
 
 const WRITABLE_BY_OTHERS: u32 = 0o022;
-const STICKY: u32 = 0o1000;
 const ROOT: u32 = 0;
 
 /// Checks an opened file, named `path` when it was opened, and its folders: none may be changed by anybody but `owner`
@@ -27,86 +24,34 @@ const ROOT: u32 = 0;
 /// Who could change what, and what would be right, to stand behind the file's name.
 pub(super) fn check(path: &Path, file: &Metadata, owner: u32) -> Result<(), String> {
     let whose = if owner == ROOT { "root".to_owned() } else { format!("user {owner}") };
-    let trusted = |metadata: &Metadata| metadata.uid() == owner || metadata.uid() == ROOT;
     let advice = format!("modules run by {whose} must be for {whose} alone to change");
-    if !trusted(file) {
+    if file.uid() != owner && file.uid() != ROOT {
         return Err(format!("belongs to user {}; {advice}", file.uid()));
     }
     if file.mode() & WRITABLE_BY_OTHERS != 0 {
         return Err(format!("is writable by others (mode {:04o}); {advice}", file.mode() & 0o7777));
     }
-    let folders = folders(path, &trusted).map_err(|e| format!("has a folder that cannot be checked: {e}"))?;
-    for folder in folders {
-        let name = folder.display();
-        let metadata = fs::metadata(&folder)
-            .map_err(|e| format!("is in folder {name}, which cannot be checked: {e}"))?;
-        let mode = metadata.mode();
-        if !trusted(&metadata) {
-            return Err(format!("is in folder {name}, which belongs to user {}; {advice}", metadata.uid()));
-        }
-        if mode & WRITABLE_BY_OTHERS != 0 && mode & STICKY == 0 {
-            let mode = mode & 0o7777;
-            return Err(format!(
-                "is in folder {name}, which is writable by others (mode {mode:04o}); {advice}"
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// As in the kernel's own walk.
-const MAX_LINKS: usize = 40;
-
-/// Every folder whose entries decide which file `path` names, links and what they lead to included.
-fn folders(path: &Path, trusted: &dyn Fn(&Metadata) -> bool) -> io::Result<BTreeSet<PathBuf>> {
-    let mut at = PathBuf::from("/");
-    let mut seen = BTreeSet::from([at.clone()]);
-    let mut ahead = parts(&std::path::absolute(path)?);
-    let mut links = 0;
-    while let Some(part) = ahead.pop() {
-        if part == ".." {
-            at.pop();
-            continue;
-        }
-        let next = at.join(&part);
-        let metadata = fs::symlink_metadata(&next)?;
-        if metadata.is_symlink() {
-            links += 1;
-            if links > MAX_LINKS {
-                return Err(io::Error::other("too many symbolic links"));
-            }
-            // In a folder that others may write to, only its owner can change a link.
-            if !trusted(&metadata) {
-                let text = format!("the link {} belongs to user {}", next.display(), metadata.uid());
-                return Err(io::Error::other(text));
-            }
-            let target = fs::read_link(&next)?;
-            if target.is_absolute() {
-                at = PathBuf::from("/");
-            }
-            ahead.extend(parts(&target));
-        } else if metadata.is_dir() {
-            at = next;
-            seen.insert(at.clone());
-        }
-    }
-    Ok(seen)
-}
-
-/// The parts of a path, the first one last.
-fn parts(path: &Path) -> Vec<OsString> {
-    let part = |component: Component<'_>| match component {
-        Component::Normal(name) => Some(name.to_owned()),
-        Component::ParentDir => Some("..".into()),
-        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    let by = match Way::find_for(path, Last::Follow, owner) {
+        Ok(way) => way.distrust().cloned(),
+        Err(Error::Link { by, .. }) => Some(by),
+        Err(error) => return Err(format!("has a folder that cannot be checked: {error}")),
     };
-    path.components().rev().filter_map(part).collect()
+    let Some(Distrust { path, is_link, why }) = by else { return Ok(()) };
+    let way = if is_link { "is reached by link" } else { "is in folder" };
+    let which = match why {
+        Why::BelongsTo(user) => format!("which belongs to user {user}"),
+        Why::WritableByOthers(mode) => format!("which is writable by others (mode {mode:04o})"),
+    };
+    Err(format!("{way} {}, {which}; {advice}", path.display()))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::fs;
     use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::path::PathBuf;
+
+    use super::*;
 
     /// `a/b/m.so`, with whatever rights the folders above have: a temporary directory is sticky, or the user's own.
     struct Tree(tempfile::TempDir);
@@ -207,17 +152,5 @@ mod tests {
         let file_data = fs::metadata(&file).unwrap();
         let error = check(&file, &file_data, stranger).unwrap_err();
         assert!(error.starts_with(&format!("belongs to user {}; ", file_data.uid())), "{error}");
-    }
-
-    #[test]
-    fn gives_up_on_links_in_a_circle() {
-        let tree = Tree::new();
-        symlink("round", tree.path("round")).unwrap();
-        assert!(
-            folders(&tree.path("round"), &|_| true)
-                .unwrap_err()
-                .to_string()
-                .contains("too many symbolic links")
-        );
     }
 }

@@ -1,18 +1,19 @@
 //! The control socket: who may ask for something, and that nobody who asks keeps the supervisor from its work.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::fmt::Display;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
-use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use rustix::fs::{FileType, FlockOperation, Mode, OFlags, flock, fstat};
 
 use crate::control::{Command, Exit, MAX_COMMAND_BYTES, Reply};
+use crate::trusted_path::{self, Last, Way};
 
 /// For a client to say what it wants, and to take what it is told.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -48,35 +49,39 @@ impl Commands {
     /// Listens, unless another supervisor does.
     pub(super) fn listen(path: &Path) -> Result<Self, String> {
         let name = path.display();
-        let cannot = |error: io::Error| format!("control socket \"{name}\": {error}");
+        let cannot = |error: &dyn Display| format!("control socket \"{name}\": {error}");
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            DirBuilder::new().recursive(true).mode(0o755).create(folder).map_err(cannot)?;
-            is_safe(folder)
-                .map_err(|why| format!("control socket \"{name}\": folder {} {why}", folder.display()))?;
+            let mode = Mode::from_raw_mode(0o755);
+            trusted_path::make_folders(folder, mode).map_err(|error| cannot(&error))?;
+        }
+        let way = Way::find(path, Last::Itself).map_err(|error| cannot(&error))?;
+        // Whoever could put a socket of their own in the place of ours would hear what is asked.
+        if let Some(by) = way.distrust() {
+            return Err(cannot(by));
         }
         // The socket's own file cannot be locked, and to connect to it would not tell who comes first of two.
-        let mut lock_path = path.as_os_str().to_owned();
-        lock_path.push(".lock");
-        let lock = Lock::take(lock_path.into()).map_err(|error| match error.kind() {
+        let lock = way.sibling(".lock").and_then(Lock::take).map_err(|error| match error.kind() {
             ErrorKind::WouldBlock => format!(
                 "control socket \"{name}\": another supervisor of this configuration runs; stop it, or name another \
                  socket by the key control"
             ),
-            _ => cannot(error),
+            _ => cannot(&error),
         })?;
         // What a supervisor that was killed left behind goes, and nothing else does.
-        match fs::symlink_metadata(path) {
-            Ok(metadata) if metadata.file_type().is_socket() => fs::remove_file(path).map_err(cannot)?,
-            Ok(_) => return Err(format!("control socket \"{name}\": there is something that is no socket")),
+        match way.stat() {
+            Ok(metadata) if FileType::from_raw_mode(metadata.st_mode) == FileType::Socket => {
+                way.remove().map_err(|error| cannot(&error))?;
+            }
+            Ok(_) => return Err(cannot(&"there is something that is no socket")),
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(cannot(error)),
+            Err(error) => return Err(cannot(&error)),
         }
         // Nobody else may connect, not even before a mode could be set.
         let before = rustix::process::umask(Mode::from_raw_mode(0o177));
         let listener = UnixListener::bind(path);
         rustix::process::umask(before);
-        let listener = listener.map_err(cannot)?;
-        listener.set_nonblocking(true).map_err(cannot)?;
+        let listener = listener.map_err(|error| cannot(&error))?;
+        listener.set_nonblocking(true).map_err(|error| cannot(&error))?;
         Ok(Self { listener, path: path.to_owned(), _lock: lock, clients: BTreeMap::new(), n_clients: 0 })
     }
 
@@ -184,28 +189,20 @@ impl Drop for Commands {
 
 /// A lock by a file that exists only while the lock is held.
 struct Lock {
-    path: PathBuf,
+    way: Way,
     _file: File,
 }
 
 impl Lock {
     /// Takes it, unless somebody else has it ([`ErrorKind::WouldBlock`]).
-    fn take(path: PathBuf) -> io::Result<Self> {
+    fn take(way: Way) -> io::Result<Self> {
         loop {
-            let mut options = OpenOptions::new();
-            options.write(true).create(true).truncate(false).mode(0o600);
-            let file = options.custom_flags(OFlags::NOFOLLOW.bits() as i32).open(&path)?;
+            let file = way.open(OFlags::WRONLY | OFlags::CREATE, Mode::from_raw_mode(0o600))?;
             flock(&file, FlockOperation::NonBlockingLockExclusive)?;
             // The previous holder may have removed the file between the two calls. A lock on a file without a name
             // keeps nobody out.
-            let locked = file.metadata()?;
-            match fs::symlink_metadata(&path) {
-                Ok(there) if (there.dev(), there.ino()) == (locked.dev(), locked.ino()) => {
-                    return Ok(Self { path, _file: file });
-                }
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
+            if way.is(&fstat(&file)?) {
+                return Ok(Self { way, _file: file });
             }
         }
     }
@@ -214,7 +211,7 @@ impl Lock {
 impl Drop for Lock {
     fn drop(&mut self) {
         // While it is held, so that the name that goes is that of this very file.
-        let _ = fs::remove_file(&self.path);
+        let _ = self.way.remove();
     }
 }
 
@@ -261,21 +258,6 @@ impl Client {
             self.until = None;
         }
         !self.is_ending
-    }
-}
-
-/// Whoever could put a socket of their own in the place of ours would hear what is asked.
-fn is_safe(folder: &Path) -> Result<(), String> {
-    let metadata = fs::metadata(folder).map_err(|error| format!("cannot be checked: {error}"))?;
-    let me = rustix::process::geteuid().as_raw();
-    const WRITABLE_BY_OTHERS: u32 = 0o022;
-    const STICKY: u32 = 0o1000;
-    if metadata.uid() != me && metadata.uid() != 0 {
-        return Err(format!("belongs to user {}", metadata.uid()));
-    }
-    match metadata.mode() & WRITABLE_BY_OTHERS != 0 && metadata.mode() & STICKY == 0 {
-        true => Err(format!("is writable by others (mode {:04o})", metadata.mode() & 0o7777)),
-        false => Ok(()),
     }
 }
 
@@ -326,7 +308,7 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     while n_taken.load(Ordering::SeqCst) < 2_000 {
-                        let Ok(lock) = Lock::take(path.clone()) else { continue };
+                        let Ok(lock) = Lock::take(Way::find(&path, Last::Itself).unwrap()) else { continue };
                         assert_eq!(n_inside.fetch_add(1, Ordering::SeqCst), 0, "two have it");
                         n_taken.fetch_add(1, Ordering::SeqCst);
                         n_inside.fetch_sub(1, Ordering::SeqCst);

@@ -1,6 +1,8 @@
 //! One worker as its supervisor sees it: a process, a channel, a board, and what it said last.
 
 use std::collections::VecDeque;
+use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -131,10 +133,8 @@ impl Generation {
             .args(["worker", "--log-level", log_level])
             // A terminal's signals are the supervisor's to understand.
             .process_group(0)
-            .env_remove("LISTEN_FDS")
-            .env_remove("LISTEN_PID")
-            .env_remove("NOTIFY_SOCKET")
-            .env_remove("WATCHDOG_USEC")
+            .env_clear()
+            .envs(environment(env::vars_os(), &bundle.config.pass_environment))
             .stdin(Stdio::from(there))
             .spawn()?;
         let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).inspect_err(|_| {
@@ -477,6 +477,51 @@ impl Drop for Generation {
     }
 }
 
+/// What workers get of the environment: code of modules runs there, and what the supervisor was started with may hold
+/// secrets. These are names that the system's libraries and this program look at, and those that are configured.
+fn environment(
+    all: impl Iterator<Item = (OsString, OsString)>,
+    configured: &[Box<str>],
+) -> impl Iterator<Item = (OsString, OsString)> {
+    let is_passed = |name: &OsString| {
+        let name = name.as_encoded_bytes();
+        PASSED.iter().any(|passed| passed.as_bytes() == name)
+            || PASSED_BEGINNINGS.iter().any(|beginning| name.starts_with(beginning.as_bytes()))
+            || configured.iter().any(|passed| passed.as_bytes() == name)
+    };
+    all.filter(move |(name, _)| is_passed(name))
+}
+
+/// - `PATH`, `HOME`, `USER`, `LOGNAME`, `LANG`, `TZ`: as for any program.
+/// - `TMPDIR`, `RUNTIME_DIRECTORY`, `XDG_RUNTIME_DIR`: where private copies of modules go.
+/// - `SSL_CERT_*`: the issuers that the system trusts.
+/// - `NO_COLOR`, `TERM`, `RUST_*`: how the log and backtraces look.
+/// - `LOCALDOMAIN`, `RES_OPTIONS`: how names are looked up.
+const PASSED: [&str; 18] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "LANG",
+    "LANGUAGE",
+    "TZ",
+    "TMPDIR",
+    "RUNTIME_DIRECTORY",
+    "XDG_RUNTIME_DIR",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "NO_COLOR",
+    "TERM",
+    "RUST_BACKTRACE",
+    "RUST_LIB_BACKTRACE",
+    "LOCALDOMAIN",
+    "RES_OPTIONS",
+];
+/// `LC_*`, and how the dynamic linker and the allocators work: `LD_*`, `GLIBC_TUNABLES`, `MALLOC_*`, `MIMALLOC_*`; sanitizers
+/// and coverage: `ASAN_OPTIONS` and the like, `LLVM_PROFILE_FILE`.
+const PASSED_BEGINNINGS: [&str; 10] =
+    ["LC_", "LD_", "GLIBC_", "MALLOC_", "MIMALLOC_", "ASAN_", "LSAN_", "TSAN_", "UBSAN_", "LLVM_PROFILE_"];
+
 fn died_by(status: ExitStatus) -> String {
     match (status.signal(), status.code()) {
         (Some(signal), _) => format!("died by {}", signal_name(signal)),
@@ -488,4 +533,28 @@ fn died_by(status: ExitStatus) -> String {
 fn signal_name(signal: i32) -> String {
     let known = nix::sys::signal::Signal::try_from(signal);
     known.map_or_else(|_| format!("signal {signal}"), |signal| signal.as_str().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_get_what_they_need_of_the_environment_and_what_is_configured() {
+        let all = [
+            "TZ",
+            "LC_ALL",
+            "LD_LIBRARY_PATH",
+            "AWS_SECRET_ACCESS_KEY",
+            "LISTEN_FDS",
+            "NOTIFY_SOCKET",
+            "MINE",
+            "MINE2",
+        ];
+        let all = all.map(|name| (name.into(), "value".into()));
+        let passed: Vec<_> = environment(all.into_iter(), &["MINE".into()])
+            .map(|(name, _)| name.into_string().unwrap())
+            .collect();
+        assert_eq!(passed, ["TZ", "LC_ALL", "LD_LIBRARY_PATH", "MINE"]);
+    }
 }

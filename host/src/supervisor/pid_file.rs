@@ -1,30 +1,39 @@
 //! The file that names the supervisor's process: locked for as long as this supervisor runs, so that a second one neither
 //! overwrites nor removes it.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FileType, FlockOperation, Mode, OFlags, Stat, flock, fstat};
+
+use crate::trusted_path::{Last, Way};
 
 /// A pid file that is this process's own. Dropping it removes the file, if the path still leads to it.
 #[derive(Debug)]
 pub(super) struct PidFile {
     path: PathBuf,
+    way: Way,
+    metadata: Stat,
     /// Holds the lock.
-    file: File,
+    _file: File,
 }
 
 impl PidFile {
     /// Writes this process's number. A file that a dead process left is taken over.
     ///
     /// # Errors
-    /// The file cannot be written, or belongs to a proxy that runs.
+    /// The file cannot be written, is reached through a symbolic link that is not followed, or belongs to a proxy that runs.
     pub(super) fn write(path: &Path) -> Result<Self, String> {
         let cannot = |error: io::Error| format!("pid_file \"{}\": {error}", path.display());
-        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).clone();
-        let mut file = options.open(path).map_err(cannot)?;
+        let way = Way::find(path, Last::Follow).map_err(|error| cannot(error.into()))?;
+        // Not to wait for the other end of a pipe.
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK;
+        let mut file = way.open(flags, Mode::from_raw_mode(0o644)).map_err(cannot)?;
+        let metadata = fstat(&file).map_err(|error| cannot(error.into()))?;
+        if FileType::from_raw_mode(metadata.st_mode) != FileType::RegularFile {
+            return Err(cannot(io::Error::other("there is something that is no file; name another")));
+        }
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 let mut text = String::new();
@@ -39,30 +48,27 @@ impl PidFile {
             Ok(()) | Err(_) => {}
         }
         file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(cannot)?;
-        Ok(Self { path: path.to_owned(), file })
+        Ok(Self { path: path.to_owned(), way, metadata, _file: file })
     }
 
     /// Where it is.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
-
-    fn is_in_place(&self) -> io::Result<bool> {
-        let (ours, there) = (self.file.metadata()?, fs::metadata(&self.path)?);
-        Ok((ours.dev(), ours.ino()) == (there.dev(), there.ino()))
-    }
 }
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        if self.is_in_place().unwrap_or(false) {
-            let _ = fs::remove_file(&self.path);
+        if self.way.is(&self.metadata) {
+            let _ = self.way.remove();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

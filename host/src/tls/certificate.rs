@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use base64ct::{Base64, Encoding as _};
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, SubjectPublicKeyInfoDer};
 use rustls::sign::CertifiedKey;
@@ -13,6 +15,7 @@ use x509_cert::der::asn1::{PrintableStringRef, Utf8StringRef};
 use x509_cert::der::oid::ObjectIdentifier;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
+use zeroize::{Zeroize as _, Zeroizing};
 
 const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 
@@ -51,8 +54,11 @@ impl Identity {
     pub fn parse(chain: &[u8], key: &[u8]) -> Result<Self, Wrong> {
         let chain = certificates(chain).map_err(Wrong::Certificate)?;
         let (names, validity) = inspect(&chain[0]).map_err(Wrong::Certificate)?;
-        let key = private_key(key).map_err(Wrong::Key)?;
-        let signer = super::provider().key_provider.load_private_key(key).map_err(|_| {
+        let mut key = private_key(key).map_err(Wrong::Key)?;
+        // By reference, so that no copy is left but the library's own.
+        let signer = any_supported_type(&key);
+        key.zeroize();
+        let signer = signer.map_err(|_| {
             Wrong::Key(
                 "holds a key of a kind that is not supported (RSA from 2048 bits, ECDSA P-256, P-384 and P-521, Ed25519 \
                  are)"
@@ -154,12 +160,40 @@ fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
                     FILE)"
             .into());
     }
+    if let Some(key) = plain_key(pem) {
+        return Ok(key);
+    }
+    // For what is wrong with it, and forms that nobody writes any more.
     PrivateKeyDer::from_pem_slice(pem).map_err(|e| match e {
         rustls::pki_types::pem::Error::NoItemsFound => {
             "holds no private key (a PEM file with -----BEGIN PRIVATE KEY----- is wanted)".into()
         }
         e => format!("is not valid PEM: {e}"),
     })
+}
+
+/// The key of a file as all tools write it. The library that knows all forms leaves a copy of the text behind.
+fn plain_key(pem: &[u8]) -> Option<PrivateKeyDer<'static>> {
+    let kinds: [(&str, fn(Vec<u8>) -> PrivateKeyDer<'static>); 3] = [
+        ("PRIVATE KEY", |der| PrivateKeyDer::Pkcs8(der.into())),
+        ("RSA PRIVATE KEY", |der| PrivateKeyDer::Pkcs1(der.into())),
+        ("EC PRIVATE KEY", |der| PrivateKeyDer::Sec1(der.into())),
+    ];
+    let bodies = kinds.iter().filter_map(|(name, key)| {
+        let (begin, end) = (format!("-----BEGIN {name}-----"), format!("-----END {name}-----"));
+        let at = memchr::memmem::find(pem, begin.as_bytes())?;
+        let body = &pem[at + begin.len()..];
+        Some((at, &body[..memchr::memmem::find(body, end.as_bytes())?], key))
+    });
+    // The first of them, as the library takes it.
+    let (_, body, key) = bodies.min_by_key(|(at, ..)| *at)?;
+    let mut text = Zeroizing::new(Vec::with_capacity(body.len()));
+    text.extend(body.iter().filter(|byte| !byte.is_ascii_whitespace()));
+    let mut der = Zeroizing::new(vec![0; text.len() / 4 * 3]);
+    let n_bytes = Base64::decode(&**text, &mut der).ok()?.len();
+    // Cut where it is: what is dropped of it is not part of the key.
+    der.truncate(n_bytes);
+    Some(key(std::mem::take(&mut *der)))
 }
 
 fn contains(text: &[u8], part: &[u8]) -> bool {
@@ -269,4 +303,28 @@ pub fn identity_lines(certificate: &CertificateDer<'_>) -> Vec<u8> {
     }
     lines.push_str("\r\n");
     lines.into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_read_as_the_library_reads_them() {
+        let made = rcgen::generate_simple_self_signed(["site.test".to_owned()]).unwrap();
+        let (chain, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+        let windows = key.replace('\n', "\r\n");
+        let both = format!("{chain}{key}{chain}");
+        let with_parameters =
+            format!("-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n{key}");
+        for text in [&key, &windows, &both, &with_parameters] {
+            let by_library = PrivateKeyDer::from_pem_slice(text.as_bytes()).unwrap();
+            assert_eq!(plain_key(text.as_bytes()).as_ref(), Some(&by_library), "{text}");
+            Identity::parse(chain.as_bytes(), text.as_bytes()).unwrap();
+        }
+        for text in [&key[..60], "", &chain, &key.replace("-----END", "----END"), &key.replacen('M', "*", 2)]
+        {
+            assert!(plain_key(text.as_bytes()).is_none(), "{text}");
+        }
+    }
 }

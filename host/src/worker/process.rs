@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{SigSet, Signal as Blocked};
 use rustix::process::{Signal, getpid, kill_process, set_parent_process_death_signal};
 
+use crate::address::Address;
 use crate::breadcrumb::{self, Board};
 use crate::channel::message::{Load, Mark, ModuleSays, Report, Start, ToSupervisor, ToWorker};
 use crate::channel::{self, Received, Receiver, Sender};
@@ -148,6 +149,8 @@ impl Process {
         let mut descriptor = || descriptors.next().ok_or_else(|| Refused::failed("a descriptor is missing"));
         let mut files = files.sealed();
         let (mut config, _) = config::load_from(&config, &mut files).map_err(Refused::from)?;
+        // Wiped: keys are in use now, and nobody reads their files again.
+        drop(files);
         config.threads = n_threads;
         apply_marks(&mut config, &marks);
         let board = Board::open(descriptor()?)
@@ -162,6 +165,8 @@ impl Process {
             copies.push(if module.is_quarantined { None } else { Some(copied(descriptor()?)) });
         }
         privileges::drop_to(&config.run_as).map_err(Refused::failed)?;
+        privileges::allow_core_dumps(config.core_dumps)
+            .map_err(|e| Refused::failed(format_args!("core_dumps: {e}")))?;
         // The system forgets it when the user changes.
         self.end_with_supervisor();
         let names = discovery::expand(&mut config, state.answers())
@@ -190,7 +195,7 @@ impl Process {
                 Ok(None) | Err(_) => return Err(None),
             }
         };
-        let sockets = sockets(&n_sockets, has_admin, descriptors)
+        let sockets = sockets(&config, &n_sockets, has_admin, descriptors)
             .map_err(|e| Refused::failed(format_args!("the listening sockets: {e}")))?;
         let to = self.to.clone();
         let watch = Watch::new(names, move |name, addresses| {
@@ -364,21 +369,37 @@ fn load_of(clusters: &[Cluster]) -> Load {
     }
 }
 
-fn sockets(n_sockets: &[usize], has_admin: bool, descriptors: Vec<OwnedFd>) -> io::Result<Sockets> {
+fn sockets(
+    config: &Config,
+    n_sockets: &[usize],
+    has_admin: bool,
+    descriptors: Vec<OwnedFd>,
+) -> io::Result<Sockets> {
     let mut descriptors = descriptors.into_iter();
     let mut socket = || {
         let missing = || io::Error::other("one is missing");
         descriptors.next().ok_or_else(missing)
     };
+    // The kernel knows the port that it chose; a Unix socket may have been bound by another name.
+    let address = |configured: Option<&Address>, socket: &OwnedFd| match configured {
+        Some(unix @ Address::Unix(_)) => Ok(unix.clone()),
+        _ => address_of(socket),
+    };
     let mut listeners = Vec::new();
-    for &n in n_sockets {
+    for (idx, &n) in n_sockets.iter().enumerate() {
         let sockets = (0..n).map(|_| socket()).collect::<io::Result<Vec<_>>>()?;
         let first = sockets.first().ok_or_else(|| io::Error::other("a listener has none"))?;
-        listeners.push(Bound { address: address_of(first)?, sockets, file: None });
+        let configured = config.listeners.get(idx).map(|listener| &listener.address);
+        listeners.push(Bound { address: address(configured, first)?, sockets, file: None });
     }
     let admin = if has_admin { Some(socket()?) } else { None };
     let admin = admin.map(|socket| {
-        Ok::<_, io::Error>(Bound { address: address_of(&socket)?, sockets: vec![socket], file: None })
+        let configured = config.admin.as_ref().map(|admin| &admin.address);
+        Ok::<_, io::Error>(Bound {
+            address: address(configured, &socket)?,
+            sockets: vec![socket],
+            file: None,
+        })
     });
     let admin = admin.transpose()?;
     Ok(Sockets { listeners, admin })

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use rustls::pki_types::{CertificateDer, ServerName};
 use toml::Spanned;
 
+use super::super::files::Bytes;
 use super::super::source::At;
 use super::super::{Server, file};
 use super::Checker;
@@ -222,6 +223,12 @@ impl Checker<'_> {
         let (chain, private) = (self.file(object, "cert", cert), self.file(object, "key", key));
         match Identity::parse(&chain?, &private?) {
             Ok(identity) => {
+                if let Some(mode) = self.files.open_to_all(&self.relative(key.get_ref())) {
+                    let place = self.report.place(key.at());
+                    let text =
+                        format!("everybody on this machine can read it (mode {mode:04o}; chmod o= FILE)");
+                    self.report.warn(place, format!("{object}: key {:?}: {text}", key.get_ref()));
+                }
                 // No error: one site whose certificate was forgotten must not keep all others from being served.
                 let now = SystemTime::now();
                 let own = identity.validity.trouble(now);
@@ -269,12 +276,12 @@ impl Checker<'_> {
         Some(found.certs)
     }
 
-    fn file(&mut self, object: &str, key: &str, path: &Spanned<String>) -> Option<Vec<u8>> {
+    fn file(&mut self, object: &str, key: &str, path: &Spanned<String>) -> Option<Bytes> {
         self.file_bytes(&format!("{object}: {key}"), path)
     }
 
     /// The one place where certificates and keys are read.
-    fn file_bytes(&mut self, object: &str, path: &Spanned<String>) -> Option<Vec<u8>> {
+    fn file_bytes(&mut self, object: &str, path: &Spanned<String>) -> Option<Bytes> {
         let file = self.relative(path.get_ref());
         let read = self.files.bytes(&file);
         read.map_err(|reason| {
