@@ -4,6 +4,7 @@
 use std::fs::{self, File, Permissions};
 use std::io::{self, PipeReader, PipeWriter, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, chown, lchown, symlink};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -253,6 +254,33 @@ fn a_control_socket_is_not_put_where_others_could_lead_it_elsewhere() {
         folder.file("open").display()
     );
     assert_eq!((code, said), (Some(1), why));
+}
+
+#[test]
+fn commands_do_not_speak_to_the_control_socket_of_another_user() {
+    const THEM: u32 = 1;
+    if !is_root("run it as others") {
+        return;
+    }
+    let origin = Origin::named("a");
+    let folder = Folder::with(&over([&origin]).text());
+    chown(folder.path(), Some(THEM), None).unwrap();
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    let mut command = folder.run();
+    command.uid(THEM).env_remove("XDG_RUNTIME_DIR");
+    let site = Site::start(folder, command);
+    // Whoever wants to be spoken to lets everybody connect.
+    fs::set_permissions(site.folder().socket(), Permissions::from_mode(0o666)).unwrap();
+    let status = |user: u32| {
+        let mut command = tests::command::command(&["status", "-c", &site.folder().config()]);
+        spoken(&command.uid(user).output().unwrap())
+    };
+    let (code, _, said) = status(NOBODY);
+    let why = format!("is of user {THEM}, and neither root's nor yours; name another by the key control\n");
+    assert!(code == Some(1) && said.ends_with(&why), "{said}");
+    for user in [THEM, 0] {
+        assert_eq!(status(user).0, Some(0), "{user}");
+    }
 }
 
 /// As `/var/run` is one to `/run`.
