@@ -3,12 +3,10 @@
 //!
 //! Nothing is created, bound or run. Addresses are not tried: while the proxy runs, its own are in use.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use rustix::fs::{Access, AtFlags, CWD, OFlags, accessat};
+use rustix::fs::{Mode, OFlags};
 
 use crate::address::Address;
 use crate::config::{self, AccessLogTarget, Config, Files, Warning};
@@ -16,6 +14,7 @@ use crate::control::{Exit, Refused};
 use crate::module::load;
 use crate::privileges;
 use crate::sockets::BindError;
+use crate::trusted_path::{Last, Way};
 
 /// Reads and checks a configuration as [`config::load_from`] does. Where it is refused, the files of its modules are checked
 /// too, as far as that is possible without running them.
@@ -78,15 +77,11 @@ impl Lacks {
 
 /// Whether this user may write to a file, or make it where there is none.
 fn may_be_written(path: &Path) -> io::Result<()> {
+    let way = Way::find(path, Last::Follow)?;
     // Not to wait for who may read from a pipe.
-    let nonblock = OFlags::NONBLOCK.bits() as i32;
-    match File::options().append(true).custom_flags(nonblock).open(path) {
+    match way.open(OFlags::WRONLY | OFlags::APPEND | OFlags::NONBLOCK, Mode::empty()) {
         Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-            let folder = folder.unwrap_or(Path::new("."));
-            Ok(accessat(CWD, folder, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)?)
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => way.may_be_made(),
         Err(error) => Err(error),
     }
 }

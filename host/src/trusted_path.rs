@@ -20,8 +20,8 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Component, Path, PathBuf};
 
+use rustix::fs::{Access, accessat, statat, unlinkat};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, fstatfs, mkdirat, openat, readlinkat};
-use rustix::fs::{statat, unlinkat};
 use rustix::io::Errno;
 
 const WRITABLE_BY_OTHERS: u32 = 0o022;
@@ -177,6 +177,14 @@ impl Way {
             )));
         }
         Ok(file.into())
+    }
+
+    /// Whether this user may make a file of this name.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn may_be_made(&self) -> io::Result<()> {
+        Ok(accessat(&self.folder, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)?)
     }
 
     /// What has this name now, itself and not what it leads to.
