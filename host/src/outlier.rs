@@ -14,7 +14,8 @@
 //! ```
 //!
 //! - As in Envoy, the time grows with each ejection, and only a share of a tier is ejected at once. A tier is ejected whole
-//!   where another tier has an endpoint available. The last available endpoint of a cluster is never ejected.
+//!   where another tier has an endpoint available. The last available endpoint of a cluster is ejected only where `max_percent`
+//!   lets all of its tier be.
 //! - As in nginx, an endpoint on trial has one request at a time: while one is under way it is shown as ejected to all others.
 //!   Where no other endpoint is available, it takes all requests.
 //! - An ejection is forgiven after a time without another, and with a success in that time. Silence forgives nothing.
@@ -23,6 +24,7 @@
 mod trial;
 mod verdict;
 
+use std::fmt;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::{Duration, Instant};
@@ -216,20 +218,12 @@ impl Outlier {
             return;
         }
         let (name, url) = (&*cluster.config.name, &*cluster.endpoints[endpoint].url);
-        if let Err(Full { ejected, of }) = self.take_place(cluster, endpoint) {
+        if let Err(needed) = self.take_place(cluster, endpoint) {
             // It is asked again after another row, and not with each failure.
             record.in_row.store(0, Relaxed);
             record.until_ns.store(NEVER, Release);
             self.show(cluster, endpoint);
-            if of > 1 {
-                tracing::warn!(
-                    "cluster \"{name}\": endpoint \"{url}\" is not ejected: {why}, but {ejected} of {of} are ejected already"
-                );
-            } else {
-                tracing::warn!(
-                    "cluster \"{name}\": endpoint \"{url}\" is not ejected: {why}, but no other is available"
-                );
-            }
+            tracing::warn!("cluster \"{name}\": endpoint \"{url}\" is not ejected: {why}, but {needed}");
             return;
         }
         end_trial(cluster, endpoint);
@@ -242,14 +236,18 @@ impl Outlier {
         tracing::warn!("cluster \"{name}\": endpoint \"{url}\" ejected for {time:?}: {why}");
     }
 
-    /// Counts the endpoint as ejected, if its tier can do without.
-    fn take_place(&self, cluster: &Cluster, endpoint: usize) -> Result<(), Full> {
+    /// Counts the endpoint as ejected, if its tier and its cluster can do without.
+    fn take_place(&self, cluster: &Cluster, endpoint: usize) -> Result<(), Needed> {
         let tier = cluster.tier_idx(endpoint);
         let share = &self.tiers[tier];
-        let max = if cluster.has_another_tier(tier) { share.n_endpoints } else { share.max_ejected };
+        if !share.may_all() && !cluster.has_another(endpoint) {
+            return Err(Needed::Last);
+        }
+        let of = share.n_endpoints;
+        let max = if cluster.has_another_tier(tier) { of } else { share.max_ejected };
         let room = |n: u32| (n < max).then_some(n + 1);
         let taken = share.n_ejected.fetch_update(AcqRel, Relaxed, room);
-        taken.map(|_| ()).map_err(|ejected| Full { ejected, of: share.n_endpoints })
+        taken.map(|_| ()).map_err(|ejected| Needed::Share { ejected, of })
     }
 
     /// Has the endpoint, whose record is claimed, be ejected until then.
@@ -457,10 +455,28 @@ impl Outlier {
     }
 }
 
-/// As many of a tier as may be are ejected.
-struct Full {
-    ejected: u32,
-    of: u32,
+/// Why an endpoint cannot be done without.
+enum Needed {
+    /// As many of its tier as may be are ejected.
+    Share { ejected: u32, of: u32 },
+    /// No other endpoint of its cluster is available.
+    Last,
+}
+
+impl fmt::Display for Needed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Share { ejected, of } => write!(f, "{ejected} of {of} are ejected already"),
+            Self::Last => f.write_str("no other is available"),
+        }
+    }
+}
+
+impl Share {
+    /// Whether the operator wants all of it to be ejected where all fail.
+    fn may_all(&self) -> bool {
+        self.max_ejected == self.n_endpoints
+    }
 }
 
 impl Record {

@@ -368,6 +368,26 @@ fn servers_ejected_because_of_a_backup_are_back_when_that_is_gone() {
     assert!(is_ejected(&proxy, &origins[1]), "half of the tier");
 }
 
+#[test]
+fn a_server_is_not_ejected_while_no_other_is_up_and_is_back_when_the_others_go() {
+    let switch = Switch::to(Mood::Closes);
+    let origins = [moody(&switch), Origin::named("b")];
+    let proxy = Proxy::over(&origins).in_cluster("ejection = { failures = 1, time = \"24h\" }").start();
+    proxy.set_state(1, STATE_DOWN);
+    for _ in 0..3 {
+        assert_eq!(proxy.get("/").status(), 502, "and not 503");
+    }
+    log::line(&[&origins[0].url(), "is not ejected: 1 failure", "but no other is available"]);
+    proxy.set_state(1, STATE_AVAILABLE);
+    eventually("its ejection", || {
+        proxy.get("/");
+        is_ejected(&proxy, &origins[0]).then_some(())
+    });
+    switch.set(Mood::Well);
+    proxy.set_state(1, STATE_DOWN);
+    eventually("its return", || (proxy.get("/").status() == 200).then_some(()));
+}
+
 /// A server that tells of each request that comes, and answers it when told to.
 fn asked() -> (Origin, Gate, Gate) {
     let (hangs, well) = (Gate::default(), Gate::default());

@@ -130,7 +130,8 @@ impl Outlier {
                 .filter(|(until_ns, _)| *until_ns != NEVER && *until_ns != CLAIMED)
                 .collect();
             ejected.sort_by_key(|(until_ns, _)| *until_ns);
-            let n = n_ejected.saturating_sub(share.max_ejected) as usize;
+            let least = u32::from(!share.may_all());
+            let n = n_ejected.saturating_sub(share.max_ejected).max(least) as usize;
             for (_, record) in ejected.into_iter().take(n) {
                 self.pardon(record);
             }
