@@ -64,7 +64,7 @@ fn describe(status: &Status) -> String {
             beginning(config_sha256)
         ));
         if let Some(trouble) = &generation.trouble {
-            line(format_args!("  to be replaced: its worker {trouble}"));
+            line(format_args!("  trouble: its worker {trouble}"));
         }
         for module in &generation.modules {
             let version = module.version.as_deref().unwrap_or("not opened");

@@ -184,15 +184,12 @@ impl Supervisor {
     fn judged(&mut self, idx: usize, verdicts: &[(usize, Verdict)]) -> Result<(), Refused> {
         let generation = &mut self.generations[idx];
         let (number, pid) = (generation.number, generation.pid());
-        let (mut stuck, mut traced, mut go_on) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut is_any_stuck, mut traced, mut go_on) = (false, Vec::new(), Vec::new());
         for (place, verdict) in verdicts {
-            let name = generation.thread_name(*place);
             match verdict {
-                Verdict::Stuck { state } => {
-                    stuck.push(format!("{name} (state {state}: {})", meaning(*state)));
-                }
-                Verdict::Traced => traced.push(name),
-                Verdict::GoesOn => go_on.push(name),
+                Verdict::Stuck { .. } => is_any_stuck = true,
+                Verdict::Traced => traced.push(generation.thread_name(*place)),
+                Verdict::GoesOn => go_on.push(generation.thread_name(*place)),
             }
         }
         if !traced.is_empty() {
@@ -204,13 +201,18 @@ impl Supervisor {
         if !go_on.is_empty() {
             let names = go_on.join(", ");
             tracing::info!("generation {number}: threads of its worker (pid {pid}) go on: {names}");
-            if !generation.is_any_stuck() {
+            if generation.stuck().is_empty() {
                 generation.recovers();
             }
         }
-        if stuck.is_empty() {
+        if !is_any_stuck {
             return Ok(());
         }
+        // All of them, those that were found before too.
+        let describe = |(place, state): (usize, char)| {
+            format!("{} (state {state}: {})", generation.thread_name(place), meaning(state))
+        };
+        let stuck: Vec<String> = generation.stuck().into_iter().map(describe).collect();
         let text = format!("has threads that are stuck: {}", stuck.join(", "));
         let is_first = generation.condemn(&text, false);
         let is_replaced = is_first && self.serving == Some(number) && self.stopping.is_none();

@@ -240,8 +240,9 @@ impl Generation {
     /// Has another one take its place. True where nothing was to before. `is_for_good` says that no recovery is possible.
     pub(super) fn condemn(&mut self, why: &str, is_for_good: bool) -> bool {
         let is_first = self.condemned.is_none();
-        let condemned = self.condemned.get_or_insert_with(|| Condemned { why: why.to_owned(), is_for_good });
-        condemned.is_for_good |= is_for_good;
+        if self.condemned.as_ref().is_none_or(|condemned| !condemned.is_for_good) {
+            self.condemned = Some(Condemned { why: why.to_owned(), is_for_good });
+        }
         is_first
     }
 
@@ -255,9 +256,9 @@ impl Generation {
         self.condemned.as_ref().map(|condemned| condemned.why.as_str())
     }
 
-    /// Whether one of its threads is stuck outside of modules.
-    pub(super) fn is_any_stuck(&self) -> bool {
-        self.pulse.is_any_stuck()
+    /// Its threads that are stuck outside of modules, by their place on the board, and in which state.
+    pub(super) fn stuck(&self) -> Vec<(usize, char)> {
+        self.pulse.stuck()
     }
 
     /// The next that it has said, if it has said more and the turn is not over.

@@ -96,9 +96,15 @@ impl Pulse {
         verdicts
     }
 
-    /// Whether any of them is stuck.
-    pub(super) fn is_any_stuck(&self) -> bool {
-        self.threads.values().any(|thread| matches!(thread.said, Some(Verdict::Stuck { .. })))
+    /// Those that are stuck, by their place, with their state when that was found.
+    pub(super) fn stuck(&self) -> Vec<(usize, char)> {
+        let of = |(place, thread): (&usize, &Silence)| match thread.said {
+            Some(Verdict::Stuck { state }) => Some((*place, state)),
+            _ => None,
+        };
+        let mut stuck: Vec<_> = self.threads.iter().filter_map(of).collect();
+        stuck.sort_unstable();
+        stuck
     }
 }
 
@@ -173,11 +179,11 @@ mod tests {
         for state in ['T', 'S', 'D'] {
             let mut world = World::new();
             assert_eq!(world.looks_until_said(500, 0, state), Some((20, Verdict::Stuck { state })));
-            assert!(world.pulse.is_any_stuck());
+            assert_eq!(world.pulse.stuck(), [(0, state)]);
             assert_eq!(world.looks_until_said(500, 0, state), None);
             world.seen.tick += 1;
             assert_eq!(world.look(500, 0, state), Some(Verdict::GoesOn));
-            assert!(!world.pulse.is_any_stuck());
+            assert_eq!(world.pulse.stuck(), []);
             assert_eq!(world.looks_until_said(500, 0, state), Some((20, Verdict::Stuck { state })));
         }
     }
@@ -210,7 +216,7 @@ mod tests {
         let mut world = World::new();
         assert_eq!(world.looks_until_said(500, 0, 't'), Some((20, Verdict::Traced)));
         assert_eq!(world.looks_until_said(500, 0, 't'), None);
-        assert!(!world.pulse.is_any_stuck());
+        assert_eq!(world.pulse.stuck(), []);
         // The debugger leaves it stopped: that is judged anew.
         assert_eq!(world.look(500, 0, 'T'), Some(Verdict::GoesOn));
         assert_eq!(world.looks_until_said(500, 0, 'T'), Some((20, Verdict::Stuck { state: 'T' })));
