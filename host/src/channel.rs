@@ -184,7 +184,9 @@ impl<T: DeserializeOwned + Message> Receiver<T> {
         let received = match received {
             Ok(received) => received,
             Err(rustix::io::Errno::AGAIN) => return Ok(Received::Nothing),
-            Err(rustix::io::Errno::CONNRESET) => return Ok(Received::End),
+            // The other end was closed before it had read all. The system says so once, before what came from there: that is
+            // still to be read, and often says why.
+            Err(rustix::io::Errno::CONNRESET) => return Ok(Received::Part),
             Err(error) => return Err(error.into()),
         };
         for message in ancillary.drain() {
@@ -390,6 +392,18 @@ mod tests {
             let error = receiver.receive().unwrap_err().to_string();
             assert_eq!(error, "a message that is in no sealed memory");
         }
+    }
+
+    #[test]
+    fn the_last_message_of_an_end_that_had_not_read_all_is_heard() {
+        let (here, there) = pair().unwrap();
+        let (to_there, mut from_there) = connect::<Vec<u8>, Vec<u8>>(here);
+        let (to_here, _) = connect::<Vec<u8>, Vec<u8>>(there);
+        to_there.send(&vec![1], &[]).unwrap();
+        to_here.send(&vec![2], &[]).unwrap();
+        drop(to_here);
+        assert_eq!(message(&mut from_there).0, [2]);
+        assert!(matches!(from_there.receive().unwrap(), Received::End));
     }
 
     #[test]
