@@ -3,14 +3,14 @@
 //!
 //! Nothing is created, bound or run. Addresses are not tried: while the proxy runs, its own are in use.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
 use crate::address::Address;
 use crate::config::{self, AccessLogTarget, Config, Files, Warning};
-use crate::control::{Exit, Refused};
+use crate::control::{self, Exit, Refused};
 use crate::module::load;
 use crate::privileges;
 use crate::sockets::BindError;
@@ -59,19 +59,33 @@ impl Lacks {
                 lacks.errors.push(error.to_string());
             }
         }
+        // The supervisor creates this folder, if it is missing, before it opens any of these files.
+        let control = control::path_of(config);
+        let created = control.parent().unwrap_or(Path::new(""));
         if let AccessLogTarget::File(path) = &config.access_log {
-            lacks.cannot_be_written("access log", path);
+            lacks.cannot_be_written("access log", path, created);
         }
         if let Some(path) = &config.pid_file {
-            lacks.cannot_be_written("pid_file", path);
+            lacks.cannot_be_written("pid_file", path, created);
         }
         lacks
     }
 
-    fn cannot_be_written(&mut self, what: &str, path: &Path) {
-        if let Err(error) = may_be_written(path) {
-            self.errors.push(format!("{what} \"{}\": {error}", path.display()));
+    fn cannot_be_written(&mut self, what: &str, path: &Path, created: &Path) {
+        let Err(error) = may_be_written(path) else { return };
+        if error.kind() == ErrorKind::NotFound && path.parent() == Some(created) {
+            return;
         }
+        let why = match error.kind() {
+            ErrorKind::NotFound => "its folder does not exist; create it first".to_owned(),
+            ErrorKind::NotADirectory => "its folder is a file; choose another path".to_owned(),
+            ErrorKind::IsADirectory => "this is a folder; write the name of a file".to_owned(),
+            ErrorKind::PermissionDenied => {
+                "permission denied; the user that starts the proxy must be allowed to write there".to_owned()
+            }
+            _ => error.to_string(),
+        };
+        self.errors.push(format!("{what} \"{}\": {why}", path.display()));
     }
 }
 
@@ -81,7 +95,7 @@ fn may_be_written(path: &Path) -> io::Result<()> {
     // Not to wait for who may read from a pipe.
     match way.open(OFlags::WRONLY | OFlags::APPEND | OFlags::NONBLOCK, Mode::empty()) {
         Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => way.may_be_made(),
+        Err(error) if error.kind() == ErrorKind::NotFound => way.may_be_made(),
         Err(error) => Err(error),
     }
 }
@@ -106,9 +120,23 @@ mod tests {
     #[test]
     fn no_file_is_made_in_no_folder_nor_in_the_place_of_one() {
         let folder = tempfile::tempdir().unwrap();
-        may_be_written(folder.path()).expect_err("a folder");
-        may_be_written(&folder.path().join("none/access.log")).expect_err("no such folder");
         fs::write(folder.path().join("file"), "").unwrap();
-        may_be_written(&folder.path().join("file/access.log")).expect_err("no folder");
+        let mut lacks = Lacks::default();
+        let names = ["", "none/access.log", "file/access.log"];
+        for name in names {
+            lacks.cannot_be_written("access log", &folder.path().join(name), &folder.path().join("created"));
+        }
+        lacks.cannot_be_written(
+            "access log",
+            &folder.path().join("created/access.log"),
+            &folder.path().join("created"),
+        );
+        let expected = [
+            "this is a folder; write the name of a file",
+            "its folder does not exist; create it first",
+            "its folder is a file; choose another path",
+        ];
+        let line = |(name, why)| format!("access log \"{}\": {why}", folder.path().join(name).display());
+        assert_eq!(lacks.errors, names.into_iter().zip(expected).map(line).collect::<Vec<_>>());
     }
 }

@@ -3,8 +3,9 @@
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 
+use rustix::process::Signal;
 use tests::artifacts;
-use tests::command::{command, trylist};
+use tests::command::{Running, command, trylist};
 use tests::origin::Origin;
 use tests::proxy::Proxy;
 
@@ -173,9 +174,26 @@ fn check_refuses_what_a_start_would_not_come_past() {
         let lines: Vec<_> = said.lines().filter(|line| !is_of_root(line)).collect();
         assert_eq!(lines.len(), 3, "{command}: {said}");
         assert!(lines[0].ends_with("there is no user \"no-such-owner\""), "{command}: {said}");
-        assert!(lines[1].starts_with("access log \"/none/access.log\": "), "{command}: {said}");
-        assert!(lines[2].starts_with("pid_file \"/none/pid\": "), "{command}: {said}");
+        let why = "its folder does not exist; create it first";
+        assert_eq!(lines[1], format!("access log \"/none/access.log\": {why}"), "{command}: {said}");
+        assert_eq!(lines[2], format!("pid_file \"/none/pid\": {why}"), "{command}: {said}");
     }
+}
+
+/// The supervisor creates the folder of the control socket, and a pid file may stand beside that.
+#[test]
+fn a_folder_that_a_start_creates_is_not_missed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, created) = (folder.path().join("site.toml"), folder.path().join("created"));
+    let top = format!("control = {:?}\npid_file = \"created/pid\"", created.join("site.sock"));
+    std::fs::write(&file, lacking(&top, "created/access.log")).unwrap();
+    let output = trylist(&["check", "-c", file.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let running = Running::start(&["run", "-c", file.to_str().unwrap()]);
+    running.address();
+    assert_eq!(std::fs::read_to_string(created.join("pid")).unwrap(), format!("{}\n", running.pid()));
+    running.signal(Signal::TERM);
+    assert_eq!(running.end().0, Some(0));
 }
 
 /// `run` becomes that user before it opens a module.
