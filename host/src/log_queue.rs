@@ -172,13 +172,13 @@ impl<W: Write> Scribe<W> {
         let (mut batch, mut next) = (Vec::with_capacity(BATCH_BYTES), None);
         while let Some(first) = next.take().or_else(|| receiver.recv().ok()) {
             batch.extend_from_slice(&first);
-            next = receiver.try_iter().find(|line: &Box<[u8]>| {
-                let fits = batch.len() + line.len() <= BATCH_BYTES;
-                if fits {
-                    batch.extend_from_slice(line);
+            for line in receiver.try_iter() {
+                if batch.len() + line.len() > BATCH_BYTES {
+                    next = Some(line);
+                    break;
                 }
-                !fits
-            });
+                batch.extend_from_slice(&line);
+            }
             self.write(&batch);
             self.say_what_was_dropped(next.is_none());
             self.shared.waiting.fetch_sub(batch.len(), Ordering::AcqRel);

@@ -46,7 +46,7 @@ pub struct SocketFile {
     way: Way,
     /// Opened for nothing but to say which file is meant.
     file: OwnedFd,
-    metadata: Stat,
+    metadata: Box<Stat>,
 }
 
 /// Why a listener could not be bound.
@@ -309,7 +309,7 @@ impl SocketFile {
         if !is_own || metadata.st_nlink != 1 {
             return Err(io::Error::other("somebody has put another file in the socket's place"));
         }
-        Ok(Self { way, file, metadata })
+        Ok(Self { way, file, metadata: Box::new(metadata) })
     }
 
     /// Has these be allowed to connect, and nobody else.

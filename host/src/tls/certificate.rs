@@ -174,7 +174,8 @@ fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
 
 /// The key of a file as all tools write it. The library that knows all forms leaves a copy of the text behind.
 fn plain_key(pem: &[u8]) -> Option<PrivateKeyDer<'static>> {
-    let kinds: [(&str, fn(Vec<u8>) -> PrivateKeyDer<'static>); 3] = [
+    type Kind = fn(Vec<u8>) -> PrivateKeyDer<'static>;
+    let kinds: [(&str, Kind); 3] = [
         ("PRIVATE KEY", |der| PrivateKeyDer::Pkcs8(der.into())),
         ("RSA PRIVATE KEY", |der| PrivateKeyDer::Pkcs1(der.into())),
         ("EC PRIVATE KEY", |der| PrivateKeyDer::Sec1(der.into())),
