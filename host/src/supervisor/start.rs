@@ -79,7 +79,7 @@ pub(super) enum Step {
     /// The one that serves is asked for what it learned.
     Saving { until: Instant },
     /// The worker of this generation builds, or begins to serve on what was bound for it.
-    Worker { number: u64, new: Option<New> },
+    Worker { number: u64, new: Option<Box<New>> },
 }
 
 /// Why a generation is started.
@@ -406,7 +406,7 @@ impl Supervisor {
             return self.start_failed(number, Refused::failed(text));
         }
         if let Some(starting) = &mut self.starting {
-            starting.step = Step::Worker { number, new: Some(new) };
+            starting.step = Step::Worker { number, new: Some(Box::new(new)) };
         }
         Ok(())
     }
@@ -416,7 +416,7 @@ impl Supervisor {
         let Some(starting) = self.starting.take_if(|starting| starting.is_of(number)) else { return Ok(()) };
         let Starting { bundle, reason, asked, step, undo: _, cuts_oldest } = starting;
         if let Step::Worker { new: Some(new), .. } = step {
-            let readers = self.held.keep(new, self.serving);
+            let readers = self.held.keep(*new, self.serving);
             self.tell_readers(&readers, true);
         }
         if reason == Reason::Reload {
@@ -517,7 +517,7 @@ impl Supervisor {
     pub(super) fn start_failed(&mut self, number: u64, refused: Refused) -> Result<(), Refused> {
         let Some(starting) = self.starting.take_if(|starting| starting.is_of(number)) else { return Ok(()) };
         if let Step::Worker { new: Some(new), .. } = starting.step {
-            self.held.give_back(new, Some(number));
+            self.held.give_back(*new, Some(number));
         }
         if let Some(before) = starting.undo {
             self.marks = before;
