@@ -36,6 +36,7 @@ mod rubbish;
 mod samples;
 mod supervision;
 mod slow_clients;
+mod soak;
 mod storm;
 mod surroundings;
 mod tls;
