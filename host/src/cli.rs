@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
-use trylist::control::ServerMark;
+use trylist::process::control::ServerMark;
 
 use crate::log::Filter;
 
@@ -21,7 +21,7 @@ Exit codes:
 #[derive(Debug, Parser)]
 #[command(name = "trylist", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
 pub(crate) struct Arguments {
-    /// What to log on stderr: error, warn, info, debug, trace or off; also for parts, as in `info,trylist::pool=debug`
+    /// What to log on stderr: error, warn, info, debug, trace or off; also for parts, as in `info,trylist::serve::pool=debug`
     /// [default: info; for check: warn]
     #[arg(long, value_name = "LEVEL", env = "TRYLIST_LOG", global = true, value_parser = asked_level)]
     log_level: Option<Asked>,
@@ -216,7 +216,7 @@ pub(crate) struct Configuration {
 
 #[cfg(test)]
 mod tests {
-    use trylist::control::Exit;
+    use trylist::process::control::Exit;
 
     use super::*;
 

@@ -2,6 +2,17 @@
 
 mod queue;
 mod standing;
+pub mod endpoint;
+pub mod checks;
+pub mod ejection;
+pub mod slow_start;
+pub mod sticky;
+pub mod retries;
+pub mod names;
+pub mod discovery;
+pub mod dial;
+pub mod learned;
+pub mod random;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -9,16 +20,16 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use lb_api::wire;
 use tokio::sync::Notify;
 
+use crate::cluster::ejection::{Outlier, Trial};
+use crate::cluster::endpoint::{Declined, Endpoint, InFlight, Which};
+use crate::cluster::learned::State;
+use crate::cluster::retries::Retries;
+use crate::cluster::slow_start::SlowStart;
+use crate::cluster::sticky::Sticky;
 use crate::config::{self, AllDown, HostHeader, KeySource, Setting};
-use crate::endpoint::{Declined, Endpoint, InFlight, Which};
-use crate::handover::State;
 use crate::module::Module;
 use crate::module::balancer::{self, Balancer, BuildError, BuildInput, Fault, Problem};
 use crate::module::registry::Registry;
-use crate::outlier::{Outlier, Trial};
-use crate::retry::Retries;
-use crate::slow_start::SlowStart;
-use crate::sticky::Sticky;
 
 pub use self::queue::{Offer, Queue, Told, Waiting};
 pub use self::standing::{HealthFacts, keep};

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::Path;
 
-use trylist::control::{self, Command, Exit, GenerationStatus, Reply, Status};
+use trylist::process::control::{self, Command, Exit, GenerationStatus, Reply, Status};
 
 use crate::{Failure, print};
 

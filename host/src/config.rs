@@ -32,10 +32,10 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 
-use crate::address::Address;
-use crate::forwarded::Forwarded;
-use crate::header_rules::Rules;
-use crate::proxy_protocol;
+use crate::http::headers::forwarded::Forwarded;
+use crate::http::headers::rules::Rules;
+use crate::net::address::Address;
+use crate::net::proxy_protocol;
 
 pub use self::files::Files;
 pub use self::health::{CountedStatuses, Ejection, HealthCheck, HttpProbe, Probe, ProbeMethod};
@@ -43,7 +43,7 @@ pub use self::locate::NotFound;
 
 use self::check::Checker;
 use self::source::Report;
-use crate::network::Networks;
+use crate::net::network::Networks;
 use crate::tls::client::{ClientTls, Protocol};
 use crate::tls::server::ServerTls;
 
@@ -415,7 +415,7 @@ pub enum Resolve {
     /// One server, wherever its name leads at the time.
     #[default]
     One,
-    /// As many servers as the name has addresses; see [`crate::discovery`].
+    /// As many servers as the name has addresses; see [`crate::cluster::discovery`].
     All,
 }
 

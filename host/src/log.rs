@@ -20,7 +20,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use trylist::log_queue::{self, Lines};
+use trylist::os::log_queue::{self, Lines};
 
 use self::fields::Fields;
 
@@ -178,10 +178,10 @@ mod tests {
 
     #[test]
     fn takes_a_level_and_levels_for_parts() {
-        let Filter { targets, .. } = "warn,trylist::pool=debug".parse().expect("it is right");
+        let Filter { targets, .. } = "warn,trylist::serve::pool=debug".parse().expect("it is right");
         assert!(targets.would_enable("trylist::worker", &Level::WARN));
         assert!(!targets.would_enable("trylist::worker", &Level::INFO));
-        assert!(targets.would_enable("trylist::pool", &Level::DEBUG));
+        assert!(targets.would_enable("trylist::serve::pool", &Level::DEBUG));
         let Filter { targets, text } = LevelFilter::INFO.into();
         assert!(
             targets.would_enable("trylist", &Level::INFO) && !targets.would_enable("trylist", &Level::DEBUG)

@@ -17,16 +17,16 @@ use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
+use trylist::cluster::learned::State;
 use trylist::config::{self, Config, Files, Syntax, Warning};
-use trylist::control::{self, Exit, Refused};
 use trylist::demo::Demo;
-use trylist::drain::Idle;
-use trylist::handover::State;
 use trylist::module::load;
 use trylist::module::registry::Registry;
-use trylist::preflight::{self, Lacks};
-use trylist::privileges;
-use trylist::sockets;
+use trylist::process::control::{self, Exit, Refused};
+use trylist::process::preflight::{self, Lacks};
+use trylist::process::privileges;
+use trylist::process::sockets;
+use trylist::serve::drain::Idle;
 use trylist::supervisor;
 use trylist::worker::{Prepared, StartError, Worker, process};
 

@@ -14,6 +14,8 @@ mod contract;
 mod calls;
 pub mod wire;
 mod mapped;
+pub mod board;
+pub mod crash;
 mod elf;
 mod image;
 mod owner;
@@ -22,7 +24,7 @@ use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use self::calls::Calls;
-use crate::breadcrumb::Mark;
+use crate::module::board::Mark;
 
 /// A module that passed every check of [`load`].
 #[derive(Debug)]

@@ -39,14 +39,14 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::channel::message::{Report, ToSupervisor, ToWorker};
+use crate::cluster::learned::State;
 use crate::config::Config;
-use crate::control::{self, Exit, Refused};
-use crate::handover::State;
-use crate::metrics::Totals;
-use crate::preflight::Lacks;
-use crate::privileges;
-use crate::sockets::{self, Shortage};
+use crate::observe::metrics::Totals;
+use crate::process::channel::message::{Report, ToSupervisor, ToWorker};
+use crate::process::control::{self, Exit, Refused};
+use crate::process::preflight::Lacks;
+use crate::process::privileges;
+use crate::process::sockets::{self, Shortage};
 
 use self::bundle::Bundle;
 use self::commands::Commands;

@@ -19,26 +19,28 @@ use tokio::runtime;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, LocalSet};
 
-use crate::access_log::{self, AccessLog};
-use crate::address::Address;
-use crate::admin;
-use crate::breadcrumb::{self, Board};
+use crate::cluster::discovery::Watch;
+use crate::cluster::learned::State;
+use crate::cluster::names::{Name, Resolver};
 use crate::cluster::{self, Cluster, Clusters};
 use crate::config::Config;
-use crate::control::{Exit, Refused};
-use crate::discovery::Watch;
-use crate::drain::{Idle, Phase};
-use crate::handover::State;
-use crate::listener::{self, Fate, Gate};
-use crate::listening::Listening;
-use crate::metrics::{BalancerLayout, ClusterLayout, EndpointLayout, Metrics, MetricsLayout, Totals};
 use crate::module::balancer::{BuildError, Fault};
+use crate::module::board::{self, Board};
 use crate::module::load::LoadError;
 use crate::module::registry::Registry;
-use crate::resolve::{Name, Resolver};
-use crate::route::Routes;
-use crate::sockets::{self, BindError, Bound, InTheWay, Shortage, SocketFile};
-use crate::thread::Thread;
+use crate::net::address::Address;
+use crate::net::listening::Listening;
+use crate::observe::access_log::{self, AccessLog};
+use crate::observe::admin;
+use crate::observe::metrics::{
+    BalancerLayout, ClusterLayout, EndpointLayout, Metrics, MetricsLayout, Totals,
+};
+use crate::process::control::{Exit, Refused};
+use crate::process::sockets::{self, BindError, Bound, InTheWay, Shortage, SocketFile};
+use crate::serve::drain::{Idle, Phase};
+use crate::serve::listener::{self, Fate, Gate};
+use crate::serve::route::Routes;
+use crate::serve::thread::Thread;
 use crate::tls::tickets::TicketKeys;
 
 /// How often a thread looks after its idle server connections and its access log, and shows that it gets on.
@@ -354,7 +356,7 @@ impl Worker {
         let resolver = has_names.then(|| Resolver::new(&config.resolver)).transpose();
         let resolver = resolver.map_err(|e| StartError::System("resolver".into(), e))?.map(Arc::new);
         spawn("background", move || {
-            board.inspect(|board| breadcrumb::take_place(board, place));
+            board.inspect(|board| board::take_place(board, place));
             runtime.block_on(async {
                 let mut asking = Vec::new();
                 if let Some(resolver) = resolver {
@@ -394,7 +396,7 @@ impl Worker {
             });
             // A look-up may still run in a thread of the runtime's, and nobody waits for its answer.
             runtime.shutdown_background();
-            breadcrumb::leave_place();
+            board::leave_place();
         })
     }
 
@@ -440,7 +442,7 @@ impl Worker {
             let phase = self.phase.subscribe();
             let (runtime, board) = (new_runtime("worker")?, self.board);
             self.threads.push(spawn(&format!("worker-{i}"), move || {
-                board.inspect(|board| breadcrumb::take_place(board, i));
+                board.inspect(|board| board::take_place(board, i));
                 // Its sockets would have nobody who reads them. With a supervisor, another process is the better end.
                 let _end = board.map(|_| AbortOnPanic);
                 let thread = Rc::new(Thread::new(config, routes, clusters, metrics, writer, epoch));
@@ -449,7 +451,7 @@ impl Worker {
                 // Requests that were cut off tell their modules as their tasks are dropped here, on the runtime.
                 let _entered = runtime.enter();
                 drop(local);
-                breadcrumb::leave_place();
+                board::leave_place();
                 cut_off
             })?);
         }
@@ -648,7 +650,7 @@ async fn keep_house(thread: Rc<Thread>) {
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
-        breadcrumb::tick();
+        board::tick();
         thread.pool.sweep(&thread.clusters, Instant::now());
         if let Some(log) = &thread.access_log {
             log.borrow_mut().flush();
@@ -662,7 +664,7 @@ async fn keep_ticking() {
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
-        breadcrumb::tick();
+        board::tick();
     }
 }
 

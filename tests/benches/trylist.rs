@@ -32,10 +32,10 @@ use std::time::{Duration, Instant};
 use lb_api::{Rng, wire};
 use rustix::time::{ClockId, clock_gettime};
 use tests::artifacts::{c_module, release_modules};
-use trylist::breadcrumb::{Board, take_place};
 use trylist::config::{Place, Setting, SettingValue};
 use trylist::module::Module;
 use trylist::module::balancer::{Balancer, BuildInput, Endpoint};
+use trylist::module::board::{Board, take_place};
 use trylist::module::load::inspect;
 use trylist::module::wire::address;
 

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lb_api::wire::{STATE_DOWN, STATE_DRAINING, STATE_EJECTED};
-use trylist::address::Address;
+use trylist::cluster::endpoint::Source;
+use trylist::cluster::learned::State;
 use trylist::cluster::{Cluster, Clusters};
 use trylist::config::{self, Config, Syntax};
-use trylist::endpoint::Source;
-use trylist::handover::State;
 use trylist::module::registry::Registry;
+use trylist::net::address::Address;
 use trylist::worker::{Control, Given, Prepared, Sockets, StartError, Worker};
 
 use crate::client::Client;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
-use trylist::control::{self, GenerationStatus, Reply, Status};
+use trylist::process::control::{self, GenerationStatus, Reply, Status};
 
 use crate::client::Client;
 use crate::command::{Running, command, trylist};

@@ -17,7 +17,7 @@ use tests::origin::Origin;
 use tests::proxy::{Builder, Proxy};
 use tests::site::{Folder, Site, proc_status, process, spoken, wait_for_end_of};
 use tests::{DEADLINE, Gate, artifacts, eventually};
-use trylist::control::Status;
+use trylist::process::control::Status;
 
 fn over<'a>(origins: impl IntoIterator<Item = &'a Origin>) -> Builder {
     Proxy::over(origins).named("app").module("round_robin")

@@ -6,7 +6,7 @@ use tests::log;
 use tests::origin::Origin;
 use tests::proxy::Proxy;
 use tests::stream::End;
-use trylist::drain::Idle;
+use trylist::serve::drain::Idle;
 
 /// Answers once the gate is open.
 fn waiting_for(go: &Gate) -> Origin {

@@ -16,8 +16,8 @@ use tests::site::Site;
 use tests::tls::Authority;
 use tests::{Gate, eventually};
 use trylist::cluster::HealthFacts;
-use trylist::endpoint::Source;
-use trylist::outlier::TryEnd;
+use trylist::cluster::ejection::TryEnd;
+use trylist::cluster::endpoint::Source;
 
 /// Answers requests with its name, and checks by whether it is well.
 fn checked(name: &'static str, well: &Arc<AtomicBool>) -> Origin {

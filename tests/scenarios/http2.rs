@@ -16,7 +16,7 @@ use tests::stream::End;
 use tests::tls::Authority;
 use tests::tool::{said, tool};
 use tests::{DEADLINE, Gate, eventually, log};
-use trylist::drain::Idle;
+use trylist::serve::drain::Idle;
 
 fn clear_text(origin: &Origin) -> Proxy {
     Proxy::over([origin]).listener("h2 = true").start()

@@ -10,7 +10,7 @@ use tests::proxy::Proxy;
 use tests::site::{Site, proc_status};
 use tests::stream::End;
 use tests::{Gate, eventually};
-use trylist::drain::Idle;
+use trylist::serve::drain::Idle;
 
 /// RFC 9113 section 7.
 const PROTOCOL_ERROR: u32 = 1;

@@ -220,7 +220,7 @@ fn a_worker_says_whether_it_is_ready() {
     let mut busy = proxy.connect();
     busy.send("GET / HTTP/1.1\r\n");
     proxy.wait_for_metric(&format!("trylist_open_connections{{listener=\"{}\"}}", proxy.address()), 1.0);
-    proxy.control().drain(trylist::drain::Idle::Close);
+    proxy.control().drain(trylist::serve::drain::Idle::Close);
     tests::eventually("it says that it drains", || (ask("/readyz") == 503).then_some(()));
     assert_eq!(ask("/healthz"), 200);
 }

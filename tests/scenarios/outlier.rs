@@ -12,7 +12,7 @@ use tests::log;
 use tests::origin::{Conn, Origin};
 use tests::proxy::{Builder, Proxy};
 use tests::{Gate, artifacts, eventually};
-use trylist::outlier::{Trial, TryEnd};
+use trylist::cluster::ejection::{Trial, TryEnd};
 
 /// How a server behaves, for a test to change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

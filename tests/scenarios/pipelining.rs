@@ -6,7 +6,7 @@ use tests::client::Client;
 use tests::origin::Origin;
 use tests::proxy::Proxy;
 use tests::stream::End;
-use trylist::drain::Idle;
+use trylist::serve::drain::Idle;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 

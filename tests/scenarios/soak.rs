@@ -18,7 +18,7 @@ use tests::origin::{Conn, Origin};
 use tests::proxy::Proxy;
 use tests::site::{Folder, signal, spoken};
 use tests::stream::Stream;
-use trylist::control::{self, Command, GenerationStatus, Reply};
+use trylist::process::control::{self, Command, GenerationStatus, Reply};
 
 /// How long the worker is stopped.
 const STOPPED: Duration = Duration::from_secs(12);
@@ -122,7 +122,8 @@ fn flap(seen: &Seen, at: SocketAddr) {
 
 #[test]
 fn nothing_is_lost_whatever_goes_on() {
-    let Some(time) = std::env::var("TRYLIST_SOAK").ok().and_then(|text| text.trim_end_matches('s').parse().ok())
+    let Some(time) =
+        std::env::var("TRYLIST_SOAK").ok().and_then(|text| text.trim_end_matches('s').parse().ok())
     else {
         return println!("skipped: TRYLIST_SOAK is not set (60s takes a minute)");
     };

@@ -9,7 +9,7 @@ use std::fs;
 use tests::origin::{Conn, Origin};
 use tests::proxy::{Builder, Proxy};
 use tests::tls::Authority;
-use trylist::drain::Idle;
+use trylist::serve::drain::Idle;
 
 use crate::outlier::{MOODS, Mood, Switch};
 use crate::rubbish::Dice;

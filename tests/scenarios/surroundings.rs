@@ -17,7 +17,7 @@ use tests::origin::Origin;
 use tests::proxy::{Builder, Proxy};
 use tests::site::{Folder, Site, spoken};
 use tests::tls::Authority;
-use trylist::control::{self, Reply, Status};
+use trylist::process::control::{self, Reply, Status};
 
 use crate::control::is_root;
 

@@ -8,7 +8,7 @@ use tests::client::Client;
 use tests::origin::{Conn, Origin};
 use tests::proxy::Proxy;
 use tests::stream::End;
-use trylist::drain::Idle;
+use trylist::serve::drain::Idle;
 use tungstenite::{Message, WebSocket, accept};
 
 /// A server of WebSockets that echoes, on a port of its own; ends with its last client.

@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use super::checks::{self, Said, Verdict};
-use trylist::control::Exit;
+use trylist::process::control::Exit;
 
 use crate::cli::Test;
 use crate::{Failure, count, print};

@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 use tokio::task::AbortHandle;
 
 use super::{Cluster, Clusters};
-use crate::endpoint::{Health, Source};
-use crate::health;
+use crate::cluster::checks;
+use crate::cluster::endpoint::{Health, Source};
 
 /// What one worker knew of an endpoint's health, for the next. Drain marks are not in it: the supervisor keeps those itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HealthFacts {
-    /// [`Endpoint::id`](crate::endpoint::Endpoint::id), unique in its cluster.
+    /// [`Endpoint::id`](crate::cluster::endpoint::Endpoint::id), unique in its cluster.
     pub id: u64,
     /// Its active checks say that it is down.
     pub down: bool,
@@ -203,7 +203,7 @@ pub fn keep(clusters: &Clusters) -> Vec<AbortHandle> {
         }
         if cluster.config.health_check.is_some() {
             for endpoint in 0..cluster.endpoints.len() {
-                let task = tokio::spawn(health::keep_checked(Arc::clone(clusters), idx, endpoint));
+                let task = tokio::spawn(checks::keep_checked(Arc::clone(clusters), idx, endpoint));
                 checks.push(task.abort_handle());
             }
         }

@@ -28,9 +28,9 @@ use super::{
     Access, AccessLogTarget, Admin, Config, Families, Files, Limits, Listener, Place, Resolver, RouteOrder,
     RunAs, Supervision, Syntax, Timeouts,
 };
-use crate::address::Address;
-use crate::http1::head::MAX_HEADERS;
-use crate::network::Networks;
+use crate::http::h1::head::MAX_HEADERS;
+use crate::net::address::Address;
+use crate::net::network::Networks;
 
 /// As many as one listener takes unless told otherwise: enough for most, and two sockets each stay below the
 /// descriptors that systems commonly allow a service (65,536 and more).

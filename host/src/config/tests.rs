@@ -1,8 +1,8 @@
 //! What good files become, and the exact line for every way of being wrong.
 
 use super::*;
-use crate::address::Peer;
-use crate::forwarded::Source;
+use crate::http::headers::forwarded::Source;
+use crate::net::address::Peer;
 
 /// The lines printed for a TOML file.
 fn errors(text: &str) -> Vec<String> {

@@ -1,6 +1,6 @@
 //! A module's instance for one cluster, and the only way to its calls.
 //!
-//! Every call that enters a module goes through [`breadcrumb::inside`], so that a supervisor knows which module killed a
+//! Every call that enters a module goes through [`board::inside`], so that a supervisor knows which module killed a
 //! worker. The status of a call is judged in one place, `Balancer::judge`. The *answer* of a call is judged by its caller:
 //! `trylist.rs` checks the endpoint and reports a fault here, so that all faults of a balancer are counted and logged once.
 #![allow(unsafe_code, reason = "calls into modules take raw pointers; no other file makes them")]
@@ -22,7 +22,7 @@ use lb_api::wire;
 pub use self::build::{BuildError, BuildInput, Endpoint, Needs, Problem};
 pub use self::scope::Fault;
 use self::scope::{Scope, panic_text, take_panic};
-use crate::breadcrumb::{self, Mark};
+use crate::module::board::{self, Mark};
 use crate::module::wire::slice;
 use crate::module::{Calls, Module};
 
@@ -100,8 +100,7 @@ impl Balancer {
         let sink = writer.sink();
         // SAFETY: the instance is alive, and `sink` and its writer live until after the call.
         let call = || unsafe { save(self.instance, &raw const sink) };
-        self.judge("save", breadcrumb::inside(self.mark.long(), call))
-            .map_err(|Panicked| SaveError::Panicked)?;
+        self.judge("save", board::inside(self.mark.long(), call)).map_err(|Panicked| SaveError::Panicked)?;
         if writer.overflowed { Err(SaveError::TooLong) } else { Ok(Some(bytes)) }
     }
 
@@ -146,7 +145,7 @@ impl Balancer {
         trylist: *mut c_void,
     ) -> Result<(), Panicked> {
         // SAFETY: the caller's promise; the instance lives as long as `self`.
-        let status = breadcrumb::inside(self.mark, || unsafe {
+        let status = board::inside(self.mark, || unsafe {
             (self.calls.load_balance)(self.instance, request, trylist)
         });
         self.judge("load_balance", status)
@@ -169,9 +168,8 @@ impl Balancer {
         answer: &mut wire::Answer,
     ) -> Result<(), Panicked> {
         // SAFETY: the caller's promise; the instance lives as long as `self`.
-        let status = breadcrumb::inside(self.mark, || unsafe {
-            (self.calls.next)(self.instance, trylist, cx, answer)
-        });
+        let status =
+            board::inside(self.mark, || unsafe { (self.calls.next)(self.instance, trylist, cx, answer) });
         self.judge("next", status)
     }
 
@@ -191,7 +189,7 @@ impl Balancer {
         failure: &wire::Failure,
     ) -> Result<(), Panicked> {
         // SAFETY: the caller's promise; the instance lives as long as `self`.
-        let status = breadcrumb::inside(self.mark, || unsafe {
+        let status = board::inside(self.mark, || unsafe {
             (self.calls.report_failure)(self.instance, trylist, failure)
         });
         self.judge("report_failure", status)
@@ -217,7 +215,7 @@ impl Balancer {
     pub unsafe fn observe(&self, trylist: *mut c_void, event: &wire::Event) -> Result<(), Panicked> {
         let Some(observe) = self.calls.observe.filter(|_| self.wants(event.kind)) else { return Ok(()) };
         // SAFETY: the caller's promise; the instance lives as long as `self`.
-        let status = breadcrumb::inside(self.mark, || unsafe { observe(self.instance, trylist, event) });
+        let status = board::inside(self.mark, || unsafe { observe(self.instance, trylist, event) });
         self.judge("observe", status)
     }
 
@@ -234,7 +232,7 @@ impl Balancer {
     pub unsafe fn finish(&self, trylist: *mut c_void, outcome: &wire::Outcome) -> Result<(), Panicked> {
         // SAFETY: the caller's promise; the instance lives as long as `self`.
         let status =
-            breadcrumb::inside(self.mark, || unsafe { (self.calls.finish)(self.instance, trylist, outcome) });
+            board::inside(self.mark, || unsafe { (self.calls.finish)(self.instance, trylist, outcome) });
         self.judge("finish", status)
     }
 
@@ -251,7 +249,7 @@ impl Balancer {
     pub unsafe fn drop_trylist(&self, trylist: *mut c_void) -> Result<(), Panicked> {
         // SAFETY: the caller's promise; the instance lives as long as `self`.
         let status =
-            breadcrumb::inside(self.mark, || unsafe { (self.calls.drop_trylist)(self.instance, trylist) });
+            board::inside(self.mark, || unsafe { (self.calls.drop_trylist)(self.instance, trylist) });
         self.judge("drop_trylist", status)
     }
 
@@ -269,8 +267,7 @@ impl Balancer {
         let mut writer = Writer { bytes: text, limit: EXPLAIN_BYTES, overflowed: false };
         let sink = writer.sink();
         // SAFETY: the caller's promise; the instance lives as long as `self`, `sink` and its writer beyond the call.
-        let status =
-            breadcrumb::inside(self.mark, || unsafe { explain(self.instance, trylist, &raw const sink) });
+        let status = board::inside(self.mark, || unsafe { explain(self.instance, trylist, &raw const sink) });
         self.judge("explain", status)
     }
 }
@@ -278,8 +275,7 @@ impl Balancer {
 impl Drop for Balancer {
     fn drop(&mut self) {
         // SAFETY: `build` made the instance, this is its only drop, and nobody else holds `self`.
-        let status =
-            breadcrumb::inside(self.mark.long(), || unsafe { (self.calls.drop_balancer)(self.instance) });
+        let status = board::inside(self.mark.long(), || unsafe { (self.calls.drop_balancer)(self.instance) });
         // A failure is counted and logged; nothing more can be done for an instance that is gone.
         let _ = self.judge("drop_balancer", status);
     }

@@ -24,8 +24,8 @@ use lb_api::wire;
 use libloading::os::unix::{Library as Opened, RTLD_LOCAL, RTLD_NOW};
 use sha2::{Digest as _, Sha256};
 
-use crate::breadcrumb::{self, Mark};
 use crate::config::{ModuleFile, NotFound, Place};
+use crate::module::board::{self, Mark};
 use crate::module::calls::Calls;
 use crate::module::image::{self, Image};
 use crate::module::mapped::{can_be_read, is_mapped, is_readable};
@@ -250,7 +250,7 @@ fn dlopen_image(image: Image, mark: Mark) -> Result<Exports, String> {
     let path = image.path();
     // SAFETY: a library's constructors are code of the module, which is trusted: the operator named the file, and it is
     // what was checked, because the image cannot change.
-    let opened = breadcrumb::inside(mark, || unsafe { Opened::open(Some(&path), RTLD_NOW | RTLD_LOCAL) });
+    let opened = board::inside(mark, || unsafe { Opened::open(Some(&path), RTLD_NOW | RTLD_LOCAL) });
     let opened = opened.map_err(|error| {
         // The linker knows the file by a number that means nothing to anybody else.
         let text = error_text(&error).replace(&format!("{}: ", path.display()), "");
@@ -269,7 +269,7 @@ impl Exports {
     fn table(&self, mark: Mark) -> Result<(Language, wire::Module), Refusal> {
         // SAFETY: what stands under this name is a header of abi_stable, or the file was forged.
         if let Ok(header) = unsafe { self.0.get::<AbiHeaderRef>(ROOT_SYMBOL) } {
-            return breadcrumb::inside(mark, || open_root(*header))
+            return board::inside(mark, || open_root(*header))
                 .map(|table| (Language::Rust, table))
                 .map_err(Refusal::Root);
         }
@@ -365,7 +365,7 @@ impl Info {
             summary: absent,
         };
         // SAFETY: the call is of the type that the ABI gives it, and `info` of the size that it says.
-        match breadcrumb::inside(mark, || unsafe { ask(&raw mut info) }) {
+        match board::inside(mark, || unsafe { ask(&raw mut info) }) {
             wire::STATUS_OK => {}
             wire::STATUS_PANICKED => return Err(Refusal::Info("panicked in info".into())),
             status => return Err(Refusal::Info(format!("info returned status {status}"))),

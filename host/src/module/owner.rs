@@ -3,7 +3,7 @@
 //! Started as root, Trylist opens only what nobody but root can have changed: the file and every folder on the way to it
 //! belong to root and are not writable by group or world. A folder with the sticky bit (`/tmp`) may be writable by all:
 //! there nobody can rename or remove what root owns, and what is next on the way is root's, by this same check. The walk
-//! is [`trusted_path`](crate::trusted_path)'s: folders that links stand in are checked as well as those they lead to.
+//! is [`trusted_path`](crate::os::trusted_path)'s: folders that links stand in are checked as well as those they lead to.
 //!
 //! Run as somebody else it checks nothing: whoever may change the module could as well change what starts it.
 
@@ -11,7 +11,7 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use crate::trusted_path::{Distrust, Error, Last, Way, Why};
+use crate::os::trusted_path::{Distrust, Error, Last, Way, Why};
 
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 const ROOT: u32 = 0;

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::breadcrumb::Mark;
 use crate::config::ModuleFile;
+use crate::module::board::Mark;
 use crate::module::load::{self, Copied, LoadError};
 use crate::module::{Hex, Module};
 

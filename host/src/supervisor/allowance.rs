@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::channel::message::N_KINDS;
+use crate::process::channel::message::N_KINDS;
 
 /// A worker says most things every few seconds, and nothing more often than every 50 ms. What has piled up while the
 /// supervisor did not read is limited by the socket's buffer, to some 300 messages.

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::channel::message::ModuleCopy;
 use crate::config::{Config, Files};
-use crate::control::{Exit, Refused};
 use crate::module::Hex;
 use crate::module::load::{self, Copied};
-use crate::preflight;
+use crate::process::channel::message::ModuleCopy;
+use crate::process::control::{Exit, Refused};
+use crate::process::preflight;
 
 /// The files of one configuration and of its modules, as they were at one time.
 #[derive(Debug)]

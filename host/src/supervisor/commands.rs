@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use rustix::event::PollFlags;
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, flock, fstat};
 
-use crate::control::{Command, Exit, MAX_COMMAND_BYTES, Reply};
-use crate::trusted_path::{self, Last, Way};
+use crate::os::trusted_path::{self, Last, Way};
+use crate::process::control::{Command, Exit, MAX_COMMAND_BYTES, Reply};
 
 /// For a client to say what it wants, and to take what it is told.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);

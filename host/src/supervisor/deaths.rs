@@ -9,8 +9,8 @@ use super::pulse::Verdict;
 use super::start::Reason;
 use super::watchdog::Finding;
 use super::{Supervisor, quarantine};
-use crate::channel::message::ToWorker;
-use crate::control::Refused;
+use crate::process::channel::message::ToWorker;
+use crate::process::control::Refused;
 
 impl Supervisor {
     /// A worker has died. It is no longer among the generations.

@@ -19,9 +19,9 @@ use super::bundle::Bundle;
 use super::pulse::{self, Pulse, Verdict};
 use super::watchdog::{Finding, Limits, Watchdog, thread_sample};
 use super::{DRAIN_GRACE, Reason};
-use crate::breadcrumb::{Board, By, Crumb, Kind};
-use crate::channel::message::{Load, ModuleCopy, ModuleSays, Report, ToSupervisor, ToWorker};
-use crate::channel::{self, Received, Receiver, Sender};
+use crate::module::board::{Board, By, Crumb, Kind};
+use crate::process::channel::message::{Load, ModuleCopy, ModuleSays, Report, ToSupervisor, ToWorker};
+use crate::process::channel::{self, Received, Receiver, Sender};
 use crate::worker::process::FURTHER_PLACES;
 
 /// Calls outside of requests may take so many times as long as those that a request waits for, and

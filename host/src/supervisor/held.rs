@@ -20,9 +20,9 @@ use std::time::{Duration, Instant};
 
 use listenfd::ListenFd;
 
-use crate::address::Address;
 use crate::config::{Access, Admin, Config, Listener, Place};
-use crate::sockets::{self, BindError, Bound, InTheWay};
+use crate::net::address::Address;
+use crate::process::sockets::{self, BindError, Bound, InTheWay};
 
 /// A listener that was removed is held so much longer: whoever edits a file twice in a row is that quick.
 const LEAVING: Duration = Duration::from_millis(500);

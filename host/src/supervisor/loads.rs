@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::channel::message::Load;
+use crate::process::channel::message::Load;
 
 /// Of all generations.
 #[derive(Debug, Default)]

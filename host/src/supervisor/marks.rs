@@ -1,9 +1,9 @@
 //! What operators said of servers at run time: kept over reloads and crashes, until the configuration says something new
 //! of the same.
 
-use crate::channel::message::Mark;
 use crate::config::{Config, Server};
-use crate::control::{MarkStatus, ServerMark};
+use crate::process::channel::message::Mark;
+use crate::process::control::{MarkStatus, ServerMark};
 
 /// All of them, by cluster and URL.
 #[derive(Clone, Debug, Default)]

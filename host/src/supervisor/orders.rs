@@ -9,13 +9,13 @@ use super::generation::{Generation, Phase};
 use super::signals::Asked;
 use super::start::{By, Waiting};
 use super::{DRAIN_GRACE, STOP_TIMEOUT, Stopping, Supervisor};
-use crate::access_log;
-use crate::channel::message::ToWorker;
 use crate::config::AccessLogTarget;
-use crate::control::{
+use crate::module::Hex;
+use crate::observe::access_log;
+use crate::process::channel::message::ToWorker;
+use crate::process::control::{
     Command, Exit, GenerationStatus, ModuleStatus, QuarantineStatus, Refused, Reply, ServerMark, Status,
 };
-use crate::module::Hex;
 
 impl Supervisor {
     pub(super) fn obey_signal(&mut self, asked: Asked) -> Result<(), Refused> {
@@ -198,7 +198,7 @@ impl Supervisor {
 
 impl Generation {
     fn status(&self) -> GenerationStatus {
-        let module = |(idx, copy): (usize, &crate::channel::message::ModuleCopy)| ModuleStatus {
+        let module = |(idx, copy): (usize, &crate::process::channel::message::ModuleCopy)| ModuleStatus {
             id: self.bundle.config.modules[idx].id.to_string(),
             version: self.says.get(idx).and_then(|says| says.as_ref().map(|says| says.version.clone())),
             file: copy.file.display().to_string(),

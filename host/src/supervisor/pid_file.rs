@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, Stat, flock, fstat};
 
-use crate::trusted_path::{Last, Way};
+use crate::os::trusted_path::{Last, Way};
 
 /// A pid file that is this process's own. Dropping it removes the file, if the path still leads to it.
 #[derive(Debug)]

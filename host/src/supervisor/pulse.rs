@@ -1,6 +1,6 @@
 //! Which threads of a worker do not get on outside of modules, told from outside.
 //!
-//! Every thread that serves ticks on the [`Board`](crate::breadcrumb::Board) once a second, idle or not. The supervisor
+//! Every thread that serves ticks on the [`Board`](crate::module::board::Board) once a second, idle or not. The supervisor
 //! looks at the ticks twice a second, and adds up the time that passes without one. Time in which the supervisor was late
 //! itself does not count: the machine was suspended, or too busy for both. After 10 s the state of the thread decides:
 //!
@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::watchdog::ThreadSample;
-use crate::breadcrumb::Seen;
+use crate::module::board::Seen;
 
 /// How often to look.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -137,7 +137,7 @@ impl Silence {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::breadcrumb::{Crumb, Kind};
+    use crate::module::board::{Crumb, Kind};
 
     const MS: Duration = Duration::from_millis(1);
 

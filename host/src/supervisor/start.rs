@@ -14,11 +14,11 @@ use super::marks::Marks;
 use super::oom::OomScore;
 use super::pid_file::PidFile;
 use super::{DRAIN_GRACE, STOP_TIMEOUT, Supervisor, quarantine};
-use crate::access_log;
-use crate::channel::message::{ModuleSays, Start, ToWorker};
+use crate::cluster::learned::State;
 use crate::config::AccessLogTarget;
-use crate::control::{self, Exit, Refused, Reply};
-use crate::handover::State;
+use crate::observe::access_log;
+use crate::process::channel::message::{ModuleSays, Start, ToWorker};
+use crate::process::control::{self, Exit, Refused, Reply};
 
 /// For a worker to hand over what it learned; the next one begins with what it sent by itself otherwise.
 const SAVE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,6 +1,6 @@
 //! Which calls into modules take too long, told from outside of the worker.
 //!
-//! The supervisor looks at the worker's [`Board`](crate::breadcrumb::Board) ever so often. A thread that stands in the
+//! The supervisor looks at the worker's [`Board`](crate::module::board::Board) ever so often. A thread that stands in the
 //! same call at two looks in a row is charged for the time between them, and a call whose charge reaches the limit hangs.
 //! What is charged is what the module itself used: where the thread waited inside the module all the time, that time;
 //! else the processor time that it got. So a worker that is starved, throttled, stopped, traced, swapped out or waits for
@@ -13,7 +13,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::breadcrumb::{Crumb, Kind, Seen};
+use crate::module::board::{Crumb, Kind, Seen};
 
 /// How long calls may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -458,7 +458,7 @@ mod tests {
         use std::sync::atomic::{AtomicBool, Ordering};
         use std::sync::{Arc, mpsc};
 
-        use crate::breadcrumb::{Board, Mark, inside, take_place};
+        use crate::module::board::{Board, Mark, inside, take_place};
 
         let board = Board::create(3).unwrap();
         let worker = Board::open(board.fd().try_clone_to_owned().unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! A worker as a process of its own, which does what its supervisor says: see [`message`](crate::channel::message).
+//! A worker as a process of its own, which does what its supervisor says: see [`message`](crate::process::channel::message).
 //!
 //! The main thread listens to the supervisor. Beside the worker's own threads there are one that reports, one that asks
 //! modules what to save, and one that waits for the worker's end.
@@ -16,25 +16,25 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{SigSet, Signal as Blocked};
 use rustix::process::{Signal, getpid, kill_process, set_parent_process_death_signal};
 
-use crate::address::Address;
-use crate::breadcrumb::{self, Board};
-use crate::channel::message::{Load, Mark, ModuleSays, Report, Start, ToSupervisor, ToWorker};
-use crate::channel::{self, Received, Receiver, Sender};
+use crate::cluster::discovery::{self, Watch};
+use crate::cluster::endpoint::{Endpoint, Source};
+use crate::cluster::learned::State;
+use crate::cluster::names::Name;
 use crate::cluster::{Cluster, Clusters, Tier};
 use crate::config::{self, Config};
-use crate::control::Refused;
-use crate::crash;
-use crate::discovery::{self, Watch};
-use crate::drain::Idle;
-use crate::endpoint::{Endpoint, Source};
-use crate::handover::State;
-use crate::metrics::Metrics;
 use crate::module::balancer::{Balancer, Fault};
+use crate::module::board::{self, Board};
+use crate::module::crash;
 use crate::module::load::Copied;
 use crate::module::registry::Registry;
-use crate::privileges;
-use crate::resolve::Name;
-use crate::sockets::{Bound, address_of};
+use crate::net::address::Address;
+use crate::observe::metrics::Metrics;
+use crate::process::channel::message::{Load, Mark, ModuleSays, Report, Start, ToSupervisor, ToWorker};
+use crate::process::channel::{self, Received, Receiver, Sender};
+use crate::process::control::Refused;
+use crate::process::privileges;
+use crate::process::sockets::{Bound, address_of};
+use crate::serve::drain::Idle;
 use crate::tls::tickets::TicketKeys;
 
 use super::{Control, Given, Prepared, Sockets, StartError, Worker};
@@ -156,7 +156,7 @@ impl Process {
         let board = Board::open(descriptor()?)
             .map_err(|e| Refused::failed(format_args!("no memory shared with the supervisor: {e}")))?;
         let board: &'static Board = Box::leak(Box::new(board));
-        breadcrumb::take_place(board, config.threads + 1);
+        board::take_place(board, config.threads + 1);
         crash::install(board).map_err(|e| Refused::failed(format_args!("no handler for crashes: {e}")))?;
         let access_log = if has_access_log { Some(File::from(descriptor()?)) } else { None };
         let mut copies = Vec::new();
@@ -561,7 +561,7 @@ impl Reporting {
 impl Saver {
     fn run(self, wanted: &mpsc::Receiver<()>) {
         if let Some(board) = self.board {
-            breadcrumb::take_place(board, self.place);
+            board::take_place(board, self.place);
         }
         // A crash soon after the start should not forget what names stand for.
         let mut wait = FIRST_SAVE;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::LONGEST_SOCKET_PATH;
-use crate::address::{Address, UNIX};
+use crate::net::address::{Address, UNIX};
 
 /// A server's host and port, and how it is reached.
 #[derive(Debug, PartialEq)]

@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue};
 use rustls::pki_types::ServerName;
 use toml::Spanned;
 
-use crate::proxy_protocol::Version;
+use crate::net::proxy_protocol::Version;
 
 use super::super::settings::flatten;
 use super::super::shape::{Named, Short};

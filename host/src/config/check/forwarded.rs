@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use crate::forwarded::{Forwarded, Source};
-use crate::network::Networks;
+use crate::http::headers::forwarded::{Forwarded, Source};
+use crate::net::network::Networks;
 
 use super::super::source::At;
 use super::super::{ProxyProtocol, file};

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use http::HeaderValue;
 use toml::Spanned;
 
-use crate::header_rules::{BadValue, Rules, Variable};
-use crate::http1::head::Name;
+use crate::http::h1::head::Name;
+use crate::http::headers::rules::{BadValue, Rules, Variable};
 
 use super::super::file;
 use super::super::source::At;

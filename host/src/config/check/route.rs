@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use toml::Spanned;
 
-use crate::header_rules::Rules;
-use crate::path::normal_path;
+use crate::http::headers::rules::Rules;
+use crate::http::path::normal_path;
 
 use super::super::source::{At, Span};
 use super::super::suggest::nearest;

@@ -10,8 +10,8 @@ use lb_api::wire;
 
 use super::Balancer;
 use super::scope::{Scope, panic_text, take_panic};
-use crate::breadcrumb;
 use crate::config::{Place, Setting, SettingValue};
+use crate::module::board;
 use crate::module::mapped::can_be_read;
 use crate::module::wire::{address, bytes, slice, text};
 use crate::module::{Module, OneLine};
@@ -163,7 +163,7 @@ impl Balancer {
         // SAFETY: `cx` and all that it points to live until after the call, `scope` until after the balancer, and
         // `previous` is an instance of this very library. The module keeps to the ABI, as `load` checked by its version.
         let status =
-            breadcrumb::inside(mark.long(), || unsafe { (calls.build)(&raw const cx, &raw mut instance) });
+            board::inside(mark.long(), || unsafe { (calls.build)(&raw const cx, &raw mut instance) });
         said = judge(status, said)?;
         // From here on the instance is dropped with `balancer`, whatever else is found.
         let mut balancer = Self {

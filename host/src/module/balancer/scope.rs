@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use lb_api::wire;
 
 use super::quarantine::{Quarantine, WINDOW};
-use crate::breadcrumb;
+use crate::module::board;
 use crate::module::wire::slice;
 use crate::module::{Module, OneLine};
 
@@ -178,7 +178,7 @@ unsafe extern "C" fn log(ctx: *mut c_void, level: u32, text: wire::Str) {
     // SAFETY: the ABI promises valid text for the time of the call.
     let text = OneLine(unsafe { slice(&text) });
     // Whoever reads the log may be slow, and that is not the module's fault.
-    breadcrumb::in_host(|| match level {
+    board::in_host(|| match level {
         wire::LOG_ERROR => tracing::error!(module, cluster, "{text}"),
         wire::LOG_WARN => tracing::warn!(module, cluster, "{text}"),
         wire::LOG_DEBUG => tracing::debug!(module, cluster, "{text}"),

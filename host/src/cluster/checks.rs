@@ -1,0 +1,211 @@
+//! Active checks: servers are asked at intervals whether they are well, on the background runtime.
+//!
+//! A server is up until its first check, which decides by itself; from then on it takes `fall` failures in a row to be down
+//! and `rise` passes to be up again. (HAProxy's way: nobody waits at the start, and a server that is dead then is known for
+//! it after one check.) What earlier workers found is taken over, so that a reload begins nothing anew.
+//!
+//! Every probe speaks over any stream, so that checks by TLS need nothing but a stream that speaks it in `connect`.
+
+mod grpc;
+mod http;
+
+use std::fmt;
+use std::io;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicI32, AtomicU64};
+use std::time::Duration;
+
+use lb_api::wire;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::cluster::dial::{Dial, Dialled};
+use crate::cluster::endpoint::{Endpoint, Source};
+use crate::cluster::random::{Random, fraction};
+use crate::cluster::{Cluster, Clusters};
+use crate::config::{HealthCheck, Probe};
+use crate::net::proxy_protocol::Version;
+use crate::tls::client::Connector;
+
+/// An interval is up to this part of it longer or shorter, so that the checks of many proxies do not fall together.
+const JITTER: f64 = 10.0;
+/// First checks are spread over no more than this: until then nothing is known.
+const FIRST_WITHIN: Duration = Duration::from_secs(1);
+
+/// What the checks of one endpoint brought.
+#[derive(Debug, Default)]
+pub(crate) struct Streak {
+    /// Passes in a row, or below zero failures; 0 before the first check.
+    in_row: AtomicI32,
+    passed: AtomicU64,
+    failed: AtomicU64,
+}
+
+/// Why a check failed.
+#[derive(Debug)]
+enum CheckError {
+    /// No connection.
+    Connect(String),
+    /// The connection failed or ended.
+    Io(io::Error),
+    /// It speaks another protocol, or breaks this one.
+    Protocol(hyper::Error),
+    /// It answered, but not what was expected.
+    Answer(String),
+    /// It took longer than this.
+    TimedOut(Duration),
+}
+
+impl Streak {
+    /// Results in a row: above zero passes, below failures, 0 before the first.
+    pub(crate) fn get(&self) -> i32 {
+        self.in_row.load(Relaxed)
+    }
+
+    /// Goes on from what an earlier worker had.
+    pub(crate) fn set(&self, in_row: i32) {
+        self.in_row.store(in_row, Relaxed);
+    }
+
+    /// Checks that passed and that failed, so far.
+    pub(crate) fn totals(&self) -> (u64, u64) {
+        (self.passed.load(Relaxed), self.failed.load(Relaxed))
+    }
+
+    /// Counts a result. `Some` where the endpoint is up (or down) by now; only one caller at a time.
+    fn count(&self, passed: bool, check: &HealthCheck) -> Option<bool> {
+        let before = self.get();
+        let in_row = match (passed, before) {
+            (true, 1..) => before.saturating_add(1),
+            (true, _) => 1,
+            (false, ..0) => before.saturating_sub(1),
+            (false, _) => -1,
+        };
+        self.set(in_row);
+        if passed { &self.passed } else { &self.failed }.fetch_add(1, Relaxed);
+        let wanted = if passed { check.rise } else { check.fall };
+        (before == 0 || in_row.unsigned_abs() >= wanted).then_some(passed)
+    }
+}
+
+/// Checks one endpoint for ever.
+pub async fn keep_checked(clusters: Clusters, cluster: usize, endpoint: usize) {
+    let cluster = &clusters[cluster];
+    let Some(check) = &cluster.config.health_check else { return };
+    let speaks_h2 = matches!(check.probe, Probe::Grpc { .. });
+    let tls = cluster.config.tls.as_ref().map(|tls| tls.checker(speaks_h2));
+    let random = Random::new();
+    let first = check.interval.min(FIRST_WITHIN).mul_f64(fraction(random.next()));
+    // A port of its own is for checks alone, and speaks what they speak.
+    let version = cluster.config.send_proxy_protocol.filter(|_| check.port.is_none());
+    let preface = version.map(Version::own_header).unwrap_or_default();
+    tokio::time::sleep(first).await;
+    loop {
+        let result = run(check, &cluster.endpoints[endpoint], &preface, tls.as_ref()).await;
+        judge(cluster, endpoint, check, &result);
+        let jitter = 1.0 + (fraction(random.next()) * 2.0 - 1.0) / JITTER;
+        let pause = tokio::time::sleep(check.interval.mul_f64(jitter));
+        tokio::select! {
+            () = pause => {}
+            () = cluster.endpoints[endpoint].health.check_now.notified() => {}
+        }
+    }
+}
+
+/// Draws from a check's result what follows.
+fn judge(cluster: &Cluster, idx: usize, check: &HealthCheck, result: &Result<(), CheckError>) {
+    let (endpoint, name) = (&cluster.endpoints[idx], &cluster.config.name);
+    let streak = &endpoint.health.checks;
+    let is_up = streak.count(result.is_ok(), check);
+    if let Some(outlier) = &cluster.outlier {
+        outlier.checked(endpoint, result.is_ok());
+    }
+    if let Err(e) = result {
+        tracing::debug!(
+            "cluster \"{name}\": endpoint \"{}\": check failed ({}: {e})",
+            endpoint.url,
+            check.probe
+        );
+    }
+    let Some(is_up) = is_up else { return };
+    if !cluster.set_source(idx, Source::Check, !is_up) {
+        return;
+    }
+    let (n, url, probe) = (streak.get().unsigned_abs(), &endpoint.url, &check.probe);
+    let n = if n == 1 { "1 check".into() } else { format!("{n} checks in a row") };
+    match result {
+        Ok(()) => {
+            tracing::info!("cluster \"{name}\": endpoint \"{url}\" is up: {n} passed ({probe})");
+            // What its traffic showed was before.
+            if let Some(outlier) = &cluster.outlier {
+                outlier.pardon(&endpoint.health.traffic);
+            }
+        }
+        Err(e) => tracing::warn!("cluster \"{name}\": endpoint \"{url}\" is down: {n} failed ({probe}: {e})"),
+    }
+}
+
+/// One check, by TLS where the endpoint has a name for that; `preface` is said first.
+async fn run(
+    check: &HealthCheck,
+    endpoint: &Endpoint,
+    preface: &[u8],
+    tls: Option<&Connector>,
+) -> Result<(), CheckError> {
+    let checked = async {
+        let tls = tls.zip(endpoint.check_name.as_ref());
+        let dial =
+            Dial { addresses: &endpoint.addresses, port: check.port, tls, preface, patience: check.timeout };
+        match dial.connect().await {
+            Ok(Dialled::Plain(stream)) => ask(check, endpoint, "http", stream).await,
+            Ok(Dialled::Secured(stream)) => ask(check, endpoint, "https", stream).await,
+            Err(e) if e.kind == wire::FAILURE_CONNECT_TIMEOUT => Err(CheckError::TimedOut(check.timeout)),
+            Err(e) => Err(CheckError::Connect(e.text)),
+        }
+    };
+    match tokio::time::timeout(check.timeout, checked).await {
+        Ok(result) => result,
+        Err(_) => Err(CheckError::TimedOut(check.timeout)),
+    }
+}
+
+async fn ask(
+    check: &HealthCheck,
+    endpoint: &Endpoint,
+    scheme: &str,
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+) -> Result<(), CheckError> {
+    match &check.probe {
+        Probe::Tcp => Ok(()),
+        Probe::Http(probe) => http::check(stream, probe, &endpoint.authority).await,
+        Probe::Grpc { service } => grpc::check(stream, service, (scheme, &endpoint.authority)).await,
+    }
+}
+
+impl From<io::Error> for CheckError {
+    fn from(e: io::Error) -> Self {
+        Self::Io(e)
+    }
+}
+
+impl From<hyper::Error> for CheckError {
+    fn from(e: hyper::Error) -> Self {
+        Self::Protocol(e)
+    }
+}
+
+impl fmt::Display for CheckError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connect(text) | Self::Answer(text) => f.write_str(text),
+            Self::Io(e) => e.fmt(f),
+            Self::Protocol(e) => match std::error::Error::source(e) {
+                Some(source) => write!(f, "{e}: {source}"),
+                None => e.fmt(f),
+            },
+            Self::TimedOut(time) => write!(f, "no answer within {time:?}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,219 @@
+//! Names of which each address is a server of its own: `resolve = "all"`.
+//!
+//! A worker puts a server for each address in the place of the name before it builds anything: modules, checks, sessions and
+//! metrics see servers like any others. It takes the last addresses that the generation before knew, and waits for a name
+//! server only where there are none, and not for long. The endpoints of a worker never change, so an answer that has changed
+//! is told to the supervisor, which starts a new generation of the same files. What is known of servers that stay is handed
+//! over to it like at any reload, and a balancer is never built of half a change.
+//!
+//! ```text
+//! worker: last addresses ─► servers ─► balancers ─► serves ─► look up, and when the TTL is over ─► others? ─► tell
+//!               ▲                                                                                              │
+//! supervisor: next generation ◄─ not too often ◄─ these are the last addresses now ◄───────────────────────────┘
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime;
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::cluster::endpoint::ADDRESS_MARK;
+use crate::cluster::names::{MAX_ADDRESSES, Name, Resolver};
+use crate::config::{Config, Resolve, Server};
+
+/// A worker waits so long for names that nobody has looked up yet. Most name servers answer within it, which spares a
+/// generation; clusters without names wait for nothing else.
+const FIRST_ANSWERS: Duration = Duration::from_millis(500);
+
+/// The addresses of names, in order.
+pub type Known = BTreeMap<String, Vec<IpAddr>>;
+
+/// Hears a name and all of its addresses.
+type Tell = Arc<dyn Fn(&str, &[IpAddr]) + Send + Sync>;
+
+/// Names whose addresses servers were made of, and who is to be told when they have others.
+pub struct Watch {
+    names: Vec<(Arc<Name>, Vec<IpAddr>)>,
+    tell: Tell,
+}
+
+/// Puts a server for each address in the place of each name that is meant so, and returns the names with what was made of
+/// them. Names of `known` have these addresses, and nobody is asked. Others are looked up, all at once and for a fraction of a
+/// second; one that has no address by then stays one server as it was written.
+///
+/// # Errors
+/// What the system does not give.
+pub fn expand(config: &mut Config, known: &Known) -> io::Result<Known> {
+    let is_all = |server: &&Server| server.resolve == Resolve::All;
+    let servers = config.clusters.iter().flat_map(|cluster| &cluster.servers);
+    let names: BTreeSet<String> = servers.filter(is_all).map(|server| server.host.to_string()).collect();
+    let family = config.resolver.family;
+    let mut now = Known::new();
+    let mut unknown = Vec::new();
+    for name in names {
+        let last = known.get(&name).into_iter().flatten().copied().filter(|ip| family.contain(*ip));
+        let last = in_order(last.collect());
+        if last.is_empty() {
+            unknown.push(Name::with(&name, 0, &[]));
+        }
+        now.insert(name, last);
+    }
+    if !unknown.is_empty() {
+        runtime::Builder::new_current_thread().enable_all().build()?.block_on(look_up(config, &unknown))?;
+    }
+    for name in unknown {
+        now.insert(name.host().to_owned(), in_order(name.known()));
+    }
+    for cluster in &mut config.clusters {
+        let each = |server: Server| match now.get(&*server.host) {
+            Some(addresses) if server.resolve == Resolve::All && !addresses.is_empty() => {
+                addresses.iter().map(|address| at(&server, *address)).collect()
+            }
+            _ => vec![server],
+        };
+        cluster.servers = std::mem::take(&mut cluster.servers).into_iter().flat_map(each).collect();
+    }
+    Ok(now)
+}
+
+/// What names' addresses these servers are.
+pub fn known_of<'a>(servers: impl IntoIterator<Item = &'a Server>) -> Known {
+    let mut known = Known::new();
+    for server in servers {
+        if let Some(address) = server.address {
+            let addresses = known.entry(server.host.to_string()).or_default();
+            // Several clusters may have servers of one name.
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+    }
+    known
+}
+
+/// Looks these names up, all at once, for as long as a start may wait.
+async fn look_up(config: &Config, names: &[Arc<Name>]) -> io::Result<()> {
+    let resolver = Arc::new(Resolver::new(&config.resolver)?);
+    // What is not over by then ends with this set.
+    let mut lookups = JoinSet::new();
+    for name in names {
+        lookups.spawn(Arc::clone(name).keep_resolved(Arc::clone(&resolver)));
+    }
+    let until = tokio::time::Instant::now() + FIRST_ANSWERS.min(config.resolver.timeout);
+    for name in names {
+        let why = match tokio::time::timeout_at(until, name.addresses()).await.as_deref() {
+            Ok(Ok(_)) => continue,
+            Ok(Err(e)) => e.to_string(),
+            Err(_) => format!("no answer within {FIRST_ANSWERS:?}"),
+        };
+        let name = name.host();
+        tracing::warn!(name, "look-up failed, so it is one server until it is found: {why}");
+    }
+    Ok(())
+}
+
+/// As they come, name servers begin with another one each time.
+pub(crate) fn in_order(mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses.truncate(MAX_ADDRESSES);
+    addresses
+}
+
+fn at(server: &Server, address: IpAddr) -> Server {
+    Server {
+        url: format!("{}{ADDRESS_MARK}{address}", server.url).into(),
+        address: Some(address),
+        ..server.clone()
+    }
+}
+
+impl Watch {
+    /// Of what [`expand`] has made; `tell` is called with a name and all of its addresses, on a thread that may wait.
+    pub fn new(made: Known, tell: impl Fn(&str, &[IpAddr]) + Send + Sync + 'static) -> Self {
+        let name = |(name, addresses): (String, Vec<IpAddr>)| (Name::with(&name, 0, &addresses), addresses);
+        Self { names: made.into_iter().map(name).collect(), tell: Arc::new(tell) }
+    }
+
+    /// Whether there is nothing to be watched.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// What is watched.
+    pub fn names(&self) -> impl Iterator<Item = &Arc<Name>> {
+        self.names.iter().map(|(name, _)| name)
+    }
+
+    /// Begins, on the runtime that calls. Returns handles by which it ends.
+    pub(crate) fn begin(self, resolver: &Arc<Resolver>) -> Vec<AbortHandle> {
+        let begun = self.names.into_iter().map(|(name, made_of)| {
+            let keep = tokio::spawn(Arc::clone(&name).keep_resolved(Arc::clone(resolver)));
+            let follow = tokio::spawn(follow(name, made_of, Arc::clone(&self.tell)));
+            [keep.abort_handle(), follow.abort_handle()]
+        });
+        begun.flatten().collect()
+    }
+}
+
+async fn follow(name: Arc<Name>, made_of: Vec<IpAddr>, tell: Tell) {
+    let mut told = made_of;
+    loop {
+        let found: Vec<IpAddr> = name.changed_from(&told).await;
+        let (name, now, tell) = (Arc::clone(&name), found.clone(), Arc::clone(&tell));
+        tokio::task::spawn_blocking(move || tell(name.host(), &now));
+        told = found;
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").field("names", &self.names).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Syntax};
+
+    fn config(servers: &str) -> Config {
+        let text = format!(
+            "[[listener]]\naddress = \"127.0.0.1:0\"\n[load_module]\na = \"a.so\"\n[[cluster]]\nname = \"c\"\n\
+             servers = [{servers}]\n[[route]]\npath = \"/\"\ncluster = \"c\"\n\
+             [resolver]\nservers = [\"127.0.0.1:1\"]\ntimeout = \"50ms\"\n"
+        );
+        config::parse("t.toml", &text, Syntax::Toml).expect("a good file").0
+    }
+
+    fn urls(config: &Config) -> Vec<&str> {
+        config.clusters[0].servers.iter().map(|server| &*server.url).collect()
+    }
+
+    #[test]
+    fn a_name_that_nobody_answers_for_keeps_its_last_addresses_or_stays_one_server() {
+        let text = "{ url = \"http://a.invalid:81\", resolve = \"all\", weight = 3 }, \"http://b.invalid\"";
+        let (mut fresh, mut later) = (config(text), config(text));
+        let none = expand(&mut fresh, &Known::new()).expect("a resolver");
+        assert_eq!(none, Known::from([("a.invalid".into(), vec![])]));
+        assert_eq!(urls(&fresh), ["http://a.invalid:81", "http://b.invalid"]);
+        let last = Known::from([("a.invalid".into(), vec![[10, 0, 0, 1].into(), [10, 0, 0, 2].into()])]);
+        assert_eq!(expand(&mut later, &last).expect("a resolver"), last);
+        let a = ["http://a.invalid:81#10.0.0.1", "http://a.invalid:81#10.0.0.2", "http://b.invalid"];
+        assert_eq!(urls(&later), a);
+        let servers = &later.clusters[0].servers;
+        assert_eq!((servers[1].weight, servers[1].address), (3, Some([10, 0, 0, 2].into())));
+        assert_eq!(known_of(servers), last);
+    }
+
+    #[test]
+    fn nobody_is_asked_where_no_name_is_meant_so() {
+        let mut config = config("\"http://b.invalid\"");
+        assert_eq!(expand(&mut config, &Known::new()).expect("nothing to do"), Known::new());
+    }
+}

@@ -1,0 +1,152 @@
+//! Endpoints that are on trial: who lets a request in, and what follows from its end.
+
+use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use std::time::{Duration, Instant};
+
+use super::{CLAIMED, NEVER, ON_TRIAL, Outlier, TRIAL_HIDDEN, TRIAL_NONE, TRIAL_OFFERED, TRIAL_SHARED};
+use crate::cluster::Cluster;
+use crate::cluster::endpoint::{Declined, Endpoint, InFlight, Source, Which};
+use crate::module::wire::ns;
+
+/// An endpoint on trial passes, though its response is still under way, this long after it answered: streams and tunnels may
+/// last for hours.
+const ANSWERED_FOR: Duration = Duration::from_secs(1);
+
+/// What a try is to the trial of its endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Trial {
+    /// The endpoint was not on trial when the try began.
+    #[default]
+    None,
+    /// It is the one request that the endpoint has on trial.
+    Own,
+    /// It was let in beside that one, because no other endpoint was available.
+    Beside,
+}
+
+impl Outlier {
+    /// Has the endpoint pass its trial where it answered some time ago; says when that will be.
+    pub(super) fn pass_if_answered(&self, cluster: &Cluster, endpoint: usize, now: Instant) -> Option<u64> {
+        let answered_ns = cluster.endpoints[endpoint].health.traffic.answered_ns.load(Relaxed);
+        if answered_ns == 0 {
+            return None;
+        }
+        let due_ns = answered_ns.saturating_add(ns(ANSWERED_FOR));
+        if due_ns > self.ns(now) {
+            return Some(due_ns);
+        }
+        self.pass(cluster, endpoint, now);
+        None
+    }
+
+    /// Lets a request in to an endpoint that is on trial: the only one, unless no other endpoint is available.
+    ///
+    /// # Errors
+    /// It has its request already, is full, or its state does not let it.
+    #[cold]
+    pub(crate) fn enter(
+        &self,
+        cluster: &Cluster,
+        endpoint: usize,
+        which: Which,
+    ) -> Result<(InFlight, Trial), Declined> {
+        let tried = &cluster.endpoints[endpoint];
+        let record = &tried.health.traffic;
+        let has_another = cluster.has_another(endpoint);
+        let is_bound = which == Which::Available && has_another && !cluster.is_in_panic();
+        let taken = if is_bound { TRIAL_HIDDEN } else { TRIAL_SHARED };
+        let is_own = record.trial.compare_exchange(TRIAL_OFFERED, taken, SeqCst, SeqCst).is_ok();
+        if !is_own && is_bound {
+            return Err(Declined);
+        }
+        match (tried.enter_on_trial(which), is_own) {
+            (Ok(in_flight), true) => {
+                record.answered_ns.store(0, Relaxed);
+                self.show(cluster, endpoint);
+                Ok((in_flight, Trial::Own))
+            }
+            (Ok(in_flight), false) => Ok((in_flight, Trial::Beside)),
+            (Err(Declined), is_own) => {
+                if is_own {
+                    self.offer_again(cluster, endpoint);
+                }
+                Err(Declined)
+            }
+        }
+    }
+
+    /// The request of an endpoint's trial has a response, with this status.
+    #[cold]
+    pub(crate) fn answered(&self, endpoint: &Endpoint, status: u16, now: Instant) {
+        if !self.rules.statuses.contain(status) {
+            endpoint.health.traffic.answered_ns.store(self.ns(now), Relaxed);
+            self.changed.notify_one();
+        }
+    }
+
+    /// The request of an endpoint's trial said nothing of it: the next one may.
+    #[cold]
+    pub(super) fn offer_again(&self, cluster: &Cluster, endpoint: usize) {
+        let record = &cluster.endpoints[endpoint].health.traffic;
+        record.answered_ns.store(0, Relaxed);
+        for taken in [TRIAL_HIDDEN, TRIAL_SHARED] {
+            // Where it is neither, the trial is over.
+            let _ = record.trial.compare_exchange(taken, TRIAL_OFFERED, SeqCst, Relaxed);
+        }
+        self.show(cluster, endpoint);
+    }
+
+    /// A request of its trial was served.
+    pub(super) fn pass(&self, cluster: &Cluster, endpoint: usize, now: Instant) {
+        if !end_trial(cluster, endpoint) {
+            return;
+        }
+        cluster.endpoints[endpoint].health.traffic.well_ns.store(self.ns(now), Relaxed);
+        self.show(cluster, endpoint);
+        self.changed.notify_one();
+        let (name, url) = (&cluster.config.name, &cluster.endpoints[endpoint].url);
+        tracing::info!("cluster \"{name}\": endpoint \"{url}\" has passed its trial");
+    }
+
+    /// No endpoint of the cluster is available any more. Shows those on trial to all requests; and where there is none, gives
+    /// back at once those that were ejected because another tier had one available.
+    #[cold]
+    pub(crate) fn relieve(&self, cluster: &Cluster) {
+        for (endpoint, of) in cluster.endpoints.iter().enumerate() {
+            let trial = &of.health.traffic.trial;
+            if trial.compare_exchange(TRIAL_HIDDEN, TRIAL_SHARED, SeqCst, Relaxed).is_ok() {
+                self.show(cluster, endpoint);
+            }
+        }
+        for (share, tier) in self.tiers.iter().zip(&cluster.tiers) {
+            if cluster.available_tier(0).is_some() {
+                return;
+            }
+            let n_ejected = share.n_ejected.load(Acquire);
+            let endpoints = cluster.endpoints_of(tier).iter().map(|endpoint| &endpoint.health);
+            let mut ejected: Vec<_> = endpoints
+                .filter(|health| !health.holds(Source::Drain) && !health.holds(Source::Check))
+                .map(|health| (health.traffic.until_ns.load(Acquire), &health.traffic))
+                .filter(|(until_ns, _)| *until_ns != NEVER && *until_ns != CLAIMED)
+                .collect();
+            ejected.sort_by_key(|(until_ns, _)| *until_ns);
+            let least = u32::from(!share.may_all());
+            let n = n_ejected.saturating_sub(share.max_ejected).max(least) as usize;
+            for (_, record) in ejected.into_iter().take(n) {
+                self.pardon(record);
+            }
+        }
+    }
+}
+
+/// Ends the endpoint's trial, if it is on one. [`Outlier::show`] is to follow.
+pub(super) fn end_trial(cluster: &Cluster, endpoint: usize) -> bool {
+    let ended = &cluster.endpoints[endpoint];
+    let record = &ended.health.traffic;
+    if record.trial.swap(TRIAL_NONE, SeqCst) == TRIAL_NONE {
+        return false;
+    }
+    record.in_row.fetch_and(!ON_TRIAL, Relaxed);
+    ended.set_on_trial(false);
+    true
+}

@@ -1,0 +1,515 @@
+//! One server address of a cluster: what is fixed about it, and its live numbers.
+
+mod sources;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release, SeqCst};
+
+use lb_api::wire;
+use rustls::pki_types::ServerName;
+use sha2::{Digest, Sha256};
+use tokio::sync::Notify;
+
+use crate::cluster::checks::Streak;
+use crate::cluster::ejection;
+use crate::cluster::names::Addresses;
+use crate::cluster::slow_start::SlowStart;
+use crate::config;
+
+pub use self::sources::Source;
+use self::sources::Sources;
+
+/// Stands between the URL of a server as written and which of its addresses it is; in no URL as written.
+pub const ADDRESS_MARK: char = '#';
+
+/// One server of a cluster.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// Stable over reloads; see [`wire::Endpoint::id`].
+    pub id: u64,
+    /// [`config::Server::url`].
+    pub url: Arc<str>,
+    /// Host name or address, without brackets; the path of a Unix socket.
+    pub name: Arc<str>,
+    /// Port; 0 for a Unix socket.
+    pub port: u16,
+    /// The name that its certificate must be for, where it is spoken to by TLS.
+    pub tls_name: Option<ServerName<'static>>,
+    /// The same for its checks.
+    pub check_name: Option<ServerName<'static>>,
+    /// 1 to 65,535.
+    pub weight: u16,
+    /// Used once no endpoint of a lower tier is left.
+    pub tier: u16,
+    /// What clients' sessions call it.
+    pub route: Option<Arc<str>>,
+    /// Pairs for the module.
+    pub metadata: Vec<(Arc<str>, Arc<str>)>,
+    /// What the server is called in a `Host` header of its own: a Unix socket, which has no name, `localhost`.
+    pub authority: Box<str>,
+    /// Where it is.
+    pub addresses: Addresses,
+    /// Its live numbers.
+    pub counters: &'static wire::Counters,
+    /// What is known of its health.
+    pub health: Arc<Health>,
+}
+
+/// In `max_in_flight` of an endpoint: it is on trial, and [`Outlier::enter`](ejection::Outlier) lets requests in. A try looks at
+/// this number anyway; and to modules it is a limit that is never reached.
+const ON_TRIAL: u32 = 1 << 31;
+
+/// What is known of an endpoint's health. A cache line of its own: requests read it, and it seldom changes.
+#[derive(Debug)]
+#[repr(align(64))]
+pub struct Health {
+    sources: Sources,
+    /// What its traffic showed.
+    pub(crate) traffic: ejection::Record,
+    /// What its active checks brought.
+    pub(crate) checks: Streak,
+    /// Its next check is wanted at once.
+    pub(crate) check_now: Notify,
+}
+
+/// A request on its way to an endpoint: counted from the accepted answer until this is dropped.
+#[derive(Debug)]
+pub struct InFlight(&'static wire::Counters);
+
+/// Which endpoints a request may go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Those that are available.
+    Available,
+    /// None is, and it is tried on all but those that drain.
+    NotDraining,
+}
+
+/// An endpoint takes no request now: its state does not let it, or it has as many as it may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Declined;
+
+/// A slot fills a cache line of its own, so that traffic of one endpoint does not slow down reading another's numbers.
+#[repr(align(64))]
+struct Slot(wire::Counters);
+
+impl Endpoint {
+    /// The endpoints of a cluster, by tier and then in the order of the configuration, each with a slot of its own.
+    ///
+    /// Slots are never freed, as the ABI promises modules. A worker makes them once, so they do not add up.
+    pub fn of_cluster(cluster: &config::Cluster) -> Box<[Self]> {
+        let occurrence =
+            |i: usize| cluster.servers[..i].iter().filter(|s| s.url == cluster.servers[i].url).count();
+        let new = |(i, server)| Self::new(cluster, server, occurrence(i));
+        let mut endpoints: Vec<Self> = cluster.servers.iter().enumerate().map(new).collect();
+        endpoints.sort_by_key(|endpoint| endpoint.tier);
+        endpoints.into()
+    }
+
+    /// Whether it is what a configuration's server of this URL stands for, or one of several.
+    pub fn is_of(&self, url: &str) -> bool {
+        let behind = self.url.strip_prefix(url);
+        // In the path of a Unix socket the mark means nothing.
+        let is_one_of = |behind: &str| behind.starts_with(ADDRESS_MARK) && self.port != 0;
+        behind.is_some_and(|behind| behind.is_empty() || is_one_of(behind))
+    }
+
+    /// Whether its state lets it take requests.
+    #[inline]
+    pub(crate) fn is_usable(&self, which: Which) -> bool {
+        match (self.counters.state.load(Relaxed), which) {
+            (wire::STATE_AVAILABLE, _) => true,
+            (state, Which::NotDraining) => state != wire::STATE_DRAINING,
+            (_, Which::Available) => false,
+        }
+    }
+
+    /// Whether it takes a request now.
+    #[inline]
+    pub fn takes(&self, which: Which) -> bool {
+        self.is_usable(which) && !self.has_its_limit()
+    }
+
+    /// Whether nothing but its limit keeps it from taking a request now.
+    pub fn is_full(&self, which: Which) -> bool {
+        self.is_usable(which) && self.has_its_limit()
+    }
+
+    /// Has its state follow from what its sources say: the one place that changes it, so that what `tier` says of it as a
+    /// whole stays right. True where it became available.
+    pub(crate) fn update_state(
+        &self,
+        tier: &'static wire::ClusterState,
+        slow_start: Option<&SlowStart>,
+    ) -> bool {
+        let mut became_available = false;
+        loop {
+            let state = self.health.sources.state();
+            became_available = self.set_state(state, tier, slow_start) || became_available;
+            // Who changed a source meanwhile may have been overtaken here; what it left is looked at again.
+            if self.health.sources.state() == state {
+                return became_available && state == wire::STATE_AVAILABLE;
+            }
+        }
+    }
+
+    fn set_state(&self, new: u32, tier: &'static wire::ClusterState, slow_start: Option<&SlowStart>) -> bool {
+        let old = self.counters.state.swap(new, AcqRel);
+        if old == new {
+            return false;
+        }
+        if new == wire::STATE_AVAILABLE {
+            if let Some(slow_start) = slow_start {
+                slow_start.begin(self.counters, self.weight, tier);
+            }
+            tier.n_available.fetch_add(1, Relaxed);
+        } else if old == wire::STATE_AVAILABLE {
+            tier.n_available.fetch_sub(1, Relaxed);
+        }
+        tier.epoch.fetch_add(1, Release);
+        new == wire::STATE_AVAILABLE
+    }
+
+    #[inline]
+    fn has_its_limit(&self) -> bool {
+        let max = self.counters.max_in_flight.load(Relaxed) & !ON_TRIAL;
+        max != 0 && self.in_flight() >= max
+    }
+
+    /// Requests on their way to it, those of other generations included.
+    #[inline]
+    pub fn in_flight(&self) -> u32 {
+        // In one order with the count of the queue: either who waits sees the place that came free, or who leaves sees it wait.
+        let older = self.counters.in_flight_older.load(SeqCst);
+        self.counters.in_flight.load(SeqCst).saturating_add(older)
+    }
+
+    /// Sets how many requests of other generations are on their way to it. Returns how many places came free by that,
+    /// where it has a limit.
+    pub(crate) fn set_in_flight_older(&self, n: u32) -> u32 {
+        let before = self.counters.in_flight_older.swap(n, SeqCst);
+        if self.counters.max_in_flight.load(Relaxed) & !ON_TRIAL == 0 { 0 } else { before.saturating_sub(n) }
+    }
+
+    /// Effective weight in 16.16 fixed point.
+    pub fn effective_weight(&self) -> u32 {
+        self.counters.effective_weight.load(Relaxed)
+    }
+
+    /// Counts a request as on its way, if the endpoint takes one now.
+    ///
+    /// # Errors
+    /// It takes none, or is on trial.
+    #[inline]
+    pub fn enter(&self, which: Which) -> Result<InFlight, Declined> {
+        match self.counters.max_in_flight.load(Relaxed) {
+            max if max & ON_TRIAL != 0 => Err(Declined),
+            max => self.enter_within(max, which),
+        }
+    }
+
+    /// The same for an endpoint that is on trial, whether it has a request already or not.
+    pub(crate) fn enter_on_trial(&self, which: Which) -> Result<InFlight, Declined> {
+        self.enter_within(self.counters.max_in_flight.load(Relaxed) & !ON_TRIAL, which)
+    }
+
+    /// Whether it is on trial.
+    pub(crate) fn is_on_trial(&self) -> bool {
+        self.counters.max_in_flight.load(Relaxed) & ON_TRIAL != 0
+    }
+
+    /// Puts it on trial, or ends that.
+    pub(crate) fn set_on_trial(&self, is_on_trial: bool) {
+        match is_on_trial {
+            true => self.counters.max_in_flight.fetch_or(ON_TRIAL, SeqCst),
+            false => self.counters.max_in_flight.fetch_and(!ON_TRIAL, SeqCst),
+        };
+    }
+
+    #[inline]
+    fn enter_within(&self, max: u32, which: Which) -> Result<InFlight, Declined> {
+        if !self.is_usable(which) {
+            return Err(Declined);
+        }
+        let in_flight = &self.counters.in_flight;
+        match max {
+            0 => {
+                in_flight.fetch_add(1, Relaxed);
+            }
+            // To add first and take back what was too much would turn others away meanwhile.
+            max => {
+                let older = self.counters.in_flight_older.load(SeqCst);
+                let next = |n: u32| (n.saturating_add(older) < max).then(|| n + 1);
+                in_flight.fetch_update(SeqCst, SeqCst, next).map_err(|_| Declined)?;
+            }
+        }
+        Ok(InFlight(self.counters))
+    }
+
+    /// Takes the time to the response headers of one try into the smoothed latency, with a weight of 1/8 (the gain that
+    /// RFC 6298 gives round trips). Two threads at once may lose a sample; none is worth a lock.
+    #[inline]
+    pub fn learn_latency(&self, ns: u64) {
+        let old = self.counters.latency_ns.load(Relaxed);
+        let new = if old == 0 { ns } else { old - old / 8 + ns / 8 };
+        self.counters.latency_ns.store(new.max(1), Relaxed);
+    }
+
+    fn new(cluster: &config::Cluster, server: &config::Server, occurrence: usize) -> Self {
+        let literal: Option<IpAddr> = server.host.parse().ok();
+        let address = server.address.or(literal);
+        let authority = match literal {
+            _ if server.unix.is_some() => "localhost".to_owned(),
+            Some(IpAddr::V6(address)) => format!("[{address}]:{}", server.port),
+            _ => format!("{}:{}", server.host, server.port),
+        };
+        let default = if server.tls_name.is_some() { ":443" } else { ":80" };
+        let authority = authority.strip_suffix(default).unwrap_or(&authority).into();
+        Self {
+            id: id(&cluster.name, &server.url, occurrence, address),
+            url: Arc::clone(&server.url),
+            name: Arc::clone(&server.host),
+            port: server.port,
+            tls_name: server.tls_name.clone(),
+            check_name: server.check_name.clone(),
+            weight: server.weight,
+            tier: server.tier,
+            route: server.route.clone(),
+            metadata: server.metadata.clone(),
+            authority,
+            addresses: match (address, &server.unix) {
+                (_, Some(path)) => Addresses::Unix(Arc::clone(path)),
+                (Some(address), None) => Addresses::fixed(SocketAddr::new(address, server.port)),
+                (None, None) => Addresses::named(&server.host, server.port),
+            },
+            counters: new_slot(server),
+            health: Arc::new(Health::new(server.drain)),
+        }
+    }
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self::new(false)
+    }
+}
+
+impl Health {
+    fn new(drains: bool) -> Self {
+        Self {
+            sources: Sources::new(drains),
+            traffic: ejection::Record::default(),
+            checks: Streak::default(),
+            check_now: Notify::new(),
+        }
+    }
+
+    /// Whether this source says that the endpoint takes no requests.
+    pub fn holds(&self, source: Source) -> bool {
+        self.sources.holds(source)
+    }
+
+    /// Takes what a source says; false where that is what it said. [`Endpoint::update_state`] is to follow.
+    pub(crate) fn set(&self, source: Source, holds: bool) -> bool {
+        self.sources.set(source, holds)
+    }
+
+    /// Whether its cluster is in panic.
+    pub(crate) fn is_in_panic(&self) -> bool {
+        self.sources.is_in_panic()
+    }
+
+    /// Has the cluster's panic begin or end for it; false where that is so already.
+    pub(crate) fn set_panic(&self, panics: bool) -> bool {
+        self.sources.set_panic(panics)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        // In one order with `Queue`'s count; see `has_its_limit`.
+        self.0.in_flight.fetch_sub(1, SeqCst);
+    }
+}
+
+fn new_slot(server: &config::Server) -> &'static wire::Counters {
+    let slot: &'static Slot = Box::leak(Box::new(Slot(wire::Counters {
+        size: size_of::<wire::Counters>() as u32,
+        state: AtomicU32::new(if server.drain { wire::STATE_DRAINING } else { wire::STATE_AVAILABLE }),
+        effective_weight: AtomicU32::new(u32::from(server.weight) << 16),
+        in_flight: AtomicU32::new(0),
+        in_flight_older: AtomicU32::new(0),
+        max_in_flight: AtomicU32::new(server.max_requests),
+        latency_ns: AtomicU64::new(0),
+    })));
+    &slot.0
+}
+
+/// An effective weight for people, to four decimals: in 16.16 fixed point a tenth is 0.0999908447265625.
+pub fn shown_weight(effective: u32) -> f64 {
+    (f64::from(effective) / 65536.0 * 1e4).round() / 1e4
+}
+
+/// A hash that is the same in every process and every release.
+fn id(cluster: &str, url: &str, occurrence: usize, address: Option<IpAddr>) -> u64 {
+    let mut hash = Sha256::new();
+    for part in [cluster, url, &occurrence.to_string(), &address.map_or(String::new(), |a| a.to_string())] {
+        hash.update(part.as_bytes());
+        hash.update([0]);
+    }
+    let digest = hash.finalize();
+    u64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_tell_servers_apart_and_stay() {
+        let a = id("api", "http://a", 0, None);
+        assert_eq!(a, id("api", "http://a", 0, None));
+        for other in
+            [id("web", "http://a", 0, None), id("api", "http://a", 1, None), id("api", "http://b", 0, None)]
+        {
+            assert_ne!(a, other);
+        }
+        assert_ne!(id("ab", "c", 0, None), id("a", "bc", 0, None));
+    }
+
+    #[test]
+    fn weights_are_shown_as_they_were_meant() {
+        let tenth = (f64::from(1 << 16) * 0.1) as u32;
+        assert_eq!([tenth, 1 << 16, 3 << 15, u32::MAX, 0].map(shown_weight), [0.1, 1.0, 1.5, 65536.0, 0.0]);
+    }
+
+    fn endpoint(max_requests: u32) -> Endpoint {
+        let text = format!(
+            "[[listener]]\naddress = \"127.0.0.1:0\"\n[load_module]\na = \"a.so\"\n[[cluster]]\nname = \"c\"\n\
+             servers = [{{ url = \"http://127.0.0.1\", max_requests = {max_requests} }}]\n\
+             [[route]]\npath = \"/\"\ncluster = \"c\"\n"
+        );
+        let (config, _) = config::parse("t.toml", &text, config::Syntax::Toml).expect("a good file");
+        Endpoint::of_cluster(&config.clusters[0]).into_vec().remove(0)
+    }
+
+    #[test]
+    fn takes_as_many_as_its_limit_and_one_more_when_one_has_left() {
+        let endpoint = endpoint(2);
+        let first = endpoint.enter(Which::Available).expect("room for two");
+        assert!(endpoint.takes(Which::Available) && !endpoint.is_full(Which::Available));
+        let _second = endpoint.enter(Which::Available).expect("room for two");
+        assert_eq!(endpoint.enter(Which::Available).err(), Some(Declined));
+        assert!(endpoint.is_full(Which::Available) && !endpoint.takes(Which::Available));
+        drop(first);
+        assert!(endpoint.enter(Which::Available).is_ok());
+        endpoint.counters.state.store(wire::STATE_DOWN, Relaxed);
+        assert_eq!(endpoint.enter(Which::Available).err(), Some(Declined));
+        assert!(!endpoint.is_full(Which::Available));
+    }
+
+    #[test]
+    fn requests_of_older_generations_count_towards_the_limit() {
+        let endpoint = endpoint(3);
+        assert_eq!(endpoint.set_in_flight_older(2), 0);
+        let one = endpoint.enter(Which::Available).expect("room for one");
+        assert_eq!(endpoint.in_flight(), 3);
+        assert_eq!(endpoint.enter(Which::Available).err(), Some(Declined));
+        assert!(endpoint.is_full(Which::Available) && !endpoint.takes(Which::Available));
+        drop(one);
+        assert_eq!(endpoint.set_in_flight_older(5), 0, "more than the limit, which may have been lowered");
+        assert!(endpoint.is_full(Which::Available));
+        assert_eq!(endpoint.set_in_flight_older(1), 4);
+        let _two = [(); 2].map(|()| endpoint.enter(Which::Available).expect("room for two"));
+        assert_eq!(endpoint.enter(Which::Available).err(), Some(Declined));
+        endpoint.set_in_flight_older(u32::MAX);
+        assert_eq!(endpoint.in_flight(), u32::MAX);
+    }
+
+    #[test]
+    fn many_threads_at_once_do_not_get_past_the_limit() {
+        let endpoint = endpoint(3);
+        let inside = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..10_000 {
+                        if let Ok(in_flight) = endpoint.enter(Which::Available) {
+                            assert!(inside.fetch_add(1, SeqCst) < 3);
+                            inside.fetch_sub(1, SeqCst);
+                            drop(in_flight);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(endpoint.counters.in_flight.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn a_change_of_state_counts_once() {
+        let endpoint = endpoint(0);
+        let tier = tier();
+        let now = || (tier.n_available.load(Relaxed), tier.epoch.load(Relaxed));
+        let set = |source, holds| {
+            endpoint.health.set(source, holds);
+            endpoint.update_state(tier, None)
+        };
+        assert!(!endpoint.update_state(tier, None));
+        assert_eq!(now(), (1, 0));
+        assert!(!set(Source::Check, true));
+        assert_eq!(now(), (0, 1));
+        assert!(!set(Source::Ejection, true));
+        assert_eq!(now(), (0, 1), "the same to all who look");
+        assert!(!set(Source::Drain, true));
+        assert_eq!(now(), (0, 2));
+        assert!(!set(Source::Check, false) && !set(Source::Drain, false));
+        assert_eq!(now(), (0, 3));
+        assert!(set(Source::Ejection, false));
+        assert_eq!(now(), (1, 4));
+    }
+
+    #[test]
+    fn sources_that_change_at_once_leave_the_state_that_follows_from_them() {
+        let endpoint = endpoint(0);
+        let tier = tier();
+        for round in 0..2_000 {
+            std::thread::scope(|scope| {
+                for source in Source::ALL {
+                    let endpoint = &endpoint;
+                    scope.spawn(move || {
+                        endpoint.health.set(source, true);
+                        endpoint.update_state(tier, None);
+                        endpoint.health.set(source, source == Source::Check && round % 2 == 0);
+                        endpoint.update_state(tier, None);
+                    });
+                }
+            });
+            let (state, n) = if round % 2 == 0 { (wire::STATE_DOWN, 0) } else { (wire::STATE_AVAILABLE, 1) };
+            assert_eq!(endpoint.counters.state.load(Relaxed), state, "round {round}");
+            assert_eq!(tier.n_available.load(Relaxed), n, "round {round}");
+        }
+    }
+
+    fn tier() -> &'static wire::ClusterState {
+        Box::leak(Box::new(wire::ClusterState {
+            size: 0,
+            n_available: AtomicU32::new(1),
+            epoch: AtomicU64::new(0),
+        }))
+    }
+
+    #[test]
+    fn an_endpoint_that_is_down_is_tried_where_all_are_but_one_that_drains_is_not() {
+        let endpoint = endpoint(1);
+        endpoint.counters.state.store(wire::STATE_DOWN, Relaxed);
+        assert!(!endpoint.takes(Which::Available) && endpoint.takes(Which::NotDraining));
+        let _one = endpoint.enter(Which::NotDraining).expect("down is not draining");
+        assert_eq!(endpoint.enter(Which::NotDraining).err(), Some(Declined));
+        endpoint.counters.state.store(wire::STATE_DRAINING, Relaxed);
+        assert_eq!(endpoint.enter(Which::NotDraining).err(), Some(Declined));
+    }
+}

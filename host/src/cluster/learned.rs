@@ -1,0 +1,308 @@
+//! What one generation learned and the next one begins with: health and latencies of endpoints, and what balancers saved.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::discovery::{self, Known};
+use crate::cluster::endpoint::Endpoint;
+use crate::cluster::names::Name;
+use crate::cluster::sticky;
+use crate::cluster::{Cluster, HealthFacts, Tier};
+use crate::module::balancer::Balancer;
+use crate::tls::tickets::{NoRandom, TicketKey, TicketKeys};
+
+/// Most bytes of a [`State`] in the form in which it is handed over.
+pub const MOST_BYTES: u64 = 256 << 20;
+/// Most bytes that all balancers together may have saved, which leaves room for the rest.
+const MOST_SAVED_BYTES: usize = 192 << 20;
+
+/// Of all clusters of a worker.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// What sessions are signed with where the configuration names no secret: the same for as long as there is a supervisor.
+    secret: [u8; 32],
+    /// What TLS tickets are made and taken with, the newest first; none before the first worker has said so.
+    ticket_keys: Vec<Vec<u8>>,
+    clusters: Vec<ClusterState>,
+    /// The addresses that servers were made of, for names of which each address is a server.
+    #[serde(default)]
+    names: Known,
+    /// The last addresses of all names, as name servers gave them.
+    #[serde(default)]
+    answers: Known,
+}
+
+impl std::fmt::Debug for State {
+    /// Without the secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("clusters", &self.clusters).finish_non_exhaustive()
+    }
+}
+
+/// Of one cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterState {
+    name: String,
+    endpoints: Vec<EndpointState>,
+    balancers: Vec<BalancerState>,
+    /// Tier and module of balancers that there are not, or that are asked nothing, because of a quarantine.
+    #[serde(default)]
+    quarantined: Vec<(u16, String)>,
+    #[serde(default)]
+    health: Vec<HealthFacts>,
+}
+
+/// Of one endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct EndpointState {
+    id: u64,
+    latency_ns: u64,
+}
+
+/// What a balancer saved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct BalancerState {
+    /// Number of its tier, as configured.
+    tier: u16,
+    module: String,
+    bytes: Vec<u8>,
+}
+
+impl State {
+    /// What these clusters know now. Their modules are asked, which takes as long as they take: not to be called from a
+    /// thread that serves. Requests go on meanwhile.
+    pub fn of(clusters: &[Cluster], ticket_keys: &TicketKeys) -> Self {
+        Self {
+            secret: [0; 32],
+            ticket_keys: ticket_keys.export().iter().map(|key| key.to_vec()).collect(),
+            clusters: clusters.iter().map(ClusterState::of).collect(),
+            names: discovery::known_of(clusters.iter().flat_map(|cluster| &cluster.config.servers)),
+            answers: Known::new(),
+        }
+        .with_answers(
+            clusters.iter().flat_map(|cluster| &cluster.endpoints).filter_map(|e| e.addresses.name()),
+        )
+    }
+
+    /// With the last addresses of these names too.
+    #[must_use]
+    pub fn with_answers<'a>(mut self, names: impl IntoIterator<Item = &'a Arc<Name>>) -> Self {
+        for name in names {
+            self.answered(name.host(), &name.known());
+        }
+        self
+    }
+
+    /// A name has these addresses now.
+    pub fn answered(&mut self, name: &str, addresses: &[IpAddr]) {
+        if addresses.is_empty() {
+            return;
+        }
+        match self.answers.get_mut(name) {
+            // Several servers may be of one name; all have the same addresses, or will soon.
+            Some(known) => *known = addresses.to_vec(),
+            None => _ = self.answers.insert(name.to_owned(), addresses.to_vec()),
+        }
+    }
+
+    /// Leaves out the largest of what balancers saved, until what is left may be handed over. Says whose those were, as
+    /// cluster and module.
+    pub fn shorten(&mut self) -> Vec<(String, String)> {
+        let mut left_out = Vec::new();
+        loop {
+            let n_bytes = |cluster: &ClusterState| {
+                cluster.balancers.iter().map(|saved| saved.bytes.len()).sum::<usize>()
+            };
+            if self.clusters.iter().map(n_bytes).sum::<usize>() <= MOST_SAVED_BYTES {
+                return left_out;
+            }
+            let largest =
+                |cluster: &ClusterState| cluster.balancers.iter().map(|saved| saved.bytes.len()).max();
+            let Some(cluster) = self.clusters.iter_mut().max_by_key(|cluster| largest(cluster)) else {
+                return left_out;
+            };
+            let balancers = cluster.balancers.iter().enumerate();
+            let Some((idx, _)) = balancers.max_by_key(|(_, saved)| saved.bytes.len()) else {
+                return left_out;
+            };
+            left_out.push((cluster.name.clone(), cluster.balancers.remove(idx).module));
+        }
+    }
+
+    /// Nothing yet.
+    #[expect(clippy::new_without_default, reason = "no two are equal")]
+    pub fn new() -> Self {
+        Self {
+            secret: sticky::random_key(),
+            ticket_keys: Vec::new(),
+            clusters: Vec::new(),
+            names: Known::new(),
+            answers: Known::new(),
+        }
+    }
+
+    /// Takes over what a later generation knows. Of clusters that it does not have, nothing is kept; but what a balancer
+    /// once saved is, while there is none because it or its module is in quarantine.
+    pub fn learn(&mut self, later: Self) {
+        self.ticket_keys = later.ticket_keys;
+        self.names = later.names;
+        self.answers = later.answers;
+        let mut earlier = std::mem::replace(&mut self.clusters, later.clusters);
+        for cluster in self.clusters.iter_mut().filter(|cluster| !cluster.quarantined.is_empty()) {
+            let Some(known) = earlier.iter_mut().find(|known| known.name == cluster.name) else { continue };
+            let is_missed = |saved: &mut BalancerState| {
+                cluster.quarantined.iter().any(|(tier, module)| saved.is_of(*tier, module))
+            };
+            cluster.balancers.extend(known.balancers.extract_if(.., is_missed));
+        }
+    }
+
+    /// What TLS tickets are made and taken with: a client that comes back finds the new generation as it left the old one.
+    ///
+    /// # Errors
+    /// There are none yet, and no random bytes to make one of.
+    pub fn ticket_keys(&self) -> Result<TicketKeys, NoRandom> {
+        let keys: Vec<TicketKey> =
+            self.ticket_keys.iter().filter_map(|key| key.as_slice().try_into().ok()).collect();
+        if keys.is_empty() { TicketKeys::random() } else { Ok(TicketKeys::new(keys)) }
+    }
+
+    /// What sessions are signed with where the configuration names no secret.
+    pub fn secret(&self) -> &[u8; 32] {
+        &self.secret
+    }
+
+    /// The addresses that servers were made of, for names of which each address is a server.
+    pub fn names(&self) -> &Known {
+        &self.names
+    }
+
+    /// The last addresses of all names: a generation begins with these, and waits for no name server.
+    pub fn answers(&self) -> &Known {
+        &self.answers
+    }
+
+    /// What is known of the cluster of this name.
+    pub fn cluster(&self, name: &str) -> Option<&ClusterState> {
+        self.clusters.iter().find(|cluster| cluster.name == name)
+    }
+}
+
+impl ClusterState {
+    fn of(cluster: &Cluster) -> Self {
+        let endpoint = |endpoint: &Endpoint| EndpointState {
+            id: endpoint.id,
+            latency_ns: endpoint.counters.latency_ns.load(Relaxed),
+        };
+        let has_none = |tier: &Tier, module: &str| tier.chooser(*cluster.config.module == *module).is_none();
+        let quarantined = |tier: &Tier| -> Vec<(u16, String)> {
+            let modules = cluster.config.modules().filter(|module| has_none(tier, module));
+            modules.map(|module| (tier_number(cluster, tier), module.to_string())).collect()
+        };
+        Self {
+            name: cluster.config.name.to_string(),
+            quarantined: cluster.tiers.iter().flat_map(quarantined).collect(),
+            endpoints: cluster.endpoints.iter().map(endpoint).collect(),
+            balancers: cluster.tiers.iter().flat_map(|tier| saved(cluster, tier)).collect(),
+            health: cluster.health_facts(),
+        }
+    }
+
+    /// Has endpoints begin with what is known of them. To be called before anything is built over them.
+    pub(crate) fn restore(&self, endpoints: &[Endpoint]) {
+        let known: HashMap<u64, &EndpointState> =
+            self.endpoints.iter().map(|known| (known.id, known)).collect();
+        for endpoint in endpoints {
+            if let Some(known) = known.get(&endpoint.id) {
+                endpoint.counters.latency_ns.store(known.latency_ns, Relaxed);
+            }
+        }
+    }
+
+    /// What is known of its endpoints' health.
+    pub(crate) fn health(&self) -> &[HealthFacts] {
+        &self.health
+    }
+
+    /// What the balancer of this tier saved, if it was one of the same module.
+    pub(crate) fn saved(&self, tier: u16, module: &str) -> Option<&[u8]> {
+        self.balancers.iter().find(|saved| saved.is_of(tier, module)).map(|saved| saved.bytes.as_slice())
+    }
+}
+
+impl BalancerState {
+    /// A module has one part in a cluster, so that there is no second of the same tier.
+    fn is_of(&self, tier: u16, module: &str) -> bool {
+        self.tier == tier && self.module == module
+    }
+}
+
+/// As configured.
+fn tier_number(cluster: &Cluster, tier: &Tier) -> u16 {
+    cluster.endpoints[tier.first].tier
+}
+
+fn saved(cluster: &Cluster, tier: &Tier) -> Vec<BalancerState> {
+    let in_use = tier.balancers().filter(|balancer| !balancer.is_quarantined());
+    let save = |balancer: &Balancer| match balancer.save() {
+        // One that writes nothing has nothing to say.
+        Ok(bytes) => bytes.filter(|bytes| !bytes.is_empty()).map(|bytes| BalancerState {
+            tier: tier_number(cluster, tier),
+            module: balancer.module().id().to_owned(),
+            bytes,
+        }),
+        Err(error) => {
+            let (cluster, module) = (&*cluster.config.name, balancer.module().id());
+            tracing::warn!(cluster, module, "what the balancer learned is not saved: {error}");
+            None
+        }
+    };
+    in_use.filter_map(save).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(balancers: &[(u16, &str, u8)], quarantined: &[(u16, &str)]) -> State {
+        let balancer = |(tier, module, byte): &(u16, &str, u8)| BalancerState {
+            tier: *tier,
+            module: (*module).into(),
+            bytes: vec![*byte],
+        };
+        let cluster = ClusterState {
+            name: "app".into(),
+            balancers: balancers.iter().map(balancer).collect(),
+            quarantined: quarantined.iter().map(|(tier, module)| (*tier, (*module).into())).collect(),
+            ..ClusterState::default()
+        };
+        State { clusters: vec![cluster], ..State::new() }
+    }
+
+    #[test]
+    fn of_too_much_the_largest_is_left_out() {
+        let mut known = state(&[(0, "a", 1), (0, "b", 2), (1, "c", 3)], &[]);
+        assert_eq!(known.shorten(), []);
+        for (idx, n) in [(0, MOST_SAVED_BYTES - 1), (1, 1 << 20), (2, MOST_SAVED_BYTES / 2)] {
+            known.clusters[0].balancers[idx].bytes = vec![0; n];
+        }
+        assert_eq!(known.shorten(), [("app".to_owned(), "a".to_owned())]);
+        assert_eq!(known.clusters[0].balancers.len(), 2);
+    }
+
+    #[test]
+    fn what_was_saved_is_kept_while_its_own_balancer_is_in_quarantine() {
+        let mut known = state(&[(0, "a", 1), (0, "b", 2), (1, "a", 3)], &[]);
+        known.learn(state(&[(0, "b", 4)], &[(0, "a"), (1, "a")]));
+        let saved = |known: &State, tier, module| known.clusters[0].saved(tier, module).map(|bytes| bytes[0]);
+        let all =
+            |known: &State| [(0, "a"), (0, "b"), (1, "a")].map(|(tier, module)| saved(known, tier, module));
+        assert_eq!(all(&known), [Some(1), Some(4), Some(3)]);
+        known.learn(state(&[], &[(1, "a")]));
+        assert_eq!(all(&known), [None, None, Some(3)], "who has nothing to say has forgotten");
+    }
+}

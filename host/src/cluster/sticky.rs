@@ -1,0 +1,177 @@
+//! Sessions that stay with their server, whatever the module: the host tries the server that a request's session is of
+//! first by itself, and tells the module so.
+//!
+//! All that can be known beforehand is made when the cluster is built: a request costs a look at its cookies and one
+//! look-up, and where no session is asked for, nothing.
+
+use std::fmt;
+
+use hmac::{Hmac, KeyInit, Mac};
+use rustc_hash::FxHashMap;
+use sha2::Sha256;
+
+use crate::cluster::endpoint::Endpoint;
+use crate::config::{self, CookieTerms, KeySource, SameSite};
+
+/// Which endpoint a session is of.
+pub struct Sticky {
+    /// Where a request may say so, in the order of looking.
+    pub sources: Vec<KeySource>,
+    separator: Option<u8>,
+    /// What sessions call the endpoints.
+    names: FxHashMap<Box<[u8]>, usize>,
+    /// `Set-Cookie` for each endpoint, where the proxy sets it: for requests in clear text, and for those by TLS.
+    cookies: Option<[Lines; 2]>,
+}
+
+/// A header line for each endpoint.
+type Lines = Box<[Box<[u8]>]>;
+
+impl Sticky {
+    /// For these endpoints of the cluster.
+    ///
+    /// `otherwise` is what sessions are signed with where the configuration has no secret.
+    pub fn new(cluster: &str, config: &config::Sticky, endpoints: &[Endpoint], otherwise: &[u8; 32]) -> Self {
+        match config {
+            config::Sticky::Issued { cookie, secret, terms } => {
+                let secret = secret.as_ref().map_or(&otherwise[..], |secret| secret.as_bytes());
+                let values: Vec<String> = endpoints.iter().map(|e| value(secret, cluster, e.id)).collect();
+                let lines = |by_tls| -> Lines {
+                    let attributes = attributes(terms, by_tls);
+                    let line =
+                        |value| format!("Set-Cookie: {cookie}={value}; {attributes}\r\n").into_bytes().into();
+                    values.iter().map(line).collect()
+                };
+                Self {
+                    sources: vec![KeySource::Cookie(cookie.clone())],
+                    separator: None,
+                    cookies: Some([lines(false), lines(true)]),
+                    names: values.into_iter().map(|value| value.into_bytes().into()).zip(0..).collect(),
+                }
+            }
+            config::Sticky::Route { sources, separator } => Self {
+                sources: sources.clone(),
+                separator: *separator,
+                cookies: None,
+                names: endpoints
+                    .iter()
+                    .enumerate()
+                    .filter_map(|(i, endpoint)| Some((endpoint.route.as_ref()?.as_bytes().into(), i)))
+                    .collect(),
+            },
+        }
+    }
+
+    /// The endpoint that a session of this name is of.
+    pub fn endpoint(&self, session: &[u8]) -> Option<usize> {
+        let name = match self.separator {
+            Some(separator) => &session[memchr::memchr(separator, session)? + 1..],
+            None => session,
+        };
+        self.names.get(name).copied()
+    }
+
+    /// The header line that makes a client's next request one for this endpoint, if it is the proxy that says so; `by_tls` is
+    /// how the client came.
+    pub fn set_cookie(&self, endpoint: usize, by_tls: bool) -> Option<&[u8]> {
+        self.cookies.as_ref().map(|cookies| &*cookies[usize::from(by_tls)][endpoint])
+    }
+}
+
+impl fmt::Debug for Sticky {
+    /// Without what would let somebody make a session.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sticky").field("sources", &self.sources).finish_non_exhaustive()
+    }
+}
+
+/// The attributes behind a cookie's value.
+fn attributes(terms: &CookieTerms, by_tls: bool) -> String {
+    let CookieTerms { secure, same_site, path, domain, max_age } = terms;
+    let mut text = format!("Path={path}; HttpOnly");
+    text += match same_site {
+        SameSite::Lax => "; SameSite=Lax",
+        SameSite::Strict => "; SameSite=Strict",
+        SameSite::None => "; SameSite=None",
+    };
+    if secure.unwrap_or(by_tls) {
+        text += "; Secure";
+    }
+    if let Some(domain) = domain {
+        text += &format!("; Domain={domain}");
+    }
+    if let Some(max_age) = max_age {
+        text += &format!("; Max-Age={}", max_age.as_secs());
+    }
+    text
+}
+
+/// What a cookie says: the endpoint's ID, and a signature, so that nobody can ask for a server of his choice.
+fn value(secret: &[u8], cluster: &str, id: u64) -> String {
+    let mac = signature(secret, &[cluster.as_bytes(), &[0], &id.to_be_bytes()].concat());
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    format!("{id:016x}{}", hex(&mac[..16]))
+}
+
+fn signature(key: &[u8], text: &[u8]) -> [u8; 32] {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
+    mac.update(text);
+    mac.finalize().into_bytes().into()
+}
+
+pub(crate) fn random_key() -> [u8; 32] {
+    let mut key = [0; 32];
+    let n = rustix::rand::getrandom(&mut key, rustix::rand::GetRandomFlags::empty());
+    // The kernel gives up to 256 bytes whole.
+    assert_eq!(n, Ok(key.len()), "the kernel has no random bytes");
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn signatures_are_those_of_rfc_4231() {
+        let hex = |mac: [u8; 32]| mac.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        assert_eq!(
+            hex(signature(b"Jefe", b"what do ya want for nothing?")),
+            "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
+        );
+        assert_eq!(
+            hex(signature(&[0xaa; 131], b"Test Using Larger Than Block-Size Key - Hash Key First")),
+            "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54"
+        );
+    }
+
+    #[test]
+    fn attributes_are_what_the_terms_say() {
+        let terms = CookieTerms::default();
+        assert_eq!(attributes(&terms, false), "Path=/; HttpOnly; SameSite=Lax");
+        assert_eq!(attributes(&terms, true), "Path=/; HttpOnly; SameSite=Lax; Secure");
+        let terms = CookieTerms {
+            secure: Some(true),
+            same_site: SameSite::None,
+            path: "/app".into(),
+            domain: Some("example.com".into()),
+            max_age: Some(Duration::from_secs(3600)),
+        };
+        let all = "Path=/app; HttpOnly; SameSite=None; Secure; Domain=example.com; Max-Age=3600";
+        assert_eq!([false, true].map(|by_tls| attributes(&terms, by_tls)), [all, all]);
+        let terms =
+            CookieTerms { secure: Some(false), same_site: SameSite::Strict, ..CookieTerms::default() };
+        assert_eq!(attributes(&terms, true), "Path=/; HttpOnly; SameSite=Strict");
+    }
+
+    #[test]
+    fn a_cookie_is_of_one_cluster_endpoint_and_secret() {
+        let one = value(b"secret", "app", 1);
+        assert_eq!(one.len(), 48);
+        assert_eq!(one, value(b"secret", "app", 1));
+        for other in [value(b"secret", "app", 2), value(b"secret", "api", 1), value(b"other", "app", 1)] {
+            assert_ne!(one, other);
+        }
+    }
+}

@@ -1,0 +1,574 @@
+//! Moves one message from one connection to another: what is to be sent first (its head), then its body, as it comes.
+
+use std::io::{self, Write as _};
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use super::body::{BodyReader, Encoding, HEAD_ROOM, Piece, frame};
+use super::buffer::{BODY_BYTES, Buffer};
+use super::head::Framing;
+use super::pipe::Pipe;
+use crate::http::headers::rules::Rules;
+use crate::http::stream::Stream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// Data up to this size is sent in one piece with the head; copying it costs less than a second system call.
+const JOIN_BYTES: usize = 16 * 1024;
+/// From this much on, the rest of a body is spliced. Two more system calls and a pipe cost about what copying 16 KiB does.
+const SPLICE_BYTES: u64 = 32 * 1024;
+
+/// One direction of an exchange.
+#[derive(Debug)]
+pub struct Pump {
+    /// Sent first.
+    head: Vec<u8>,
+    head_at: usize,
+    body: BodyReader,
+    encoding: Encoding,
+    /// What of the buffer is to be sent.
+    pending: Range<usize>,
+    /// Sent last: trailers, or the last chunk where it did not fit behind the data.
+    tail: Vec<u8>,
+    tail_at: usize,
+    /// The rest of the body goes through this.
+    pipe: Option<Pipe>,
+    may_splice: bool,
+    /// Lines that follow the body where it has no framing of its own.
+    trailers: Vec<u8>,
+    /// What of the trailers is not passed on, beyond what never is.
+    pub trailer_rules: Option<Arc<Rules>>,
+    /// The end of the source's stream is to be waited for, though the body may say by itself that it is complete: it brings
+    /// trailers, and who lets go of a stream before it is taken for one who gives it up.
+    pub ends_apart: bool,
+    /// The receiver was told that this is all.
+    is_finished: bool,
+    kept: Option<Box<Kept>>,
+    /// Bytes of the body, without framing.
+    pub body_bytes: u64,
+    /// Bytes written.
+    pub sent: u64,
+    /// Bytes read from the source by this pump.
+    pub received: u64,
+    /// The body may have this many bytes.
+    pub max_body_bytes: u64,
+    /// Whether anything moved since this was last cleared.
+    pub progressed: bool,
+    /// Whether more was read of the source than what was in the buffer, so that what was taken from there may be gone.
+    pub has_read: bool,
+    /// Whether the last poll was left waiting for the receiver, not for the source.
+    pub waits_for_sink: bool,
+}
+
+/// What was taken of a body, so that it can be sent once more.
+#[derive(Debug)]
+struct Kept {
+    data: Vec<u8>,
+    trailers: Vec<u8>,
+    limit: usize,
+}
+
+/// A body of which a part, or all, was taken from its source already: what was taken, and what is still to come.
+#[derive(Debug)]
+pub struct Rest {
+    kept: Box<Kept>,
+    body: BodyReader,
+    body_bytes: u64,
+}
+
+/// Why a message could not be moved to its end.
+#[derive(Debug)]
+pub enum PumpError {
+    /// The source failed.
+    SourceFailed(io::Error),
+    /// The source ended before the message did.
+    SourceEnded,
+    /// The message is not well formed.
+    Malformed(&'static str),
+    /// The body is over its limit.
+    TooLarge,
+    /// The receiver failed.
+    SinkFailed(io::Error),
+}
+
+impl Rest {
+    /// Whether all of the body has come from its source.
+    pub fn is_whole(&self) -> bool {
+        self.body.is_done()
+    }
+}
+
+impl Pump {
+    /// For a request whose head is `head`, written anew, and whose body comes as `framing` says and goes as `encoding`.
+    pub fn new(head: Vec<u8>, framing: Framing, encoding: Encoding) -> Self {
+        Self {
+            head,
+            head_at: 0,
+            body: BodyReader::new(framing),
+            encoding,
+            pending: 0..0,
+            tail: Vec::new(),
+            tail_at: 0,
+            trailers: Vec::new(),
+            trailer_rules: None,
+            ends_apart: false,
+            is_finished: false,
+            pipe: None,
+            may_splice: true,
+            kept: None,
+            body_bytes: 0,
+            sent: 0,
+            received: 0,
+            max_body_bytes: u64::MAX,
+            progressed: false,
+            has_read: false,
+            waits_for_sink: false,
+        }
+    }
+
+    /// The same for a response, of which the server is forgiven more.
+    pub fn of_response(head: Vec<u8>, framing: Framing, encoding: Encoding) -> Self {
+        Self { body: BodyReader::of_response(framing), ..Self::new(head, framing, encoding) }
+    }
+
+    /// For a message that was sent before, as far as it had come.
+    pub fn again(mut head: Vec<u8>, rest: Rest, encoding: Encoding) -> Self {
+        let Rest { kept, body, body_bytes } = rest;
+        if encoding == Encoding::Identity {
+            head.extend_from_slice(&kept.data);
+        } else {
+            if !kept.data.is_empty() {
+                // Writing to a vector cannot fail.
+                let _ = write!(head, "{:x}\r\n", kept.data.len());
+                head.extend_from_slice(&kept.data);
+                head.extend_from_slice(b"\r\n");
+            }
+            if body.is_done() {
+                head.extend_from_slice(b"0\r\n");
+                head.extend_from_slice(&kept.trailers);
+                head.extend_from_slice(b"\r\n");
+            }
+        }
+        let mut pump = Self::new(head, Framing::None, encoding);
+        if encoding == Encoding::Identity {
+            pump.trailers.clone_from(&kept.trailers);
+        }
+        pump.body = body;
+        pump.body_bytes = body_bytes;
+        pump.may_splice = false;
+        pump.kept = Some(kept);
+        pump
+    }
+
+    /// Keeps what is taken of the body, up to `limit` bytes, so that it can be sent again. To be asked for before anything
+    /// is moved.
+    pub fn keep(&mut self, limit: usize) {
+        if matches!(self.body, BodyReader::Length(n) if n > limit as u64) {
+            return;
+        }
+        self.may_splice = false;
+        self.kept = Some(Box::new(Kept { data: Vec::new(), trailers: Vec::new(), limit }));
+    }
+
+    /// Whether what was taken of the body can be sent again.
+    pub fn is_kept(&self) -> bool {
+        self.kept.is_some()
+    }
+
+    /// What it takes to send the body again; `None` where it was not kept, or was too long. Nothing more can be moved then.
+    pub fn take_rest(&mut self) -> Option<Rest> {
+        let kept = self.kept.take()?;
+        let body = std::mem::replace(&mut self.body, BodyReader::Done);
+        Some(Rest { kept, body, body_bytes: self.body_bytes })
+    }
+
+    /// Whether everything was sent.
+    pub fn is_done(&self) -> bool {
+        let is_told = self.is_finished || !self.ends_apart;
+        self.body.is_done() && !self.has_output() && self.pipe.is_none() && is_told
+    }
+
+    /// The head's memory, for reuse.
+    pub fn into_memory(mut self) -> Vec<u8> {
+        self.head.clear();
+        self.head
+    }
+
+    /// Moves what can be moved; ready when all is sent. `buffer` holds what was read of the source beyond the head.
+    ///
+    /// # Errors
+    /// As [`PumpError`] says. Nothing more can be moved then.
+    pub fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut Stream,
+        buffer: &mut Buffer,
+        sink: &mut Stream,
+    ) -> Poll<Result<(), PumpError>> {
+        loop {
+            // Joined to the head: what is there of the body when the message begins.
+            if self.pending.is_empty() && !self.body.is_done() && !buffer.is_empty() && self.tail.is_empty() {
+                self.take(buffer)?;
+                if self.head_at < self.head.len() && self.pending.len() <= JOIN_BYTES {
+                    self.head.extend_from_slice(&buffer.all()[std::mem::take(&mut self.pending)]);
+                }
+            }
+            self.waits_for_sink = true;
+            ready!(self.poll_flush(cx, buffer, sink))?;
+            self.waits_for_sink = false;
+            if self.body.is_done() {
+                if !self.is_finished {
+                    if self.ends_apart {
+                        ready!(self.poll_end(cx, source))?;
+                    }
+                    self.is_finished = true;
+                    sink.finish(&self.trailers);
+                }
+                return Poll::Ready(Ok(()));
+            }
+            if buffer.is_empty() {
+                let sockets = source.plain().zip(sink.plain());
+                ready!(match sockets.and_then(|sockets| Some((sockets, self.rest_to_splice()?))) {
+                    Some(((source, sink), left)) => self.poll_splice(cx, source, sink, left),
+                    None => self.poll_read(cx, source, buffer),
+                })?;
+            }
+        }
+    }
+
+    /// How much of the body is still to be read, where the rest of it can be spliced.
+    fn rest_to_splice(&mut self) -> Option<u64> {
+        match self.body {
+            BodyReader::Length(left) if self.pipe.is_some() => Some(left),
+            BodyReader::Length(left) if left >= SPLICE_BYTES && self.may_splice => {
+                self.pipe = Pipe::lend();
+                self.may_splice = self.pipe.is_some();
+                self.pipe.as_ref().map(|_| left)
+            }
+            _ => None,
+        }
+    }
+
+    fn poll_splice(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &TcpStream,
+        sink: &TcpStream,
+        mut left: u64,
+    ) -> Poll<Result<(), PumpError>> {
+        let Some(pipe) = &mut self.pipe else { return Poll::Ready(Ok(())) };
+        loop {
+            while pipe.filled() > 0 {
+                self.waits_for_sink = true;
+                let n = ready!(pipe.poll_drain(cx, sink)).map_err(PumpError::SinkFailed)?;
+                self.waits_for_sink = false;
+                self.sent += n as u64;
+                self.progressed = true;
+            }
+            if left == 0 {
+                self.body = BodyReader::Done;
+                if let Some(pipe) = self.pipe.take() {
+                    pipe.give_back();
+                }
+                return Poll::Ready(Ok(()));
+            }
+            let limit = usize::try_from(left).unwrap_or(usize::MAX);
+            match ready!(pipe.poll_fill(cx, source, limit)) {
+                Ok(0) => return Poll::Ready(Err(PumpError::SourceEnded)),
+                Ok(n) => {
+                    left -= n as u64;
+                    self.body = BodyReader::Length(left);
+                    self.body_bytes += n as u64;
+                    self.received += n as u64;
+                    self.progressed = true;
+                    self.has_read = true;
+                }
+                Err(e) if e.kind() == io::ErrorKind::InvalidInput => {
+                    // Not between these two: copied then.
+                    self.may_splice = false;
+                    self.pipe = None;
+                    return Poll::Ready(Ok(()));
+                }
+                Err(e) => return Poll::Ready(Err(PumpError::SourceFailed(e))),
+            }
+        }
+    }
+
+    /// Reads and forgets what is left of the message; ready at its end, or after `limit` bytes.
+    ///
+    /// # Errors
+    /// As [`PumpError`] says.
+    pub fn poll_discard(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut Stream,
+        buffer: &mut Buffer,
+        limit: u64,
+    ) -> Poll<Result<(), PumpError>> {
+        // With what is in it, which may be the last of the body.
+        self.pipe = None;
+        if matches!(self.body, BodyReader::Length(0)) {
+            self.body = BodyReader::Done;
+        }
+        while !self.body.is_done() {
+            if self.body_bytes > limit {
+                return Poll::Ready(Err(PumpError::TooLarge));
+            }
+            if buffer.is_empty() {
+                ready!(self.poll_read(cx, source, buffer))?;
+            }
+            self.take(buffer)?;
+            self.pending = 0..0;
+            self.tail.clear();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn has_output(&self) -> bool {
+        self.head_at < self.head.len() || !self.pending.is_empty() || self.tail_at < self.tail.len()
+    }
+
+    fn poll_flush(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &Buffer,
+        sink: &mut Stream,
+    ) -> Poll<Result<(), PumpError>> {
+        while self.has_output() {
+            let parts =
+                [&self.head[self.head_at..], &buffer.all()[self.pending.clone()], &self.tail[self.tail_at..]];
+            let written = match parts {
+                [head, [], []] => Pin::new(&mut *sink).poll_write(cx, head),
+                [[], data, []] => Pin::new(&mut *sink).poll_write(cx, data),
+                _ => Pin::new(&mut *sink).poll_write_vectored(cx, &parts.map(io::IoSlice::new)),
+            };
+            let mut n = match ready!(written) {
+                Ok(0) => return Poll::Ready(Err(PumpError::SinkFailed(io::ErrorKind::WriteZero.into()))),
+                Ok(n) => n,
+                Err(e) => return Poll::Ready(Err(PumpError::SinkFailed(e))),
+            };
+            self.sent += n as u64;
+            self.progressed = true;
+            let mut used = |available: usize| {
+                let taken = n.min(available);
+                n -= taken;
+                taken
+            };
+            self.head_at += used(self.head.len() - self.head_at);
+            self.pending.start += used(self.pending.len());
+            self.tail_at += used(self.tail.len() - self.tail_at);
+        }
+        Pin::new(sink).poll_flush(cx).map_err(PumpError::SinkFailed)
+    }
+
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut Stream,
+        buffer: &mut Buffer,
+    ) -> Poll<Result<(), PumpError>> {
+        let limit = match &self.body {
+            // What follows chunks in one read may be the next request, which has to fit where heads are read.
+            BodyReader::Chunked(_) => self.chunked_read_bytes(buffer),
+            body => body.read_limit(),
+        };
+        if limit > buffer.all().len() && buffer.all().len() < BODY_BYTES {
+            *buffer = Buffer::for_body();
+        }
+        buffer.restart_at(HEAD_ROOM);
+        self.has_read = true;
+        match ready!(buffer.poll_fill(cx, source, limit)) {
+            Ok(0) if matches!(self.body, BodyReader::UntilClose) => {
+                self.body = BodyReader::Done;
+                let trailers = self.ruled(source.trailers());
+                if let Some(kept) = &mut self.kept {
+                    kept.trailers.extend_from_slice(&trailers);
+                }
+                self.end_with(trailers);
+                Poll::Ready(Ok(()))
+            }
+            Ok(0) => Poll::Ready(Err(PumpError::SourceEnded)),
+            Ok(n) => {
+                self.received += n as u64;
+                self.progressed = true;
+                Poll::Ready(Ok(()))
+            }
+            Err(e) => Poll::Ready(Err(PumpError::SourceFailed(e))),
+        }
+    }
+
+    fn chunked_read_bytes(&self, buffer: &Buffer) -> usize {
+        buffer.all().len() - HEAD_ROOM
+    }
+
+    fn take(&mut self, buffer: &mut Buffer) -> Result<(), PumpError> {
+        let Piece { data, raw_end, last } =
+            self.body.take(buffer).map_err(|bad| PumpError::Malformed(bad.0))?;
+        self.body_bytes += data.len() as u64;
+        if self.body_bytes > self.max_body_bytes {
+            return Err(PumpError::TooLarge);
+        }
+        let trailers =
+            if last { self.body.finish().map_err(|bad| PumpError::Malformed(bad.0))? } else { Vec::new() };
+        let trailers = self.ruled(trailers);
+        if let Some(kept) = &mut self.kept {
+            kept.trailers.extend_from_slice(&trailers);
+            if kept.data.len() + data.len() > kept.limit {
+                self.kept = None;
+                self.may_splice = true;
+            } else {
+                kept.data.extend_from_slice(&buffer.all()[data.clone()]);
+            }
+        }
+        let piece = Piece { data, raw_end, last };
+        self.pending = match self.encoding {
+            Encoding::Identity => piece.data,
+            Encoding::Chunked => frame(buffer.all_mut(), &piece, last && trailers.is_empty()),
+        };
+        if !trailers.is_empty() {
+            self.end_with(trailers);
+        }
+        Ok(())
+    }
+
+    /// Reads the end of a stream whose body is complete.
+    fn poll_end(&mut self, cx: &mut Context<'_>, source: &mut Stream) -> Poll<Result<(), PumpError>> {
+        self.has_read = true;
+        let mut byte = [0];
+        let mut target = ReadBuf::new(&mut byte);
+        ready!(Pin::new(&mut *source).poll_read(cx, &mut target)).map_err(PumpError::SourceFailed)?;
+        if !target.filled().is_empty() {
+            return Poll::Ready(Err(PumpError::Malformed("more body than its length")));
+        }
+        let trailers = self.ruled(source.trailers());
+        if !trailers.is_empty() && self.encoding == Encoding::Identity {
+            self.trailers = trailers;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn ruled(&self, trailers: Vec<u8>) -> Vec<u8> {
+        match &self.trailer_rules {
+            Some(rules) if !trailers.is_empty() => rules.strip(&trailers),
+            _ => trailers,
+        }
+    }
+
+    fn end_with(&mut self, trailers: Vec<u8>) {
+        match self.encoding {
+            Encoding::Chunked => {
+                self.tail.extend_from_slice(b"0\r\n");
+                self.tail.extend_from_slice(&trailers);
+                self.tail.extend_from_slice(b"\r\n");
+            }
+            Encoding::Identity => self.trailers = trailers,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn connected() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let connect = TcpStream::connect(listener.local_addr().expect("bound"));
+        let (client, accepted) = tokio::join!(connect, listener.accept());
+        (client.expect("connected"), accepted.expect("accepted").0)
+    }
+
+    /// The server answered before it had taken the last of the request, which was in the pipe: nothing was left to be
+    /// read, and the pump tried to read it.
+    #[tokio::test]
+    async fn discards_what_is_left_in_the_pipe() {
+        const BODY: usize = 40_000;
+        let (mut client, source) = connected().await;
+        let (sink, _server) = connected().await;
+        // Until it takes no more.
+        sink.writable().await.expect("connected");
+        while sink.try_write(&[0; 65_536]).is_ok() {}
+        client.write_all(&[b'x'; BODY]).await.expect("sent");
+        let mut buffer = Buffer::for_head(100);
+        let mut pump = Pump::new(Vec::new(), Framing::Length(BODY as u64), Encoding::Identity);
+        source.readable().await.expect("connected");
+        let (mut source, mut sink) = (Stream::from(source), Stream::from(sink));
+        let polled = poll_fn(|cx| Poll::Ready(pump.poll(cx, &mut source, &mut buffer, &mut sink))).await;
+        assert!(polled.is_pending() && pump.received == BODY as u64, "{pump:?}");
+        let discarded = poll_fn(|cx| pump.poll_discard(cx, &mut source, &mut buffer, 1 << 20)).await;
+        assert!(discarded.is_ok() && pump.is_done(), "{discarded:?}");
+    }
+
+    /// Has a pump take `sent` from its source, in one read, and gives up on the sink.
+    async fn interrupted(pump: &mut Pump, sent: &[u8]) {
+        let (mut client, source) = connected().await;
+        let (sink, _server) = connected().await;
+        client.write_all(sent).await.expect("sent");
+        source.readable().await.expect("connected");
+        let (mut source, mut sink) = (Stream::from(source), Stream::from(sink));
+        let mut buffer = Buffer::for_head(100);
+        let _ = poll_fn(|cx| Poll::Ready(pump.poll(cx, &mut source, &mut buffer, &mut sink))).await;
+    }
+
+    /// What a pump sends of a source that sends this and ends.
+    async fn sent_by(mut pump: Pump, source: &[u8]) -> String {
+        let (mut client, from) = connected().await;
+        let (sink, mut server) = connected().await;
+        let (mut from, mut sink) = (Stream::from(from), Stream::from(sink));
+        client.write_all(source).await.expect("sent");
+        let mut buffer = Buffer::for_head(100);
+        poll_fn(|cx| pump.poll(cx, &mut from, &mut buffer, &mut sink)).await.expect("moved");
+        drop(sink);
+        let mut received = String::new();
+        tokio::io::AsyncReadExt::read_to_string(&mut server, &mut received).await.expect("text");
+        received
+    }
+
+    #[tokio::test]
+    async fn sends_what_it_kept_again_and_goes_on_with_the_rest() {
+        let mut pump = Pump::new(b"head ".to_vec(), Framing::Length(10), Encoding::Identity);
+        pump.keep(10);
+        interrupted(&mut pump, b"01234").await;
+        let rest = pump.take_rest().expect("kept");
+        assert!(!rest.is_whole());
+        let again = Pump::again(b"again ".to_vec(), rest, Encoding::Identity);
+        assert_eq!(sent_by(again, b"56789").await, "again 0123456789");
+    }
+
+    #[tokio::test]
+    async fn sends_chunks_and_trailers_again() {
+        let mut pump = Pump::new(Vec::new(), Framing::Chunked, Encoding::Chunked);
+        pump.keep(100);
+        interrupted(&mut pump, b"3\r\nabc\r\n2\r\nde\r\n0\r\nX: y\r\n\r\n").await;
+        let rest = pump.take_rest().expect("kept");
+        assert!(rest.is_whole());
+        let again = Pump::again(Vec::new(), rest, Encoding::Chunked);
+        assert_eq!(sent_by(again, b"").await, "5\r\nabcde\r\n0\r\nX: y\r\n\r\n");
+    }
+
+    #[tokio::test]
+    async fn goes_on_with_chunks_where_it_was_interrupted() {
+        let mut pump = Pump::new(Vec::new(), Framing::Chunked, Encoding::Chunked);
+        pump.keep(100);
+        interrupted(&mut pump, b"3\r\nabc\r\n4\r\nde").await;
+        let again = Pump::again(Vec::new(), pump.take_rest().expect("kept"), Encoding::Chunked);
+        assert_eq!(sent_by(again, b"fg\r\n0\r\n\r\n").await, "5\r\nabcde\r\n2\r\nfg\r\n0\r\n\r\n");
+    }
+
+    #[tokio::test]
+    async fn keeps_no_more_than_it_was_told() {
+        let mut long = Pump::new(Vec::new(), Framing::Length(11), Encoding::Identity);
+        long.keep(10);
+        assert!(long.take_rest().is_none(), "it is known beforehand");
+        let mut pump = Pump::new(Vec::new(), Framing::Chunked, Encoding::Chunked);
+        pump.keep(10);
+        interrupted(&mut pump, b"b\r\n01234567890\r\n").await;
+        assert!(pump.take_rest().is_none());
+    }
+}

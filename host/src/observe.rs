@@ -1,0 +1,10 @@
+//! Seen from outside: what the proxy says of itself while it runs.
+//!
+//! ```text
+//!  serve ─► metrics: a shard for each thread ─► totals ─► admin: /metrics, /healthz, /readyz
+//!        └► access_log: a line for each request ─► a file
+//! ```
+
+pub mod metrics;
+pub mod access_log;
+pub mod admin;

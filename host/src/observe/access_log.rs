@@ -1,0 +1,425 @@
+//! One line a request: combined format, then what the balancing did.
+//!
+//! ```text
+//! 10.0.0.9 - - [23/Nov/2026:01:40:34 +0000] "GET /x HTTP/1.1" 200 130 "-" "curl/8.5.0" cluster=api module=round_robin
+//!   endpoint=http://127.0.0.1:9001 tries="http://127.0.0.1:9002 connect 0.000312, http://127.0.0.1:9001 served 200 0.002107"
+//!   time=0.003110 first_byte=0.002044
+//! ```
+//! (in one line; times in seconds; ` request_id=…` at its end where requests have IDs.) Bytes that could end a field or a line are written as `\xHH`, as nginx does.
+//!
+//! A request never waits for the log. Each worker thread formats into a buffer of its own ([`Writer`]) and hands it over
+//! when it is full, or every second, through a channel of fixed length; one thread writes. Where that cannot keep up,
+//! lines are dropped, counted, and spoken of in one warning a while.
+
+mod line;
+#[cfg(test)]
+mod tests;
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl};
+
+use crate::config::AccessLogTarget;
+use crate::os::trusted_path::{Last, Way};
+
+use self::line::Date;
+
+/// Bytes that are handed over at once: some 150 lines, so that the channel costs a line next to nothing.
+const CHUNK_BYTES: usize = 32 * 1024;
+/// Chunks that may wait to be written: 2 MiB at most while the disk is busy.
+const QUEUED_CHUNKS: usize = 64;
+/// At the end, what is handed over is written as long as this does not pass without a line: whoever reads a pipe may have
+/// stopped.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+/// Between two looks whether it is.
+const END_PAUSE: Duration = Duration::from_millis(1);
+/// Between two warnings about the same trouble.
+const WARN_EVERY: Duration = Duration::from_secs(10);
+
+/// The log of one worker: a thread that writes what the [`Writer`]s hand over. Dropping it writes what it was handed
+/// and ends the thread, so drop the writers first; it gives up after a second in which no line could be written.
+#[derive(Debug)]
+pub struct AccessLog {
+    sender: SyncSender<Message>,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// How many lines there were.
+#[derive(Debug, Default)]
+pub struct Lines {
+    written: AtomicU64,
+    dropped: AtomicU64,
+}
+
+/// One thread's end of the log.
+#[derive(Debug)]
+pub struct Writer {
+    sender: SyncSender<Message>,
+    shared: Arc<Shared>,
+    chunk: Chunk,
+    date: Date,
+}
+
+/// What is said of one request. Text may be any bytes: whatever could break out of its field is escaped.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'a> {
+    /// Address of the client; `None` where it came over a Unix socket.
+    pub client: Option<IpAddr>,
+    /// Method as sent; empty where the request could not be read.
+    pub method: &'a [u8],
+    /// Target as sent.
+    pub target: &'a [u8],
+    /// `HTTP/1.1` or `HTTP/1.0`.
+    pub version: &'a str,
+    /// Status that the client got; 0 where it got none.
+    pub status: u16,
+    /// Bytes of the response's body that the client got.
+    pub body_bytes: u64,
+    /// `Referer`, where there is one.
+    pub referer: Option<&'a [u8]>,
+    /// `User-Agent`, where there is one.
+    pub user_agent: Option<&'a [u8]>,
+    /// Name of the cluster; `None` where no route matched.
+    pub cluster: Option<&'a str>,
+    /// Module ID of the cluster's balancer.
+    pub module: Option<&'a str>,
+    /// URL of the endpoint whose response the client got.
+    pub endpoint: Option<&'a str>,
+    /// From the end of the request's head to the end of the response.
+    pub duration_ns: u64,
+    /// From the end of the request's head to the response's head, where a server answered.
+    pub first_byte_ns: Option<u64>,
+    /// The request's ID, where it has one; then the line ends with it.
+    pub request_id: Option<&'a [u8]>,
+}
+
+/// One try of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Try<'a> {
+    /// URL of the endpoint.
+    pub endpoint: &'a str,
+    /// How it ended, in one word: [`crate::observe::metrics::try_result`], or [`crate::observe::metrics::failure`] where it was not
+    /// established.
+    pub result: &'a str,
+    /// Status of the server's response, also of one that was not passed on. 0 is no response; then it is not written.
+    pub status: u16,
+    /// How long it took.
+    pub duration_ns: u64,
+}
+
+impl AccessLog {
+    /// Opens the log, or `None` where it is off. `opened` is its file where somebody else had to open it (see
+    /// [`append_to`]): a supervisor may do what a worker, which has dropped its privileges, may not.
+    ///
+    /// # Errors
+    /// The file cannot be opened, or the thread not be started.
+    pub fn open(target: &AccessLogTarget, opened: Option<File>) -> io::Result<Option<Self>> {
+        let (path, file): (_, Box<dyn Write + Send>) = match (target, opened) {
+            (AccessLogTarget::Off, _) => return Ok(None),
+            (AccessLogTarget::Stdout, None) => (None, Box::new(io::stdout())),
+            (AccessLogTarget::Stdout, Some(file)) => (None, Box::new(file)),
+            (AccessLogTarget::File(path), None) => (Some(path.clone()), Box::new(append_to(path)?)),
+            (AccessLogTarget::File(path), Some(file)) => (Some(path.clone()), Box::new(file)),
+        };
+        Self::start(Output { path, file, broken_line: false }).map(Some)
+    }
+
+    fn start(output: Output) -> io::Result<Self> {
+        let (sender, receiver) = mpsc::sync_channel(QUEUED_CHUNKS);
+        let shared = Arc::new(Shared::default());
+        let scribe = Scribe { output, shared: Arc::clone(&shared), warned: None };
+        let thread = thread::Builder::new().name("access-log".into()).spawn(move || scribe.run(&receiver))?;
+        Ok(Self { sender, shared, thread: Some(thread) })
+    }
+
+    /// A thread's end of the log.
+    pub fn writer(&self) -> Writer {
+        Writer {
+            sender: self.sender.clone(),
+            shared: Arc::clone(&self.shared),
+            chunk: Chunk::default(),
+            date: Date::default(),
+        }
+    }
+
+    /// The counts, for the metrics.
+    pub fn lines(&self) -> Arc<Lines> {
+        Arc::clone(&self.shared.lines)
+    }
+
+    /// Opens the file again by its name, after a rotation. Returns at once: the log's thread does it, before it writes
+    /// what is handed over from now on. If that fails, it goes on with the old file and says so.
+    pub fn reopen(&self) {
+        self.reopen_as(Reopen::ByName);
+    }
+
+    /// As [`Self::reopen`], with the file that somebody else has opened.
+    pub fn reopen_with(&self, file: File) {
+        self.reopen_as(Reopen::With(file));
+    }
+
+    fn reopen_as(&self, reopen: Reopen) {
+        *self.shared.reopen.lock().unwrap_or_else(PoisonError::into_inner) = Some(reopen);
+        // If the channel is full, the thread is awake and looks for it before its next chunk.
+        let _ = self.sender.try_send(Message::Wake);
+    }
+}
+
+impl Drop for AccessLog {
+    fn drop(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
+        let mut end = Some(Message::End);
+        let (mut n_lines, mut since) = (self.shared.lines.total(), Instant::now());
+        loop {
+            // Where the channel is full, it is tried again: nothing serves any more, so to wait is right here.
+            if let Some(message) = end.take()
+                && let Err(TrySendError::Full(message)) = self.sender.try_send(message)
+            {
+                end = Some(message);
+            }
+            if thread.is_finished() {
+                let _ = thread.join();
+                return;
+            }
+            let now_lines = self.shared.lines.total();
+            if n_lines != now_lines {
+                (n_lines, since) = (now_lines, Instant::now());
+            }
+            if since.elapsed() >= END_TIMEOUT {
+                tracing::warn!("access log: the last lines are lost because nobody takes them");
+                return;
+            }
+            thread::sleep(END_PAUSE);
+        }
+    }
+}
+
+impl Lines {
+    /// Lines that were written.
+    pub fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    /// Lines that were lost, because the disk was too slow or refused them.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    fn total(&self) -> u64 {
+        self.written().wrapping_add(self.dropped())
+    }
+}
+
+impl Writer {
+    /// Writes one line about a request that is over now, with its tries in the order they were made.
+    pub fn log<'t>(&mut self, entry: &Entry<'_>, tries: impl IntoIterator<Item = Try<'t>>) {
+        self.log_at(SystemTime::now(), entry, tries);
+    }
+
+    /// Hands over what is buffered. To be called about once a second by the thread that owns it, so that lines are not
+    /// kept back while there is no traffic; dropping does it too.
+    pub fn flush(&mut self) {
+        if self.chunk.n_lines == 0 {
+            return;
+        }
+        match self.sender.try_send(Message::Chunk(std::mem::take(&mut self.chunk))) {
+            Ok(()) => {}
+            Err(TrySendError::Full(message) | TrySendError::Disconnected(message)) => {
+                let Message::Chunk(chunk) = message else { unreachable!("it was sent as a chunk") };
+                self.chunk = chunk;
+            }
+        }
+    }
+
+    fn log_at<'t>(&mut self, now: SystemTime, entry: &Entry<'_>, tries: impl IntoIterator<Item = Try<'t>>) {
+        if self.chunk.bytes.len() >= CHUNK_BYTES {
+            self.flush();
+            if self.chunk.n_lines > 0 {
+                self.shared.drop_lines(1);
+                return;
+            }
+        }
+        self.date.set(now);
+        entry.format(&mut self.chunk.bytes, self.date.text(), tries);
+        self.chunk.n_lines += 1;
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.flush();
+        if self.chunk.n_lines > 0 {
+            self.shared.drop_lines(self.chunk.n_lines);
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    lines: Arc<Lines>,
+    /// What to do before the next chunk. Locked by the thread that writes and by who has it reopen, never by one that
+    /// serves.
+    reopen: Mutex<Option<Reopen>>,
+    /// Seconds since 1970 at the last warning about lines dropped.
+    warned_s: AtomicU64,
+}
+
+impl Shared {
+    /// Counts, and warns unless somebody did a moment ago. The warning comes from the thread that dropped, because the
+    /// one that writes may be stuck in a write.
+    fn drop_lines(&self, n: u64) {
+        let dropped = self.lines.dropped.fetch_add(n, Ordering::Relaxed) + n;
+        let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let warned_s = self.warned_s.load(Ordering::Relaxed);
+        let due = now_s.abs_diff(warned_s) >= WARN_EVERY.as_secs();
+        if due
+            && self.warned_s.compare_exchange(warned_s, now_s, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
+            tracing::warn!(dropped, "access log: lines are dropped because writing them cannot keep up");
+        }
+    }
+}
+
+/// How to come by the file anew.
+#[derive(Debug)]
+enum Reopen {
+    ByName,
+    With(File),
+}
+
+/// Whole lines.
+#[derive(Debug, Default)]
+struct Chunk {
+    bytes: Vec<u8>,
+    n_lines: u64,
+}
+
+#[derive(Debug)]
+enum Message {
+    Chunk(Chunk),
+    /// There may be something else to do.
+    Wake,
+    End,
+}
+
+// ---- the thread that writes -----------------------------------------------------------------------------------------
+
+struct Scribe {
+    output: Output,
+    shared: Arc<Shared>,
+    warned: Option<Instant>,
+}
+
+/// Where lines go.
+struct Output {
+    path: Option<PathBuf>,
+    file: Box<dyn Write + Send>,
+    /// A write failed within a line, so that the next one must end that first.
+    broken_line: bool,
+}
+
+impl Scribe {
+    fn run(mut self, receiver: &Receiver<Message>) {
+        while let Ok(message) = receiver.recv() {
+            let reopen = self.shared.reopen.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(reopen) = reopen {
+                self.reopen(reopen);
+            }
+            match message {
+                Message::Chunk(chunk) => self.write(&chunk),
+                Message::Wake => {}
+                Message::End => break,
+            }
+        }
+        // Chunks of writers that were dropped while the end was on its way.
+        for message in receiver.try_iter() {
+            if let Message::Chunk(chunk) = message {
+                self.write(&chunk);
+            }
+        }
+    }
+
+    fn write(&mut self, chunk: &Chunk) {
+        let n_written = match self.output.write(&chunk.bytes) {
+            Ok(()) => chunk.n_lines,
+            Err((error, n_bytes)) => {
+                if self.warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+                    self.warned = Some(Instant::now());
+                    let file = self.output.name();
+                    tracing::warn!(%error, "access log {file}: lines are lost because writing fails");
+                }
+                memchr::memchr_iter(b'\n', &chunk.bytes[..n_bytes]).count() as u64
+            }
+        };
+        self.shared.lines.written.fetch_add(n_written, Ordering::Relaxed);
+        self.shared.lines.dropped.fetch_add(chunk.n_lines - n_written, Ordering::Relaxed);
+    }
+
+    fn reopen(&mut self, how: Reopen) {
+        let opened = match (how, &self.output.path) {
+            (Reopen::With(file), _) => Ok(file),
+            (Reopen::ByName, Some(path)) => append_to(path),
+            (Reopen::ByName, None) => return,
+        };
+        let name = self.output.name();
+        match opened {
+            Ok(file) => {
+                self.output.file = Box::new(file);
+                self.output.broken_line = false;
+                tracing::info!("access log {name}: opened again");
+            }
+            Err(error) => {
+                tracing::error!(%error, "access log {name}: cannot be opened again; the old file goes on");
+            }
+        }
+    }
+}
+
+impl Output {
+    /// Writes whole lines, or says how many bytes of them went before the error.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), (io::Error, usize)> {
+        let mut n_done = 0;
+        if self.broken_line {
+            self.file.write_all(b"\n").map_err(|error| (error, n_done))?;
+            self.broken_line = false;
+        }
+        while n_done < bytes.len() {
+            match self.file.write(&bytes[n_done..]) {
+                Ok(0) => return Err((io::ErrorKind::WriteZero.into(), n_done)),
+                Ok(n) => {
+                    n_done += n;
+                    self.broken_line = bytes[n_done - 1] != b'\n';
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err((error, n_done)),
+            }
+        }
+        self.file.flush().map_err(|error| (error, n_done))
+    }
+
+    fn name(&self) -> String {
+        self.path.as_ref().map_or_else(|| "stdout".into(), |path| path.display().to_string())
+    }
+}
+
+/// Opens a file for an access log: lines go to its end, whoever else writes to it.
+///
+/// # Errors
+/// It cannot be opened or made; or there is a symbolic link on the way that somebody else could have put there (see
+/// [`trusted_path`](crate::os::trusted_path)).
+pub fn append_to(path: &Path) -> io::Result<File> {
+    // Not to wait for who may read from a pipe; afterwards it may block, in the thread that writes.
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NONBLOCK;
+    let file = Way::find(path, Last::Follow)?.open(flags, Mode::from_raw_mode(0o666))?;
+    fcntl_setfl(&file, fcntl_getfl(&file)? & !OFlags::NONBLOCK)?;
+    Ok(file)
+}

@@ -1,0 +1,459 @@
+//! Sums over shards, and the buckets that times fall into.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use super::cells::Latency;
+use super::*;
+use crate::cluster::endpoint::Source;
+
+#[test]
+fn sums_the_shards_of_all_threads() {
+    let metrics = Metrics::new(&layout(), 3);
+    for thread in 0..3 {
+        let shard = metrics.shard(thread);
+        std::thread::spawn(move || {
+            for _ in 0..=thread {
+                shard.try_ended(0, 1, &ended(wire::TRY_SERVED, None, 500_000_000));
+                shard.module_call(0, 0, Call::Next);
+            }
+        })
+        .join()
+        .expect("the thread counts");
+    }
+    let text = metrics.text(Format::OpenMetrics);
+    let endpoint = r#"cluster="api",endpoint="http://b""#;
+    assert_eq!(value(&text, &format!("trylist_tries_total{{{endpoint},result=\"served\"}}")), "6");
+    assert_eq!(value(&text, &format!("trylist_try_seconds_total{{{endpoint}}}")), "3.0");
+    let call = r#"trylist_module_calls_total{cluster="api",module="round_robin",call="next"}"#;
+    assert_eq!(value(&text, call), "6");
+}
+
+#[test]
+fn a_module_for_requests_without_a_key_has_series_of_its_own() {
+    let (metrics, shard) = one_thread();
+    for (module, n) in [(0, 2), (1, 1)] {
+        for _ in 0..n {
+            shard.module_call(0, module, Call::Next);
+            shard.module_time(0, module, 1_000);
+            shard.declined(0, module);
+            shard.busy(0, module);
+            shard.fallback(0, module);
+        }
+    }
+    let text = metrics.text(Format::OpenMetrics);
+    for (module, n) in [("round_robin", "2"), ("random", "1")] {
+        let labels = format!("cluster=\"api\",module=\"{module}\"");
+        let calls = format!("trylist_module_calls_total{{{labels},call=\"next\"}}");
+        assert_eq!(value(&text, &calls), n);
+        for family in [
+            "trylist_module_time_seconds_count",
+            "trylist_module_declined_answers_total",
+            "trylist_module_busy_answers_total",
+            "trylist_fallbacks_total",
+        ] {
+            assert_eq!(value(&text, &format!("{family}{{{labels}}}")), n, "{family}");
+        }
+    }
+}
+
+#[test]
+fn counts_a_request_in_every_family_that_speaks_of_it() {
+    let (metrics, shard) = one_thread();
+    shard.request(&RequestEnd {
+        cluster: Some(0),
+        outcome: wire::OUTCOME_SERVED,
+        status: 200,
+        duration_ns: 150_000,
+        first_byte_ns: Some(100_000),
+        received_bytes: 80,
+        sent_bytes: 1_000,
+    });
+    let text = metrics.text(Format::OpenMetrics);
+    assert_eq!(value(&text, r#"trylist_requests_total{cluster="api",code="200"}"#), "1");
+    assert_eq!(value(&text, r#"trylist_outcomes_total{cluster="api",outcome="served"}"#), "1");
+    assert_eq!(value(&text, r#"trylist_request_duration_seconds_count{cluster="api"}"#), "1");
+    assert_eq!(value(&text, r#"trylist_request_duration_seconds_sum{cluster="api"}"#), "0.00015");
+    assert_eq!(value(&text, r#"trylist_request_duration_seconds_bucket{le="0.0001",cluster="api"}"#), "0");
+    assert_eq!(value(&text, r#"trylist_request_duration_seconds_bucket{le="0.0002",cluster="api"}"#), "1");
+    assert_eq!(value(&text, r#"trylist_first_byte_seconds_bucket{le="0.0001",cluster="api"}"#), "1");
+    assert_eq!(value(&text, r#"trylist_received_bytes_total{cluster="api"}"#), "80");
+    assert_eq!(value(&text, r#"trylist_sent_bytes_total{cluster="api"}"#), "1000");
+}
+
+#[test]
+fn requests_without_a_cluster_and_odd_statuses_have_a_series() {
+    let (metrics, shard) = one_thread();
+    for (status, code) in [(404, "404"), (0, "none"), (218, "2xx"), (999, "other"), (20, "other")] {
+        let label = format!(r#"trylist_requests_total{{cluster="",code="{code}"}}"#);
+        let before = metrics
+            .text(Format::OpenMetrics)
+            .lines()
+            .find_map(|line| line.strip_prefix(&label)?.trim().parse().ok());
+        shard.request(&RequestEnd { status, ..RequestEnd::default() });
+        assert_eq!(
+            value(&metrics.text(Format::OpenMetrics), &label),
+            (before.unwrap_or(0) + 1).to_string(),
+            "{status}"
+        );
+    }
+}
+
+#[test]
+fn puts_times_into_the_bucket_whose_bound_they_do_not_exceed() {
+    let cases = [(0, 0), (50_000, 0), (50_001, 1), (100_000, 1), (100_001, 2), (52_428_800_000, 20)];
+    for (ns, bucket) in cases.into_iter().chain([(52_428_800_001, 21), (u64::MAX, 21)]) {
+        let histogram = Latency::default();
+        histogram.add(ns);
+        let at = histogram.buckets.iter().position(|cell| cell.read() == 1);
+        assert_eq!(at, Some(bucket), "{ns}");
+    }
+}
+
+#[test]
+fn unknown_kinds_are_read_as_the_wire_says() {
+    assert_eq!(try_result(wire::TRY_ABORTED), "aborted");
+    assert_eq!(try_result(99), "bad_response");
+    assert_eq!(failure(wire::FAILURE_LOCAL), "local");
+    assert_eq!(failure(0), "connect");
+    assert_eq!(outcome(wire::OUTCOME_NO_ENDPOINT), "no_endpoint");
+    assert_eq!(outcome(7), "failed");
+}
+
+#[test]
+fn responses_of_tries_are_counted_by_the_class_of_their_status() {
+    let (metrics, shard) = one_thread();
+    for status in [101, 200, 204, 302, 404, 500, 503, 599, 600, 999, 0, 99] {
+        shard.try_ended(0, 0, &TryEnd { result: wire::TRY_SERVED, status, ..TryEnd::default() });
+    }
+    let text = metrics.text(Format::OpenMetrics);
+    let labels = r#"cluster="api",endpoint="http://a""#;
+    for (class, n) in [("1xx", "1"), ("2xx", "2"), ("3xx", "1"), ("4xx", "1"), ("5xx", "3"), ("other", "3")] {
+        assert_eq!(value(&text, &format!("trylist_try_responses_total{{{labels},class=\"{class}\"}}")), n);
+    }
+    assert_eq!(value(&text, &format!("trylist_tries_total{{{labels},result=\"served\"}}")), "12");
+}
+
+#[test]
+fn two_servers_of_one_url_are_two_series() {
+    let mut layout = layout();
+    layout.clusters[0].endpoints[1].url = "http://a".into();
+    let metrics = Metrics::new(&layout, 1);
+    metrics.shard(0).try_ended(0, 1, &ended(wire::TRY_NOT_ESTABLISHED, Some(wire::FAILURE_RESOLVE), 1));
+    let text = metrics.text(Format::OpenMetrics);
+    let labels = r#"cluster="api",endpoint="http://a #2""#;
+    assert_eq!(value(&text, &format!("trylist_tries_total{{{labels},result=\"not_established\"}}")), "1");
+    assert_eq!(value(&text, &format!("trylist_try_failures_total{{{labels},kind=\"resolve\"}}")), "1");
+}
+
+#[test]
+fn says_of_each_source_what_it_says() {
+    let layout = layout();
+    let metrics = Metrics::new(&layout, 1);
+    let health = &layout.clusters[0].endpoints[0].health;
+    health.set(Source::Drain, true);
+    health.set(Source::Check, true);
+    let text = metrics.text(Format::OpenMetrics);
+    for (source, holds) in [("drain", "1"), ("check", "1"), ("ejection", "0")] {
+        let labels = format!(r#"cluster="api",endpoint="http://a",source="{source}""#);
+        assert_eq!(value(&text, &format!("trylist_endpoint_unavailable{{{labels}}}")), holds);
+    }
+    let labels = r#"cluster="api",endpoint="http://a""#;
+    assert_eq!(value(&text, &format!("trylist_endpoint_ejections_total{{{labels}}}")), "0");
+    assert_eq!(value(&text, r#"trylist_cluster_panic{cluster="api"}"#), "1");
+    assert!(!text.contains("trylist_health_checks_total{"), "there were none");
+}
+
+#[test]
+fn reads_the_live_numbers_of_endpoints_at_each_scrape() {
+    let layout = layout();
+    let metrics = Metrics::new(&layout, 1);
+    let counters = layout.clusters[0].endpoints[0].counters;
+    counters.in_flight.store(7, Relaxed);
+    counters.state.store(wire::STATE_DRAINING, Relaxed);
+    let text = metrics.text(Format::OpenMetrics);
+    let labels = r#"cluster="api",endpoint="http://a""#;
+    assert_eq!(value(&text, &format!("trylist_endpoint_in_flight{{{labels}}}")), "7");
+    assert_eq!(value(&text, &format!("trylist_endpoint_state{{{labels},state=\"available\"}}")), "0");
+    assert_eq!(value(&text, &format!("trylist_endpoint_state{{{labels},state=\"draining\"}}")), "1");
+    assert_eq!(value(&text, &format!("trylist_endpoint_weight{{{labels}}}")), "1.5");
+}
+
+#[test]
+fn faults_are_those_that_the_balancer_counted() {
+    let text = one_thread().0.text(Format::OpenMetrics);
+    let labels = r#"cluster="api",module="round_robin""#;
+    assert_eq!(value(&text, &format!("trylist_module_faults_total{{{labels},fault=\"out_of_range\"}}")), "3");
+    assert_eq!(value(&text, &format!("trylist_module_faults_total{{{labels},fault=\"panic\"}}")), "0");
+}
+
+#[test]
+fn a_balancer_in_quarantine_is_shown() {
+    let mut layout = layout();
+    let labels = r#"cluster="api",module="round_robin""#;
+    for (is_in, expected) in [(false, "0"), (true, "1")] {
+        layout.clusters[0].balancers[0].is_quarantined = Arc::new(move || is_in);
+        let text = Metrics::new(&layout, 1).text(Format::OpenMetrics);
+        assert_eq!(value(&text, &format!("trylist_balancer_quarantined{{{labels}}}")), expected);
+    }
+}
+
+#[test]
+fn gauges_are_what_came_less_what_went() {
+    let (metrics, shard) = one_thread();
+    shard.connection_opened(0);
+    shard.connection_opened(0);
+    shard.connection_closed(0);
+    shard.queue_entered(0);
+    shard.queue_entered(0);
+    shard.queue_left(0, QueueEnd::TimedOut, 2_000_000_000);
+    let text = metrics.text(Format::OpenMetrics);
+    assert_eq!(value(&text, r#"trylist_connections_total{listener="127.0.0.1:80"}"#), "2");
+    assert_eq!(value(&text, r#"trylist_open_connections{listener="127.0.0.1:80"}"#), "1");
+    assert_eq!(value(&text, r#"trylist_queue_length{cluster="api"}"#), "1");
+    assert_eq!(value(&text, r#"trylist_queue_waits_total{cluster="api",end="timed_out"}"#), "1");
+    assert_eq!(value(&text, r#"trylist_queue_wait_seconds_total{cluster="api"}"#), "2.0");
+}
+
+#[test]
+fn what_earlier_generations_counted_is_part_of_every_sum() {
+    let (older, shard) = one_thread();
+    let request = RequestEnd {
+        cluster: Some(0),
+        outcome: wire::OUTCOME_SERVED,
+        status: 200,
+        duration_ns: 150_000,
+        first_byte_ns: Some(100_000),
+        received_bytes: 80,
+        sent_bytes: 1_000,
+    };
+    shard.connection_opened(0);
+    shard.request(&request);
+    shard.request(&RequestEnd { status: 404, ..RequestEnd::default() });
+    shard.try_ended(0, 1, &ended(wire::TRY_NOT_ESTABLISHED, Some(wire::FAILURE_TLS), 250_000_000));
+    let (newer, shard) = one_thread();
+    newer.set_base(older.totals());
+    shard.connection_opened(0);
+    shard.request(&request);
+    shard.try_ended(0, 1, &ended(wire::TRY_SERVED, None, 250_000_000));
+    let text = newer.text(Format::OpenMetrics);
+    for (series, expected) in [
+        (r#"trylist_connections_total{listener="127.0.0.1:80"}"#, "2"),
+        (r#"trylist_requests_total{cluster="api",code="200"}"#, "2"),
+        (r#"trylist_requests_total{cluster="",code="404"}"#, "1"),
+        (r#"trylist_outcomes_total{cluster="api",outcome="served"}"#, "2"),
+        (r#"trylist_request_duration_seconds_count{cluster="api"}"#, "2"),
+        (r#"trylist_request_duration_seconds_sum{cluster="api"}"#, "0.0003"),
+        (r#"trylist_request_duration_seconds_bucket{le="0.0001",cluster="api"}"#, "0"),
+        (r#"trylist_request_duration_seconds_bucket{le="0.0002",cluster="api"}"#, "2"),
+        (r#"trylist_request_duration_seconds_bucket{le="+Inf",cluster="api"}"#, "2"),
+        (r#"trylist_received_bytes_total{cluster="api"}"#, "160"),
+        (r#"trylist_try_seconds_total{cluster="api",endpoint="http://b"}"#, "0.5"),
+        (r#"trylist_try_failures_total{cluster="api",endpoint="http://b",kind="tls"}"#, "1"),
+        (r#"trylist_module_faults_total{cluster="api",module="round_robin",fault="out_of_range"}"#, "6"),
+    ] {
+        assert_eq!(value(&text, series), expected, "{series}");
+    }
+    // What is, and not what was counted, is this worker's alone.
+    assert_eq!(value(&text, r#"trylist_open_connections{listener="127.0.0.1:80"}"#), "1");
+    assert_eq!(newer.totals().counters("trylist_connections").map(|own| own.values().sum::<u64>()), Some(1));
+}
+
+#[test]
+fn a_new_base_takes_the_place_of_the_last() {
+    let (older, shard) = one_thread();
+    let (newer, _) = one_thread();
+    for expected in ["1", "2"] {
+        shard.connection_opened(0);
+        newer.set_base(older.totals());
+        let series = r#"trylist_connections_total{listener="127.0.0.1:80"}"#;
+        assert_eq!(value(&newer.text(Format::OpenMetrics), series), expected);
+    }
+}
+
+#[test]
+fn what_is_no_longer_configured_vanishes_and_comes_back() {
+    let (older, shard) = one_thread();
+    shard.request(&RequestEnd { cluster: Some(0), status: 200, ..RequestEnd::default() });
+    shard.try_ended(0, 0, &ended(wire::TRY_SERVED, None, 1));
+    shard.try_ended(0, 1, &ended(wire::TRY_SERVED, None, 1));
+    let mut renamed = layout();
+    renamed.clusters[0].name = "web".into();
+    let mut smaller = layout();
+    smaller.clusters[0].endpoints.pop();
+    let base = Arc::new(older.totals());
+    for (layout, has_cluster, has_endpoint) in
+        [(renamed, false, false), (smaller, true, false), (layout(), true, true)]
+    {
+        let metrics = Metrics::new(&layout, 1);
+        metrics.set_base(Arc::clone(&base));
+        let text = metrics.text(Format::OpenMetrics);
+        assert_eq!(text.contains(r#"cluster="api",code="200""#), has_cluster);
+        assert_eq!(text.contains(r#"cluster="api",endpoint="http://b""#), has_endpoint);
+    }
+}
+
+/// As a float, the counts here would be rounded to an even number.
+#[test]
+fn totals_are_exact_through_serde_and_sums() {
+    const MANY: u64 = (1 << 53) + 1;
+    let mut layout = layout();
+    layout.clusters[0].name = "a\"b\\\n".into();
+    let metrics = Metrics::new(&layout, 1);
+    let shard = metrics.shard(0);
+    shard.request(&RequestEnd {
+        cluster: Some(0),
+        duration_ns: MANY,
+        received_bytes: MANY,
+        ..RequestEnd::default()
+    });
+    shard.try_ended(0, 0, &ended(wire::TRY_SERVED, None, MANY));
+    let own = metrics.totals();
+    let bytes = serde_json::to_vec(&own).expect("plain data");
+    let mut sum: Totals = serde_json::from_slice(&bytes).expect("what was written");
+    assert_eq!(sum, own);
+    sum.add(&own);
+    metrics.set_base(sum);
+    let text = metrics.text(Format::OpenMetrics);
+    let cluster = r#"cluster="a\"b\\\n""#;
+    let total = (3 * MANY).to_string();
+    assert_eq!(value(&text, &format!("trylist_received_bytes_total{{{cluster}}}")), total);
+    assert_eq!(value(&text, &format!("trylist_request_duration_seconds_count{{{cluster}}}")), "3");
+    let sum_ns = |totals: &Totals| {
+        totals.histograms("trylist_request_duration").map(|s| s.values().map(|t| t.sum_ns).sum::<u64>())
+    };
+    assert_eq!(sum_ns(&own), Some(MANY));
+}
+
+#[test]
+fn totals_hold_only_what_happened_and_no_gauges() {
+    let mut layout = layout();
+    layout.clusters[0].balancers[0].faults = Arc::new(|_| 0);
+    let metrics = Metrics::new(&layout, 1);
+    assert!(metrics.totals().is_empty(), "{:?}", metrics.totals());
+    metrics.shard(0).connection_opened(0);
+    metrics.shard(0).queue_entered(0);
+    let mut sum = Totals::default();
+    sum.add(&metrics.totals());
+    assert_eq!(sum, metrics.totals());
+    let families: Vec<_> = sum.counters("trylist_connections").into_iter().collect();
+    assert_eq!(families.len(), 1);
+    assert!(sum.counters("trylist_queue_length").is_none());
+}
+
+#[test]
+fn names_cannot_break_out_of_their_label() {
+    let mut layout = layout();
+    layout.clusters[0].name = "a\"} 1\nx\\".into();
+    let metrics = Metrics::new(&layout, 1);
+    assert_eq!(
+        value(&metrics.text(Format::OpenMetrics), r#"trylist_queue_length{cluster="a\"} 1\nx\\"}"#),
+        "0"
+    );
+}
+
+/// Every line is a comment or a sample of the family before it, no series comes twice, and it ends as it must.
+#[test]
+fn the_text_is_well_formed() {
+    let metrics = one_thread().0;
+    let texts = [metrics.text(Format::OpenMetrics), metrics.text(Format::Prometheus)];
+    let without_end = texts[0].strip_suffix("# EOF\n").expect("the end is marked");
+    for text in [without_end, &texts[1]] {
+        let (mut families, mut series) = (std::collections::HashSet::new(), std::collections::HashSet::new());
+        let mut family = "";
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                family = rest.split(' ').next().expect("a name");
+                assert!(families.insert(family), "{family} comes twice");
+            } else if !line.starts_with("# ") {
+                let (name_and_labels, value) = line.rsplit_once(' ').expect("a value");
+                assert!(series.insert(name_and_labels), "{name_and_labels} comes twice");
+                assert!(name_and_labels.starts_with(family), "{line} is not of {family}");
+                assert!(value.parse::<f64>().is_ok(), "{line}");
+            }
+        }
+        assert!(families.contains("process_resident_memory_bytes"), "{families:?}");
+    }
+    assert!(!texts[1].contains("# EOF") && !texts[1].contains("# UNIT"), "they are OpenMetrics' alone");
+}
+
+#[test]
+fn both_formats_have_the_same_series_with_the_same_values() {
+    let (metrics, shard) = one_thread();
+    shard.request(&RequestEnd {
+        cluster: Some(0),
+        status: 200,
+        duration_ns: 150_000,
+        ..RequestEnd::default()
+    });
+    let samples = |format| -> Vec<String> {
+        let text = metrics.text(format);
+        // The process's own numbers change from scrape to scrape.
+        let is_still = |line: &&str| !line.starts_with(['#', 'p']) && !line.starts_with("trylist_uptime");
+        text.lines().filter(is_still).map(str::to_owned).collect()
+    };
+    let prometheus = samples(Format::Prometheus);
+    assert!(prometheus.len() > 50, "{prometheus:?}");
+    assert_eq!(samples(Format::OpenMetrics), prometheus);
+}
+
+#[test]
+#[cfg(debug_assertions)]
+#[should_panic = "two writers"]
+fn a_second_writer_is_noticed() {
+    let (_metrics, shard) = one_thread();
+    shard.connection_opened(0);
+    let there = Arc::clone(&shard);
+    let result = std::thread::spawn(move || there.connection_opened(0)).join();
+    std::panic::resume_unwind(result.expect_err("it panics"));
+}
+
+fn ended(result: u32, failure: Option<u32>, duration_ns: u64) -> TryEnd {
+    TryEnd { result, failure, status: 0, duration_ns }
+}
+
+fn one_thread() -> (Arc<Metrics>, Arc<Shard>) {
+    let metrics = Metrics::new(&layout(), 1);
+    let shard = metrics.shard(0);
+    (metrics, shard)
+}
+
+fn layout() -> MetricsLayout {
+    let endpoint = |url: &str| EndpointLayout {
+        url: url.into(),
+        counters: Box::leak(Box::new(counters())),
+        health: Arc::default(),
+    };
+    let balancer = |module: &str, out_of_range| BalancerLayout {
+        module: module.into(),
+        faults: Arc::new(move |fault| if fault == Fault::OutOfRange { out_of_range } else { 0 }),
+        is_quarantined: Arc::new(|| false),
+    };
+    MetricsLayout {
+        listeners: vec!["127.0.0.1:80".into()],
+        clusters: vec![ClusterLayout {
+            name: "api".into(),
+            endpoints: vec![endpoint("http://a"), endpoint("http://b")],
+            balancers: vec![balancer("round_robin", 3), balancer("random", 0)],
+            panics: Arc::new(|| true),
+        }],
+        access_log: None,
+    }
+}
+
+fn counters() -> wire::Counters {
+    wire::Counters {
+        size: size_of::<wire::Counters>() as u32,
+        state: AtomicU32::new(wire::STATE_AVAILABLE),
+        effective_weight: AtomicU32::new(3 << 15),
+        in_flight: AtomicU32::new(0),
+        in_flight_older: AtomicU32::new(0),
+        max_in_flight: AtomicU32::new(0),
+        latency_ns: AtomicU64::new(0),
+    }
+}
+
+fn value<'t>(text: &'t str, series: &str) -> &'t str {
+    let found = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    found.unwrap_or_else(|| panic!("no {series} in\n{text}"))
+}

@@ -1,0 +1,555 @@
+//! The metrics as Prometheus reads them: one function per group of families, each a sum over the shards.
+//!
+//! Series that a rule would watch for their first increase (outcomes, faults, results of tries) are there from the
+//! start as zeros; status codes and kinds of failure appear once there was one, in this generation or an earlier.
+
+use std::fmt;
+use std::iter;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::families::{self, Families, Label, seconds};
+use super::format::{Format, Text, Unit};
+use super::totals::{Times, Totals};
+use super::{
+    BalancerCells, Call, Cell, ClusterCells, Connection, EndpointCells, FAILURES, Histogram, ListenerCells,
+    Metrics, OUTCOMES, QueueEnd, RequestCells, STATES, STATUS_CLASSES, Shard, TRY_RESULTS,
+};
+use crate::cluster::endpoint::{Source, shown_weight};
+use crate::module::balancer::Fault;
+
+/// Where shards count what one module of a cluster does.
+#[derive(Clone, Copy)]
+struct BalancerPlace {
+    cluster: usize,
+    idx: usize,
+}
+
+impl BalancerPlace {
+    fn of(self, shard: &Shard) -> &BalancerCells {
+        &shard.clusters[self.cluster].balancers[self.idx]
+    }
+}
+
+impl Metrics {
+    /// Everything as text, the base included. The formats have the same series with the same values. Costs a walk over
+    /// all series of all threads.
+    pub fn text(&self, format: Format) -> String {
+        let mut text = Text::new(format);
+        let mut out = Families::Text(&mut text, self.base.load_full());
+        self.walk(&mut out).and_then(|()| process(&mut out)).expect("writing to a string cannot fail");
+        text.finish()
+    }
+
+    /// What this worker counted, without the base that it was given.
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        self.walk(&mut Families::Totals(&mut totals)).expect("nothing is written that could fail");
+        totals
+    }
+
+    fn walk(&self, out: &mut Families<'_>) -> fmt::Result {
+        self.worker(out)?;
+        self.listeners(out)?;
+        self.requests(out)?;
+        self.tries(out)?;
+        self.endpoints(out)?;
+        self.health(out)?;
+        self.modules(out)?;
+        self.queues(out)?;
+        self.retries(out)
+    }
+
+    fn worker(&self, out: &mut Families<'_>) -> fmt::Result {
+        let abi = format!("{}.{}", lb_api::version::ABI_MAJOR, lb_api::version::ABI_MINOR);
+        out.info(
+            "trylist_build",
+            "The running program and the module ABI that it provides.",
+            [("version", env!("CARGO_PKG_VERSION")), ("abi", abi.as_str())],
+        )?;
+        out.gauge(
+            "trylist_start_time",
+            Some(&Unit::Seconds),
+            "When this worker started, in seconds since 1970.",
+            [([], unix_seconds(self.started_at))],
+        )?;
+        out.gauge(
+            "trylist_uptime",
+            Some(&Unit::Seconds),
+            "For how long this worker has run.",
+            [([], self.started.elapsed().as_secs_f64())],
+        )?;
+        out.gauge("trylist_threads", None, "Threads that carry requests.", [([], self.shards.len() as u64)])?;
+        let Some(lines) = &self.access_log else { return Ok(()) };
+        out.counter(
+            "trylist_access_log_lines",
+            None,
+            "Lines of the access log that were written.",
+            [([], lines.written())],
+        )?;
+        out.counter(
+            "trylist_access_log_dropped_lines",
+            None,
+            "Lines of the access log that were lost because the disk was too slow or full.",
+            [([], lines.dropped())],
+        )
+    }
+
+    fn listeners(&self, out: &mut Families<'_>) -> fmt::Result {
+        let each = |cell: fn(&ListenerCells) -> &Cell| {
+            self.listeners.iter().enumerate().map(move |(idx, address)| {
+                ([("listener", address.as_str())], self.sum(|shard| cell(&shard.listeners[idx])))
+            })
+        };
+        out.counter(
+            "trylist_connections",
+            None,
+            "Client connections accepted.",
+            each(|cells| &cells.opened),
+        )?;
+        // Closed before opened: one that ends in between then counts as open, and never as less than none.
+        let closed: Vec<u64> = each(|cells| &cells.closed).map(|(_, n)| n).collect();
+        let open = each(|cells| &cells.opened)
+            .zip(closed)
+            .map(|((labels, opened), closed)| (labels, opened.saturating_sub(closed)));
+        out.gauge("trylist_open_connections", None, "Client connections that are open now.", open)?;
+        out.counter(
+            "trylist_accept_failures",
+            None,
+            "Client connections that could not be accepted, for want of descriptors most likely.",
+            each(|cells| &cells.accept_failures),
+        )?;
+        out.counter(
+            "trylist_listener_full",
+            None,
+            "Times that a listener stopped accepting at its connection limit.",
+            each(|cells| &cells.full),
+        )?;
+        out.counter(
+            "trylist_client_full",
+            None,
+            "Connections closed at once because their client had as many as it may.",
+            each(|cells| &cells.over_per_client),
+        )?;
+        out.counter(
+            "trylist_bad_proxy_headers",
+            None,
+            "Connections closed because they did not begin with a PROXY header, from where one was expected.",
+            each(|cells| &cells.bad_proxy_headers),
+        )?;
+        out.counter(
+            "trylist_tls_handshake_failures",
+            None,
+            "Clients' TLS handshakes that failed or took too long; plain HTTP where TLS is spoken is one.",
+            each(|cells| &cells.failed_handshakes),
+        )
+    }
+
+    fn requests(&self, out: &mut Families<'_>) -> fmt::Result {
+        let codes = self.routed().flat_map(|(name, cluster)| {
+            self.codes.iter().enumerate().map(move |(slot, code)| {
+                let n = self.sum(|shard| &shard.requests(cluster).codes[slot]);
+                ([("cluster", name), ("code", code.as_str())], n)
+            })
+        });
+        out.rare_counter(
+            "trylist_requests",
+            "Requests by the status that the client got; without cluster those that matched no route or were refused before.",
+            codes,
+        )?;
+        let outcomes = self.clusters().flat_map(|(idx, cluster)| {
+            OUTCOMES.iter().enumerate().map(move |(kind, outcome)| {
+                let n = self.sum(|shard| &shard.clusters[idx].requests.outcomes[kind]);
+                ([("cluster", &*cluster.name), ("outcome", outcome)], n)
+            })
+        });
+        out.counter("trylist_outcomes", None, "Requests by how their tries ended.", outcomes)?;
+        out.histogram(
+            "trylist_request_duration",
+            "From the end of a request's head to the end of its response.",
+            self.routed().map(|(name, cluster)| {
+                ([("cluster", name)], self.times(|shard| &shard.requests(cluster).duration))
+            }),
+        )?;
+        out.histogram(
+            "trylist_first_byte",
+            "From the end of a request's head to the head of a server's response.",
+            self.clusters().map(|(idx, cluster)| {
+                ([("cluster", &*cluster.name)], self.times(|shard| &shard.clusters[idx].requests.first_byte))
+            }),
+        )?;
+        let bytes = |cell: fn(&RequestCells) -> &Cell| {
+            self.routed().map(move |(name, cluster)| {
+                ([("cluster", name)], self.sum(|shard| cell(shard.requests(cluster))))
+            })
+        };
+        let unit = Some(&Unit::Bytes);
+        out.counter(
+            "trylist_received",
+            unit,
+            "From clients, heads included.",
+            bytes(|cells| &cells.received_bytes),
+        )?;
+        out.counter("trylist_sent", unit, "To clients, heads included.", bytes(|cells| &cells.sent_bytes))
+    }
+
+    fn tries(&self, out: &mut Families<'_>) -> fmt::Result {
+        out.counter(
+            "trylist_tries",
+            None,
+            "Tries by endpoint and how they ended.",
+            self.by_kind("result", &TRY_RESULTS, |cells| &cells.tries),
+        )?;
+        out.rare_counter(
+            "trylist_try_failures",
+            "Tries that were not established, by the reason.",
+            self.by_kind("kind", &FAILURES, |cells| &cells.failures),
+        )?;
+        out.rare_counter(
+            "trylist_try_responses",
+            "Responses of an endpoint by the class of their status, also those that were not passed on.",
+            self.by_kind("class", &STATUS_CLASSES, |cells| &cells.statuses),
+        )?;
+        out.counter(
+            "trylist_try",
+            Some(&Unit::Seconds),
+            "Time spent in tries; divided by the tries it is their average.",
+            self.endpoint_series().map(|(labels, cluster, endpoint)| {
+                (labels, self.sum(|shard| &shard.clusters[cluster].endpoints[endpoint].time_ns))
+            }),
+        )?;
+        out.counter(
+            "trylist_upstream_connections",
+            None,
+            "Connections to endpoints that tries got: new, kept alive, or kept alive but closed meanwhile.",
+            self.by_kind("connection", Connection::TEXT, |cells| &cells.connections),
+        )
+    }
+
+    fn endpoints(&self, out: &mut Families<'_>) -> fmt::Result {
+        let live = || {
+            self.endpoint_series()
+                .map(|(labels, cluster, idx)| (labels, self.clusters[cluster].endpoints[idx].1.counters))
+        };
+        out.gauge(
+            "trylist_endpoint_in_flight",
+            None,
+            "Requests on their way to an endpoint.",
+            live().map(|(labels, counters)| (labels, counters.in_flight.load(Relaxed))),
+        )?;
+        let states = live().flat_map(|([cluster, endpoint], counters)| {
+            let now = counters.state.load(Relaxed) as usize;
+            let each = STATES.iter().enumerate();
+            each.map(move |(state, text)| ([cluster, endpoint, ("state", *text)], u32::from(now == state)))
+        });
+        out.gauge(
+            "trylist_endpoint_state",
+            None,
+            "1 for the state that an endpoint is in, 0 for the others.",
+            states,
+        )?;
+        out.gauge(
+            "trylist_endpoint_weight",
+            None,
+            "Weight of an endpoint as in force now.",
+            live().map(|(labels, counters)| (labels, shown_weight(counters.effective_weight.load(Relaxed)))),
+        )?;
+        out.gauge(
+            "trylist_endpoint_latency",
+            Some(&Unit::Seconds),
+            "Smoothed time to an endpoint's response headers; 0 while nothing is known.",
+            live().map(|(labels, counters)| (labels, seconds(counters.latency_ns.load(Relaxed)))),
+        )
+    }
+
+    fn health(&self, out: &mut Families<'_>) -> fmt::Result {
+        let each = || {
+            self.endpoint_series()
+                .map(|(labels, cluster, idx)| (labels, &self.clusters[cluster].endpoints[idx].1.health))
+        };
+        out.gauge(
+            "trylist_endpoint_unavailable",
+            None,
+            "1 where this source says that an endpoint takes no requests, whatever the others say.",
+            each().flat_map(|([cluster, endpoint], health)| {
+                Source::ALL.into_iter().map(move |source| {
+                    let labels = [cluster, endpoint, ("source", source.name())];
+                    (labels, u32::from(health.holds(source)))
+                })
+            }),
+        )?;
+        out.counter(
+            "trylist_endpoint_ejections",
+            None,
+            "Times that an endpoint was ejected for what its traffic showed.",
+            each().map(|(labels, health)| (labels, health.traffic.total())),
+        )?;
+        out.counter(
+            "trylist_health_checks",
+            None,
+            "Active checks of an endpoint by their result.",
+            each().flat_map(|([cluster, endpoint], health)| {
+                let (passed, failed) = health.checks.totals();
+                let labels = move |result| [cluster, endpoint, ("result", result)];
+                let results = [(labels("passed"), passed), (labels("failed"), failed)];
+                results.into_iter().filter(move |_| passed + failed > 0)
+            }),
+        )?;
+        out.gauge(
+            "trylist_cluster_panic",
+            None,
+            "1 where so few endpoints are available that all but those that drain get requests.",
+            self.clusters()
+                .map(|(_, cluster)| ([("cluster", &*cluster.name)], u32::from((cluster.panics)()))),
+        )
+    }
+
+    fn modules(&self, out: &mut Families<'_>) -> fmt::Result {
+        let single = |cell: fn(&BalancerCells) -> &Cell| {
+            self.balancers().map(move |(name, balancer, place)| {
+                let labels = [("cluster", name), ("module", &*balancer.module)];
+                (labels, self.sum(|shard| cell(place.of(shard))))
+            })
+        };
+        out.counter(
+            "trylist_module_calls",
+            None,
+            "Calls into a cluster's modules.",
+            self.balancers().flat_map(|(name, balancer, place)| {
+                Call::TEXT.iter().enumerate().map(move |(call, text)| {
+                    let n = self.sum(|shard| &place.of(shard).calls[call]);
+                    ([("cluster", name), ("module", &*balancer.module), ("call", text)], n)
+                })
+            }),
+        )?;
+        out.counter(
+            "trylist_module_faults",
+            None,
+            "What a module did that it must not.",
+            self.balancers().flat_map(|(name, balancer, _)| {
+                Fault::ALL.into_iter().map(move |fault| {
+                    let labels = [("cluster", name), ("module", &*balancer.module), ("fault", fault.name())];
+                    (labels, (balancer.faults)(fault))
+                })
+            }),
+        )?;
+        out.gauge(
+            "trylist_balancer_quarantined",
+            None,
+            "1 where a module did wrong so often that the host chooses in its place until the next reload.",
+            self.balancers().map(|(name, balancer, _)| {
+                let labels = [("cluster", name), ("module", &*balancer.module)];
+                (labels, u32::from((balancer.is_quarantined)()))
+            }),
+        )?;
+        out.histogram(
+            "trylist_module_time",
+            "Time that a request spent in all its calls into the module; a sample of the requests, not all.",
+            self.balancers().map(|(name, balancer, place)| {
+                let labels = [("cluster", name), ("module", &*balancer.module)];
+                (labels, self.times(|shard| &place.of(shard).time))
+            }),
+        )?;
+        out.counter(
+            "trylist_module_declined_answers",
+            None,
+            "Endpoints that a module answered and that took no requests just then; not a fault.",
+            single(|cells| &cells.declined),
+        )?;
+        out.counter(
+            "trylist_module_busy_answers",
+            None,
+            "Times that a module answered that all endpoints are full.",
+            single(|cells| &cells.busy),
+        )?;
+        out.counter(
+            "trylist_fallbacks",
+            None,
+            "Times that the host chose an endpoint by itself, because of a fault or a quarantine.",
+            single(|cells| &cells.fallbacks),
+        )
+    }
+
+    fn queues(&self, out: &mut Families<'_>) -> fmt::Result {
+        let left = |idx: usize| {
+            (0..QueueEnd::N).map(|end| self.sum(|shard| &shard.clusters[idx].queue_left[end])).sum::<u64>()
+        };
+        out.gauge(
+            "trylist_queue_length",
+            None,
+            "Requests that wait for an endpoint now.",
+            self.clusters().map(|(idx, cluster)| {
+                let left = left(idx);
+                let entered = self.sum(|shard| &shard.clusters[idx].queue_entered);
+                ([("cluster", &*cluster.name)], entered.saturating_sub(left))
+            }),
+        )?;
+        out.counter(
+            "trylist_queue_waits",
+            None,
+            "Requests that waited for an endpoint, by how that ended.",
+            self.clusters().flat_map(|(idx, cluster)| {
+                QueueEnd::TEXT.iter().enumerate().map(move |(end, text)| {
+                    let n = self.sum(|shard| &shard.clusters[idx].queue_left[end]);
+                    ([("cluster", &*cluster.name), ("end", text)], n)
+                })
+            }),
+        )?;
+        out.counter(
+            "trylist_queue_wait",
+            Some(&Unit::Seconds),
+            "Time that requests waited for an endpoint.",
+            self.clusters().map(|(idx, cluster)| {
+                ([("cluster", &*cluster.name)], self.sum(|shard| &shard.clusters[idx].queue_time_ns))
+            }),
+        )?;
+        out.counter(
+            "trylist_queue_full",
+            None,
+            "Requests that found a cluster's queue full.",
+            self.by_cluster(|cells| &cells.queue_full),
+        )
+    }
+
+    fn retries(&self, out: &mut Families<'_>) -> fmt::Result {
+        out.counter(
+            "trylist_retries",
+            None,
+            "Times that a request was sent again, by its route's policy.",
+            self.by_cluster(|cells| &cells.retries),
+        )?;
+        out.counter(
+            "trylist_retries_denied",
+            None,
+            "Times that a request was not sent again because the retry budget was spent.",
+            self.by_cluster(|cells| &cells.retries_denied),
+        )?;
+        out.counter(
+            "trylist_overloaded",
+            None,
+            "Requests refused because a cluster had as many as it may.",
+            self.by_cluster(|cells| &cells.overloaded),
+        )?;
+        out.counter(
+            "trylist_tunnels",
+            None,
+            "Connections that have switched protocols.",
+            self.by_cluster(|cells| &cells.tunnels_opened),
+        )?;
+        let closed: Vec<u64> = self.by_cluster(|cells| &cells.tunnels_closed).map(|(_, n)| n).collect();
+        let open = self.by_cluster(|cells| &cells.tunnels_opened);
+        let open = open.zip(closed).map(|((labels, n), closed)| (labels, n.saturating_sub(closed)));
+        out.gauge("trylist_open_tunnels", None, "Of them, those that are open now.", open)
+    }
+
+    /// A number of each cluster.
+    fn by_cluster(
+        &self,
+        cell: fn(&ClusterCells) -> &Cell,
+    ) -> impl Iterator<Item = ([(&'static str, &str); 1], u64)> {
+        self.clusters().map(move |(idx, cluster)| {
+            ([("cluster", &*cluster.name)], self.sum(|shard| cell(&shard.clusters[idx])))
+        })
+    }
+
+    fn clusters(&self) -> impl Iterator<Item = (usize, &super::ClusterNames)> {
+        self.clusters.iter().enumerate()
+    }
+
+    /// Each with its cluster's name, and where shards count it.
+    fn balancers(&self) -> impl Iterator<Item = (&str, &super::BalancerLayout, BalancerPlace)> {
+        self.clusters().flat_map(|(cluster_idx, cluster)| {
+            cluster.balancers.iter().enumerate().map(move |(idx, balancer)| {
+                (&*cluster.name, balancer, BalancerPlace { cluster: cluster_idx, idx })
+            })
+        })
+    }
+
+    /// Clusters, and before them what was never routed to one.
+    fn routed(&self) -> impl Iterator<Item = (&str, Option<usize>)> {
+        iter::once(("", None)).chain(self.clusters().map(|(idx, cluster)| (&*cluster.name, Some(idx))))
+    }
+
+    /// Labels of each endpoint, and its indices.
+    fn endpoint_series(&self) -> impl Iterator<Item = ([Label<'_>; 2], usize, usize)> {
+        self.clusters().flat_map(|(cluster, names)| {
+            names.endpoints.iter().enumerate().map(move |(endpoint, (url, _))| {
+                ([("cluster", &*names.name), ("endpoint", url.as_str())], cluster, endpoint)
+            })
+        })
+    }
+
+    fn by_kind<'a, const N: usize>(
+        &'a self,
+        label: &'static str,
+        texts: &'static [&'static str],
+        cells: fn(&EndpointCells) -> &[Cell; N],
+    ) -> impl Iterator<Item = ([Label<'a>; 3], u64)> {
+        self.endpoint_series().flat_map(move |([cluster_label, endpoint_label], cluster, endpoint)| {
+            texts.iter().enumerate().map(move |(kind, text)| {
+                let n = self.sum(|shard| &cells(&shard.clusters[cluster].endpoints[endpoint])[kind]);
+                ([cluster_label, endpoint_label, (label, *text)], n)
+            })
+        })
+    }
+
+    /// Client connections that are open now.
+    pub fn open_connections(&self) -> u64 {
+        let all = |cell: fn(&ListenerCells) -> &Cell| -> u64 {
+            (0..self.listeners.len()).map(|idx| self.sum(|shard| cell(&shard.listeners[idx]))).sum()
+        };
+        let closed = all(|cells| &cells.closed);
+        all(|cells| &cells.opened).saturating_sub(closed)
+    }
+
+    fn sum(&self, cell: impl Fn(&Shard) -> &Cell) -> u64 {
+        // Cells wrap, too.
+        self.shards.iter().fold(0, |sum, shard| sum.wrapping_add(cell(shard).read()))
+    }
+
+    fn times<const FIRST_NS: u64, const N: usize>(
+        &self,
+        histogram: impl Fn(&Shard) -> &Histogram<FIRST_NS, N>,
+    ) -> families::Histogram {
+        families::Histogram {
+            times: Times {
+                sum_ns: self.sum(|shard| &histogram(shard).sum_ns),
+                buckets: (0..N).map(|idx| self.sum(|shard| &histogram(shard).buckets[idx])).collect(),
+            },
+            bound: |idx| if idx >= N - 1 { f64::INFINITY } else { seconds(FIRST_NS << idx) },
+        }
+    }
+}
+
+impl Shard {
+    fn requests(&self, cluster: Option<usize>) -> &RequestCells {
+        cluster.map_or(&self.unrouted, |idx| &self.clusters[idx].requests)
+    }
+}
+
+/// Standard names, so that dashboards for any process show this one.
+fn process(out: &mut Families<'_>) -> fmt::Result {
+    let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    let cpu = cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9;
+    out.process_seconds("process_cpu", "CPU time of this process.", cpu)?;
+    if let Some(bytes) = resident_bytes() {
+        out.gauge("process_resident_memory", Some(&Unit::Bytes), "Memory of this process.", [([], bytes)])?;
+    }
+    if let Ok(descriptors) = std::fs::read_dir("/proc/self/fd") {
+        out.gauge("process_open_fds", None, "Open descriptors.", [([], descriptors.count() as u64)])?;
+    }
+    if let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
+        out.gauge("process_max_fds", None, "Descriptors that may be open.", [([], limit)])?;
+    }
+    Ok(())
+}
+
+fn resident_bytes() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}
+
+fn unix_seconds(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64()
+}

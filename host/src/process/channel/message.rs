@@ -1,0 +1,263 @@
+//! What supervisor and worker say to each other.
+//!
+//! ```text
+//! supervisor                          worker
+//! Start: configuration, modules ─────►  opens the modules, builds the balancers
+//!             ◄───────────────────────  Built, or Failed
+//! Serve: sockets ────────────────────►  its threads begin to accept
+//!             ◄───────────────────────  Ready
+//!             ◄───────────────────────  Report, now and then
+//! TellLoad, while others run ────────►
+//!             ◄───────────────────────  Load, whenever it has changed
+//! Elsewhere: all others' loads ──────►
+//!             ◄───────────────────────  Moved, when a name's addresses have changed
+//! Save ──────────────────────────────►
+//!             ◄───────────────────────  Saved
+//! HandOver, or Drain ────────────────►  finishes what runs
+//! Removed ───────────────────────────►  reads listeners that are gone no more
+//!             ◄───────────────────────  Ended
+//! ```
+//! The worker ends when the socket does; a supervisor that died has closed it too.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Message;
+use crate::cluster::learned::{self, State};
+use crate::config::Files;
+use crate::observe::metrics::Totals;
+use crate::process::sockets::Shortage;
+
+/// To a worker.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ToWorker {
+    /// First of all, and before anything else is done. Descriptors: the board, the access log's file if [`Start::has_access_log`], and the image of each
+    /// module that is not in quarantine, in the order of the configuration.
+    Start(Box<Start>),
+    /// Then. Descriptors: the sockets of each listener in the order of the configuration, then the admin listener's.
+    Serve {
+        /// How many sockets each listener has.
+        n_sockets: Vec<usize>,
+        /// Whether there is an admin listener.
+        has_admin: bool,
+    },
+    /// What has been learned is wanted.
+    Save,
+    /// An operator's mark on an endpoint is set or taken away.
+    Mark(Mark),
+    /// What other generations counted.
+    Base(Totals),
+    /// Whether other generations run too, so that each has to know the load of all.
+    TellLoad(bool),
+    /// The load of all other generations together.
+    Elsewhere(Load),
+    /// A module call took longer than it may, but ended; or it goes on, and its balancers are to be left alone.
+    Overrun {
+        /// Index of the cluster in the configuration; none for what belongs to no cluster, such as loading.
+        cluster: Option<usize>,
+        /// ID of the module.
+        module: String,
+        /// What it has used so far, or used.
+        charged: Duration,
+        /// It has not ended.
+        goes_on: bool,
+    },
+    /// Another generation serves from now on.
+    HandOver {
+        /// Listeners that the other one does not have, by their place in the configuration. They are read on until
+        /// [`ToWorker::Removed`] says what becomes of them.
+        removed: Vec<usize>,
+    },
+    /// What becomes of listeners that ended with this generation.
+    Removed {
+        /// Which, by their place in its configuration.
+        listeners: Vec<usize>,
+        /// Another generation reads them; else this one is the last to.
+        are_back: bool,
+    },
+    /// Nobody serves from now on.
+    Drain,
+    /// What still runs is to be cut off.
+    Stop,
+    /// The access log is to go on in another file. Descriptor: that file.
+    ReopenLog,
+}
+
+/// What a worker is made of.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Start {
+    /// Number of the generation.
+    pub generation: u64,
+    /// Threads that serve: the board has places for so many, whatever the machine says of its processors by now.
+    pub n_threads: usize,
+    /// The configuration's file, as the operator named it.
+    pub config: PathBuf,
+    /// All files of the configuration.
+    pub files: Files,
+    /// Its modules, in its order.
+    pub modules: Vec<ModuleCopy>,
+    /// Whether an access log's file is among the descriptors.
+    pub has_access_log: bool,
+    /// What the generation before learned.
+    pub state: State,
+    /// What operators said of endpoints.
+    pub marks: Vec<Mark>,
+    /// What other generations counted.
+    pub base: Totals,
+}
+
+/// A module's file as the supervisor read it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ModuleCopy {
+    /// The file.
+    pub file: PathBuf,
+    /// Hash of its bytes.
+    pub sha256: [u8; 32],
+    /// It is not to be opened.
+    pub is_quarantined: bool,
+}
+
+/// What an operator says of an endpoint at run time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// Name of the cluster.
+    pub cluster: String,
+    /// URL of the server as written in the configuration.
+    pub url: String,
+    /// Whether it drains, if something was said of that.
+    pub drain: Option<bool>,
+    /// Its weight, if something was said of that; 1 to 65,535.
+    pub weight: Option<u16>,
+}
+
+/// From a worker.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ToSupervisor {
+    /// All modules are open and all balancers built.
+    Built {
+        /// What the modules say of themselves, in the order of the configuration; `None` for one in quarantine.
+        modules: Vec<Option<ModuleSays>>,
+        /// What works, but was hardly meant.
+        warnings: Vec<String>,
+    },
+    /// It will never be ready.
+    Failed {
+        /// What a program that failed like this ends with.
+        exit: u8,
+        /// Why, a line for each problem.
+        lines: Vec<String>,
+    },
+    /// It accepts.
+    Ready {
+        /// Connections that there are no descriptors for.
+        shortage: Option<Shortage>,
+    },
+    /// How it goes.
+    Report(Box<Report>),
+    /// A name of which each address is a server has others now.
+    Moved {
+        /// The name.
+        name: String,
+        /// All that it has, in order.
+        addresses: Vec<IpAddr>,
+    },
+    /// What was learned so far: the answer to `Save`, and sent by itself now and then.
+    Saved {
+        /// What was learned.
+        state: State,
+        /// It was asked for.
+        is_answer: bool,
+    },
+    /// Its last word: nothing runs any more.
+    Ended {
+        /// Connections that were cut off.
+        cut_off: usize,
+        /// All that it counted.
+        totals: Totals,
+    },
+    /// What it has on its way, since `TellLoad`: now, and whenever that has changed.
+    Load {
+        /// It has been told to drain.
+        is_draining: bool,
+        /// Of this generation.
+        load: Load,
+    },
+}
+
+/// Kinds of [`ToSupervisor`].
+pub const N_KINDS: usize = 8;
+
+impl ToSupervisor {
+    /// Number of its variant.
+    pub fn kind(&self) -> usize {
+        match self {
+            Self::Built { .. } => 0,
+            Self::Failed { .. } => 1,
+            Self::Ready { .. } => 2,
+            Self::Report(_) => 3,
+            Self::Moved { .. } => 4,
+            Self::Saved { .. } => 5,
+            Self::Ended { .. } => 6,
+            Self::Load { .. } => 7,
+        }
+    }
+}
+
+impl Message for ToSupervisor {
+    /// The one of the memory that it is in.
+    const MOST_DESCRIPTORS: usize = 1;
+
+    fn most_bytes(kind: u8) -> u64 {
+        match kind {
+            // Lines of text, and the addresses of a name: 65,535 are 1 MiB.
+            0..=2 | 4 => 4 << 20,
+            // What was counted: more than 1,000 bytes for each of 65,535 endpoints.
+            3 | 6 => 64 << 20,
+            5 => learned::MOST_BYTES,
+            7 => 8 << 20,
+            _ => 0,
+        }
+    }
+}
+
+impl Message for ToWorker {
+    /// Sockets, one for each thread and listener, and the images of modules.
+    const MOST_DESCRIPTORS: usize = usize::MAX;
+
+    /// It comes from the supervisor, which a worker trusts.
+    fn most_bytes(_: u8) -> u64 {
+        1 << 30
+    }
+}
+
+/// What a module says of itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ModuleSays {
+    /// Its ID.
+    pub id: String,
+    /// Its version.
+    pub version: String,
+}
+
+/// How a worker is.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// All that it counted.
+    pub totals: Totals,
+    /// Faults of each module so far, in the order of the configuration.
+    pub faults: Vec<u64>,
+    /// Connections that are open.
+    pub connections: u64,
+}
+
+/// Requests on their way; what has none is left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Load {
+    /// By the ID of the endpoint.
+    pub endpoints: Vec<(u64, u32)>,
+    /// By the name of the cluster, with those that wait.
+    pub clusters: Vec<(String, u32)>,
+}

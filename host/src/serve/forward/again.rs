@@ -1,0 +1,197 @@
+//! Whether a request is sent again to another server, and what its client gets where it is not.
+
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use lb_api::wire;
+use tokio::time::Sleep;
+
+use super::failure::Failure;
+use super::report::Report;
+use super::{End, Memory, Request};
+use crate::config::retry::Policy;
+use crate::http::h1::body::BodyReader;
+use crate::http::h1::head::{Framing, ResponseHead};
+use crate::serve::downstream::Downstream;
+use crate::serve::error::Error;
+use crate::serve::trylist::Trylist;
+use crate::serve::upstream::{Exchange, NoResponse};
+
+/// What the client gets unless another try brings something better.
+pub(super) enum Last {
+    Failure(Failure),
+    Response(Box<Held>),
+}
+
+/// A response that is not passed on while another server is tried.
+pub(super) struct Held {
+    pub(super) endpoint: usize,
+    pub(super) exchange: Exchange,
+    pub(super) head: ResponseHead,
+}
+
+impl Request<'_> {
+    /// The route's policy, where this request can be repeated by it. A body may turn out to be too long later.
+    pub(super) fn policy(&self) -> Option<&Policy> {
+        let policy = self.plan.route.retry.as_deref()?;
+        let fits = match self.head.framing {
+            // Of HTTP/2, where nothing need be said of a length.
+            Framing::None | Framing::Chunked | Framing::UntilClose => true,
+            Framing::Length(n) => n <= policy.buffer_bytes as u64,
+        };
+        (fits && policy.repeats(self.head.text(self.head.method_text))).then_some(policy)
+    }
+
+    /// Whether what the client sent can be sent again, after a try that has sent some or all of it.
+    pub(super) fn is_repeatable(&self) -> bool {
+        self.head.framing == Framing::None || self.rest.is_some()
+    }
+
+    /// When the whole request has to be over, and how long after its beginning that is.
+    pub(super) fn last_moment(&self) -> Option<(Instant, Duration)> {
+        self.plan.timeout.map(|allowed| (self.started + allowed, allowed))
+    }
+
+    /// When the tries have to be over; what the client takes to send its body is not counted.
+    fn end_of_tries(&self) -> Option<Instant> {
+        let allowed = self.plan.route.retry.as_deref()?.timeout?;
+        Some(self.started + allowed + self.sending)
+    }
+
+    /// When no further try may begin.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match (self.last_moment(), self.end_of_tries()) {
+            (Some((all, _)), Some(tries)) => Some(all.min(tries)),
+            (all, tries) => all.map(|(all, _)| all).or(tries),
+        }
+    }
+
+    /// Whether the request's time is up.
+    pub(super) fn is_overdue(&self, now: Instant) -> bool {
+        self.deadline().is_some_and(|until| now >= until)
+    }
+
+    /// What a try has of a time that the cluster allows, and which of the times that is in the configuration.
+    pub(super) fn patience(&self, allowed: Duration, now: Instant) -> (Duration, Duration) {
+        let Some(policy) = self.plan.route.retry.as_deref() else { return (allowed, allowed) };
+        let of_try = allowed.min(policy.try_timeout.unwrap_or(allowed));
+        let left = self.end_of_tries().map(|until| until.saturating_duration_since(now));
+        match (left, policy.timeout) {
+            (Some(left), Some(timeout)) if left < of_try => (left, timeout),
+            _ => (of_try, of_try),
+        }
+    }
+
+    /// The time that a try has for what the cluster allows so much time for, had nothing come before it.
+    pub(super) fn fair(&self, allowed: Duration) -> Duration {
+        let policy = self.plan.route.retry.as_deref();
+        let others = [policy.and_then(|p| p.try_timeout), policy.and_then(|p| p.timeout), self.plan.timeout];
+        others.into_iter().flatten().fold(allowed, Duration::min)
+    }
+
+    /// Whether a request that got this response is to be sent again. Only one that was sent whole is: while it is not,
+    /// the response and its request cannot be held both.
+    pub(super) fn retries_response(&self, head: &ResponseHead, exchange: &Exchange) -> bool {
+        self.policy().is_some_and(|policy| {
+            policy.on.has_status(head.status)
+                && exchange.request.is_done()
+                && (self.head.framing == Framing::None || exchange.request.is_kept())
+                && self.may_send_again(policy, exchange.has_passed_on)
+        })
+    }
+
+    /// Whether a request that got none is to be sent again.
+    pub(super) fn retries_failure(&self, e: &NoResponse) -> bool {
+        self.policy().is_some_and(|policy| {
+            let is_cause = match e {
+                NoResponse::Closed(_)
+                | NoResponse::Unprocessed(_)
+                | NoResponse::Reset(_)
+                | NoResponse::Cut => policy.on.reset,
+                NoResponse::TimedOut(_) => policy.on.timeout,
+                NoResponse::Bad(_) => policy.on.bad_response,
+                NoResponse::Client(_) => false,
+            };
+            is_cause && self.is_repeatable() && self.may_send_again(policy, self.has_passed_on)
+        })
+    }
+
+    fn may_send_again(&self, policy: &Policy, has_passed_on: bool) -> bool {
+        !has_passed_on && self.n_sent < policy.tries
+    }
+
+    /// Waits until the request may be sent again, which it is not to be where this answers `None`: the budget is spent, or
+    /// the wait would outlast the request's time.
+    ///
+    /// # Errors
+    /// The client went away.
+    pub(super) async fn back_off(&mut self, down: &mut Downstream) -> Result<Option<Instant>, Failure> {
+        let Some(policy) = self.plan.route.retry.as_deref() else { return Ok(None) };
+        if self.retrying.is_none() {
+            let cluster = self.cluster;
+            // This one is no longer in flight, and counts all the same.
+            self.retrying = cluster.retries.begin(policy.budget, || cluster.n_requests() + 1);
+            if self.retrying.is_none() {
+                self.thread.metrics.retry_denied(self.plan.route.cluster);
+                return Ok(None);
+            }
+        }
+        let wait = policy.wait(self.n_sent, self.thread.random());
+        let now = Instant::now();
+        if self.deadline().is_some_and(|until| now + wait >= until) {
+            return Ok(None);
+        }
+        if !wait.is_zero() {
+            let slept = tokio::time::sleep(wait);
+            self.sleep_unless_gone(down, slept).await?;
+        }
+        Ok(Some(if wait.is_zero() { now } else { Instant::now() }))
+    }
+
+    async fn sleep_unless_gone(&self, down: &mut Downstream, sleep: Sleep) -> Result<(), Failure> {
+        let gone = poll_fn(|cx| match down.watch(cx) {
+            Err(error) => Poll::Ready(error),
+            Ok(()) => Poll::Pending,
+        });
+        tokio::select! {
+            biased;
+            error = gone => Err(Failure { error, outcome: wire::OUTCOME_ABORTED, begun: None }),
+            () = sleep => Ok(()),
+        }
+    }
+
+    /// Gives the client what there is.
+    pub(super) async fn settle(
+        &mut self,
+        down: &mut Downstream,
+        memory: &mut Memory,
+        trylist: &mut Trylist<'_>,
+        last: Last,
+    ) -> Result<(Report, End, Instant), Failure> {
+        match last {
+            Last::Failure(failure) => Err(failure),
+            Last::Response(held) => {
+                let Held { endpoint, exchange, head } = *held;
+                memory.response_head = head;
+                self.is_last_resort = true;
+                self.relay(down, memory, trylist, endpoint, exchange).await
+            }
+        }
+    }
+
+    /// Gives up what was held: another try was made. A short response that has come whole leaves its connection usable.
+    pub(super) fn let_go(&self, last: Option<Last>, now: Instant) {
+        let Some(Last::Response(held)) = last else { return };
+        let Held { endpoint, exchange: Exchange { server, mut buffer, .. }, head } = *held;
+        let ends = BodyReader::of_response(head.framing).take(&mut buffer).is_ok_and(|piece| piece.last);
+        if head.keep_alive && ends && buffer.is_empty() {
+            self.thread.pool.put(self.plan.route.cluster, endpoint, server, now);
+        }
+    }
+
+    /// What is said where no try was left to be made for want of time.
+    pub(super) fn out_of_time(&self) -> Failure {
+        Failure { error: Error::ServerTimeout, outcome: wire::OUTCOME_TIMED_OUT, begun: None }
+    }
+}

@@ -1,0 +1,181 @@
+//! A request without a whole response: what that was, what the client is told, and what the log says.
+
+use std::fmt::Write as _;
+use std::time::Instant;
+
+use lb_api::wire;
+
+use super::again::{Held, Last};
+use super::report::{Report, end, write_all};
+use super::{End, Memory, Request};
+use crate::http::h1::head::Framing;
+use crate::serve::downstream::Downstream;
+use crate::serve::error::{Error, Side};
+use crate::serve::respond::{self, verdict};
+use crate::serve::trylist::Trylist;
+use crate::serve::upstream::{Exchange, NoResponse};
+
+/// Why a request ended without a whole response.
+pub(super) struct Failure {
+    pub(super) error: Error,
+    pub(super) outcome: u32,
+    /// The client got a part of a response already: there is no telling it more.
+    pub(super) begun: Option<Report>,
+}
+
+impl Request<'_> {
+    pub(super) fn no_response(
+        &mut self,
+        trylist: &mut Trylist<'_>,
+        endpoint: usize,
+        e: NoResponse,
+    ) -> Failure {
+        let closed_early =
+            |text| (wire::TRY_CLOSED_EARLY, wire::OUTCOME_FAILED, Error::BadResponse, Some(text));
+        let (result, outcome, error, text) = match e {
+            NoResponse::Client(error) => (wire::TRY_ABORTED, wire::OUTCOME_ABORTED, error, None),
+            NoResponse::TimedOut(allowed) => (
+                wire::TRY_TIMED_OUT,
+                wire::OUTCOME_TIMED_OUT,
+                Error::ServerTimeout,
+                Some(format!("no response within {allowed:?}")),
+            ),
+            NoResponse::Closed(None) => closed_early("closed without a response".into()),
+            NoResponse::Closed(Some(e)) | NoResponse::Reset(e) => closed_early(format!("no response: {e}")),
+            NoResponse::Unprocessed(e) => closed_early(format!("not processed: {e}")),
+            NoResponse::Cut => closed_early("closed within the response's head".into()),
+            NoResponse::Bad(refusal) => (
+                wire::TRY_BAD_RESPONSE,
+                wire::OUTCOME_FAILED,
+                Error::BadResponse,
+                Some(format!("bad response: {refusal}")),
+            ),
+        };
+        if let Some(text) = text {
+            self.note(endpoint, &text);
+        }
+        trylist.end_try(result, Instant::now());
+        Failure { error, outcome, begun: None }
+    }
+
+    pub(super) fn exhausted(&self, trylist: &Trylist<'_>) -> Failure {
+        let (error, outcome) = match trylist.tries().last() {
+            None => (Error::NoEndpoint, wire::OUTCOME_NO_ENDPOINT),
+            Some(last) if last.failure == Some(wire::FAILURE_CONNECT_TIMEOUT) => {
+                (Error::ServerTimeout, wire::OUTCOME_TIMED_OUT)
+            }
+            Some(_) => (Error::Failed, wire::OUTCOME_FAILED),
+        };
+        Failure { error, outcome, begun: None }
+    }
+
+    /// Keeps a response for the case that no other server gives a better one.
+    pub(super) fn hold(
+        &mut self,
+        memory: &mut Memory,
+        trylist: &mut Trylist<'_>,
+        endpoint: usize,
+        mut exchange: Exchange,
+    ) -> Last {
+        let now = Instant::now();
+        let head = std::mem::take(&mut memory.response_head);
+        self.note(endpoint, &format!("answered {}", head.status));
+        trylist.response_headers(&head, now);
+        trylist.end_try(wire::TRY_SERVED, now);
+        self.rest = exchange.request.take_rest();
+        Last::Response(Box::new(Held { endpoint, exchange, head }))
+    }
+
+    /// Tells client and log that there is no (whole) response; `more` is header lines of its own.
+    pub(super) async fn fail(
+        &mut self,
+        down: &mut Downstream,
+        memory: &mut Memory,
+        failure: Failure,
+        more: &[u8],
+    ) -> (Report, End, Instant) {
+        let Failure { error, outcome, begun } = failure;
+        self.log_failure(error);
+        if let Some(report) = begun {
+            return (report, End::Close, Instant::now());
+        }
+        let verdict = verdict(error);
+        if verdict.status == 0 {
+            let received_bytes = self.head.len() as u64;
+            let report = Report { outcome, received_bytes, ..Report::default() };
+            return (report, End::Close, Instant::now());
+        }
+        let keep = verdict.keep && self.head.framing == Framing::None && self.keeps(down);
+        memory.response.clear();
+        let now = Instant::now();
+        let body_bytes = respond::write_error(
+            &self.thread.date,
+            error,
+            Some(self.head),
+            keep,
+            more,
+            now,
+            &mut memory.response,
+        );
+        self.apply_rules(down, verdict.status, &mut memory.response);
+        let sent = write_all(self.thread, down, &memory.response).await;
+        let report = Report {
+            status: verdict.status,
+            outcome,
+            received_bytes: self.head.len() as u64,
+            sent_bytes: if sent { memory.response.len() as u64 } else { 0 },
+            body_bytes: if sent { body_bytes } else { 0 },
+        };
+        (report, end(sent, keep), Instant::now())
+    }
+
+    /// Has a response of the proxy's own headers as its route's rules say, as those of servers have.
+    fn apply_rules(&self, down: &Downstream, status: u16, response: &mut Vec<u8>) {
+        let Some(rules) = self.plan.route.response_headers.as_deref() else { return };
+        let end_of = |text: &[u8]| memchr::memmem::find(response, text).map(|at| at + 2);
+        let (Some(first), Some(last)) = (end_of(b"\r\n"), end_of(b"\r\n\r\n")) else { return };
+        let mut lines = rules.strip(&response[first..last]);
+        rules.write(&self.values(down, None, status), &mut lines);
+        response.splice(first..last, lines);
+    }
+
+    fn log_failure(&self, error: Error) {
+        let (cluster, client) = (&*self.cluster.config.name, self.plan.client.address);
+        let target = String::from_utf8_lossy(self.head.text(self.head.target));
+        if error.side() == Side::Downstream {
+            tracing::debug!(cluster, %client, %target, "request given up: {error}");
+            return;
+        }
+        let Some(left_out) = self.thread.may_log() else { return };
+        let why = if self.failures.is_empty() { String::new() } else { format!(" ({})", self.failures) };
+        match left_out {
+            0 => tracing::error!(cluster, %client, %target, "request failed: {error}{why}"),
+            _ => tracing::error!(cluster, %client, %target, left_out, "request failed: {error}{why}"),
+        }
+    }
+
+    /// Tells the log of a request that was served, but not by the first server that was tried.
+    #[cold]
+    pub(super) fn log_recovery(&self) {
+        let Some(left_out) = self.thread.may_log() else { return };
+        let (cluster, failures) = (&*self.cluster.config.name, &self.failures);
+        let what = match self.is_last_resort {
+            false => "another server served a request",
+            true => "no other server served a request",
+        };
+        match left_out {
+            0 => tracing::warn!(cluster, "{what}: {failures}"),
+            _ => tracing::warn!(cluster, left_out, "{what}: {failures}"),
+        }
+    }
+
+    /// Remembers why a try failed.
+    #[cold]
+    pub(super) fn note(&mut self, endpoint: usize, text: &str) {
+        if !self.failures.is_empty() {
+            self.failures.push_str(", ");
+        }
+        // Writing to a string cannot fail.
+        let _ = write!(self.failures, "{}: {text}", self.cluster.endpoints[endpoint].url);
+    }
+}

@@ -1,0 +1,299 @@
+//! The response on its way to the client, while the rest of the request goes to the server.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use lb_api::wire;
+
+use super::explain;
+use super::failure::Failure;
+use super::report::Report;
+use super::{End, Memory, Request};
+use crate::http::h1::body::Encoding;
+use crate::http::h1::buffer::Buffer;
+use crate::http::h1::head::{Framing, ResponseHead};
+use crate::http::h1::pump::{Pump, PumpError};
+use crate::http::headers::{self, Reply, ResponseFraming};
+use crate::http::stream::Stream;
+use crate::serve::downstream::Downstream;
+use crate::serve::error::Error;
+use crate::serve::thread::Thread;
+use crate::serve::trylist::Trylist;
+use crate::serve::upstream::{self, Exchange};
+
+/// What is left of a request's body when its response is complete is read up to this many bytes, so that the connection
+/// can go on; more ends it.
+const SKIP_BYTES: u64 = 256 * 1024;
+/// Why a response broke off.
+pub(super) enum Broken {
+    Client(Error),
+    Server(PumpError),
+    ServerStalled,
+    OutOfTime,
+}
+
+/// The rest of a request, sent while its response is relayed already.
+pub(super) struct Sending<'a> {
+    request: &'a mut Pump,
+    /// The server takes no more. Its response counts all the same.
+    failed: bool,
+}
+
+impl Request<'_> {
+    /// Sends the response to the client while the rest of the request, if there is one, goes to the server.
+    pub(super) async fn relay(
+        &mut self,
+        down: &mut Downstream,
+        memory: &mut Memory,
+        trylist: &mut Trylist<'_>,
+        endpoint: usize,
+        exchange: Exchange,
+    ) -> Result<(Report, End, Instant), Failure> {
+        let Exchange { mut server, mut buffer, mut request, .. } = exchange;
+        let (thread, now) = (self.thread, Instant::now());
+        let head = &memory.response_head;
+        trylist.response_headers(head, now);
+        let received = buffer.range().end as u64;
+        // Told the end before it was told to continue, the client may send its body now, or its next request: nobody can
+        // tell which it is.
+        let may_hold_back = self.head.expects_continue && !request.is_done();
+        let keep = self.keeps(down) && !may_hold_back;
+        let framing = headers::response_framing(head, self.head.version, keep);
+        let mut out = std::mem::take(&mut memory.response);
+        out.clear();
+        self.write_head(down, (trylist, endpoint), head, framing, now, &mut out);
+        let mut pump = Pump::of_response(out, head.framing, framing.encoding);
+        pump.ends_apart = server.is_h2();
+        if pump.ends_apart || head.framing == Framing::Chunked {
+            pump.trailer_rules.clone_from(&self.plan.route.response_headers);
+        }
+        let mut sending = Sending { request: &mut request, failed: false };
+        // Where the end of the connection is all that ends the body, it must not come but for a reason, whatever becomes
+        // of this future.
+        let until_close = framing.encoding == Encoding::Identity
+            && !down.stream.is_h2()
+            && matches!(head.framing, Framing::Chunked | Framing::UntilClose);
+        if until_close {
+            down.reset_on_close(true);
+        }
+
+        let relayed = self.relay_pumps(down, &mut server, &mut buffer, &mut sending, &mut pump, now).await;
+        let failed = sending.failed;
+        let now = Instant::now();
+        let mut report = Report {
+            status: memory.response_head.status,
+            outcome: wire::OUTCOME_SERVED,
+            received_bytes: self.head.len() as u64 + request.body_bytes,
+            sent_bytes: pump.sent,
+            body_bytes: pump.body_bytes,
+        };
+        let (request_sent, response_sent) = (request.is_done() && !failed, pump.sent);
+        trylist.count_bytes(request.sent, received + pump.received);
+        memory.response = pump.into_memory();
+        if let Err(broken) = relayed {
+            return Err(self.broken(trylist, endpoint, broken, report, response_sent));
+        }
+        if until_close {
+            down.reset_on_close(false);
+        }
+        trylist.end_try(wire::TRY_SERVED, now);
+        let may_reuse = memory.response_head.keep_alive && buffer.is_empty();
+        let end = if request_sent {
+            if may_reuse {
+                thread.pool.put(self.plan.route.cluster, endpoint, server, now);
+            }
+            self.end(down, framing.keep)
+        } else {
+            // The server answered before it had the whole request.
+            let skipped = framing.keep && !down.stream.is_h2() && skip_rest(thread, down, &mut request).await;
+            if skipped { End::Keep } else { End::CloseUnread }
+        };
+        report.received_bytes = self.head.len() as u64 + request.body_bytes;
+        memory.request = request.into_memory();
+        let now = if request_sent { now } else { Instant::now() };
+        Ok((report, end, now))
+    }
+
+    /// Apart from [`Self::relay`], so that what it looks at is not kept while the body is relayed.
+    fn write_head(
+        &self,
+        down: &Downstream,
+        (trylist, endpoint): (&Trylist<'_>, usize),
+        head: &ResponseHead,
+        framing: ResponseFraming,
+        now: Instant,
+        out: &mut Vec<u8>,
+    ) {
+        let mut more = self.session_cookie(trylist, endpoint);
+        let with_why;
+        if trylist.is_explained() {
+            with_why = [more, &explain::header_lines(trylist, now)].concat();
+            more = &with_why;
+        }
+        let values;
+        let rules = match self.plan.route.response_headers.as_deref() {
+            None => None,
+            Some(rules) => {
+                values = self.values(down, Some(endpoint), head.status);
+                Some((rules, &values))
+            }
+        };
+        let reply = Reply { framing, client: self.head.version, more, rules };
+        headers::write_response(&self.thread.date, head, &reply, now, out);
+    }
+
+    /// The line that has its client come back to this endpoint, where it did not come for it, nor is to go back to where its
+    /// session is.
+    pub(super) fn session_cookie(&self, trylist: &Trylist<'_>, endpoint: usize) -> &[u8] {
+        let sticky = self.cluster.sticky.as_ref();
+        let sticky = sticky.filter(|_| self.preferred != Some(endpoint) && !trylist.is_session_kept());
+        let by_tls = self.plan.client.is_https;
+        sticky.and_then(|sticky| sticky.set_cookie(endpoint, by_tls)).unwrap_or_default()
+    }
+
+    /// What becomes of the client's connection after a request that was read to its end.
+    fn end(&self, down: &Downstream, keep: bool) -> End {
+        match keep {
+            true => End::Keep,
+            // The client did not ask for the end, and may be sending its next request.
+            false if self.head.keep_alive || down.has_unread() => End::CloseUnread,
+            false => End::Close,
+        }
+    }
+
+    async fn relay_pumps(
+        &self,
+        down: &mut Downstream,
+        server: &mut Stream,
+        buffer: &mut Buffer,
+        sending: &mut Sending<'_>,
+        response: &mut Pump,
+        now: Instant,
+    ) -> Result<(), Broken> {
+        let client_patience = self.thread.config.timeouts.body;
+        let server_patience = self.cluster.config.body_timeout;
+        let until = self.plan.timeout.map(|allowed| self.started + allowed);
+        let mut waited_for_sink = None;
+        let mut known = Some(now);
+        poll_fn(|cx| {
+            sending.poll(cx, down, server)?;
+            match response.poll(cx, server, buffer, &mut down.stream) {
+                Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
+                Poll::Ready(Err(PumpError::SinkFailed(_))) => {
+                    return Poll::Ready(Err(Broken::Client(Error::ClientGone)));
+                }
+                Poll::Ready(Err(e)) => return Poll::Ready(Err(Broken::Server(e))),
+                Poll::Pending => {}
+            }
+            if sending.request.is_done() {
+                down.watch(cx).map_err(Broken::Client)?;
+            }
+            let progressed =
+                std::mem::take(&mut response.progressed) | std::mem::take(&mut sending.request.progressed);
+            if progressed || waited_for_sink != Some(response.waits_for_sink) {
+                waited_for_sink = Some(response.waits_for_sink);
+                let patience = if response.waits_for_sink { client_patience } else { server_patience };
+                let deadline = known.take().unwrap_or_else(Instant::now) + patience;
+                down.timer.set(until.map_or(deadline, |until| deadline.min(until)));
+            }
+            ready!(down.timer.poll_expired(cx));
+            // Whichever time is over: it is used up by who is waited for.
+            Poll::Ready(Err(if response.waits_for_sink {
+                // Closed without that, the kernel would keep what the client does not take, for minutes.
+                down.reset_on_close(true);
+                Broken::Client(Error::ClientGone)
+            } else if sending.waits_for_client() {
+                Broken::Client(Error::BodyTimeout)
+            } else if until.is_some_and(|until| Instant::now() >= until) {
+                Broken::OutOfTime
+            } else {
+                Broken::ServerStalled
+            }))
+        })
+        .await
+    }
+
+    /// A response broke off after its head had come.
+    fn broken(
+        &mut self,
+        trylist: &mut Trylist<'_>,
+        endpoint: usize,
+        broken: Broken,
+        report: Report,
+        response_sent: u64,
+    ) -> Failure {
+        let is_out_of_time = matches!(broken, Broken::OutOfTime);
+        let (result, outcome, error, text) = match broken {
+            Broken::Client(error) => (wire::TRY_ABORTED, wire::OUTCOME_ABORTED, error, None),
+            Broken::ServerStalled => (
+                wire::TRY_TIMED_OUT,
+                wire::OUTCOME_BROKEN,
+                Error::ServerTimeout,
+                Some(format!("response body stopped for {:?}", self.cluster.config.body_timeout)),
+            ),
+            Broken::OutOfTime => (
+                wire::TRY_TIMED_OUT,
+                wire::OUTCOME_BROKEN,
+                Error::ServerTimeout,
+                Some(format!("not done within {:?}", self.plan.timeout.unwrap_or_default())),
+            ),
+            Broken::Server(e) => {
+                let text = match &e {
+                    PumpError::SourceFailed(e) => format!("response body broke off: {e}"),
+                    PumpError::SourceEnded => "response body broke off: connection closed".into(),
+                    PumpError::Malformed(text) => format!("response body refused: {text}"),
+                    PumpError::TooLarge | PumpError::SinkFailed(_) => "response body broke off".into(),
+                };
+                (wire::TRY_BROKEN, wire::OUTCOME_BROKEN, Error::BadResponse, Some(text))
+            }
+        };
+        if let Some(text) = text {
+            self.note(endpoint, &text);
+        }
+        let now = Instant::now();
+        if is_out_of_time {
+            trylist.ran_out_of_time(self.plan.timeout.unwrap_or_default(), self.uploading, now);
+        }
+        trylist.end_try(result, now);
+        if response_sent == 0 {
+            return Failure { error, outcome, begun: None };
+        }
+        Failure { error, outcome, begun: Some(Report { outcome, ..report }) }
+    }
+}
+
+impl Sending<'_> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        down: &mut Downstream,
+        server: &mut Stream,
+    ) -> Result<(), Broken> {
+        if self.failed || self.request.is_done() {
+            return Ok(());
+        }
+        match self.request.poll(cx, &mut down.stream, &mut down.buffer, server) {
+            Poll::Ready(Err(PumpError::SinkFailed(_))) => self.failed = true,
+            Poll::Ready(Err(e)) => return Err(Broken::Client(upstream::client_error(&e))),
+            Poll::Ready(Ok(())) | Poll::Pending => {}
+        }
+        Ok(())
+    }
+
+    /// Whether the server may be waiting for the rest of a request that the client does not send.
+    fn waits_for_client(&self) -> bool {
+        !self.failed && !self.request.is_done() && !self.request.waits_for_sink
+    }
+}
+
+/// Reads the rest of a request that nobody wants any more; false where it is too much or does not come.
+async fn skip_rest(thread: &Thread, down: &mut Downstream, request: &mut Pump) -> bool {
+    let limit = request.body_bytes + SKIP_BYTES;
+    down.timer.set(Instant::now() + thread.config.timeouts.body);
+    poll_fn(|cx| match request.poll_discard(cx, &mut down.stream, &mut down.buffer, limit) {
+        Poll::Ready(result) => Poll::Ready(result.is_ok()),
+        Poll::Pending => down.timer.poll_expired(cx).map(|()| false),
+    })
+    .await
+}

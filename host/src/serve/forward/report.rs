@@ -1,0 +1,187 @@
+//! What is said of a request when it is over; and the whole of those that go nowhere.
+
+use std::time::Instant;
+
+use tokio::io::AsyncWriteExt;
+
+use super::{End, Memory, Request, keeps};
+use crate::http::h1::head::{Framing, Name, RequestHead, Version};
+use crate::module::wire::ns;
+use crate::observe::access_log;
+use crate::observe::metrics::{self, RequestEnd};
+use crate::serve::downstream::Downstream;
+use crate::serve::error::Error;
+use crate::serve::respond::{self, verdict};
+use crate::serve::thread::Thread;
+use crate::serve::trylist::Trylist;
+
+/// What the client got, as metrics and log tell it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Report {
+    pub(super) status: u16,
+    pub(super) outcome: u32,
+    pub(super) received_bytes: u64,
+    pub(super) sent_bytes: u64,
+    pub(super) body_bytes: u64,
+}
+
+/// Answers a request that goes nowhere.
+pub async fn refuse(
+    thread: &Thread,
+    down: &mut Downstream,
+    memory: &mut Memory,
+    error: Error,
+    head: Option<&RequestHead>,
+) -> End {
+    let now = Instant::now();
+    // A body that was not read stands between this request and the next.
+    let keep = verdict(error).keep
+        && head.is_some_and(|head| head.framing == Framing::None && keeps(thread, down, head));
+    memory.response.clear();
+    let body_bytes = respond::write_error(&thread.date, error, head, keep, &[], now, &mut memory.response);
+    let sent = write_all(thread, down, &memory.response).await;
+    let report = Report {
+        status: verdict(error).status,
+        received_bytes: head.map_or(0, |head| head.len() as u64),
+        sent_bytes: if sent { memory.response.len() as u64 } else { 0 },
+        body_bytes: if sent { body_bytes } else { 0 },
+        ..Report::default()
+    };
+    tracing::debug!(client = %down.peer, status = report.status, "request refused: {error}");
+    conclude_unrouted(thread, down, head, report, now);
+    down.served_at = Instant::now();
+    end(sent, keep)
+}
+
+pub(super) async fn answer_options(
+    thread: &Thread,
+    down: &mut Downstream,
+    memory: &mut Memory,
+    head: &RequestHead,
+    started: Instant,
+) -> End {
+    let keep = head.framing == Framing::None && keeps(thread, down, head);
+    memory.response.clear();
+    respond::write_options(&thread.date, head, keep, started, &mut memory.response);
+    let sent = write_all(thread, down, &memory.response).await;
+    let sent_bytes = memory.response.len() as u64;
+    let report = Report { status: 204, received_bytes: head.len() as u64, sent_bytes, ..Report::default() };
+    conclude_unrouted(thread, down, Some(head), report, started);
+    down.served_at = Instant::now();
+    end(sent, keep)
+}
+
+impl Request<'_> {
+    /// Metrics and access log, and why, for who asked.
+    pub(super) fn conclude(&self, down: &Downstream, trylist: &Trylist<'_>, report: Report, now: Instant) {
+        let thread = self.thread;
+        if trylist.is_explained() {
+            self.log_explanation(trylist, report.status, now);
+        }
+        let duration_ns = ns(now.saturating_duration_since(self.started));
+        let first_byte_ns = trylist.first_byte().map(ns);
+        thread.metrics.request(&RequestEnd {
+            cluster: Some(self.plan.route.cluster),
+            outcome: report.outcome,
+            status: report.status,
+            duration_ns,
+            first_byte_ns,
+            received_bytes: report.received_bytes,
+            sent_bytes: report.sent_bytes,
+        });
+        let Some(log) = &thread.access_log else { return };
+        let endpoints = &self.cluster.endpoints;
+        let entry = access_log::Entry {
+            cluster: Some(&self.cluster.config.name),
+            module: Some(trylist.module()),
+            endpoint: trylist.endpoint().map(|endpoint| &*endpoints[endpoint].url),
+            duration_ns,
+            first_byte_ns,
+            request_id: self.plan.request_id.as_deref(),
+            client: self.plan.client.address.ip(),
+            ..entry(down, Some(self.head), report)
+        };
+        let tries = trylist.tries().iter().map(|tried| access_log::Try {
+            endpoint: &endpoints[tried.endpoint].url,
+            result: tried.failure.map_or_else(|| metrics::try_result(tried.result), metrics::failure),
+            status: tried.status,
+            duration_ns: ns(tried.total),
+        });
+        log.borrow_mut().log(&entry, tries);
+    }
+}
+
+/// Writes a response of the proxy's own; false where the client does not take it, whose connection is then of no use.
+pub(super) async fn write_all(thread: &Thread, down: &mut Downstream, bytes: &[u8]) -> bool {
+    let write = async {
+        down.stream.write_all(bytes).await?;
+        down.stream.flush().await?;
+        down.stream.finish(b"");
+        Ok::<_, std::io::Error>(())
+    };
+    match tokio::time::timeout(thread.config.timeouts.body, write).await {
+        Ok(written) => written.is_ok(),
+        Err(_) => {
+            // Closed without that, the kernel would keep what the client does not take, for minutes.
+            down.reset_on_close(true);
+            false
+        }
+    }
+}
+
+/// What becomes of a connection after a response of the proxy's own.
+pub(super) fn end(sent: bool, keep: bool) -> End {
+    match (sent, keep) {
+        (true, true) => End::Keep,
+        (true, false) => End::CloseUnread,
+        (false, _) => End::Close,
+    }
+}
+
+fn conclude_unrouted(
+    thread: &Thread,
+    down: &Downstream,
+    head: Option<&RequestHead>,
+    report: Report,
+    started: Instant,
+) {
+    let duration_ns = ns(started.elapsed());
+    thread.metrics.request(&RequestEnd {
+        cluster: None,
+        outcome: 0,
+        status: report.status,
+        duration_ns,
+        first_byte_ns: None,
+        received_bytes: report.received_bytes,
+        sent_bytes: report.sent_bytes,
+    });
+    if let Some(log) = &thread.access_log {
+        let client = head.map_or(down.peer, |head| thread.config.forwarded.client(head, down.peer).address);
+        let client = client.ip();
+        let entry = access_log::Entry { client, duration_ns, ..entry(down, head, report) };
+        log.borrow_mut().log(&entry, []);
+    }
+}
+
+fn entry<'a>(down: &Downstream, head: Option<&'a RequestHead>, report: Report) -> access_log::Entry<'a> {
+    access_log::Entry {
+        client: down.peer.ip(),
+        method: head.map_or(b"", |head| head.text(head.method_text)),
+        target: head.map_or(b"", |head| head.text(head.target)),
+        version: match head.map(|head| head.version) {
+            Some(Version::Http10) => "HTTP/1.0",
+            Some(Version::Http11) | None => "HTTP/1.1",
+            Some(Version::Http2) => "HTTP/2.0",
+        },
+        status: report.status,
+        body_bytes: report.body_bytes,
+        referer: head.and_then(|head| head.known(Name::Referer)),
+        user_agent: head.and_then(|head| head.known(Name::UserAgent)),
+        cluster: None,
+        module: None,
+        endpoint: None,
+        duration_ns: 0,
+        first_byte_ns: None,
+        request_id: None,
+    }
+}

@@ -1,0 +1,183 @@
+//! Idle connections to servers, kept for the next request of the same thread.
+
+use std::cell::RefCell;
+use std::time::{Duration, Instant};
+
+use crate::cluster::Cluster;
+use crate::http::h2::pool::Connections;
+use crate::http::stream::Stream;
+use crate::tls::client::{ClientTls, Connector, Protocol};
+
+/// The idle connections of one thread.
+#[derive(Debug)]
+pub struct Pool {
+    clusters: Box<[ClusterPool]>,
+}
+
+#[derive(Debug)]
+struct ClusterPool {
+    keepalive: usize,
+    timeout: Duration,
+    tls: Option<Connector>,
+    /// Where servers choose between HTTP/2 and HTTP/1.1: for requests that only HTTP/1.1 can carry.
+    http1_tls: Option<Connector>,
+    endpoints: Box<[RefCell<Vec<Idle>>]>,
+    /// Where it is spoken.
+    h2: Box<[Connections]>,
+    h2_streams: usize,
+}
+
+#[derive(Debug)]
+struct Idle {
+    stream: Stream,
+    since: Instant,
+}
+
+impl Pool {
+    /// A pool with a place for every endpoint.
+    pub fn new(clusters: &[Cluster]) -> Self {
+        let cluster = |cluster: &Cluster| ClusterPool {
+            keepalive: cluster.config.keepalive,
+            timeout: cluster.config.keepalive_timeout,
+            tls: cluster.config.tls.as_ref().map(ClientTls::connector),
+            http1_tls: match cluster.config.protocol {
+                Protocol::Auto => cluster.config.tls.as_ref().map(ClientTls::http1_connector),
+                Protocol::Http1 | Protocol::H2 => None,
+            },
+            endpoints: cluster.endpoints.iter().map(|_| RefCell::default()).collect(),
+            h2: match cluster.config.protocol {
+                Protocol::Http1 => Box::default(),
+                Protocol::H2 | Protocol::Auto => {
+                    cluster.endpoints.iter().map(|_| Connections::default()).collect()
+                }
+            },
+            h2_streams: cluster.config.h2_streams,
+        };
+        Self { clusters: clusters.iter().map(cluster).collect() }
+    }
+
+    /// The connection that was used last, of those that the server has not closed and that are not older than their time:
+    /// a server may be closing those as the request is sent. `certain` asks the kernel itself, for requests that must not be
+    /// sent twice; otherwise what the reactor knows is enough, which costs no system call.
+    /// `upgrade`: the request asks for another protocol, which a stream of HTTP/2 cannot become where the server has a choice.
+    pub fn take(
+        &self,
+        cluster: usize,
+        endpoint: usize,
+        certain: bool,
+        upgrade: bool,
+        now: Instant,
+    ) -> Option<Stream> {
+        let pool = &self.clusters[cluster];
+        let may_be_h2 = !upgrade || pool.http1_tls.is_none();
+        if let Some(h2) = pool.h2.get(endpoint).filter(|_| may_be_h2)
+            && let Some(stream) = h2.take(pool.h2_streams)
+        {
+            return Some(Stream::H2Client(Box::new(stream)));
+        }
+        let mut idle = pool.endpoints[endpoint].borrow_mut();
+        loop {
+            let Idle { mut stream, since } = idle.pop()?;
+            if now.saturating_duration_since(since) >= pool.timeout {
+                // So are those that were used before it; the next sweep drops them.
+                stream.say_farewell();
+                return None;
+            }
+            if stream.is_quiet() && (!certain || stream.is_quiet_now()) {
+                return Some(stream);
+            }
+        }
+    }
+
+    /// Keeps a connection on which nothing is outstanding. One stream of many is none.
+    pub fn put(&self, cluster: usize, endpoint: usize, mut stream: Stream, now: Instant) {
+        let pool = &self.clusters[cluster];
+        let mut idle = pool.endpoints[endpoint].borrow_mut();
+        if stream.is_h2() {
+            return;
+        }
+        if idle.len() < pool.keepalive {
+            idle.push(Idle { stream, since: now });
+        } else {
+            stream.say_farewell();
+        }
+    }
+
+    /// What a cluster's servers that are reached by https are spoken to with.
+    pub fn tls(&self, cluster: usize) -> Option<&Connector> {
+        self.clusters[cluster].tls.as_ref()
+    }
+
+    /// The same for requests that only HTTP/1.1 can carry, where servers have a choice.
+    pub fn http1_tls(&self, cluster: usize) -> Option<&Connector> {
+        self.clusters[cluster].http1_tls.as_ref()
+    }
+
+    /// An endpoint's connections of HTTP/2, in a cluster that speaks it.
+    pub fn h2(&self, cluster: usize, endpoint: usize) -> &Connections {
+        &self.clusters[cluster].h2[endpoint]
+    }
+
+    /// Drops connections that were idle for too long, that the server has closed, or that go to an address which the
+    /// server's name no longer has.
+    pub fn sweep(&self, clusters: &[Cluster], now: Instant) {
+        for (pool, cluster) in self.clusters.iter().zip(clusters) {
+            for (h2, endpoint) in pool.h2.iter().zip(&cluster.endpoints) {
+                h2.sweep(&endpoint.addresses, now, pool.timeout);
+            }
+            for (idle, endpoint) in pool.endpoints.iter().zip(&cluster.endpoints) {
+                idle.borrow_mut().retain_mut(|c| {
+                    let stays = now.saturating_duration_since(c.since) < pool.timeout
+                        && c.stream.is_quiet()
+                        && endpoint.addresses.still_contain(c.stream.peer_addr().ok());
+                    if !stays {
+                        c.stream.say_farewell();
+                    }
+                    stays
+                });
+            }
+        }
+    }
+
+    /// Drops all.
+    pub fn clear(&self) {
+        self.clusters.iter().flat_map(|pool| &pool.h2).for_each(Connections::clear);
+        for idle in self.clusters.iter().flat_map(|pool| &pool.endpoints) {
+            idle.borrow_mut().drain(..).for_each(|mut c| c.stream.say_farewell());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    /// The sweep comes once a second, which made the default meet servers that close at 5 s.
+    #[tokio::test]
+    async fn a_connection_is_not_used_after_its_time_though_no_sweep_has_come() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let connect = TcpStream::connect(listener.local_addr().expect("bound"));
+        let (ours, theirs) = tokio::join!(connect, listener.accept());
+        let (ours, _theirs) = (ours.expect("connected"), theirs.expect("accepted"));
+        let timeout = Duration::from_secs(4);
+        let pool = Pool {
+            clusters: Box::new([ClusterPool {
+                keepalive: 1,
+                timeout,
+                tls: None,
+                http1_tls: None,
+                endpoints: Box::new([RefCell::default()]),
+                h2: Box::default(),
+                h2_streams: 1,
+            }]),
+        };
+        let now = Instant::now();
+        pool.put(0, 0, ours.into(), now);
+        let young =
+            pool.take(0, 0, false, false, now + timeout - Duration::from_millis(1)).expect("it is young");
+        pool.put(0, 0, young, now);
+        assert!(pool.take(0, 0, false, false, now + timeout).is_none());
+    }
+}

@@ -1,0 +1,206 @@
+//! What one worker thread owns. Nothing in here is shared, so nothing in here waits.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Instant;
+
+use slab::Slab;
+use tokio::sync::Notify;
+
+use crate::cluster::Clusters;
+use crate::cluster::random::Random;
+use crate::config::Config;
+use crate::http::date::Date;
+use crate::module::wire::ns;
+use crate::observe::access_log;
+use crate::observe::metrics::Shard;
+use crate::serve::downstream::Active;
+use crate::serve::drain::Phase;
+use crate::serve::pool::Pool;
+use crate::serve::route::Routes;
+use crate::serve::trylist::Slot;
+
+/// Trylist storage, and requests' memory, that one thread keeps for reuse.
+const MAX_SPARE: usize = 256;
+
+/// Lines about failed requests that one thread logs in a second: a server that is down at full load must not turn the log
+/// into the bottleneck. The metrics and the access log count all.
+const LOG_LINES_PER_SECOND: u32 = 10;
+
+/// One worker thread's own things, and its view of what is shared.
+#[derive(Debug)]
+pub struct Thread {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// Which requests go where.
+    pub routes: Arc<Routes>,
+    /// All clusters, in the order of the configuration.
+    pub clusters: Clusters,
+    /// This thread's numbers.
+    pub metrics: Arc<Shard>,
+    /// This thread's end of the access log, if there is one.
+    pub access_log: Option<RefCell<access_log::Writer>>,
+    /// Idle connections to servers.
+    pub pool: Pool,
+    /// The date of now, as headers want it.
+    pub date: Date,
+    phase: Cell<Phase>,
+    epoch: Instant,
+    random: Random,
+    requests: Cell<u64>,
+    log_budget: Cell<LogBudget>,
+    connections: RefCell<Slab<Option<Waker>>>,
+    connection_ended: Notify,
+    #[expect(clippy::vec_box, reason = "lent and given back as a pointer, not copied")]
+    spare_slots: RefCell<Vec<Box<Slot>>>,
+    #[expect(clippy::vec_box, reason = "lent and given back as a pointer, not copied")]
+    spare_active: RefCell<Vec<Box<Active>>>,
+}
+
+/// What is left to be logged in this second.
+#[derive(Clone, Copy, Debug, Default)]
+struct LogBudget {
+    second: Option<Instant>,
+    used: u32,
+    left_out: u64,
+}
+
+impl Thread {
+    /// `epoch` is the zero of the times that modules see, the same for all threads.
+    pub fn new(
+        config: Arc<Config>,
+        routes: Arc<Routes>,
+        clusters: Clusters,
+        metrics: Arc<Shard>,
+        access_log: Option<access_log::Writer>,
+        epoch: Instant,
+    ) -> Self {
+        Self {
+            pool: Pool::new(&clusters),
+            config,
+            routes,
+            clusters,
+            metrics,
+            access_log: access_log.map(RefCell::new),
+            phase: Cell::new(Phase::Serving),
+            epoch,
+            random: Random::new(),
+            requests: Cell::new(0),
+            date: Date::default(),
+            log_budget: Cell::default(),
+            connections: RefCell::default(),
+            connection_ended: Notify::new(),
+            spare_slots: RefCell::default(),
+            spare_active: RefCell::default(),
+        }
+    }
+
+    /// Uniform random bits, for balancing and nothing that has to be secret.
+    #[inline]
+    pub fn random(&self) -> u64 {
+        self.random.next()
+    }
+
+    /// A time as modules see it.
+    #[inline]
+    pub fn ns(&self, time: Instant) -> u64 {
+        ns(time.saturating_duration_since(self.epoch))
+    }
+
+    /// Counts a request and says whether it is the one in 64 whose module calls are timed.
+    #[inline]
+    pub fn is_sampled(&self) -> bool {
+        let n = self.requests.get();
+        self.requests.set(n.wrapping_add(1));
+        n.is_multiple_of(64)
+    }
+
+    /// Whether a line about a failed request may be logged, and how many were left out since the last one.
+    pub fn may_log(&self) -> Option<u64> {
+        let (now, mut budget) = (Instant::now(), self.log_budget.get());
+        if budget.second.is_none_or(|second| now.saturating_duration_since(second).as_secs() >= 1) {
+            budget = LogBudget { second: Some(now), used: 0, ..budget };
+        }
+        let may = budget.used < LOG_LINES_PER_SECOND;
+        let left_out = budget.left_out;
+        if may {
+            budget.used += 1;
+            budget.left_out = 0;
+        } else {
+            budget.left_out += 1;
+        }
+        self.log_budget.set(budget);
+        may.then_some(left_out)
+    }
+
+    /// What the worker is about.
+    #[inline]
+    pub fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    /// Moves on and wakes every connection, so that each can see what that means for it.
+    pub fn enter_phase(&self, phase: Phase) {
+        self.phase.set(phase);
+        for waker in self.connections.borrow().iter().filter_map(|(_, waker)| waker.as_ref()) {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Takes a place in the list of those who are woken when the phase changes.
+    pub fn join(&self) -> usize {
+        self.connections.borrow_mut().insert(None)
+    }
+
+    /// Names whom to wake; once for the life of a task.
+    pub fn set_waker(&self, place: usize, waker: &Waker) {
+        self.connections.borrow_mut()[place] = Some(waker.clone());
+    }
+
+    /// Gives the place up.
+    pub fn leave(&self, place: usize) {
+        self.connections.borrow_mut().remove(place);
+        if self.phase().is_ending() {
+            self.connection_ended.notify_one();
+        }
+    }
+
+    /// Completes when a connection has ended since the last time it did; only once the worker is ending.
+    pub async fn a_connection_ended(&self) {
+        self.connection_ended.notified().await;
+    }
+
+    /// Connections of this thread.
+    pub fn n_connections(&self) -> usize {
+        self.connections.borrow().len()
+    }
+
+    /// Storage for a trylist.
+    #[inline]
+    pub(crate) fn take_slot(&self) -> Box<Slot> {
+        self.spare_slots.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Memory for the requests of a connection that has become busy.
+    pub(crate) fn lend_active(&self) -> Box<Active> {
+        self.spare_active.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Memory that is no longer used.
+    pub(crate) fn return_active(&self, active: Box<Active>) {
+        let mut spare = self.spare_active.borrow_mut();
+        if spare.len() < MAX_SPARE {
+            spare.push(active);
+        }
+    }
+
+    /// Storage that is no longer used.
+    #[inline]
+    pub(crate) fn return_slot(&self, slot: Box<Slot>) {
+        let mut spare = self.spare_slots.borrow_mut();
+        if spare.len() < MAX_SPARE {
+            spare.push(slot);
+        }
+    }
+}
