@@ -11,3 +11,5 @@ pub mod headers;
 pub mod h1;
 pub mod h2;
 pub mod stream;
+pub mod pump;
+pub mod pipe;

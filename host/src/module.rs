@@ -8,6 +8,7 @@
 //! points into it (thread-local destructors, learned state, text in a log line).
 
 pub mod load;
+pub mod refusal;
 pub mod registry;
 pub mod balancer;
 mod contract;

@@ -26,7 +26,8 @@ use crate::cluster::{self, Cluster, Clusters};
 use crate::config::Config;
 use crate::module::balancer::{BuildError, Fault};
 use crate::module::board::{self, Board};
-use crate::module::load::LoadError;
+use crate::module::crash;
+use crate::module::refusal::LoadError;
 use crate::module::registry::Registry;
 use crate::net::address::Address;
 use crate::net::listening::Listening;
@@ -356,7 +357,7 @@ impl Worker {
         let resolver = has_names.then(|| Resolver::new(&config.resolver)).transpose();
         let resolver = resolver.map_err(|e| StartError::System("resolver".into(), e))?.map(Arc::new);
         spawn("background", move || {
-            board.inspect(|board| board::take_place(board, place));
+            board.inspect(|board| crash::take_place(board, place));
             runtime.block_on(async {
                 let mut asking = Vec::new();
                 if let Some(resolver) = resolver {
@@ -442,7 +443,7 @@ impl Worker {
             let phase = self.phase.subscribe();
             let (runtime, board) = (new_runtime("worker")?, self.board);
             self.threads.push(spawn(&format!("worker-{i}"), move || {
-                board.inspect(|board| board::take_place(board, i));
+                board.inspect(|board| crash::take_place(board, i));
                 // Its sockets would have nobody who reads them. With a supervisor, another process is the better end.
                 let _end = board.map(|_| AbortOnPanic);
                 let thread = Rc::new(Thread::new(config, routes, clusters, metrics, writer, epoch));

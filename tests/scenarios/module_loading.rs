@@ -12,7 +12,8 @@ use tests::artifacts::{broken, c_module};
 use trylist::config::{ModuleFile, Place, Setting, SettingValue};
 use trylist::module::balancer::{Balancer, BuildInput, Endpoint};
 use trylist::module::board::{Board, Crumb, Kind, Mark, take_place};
-use trylist::module::load::{self, LoadError, inspect};
+use trylist::module::load::{self, inspect};
+use trylist::module::refusal::LoadError;
 use trylist::module::registry::Registry;
 use trylist::module::{Language, Module, Supports, TrylistLayout};
 

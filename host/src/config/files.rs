@@ -12,8 +12,6 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize as _;
 
-use super::httpd;
-
 /// Largest file; what is larger, or never ends, was not meant.
 const MAX_FILE_BYTES: u64 = 16 << 20;
 
@@ -97,7 +95,7 @@ impl Files {
         if self.is_whole {
             return Err("was no part of the configuration when that was checked".to_owned());
         }
-        let found = httpd::included(argument, directory);
+        let found = included(argument, directory);
         self.found.push(((argument.to_owned(), directory.to_owned()), found.clone()));
         found
     }
@@ -154,6 +152,27 @@ fn cause(error: &io::Error) -> String {
         io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
         io::ErrorKind::IsADirectory => "it is a directory".to_owned(),
         _ => error.to_string(),
+    }
+}
+
+/// The files that an argument of `Include` means, those of a pattern in the order of their names. Relative ones are
+/// looked for in `directory`, that of the including file.
+fn included(argument: &str, directory: &Path) -> Result<Vec<PathBuf>, String> {
+    if !argument.contains(['*', '?', '[']) {
+        return Ok(vec![directory.join(argument)]);
+    }
+    let pattern = match Path::new(argument).is_absolute() || directory.as_os_str().is_empty() {
+        true => argument.to_owned(),
+        false => format!("{}/{argument}", glob::Pattern::escape(&directory.to_string_lossy())),
+    };
+    // A pattern must name a leading dot to mean hidden files, as in a shell.
+    let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
+    let found =
+        glob::glob_with(&pattern, options).map_err(|error| format!("is not a pattern: {}", error.msg))?;
+    let files: Vec<PathBuf> = found.flatten().filter(|path| path.is_file()).collect();
+    match files.is_empty() {
+        true => Err("matches no file".to_owned()),
+        false => Ok(files),
     }
 }
 

@@ -32,7 +32,6 @@ use toml::Spanned;
 
 use self::directive::{ANYTHING, Arguments, DIRECTIVES};
 use self::include::Stack;
-pub(super) use self::include::included;
 use self::line::{Line, lines, words};
 use super::Files;
 use super::file::File;

@@ -8,5 +8,3 @@
 pub mod buffer;
 pub mod head;
 pub mod body;
-pub mod pipe;
-pub mod pump;

@@ -26,9 +26,6 @@ const STREAM_WINDOW: u32 = 64 * 1024 - 1;
 /// What is kept of a stream's body until the peer takes it.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// The first bytes of a client that speaks HTTP/2, as far as they look like a head of HTTP/1.1.
-pub const PREFACE_HEAD: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
-
 /// What becomes of a stream that its server ends, or that never begins, where that says more than the end of a connection.
 #[derive(Debug)]
 pub enum StreamError {

@@ -22,8 +22,6 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
-use crate::module::crash;
-
 /// Memory shared by a supervisor and one worker: a place for each thread that calls modules, and the record of the thread
 /// that brought the worker down.
 ///
@@ -154,7 +152,6 @@ thread_local! {
 /// The board has no such slot: it was made for fewer threads than there are.
 pub fn take_place(board: &'static Board, slot: usize) {
     let place = board.slot(slot).expect("a board is made with a slot for each thread");
-    crash::ensure_alternate_stack();
     // Somebody may have had the place before, in a process that builds several workers.
     place.crumb.store(0, Ordering::Relaxed);
     place.tid.store(rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned(), Ordering::Relaxed);

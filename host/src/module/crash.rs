@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use libc::{c_int, c_void, siginfo_t};
 
-use crate::module::board::Board;
+use crate::module::board::{self, Board};
 use crate::os::log_queue;
 
 /// By these a thread brings its process down. Traps are what `__builtin_trap` is on some machines, SYS is a system call
@@ -104,6 +104,17 @@ fn handled_by(handler: usize) -> libc::sigaction {
 
 fn check(result: c_int) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// From now on the calling thread leaves its crumbs on the board, and its last words too: a stack that overflows is told
+/// on another one. Threads without a place leave none.
+///
+/// # Panics
+///
+/// The board has no such slot: it was made for fewer threads than there are.
+pub fn take_place(board: &'static Board, slot: usize) {
+    ensure_alternate_stack();
+    board::take_place(board, slot);
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
 
-use crate::module::load::Refusal;
+use crate::module::refusal::Refusal;
 
 /// A copy that nobody can change any more, not even this process.
 #[derive(Debug)]

@@ -8,7 +8,6 @@
 
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::fmt;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Write as _};
 use std::mem::{MaybeUninit, offset_of};
@@ -24,13 +23,14 @@ use lb_api::wire;
 use libloading::os::unix::{Library as Opened, RTLD_LOCAL, RTLD_NOW};
 use sha2::{Digest as _, Sha256};
 
-use crate::config::{ModuleFile, NotFound, Place};
+use crate::config::ModuleFile;
 use crate::module::board::{self, Mark};
 use crate::module::calls::Calls;
 use crate::module::image::{self, Image};
 use crate::module::mapped::{can_be_read, is_mapped, is_readable};
+use crate::module::refusal::{LoadError, MAX_FILE_BYTES, Refusal, TABLE_BYTES};
 use crate::module::wire::slice;
-use crate::module::{Hex, Language, Library, Module, OneLine, TrylistLayout, elf, owner};
+use crate::module::{Language, Library, Module, OneLine, TrylistLayout, elf, owner};
 
 /// A module's file, read once and checked as far as that goes without running any of it. What is opened is the copy.
 #[derive(Debug)]
@@ -89,57 +89,6 @@ impl Copied {
     }
 }
 
-/// Why a module was not loaded. As text it is one line: place and ID where the configuration asked, file, reason.
-#[derive(Debug)]
-pub struct LoadError {
-    /// Where the configuration names the module; absent after [`inspect`].
-    pub place: Option<Place>,
-    /// The ID that was asked for; absent after [`inspect`].
-    pub id: Option<Arc<str>>,
-    /// The file, as found.
-    pub file: PathBuf,
-    /// The reason.
-    pub refusal: Refusal,
-}
-
-/// The reasons for which a module is not loaded. Texts in them are one line.
-#[derive(Debug)]
-#[expect(missing_docs, reason = "each one's text is its documentation, in `Display` below")]
-pub enum Refusal {
-    NotFound(NotFound),
-    Unreadable(io::Error),
-    NoFile,
-    TooLarge,
-    /// Somebody else can change the file.
-    Exposed(String),
-    OtherHash {
-        pinned: Box<[u8; 32]>,
-        found: Box<[u8; 32]>,
-    },
-    NoLibrary(String),
-    Copy(io::Error),
-    Linker(String),
-    NoModule,
-    NoTable,
-    OtherAbi {
-        major: u32,
-        minor: u32,
-    },
-    ShortTable {
-        size: u32,
-    },
-    NoCall(&'static str),
-    /// The envelope of a Rust module is not what this host knows.
-    Root(String),
-    /// It said nothing sensible of itself.
-    Info(String),
-    OtherId {
-        found: Box<str>,
-    },
-}
-
-/// A whole module is far below; more is a mistake like a disk image or `/dev/zero`.
-const MAX_FILE_BYTES: u64 = 1 << 30;
 const PIECE_BYTES: usize = 64 << 10;
 
 fn copy(file: &Path, name: &str, pinned: Option<[u8; 32]>) -> Result<Copied, Refusal> {
@@ -325,9 +274,6 @@ fn c_table(symbol: *const *const wire::Module) -> Result<wire::Module, Refusal> 
     })
 }
 
-/// The table of the first release, which has every call that a module must have.
-const TABLE_BYTES: usize = offset_of!(wire::Module, drop_balancer) + size_of::<usize>();
-
 /// The ABI's rule; see [`lb_api::version`].
 fn check_abi(major: u32, minor: u32) -> Result<(), Refusal> {
     // `ABI_MINOR` may be 0, but will not stay so.
@@ -425,84 +371,6 @@ fn trylist_of(size: usize, align: usize) -> Result<TrylistLayout, Refusal> {
         )));
     }
     Ok(TrylistLayout { size, align })
-}
-
-impl LoadError {
-    fn of(request: &ModuleFile, file: &Path, refusal: Refusal) -> Self {
-        let (place, id) = (Some(request.place.clone()), Some(Arc::clone(&request.id)));
-        Self { place, id, file: file.to_owned(), refusal }
-    }
-}
-
-impl fmt::Display for LoadError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(place) = &self.place {
-            write!(f, "{place}: ")?;
-        }
-        if let Some(id) = &self.id {
-            write!(f, "module \"{id}\": ")?;
-        }
-        write!(f, "{}: {}", self.file.display(), self.refusal)
-    }
-}
-
-impl std::error::Error for LoadError {}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotFound(NotFound { file, tried }) if tried.iter().all(|path| path == file) => {
-                f.write_str("is not there")
-            }
-            Self::NotFound(NotFound { tried, .. }) => {
-                f.write_str("is not there, looked for ")?;
-                list(f, tried)
-            }
-            Self::Unreadable(error) => write!(f, "cannot be read: {error}"),
-            Self::NoFile => f.write_str("is no regular file"),
-            Self::TooLarge => write!(f, "is larger than {} MiB", MAX_FILE_BYTES >> 20),
-            Self::Exposed(why) | Self::NoLibrary(why) | Self::Root(why) | Self::Info(why) => f.write_str(why),
-            Self::OtherHash { pinned, found } => {
-                write!(f, "has sha256 {}, the configuration wants {}", Hex(&found[..]), Hex(&pinned[..]))
-            }
-            Self::Copy(error) => write!(f, "cannot be copied to where it may run: {error}"),
-            Self::Linker(text) => write!(f, "cannot be linked: {text}"),
-            Self::NoModule => f.write_str(
-                "is no balancer module: it exports neither the root of a Rust module \
-                 (lb_api::export_balancer!) nor the symbol lb_module of a C module",
-            ),
-            Self::NoTable => f.write_str(
-                "its symbol lb_module does not point to a table of calls; \
-                 define it as `LB_EXPORT const struct lb_module *const lb_module = &table;`",
-            ),
-            Self::OtherAbi { major, minor } => {
-                write!(
-                    f,
-                    "built for ABI {major}.{minor}, this host provides {ABI_MAJOR}.{ABI_MINOR}; rebuild it"
-                )
-            }
-            Self::ShortTable { size } => {
-                write!(f, "its table of calls says that it has {size} bytes, expected {TABLE_BYTES} or more")
-            }
-            Self::NoCall(call) => write!(f, "its call {call} is null, and every module must have one"),
-            Self::OtherId { found } => write!(f, "is module \"{found}\"; load it by that ID"),
-        }
-    }
-}
-
-/// `a, b and c`
-fn list(f: &mut fmt::Formatter<'_>, paths: &[PathBuf]) -> fmt::Result {
-    for (i, path) in paths.iter().enumerate() {
-        let before = if i == 0 {
-            ""
-        } else if i + 1 < paths.len() {
-            ", "
-        } else {
-            " and "
-        };
-        write!(f, "{before}{}", path.display())?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

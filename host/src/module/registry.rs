@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::config::ModuleFile;
 use crate::module::board::Mark;
-use crate::module::load::{self, Copied, LoadError};
+use crate::module::load::{self, Copied};
+use crate::module::refusal::LoadError;
 use crate::module::{Hex, Module};
 
 /// Module ID → loaded module, each once. Dropping it unloads nothing.

@@ -13,9 +13,10 @@ use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 
 use crate::http::h1::buffer::Buffer;
+use crate::http::h1::head::PREFACE_HEAD;
 use crate::http::h1::head::{HeadLimits, Refusal, RequestHead, Scan};
+use crate::http::h2;
 use crate::http::h2::server::Client;
-use crate::http::h2::{self, PREFACE_HEAD};
 use crate::http::stream::Stream;
 use crate::net::address::Peer;
 use crate::net::linger::{Ending as _, Linger};

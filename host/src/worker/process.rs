@@ -23,7 +23,7 @@ use crate::cluster::names::Name;
 use crate::cluster::{Cluster, Clusters, Tier};
 use crate::config::{self, Config};
 use crate::module::balancer::{Balancer, Fault};
-use crate::module::board::{self, Board};
+use crate::module::board::Board;
 use crate::module::crash;
 use crate::module::load::Copied;
 use crate::module::registry::Registry;
@@ -156,7 +156,7 @@ impl Process {
         let board = Board::open(descriptor()?)
             .map_err(|e| Refused::failed(format_args!("no memory shared with the supervisor: {e}")))?;
         let board: &'static Board = Box::leak(Box::new(board));
-        board::take_place(board, config.threads + 1);
+        crash::take_place(board, config.threads + 1);
         crash::install(board).map_err(|e| Refused::failed(format_args!("no handler for crashes: {e}")))?;
         let access_log = if has_access_log { Some(File::from(descriptor()?)) } else { None };
         let mut copies = Vec::new();
@@ -561,7 +561,7 @@ impl Reporting {
 impl Saver {
     fn run(self, wanted: &mpsc::Receiver<()>) {
         if let Some(board) = self.board {
-            board::take_place(board, self.place);
+            crash::take_place(board, self.place);
         }
         // A crash soon after the start should not forget what names stand for.
         let mut wait = FIRST_SAVE;

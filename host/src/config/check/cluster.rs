@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
 use rustls::pki_types::ServerName;
 use toml::Spanned;
 
@@ -18,7 +17,7 @@ use super::super::units::Time;
 use super::super::{
     AllDown, Cluster, HostHeader, KeyMissing, KeySource, QueueOrder, Resolve, Server, Syntax, WhenFull, file,
 };
-use super::headers::Direction;
+use super::headers::{Direction, token};
 use super::module::Modules;
 use super::{Checker, address};
 use crate::tls::client::Protocol;
@@ -483,9 +482,4 @@ impl Checker<'_> {
         }
         time.map_or(KEEPALIVE_TIMEOUT, |time| time.get_ref().0)
     }
-}
-
-pub(super) fn token(name: &str) -> Option<&str> {
-    let is_value = HeaderValue::from_str(name).is_ok();
-    (is_value && HeaderName::from_bytes(name.as_bytes()).is_ok()).then_some(name)
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use toml::Spanned;
 
 use crate::http::h1::head::Name;
@@ -12,7 +12,6 @@ use super::super::file;
 use super::super::source::At;
 use super::super::suggest::nearest;
 use super::Checker;
-use super::cluster::token;
 
 /// Which messages rules are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,4 +113,10 @@ impl Checker<'_> {
         };
         self.report.error(value.at(), format!("{object}: value {text:?} of {:?} {wrong}", name.get_ref()));
     }
+}
+
+/// The text, where it can be the name of a header (RFC 9110 section 5.6.2).
+pub(super) fn token(name: &str) -> Option<&str> {
+    let is_value = HeaderValue::from_str(name).is_ok();
+    (is_value && HeaderName::from_bytes(name.as_bytes()).is_ok()).then_some(name)
 }

@@ -8,7 +8,7 @@ use super::super::source::At;
 use super::super::units::Time;
 use super::super::{Cluster, CookieTerms, KeySource, Route, SameSite, Server, Sticky, file};
 use super::Checker;
-use super::cluster::token;
+use super::headers::token;
 
 /// A shorter secret could be found by trying.
 const SECRET_BYTES: usize = 16;

@@ -29,24 +29,3 @@ impl Stack {
         self.0.pop();
     }
 }
-
-/// The files that an argument of `Include` means, those of a pattern in the order of their names. Relative ones are
-/// looked for in `directory`, that of the including file.
-pub(in crate::config) fn included(argument: &str, directory: &Path) -> Result<Vec<PathBuf>, String> {
-    if !argument.contains(['*', '?', '[']) {
-        return Ok(vec![directory.join(argument)]);
-    }
-    let pattern = match Path::new(argument).is_absolute() || directory.as_os_str().is_empty() {
-        true => argument.to_owned(),
-        false => format!("{}/{argument}", glob::Pattern::escape(&directory.to_string_lossy())),
-    };
-    // A pattern must name a leading dot to mean hidden files, as in a shell.
-    let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
-    let found =
-        glob::glob_with(&pattern, options).map_err(|error| format!("is not a pattern: {}", error.msg))?;
-    let files: Vec<PathBuf> = found.flatten().filter(|path| path.is_file()).collect();
-    match files.is_empty() {
-        true => Err("matches no file".to_owned()),
-        false => Ok(files),
-    }
-}

@@ -14,6 +14,9 @@ use memchr::memchr;
 pub use self::request::RequestHead;
 pub use self::response::ResponseHead;
 
+/// The first bytes of a client that speaks HTTP/2, as far as they look like a head of HTTP/1.1.
+pub const PREFACE_HEAD: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
+
 /// Header lines that the parser has room for; the configured limit is at most this.
 pub const MAX_HEADERS: usize = 256;
 

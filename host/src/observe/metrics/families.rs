@@ -5,10 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::format::{Kind, Text, Unit, Value};
-use super::totals::{Times, Totals, key};
-
-/// Name and value.
-pub(super) type Label<'a> = (&'static str, &'a str);
+use super::totals::{Label, Times, Totals, key};
 
 /// Takes families one after the other.
 pub(super) enum Families<'a> {

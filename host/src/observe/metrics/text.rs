@@ -8,8 +8,9 @@ use std::iter;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::families::{self, Families, Label, seconds};
+use super::families::{self, Families, seconds};
 use super::format::{Format, Text, Unit};
+use super::totals::Label;
 use super::totals::{Times, Totals};
 use super::{
     BalancerCells, Call, Cell, ClusterCells, Connection, EndpointCells, FAILURES, Histogram, ListenerCells,

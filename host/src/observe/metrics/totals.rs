@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::families::Label;
 use crate::cluster::endpoint::ADDRESS_MARK;
 
 /// Counters and histograms by family and labels. Those that are zero are not in it, so that its size is that of what
@@ -127,6 +126,9 @@ pub(super) fn key(labels: &[Label<'_>], text: &mut String) {
         text.push('"');
     }
 }
+
+/// Name and value.
+pub(super) type Label<'a> = (&'static str, &'a str);
 
 #[cfg(test)]
 mod tests {

@@ -32,6 +32,23 @@ pub(super) struct Held {
 }
 
 impl Request<'_> {
+    /// Keeps a response for the case that no other server gives a better one.
+    pub(super) fn hold(
+        &mut self,
+        memory: &mut Memory,
+        trylist: &mut Trylist<'_>,
+        endpoint: usize,
+        mut exchange: Exchange,
+    ) -> Last {
+        let now = Instant::now();
+        let head = std::mem::take(&mut memory.response_head);
+        self.note(endpoint, &format!("answered {}", head.status));
+        trylist.response_headers(&head, now);
+        trylist.end_try(wire::TRY_SERVED, now);
+        self.rest = exchange.request.take_rest();
+        Last::Response(Box::new(Held { endpoint, exchange, head }))
+    }
+
     /// The route's policy, where this request can be repeated by it. A body may turn out to be too long later.
     pub(super) fn policy(&self) -> Option<&Policy> {
         let policy = self.plan.route.retry.as_deref()?;

@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use lb_api::wire;
 
-use super::again::{Held, Last};
 use super::report::{Report, end, write_all};
 use super::{End, Memory, Request};
 use crate::http::h1::head::Framing;
@@ -13,7 +12,7 @@ use crate::serve::downstream::Downstream;
 use crate::serve::error::{Error, Side};
 use crate::serve::respond::{self, verdict};
 use crate::serve::trylist::Trylist;
-use crate::serve::upstream::{Exchange, NoResponse};
+use crate::serve::upstream::NoResponse;
 
 /// Why a request ended without a whole response.
 pub(super) struct Failure {
@@ -67,23 +66,6 @@ impl Request<'_> {
             Some(_) => (Error::Failed, wire::OUTCOME_FAILED),
         };
         Failure { error, outcome, begun: None }
-    }
-
-    /// Keeps a response for the case that no other server gives a better one.
-    pub(super) fn hold(
-        &mut self,
-        memory: &mut Memory,
-        trylist: &mut Trylist<'_>,
-        endpoint: usize,
-        mut exchange: Exchange,
-    ) -> Last {
-        let now = Instant::now();
-        let head = std::mem::take(&mut memory.response_head);
-        self.note(endpoint, &format!("answered {}", head.status));
-        trylist.response_headers(&head, now);
-        trylist.end_try(wire::TRY_SERVED, now);
-        self.rest = exchange.request.take_rest();
-        Last::Response(Box::new(Held { endpoint, exchange, head }))
     }
 
     /// Tells client and log that there is no (whole) response; `more` is header lines of its own.

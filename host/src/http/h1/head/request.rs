@@ -10,7 +10,7 @@ use super::{
     write_fields,
 };
 use crate::http::h1::buffer::Buffer;
-use crate::http::h2::PREFACE_HEAD;
+use crate::http::h1::head::PREFACE_HEAD;
 
 /// A request's head, as spans of its text. Reused from request to request. The text is copied out of the read buffer
 /// (some hundred bytes), so that it stays while the buffer takes the body.

@@ -6,11 +6,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use super::body::{BodyReader, Encoding, HEAD_ROOM, Piece, frame};
-use super::buffer::{BODY_BYTES, Buffer};
-use super::head::Framing;
-use super::pipe::Pipe;
+use crate::http::h1::body::{BodyReader, Encoding, HEAD_ROOM, Piece, frame};
+use crate::http::h1::buffer::{BODY_BYTES, Buffer};
+use crate::http::h1::head::Framing;
 use crate::http::headers::rules::Rules;
+use crate::http::pipe::Pipe;
 use crate::http::stream::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
