@@ -12,6 +12,7 @@
 pub mod listener;
 pub mod per_client;
 pub mod downstream;
+pub mod http2;
 pub mod forward;
 pub mod route;
 pub mod trylist;

@@ -11,7 +11,7 @@
 
 pub mod client;
 mod inbox;
-pub mod pool;
+pub mod connection;
 pub mod server;
 pub mod text;
 pub mod watch;
@@ -22,9 +22,9 @@ use std::{fmt, io};
 use h2::Reason;
 
 /// What one stream may send ahead of who takes it; RFC 9113's default.
-const STREAM_WINDOW: u32 = 64 * 1024 - 1;
+pub const STREAM_WINDOW: u32 = 64 * 1024 - 1;
 /// What is kept of a stream's body until the peer takes it.
-const SEND_BUFFER: usize = 64 * 1024;
+pub const SEND_BUFFER: usize = 64 * 1024;
 
 /// What becomes of a stream that its server ends, or that never begins, where that says more than the end of a connection.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ impl From<StreamError> for io::Error {
 
 /// What all streams of a connection may send ahead together: as much as each of them may, so that those that nobody reads
 /// leave the others theirs.
-fn connection_window(max_streams: usize) -> u32 {
+pub fn connection_window(max_streams: usize) -> u32 {
     const MOST: u32 = (1 << 31) - 1;
     u32::try_from(max_streams).unwrap_or(MOST).saturating_mul(STREAM_WINDOW).min(MOST)
 }

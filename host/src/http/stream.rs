@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
 use crate::http::h2::client::ClientStream;
+use crate::http::h2::connection::Carrier;
 use crate::http::h2::server::ServerStream;
 use crate::net::linger::Ending;
 
@@ -261,6 +262,20 @@ impl AsyncWrite for Stream {
             Self::Tls(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
             Self::H2Server(_) | Self::H2Client(_) => Poll::Ready(Ok(())),
         }
+    }
+}
+
+impl Carrier for Stream {
+    fn is_secure(&self) -> bool {
+        self.is_secure()
+    }
+
+    fn peer(&self) -> Option<SocketAddr> {
+        self.peer_addr().ok()
+    }
+
+    fn notice_death(&self, silence: Duration) {
+        self.notice_death(silence);
     }
 }
 

@@ -15,8 +15,6 @@ use tokio::net::TcpStream;
 use crate::http::h1::buffer::Buffer;
 use crate::http::h1::head::PREFACE_HEAD;
 use crate::http::h1::head::{HeadLimits, Refusal, RequestHead, Scan};
-use crate::http::h2;
-use crate::http::h2::server::Client;
 use crate::http::stream::Stream;
 use crate::net::address::Peer;
 use crate::net::linger::{Ending as _, Linger};
@@ -24,6 +22,7 @@ use crate::net::timer::Timer;
 use crate::serve::drain::{Idle, Phase};
 use crate::serve::error::Error;
 use crate::serve::forward::{self, Memory};
+use crate::serve::http2::{self, Client};
 use crate::serve::thread::Thread;
 
 /// An idle connection keeps its request memory for this long, so that a busy client does not pay for giving it back.
@@ -224,7 +223,7 @@ impl Downstream {
     async fn into_h2(self, thread: Rc<Thread>, place: impl Place) {
         let before = [PREFACE_HEAD, self.buffer.bytes()].concat().into_boxed_slice();
         let client = Client { peer: self.peer, identity: self.identity };
-        h2::server::serve(thread, self.stream, before, client, place).await;
+        http2::serve(thread, self.stream, before, client, place).await;
     }
 
     /// Waits until there is something to read; false when the connection's time is over instead.

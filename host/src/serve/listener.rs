@@ -10,13 +10,13 @@ use tokio::sync::{Notify, watch};
 use tokio_rustls::server::TlsStream;
 
 use crate::config;
-use crate::http::h2::{self, server::Client};
 use crate::http::stream::Stream;
 use crate::net::address::{Address, Peer};
 use crate::net::listening::{Listening, is_of_one_connection};
 use crate::net::proxy_protocol::{self, BadHeader};
 use crate::serve::downstream::{self, Downstream, FIRST_REQUEST_GRACE, Place};
 use crate::serve::drain::{Idle, Phase};
+use crate::serve::http2::{self, Client};
 use crate::serve::per_client::{Counted, PerClient};
 use crate::serve::thread::Thread;
 use crate::tls::server::{self, Acceptor, NoHandshake};
@@ -170,7 +170,7 @@ async fn serve_tls(thread: Rc<Thread>, socket: TcpStream, peer: Peer, admitted: 
     let Some(Secured { stream, identity, is_h2 }) = handshake.await else { return };
     if is_h2 {
         let client = Client { peer, identity };
-        return Box::pin(h2::server::serve(thread, stream, Box::default(), client, admitted)).await;
+        return Box::pin(http2::serve(thread, stream, Box::default(), client, admitted)).await;
     }
     let mut connection = Downstream::new(&thread, stream, peer);
     connection.identity = identity;

@@ -1,10 +1,12 @@
 //! Idle connections to servers, kept for the next request of the same thread.
 
+pub mod h2;
+
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
+use self::h2::Connections;
 use crate::cluster::Cluster;
-use crate::http::h2::pool::Connections;
 use crate::http::stream::Stream;
 use crate::tls::client::{ClientTls, Connector, Protocol};
 

@@ -9,7 +9,7 @@ use h2::client::{ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
 use tokio::io::ReadBuf;
 
-use super::pool::Lease;
+use super::connection::Lease;
 use super::server::{poll_send, take_trailers};
 use super::{StreamError, io_error, text};
 

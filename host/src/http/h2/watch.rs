@@ -15,8 +15,7 @@ use std::time::Instant;
 use h2::Reason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::http::stream::Stream;
-use crate::net::linger::Linger;
+use crate::net::linger::{Ending, Linger};
 
 /// What a connection may spend at once: 1,000 frames that cost one, or 100 requests taken back.
 const BUDGET: u32 = 1_000;
@@ -30,9 +29,9 @@ const PER_PIECE: u32 = 3;
 /// and for so many bytes that it was sent, for which a client with a small window has to say that it took them.
 const BYTES_PER_POINT: u32 = 256;
 /// What taking a request back costs: it may have reached a server.
-pub(super) const RESET_COST: u32 = 10;
+pub const RESET_COST: u32 = 10;
 /// Frames that are read until all streams had a turn: to take in what came for them, to send the resets that are due.
-pub(super) const PORTION: u32 = 1_000;
+pub const PORTION: u32 = 1_000;
 
 const FRAME_HEAD: usize = 9;
 /// Bytes of an error code, which is all that RST_STREAM carries.
@@ -56,8 +55,8 @@ pub struct Budget {
 
 /// A client's connection, watched.
 #[derive(Debug)]
-pub struct Watched {
-    stream: Stream,
+pub struct Watched<S> {
+    stream: S,
     /// What was read of it before it was known to be one of HTTP/2.
     before: Box<[u8]>,
     before_at: usize,
@@ -175,9 +174,9 @@ impl Budget {
     }
 }
 
-impl Watched {
+impl<S> Watched<S> {
     /// `before` is what was read of the stream already.
-    pub fn new(stream: Stream, before: Box<[u8]>, budget: Rc<Budget>) -> Self {
+    pub fn new(stream: S, before: Box<[u8]>, budget: Rc<Budget>) -> Self {
         let (frames, sent) = (Frames::behind(PREFACE), Frames::behind(0));
         Self { stream, before, before_at: 0, frames, n_frames: 0, sent, budget, linger: None }
     }
@@ -224,7 +223,7 @@ impl Frames {
     }
 }
 
-impl AsyncRead for Watched {
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -262,7 +261,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl<S: Ending> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let n = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
         self.budget.sent(n);
