@@ -11,8 +11,10 @@
 
 pub mod listener;
 pub mod per_client;
-pub mod downstream;
+pub mod http1;
 pub mod http2;
+mod active;
+pub mod downstream;
 pub mod forward;
 pub mod route;
 pub mod trylist;

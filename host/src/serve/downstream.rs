@@ -1,7 +1,4 @@
-//! One client's connection: requests one after the other, time-outs, and next to no memory in between.
-//!
-//! What a request needs (buffers, heads, the state of everything that waits) lives in `requests`, in a future that
-//! exists only while the connection is busy. A connection that was idle for `LINGER` waits as a socket and a timer.
+//! One client's connection, as its requests use it.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -10,25 +7,14 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 
 use crate::http::h1::buffer::Buffer;
-use crate::http::h1::head::PREFACE_HEAD;
-use crate::http::h1::head::{HeadLimits, Refusal, RequestHead, Scan};
 use crate::http::stream::Stream;
 use crate::net::address::Peer;
 use crate::net::linger::{Ending as _, Linger};
 use crate::net::timer::Timer;
-use crate::serve::drain::{Idle, Phase};
 use crate::serve::error::Error;
-use crate::serve::forward::{self, Memory};
-use crate::serve::http2::{self, Client};
 use crate::serve::thread::Thread;
-
-/// An idle connection keeps its request memory for this long, so that a busy client does not pay for giving it back.
-const LINGER: Duration = Duration::from_secs(1);
-/// What a connection without a request yet gets for it, from its beginning, while a worker ends.
-pub const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(500);
 
 /// One client's connection.
 #[derive(Debug)]
@@ -61,143 +47,6 @@ pub struct Downstream {
     pub served_at: Instant,
 }
 
-/// How a run of requests ended.
-enum Run {
-    /// The client is silent.
-    Idle,
-    /// The connection is over.
-    Closed,
-    /// The client speaks HTTP/2.
-    Http2,
-}
-
-/// What a wait for a request brought.
-enum Wait {
-    Head,
-    Idle,
-    Closed,
-    Refused(Error),
-}
-
-/// What the requests of a connection use one after the other; lent by the thread while the connection is busy.
-#[derive(Debug, Default)]
-pub(crate) struct Active {
-    head: RequestHead,
-    memory: Memory,
-}
-
-/// Serves a connection until it ends. `place` is the connection's in [`Thread::join`].
-///
-/// This future is what an idle connection costs.
-#[expect(clippy::manual_async_fn, reason = "an `async fn` would keep its arguments twice")]
-pub fn serve(thread: Rc<Thread>, mut down: Downstream, place: impl Place) -> impl Future<Output = ()> {
-    async move {
-        poll_fn(|cx| {
-            thread.set_waker(place.index(), cx.waker());
-            Poll::Ready(())
-        })
-        .await;
-        while down.is_readable(&thread).await {
-            match Box::pin(requests(&thread, &mut down)).await {
-                Run::Idle => {
-                    down.buffer = Buffer::default();
-                    down.timer.set(down.served_at + thread.config.timeouts.keepalive);
-                }
-                Run::Closed => break,
-                Run::Http2 => return Box::pin(down.into_h2(thread, place)).await,
-            }
-        }
-        // Without a word where none was asked for: a client that has sent nothing would take an answer for that to the
-        // request that it is about to send.
-        if down.stream.has_farewell() {
-            Box::pin(down.end(thread.config.timeouts.body)).await;
-        }
-    }
-}
-
-/// Tells a client that speaks no TLS where it is to be spoken, in the words that it speaks.
-pub async fn refuse_plain(thread: &Thread, socket: TcpStream, peer: Peer) {
-    let mut down = Downstream::new(thread, socket.into(), peer);
-    let end = forward::refuse(thread, &mut down, &mut Memory::default(), Error::PlainHttp, None).await;
-    if end == forward::End::CloseUnread {
-        down.discard(thread.config.timeouts.body).await;
-    }
-}
-
-/// The request of an HTTP/2 stream.
-#[derive(Clone, Copy, Debug)]
-pub struct StreamRequest<'a> {
-    /// Its head as one of HTTP/1.1.
-    pub head: &'a [u8],
-    /// Why it is none.
-    pub malformed: Option<&'static str>,
-    /// Whether a body follows.
-    pub has_body: bool,
-}
-
-/// Serves the one request of an HTTP/2 stream.
-pub async fn serve_stream(thread: &Thread, down: &mut Downstream, request: StreamRequest<'_>) {
-    let mut active = thread.lend_active();
-    let Active { head, memory } = &mut *active;
-    head.clear();
-    down.n_requests = 1;
-    let limits = &thread.config.limits;
-    let limits = HeadLimits { line_bytes: limits.request_line_bytes, headers: limits.headers };
-    let taken = match request.malformed {
-        None => head.take_h2(request.head, request.has_body, &limits),
-        Some(reason) => Err(Refusal::Malformed(reason)),
-    };
-    down.prepare_buffer(thread.config.limits.head_bytes);
-    match taken {
-        Ok(()) => _ = forward::forward(thread, down, memory, head).await,
-        Err(refusal) => _ = forward::refuse(thread, down, memory, Error::Head(refusal), Some(head)).await,
-    }
-    thread.return_active(active);
-}
-
-/// A connection's place among those of its thread, given up when dropped.
-pub trait Place {
-    /// Which it is; see [`Thread::join`].
-    fn index(&self) -> usize;
-}
-
-async fn requests(thread: &Thread, down: &mut Downstream) -> Run {
-    let mut active = thread.lend_active();
-    let run = serve_requests(thread, down, &mut active).await;
-    thread.return_active(active);
-    run
-}
-
-async fn serve_requests(thread: &Thread, down: &mut Downstream, active: &mut Active) -> Run {
-    let Active { head, memory } = active;
-    loop {
-        match down.next_head(thread, head).await {
-            Wait::Head => {}
-            Wait::Idle => return Run::Idle,
-            Wait::Closed => return Run::Closed,
-            Wait::Refused(_) if down.may_be_h2 && down.n_requests == 0 && head.is_h2_preface() => {
-                return Run::Http2;
-            }
-            Wait::Refused(error) => {
-                if forward::refuse(thread, down, memory, error, Some(head)).await == forward::End::CloseUnread
-                {
-                    down.discard(thread.config.timeouts.body).await;
-                }
-                return Run::Closed;
-            }
-        }
-        down.n_requests += 1;
-        match forward::forward(thread, down, memory, head).await {
-            forward::End::Keep => {}
-            forward::End::Close => return Run::Closed,
-            forward::End::CloseUnread => {
-                down.discard(thread.config.timeouts.body).await;
-                return Run::Closed;
-            }
-        }
-    }
-}
-
 impl Downstream {
     /// A connection that was just accepted.
     pub fn new(thread: &Thread, stream: Stream, peer: Peer) -> Self {
@@ -219,96 +68,8 @@ impl Downstream {
         }
     }
 
-    /// Serves it as one of HTTP/2, of whose first bytes the head was taken already.
-    async fn into_h2(self, thread: Rc<Thread>, place: impl Place) {
-        let before = [PREFACE_HEAD, self.buffer.bytes()].concat().into_boxed_slice();
-        let client = Client { peer: self.peer, identity: self.identity };
-        http2::serve(thread, self.stream, before, client, place).await;
-    }
-
-    /// Waits until there is something to read; false when the connection's time is over instead.
-    async fn is_readable(&mut self, thread: &Thread) -> bool {
-        poll_fn(|cx| {
-            if self.stream.poll_read_ready(cx).is_ready() {
-                return Poll::Ready(true);
-            }
-            if self.ends(thread.phase()) {
-                return Poll::Ready(false);
-            }
-            ready!(self.timer.poll_expired(cx));
-            Poll::Ready(false)
-        })
-        .await
-    }
-
-    /// Whether an idle connection is to be closed now. One that was just accepted has its request on the way, most
-    /// often, and gets a moment for it.
-    fn ends(&mut self, phase: Phase) -> bool {
-        match phase {
-            Phase::Serving | Phase::Draining { idle: Idle::AnswerOneMore, .. } => false,
-            Phase::Draining { idle: Idle::Close, .. } if self.n_requests == 0 => {
-                self.timer.set(self.served_at + FIRST_REQUEST_GRACE);
-                false
-            }
-            Phase::Draining { idle: Idle::Close, .. } | Phase::Stopped => true,
-        }
-    }
-
-    /// Reads the next request's head.
-    async fn next_head(&mut self, thread: &Thread, head: &mut RequestHead) -> Wait {
-        let limits = &thread.config.limits;
-        let head_limits = HeadLimits { line_bytes: limits.request_line_bytes, headers: limits.headers };
-        self.prepare_buffer(limits.head_bytes);
-        head.clear();
-        let mut scan = Scan::default();
-        let mut reading = self.has_begun();
-        if reading || self.n_requests > 0 {
-            let timeouts = &thread.config.timeouts;
-            let patience = if reading { timeouts.request_head } else { LINGER.min(timeouts.keepalive) };
-            self.timer.set(self.served_at + patience);
-        }
-        poll_fn(|cx| {
-            loop {
-                match head.read(&mut self.buffer, &mut scan, &head_limits) {
-                    Ok(true) => return Poll::Ready(Wait::Head),
-                    Ok(false) => {}
-                    Err(refusal) => return Poll::Ready(Wait::Refused(Error::Head(refusal))),
-                }
-                if self.read_closed {
-                    return Poll::Ready(Wait::Closed);
-                }
-                match self.buffer.poll_fill(cx, &mut self.stream, usize::MAX) {
-                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Wait::Closed),
-                    Poll::Ready(Ok(_)) if !reading && self.has_begun() => {
-                        reading = true;
-                        self.timer.set(Instant::now() + thread.config.timeouts.request_head);
-                    }
-                    Poll::Ready(Ok(_)) => {}
-                    Poll::Pending => break,
-                }
-            }
-            if !reading && self.ends(thread.phase()) {
-                return Poll::Ready(Wait::Closed);
-            }
-            ready!(self.timer.poll_expired(cx));
-            // The first request's time began with the connection. It can come here without a byte: a new socket may be
-            // reported readable when it is not.
-            Poll::Ready(match (reading, self.n_requests) {
-                (true, _) => Wait::Refused(Error::HeadTimeout),
-                (false, 0) => Wait::Closed,
-                (false, _) => Wait::Idle,
-            })
-        })
-        .await
-    }
-
-    /// Whether something of a request has come: empty lines are sent after bodies by some, and are none.
-    fn has_begun(&self) -> bool {
-        self.buffer.bytes().iter().any(|byte| !matches!(byte, b'\r' | b'\n'))
-    }
-
     /// Makes the buffer one for heads, with what is waiting at its front.
-    fn prepare_buffer(&mut self, head_bytes: usize) {
+    pub(super) fn prepare_buffer(&mut self, head_bytes: usize) {
         self.head_bytes = head_bytes;
         if self.buffer.room() + self.buffer.range().end == head_bytes {
             self.buffer.compact();
@@ -362,7 +123,7 @@ impl Downstream {
 
     /// Ends our half and reads on for a while, so that the client can read why it was refused. `patience` is for a client
     /// that takes nothing.
-    async fn discard(&mut self, patience: Duration) {
+    pub(super) async fn discard(&mut self, patience: Duration) {
         let mut linger = Linger::ending(patience);
         poll_fn(|cx| linger.poll(cx, &mut self.stream)).await;
         self.has_ended = true;
@@ -370,7 +131,7 @@ impl Downstream {
 
     /// Ends our half, unless that was done or would pass for the end of a body that broke off. `patience` is for a client
     /// that takes nothing.
-    async fn end(&mut self, patience: Duration) {
+    pub(super) async fn end(&mut self, patience: Duration) {
         if self.has_ended || self.resets {
             return;
         }

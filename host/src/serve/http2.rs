@@ -12,6 +12,7 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::Request;
 
+use crate::http::h1::head::{HeadLimits, Refusal};
 use crate::http::h2::server::{ServerStream, Terms, is_reset, was_reset_here};
 use crate::http::h2::watch::{self, Budget, Watched};
 use crate::http::h2::{SEND_BUFFER, STREAM_WINDOW, connection_window, text};
@@ -19,9 +20,12 @@ use crate::http::stream::Stream;
 use crate::net::address::Peer;
 use crate::net::linger;
 use crate::net::timer::Timer;
-use crate::serve::downstream::{self, Downstream, Place};
+use crate::serve::active::Active;
+use crate::serve::downstream::Downstream;
 use crate::serve::drain::{Idle, Phase};
-use crate::serve::thread::Thread;
+use crate::serve::error::Error;
+use crate::serve::forward;
+use crate::serve::thread::{Place, Thread};
 
 /// Requests that one connection may have under way. As nginx; more wait at the client.
 const MAX_STREAMS: u32 = 128;
@@ -206,9 +210,9 @@ impl Connection {
             let mut head = Vec::with_capacity(512);
             let malformed = text::write_request(&parts, &mut head).err();
             drop(parts);
-            let request = downstream::StreamRequest { head: &head, malformed, has_body: inbox.is_some() };
+            let request = StreamRequest { head: &head, malformed, has_body: inbox.is_some() };
             {
-                let mut serving = pin!(downstream::serve_stream(&thread, &mut down, request));
+                let mut serving = pin!(serve_stream(&thread, &mut down, request));
                 poll_fn(|cx| {
                     if let Some(inbox) = &inbox {
                         inbox.absorb(cx);
@@ -222,4 +226,35 @@ impl Connection {
             }
         }));
     }
+}
+
+/// The request of an HTTP/2 stream.
+#[derive(Clone, Copy, Debug)]
+struct StreamRequest<'a> {
+    /// Its head as one of HTTP/1.1.
+    head: &'a [u8],
+    /// Why it is none.
+    malformed: Option<&'static str>,
+    /// Whether a body follows.
+    has_body: bool,
+}
+
+/// Serves the one request of an HTTP/2 stream.
+async fn serve_stream(thread: &Thread, down: &mut Downstream, request: StreamRequest<'_>) {
+    let mut active = Active::lend();
+    let Active { head, memory } = &mut *active;
+    head.clear();
+    down.n_requests = 1;
+    let limits = &thread.config.limits;
+    let limits = HeadLimits { line_bytes: limits.request_line_bytes, headers: limits.headers };
+    let taken = match request.malformed {
+        None => head.take_h2(request.head, request.has_body, &limits),
+        Some(reason) => Err(Refusal::Malformed(reason)),
+    };
+    down.prepare_buffer(thread.config.limits.head_bytes);
+    match taken {
+        Ok(()) => _ = forward::forward(thread, down, memory, head).await,
+        Err(refusal) => _ = forward::refuse(thread, down, memory, Error::Head(refusal), Some(head)).await,
+    }
+    Active::give_back(active);
 }

@@ -14,11 +14,12 @@ use crate::http::stream::Stream;
 use crate::net::address::{Address, Peer};
 use crate::net::listening::{Listening, is_of_one_connection};
 use crate::net::proxy_protocol::{self, BadHeader};
-use crate::serve::downstream::{self, Downstream, FIRST_REQUEST_GRACE, Place};
+use crate::serve::downstream::Downstream;
 use crate::serve::drain::{Idle, Phase};
+use crate::serve::http1::{self, FIRST_REQUEST_GRACE};
 use crate::serve::http2::{self, Client};
 use crate::serve::per_client::{Counted, PerClient};
-use crate::serve::thread::Thread;
+use crate::serve::thread::{Place, Thread};
 use crate::tls::server::{self, Acceptor, NoHandshake};
 
 /// After accepting failed for want of something, it is tried again this much later; connections wait in the backlog.
@@ -151,7 +152,7 @@ fn admit(thread: &Rc<Thread>, gate: &Arc<Gate>, stream: TcpStream, peer: Peer) {
             }
             let mut connection = Downstream::new(&thread, stream.into(), peer);
             connection.may_be_h2 = admitted.gate.h2;
-            downstream::serve(thread, connection, admitted).await;
+            http1::serve(thread, connection, admitted).await;
         });
         return;
     }
@@ -161,7 +162,7 @@ fn admit(thread: &Rc<Thread>, gate: &Arc<Gate>, stream: TcpStream, peer: Peer) {
     }
     let mut connection = Downstream::new(thread, stream.into(), peer);
     connection.may_be_h2 = gate.h2;
-    tokio::task::spawn_local(downstream::serve(Rc::clone(thread), connection, admitted));
+    tokio::task::spawn_local(http1::serve(Rc::clone(thread), connection, admitted));
 }
 
 /// Shakes hands, in a future that is gone afterwards, and serves.
@@ -174,7 +175,7 @@ async fn serve_tls(thread: Rc<Thread>, socket: TcpStream, peer: Peer, admitted: 
     }
     let mut connection = Downstream::new(&thread, stream, peer);
     connection.identity = identity;
-    downstream::serve(thread, connection, admitted).await;
+    http1::serve(thread, connection, admitted).await;
 }
 
 /// A connection whose handshake is done.
@@ -199,7 +200,7 @@ async fn shake_hands(thread: &Thread, gate: &Gate, socket: TcpStream, peer: Peer
         Ok(Ok(stream)) => return Some(Secured::new(stream)),
         Ok(Err(NoHandshake::Plain(socket))) => {
             thread.metrics.handshake_failed(gate.listener);
-            downstream::refuse_plain(thread, socket, peer).await;
+            http1::refuse_plain(thread, socket, peer).await;
             return None;
         }
         Ok(Err(NoHandshake::Failed(why))) => why,

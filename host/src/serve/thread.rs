@@ -15,14 +15,9 @@ use crate::http::date::Date;
 use crate::module::wire::ns;
 use crate::observe::access_log;
 use crate::observe::metrics::Shard;
-use crate::serve::downstream::Active;
 use crate::serve::drain::Phase;
 use crate::serve::pool::Pool;
 use crate::serve::route::Routes;
-use crate::serve::trylist::Slot;
-
-/// Trylist storage, and requests' memory, that one thread keeps for reuse.
-const MAX_SPARE: usize = 256;
 
 /// Lines about failed requests that one thread logs in a second: a server that is down at full load must not turn the log
 /// into the bottleneck. The metrics and the access log count all.
@@ -52,10 +47,6 @@ pub struct Thread {
     log_budget: Cell<LogBudget>,
     connections: RefCell<Slab<Option<Waker>>>,
     connection_ended: Notify,
-    #[expect(clippy::vec_box, reason = "lent and given back as a pointer, not copied")]
-    spare_slots: RefCell<Vec<Box<Slot>>>,
-    #[expect(clippy::vec_box, reason = "lent and given back as a pointer, not copied")]
-    spare_active: RefCell<Vec<Box<Active>>>,
 }
 
 /// What is left to be logged in this second.
@@ -91,8 +82,6 @@ impl Thread {
             log_budget: Cell::default(),
             connections: RefCell::default(),
             connection_ended: Notify::new(),
-            spare_slots: RefCell::default(),
-            spare_active: RefCell::default(),
         }
     }
 
@@ -175,32 +164,10 @@ impl Thread {
     pub fn n_connections(&self) -> usize {
         self.connections.borrow().len()
     }
+}
 
-    /// Storage for a trylist.
-    #[inline]
-    pub(crate) fn take_slot(&self) -> Box<Slot> {
-        self.spare_slots.borrow_mut().pop().unwrap_or_default()
-    }
-
-    /// Memory for the requests of a connection that has become busy.
-    pub(crate) fn lend_active(&self) -> Box<Active> {
-        self.spare_active.borrow_mut().pop().unwrap_or_default()
-    }
-
-    /// Memory that is no longer used.
-    pub(crate) fn return_active(&self, active: Box<Active>) {
-        let mut spare = self.spare_active.borrow_mut();
-        if spare.len() < MAX_SPARE {
-            spare.push(active);
-        }
-    }
-
-    /// Storage that is no longer used.
-    #[inline]
-    pub(crate) fn return_slot(&self, slot: Box<Slot>) {
-        let mut spare = self.spare_slots.borrow_mut();
-        if spare.len() < MAX_SPARE {
-            spare.push(slot);
-        }
-    }
+/// A connection's place among those of its thread, given up when dropped.
+pub trait Place {
+    /// Which it is; see [`Thread::join`].
+    fn index(&self) -> usize;
 }

@@ -27,7 +27,7 @@ use crate::net::address::Peer;
 use crate::observe::metrics::{Call, TryEnd};
 use crate::serve::thread::Thread;
 
-pub(crate) use self::slot::Slot;
+use self::slot::Slot;
 use self::why::{By, Why};
 
 /// So many times the module may answer with an endpoint that takes nothing now, before the host looks by itself.
@@ -158,7 +158,7 @@ impl<'a> Trylist<'a> {
     pub fn start(thread: &'a Thread, cluster_idx: usize, view: &'a View<'a>, now: Instant) -> Self {
         let cluster = &thread.clusters[cluster_idx];
         let (tier_idx, which) = cluster.first_tier();
-        let mut slot = thread.take_slot();
+        let mut slot = Slot::lend();
         slot.tries.clear();
         let mut trylist = Self {
             thread,
@@ -736,7 +736,7 @@ impl Drop for Trylist<'_> {
             self.thread.metrics.module_time(self.cluster_idx, self.module_idx, ns(time));
         }
         if let Some(slot) = self.slot.take() {
-            self.thread.return_slot(slot);
+            Slot::give_back(slot);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What a trylist is kept in while its request lasts: the storage that the module writes to, and the request it looks at.
 #![allow(unsafe_code, reason = "a module holds pointers into this, so it is reached by raw pointer alone")]
 
+use std::cell::RefCell;
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
 use std::ptr::{self, NonNull};
@@ -10,6 +11,14 @@ use lb_api::wire;
 use super::{Tried, View};
 use crate::module::balancer::Balancer;
 use crate::module::wire::address;
+
+/// How many a thread keeps for reuse.
+const MAX_SPARE: usize = 256;
+
+thread_local! {
+    #[expect(clippy::vec_box, reason = "lent and given back as a pointer, not copied")]
+    static SPARE: RefCell<Vec<Box<Slot>>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Storage of one request at a time; reused, because it is larger than what a request should allocate.
 #[derive(Debug)]
@@ -69,6 +78,22 @@ impl Drop for Slot {
 }
 
 impl Slot {
+    /// Storage for a trylist, of those that this thread keeps.
+    #[inline]
+    pub(super) fn lend() -> Box<Self> {
+        SPARE.with_borrow_mut(Vec::pop).unwrap_or_default()
+    }
+
+    /// Storage that is no longer used.
+    #[inline]
+    pub(super) fn give_back(slot: Box<Self>) {
+        SPARE.with_borrow_mut(|spare| {
+            if spare.len() < MAX_SPARE {
+                spare.push(slot);
+            }
+        });
+    }
+
     /// Makes it ready for a trylist of this balancer. The tries of the request stay.
     pub(super) fn prepare(&mut self, balancer: &Balancer, view: &View<'_>, preferred: u32) {
         let size = balancer.module().trylist().size;
