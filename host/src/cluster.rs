@@ -3,6 +3,7 @@
 mod queue;
 mod standing;
 pub mod endpoint;
+pub mod health;
 pub mod checks;
 pub mod ejection;
 pub mod slow_start;

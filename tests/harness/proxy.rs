@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lb_api::wire::{STATE_DOWN, STATE_DRAINING, STATE_EJECTED};
-use trylist::cluster::endpoint::Source;
+use trylist::cluster::health::Source;
 use trylist::cluster::learned::State;
 use trylist::cluster::{Cluster, Clusters};
 use trylist::config::{self, Config, Syntax};

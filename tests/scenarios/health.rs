@@ -17,7 +17,7 @@ use tests::tls::Authority;
 use tests::{Gate, eventually};
 use trylist::cluster::HealthFacts;
 use trylist::cluster::ejection::TryEnd;
-use trylist::cluster::endpoint::Source;
+use trylist::cluster::health::Source;
 
 /// Answers requests with its name, and checks by whether it is well.
 fn checked(name: &'static str, well: &Arc<AtomicBool>) -> Origin {

@@ -11,15 +11,14 @@ mod http;
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicI32, AtomicU64};
 use std::time::Duration;
 
 use lb_api::wire;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::cluster::dial::{Dial, Dialled};
-use crate::cluster::endpoint::{Endpoint, Source};
+use crate::cluster::endpoint::Endpoint;
+use crate::cluster::health::Source;
 use crate::cluster::random::{Random, fraction};
 use crate::cluster::{Cluster, Clusters};
 use crate::config::{HealthCheck, Probe};
@@ -30,15 +29,6 @@ use crate::tls::client::Connector;
 const JITTER: f64 = 10.0;
 /// First checks are spread over no more than this: until then nothing is known.
 const FIRST_WITHIN: Duration = Duration::from_secs(1);
-
-/// What the checks of one endpoint brought.
-#[derive(Debug, Default)]
-pub(crate) struct Streak {
-    /// Passes in a row, or below zero failures; 0 before the first check.
-    in_row: AtomicI32,
-    passed: AtomicU64,
-    failed: AtomicU64,
-}
 
 /// Why a check failed.
 #[derive(Debug)]
@@ -53,38 +43,6 @@ enum CheckError {
     Answer(String),
     /// It took longer than this.
     TimedOut(Duration),
-}
-
-impl Streak {
-    /// Results in a row: above zero passes, below failures, 0 before the first.
-    pub(crate) fn get(&self) -> i32 {
-        self.in_row.load(Relaxed)
-    }
-
-    /// Goes on from what an earlier worker had.
-    pub(crate) fn set(&self, in_row: i32) {
-        self.in_row.store(in_row, Relaxed);
-    }
-
-    /// Checks that passed and that failed, so far.
-    pub(crate) fn totals(&self) -> (u64, u64) {
-        (self.passed.load(Relaxed), self.failed.load(Relaxed))
-    }
-
-    /// Counts a result. `Some` where the endpoint is up (or down) by now; only one caller at a time.
-    fn count(&self, passed: bool, check: &HealthCheck) -> Option<bool> {
-        let before = self.get();
-        let in_row = match (passed, before) {
-            (true, 1..) => before.saturating_add(1),
-            (true, _) => 1,
-            (false, ..0) => before.saturating_sub(1),
-            (false, _) => -1,
-        };
-        self.set(in_row);
-        if passed { &self.passed } else { &self.failed }.fetch_add(1, Relaxed);
-        let wanted = if passed { check.rise } else { check.fall };
-        (before == 0 || in_row.unsigned_abs() >= wanted).then_some(passed)
-    }
 }
 
 /// Checks one endpoint for ever.

@@ -23,7 +23,7 @@ use tokio::runtime;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::cluster::endpoint::ADDRESS_MARK;
-use crate::cluster::names::{MAX_ADDRESSES, Name, Resolver};
+use crate::cluster::names::{Name, Resolver, in_order};
 use crate::config::{Config, Resolve, Server};
 
 /// A worker waits so long for names that nobody has looked up yet. Most name servers answer within it, which spares a
@@ -115,14 +115,6 @@ async fn look_up(config: &Config, names: &[Arc<Name>]) -> io::Result<()> {
         tracing::warn!(name, "look-up failed, so it is one server until it is found: {why}");
     }
     Ok(())
-}
-
-/// As they come, name servers begin with another one each time.
-pub(crate) fn in_order(mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
-    addresses.sort_unstable();
-    addresses.dedup();
-    addresses.truncate(MAX_ADDRESSES);
-    addresses
 }
 
 fn at(server: &Server, address: IpAddr) -> Server {

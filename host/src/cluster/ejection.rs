@@ -25,15 +25,16 @@ mod trial;
 mod verdict;
 
 use std::fmt;
+use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
-use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 
 use crate::cluster::Cluster;
-use crate::cluster::endpoint::{Endpoint, Source};
+use crate::cluster::endpoint::Endpoint;
+use crate::cluster::health::{Record, Source};
 use crate::cluster::random::{Random, fraction};
 use crate::config::Ejection;
 use crate::module::wire::ns;
@@ -67,31 +68,6 @@ struct Share {
     n_ejected: AtomicU32,
 }
 
-/// What the traffic of one endpoint showed.
-#[derive(Debug, Default)]
-pub(crate) struct Record {
-    /// Failures since the last success, below [`FLAGS`]. Zero while all is well: it is all that a success looks at.
-    in_row: AtomicU32,
-    /// Tries of this interval that succeeded and that failed, where the rate is looked at.
-    served: AtomicU32,
-    failed: AtomicU32,
-    /// When its ejection ends; or [`NEVER`], [`PARDONED`] or [`CLAIMED`].
-    until_ns: AtomicU64,
-    /// One of the `TRIAL_*`.
-    trial: AtomicU32,
-    /// When the request of its trial got a response; 0 before.
-    answered_ns: AtomicU64,
-    /// When a check was asked to say whether it is well, or last said no; 0 where none is asked.
-    asked_ns: AtomicU64,
-    /// Ejections that are not forgiven.
-    ejections: AtomicU32,
-    /// When it was readmitted last.
-    readmitted_ns: AtomicU64,
-    /// When it passed its trial, or was forgiven an ejection last.
-    well_ns: AtomicU64,
-    total: AtomicU64,
-}
-
 /// It is not ejected.
 const NEVER: u64 = 0;
 /// It is to be readmitted at once, without a check.
@@ -108,9 +84,9 @@ const TRIAL_SHARED: u32 = 2;
 /// A request is under way, and others see it as ejected.
 const TRIAL_HIDDEN: u32 = 3;
 
-/// In [`Record::in_row`]: it is on trial.
+/// In [`Record::in_row`](Record): it is on trial.
 const ON_TRIAL: u32 = 1 << 31;
-/// In [`Record::in_row`]: the next success forgives an ejection.
+/// In [`Record::in_row`](Record): the next success forgives an ejection.
 const FORGIVABLE: u32 = 1 << 30;
 const FLAGS: u32 = ON_TRIAL | FORGIVABLE;
 
@@ -476,18 +452,6 @@ impl Share {
     /// Whether the operator wants all of it to be ejected where all fail.
     fn may_all(&self) -> bool {
         self.max_ejected == self.n_endpoints
-    }
-}
-
-impl Record {
-    /// How often it was ejected by this worker.
-    pub(crate) fn total(&self) -> u64 {
-        self.total.load(Relaxed)
-    }
-
-    /// Ejections of it that are not forgiven.
-    pub(crate) fn ejections(&self) -> u32 {
-        self.ejections.load(Relaxed)
     }
 }
 

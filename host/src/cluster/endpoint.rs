@@ -1,7 +1,5 @@
 //! One server address of a cluster: what is fixed about it, and its live numbers.
 
-mod sources;
-
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -11,16 +9,11 @@ use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release, SeqCst};
 use lb_api::wire;
 use rustls::pki_types::ServerName;
 use sha2::{Digest, Sha256};
-use tokio::sync::Notify;
 
-use crate::cluster::checks::Streak;
-use crate::cluster::ejection;
+use crate::cluster::health::Health;
 use crate::cluster::names::Addresses;
 use crate::cluster::slow_start::SlowStart;
 use crate::config;
-
-pub use self::sources::Source;
-use self::sources::Sources;
 
 /// Stands between the URL of a server as written and which of its addresses it is; in no URL as written.
 pub const ADDRESS_MARK: char = '#';
@@ -58,22 +51,9 @@ pub struct Endpoint {
     pub health: Arc<Health>,
 }
 
-/// In `max_in_flight` of an endpoint: it is on trial, and [`Outlier::enter`](ejection::Outlier) lets requests in. A try looks at
+/// In `max_in_flight` of an endpoint: it is on trial, and the ejection of its cluster lets requests in. A try looks at
 /// this number anyway; and to modules it is a limit that is never reached.
 const ON_TRIAL: u32 = 1 << 31;
-
-/// What is known of an endpoint's health. A cache line of its own: requests read it, and it seldom changes.
-#[derive(Debug)]
-#[repr(align(64))]
-pub struct Health {
-    sources: Sources,
-    /// What its traffic showed.
-    pub(crate) traffic: ejection::Record,
-    /// What its active checks brought.
-    pub(crate) checks: Streak,
-    /// Its next check is wanted at once.
-    pub(crate) check_now: Notify,
-}
 
 /// A request on its way to an endpoint: counted from the accepted answer until this is dropped.
 #[derive(Debug)]
@@ -147,10 +127,10 @@ impl Endpoint {
     ) -> bool {
         let mut became_available = false;
         loop {
-            let state = self.health.sources.state();
+            let state = self.health.state();
             became_available = self.set_state(state, tier, slow_start) || became_available;
             // Who changed a source meanwhile may have been overtaken here; what it left is looked at again.
-            if self.health.sources.state() == state {
+            if self.health.state() == state {
                 return became_available && state == wire::STATE_AVAILABLE;
             }
         }
@@ -291,43 +271,6 @@ impl Endpoint {
     }
 }
 
-impl Default for Health {
-    fn default() -> Self {
-        Self::new(false)
-    }
-}
-
-impl Health {
-    fn new(drains: bool) -> Self {
-        Self {
-            sources: Sources::new(drains),
-            traffic: ejection::Record::default(),
-            checks: Streak::default(),
-            check_now: Notify::new(),
-        }
-    }
-
-    /// Whether this source says that the endpoint takes no requests.
-    pub fn holds(&self, source: Source) -> bool {
-        self.sources.holds(source)
-    }
-
-    /// Takes what a source says; false where that is what it said. [`Endpoint::update_state`] is to follow.
-    pub(crate) fn set(&self, source: Source, holds: bool) -> bool {
-        self.sources.set(source, holds)
-    }
-
-    /// Whether its cluster is in panic.
-    pub(crate) fn is_in_panic(&self) -> bool {
-        self.sources.is_in_panic()
-    }
-
-    /// Has the cluster's panic begin or end for it; false where that is so already.
-    pub(crate) fn set_panic(&self, panics: bool) -> bool {
-        self.sources.set_panic(panics)
-    }
-}
-
 impl Drop for InFlight {
     fn drop(&mut self) {
         // In one order with `Queue`'s count; see `has_its_limit`.
@@ -367,6 +310,7 @@ fn id(cluster: &str, url: &str, occurrence: usize, address: Option<IpAddr>) -> u
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::health::Source;
 
     #[test]
     fn ids_tell_servers_apart_and_stay() {

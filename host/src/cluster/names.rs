@@ -29,7 +29,6 @@ use hickory_resolver::system_conf::read_system_conf;
 use tokio::sync::Notify;
 
 use self::parts::{Family, News, Outcome, Parts};
-use crate::cluster::discovery;
 use crate::config;
 use crate::config::Families;
 
@@ -298,7 +297,7 @@ impl Name {
     pub(crate) async fn changed_from(&self, known: &[IpAddr]) -> Vec<IpAddr> {
         loop {
             let answered = self.answered.notified();
-            let found = discovery::in_order(self.known());
+            let found = in_order(self.known());
             if !found.is_empty() && found != known {
                 return found;
             }
@@ -483,6 +482,14 @@ impl fmt::Debug for Resolver {
     }
 }
 
+/// As they come, name servers begin with another one each time.
+pub(crate) fn in_order(mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses.truncate(MAX_ADDRESSES);
+    addresses
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -558,7 +565,7 @@ mod tests {
         found(&name, &turned).await;
         assert!(Arc::ptr_eq(&answer, &name.answer.load_full().expect("an answer")));
         // As the next generation begins.
-        let next = Name::with("name.invalid", 80, &discovery::in_order(first));
+        let next = Name::with("name.invalid", 80, &in_order(first));
         let answer = next.answer.load_full().expect("an answer");
         found(&next, &turned).await;
         assert!(Arc::ptr_eq(&answer, &next.answer.load_full().expect("an answer")));

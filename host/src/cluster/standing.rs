@@ -10,7 +10,7 @@ use tokio::task::AbortHandle;
 
 use super::{Cluster, Clusters};
 use crate::cluster::checks;
-use crate::cluster::endpoint::{Health, Source};
+use crate::cluster::health::{Health, Source};
 
 /// What one worker knew of an endpoint's health, for the next. Drain marks are not in it: the supervisor keeps those itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

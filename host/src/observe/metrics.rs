@@ -23,7 +23,7 @@ use std::time::{Instant, SystemTime};
 use arc_swap::ArcSwap;
 use lb_api::wire;
 
-use crate::cluster::endpoint::Health;
+use crate::cluster::health::Health;
 use crate::module::balancer::Fault;
 use crate::observe::access_log;
 

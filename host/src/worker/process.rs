@@ -17,7 +17,8 @@ use nix::sys::signal::{SigSet, Signal as Blocked};
 use rustix::process::{Signal, getpid, kill_process, set_parent_process_death_signal};
 
 use crate::cluster::discovery::{self, Watch};
-use crate::cluster::endpoint::{Endpoint, Source};
+use crate::cluster::endpoint::Endpoint;
+use crate::cluster::health::Source;
 use crate::cluster::learned::State;
 use crate::cluster::names::Name;
 use crate::cluster::{Cluster, Clusters, Tier};

@@ -12,6 +12,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+use crate::cluster::health::Streak;
 use crate::config::{HttpProbe, ProbeMethod};
 
 fn rules(rise: u32, fall: u32) -> HealthCheck {

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::{CLAIMED, NEVER, ON_TRIAL, Outlier, TRIAL_HIDDEN, TRIAL_NONE, TRIAL_OFFERED, TRIAL_SHARED};
 use crate::cluster::Cluster;
-use crate::cluster::endpoint::{Declined, Endpoint, InFlight, Source, Which};
+use crate::cluster::endpoint::{Declined, Endpoint, InFlight, Which};
+use crate::cluster::health::Source;
 use crate::module::wire::ns;
 
 /// An endpoint on trial passes, though its response is still under way, this long after it answered: streams and tunnels may

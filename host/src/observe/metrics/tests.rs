@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use super::cells::Latency;
 use super::*;
-use crate::cluster::endpoint::Source;
+use crate::cluster::health::Source;
 
 #[test]
 fn sums_the_shards_of_all_threads() {

@@ -16,7 +16,8 @@ use super::{
     BalancerCells, Call, Cell, ClusterCells, Connection, EndpointCells, FAILURES, Histogram, ListenerCells,
     Metrics, OUTCOMES, QueueEnd, RequestCells, STATES, STATUS_CLASSES, Shard, TRY_RESULTS,
 };
-use crate::cluster::endpoint::{Source, shown_weight};
+use crate::cluster::endpoint::shown_weight;
+use crate::cluster::health::Source;
 use crate::module::balancer::Fault;
 
 /// Where shards count what one module of a cluster does.

@@ -1,0 +1,147 @@
+//! What is known of one endpoint's health: who says that it takes no requests, what its traffic showed, what its checks brought.
+//! Data only: [`ejection`](super::ejection) and [`checks`](super::checks) decide.
+
+mod sources;
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
+
+use tokio::sync::Notify;
+
+use crate::config::HealthCheck;
+
+pub use self::sources::Source;
+use self::sources::Sources;
+
+/// What is known of an endpoint's health. A cache line of its own: requests read it, and it seldom changes.
+#[derive(Debug)]
+#[repr(align(64))]
+pub struct Health {
+    sources: Sources,
+    /// What its traffic showed.
+    pub(crate) traffic: Record,
+    /// What its active checks brought.
+    pub(crate) checks: Streak,
+    /// Its next check is wanted at once.
+    pub(crate) check_now: Notify,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self::new(false)
+    }
+}
+
+impl Health {
+    pub(super) fn new(drains: bool) -> Self {
+        Self {
+            sources: Sources::new(drains),
+            traffic: Record::default(),
+            checks: Streak::default(),
+            check_now: Notify::new(),
+        }
+    }
+
+    /// Whether this source says that the endpoint takes no requests.
+    pub fn holds(&self, source: Source) -> bool {
+        self.sources.holds(source)
+    }
+
+    /// Takes what a source says; false where that is what it said. [`Endpoint::update_state`](super::endpoint::Endpoint) is to follow.
+    pub(crate) fn set(&self, source: Source, holds: bool) -> bool {
+        self.sources.set(source, holds)
+    }
+
+    /// The state that follows, one of [`lb_api::wire`]'s `STATE_*`.
+    pub(super) fn state(&self) -> u32 {
+        self.sources.state()
+    }
+
+    /// Whether its cluster is in panic.
+    pub(crate) fn is_in_panic(&self) -> bool {
+        self.sources.is_in_panic()
+    }
+
+    /// Has the cluster's panic begin or end for it; false where that is so already.
+    pub(crate) fn set_panic(&self, panics: bool) -> bool {
+        self.sources.set_panic(panics)
+    }
+}
+
+/// What the traffic of one endpoint showed.
+#[derive(Debug, Default)]
+pub(crate) struct Record {
+    /// Failures since the last success, below the flags of [`ejection`](super::ejection). Zero while all is well: it is all that a success looks at.
+    pub(super) in_row: AtomicU32,
+    /// Tries of this interval that succeeded and that failed, where the rate is looked at.
+    pub(super) served: AtomicU32,
+    pub(super) failed: AtomicU32,
+    /// When its ejection ends; or one of the marks of [`ejection`](super::ejection).
+    pub(super) until_ns: AtomicU64,
+    /// One of the `TRIAL_*`.
+    pub(super) trial: AtomicU32,
+    /// When the request of its trial got a response; 0 before.
+    pub(super) answered_ns: AtomicU64,
+    /// When a check was asked to say whether it is well, or last said no; 0 where none is asked.
+    pub(super) asked_ns: AtomicU64,
+    /// Ejections that are not forgiven.
+    pub(super) ejections: AtomicU32,
+    /// When it was readmitted last.
+    pub(super) readmitted_ns: AtomicU64,
+    /// When it passed its trial, or was forgiven an ejection last.
+    pub(super) well_ns: AtomicU64,
+    pub(super) total: AtomicU64,
+}
+
+impl Record {
+    /// How often it was ejected by this worker.
+    pub(crate) fn total(&self) -> u64 {
+        self.total.load(Relaxed)
+    }
+
+    /// Ejections of it that are not forgiven.
+    pub(crate) fn ejections(&self) -> u32 {
+        self.ejections.load(Relaxed)
+    }
+}
+
+/// What the checks of one endpoint brought.
+#[derive(Debug, Default)]
+pub(crate) struct Streak {
+    /// Passes in a row, or below zero failures; 0 before the first check.
+    in_row: AtomicI32,
+    passed: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Streak {
+    /// Results in a row: above zero passes, below failures, 0 before the first.
+    pub(crate) fn get(&self) -> i32 {
+        self.in_row.load(Relaxed)
+    }
+
+    /// Goes on from what an earlier worker had.
+    pub(crate) fn set(&self, in_row: i32) {
+        self.in_row.store(in_row, Relaxed);
+    }
+
+    /// Checks that passed and that failed, so far.
+    pub(crate) fn totals(&self) -> (u64, u64) {
+        (self.passed.load(Relaxed), self.failed.load(Relaxed))
+    }
+
+    /// Counts a result. `Some` where the endpoint is up (or down) by now; only one caller at a time.
+    pub(super) fn count(&self, passed: bool, check: &HealthCheck) -> Option<bool> {
+        let before = self.get();
+        let in_row = match (passed, before) {
+            (true, 1..) => before.saturating_add(1),
+            (true, _) => 1,
+            (false, ..0) => before.saturating_sub(1),
+            (false, _) => -1,
+        };
+        self.set(in_row);
+        if passed { &self.passed } else { &self.failed }.fetch_add(1, Relaxed);
+        let wanted = if passed { check.rise } else { check.fall };
+        (before == 0 || in_row.unsigned_abs() >= wanted).then_some(passed)
+    }
+}
