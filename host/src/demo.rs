@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 /// How many origins there are.
-pub const N_ORIGINS: usize = 3;
+pub(crate) const N_ORIGINS: usize = 3;
 
 /// Where the proxy listens if nobody else does.
 const USUAL_PORT: u16 = 8080;
@@ -35,7 +35,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The running origins, and the addresses of everything. Dropping it stops them.
 #[derive(Debug)]
-pub struct Demo {
+pub(crate) struct Demo {
     proxy: SocketAddr,
     admin: SocketAddr,
     control: SocketAddr,
@@ -49,7 +49,7 @@ impl Demo {
     ///
     /// # Errors
     /// No port, no thread or no runtime is to be had.
-    pub fn start() -> io::Result<Self> {
+    pub(crate) fn start() -> io::Result<Self> {
         let mut origins = Vec::new();
         for _ in 0..N_ORIGINS {
             origins.push(bind(0)?);
@@ -79,7 +79,7 @@ impl Demo {
     }
 
     /// The proxy's configuration, in TOML.
-    pub fn configuration(&self) -> String {
+    pub(crate) fn configuration(&self) -> String {
         let [a, b, c] = self.origins;
         let Self { proxy, admin, .. } = self;
         format!(
@@ -112,7 +112,7 @@ allow = ["127.0.0.1"]
     }
 
     /// What to read in a terminal: what runs where, by which configuration, and what to try.
-    pub fn introduction(&self) -> impl fmt::Display + '_ {
+    pub(crate) fn introduction(&self) -> impl fmt::Display + '_ {
         Introduction(self)
     }
 }

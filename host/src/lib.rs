@@ -12,13 +12,13 @@
 //!                                                   ▼
 //!                                          upstream: request sent, response's head
 //!                                                   ▼
-//!                                          http1::pump: bodies, both ways at once
+//!                                          http::pump: bodies, both ways at once
 //!                                                   ▼
 //!                             finish(outcome), drop ─► metrics, access log
 //! ```
 //!
-//! [`forward`] is this story told in order; [`trylist`] keeps the promises to the module while it is told. An error becomes
-//! a status in [`respond`] and nowhere else.
+//! [`serve::forward`] is this story told in order; [`serve::trylist`] keeps the promises to the module while it is told. An error becomes
+//! a status in [`serve::respond`] and nowhere else.
 //!
 //! # One module's life
 //!
@@ -36,13 +36,18 @@
 //!
 //! `trylist run` is the [`supervisor`]: it holds the listening sockets, opens no module, and starts a worker for each
 //! generation as a process of its own ([`worker::process`]). What one generation learned goes to the next
-//! ([`handover`]). A [`worker::Worker`] can also be started in a process that has something else to do, as tests and the demo do.
+//! ([`cluster::learned`]). A [`worker::Worker`] can also be started in a process that has something else to do, as tests and the demo do.
 //!
 //! # Threads
 //!
-//! A [`worker::Worker`] has one thread for each core, and each [`thread::Thread`] owns a runtime, its sockets, its
+//! A [`worker::Worker`] has one thread for each core, and each [`serve::thread::Thread`] owns a runtime, its sockets, its
 //! connections to servers and its numbers. What threads share is atomic or never changes, so that no request waits for
 //! another thread.
+//!
+//! # Rooms
+//!
+//! The modules below are the rooms of the house, from the top: each imports only those below it, and the files of one folder
+//! import each other in one direction. `walls.rs` holds every import to that. Each room's page lists its files in reading order.
 
 pub mod supervisor;
 pub mod worker;
@@ -56,4 +61,5 @@ pub mod http;
 pub mod tls;
 pub mod net;
 pub mod os;
-pub mod demo;
+#[cfg(test)]
+mod walls;

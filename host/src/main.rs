@@ -3,6 +3,7 @@
 mod author;
 mod cli;
 mod command;
+mod demo;
 mod inspect;
 mod log;
 
@@ -19,7 +20,6 @@ use tokio::time::timeout;
 
 use trylist::cluster::learned::State;
 use trylist::config::{self, Config, Files, Syntax, Warning};
-use trylist::demo::Demo;
 use trylist::module::load;
 use trylist::module::registry::Registry;
 use trylist::process::control::{self, Exit, Refused};
@@ -31,6 +31,7 @@ use trylist::supervisor;
 use trylist::worker::{Prepared, StartError, Worker, process};
 
 use self::cli::{Arguments, Command, ModuleCommand};
+use self::demo::Demo;
 use self::log::Log;
 
 /// A connection's memory comes and goes in many sizes; this allocator serves all of them from a thread's own pages, which

@@ -1,7 +1,7 @@
 //! Names of servers, looked up as often as their TTL says, beside the requests: a request waits for a look-up only while its
 //! server's name has never had an address.
 //!
-//! IPv4 and IPv6 addresses (A and AAAA records) are two look-ups that know nothing of each other; [`parts`] merges them. A
+//! IPv4 and IPv6 addresses (A and AAAA records) are two look-ups that know nothing of each other; `parts` merges them. A
 //! new generation begins with the last addresses of the one before, so that it waits for nobody either.
 //!
 //! A small resolver of our own thread would do what `getaddrinfo` does, but that does not tell how long an answer holds; so

@@ -1,6 +1,6 @@
 //! A module's instance for one cluster, and the only way to its calls.
 //!
-//! Every call that enters a module goes through [`board::inside`], so that a supervisor knows which module killed a
+//! Every call that enters a module goes through `board::inside`, so that a supervisor knows which module killed a
 //! worker. The status of a call is judged in one place, `Balancer::judge`. The *answer* of a call is judged by its caller:
 //! `trylist.rs` checks the endpoint and reports a fault here, so that all faults of a balancer are counted and logged once.
 #![allow(unsafe_code, reason = "calls into modules take raw pointers; no other file makes them")]

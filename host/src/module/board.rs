@@ -3,7 +3,7 @@
 //! A worker that dies or hangs inside a module cannot say so itself. So every thread that calls modules has a place on a
 //! [`Board`], and leaves a crumb there while it is inside one: two relaxed stores a call, no clock, no lock. The supervisor
 //! looks at the board (`supervisor::watchdog` times what does not move), and finds in it who was where when the worker
-//! was gone; [`crash`] writes down which thread it was that died.
+//! was gone; [`crash`](crate::module::crash) writes down which thread it was that died.
 //!
 //! Threads that serve also tick there, once a second and whether they are busy or idle, so that one that does not get on
 //! is noticed outside of modules too (`supervisor::pulse`).

@@ -8,7 +8,7 @@
 //! A reader of stderr that stops reading (a container's log driver, a pager) therefore stops the log and nothing else.
 //! Lines that do not fit are dropped; their number is logged as soon as the reader goes on. [`Queue::drain`] waits, for a
 //! limited time, until all lines are written: a process calls it before it ends, and before it would `exec` something.
-//! A process that dies by a signal waits a moment too ([`settle`]), because its last lines often tell why.
+//! A process that dies by a signal waits a moment too (`settle`), because its last lines often tell why.
 //!
 //! The thread touches the queue and stderr, and nothing else of the process. It takes no signal, holds no lock while it
 //! writes, and [`std::process::Command`] starts children without running code of ours between fork and exec. So a process
