@@ -113,6 +113,7 @@ fn the_reference_says_the_default_of_every_key_that_has_one() {
         "h2",
         "mode",
         "owner",
+        "when_full",
     ];
     assert_eq!(hidden, HashSet::from(without_default));
 }

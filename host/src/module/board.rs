@@ -145,7 +145,8 @@ thread_local! {
     static PLACE: Cell<Option<&'static Slot>> = const { Cell::new(None) };
 }
 
-/// From now on the calling thread leaves its crumbs here. Threads without a place leave none.
+/// From now on the calling thread leaves its crumbs here. Threads without a place leave none. In a worker,
+/// [`crash::take_place`](crate::module::crash::take_place) does this and more.
 ///
 /// # Panics
 ///

@@ -129,7 +129,7 @@ mod tests {
     use rustix::process::{Resource, Rlimit, setrlimit};
 
     use super::*;
-    use crate::module::board::{By, Crumb, Fatal, Kind, Mark, inside, take_place};
+    use crate::module::board::{By, Crumb, Fatal, Kind, Mark, inside};
 
     const ROLE: &str = "TRYLIST_CRASH_ROLE";
 
@@ -137,8 +137,9 @@ mod tests {
     /// thread in slot 0 is inside module 0.
     fn dies(role: &str) -> (ExitStatus, Option<Fatal>) {
         let board = Board::create(2).unwrap();
+        let (_, module) = module_path!().split_once("::").unwrap();
         let output = Command::new(env::current_exe().unwrap())
-            .args(["--exact", "crash::tests::child", "--ignored", "--nocapture"])
+            .args(["--exact", &format!("{module}::child"), "--ignored", "--nocapture"])
             .env(ROLE, role)
             .stdin(board.fd().try_clone_to_owned().unwrap())
             .output()
