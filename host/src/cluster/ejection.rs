@@ -172,8 +172,9 @@ impl Outlier {
         if self.rules.failure_percent > 0 {
             record.failed.fetch_add(1, Relaxed);
         }
+        // A trial's own request may have come before the readmission that it was then let in by.
         let began_ns = self.ns(now).saturating_sub(ns(end.total));
-        if began_ns < record.readmitted_ns.load(Relaxed) {
+        if end.trial == Trial::None && began_ns < record.readmitted_ns.load(Relaxed) {
             return;
         }
         if end.trial != Trial::None && end_trial(cluster, endpoint) {
@@ -196,7 +197,7 @@ impl Outlier {
         let (name, url) = (&*cluster.config.name, &*cluster.endpoints[endpoint].url);
         if let Err(needed) = self.take_place(cluster, endpoint) {
             // It is asked again after another row, and not with each failure.
-            record.in_row.store(0, Relaxed);
+            record.in_row.fetch_and(FLAGS, Relaxed);
             record.until_ns.store(NEVER, Release);
             self.show(cluster, endpoint);
             tracing::warn!("cluster \"{name}\": endpoint \"{url}\" is not ejected: {why}, but {needed}");
