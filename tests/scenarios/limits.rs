@@ -1,5 +1,6 @@
 //! Clients that send too much, too slowly, or nothing.
 
+use tests::h2::{Frames, INITIAL_WINDOW_SIZE, settings, window};
 use tests::log;
 use tests::origin::Origin;
 use tests::proxy::Proxy;
@@ -206,6 +207,50 @@ fn what_its_client_has_given_up_is_not_sent_from_the_queue() {
 }
 
 /// What comes of a body while its request waits is the server's all the same.
+/// Its responses are with the library for HTTP/2, whole, and no stream waits for anything.
+#[test]
+fn an_http2_client_that_takes_nothing_is_reset() {
+    let body = "x".repeat(60_000);
+    let origin = Origin::replying(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+    let proxy = Proxy::over([&origin]).listener("h2 = true").tables("[timeouts]\nbody = \"100ms\"").start();
+    let mut client = Frames::connect_narrowly(proxy.address());
+    client.send(settings(&[(INITIAL_WINDOW_SIZE, 1 << 30)]));
+    client.send(window(0, 1 << 30));
+    for n in 0..100 {
+        client.get(2 * n + 1, "/");
+    }
+    origin.wait_for_requests(100);
+    proxy.wait_for_metric("trylist_open_connections", 0.0);
+}
+
+/// Its pieces are framed anew where they lie, and a size may take more digits than that of the client's first chunk had.
+#[test]
+fn a_chunked_body_that_comes_while_its_request_waits_arrives_whole() {
+    let go = tests::Gate::default();
+    let origin = Origin::serving({
+        let go = go.clone();
+        move |conn| {
+            while let Some(request) = conn.request() {
+                go.wait();
+                let body = String::from_utf8(request.body).unwrap();
+                conn.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+            }
+        }
+    });
+    let proxy =
+        Proxy::over([&origin]).each_server("max_requests = 1").in_cluster("queue_timeout = \"20s\"").start();
+    let mut first = proxy.connect();
+    first.get("/first");
+    origin.wait_for_requests(1);
+    let mut client = proxy.connect();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+    proxy.wait_for_metric("trylist_queue_length{cluster=\"%\"}", 1.0);
+    client.send("1\r\na\r\n13\r\nbcdefghijklmnopqrst\r\n0\r\n\r\nGET /next HTTP/1.1\r\nHost: a\r\n\r\n");
+    go.open();
+    assert_eq!(client.reply().text(), "abcdefghijklmnopqrst");
+    assert_eq!(client.reply().status(), 200);
+}
+
 #[test]
 fn a_body_that_comes_while_its_request_waits_arrives_whole() {
     let go = tests::Gate::default();

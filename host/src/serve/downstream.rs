@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWrite;
 
+use crate::http::h1::body::HEAD_ROOM;
 use crate::http::h1::buffer::Buffer;
 use crate::http::stream::Stream;
 use crate::net::address::Peer;
@@ -93,7 +94,8 @@ impl Downstream {
         }
         while !self.read_closed {
             if self.buffer.is_empty() && !self.holds_body {
-                self.buffer.restart_at(0);
+                // What comes may be the rest of a chunked body, whose pieces are framed anew where they lie.
+                self.buffer.restart_at(HEAD_ROOM);
             }
             // No more than a buffer for heads takes over.
             let limit = self.buffer.room().min(self.head_bytes.saturating_sub(self.buffer.len()));

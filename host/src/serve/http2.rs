@@ -148,7 +148,7 @@ impl Connection {
         let is_busy = self.h2.has_streams();
         if is_busy {
             self.was_busy = true;
-            return Poll::Pending;
+            return self.poll_stuck(cx);
         }
         if std::mem::take(&mut self.was_busy) {
             let patience = match self.ending {
@@ -170,6 +170,16 @@ impl Connection {
             Poll::Ready(_) => Poll::Ready(()),
             Poll::Pending => self.timer.poll_expired(cx),
         }
+    }
+
+    /// Ready when the client has taken nothing of what is to be sent for as long as it may.
+    fn poll_stuck(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(since) = self.budget.stuck_since() else { return Poll::Pending };
+        self.timer.set(since + self.thread.config.timeouts.body);
+        ready!(self.timer.poll_expired(cx));
+        tracing::debug!(client = %self.client.peer, "the client takes nothing: the connection is reset");
+        self.budget.reset_on_close();
+        Poll::Ready(())
     }
 
     fn end_gracefully(&mut self) {

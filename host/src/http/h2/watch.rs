@@ -36,6 +36,8 @@ pub const PORTION: u32 = 1_000;
 const FRAME_HEAD: usize = 9;
 /// Bytes of an error code, which is all that RST_STREAM carries.
 const CODE: usize = 4;
+/// Of a DATA frame: its first byte says how much of it is padding (RFC 9113 section 6.1).
+const PADDED: u8 = 8;
 /// The client's first bytes, which are no frame (RFC 9113 section 3.4).
 const PREFACE: usize = 24;
 
@@ -50,12 +52,16 @@ pub struct Budget {
     sent: Cell<u32>,
     refilled: Cell<Instant>,
     is_spent: Cell<bool>,
+    /// Since when its socket takes nothing of what is to be sent.
+    stuck: Cell<Option<Instant>>,
+    /// It is to be reset when it is closed.
+    resets: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
 /// A client's connection, watched.
 #[derive(Debug)]
-pub struct Watched<S> {
+pub struct Watched<S: Ending> {
     stream: S,
     /// What was read of it before it was known to be one of HTTP/2.
     before: Box<[u8]>,
@@ -72,7 +78,7 @@ pub struct Watched<S> {
 /// Finds frames in bytes that come in pieces.
 #[derive(Debug)]
 struct Frames {
-    /// Its head, and the error code of a RST_STREAM.
+    /// Its head, and the error code of a RST_STREAM or the length of padding.
     head: [u8; FRAME_HEAD + CODE],
     head_len: usize,
     /// Bytes to pass over before the next head.
@@ -83,6 +89,7 @@ struct Frames {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Frame {
     kind: u8,
+    /// Bytes behind its head, without padding.
     length: usize,
     /// Of a RST_STREAM.
     code: Option<Reason>,
@@ -96,6 +103,8 @@ impl Budget {
             sent: Cell::new(0),
             refilled: Cell::new(now),
             is_spent: Cell::new(false),
+            stuck: Cell::new(None),
+            resets: Cell::new(false),
             waker: RefCell::default(),
         }
     }
@@ -115,6 +124,24 @@ impl Budget {
             *waker = Some(cx.waker().clone());
         }
         Poll::Pending
+    }
+
+    /// Since when the client takes nothing of what is to be sent to it, if that is so.
+    pub fn stuck_since(&self) -> Option<Instant> {
+        self.stuck.get()
+    }
+
+    /// Has the connection be reset when it is dropped: the kernel keeps nothing of what its client does not take.
+    pub fn reset_on_close(&self) {
+        self.resets.set(true);
+    }
+
+    fn written<T>(&self, polled: &Poll<T>) {
+        match polled {
+            Poll::Ready(_) => self.stuck.set(None),
+            Poll::Pending if self.stuck.get().is_none() => self.stuck.set(Some(Instant::now())),
+            Poll::Pending => {}
+        }
     }
 
     /// A piece of a response was sent, and its window was no reason for its end.
@@ -174,7 +201,7 @@ impl Budget {
     }
 }
 
-impl<S> Watched<S> {
+impl<S: Ending> Watched<S> {
     /// `before` is what was read of the stream already.
     pub fn new(stream: S, before: Box<[u8]>, budget: Rc<Budget>) -> Self {
         let (frames, sent) = (Frames::behind(PREFACE), Frames::behind(0));
@@ -202,7 +229,7 @@ impl Frames {
                 bytes = &bytes[n..];
                 continue;
             }
-            let wanted = if self.head_len < FRAME_HEAD { FRAME_HEAD } else { FRAME_HEAD + CODE };
+            let wanted = if self.head_len < FRAME_HEAD { FRAME_HEAD } else { FRAME_HEAD + self.more() };
             let n = (wanted - self.head_len).min(bytes.len());
             self.head[self.head_len..self.head_len + n].copy_from_slice(&bytes[..n]);
             self.head_len += n;
@@ -210,20 +237,41 @@ impl Frames {
             if self.head_len < wanted {
                 continue;
             }
-            let [a, b, c, kind, _, _, _, _, _, code @ ..] = self.head;
-            let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
-            let has_code = kind == RST_STREAM && length >= CODE;
-            if has_code && wanted == FRAME_HEAD {
+            let more = self.more();
+            if more > 0 && wanted == FRAME_HEAD {
                 continue;
             }
-            self.skip = length - (wanted - FRAME_HEAD);
+            let [_, _, _, kind, _, _, _, _, _, code @ ..] = self.head;
+            let length = self.length();
+            self.skip = length - more;
             self.head_len = 0;
-            found(Frame { kind, length, code: has_code.then(|| u32::from_be_bytes(code).into()) });
+            let (length, code) = match (kind, more) {
+                (DATA, 1) => (length.saturating_sub(1 + usize::from(code[0])), None),
+                (_, CODE) => (length, Some(u32::from_be_bytes(code).into())),
+                _ => (length, None),
+            };
+            found(Frame { kind, length, code });
+        }
+    }
+
+    /// Bytes behind the head that is there.
+    fn length(&self) -> usize {
+        let [a, b, c, ..] = self.head;
+        usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c)
+    }
+
+    /// How many of them are looked at.
+    fn more(&self) -> usize {
+        let [_, _, _, kind, flags, ..] = self.head;
+        match kind {
+            RST_STREAM if self.length() >= CODE => CODE,
+            DATA if flags & PADDED != 0 && self.length() > 0 => 1,
+            _ => 0,
         }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl<S: Ending + AsyncRead> AsyncRead for Watched<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -263,7 +311,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 
 impl<S: Ending> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let n = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.budget.written(&polled);
+        let n = ready!(polled)?;
         self.budget.sent(n);
         self.look_at_sent(&buf[..n]);
         Poll::Ready(Ok(n))
@@ -274,7 +324,9 @@ impl<S: Ending> AsyncWrite for Watched<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let n = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs))?;
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.budget.written(&polled);
+        let n = ready!(polled)?;
         self.budget.sent(n);
         let mut left = n;
         for buf in bufs {
@@ -307,6 +359,14 @@ impl<S: Ending> AsyncWrite for Watched<S> {
     }
 }
 
+impl<S: Ending> Drop for Watched<S> {
+    fn drop(&mut self) {
+        if self.budget.resets.get() {
+            self.stream.set_reset_on_close(true);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -319,6 +379,9 @@ mod tests {
         bytes.extend([0, 1, 0, HEADERS, 4, 0, 0, 0, 3]);
         bytes.extend([9; 256]);
         bytes.extend([0, 0, 4, RST_STREAM, 0, 0, 0, 0, 3, 0, 0, 0, 8]);
+        // Nothing but padding, and two bytes with some.
+        bytes.extend([0, 0, 3, DATA, PADDED, 0, 0, 0, 1, 2, 0, 0]);
+        bytes.extend([0, 0, 4, DATA, PADDED | 1, 0, 0, 0, 1, 1, 7, 7, 0]);
         // One that is too short to be one.
         bytes.extend([0, 0, 2, RST_STREAM, 0, 0, 0, 0, 3, 0, 0]);
         bytes.extend([0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
@@ -330,8 +393,16 @@ mod tests {
             for part in bytes.chunks(piece) {
                 frames.look(part, |frame| found.push(frame));
             }
-            let expected =
-                [frame(DATA, 3), frame(4, 0), frame(HEADERS, 256), reset, frame(RST_STREAM, 2), frame(6, 8)];
+            let expected = [
+                frame(DATA, 3),
+                frame(4, 0),
+                frame(HEADERS, 256),
+                reset,
+                frame(DATA, 0),
+                frame(DATA, 2),
+                frame(RST_STREAM, 2),
+                frame(6, 8),
+            ];
             assert_eq!(found, expected, "by {piece}");
         }
     }
