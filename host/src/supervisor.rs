@@ -98,6 +98,8 @@ pub fn run(options: Options) -> Result<(), Refused> {
 struct Supervisor {
     options: Options,
     signals: Signals,
+    /// Before the control socket, whose end is the end for whoever asked to stop.
+    pid_file: Option<PidFile>,
     commands: Commands,
     notify: Notify,
     held: Held,
@@ -131,7 +133,6 @@ struct Supervisor {
     state: State,
     /// As it was said last.
     shortage: Option<Shortage>,
-    pid_file: Option<PidFile>,
     /// What the service was started with, if that is known.
     oom_score: Option<OomScore>,
     started: Instant,
@@ -242,7 +243,8 @@ impl Supervisor {
         or(self.notify.due());
         or(self.replace_at);
         or(self.held.due());
-        or(self.renewals.due().filter(|_| self.starting.is_none() && self.room().is_ok()));
+        let may_renew = self.stopping.is_none() && self.starting.is_none() && self.room().is_ok();
+        or(self.renewals.due().filter(|_| may_renew));
         or(self.starting.as_ref().and_then(Starting::due));
         for generation in &self.generations {
             or(generation.due());
@@ -344,7 +346,7 @@ impl Supervisor {
             // It may have said why, and no more been heard.
             self.hear_one(idx, Turn::WHOLE)?;
             let generation = self.generations.remove(idx);
-            self.held.ended(generation.number);
+            let number = generation.number;
             self.totals.add(&generation.report.totals);
             let names = self.state.names();
             let is_there = |address: &str| names.values().flatten().any(|known| known.to_string() == address);
@@ -357,6 +359,8 @@ impl Supervisor {
                 End::Orderly => {}
                 End::Death { text, blame } => self.died(&generation, &text, blame)?,
             }
+            // Last, since a start that failed may still have given it something.
+            self.held.ended(number);
             self.are_loads_new = true;
             self.tell_base();
         }

@@ -226,6 +226,10 @@ impl Supervisor {
         let generation = &mut self.generations[idx];
         let (number, pid) = (generation.number, generation.pid());
         let is_first = generation.condemn(why, true);
+        // What it last said that it has in flight would count against others until its process ends.
+        generation.load = None;
+        self.are_loads_new = true;
+        let generation = &mut self.generations[idx];
         tracing::error!(
             "generation {number}: its worker (pid {pid}) {why}; the supervisor does not listen to it any more"
         );

@@ -70,6 +70,7 @@ impl Supervisor {
         self.notify.stopping();
         self.stopping = Some(Stopping::default());
         self.replace_at = None;
+        self.renewals.forget();
         let asked = self.starting.take().map(|starting| starting.asked).into_iter();
         let waiting = self.waiting.take().map(Waiting::into_asked);
         for client in asked.chain(waiting).flatten().collect::<Vec<_>>() {
