@@ -1,46 +1,9 @@
-//! The proxy under real traffic: one file for each thing that it promises.
+//! The proxy under real traffic: one file for each subject, in folders named after the rooms of `host/src`.
 #![allow(clippy::unwrap_used, reason = "a scenario that unwraps fails, as it should")]
 
-mod abi;
-mod balancing;
-mod bodies;
-mod commands;
-mod config_errors;
-mod control;
-mod discovery;
-mod drain;
-mod explain;
-mod failover;
-mod forwarding;
-mod framing;
-mod grpc;
-mod grpc_go;
-mod health;
-mod headers;
-mod host_share;
-mod http2;
-mod http2_attacks;
-mod keys;
-mod kit;
-mod limits;
-mod mail;
-mod module_loading;
-mod nginx;
-mod observability;
-mod outlier;
-mod pipelining;
-mod quarantine;
-mod retries;
-mod reload;
-mod rubbish;
-mod samples;
-mod supervision;
-mod slow_clients;
-mod soak;
-mod storm;
-mod surroundings;
-mod tls;
-mod tonic;
-mod trylist_calls;
-mod tunnels;
-mod unix_sockets;
+mod process;
+mod serve;
+mod cluster;
+mod module;
+mod config;
+mod http;

@@ -19,7 +19,7 @@ use tests::site::{Folder, Site, spoken};
 use tests::tls::Authority;
 use trylist::process::control::{self, Reply, Status};
 
-use crate::control::is_root;
+use crate::process::control::is_root;
 
 const NOBODY: u32 = 65534;
 

@@ -11,8 +11,8 @@ use tests::proxy::{Builder, Proxy};
 use tests::tls::Authority;
 use trylist::serve::drain::Idle;
 
-use crate::outlier::{MOODS, Mood, Switch};
-use crate::rubbish::Dice;
+use crate::cluster::ejection::{MOODS, Mood, Switch};
+use crate::http::rubbish::Dice;
 
 const CLIENTS: usize = 8;
 const SERVERS: usize = 5;

@@ -1,0 +1,8 @@
+//! Which server a request may go to: health, ejection, limits, sessions, names, and the shares that result.
+
+mod balancing;
+mod discovery;
+pub(crate) mod ejection;
+mod health;
+mod limits_and_sessions;
+mod nginx;

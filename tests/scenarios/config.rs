@@ -1,0 +1,5 @@
+//! Files of configuration: the samples, the mail of 2003, and how mistakes are reported.
+
+mod config_errors;
+mod mail;
+mod samples;

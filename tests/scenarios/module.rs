@@ -1,0 +1,7 @@
+//! Modules: what is loaded, how a faulty one is contained, and what their authors get.
+
+mod abi;
+mod author;
+mod module_loading;
+mod quarantine;
+mod trylist_calls;

@@ -1,0 +1,9 @@
+//! One request: where it goes, what it carries, when it is tried again, and what is said of it.
+
+mod explain;
+mod failover;
+mod forwarding;
+mod headers;
+mod keys;
+mod observability;
+mod retries;
