@@ -1,8 +1,11 @@
 //! What good files become, and the exact line for every way of being wrong.
 
+use std::time::Duration;
+
 use super::*;
-use crate::http::headers::forwarded::Source;
+use crate::http::headers::forwarded::{Forwarded, Source};
 use crate::net::address::Peer;
+use crate::net::proxy_protocol;
 
 /// The lines printed for a TOML file.
 fn errors(text: &str) -> Vec<String> {
