@@ -270,3 +270,37 @@ fn sees_what_it_is_to_see() {
     let house = House { imports: BTreeMap::from([import("r::a", "r::b::x"), import("r::b", "r::a")]) };
     assert_eq!(house.circles(), ["r: a, b"]);
 }
+
+/// Files of the host and of `lb-api` that allow `unsafe` code, as the sources say.
+fn with_unsafe() -> BTreeSet<String> {
+    let root = src().join("../..");
+    let mut files = BTreeMap::new();
+    for crate_ in ["host", "lb-api"] {
+        add_files(&mut files, &root.join(crate_).join("src"), crate_);
+    }
+    let allows = |path: &Path| {
+        let text = fs::read_to_string(path).expect("a source can be read");
+        ["allow(unsafe_code", "expect(unsafe_code"].iter().any(|words| text.contains(words))
+            || text.contains("unsafe_code,\n")
+    };
+    let relative =
+        |path: &Path| path.strip_prefix(&root).expect("a file below the root").display().to_string();
+    files
+        .values()
+        .filter(|path| !path.ends_with("walls.rs") && allows(path))
+        .map(|path| relative(path))
+        .collect()
+}
+
+/// The same list, as ARCHITECTURE.md says.
+fn listed_as_unsafe() -> BTreeSet<String> {
+    let page = include_str!("../../ARCHITECTURE.md");
+    let table = page.split("### Files with `unsafe`").nth(1).expect("the section is there");
+    let table = table.split("\n## ").next().unwrap_or_default();
+    table.lines().filter_map(|line| Some(line.strip_prefix("| `")?.split_once('`')?.0.to_owned())).collect()
+}
+
+#[test]
+fn unsafe_is_where_the_page_says() {
+    assert_eq!(with_unsafe(), listed_as_unsafe(), "left: sources, right: ARCHITECTURE.md");
+}
