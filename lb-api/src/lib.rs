@@ -246,14 +246,14 @@
 //! to the end, are optional, and have a default. [`version`] keeps the history. A Rust module carries the fields of every
 //! struct as its compiler laid them out, and the host compares them with its own before it calls anything.
 
-pub mod balancer;
-pub mod endpoint;
-pub mod request;
-pub mod trylist;
-pub mod outcome;
+mod balancer;
+mod endpoint;
+mod request;
+mod trylist;
+mod outcome;
 pub mod pick;
 mod settings;
-pub mod error;
+mod error;
 pub mod wire;
 pub mod export;
 pub mod version;

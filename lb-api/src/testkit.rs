@@ -35,8 +35,15 @@
 
 mod cluster;
 mod contract;
-mod drive;
+mod build;
+mod balancer;
+mod trylist;
+mod calls;
+mod host;
 
+pub use balancer::TestBalancer;
+pub use build::Builder;
+pub use calls::Table;
 pub use cluster::{FakeCluster, FakeRequest, SettingValue};
 pub use contract::{Contract, Part};
-pub use drive::{Builder, Table, TestBalancer, TestTrylist};
+pub use trylist::TestTrylist;

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use crate::balancer::Balancer;
 use crate::endpoint::State;
-use crate::testkit::drive::{Builder, Table};
+use crate::testkit::build::Builder;
+use crate::testkit::calls::Table;
 use crate::trylist::Rng;
 use crate::wire;
 

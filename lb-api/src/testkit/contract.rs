@@ -4,8 +4,11 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
+use super::balancer::TestBalancer;
+use super::build::{BuildFailure, Builder};
+use super::calls::Table;
 use super::cluster::{FakeCluster, FakeRequest, SettingValue};
-use super::drive::{Builder, Table, TestBalancer, TestTrylist};
+use super::trylist::TestTrylist;
 use crate::balancer::Balancer;
 use crate::endpoint::State;
 use crate::error::BuildError;
@@ -450,8 +453,12 @@ impl<B> Contract<B> {
     /// # Panics
     /// It panicked.
     pub fn try_build(&self, cluster: &FakeCluster) -> Result<TestBalancer<B>, BuildError> {
-        let built = self.builder(cluster).build_or_panic_text();
-        built.unwrap_or_else(|why| panic!("contract: build, with {} endpoints: {why}", cluster.len()))
+        self.builder(cluster).try_build().map_err(|failure| match failure {
+            BuildFailure::Refused(why) => why,
+            BuildFailure::Panicked(why) => {
+                panic!("contract: build, with {} endpoints: {why}", cluster.len())
+            }
+        })
     }
 
     /// The same, where it must not refuse.

@@ -1,0 +1,90 @@
+//! A balancer under test.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::calls::{Instance, TrylistCalls};
+use super::cluster::{FakeRequest, World};
+use super::host::event_kind;
+use super::trylist::TestTrylist;
+use crate::outcome::EventKind;
+use crate::trylist::Next;
+
+/// A balancer behind its table of calls. Dropping it calls `drop_balancer`.
+pub struct TestBalancer<B> {
+    pub(super) instance: Instance,
+    pub(super) n_endpoints: usize,
+    pub(super) world: Arc<World>,
+    pub(super) of: PhantomData<fn() -> B>,
+}
+
+impl<B> TestBalancer<B> {
+    /// Makes the trylist of a request.
+    ///
+    /// # Panics
+    /// The balancer panicked.
+    pub fn load_balance(&self, request: FakeRequest) -> TestTrylist<'_, B> {
+        self.try_load_balance(request).unwrap_or_else(|why| panic!("load_balance: {why}"))
+    }
+
+    /// The same, where a test expects the balancer to panic.
+    ///
+    /// # Errors
+    /// Message and place of the panic.
+    pub fn try_load_balance(&self, request: FakeRequest) -> Result<TestTrylist<'_, B>, String> {
+        let calls = TrylistCalls::load_balance(&self.instance, request)?;
+        Ok(TestTrylist::new(self, calls))
+    }
+
+    /// The answers of `n` requests that are all served at the first try: the balancer's sequence.
+    pub fn sequence(&self, n: usize) -> Vec<usize> {
+        (0..n)
+            .map(|_| {
+                let mut trylist = self.load_balance(FakeRequest::get("/"));
+                let Next::Endpoint(endpoint) = trylist.next() else { panic!("no endpoint for a first try") };
+                trylist.serve();
+                endpoint
+            })
+            .collect()
+    }
+
+    /// How often each endpoint was the first choice in `n` requests.
+    pub fn distribution(&self, n: usize) -> Vec<usize> {
+        let mut counts = vec![0; self.n_endpoints];
+        self.sequence(n).into_iter().for_each(|endpoint| counts[endpoint] += 1);
+        counts
+    }
+
+    /// How long `n` requests take that are all served at the first try, with nothing in between but the calls:
+
+    /// How long `n` requests take that are all served at the first try, with nothing in between but the calls:
+    /// `load_balance`, `next`, `finish` and the drop. The answers are not checked.
+    ///
+    /// # Panics
+    /// The balancer panicked, or refused a call.
+    pub fn time(&self, request: FakeRequest, n: usize) -> Duration {
+        let calls = TrylistCalls::load_balance(&self.instance, request);
+        let calls = calls.unwrap_or_else(|why| panic!("load_balance: {why}"));
+        let took = calls.time(n, self.world.now_ns(), self.world.random());
+        took.unwrap_or_else(|why| panic!("a request: {why}"))
+    }
+
+    /// What it saves, wrapped as a host gets it; empty where it saves nothing.
+    ///
+    /// # Panics
+    /// The balancer panicked.
+    pub fn save(&self) -> Vec<u8> {
+        self.instance.save().unwrap_or_else(|why| panic!("save: {why}"))
+    }
+
+    /// Lines that it wrote to the log, the first thousand.
+    pub fn logged(&self) -> Vec<String> {
+        self.instance.logged()
+    }
+
+    /// Whether it asked for events of this kind.
+    pub fn observes(&self, kind: EventKind) -> bool {
+        self.instance.observes(event_kind(kind))
+    }
+}
