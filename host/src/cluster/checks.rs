@@ -111,8 +111,14 @@ async fn run(
 ) -> Result<(), CheckError> {
     let checked = async {
         let tls = tls.zip(endpoint.check_name.as_ref());
-        let dial =
-            Dial { addresses: &endpoint.addresses, port: check.port, tls, preface, patience: check.timeout };
+        let dial = Dial {
+            addresses: &endpoint.addresses,
+            port: check.port,
+            tls,
+            preface,
+            patience: check.timeout,
+            fair: check.timeout,
+        };
         match dial.connect().await {
             Ok(Dialled::Plain(stream)) => ask(check, endpoint, "http", stream).await,
             Ok(Dialled::Secured(stream)) => ask(check, endpoint, "https", stream).await,

@@ -51,6 +51,8 @@ pub struct Dial<'a> {
     pub preface: &'a [u8],
     /// Time for everything: the look-up if the name never had an address, connecting, and the TLS handshake.
     pub patience: Duration,
+    /// What the configuration gives a connection. With less than its share of that, no address is blamed for being late.
+    pub fair: Duration,
 }
 
 /// A connection, ready to be spoken over.
@@ -129,7 +131,7 @@ impl Dial<'_> {
 
     async fn race(&self, places: &[Place], until: Instant) -> Result<Dialled, ConnectError> {
         let are_connected: Vec<AtomicBool> = places.iter().map(|_| AtomicBool::new(false)).collect();
-        let mut waiting = order(places, Instant::now()).into_iter();
+        let mut waiting = order(places, Instant::now(), self.port.is_none()).into_iter();
         let mut running = Vec::with_capacity(places.len());
         let mut failed = None;
         loop {
@@ -147,7 +149,8 @@ impl Dial<'_> {
                 First::Connection(winner, connection) => {
                     self.learn(&running[winner], true);
                     // Those that began later have lost nothing.
-                    running[..winner].iter().for_each(|attempt| self.learn(attempt, false));
+                    let head_start = STAGGER.min(self.least_share(places.len()));
+                    self.blame_late(&running[..winner], head_start);
                     return Ok(connection);
                 }
                 First::Failure(idx, e) => {
@@ -160,7 +163,7 @@ impl Dial<'_> {
                 }
                 First::NeedsCompany => {}
                 First::TooLate => {
-                    running.iter().for_each(|attempt| self.learn(attempt, false));
+                    self.blame_late(&running, self.least_share(places.len()));
                     let connected = running.iter().find(|attempt| attempt.is_connected.load(Relaxed));
                     let late =
                         connected.map_or_else(|| timed_out(self.patience), |a| self.late(a.is_connected));
@@ -171,12 +174,23 @@ impl Dial<'_> {
         }
     }
 
+    /// Each that has not answered within this time failed. A dial in a hurry gave it less.
+    fn blame_late<F>(&self, attempts: &[Attempt<'_, F>], within: Duration) {
+        let late = attempts.iter().filter(|attempt| attempt.began.elapsed() >= within);
+        late.for_each(|attempt| self.learn(attempt, false));
+    }
+
+    /// Half of what each of so many addresses has where no time was used up before.
+    fn least_share(&self, n_addresses: usize) -> Duration {
+        self.fair / u32::try_from(n_addresses).unwrap_or(u32::MAX).max(1) / 2
+    }
+
     /// Another port than that of requests says nothing of theirs.
     fn learn<F>(&self, attempt: &Attempt<'_, F>, worked: bool) {
         match (self.port, worked) {
             (Some(_), _) => {}
             (None, true) => attempt.place.reach.worked(),
-            (None, false) => attempt.place.reach.failed(Instant::now()),
+            (None, false) => attempt.place.reach.failed(attempt.began, Instant::now()),
         }
     }
 
@@ -251,10 +265,11 @@ where
     }
 }
 
-/// In which order addresses are tried, as indices: the first one that did not fail, or that is due to be tried again; the
-/// others that did not; those that did.
-fn order(places: &[Place], now: Instant) -> Vec<usize> {
-    let first = places.iter().position(|place| place.reach.is_due(now));
+/// In which order addresses are tried, as indices: the first one that did not fail, or where `may_try` that is due to be
+/// tried again; the others that did not; those that did.
+fn order(places: &[Place], now: Instant, may_try: bool) -> Vec<usize> {
+    let is_first = |place: &Place| if may_try { place.reach.is_due(now) } else { place.reach.is_well() };
+    let first = places.iter().position(is_first);
     let others = || (0..places.len()).filter(|idx| Some(*idx) != first);
     let well = others().filter(|idx| places[*idx].reach.is_well());
     let ill = others().filter(|idx| !places[*idx].reach.is_well());
@@ -365,7 +380,7 @@ mod tests {
     }
 
     fn dial(addresses: &Addresses) -> Dial<'_> {
-        Dial { addresses, port: None, tls: None, preface: &[], patience: LONG }
+        Dial { addresses, port: None, tls: None, preface: &[], patience: LONG, fair: LONG }
     }
 
     async fn peer(dial: Dial<'_>) -> IpAddr {
@@ -377,7 +392,7 @@ mod tests {
 
     async fn first_in_order(addresses: &Addresses, now: Instant) -> usize {
         let answer = addresses.name().expect("a name").addresses().await;
-        order(answer.as_ref().as_ref().expect("addresses"), now)[0]
+        order(answer.as_ref().as_ref().expect("addresses"), now, true)[0]
     }
 
     /// With patience for an hour, it ends only because another address is tried beside the first.
@@ -404,9 +419,9 @@ mod tests {
         let answer = addresses.name().expect("a name").addresses().await;
         let places = answer.as_ref().as_ref().expect("addresses");
         // The other one fails, and this one has a connection.
-        places[1].reach.failed(Instant::now());
+        places[1].reach.failed(Instant::now(), Instant::now());
         assert_eq!(peer(dial(&addresses)).await, ip(1));
-        assert_eq!(order(places, Instant::now()), [0, 1]);
+        assert_eq!(order(places, Instant::now(), true), [0, 1]);
     }
 
     #[tokio::test]
@@ -415,6 +430,17 @@ mod tests {
         let addresses = name(1, &[1, 2]);
         assert_eq!(peer(Dial { port: Some(port), ..dial(&addresses) }).await, ip(2));
         assert_eq!(first_in_order(&addresses, Instant::now()).await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_check_on_another_port_does_not_use_up_the_trial_of_an_address() {
+        let (_servers, port) = servers([2]).await;
+        let addresses = name(1, &[1, 2]);
+        let answer = addresses.name().expect("a name").addresses().await;
+        let long_ago = Instant::now() - Duration::from_secs(6);
+        answer.as_ref().as_ref().expect("addresses")[0].reach.failed(long_ago, long_ago);
+        assert_eq!(peer(Dial { port: Some(port), ..dial(&addresses) }).await, ip(2));
+        assert_eq!(first_in_order(&addresses, Instant::now()).await, 0, "it is still to be tried");
     }
 
     #[tokio::test]
@@ -435,8 +461,27 @@ mod tests {
         let _holes = [1, 2].map(|last| black_hole((ip(last), port).into()));
         let addresses = name(port, &[1, 2]);
         let patience = Duration::from_millis(20);
-        let error = Dial { patience, ..dial(&addresses) }.connect().await.expect_err("nobody answers");
-        assert_eq!(error.kind, wire::FAILURE_CONNECT_TIMEOUT);
-        assert_eq!(error.text, "no connection within 20ms");
+        let timed_out = async |fair: Duration| {
+            let dial = Dial { patience, fair, ..dial(&addresses) };
+            let error = dial.connect().await.expect_err("nobody answers");
+            assert_eq!(error.kind, wire::FAILURE_CONNECT_TIMEOUT);
+            assert_eq!(error.text, "no connection within 20ms");
+            let answer = addresses.name().expect("a name").addresses().await;
+            answer.as_ref().as_ref().expect("addresses").iter().all(|place| place.reach.is_well())
+        };
+        assert!(timed_out(LONG).await, "a dial in a hurry says nothing of them");
+        assert!(!timed_out(patience).await, "the first had all of the time");
+    }
+
+    /// A head start of a millisecond was enough to stand behind the other address from then on.
+    #[tokio::test]
+    async fn an_address_that_is_outpaced_within_a_short_head_start_is_not_blamed() {
+        let (_servers, port) = servers([2]).await;
+        let _hole = black_hole((ip(1), port).into());
+        let addresses = name(port, &[1, 2]);
+        let patience = Duration::from_millis(80);
+        // Where the machine is so slow that the time is over first, it is not blamed either.
+        let _ = Dial { patience, ..dial(&addresses) }.connect().await;
+        assert_eq!(first_in_order(&addresses, Instant::now()).await, 0);
     }
 }

@@ -110,10 +110,10 @@ pub async fn connection(
     let (endpoint, config) = (&cluster.endpoints[endpoint_idx], &cluster.config);
     let tls = thread.pool.tls(cluster_idx);
     if config.protocol == Protocol::Http1 {
-        return connect(endpoint, tls, patience, preface).await;
+        return connect(endpoint, tls, (patience, config.connect_timeout), preface).await;
     }
     if upgrade && let Some(tls) = thread.pool.http1_tls(cluster_idx) {
-        return connect(endpoint, Some(tls), patience, preface).await;
+        return connect(endpoint, Some(tls), (patience, config.connect_timeout), preface).await;
     }
     Box::pin(async {
         let shared = thread.pool.h2(cluster_idx, endpoint_idx);
@@ -154,7 +154,7 @@ async fn connect_h2(
     patience: Duration,
     making: &mut Option<Making>,
 ) -> Result<Stream, ConnectError> {
-    let stream = connect(endpoint, tls, patience, &[]).await?;
+    let stream = connect(endpoint, tls, (patience, config.connect_timeout), &[]).await?;
     let speaks_h2 = match &stream {
         // As it was told to.
         Stream::Tcp(_) => true,
@@ -178,18 +178,18 @@ async fn connect_h2(
 }
 
 /// Makes a connection to one of the endpoint's addresses; see [`Dial`]. `tls` is for endpoints that are spoken to by it.
-/// `preface` is said first, before whatever speaks over the connection.
+/// `patience` and `fair` are as there. `preface` is said first, before whatever speaks over the connection.
 ///
 /// # Errors
 /// As [`Dial::connect`].
 pub async fn connect(
     endpoint: &Endpoint,
     tls: Option<&Connector>,
-    patience: Duration,
+    (patience, fair): (Duration, Duration),
     preface: &[u8],
 ) -> Result<Stream, ConnectError> {
     let tls = tls.zip(endpoint.tls_name.as_ref());
-    let dial = Dial { addresses: &endpoint.addresses, port: None, tls, preface, patience };
+    let dial = Dial { addresses: &endpoint.addresses, port: None, tls, preface, patience, fair };
     dial.connect().await.map(Stream::from)
 }
 
