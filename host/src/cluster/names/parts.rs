@@ -56,7 +56,8 @@ pub(super) struct Parts {
 struct Part {
     latest: Latest,
     last: Vec<IpAddr>,
-    depth: usize,
+    /// [`Outcome::Has::depth`] of the last addresses; `None` where an earlier generation handed them over.
+    depth: Option<usize>,
     /// Why the last addresses are kept, as it was logged last.
     logged: Option<ResolveError>,
 }
@@ -134,7 +135,7 @@ impl Parts {
             Outcome::Has { addresses, valid_for, depth } => {
                 part.latest = Latest::Has(*valid_for);
                 part.last.clone_from(addresses);
-                part.depth = *depth;
+                part.depth = Some(*depth);
             }
             Outcome::Without(e) => part.latest = Latest::Without(e.clone()),
             Outcome::Failed(e) => part.latest = Latest::Failed(e.clone()),
@@ -182,10 +183,13 @@ impl Parts {
     pub(super) fn merged(&self) -> Option<Result<Vec<IpAddr>, ResolveError>> {
         let parts = [&self.v4, &self.v6];
         let used = parts.iter().filter(|part| !part.last.is_empty());
-        // What two names of the search list have does not belong together.
-        if let Some(depth) = used.clone().map(|part| part.depth).min() {
-            let addresses = used.filter(|part| part.depth == depth).flat_map(|part| &part.last);
-            return Some(Ok(addresses.copied().collect()));
+        // What two names of the search list have does not belong together. Nobody knows which name recalled addresses are of, so
+        // they displace nothing, and stay until their family is looked up.
+        let depth = used.clone().filter_map(|part| part.depth).min();
+        let is_of_name = |part: &&&Part| part.depth.is_none() || part.depth == depth;
+        let addresses: Vec<IpAddr> = used.filter(is_of_name).flat_map(|part| &part.last).copied().collect();
+        if !addresses.is_empty() {
+            return Some(Ok(addresses));
         }
         self.is_decided().then(|| {
             let failed = parts.iter().find_map(|part| match &part.latest {
@@ -298,6 +302,17 @@ mod tests {
     fn addresses_of_two_names_of_the_search_list_do_not_mix() {
         assert_eq!(after(&[], &[(V4, has(&[ONE])), (V6, at_depth(&[SIX], 2))]), Some(Ok(vec![ONE])));
         assert_eq!(after(&[], &[(V4, at_depth(&[ONE], 1)), (V6, has(&[SIX]))]), Some(Ok(vec![SIX])));
+    }
+
+    /// Recalled addresses counted as those of the first search domain, and pushed out what another domain had just answered.
+    #[test]
+    fn addresses_of_an_earlier_generation_displace_no_fresh_ones() {
+        let fresh = (V6, at_depth(&[SIX], 2));
+        assert_eq!(after(&[ONE], std::slice::from_ref(&fresh)), Some(Ok(vec![ONE, SIX])));
+        assert_eq!(after(&[ONE], &[fresh.clone(), (V4, failed())]), Some(Ok(vec![ONE, SIX])));
+        assert_eq!(after(&[ONE], &[fresh.clone(), (V4, at_depth(&[TWO], 2))]), Some(Ok(vec![TWO, SIX])));
+        assert_eq!(after(&[ONE], &[fresh.clone(), (V4, has(&[ONE]))]), Some(Ok(vec![ONE])));
+        assert_eq!(after(&[ONE], &[fresh, (V4, without())]), Some(Ok(vec![SIX])));
     }
 
     #[test]
