@@ -449,7 +449,7 @@ mod tests {
     use super::*;
 
     /// Two servers, without a module.
-    fn cluster(keys: &str) -> Cluster {
+    pub(super) fn cluster(keys: &str) -> Cluster {
         let text = format!(
             "[[listener]]\naddress = \"127.0.0.1:0\"\n[load_module]\na = \"a.so\"\n[[cluster]]\nname = \"c\"\n\
              servers = [{{ url = \"http://127.0.0.1:1\"{keys} }}, {{ url = \"http://127.0.0.1:2\"{keys} }}]\n\

@@ -1,8 +1,11 @@
 //! What counts, and for how long; that it ejects and readmits is in `tests/scenarios/outlier.rs`.
 
 use lb_api::wire;
+use rustix::io::Errno;
 
 use super::*;
+use crate::cluster::endpoint::Which;
+use crate::cluster::tests::cluster;
 use crate::config::CountedStatuses;
 
 #[expect(clippy::needless_pass_by_value, reason = "each is made for its call")]
@@ -58,9 +61,13 @@ fn statuses_count_as_told() {
 
 #[test]
 fn the_log_says_what_the_last_failure_was() {
-    let refused = not_established(wire::FAILURE_CONNECT, Some(rustix::io::Errno::CONNREFUSED.raw_os_error()));
+    let os_error = |e: Errno| not_established(wire::FAILURE_CONNECT, Some(e.raw_os_error()));
+    let refused = os_error(Errno::CONNREFUSED);
     for (end, text) in [
         (refused, "connection refused"),
+        (os_error(Errno::HOSTUNREACH), "host unreachable"),
+        (os_error(Errno::NOENT), "no such socket"),
+        (os_error(Errno::AFNOSUPPORT), "no connection (os error 97)"),
         (not_established(wire::FAILURE_CONNECT, None), "no connection"),
         (not_established(wire::FAILURE_RESOLVE, None), "look-up failed"),
         (not_established(wire::FAILURE_CONNECT_TIMEOUT, None), "no connection in time"),
@@ -129,4 +136,55 @@ fn a_share_of_a_tier_may_be_ejected_and_always_one_but_the_only_one() {
     let off = Ejection { failures: 0, ..Ejection::default() };
     assert!(Outlier::new(&off, [3]).is_none());
     assert!(Outlier::new(&Ejection { failure_percent: 50, ..off }, [3]).is_some());
+}
+
+/// Endpoint 0 of two, on trial, and when it was readmitted.
+fn on_trial() -> (Cluster, Instant) {
+    let cluster = cluster("");
+    let ejection = cluster.outlier.as_ref().expect("on by default");
+    let ejected = Instant::now();
+    for _ in 0..Ejection::default().failures {
+        ejection.try_ended(&cluster, 0, &end(wire::TRY_CLOSED_EARLY), ejected, || 0);
+    }
+    assert!(cluster.endpoints[0].health.holds(Source::Ejection));
+    let readmitted = ejected + Duration::from_secs(3600);
+    ejection.readmit(&cluster, readmitted);
+    assert!(cluster.endpoints[0].is_on_trial());
+    (cluster, readmitted)
+}
+
+/// A request may come before the readmission that lets it in: its time is counted from its start, and it may have waited in
+/// the queue. Its failure was passed over as one from before, and the endpoint stayed on trial for good, hidden from all.
+#[test]
+fn a_trial_ends_whatever_way_its_request_ends_though_it_came_before_the_readmission() {
+    let total = Duration::from_secs(1);
+    let ends = [
+        (TryEnd { total, ..end(wire::TRY_TIMED_OUT) }, "ejected"),
+        (TryEnd { total, ..end(wire::TRY_BROKEN) }, "ejected"),
+        (TryEnd { total, ..not_established(wire::FAILURE_CONNECT, None) }, "ejected"),
+        (TryEnd { total, ..served(200) }, "in service"),
+        (TryEnd { total, ..end(wire::TRY_ABORTED) }, "on trial"),
+        (TryEnd { total, ..not_established(wire::FAILURE_LOCAL, None) }, "on trial"),
+        (TryEnd { total, was_hurried: true, ..end(wire::TRY_TIMED_OUT) }, "on trial"),
+    ];
+    for (end, expected) in ends {
+        let (cluster, readmitted) = on_trial();
+        let (in_flight, trial) = cluster.enter_on_trial(0, Which::Available).expect("its request");
+        assert_eq!(trial, Trial::Own);
+        assert!(cluster.endpoints[0].health.holds(Source::Ejection), "to others");
+        drop(in_flight);
+        let ejection = cluster.outlier.as_ref().expect("as before");
+        ejection.try_ended(&cluster, 0, &TryEnd { trial, ..end }, readmitted, || 0);
+        let endpoint = &cluster.endpoints[0];
+        let state = match (endpoint.health.holds(Source::Ejection), endpoint.is_on_trial()) {
+            (true, false) => "ejected",
+            (false, false) => "in service",
+            (false, true) => "on trial",
+            (true, true) => "hidden for good",
+        };
+        assert_eq!(state, expected, "{end}");
+        if expected == "on trial" {
+            assert!(cluster.enter_on_trial(0, Which::Available).is_ok(), "the next request is let in");
+        }
+    }
 }

@@ -68,11 +68,7 @@ impl fmt::Display for TryEnd {
             (_, Some((wire::FAILURE_RESOLVE, _))) => "look-up failed",
             (_, Some((wire::FAILURE_CONNECT_TIMEOUT, _))) => "no connection in time",
             (_, Some((wire::FAILURE_TLS, _))) => "TLS handshake failed",
-            (_, Some((_, Some(os_error)))) => {
-                let text = io::Error::from_raw_os_error(os_error).to_string();
-                let text = text.split(" (os error").next().unwrap_or_default();
-                return f.write_str(&text.to_lowercase());
-            }
+            (_, Some((_, Some(os_error)))) => return write_os_error(f, os_error),
             (wire::TRY_NOT_ESTABLISHED, _) => "no connection",
             (wire::TRY_CLOSED_EARLY, _) => "connection closed before a response",
             (wire::TRY_TIMED_OUT, _) => "no response in time",
@@ -81,6 +77,22 @@ impl fmt::Display for TryEnd {
             _ => "bad response",
         };
         f.write_str(text)
+    }
+}
+
+/// Why the system made no connection.
+fn write_os_error(f: &mut fmt::Formatter<'_>, os_error: i32) -> fmt::Result {
+    match io::Error::from_raw_os_error(os_error).kind() {
+        // Of a Unix socket.
+        io::ErrorKind::NotFound => f.write_str("no such socket"),
+        kind @ (io::ErrorKind::ConnectionRefused
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::BrokenPipe
+        | io::ErrorKind::HostUnreachable
+        | io::ErrorKind::NetworkUnreachable
+        | io::ErrorKind::PermissionDenied) => write!(f, "{kind}"),
+        _ => write!(f, "no connection (os error {os_error})"),
     }
 }
 
