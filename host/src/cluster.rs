@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 
 use crate::cluster::ejection::{Outlier, Trial};
 use crate::cluster::endpoint::{Declined, Endpoint, InFlight, Which};
-use crate::cluster::learned::State;
+use crate::cluster::learned::Learned;
 use crate::cluster::retries::Retries;
 use crate::cluster::slow_start::SlowStart;
 use crate::cluster::sticky::Sticky;
@@ -32,7 +32,7 @@ use crate::module::Module;
 use crate::module::balancer::{self, Balancer, BuildError, BuildInput, Fault, Problem};
 use crate::module::registry::Registry;
 
-pub use self::queue::{Offer, Queue, Told, Waiting};
+pub use self::queue::{Offer, QueuePlace, QueueSignal, WaitQueue};
 pub use self::standing::{HealthFacts, keep};
 
 /// One cluster. Shared by all threads; what changes in it is atomic.
@@ -53,7 +53,7 @@ pub struct Cluster {
     /// Where endpoints whose tries fail are left alone for a while.
     pub outlier: Option<Outlier>,
     /// Requests that wait because every endpoint is full.
-    pub queue: Queue,
+    pub queue: WaitQueue,
     panics: AtomicBool,
     /// What some endpoint's sources say has changed.
     changed: Notify,
@@ -104,7 +104,7 @@ impl Cluster {
         idx: usize,
         config: &config::Cluster,
         registry: &Registry,
-        state: &State,
+        state: &Learned,
         fault_limit: u32,
     ) -> Result<Self, BuildError> {
         for id in config.modules() {
@@ -162,7 +162,7 @@ impl Cluster {
             tiers,
             has_limits,
             slow_start,
-            queue: Queue::new(config.queue_order),
+            queue: WaitQueue::new(config.queue_order),
             retries: Retries::default(),
             requests: AtomicU32::new(0),
             requests_elsewhere: AtomicU32::new(0),
@@ -458,7 +458,7 @@ mod tests {
         let (config, _) = config::parse("t.toml", &text, config::Syntax::Toml).expect("a good file");
         let registry =
             Registry::load_except(&config.modules, &BTreeSet::from(["a".into()])).expect("none to load");
-        Cluster::build(0, &config.clusters[0], &registry, &State::new(), 10)
+        Cluster::build(0, &config.clusters[0], &registry, &Learned::new(), 10)
             .expect("no module that could refuse")
     }
 

@@ -18,7 +18,7 @@ use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
-use trylist::cluster::learned::State;
+use trylist::cluster::learned::Learned;
 use trylist::config::{self, Config, Files, Syntax, Warning};
 use trylist::module::load;
 use trylist::module::registry::Registry;
@@ -141,7 +141,7 @@ fn prepare(config: &Arc<Config>) -> Result<Prepared, Refused> {
     }
     let copies = copies.into_iter().map(|copy| copy.map(Some));
     let registry = Registry::open(&config.modules, copies).map_err(StartError::Modules)?;
-    Ok(Prepared::over(Arc::clone(config), registry, &State::new())?)
+    Ok(Prepared::over(Arc::clone(config), registry, &Learned::new())?)
 }
 
 fn demo() -> Result<(), Failure> {

@@ -39,7 +39,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::cluster::learned::State;
+use crate::cluster::learned::Learned;
 use crate::config::Config;
 use crate::observe::metrics::Totals;
 use crate::process::channel::message::{Report, ToSupervisor, ToWorker};
@@ -130,7 +130,7 @@ struct Supervisor {
     /// It has changed since.
     are_loads_new: bool,
     /// What the last worker that said so has learned.
-    state: State,
+    state: Learned,
     /// As it was said last.
     shortage: Option<Shortage>,
     /// What the service was started with, if that is known.
@@ -192,7 +192,7 @@ impl Supervisor {
             base_sent: now,
             loads_told: now,
             are_loads_new: false,
-            state: State::new(),
+            state: Learned::new(),
             shortage: None,
             pid_file,
             oom_score: OomScore::lower(),

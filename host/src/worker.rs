@@ -20,8 +20,8 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, LocalSet};
 
 use crate::cluster::discovery::Watch;
-use crate::cluster::learned::State;
-use crate::cluster::names::{Name, Resolver};
+use crate::cluster::learned::Learned;
+use crate::cluster::names::{HostName, Resolver};
 use crate::cluster::{self, Cluster, Clusters};
 use crate::config::Config;
 use crate::module::balancer::{BuildError, Fault};
@@ -83,7 +83,7 @@ pub struct Worker {
     shortage: Option<Shortage>,
     board: Option<&'static Board>,
     /// Names of which each address is a server.
-    watched: Vec<Arc<Name>>,
+    watched: Vec<Arc<HostName>>,
     /// Of Unix sockets, where no supervisor holds them.
     _files: Vec<SocketFile>,
 }
@@ -158,14 +158,14 @@ impl Prepared {
     /// As [`Self::new`].
     pub fn without(config: Arc<Config>, quarantined: &BTreeSet<Arc<str>>) -> Result<Self, StartError> {
         let registry = Registry::load_except(&config.modules, quarantined).map_err(StartError::Modules)?;
-        Self::over(config, registry, &State::new())
+        Self::over(config, registry, &Learned::new())
     }
 
     /// Builds the balancers of modules that are loaded already; they begin with what an earlier generation learned.
     ///
     /// # Errors
     /// [`StartError::Balancers`].
-    pub fn over(config: Arc<Config>, registry: Registry, state: &State) -> Result<Self, StartError> {
+    pub fn over(config: Arc<Config>, registry: Registry, state: &Learned) -> Result<Self, StartError> {
         let mut clusters = Vec::new();
         let mut refused = Vec::new();
         for (idx, cluster) in config.clusters.iter().enumerate() {
@@ -306,7 +306,7 @@ impl Worker {
     }
 
     /// Names of which each address is a server.
-    pub fn watched(&self) -> &[Arc<Name>] {
+    pub fn watched(&self) -> &[Arc<HostName>] {
         &self.watched
     }
 
@@ -635,7 +635,11 @@ async fn finish_admin(
 }
 
 /// Looks a name up for as long as the worker serves; longer only where requests still wait for its first answer.
-async fn look_up_until_ending(name: Arc<Name>, resolver: Arc<Resolver>, mut phase: watch::Receiver<Phase>) {
+async fn look_up_until_ending(
+    name: Arc<HostName>,
+    resolver: Arc<Resolver>,
+    mut phase: watch::Receiver<Phase>,
+) {
     let is_over = async {
         let _ = phase.wait_for(|phase| phase.is_ending()).await;
         let _ = name.addresses().await;

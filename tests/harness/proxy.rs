@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lb_api::wire::{STATE_DOWN, STATE_DRAINING, STATE_EJECTED};
-use trylist::cluster::health::Source;
-use trylist::cluster::learned::State;
+use trylist::cluster::health::HealthSource;
+use trylist::cluster::learned::Learned;
 use trylist::cluster::{Cluster, Clusters};
 use trylist::config::{self, Config, Syntax};
 use trylist::module::registry::Registry;
@@ -83,7 +83,7 @@ impl Proxy {
     fn after(name: &str, text: &str, old: &Self) -> Result<Self, StartError> {
         let config = Self::config(name, text);
         // As it comes through the supervisor.
-        let state = serde_json::to_string(&State::of(old.clusters(), old.worker().ticket_keys())).unwrap();
+        let state = serde_json::to_string(&Learned::of(old.clusters(), old.worker().ticket_keys())).unwrap();
         let state = serde_json::from_str(&state).unwrap();
         let registry = Registry::load(&config.modules).map_err(StartError::Modules)?;
         Self::start(Prepared::over(config, registry, &state)?)
@@ -133,8 +133,11 @@ impl Proxy {
 
     /// Has an endpoint of its first cluster be in this state: the source that says so is the only one that says anything.
     pub fn set_state(&self, endpoint: usize, state: u32) {
-        let sources =
-            [(Source::Drain, STATE_DRAINING), (Source::Check, STATE_DOWN), (Source::Ejection, STATE_EJECTED)];
+        let sources = [
+            (HealthSource::Drain, STATE_DRAINING),
+            (HealthSource::Check, STATE_DOWN),
+            (HealthSource::Ejection, STATE_EJECTED),
+        ];
         // What begins before what ends: it is never available in between.
         for holds in [true, false] {
             for (source, _) in sources.iter().filter(|(_, of)| (*of == state) == holds) {

@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::cluster::dial::{Dial, Dialled};
 use crate::cluster::endpoint::Endpoint;
-use crate::cluster::health::Source;
+use crate::cluster::health::HealthSource;
 use crate::cluster::random::{Random, fraction};
 use crate::cluster::{Cluster, Clusters};
 use crate::config::{HealthCheck, Probe};
@@ -85,7 +85,7 @@ fn judge(cluster: &Cluster, idx: usize, check: &HealthCheck, result: &Result<(),
         );
     }
     let Some(is_up) = is_up else { return };
-    if !cluster.set_source(idx, Source::Check, !is_up) {
+    if !cluster.set_source(idx, HealthSource::Check, !is_up) {
         return;
     }
     let (n, url, probe) = (streak.get().unsigned_abs(), &endpoint.url, &check.probe);

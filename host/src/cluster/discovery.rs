@@ -23,7 +23,7 @@ use tokio::runtime;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::cluster::endpoint::ADDRESS_MARK;
-use crate::cluster::names::{Name, Resolver, in_order};
+use crate::cluster::names::{HostName, Resolver, in_order};
 use crate::config::{Config, Resolve, Server};
 
 /// A worker waits so long for names that nobody has looked up yet. Most name servers answer within it, which spares a
@@ -31,14 +31,14 @@ use crate::config::{Config, Resolve, Server};
 const FIRST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// The addresses of names, in order.
-pub type Known = BTreeMap<String, Vec<IpAddr>>;
+pub type KnownAddresses = BTreeMap<String, Vec<IpAddr>>;
 
 /// Hears a name and all of its addresses.
 type Tell = Arc<dyn Fn(&str, &[IpAddr]) + Send + Sync>;
 
 /// Names whose addresses servers were made of, and who is to be told when they have others.
 pub struct Watch {
-    names: Vec<(Arc<Name>, Vec<IpAddr>)>,
+    names: Vec<(Arc<HostName>, Vec<IpAddr>)>,
     tell: Tell,
 }
 
@@ -48,18 +48,18 @@ pub struct Watch {
 ///
 /// # Errors
 /// What the system does not give.
-pub fn expand(config: &mut Config, known: &Known) -> io::Result<Known> {
+pub fn expand(config: &mut Config, known: &KnownAddresses) -> io::Result<KnownAddresses> {
     let is_all = |server: &&Server| server.resolve == Resolve::All;
     let servers = config.clusters.iter().flat_map(|cluster| &cluster.servers);
     let names: BTreeSet<String> = servers.filter(is_all).map(|server| server.host.to_string()).collect();
     let family = config.resolver.family;
-    let mut now = Known::new();
+    let mut now = KnownAddresses::new();
     let mut unknown = Vec::new();
     for name in names {
         let last = known.get(&name).into_iter().flatten().copied().filter(|ip| family.contain(*ip));
         let last = in_order(last.collect());
         if last.is_empty() {
-            unknown.push(Name::with(&name, 0, &[]));
+            unknown.push(HostName::with(&name, 0, &[]));
         }
         now.insert(name, last);
     }
@@ -82,8 +82,8 @@ pub fn expand(config: &mut Config, known: &Known) -> io::Result<Known> {
 }
 
 /// What names' addresses these servers are.
-pub fn known_of<'a>(servers: impl IntoIterator<Item = &'a Server>) -> Known {
-    let mut known = Known::new();
+pub fn known_of<'a>(servers: impl IntoIterator<Item = &'a Server>) -> KnownAddresses {
+    let mut known = KnownAddresses::new();
     for server in servers {
         if let Some(address) = server.address {
             let addresses = known.entry(server.host.to_string()).or_default();
@@ -97,7 +97,7 @@ pub fn known_of<'a>(servers: impl IntoIterator<Item = &'a Server>) -> Known {
 }
 
 /// Looks these names up, all at once, for as long as a start may wait.
-async fn look_up(config: &Config, names: &[Arc<Name>]) -> io::Result<()> {
+async fn look_up(config: &Config, names: &[Arc<HostName>]) -> io::Result<()> {
     let resolver = Arc::new(Resolver::new(&config.resolver)?);
     // What is not over by then ends with this set.
     let mut lookups = JoinSet::new();
@@ -127,8 +127,9 @@ fn at(server: &Server, address: IpAddr) -> Server {
 
 impl Watch {
     /// Of what [`expand`] has made; `tell` is called with a name and all of its addresses, on a thread that may wait.
-    pub fn new(made: Known, tell: impl Fn(&str, &[IpAddr]) + Send + Sync + 'static) -> Self {
-        let name = |(name, addresses): (String, Vec<IpAddr>)| (Name::with(&name, 0, &addresses), addresses);
+    pub fn new(made: KnownAddresses, tell: impl Fn(&str, &[IpAddr]) + Send + Sync + 'static) -> Self {
+        let name =
+            |(name, addresses): (String, Vec<IpAddr>)| (HostName::with(&name, 0, &addresses), addresses);
         Self { names: made.into_iter().map(name).collect(), tell: Arc::new(tell) }
     }
 
@@ -138,7 +139,7 @@ impl Watch {
     }
 
     /// What is watched.
-    pub fn names(&self) -> impl Iterator<Item = &Arc<Name>> {
+    pub fn names(&self) -> impl Iterator<Item = &Arc<HostName>> {
         self.names.iter().map(|(name, _)| name)
     }
 
@@ -153,7 +154,7 @@ impl Watch {
     }
 }
 
-async fn follow(name: Arc<Name>, made_of: Vec<IpAddr>, tell: Tell) {
+async fn follow(name: Arc<HostName>, made_of: Vec<IpAddr>, tell: Tell) {
     let mut told = made_of;
     loop {
         let found: Vec<IpAddr> = name.changed_from(&told).await;
@@ -191,10 +192,11 @@ mod tests {
     fn a_name_that_nobody_answers_for_keeps_its_last_addresses_or_stays_one_server() {
         let text = "{ url = \"http://a.invalid:81\", resolve = \"all\", weight = 3 }, \"http://b.invalid\"";
         let (mut fresh, mut later) = (config(text), config(text));
-        let none = expand(&mut fresh, &Known::new()).expect("a resolver");
-        assert_eq!(none, Known::from([("a.invalid".into(), vec![])]));
+        let none = expand(&mut fresh, &KnownAddresses::new()).expect("a resolver");
+        assert_eq!(none, KnownAddresses::from([("a.invalid".into(), vec![])]));
         assert_eq!(urls(&fresh), ["http://a.invalid:81", "http://b.invalid"]);
-        let last = Known::from([("a.invalid".into(), vec![[10, 0, 0, 1].into(), [10, 0, 0, 2].into()])]);
+        let last =
+            KnownAddresses::from([("a.invalid".into(), vec![[10, 0, 0, 1].into(), [10, 0, 0, 2].into()])]);
         assert_eq!(expand(&mut later, &last).expect("a resolver"), last);
         let a = ["http://a.invalid:81#10.0.0.1", "http://a.invalid:81#10.0.0.2", "http://b.invalid"];
         assert_eq!(urls(&later), a);
@@ -206,6 +208,9 @@ mod tests {
     #[test]
     fn nobody_is_asked_where_no_name_is_meant_so() {
         let mut config = config("\"http://b.invalid\"");
-        assert_eq!(expand(&mut config, &Known::new()).expect("nothing to do"), Known::new());
+        assert_eq!(
+            expand(&mut config, &KnownAddresses::new()).expect("nothing to do"),
+            KnownAddresses::new()
+        );
     }
 }

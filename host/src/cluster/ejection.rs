@@ -34,7 +34,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::cluster::Cluster;
 use crate::cluster::endpoint::Endpoint;
-use crate::cluster::health::{Record, Source};
+use crate::cluster::health::{HealthSource, Record};
 use crate::cluster::random::{Random, fraction};
 use crate::config::Ejection;
 use crate::module::wire::ns;
@@ -42,7 +42,7 @@ use crate::module::wire::ns;
 pub use self::trial::Trial;
 use self::trial::end_trial;
 pub use self::verdict::TryEnd;
-use self::verdict::{Verdict, Why};
+use self::verdict::{EjectionReason, TryVerdict};
 
 /// Up to this part of an ejection's time is added at random, so that servers that failed together do not come back together.
 const JITTER: f64 = 10.0;
@@ -124,7 +124,7 @@ impl Outlier {
     ) {
         let record = &cluster.endpoints[endpoint].health.traffic;
         match end.verdict(self.rules.statuses) {
-            Verdict::Good => {
+            TryVerdict::Good => {
                 // Most often it is zero, and a store would take the line from all other threads.
                 if record.in_row.load(Relaxed) != 0 {
                     self.succeeded(cluster, endpoint, end, now);
@@ -133,8 +133,8 @@ impl Outlier {
                     record.served.fetch_add(1, Relaxed);
                 }
             }
-            Verdict::Bad => self.failed(cluster, endpoint, end, now, random()),
-            Verdict::Nothing => {
+            TryVerdict::Bad => self.failed(cluster, endpoint, end, now, random()),
+            TryVerdict::Nothing => {
                 if end.trial == Trial::Own {
                     self.offer_again(cluster, endpoint);
                 }
@@ -178,18 +178,18 @@ impl Outlier {
             return;
         }
         if end.trial != Trial::None && end_trial(cluster, endpoint) {
-            self.eject(cluster, endpoint, &Why::Trial(end), now, random);
+            self.eject(cluster, endpoint, &EjectionReason::Trial(end), now, random);
             return self.show(cluster, endpoint);
         }
         let next = |bits: u32| (bits & !FLAGS < !FLAGS).then_some(bits + 1);
         let before = record.in_row.fetch_update(Relaxed, Relaxed, next).unwrap_or_else(|bits| bits);
         let in_row = (before & !FLAGS).saturating_add(1);
         if self.rules.failures > 0 && in_row >= self.rules.failures && before & ON_TRIAL == 0 {
-            self.eject(cluster, endpoint, &Why::InRow(in_row, end), now, random);
+            self.eject(cluster, endpoint, &EjectionReason::InRow(in_row, end), now, random);
         }
     }
 
-    fn eject(&self, cluster: &Cluster, endpoint: usize, why: &Why<'_>, now: Instant, random: u64) {
+    fn eject(&self, cluster: &Cluster, endpoint: usize, why: &EjectionReason<'_>, now: Instant, random: u64) {
         let record = &cluster.endpoints[endpoint].health.traffic;
         if record.until_ns.compare_exchange(NEVER, CLAIMED, AcqRel, Relaxed).is_err() {
             return;
@@ -243,7 +243,7 @@ impl Outlier {
         let is_out = || record.until_ns.load(SeqCst) != NEVER || record.trial.load(SeqCst) == TRIAL_HIDDEN;
         loop {
             let out = is_out();
-            cluster.set_source(endpoint, Source::Ejection, out);
+            cluster.set_source(endpoint, HealthSource::Ejection, out);
             if is_out() == out {
                 return;
             }
@@ -357,7 +357,7 @@ impl Outlier {
             let share_reached =
                 u64::from(failed) * 100 >= u64::from(of) * u64::from(self.rules.failure_percent);
             if of >= self.rules.min_requests && share_reached {
-                self.eject(cluster, idx, &Why::Rate { failed, of }, now, random());
+                self.eject(cluster, idx, &EjectionReason::Rate { failed, of }, now, random());
             }
         }
     }
@@ -422,7 +422,10 @@ impl Outlier {
         self.hold(cluster, endpoint, self.ns(now + left));
         if !left.is_zero() {
             let (name, url) = (&*cluster.config.name, &*cluster.endpoints[endpoint].url);
-            tracing::info!("cluster \"{name}\": endpoint \"{url}\" ejected for {left:?}: {}", Why::Inherited);
+            tracing::info!(
+                "cluster \"{name}\": endpoint \"{url}\" ejected for {left:?}: {}",
+                EjectionReason::Inherited
+            );
         }
     }
 
@@ -432,7 +435,7 @@ impl Outlier {
     }
 }
 
-/// Why an endpoint cannot be done without.
+/// Why an endpoint is not ejected.
 enum Needed {
     /// As many of its tier as may be are ejected.
     Share { ejected: u32, of: u32 },

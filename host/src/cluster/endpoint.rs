@@ -74,7 +74,7 @@ pub struct Declined;
 
 /// A slot fills a cache line of its own, so that traffic of one endpoint does not slow down reading another's numbers.
 #[repr(align(64))]
-struct Slot(wire::Counters);
+struct CounterSlot(wire::Counters);
 
 impl Endpoint {
     /// The endpoints of a cluster, by tier and then in the order of the configuration, each with a slot of its own.
@@ -279,7 +279,7 @@ impl Drop for InFlight {
 }
 
 fn new_slot(server: &config::Server) -> &'static wire::Counters {
-    let slot: &'static Slot = Box::leak(Box::new(Slot(wire::Counters {
+    let slot: &'static CounterSlot = Box::leak(Box::new(CounterSlot(wire::Counters {
         size: size_of::<wire::Counters>() as u32,
         state: AtomicU32::new(if server.drain { wire::STATE_DRAINING } else { wire::STATE_AVAILABLE }),
         effective_weight: AtomicU32::new(u32::from(server.weight) << 16),
@@ -310,7 +310,7 @@ fn id(cluster: &str, url: &str, occurrence: usize, address: Option<IpAddr>) -> u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::health::Source;
+    use crate::cluster::health::HealthSource;
 
     #[test]
     fn ids_tell_servers_apart_and_stay() {
@@ -404,15 +404,15 @@ mod tests {
         };
         assert!(!endpoint.update_state(tier, None));
         assert_eq!(now(), (1, 0));
-        assert!(!set(Source::Check, true));
+        assert!(!set(HealthSource::Check, true));
         assert_eq!(now(), (0, 1));
-        assert!(!set(Source::Ejection, true));
+        assert!(!set(HealthSource::Ejection, true));
         assert_eq!(now(), (0, 1), "the same to all who look");
-        assert!(!set(Source::Drain, true));
+        assert!(!set(HealthSource::Drain, true));
         assert_eq!(now(), (0, 2));
-        assert!(!set(Source::Check, false) && !set(Source::Drain, false));
+        assert!(!set(HealthSource::Check, false) && !set(HealthSource::Drain, false));
         assert_eq!(now(), (0, 3));
-        assert!(set(Source::Ejection, false));
+        assert!(set(HealthSource::Ejection, false));
         assert_eq!(now(), (1, 4));
     }
 
@@ -422,12 +422,12 @@ mod tests {
         let tier = tier();
         for round in 0..2_000 {
             std::thread::scope(|scope| {
-                for source in Source::ALL {
+                for source in HealthSource::ALL {
                     let endpoint = &endpoint;
                     scope.spawn(move || {
                         endpoint.health.set(source, true);
                         endpoint.update_state(tier, None);
-                        endpoint.health.set(source, source == Source::Check && round % 2 == 0);
+                        endpoint.health.set(source, source == HealthSource::Check && round % 2 == 0);
                         endpoint.update_state(tier, None);
                     });
                 }

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use crate::config::HealthCheck;
 
-pub use self::sources::Source;
+pub use self::sources::HealthSource;
 use self::sources::Sources;
 
 /// What is known of an endpoint's health. A cache line of its own: requests read it, and it seldom changes.
@@ -43,12 +43,12 @@ impl Health {
     }
 
     /// Whether this source says that the endpoint takes no requests.
-    pub fn holds(&self, source: Source) -> bool {
+    pub fn holds(&self, source: HealthSource) -> bool {
         self.sources.holds(source)
     }
 
     /// Takes what a source says; false where that is what it said. [`Endpoint::update_state`](super::endpoint::Endpoint) is to follow.
-    pub(crate) fn set(&self, source: Source, holds: bool) -> bool {
+    pub(crate) fn set(&self, source: HealthSource, holds: bool) -> bool {
         self.sources.set(source, holds)
     }
 

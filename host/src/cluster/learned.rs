@@ -7,48 +7,48 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::discovery::{self, Known};
+use crate::cluster::discovery::{self, KnownAddresses};
 use crate::cluster::endpoint::Endpoint;
-use crate::cluster::names::Name;
+use crate::cluster::names::HostName;
 use crate::cluster::sticky;
 use crate::cluster::{Cluster, HealthFacts, Tier};
 use crate::module::balancer::Balancer;
 use crate::tls::tickets::{NoRandom, TicketKey, TicketKeys};
 
-/// Most bytes of a [`State`] in the form in which it is handed over.
+/// Most bytes of a [`Learned`] in the form in which it is handed over.
 pub const MOST_BYTES: u64 = 256 << 20;
 /// Most bytes that all balancers together may have saved, which leaves room for the rest.
 const MOST_SAVED_BYTES: usize = 192 << 20;
 
 /// Of all clusters of a worker.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State {
+pub struct Learned {
     /// What sessions are signed with where the configuration names no secret: the same for as long as there is a supervisor.
     secret: [u8; 32],
     /// What TLS tickets are made and taken with, the newest first; none before the first worker has said so.
     ticket_keys: Vec<Vec<u8>>,
-    clusters: Vec<ClusterState>,
+    clusters: Vec<LearnedCluster>,
     /// The addresses that servers were made of, for names of which each address is a server.
     #[serde(default)]
-    names: Known,
+    names: KnownAddresses,
     /// The last addresses of all names, as name servers gave them.
     #[serde(default)]
-    answers: Known,
+    answers: KnownAddresses,
 }
 
-impl std::fmt::Debug for State {
+impl std::fmt::Debug for Learned {
     /// Without the secrets.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("State").field("clusters", &self.clusters).finish_non_exhaustive()
+        f.debug_struct("Learned").field("clusters", &self.clusters).finish_non_exhaustive()
     }
 }
 
 /// Of one cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ClusterState {
+pub struct LearnedCluster {
     name: String,
-    endpoints: Vec<EndpointState>,
-    balancers: Vec<BalancerState>,
+    endpoints: Vec<LearnedEndpoint>,
+    balancers: Vec<SavedBalancer>,
     /// Tier and module of balancers that there are not, or that are asked nothing, because of a quarantine.
     #[serde(default)]
     quarantined: Vec<(u16, String)>,
@@ -58,30 +58,30 @@ pub struct ClusterState {
 
 /// Of one endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct EndpointState {
+struct LearnedEndpoint {
     id: u64,
     latency_ns: u64,
 }
 
 /// What a balancer saved.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct BalancerState {
+struct SavedBalancer {
     /// Number of its tier, as configured.
     tier: u16,
     module: String,
     bytes: Vec<u8>,
 }
 
-impl State {
+impl Learned {
     /// What these clusters know now. Their modules are asked, which takes as long as they take: not to be called from a
     /// thread that serves. Requests go on meanwhile.
     pub fn of(clusters: &[Cluster], ticket_keys: &TicketKeys) -> Self {
         Self {
             secret: [0; 32],
             ticket_keys: ticket_keys.export().iter().map(|key| key.to_vec()).collect(),
-            clusters: clusters.iter().map(ClusterState::of).collect(),
+            clusters: clusters.iter().map(LearnedCluster::of).collect(),
             names: discovery::known_of(clusters.iter().flat_map(|cluster| &cluster.config.servers)),
-            answers: Known::new(),
+            answers: KnownAddresses::new(),
         }
         .with_answers(
             clusters.iter().flat_map(|cluster| &cluster.endpoints).filter_map(|e| e.addresses.name()),
@@ -90,7 +90,7 @@ impl State {
 
     /// With the last addresses of these names too.
     #[must_use]
-    pub fn with_answers<'a>(mut self, names: impl IntoIterator<Item = &'a Arc<Name>>) -> Self {
+    pub fn with_answers<'a>(mut self, names: impl IntoIterator<Item = &'a Arc<HostName>>) -> Self {
         for name in names {
             self.answered(name.host(), &name.known());
         }
@@ -114,14 +114,14 @@ impl State {
     pub fn shorten(&mut self) -> Vec<(String, String)> {
         let mut left_out = Vec::new();
         loop {
-            let n_bytes = |cluster: &ClusterState| {
+            let n_bytes = |cluster: &LearnedCluster| {
                 cluster.balancers.iter().map(|saved| saved.bytes.len()).sum::<usize>()
             };
             if self.clusters.iter().map(n_bytes).sum::<usize>() <= MOST_SAVED_BYTES {
                 return left_out;
             }
             let largest =
-                |cluster: &ClusterState| cluster.balancers.iter().map(|saved| saved.bytes.len()).max();
+                |cluster: &LearnedCluster| cluster.balancers.iter().map(|saved| saved.bytes.len()).max();
             let Some(cluster) = self.clusters.iter_mut().max_by_key(|cluster| largest(cluster)) else {
                 return left_out;
             };
@@ -140,8 +140,8 @@ impl State {
             secret: sticky::random_key(),
             ticket_keys: Vec::new(),
             clusters: Vec::new(),
-            names: Known::new(),
-            answers: Known::new(),
+            names: KnownAddresses::new(),
+            answers: KnownAddresses::new(),
         }
     }
 
@@ -154,7 +154,7 @@ impl State {
         let mut earlier = std::mem::replace(&mut self.clusters, later.clusters);
         for cluster in self.clusters.iter_mut().filter(|cluster| !cluster.quarantined.is_empty()) {
             let Some(known) = earlier.iter_mut().find(|known| known.name == cluster.name) else { continue };
-            let is_missed = |saved: &mut BalancerState| {
+            let is_missed = |saved: &mut SavedBalancer| {
                 cluster.quarantined.iter().any(|(tier, module)| saved.is_of(*tier, module))
             };
             cluster.balancers.extend(known.balancers.extract_if(.., is_missed));
@@ -177,24 +177,24 @@ impl State {
     }
 
     /// The addresses that servers were made of, for names of which each address is a server.
-    pub fn names(&self) -> &Known {
+    pub fn names(&self) -> &KnownAddresses {
         &self.names
     }
 
     /// The last addresses of all names: a generation begins with these, and waits for no name server.
-    pub fn answers(&self) -> &Known {
+    pub fn answers(&self) -> &KnownAddresses {
         &self.answers
     }
 
     /// What is known of the cluster of this name.
-    pub fn cluster(&self, name: &str) -> Option<&ClusterState> {
+    pub fn cluster(&self, name: &str) -> Option<&LearnedCluster> {
         self.clusters.iter().find(|cluster| cluster.name == name)
     }
 }
 
-impl ClusterState {
+impl LearnedCluster {
     fn of(cluster: &Cluster) -> Self {
-        let endpoint = |endpoint: &Endpoint| EndpointState {
+        let endpoint = |endpoint: &Endpoint| LearnedEndpoint {
             id: endpoint.id,
             latency_ns: endpoint.counters.latency_ns.load(Relaxed),
         };
@@ -214,7 +214,7 @@ impl ClusterState {
 
     /// Has endpoints begin with what is known of them. To be called before anything is built over them.
     pub(crate) fn restore(&self, endpoints: &[Endpoint]) {
-        let known: HashMap<u64, &EndpointState> =
+        let known: HashMap<u64, &LearnedEndpoint> =
             self.endpoints.iter().map(|known| (known.id, known)).collect();
         for endpoint in endpoints {
             if let Some(known) = known.get(&endpoint.id) {
@@ -234,7 +234,7 @@ impl ClusterState {
     }
 }
 
-impl BalancerState {
+impl SavedBalancer {
     /// A module has one part in a cluster, so that there is no second of the same tier.
     fn is_of(&self, tier: u16, module: &str) -> bool {
         self.tier == tier && self.module == module
@@ -246,11 +246,11 @@ fn tier_number(cluster: &Cluster, tier: &Tier) -> u16 {
     cluster.endpoints[tier.first].tier
 }
 
-fn saved(cluster: &Cluster, tier: &Tier) -> Vec<BalancerState> {
+fn saved(cluster: &Cluster, tier: &Tier) -> Vec<SavedBalancer> {
     let in_use = tier.balancers().filter(|balancer| !balancer.is_quarantined());
     let save = |balancer: &Balancer| match balancer.save() {
         // One that writes nothing has nothing to say.
-        Ok(bytes) => bytes.filter(|bytes| !bytes.is_empty()).map(|bytes| BalancerState {
+        Ok(bytes) => bytes.filter(|bytes| !bytes.is_empty()).map(|bytes| SavedBalancer {
             tier: tier_number(cluster, tier),
             module: balancer.module().id().to_owned(),
             bytes,
@@ -268,19 +268,19 @@ fn saved(cluster: &Cluster, tier: &Tier) -> Vec<BalancerState> {
 mod tests {
     use super::*;
 
-    fn state(balancers: &[(u16, &str, u8)], quarantined: &[(u16, &str)]) -> State {
-        let balancer = |(tier, module, byte): &(u16, &str, u8)| BalancerState {
+    fn state(balancers: &[(u16, &str, u8)], quarantined: &[(u16, &str)]) -> Learned {
+        let balancer = |(tier, module, byte): &(u16, &str, u8)| SavedBalancer {
             tier: *tier,
             module: (*module).into(),
             bytes: vec![*byte],
         };
-        let cluster = ClusterState {
+        let cluster = LearnedCluster {
             name: "app".into(),
             balancers: balancers.iter().map(balancer).collect(),
             quarantined: quarantined.iter().map(|(tier, module)| (*tier, (*module).into())).collect(),
-            ..ClusterState::default()
+            ..LearnedCluster::default()
         };
-        State { clusters: vec![cluster], ..State::new() }
+        Learned { clusters: vec![cluster], ..Learned::new() }
     }
 
     #[test]
@@ -298,9 +298,10 @@ mod tests {
     fn what_was_saved_is_kept_while_its_own_balancer_is_in_quarantine() {
         let mut known = state(&[(0, "a", 1), (0, "b", 2), (1, "a", 3)], &[]);
         known.learn(state(&[(0, "b", 4)], &[(0, "a"), (1, "a")]));
-        let saved = |known: &State, tier, module| known.clusters[0].saved(tier, module).map(|bytes| bytes[0]);
+        let saved =
+            |known: &Learned, tier, module| known.clusters[0].saved(tier, module).map(|bytes| bytes[0]);
         let all =
-            |known: &State| [(0, "a"), (0, "b"), (1, "a")].map(|(tier, module)| saved(known, tier, module));
+            |known: &Learned| [(0, "a"), (0, "b"), (1, "a")].map(|(tier, module)| saved(known, tier, module));
         assert_eq!(all(&known), [Some(1), Some(4), Some(3)]);
         known.learn(state(&[], &[(1, "a")]));
         assert_eq!(all(&known), [None, None, Some(3)], "who has nothing to say has forgotten");

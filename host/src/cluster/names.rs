@@ -1,57 +1,37 @@
-//! Names of servers, looked up as often as their TTL says, beside the requests: a request waits for a look-up only while its
-//! server's name has never had an address.
+//! Names of servers and their addresses. Names are looked up as often as their TTL says, beside the requests: a request waits
+//! for a look-up only if its server's name has never had an address.
 //!
-//! IPv4 and IPv6 addresses (A and AAAA records) are two look-ups that know nothing of each other; `parts` merges them. A
-//! new generation begins with the last addresses of the one before, so that it waits for nobody either.
+//! IPv4 and IPv6 addresses (A and AAAA records) are two independent look-ups; `parts` merges them. A new generation begins with
+//! the last addresses of the one before, so that it does not wait either.
 //!
-//! A small resolver of our own thread would do what `getaddrinfo` does, but that does not tell how long an answer holds; so
-//! this is hickory's stub resolver, with the system's name servers, search domains and hosts file (read at the start), or
-//! with the name servers that the configuration names.
+//! `resolver` asks the name servers, and `reach` is what connections have learned of one address.
 
+mod error;
 mod parts;
 mod reach;
+mod resolver;
 
-use std::fmt;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{NameServerConfig, ResolverConfig, ResolverOpts};
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::net::{DnsError, NetError};
-use hickory_resolver::proto::op::ResponseCode;
-use hickory_resolver::proto::rr::{Name as DnsName, RecordType};
-use hickory_resolver::system_conf::read_system_conf;
 use tokio::sync::Notify;
 
-use self::parts::{Family, News, Outcome, Parts};
-use crate::config;
+use self::parts::{Family, LookupEnd, News, Parts};
 use crate::config::Families;
 
+pub use self::error::ResolveError;
 pub(crate) use self::parts::MAX_ADDRESSES;
 pub use self::reach::Reach;
+pub use self::resolver::Resolver;
 
 /// A failed look-up is made again after the shortest TTL, then after twice as long, and so on up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// Of the time for a whole look-up each question gets this part: two lost packets fit in.
-const QUESTIONS: u32 = 3;
 /// Where one family has come and nothing is known of the other, it is waited for no longer than this before the name is
 /// used. RFC 8305 section 3 has the same time.
 const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
-
-/// Asks name servers.
-pub struct Resolver {
-    inner: TokioResolver,
-    rules: config::Resolver,
-    /// Domains that names with few dots are looked up in, the first one first.
-    search: Vec<DnsName>,
-    /// Names with so many dots are looked up as they are first.
-    ndots: usize,
-}
 
 /// Where an endpoint is.
 #[derive(Debug)]
@@ -59,14 +39,14 @@ pub enum Addresses {
     /// It was written as an address.
     Fixed([SocketAddr; 1]),
     /// It was written as a name.
-    Named(Arc<Name>),
+    Named(Arc<HostName>),
     /// A Unix socket.
     Unix(Arc<Path>),
 }
 
 /// A name and what it stands for now.
 #[derive(Debug)]
-pub struct Name {
+pub struct HostName {
     host: Box<str>,
     port: u16,
     answer: ArcSwapOption<Answer>,
@@ -76,138 +56,15 @@ pub struct Name {
 }
 
 /// What look-ups brought.
-pub type Answer = Result<Box<[Place]>, ResolveError>;
+pub type Answer = Result<Box<[NamedAddress]>, ResolveError>;
 
 /// One address of a name.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct NamedAddress {
     /// The address, with the server's port.
     pub address: SocketAddr,
     /// What is known of connections to it.
     pub reach: Arc<Reach>,
-}
-
-/// Why a name has no address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ResolveError(Box<str>);
-
-impl Resolver {
-    /// One that asks whom the configuration says, or else the system's name servers. It works on the runtime on which it is
-    /// used first.
-    ///
-    /// # Errors
-    /// What the system does not give.
-    pub fn new(rules: &config::Resolver) -> io::Result<Self> {
-        let of = |servers| (ResolverConfig::from_parts(None, Vec::new(), servers), ResolverOpts::default());
-        let (config, system) = if rules.servers.is_empty() {
-            read_system_conf().unwrap_or_else(|e| {
-                // As the system's own resolver does.
-                tracing::warn!("/etc/resolv.conf names no name server, asking 127.0.0.1: {e}");
-                of(vec![name_server((Ipv4Addr::LOCALHOST, 53).into())])
-            })
-        } else {
-            of(rules.servers.iter().copied().map(name_server).collect())
-        };
-        let search = config.domain.iter().chain(&config.search).cloned().collect();
-        let ndots = system.ndots;
-        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-        let options = builder.options_mut();
-        *options = system;
-        options.timeout = rules.timeout / QUESTIONS;
-        options.attempts = QUESTIONS as usize - 1;
-        options.positive_min_ttl = Some(rules.min_ttl);
-        options.positive_max_ttl = Some(rules.max_ttl);
-        // How often to ask again is said below, whatever the name server would have kept.
-        options.negative_min_ttl = Some(Duration::ZERO);
-        options.negative_max_ttl = Some(Duration::ZERO);
-        let inner = builder.build().map_err(io::Error::other)?;
-        Ok(Self { inner, rules: rules.clone(), search, ndots })
-    }
-
-    /// The addresses of one family, within the time for a look-up.
-    async fn look_up(&self, host: &str, family: Family) -> Outcome {
-        let asked = tokio::time::timeout(self.rules.timeout, self.ask(host, family));
-        asked.await.unwrap_or_else(|_| Outcome::Failed(ResolveError::no_answer()))
-    }
-
-    /// Goes through the list of search domains until one of them has the name.
-    async fn ask(&self, host: &str, family: Family) -> Outcome {
-        let names = match self.candidates(host) {
-            Ok(names) => names,
-            Err(e) => return Outcome::Failed(e),
-        };
-        let record = match family {
-            Family::V4 => RecordType::A,
-            Family::V6 => RecordType::AAAA,
-        };
-        let (mut failed, mut without) = (None, None);
-        for (depth, name) in names.into_iter().enumerate() {
-            match self.inner.lookup(name, record).await {
-                Ok(answer) => {
-                    let addresses: Vec<IpAddr> =
-                        answer.answers().iter().filter_map(|record| record.data.ip_addr()).collect();
-                    if addresses.is_empty() {
-                        without = Some(ResolveError::no_address());
-                        continue;
-                    }
-                    let valid_for = answer.valid_until().saturating_duration_since(Instant::now());
-                    let valid_for = valid_for.clamp(self.rules.min_ttl, self.rules.max_ttl);
-                    return Outcome::Has { addresses, valid_for, depth };
-                }
-                Err(NetError::Dns(DnsError::NoRecordsFound(none))) => match none.response_code {
-                    ResponseCode::NXDomain => {
-                        without.get_or_insert_with(ResolveError::no_such_name);
-                    }
-                    _ => without = Some(ResolveError::no_address()),
-                },
-                Err(e) => {
-                    failed.get_or_insert_with(|| ResolveError::from(&e));
-                }
-            }
-        }
-        match failed {
-            Some(e) => Outcome::Failed(e),
-            None => Outcome::Without(without.unwrap_or_else(ResolveError::no_address)),
-        }
-    }
-
-    /// What a name as written may mean, the likeliest first: resolv.conf(5), `search` and `ndots`.
-    fn candidates(&self, host: &str) -> Result<Vec<DnsName>, ResolveError> {
-        let name = DnsName::from_utf8(host).map_err(|e| ResolveError(e.to_string().into()))?;
-        if name.is_fqdn() {
-            return Ok(vec![name]);
-        }
-        let as_it_is = {
-            let mut name = name.clone();
-            name.set_fqdn(true);
-            name
-        };
-        let is_first = usize::from(name.num_labels()) > self.ndots || name.is_localhost();
-        let mut names = Vec::new();
-        if is_first {
-            names.push(as_it_is.clone());
-        }
-        for domain in &self.search {
-            // One that gets too long with it is in no domain.
-            if let Ok(candidate) = name.clone().append_domain(domain)
-                && !names.contains(&candidate)
-            {
-                names.push(candidate);
-            }
-        }
-        if !is_first && !names.contains(&as_it_is) {
-            names.push(as_it_is);
-        }
-        Ok(names)
-    }
-}
-
-fn name_server(address: SocketAddr) -> NameServerConfig {
-    let mut server = NameServerConfig::udp_and_tcp(address.ip());
-    for connection in &mut server.connections {
-        connection.port = address.port();
-    }
-    server
 }
 
 impl Addresses {
@@ -216,13 +73,13 @@ impl Addresses {
         Self::Fixed([address])
     }
 
-    /// Of a name, which has no address until [`Name::keep_resolved`] has found one.
+    /// Of a name, which has no address until [`HostName::keep_resolved`] has found one.
     pub fn named(host: &str, port: u16) -> Self {
-        Self::Named(Name::with(host, port, &[]))
+        Self::Named(HostName::with(host, port, &[]))
     }
 
     /// The name, where it is one.
-    pub fn name(&self) -> Option<&Arc<Name>> {
+    pub fn name(&self) -> Option<&Arc<HostName>> {
         match self {
             Self::Named(name) => Some(name),
             Self::Fixed(_) | Self::Unix(_) => None,
@@ -258,7 +115,7 @@ impl Addresses {
     }
 }
 
-impl Name {
+impl HostName {
     /// One that has these addresses already, or none yet.
     pub(crate) fn with(host: &str, port: u16, known: &[IpAddr]) -> Arc<Self> {
         let name = Self {
@@ -336,10 +193,10 @@ impl Name {
             let outcome = resolver.look_up(&self.host, family).await;
             self.record(family, &outcome).await;
             let is_of_no_use = match &outcome {
-                Outcome::Has { valid_for, .. } => Some(*valid_for),
+                LookupEnd::Has { valid_for, .. } => Some(*valid_for),
                 // Most names have one family alone; the other one is asked for as often.
-                Outcome::Without(_) => self.parts().other_valid_for(family),
-                Outcome::Failed(_) => None,
+                LookupEnd::Without(_) => self.parts().other_valid_for(family),
+                LookupEnd::Failed(_) => None,
             };
             let next = match is_of_no_use {
                 Some(valid_for) => {
@@ -357,7 +214,7 @@ impl Name {
     }
 
     /// Takes in what a look-up brought, and has requests see it.
-    async fn record(&self, family: Family, outcome: &Outcome) {
+    async fn record(&self, family: Family, outcome: &LookupEnd) {
         let answered = self.answered.notified();
         let is_decided = {
             let mut parts = self.parts();
@@ -365,7 +222,7 @@ impl Name {
             log(&self.host, family, parts.news(family));
             parts.is_decided()
         };
-        if matches!(outcome, Outcome::Has { .. }) && !is_decided && self.answer.load().is_none() {
+        if matches!(outcome, LookupEnd::Has { .. }) && !is_decided && self.answer.load().is_none() {
             let _ = tokio::time::timeout(RESOLUTION_DELAY, answered).await;
         }
         self.publish();
@@ -409,10 +266,10 @@ impl Name {
     }
 
     /// With what was learned of it, if it is no new one.
-    fn place(&self, ip: IpAddr, known: &[Place]) -> Place {
+    fn place(&self, ip: IpAddr, known: &[NamedAddress]) -> NamedAddress {
         let address = SocketAddr::new(ip, self.port);
         let reach = known.iter().find(|place| place.address == address).map(|place| Arc::clone(&place.reach));
-        Place { address, reach: reach.unwrap_or_default() }
+        NamedAddress { address, reach: reach.unwrap_or_default() }
     }
 
     fn parts(&self) -> MutexGuard<'_, Parts> {
@@ -444,44 +301,6 @@ fn list(addresses: &[IpAddr]) -> String {
     addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ")
 }
 
-impl ResolveError {
-    fn no_answer() -> Self {
-        Self("no name server answers".into())
-    }
-
-    fn no_such_name() -> Self {
-        Self("there is no such name".into())
-    }
-
-    fn no_address() -> Self {
-        Self("the name has no address".into())
-    }
-}
-
-impl From<&NetError> for ResolveError {
-    fn from(e: &NetError) -> Self {
-        match e {
-            NetError::Timeout => Self::no_answer(),
-            NetError::Dns(DnsError::ResponseCode(code)) => {
-                Self(format!("the name server answers {code:?}").into())
-            }
-            e => Self(e.to_string().replace('\n', " ").into()),
-        }
-    }
-}
-
-impl fmt::Display for ResolveError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for Resolver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Resolver").field("rules", &self.rules).finish_non_exhaustive()
-    }
-}
-
 /// As they come, name servers begin with another one each time.
 pub(crate) fn in_order(mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
     addresses.sort_unstable();
@@ -494,37 +313,37 @@ pub(crate) fn in_order(mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
 mod tests {
     use super::*;
 
-    const ONE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1));
-    const TWO: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+    const ONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 1));
+    const TWO: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2));
     const SIX: IpAddr = IpAddr::V6(std::net::Ipv6Addr::LOCALHOST);
 
-    fn has(addresses: &[IpAddr]) -> Outcome {
-        Outcome::Has { addresses: addresses.to_vec(), valid_for: Duration::from_secs(9), depth: 0 }
+    fn has(addresses: &[IpAddr]) -> LookupEnd {
+        LookupEnd::Has { addresses: addresses.to_vec(), valid_for: Duration::from_secs(9), depth: 0 }
     }
 
     fn error(text: &str) -> ResolveError {
-        ResolveError(text.into())
+        ResolveError::new(text)
     }
 
-    async fn found(name: &Name, addresses: &[IpAddr]) {
+    async fn found(name: &HostName, addresses: &[IpAddr]) {
         name.record(Family::V4, &has(addresses)).await;
-        name.record(Family::V6, &Outcome::Without(ResolveError::no_address())).await;
+        name.record(Family::V6, &LookupEnd::Without(ResolveError::no_address())).await;
     }
 
     #[tokio::test]
     async fn keeps_the_last_good_answer() {
-        let name = Name::with("name.invalid", 80, &[]);
-        name.record(Family::V4, &Outcome::Failed(error("first"))).await;
-        name.record(Family::V6, &Outcome::Failed(error("second"))).await;
+        let name = HostName::with("name.invalid", 80, &[]);
+        name.record(Family::V4, &LookupEnd::Failed(error("first"))).await;
+        name.record(Family::V6, &LookupEnd::Failed(error("second"))).await;
         assert_eq!(name.addresses().await.as_ref().as_ref().err(), Some(&error("first")));
         found(&name, &[ONE]).await;
-        name.record(Family::V4, &Outcome::Failed(error("later"))).await;
+        name.record(Family::V4, &LookupEnd::Failed(error("later"))).await;
         assert_eq!(name.known(), [ONE]);
     }
 
     #[tokio::test]
     async fn another_order_of_the_same_addresses_is_no_change() {
-        let name = Name::with("name.invalid", 80, &[]);
+        let name = HostName::with("name.invalid", 80, &[]);
         found(&name, &[ONE, TWO]).await;
         let first = name.answer.load_full().expect("an answer");
         found(&name, &[TWO, ONE]).await;
@@ -541,13 +360,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_first_answer_waits_a_moment_for_the_other_family_and_later_ones_do_not() {
-        let name = Name::with("name.invalid", 80, &[]);
+        let name = HostName::with("name.invalid", 80, &[]);
         let began = tokio::time::Instant::now();
         name.record(Family::V4, &has(&[ONE])).await;
         assert_eq!((name.known(), began.elapsed()), (vec![ONE], RESOLUTION_DELAY));
         name.record(Family::V4, &has(&[TWO])).await;
         assert_eq!((name.known(), began.elapsed()), (vec![TWO], RESOLUTION_DELAY));
-        let both = Name::with("name.invalid", 80, &[]);
+        let both = HostName::with("name.invalid", 80, &[]);
         let (one, six) = (has(&[ONE]), has(&[SIX]));
         tokio::join!(both.record(Family::V4, &one), both.record(Family::V6, &six));
         assert_eq!((both.known(), began.elapsed()), (vec![ONE, SIX], RESOLUTION_DELAY));
@@ -556,7 +375,7 @@ mod tests {
     #[tokio::test]
     async fn a_name_of_too_many_addresses_has_always_the_same_ones() {
         let all: Vec<IpAddr> = (0..300_u16).map(|i| [10, 0, (i / 256) as u8, i as u8].into()).collect();
-        let name = Name::with("name.invalid", 80, &[]);
+        let name = HostName::with("name.invalid", 80, &[]);
         found(&name, &all).await;
         let first = name.known();
         assert_eq!((first.len(), &first[..]), (MAX_ADDRESSES, &all[..MAX_ADDRESSES]));
@@ -565,7 +384,7 @@ mod tests {
         found(&name, &turned).await;
         assert!(Arc::ptr_eq(&answer, &name.answer.load_full().expect("an answer")));
         // As the next generation begins.
-        let next = Name::with("name.invalid", 80, &in_order(first));
+        let next = HostName::with("name.invalid", 80, &in_order(first));
         let answer = next.answer.load_full().expect("an answer");
         found(&next, &turned).await;
         assert!(Arc::ptr_eq(&answer, &next.answer.load_full().expect("an answer")));
@@ -573,28 +392,8 @@ mod tests {
 
     #[tokio::test]
     async fn wakes_those_who_wait_for_the_first_answer() {
-        let name = Name::with("name.invalid", 80, &[]);
+        let name = HostName::with("name.invalid", 80, &[]);
         let (answer, ()) = tokio::join!(name.addresses(), found(&name, &[ONE]));
         assert_eq!(answer.as_ref().as_ref().map(|places| places.len()), Ok(1));
-    }
-
-    #[test]
-    fn names_with_few_dots_are_looked_up_in_the_search_domains_first() {
-        let domain = |text: &str| DnsName::from_utf8(text).expect("a name");
-        let mut resolver = Resolver::new(&config::Resolver {
-            servers: vec![([127, 0, 0, 1], 53).into()],
-            ..config::Resolver::default()
-        })
-        .expect("a resolver");
-        let names = |resolver: &Resolver, host: &str| {
-            let names = resolver.candidates(host).expect("a good name");
-            names.iter().map(DnsName::to_string).collect::<Vec<_>>()
-        };
-        assert_eq!(names(&resolver, "app"), ["app."]);
-        resolver.search = vec![domain("a.example."), domain("example.")];
-        resolver.ndots = 2;
-        assert_eq!(names(&resolver, "app.b"), ["app.b.a.example.", "app.b.example.", "app.b."]);
-        assert_eq!(names(&resolver, "app.b.c"), ["app.b.c.", "app.b.c.a.example.", "app.b.c.example."]);
-        assert_eq!(names(&resolver, "app."), ["app."]);
     }
 }

@@ -23,7 +23,7 @@ const MOST_OFFERS: u32 = 16;
 
 /// Requests that wait for an endpoint to come free.
 #[derive(Debug, Default)]
-pub struct Queue {
+pub struct WaitQueue {
     order: QueueOrder,
     waiting: AtomicUsize,
     /// Of them, those that any server would do for.
@@ -34,7 +34,7 @@ pub struct Queue {
 /// Those that wait, in the order of their coming, linked both ways.
 #[derive(Debug, Default)]
 struct List {
-    places: Slab<Place>,
+    places: Slab<QueueEntry>,
     first: Option<usize>,
     last: Option<usize>,
     /// Those that any server would do for and that were told nothing.
@@ -42,18 +42,18 @@ struct List {
 }
 
 #[derive(Debug)]
-struct Place {
+struct QueueEntry {
     before: Option<usize>,
     behind: Option<usize>,
     /// Endpoints that it may not go to.
     tried: Box<[usize]>,
-    told: Option<Told>,
+    told: Option<QueueSignal>,
     waker: Option<Waker>,
 }
 
 /// What a request that waits was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum QueueSignal {
     /// An endpoint has room.
     Freed(Offer),
     /// Several may have.
@@ -72,15 +72,15 @@ pub struct Offer {
 
 /// A place in the queue; left when dropped.
 #[derive(Debug)]
-pub struct Waiting<'a> {
-    queue: &'a Queue,
+pub struct QueuePlace<'a> {
+    queue: &'a WaitQueue,
     key: usize,
     is_open: bool,
     /// It may ask at once: nobody stands before it.
     pub may_ask: bool,
 }
 
-impl Queue {
+impl WaitQueue {
     /// Without anybody in it.
     pub fn new(order: QueueOrder) -> Self {
         Self { order, ..Self::default() }
@@ -88,7 +88,7 @@ impl Queue {
 
     /// Takes a place, for a request that has tried these endpoints. `limit` may wait. Beyond that it is refused, or, where the
     /// newest comes first, the oldest has to leave.
-    pub fn enter(&self, limit: usize, tried: impl Iterator<Item = usize>) -> Option<Waiting<'_>> {
+    pub fn enter(&self, limit: usize, tried: impl Iterator<Item = usize>) -> Option<QueuePlace<'_>> {
         let before = self.waiting.fetch_add(1, Ordering::SeqCst);
         if before >= limit && !(limit > 0 && self.order == QueueOrder::Lifo && self.displace()) {
             self.waiting.fetch_sub(1, Ordering::SeqCst);
@@ -104,7 +104,7 @@ impl Queue {
         let may_ask = self.order == QueueOrder::Lifo || !is_open || list.n_untold == 0;
         let key = list.push(tried);
         drop(list);
-        Some(Waiting { queue: self, key, is_open, may_ask })
+        Some(QueuePlace { queue: self, key, is_open, may_ask })
     }
 
     /// Whether a newcomer stands behind others: what comes free is theirs.
@@ -142,7 +142,7 @@ impl Queue {
             let mut list = self.list();
             let untold = list.places.iter().filter(|(_, place)| place.told.is_none());
             let untold: Vec<usize> = untold.map(|(key, _)| key).collect();
-            untold.into_iter().filter_map(|key| list.tell(key, Told::Ask)).collect()
+            untold.into_iter().filter_map(|key| list.tell(key, QueueSignal::Ask)).collect()
         };
         wakers.into_iter().for_each(Waker::wake);
     }
@@ -160,7 +160,7 @@ impl Queue {
                 let Some(key) = next else { return };
                 let place = &list.places[key];
                 if place.told.is_none() && !place.tried.contains(&offer.endpoint) {
-                    break list.tell(key, Told::Freed(offer));
+                    break list.tell(key, QueueSignal::Freed(offer));
                 }
                 next = list.next(key, self.order);
             }
@@ -179,7 +179,7 @@ impl Queue {
                 let Some(key) = next else { return false };
                 let place = &list.places[key];
                 if place.told.is_none() {
-                    break list.tell(key, Told::Leave);
+                    break list.tell(key, QueueSignal::Leave);
                 }
                 next = place.behind;
             }
@@ -199,7 +199,7 @@ impl List {
     fn push(&mut self, tried: Box<[usize]>) -> usize {
         let before = self.last;
         self.n_untold += usize::from(tried.is_empty());
-        let key = self.places.insert(Place { before, behind: None, tried, told: None, waker: None });
+        let key = self.places.insert(QueueEntry { before, behind: None, tried, told: None, waker: None });
         match before {
             Some(before) => self.places[before].behind = Some(key),
             None => self.first = Some(key),
@@ -209,14 +209,14 @@ impl List {
     }
 
     /// Tells it something, where it was told nothing yet; its waker is to be woken.
-    fn tell(&mut self, key: usize, told: Told) -> Option<Waker> {
+    fn tell(&mut self, key: usize, told: QueueSignal) -> Option<Waker> {
         let place = &mut self.places[key];
         self.n_untold -= usize::from(place.tried.is_empty());
         place.told = Some(told);
         place.waker.take()
     }
 
-    fn take_told(&mut self, key: usize) -> Option<Told> {
+    fn take_told(&mut self, key: usize) -> Option<QueueSignal> {
         let place = &mut self.places[key];
         let told = place.told.take()?;
         self.n_untold += usize::from(place.tried.is_empty());
@@ -252,9 +252,9 @@ impl List {
     }
 }
 
-impl Waiting<'_> {
+impl QueuePlace<'_> {
     /// Completes when this request is told something. From when it has its place on, nothing is missed.
-    pub async fn told(&self) -> Told {
+    pub async fn told(&self) -> QueueSignal {
         poll_fn(|cx| {
             let mut list = self.queue.list();
             match list.take_told(self.key) {
@@ -279,18 +279,18 @@ impl Waiting<'_> {
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for QueuePlace<'_> {
     fn drop(&mut self) {
         let told = {
             let mut list = self.queue.list();
             // Before it leaves, or it would not be known who comes next.
             let told = list.take_told(self.key);
-            if !matches!(told, Some(Told::Freed(_))) {
+            if !matches!(told, Some(QueueSignal::Freed(_))) {
                 list.remove(self.key);
             }
             told
         };
-        if let Some(Told::Freed(offer)) = told {
+        if let Some(QueueSignal::Freed(offer)) = told {
             self.queue.offer(Some(self.key), offer);
             self.queue.list().remove(self.key);
         }
@@ -310,25 +310,25 @@ mod tests {
     use super::*;
 
     /// What each was told, one word each.
-    fn told(places: &[Waiting<'_>]) -> Vec<Option<usize>> {
+    fn told(places: &[QueuePlace<'_>]) -> Vec<Option<usize>> {
         let mut cx = Context::from_waker(Waker::noop());
-        let of = |place: &Waiting<'_>| match pin!(place.told()).poll(&mut cx) {
-            Poll::Ready(Told::Freed(offer)) => Some(offer.endpoint),
-            Poll::Ready(Told::Ask) => Some(100),
-            Poll::Ready(Told::Leave) => Some(200),
+        let of = |place: &QueuePlace<'_>| match pin!(place.told()).poll(&mut cx) {
+            Poll::Ready(QueueSignal::Freed(offer)) => Some(offer.endpoint),
+            Poll::Ready(QueueSignal::Ask) => Some(100),
+            Poll::Ready(QueueSignal::Leave) => Some(200),
             Poll::Pending => None,
         };
         places.iter().map(of).collect()
     }
 
-    fn enter<'a>(queue: &'a Queue, tried: &[usize]) -> Waiting<'a> {
+    fn enter<'a>(queue: &'a WaitQueue, tried: &[usize]) -> QueuePlace<'a> {
         queue.enter(9, tried.iter().copied()).expect("there is room")
     }
 
     #[test]
     fn what_comes_free_is_offered_in_order_to_those_that_may_have_it() {
         for (order, first) in [(QueueOrder::Fifo, 0), (QueueOrder::Lifo, 2)] {
-            let queue = Queue::new(order);
+            let queue = WaitQueue::new(order);
             let places = [enter(&queue, &[]), enter(&queue, &[7]), enter(&queue, &[])];
             queue.freed(7);
             queue.freed(7);
@@ -343,7 +343,7 @@ mod tests {
 
     #[test]
     fn an_offer_that_is_not_used_goes_on_to_the_next_and_not_for_ever() {
-        let queue = Queue::new(QueueOrder::Fifo);
+        let queue = WaitQueue::new(QueueOrder::Fifo);
         let places = [(); 3].map(|()| enter(&queue, &[]));
         let offer = Offer { endpoint: 1, n_before: 0 };
         places[0].pass_on(offer);
@@ -355,7 +355,7 @@ mod tests {
 
     #[test]
     fn who_goes_leaves_its_offer_to_the_next() {
-        let queue = Queue::new(QueueOrder::Fifo);
+        let queue = WaitQueue::new(QueueOrder::Fifo);
         let [a, b, c] = [(); 3].map(|()| enter(&queue, &[]));
         queue.freed(1);
         drop(a);
@@ -367,7 +367,7 @@ mod tests {
 
     #[test]
     fn a_newcomer_stands_behind_those_that_any_server_would_do_for() {
-        let queue = Queue::new(QueueOrder::Fifo);
+        let queue = WaitQueue::new(QueueOrder::Fifo);
         let restricted = enter(&queue, &[1]);
         assert!(restricted.may_ask && !queue.is_first_come());
         let open = enter(&queue, &[]);
@@ -375,28 +375,28 @@ mod tests {
         assert!(!enter(&queue, &[]).may_ask);
         drop(open);
         assert!(!queue.is_first_come());
-        let newest_first = Queue::new(QueueOrder::Lifo);
+        let newest_first = WaitQueue::new(QueueOrder::Lifo);
         let _open = enter(&newest_first, &[]);
         assert!(!newest_first.is_first_come() && enter(&newest_first, &[]).may_ask);
     }
 
     #[test]
     fn a_full_queue_refuses_or_has_the_oldest_leave() {
-        let queue = Queue::new(QueueOrder::Fifo);
-        let enter = |queue: &'static Queue| queue.enter(2, std::iter::empty());
-        let queue: &'static Queue = Box::leak(Box::new(queue));
+        let queue = WaitQueue::new(QueueOrder::Fifo);
+        let enter = |queue: &'static WaitQueue| queue.enter(2, std::iter::empty());
+        let queue: &'static WaitQueue = Box::leak(Box::new(queue));
         let _two = [enter(queue), enter(queue)];
         assert!(enter(queue).is_none());
         assert_eq!(queue.n_waiting(), 2);
-        let queue: &'static Queue = Box::leak(Box::new(Queue::new(QueueOrder::Lifo)));
+        let queue: &'static WaitQueue = Box::leak(Box::new(WaitQueue::new(QueueOrder::Lifo)));
         let places = [(); 3].map(|()| enter(queue).expect("the oldest goes"));
         assert_eq!(told(&places), [Some(200), None, None]);
-        assert!(Queue::new(QueueOrder::Lifo).enter(0, std::iter::empty()).is_none());
+        assert!(WaitQueue::new(QueueOrder::Lifo).enter(0, std::iter::empty()).is_none());
     }
 
     #[test]
     fn all_are_told_once_where_one_may_take_several() {
-        let queue = Queue::new(QueueOrder::Fifo);
+        let queue = WaitQueue::new(QueueOrder::Fifo);
         let places = [enter(&queue, &[]), enter(&queue, &[1])];
         queue.freed(2);
         queue.all_may_ask();

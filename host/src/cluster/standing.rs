@@ -10,7 +10,7 @@ use tokio::task::AbortHandle;
 
 use super::{Cluster, Clusters};
 use crate::cluster::checks;
-use crate::cluster::health::{Health, Source};
+use crate::cluster::health::{Health, HealthSource};
 
 /// What one worker knew of an endpoint's health, for the next. Drain marks are not in it: the supervisor keeps those itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,7 +43,7 @@ impl Cluster {
     ///
     /// # Panics
     /// Where there is no such endpoint.
-    pub fn set_source(&self, endpoint: usize, source: Source, holds: bool) -> bool {
+    pub fn set_source(&self, endpoint: usize, source: HealthSource, holds: bool) -> bool {
         let changed = self.endpoints[endpoint].health.set(source, holds);
         if changed {
             self.update_state(endpoint);
@@ -85,8 +85,9 @@ impl Cluster {
         let mut any_has_enough = false;
         for tier in &self.tiers {
             let health = || self.endpoints_of(tier).iter().map(|endpoint| &endpoint.health);
-            let is_well = |h: &&Arc<Health>| !h.holds(Source::Check) && !h.holds(Source::Ejection);
-            let of = health().filter(|h| !h.holds(Source::Drain));
+            let is_well =
+                |h: &&Arc<Health>| !h.holds(HealthSource::Check) && !h.holds(HealthSource::Ejection);
+            let of = health().filter(|h| !h.holds(HealthSource::Drain));
             let (well, of) = (of.clone().filter(is_well).count(), of.count());
             any_has_enough |= of > 0 && well * 100 >= of * usize::from(self.config.panic_threshold);
             counted = (counted.0 + well, counted.1 + of);
@@ -125,7 +126,7 @@ impl Cluster {
                 self.slow_start.as_ref().and_then(|slow_start| slow_start.elapsed(endpoint.counters));
             HealthFacts {
                 id: endpoint.id,
-                down: health.holds(Source::Check),
+                down: health.holds(HealthSource::Check),
                 checks: health.checks.get(),
                 ejected_ms: left.map(milliseconds),
                 ejections: health.traffic.ejections(),
@@ -145,7 +146,7 @@ impl Cluster {
             };
             if self.config.health_check.is_some() {
                 self.endpoints[idx].health.checks.set(facts.checks);
-                self.set_source(idx, Source::Check, facts.down);
+                self.set_source(idx, HealthSource::Check, facts.down);
             }
             if let Some(outlier) = &self.outlier {
                 let left = facts.ejected_ms.map(Duration::from_millis);

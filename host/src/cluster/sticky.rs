@@ -21,11 +21,11 @@ pub struct Sticky {
     /// What sessions call the endpoints.
     names: FxHashMap<Box<[u8]>, usize>,
     /// `Set-Cookie` for each endpoint, where the proxy sets it: for requests in clear text, and for those by TLS.
-    cookies: Option<[Lines; 2]>,
+    cookies: Option<[CookieLines; 2]>,
 }
 
 /// A header line for each endpoint.
-type Lines = Box<[Box<[u8]>]>;
+type CookieLines = Box<[Box<[u8]>]>;
 
 impl Sticky {
     /// For these endpoints of the cluster.
@@ -36,7 +36,7 @@ impl Sticky {
             config::Sticky::Issued { cookie, secret, terms } => {
                 let secret = secret.as_ref().map_or(&otherwise[..], |secret| secret.as_bytes());
                 let values: Vec<String> = endpoints.iter().map(|e| value(secret, cluster, e.id)).collect();
-                let lines = |by_tls| -> Lines {
+                let lines = |by_tls| -> CookieLines {
                     let attributes = attributes(terms, by_tls);
                     let line =
                         |value| format!("Set-Cookie: {cookie}={value}; {attributes}\r\n").into_bytes().into();

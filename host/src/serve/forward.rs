@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use lb_api::wire;
 
 use crate::cluster::retries::Retrying;
-use crate::cluster::{Cluster, Told};
+use crate::cluster::{Cluster, QueueSignal};
 use crate::http::h1::body::Encoding;
 use crate::http::h1::head::{Framing, RequestHead, ResponseHead};
 use crate::http::headers::rules::Values;
@@ -492,7 +492,7 @@ impl Request<'_> {
         loop {
             if may_ask {
                 let step = trylist.next(now);
-                if let Some(Told::Freed(offer)) = told
+                if let Some(QueueSignal::Freed(offer)) = told
                     && trylist.has_room(offer.endpoint)
                 {
                     place.pass_on(offer);
@@ -521,7 +521,7 @@ impl Request<'_> {
                 what = place.told() => told = Some(what),
                 () = tokio::time::sleep((until - now).min(tick)) => {}
             }
-            if told == Some(Told::Leave) {
+            if told == Some(QueueSignal::Leave) {
                 leave(QueueEnd::Displaced);
                 return Err(busy);
             }

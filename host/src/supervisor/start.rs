@@ -14,7 +14,7 @@ use super::marks::Marks;
 use super::oom::OomScore;
 use super::pid_file::PidFile;
 use super::{DRAIN_GRACE, STOP_TIMEOUT, Supervisor, quarantine};
-use crate::cluster::learned::State;
+use crate::cluster::learned::Learned;
 use crate::config::AccessLogTarget;
 use crate::observe::access_log;
 use crate::process::channel::message::{ModuleSays, Start, ToWorker};
@@ -283,7 +283,7 @@ impl Supervisor {
     }
 
     /// What a worker learned. It is kept for whoever comes next.
-    pub(super) fn saved(&mut self, number: u64, state: State, is_answer: bool) -> Result<(), Refused> {
+    pub(super) fn saved(&mut self, number: u64, state: Learned, is_answer: bool) -> Result<(), Refused> {
         if self.serving != Some(number) {
             return Ok(());
         }

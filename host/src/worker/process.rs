@@ -18,9 +18,9 @@ use rustix::process::{Signal, getpid, kill_process, set_parent_process_death_sig
 
 use crate::cluster::discovery::{self, Watch};
 use crate::cluster::endpoint::Endpoint;
-use crate::cluster::health::Source;
-use crate::cluster::learned::State;
-use crate::cluster::names::Name;
+use crate::cluster::health::HealthSource;
+use crate::cluster::learned::Learned;
+use crate::cluster::names::HostName;
 use crate::cluster::{Cluster, Clusters, Tier};
 use crate::config::{self, Config};
 use crate::module::balancer::{Balancer, Fault};
@@ -325,7 +325,7 @@ fn apply_drain(clusters: &Clusters, mark: &Mark) {
     for cluster in clusters.iter().filter(|cluster| *cluster.config.name == *mark.cluster) {
         for (idx, endpoint) in cluster.endpoints.iter().enumerate() {
             if endpoint.is_of(&mark.url) {
-                cluster.set_source(idx, Source::Drain, drains);
+                cluster.set_source(idx, HealthSource::Drain, drains);
             }
         }
     }
@@ -439,7 +439,7 @@ struct Saver {
     to: Sender<ToSupervisor>,
     clusters: Clusters,
     ticket_keys: Arc<TicketKeys>,
-    watched: Vec<Arc<Name>>,
+    watched: Vec<Arc<HostName>>,
     /// Tells that the worker drains: what it learns from then on is of no use.
     control: Control,
     board: Option<&'static Board>,
@@ -578,7 +578,7 @@ impl Saver {
     }
 
     fn save(&self, is_answer: bool) {
-        let mut state = State::of(&self.clusters, &self.ticket_keys).with_answers(&self.watched);
+        let mut state = Learned::of(&self.clusters, &self.ticket_keys).with_answers(&self.watched);
         for (cluster, module) in state.shorten() {
             tracing::warn!(
                 cluster,

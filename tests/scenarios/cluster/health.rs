@@ -17,7 +17,7 @@ use tests::tls::Authority;
 use tests::{Gate, eventually};
 use trylist::cluster::HealthFacts;
 use trylist::cluster::ejection::TryEnd;
-use trylist::cluster::health::Source;
+use trylist::cluster::health::HealthSource;
 
 /// Answers requests with its name, and checks by whether it is well.
 fn checked(name: &'static str, well: &Arc<AtomicBool>) -> Origin {
@@ -240,13 +240,13 @@ fn no_source_undoes_what_another_says() {
         cluster.set_source(0, source, holds);
         state(&proxy, 0)
     };
-    assert_eq!(say(Source::Ejection, true), STATE_EJECTED);
-    assert_eq!(say(Source::Check, true), STATE_DOWN);
-    assert_eq!(say(Source::Drain, true), STATE_DRAINING);
-    assert_eq!(say(Source::Check, false), STATE_DRAINING);
-    assert_eq!(say(Source::Drain, false), STATE_EJECTED);
+    assert_eq!(say(HealthSource::Ejection, true), STATE_EJECTED);
+    assert_eq!(say(HealthSource::Check, true), STATE_DOWN);
+    assert_eq!(say(HealthSource::Drain, true), STATE_DRAINING);
+    assert_eq!(say(HealthSource::Check, false), STATE_DRAINING);
+    assert_eq!(say(HealthSource::Drain, false), STATE_EJECTED);
     assert_eq!(proxy.names(3), "b b b");
-    assert_eq!(say(Source::Ejection, false), STATE_AVAILABLE);
+    assert_eq!(say(HealthSource::Ejection, false), STATE_AVAILABLE);
     assert!(proxy.names(2).contains('a'));
 }
 
@@ -329,19 +329,19 @@ fn with_too_few_left_all_get_requests_but_those_that_drain() {
     let proxy = Proxy::over(&origins).in_cluster("panic_threshold = 50").start();
     let names = |n| proxy.names(n).split(' ').map(str::to_owned).collect::<BTreeSet<_>>();
     let set = |endpoint, source, holds| proxy.first_cluster().set_source(endpoint, source, holds);
-    set(4, Source::Drain, true);
-    set(0, Source::Check, true);
-    set(1, Source::Ejection, true);
+    set(4, HealthSource::Drain, true);
+    set(0, HealthSource::Check, true);
+    set(1, HealthSource::Ejection, true);
     assert_eq!(names(12), BTreeSet::from(["c", "d"].map(String::from)), "two of four are enough");
     assert_eq!(proxy.metric("trylist_cluster_panic{cluster=\"%\"}"), 0.0);
-    set(2, Source::Check, true);
+    set(2, HealthSource::Check, true);
     let cluster = format!("cluster \"{}\"", proxy.cluster());
     log::line(&[&cluster, "WARN", "1 of 4 endpoints are available, less than 50%: all get requests"]);
     proxy.wait_for_metric("trylist_cluster_panic{cluster=\"%\"}", 1.0);
     eventually("all at work", || (0..4).all(|idx| state(&proxy, idx) == STATE_AVAILABLE).then_some(()));
     assert_eq!(names(12), BTreeSet::from(["a", "b", "c", "d"].map(String::from)));
     assert_eq!(state(&proxy, 4), STATE_DRAINING);
-    set(0, Source::Check, false);
+    set(0, HealthSource::Check, false);
     proxy.wait_for_metric("trylist_cluster_panic{cluster=\"%\"}", 0.0);
     wait_for_state(&proxy, 2, STATE_DOWN);
     wait_for_state(&proxy, 1, STATE_EJECTED);
@@ -425,7 +425,7 @@ fn a_new_worker_knows_what_the_last_one_knew() {
     ]);
     // A mark is none of its business: the supervisor remembers those. Without the fourth server the second one would come
     // back for it.
-    old.first_cluster().set_source(2, Source::Drain, true);
+    old.first_cluster().set_source(2, HealthSource::Drain, true);
     let new = builder().start_after(&old);
     let states: Vec<u32> = (0..4).map(|idx| state(&new, idx)).collect();
     assert_eq!(states, [STATE_DOWN, STATE_EJECTED, STATE_AVAILABLE, STATE_AVAILABLE]);
@@ -448,8 +448,8 @@ fn slow_start_goes_on_in_a_new_worker() {
     let origins = ["a", "b"].map(Origin::named);
     let builder = || Proxy::over(&origins).named("rising").in_cluster("slow_start = \"24h\"");
     let old = builder().start();
-    old.first_cluster().set_source(1, Source::Drain, true);
-    old.first_cluster().set_source(1, Source::Drain, false);
+    old.first_cluster().set_source(1, HealthSource::Drain, true);
+    old.first_cluster().set_source(1, HealthSource::Drain, false);
     let weights = |proxy: &Proxy| -> Vec<f64> {
         let of = |weight: u32| f64::from(weight) / 65536.0;
         proxy.first_cluster().endpoints.iter().map(|endpoint| of(endpoint.effective_weight())).collect()

@@ -401,7 +401,7 @@ fn a_server_that_does_not_shake_hands_in_time_is_504() {
         Proxy::over_urls([&url]).in_cluster("tls = { verify = false }\nconnect_timeout = \"100ms\"").start();
     assert_eq!(proxy.get("/").status(), 504);
     let line = tests::log::line(&[proxy.cluster(), "request failed", &url]);
-    assert!(line.contains("TLS handshake not done within 100ms"), "{line}");
+    assert!(line.contains("TLS handshake not complete within 100ms"), "{line}");
 }
 
 /// A proxy by TLS over this origin, whose certificate is for `localhost`, and a URL for it.

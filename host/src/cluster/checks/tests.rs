@@ -133,7 +133,7 @@ async fn ask_grpc(grpc_status: &'static str, message: &'static [u8]) -> (Result<
             let mut trailers = HeaderMap::new();
             trailers.insert("grpc-status", HeaderValue::from_static(grpc_status));
             let frames = [Frame::data(Bytes::from_static(message)), Frame::trailers(trailers)];
-            Ok::<_, Infallible>(Response::new(Frames(frames.into_iter().collect())))
+            Ok::<_, Infallible>(Response::new(TestFrames(frames.into_iter().collect())))
         }
     });
     let server = http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(theirs), service);
@@ -145,10 +145,10 @@ async fn ask_grpc(grpc_status: &'static str, message: &'static [u8]) -> (Result<
     }
 }
 
-/// Frames that are there at once.
-struct Frames(std::collections::VecDeque<Frame<Bytes>>);
+/// TestFrames that are there at once.
+struct TestFrames(std::collections::VecDeque<Frame<Bytes>>);
 
-impl hyper::body::Body for Frames {
+impl hyper::body::Body for TestFrames {
     type Data = Bytes;
     type Error = Infallible;
 

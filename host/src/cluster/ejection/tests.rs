@@ -35,15 +35,15 @@ fn only_the_servers_own_failures_count() {
         wire::TRY_TIMED_OUT,
         wire::TRY_BROKEN,
     ] {
-        assert_eq!(end(bad).verdict(none), Verdict::Bad, "{bad}");
+        assert_eq!(end(bad).verdict(none), TryVerdict::Bad, "{bad}");
     }
     for kind in
         [wire::FAILURE_RESOLVE, wire::FAILURE_CONNECT, wire::FAILURE_CONNECT_TIMEOUT, wire::FAILURE_TLS]
     {
-        assert_eq!(not_established(kind, None).verdict(none), Verdict::Bad, "{kind}");
+        assert_eq!(not_established(kind, None).verdict(none), TryVerdict::Bad, "{kind}");
     }
-    assert_eq!(not_established(wire::FAILURE_LOCAL, None).verdict(none), Verdict::Nothing);
-    assert_eq!(end(wire::TRY_ABORTED).verdict(none), Verdict::Nothing);
+    assert_eq!(not_established(wire::FAILURE_LOCAL, None).verdict(none), TryVerdict::Nothing);
+    assert_eq!(end(wire::TRY_ABORTED).verdict(none), TryVerdict::Nothing);
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn statuses_count_as_told() {
     let bad = |counted| {
         [200, 404, 499, 500, 501, 502, 503, 504, 505, 599, 600]
             .into_iter()
-            .filter(|status| served(*status).verdict(counted) == Verdict::Bad)
+            .filter(|status| served(*status).verdict(counted) == TryVerdict::Bad)
             .collect::<Vec<_>>()
     };
     assert_eq!(bad(CountedStatuses::None), [0_u16; 0]);
@@ -79,9 +79,9 @@ fn the_log_says_what_the_last_failure_was() {
     ] {
         assert_eq!(end.to_string(), text);
     }
-    assert_eq!(Why::InRow(5, &refused).to_string(), "5 consecutive failures (connection refused)");
-    assert_eq!(Why::InRow(1, &served(500)).to_string(), "1 failure (status 500)");
-    assert_eq!(Why::Rate { failed: 30, of: 50 }.to_string(), "30 of 50 tries failed");
+    assert_eq!(EjectionReason::InRow(5, &refused).to_string(), "5 consecutive failures (connection refused)");
+    assert_eq!(EjectionReason::InRow(1, &served(500)).to_string(), "1 failure (status 500)");
+    assert_eq!(EjectionReason::Rate { failed: 30, of: 50 }.to_string(), "30 of 50 tries failed");
 }
 
 #[test]
@@ -95,8 +95,8 @@ fn each_ejection_in_a_row_is_longer_up_to_a_cap() {
 fn time_that_was_used_up_before_a_try_is_not_its_servers() {
     let none = CountedStatuses::None;
     for end in [end(wire::TRY_TIMED_OUT), not_established(wire::FAILURE_CONNECT_TIMEOUT, None)] {
-        assert_eq!(end.verdict(none), Verdict::Bad);
-        assert_eq!(TryEnd { was_hurried: true, ..end }.verdict(none), Verdict::Nothing);
+        assert_eq!(end.verdict(none), TryVerdict::Bad);
+        assert_eq!(TryEnd { was_hurried: true, ..end }.verdict(none), TryVerdict::Nothing);
     }
 }
 
@@ -146,7 +146,7 @@ fn on_trial() -> (Cluster, Instant) {
     for _ in 0..Ejection::default().failures {
         ejection.try_ended(&cluster, 0, &end(wire::TRY_CLOSED_EARLY), ejected, || 0);
     }
-    assert!(cluster.endpoints[0].health.holds(Source::Ejection));
+    assert!(cluster.endpoints[0].health.holds(HealthSource::Ejection));
     let readmitted = ejected + Duration::from_secs(3600);
     ejection.readmit(&cluster, readmitted);
     assert!(cluster.endpoints[0].is_on_trial());
@@ -171,12 +171,12 @@ fn a_trial_ends_whatever_way_its_request_ends_though_it_came_before_the_readmiss
         let (cluster, readmitted) = on_trial();
         let (in_flight, trial) = cluster.enter_on_trial(0, Which::Available).expect("its request");
         assert_eq!(trial, Trial::Own);
-        assert!(cluster.endpoints[0].health.holds(Source::Ejection), "to others");
+        assert!(cluster.endpoints[0].health.holds(HealthSource::Ejection), "to others");
         drop(in_flight);
         let ejection = cluster.outlier.as_ref().expect("as before");
         ejection.try_ended(&cluster, 0, &TryEnd { trial, ..end }, readmitted, || 0);
         let endpoint = &cluster.endpoints[0];
-        let state = match (endpoint.health.holds(Source::Ejection), endpoint.is_on_trial()) {
+        let state = match (endpoint.health.holds(HealthSource::Ejection), endpoint.is_on_trial()) {
             (true, false) => "ejected",
             (false, false) => "in service",
             (false, true) => "on trial",

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::{CLAIMED, NEVER, ON_TRIAL, Outlier, TRIAL_HIDDEN, TRIAL_NONE, TRIAL_OFFERED, TRIAL_SHARED};
 use crate::cluster::Cluster;
 use crate::cluster::endpoint::{Declined, Endpoint, InFlight, Which};
-use crate::cluster::health::Source;
+use crate::cluster::health::HealthSource;
 use crate::module::wire::ns;
 
 /// An endpoint on trial passes, though its response is still under way, this long after it answered: streams and tunnels may
@@ -126,7 +126,7 @@ impl Outlier {
             let n_ejected = share.n_ejected.load(Acquire);
             let endpoints = cluster.endpoints_of(tier).iter().map(|endpoint| &endpoint.health);
             let mut ejected: Vec<_> = endpoints
-                .filter(|health| !health.holds(Source::Drain) && !health.holds(Source::Check))
+                .filter(|health| !health.holds(HealthSource::Drain) && !health.holds(HealthSource::Check))
                 .map(|health| (health.traffic.until_ns.load(Acquire), &health.traffic))
                 .filter(|(until_ns, _)| *until_ns != NEVER && *until_ns != CLAIMED)
                 .collect();

@@ -28,7 +28,7 @@ pub struct TryEnd {
 
 /// What a try's end says of its server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum TryVerdict {
     Good,
     Bad,
     /// The client, or the proxy itself, was at fault.
@@ -36,7 +36,7 @@ pub(super) enum Verdict {
 }
 
 /// Why an endpoint is ejected, as the log says it.
-pub(super) enum Why<'a> {
+pub(super) enum EjectionReason<'a> {
     InRow(u32, &'a TryEnd),
     Rate {
         failed: u32,
@@ -49,15 +49,15 @@ pub(super) enum Why<'a> {
 
 impl TryEnd {
     /// What it says of its server, where these statuses count as failures.
-    pub(super) fn verdict(&self, counted: CountedStatuses) -> Verdict {
+    pub(super) fn verdict(&self, counted: CountedStatuses) -> TryVerdict {
         match (self.result, self.failure) {
             (wire::TRY_NOT_ESTABLISHED, Some((wire::FAILURE_LOCAL, _))) | (wire::TRY_ABORTED, _) => {
-                Verdict::Nothing
+                TryVerdict::Nothing
             }
-            _ if self.was_hurried => Verdict::Nothing,
-            (wire::TRY_SERVED, _) if counted.contain(self.status) => Verdict::Bad,
-            (wire::TRY_SERVED, _) => Verdict::Good,
-            _ => Verdict::Bad,
+            _ if self.was_hurried => TryVerdict::Nothing,
+            (wire::TRY_SERVED, _) if counted.contain(self.status) => TryVerdict::Bad,
+            (wire::TRY_SERVED, _) => TryVerdict::Good,
+            _ => TryVerdict::Bad,
         }
     }
 }
@@ -96,7 +96,7 @@ fn write_os_error(f: &mut fmt::Formatter<'_>, os_error: i32) -> fmt::Result {
     }
 }
 
-impl fmt::Display for Why<'_> {
+impl fmt::Display for EjectionReason<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::InRow(1, last) => write!(f, "1 failure ({last})"),

@@ -8,7 +8,7 @@ use lb_api::wire;
 
 /// Who may say that an endpoint takes no requests, the strongest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum HealthSource {
     /// The operator, in the configuration or at run time.
     Drain,
     /// Its active checks.
@@ -17,7 +17,7 @@ pub enum Source {
     Ejection,
 }
 
-impl Source {
+impl HealthSource {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Drain, Self::Check, Self::Ejection];
 
@@ -49,11 +49,11 @@ pub(super) struct Sources(AtomicU32);
 impl Sources {
     /// Of an endpoint that the configuration marks to drain, or not.
     pub(super) fn new(drains: bool) -> Self {
-        Self(AtomicU32::new(if drains { Source::Drain.bit() } else { 0 }))
+        Self(AtomicU32::new(if drains { HealthSource::Drain.bit() } else { 0 }))
     }
 
     /// Whether this one says so.
-    pub(super) fn holds(&self, source: Source) -> bool {
+    pub(super) fn holds(&self, source: HealthSource) -> bool {
         self.0.load(SeqCst) & source.bit() != 0
     }
 
@@ -63,7 +63,7 @@ impl Sources {
     }
 
     /// Takes what one of them says now; false where that is what it said.
-    pub(super) fn set(&self, source: Source, holds: bool) -> bool {
+    pub(super) fn set(&self, source: HealthSource, holds: bool) -> bool {
         self.set_bit(source.bit(), holds)
     }
 
@@ -76,13 +76,13 @@ impl Sources {
     pub(super) fn state(&self) -> u32 {
         let bits = self.0.load(SeqCst);
         let has = |bit: u32| bits & bit != 0;
-        if has(Source::Drain.bit()) {
+        if has(HealthSource::Drain.bit()) {
             wire::STATE_DRAINING
         } else if has(PANIC) {
             wire::STATE_AVAILABLE
-        } else if has(Source::Check.bit()) {
+        } else if has(HealthSource::Check.bit()) {
             wire::STATE_DOWN
-        } else if has(Source::Ejection.bit()) {
+        } else if has(HealthSource::Ejection.bit()) {
             wire::STATE_EJECTED
         } else {
             wire::STATE_AVAILABLE
@@ -103,28 +103,28 @@ mod tests {
     fn the_strongest_source_makes_the_state_and_none_undoes_another() {
         let sources = Sources::new(false);
         assert_eq!(sources.state(), wire::STATE_AVAILABLE);
-        assert!(sources.set(Source::Ejection, true) && !sources.set(Source::Ejection, true));
+        assert!(sources.set(HealthSource::Ejection, true) && !sources.set(HealthSource::Ejection, true));
         assert_eq!(sources.state(), wire::STATE_EJECTED);
-        assert!(sources.set(Source::Check, true));
+        assert!(sources.set(HealthSource::Check, true));
         assert_eq!(sources.state(), wire::STATE_DOWN);
-        assert!(sources.set(Source::Drain, true));
+        assert!(sources.set(HealthSource::Drain, true));
         assert_eq!(sources.state(), wire::STATE_DRAINING);
-        assert!(sources.set(Source::Check, false) && sources.set(Source::Drain, false));
+        assert!(sources.set(HealthSource::Check, false) && sources.set(HealthSource::Drain, false));
         assert_eq!(sources.state(), wire::STATE_EJECTED);
-        assert!(sources.set(Source::Ejection, false) && !sources.set(Source::Ejection, false));
+        assert!(sources.set(HealthSource::Ejection, false) && !sources.set(HealthSource::Ejection, false));
         assert_eq!(sources.state(), wire::STATE_AVAILABLE);
     }
 
     #[test]
     fn panic_passes_over_all_but_the_drain_mark() {
         let sources = Sources::new(false);
-        sources.set(Source::Check, true);
-        sources.set(Source::Ejection, true);
+        sources.set(HealthSource::Check, true);
+        sources.set(HealthSource::Ejection, true);
         assert!(sources.set_panic(true));
         assert_eq!(sources.state(), wire::STATE_AVAILABLE);
-        sources.set(Source::Drain, true);
+        sources.set(HealthSource::Drain, true);
         assert_eq!(sources.state(), wire::STATE_DRAINING);
-        sources.set(Source::Drain, false);
+        sources.set(HealthSource::Drain, false);
         assert!(sources.set_panic(false));
         assert_eq!(sources.state(), wire::STATE_DOWN);
     }

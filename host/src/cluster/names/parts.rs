@@ -11,7 +11,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::ResolveError;
+use super::error::ResolveError;
 use crate::config::Families;
 
 /// Addresses of one name; more are a mistake, or a name server that is broken.
@@ -28,7 +28,7 @@ pub(super) enum Family {
 
 /// How a look-up of one family ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum LookupEnd {
     /// With addresses.
     Has {
         addresses: Vec<IpAddr>,
@@ -45,25 +45,25 @@ pub(super) enum Outcome {
 /// Both families.
 #[derive(Debug)]
 pub(super) struct Parts {
-    v4: Part,
-    v6: Part,
+    v4: FamilyPart,
+    v6: FamilyPart,
     /// Why there is no address at all, as it was logged last.
     logged: Option<ResolveError>,
 }
 
 /// One family.
 #[derive(Debug, Default)]
-struct Part {
-    latest: Latest,
+struct FamilyPart {
+    latest: LatestLookup,
     last: Vec<IpAddr>,
-    /// [`Outcome::Has::depth`] of the last addresses; `None` where an earlier generation handed them over.
+    /// [`LookupEnd::Has::depth`] of the last addresses; `None` where an earlier generation handed them over.
     depth: Option<usize>,
     /// Why the last addresses are kept, as it was logged last.
     logged: Option<ResolveError>,
 }
 
 #[derive(Debug, Default)]
-enum Latest {
+enum LatestLookup {
     /// Not looked up at all.
     Unasked,
     /// The first look-up is not over.
@@ -114,9 +114,9 @@ impl Family {
 impl Parts {
     /// These addresses are known from before.
     pub(super) fn knowing(known: &[IpAddr]) -> Self {
-        let part = |family: Family| Part {
+        let part = |family: Family| FamilyPart {
             last: known.iter().copied().filter(|address| family.has(*address)).collect(),
-            ..Part::default()
+            ..FamilyPart::default()
         };
         Self { v4: part(Family::V4), v6: part(Family::V6), logged: None }
     }
@@ -124,25 +124,25 @@ impl Parts {
     /// Only these families count from now on.
     pub(super) fn ask(&mut self, families: Families) {
         for family in Family::ALL.into_iter().filter(|family| !family.is_of(families)) {
-            *self.part(family) = Part { latest: Latest::Unasked, ..Part::default() };
+            *self.part(family) = FamilyPart { latest: LatestLookup::Unasked, ..FamilyPart::default() };
         }
     }
 
     /// Takes in what a look-up brought.
-    pub(super) fn record(&mut self, family: Family, outcome: &Outcome) {
+    pub(super) fn record(&mut self, family: Family, outcome: &LookupEnd) {
         let part = self.part(family);
         match outcome {
-            Outcome::Has { addresses, valid_for, depth } => {
-                part.latest = Latest::Has(*valid_for);
+            LookupEnd::Has { addresses, valid_for, depth } => {
+                part.latest = LatestLookup::Has(*valid_for);
                 part.last.clone_from(addresses);
                 part.depth = Some(*depth);
             }
-            Outcome::Without(e) => part.latest = Latest::Without(e.clone()),
-            Outcome::Failed(e) => part.latest = Latest::Failed(e.clone()),
+            LookupEnd::Without(e) => part.latest = LatestLookup::Without(e.clone()),
+            LookupEnd::Failed(e) => part.latest = LatestLookup::Failed(e.clone()),
         }
         if self.is_any_fresh() {
             for part in [&mut self.v4, &mut self.v6] {
-                if matches!(part.latest, Latest::Without(_)) {
+                if matches!(part.latest, LatestLookup::Without(_)) {
                     part.last.clear();
                 }
             }
@@ -158,12 +158,12 @@ impl Parts {
         let is_again = nowhere.is_none() && self.logged.take().is_some();
         let part = self.part(family);
         match &part.latest {
-            Latest::Has(_) => {
+            LatestLookup::Has(_) => {
                 if part.logged.take().is_some() || is_again {
                     return News::Again;
                 }
             }
-            Latest::Without(e) | Latest::Failed(e) if !part.last.is_empty() => {
+            LatestLookup::Without(e) | LatestLookup::Failed(e) if !part.last.is_empty() => {
                 if part.logged.as_ref() != Some(e) {
                     part.logged = Some(e.clone());
                     return News::Kept(e.clone());
@@ -186,18 +186,18 @@ impl Parts {
         // What two names of the search list have does not belong together. Nobody knows which name recalled addresses are of, so
         // they displace nothing, and stay until their family is looked up.
         let depth = used.clone().filter_map(|part| part.depth).min();
-        let is_of_name = |part: &&&Part| part.depth.is_none() || part.depth == depth;
+        let is_of_name = |part: &&&FamilyPart| part.depth.is_none() || part.depth == depth;
         let addresses: Vec<IpAddr> = used.filter(is_of_name).flat_map(|part| &part.last).copied().collect();
         if !addresses.is_empty() {
             return Some(Ok(addresses));
         }
         self.is_decided().then(|| {
             let failed = parts.iter().find_map(|part| match &part.latest {
-                Latest::Failed(e) => Some(e),
+                LatestLookup::Failed(e) => Some(e),
                 _ => None,
             });
             let without = parts.iter().find_map(|part| match &part.latest {
-                Latest::Without(e) => Some(e),
+                LatestLookup::Without(e) => Some(e),
                 _ => None,
             });
             Err(failed.or(without).cloned().unwrap_or_else(ResolveError::no_address))
@@ -206,7 +206,7 @@ impl Parts {
 
     /// Whether no first look-up is outstanding.
     pub(super) fn is_decided(&self) -> bool {
-        [&self.v4, &self.v6].iter().all(|part| !matches!(part.latest, Latest::Pending))
+        [&self.v4, &self.v6].iter().all(|part| !matches!(part.latest, LatestLookup::Pending))
     }
 
     /// For how long the other family's addresses hold, if it has any.
@@ -216,16 +216,16 @@ impl Parts {
             Family::V6 => &self.v4,
         };
         match other.latest {
-            Latest::Has(valid_for) => Some(valid_for),
+            LatestLookup::Has(valid_for) => Some(valid_for),
             _ => None,
         }
     }
 
     fn is_any_fresh(&self) -> bool {
-        [&self.v4, &self.v6].iter().any(|part| matches!(part.latest, Latest::Has(_)))
+        [&self.v4, &self.v6].iter().any(|part| matches!(part.latest, LatestLookup::Has(_)))
     }
 
-    fn part(&mut self, family: Family) -> &mut Part {
+    fn part(&mut self, family: Family) -> &mut FamilyPart {
         match family {
             Family::V4 => &mut self.v4,
             Family::V6 => &mut self.v6,
@@ -241,23 +241,23 @@ mod tests {
     const TWO: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
     const SIX: IpAddr = IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 6));
 
-    fn has(addresses: &[IpAddr]) -> Outcome {
+    fn has(addresses: &[IpAddr]) -> LookupEnd {
         at_depth(addresses, 0)
     }
 
-    fn at_depth(addresses: &[IpAddr], depth: usize) -> Outcome {
-        Outcome::Has { addresses: addresses.to_vec(), valid_for: Duration::from_secs(9), depth }
+    fn at_depth(addresses: &[IpAddr], depth: usize) -> LookupEnd {
+        LookupEnd::Has { addresses: addresses.to_vec(), valid_for: Duration::from_secs(9), depth }
     }
 
-    fn without() -> Outcome {
-        Outcome::Without(ResolveError::no_address())
+    fn without() -> LookupEnd {
+        LookupEnd::Without(ResolveError::no_address())
     }
 
-    fn failed() -> Outcome {
-        Outcome::Failed(ResolveError::no_answer())
+    fn failed() -> LookupEnd {
+        LookupEnd::Failed(ResolveError::no_answer())
     }
 
-    fn after(known: &[IpAddr], steps: &[(Family, Outcome)]) -> Option<Result<Vec<IpAddr>, ResolveError>> {
+    fn after(known: &[IpAddr], steps: &[(Family, LookupEnd)]) -> Option<Result<Vec<IpAddr>, ResolveError>> {
         let mut parts = Parts::knowing(known);
         for (family, outcome) in steps {
             parts.record(*family, outcome);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use super::cells::Latency;
 use super::*;
-use crate::cluster::health::Source;
+use crate::cluster::health::HealthSource;
 
 #[test]
 fn sums_the_shards_of_all_threads() {
@@ -151,8 +151,8 @@ fn says_of_each_source_what_it_says() {
     let layout = layout();
     let metrics = Metrics::new(&layout, 1);
     let health = &layout.clusters[0].endpoints[0].health;
-    health.set(Source::Drain, true);
-    health.set(Source::Check, true);
+    health.set(HealthSource::Drain, true);
+    health.set(HealthSource::Check, true);
     let text = metrics.text(Format::OpenMetrics);
     for (source, holds) in [("drain", "1"), ("check", "1"), ("ejection", "0")] {
         let labels = format!(r#"cluster="api",endpoint="http://a",source="{source}""#);

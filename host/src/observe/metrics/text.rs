@@ -17,7 +17,7 @@ use super::{
     Metrics, OUTCOMES, QueueEnd, RequestCells, STATES, STATUS_CLASSES, Shard, TRY_RESULTS,
 };
 use crate::cluster::endpoint::shown_weight;
-use crate::cluster::health::Source;
+use crate::cluster::health::HealthSource;
 use crate::module::balancer::Fault;
 
 /// Where shards count what one module of a cluster does.
@@ -274,7 +274,7 @@ impl Metrics {
             None,
             "1 where this source says that an endpoint takes no requests, whatever the others say.",
             each().flat_map(|([cluster, endpoint], health)| {
-                Source::ALL.into_iter().map(move |source| {
+                HealthSource::ALL.into_iter().map(move |source| {
                     let labels = [cluster, endpoint, ("source", source.name())];
                     (labels, u32::from(health.holds(source)))
                 })

@@ -26,7 +26,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Message;
-use crate::cluster::learned::{self, State};
+use crate::cluster::learned::{self, Learned};
 use crate::config::Files;
 use crate::observe::metrics::Totals;
 use crate::process::sockets::Shortage;
@@ -102,7 +102,7 @@ pub struct Start {
     /// Whether an access log's file is among the descriptors.
     pub has_access_log: bool,
     /// What the generation before learned.
-    pub state: State,
+    pub state: Learned,
     /// What operators said of endpoints.
     pub marks: Vec<Mark>,
     /// What other generations counted.
@@ -167,7 +167,7 @@ pub enum ToSupervisor {
     /// What was learned so far: the answer to `Save`, and sent by itself now and then.
     Saved {
         /// What was learned.
-        state: State,
+        state: Learned,
         /// It was asked for.
         is_answer: bool,
     },

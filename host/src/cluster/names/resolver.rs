@@ -1,0 +1,185 @@
+//! Asks name servers for the addresses of one family.
+//!
+//! `getaddrinfo` on threads of our own would look up names too, but does not tell how long an answer holds. So this is
+//! hickory's stub resolver, with the system's name servers, search domains and hosts file (read at the start), or with the
+//! name servers that the configuration names.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{NameServerConfig, ResolverConfig, ResolverOpts};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::{Name as DnsName, RecordType};
+use hickory_resolver::system_conf::read_system_conf;
+
+use super::error::ResolveError;
+use super::parts::{Family, LookupEnd};
+use crate::config;
+
+/// Of the time for a whole look-up each question gets this part: two lost packets fit in.
+const QUESTIONS: u32 = 3;
+
+/// Asks name servers.
+pub struct Resolver {
+    inner: TokioResolver,
+    pub(super) rules: config::Resolver,
+    /// Domains that names with few dots are looked up in, the first one first.
+    search: Vec<DnsName>,
+    /// Names with so many dots are looked up as they are first.
+    ndots: usize,
+}
+
+impl Resolver {
+    /// One that asks whom the configuration says, or else the system's name servers. It works on the runtime on which it is
+    /// used first.
+    ///
+    /// # Errors
+    /// What the system does not give.
+    pub fn new(rules: &config::Resolver) -> io::Result<Self> {
+        let of = |servers| (ResolverConfig::from_parts(None, Vec::new(), servers), ResolverOpts::default());
+        let (config, system) = if rules.servers.is_empty() {
+            read_system_conf().unwrap_or_else(|e| {
+                // As the system's own resolver does.
+                tracing::warn!("/etc/resolv.conf names no name server, asking 127.0.0.1: {e}");
+                of(vec![name_server((Ipv4Addr::LOCALHOST, 53).into())])
+            })
+        } else {
+            of(rules.servers.iter().copied().map(name_server).collect())
+        };
+        let search = config.domain.iter().chain(&config.search).cloned().collect();
+        let ndots = system.ndots;
+        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        let options = builder.options_mut();
+        *options = system;
+        options.timeout = rules.timeout / QUESTIONS;
+        options.attempts = QUESTIONS as usize - 1;
+        options.positive_min_ttl = Some(rules.min_ttl);
+        options.positive_max_ttl = Some(rules.max_ttl);
+        // How often to ask again is said below, whatever the name server would have kept.
+        options.negative_min_ttl = Some(Duration::ZERO);
+        options.negative_max_ttl = Some(Duration::ZERO);
+        let inner = builder.build().map_err(io::Error::other)?;
+        Ok(Self { inner, rules: rules.clone(), search, ndots })
+    }
+
+    /// The addresses of one family, within the time for a look-up.
+    pub(super) async fn look_up(&self, host: &str, family: Family) -> LookupEnd {
+        let asked = tokio::time::timeout(self.rules.timeout, self.ask(host, family));
+        asked.await.unwrap_or_else(|_| LookupEnd::Failed(ResolveError::no_answer()))
+    }
+
+    /// Goes through the list of search domains until one of them has the name.
+    async fn ask(&self, host: &str, family: Family) -> LookupEnd {
+        let names = match self.candidates(host) {
+            Ok(names) => names,
+            Err(e) => return LookupEnd::Failed(e),
+        };
+        let record = match family {
+            Family::V4 => RecordType::A,
+            Family::V6 => RecordType::AAAA,
+        };
+        let (mut failed, mut without) = (None, None);
+        for (depth, name) in names.into_iter().enumerate() {
+            match self.inner.lookup(name, record).await {
+                Ok(answer) => {
+                    let addresses: Vec<IpAddr> =
+                        answer.answers().iter().filter_map(|record| record.data.ip_addr()).collect();
+                    if addresses.is_empty() {
+                        without = Some(ResolveError::no_address());
+                        continue;
+                    }
+                    let valid_for = answer.valid_until().saturating_duration_since(Instant::now());
+                    let valid_for = valid_for.clamp(self.rules.min_ttl, self.rules.max_ttl);
+                    return LookupEnd::Has { addresses, valid_for, depth };
+                }
+                Err(NetError::Dns(DnsError::NoRecordsFound(none))) => match none.response_code {
+                    ResponseCode::NXDomain => {
+                        without.get_or_insert_with(ResolveError::no_such_name);
+                    }
+                    _ => without = Some(ResolveError::no_address()),
+                },
+                Err(e) => {
+                    failed.get_or_insert_with(|| ResolveError::from(&e));
+                }
+            }
+        }
+        match failed {
+            Some(e) => LookupEnd::Failed(e),
+            None => LookupEnd::Without(without.unwrap_or_else(ResolveError::no_address)),
+        }
+    }
+
+    /// What a name as written may mean, the likeliest first: resolv.conf(5), `search` and `ndots`.
+    fn candidates(&self, host: &str) -> Result<Vec<DnsName>, ResolveError> {
+        let name = DnsName::from_utf8(host).map_err(|e| ResolveError::new(e))?;
+        if name.is_fqdn() {
+            return Ok(vec![name]);
+        }
+        let as_it_is = {
+            let mut name = name.clone();
+            name.set_fqdn(true);
+            name
+        };
+        let is_first = usize::from(name.num_labels()) > self.ndots || name.is_localhost();
+        let mut names = Vec::new();
+        if is_first {
+            names.push(as_it_is.clone());
+        }
+        for domain in &self.search {
+            // One that gets too long with it is in no domain.
+            if let Ok(candidate) = name.clone().append_domain(domain)
+                && !names.contains(&candidate)
+            {
+                names.push(candidate);
+            }
+        }
+        if !is_first && !names.contains(&as_it_is) {
+            names.push(as_it_is);
+        }
+        Ok(names)
+    }
+}
+
+fn name_server(address: SocketAddr) -> NameServerConfig {
+    let mut server = NameServerConfig::udp_and_tcp(address.ip());
+    for connection in &mut server.connections {
+        connection.port = address.port();
+    }
+    server
+}
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resolver").field("rules", &self.rules).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_few_dots_are_looked_up_in_the_search_domains_first() {
+        let domain = |text: &str| DnsName::from_utf8(text).expect("a name");
+        let mut resolver = Resolver::new(&config::Resolver {
+            servers: vec![([127, 0, 0, 1], 53).into()],
+            ..config::Resolver::default()
+        })
+        .expect("a resolver");
+        let names = |resolver: &Resolver, host: &str| {
+            let names = resolver.candidates(host).expect("a good name");
+            names.iter().map(DnsName::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&resolver, "app"), ["app."]);
+        resolver.search = vec![domain("a.example."), domain("example.")];
+        resolver.ndots = 2;
+        assert_eq!(names(&resolver, "app.b"), ["app.b.a.example.", "app.b.example.", "app.b."]);
+        assert_eq!(names(&resolver, "app.b.c"), ["app.b.c.", "app.b.c.a.example.", "app.b.c.example."]);
+        assert_eq!(names(&resolver, "app."), ["app."]);
+    }
+}
