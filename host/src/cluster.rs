@@ -1,5 +1,6 @@
 //! A cluster as requests see it: its endpoints and the balancers that order them, built once and never changed.
 
+mod build;
 mod queue;
 mod standing;
 pub mod endpoint;
@@ -16,21 +17,18 @@ pub mod learned;
 pub mod random;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use lb_api::wire;
 use tokio::sync::Notify;
 
 use crate::cluster::ejection::{Outlier, Trial};
 use crate::cluster::endpoint::{Declined, Endpoint, InFlight, Which};
-use crate::cluster::learned::Learned;
 use crate::cluster::retries::Retries;
 use crate::cluster::slow_start::SlowStart;
 use crate::cluster::sticky::Sticky;
-use crate::config::{self, AllDown, HostHeader, KeySource, Setting};
-use crate::module::Module;
-use crate::module::balancer::{self, Balancer, BuildError, BuildInput, Fault, Problem};
-use crate::module::registry::Registry;
+use crate::config::{self, AllDown, HostHeader, KeySource};
+use crate::module::balancer::{Balancer, Fault};
 
 pub use self::queue::{Offer, QueuePlace, QueueSignal, WaitQueue};
 pub use self::standing::{HealthFacts, keep};
@@ -74,10 +72,21 @@ pub struct Tier {
     pub n_endpoints: usize,
     /// Its balancer; none where its module's file is in quarantine. To begin a trylist, ask [`Tier::chooser`].
     pub balancer: Option<Balancer>,
-    /// Where another module balances requests without a key: its balancer, on the same terms.
-    pub keyless: Option<Option<Balancer>>,
+    /// What balances requests without a key.
+    pub keyless: KeylessChooser,
     /// What its balancer sees of it as a whole.
     pub state: &'static wire::ClusterState,
+}
+
+/// What balances the requests of a tier that have no key.
+#[derive(Debug)]
+pub enum KeylessChooser {
+    /// The balancer of all requests.
+    Same,
+    /// Another module's balancer.
+    Own(Balancer),
+    /// The host: that other module's file is in quarantine.
+    Host,
 }
 
 /// A request that was let in; counted until this is dropped.
@@ -91,90 +100,6 @@ impl Drop for Admitted<'_> {
 }
 
 impl Cluster {
-    /// Builds the endpoints and the balancers, which begin with what an earlier generation learned. Where the module is in
-    /// quarantine there are none, and the host chooses among the endpoints. `idx` is the cluster's in the configuration,
-    /// `fault_limit` is [`BuildInput::fault_limit`].
-    ///
-    /// # Errors
-    /// What the module has against its settings or its endpoints.
-    ///
-    /// # Panics
-    /// If a module of the cluster is not in the registry, which the checked configuration rules out.
-    pub fn build(
-        idx: usize,
-        config: &config::Cluster,
-        registry: &Registry,
-        state: &Learned,
-        fault_limit: u32,
-    ) -> Result<Self, BuildError> {
-        for id in config.modules() {
-            assert!(
-                registry.module(id).is_some() || registry.is_quarantined(id),
-                "a checked cluster names modules that are loaded"
-            );
-        }
-        let endpoints = Endpoint::of_cluster(config);
-        let known = state.cluster(&config.name);
-        if let Some(known) = known {
-            known.restore(&endpoints);
-        }
-        let mut first = 0;
-        let tiers: Result<Box<[Tier]>, BuildError> = endpoints
-            .chunk_by(|a, b| a.tier == b.tier)
-            .map(|endpoints| {
-                let state = Tier::new_state(endpoints);
-                let build = |id: &str, settings: &[Setting]| {
-                    let saved = known.and_then(|known| known.saved(endpoints[0].tier, id));
-                    let input = BuildInput {
-                        cluster: &config.name,
-                        cluster_idx: Some(idx),
-                        endpoints: &[],
-                        state,
-                        settings,
-                        previous: None,
-                        saved,
-                        fault_limit,
-                    };
-                    registry.module(id).map(|module| build_over(endpoints, module, input)).transpose()
-                };
-                let balancer = build(&config.module, &config.settings)?;
-                let keyless = config.key_missing.as_ref();
-                let keyless = keyless.map(|missing| build(&missing.module, &missing.settings)).transpose()?;
-                check_keyless(config, keyless.iter().flatten().next())?;
-                let tier = Tier { first, n_endpoints: endpoints.len(), balancer, keyless, state };
-                first += endpoints.len();
-                Ok(tier)
-            })
-            .collect();
-        let tiers = tiers?;
-        let has_limits = config.servers.iter().any(|server| server.max_requests > 0);
-        let slow_start = (!config.slow_start.is_zero())
-            .then(|| SlowStart::new(config.slow_start, config.slow_start_aggression));
-        let sticky = config
-            .sticky
-            .as_ref()
-            .map(|sticky| Sticky::new(&config.name, sticky, &endpoints, state.secret()));
-        let cluster = Self {
-            sticky,
-            config: config.clone(),
-            outlier: Outlier::new(&config.ejection, tiers.iter().map(|tier| tier.n_endpoints)),
-            endpoints,
-            tiers,
-            has_limits,
-            slow_start,
-            queue: WaitQueue::new(config.queue_order),
-            retries: Retries::default(),
-            requests: AtomicU32::new(0),
-            requests_elsewhere: AtomicU32::new(0),
-            panics: AtomicBool::new(false),
-            changed: Notify::new(),
-        };
-        if let Some(known) = known {
-            cluster.take_over_health(known.health());
-        }
-        Ok(cluster)
-    }
-
     /// Sets how many requests of other generations, in processes of their own, are on their way to an endpoint: they
     /// count towards its limit and wherever the less busy of two is wanted. Where it falls, those who wait are woken. From
     /// any thread.
@@ -325,20 +250,20 @@ impl Cluster {
         self.config.key.as_ref().filter(|_| is_used)
     }
 
-    /// What its operator may not have meant, a line each.
+    /// What its operator may not have meant, one line each.
     pub fn warnings(&self) -> Vec<String> {
         let mut balancers = self.tiers.iter().filter_map(|tier| tier.balancer.as_ref()).peekable();
         let config::Cluster { name, module, key, place, .. } = &self.config;
-        // Nobody knows what one in quarantine asks for.
+        // What a module in quarantine needs is unknown.
         let is_known = balancers.peek().is_some();
         let text = match (key, balancers.any(|balancer| balancer.needs().key)) {
-            // It would scatter what should stay together, and nobody would see why.
+            // It would scatter requests that belong together, and nobody would see why.
             (None, true) => format!(
-                "no key, though module \"{module}\" asks for one (write, for example, key = \"client\"): it takes all \
-                 requests for such as have none"
+                "module \"{module}\" needs a key, but none is set (for example, key = \"client\"): all requests count \
+                 as requests without a key"
             ),
             (Some(_), false) if is_known => {
-                format!("key: without effect here (module \"{module}\" does not ask for one)")
+                format!("key: ignored, because module \"{module}\" does not use one")
             }
             _ => return Vec::new(),
         };
@@ -372,68 +297,25 @@ impl Cluster {
 }
 
 impl Tier {
-    /// Who chooses for a request that begins now, and has a key or has none; none where the host is to.
+    /// The balancer for a request that begins now, and has a key or has none; `None` where the host chooses.
     #[inline]
     pub fn chooser(&self, has_key: bool) -> Option<&Balancer> {
         let balancer = match &self.keyless {
-            Some(keyless) if !has_key => keyless,
-            _ => &self.balancer,
+            KeylessChooser::Own(balancer) if !has_key => Some(balancer),
+            KeylessChooser::Host if !has_key => None,
+            _ => self.balancer.as_ref(),
         };
-        balancer.as_ref().filter(|balancer| !balancer.is_quarantined())
+        balancer.filter(|balancer| !balancer.is_quarantined())
     }
 
     /// All of its balancers.
     pub fn balancers(&self) -> impl Iterator<Item = &Balancer> {
-        self.balancer.iter().chain(self.keyless.iter().flatten())
+        let keyless = match &self.keyless {
+            KeylessChooser::Own(balancer) => Some(balancer),
+            KeylessChooser::Same | KeylessChooser::Host => None,
+        };
+        self.balancer.iter().chain(keyless)
     }
-
-    /// What a balancer of these endpoints sees of them as a whole.
-    fn new_state(endpoints: &[Endpoint]) -> &'static wire::ClusterState {
-        let is_available = |e: &&Endpoint| e.counters.state.load(Ordering::Relaxed) == wire::STATE_AVAILABLE;
-        let n_available = endpoints.iter().filter(is_available).count();
-        // Like the endpoints' slots never freed: modules may keep the reference.
-        Box::leak(Box::new(wire::ClusterState {
-            size: size_of::<wire::ClusterState>() as u32,
-            n_available: AtomicU32::new(u32::try_from(n_available).unwrap_or(u32::MAX)),
-            epoch: AtomicU64::new(0),
-        }))
-    }
-}
-
-/// `input` says everything but the endpoints.
-fn build_over(
-    endpoints: &[Endpoint],
-    module: &Arc<Module>,
-    input: BuildInput<'_>,
-) -> Result<Balancer, BuildError> {
-    let seen: Vec<balancer::Endpoint<'_>> = endpoints
-        .iter()
-        .map(|e| balancer::Endpoint {
-            id: e.id,
-            url: &e.url,
-            name: &e.name,
-            port: e.port,
-            address: e.addresses.as_fixed().map(|a| a.ip()),
-            weight: e.weight,
-            metadata: &e.metadata,
-            counters: e.counters,
-        })
-        .collect();
-    Balancer::build(module, BuildInput { endpoints: &seen, ..input })
-}
-
-/// Whether the balancer for requests without a key can do without.
-fn check_keyless(config: &config::Cluster, keyless: Option<&Balancer>) -> Result<(), BuildError> {
-    let Some(missing) = &config.key_missing else { return Ok(()) };
-    if !keyless.is_some_and(|balancer| balancer.needs().key) {
-        return Ok(());
-    }
-    let text = "is for requests without a key, and asks for one (name another module by key_missing)";
-    Err(BuildError {
-        cluster: (&*config.name).into(),
-        module: (&*missing.module).into(),
-        problems: vec![Problem { path: "".into(), text: text.into(), place: Some(missing.place.clone()) }],
-    })
 }
 
 /// The clusters of a worker, shared by its threads.
@@ -447,6 +329,8 @@ mod tests {
     use std::task::{Context, Waker};
 
     use super::*;
+    use crate::cluster::learned::Learned;
+    use crate::module::registry::Registry;
 
     /// Two servers, without a module.
     pub(super) fn cluster(keys: &str) -> Cluster {

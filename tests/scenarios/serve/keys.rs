@@ -128,17 +128,17 @@ fn a_key_and_who_asks_for_it_have_to_be_there_both() {
         (
             over("hash"),
             0,
-            "cluster \"app\": no key, though module \"hash\" asks for one (write, for example, key = \"client\"): it takes all requests for such as have none (warning)",
+            "cluster \"app\": module \"hash\" needs a key, but none is set (for example, key = \"client\"): all requests count as requests without a key (warning)",
         ),
         (
             over("random").in_cluster("key = \"client\""),
             0,
-            "cluster \"app\": key: without effect here (module \"random\" does not ask for one) (warning)",
+            "cluster \"app\": key: ignored, because module \"random\" does not use one (warning)",
         ),
         (
             keyed().and_module("maglev").in_cluster("key_missing = \"maglev\""),
             4,
-            "module \"maglev\": is for requests without a key, and asks for one (name another module by key_missing)",
+            "module \"maglev\": needs a key, but is to balance requests without one (name another module in key_missing)",
         ),
         (
             over("hash").in_cluster("key_missing = \"round_robin\""),
@@ -175,7 +175,6 @@ fn a_key_and_who_asks_for_it_have_to_be_there_both() {
         assert!(places.iter().all(|line| line.contains("site.toml:")), "without a place: {lines}");
     }
     let (lines, exit) = check(&Proxy::over([&origin]).named("app").in_cluster("key = \"client\""));
-    let said =
-        "cluster \"app\": key: without effect here (module \"proxy_lb\" does not ask for one) (warning)";
+    let said = "cluster \"app\": key: ignored, because module \"proxy_lb\" does not use one (warning)";
     assert!(exit == Some(0) && lines.contains(said), "{exit:?}: {lines}");
 }
