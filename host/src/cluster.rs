@@ -37,7 +37,7 @@ pub use self::standing::{HealthFacts, keep};
 #[derive(Debug)]
 pub struct Cluster {
     /// What the configuration says of it.
-    pub config: config::Cluster,
+    pub config: config::ClusterConfig,
     /// Its endpoints, those of a tier side by side; their index is their name everywhere but in module calls.
     pub endpoints: Box<[Endpoint]>,
     /// Who orders them, at least one: in this order, each used once no endpoint of those before it is left.
@@ -253,7 +253,7 @@ impl Cluster {
     /// What its operator may not have meant, one line each.
     pub fn warnings(&self) -> Vec<String> {
         let mut balancers = self.tiers.iter().filter_map(|tier| tier.balancer.as_ref()).peekable();
-        let config::Cluster { name, module, key, place, .. } = &self.config;
+        let config::ClusterConfig { name, module, key, place, .. } = &self.config;
         // What a module in quarantine needs is unknown.
         let is_known = balancers.peek().is_some();
         let text = match (key, balancers.any(|balancer| balancer.needs().key)) {
@@ -276,7 +276,7 @@ impl Cluster {
         keyless.map_or(&self.config.module, |missing| &missing.module)
     }
 
-    /// Its index among [`config::Cluster::modules`].
+    /// Its index among [`config::ClusterConfig::modules`].
     #[inline]
     pub fn module_idx(&self, has_key: bool) -> usize {
         usize::from(!has_key && self.config.key_missing.is_some())

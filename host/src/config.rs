@@ -34,15 +34,15 @@ pub use self::files::Files;
 pub use self::health::{CountedStatuses, Ejection, HealthCheck, HttpProbe, Probe, ProbeMethod};
 pub use self::locate::NotFound;
 pub use self::model::{
-    Access, AccessLogTarget, Admin, AllDown, Cluster, Config, CookieTerms, Families, HostHeader, KeyMissing,
-    KeySource, Limits, Listener, ModuleFile, Place, ProxyProtocol, QueueOrder, Resolve, Resolver, Route,
-    RouteOrder, RunAs, SameSite, Server, Setting, SettingValue, Sticky, Supervision, Syntax, Timeouts,
-    WhenFull,
+    Access, AccessLogTarget, Admin, AllDown, ClusterConfig, Config, CookieTerms, Families, HostHeader,
+    KeyMissing, KeySource, Limits, Listener, ModuleFile, Place, ProxyProtocol, QueueOrder, Resolve,
+    ResolverConfig, Route, RouteOrder, RunAs, SameSite, Server, Setting, SettingValue, StickyConfig,
+    Supervision, Syntax, Timeouts, WhenFull,
 };
 pub use self::problem::{ConfigErrors, Problem, Warning};
 
 use self::check::Checker;
-use self::source::Report;
+use self::source::Diagnostics;
 
 /// Reads and checks the configuration file at `path`; a name that ends in `.conf` is read as httpd's syntax.
 ///
@@ -81,7 +81,7 @@ fn parse_with(
     syntax: Syntax,
     files: &mut Files,
 ) -> Result<(Config, Vec<Warning>), ConfigErrors> {
-    let mut report = Report::new(name);
+    let mut report = Diagnostics::new(name);
     let raw = match syntax {
         Syntax::Toml => read::read(name, text, &mut report),
         Syntax::Httpd => httpd::read(name, text, files, &mut report),
@@ -123,7 +123,7 @@ struct OnlyControl {
 /// # Errors
 /// As [`load`].
 pub fn settings(name: &str, text: &str) -> Result<Vec<Setting>, ConfigErrors> {
-    let mut report = Report::new(name);
+    let mut report = Diagnostics::new(name);
     let settings = read::read_settings(name, text, &mut report);
     report.finish(settings).map(|(settings, _)| settings)
 }

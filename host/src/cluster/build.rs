@@ -20,7 +20,7 @@ use crate::module::registry::Registry;
 /// What the tiers of a cluster are built from.
 struct TierBuilder<'a> {
     cluster_idx: usize,
-    config: &'a config::Cluster,
+    config: &'a config::ClusterConfig,
     registry: &'a Registry,
     known: Option<&'a LearnedCluster>,
     fault_limit: u32,
@@ -38,7 +38,7 @@ impl Cluster {
     /// If a module of the cluster is not in the registry, which the checked configuration rules out.
     pub fn build(
         idx: usize,
-        config: &config::Cluster,
+        config: &config::ClusterConfig,
         registry: &Registry,
         learned: &Learned,
         fault_limit: u32,
@@ -65,7 +65,7 @@ impl Cluster {
 
     /// A cluster without requests. All of its endpoints are as the configuration says.
     fn over(
-        config: &config::Cluster,
+        config: &config::ClusterConfig,
         endpoints: Box<[Endpoint]>,
         tiers: Box<[Tier]>,
         secret: &[u8; 32],

@@ -80,7 +80,7 @@ impl Endpoint {
     /// The endpoints of a cluster, by tier and then in the order of the configuration, each with a slot of its own.
     ///
     /// Slots are never freed, as the ABI promises modules. A worker makes them once, so they do not add up.
-    pub fn of_cluster(cluster: &config::Cluster) -> Box<[Self]> {
+    pub fn of_cluster(cluster: &config::ClusterConfig) -> Box<[Self]> {
         let occurrence =
             |i: usize| cluster.servers[..i].iter().filter(|s| s.url == cluster.servers[i].url).count();
         let new = |(i, server)| Self::new(cluster, server, occurrence(i));
@@ -238,7 +238,7 @@ impl Endpoint {
         self.counters.latency_ns.store(new.max(1), Relaxed);
     }
 
-    fn new(cluster: &config::Cluster, server: &config::Server, occurrence: usize) -> Self {
+    fn new(cluster: &config::ClusterConfig, server: &config::Server, occurrence: usize) -> Self {
         let literal: Option<IpAddr> = server.host.parse().ok();
         let address = server.address.or(literal);
         let authority = match literal {

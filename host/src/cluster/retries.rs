@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::config::retry::Budget;
+use crate::config::retry::RetryBudget;
 
 /// The retries of a cluster that are under way, over all threads.
 #[derive(Debug, Default)]
@@ -15,7 +15,7 @@ pub struct Retrying<'a>(&'a Retries);
 impl Retries {
     /// Begins a retry, unless the budget is spent. `n_requests` counts what the cluster has in flight; it is asked only
     /// where the budget's minimum does not do.
-    pub fn begin(&self, budget: Budget, n_requests: impl FnOnce() -> u64) -> Option<Retrying<'_>> {
+    pub fn begin(&self, budget: RetryBudget, n_requests: impl FnOnce() -> u64) -> Option<Retrying<'_>> {
         let mut allowed = budget.min;
         if self.0.load(Ordering::Relaxed) >= budget.min {
             let share = n_requests().saturating_mul(budget.percent.into()) / 100;
@@ -39,7 +39,7 @@ mod tests {
     #[test]
     fn a_budget_lets_its_minimum_through_and_then_its_share() {
         let retries = Retries::default();
-        let budget = Budget { percent: 20, min: 2 };
+        let budget = RetryBudget { percent: 20, min: 2 };
         let begin = |n| retries.begin(budget, || n);
         let minimum = [begin(0), begin(0)].map(|retry| retry.expect("the minimum"));
         assert!(begin(14).is_none(), "20 % of 14 are two");

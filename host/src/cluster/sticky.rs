@@ -31,9 +31,14 @@ impl Sticky {
     /// For these endpoints of the cluster.
     ///
     /// `otherwise` is what sessions are signed with where the configuration has no secret.
-    pub fn new(cluster: &str, config: &config::Sticky, endpoints: &[Endpoint], otherwise: &[u8; 32]) -> Self {
+    pub fn new(
+        cluster: &str,
+        config: &config::StickyConfig,
+        endpoints: &[Endpoint],
+        otherwise: &[u8; 32],
+    ) -> Self {
         match config {
-            config::Sticky::Issued { cookie, secret, terms } => {
+            config::StickyConfig::Issued { cookie, secret, terms } => {
                 let secret = secret.as_ref().map_or(&otherwise[..], |secret| secret.as_bytes());
                 let values: Vec<String> = endpoints.iter().map(|e| value(secret, cluster, e.id)).collect();
                 let lines = |by_tls| -> CookieLines {
@@ -49,7 +54,7 @@ impl Sticky {
                     names: values.into_iter().map(|value| value.into_bytes().into()).zip(0..).collect(),
                 }
             }
-            config::Sticky::Route { sources, separator } => Self {
+            config::StickyConfig::Route { sources, separator } => Self {
                 sources: sources.clone(),
                 separator: *separator,
                 cookies: None,

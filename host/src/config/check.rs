@@ -21,12 +21,12 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::file::{self, File};
-use super::source::{At, Report, Span};
-use super::units::{Size, Time, show_time};
+use super::file::{self, RootTable};
+use super::source::{At, Diagnostics, Span};
+use super::units::{SizeValue, TimeValue, show_time};
 use super::{
-    Access, AccessLogTarget, Admin, Config, Families, Files, Limits, Listener, Place, Resolver, RouteOrder,
-    RunAs, Supervision, Syntax, Timeouts,
+    Access, AccessLogTarget, Admin, Config, Families, Files, Limits, Listener, Place, ResolverConfig,
+    RouteOrder, RunAs, Supervision, Syntax, Timeouts,
 };
 use crate::http::h1::head::MAX_HEADERS;
 use crate::net::address::Address;
@@ -51,7 +51,7 @@ struct RawAccess {
 
 /// What the checks share.
 pub(super) struct Checker<'a> {
-    pub(super) report: &'a mut Report,
+    pub(super) report: &'a mut Diagnostics,
     /// What certificates and keys are read by.
     pub(super) files: &'a mut Files,
     /// The syntax whose words the messages use.
@@ -64,7 +64,7 @@ pub(super) struct Checker<'a> {
 
 impl Checker<'_> {
     /// Everything; the result means nothing if the report has errors afterwards.
-    pub(super) fn check(&mut self, file: File) -> Config {
+    pub(super) fn check(&mut self, file: RootTable) -> Config {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = self.integer("threads", file.threads.as_ref(), 1..=1024, threads);
         let listeners = self.listeners(file.listener.0);
@@ -102,7 +102,7 @@ impl Checker<'_> {
         }
     }
 
-    fn listeners(&mut self, tables: Vec<Spanned<file::Listener>>) -> Vec<Listener> {
+    fn listeners(&mut self, tables: Vec<Spanned<file::ListenerTable>>) -> Vec<Listener> {
         if tables.is_empty() && !self.report.is_touched(&self.root, "listener") {
             self.report.error_of_whole(match self.syntax {
                 Syntax::Toml => {
@@ -160,7 +160,7 @@ impl Checker<'_> {
         listeners
     }
 
-    fn admin(&mut self, admin: Spanned<file::Admin>, listeners: &[Listener]) -> Option<Admin> {
+    fn admin(&mut self, admin: Spanned<file::AdminTable>, listeners: &[Listener]) -> Option<Admin> {
         let (span, admin) = (admin.span(), admin.into_inner());
         let Some(text) = admin.address else {
             self.missing(&span, "address", "admin", "write, for example, address = \"127.0.0.1:9100\"");
@@ -222,7 +222,7 @@ impl Checker<'_> {
         Access { mode: mode.unwrap_or(Access::default().mode), owner }
     }
 
-    fn limits(&mut self, raw: file::Limits) -> Limits {
+    fn limits(&mut self, raw: file::LimitsTable) -> Limits {
         let defaults = Limits::default();
         let line = self.size("limits.request_line_bytes", raw.request_line_bytes.as_ref(), 64..=LARGEST_HEAD);
         let head = self.size("limits.head_bytes", raw.head_bytes.as_ref(), 64..=LARGEST_HEAD);
@@ -252,7 +252,7 @@ impl Checker<'_> {
         limits
     }
 
-    fn timeouts(&mut self, raw: file::Timeouts) -> Timeouts {
+    fn timeouts(&mut self, raw: file::TimeoutsTable) -> Timeouts {
         let defaults = Timeouts::default();
         Timeouts {
             request_head: self.time(
@@ -313,7 +313,7 @@ impl Checker<'_> {
         names.into_iter().map(|name| name.into_inner().into()).collect()
     }
 
-    fn supervision(&mut self, raw: file::Supervision) -> Supervision {
+    fn supervision(&mut self, raw: file::SupervisionTable) -> Supervision {
         let defaults = Supervision::default();
         let of = |key: &str| format!("supervision.{key}");
         Supervision {
@@ -350,8 +350,8 @@ impl Checker<'_> {
         }
     }
 
-    fn resolver(&mut self, raw: file::Resolver) -> Resolver {
-        let defaults = Resolver::default();
+    fn resolver(&mut self, raw: file::ResolverTable) -> ResolverConfig {
+        let defaults = ResolverConfig::default();
         let mut servers = Vec::new();
         for text in raw.servers.into_iter().flatten() {
             match address::parse_name_server(text.get_ref()) {
@@ -372,7 +372,7 @@ impl Checker<'_> {
                 defaults.family
             }
         });
-        let resolver = Resolver {
+        let resolver = ResolverConfig {
             servers,
             family,
             timeout: self.time("resolver.timeout", raw.timeout.as_ref(), defaults.timeout),
@@ -388,7 +388,7 @@ impl Checker<'_> {
         resolver
     }
 
-    fn access_log(&mut self, log: Spanned<file::AccessLog>) -> AccessLogTarget {
+    fn access_log(&mut self, log: Spanned<file::AccessLogTable>) -> AccessLogTarget {
         let (span, log) = (log.span(), log.into_inner());
         let Some(path) = log.path else {
             self.missing(&span, "path", "access_log", "write path = \"stdout\" or a file's name");
@@ -436,11 +436,11 @@ impl Checker<'_> {
     fn size(
         &mut self,
         object: &str,
-        value: Option<&Spanned<Size>>,
+        value: Option<&Spanned<SizeValue>>,
         range: RangeInclusive<u64>,
     ) -> Option<u64> {
         let value = value?;
-        let Size(bytes) = *value.get_ref();
+        let SizeValue(bytes) = *value.get_ref();
         if range.contains(&bytes) {
             return Some(bytes);
         }
@@ -455,9 +455,9 @@ impl Checker<'_> {
     }
 
     /// A duration that makes no sense as zero.
-    fn time(&mut self, object: &str, value: Option<&Spanned<Time>>, default: Duration) -> Duration {
+    fn time(&mut self, object: &str, value: Option<&Spanned<TimeValue>>, default: Duration) -> Duration {
         let Some(value) = value else { return default };
-        let Time(time) = *value.get_ref();
+        let TimeValue(time) = *value.get_ref();
         if time.is_zero() {
             let usual = show_time(default);
             self.report
@@ -467,9 +467,9 @@ impl Checker<'_> {
     }
 
     /// A duration that makes no sense as zero, and without which there is no limit.
-    fn limit_of_time(&mut self, object: &str, value: Option<&Spanned<Time>>) -> Option<Duration> {
+    fn limit_of_time(&mut self, object: &str, value: Option<&Spanned<TimeValue>>) -> Option<Duration> {
         let value = value?;
-        let Time(time) = *value.get_ref();
+        let TimeValue(time) = *value.get_ref();
         if time.is_zero() {
             let right = "leave the key out for no limit";
             self.report.error(value.at(), format!("{object}: must be longer than 0s ({right})"));

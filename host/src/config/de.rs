@@ -22,18 +22,18 @@ use super::source::{At, Span};
 
 /// One value of the tree.
 #[derive(Clone, Copy)]
-pub(super) struct Node<'de> {
+pub(super) struct TreeNode<'de> {
     value: &'de Spanned<DeValue<'de>>,
     left_out: &'de HashSet<Span>,
 }
 
-impl<'de> Node<'de> {
+impl<'de> TreeNode<'de> {
     /// The tree's root, without the values and keys at these spans.
     pub(super) fn new(value: &'de Spanned<DeValue<'de>>, left_out: &'de HashSet<Span>) -> Self {
         Self { value, left_out }
     }
 
-    fn visit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+    fn visit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TreeError> {
         match self.value.get_ref() {
             DeValue::String(text) => visitor.visit_str(text),
             DeValue::Integer(integer) => match i64::from_str_radix(integer.as_str(), integer.radix()) {
@@ -47,36 +47,36 @@ impl<'de> Node<'de> {
             DeValue::Boolean(boolean) => visitor.visit_bool(*boolean),
             DeValue::Datetime(datetime) => visitor.visit_string(datetime.to_string()),
             DeValue::Array(array) => {
-                visitor.visit_seq(Elements { left: array.iter(), left_out: self.left_out, next: 0 })
+                visitor.visit_seq(TreeElements { left: array.iter(), left_out: self.left_out, next: 0 })
             }
-            DeValue::Table(table) => visitor.visit_map(Entries::new(table, self)),
+            DeValue::Table(table) => visitor.visit_map(TreeEntries::new(table, self)),
         }
     }
 }
 
-impl<'de> Deserializer<'de> for Node<'de> {
-    type Error = Error;
+impl<'de> Deserializer<'de> for TreeNode<'de> {
+    type Error = TreeError;
 
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TreeError> {
         self.visit(visitor).map_err(|error| error.at(self.value.span()))
     }
 
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TreeError> {
         visitor.visit_some(self)
     }
 
-    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TreeError> {
         // Only a module's settings may hold dates, as strings; a name must not be one by forgotten quotes.
         match self.value.get_ref() {
             DeValue::Datetime(_) => {
-                Err(<Error as de::Error>::invalid_type(Unexpected::Other("a date"), &visitor)
+                Err(<TreeError as de::Error>::invalid_type(Unexpected::Other("a date"), &visitor)
                     .at(self.value.span()))
             }
             _ => self.deserialize_any(visitor),
         }
     }
 
-    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TreeError> {
         self.deserialize_string(visitor)
     }
 
@@ -84,7 +84,7 @@ impl<'de> Deserializer<'de> for Node<'de> {
         self,
         _: &'static str,
         visitor: V,
-    ) -> Result<V::Value, Error> {
+    ) -> Result<V::Value, TreeError> {
         visitor.visit_newtype_struct(self)
     }
 
@@ -93,13 +93,15 @@ impl<'de> Deserializer<'de> for Node<'de> {
         name: &'static str,
         _: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, Error> {
+    ) -> Result<V::Value, TreeError> {
         if is_spanned(name) {
             return visitor.visit_map(SpannedDeserializer::new(self, self.value.span()));
         }
         // Derived code would take an array as a table's values in the order of its fields.
         if self.value.get_ref().is_array() {
-            return Err(<Error as de::Error>::invalid_type(Unexpected::Seq, &visitor).at(self.value.span()));
+            return Err(
+                <TreeError as de::Error>::invalid_type(Unexpected::Seq, &visitor).at(self.value.span())
+            );
         }
         self.deserialize_any(visitor)
     }
@@ -110,7 +112,7 @@ impl<'de> Deserializer<'de> for Node<'de> {
     }
 }
 
-impl<'de> IntoDeserializer<'de, Error> for Node<'de> {
+impl<'de> IntoDeserializer<'de, TreeError> for TreeNode<'de> {
     type Deserializer = Self;
 
     fn into_deserializer(self) -> Self {
@@ -118,72 +120,73 @@ impl<'de> IntoDeserializer<'de, Error> for Node<'de> {
     }
 }
 
-struct Elements<'de> {
+struct TreeElements<'de> {
     left: slice::Iter<'de, Spanned<DeValue<'de>>>,
     left_out: &'de HashSet<Span>,
     next: usize,
 }
 
-impl<'de> SeqAccess<'de> for Elements<'de> {
-    type Error = Error;
+impl<'de> SeqAccess<'de> for TreeElements<'de> {
+    type Error = TreeError;
 
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Error> {
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, TreeError> {
         for value in self.left.by_ref() {
             let index = self.next;
             self.next += 1;
             if !self.left_out.contains(&value.span()) {
-                let element = seed.deserialize(Node { value, left_out: self.left_out });
-                return element.map(Some).map_err(|error| error.below(Step::Index(index)));
+                let element = seed.deserialize(TreeNode { value, left_out: self.left_out });
+                return element.map(Some).map_err(|error| error.below(TreeStep::Index(index)));
             }
         }
         Ok(None)
     }
 }
 
-type Entry<'de> = (&'de Spanned<Cow<'de, str>>, &'de Spanned<DeValue<'de>>);
+type TreeEntry<'de> = (&'de Spanned<Cow<'de, str>>, &'de Spanned<DeValue<'de>>);
 
-struct Entries<'de> {
-    left: std::vec::IntoIter<Entry<'de>>,
-    current: Option<Entry<'de>>,
-    table: Node<'de>,
+struct TreeEntries<'de> {
+    left: std::vec::IntoIter<TreeEntry<'de>>,
+    current: Option<TreeEntry<'de>>,
+    table: TreeNode<'de>,
 }
 
-impl<'de> Entries<'de> {
-    fn new(entries: &'de DeTable<'de>, table: Node<'de>) -> Self {
-        let is_kept = |(key, value): &Entry<'_>| {
+impl<'de> TreeEntries<'de> {
+    fn new(entries: &'de DeTable<'de>, table: TreeNode<'de>) -> Self {
+        let is_kept = |(key, value): &TreeEntry<'_>| {
             !table.left_out.contains(&key.span()) && !table.left_out.contains(&value.span())
         };
-        let mut entries: Vec<Entry<'de>> = entries.iter().filter(is_kept).collect();
+        let mut entries: Vec<TreeEntry<'de>> = entries.iter().filter(is_kept).collect();
         // The order of the file, where `toml` keeps that of the alphabet.
         entries.sort_by_key(|(key, _)| key.at());
         Self { left: entries.into_iter(), current: None, table }
     }
 }
 
-impl<'de> MapAccess<'de> for Entries<'de> {
-    type Error = Error;
+impl<'de> MapAccess<'de> for TreeEntries<'de> {
+    type Error = TreeError;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, TreeError> {
         self.current = self.left.next();
         let Some((key, _)) = self.current else { return Ok(None) };
-        let step = || Step::Key { table: self.table.value.span(), key: key.to_string() };
-        seed.deserialize(Key(key)).map(Some).map_err(|error| error.at(key.span()).below(step()))
+        let step = || TreeStep::Key { table: self.table.value.span(), key: key.to_string() };
+        seed.deserialize(TreeKey(key)).map(Some).map_err(|error| error.at(key.span()).below(step()))
     }
 
-    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, TreeError> {
         let (key, value) = self.current.take().expect("serde asks for a value after its key");
-        let step = || Step::Key { table: self.table.value.span(), key: key.to_string() };
-        seed.deserialize(Node { value, left_out: self.table.left_out }).map_err(|error| error.below(step()))
+        let step = || TreeStep::Key { table: self.table.value.span(), key: key.to_string() };
+        seed.deserialize(TreeNode { value, left_out: self.table.left_out })
+            .map_err(|error| error.below(step()))
     }
 }
 
 #[derive(Clone, Copy)]
-struct Key<'de>(&'de Spanned<Cow<'de, str>>);
+struct TreeKey<'de>(&'de Spanned<Cow<'de, str>>);
 
-impl<'de> Deserializer<'de> for Key<'de> {
-    type Error = Error;
+impl<'de> Deserializer<'de> for TreeKey<'de> {
+    type Error = TreeError;
 
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TreeError> {
         visitor.visit_str(self.0.get_ref())
     }
 
@@ -192,7 +195,7 @@ impl<'de> Deserializer<'de> for Key<'de> {
         name: &'static str,
         _: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, Error> {
+    ) -> Result<V::Value, TreeError> {
         if is_spanned(name) {
             return visitor.visit_map(SpannedDeserializer::new(self, self.0.span()));
         }
@@ -205,7 +208,7 @@ impl<'de> Deserializer<'de> for Key<'de> {
     }
 }
 
-impl<'de> IntoDeserializer<'de, Error> for Key<'de> {
+impl<'de> IntoDeserializer<'de, TreeError> for TreeKey<'de> {
     type Deserializer = Self;
 
     fn into_deserializer(self) -> Self {
@@ -215,18 +218,18 @@ impl<'de> IntoDeserializer<'de, Error> for Key<'de> {
 
 /// What one round found wrong.
 #[derive(Debug)]
-pub(super) struct Error {
+pub(super) struct TreeError {
     /// The value or key at fault.
     pub(super) span: Option<Span>,
     /// The way to it, from the root.
-    pub(super) path: Vec<Step>,
+    pub(super) path: Vec<TreeStep>,
     /// What is wrong with it.
-    pub(super) fault: Fault,
+    pub(super) fault: TreeFault,
 }
 
 /// One step from a table or an array to what is in it.
 #[derive(Debug)]
-pub(super) enum Step {
+pub(super) enum TreeStep {
     /// Into a key of the table at this span.
     Key { table: Span, key: String },
     /// Into an element of an array.
@@ -235,15 +238,15 @@ pub(super) enum Step {
 
 /// What is wrong with a value or a key.
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(super) enum TreeFault {
     /// No such key here; these are known.
     UnknownKey(&'static [&'static str]),
     /// In words.
     Wrong(String),
 }
 
-impl Error {
-    fn new(fault: Fault) -> Self {
+impl TreeError {
+    fn new(fault: TreeFault) -> Self {
         Self { span: None, path: Vec::new(), fault }
     }
 
@@ -252,15 +255,15 @@ impl Error {
         self
     }
 
-    fn below(mut self, step: Step) -> Self {
+    fn below(mut self, step: TreeStep) -> Self {
         self.path.insert(0, step);
         self
     }
 }
 
-impl de::Error for Error {
+impl de::Error for TreeError {
     fn custom<T: fmt::Display>(text: T) -> Self {
-        Self::new(Fault::Wrong(text.to_string()))
+        Self::new(TreeFault::Wrong(text.to_string()))
     }
 
     fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
@@ -274,7 +277,7 @@ impl de::Error for Error {
     }
 
     fn unknown_field(_: &str, known: &'static [&'static str]) -> Self {
-        Self::new(Fault::UnknownKey(known))
+        Self::new(TreeFault::UnknownKey(known))
     }
 }
 
@@ -291,13 +294,13 @@ fn show(found: Unexpected<'_>) -> String {
     }
 }
 
-impl fmt::Display for Error {
+impl fmt::Display for TreeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.fault {
-            Fault::UnknownKey(_) => f.write_str("unknown key"),
-            Fault::Wrong(text) => f.write_str(text),
+            TreeFault::UnknownKey(_) => f.write_str("unknown key"),
+            TreeFault::Wrong(text) => f.write_str(text),
         }
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for TreeError {}

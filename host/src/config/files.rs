@@ -20,25 +20,25 @@ const MAX_FILE_BYTES: u64 = 16 << 20;
 pub struct Files {
     /// Nothing more is read: these are the files of a configuration that was checked elsewhere.
     is_whole: bool,
-    read: Vec<Known>,
-    found: Vec<(Pattern, Result<Vec<PathBuf>, String>)>,
+    read: Vec<KnownFile>,
+    found: Vec<(IncludePattern, Result<Vec<PathBuf>, String>)>,
 }
 
 /// A file that was asked for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Known {
+struct KnownFile {
     path: PathBuf,
-    bytes: Result<Bytes, String>,
+    bytes: Result<FileBytes, String>,
     /// Permissions, as they were when it was read.
     mode: u32,
 }
 
 /// What is in a file. It may be a private key, so it is wiped when this is dropped, and never printed.
 #[derive(Clone, Default, Serialize, Deserialize)]
-pub(crate) struct Bytes(Vec<u8>);
+pub(crate) struct FileBytes(Vec<u8>);
 
 /// An argument of `Include`, and the directory that it starts from.
-type Pattern = (String, PathBuf);
+type IncludePattern = (String, PathBuf);
 
 impl Files {
     /// Nothing yet; files are read when they are asked for.
@@ -62,7 +62,7 @@ impl Files {
     }
 
     /// A file.
-    pub(super) fn bytes(&mut self, path: &Path) -> Result<Bytes, String> {
+    pub(super) fn bytes(&mut self, path: &Path) -> Result<FileBytes, String> {
         if let Some(known) = self.read.iter().find(|known| known.path == path) {
             return known.bytes.clone();
         }
@@ -75,7 +75,7 @@ impl Files {
             Ok((bytes, mode)) => (Ok(bytes), mode),
             Err(reason) => (Err(reason), 0),
         };
-        self.read.push(Known { path: path.to_owned(), bytes: bytes.clone(), mode });
+        self.read.push(KnownFile { path: path.to_owned(), bytes: bytes.clone(), mode });
         bytes
     }
 
@@ -88,7 +88,7 @@ impl Files {
 
     /// The files that an argument of `Include` means.
     pub(super) fn included(&mut self, argument: &str, directory: &Path) -> Result<Vec<PathBuf>, String> {
-        let is_known = |((known, at), _): &&(Pattern, _)| known == argument && at == directory;
+        let is_known = |((known, at), _): &&(IncludePattern, _)| known == argument && at == directory;
         if let Some((_, found)) = self.found.iter().find(is_known) {
             return found.clone();
         }
@@ -106,7 +106,7 @@ impl Files {
     }
 }
 
-impl Deref for Bytes {
+impl Deref for FileBytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -114,20 +114,20 @@ impl Deref for Bytes {
     }
 }
 
-impl Drop for Bytes {
+impl Drop for FileBytes {
     fn drop(&mut self) {
         self.0.zeroize();
     }
 }
 
-impl fmt::Debug for Bytes {
+impl fmt::Debug for FileBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} bytes", self.len())
     }
 }
 
 /// What is in a file, and its permissions.
-fn read(path: &Path) -> Result<(Bytes, u32), String> {
+fn read(path: &Path) -> Result<(FileBytes, u32), String> {
     let (bytes, mode) = read_file(path).map_err(|error| format!("cannot be read: {}", cause(&error)))?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(format!("cannot be read: it is larger than {} MiB", MAX_FILE_BYTES >> 20));
@@ -135,12 +135,12 @@ fn read(path: &Path) -> Result<(Bytes, u32), String> {
     Ok((bytes, mode))
 }
 
-fn read_file(path: &Path) -> io::Result<(Bytes, u32)> {
+fn read_file(path: &Path) -> io::Result<(FileBytes, u32)> {
     // Without waiting for whoever may write to a pipe.
     let file = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)?;
     let metadata = file.metadata()?;
     // In one piece from the beginning: a vector that grows leaves copies behind. One byte more shows the end.
-    let mut bytes = Bytes(Vec::with_capacity(metadata.len().min(MAX_FILE_BYTES) as usize + 1));
+    let mut bytes = FileBytes(Vec::with_capacity(metadata.len().min(MAX_FILE_BYTES) as usize + 1));
     file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes.0)?;
     Ok((bytes, metadata.mode()))
 }

@@ -30,21 +30,26 @@ use std::path::Path;
 
 use toml::Spanned;
 
-use self::directive::{ANYTHING, Arguments, DIRECTIVES};
-use self::include::Stack;
-use self::line::{Line, lines, words};
+use self::directive::{ANYTHING, DIRECTIVES, DirectiveLine};
+use self::include::IncludeStack;
+use self::line::{LogicalLine, lines, words};
 use super::Files;
-use super::file::File;
-use super::source::{Report, Span};
+use super::file::RootTable;
+use super::source::{Diagnostics, Span};
 use super::suggest::{did_you_mean, nearest};
 
-/// What marks call the whole; see [`Report::mark_lost`].
+/// What marks call the whole; see [`Diagnostics::mark_lost`].
 const ROOT: Span = 0..0;
 
 /// Reads `text` and what it includes. Lines with mistakes in them are reported and left out.
-pub(super) fn read(name: &str, text: &str, files: &mut Files, report: &mut Report) -> Option<(File, Span)> {
-    let (file, cluster_modules, open) = (File::default(), Vec::new(), Stack::default());
-    let mut reader = Reader { report, file, cluster_modules, files, open };
+pub(super) fn read(
+    name: &str,
+    text: &str,
+    files: &mut Files,
+    report: &mut Diagnostics,
+) -> Option<(RootTable, Span)> {
+    let (file, cluster_modules, open) = (RootTable::default(), Vec::new(), IncludeStack::default());
+    let mut reader = HttpdReader { report, file, cluster_modules, files, open };
     reader.open.enter(Path::new(name)).expect("nothing is open yet");
     reader.read_file(name, text);
     reader.set_cluster_modules();
@@ -58,37 +63,37 @@ pub(super) fn control_of(text: &str) -> Option<String> {
     found.next().map(|mut words| words.remove(1))
 }
 
-struct Reader<'a> {
-    report: &'a mut Report,
-    file: File,
+struct HttpdReader<'a> {
+    report: &'a mut Diagnostics,
+    file: RootTable,
     /// Cluster and module ID of each `LBClusterModule`, which may stand before its cluster.
     cluster_modules: Vec<(Spanned<String>, Spanned<String>)>,
     files: &'a mut Files,
-    open: Stack,
+    open: IncludeStack,
 }
 
 /// An open section.
-struct Section {
+struct OpenSection {
     name: String,
     /// As written, without the brackets.
     head: String,
     at: usize,
 }
 
-/// Sections of one file; httpd does not let them cross files either.
+/// Sections of one file. As in httpd, a section ends in the file in which it began.
 #[derive(Default)]
-struct Sections {
+struct OpenSections {
     /// Those whose lines count.
-    open: Vec<Section>,
+    open: Vec<OpenSection>,
     /// One whose lines do not, and how many of its own name are open in it. Its lines are not looked at.
-    skipped: Option<(Section, usize)>,
+    skipped: Option<(OpenSection, usize)>,
 }
 
-impl Reader<'_> {
+impl HttpdReader<'_> {
     fn read_file(&mut self, name: &str, text: &str) {
         let base = self.report.add_file(name, text);
         let directory = Path::new(name).parent().unwrap_or(Path::new(""));
-        let mut sections = Sections::default();
+        let mut sections = OpenSections::default();
         for line in lines(text, base) {
             match line.text.strip_prefix('<') {
                 Some(tag) => self.section(&line, tag, &mut sections),
@@ -109,7 +114,7 @@ impl Reader<'_> {
         }
     }
 
-    fn section(&mut self, line: &Line, tag: &str, sections: &mut Sections) {
+    fn section(&mut self, line: &LogicalLine, tag: &str, sections: &mut OpenSections) {
         let Some((head, _)) = tag.rsplit_once('>') else {
             if sections.skipped.is_none() {
                 self.report.error(line.at, format!("<{tag} has no closing \">\""));
@@ -120,7 +125,7 @@ impl Reader<'_> {
             return self.close(line, name.trim_ascii(), sections);
         }
         let (name, argument) = head.split_once(|c: char| c.is_ascii_whitespace()).unwrap_or((head, ""));
-        let section = Section { name: name.to_owned(), head: head.to_owned(), at: line.at };
+        let section = OpenSection { name: name.to_owned(), head: head.to_owned(), at: line.at };
         if let Some((skipped, depth)) = &mut sections.skipped {
             *depth += usize::from(is(&skipped.name, name));
         } else if is(name, "VirtualHost") {
@@ -146,7 +151,7 @@ impl Reader<'_> {
         }
     }
 
-    fn close(&mut self, line: &Line, name: &str, sections: &mut Sections) {
+    fn close(&mut self, line: &LogicalLine, name: &str, sections: &mut OpenSections) {
         if let Some((skipped, depth)) = &mut sections.skipped {
             *depth -= usize::from(is(&skipped.name, name));
             if *depth == 0 {
@@ -168,7 +173,7 @@ impl Reader<'_> {
     }
 
     /// Whether the lines of an `<IfModule>` count.
-    fn condition(&mut self, line: &Line, argument: &str) -> bool {
+    fn condition(&mut self, line: &LogicalLine, argument: &str) -> bool {
         let (is_negated, module) = match argument.strip_prefix('!') {
             Some(module) => (true, module.trim_ascii_start()),
             None => (false, argument),
@@ -195,7 +200,7 @@ impl Reader<'_> {
         entries.map(|(id, _)| id.get_ref().as_str())
     }
 
-    fn directive(&mut self, line: &Line, directory: &Path) {
+    fn directive(&mut self, line: &LogicalLine, directory: &Path) {
         let span = line.at..line.at + line.text.len();
         let words = match words(&line.text) {
             Ok(words) => words,
@@ -222,11 +227,11 @@ impl Reader<'_> {
             let (name, takes, found) = (directive.name, directive.takes, arguments.len());
             return self.report.error(line.at, format!("{name} takes {takes} (found {found})"));
         }
-        (directive.apply)(self, &Arguments { directive, words: arguments, span, directory });
+        (directive.apply)(self, &DirectiveLine { directive, words: arguments, span, directory });
     }
 
     /// Reports a line that cannot be used.
-    fn refuse(&mut self, line: &Arguments<'_>, reason: &str) {
+    fn refuse(&mut self, line: &DirectiveLine<'_>, reason: &str) {
         self.mark(line.directive.fills);
         let text = format!("{} {}: {reason}", line.directive.name, line.words.join(" "));
         self.report.error(line.span.start, text);

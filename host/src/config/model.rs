@@ -49,7 +49,7 @@ pub struct Config {
     /// Modules to load, each ID once.
     pub modules: Vec<ModuleFile>,
     /// Groups of servers. `Route::cluster` is an index into these.
-    pub clusters: Vec<Cluster>,
+    pub clusters: Vec<ClusterConfig>,
     /// Which requests go where, in the order of the file.
     pub routes: Vec<Route>,
     /// Which route wins where several match.
@@ -75,7 +75,7 @@ pub struct Config {
     /// What a module may do to its worker before it is held to account.
     pub supervision: Supervision,
     /// How servers' names are looked up.
-    pub resolver: Resolver,
+    pub resolver: ResolverConfig,
     /// One line a request, or none.
     pub access_log: AccessLogTarget,
     /// Where metrics are served, if anywhere.
@@ -150,7 +150,7 @@ pub struct ModuleFile {
 
 /// A named group of servers, balanced together.
 #[derive(Clone, Debug)]
-pub struct Cluster {
+pub struct ClusterConfig {
     /// Its name.
     pub name: Arc<str>,
     /// Module ID of its balancer; one of [`Config::modules`].
@@ -203,7 +203,7 @@ pub struct Cluster {
     /// What to do where no server is available.
     pub all_down: AllDown,
     /// How requests of one session find their server again.
-    pub sticky: Option<Sticky>,
+    pub sticky: Option<StickyConfig>,
     /// Requests that it may have under way at once, over all threads, those that wait included; 0 is no limit.
     pub max_requests: u32,
     /// The PROXY header that its servers get, if they do. Then `keepalive` is 0.
@@ -251,7 +251,7 @@ pub struct Server {
     pub place: Place,
 }
 
-impl Cluster {
+impl ClusterConfig {
     /// IDs of its modules: the one that it names, then the one for requests without a key.
     pub fn modules(&self) -> impl Iterator<Item = &Arc<str>> {
         std::iter::once(&self.module).chain(self.key_missing.as_ref().map(|missing| &missing.module))
@@ -309,7 +309,7 @@ pub enum WhenFull {
 
 /// How requests of one session find their server again.
 #[derive(Clone, PartialEq, Eq)]
-pub enum Sticky {
+pub enum StickyConfig {
     /// By a cookie that the proxy sets.
     Issued {
         /// Its name.
@@ -428,7 +428,7 @@ pub struct Route {
     /// For a whole request, where it differs from [`Timeouts::request`].
     pub timeout: Option<Duration>,
     /// When requests are sent again; never, where there is none.
-    pub retry: Option<Arc<retry::Policy>>,
+    pub retry: Option<Arc<retry::RetryPolicy>>,
     /// What becomes of request headers; the cluster's rules are among them.
     pub request_headers: Option<Arc<Rules>>,
     /// What becomes of response headers; the cluster's rules are among them.
@@ -535,7 +535,7 @@ impl Families {
 
 /// How servers' names are looked up.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Resolver {
+pub struct ResolverConfig {
     /// Name servers to ask; none are those of the system.
     pub servers: Vec<SocketAddr>,
     /// Addresses that are looked up and used.
@@ -570,7 +570,7 @@ pub struct Admin {
     pub place: Place,
 }
 
-impl fmt::Debug for Sticky {
+impl fmt::Debug for StickyConfig {
     /// Without the secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -617,7 +617,7 @@ impl Default for Limits {
     }
 }
 
-impl Default for Resolver {
+impl Default for ResolverConfig {
     fn default() -> Self {
         Self {
             servers: Vec::new(),

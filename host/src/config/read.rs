@@ -7,21 +7,21 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::Setting;
-use super::de::{Error, Fault, Node, Step};
-use super::file::File;
-use super::settings::{self, Value};
+use super::de::{TreeError, TreeFault, TreeNode, TreeStep};
+use super::file::RootTable;
+use super::settings::{self, SettingTree};
 use super::shape::Named;
-use super::source::{Report, Span};
+use super::source::{Diagnostics, Span};
 use super::suggest::{did_you_mean, nearest};
 
 /// Reads `text`, the only file of `report`. Of a file with mistakes in it, what is right; of one that is not TOML,
 /// nothing. The span is that of the whole file, as marks know it.
-pub(super) fn read(name: &str, text: &str, report: &mut Report) -> Option<(File, Span)> {
+pub(super) fn read(name: &str, text: &str, report: &mut Diagnostics) -> Option<(RootTable, Span)> {
     let root = parse(name, text, report)?;
     let span = root.span();
     let mut left_out = HashSet::new();
     loop {
-        let error = match File::deserialize(Node::new(&root, &left_out)) {
+        let error = match RootTable::deserialize(TreeNode::new(&root, &left_out)) {
             Ok(file) => return Some((file, span)),
             Err(error) => error,
         };
@@ -35,9 +35,9 @@ pub(super) fn read(name: &str, text: &str, report: &mut Report) -> Option<(File,
 }
 
 /// Reads a module's settings, which are all that is in `text`.
-pub(super) fn read_settings(name: &str, text: &str, report: &mut Report) -> Option<Vec<Setting>> {
+pub(super) fn read_settings(name: &str, text: &str, report: &mut Diagnostics) -> Option<Vec<Setting>> {
     let root = parse(name, text, report)?;
-    match Named::<Value>::deserialize(Node::new(&root, &HashSet::new())) {
+    match Named::<SettingTree>::deserialize(TreeNode::new(&root, &HashSet::new())) {
         Ok(settings) => Some(settings::flatten(settings, report)),
         Err(error) => {
             let at = error.span.clone().unwrap_or_else(|| root.span());
@@ -47,7 +47,7 @@ pub(super) fn read_settings(name: &str, text: &str, report: &mut Report) -> Opti
     }
 }
 
-fn parse<'a>(name: &str, text: &'a str, report: &mut Report) -> Option<Spanned<DeValue<'a>>> {
+fn parse<'a>(name: &str, text: &'a str, report: &mut Diagnostics) -> Option<Spanned<DeValue<'a>>> {
     report.add_file(name, text);
     let (root, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
@@ -57,7 +57,7 @@ fn parse<'a>(name: &str, text: &'a str, report: &mut Report) -> Option<Spanned<D
     Some(Spanned::new(root.span(), DeValue::Table(root.into_inner())))
 }
 
-fn report_syntax(text: &str, errors: &[toml::de::Error], report: &mut Report) {
+fn report_syntax(text: &str, errors: &[toml::de::Error], report: &mut Diagnostics) {
     let mut last_line = 0;
     for error in errors {
         let span = error.span().unwrap_or(text.len()..text.len());
@@ -77,25 +77,25 @@ fn report_syntax(text: &str, errors: &[toml::de::Error], report: &mut Report) {
     }
 }
 
-fn report_mistake(error: &Error, root: &Spanned<DeValue<'_>>, at: usize, report: &mut Report) {
+fn report_mistake(error: &TreeError, root: &Spanned<DeValue<'_>>, at: usize, report: &mut Diagnostics) {
     for step in &error.path {
-        if let Step::Key { table, key } = step {
+        if let TreeStep::Key { table, key } = step {
             report.mark_touched(table, key);
         }
     }
     let last_key = error.path.iter().rev().find_map(|step| match step {
-        Step::Key { table, key } => Some((table, key)),
-        Step::Index(_) => None,
+        TreeStep::Key { table, key } => Some((table, key)),
+        TreeStep::Index(_) => None,
     });
     let Some((table, key)) = last_key else {
         return report.error(at, error.to_string());
     };
     match &error.fault {
-        Fault::Wrong(text) => {
+        TreeFault::Wrong(text) => {
             report.mark_lost(table, key);
             report.error(at, format!("{}: {text}", object(&error.path, root)));
         }
-        Fault::UnknownKey(known) => {
+        TreeFault::UnknownKey(known) => {
             if let Some(meant) = nearest(key, known.iter().copied()) {
                 report.mark_lost(table, meant);
             }
@@ -111,19 +111,19 @@ fn report_mistake(error: &Error, root: &Spanned<DeValue<'_>>, at: usize, report:
 }
 
 /// What a path leads to, in words: `cluster "api": servers.weight`.
-fn object(path: &[Step], root: &Spanned<DeValue<'_>>) -> String {
+fn object(path: &[TreeStep], root: &Spanned<DeValue<'_>>) -> String {
     let mut words = String::new();
     let mut value = Some(root);
     let mut separator = "";
     for (depth, step) in path.iter().enumerate() {
         match step {
-            Step::Key { key, .. } => {
+            TreeStep::Key { key, .. } => {
                 words.push_str(separator);
                 words.push_str(key);
                 separator = ".";
                 value = value.and_then(|value| value.get_ref().get(key.as_str()));
             }
-            Step::Index(index) => {
+            TreeStep::Index(index) => {
                 value = value.and_then(|value| value.get_ref().get(*index));
                 if depth == 1 {
                     separator = ": ";

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 /// What a route says of retries.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Policy {
+pub struct RetryPolicy {
     /// What is tried again.
-    pub on: Causes,
+    pub on: RetryCauses,
     /// How often a request may be sent, the first time included.
     pub tries: u32,
     /// All tries together, up to the head of a response.
@@ -21,7 +21,7 @@ pub struct Policy {
     /// Longest wait before a retry.
     pub max_backoff: Duration,
     /// How many retries a cluster may have under way.
-    pub budget: Budget,
+    pub budget: RetryBudget,
     /// Methods that may be sent twice.
     pub methods: Box<[Box<str>]>,
     /// A body up to this size is kept, so that it can be sent again.
@@ -30,7 +30,7 @@ pub struct Policy {
 
 /// What is tried again, beside connections that could not be made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Causes {
+pub struct RetryCauses {
     /// The connection ended before a response.
     pub reset: bool,
     /// No response in time.
@@ -43,14 +43,14 @@ pub struct Causes {
 
 /// Retries that may be under way at once, beside the requests of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Budget {
+pub struct RetryBudget {
     /// So many for a hundred requests.
     pub percent: u32,
     /// And always so many.
     pub min: u32,
 }
 
-impl Policy {
+impl RetryPolicy {
     /// Whether a request with this method may be sent twice.
     pub fn repeats(&self, method: &[u8]) -> bool {
         self.methods.iter().any(|m| m.as_bytes() == method)
@@ -67,7 +67,7 @@ impl Policy {
     }
 }
 
-impl Causes {
+impl RetryCauses {
     /// Adds a status.
     pub fn add_status(&mut self, status: u16) {
         if let Some(word) = self.statuses.get_mut(usize::from(status / 64)) {
@@ -85,15 +85,15 @@ impl Causes {
 mod tests {
     use super::*;
 
-    fn policy(backoff: u64, max_backoff: u64) -> Policy {
-        Policy {
-            on: Causes::default(),
+    fn policy(backoff: u64, max_backoff: u64) -> RetryPolicy {
+        RetryPolicy {
+            on: RetryCauses::default(),
             tries: 3,
             timeout: None,
             try_timeout: None,
             backoff: Duration::from_millis(backoff),
             max_backoff: Duration::from_millis(max_backoff),
-            budget: Budget { percent: 20, min: 3 },
+            budget: RetryBudget { percent: 20, min: 3 },
             methods: ["GET".into()].into(),
             buffer_bytes: 0,
         }
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn knows_statuses_one_by_one() {
-        let mut causes = Causes::default();
+        let mut causes = RetryCauses::default();
         [429, 503, 599].into_iter().for_each(|status| causes.add_status(status));
         let known: Vec<u16> = (0..=999).filter(|status| causes.has_status(*status)).collect();
         assert_eq!(known, [429, 503, 599]);

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::DeTable;
 
-use super::de::{Fault, Node};
+use super::de::{TreeFault, TreeNode};
 use super::*;
 
 fn conf() -> PathBuf {
@@ -133,30 +133,30 @@ fn the_reference_has_every_key_and_they_work_together() {
     let (config, _) = parse(&name, &secure, Syntax::Toml).unwrap_or_else(|errors| panic!("{errors}"));
     assert!(config.admin.is_some() && config.access_log == AccessLogTarget::Stdout);
     let known = [
-        keys_of::<file::File>(),
-        keys_of::<file::Listener>(),
-        keys_of::<file::ListenerTls>(),
-        keys_of::<file::KeyPair>(),
-        keys_of::<file::ModuleFile>(),
-        keys_of::<file::Cluster>(),
-        keys_of::<file::KeyMissing>(),
-        keys_of::<file::Server>(),
-        keys_of::<file::ClusterTls>(),
-        keys_of::<file::Sticky>(),
-        keys_of::<file::Ejection>(),
-        keys_of::<file::HealthCheck>(),
-        keys_of::<file::Route>(),
-        keys_of::<file::Retry>(),
-        keys_of::<file::Headers>(),
-        keys_of::<file::ProxyProtocol>(),
-        keys_of::<file::Forwarded>(),
-        keys_of::<file::Budget>(),
-        keys_of::<file::Limits>(),
-        keys_of::<file::Timeouts>(),
-        keys_of::<file::Supervision>(),
-        keys_of::<file::Resolver>(),
-        keys_of::<file::AccessLog>(),
-        keys_of::<file::Admin>(),
+        keys_of::<file::RootTable>(),
+        keys_of::<file::ListenerTable>(),
+        keys_of::<file::ListenerTlsTable>(),
+        keys_of::<file::KeyPairTable>(),
+        keys_of::<file::ModuleTable>(),
+        keys_of::<file::ClusterTable>(),
+        keys_of::<file::KeyMissingTable>(),
+        keys_of::<file::ServerTable>(),
+        keys_of::<file::ClusterTlsTable>(),
+        keys_of::<file::StickyTable>(),
+        keys_of::<file::EjectionTable>(),
+        keys_of::<file::HealthCheckTable>(),
+        keys_of::<file::RouteTable>(),
+        keys_of::<file::RetryTable>(),
+        keys_of::<file::HeadersTable>(),
+        keys_of::<file::ProxyProtocolTable>(),
+        keys_of::<file::ForwardedTable>(),
+        keys_of::<file::BudgetTable>(),
+        keys_of::<file::LimitsTable>(),
+        keys_of::<file::TimeoutsTable>(),
+        keys_of::<file::SupervisionTable>(),
+        keys_of::<file::ResolverTable>(),
+        keys_of::<file::AccessLogTable>(),
+        keys_of::<file::AdminTable>(),
     ];
     for key in known.concat() {
         let forms =
@@ -170,8 +170,8 @@ fn keys_of<'de, T: Deserialize<'de> + std::fmt::Debug>() -> &'static [&'static s
     // Leaked, so that the tree lives as long as what is read from it may.
     let table = DeTable::parse("no_such_key = 0").unwrap();
     let root = Box::leak(Box::new(Spanned::new(table.span(), toml::de::DeValue::Table(table.into_inner()))));
-    match T::deserialize(Node::new(root, Box::leak(Box::default()))).unwrap_err().fault {
-        Fault::UnknownKey(known) => known,
-        Fault::Wrong(text) => panic!("{text}"),
+    match T::deserialize(TreeNode::new(root, Box::leak(Box::default()))).unwrap_err().fault {
+        TreeFault::UnknownKey(known) => known,
+        TreeFault::Wrong(text) => panic!("{text}"),
     }
 }

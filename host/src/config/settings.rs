@@ -7,12 +7,12 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use toml::Spanned;
 
 use super::shape::Named;
-use super::source::{At, Report};
-use super::{Cluster, Place, Setting, SettingValue};
+use super::source::{At, Diagnostics};
+use super::{ClusterConfig, Place, Setting, SettingValue};
 
 /// A value of any kind, with the place of each part. Dates are strings.
 #[derive(Debug)]
-pub(super) enum Value {
+pub(super) enum SettingTree {
     Table(Named<Self>),
     Array(Vec<Spanned<Self>>),
     String(String),
@@ -23,7 +23,7 @@ pub(super) enum Value {
 
 /// All values in the order of the file, tables and arrays before their elements; see [`lb_api::wire::Setting`] for the
 /// form of the paths. The table of settings itself is not among them.
-pub(super) fn flatten(settings: Named<Value>, report: &Report) -> Vec<Setting> {
+pub(super) fn flatten(settings: Named<SettingTree>, report: &Diagnostics) -> Vec<Setting> {
     let mut flat = Vec::new();
     for (key, value) in settings.0 {
         flatten_into(&mut flat, &quoted(key.get_ref()), report.place(key.at()), value.into_inner(), report);
@@ -31,21 +31,21 @@ pub(super) fn flatten(settings: Named<Value>, report: &Report) -> Vec<Setting> {
     flat
 }
 
-fn flatten_into(flat: &mut Vec<Setting>, path: &str, place: Place, value: Value, report: &Report) {
+fn flatten_into(flat: &mut Vec<Setting>, path: &str, place: Place, value: SettingTree, report: &Diagnostics) {
     let push = |value| flat.push(Setting { path: path.into(), value, place });
     match value {
-        Value::String(text) => push(SettingValue::String(text.into())),
-        Value::Integer(integer) => push(SettingValue::Integer(integer)),
-        Value::Float(float) => push(SettingValue::Float(float)),
-        Value::Boolean(boolean) => push(SettingValue::Boolean(boolean)),
-        Value::Table(Named(entries)) => {
+        SettingTree::String(text) => push(SettingValue::String(text.into())),
+        SettingTree::Integer(integer) => push(SettingValue::Integer(integer)),
+        SettingTree::Float(float) => push(SettingValue::Float(float)),
+        SettingTree::Boolean(boolean) => push(SettingValue::Boolean(boolean)),
+        SettingTree::Table(Named(entries)) => {
             push(SettingValue::Table(entries.len()));
             for (key, value) in entries {
                 let below = format!("{path}.{}", quoted(key.get_ref()));
                 flatten_into(flat, &below, report.place(key.at()), value.into_inner(), report);
             }
         }
-        Value::Array(elements) => {
+        SettingTree::Array(elements) => {
             push(SettingValue::Array(elements.len()));
             for (index, element) in elements.into_iter().enumerate() {
                 let place = report.place(element.at());
@@ -73,7 +73,7 @@ fn quoted(key: &str) -> String {
     quoted
 }
 
-impl Cluster {
+impl ClusterConfig {
     /// Where a setting was said, for whoever reports what a module does not like about it: the setting at `path`, or
     /// else the innermost table or array around it that is known, or else the cluster.
     pub fn setting_place(&self, path: &str) -> &Place {
@@ -85,43 +85,43 @@ impl Cluster {
     }
 }
 
-impl<'de> Deserialize<'de> for Value {
+impl<'de> Deserialize<'de> for SettingTree {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ValueVisitor;
+        struct SettingTreeVisitor;
 
-        impl<'de> Visitor<'de> for ValueVisitor {
-            type Value = Value;
+        impl<'de> Visitor<'de> for SettingTreeVisitor {
+            type Value = SettingTree;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a value")
             }
 
-            fn visit_bool<E: de::Error>(self, boolean: bool) -> Result<Value, E> {
-                Ok(Value::Boolean(boolean))
+            fn visit_bool<E: de::Error>(self, boolean: bool) -> Result<SettingTree, E> {
+                Ok(SettingTree::Boolean(boolean))
             }
 
-            fn visit_i64<E: de::Error>(self, integer: i64) -> Result<Value, E> {
-                Ok(Value::Integer(integer))
+            fn visit_i64<E: de::Error>(self, integer: i64) -> Result<SettingTree, E> {
+                Ok(SettingTree::Integer(integer))
             }
 
-            fn visit_f64<E: de::Error>(self, float: f64) -> Result<Value, E> {
-                Ok(Value::Float(float))
+            fn visit_f64<E: de::Error>(self, float: f64) -> Result<SettingTree, E> {
+                Ok(SettingTree::Float(float))
             }
 
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Value, E> {
-                Ok(Value::String(text.to_owned()))
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<SettingTree, E> {
+                Ok(SettingTree::String(text.to_owned()))
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, elements: A) -> Result<Value, A::Error> {
-                Vec::deserialize(SeqAccessDeserializer::new(elements)).map(Value::Array)
+            fn visit_seq<A: SeqAccess<'de>>(self, elements: A) -> Result<SettingTree, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(elements)).map(SettingTree::Array)
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<Value, A::Error> {
-                Named::deserialize(MapAccessDeserializer::new(entries)).map(Value::Table)
+            fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<SettingTree, A::Error> {
+                Named::deserialize(MapAccessDeserializer::new(entries)).map(SettingTree::Table)
             }
         }
 
-        deserializer.deserialize_any(ValueVisitor)
+        deserializer.deserialize_any(SettingTreeVisitor)
     }
 }
 
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
     use crate::config::{Syntax, parse};
 
-    fn cluster(settings: &str) -> Cluster {
+    fn cluster(settings: &str) -> ClusterConfig {
         let rest = "[[listener]]\naddress = \"127.0.0.1:0\"\n[load_module]\nx = \"x.so\"\n[[route]]\npath = \"/\"\ncluster = \"a\"\n";
         let text = format!("{rest}[[cluster]]\nname = \"a\"\nservers = [\"http://a\"]\n{settings}");
         let (mut config, _) = parse("t.toml", &text, Syntax::Toml).unwrap();

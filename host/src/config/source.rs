@@ -16,7 +16,7 @@ pub(super) type Span = Range<usize>;
 
 /// What was found wrong while one configuration was read and checked.
 #[derive(Debug)]
-pub(super) struct Report {
+pub(super) struct Diagnostics {
     name: Arc<str>,
     files: Vec<SourceFile>,
     end: usize,
@@ -34,7 +34,7 @@ struct SourceFile {
     lines: Vec<usize>,
 }
 
-impl Report {
+impl Diagnostics {
     /// For the configuration that the operator names like this.
     pub(super) fn new(name: &str) -> Self {
         Self {
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn places_offsets_of_several_files() {
-        let mut report = Report::new("a.conf");
+        let mut report = Diagnostics::new("a.conf");
         let a = report.add_file("a.conf", "one\ntwo");
         let b = report.add_file("b.conf", "");
         let c = report.add_file("c.conf", "one\n\nthree\n");

@@ -918,7 +918,7 @@ fn says_what_sessions_lack() {
     let (config, warnings) = parse("t.toml", &text, Syntax::Toml).unwrap();
     assert_eq!(
         config.clusters[0].sticky,
-        Some(Sticky::Issued { cookie: "s".into(), secret: None, terms: CookieTerms::default() })
+        Some(StickyConfig::Issued { cookie: "s".into(), secret: None, terms: CookieTerms::default() })
     );
     let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
     assert_eq!(

@@ -8,15 +8,15 @@ use serde::de::{self, Deserialize, Deserializer, Visitor};
 
 /// A duration: `"250ms"`, `"10s"`, `"5m"`, `"1h"`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Time(pub(super) Duration);
+pub(super) struct TimeValue(pub(super) Duration);
 
 /// A number of bytes: `4096`, `"64KiB"`, `"1MiB"`, `"2GiB"`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Size(pub(super) u64);
+pub(super) struct SizeValue(pub(super) u64);
 
 /// Statuses of responses: `200`, `"200"`, `"2xx"`, `"200-399"`.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Statuses(pub(super) RangeInclusive<u16>);
+pub(super) struct StatusRange(pub(super) RangeInclusive<u16>);
 
 /// Longer is a mistake of unit rather than a wish, and far from what clocks can be asked to add.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
@@ -50,7 +50,7 @@ fn parse_size(text: &str) -> Result<u64, String> {
     number.checked_mul(factor).ok_or_else(|| format!("{text:?} is more than any number of bytes"))
 }
 
-fn parse_statuses(text: &str) -> Option<Statuses> {
+fn parse_statuses(text: &str) -> Option<StatusRange> {
     let status = |text: &str| text.parse().ok().filter(|status| STATUS.contains(status) && text.len() == 3);
     let range = match (text.strip_suffix("xx"), text.split_once('-')) {
         (Some(class), _) => {
@@ -60,7 +60,7 @@ fn parse_statuses(text: &str) -> Option<Statuses> {
         (None, Some((first, last))) => status(first)?..=status(last)?,
         (None, None) => status(text)?..=status(text)?,
     };
-    (!range.is_empty()).then_some(Statuses(range))
+    (!range.is_empty()).then_some(StatusRange(range))
 }
 
 fn split_unit(text: &str) -> (&str, &str) {
@@ -84,72 +84,72 @@ const STATUSES: &str = "a status such as 200, \"2xx\" or \"200-399\"";
 const TIME: &str = "a duration such as \"250ms\", \"10s\", \"5m\" or \"1h\"";
 const SIZE: &str = "a size such as 4096, \"64KiB\" or \"1MiB\"";
 
-impl<'de> Deserialize<'de> for Time {
+impl<'de> Deserialize<'de> for TimeValue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TimeVisitor;
+        struct TimeValueVisitor;
 
-        impl Visitor<'_> for TimeVisitor {
-            type Value = Time;
+        impl Visitor<'_> for TimeValueVisitor {
+            type Value = TimeValue;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(TIME)
             }
 
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Time, E> {
-                parse_time(text).map(Time).map_err(E::custom)
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<TimeValue, E> {
+                parse_time(text).map(TimeValue).map_err(E::custom)
             }
         }
 
-        deserializer.deserialize_str(TimeVisitor)
+        deserializer.deserialize_str(TimeValueVisitor)
     }
 }
 
-impl<'de> Deserialize<'de> for Size {
+impl<'de> Deserialize<'de> for SizeValue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct SizeVisitor;
+        struct SizeValueVisitor;
 
-        impl Visitor<'_> for SizeVisitor {
-            type Value = Size;
+        impl Visitor<'_> for SizeValueVisitor {
+            type Value = SizeValue;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(SIZE)
             }
 
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Size, E> {
-                parse_size(text).map(Size).map_err(E::custom)
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<SizeValue, E> {
+                parse_size(text).map(SizeValue).map_err(E::custom)
             }
 
-            fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<Size, E> {
+            fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<SizeValue, E> {
                 u64::try_from(bytes)
-                    .map(Size)
+                    .map(SizeValue)
                     .map_err(|_| E::invalid_type(de::Unexpected::Signed(bytes), &self))
             }
         }
 
-        deserializer.deserialize_any(SizeVisitor)
+        deserializer.deserialize_any(SizeValueVisitor)
     }
 }
 
-impl<'de> Deserialize<'de> for Statuses {
+impl<'de> Deserialize<'de> for StatusRange {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct StatusesVisitor;
 
         impl Visitor<'_> for StatusesVisitor {
-            type Value = Statuses;
+            type Value = StatusRange;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(STATUSES)
             }
 
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Statuses, E> {
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<StatusRange, E> {
                 let wrong = || E::custom(format!("expected {STATUSES}, found the string {text:?}"));
                 parse_statuses(text).ok_or_else(wrong)
             }
 
-            fn visit_i64<E: de::Error>(self, status: i64) -> Result<Statuses, E> {
+            fn visit_i64<E: de::Error>(self, status: i64) -> Result<StatusRange, E> {
                 let known = u16::try_from(status).ok().filter(|status| STATUS.contains(status));
                 let wrong = || E::custom(format!("expected {STATUSES}, found the integer {status}"));
-                known.map(|status| Statuses(status..=status)).ok_or_else(wrong)
+                known.map(|status| StatusRange(status..=status)).ok_or_else(wrong)
             }
         }
 
@@ -189,7 +189,7 @@ mod tests {
         for (text, range) in
             [("200", 200..=200), ("2xx", 200..=299), ("200-399", 200..=399), ("5xx", 500..=599)]
         {
-            assert_eq!(parse_statuses(text), Some(Statuses(range)), "{text}");
+            assert_eq!(parse_statuses(text), Some(StatusRange(range)), "{text}");
         }
         for text in
             ["", "0", "99", "600", "6xx", "0xx", "xx", "2x", "+200", "0200", "300-200", "200-", "2xx-3xx"]

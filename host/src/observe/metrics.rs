@@ -47,7 +47,7 @@ pub struct MetricsLayout {
 pub struct ClusterLayout {
     /// Its name.
     pub name: Arc<str>,
-    /// Its modules, in the order of [`config::Cluster::modules`](crate::config::Cluster::modules).
+    /// Its modules, in the order of [`config::ClusterConfig::modules`](crate::config::ClusterConfig::modules).
     pub balancers: Vec<BalancerLayout>,
     /// Its endpoints in the order of the configuration.
     pub endpoints: Vec<EndpointLayout>,

@@ -150,7 +150,7 @@ async fn connect_h2(
     shared: &Connections,
     endpoint: &Endpoint,
     tls: Option<&Connector>,
-    config: &config::Cluster,
+    config: &config::ClusterConfig,
     patience: Duration,
     making: &mut Option<Making>,
 ) -> Result<Stream, ConnectError> {

@@ -27,7 +27,7 @@ const QUESTIONS: u32 = 3;
 /// Asks name servers.
 pub struct Resolver {
     inner: TokioResolver,
-    pub(super) rules: config::Resolver,
+    pub(super) rules: config::ResolverConfig,
     /// Domains that names with few dots are looked up in, the first one first.
     search: Vec<DnsName>,
     /// Names with so many dots are looked up as they are first.
@@ -40,7 +40,7 @@ impl Resolver {
     ///
     /// # Errors
     /// What the system does not give.
-    pub fn new(rules: &config::Resolver) -> io::Result<Self> {
+    pub fn new(rules: &config::ResolverConfig) -> io::Result<Self> {
         let of = |servers| (ResolverConfig::from_parts(None, Vec::new(), servers), ResolverOpts::default());
         let (config, system) = if rules.servers.is_empty() {
             read_system_conf().unwrap_or_else(|e| {
@@ -166,9 +166,9 @@ mod tests {
     #[test]
     fn names_with_few_dots_are_looked_up_in_the_search_domains_first() {
         let domain = |text: &str| DnsName::from_utf8(text).expect("a name");
-        let mut resolver = Resolver::new(&config::Resolver {
+        let mut resolver = Resolver::new(&config::ResolverConfig {
             servers: vec![([127, 0, 0, 1], 53).into()],
-            ..config::Resolver::default()
+            ..config::ResolverConfig::default()
         })
         .expect("a resolver");
         let names = |resolver: &Resolver, host: &str| {

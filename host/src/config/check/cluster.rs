@@ -13,12 +13,13 @@ use crate::net::proxy_protocol::Version;
 use super::super::settings::flatten;
 use super::super::shape::{Named, Short};
 use super::super::source::{At, Span};
-use super::super::units::Time;
+use super::super::units::TimeValue;
 use super::super::{
-    AllDown, Cluster, HostHeader, KeyMissing, KeySource, QueueOrder, Resolve, Server, Syntax, WhenFull, file,
+    AllDown, ClusterConfig, HostHeader, KeyMissing, KeySource, QueueOrder, Resolve, Server, Syntax, WhenFull,
+    file,
 };
 use super::headers::{Direction, token};
-use super::module::Modules;
+use super::module::CheckedModules;
 use super::{Checker, address};
 use crate::tls::client::Protocol;
 
@@ -47,8 +48,8 @@ const MAX_REQUESTS: i64 = 1_000_000;
 const LAST_TIER: i64 = 15;
 
 /// The clusters that passed, and whether that is all of them.
-pub(super) struct Clusters {
-    pub(super) checked: Vec<Cluster>,
+pub(super) struct CheckedClusters {
+    pub(super) checked: Vec<ClusterConfig>,
     /// A cluster's name could not be read, so a name that is not here may still be right.
     pub(super) incomplete: bool,
     /// For each, where the cookie was written that it sets.
@@ -56,7 +57,11 @@ pub(super) struct Clusters {
 }
 
 impl Checker<'_> {
-    pub(super) fn clusters(&mut self, tables: Vec<Spanned<file::Cluster>>, modules: &Modules) -> Clusters {
+    pub(super) fn clusters(
+        &mut self,
+        tables: Vec<Spanned<file::ClusterTable>>,
+        modules: &CheckedModules,
+    ) -> CheckedClusters {
         if tables.is_empty() && !self.report.is_touched(&self.root, "cluster") {
             self.report.error_of_whole(match self.syntax {
                 Syntax::Toml => "no [[cluster]] (write name = \"…\" and servers = [\"http://…\"] below one)",
@@ -66,7 +71,7 @@ impl Checker<'_> {
             });
         }
         let incomplete = self.report.is_lost(&self.root, "cluster");
-        let mut clusters = Clusters { checked: Vec::new(), incomplete, cookies: Vec::new() };
+        let mut clusters = CheckedClusters { checked: Vec::new(), incomplete, cookies: Vec::new() };
         let mut seen = HashMap::new();
         for table in tables {
             let (span, cluster) = (table.span(), table.into_inner());
@@ -84,7 +89,7 @@ impl Checker<'_> {
         clusters
     }
 
-    fn cluster(&mut self, span: &Span, raw: file::Cluster, modules: &Modules) -> Cluster {
+    fn cluster(&mut self, span: &Span, raw: file::ClusterTable, modules: &CheckedModules) -> ClusterConfig {
         let name = self.cluster_name(span, raw.name);
         let object = match &*name {
             "" => "cluster".to_owned(),
@@ -123,7 +128,7 @@ impl Checker<'_> {
         // Zero makes sense: nobody waits.
         let queue_timeout = raw.queue_timeout.map_or(QUEUE_TIMEOUT, |time| time.get_ref().0);
         let health_check = raw.health_check.and_then(|check| self.health_check(&object, check));
-        Cluster {
+        ClusterConfig {
             module,
             servers,
             tls,
@@ -198,7 +203,7 @@ impl Checker<'_> {
         &mut self,
         object: &str,
         span: &Span,
-        servers: Option<Vec<Spanned<Short<file::Server>>>>,
+        servers: Option<Vec<Spanned<Short<file::ServerTable>>>>,
     ) -> Vec<Server> {
         let servers = servers.unwrap_or_default();
         if servers.is_empty() && !self.report.is_touched(span, "servers") {
@@ -229,12 +234,13 @@ impl Checker<'_> {
         }
     }
 
-    fn server(&mut self, object: &str, server: Spanned<Short<file::Server>>) -> Option<Server> {
+    fn server(&mut self, object: &str, server: Spanned<Short<file::ServerTable>>) -> Option<Server> {
         let (span, server) = (server.span(), server.into_inner());
         let server = match server {
-            Short::Text(url) => {
-                file::Server { url: Some(Spanned::new(span.clone(), url)), ..file::Server::default() }
-            }
+            Short::Text(url) => file::ServerTable {
+                url: Some(Spanned::new(span.clone(), url)),
+                ..file::ServerTable::default()
+            },
             Short::Table(server) => server,
         };
         let Some(url) = server.url else {
@@ -414,15 +420,15 @@ impl Checker<'_> {
     fn key_missing(
         &mut self,
         object: &str,
-        missing: Spanned<Short<file::KeyMissing>>,
+        missing: Spanned<Short<file::KeyMissingTable>>,
         (module, has_key): (&str, bool),
-        modules: &Modules,
+        modules: &CheckedModules,
     ) -> Option<KeyMissing> {
         let (span, missing) = (missing.span(), missing.into_inner());
         let object = format!("{object}: key_missing");
         let missing = match missing {
             Short::Text(id) => {
-                file::KeyMissing { module: Some(Spanned::new(span.clone(), id)), ..Default::default() }
+                file::KeyMissingTable { module: Some(Spanned::new(span.clone(), id)), ..Default::default() }
             }
             Short::Table(missing) => missing,
         };
@@ -474,7 +480,7 @@ impl Checker<'_> {
         }
     }
 
-    fn keepalive_timeout(&mut self, object: &str, time: Option<&Spanned<Time>>) -> Duration {
+    fn keepalive_timeout(&mut self, object: &str, time: Option<&Spanned<TimeValue>>) -> Duration {
         if let Some(time) = time.filter(|time| time.get_ref().0.is_zero()) {
             let right = "write keepalive = 0 to keep no connections";
             self.report

@@ -18,7 +18,7 @@ const X_FORWARDED_FOR: &str = "X-Forwarded-For";
 const FORWARDED: &str = "Forwarded";
 
 impl Checker<'_> {
-    pub(super) fn forwarded(&mut self, raw: file::Forwarded) -> Forwarded {
+    pub(super) fn forwarded(&mut self, raw: file::ForwardedTable) -> Forwarded {
         let defaults = Forwarded::default();
         let trusted = raw.trusted.map(|networks| self.networks("forwarded.trusted", &networks));
         let read = raw.read.and_then(|text| self.source("forwarded.read", &text));
@@ -37,7 +37,7 @@ impl Checker<'_> {
     pub(super) fn proxy_protocol(
         &mut self,
         object: &str,
-        raw: Spanned<file::ProxyProtocol>,
+        raw: Spanned<file::ProxyProtocolTable>,
     ) -> ProxyProtocol {
         let (span, raw) = (raw.span(), raw.into_inner());
         let from = match raw.from {

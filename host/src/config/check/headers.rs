@@ -27,7 +27,7 @@ impl Checker<'_> {
         &mut self,
         object: &str,
         direction: Direction,
-        raw: Option<file::Headers>,
+        raw: Option<file::HeadersTable>,
     ) -> Rules {
         let mut rules = Rules::default();
         let Some(raw) = raw else { return rules };

@@ -7,7 +7,7 @@ use http::uri::PathAndQuery;
 use toml::Spanned;
 
 use super::super::source::{At, Span};
-use super::super::units::{Statuses, show_time};
+use super::super::units::{StatusRange, show_time};
 use super::super::{CountedStatuses, Ejection, HealthCheck, HttpProbe, Probe, ProbeMethod, file};
 use super::{Checker, address};
 
@@ -25,7 +25,7 @@ const STATUSES: RangeInclusive<u16> = 200..=399;
 const MOST_IN_ROW: i64 = 1000;
 
 impl Checker<'_> {
-    pub(super) fn ejection(&mut self, cluster: &str, raw: Option<file::Ejection>) -> Ejection {
+    pub(super) fn ejection(&mut self, cluster: &str, raw: Option<file::EjectionTable>) -> Ejection {
         let default = Ejection::default();
         let Some(raw) = raw else { return default };
         let key = |key: &str| format!("{cluster}: ejection.{key}");
@@ -90,7 +90,7 @@ impl Checker<'_> {
     pub(super) fn health_check(
         &mut self,
         cluster: &str,
-        raw: Spanned<file::HealthCheck>,
+        raw: Spanned<file::HealthCheckTable>,
     ) -> Option<HealthCheck> {
         let (at, span, raw) = (raw.at(), raw.span(), raw.into_inner());
         let object = format!("{cluster}: health_check");
@@ -132,7 +132,7 @@ impl Checker<'_> {
         Some(HealthCheck { probe: probe?, interval, timeout, rise, fall, port })
     }
 
-    fn http_probe(&mut self, object: &str, span: &Span, raw: &file::HealthCheck) -> Option<HttpProbe> {
+    fn http_probe(&mut self, object: &str, span: &Span, raw: &file::HealthCheckTable) -> Option<HttpProbe> {
         let method = match &raw.method {
             None => ProbeMethod::Get,
             Some(method) => match method.get_ref().as_str() {
@@ -165,7 +165,7 @@ impl Checker<'_> {
             self.report.error(body.at(), format!("{object}.body: is looked for in a body ({right})"));
         }
         // What was in it may have been complained of already.
-        let is_empty = |list: &&Spanned<Vec<Statuses>>| {
+        let is_empty = |list: &&Spanned<Vec<StatusRange>>| {
             list.get_ref().is_empty() && !self.report.is_lost(span, "statuses")
         };
         if let Some(statuses) = raw.statuses.as_ref().filter(is_empty) {
@@ -174,7 +174,7 @@ impl Checker<'_> {
         }
         let statuses = raw.statuses.as_ref().map_or_else(
             || vec![STATUSES],
-            |list| list.get_ref().iter().map(|Statuses(range)| range.clone()).collect(),
+            |list| list.get_ref().iter().map(|StatusRange(range)| range.clone()).collect(),
         );
         Some(HttpProbe {
             method,

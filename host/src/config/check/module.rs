@@ -9,11 +9,11 @@ use toml::Spanned;
 use super::super::shape::{Named, Short};
 use super::super::source::{At, Span};
 use super::super::suggest::nearest;
-use super::super::{Cluster, ModuleFile, Syntax, file};
+use super::super::{ClusterConfig, ModuleFile, Syntax, file};
 use super::Checker;
 
 /// The modules that passed.
-pub(super) struct Modules {
+pub(super) struct CheckedModules {
     pub(super) checked: Vec<ModuleFile>,
     /// The table that they are from, as marks know it.
     span: Option<Span>,
@@ -22,9 +22,9 @@ pub(super) struct Modules {
 impl Checker<'_> {
     pub(super) fn modules(
         &mut self,
-        table: Option<Spanned<Named<Short<file::ModuleFile>>>>,
+        table: Option<Spanned<Named<Short<file::ModuleTable>>>>,
         module_path: Option<Vec<Spanned<String>>>,
-    ) -> Modules {
+    ) -> CheckedModules {
         let search = self.search(module_path);
         let span = table.as_ref().map(Spanned::span);
         let entries = table.map(|table| table.into_inner().0).unwrap_or_default();
@@ -58,7 +58,7 @@ impl Checker<'_> {
                 place,
             });
         }
-        Modules { checked: modules, span }
+        CheckedModules { checked: modules, span }
     }
 
     fn search(&mut self, module_path: Option<Vec<Spanned<String>>>) -> Arc<[PathBuf]> {
@@ -112,7 +112,7 @@ impl Checker<'_> {
         object: &str,
         at: usize,
         named: Option<&Spanned<String>>,
-        modules: &Modules,
+        modules: &CheckedModules,
     ) -> Option<Arc<str>> {
         let loaded = &modules.checked;
         let ids = || loaded.iter().map(|module| &*module.id);
@@ -147,13 +147,13 @@ impl Checker<'_> {
     }
 
     /// Whether the line that loads this module is there, but was complained of already.
-    fn may_be_loaded(&self, id: &str, modules: &Modules) -> bool {
+    fn may_be_loaded(&self, id: &str, modules: &CheckedModules) -> bool {
         let is_lost = |span: &Span| self.report.is_lost(span, id);
         self.report.is_lost(&self.root, "load_module") || modules.span.as_ref().is_some_and(is_lost)
     }
 
     /// Loading code that nobody asks is a mistake of somebody, but a harmless one.
-    pub(super) fn warn_of_unused(&mut self, modules: &[ModuleFile], clusters: &[Cluster]) {
+    pub(super) fn warn_of_unused(&mut self, modules: &[ModuleFile], clusters: &[ClusterConfig]) {
         let is_used = |module: &&ModuleFile| {
             clusters.iter().any(|cluster| cluster.modules().any(|id| *id == module.id))
         };

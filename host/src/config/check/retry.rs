@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use crate::config::retry::{Budget, Causes, Policy};
+use crate::config::retry::{RetryBudget, RetryCauses, RetryPolicy};
 
 use super::super::file;
 use super::super::source::At;
@@ -19,7 +19,7 @@ const BACKOFF: Duration = Duration::from_millis(25);
 /// As Envoy's.
 const MAX_BACKOFF: Duration = Duration::from_millis(250);
 /// As Envoy's: a cluster that fails altogether gets a fifth more load, not three times as much.
-const BUDGET: Budget = Budget { percent: 20, min: 3 };
+const BUDGET: RetryBudget = RetryBudget { percent: 20, min: 3 };
 /// Forms and API calls fit in, uploads do not.
 const BUFFER_BYTES: usize = 64 * 1024;
 /// What is buffered is held by every request under way.
@@ -30,11 +30,11 @@ const METHODS: [&str; 5] = ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"];
 const WORDS: [&str; 6] = ["connect", "reset", "timeout", "bad_response", "gateway", "5xx"];
 
 impl Checker<'_> {
-    pub(super) fn retry(&mut self, object: &str, raw: Spanned<file::Retry>) -> Policy {
+    pub(super) fn retry(&mut self, object: &str, raw: Spanned<file::RetryTable>) -> RetryPolicy {
         let (span, raw) = (raw.span(), raw.into_inner());
         let object = format!("{object}: retry");
         let key = |key: &str| format!("{object}.{key}");
-        let mut on = Causes::default();
+        let mut on = RetryCauses::default();
         match raw.on {
             Some(words) => words.iter().for_each(|word| self.cause(&key("on"), word, &mut on)),
             None => self.missing(&span, "on", &object, "write, for example, on = [\"reset\", \"503\"]"),
@@ -49,14 +49,14 @@ impl Checker<'_> {
         let timeout = self.limit_of_time(&key("timeout"), raw.timeout.as_ref());
         let try_timeout = self.limit_of_time(&key("try_timeout"), raw.try_timeout.as_ref());
         let budget = raw.budget.unwrap_or_default();
-        Policy {
+        RetryPolicy {
             on,
             tries: self.integer(&key("tries"), raw.tries.as_ref(), 1..=100, TRIES),
             timeout,
             try_timeout,
             backoff,
             max_backoff,
-            budget: Budget {
+            budget: RetryBudget {
                 percent: self.integer(
                     &key("budget.percent"),
                     budget.percent.as_ref(),
@@ -72,7 +72,7 @@ impl Checker<'_> {
         }
     }
 
-    fn cause(&mut self, object: &str, word: &Spanned<String>, on: &mut Causes) {
+    fn cause(&mut self, object: &str, word: &Spanned<String>, on: &mut RetryCauses) {
         match word.get_ref().as_str() {
             "connect" => {}
             "reset" => on.reset = true,

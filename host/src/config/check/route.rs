@@ -9,16 +9,16 @@ use crate::http::path::normal_path;
 
 use super::super::source::{At, Span};
 use super::super::suggest::nearest;
-use super::super::{Cluster, Route, Syntax, file};
-use super::cluster::Clusters;
+use super::super::{ClusterConfig, Route, Syntax, file};
+use super::cluster::CheckedClusters;
 use super::headers::Direction;
 use super::{Checker, address};
 
 impl Checker<'_> {
     pub(super) fn routes(
         &mut self,
-        tables: Vec<Spanned<file::Route>>,
-        clusters: &Clusters,
+        tables: Vec<Spanned<file::RouteTable>>,
+        clusters: &CheckedClusters,
         request_id: Option<&str>,
     ) -> Vec<Route> {
         if tables.is_empty() && !self.report.is_touched(&self.root, "route") {
@@ -48,8 +48,8 @@ impl Checker<'_> {
     fn route(
         &mut self,
         span: &Span,
-        raw: file::Route,
-        clusters: &Clusters,
+        raw: file::RouteTable,
+        clusters: &CheckedClusters,
         request_id: Option<&str>,
     ) -> Option<Route> {
         let written =
@@ -142,13 +142,13 @@ impl Checker<'_> {
         object: &str,
         span: &Span,
         name: Option<Spanned<String>>,
-        clusters: &Clusters,
+        clusters: &CheckedClusters,
     ) -> Option<usize> {
         let Some(name) = name else {
             self.missing(span, "cluster", object, "write the name of one");
             return None;
         };
-        let is_it = |cluster: &Cluster| *cluster.name == **name.get_ref();
+        let is_it = |cluster: &ClusterConfig| *cluster.name == **name.get_ref();
         let found = clusters.checked.iter().position(is_it);
         if found.is_none() && !clusters.incomplete {
             let names = || clusters.checked.iter().map(|cluster| &*cluster.name);

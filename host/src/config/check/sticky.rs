@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use toml::Spanned;
 
 use super::super::source::At;
-use super::super::units::Time;
-use super::super::{Cluster, CookieTerms, KeySource, Route, SameSite, Server, Sticky, file};
+use super::super::units::TimeValue;
+use super::super::{ClusterConfig, CookieTerms, KeySource, Route, SameSite, Server, StickyConfig, file};
 use super::Checker;
 use super::headers::token;
 
@@ -19,9 +19,9 @@ impl Checker<'_> {
     pub(super) fn sticky(
         &mut self,
         cluster: &str,
-        sticky: Spanned<file::Sticky>,
+        sticky: Spanned<file::StickyTable>,
         servers: &[Server],
-    ) -> Option<Sticky> {
+    ) -> Option<StickyConfig> {
         let (at, raw) = (sticky.at(), sticky.into_inner());
         let object = format!("{cluster}: sticky");
         let by_route = raw.app_cookie.is_some() || raw.url_parameter.is_some() || raw.header.is_some();
@@ -41,7 +41,12 @@ impl Checker<'_> {
         }
     }
 
-    fn issued(&mut self, object: &str, cookie: &Spanned<String>, raw: &file::Sticky) -> Option<Sticky> {
+    fn issued(
+        &mut self,
+        object: &str,
+        cookie: &Spanned<String>,
+        raw: &file::StickyTable,
+    ) -> Option<StickyConfig> {
         let secret = raw.secret.as_ref();
         let terms = self.cookie_terms(object, cookie, raw);
         let name = self.token(object, "cookie", cookie)?;
@@ -60,14 +65,19 @@ impl Checker<'_> {
             }
             Some(_) => {}
         }
-        Some(Sticky::Issued {
+        Some(StickyConfig::Issued {
             cookie: name.into(),
             secret: secret.map(|secret| secret.get_ref().as_str().into()),
             terms,
         })
     }
 
-    fn cookie_terms(&mut self, object: &str, cookie: &Spanned<String>, raw: &file::Sticky) -> CookieTerms {
+    fn cookie_terms(
+        &mut self,
+        object: &str,
+        cookie: &Spanned<String>,
+        raw: &file::StickyTable,
+    ) -> CookieTerms {
         let mut terms = CookieTerms::default();
         if let Some(text) = &raw.same_site {
             match &**text.get_ref() {
@@ -104,7 +114,7 @@ impl Checker<'_> {
             }
         }
         if let Some(max_age) = &raw.max_age {
-            let Time(time) = *max_age.get_ref();
+            let TimeValue(time) = *max_age.get_ref();
             if time.as_secs() == 0 {
                 let right = "leave the key out for a cookie that goes when the browser is closed";
                 self.report.error(max_age.at(), format!("{object}: max_age: must be 1s or longer ({right})"));
@@ -120,7 +130,7 @@ impl Checker<'_> {
         &mut self,
         object: &str,
         cookie: &Spanned<String>,
-        raw: &file::Sticky,
+        raw: &file::StickyTable,
         terms: &mut CookieTerms,
     ) {
         terms.secure = raw.secure.as_ref().map(|secure| *secure.get_ref());
@@ -149,7 +159,7 @@ impl Checker<'_> {
     /// for each cluster the place of its cookie.
     pub(super) fn keep_cookies_apart(
         &mut self,
-        clusters: &[Cluster],
+        clusters: &[ClusterConfig],
         cookies: &[Option<usize>],
         routes: &[Route],
     ) {
@@ -158,7 +168,7 @@ impl Checker<'_> {
         let mut owners: BTreeMap<(&str, &str, Option<&str>), Owners<'_>> = BTreeMap::new();
         let mut told = BTreeSet::new();
         for route in routes {
-            let Some(Sticky::Issued { cookie, terms, .. }) =
+            let Some(StickyConfig::Issued { cookie, terms, .. }) =
                 clusters.get(route.cluster).and_then(|cluster| cluster.sticky.as_ref())
             else {
                 continue;
@@ -192,9 +202,9 @@ impl Checker<'_> {
         &mut self,
         object: &str,
         at: usize,
-        raw: &file::Sticky,
+        raw: &file::StickyTable,
         servers: &[Server],
-    ) -> Option<Sticky> {
+    ) -> Option<StickyConfig> {
         let mut sources = Vec::new();
         if let Some(name) = &raw.url_parameter {
             sources.push(KeySource::Query(self.token(object, "url_parameter", name)?.into()));
@@ -240,7 +250,7 @@ impl Checker<'_> {
                 self.report.error(at, format!("{object}: route {route:?} is that of server \"{first}\" too"));
             }
         }
-        Some(Sticky::Route { sources, separator })
+        Some(StickyConfig::Route { sources, separator })
     }
 
     fn token<'a>(&mut self, object: &str, key: &str, name: &'a Spanned<String>) -> Option<&'a str> {

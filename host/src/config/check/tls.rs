@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use rustls::pki_types::{CertificateDer, ServerName};
 use toml::Spanned;
 
-use super::super::files::Bytes;
+use super::super::files::FileBytes;
 use super::super::source::At;
 use super::super::{Server, file};
 use super::Checker;
@@ -19,7 +19,7 @@ impl Checker<'_> {
     pub(super) fn listener_tls(
         &mut self,
         listener: &str,
-        tls: Spanned<file::ListenerTls>,
+        tls: Spanned<file::ListenerTlsTable>,
         h2: bool,
     ) -> Option<ServerTls> {
         let (span, raw) = (tls.span(), tls.into_inner());
@@ -57,7 +57,7 @@ impl Checker<'_> {
         &mut self,
         cluster: &str,
         at: usize,
-        tls: Option<Spanned<file::ClusterTls>>,
+        tls: Option<Spanned<file::ClusterTlsTable>>,
         protocol: Protocol,
         checks_by_tls: Option<&Spanned<bool>>,
         servers: &mut [Server],
@@ -77,7 +77,8 @@ impl Checker<'_> {
         if !is_secure {
             return None;
         }
-        let (at, raw) = tls.map_or((at, file::ClusterTls::default()), |tls| (tls.at(), tls.into_inner()));
+        let (at, raw) =
+            tls.map_or((at, file::ClusterTlsTable::default()), |tls| (tls.at(), tls.into_inner()));
         if let Some(name) = &raw.server_name {
             self.set_server_name(&object, name, servers);
         }
@@ -276,12 +277,12 @@ impl Checker<'_> {
         Some(found.certs)
     }
 
-    fn file(&mut self, object: &str, key: &str, path: &Spanned<String>) -> Option<Bytes> {
+    fn file(&mut self, object: &str, key: &str, path: &Spanned<String>) -> Option<FileBytes> {
         self.file_bytes(&format!("{object}: {key}"), path)
     }
 
     /// The one place where certificates and keys are read.
-    fn file_bytes(&mut self, object: &str, path: &Spanned<String>) -> Option<Bytes> {
+    fn file_bytes(&mut self, object: &str, path: &Spanned<String>) -> Option<FileBytes> {
         let file = self.relative(path.get_ref());
         let read = self.files.bytes(&file);
         read.map_err(|reason| {

@@ -9,7 +9,7 @@ use super::super::file;
 use super::super::shape::{Named, Short};
 use super::super::source::{At, Span};
 use super::super::suggest::did_you_mean;
-use super::{ROOT, Reader, is};
+use super::{HttpdReader, ROOT, is};
 
 pub(super) struct Directive {
     pub(super) name: &'static str,
@@ -17,7 +17,7 @@ pub(super) struct Directive {
     pub(super) takes: &'static str,
     /// The part of the raw form that it fills; where a line of it is wrong, nothing there is called missing.
     pub(super) fills: &'static str,
-    pub(super) apply: fn(&mut Reader<'_>, &Arguments<'_>),
+    pub(super) apply: fn(&mut HttpdReader<'_>, &DirectiveLine<'_>),
 }
 
 pub(super) const DIRECTIVES: [Directive; 12] = [
@@ -110,7 +110,7 @@ pub(super) const DIRECTIVES: [Directive; 12] = [
 /// Lines that are missing may have been meant to say anything.
 pub(super) const ANYTHING: &str = "*";
 
-pub(super) struct Arguments<'a> {
+pub(super) struct DirectiveLine<'a> {
     pub(super) directive: &'static Directive,
     pub(super) words: &'a [String],
     pub(super) span: Span,
@@ -118,14 +118,14 @@ pub(super) struct Arguments<'a> {
     pub(super) directory: &'a Path,
 }
 
-impl Arguments<'_> {
+impl DirectiveLine<'_> {
     fn spanned(&self, text: impl Into<String>) -> Spanned<String> {
         Spanned::new(self.span.clone(), text.into())
     }
 }
 
-impl Reader<'_> {
-    fn load_module(&mut self, line: &Arguments<'_>) {
+impl HttpdReader<'_> {
+    fn load_module(&mut self, line: &DirectiveLine<'_>) {
         let Some(id) = line.words[0].strip_suffix("_module") else {
             let right = format!("a module's name ends in _module (write {}_module)", line.words[0]);
             return self.refuse(line, &right);
@@ -135,7 +135,7 @@ impl Reader<'_> {
         table.get_mut().0.push(entry);
     }
 
-    fn server_cluster(&mut self, line: &Arguments<'_>) {
+    fn server_cluster(&mut self, line: &DirectiveLine<'_>) {
         let server = Spanned::new(line.span.clone(), Short::Text(line.words[1].clone()));
         let clusters = &mut self.file.cluster.0;
         let name = line.words[0].as_str();
@@ -143,16 +143,16 @@ impl Reader<'_> {
             Some(cluster) => cluster.get_mut().servers.get_or_insert_default().push(server),
             None => clusters.push(Spanned::new(
                 line.span.clone(),
-                file::Cluster {
+                file::ClusterTable {
                     name: Some(line.spanned(name)),
                     servers: Some(vec![server]),
-                    ..file::Cluster::default()
+                    ..file::ClusterTable::default()
                 },
             )),
         }
     }
 
-    fn cluster_module(&mut self, line: &Arguments<'_>) {
+    fn cluster_module(&mut self, line: &DirectiveLine<'_>) {
         // The ID as it is, or under the name that LoadModule has for it.
         let id = line.words[1].strip_suffix("_module").unwrap_or(&line.words[1]);
         self.cluster_modules.push((line.spanned(&line.words[0]), line.spanned(id)));
@@ -181,7 +181,7 @@ impl Reader<'_> {
         }
     }
 
-    fn proxy_pass(&mut self, line: &Arguments<'_>) {
+    fn proxy_pass(&mut self, line: &DirectiveLine<'_>) {
         let target = line.words[1].as_str();
         if target.contains("://") {
             return self.refuse(line, "takes a cluster's name where ProxyPass takes a URL");
@@ -194,21 +194,21 @@ impl Reader<'_> {
             Some(slash) => (&target[..slash], Some(line.spanned(&target[slash..]))),
             None => (target, None),
         };
-        let route = file::Route {
+        let route = file::RouteTable {
             path: Some(line.spanned(&line.words[0])),
             cluster: Some(line.spanned(cluster)),
             rewrite,
-            ..file::Route::default()
+            ..file::RouteTable::default()
         };
         self.file.route.0.push(Spanned::new(line.span.clone(), route));
     }
 
-    fn module_path(&mut self, line: &Arguments<'_>) {
+    fn module_path(&mut self, line: &DirectiveLine<'_>) {
         let directories = line.words.iter().map(|directory| line.spanned(directory));
         self.file.module_path.get_or_insert_default().extend(directories);
     }
 
-    fn listen(&mut self, line: &Arguments<'_>) {
+    fn listen(&mut self, line: &DirectiveLine<'_>) {
         if let Some(protocol) = line.words.get(1).filter(|protocol| !is(protocol, "http")) {
             return self.refuse(line, &format!("protocol \"{protocol}\" is not supported, only http"));
         }
@@ -219,11 +219,12 @@ impl Reader<'_> {
                 address.strip_prefix("*:").map_or(address.to_owned(), |port| format!("0.0.0.0:{port}"))
             }
         };
-        let listener = file::Listener { address: Some(line.spanned(address)), ..file::Listener::default() };
+        let listener =
+            file::ListenerTable { address: Some(line.spanned(address)), ..file::ListenerTable::default() };
         self.file.listener.0.push(Spanned::new(line.span.clone(), listener));
     }
 
-    fn include(&mut self, line: &Arguments<'_>) {
+    fn include(&mut self, line: &DirectiveLine<'_>) {
         let files = match self.files.included(&line.words[0], line.directory) {
             Ok(files) => files,
             Err(reason) => return self.refuse(line, &reason),
@@ -243,6 +244,6 @@ impl Reader<'_> {
     }
 }
 
-fn is_named(cluster: &Spanned<file::Cluster>, name: &str) -> bool {
+fn is_named(cluster: &Spanned<file::ClusterTable>, name: &str) -> bool {
     cluster.get_ref().name.as_ref().is_some_and(|known| known.get_ref() == name)
 }

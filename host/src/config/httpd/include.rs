@@ -7,9 +7,9 @@ const DEEPEST: usize = 16;
 
 /// The files being read, from the operator's own to the innermost.
 #[derive(Debug, Default)]
-pub(super) struct Stack(Vec<PathBuf>);
+pub(super) struct IncludeStack(Vec<PathBuf>);
 
-impl Stack {
+impl IncludeStack {
     /// Goes into a file, unless that would never end.
     pub(super) fn enter(&mut self, path: &Path) -> Result<(), String> {
         // Where there is no such file (a text given by a test), the name has to do.

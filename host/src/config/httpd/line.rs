@@ -2,7 +2,7 @@
 
 /// One logical line, neither blank nor a comment.
 #[derive(Debug, PartialEq)]
-pub(super) struct Line {
+pub(super) struct LogicalLine {
     /// Offset of its first physical line.
     pub(super) at: usize,
     /// Its text, without white space around it.
@@ -11,12 +11,12 @@ pub(super) struct Line {
 
 /// The lines of a file whose first byte is at `base`. A backslash before a line's end joins it with the next, in
 /// comments too; a comment is a whole line.
-pub(super) fn lines(text: &str, base: usize) -> Vec<Line> {
+pub(super) fn lines(text: &str, base: usize) -> Vec<LogicalLine> {
     let mut lines = Vec::new();
-    let mut pending: Option<Line> = None;
+    let mut pending: Option<LogicalLine> = None;
     let mut at = base;
     for physical in text.split_inclusive('\n') {
-        let mut line = pending.take().unwrap_or_else(|| Line { at, text: String::new() });
+        let mut line = pending.take().unwrap_or_else(|| LogicalLine { at, text: String::new() });
         at += physical.len();
         let content = physical.strip_suffix('\n').map(|line| line.strip_suffix('\r').unwrap_or(line));
         if let Some(continued) = content.and_then(|line| line.strip_suffix('\\')) {
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn skips_a_byte_order_mark() {
-        assert_eq!(lines("\u{feff}Listen 80\n", 0), [Line { at: 0, text: "Listen 80".to_owned() }]);
+        assert_eq!(lines("\u{feff}Listen 80\n", 0), [LogicalLine { at: 0, text: "Listen 80".to_owned() }]);
     }
 
     #[test]

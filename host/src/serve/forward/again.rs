@@ -10,7 +10,7 @@ use tokio::time::Sleep;
 use super::failure::Failure;
 use super::report::Report;
 use super::{End, Memory, Request};
-use crate::config::retry::Policy;
+use crate::config::retry::RetryPolicy;
 use crate::http::h1::body::BodyReader;
 use crate::http::h1::head::{Framing, ResponseHead};
 use crate::serve::downstream::Downstream;
@@ -50,7 +50,7 @@ impl Request<'_> {
     }
 
     /// The route's policy, where this request can be repeated by it. A body may turn out to be too long later.
-    pub(super) fn policy(&self) -> Option<&Policy> {
+    pub(super) fn policy(&self) -> Option<&RetryPolicy> {
         let policy = self.plan.route.retry.as_deref()?;
         let fits = match self.head.framing {
             // Of HTTP/2, where nothing need be said of a length.
@@ -134,7 +134,7 @@ impl Request<'_> {
         })
     }
 
-    fn may_send_again(&self, policy: &Policy, has_passed_on: bool) -> bool {
+    fn may_send_again(&self, policy: &RetryPolicy, has_passed_on: bool) -> bool {
         !has_passed_on && self.n_sent < policy.tries
     }
 
