@@ -28,7 +28,7 @@ use crate::cluster::retries::Retries;
 use crate::cluster::slow_start::SlowStart;
 use crate::cluster::sticky::Sticky;
 use crate::config::{self, AllDown, HostHeader, KeySource};
-use crate::module::balancer::{Balancer, Fault};
+use crate::module::balancer::{Balancer, ModuleFault};
 
 pub use self::queue::{Offer, QueuePlace, QueueSignal, WaitQueue};
 pub use self::standing::{HealthFacts, keep};
@@ -290,7 +290,7 @@ impl Cluster {
     }
 
     /// How often this module of its did this wrong.
-    pub fn faults(&self, module: &str, fault: Fault) -> u64 {
+    pub fn faults(&self, module: &str, fault: ModuleFault) -> u64 {
         let balancers = self.tiers.iter().flat_map(Tier::balancers);
         balancers.filter(|balancer| balancer.module().id() == module).map(|b| b.faults(fault)).sum()
     }

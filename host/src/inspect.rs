@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 use lb_api::version::{ABI_MAJOR, ABI_MINOR};
 use lb_api::wire;
 use trylist::module::Module;
-use trylist::module::balancer::{Balancer, BuildInput, Endpoint, Needs};
+use trylist::module::balancer::{Balancer, BuildInput, EndpointInput, Needs};
 
 /// One fact a line, its name first.
 pub(crate) fn describe(module: &Arc<Module>) -> String {
@@ -60,7 +60,7 @@ fn needs_without_settings(module: &Arc<Module>) -> Result<Needs, String> {
         epoch: AtomicU64::new(0),
     }));
     let address = std::net::Ipv4Addr::LOCALHOST.into();
-    let endpoint = Endpoint {
+    let endpoint = EndpointInput {
         id: 1,
         url: "http://127.0.0.1:80",
         name: "127.0.0.1",

@@ -25,7 +25,7 @@ use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use self::calls::Calls;
-use crate::module::board::Mark;
+use crate::module::board::ModuleMark;
 
 /// A module that passed every check of [`load`].
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub struct Module {
     /// The file that it was read from.
     file: PathBuf,
     /// What a crumb says of it.
-    mark: Mark,
+    mark: ModuleMark,
 }
 
 /// An opened library and what it said of itself. Made once for the same bytes, and never freed.

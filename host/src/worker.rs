@@ -24,7 +24,7 @@ use crate::cluster::learned::Learned;
 use crate::cluster::names::{HostName, Resolver};
 use crate::cluster::{self, Cluster, Clusters};
 use crate::config::Config;
-use crate::module::balancer::{BuildError, Fault};
+use crate::module::balancer::{BuildError, ModuleFault};
 use crate::module::board::{self, Board};
 use crate::module::crash;
 use crate::module::refusal::LoadError;
@@ -677,7 +677,8 @@ fn faults(clusters: &[Cluster]) -> BTreeMap<Arc<str>, u64> {
     let mut faults = BTreeMap::new();
     for cluster in clusters {
         for module in cluster.config.modules() {
-            let of_cluster: u64 = Fault::ALL.into_iter().map(|fault| cluster.faults(module, fault)).sum();
+            let of_cluster: u64 =
+                ModuleFault::ALL.into_iter().map(|fault| cluster.faults(module, fault)).sum();
             *faults.entry(Arc::clone(module)).or_default() += of_cluster;
         }
     }

@@ -33,7 +33,7 @@ fn parts() -> impl Iterator<Item = Part<Table>> {
 
 /// How a check ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum CheckResult {
     Ok(String),
     Failed(String),
     Skipped(String),
@@ -41,24 +41,24 @@ pub(super) enum Verdict {
 
 /// One line of what the child says.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Said {
+pub(super) enum ChildLine {
     /// What the module is.
     Module(String),
     Begun(usize),
-    Ended(usize, Verdict),
+    Ended(usize, CheckResult),
 }
 
 /// Before each line, so that what a module prints is told apart.
 const MARK: char = '\u{1}';
 
-impl Said {
+impl ChildLine {
     fn say(&self) {
         let text = match self {
             Self::Module(text) => format!("module\t{text}"),
             Self::Begun(check) => format!("begun\t{check}"),
-            Self::Ended(check, Verdict::Ok(text)) => format!("ok\t{check}\t{text}"),
-            Self::Ended(check, Verdict::Failed(text)) => format!("failed\t{check}\t{text}"),
-            Self::Ended(check, Verdict::Skipped(text)) => format!("skipped\t{check}\t{text}"),
+            Self::Ended(check, CheckResult::Ok(text)) => format!("ok\t{check}\t{text}"),
+            Self::Ended(check, CheckResult::Failed(text)) => format!("failed\t{check}\t{text}"),
+            Self::Ended(check, CheckResult::Skipped(text)) => format!("skipped\t{check}\t{text}"),
         };
         let text = text.replace(['\n', '\r'], " ");
         // Where nobody listens any more, nobody misses it.
@@ -76,9 +76,9 @@ impl Said {
         let (check, text) = (check.parse().ok()?, text.to_owned());
         Some(match kind {
             "begun" => Self::Begun(check),
-            "ok" => Self::Ended(check, Verdict::Ok(text)),
-            "failed" => Self::Ended(check, Verdict::Failed(text)),
-            "skipped" => Self::Ended(check, Verdict::Skipped(text)),
+            "ok" => Self::Ended(check, CheckResult::Ok(text)),
+            "failed" => Self::Ended(check, CheckResult::Failed(text)),
+            "skipped" => Self::Ended(check, CheckResult::Skipped(text)),
             _ => return None,
         })
     }
@@ -116,26 +116,26 @@ pub(super) fn run(test: &Test, settings: Vec<Setting>, first: usize) {
         PANIC.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(text);
     }));
     // After a restart these have been told.
-    let tell = |said: Said| {
+    let tell = |said: ChildLine| {
         if first == 0 {
             said.say();
         }
     };
-    Said::Begun(0).say();
+    ChildLine::Begun(0).say();
     let module = match load::inspect(&test.file) {
         Ok(module) => module,
-        Err(error) => return Said::Ended(0, Verdict::Failed(error.to_string())).say(),
+        Err(error) => return ChildLine::Ended(0, CheckResult::Failed(error.to_string())).say(),
     };
-    tell(Said::Module(describe(&module)));
-    tell(Said::Ended(0, Verdict::Ok(String::new())));
+    tell(ChildLine::Module(describe(&module)));
+    tell(ChildLine::Ended(0, CheckResult::Ok(String::new())));
     let contract = contract(&module, test, settings);
-    Said::Begun(1).say();
+    ChildLine::Begun(1).say();
     match attempt(|| builds(&contract)) {
-        Ok(text) => tell(Said::Ended(1, Verdict::Ok(text))),
-        Err(why) => return Said::Ended(1, Verdict::Failed(why)).say(),
+        Ok(text) => tell(ChildLine::Ended(1, CheckResult::Ok(text))),
+        Err(why) => return ChildLine::Ended(1, CheckResult::Failed(why)).say(),
     }
     for (check, (name, part)) in (2..).zip(parts()).filter(|(check, _)| *check >= first) {
-        Said::Begun(check).say();
+        ChildLine::Begun(check).say();
         let verdict = attempt(|| match name {
             WEIGHTS if test.weighted.is_none() => {
                 let found = match contract.largest_difference() {
@@ -144,16 +144,16 @@ pub(super) fn run(test: &Test, settings: Vec<Setting>, first: usize) {
                     }
                     (_, example) => example,
                 };
-                Verdict::Skipped(format!("not asked for (--weighted TOLERANCE asks); {found}"))
+                CheckResult::Skipped(format!("not asked for (--weighted TOLERANCE asks); {found}"))
             }
-            KEYS if !test.keyed => Verdict::Skipped("not asked for (--keyed asks)".into()),
-            name if name == OWN[1].0 => Verdict::Ok(times(&contract)),
+            KEYS if !test.keyed => CheckResult::Skipped("not asked for (--keyed asks)".into()),
+            name if name == OWN[1].0 => CheckResult::Ok(times(&contract)),
             _ => {
                 part(&contract);
-                Verdict::Ok(String::new())
+                CheckResult::Ok(String::new())
             }
         });
-        Said::Ended(check, verdict.unwrap_or_else(Verdict::Failed)).say();
+        ChildLine::Ended(check, verdict.unwrap_or_else(CheckResult::Failed)).say();
     }
 }
 
@@ -323,11 +323,14 @@ mod tests {
 
     #[test]
     fn what_is_said_is_what_is_read() {
-        assert_eq!(Said::read("\u{1}begun\t3"), Some(Said::Begun(3)));
-        let failed = Said::Ended(4, Verdict::Failed("a\tb".into()));
-        assert_eq!(Said::read("\u{1}failed\t4\ta\tb"), Some(failed));
-        assert_eq!(Said::read("\u{1}ok\t0\t"), Some(Said::Ended(0, Verdict::Ok(String::new()))));
-        assert_eq!(Said::read("what a module prints"), None);
+        assert_eq!(ChildLine::read("\u{1}begun\t3"), Some(ChildLine::Begun(3)));
+        let failed = ChildLine::Ended(4, CheckResult::Failed("a\tb".into()));
+        assert_eq!(ChildLine::read("\u{1}failed\t4\ta\tb"), Some(failed));
+        assert_eq!(
+            ChildLine::read("\u{1}ok\t0\t"),
+            Some(ChildLine::Ended(0, CheckResult::Ok(String::new())))
+        );
+        assert_eq!(ChildLine::read("what a module prints"), None);
     }
 
     #[test]

@@ -66,9 +66,9 @@ fn lb_api(said: Option<&Path>) -> Result<String, Failure> {
         .ok_or_else(|| Failure::new(format_args!("{}: its path cannot be written in TOML", folder.display())))
 }
 
-type Files = Vec<(&'static str, String)>;
+type TemplateFiles = Vec<(&'static str, String)>;
 
-fn rust(name: &str, lb_api: &str) -> Files {
+fn rust(name: &str, lb_api: &str) -> TemplateFiles {
     let lb_api = toml::Value::String(lb_api.to_owned()).to_string();
     vec![
         ("Cargo.toml", fill(MANIFEST, name).replace("@LB_API@", &lb_api)),
@@ -78,7 +78,7 @@ fn rust(name: &str, lb_api: &str) -> Files {
     ]
 }
 
-fn c(name: &str) -> Files {
+fn c(name: &str) -> TemplateFiles {
     let source = C
         .replace("from the top of the checkout", "in this folder")
         .replace("-I lb-api/include ", "")
@@ -99,7 +99,7 @@ fn fill(template: &str, name: &str) -> String {
     template.replace("@ID@", name).replace("@FOLDER@", &name.replace('_', "-"))
 }
 
-fn write(folder: &PathBuf, files: &Files) -> io::Result<()> {
+fn write(folder: &PathBuf, files: &TemplateFiles) -> io::Result<()> {
     if let Some(parent) = folder.parent() {
         fs::create_dir_all(parent)?;
     }

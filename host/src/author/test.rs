@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use super::checks::{self, Said, Verdict};
+use super::checks::{self, CheckResult, ChildLine};
 use trylist::process::control::Exit;
 
 use crate::cli::Test;
@@ -19,9 +19,9 @@ pub(crate) fn run(test: &Test) -> Result<(), Failure> {
         checks::run(test, settings, first);
         return Ok(());
     }
-    let mut report = Report::new();
+    let mut report = TestReport::new();
     while let Some(first) = report.next_check() {
-        let mut child = Running::start(first)?;
+        let mut child = ChildProcess::start(first)?;
         let end = child.follow(Duration::from_secs(test.time_limit), &mut report)?;
         report.ended(end, first, test.time_limit)?;
     }
@@ -30,7 +30,7 @@ pub(crate) fn run(test: &Test) -> Result<(), Failure> {
 
 /// How a child ended.
 #[derive(Clone, Copy, Debug)]
-enum End {
+enum ChildEnd {
     /// By itself, or by what the module did.
     Exited(ExitStatus),
     /// It was silent for longer than a check may take.
@@ -38,12 +38,12 @@ enum End {
 }
 
 /// This program once more, as the process that runs checks.
-struct Running {
+struct ChildProcess {
     child: Child,
     lines: Receiver<String>,
 }
 
-impl Running {
+impl ChildProcess {
     fn start(first: usize) -> Result<Self, Failure> {
         let failed = |error| Failure::new(format_args!("no process to run the checks in: {error}"));
         let mut child = Command::new(std::env::current_exe().map_err(failed)?)
@@ -67,25 +67,27 @@ impl Running {
     }
 
     /// Reports what it says, until it ends or says nothing for too long.
-    fn follow(&mut self, time_limit: Duration, report: &mut Report) -> Result<End, Failure> {
+    fn follow(&mut self, time_limit: Duration, report: &mut TestReport) -> Result<ChildEnd, Failure> {
         loop {
             match self.lines.recv_timeout(time_limit) {
                 // What the module prints is its author's to see.
-                Ok(line) => match Said::read(&line) {
+                Ok(line) => match ChildLine::read(&line) {
                     Some(said) => report.said(said)?,
                     None if line.is_empty() => {}
                     None => eprintln!("{line}"),
                 },
-                Err(RecvTimeoutError::Timeout) => return Ok(End::Silent),
+                Err(RecvTimeoutError::Timeout) => return Ok(ChildEnd::Silent),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
         let waited = self.child.wait();
-        waited.map(End::Exited).map_err(|error| Failure::new(format_args!("the checks' process: {error}")))
+        waited
+            .map(ChildEnd::Exited)
+            .map_err(|error| Failure::new(format_args!("the checks' process: {error}")))
     }
 }
 
-impl Drop for Running {
+impl Drop for ChildProcess {
     fn drop(&mut self) {
         // It may have ended already.
         let _ = self.child.kill();
@@ -94,16 +96,16 @@ impl Drop for Running {
 }
 
 /// What is known so far; each line is printed as soon as it is.
-struct Report {
+struct TestReport {
     names: Vec<&'static str>,
-    verdicts: Vec<Verdict>,
+    verdicts: Vec<CheckResult>,
     /// The check that runs.
     running: Option<usize>,
     /// Something is wrong that is no check's.
     is_failed: bool,
 }
 
-impl Report {
+impl TestReport {
     fn new() -> Self {
         Self { names: checks::names(), verdicts: Vec::new(), running: None, is_failed: false }
     }
@@ -113,14 +115,14 @@ impl Report {
         Some(self.verdicts.len()).filter(|next| *next < self.names.len())
     }
 
-    fn said(&mut self, said: Said) -> Result<(), Failure> {
+    fn said(&mut self, said: ChildLine) -> Result<(), Failure> {
         match said {
-            Said::Module(text) => print(&format!("{text}\n")),
-            Said::Begun(check) => {
+            ChildLine::Module(text) => print(&format!("{text}\n")),
+            ChildLine::Begun(check) => {
                 self.running = Some(check);
                 Ok(())
             }
-            Said::Ended(check, verdict) => {
+            ChildLine::Ended(check, verdict) => {
                 self.running = None;
                 // After a restart, what was told already fails now: all that follows has the same reason.
                 let check = check.max(self.verdicts.len());
@@ -129,47 +131,47 @@ impl Report {
         }
     }
 
-    fn verdict(&mut self, check: usize, verdict: Verdict) -> Result<(), Failure> {
+    fn verdict(&mut self, check: usize, verdict: CheckResult) -> Result<(), Failure> {
         let Some(name) = self.names.get(check) else { return Ok(()) };
         let with = |text: &str| if text.is_empty() { String::new() } else { format!(": {text}") };
         let line = match &verdict {
-            Verdict::Ok(text) => format!("ok       {name}{}\n", with(text)),
-            Verdict::Failed(text) => format!("FAILED   {name}{}\n", with(text)),
-            Verdict::Skipped(text) => format!("skipped  {name}{}\n", with(text)),
+            CheckResult::Ok(text) => format!("ok       {name}{}\n", with(text)),
+            CheckResult::Failed(text) => format!("FAILED   {name}{}\n", with(text)),
+            CheckResult::Skipped(text) => format!("skipped  {name}{}\n", with(text)),
         };
         self.verdicts.push(verdict);
         print(&line)
     }
 
     /// Judges how a child ended that was started with this many verdicts.
-    fn ended(&mut self, end: End, n_before: usize, time_limit: u64) -> Result<(), Failure> {
+    fn ended(&mut self, end: ChildEnd, n_before: usize, time_limit: u64) -> Result<(), Failure> {
         let n_after = self.verdicts.len();
         let is_cut = self.running.take().is_some() || n_after == n_before;
         let limit = || format!("did not return within {}", count(time_limit as usize, "second"));
         if n_after == self.names.len() {
             // All checks are through, and what follows is the library's own end.
             let why = match end {
-                End::Exited(status) if status.success() => return Ok(()),
-                End::Exited(status) => how(status),
-                End::Silent => limit(),
+                ChildEnd::Exited(status) if status.success() => return Ok(()),
+                ChildEnd::Exited(status) => how(status),
+                ChildEnd::Silent => limit(),
             };
             self.is_failed = true;
             return print(&format!("FAILED   lets its process end: {why}\n"));
         }
         match end {
-            End::Silent => {
-                self.verdict(n_after, Verdict::Failed(limit()))?;
+            ChildEnd::Silent => {
+                self.verdict(n_after, CheckResult::Failed(limit()))?;
                 return self.skip_rest("nothing more is tried on a module that does not return");
             }
-            End::Exited(status) if is_cut => self.verdict(n_after, Verdict::Failed(how(status)))?,
-            End::Exited(_) => {}
+            ChildEnd::Exited(status) if is_cut => self.verdict(n_after, CheckResult::Failed(how(status)))?,
+            ChildEnd::Exited(_) => {}
         }
         self.skip_rest_after_start()
     }
 
     /// A module that does not load, or does not build, is not tried further.
     fn skip_rest_after_start(&mut self) -> Result<(), Failure> {
-        let is_failed = |check: usize| matches!(self.verdicts.get(check), Some(Verdict::Failed(_)));
+        let is_failed = |check: usize| matches!(self.verdicts.get(check), Some(CheckResult::Failed(_)));
         match (is_failed(0), is_failed(1)) {
             (true, _) => self.skip_rest("it does not load"),
             (_, true) => self.skip_rest("it does not build"),
@@ -179,20 +181,20 @@ impl Report {
 
     fn skip_rest(&mut self, why: &str) -> Result<(), Failure> {
         while let Some(check) = self.next_check() {
-            self.verdict(check, Verdict::Skipped(why.to_owned()))?;
+            self.verdict(check, CheckResult::Skipped(why.to_owned()))?;
         }
         Ok(())
     }
 
     /// The last line, and the exit code.
     fn finish(self) -> Result<(), Failure> {
-        let n = |is: fn(&Verdict) -> bool| self.verdicts.iter().filter(|verdict| is(verdict)).count();
-        let n_failed = n(|verdict| matches!(verdict, Verdict::Failed(_))) + usize::from(self.is_failed);
+        let n = |is: fn(&CheckResult) -> bool| self.verdicts.iter().filter(|verdict| is(verdict)).count();
+        let n_failed = n(|verdict| matches!(verdict, CheckResult::Failed(_))) + usize::from(self.is_failed);
         print(&format!(
             "{}: {} ok, {n_failed} failed, {} skipped\n",
             count(self.verdicts.len(), "check"),
-            n(|verdict| matches!(verdict, Verdict::Ok(_))),
-            n(|verdict| matches!(verdict, Verdict::Skipped(_))),
+            n(|verdict| matches!(verdict, CheckResult::Ok(_))),
+            n(|verdict| matches!(verdict, CheckResult::Skipped(_))),
         ))?;
         // The report says why.
         if n_failed == 0 { Ok(()) } else { Err(Failure { exit: Exit::Module, text: String::new() }) }

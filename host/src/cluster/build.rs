@@ -14,7 +14,7 @@ use crate::cluster::retries::Retries;
 use crate::cluster::slow_start::SlowStart;
 use crate::cluster::sticky::Sticky;
 use crate::config::{self, Setting};
-use crate::module::balancer::{self, Balancer, BuildError, BuildInput, Problem};
+use crate::module::balancer::{self, Balancer, BuildError, BuildInput, BuildProblem};
 use crate::module::registry::Registry;
 
 /// What the tiers of a cluster are built from.
@@ -126,7 +126,7 @@ impl TierBuilder<'_> {
         settings: &[Setting],
     ) -> Result<Option<Balancer>, BuildError> {
         let Some(module) = self.registry.module(id) else { return Ok(None) };
-        let seen: Vec<balancer::Endpoint<'_>> = endpoints.iter().map(seen).collect();
+        let seen: Vec<balancer::EndpointInput<'_>> = endpoints.iter().map(seen).collect();
         let input = BuildInput {
             cluster: &self.config.name,
             cluster_idx: Some(self.cluster_idx),
@@ -146,7 +146,7 @@ impl TierBuilder<'_> {
         BuildError {
             cluster: (&*self.config.name).into(),
             module: (&*missing.module).into(),
-            problems: vec![Problem {
+            problems: vec![BuildProblem {
                 path: "".into(),
                 text: text.into(),
                 place: Some(missing.place.clone()),
@@ -156,8 +156,8 @@ impl TierBuilder<'_> {
 }
 
 /// An endpoint as a balancer sees it.
-fn seen(endpoint: &Endpoint) -> balancer::Endpoint<'_> {
-    balancer::Endpoint {
+fn seen(endpoint: &Endpoint) -> balancer::EndpointInput<'_> {
+    balancer::EndpointInput {
         id: endpoint.id,
         url: &endpoint.url,
         name: &endpoint.name,

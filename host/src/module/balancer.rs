@@ -19,10 +19,10 @@ use std::time::Instant;
 
 use lb_api::wire;
 
-pub use self::build::{BuildError, BuildInput, Endpoint, Needs, Problem};
-pub use self::scope::Fault;
+pub use self::build::{BuildError, BuildInput, BuildProblem, EndpointInput, Needs};
+pub use self::scope::ModuleFault;
 use self::scope::{Scope, panic_text, take_panic};
-use crate::module::board::{self, Mark};
+use crate::module::board::{self, ModuleMark};
 use crate::module::wire::slice;
 use crate::module::{Calls, Module};
 
@@ -37,7 +37,7 @@ pub struct Balancer {
     /// What the module's `build` made; may be null, only the module knows.
     instance: *mut c_void,
     /// What a crumb says of its calls.
-    mark: Mark,
+    mark: ModuleMark,
     events: u32,
     needs: Needs,
     scope: Arc<Scope>,
@@ -62,7 +62,7 @@ impl Balancer {
     }
 
     /// How often its module did this wrong, in this cluster, since the first of the balancers that followed each other.
-    pub fn faults(&self, fault: Fault) -> u64 {
+    pub fn faults(&self, fault: ModuleFault) -> u64 {
         self.scope.count(fault)
     }
 
@@ -83,7 +83,7 @@ impl Balancer {
     /// is logged as an error, and then one line at most every ten seconds, so that a bad module fills no disk.
     /// [`BuildInput::fault_limit`] of them within a minute put it in quarantine.
     #[cold]
-    pub fn fault(&self, fault: Fault, detail: &dyn fmt::Display) {
+    pub fn fault(&self, fault: ModuleFault, detail: &dyn fmt::Display) {
         self.scope.fault(fault, detail, Instant::now());
     }
 
@@ -96,7 +96,7 @@ impl Balancer {
     pub fn save(&self) -> Result<Option<Vec<u8>>, SaveError> {
         let Some(save) = self.calls.save else { return Ok(None) };
         let mut bytes = Vec::new();
-        let mut writer = Writer { bytes: &mut bytes, limit: SAVE_BYTES, overflowed: false };
+        let mut writer = SinkWriter { bytes: &mut bytes, limit: SAVE_BYTES, overflowed: false };
         let sink = writer.sink();
         // SAFETY: the instance is alive, and `sink` and its writer live until after the call.
         let call = || unsafe { save(self.instance, &raw const sink) };
@@ -113,9 +113,9 @@ impl Balancer {
     #[cold]
     fn failed(&self, call: &str, status: u32) -> Panicked {
         if status == wire::STATUS_PANICKED {
-            self.fault(Fault::Panic, &panic_text(call, take_panic()));
+            self.fault(ModuleFault::Panic, &panic_text(call, take_panic()));
         } else {
-            self.fault(Fault::Status, &format_args!("{call} returned status {status}"));
+            self.fault(ModuleFault::Status, &format_args!("{call} returned status {status}"));
         }
         Panicked
     }
@@ -264,7 +264,7 @@ impl Balancer {
     /// The module failed in the call.
     pub unsafe fn explain(&self, trylist: *mut c_void, text: &mut Vec<u8>) -> Result<(), Panicked> {
         let Some(explain) = self.calls.explain else { return Ok(()) };
-        let mut writer = Writer { bytes: text, limit: EXPLAIN_BYTES, overflowed: false };
+        let mut writer = SinkWriter { bytes: text, limit: EXPLAIN_BYTES, overflowed: false };
         let sink = writer.sink();
         // SAFETY: the caller's promise; the instance lives as long as `self`, `sink` and its writer beyond the call.
         let status = board::inside(self.mark, || unsafe { explain(self.instance, trylist, &raw const sink) });
@@ -317,13 +317,13 @@ impl fmt::Display for SaveError {
 impl std::error::Error for SaveError {}
 
 /// Where a [`wire::Sink`] writes.
-struct Writer<'a> {
+struct SinkWriter<'a> {
     bytes: &'a mut Vec<u8>,
     limit: usize,
     overflowed: bool,
 }
 
-impl Writer<'_> {
+impl SinkWriter<'_> {
     fn sink(&mut self) -> wire::Sink {
         wire::Sink {
             size: size_of::<wire::Sink>() as u32,
@@ -336,8 +336,8 @@ impl Writer<'_> {
 
 /// [`wire::Sink::write`].
 unsafe extern "C" fn write(ctx: *mut c_void, bytes: wire::Str) {
-    // SAFETY: `Writer::sink` made `ctx`, and whoever called it leaves the writer alone during the call.
-    let writer = unsafe { &mut *ctx.cast::<Writer<'_>>() };
+    // SAFETY: `SinkWriter::sink` made `ctx`, and whoever called it leaves the writer alone during the call.
+    let writer = unsafe { &mut *ctx.cast::<SinkWriter<'_>>() };
     // SAFETY: the ABI promises valid bytes for the time of the call.
     let bytes = unsafe { slice(&bytes) };
     let room = writer.limit.saturating_sub(writer.bytes.len());

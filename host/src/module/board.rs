@@ -29,7 +29,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 /// the configuration does not have; but the memory itself can be neither cut nor grown.
 #[derive(Debug)]
 pub struct Board {
-    memory: NonNull<Head>,
+    memory: NonNull<BoardHead>,
     /// As this process knows it, and not as the memory says later.
     n_slots: usize,
     file: OwnedFd,
@@ -59,7 +59,7 @@ pub struct Seen {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Crumb {
     /// How long the call may take.
-    pub kind: Kind,
+    pub kind: CallKind,
     /// Index in the configuration's list of modules.
     pub module: usize,
     /// Index in the configuration's list of clusters; absent while a module is loaded.
@@ -71,7 +71,7 @@ pub struct Crumb {
 
 /// The two kinds of calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum CallKind {
     /// A request waits for it, and with it all others of the thread.
     Serving,
     /// dlopen, info, build, save, and the drop of a balancer: work on all of a cluster, outside of requests.
@@ -86,12 +86,12 @@ pub struct Fatal {
     /// What it was inside of, if anything.
     pub crumb: Option<Crumb>,
     /// What it did.
-    pub by: By,
+    pub by: FatalCause,
 }
 
 /// How a thread brought its worker down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum By {
+pub enum FatalCause {
     /// This signal was its death.
     Signal(i32),
     /// It called `exit` inside a module.
@@ -100,11 +100,11 @@ pub enum By {
 
 /// What a call's crumb says, made once for all calls of a balancer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mark(u32);
+pub struct ModuleMark(u32);
 
 /// The start of the memory. Slots follow.
 #[repr(C, align(128))]
-struct Head {
+struct BoardHead {
     magic: AtomicU64,
     n_slots: AtomicU32,
     reserved: AtomicU32,
@@ -114,7 +114,7 @@ struct Head {
 
 /// One thread's place. Two cache lines, because processors fetch lines in pairs, and the neighbour writes all the time.
 #[repr(C, align(128))]
-struct Slot {
+struct BoardSlot {
     crumb: AtomicU64,
     /// 0 where no thread has the place.
     tid: AtomicU32,
@@ -125,7 +125,7 @@ struct Slot {
 const MAGIC: u64 = u64::from_be_bytes(*b"trylist\x02");
 /// Slots of the largest board: more threads than a worker can be told to have, and what 16 bits hold.
 const MAX_SLOTS: usize = 4096;
-const SLOTS: usize = size_of::<Head>();
+const SLOTS: usize = size_of::<BoardHead>();
 
 /// One call in a crumb's upper half.
 const CALL: u64 = 1 << 32;
@@ -142,7 +142,7 @@ const EXIT: u8 = u8::MAX;
 
 thread_local! {
     /// Without a destructor, so that a signal handler may read it at any time.
-    static PLACE: Cell<Option<&'static Slot>> = const { Cell::new(None) };
+    static PLACE: Cell<Option<&'static BoardSlot>> = const { Cell::new(None) };
 }
 
 /// From now on the calling thread leaves its crumbs here. Threads without a place leave none. In a worker,
@@ -176,7 +176,7 @@ pub fn tick() {
 
 /// Makes a call with this mark in the thread's place, if it has one.
 #[inline(always)]
-pub(crate) fn inside<R>(mark: Mark, call: impl FnOnce() -> R) -> R {
+pub(crate) fn inside<R>(mark: ModuleMark, call: impl FnOnce() -> R) -> R {
     match PLACE.get() {
         None => call(),
         Some(slot) => {
@@ -202,24 +202,24 @@ pub(crate) fn in_host<R>(call: impl FnOnce() -> R) -> R {
     }
 }
 
-impl Slot {
+impl BoardSlot {
     /// Writes a crumb now, and another one when what this returns is dropped.
     #[inline(always)]
-    fn write(&'static self, now: u64, then: u64) -> Left {
+    fn write(&'static self, now: u64, then: u64) -> CrumbGuard {
         self.crumb.store(now, Ordering::Relaxed);
         // Who else of this thread looks at it is a signal handler: the stores must stand around the call in the code.
         compiler_fence(Ordering::SeqCst);
-        Left { slot: self, then }
+        CrumbGuard { slot: self, then }
     }
 }
 
 /// A crumb to be written at the end of a call, also where it panics.
-struct Left {
-    slot: &'static Slot,
+struct CrumbGuard {
+    slot: &'static BoardSlot,
     then: u64,
 }
 
-impl Drop for Left {
+impl Drop for CrumbGuard {
     #[inline(always)]
     fn drop(&mut self) {
         compiler_fence(Ordering::SeqCst);
@@ -227,7 +227,7 @@ impl Drop for Left {
     }
 }
 
-impl Mark {
+impl ModuleMark {
     /// Of what no supervisor wants to know.
     pub const NONE: Self = Self(0);
 
@@ -262,7 +262,7 @@ impl Crumb {
         let low = raw as u32;
         let idx = |field: u32| (field as usize).checked_sub(1);
         Some(Self {
-            kind: if low & LONG == 0 { Kind::Serving } else { Kind::Long },
+            kind: if low & LONG == 0 { CallKind::Serving } else { CallKind::Long },
             module: idx(low >> CLUSTER_BITS & MODULE)?,
             cluster: idx(low & CLUSTER),
             in_host: low & IN_HOST != 0,
@@ -312,7 +312,7 @@ impl Board {
             return Err(invalid("no board: its size is not sealed"));
         }
         let size = usize::try_from(fstat(&file)?.st_size).unwrap_or(0);
-        let n_slots = size.saturating_sub(SLOTS) / size_of::<Slot>();
+        let n_slots = size.saturating_sub(SLOTS) / size_of::<BoardSlot>();
         if n_slots > MAX_SLOTS || bytes(n_slots) != size {
             return Err(invalid(format!("no board: {size} bytes")));
         }
@@ -367,8 +367,8 @@ impl Board {
             crumb: Crumb::read(record),
             by: match (record >> 48) as u8 {
                 0 => return None,
-                EXIT => By::Exit,
-                signal => By::Signal(signal.into()),
+                EXIT => FatalCause::Exit,
+                signal => FatalCause::Signal(signal.into()),
             },
         })
     }
@@ -390,7 +390,7 @@ impl Board {
     fn record(&self, what: u8) {
         let (slot, crumb) = PLACE.get().map_or((0, 0), |place| {
             let first = self.memory.as_ptr().addr() + SLOTS;
-            let slot = (ptr::from_ref(place).addr().wrapping_sub(first)) / size_of::<Slot>();
+            let slot = (ptr::from_ref(place).addr().wrapping_sub(first)) / size_of::<BoardSlot>();
             // A place on another board is none on this one.
             let slot = if slot < self.n_slots { slot + 1 } else { 0 };
             (slot as u64, place.crumb.load(Ordering::Relaxed) & u64::from(u32::MAX))
@@ -400,24 +400,24 @@ impl Board {
         let _ = self.head().fatal.compare_exchange(0, record, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    fn head(&self) -> &Head {
+    fn head(&self) -> &BoardHead {
         // SAFETY: mapped for as long as `self`, aligned as pages are, and all of it atomics.
         unsafe { self.memory.as_ref() }
     }
 
-    fn slot(&self, slot: usize) -> Option<&Slot> {
+    fn slot(&self, slot: usize) -> Option<&BoardSlot> {
         if slot >= self.n_slots {
             return None;
         }
         // SAFETY: in the mapping, as `slot` is below what it was made for; else as above.
-        Some(unsafe { &*self.memory.as_ptr().add(1).cast::<Slot>().add(slot) })
+        Some(unsafe { &*self.memory.as_ptr().add(1).cast::<BoardSlot>().add(slot) })
     }
 }
 
 const SIZE_SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW);
 
 const fn bytes(n_slots: usize) -> usize {
-    SLOTS + n_slots * size_of::<Slot>()
+    SLOTS + n_slots * size_of::<BoardSlot>()
 }
 
 fn invalid(text: impl Into<String>) -> io::Error {
@@ -432,8 +432,10 @@ impl Drop for Board {
 }
 
 // A process of one version of trylist may look at the board of another.
-const _: () = assert!(size_of::<Head>() == 128 && offset_of!(Head, fatal) == 16);
-const _: () = assert!(size_of::<Slot>() == 128 && offset_of!(Slot, tid) == 8 && offset_of!(Slot, tick) == 12);
+const _: () = assert!(size_of::<BoardHead>() == 128 && offset_of!(BoardHead, fatal) == 16);
+const _: () = assert!(
+    size_of::<BoardSlot>() == 128 && offset_of!(BoardSlot, tid) == 8 && offset_of!(BoardSlot, tick) == 12
+);
 
 #[cfg(test)]
 mod tests {
@@ -452,7 +454,7 @@ mod tests {
     }
 
     fn serving(module: usize, cluster: usize) -> Option<Crumb> {
-        Some(Crumb { kind: Kind::Serving, module, cluster: Some(cluster), in_host: false })
+        Some(Crumb { kind: CallKind::Serving, module, cluster: Some(cluster), in_host: false })
     }
 
     #[test]
@@ -466,7 +468,7 @@ mod tests {
             assert_eq!((before[0].slot, before[0].crumb), (1, None));
             assert_eq!(before[0].tid, rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned());
 
-            let mark = Mark::of_module(0).in_cluster(7);
+            let mark = ModuleMark::of_module(0).in_cluster(7);
             let during = inside(mark, || board.look())[0];
             assert_eq!(during.crumb, serving(0, 7));
             assert_eq!(board.look()[0].crumb, None);
@@ -482,9 +484,9 @@ mod tests {
         on_a_thread(move || {
             take_place(worker, 0);
             let seen = |mark| inside(mark, || board.look())[0].crumb;
-            let long = |cluster| Some(Crumb { kind: Kind::Long, module: 4, cluster, in_host: false });
-            assert_eq!(seen(Mark::of_module(4).long()), long(None));
-            assert_eq!(seen(Mark::of_module(4).long().in_cluster(0)), long(Some(0)));
+            let long = |cluster| Some(Crumb { kind: CallKind::Long, module: 4, cluster, in_host: false });
+            assert_eq!(seen(ModuleMark::of_module(4).long()), long(None));
+            assert_eq!(seen(ModuleMark::of_module(4).long().in_cluster(0)), long(Some(0)));
         });
     }
 
@@ -493,8 +495,8 @@ mod tests {
         let (board, worker) = boards(1);
         on_a_thread(move || {
             take_place(worker, 0);
-            inside(Mark::of_module(1).in_cluster(1), || {
-                inside(Mark::of_module(2).in_cluster(2), || {
+            inside(ModuleMark::of_module(1).in_cluster(1), || {
+                inside(ModuleMark::of_module(2).in_cluster(2), || {
                     assert_eq!(board.look()[0].crumb, serving(2, 2));
                 });
                 assert_eq!(board.look()[0].crumb, serving(1, 1));
@@ -508,7 +510,7 @@ mod tests {
         let (board, worker) = boards(1);
         on_a_thread(move || {
             take_place(worker, 0);
-            inside(Mark::of_module(1), || {
+            inside(ModuleMark::of_module(1), || {
                 let (before, during) = (board.look()[0], in_host(|| board.look()[0]));
                 assert_eq!(before.call(), during.call());
                 assert!(during.crumb.unwrap().in_host && !before.crumb.unwrap().in_host);
@@ -522,7 +524,7 @@ mod tests {
         let (board, worker) = boards(1);
         on_a_thread(move || {
             take_place(worker, 0);
-            let panics = || inside(Mark::of_module(1), || std::panic::resume_unwind(Box::new(())));
+            let panics = || inside(ModuleMark::of_module(1), || std::panic::resume_unwind(Box::new(())));
             assert!(std::panic::catch_unwind(panics).is_err());
             assert_eq!(board.look()[0].crumb, None);
         });
@@ -530,12 +532,12 @@ mod tests {
 
     #[test]
     fn what_has_no_room_in_a_crumb_is_no_other_module() {
-        let crumb = |mark: Mark| Crumb::read(mark.0.into());
-        let last = Mark::of_module(2046).in_cluster(524_286);
+        let crumb = |mark: ModuleMark| Crumb::read(mark.0.into());
+        let last = ModuleMark::of_module(2046).in_cluster(524_286);
         assert_eq!(crumb(last), serving(2046, 524_286));
-        assert_eq!(Mark::of_module(2047).in_cluster(1).long(), Mark::NONE);
-        assert_eq!(Mark::of_module(usize::MAX), Mark::NONE);
-        assert_eq!(crumb(Mark::of_module(1).in_cluster(524_287)).unwrap().cluster, None);
+        assert_eq!(ModuleMark::of_module(2047).in_cluster(1).long(), ModuleMark::NONE);
+        assert_eq!(ModuleMark::of_module(usize::MAX), ModuleMark::NONE);
+        assert_eq!(crumb(ModuleMark::of_module(1).in_cluster(524_287)).unwrap().cluster, None);
     }
 
     #[test]
@@ -544,7 +546,10 @@ mod tests {
         on_a_thread(move || {
             take_place(worker, 0);
             PLACE.get().unwrap().crumb.store(u64::MAX << 32, Ordering::Relaxed);
-            assert_eq!(inside(Mark::of_module(3).in_cluster(5), || board.look())[0].crumb, serving(3, 5));
+            assert_eq!(
+                inside(ModuleMark::of_module(3).in_cluster(5), || board.look())[0].crumb,
+                serving(3, 5)
+            );
             assert_eq!(board.look()[0].raw, 0);
         });
     }
@@ -575,8 +580,8 @@ mod tests {
             take_place(worker, 1);
             worker.record_exit();
             assert_eq!(board.fatal(), None, "the host may end its process");
-            inside(Mark::of_module(6).in_cluster(2), || worker.record_exit());
-            let first = Some(Fatal { slot: Some(1), crumb: serving(6, 2), by: By::Exit });
+            inside(ModuleMark::of_module(6).in_cluster(2), || worker.record_exit());
+            let first = Some(Fatal { slot: Some(1), crumb: serving(6, 2), by: FatalCause::Exit });
             assert_eq!(board.fatal(), first);
             worker.record_signal(11);
             assert_eq!(board.fatal(), first);
@@ -587,7 +592,7 @@ mod tests {
     fn a_thread_without_a_place_dies_inside_of_nothing() {
         let (board, worker) = boards(2);
         on_a_thread(move || worker.record_signal(6));
-        assert_eq!(board.fatal(), Some(Fatal { slot: None, crumb: None, by: By::Signal(6) }));
+        assert_eq!(board.fatal(), Some(Fatal { slot: None, crumb: None, by: FatalCause::Signal(6) }));
     }
 
     #[test]

@@ -4,21 +4,21 @@ use std::ffi::c_void;
 
 use lb_api::wire::{Answer, BuildCx, Event, Failure, Module, NextCx, Outcome, Request, Sink};
 
-type Balancer = *const c_void;
-type TryList = *mut c_void;
+type BalancerPtr = *const c_void;
+type TrylistPtr = *mut c_void;
 
 /// The calls, with those that a module must have taken out of their `Option`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Calls {
-    pub(super) load_balance: unsafe extern "C" fn(Balancer, *const Request, TryList) -> u32,
-    pub(super) next: unsafe extern "C" fn(Balancer, TryList, *const NextCx, *mut Answer) -> u32,
-    pub(super) report_failure: unsafe extern "C" fn(Balancer, TryList, *const Failure) -> u32,
-    pub(super) observe: Option<unsafe extern "C" fn(Balancer, TryList, *const Event) -> u32>,
-    pub(super) finish: unsafe extern "C" fn(Balancer, TryList, *const Outcome) -> u32,
-    pub(super) drop_trylist: unsafe extern "C" fn(Balancer, TryList) -> u32,
+    pub(super) load_balance: unsafe extern "C" fn(BalancerPtr, *const Request, TrylistPtr) -> u32,
+    pub(super) next: unsafe extern "C" fn(BalancerPtr, TrylistPtr, *const NextCx, *mut Answer) -> u32,
+    pub(super) report_failure: unsafe extern "C" fn(BalancerPtr, TrylistPtr, *const Failure) -> u32,
+    pub(super) observe: Option<unsafe extern "C" fn(BalancerPtr, TrylistPtr, *const Event) -> u32>,
+    pub(super) finish: unsafe extern "C" fn(BalancerPtr, TrylistPtr, *const Outcome) -> u32,
+    pub(super) drop_trylist: unsafe extern "C" fn(BalancerPtr, TrylistPtr) -> u32,
     pub(super) build: unsafe extern "C" fn(*const BuildCx, *mut *mut c_void) -> u32,
-    pub(super) save: Option<unsafe extern "C" fn(Balancer, *const Sink) -> u32>,
-    pub(super) explain: Option<unsafe extern "C" fn(Balancer, TryList, *const Sink) -> u32>,
+    pub(super) save: Option<unsafe extern "C" fn(BalancerPtr, *const Sink) -> u32>,
+    pub(super) explain: Option<unsafe extern "C" fn(BalancerPtr, TrylistPtr, *const Sink) -> u32>,
     pub(super) drop_balancer: unsafe extern "C" fn(*mut c_void) -> u32,
 }
 

@@ -14,7 +14,7 @@ use libc::{c_int, c_void, siginfo_t};
 use crate::module::board::{self, Board};
 use crate::os::log_queue;
 
-/// By these a thread brings its process down. Traps are what `__builtin_trap` is on some machines, SYS is a system call
+/// Signals that end the process. Traps are what `__builtin_trap` is on some machines, SYS is a system call
 /// that a filter of the service manager forbids.
 const FATAL: [c_int; 7] =
     [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT, libc::SIGTRAP, libc::SIGSYS];
@@ -129,7 +129,7 @@ mod tests {
     use rustix::process::{Resource, Rlimit, setrlimit};
 
     use super::*;
-    use crate::module::board::{By, Crumb, Fatal, Kind, Mark, inside};
+    use crate::module::board::{CallKind, Crumb, Fatal, FatalCause, ModuleMark, inside};
 
     const ROLE: &str = "TRYLIST_CRASH_ROLE";
 
@@ -146,13 +146,13 @@ mod tests {
             .unwrap();
         let innocent = board.look();
         assert_eq!(innocent.len(), 2, "both were there: {output:?}");
-        let inside_of = Crumb { kind: Kind::Serving, module: 0, cluster: Some(0), in_host: false };
+        let inside_of = Crumb { kind: CallKind::Serving, module: 0, cluster: Some(0), in_host: false };
         assert_eq!(innocent[0].crumb, Some(inside_of));
         (output.status, board.fatal())
     }
 
-    fn guilty(by: By) -> Option<Fatal> {
-        let crumb = Crumb { kind: Kind::Serving, module: 1, cluster: Some(3), in_host: false };
+    fn guilty(by: FatalCause) -> Option<Fatal> {
+        let crumb = Crumb { kind: CallKind::Serving, module: 1, cluster: Some(3), in_host: false };
         Some(Fatal { slot: Some(1), crumb: Some(crumb), by })
     }
 
@@ -161,7 +161,7 @@ mod tests {
     fn dies_by(signal: c_int, role: &str) {
         let (status, fatal) = dies(role);
         assert_eq!(status.signal(), Some(signal), "{status}");
-        assert_eq!(fatal, guilty(By::Signal(signal)));
+        assert_eq!(fatal, guilty(FatalCause::Signal(signal)));
     }
 
     #[test]
@@ -175,7 +175,7 @@ mod tests {
         let (entered, has_entered) = mpsc::channel();
         thread::spawn(move || {
             take_place(board, 0);
-            inside(Mark::of_module(0).in_cluster(0), || {
+            inside(ModuleMark::of_module(0).in_cluster(0), || {
                 entered.send(()).unwrap();
                 loop {
                     thread::park();
@@ -188,7 +188,7 @@ mod tests {
             if role == "segv outside" {
                 read_nowhere();
             }
-            inside(Mark::of_module(1).in_cluster(3), || act(&role));
+            inside(ModuleMark::of_module(1).in_cluster(3), || act(&role));
         })
         .join()
         .unwrap();
@@ -275,12 +275,12 @@ mod tests {
     #[test]
     fn an_exit_inside_a_module_is_told() {
         let (status, fatal) = dies("exit");
-        assert_eq!((status.code(), fatal), (Some(0), guilty(By::Exit)));
+        assert_eq!((status.code(), fatal), (Some(0), guilty(FatalCause::Exit)));
     }
 
     #[test]
     fn a_death_outside_of_modules_blames_none() {
-        let nobody = |slot| Some(Fatal { slot, crumb: None, by: By::Signal(libc::SIGSEGV) });
+        let nobody = |slot| Some(Fatal { slot, crumb: None, by: FatalCause::Signal(libc::SIGSEGV) });
         assert_eq!(dies("segv outside").1, nobody(Some(1)));
         assert_eq!(dies("segv of another").1, nobody(None));
     }

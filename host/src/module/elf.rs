@@ -34,7 +34,7 @@ const MACHINES: [(u16, &str); 10] = [
 /// # Errors
 ///
 /// What it is instead, and what would be right, to stand behind the file's name.
-pub(super) fn check<S: Source + ?Sized>(source: &S) -> Result<(), String> {
+pub(super) fn check<S: ElfSource + ?Sized>(source: &S) -> Result<(), String> {
     let length = source.length();
     let mut head = [0; HEADER_BYTES];
     let n = usize::try_from(length).unwrap_or(usize::MAX).min(HEADER_BYTES);
@@ -61,7 +61,7 @@ pub(super) fn check<S: Source + ?Sized>(source: &S) -> Result<(), String> {
         let (theirs, ours) = if big { ("big", "little") } else { ("little", "big") };
         return Err(format!("is for a {theirs}-endian machine, this one is {ours}-endian; {FIX}"));
     }
-    let header = Header::read(bytes).ok_or_else(|| cut_short(length, 64))?;
+    let header = ElfHeader::read(bytes).ok_or_else(|| cut_short(length, 64))?;
     match MACHINES.iter().find(|(number, _)| *number == header.machine) {
         Some((_, name)) if *name == ARCH => {}
         Some((_, name)) => return Err(format!("is for {name}, this machine is {ARCH}; {FIX}")),
@@ -91,7 +91,7 @@ fn cut_short(length: u64, needed: u64) -> String {
 }
 
 /// Where the bytes of a library are: only few of them are looked at.
-pub(super) trait Source {
+pub(super) trait ElfSource {
     /// How many there are.
     fn length(&self) -> u64;
 
@@ -99,7 +99,7 @@ pub(super) trait Source {
     fn read(&self, at: u64, out: &mut [u8]) -> bool;
 }
 
-impl Source for File {
+impl ElfSource for File {
     fn length(&self) -> u64 {
         self.metadata().map_or(0, |metadata| metadata.len())
     }
@@ -110,7 +110,7 @@ impl Source for File {
 }
 
 /// The fields of the file header that matter here.
-struct Header {
+struct ElfHeader {
     kind: u16,
     machine: u16,
     segments: u64,
@@ -118,7 +118,7 @@ struct Header {
     n_segments: u64,
 }
 
-impl Header {
+impl ElfHeader {
     /// At the offsets of the 64-bit class: the only one that can get here, as no host is narrower.
     fn read(bytes: &[u8]) -> Option<Self> {
         Some(Self {
@@ -131,7 +131,7 @@ impl Header {
     }
 
     /// Where the last byte ends that the linker would map.
-    fn end_of_segments<S: Source + ?Sized>(&self, source: &S) -> Option<u64> {
+    fn end_of_segments<S: ElfSource + ?Sized>(&self, source: &S) -> Option<u64> {
         let mut end = 0;
         for i in 0..self.n_segments {
             let at = self.segments.checked_add(i * self.segment_size)?;
@@ -163,7 +163,7 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 mod tests {
     use super::*;
 
-    impl Source for [u8] {
+    impl ElfSource for [u8] {
         fn length(&self) -> u64 {
             self.len() as u64
         }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
 
-use crate::module::refusal::Refusal;
+use crate::module::refusal::LoadRefusal;
 
 /// A copy that nobody can change any more, not even this process.
 #[derive(Debug)]
@@ -23,8 +23,8 @@ impl Image {
     /// passed on.
     pub(super) fn in_memory<T>(
         name: &str,
-        fill: impl FnOnce(&mut File) -> Result<T, Refusal>,
-    ) -> Result<(Self, T), Refusal> {
+        fill: impl FnOnce(&mut File) -> Result<T, LoadRefusal>,
+    ) -> Result<(Self, T), LoadRefusal> {
         // Longer than the kernel takes, no ID of a module that loads is.
         let name: String = name.chars().filter(|c| *c != '\0').take(60).collect();
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
@@ -33,10 +33,10 @@ impl Image {
             Err(Errno::INVAL) => memfd_create(name.as_str(), flags),
             other => other,
         };
-        let mut file = File::from(file.map_err(|error| Refusal::Copy(error.into()))?);
+        let mut file = File::from(file.map_err(|error| LoadRefusal::Copy(error.into()))?);
         let filled = fill(&mut file)?;
         let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
-        fcntl_add_seals(&file, seals).map_err(|error| Refusal::Copy(error.into()))?;
+        fcntl_add_seals(&file, seals).map_err(|error| LoadRefusal::Copy(error.into()))?;
         Ok((Self { file: file.into() }, filled))
     }
 
@@ -44,12 +44,13 @@ impl Image {
     /// any more when this returns.
     pub(super) fn in_file<T>(
         folders: &[PathBuf],
-        fill: impl Fn(&mut File) -> Result<T, Refusal>,
-    ) -> Result<(Self, T), Refusal> {
-        let mut last = Refusal::Copy(io::Error::new(io::ErrorKind::NotFound, "no folder for private files"));
+        fill: impl Fn(&mut File) -> Result<T, LoadRefusal>,
+    ) -> Result<(Self, T), LoadRefusal> {
+        let mut last =
+            LoadRefusal::Copy(io::Error::new(io::ErrorKind::NotFound, "no folder for private files"));
         for folder in folders {
             match Self::in_folder(folder, &fill) {
-                Err(Refusal::Copy(error)) => last = Refusal::Copy(error),
+                Err(LoadRefusal::Copy(error)) => last = LoadRefusal::Copy(error),
                 other => return other,
             }
         }
@@ -58,11 +59,11 @@ impl Image {
 
     fn in_folder<T>(
         parent: &Path,
-        fill: impl FnOnce(&mut File) -> Result<T, Refusal>,
-    ) -> Result<(Self, T), Refusal> {
+        fill: impl FnOnce(&mut File) -> Result<T, LoadRefusal>,
+    ) -> Result<(Self, T), LoadRefusal> {
         // A folder of its own, so that nobody can put another file in the name's place before it is opened again. The
         // file is opened again because a file that is open for writing may not be run, and this one never shall change.
-        let folder = private_folder(parent).map_err(Refusal::Copy)?;
+        let folder = private_folder(parent).map_err(LoadRefusal::Copy)?;
         let path = folder.join("module.so");
         let copy = OpenOptions::new()
             .write(true)
@@ -70,9 +71,9 @@ impl Image {
             // Once the folder is gone nobody finds it. A worker that became another user has to run it.
             .mode(0o555)
             .open(&path)
-            .map_err(Refusal::Copy)
+            .map_err(LoadRefusal::Copy)
             .and_then(|mut file| fill(&mut file))
-            .and_then(|filled| Ok((File::open(&path).map_err(Refusal::Copy)?, filled)));
+            .and_then(|filled| Ok((File::open(&path).map_err(LoadRefusal::Copy)?, filled)));
         // Without the name it goes away with the process. What cannot be removed is left behind, but harms nobody.
         let _ = fs::remove_dir_all(&folder);
         let (file, filled) = copy?;
@@ -135,8 +136,8 @@ mod tests {
     use std::io::Write as _;
     use std::os::unix::fs::PermissionsExt as _;
 
-    fn code(file: &mut File) -> Result<(), Refusal> {
-        file.write_all(b"code").map_err(Refusal::Copy)
+    fn code(file: &mut File) -> Result<(), LoadRefusal> {
+        file.write_all(b"code").map_err(LoadRefusal::Copy)
     }
 
     #[test]

@@ -24,11 +24,11 @@ use libloading::os::unix::{Library as Opened, RTLD_LOCAL, RTLD_NOW};
 use sha2::{Digest as _, Sha256};
 
 use crate::config::ModuleFile;
-use crate::module::board::{self, Mark};
+use crate::module::board::{self, ModuleMark};
 use crate::module::calls::Calls;
 use crate::module::image::{self, Image};
 use crate::module::mapped::{can_be_read, is_mapped, is_readable};
-use crate::module::refusal::{LoadError, MAX_FILE_BYTES, Refusal, TABLE_BYTES};
+use crate::module::refusal::{LoadError, LoadRefusal, MAX_FILE_BYTES, TABLE_BYTES};
 use crate::module::wire::slice;
 use crate::module::{Language, Library, Module, OneLine, TrylistLayout, elf, owner};
 
@@ -49,7 +49,8 @@ pub struct Copied {
 /// Any refusal that there can be before the file is opened as code, as one line that names file and reason.
 pub fn read(request: &ModuleFile) -> Result<Copied, LoadError> {
     let error = |file: &Path, refusal| LoadError::of(request, file, refusal);
-    let file = request.locate().map_err(|not_found| error(&request.file, Refusal::NotFound(not_found)))?;
+    let file =
+        request.locate().map_err(|not_found| error(&request.file, LoadRefusal::NotFound(not_found)))?;
     copy(&file, &request.id, request.sha256).map_err(|refusal| error(&file, refusal))
 }
 
@@ -59,7 +60,7 @@ pub fn read(request: &ModuleFile) -> Result<Copied, LoadError> {
 /// # Errors
 ///
 /// Any further refusal.
-pub fn open(request: &ModuleFile, copied: Copied, mark: Mark) -> Result<Arc<Module>, LoadError> {
+pub fn open(request: &ModuleFile, copied: Copied, mark: ModuleMark) -> Result<Arc<Module>, LoadError> {
     let file = copied.file.clone();
     let module =
         load(copied, Some(&request.id), mark).map_err(|refusal| LoadError::of(request, &file, refusal))?;
@@ -72,7 +73,7 @@ pub fn open(request: &ModuleFile, copied: Copied, mark: Mark) -> Result<Arc<Modu
 ///
 /// Why no configuration could load it.
 pub fn inspect(file: &Path) -> Result<Arc<Module>, LoadError> {
-    let module = copy(file, "module", None).and_then(|copied| load(copied, None, Mark::NONE));
+    let module = copy(file, "module", None).and_then(|copied| load(copied, None, ModuleMark::NONE));
     let error = |refusal| LoadError { place: None, id: None, file: file.to_owned(), refusal };
     module.map(Arc::new).map_err(error)
 }
@@ -91,45 +92,45 @@ impl Copied {
 
 const PIECE_BYTES: usize = 64 << 10;
 
-fn copy(file: &Path, name: &str, pinned: Option<[u8; 32]>) -> Result<Copied, Refusal> {
+fn copy(file: &Path, name: &str, pinned: Option<[u8; 32]>) -> Result<Copied, LoadRefusal> {
     let (opened, metadata) = open_file(file)?;
     if rustix::process::geteuid().is_root() {
-        owner::check(file, &metadata, 0).map_err(Refusal::Exposed)?;
+        owner::check(file, &metadata, 0).map_err(LoadRefusal::Exposed)?;
     }
     let fill = |to: &mut File| pour(&opened, to);
     let (image, sha256) = match Image::in_memory(name, fill) {
-        Err(Refusal::Copy(_)) => Image::in_file(&image::private_folders(), fill)?,
+        Err(LoadRefusal::Copy(_)) => Image::in_file(&image::private_folders(), fill)?,
         other => other?,
     };
     if let Some(pinned) = pinned.filter(|pinned| *pinned != sha256) {
-        return Err(Refusal::OtherHash { pinned: pinned.into(), found: sha256.into() });
+        return Err(LoadRefusal::OtherHash { pinned: pinned.into(), found: sha256.into() });
     }
-    let copied = image.try_clone().map_err(Refusal::Copy)?.into_file();
-    elf::check(&copied).map_err(Refusal::NoLibrary)?;
+    let copied = image.try_clone().map_err(LoadRefusal::Copy)?.into_file();
+    elf::check(&copied).map_err(LoadRefusal::NoLibrary)?;
     Ok(Copied { file: file.to_owned(), sha256, image })
 }
 
-fn load(copied: Copied, id: Option<&str>, mark: Mark) -> Result<Module, Refusal> {
+fn load(copied: Copied, id: Option<&str>, mark: ModuleMark) -> Result<Module, LoadRefusal> {
     let Copied { file, sha256, image } = copied;
     let library = library(sha256, image, mark)?;
     match id {
-        Some(id) if id != &*library.id => Err(Refusal::OtherId { found: library.id.clone() }),
+        Some(id) if id != &*library.id => Err(LoadRefusal::OtherId { found: library.id.clone() }),
         _ => Ok(Module { library, file, mark }),
     }
 }
 
-fn open_file(path: &Path) -> Result<(File, Metadata), Refusal> {
+fn open_file(path: &Path) -> Result<(File, Metadata), LoadRefusal> {
     // Not to wait for the other end where the path names a pipe.
     let nonblock = rustix::fs::OFlags::NONBLOCK.bits() as i32;
     let file =
-        OpenOptions::new().read(true).custom_flags(nonblock).open(path).map_err(Refusal::Unreadable)?;
-    let metadata = file.metadata().map_err(Refusal::Unreadable)?;
-    if metadata.is_file() { Ok((file, metadata)) } else { Err(Refusal::NoFile) }
+        OpenOptions::new().read(true).custom_flags(nonblock).open(path).map_err(LoadRefusal::Unreadable)?;
+    let metadata = file.metadata().map_err(LoadRefusal::Unreadable)?;
+    if metadata.is_file() { Ok((file, metadata)) } else { Err(LoadRefusal::NoFile) }
 }
 
 /// Copies a file and says its hash. It goes piece by piece: a supervisor that had held whole modules in memory of its own
 /// would keep that memory, and be the first that the kernel kills for want of it.
-fn pour(from: &File, to: &mut File) -> Result<[u8; 32], Refusal> {
+fn pour(from: &File, to: &mut File) -> Result<[u8; 32], LoadRefusal> {
     let mut piece = vec![0; PIECE_BYTES];
     let (mut hash, mut at) = (Sha256::new(), 0);
     loop {
@@ -137,14 +138,14 @@ fn pour(from: &File, to: &mut File) -> Result<[u8; 32], Refusal> {
             Ok(0) => return Ok(hash.finalize().into()),
             Ok(n) => n,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(Refusal::Unreadable(error)),
+            Err(error) => return Err(LoadRefusal::Unreadable(error)),
         };
         at += n as u64;
         if at > MAX_FILE_BYTES {
-            return Err(Refusal::TooLarge);
+            return Err(LoadRefusal::TooLarge);
         }
         hash.update(&piece[..n]);
-        to.write_all(&piece[..n]).map_err(Refusal::Copy)?;
+        to.write_all(&piece[..n]).map_err(LoadRefusal::Copy)?;
     }
 }
 
@@ -153,7 +154,7 @@ static OPENED: Mutex<Option<HashMap<[u8; 32], &'static Library>>> = Mutex::new(N
 
 /// Opens a library, or finds that these very bytes are open: a process that builds several configurations one after
 /// another (as tests do) has each module once.
-fn library(sha256: [u8; 32], image: Image, mark: Mark) -> Result<&'static Library, Refusal> {
+fn library(sha256: [u8; 32], image: Image, mark: ModuleMark) -> Result<&'static Library, LoadRefusal> {
     // Held while the library is opened, so that two threads do not open it twice. Whoever panicked left the map whole.
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
     let opened = opened.get_or_insert_default();
@@ -163,8 +164,8 @@ fn library(sha256: [u8; 32], image: Image, mark: Mark) -> Result<&'static Librar
     let mark = mark.long();
     let exports = dlopen(image, mark)?;
     let (language, table) = exports.table(mark)?;
-    let calls = Calls::from_table(&table).map_err(Refusal::NoCall)?;
-    let info = Info::ask(&table, mark)?;
+    let calls = Calls::from_table(&table).map_err(LoadRefusal::NoCall)?;
+    let info = ModuleInfo::ask(&table, mark)?;
     let library: &'static Library = Box::leak(Box::new(Library {
         id: info.id,
         version: info.version,
@@ -182,20 +183,20 @@ fn library(sha256: [u8; 32], image: Image, mark: Mark) -> Result<&'static Librar
 /// What an opened library exports. Never closed.
 struct Exports(&'static Opened);
 
-fn dlopen(image: Image, mark: Mark) -> Result<Exports, Refusal> {
-    let copy = image.try_clone().map_err(Refusal::Copy)?;
+fn dlopen(image: Image, mark: ModuleMark) -> Result<Exports, LoadRefusal> {
+    let copy = image.try_clone().map_err(LoadRefusal::Copy)?;
     match dlopen_image(image, mark) {
         // The policy let memory be made, but lets it not be run (SELinux, a noexec mount of shared memory).
         Err(text) if text.contains("not permitted") || text.contains("denied") => {
             let copy = copy.into_file();
             let (in_file, _) = Image::in_file(&image::private_folders(), |to| pour(&copy, to))?;
-            dlopen_image(in_file, mark).map_err(Refusal::Linker)
+            dlopen_image(in_file, mark).map_err(LoadRefusal::Linker)
         }
-        other => other.map_err(Refusal::Linker),
+        other => other.map_err(LoadRefusal::Linker),
     }
 }
 
-fn dlopen_image(image: Image, mark: Mark) -> Result<Exports, String> {
+fn dlopen_image(image: Image, mark: ModuleMark) -> Result<Exports, String> {
     let path = image.path();
     // SAFETY: a library's constructors are code of the module, which is trusted: the operator named the file, and it is
     // what was checked, because the image cannot change.
@@ -215,35 +216,35 @@ fn error_text(error: &libloading::Error) -> String {
 }
 
 impl Exports {
-    fn table(&self, mark: Mark) -> Result<(Language, wire::Module), Refusal> {
+    fn table(&self, mark: ModuleMark) -> Result<(Language, wire::Module), LoadRefusal> {
         // SAFETY: what stands under this name is a header of abi_stable, or the file was forged.
         if let Ok(header) = unsafe { self.0.get::<AbiHeaderRef>(ROOT_SYMBOL) } {
             return board::inside(mark, || open_root(*header))
                 .map(|table| (Language::Rust, table))
-                .map_err(Refusal::Root);
+                .map_err(LoadRefusal::Root);
         }
         // SAFETY: a pointer to data; what is there is checked before it is read.
         match unsafe { self.0.get::<*const *const wire::Module>(C_SYMBOL) } {
             Ok(symbol) => c_table(*symbol).map(|table| (Language::C, table)),
-            Err(_) => Err(Refusal::NoModule),
+            Err(_) => Err(LoadRefusal::NoModule),
         }
     }
 }
 
 /// Reads the table of a C module, of which this host may know more calls than the module does.
-fn c_table(symbol: *const *const wire::Module) -> Result<wire::Module, Refusal> {
+fn c_table(symbol: *const *const wire::Module) -> Result<wire::Module, LoadRefusal> {
     // The usual mistake is to export the table itself and not a pointer to it; to follow what then stands in the
     // pointer's place would end the process.
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     let readable = |at: *const c_void, len| maps.is_empty() || is_readable(&maps, at.addr(), len);
     if !readable(symbol.cast(), size_of::<*const c_void>()) || !symbol.is_aligned() {
-        return Err(Refusal::NoTable);
+        return Err(LoadRefusal::NoTable);
     }
     // SAFETY: readable and aligned.
     let table = unsafe { *symbol };
     const HEAD: usize = offset_of!(wire::Module, reserved);
     if table.is_null() || !table.is_aligned() || !readable(table.cast(), HEAD) {
-        return Err(Refusal::NoTable);
+        return Err(LoadRefusal::NoTable);
     }
     // SAFETY: readable up to `HEAD`. Size and version stand at the same place in every ABI that there will be.
     let (size, major, minor) = unsafe {
@@ -255,15 +256,15 @@ fn c_table(symbol: *const *const wire::Module) -> Result<wire::Module, Refusal> 
     };
     check_abi(major, minor)?;
     if (size as usize) < TABLE_BYTES {
-        return Err(Refusal::ShortTable { size });
+        return Err(LoadRefusal::ShortTable { size });
     }
     if !readable(table.cast(), size as usize) {
-        return Err(Refusal::NoTable);
+        return Err(LoadRefusal::NoTable);
     }
     // SAFETY: readable up to the size of the first release's table, whose `info` this is.
     let info = unsafe { (&raw const (*table).info).read() };
     if info.is_some_and(|info| !maps.is_empty() && !is_mapped(&maps, (info as *const ()).addr(), 1, 'x')) {
-        return Err(Refusal::NoTable);
+        return Err(LoadRefusal::NoTable);
     }
     let mut copy = MaybeUninit::<wire::Module>::zeroed();
     let len = (size as usize).min(size_of::<wire::Module>());
@@ -275,14 +276,18 @@ fn c_table(symbol: *const *const wire::Module) -> Result<wire::Module, Refusal> 
 }
 
 /// The ABI's rule; see [`lb_api::version`].
-fn check_abi(major: u32, minor: u32) -> Result<(), Refusal> {
+fn check_abi(major: u32, minor: u32) -> Result<(), LoadRefusal> {
     // `ABI_MINOR` may be 0, but will not stay so.
     #[allow(clippy::absurd_extreme_comparisons, reason = "the minor number rises")]
-    if major == ABI_MAJOR && minor <= ABI_MINOR { Ok(()) } else { Err(Refusal::OtherAbi { major, minor }) }
+    if major == ABI_MAJOR && minor <= ABI_MINOR {
+        Ok(())
+    } else {
+        Err(LoadRefusal::OtherAbi { major, minor })
+    }
 }
 
 /// What a module says of itself, checked.
-struct Info {
+struct ModuleInfo {
     id: Box<str>,
     version: Box<str>,
     summary: Box<str>,
@@ -295,9 +300,9 @@ const MAX_TEXT: usize = 512;
 /// Largest trylist: one a request, so that many of them must fit. What is larger belongs on the heap, by need.
 const MAX_TRYLIST: usize = 64 << 10;
 
-impl Info {
-    fn ask(table: &wire::Module, mark: Mark) -> Result<Self, Refusal> {
-        let ask = table.info.ok_or(Refusal::NoCall("info"))?;
+impl ModuleInfo {
+    fn ask(table: &wire::Module, mark: ModuleMark) -> Result<Self, LoadRefusal> {
+        let ask = table.info.ok_or(LoadRefusal::NoCall("info"))?;
         let absent = wire::Str { ptr: ptr::null(), len: 0 };
         let mut info = wire::Info {
             size: size_of::<wire::Info>() as u32,
@@ -313,12 +318,12 @@ impl Info {
         // SAFETY: the call is of the type that the ABI gives it, and `info` of the size that it says.
         match board::inside(mark, || unsafe { ask(&raw mut info) }) {
             wire::STATUS_OK => {}
-            wire::STATUS_PANICKED => return Err(Refusal::Info("panicked in info".into())),
-            status => return Err(Refusal::Info(format!("info returned status {status}"))),
+            wire::STATUS_PANICKED => return Err(LoadRefusal::Info("panicked in info".into())),
+            status => return Err(LoadRefusal::Info(format!("info returned status {status}"))),
         }
         let (major, minor) = (info.abi_major, info.abi_minor);
         if (major, minor) != (table.abi_major, table.abi_minor) {
-            return Err(Refusal::Info(format!(
+            return Err(LoadRefusal::Info(format!(
                 "its table is of ABI {}.{}, its info of {major}.{minor}; rebuild it as a whole",
                 table.abi_major, table.abi_minor
             )));
@@ -326,7 +331,7 @@ impl Info {
         for (what, text) in [("ID", &info.id), ("version", &info.version), ("summary", &info.summary)] {
             let at = text.ptr.addr();
             if text.len > MAX_TEXT || (!text.ptr.is_null() && !can_be_read(at, text.len)) {
-                return Err(Refusal::Info(format!("its {what} is no text of {MAX_TEXT} bytes or less")));
+                return Err(LoadRefusal::Info(format!("its {what} is no text of {MAX_TEXT} bytes or less")));
             }
         }
         // SAFETY: the ABI promises static text, and what is no text at all was found out above.
@@ -340,33 +345,36 @@ impl Info {
     }
 }
 
-fn id_of(id: &[u8]) -> Result<Box<str>, Refusal> {
+fn id_of(id: &[u8]) -> Result<Box<str>, LoadRefusal> {
     let is_snake = |id: &str| {
         id.starts_with(|c: char| c.is_ascii_lowercase())
             && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
     };
     match std::str::from_utf8(id) {
         Ok(id) if is_snake(id) => Ok(id.into()),
-        _ => Err(Refusal::Info(format!("says that its ID is \"{}\", which is not snake_case", OneLine(id)))),
+        _ => Err(LoadRefusal::Info(format!(
+            "says that its ID is \"{}\", which is not snake_case",
+            OneLine(id)
+        ))),
     }
 }
 
-fn text_of(what: &str, text: &[u8]) -> Result<Box<str>, Refusal> {
+fn text_of(what: &str, text: &[u8]) -> Result<Box<str>, LoadRefusal> {
     match std::str::from_utf8(text) {
         Ok(_) => Ok(OneLine(text).to_string().into()),
-        Err(_) => Err(Refusal::Info(format!("its {what} is not UTF-8: \"{}\"", OneLine(text)))),
+        Err(_) => Err(LoadRefusal::Info(format!("its {what} is not UTF-8: \"{}\"", OneLine(text)))),
     }
 }
 
-fn trylist_of(size: usize, align: usize) -> Result<TrylistLayout, Refusal> {
+fn trylist_of(size: usize, align: usize) -> Result<TrylistLayout, LoadRefusal> {
     if !align.is_power_of_two() || align > wire::TRYLIST_ALIGN {
         let most = wire::TRYLIST_ALIGN;
-        return Err(Refusal::Info(format!(
+        return Err(LoadRefusal::Info(format!(
             "its trylist is to be aligned to {align} bytes, expected a power of two up to {most}"
         )));
     }
     if size > MAX_TRYLIST {
-        return Err(Refusal::Info(format!(
+        return Err(LoadRefusal::Info(format!(
             "its trylist takes {size} bytes, {MAX_TRYLIST} at most can be given"
         )));
     }
@@ -401,7 +409,7 @@ mod tests {
     fn a_private_file_can_be_opened_where_memory_cannot() {
         let library = library_of("int answer = 42;");
         let (image, _) = Image::in_file(&[folder()], |to| pour(&library, to)).unwrap();
-        let exports = dlopen_image(image, Mark::NONE).unwrap();
+        let exports = dlopen_image(image, ModuleMark::NONE).unwrap();
         // SAFETY: an `int`, as written above.
         assert_eq!(unsafe { **exports.0.get::<*const i32>("answer").unwrap() }, 42);
     }
@@ -410,7 +418,7 @@ mod tests {
     fn two_libraries_are_two_though_their_images_came_one_after_the_other() {
         for answer in [1, 2] {
             let library = library_of(&format!("int answer = {answer};"));
-            let exports = dlopen(in_memory(&library), Mark::NONE).unwrap();
+            let exports = dlopen(in_memory(&library), ModuleMark::NONE).unwrap();
             // SAFETY: an `int`, as written above.
             assert_eq!(unsafe { **exports.0.get::<*const i32>("answer").unwrap() }, answer);
         }
@@ -421,7 +429,7 @@ mod tests {
         let file = library_of("int nothing_of_interest;");
         let sha256 = [7; 32];
         let image = || in_memory(&file);
-        assert!(matches!(library(sha256, image(), Mark::NONE), Err(Refusal::NoModule)));
+        assert!(matches!(library(sha256, image(), ModuleMark::NONE), Err(LoadRefusal::NoModule)));
         let known = Box::leak(Box::new(Library {
             id: "x".into(),
             version: "1".into(),
@@ -433,7 +441,7 @@ mod tests {
             calls: crate::module::balancer::tests::NOTHING,
         }));
         OPENED.lock().unwrap().get_or_insert_default().insert(sha256, known);
-        assert!(ptr::eq(library(sha256, image(), Mark::NONE).unwrap(), known));
+        assert!(ptr::eq(library(sha256, image(), ModuleMark::NONE).unwrap(), known));
     }
 
     #[test]

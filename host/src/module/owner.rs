@@ -54,9 +54,9 @@ mod tests {
     use super::*;
 
     /// `a/b/m.so`, with whatever rights the folders above have: a temporary directory is sticky, or the user's own.
-    struct Tree(tempfile::TempDir);
+    struct OwnedTree(tempfile::TempDir);
 
-    impl Tree {
+    impl OwnedTree {
         fn new() -> Self {
             let tree = Self(tempfile::tempdir().unwrap());
             fs::create_dir_all(tree.path("a/b")).unwrap();
@@ -96,12 +96,12 @@ mod tests {
 
     #[test]
     fn takes_what_only_the_owner_can_change() {
-        assert_eq!(Tree::new().check("a/b/m.so"), Ok(()));
+        assert_eq!(OwnedTree::new().check("a/b/m.so"), Ok(()));
     }
 
     #[test]
     fn refuses_a_file_that_others_can_write() {
-        let tree = Tree::new();
+        let tree = OwnedTree::new();
         for mode in [0o664, 0o646] {
             tree.chmod("a/b/m.so", mode);
             let error = tree.check("a/b/m.so").unwrap_err();
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn refuses_any_folder_on_the_way_that_others_can_write() {
-        let tree = Tree::new();
+        let tree = OwnedTree::new();
         tree.chmod("a", 0o777);
         assert_eq!(tree.check("a/b/m.so"), tree.refusal("a", "0777"));
         tree.chmod("a", 0o775);
@@ -120,14 +120,14 @@ mod tests {
 
     #[test]
     fn takes_a_sticky_folder_because_nobody_can_rename_in_it() {
-        let tree = Tree::new();
+        let tree = OwnedTree::new();
         tree.chmod("a", 0o1777);
         assert_eq!(tree.check("a/b/m.so"), Ok(()));
     }
 
     #[test]
     fn refuses_a_link_in_a_folder_that_others_can_write() {
-        let tree = Tree::new();
+        let tree = OwnedTree::new();
         fs::create_dir(tree.path("open")).unwrap();
         symlink(tree.path("a/b"), tree.path("open/link")).unwrap();
         symlink("open/link", tree.path("outer")).unwrap();
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn refuses_what_belongs_to_somebody_else() {
-        let tree = Tree::new();
+        let tree = OwnedTree::new();
         let file = tree.path("a/b/m.so");
         // Root trusts itself alone; everybody else trusts root too, so each needs a stranger of its own.
         let stranger = match rustix::process::geteuid().as_raw() {

@@ -28,13 +28,13 @@ pub struct LoadError {
     /// The file, as found.
     pub file: PathBuf,
     /// The reason.
-    pub refusal: Refusal,
+    pub refusal: LoadRefusal,
 }
 
 /// The reasons for which a module is not loaded. Texts in them are one line.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "each one's text is its documentation, in `Display` below")]
-pub enum Refusal {
+pub enum LoadRefusal {
     NotFound(NotFound),
     Unreadable(io::Error),
     NoFile,
@@ -68,7 +68,7 @@ pub enum Refusal {
 }
 
 impl LoadError {
-    pub(super) fn of(request: &ModuleFile, file: &Path, refusal: Refusal) -> Self {
+    pub(super) fn of(request: &ModuleFile, file: &Path, refusal: LoadRefusal) -> Self {
         let (place, id) = (Some(request.place.clone()), Some(Arc::clone(&request.id)));
         Self { place, id, file: file.to_owned(), refusal }
     }
@@ -88,7 +88,7 @@ impl fmt::Display for LoadError {
 
 impl std::error::Error for LoadError {}
 
-impl fmt::Display for Refusal {
+impl fmt::Display for LoadRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotFound(NotFound { file, tried }) if tried.iter().all(|path| path == file) => {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::config::ModuleFile;
-use crate::module::board::Mark;
+use crate::module::board::ModuleMark;
 use crate::module::load::{self, Copied};
 use crate::module::refusal::LoadError;
 use crate::module::{Hex, Module};
@@ -61,7 +61,7 @@ impl Registry {
                 quarantined.insert(Arc::clone(&file.id));
                 continue;
             };
-            match copied.and_then(|copied| load::open(file, copied, Mark::of_module(idx))) {
+            match copied.and_then(|copied| load::open(file, copied, ModuleMark::of_module(idx))) {
                 Ok(module) => {
                     tracing::info!(
                         module = module.id(),

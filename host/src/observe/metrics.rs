@@ -24,7 +24,7 @@ use arc_swap::ArcSwap;
 use lb_api::wire;
 
 use crate::cluster::health::Health;
-use crate::module::balancer::Fault;
+use crate::module::balancer::ModuleFault;
 use crate::observe::access_log;
 
 pub use self::format::Format;
@@ -68,7 +68,7 @@ pub struct BalancerLayout {
 }
 
 /// How often a module did this wrong, so far.
-pub type Faults = Arc<dyn Fn(Fault) -> u64 + Send + Sync>;
+pub type Faults = Arc<dyn Fn(ModuleFault) -> u64 + Send + Sync>;
 
 /// Whether a cluster is in panic.
 pub type Panics = Arc<dyn Fn() -> bool + Send + Sync>;

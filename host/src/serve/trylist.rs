@@ -21,7 +21,7 @@ use crate::cluster::endpoint::{Declined, InFlight, Which};
 use crate::cluster::{Cluster, Tier};
 use crate::config::WhenFull;
 use crate::http::h1::head::{RequestHead, ResponseHead};
-use crate::module::balancer::{Balancer, Fault, Panicked};
+use crate::module::balancer::{Balancer, ModuleFault, Panicked};
 use crate::module::wire::ns;
 use crate::net::address::Peer;
 use crate::observe::metrics::{Call, TryEnd};
@@ -545,14 +545,17 @@ impl<'a> Trylist<'a> {
     }
 
     /// Judges an answer like input. Whether the endpoint takes requests is not asked here: not to is no fault.
-    fn checked(&self, answer: &wire::Answer) -> Result<Step, (Fault, String)> {
+    fn checked(&self, answer: &wire::Answer) -> Result<Step, (ModuleFault, String)> {
         match answer.kind {
             wire::NEXT_ENDPOINT => {
                 let (endpoint, n) = (answer.endpoint as usize, self.tier.n_endpoints);
                 if endpoint >= n {
-                    Err((Fault::OutOfRange, format!("answered endpoint {endpoint} of {n}")))
+                    Err((ModuleFault::OutOfRange, format!("answered endpoint {endpoint} of {n}")))
                 } else if self.slot().is_answered(endpoint) {
-                    Err((Fault::AlreadyTried, format!("answered endpoint {endpoint} twice in a request")))
+                    Err((
+                        ModuleFault::AlreadyTried,
+                        format!("answered endpoint {endpoint} twice in a request"),
+                    ))
                 } else {
                     Ok(Step::Try(endpoint))
                 }
@@ -562,7 +565,7 @@ impl<'a> Trylist<'a> {
                 self.thread.metrics.busy(self.cluster_idx, self.module_idx);
                 Ok(Step::Wait)
             }
-            kind => Err((Fault::UnknownKind, format!("answered kind {kind}, which is none"))),
+            kind => Err((ModuleFault::UnknownKind, format!("answered kind {kind}, which is none"))),
         }
     }
 

@@ -19,7 +19,7 @@ use super::bundle::Bundle;
 use super::pulse::{self, Pulse, Verdict};
 use super::watchdog::{Finding, Limits, Watchdog, thread_sample};
 use super::{DRAIN_GRACE, Reason};
-use crate::module::board::{Board, By, Crumb, Kind};
+use crate::module::board::{Board, CallKind, Crumb, FatalCause};
 use crate::process::channel::message::{Load, ModuleCopy, ModuleSays, Report, ToSupervisor, ToWorker};
 use crate::process::channel::{self, Received, Receiver, Sender};
 use crate::worker::process::FURTHER_PLACES;
@@ -382,7 +382,7 @@ impl Generation {
     /// Where it is inside a module with something that no request waits for, if anywhere.
     pub(super) fn inside_for_long(&self) -> Option<Blame> {
         let crumbs = self.board.look().into_iter().filter_map(|seen| seen.crumb);
-        crumbs.filter(|crumb| crumb.kind == Kind::Long).find_map(|crumb| self.blame(crumb))
+        crumbs.filter(|crumb| crumb.kind == CallKind::Long).find_map(|crumb| self.blame(crumb))
     }
 
     /// Whether every thread that serves hangs.
@@ -428,8 +428,8 @@ impl Generation {
         };
         // The board may hold what a module wrote there: it counts where it fits the end.
         let fatal = self.board.fatal().filter(|fatal| match fatal.by {
-            By::Signal(signal) => status.signal() == Some(signal),
-            By::Exit => status.code().is_some(),
+            FatalCause::Signal(signal) => status.signal() == Some(signal),
+            FatalCause::Exit => status.code().is_some(),
         });
         let blame = fatal.and_then(|fatal| fatal.crumb).and_then(|crumb| self.blame(crumb));
         // One that is not listened to cannot say that it has ended.

@@ -137,7 +137,7 @@ impl Silence {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::module::board::{Crumb, Kind};
+    use crate::module::board::{CallKind, Crumb};
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn what_a_module_waits_for_is_not_judged_here_but_that_it_is_stopped_is() {
-        let crumb = Crumb { kind: Kind::Serving, module: 0, cluster: None, in_host: false };
+        let crumb = Crumb { kind: CallKind::Serving, module: 0, cluster: None, in_host: false };
         for (state, in_host, is_judged) in [
             ('S', false, false),
             ('R', false, false),

@@ -13,7 +13,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::module::board::{Crumb, Kind, Seen};
+use crate::module::board::{CallKind, Crumb, Seen};
 
 /// How long calls may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,8 +171,8 @@ impl Call {
 
     fn limit(&self, limits: Limits) -> Duration {
         match self.crumb.kind {
-            Kind::Serving => limits.call,
-            Kind::Long => limits.long,
+            CallKind::Serving => limits.call,
+            CallKind::Long => limits.long,
         }
     }
 }
@@ -236,7 +236,7 @@ mod tests {
         }
 
         /// The thread in this slot is inside module `slot`, in the call of this number; 0 is none.
-        fn enter(&mut self, slot: usize, call: u64, kind: Kind) {
+        fn enter(&mut self, slot: usize, call: u64, kind: CallKind) {
             let tid = 100 + slot as u32;
             let crumb = (call > 0).then_some(crumb(slot, kind));
             self.seen.retain(|seen| seen.slot != slot);
@@ -261,18 +261,18 @@ mod tests {
         }
     }
 
-    fn crumb(module: usize, kind: Kind) -> Crumb {
+    fn crumb(module: usize, kind: CallKind) -> Crumb {
         Crumb { kind, module, cluster: Some(0), in_host: false }
     }
 
     fn hang(slot: usize, charged_ms: u32, state: char) -> Finding {
-        Finding::Hang { slot, crumb: crumb(slot, Kind::Serving), charged: charged_ms * MS, state }
+        Finding::Hang { slot, crumb: crumb(slot, CallKind::Serving), charged: charged_ms * MS, state }
     }
 
     #[test]
     fn a_call_that_spins_hangs_when_it_has_used_the_limit() {
         let mut world = World::new();
-        world.enter(0, 1, Kind::Serving);
+        world.enter(0, 1, CallKind::Serving);
         // The first look sees it for the first time.
         assert_eq!(world.look_until_found(100, &[(0, 100, 'R')]), Some((11, hang(0, 1000, 'R'))));
     }
@@ -280,7 +280,7 @@ mod tests {
     #[test]
     fn a_call_that_waits_hangs_though_it_uses_nothing() {
         let mut world = World::new();
-        world.enter(0, 1, Kind::Serving);
+        world.enter(0, 1, CallKind::Serving);
         // Of the first window it is not known whether it waited all the time.
         assert_eq!(world.look(100, &[(0, 0, 'R')]), []);
         assert_eq!(world.look_until_found(100, &[(0, 0, 'S')]), Some((11, hang(0, 1000, 'S'))));
@@ -289,12 +289,12 @@ mod tests {
     #[test]
     fn a_hang_is_told_once_a_call() {
         let mut world = World::new();
-        world.enter(0, 1, Kind::Serving);
+        world.enter(0, 1, CallKind::Serving);
         assert!(world.look_until_found(100, &[(0, 100, 'R')]).is_some());
         assert_eq!(world.look_until_found(100, &[(0, 100, 'R')]), None);
-        world.enter(0, 0, Kind::Serving);
+        world.enter(0, 0, CallKind::Serving);
         assert_eq!(world.look(100, &[]), [], "nor is it an overrun when it ends after all");
-        world.enter(0, 2, Kind::Serving);
+        world.enter(0, 2, CallKind::Serving);
         assert!(world.look_until_found(100, &[(0, 100, 'R')]).is_some(), "the next one is told again");
     }
 
@@ -302,7 +302,7 @@ mod tests {
     fn a_busy_thread_in_one_call_after_another_is_never_charged() {
         let mut world = World::new();
         for call in 1..1000 {
-            world.enter(0, call, Kind::Serving);
+            world.enter(0, call, CallKind::Serving);
             assert_eq!(world.look(100, &[(0, 100, 'R')]), []);
         }
     }
@@ -310,7 +310,7 @@ mod tests {
     #[test]
     fn nothing_is_charged_outside_of_modules() {
         let mut world = World::new();
-        world.enter(0, 0, Kind::Serving);
+        world.enter(0, 0, CallKind::Serving);
         assert_eq!(world.look_until_found(100, &[(0, 100, 'R')]), None);
         assert_eq!(world.look_until_found(100, &[(0, 0, 'S')]), None);
     }
@@ -320,7 +320,7 @@ mod tests {
         // Starved or throttled, waiting for a disk, stopped, traced.
         for state in ['R', 'D', 'T', 't', 'I', '?'] {
             let mut world = World::new();
-            world.enter(0, 1, Kind::Serving);
+            world.enter(0, 1, CallKind::Serving);
             assert_eq!(world.look_until_found(100, &[(0, 0, state)]), None, "{state}");
         }
     }
@@ -328,14 +328,14 @@ mod tests {
     #[test]
     fn a_starved_call_is_charged_what_it_got() {
         let mut world = World::new();
-        world.enter(0, 1, Kind::Serving);
+        world.enter(0, 1, CallKind::Serving);
         assert_eq!(world.look_until_found(100, &[(0, 10, 'R')]), Some((101, hang(0, 1000, 'R'))));
     }
 
     #[test]
     fn a_stop_in_the_middle_of_waiting_is_not_charged() {
         let mut world = World::new();
-        world.enter(0, 1, Kind::Serving);
+        world.enter(0, 1, CallKind::Serving);
         for _ in 0..6 {
             assert_eq!(world.look(100, &[(0, 0, 'S')]), []);
         }
@@ -349,7 +349,7 @@ mod tests {
     #[test]
     fn a_window_in_which_the_supervisor_was_late_is_discarded() {
         let mut world = World::new();
-        world.enter(0, 1, Kind::Serving);
+        world.enter(0, 1, CallKind::Serving);
         assert_eq!(world.look_until_found(201, &[(0, 201, 'R')]), None);
         assert_eq!(world.look_until_found(201, &[(0, 0, 'S')]), None);
         // Up to twice the interval is not late; what was used while it was late stays uncharged.
@@ -359,9 +359,9 @@ mod tests {
     #[test]
     fn long_calls_have_the_long_limit() {
         let mut world = World::new();
-        world.enter(0, 1, Kind::Long);
+        world.enter(0, 1, CallKind::Long);
         let finding =
-            Finding::Hang { slot: 0, crumb: crumb(0, Kind::Long), charged: 10_000 * MS, state: 'S' };
+            Finding::Hang { slot: 0, crumb: crumb(0, CallKind::Long), charged: 10_000 * MS, state: 'S' };
         assert_eq!(world.look(100, &[(0, 0, 'S')]), []);
         assert_eq!(world.look_until_found(100, &[(0, 0, 'S')]), Some((100, finding)));
     }
@@ -370,13 +370,13 @@ mod tests {
     fn a_call_that_ends_after_half_of_the_limit_is_an_overrun() {
         for (looks, is_overrun) in [(5, false), (6, true)] {
             let mut world = World::new();
-            world.enter(0, 1, Kind::Serving);
+            world.enter(0, 1, CallKind::Serving);
             for _ in 0..looks {
                 assert_eq!(world.look(100, &[(0, 100, 'R')]), []);
             }
-            let finding = Finding::Overrun { slot: 0, crumb: crumb(0, Kind::Serving), charged: 500 * MS };
+            let finding = Finding::Overrun { slot: 0, crumb: crumb(0, CallKind::Serving), charged: 500 * MS };
             // It does not matter whether the thread is seen outside or in the next call.
-            world.enter(0, 2, Kind::Serving);
+            world.enter(0, 2, CallKind::Serving);
             assert_eq!(world.look(100, &[]), is_overrun.then_some(finding).as_slice());
             assert_eq!(world.look(100, &[]), [], "told once");
         }
@@ -386,9 +386,9 @@ mod tests {
     fn threads_are_charged_apart() {
         let mut world = World::new();
         for slot in 0..3 {
-            world.enter(slot, 7, Kind::Serving);
+            world.enter(slot, 7, CallKind::Serving);
         }
-        world.enter(1, 0, Kind::Serving);
+        world.enter(1, 0, CallKind::Serving);
         let all = [(0, 40, 'R'), (1, 20, 'R'), (2, 100, 'R')];
         assert_eq!(world.look_until_found(100, &all), Some((11, hang(2, 1000, 'R'))));
         assert_eq!(world.look_until_found(100, &all), Some((15, hang(0, 1000, 'R'))));
@@ -397,7 +397,7 @@ mod tests {
     #[test]
     fn what_a_module_waits_for_in_the_host_is_not_charged() {
         let mut world = World::new();
-        world.enter(0, 1, Kind::Serving);
+        world.enter(0, 1, CallKind::Serving);
         for _ in 0..6 {
             assert_eq!(world.look(100, &[(0, 0, 'S')]), []);
         }
@@ -413,7 +413,7 @@ mod tests {
     #[test]
     fn a_thread_that_cannot_be_sampled_is_not_charged() {
         let mut world = World::new();
-        world.enter(0, 1, Kind::Serving);
+        world.enter(0, 1, CallKind::Serving);
         world.samples.clear();
         assert_eq!(world.look_until_found(100, &[]), None);
     }
@@ -421,7 +421,7 @@ mod tests {
     #[test]
     fn another_thread_in_the_same_place_is_another_call() {
         let mut world = World::new();
-        world.enter(0, 1, Kind::Serving);
+        world.enter(0, 1, CallKind::Serving);
         for _ in 0..10 {
             assert_eq!(world.look(100, &[(0, 100, 'R')]), []);
         }
@@ -458,7 +458,7 @@ mod tests {
         use std::sync::atomic::{AtomicBool, Ordering};
         use std::sync::{Arc, mpsc};
 
-        use crate::module::board::{Board, Mark, inside, take_place};
+        use crate::module::board::{Board, ModuleMark, inside, take_place};
 
         let board = Board::create(3).unwrap();
         let worker = Board::open(board.fd().try_clone_to_owned().unwrap()).unwrap();
@@ -473,7 +473,7 @@ mod tests {
         let threads = [
             std::thread::spawn(move || {
                 take_place(worker, 0);
-                inside(Mark::of_module(0), || {
+                inside(ModuleMark::of_module(0), || {
                     while !spins_until() {
                         std::hint::spin_loop();
                     }
@@ -481,12 +481,12 @@ mod tests {
             }),
             std::thread::spawn(move || {
                 take_place(worker, 1);
-                let _ = inside(Mark::of_module(1), || waits.recv());
+                let _ = inside(ModuleMark::of_module(1), || waits.recv());
             }),
             std::thread::spawn(move || {
                 take_place(worker, 2);
                 while !calls_until() {
-                    inside(Mark::of_module(2), std::thread::yield_now);
+                    inside(ModuleMark::of_module(2), std::thread::yield_now);
                 }
             }),
         ];

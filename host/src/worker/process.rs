@@ -23,7 +23,7 @@ use crate::cluster::learned::Learned;
 use crate::cluster::names::HostName;
 use crate::cluster::{Cluster, Clusters, Tier};
 use crate::config::{self, Config};
-use crate::module::balancer::{Balancer, Fault};
+use crate::module::balancer::{Balancer, ModuleFault};
 use crate::module::board::Board;
 use crate::module::crash;
 use crate::module::load::Copied;
@@ -339,7 +339,7 @@ fn overrun(clusters: &Clusters, cluster: Option<usize>, module: &str, charged: D
         if goes_on {
             balancer.quarantine(&format_args!("a call has not returned after {charged:.1?}"));
         } else {
-            balancer.fault(Fault::Overrun, &format_args!("a call took {charged:.1?}"));
+            balancer.fault(ModuleFault::Overrun, &format_args!("a call took {charged:.1?}"));
         }
     }
 }

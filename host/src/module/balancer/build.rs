@@ -18,7 +18,7 @@ use crate::module::{Module, OneLine};
 
 /// One endpoint as a balancer gets to know it. Its index in [`BuildInput::endpoints`] is its name in every call.
 #[derive(Clone, Copy, Debug)]
-pub struct Endpoint<'a> {
+pub struct EndpointInput<'a> {
     /// Stable over reloads: made of cluster, URL as written, occurrence of that URL, and address.
     pub id: u64,
     /// The URL as written.
@@ -45,7 +45,7 @@ pub struct BuildInput<'a> {
     /// Its index in the configuration, where a supervisor is to know what a thread is inside of.
     pub cluster_idx: Option<usize>,
     /// All endpoints, in configuration order; at least one.
-    pub endpoints: &'a [Endpoint<'a>],
+    pub endpoints: &'a [EndpointInput<'a>],
     /// The cluster's live numbers.
     pub state: &'static wire::ClusterState,
     /// The module's own settings.
@@ -66,12 +66,12 @@ pub struct BuildError {
     /// ID of the module.
     pub module: Box<str>,
     /// The reasons.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<BuildProblem>,
 }
 
 /// One reason why a module refused to build.
 #[derive(Debug)]
-pub struct Problem {
+pub struct BuildProblem {
     /// The setting at fault in the form of [`wire::Setting::path`], or empty.
     pub path: Box<str>,
     /// What is wrong, on one line.
@@ -101,13 +101,13 @@ impl Balancer {
     ///
     /// What the module said against it; also where it panicked, or asks for what no host can give.
     pub fn build(module: &Arc<Module>, input: BuildInput<'_>) -> Result<Self, BuildError> {
-        let placed = |said: Vec<Said>| -> Vec<Problem> {
-            said.into_iter().map(|said| Problem::placed(said, input.settings)).collect()
+        let placed = |said: Vec<UnplacedProblem>| -> Vec<BuildProblem> {
+            said.into_iter().map(|said| BuildProblem::placed(said, input.settings)).collect()
         };
         let mut built = Self::build_or_say_why(module, input).map_err(placed);
         if let (Err(refused), Some(_)) = (&built, input.saved) {
             let without = Self::build_or_say_why(module, BuildInput { saved: None, ..input }).map_err(placed);
-            if let (Ok(_), Some(Problem { text, .. })) = (&without, refused.first()) {
+            if let (Ok(_), Some(BuildProblem { text, .. })) = (&without, refused.first()) {
                 let (cluster, module) = (input.cluster, module.id());
                 tracing::warn!(
                     "cluster \"{cluster}\": module \"{module}\" cannot use what it saved, and starts without: {text}"
@@ -122,7 +122,7 @@ impl Balancer {
         })
     }
 
-    fn build_or_say_why(module: &Arc<Module>, input: BuildInput<'_>) -> Result<Self, Vec<Said>> {
+    fn build_or_say_why(module: &Arc<Module>, input: BuildInput<'_>) -> Result<Self, Vec<UnplacedProblem>> {
         let previous = input.previous.filter(|previous| previous.is_replaceable_by(module, input.cluster));
         let scope = match previous {
             Some(previous) => Arc::clone(&previous.scope),
@@ -132,7 +132,7 @@ impl Balancer {
         let endpoints: Vec<wire::Endpoint> =
             input.endpoints.iter().zip(&metadata).map(|(endpoint, pairs)| endpoint.to_wire(pairs)).collect();
         let settings: Vec<wire::Setting> = input.settings.iter().map(setting).collect();
-        let mut said: Vec<Said> = Vec::new();
+        let mut said: Vec<UnplacedProblem> = Vec::new();
         let errors = wire::ErrorSink {
             size: size_of::<wire::ErrorSink>() as u32,
             reserved: 0,
@@ -178,10 +178,10 @@ impl Balancer {
         // SAFETY: the ABI keeps the names valid until the balancer is dropped.
         match unsafe { Needs::from_wire(&needs) } {
             Ok(needs) => balancer.needs = needs,
-            Err(why) => said.push(Said::of_all(why)),
+            Err(why) => said.push(UnplacedProblem::of_all(why)),
         }
         if balancer.events != 0 && calls.observe.is_none() {
-            said.push(Said::of_all("it asks for events, but has no call \"observe\""));
+            said.push(UnplacedProblem::of_all("it asks for events, but has no call \"observe\""));
         }
         if said.is_empty() { Ok(balancer) } else { Err(said) }
     }
@@ -193,27 +193,29 @@ impl Balancer {
 }
 
 /// What the module said to its error sink, when it says by its status that there is an instance; else why there is none.
-fn judge(status: u32, mut said: Vec<Said>) -> Result<Vec<Said>, Vec<Said>> {
+fn judge(status: u32, mut said: Vec<UnplacedProblem>) -> Result<Vec<UnplacedProblem>, Vec<UnplacedProblem>> {
     let panic = take_panic();
     match status {
         wire::STATUS_OK => return Ok(said),
         wire::STATUS_PANICKED => {
             let text = said.pop().map(|said| said.text).or(panic);
-            said = vec![Said::of_all(panic_text("build", text))];
+            said = vec![UnplacedProblem::of_all(panic_text("build", text))];
         }
-        _ if said.is_empty() => said.push(Said::of_all("it refused to build, and did not say why")),
+        _ if said.is_empty() => {
+            said.push(UnplacedProblem::of_all("it refused to build, and did not say why"))
+        }
         _ => {}
     }
     Err(said)
 }
 
 /// One error as it came: path and text.
-struct Said {
+struct UnplacedProblem {
     path: String,
     text: String,
 }
 
-impl Said {
+impl UnplacedProblem {
     fn of_all(text: impl Into<String>) -> Self {
         Self { path: String::new(), text: text.into() }
     }
@@ -231,9 +233,9 @@ const NO_NEEDS: wire::Needs = wire::Needs {
     n_response_headers: 0,
 };
 
-impl Problem {
+impl BuildProblem {
     /// Finds where the setting at fault stands: itself, else the nearest table or array around it.
-    fn placed(said: Said, settings: &[Setting]) -> Self {
+    fn placed(said: UnplacedProblem, settings: &[Setting]) -> Self {
         let around = |setting: &&Setting| {
             said.path.strip_prefix(&*setting.path).is_some_and(|rest| {
                 rest.is_empty() || rest.starts_with(['.', '[']) || setting.path.is_empty()
@@ -337,11 +339,11 @@ const MAX_PROBLEMS: usize = 100;
 /// [`wire::ErrorSink::error`].
 unsafe extern "C" fn push_said(ctx: *mut c_void, path: wire::Str, text: wire::Str) {
     // SAFETY: `build` made `ctx` from its `Vec`, which nobody else touches during the call.
-    let said = unsafe { &mut *ctx.cast::<Vec<Said>>() };
+    let said = unsafe { &mut *ctx.cast::<Vec<UnplacedProblem>>() };
     if said.len() < MAX_PROBLEMS {
         // SAFETY: the ABI promises valid text for the time of the call.
         let (path, text) = unsafe { (slice(&path), slice(&text)) };
-        said.push(Said { path: OneLine(path).to_string(), text: OneLine(text).to_string() });
+        said.push(UnplacedProblem { path: OneLine(path).to_string(), text: OneLine(text).to_string() });
     }
 }
 
@@ -351,7 +353,7 @@ fn pairs(pairs: &[(Arc<str>, Arc<str>)]) -> Box<[wire::Pair]> {
     pairs.iter().map(|(name, value)| wire::Pair { name: text(name), value: text(value) }).collect()
 }
 
-impl Endpoint<'_> {
+impl EndpointInput<'_> {
     fn to_wire(self, metadata: &[wire::Pair]) -> wire::Endpoint {
         wire::Endpoint {
             size: size_of::<wire::Endpoint>() as u32,

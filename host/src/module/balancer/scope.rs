@@ -16,7 +16,7 @@ use crate::module::{Module, OneLine};
 
 /// What a module did wrong while serving a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum ModuleFault {
     /// It panicked.
     Panic,
     /// It returned a status other than "done".
@@ -31,7 +31,7 @@ pub enum Fault {
     Overrun,
 }
 
-impl Fault {
+impl ModuleFault {
     /// All of them.
     pub const ALL: [Self; 6] =
         [Self::Panic, Self::Status, Self::OutOfRange, Self::AlreadyTried, Self::UnknownKind, Self::Overrun];
@@ -56,7 +56,7 @@ pub(super) struct Scope {
     pub(super) cluster: Box<str>,
     module: Arc<Module>,
     start: Instant,
-    faults: [Tally; Fault::ALL.len()],
+    faults: [Tally; ModuleFault::ALL.len()],
     pub(super) quarantine: Quarantine,
 }
 
@@ -84,7 +84,7 @@ impl Scope {
         })
     }
 
-    pub(super) fn count(&self, fault: Fault) -> u64 {
+    pub(super) fn count(&self, fault: ModuleFault) -> u64 {
         self.faults[fault as usize].count.load(Ordering::Relaxed)
     }
 
@@ -99,7 +99,7 @@ impl Scope {
         }
     }
 
-    pub(super) fn fault(&self, fault: Fault, detail: &dyn fmt::Display, now: Instant) {
+    pub(super) fn fault(&self, fault: ModuleFault, detail: &dyn fmt::Display, now: Instant) {
         let (module, cluster, kind) = (self.module.id(), &*self.cluster, fault.name());
         let now = now.saturating_duration_since(self.start);
         match self.faults[fault as usize].add(now) {

@@ -67,7 +67,7 @@ fn module(calls: Calls) -> Arc<Module> {
         sha256: [0; 32],
         calls,
     }));
-    Arc::new(Module { library, file: "fake.so".into(), mark: Mark::NONE })
+    Arc::new(Module { library, file: "fake.so".into(), mark: ModuleMark::NONE })
 }
 
 static STATE: wire::ClusterState = wire::ClusterState {
@@ -101,8 +101,8 @@ fn input() -> BuildInput<'static> {
 
 /// What is logged, at `debug` and above, while `f` runs.
 fn logged(f: impl FnOnce()) -> String {
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-    impl io::Write for Lines {
+    struct LogLines(Arc<Mutex<Vec<u8>>>);
+    impl io::Write for LogLines {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().write(bytes)
         }
@@ -117,7 +117,7 @@ fn logged(f: impl FnOnce()) -> String {
         .with_target(false)
         .without_time()
         .with_ansi(false)
-        .with_writer(move || Lines(Arc::clone(&writer)))
+        .with_writer(move || LogLines(Arc::clone(&writer)))
         .finish();
     tracing::subscriber::with_default(subscriber, f);
     String::from_utf8(std::mem::take(&mut lines.lock().unwrap())).unwrap()
@@ -178,7 +178,7 @@ fn a_module_sees_the_cluster_as_it_was_given() {
         wire::STATUS_OK
     }
     let metadata = [(Arc::from("zone"), Arc::from("a"))];
-    let v4 = Endpoint {
+    let v4 = EndpointInput {
         id: 7,
         url: "http://10.0.0.1:81",
         name: "10.0.0.1",
@@ -188,8 +188,8 @@ fn a_module_sees_the_cluster_as_it_was_given() {
         metadata: &metadata,
         counters: &COUNTERS,
     };
-    let v6 = Endpoint { address: Some(std::net::Ipv6Addr::LOCALHOST.into()), ..v4 };
-    let named = Endpoint { address: None, metadata: &[], ..v4 };
+    let v6 = EndpointInput { address: Some(std::net::Ipv6Addr::LOCALHOST.into()), ..v4 };
+    let named = EndpointInput { address: None, metadata: &[], ..v4 };
     let settings = [
         setting("tiers", SettingValue::Array(1), 1),
         setting("tiers[0]", SettingValue::String("x".into()), 1),
@@ -354,15 +354,15 @@ fn only_an_instance_of_the_same_library_and_cluster_is_handed_over() {
     }
     let fake = module(Calls { build, ..NOTHING });
     let first = Balancer::build(&fake, input()).unwrap();
-    first.fault(Fault::OutOfRange, &"7");
+    first.fault(ModuleFault::OutOfRange, &"7");
     let second = Balancer::build(&fake, BuildInput { previous: Some(&first), ..input() }).unwrap();
     assert_eq!(second.instance.addr(), 2);
-    assert_eq!(second.faults(Fault::OutOfRange), 1, "a cluster's count goes on");
+    assert_eq!(second.faults(ModuleFault::OutOfRange), 1, "a cluster's count goes on");
     let elsewhere = BuildInput { previous: Some(&first), cluster: "web", ..input() };
     assert_eq!(Balancer::build(&fake, elsewhere).unwrap().instance.addr(), 1);
     let stranger = module(Calls { build, ..NOTHING });
     let other = Balancer::build(&stranger, BuildInput { previous: Some(&first), ..input() }).unwrap();
-    assert_eq!((other.instance.addr(), other.faults(Fault::OutOfRange)), (1, 0));
+    assert_eq!((other.instance.addr(), other.faults(ModuleFault::OutOfRange)), (1, 0));
 }
 
 // ---- calls ---------------------------------------------------------------------------------------------------------
@@ -389,7 +389,7 @@ fn a_failed_call_is_counted_and_logged_once_with_its_text() {
     let line = r#"module fault: drop_trylist panicked: oh\nno module="fake" cluster="api" fault="panic""#;
     assert_eq!(logged(call), format!("ERROR {line}\n"));
     assert_eq!(logged(call), format!("DEBUG {line}\n"));
-    assert_eq!((balancer.faults(Fault::Panic), balancer.faults(Fault::Status)), (2, 0));
+    assert_eq!((balancer.faults(ModuleFault::Panic), balancer.faults(ModuleFault::Status)), (2, 0));
 }
 
 #[test]
@@ -403,7 +403,7 @@ fn a_status_that_is_not_known_is_a_fault_of_its_own() {
         assert_eq!(unsafe { balancer.drop_trylist(ptr::null_mut()) }, Err(Panicked));
     });
     assert!(log.contains("drop_trylist returned status 99"), "{log}");
-    assert_eq!(balancer.faults(Fault::Status), 1);
+    assert_eq!(balancer.faults(ModuleFault::Status), 1);
 }
 
 #[test]

@@ -426,7 +426,7 @@ fn layout() -> MetricsLayout {
     };
     let balancer = |module: &str, out_of_range| BalancerLayout {
         module: module.into(),
-        faults: Arc::new(move |fault| if fault == Fault::OutOfRange { out_of_range } else { 0 }),
+        faults: Arc::new(move |fault| if fault == ModuleFault::OutOfRange { out_of_range } else { 0 }),
         is_quarantined: Arc::new(|| false),
     };
     MetricsLayout {

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::cluster::endpoint::shown_weight;
 use crate::cluster::health::HealthSource;
-use crate::module::balancer::Fault;
+use crate::module::balancer::ModuleFault;
 
 /// Where shards count what one module of a cluster does.
 #[derive(Clone, Copy)]
@@ -329,7 +329,7 @@ impl Metrics {
             None,
             "What a module did that it must not.",
             self.balancers().flat_map(|(name, balancer, _)| {
-                Fault::ALL.into_iter().map(move |fault| {
+                ModuleFault::ALL.into_iter().map(move |fault| {
                     let labels = [("cluster", name), ("module", &*balancer.module), ("fault", fault.name())];
                     (labels, (balancer.faults)(fault))
                 })
