@@ -30,7 +30,7 @@ use crate::cluster::sticky::Sticky;
 use crate::config::{self, AllDown, HostHeader, KeySource};
 use crate::module::balancer::{Balancer, ModuleFault};
 
-pub use self::queue::{Offer, QueuePlace, QueueSignal, WaitQueue};
+pub use self::queue::{Offer, QueuePlace, QueueSignal, WaitQueue, Wanted};
 pub use self::standing::{HealthFacts, keep};
 
 /// One cluster. Shared by all threads; what changes in it is atomic.
@@ -350,7 +350,7 @@ mod tests {
     fn as_many_as_places_came_free_are_woken_when_older_requests_end() {
         let cluster = cluster(", max_requests = 2");
         cluster.set_in_flight_older(0, 2);
-        let places = [(); 3].map(|()| cluster.queue.enter(9, std::iter::empty()).expect("there is room"));
+        let places = [(); 3].map(|()| cluster.queue.enter(9, Wanted::Any).expect("there is room"));
         let mut cx = Context::from_waker(Waker::noop());
         let mut told = || places.each_ref().map(|place| pin!(place.told()).poll(&mut cx).is_ready());
         cluster.set_in_flight_older(0, 2);

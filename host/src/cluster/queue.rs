@@ -1,15 +1,19 @@
 //! Requests that wait in a cluster because all servers that they may go to are full.
 //!
-//! A place that comes free is told to one of them: the first in order that has not tried that server already. It keeps its
-//! place in the order until it has a server; where it cannot use what came free, it tells the next one. A request that would
-//! go to any server waits in one line with all others of that kind; one that has tried some servers already is in nobody's
-//! way, since a newcomer may find a server idle that it has tried.
+//! A place that comes free is told to one of them: the first in order that wants that server. It keeps its place in the order
+//! until it has a server; where it cannot use what came free, it tells the next one. Newcomers wait behind requests that any
+//! server would do for. A request that has tried some servers, or whose module answers only some, blocks nobody who may go to
+//! an idle server; newcomers leave it the servers that it waits for.
+//!
+//! Room that nobody was told of is counted, so that a request that comes just then looks for itself and does not wait for an
+//! event that has passed.
 //!
 //! The list is behind a lock, which is held for a few moves of a pointer, and only by requests that wait and by those that end
 //! while others wait. All others pay for one load.
 
+use std::cell::Cell;
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
@@ -28,7 +32,20 @@ pub struct WaitQueue {
     waiting: AtomicUsize,
     /// Of them, those that any server would do for.
     open: AtomicUsize,
+    /// Of them, those that wait for servers of [`Wanted::Only`].
+    choosy: AtomicUsize,
     list: Mutex<List>,
+}
+
+/// Which servers a request waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Any server of the cluster.
+    Any,
+    /// Any but these endpoints, which it has tried.
+    AllBut(Box<[usize]>),
+    /// These endpoints: its module answers no others.
+    Only(Box<[usize]>),
 }
 
 /// Those that wait, in the order of their coming, linked both ways.
@@ -37,16 +54,19 @@ struct List {
     places: Slab<QueueEntry>,
     first: Option<usize>,
     last: Option<usize>,
-    /// Those that any server would do for and that were told nothing.
-    n_untold: usize,
+    /// How often there may have been room that none of those that wait was told of.
+    n_missed: u64,
+    /// The highest [`Self::n_missed`] for which a request of [`Wanted::Any`] has looked, and found no room.
+    n_checked: u64,
 }
 
 #[derive(Debug)]
 struct QueueEntry {
     before: Option<usize>,
     behind: Option<usize>,
-    /// Endpoints that it may not go to.
-    tried: Box<[usize]>,
+    wanted: Wanted,
+    /// [`List::n_missed`] before it looked and found no room.
+    n_checked: u64,
     told: Option<QueueSignal>,
     waker: Option<Waker>,
 }
@@ -75,8 +95,9 @@ pub struct Offer {
 pub struct QueuePlace<'a> {
     queue: &'a WaitQueue,
     key: usize,
-    is_open: bool,
-    /// It may ask at once: nobody stands before it.
+    /// [`List::n_missed`] before it last looked for room.
+    n_missed: Cell<u64>,
+    /// It is to look for room at once: there may be some that was not told to others.
     pub may_ask: bool,
 }
 
@@ -86,31 +107,67 @@ impl WaitQueue {
         Self { order, ..Self::default() }
     }
 
-    /// Takes a place, for a request that has tried these endpoints. `limit` may wait. Beyond that it is refused, or, where the
-    /// newest comes first, the oldest has to leave.
-    pub fn enter(&self, limit: usize, tried: impl Iterator<Item = usize>) -> Option<QueuePlace<'_>> {
+    /// Takes a place in the queue. At most `limit` requests wait. Beyond that the request is refused, or, where the newest comes
+    /// first, the oldest has to leave.
+    pub fn enter(&self, limit: usize, wanted: Wanted) -> Option<QueuePlace<'_>> {
         let before = self.waiting.fetch_add(1, Ordering::SeqCst);
+        // Endpoints that become available after the caller's next look find it waiting.
+        fence(Ordering::SeqCst);
         if before >= limit && !(limit > 0 && self.order == QueueOrder::Lifo && self.displace()) {
             self.waiting.fetch_sub(1, Ordering::SeqCst);
             return None;
         }
-        let tried: Box<[usize]> = tried.collect();
-        let is_open = tried.is_empty();
-        if is_open {
-            self.open.fetch_add(1, Ordering::SeqCst);
-        }
+        self.count(&wanted);
         let mut list = self.list();
-        // What comes free now is for those before it; what came free before may have been more than those were told of.
-        let may_ask = self.order == QueueOrder::Lifo || !is_open || list.n_untold == 0;
-        let key = list.push(tried);
+        if list.first.is_none() {
+            // While nobody waits, nobody is told.
+            list.n_missed += 1;
+        }
+        let may_ask = self.order == QueueOrder::Lifo || list.n_missed > list.n_checked_for(&wanted);
+        let n_missed = Cell::new(list.n_missed);
+        let key = list.push(wanted);
         drop(list);
-        Some(QueuePlace { queue: self, key, is_open, may_ask })
+        Some(QueuePlace { queue: self, key, n_missed, may_ask })
     }
 
-    /// Whether a newcomer stands behind others: what comes free is theirs.
+    /// Whether newcomers wait behind others: there are requests that any server would do for.
     #[inline]
-    pub fn is_first_come(&self) -> bool {
+    pub fn has_precedence(&self) -> bool {
         self.order == QueueOrder::Fifo && self.open.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether a request waits for this endpoint, or one of a few with it, and a newcomer is to leave it alone. Costs one load
+    /// where no request is so choosy.
+    #[inline]
+    pub fn is_reserved(&self, endpoint: usize) -> bool {
+        self.choosy.load(Ordering::Relaxed) > 0 && self.is_wanted_alone(endpoint)
+    }
+
+    #[cold]
+    fn is_wanted_alone(&self, endpoint: usize) -> bool {
+        let is_it =
+            |place: &QueueEntry| matches!(&place.wanted, Wanted::Only(wanted) if wanted.contains(&endpoint));
+        self.order == QueueOrder::Fifo && self.list().places.iter().any(|(_, place)| is_it(place))
+    }
+
+    fn count(&self, wanted: &Wanted) {
+        if let Some(counter) = self.counter(wanted) {
+            counter.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn discount(&self, wanted: &Wanted) {
+        if let Some(counter) = self.counter(wanted) {
+            counter.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    fn counter(&self, wanted: &Wanted) -> Option<&AtomicUsize> {
+        match wanted {
+            Wanted::Any => Some(&self.open),
+            Wanted::AllBut(_) => None,
+            Wanted::Only(_) => Some(&self.choosy),
+        }
     }
 
     /// How many wait.
@@ -135,11 +192,13 @@ impl WaitQueue {
 
     /// Tells all: an endpoint has become available, which may take several of them.
     pub(super) fn all_may_ask(&self) {
+        fence(Ordering::SeqCst);
         if self.waiting.load(Ordering::SeqCst) == 0 {
             return;
         }
         let wakers: Vec<Waker> = {
             let mut list = self.list();
+            list.n_missed += 1;
             let untold = list.places.iter().filter(|(_, place)| place.told.is_none());
             let untold: Vec<usize> = untold.map(|(key, _)| key).collect();
             untold.into_iter().filter_map(|key| list.tell(key, QueueSignal::Ask)).collect()
@@ -157,9 +216,12 @@ impl WaitQueue {
                 Some(key) => list.next(key, self.order),
             };
             loop {
-                let Some(key) = next else { return };
+                let Some(key) = next else {
+                    list.n_missed += 1;
+                    return;
+                };
                 let place = &list.places[key];
-                if place.told.is_none() && !place.tried.contains(&offer.endpoint) {
+                if place.told.is_none() && place.wanted.includes(offer.endpoint) {
                     break list.tell(key, QueueSignal::Freed(offer));
                 }
                 next = list.next(key, self.order);
@@ -195,11 +257,27 @@ impl WaitQueue {
     }
 }
 
+impl Wanted {
+    fn includes(&self, endpoint: usize) -> bool {
+        match self {
+            Self::Any => true,
+            Self::AllBut(tried) => !tried.contains(&endpoint),
+            Self::Only(wanted) => wanted.contains(&endpoint),
+        }
+    }
+}
+
 impl List {
-    fn push(&mut self, tried: Box<[usize]>) -> usize {
+    fn push(&mut self, wanted: Wanted) -> usize {
         let before = self.last;
-        self.n_untold += usize::from(tried.is_empty());
-        let key = self.places.insert(QueueEntry { before, behind: None, tried, told: None, waker: None });
+        let key = self.places.insert(QueueEntry {
+            before,
+            behind: None,
+            wanted,
+            n_checked: 0,
+            told: None,
+            waker: None,
+        });
         match before {
             Some(before) => self.places[before].behind = Some(key),
             None => self.first = Some(key),
@@ -208,24 +286,31 @@ impl List {
         key
     }
 
+    /// Up to which [`Self::n_missed`] others have looked in vain for what this request wants.
+    fn n_checked_for(&self, wanted: &Wanted) -> u64 {
+        let wanted = match wanted {
+            Wanted::Any => return self.n_checked,
+            // A retry is behind nobody.
+            Wanted::AllBut(_) => return 0,
+            Wanted::Only(wanted) => wanted,
+        };
+        let wants_all = |place: &&QueueEntry| match &place.wanted {
+            Wanted::Only(others) => wanted.iter().all(|endpoint| others.contains(endpoint)),
+            Wanted::Any | Wanted::AllBut(_) => false,
+        };
+        let places = self.places.iter().map(|(_, place)| place).filter(wants_all);
+        places.map(|place| place.n_checked).max().unwrap_or(0)
+    }
+
     /// Tells it something, where it was told nothing yet; its waker is to be woken.
     fn tell(&mut self, key: usize, told: QueueSignal) -> Option<Waker> {
         let place = &mut self.places[key];
-        self.n_untold -= usize::from(place.tried.is_empty());
         place.told = Some(told);
         place.waker.take()
     }
 
-    fn take_told(&mut self, key: usize) -> Option<QueueSignal> {
-        let place = &mut self.places[key];
-        let told = place.told.take()?;
-        self.n_untold += usize::from(place.tried.is_empty());
-        Some(told)
-    }
-
-    fn remove(&mut self, key: usize) {
+    fn remove(&mut self, key: usize) -> QueueEntry {
         let place = self.places.remove(key);
-        self.n_untold -= usize::from(place.tried.is_empty() && place.told.is_none());
         match place.before {
             Some(before) => self.places[before].behind = place.behind,
             None => self.first = place.behind,
@@ -234,6 +319,7 @@ impl List {
             Some(behind) => self.places[behind].before = place.before,
             None => self.last = place.before,
         }
+        place
     }
 
     fn head(&self, order: QueueOrder) -> Option<usize> {
@@ -257,8 +343,11 @@ impl QueuePlace<'_> {
     pub async fn told(&self) -> QueueSignal {
         poll_fn(|cx| {
             let mut list = self.queue.list();
-            match list.take_told(self.key) {
-                Some(told) => Poll::Ready(told),
+            match list.places[self.key].told.take() {
+                Some(told) => {
+                    self.n_missed.set(list.n_missed);
+                    Poll::Ready(told)
+                }
                 None => {
                     match &mut list.places[self.key].waker {
                         Some(waker) => waker.clone_from(cx.waker()),
@@ -277,32 +366,47 @@ impl QueuePlace<'_> {
             self.queue.offer(Some(self.key), Offer { n_before: offer.n_before + 1, ..offer });
         }
     }
+
+    /// The request has looked and found no room, and waits for these servers. True where it is to look again: it wants others
+    /// than before, and there was room that it was not told of.
+    pub fn found_none(&self, wanted: Wanted) -> bool {
+        let mut list = self.queue.list();
+        let n_checked = self.n_missed.replace(list.n_missed);
+        let is_missed = n_checked < list.n_missed;
+        let place = &mut list.places[self.key];
+        place.n_checked = n_checked;
+        let before = std::mem::replace(&mut place.wanted, wanted);
+        let has_changed = before != place.wanted;
+        if has_changed {
+            self.queue.count(&place.wanted);
+            self.queue.discount(&before);
+        }
+        if place.wanted == Wanted::Any {
+            list.n_checked = list.n_checked.max(n_checked);
+        }
+        has_changed && is_missed
+    }
 }
 
 impl Drop for QueuePlace<'_> {
     fn drop(&mut self) {
-        let told = {
-            let mut list = self.queue.list();
+        let mut list = self.queue.list();
+        if let Some(QueueSignal::Freed(offer)) = list.places[self.key].told {
+            drop(list);
             // Before it leaves, or it would not be known who comes next.
-            let told = list.take_told(self.key);
-            if !matches!(told, Some(QueueSignal::Freed(_))) {
-                list.remove(self.key);
-            }
-            told
-        };
-        if let Some(QueueSignal::Freed(offer)) = told {
             self.queue.offer(Some(self.key), offer);
-            self.queue.list().remove(self.key);
+            list = self.queue.list();
         }
-        if self.is_open {
-            self.queue.open.fetch_sub(1, Ordering::SeqCst);
-        }
+        let place = list.remove(self.key);
+        drop(list);
+        self.queue.discount(&place.wanted);
         self.queue.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Borrow;
     use std::future::Future;
     use std::pin::pin;
     use std::task::Context;
@@ -310,19 +414,20 @@ mod tests {
     use super::*;
 
     /// What each was told, one word each.
-    fn told(places: &[QueuePlace<'_>]) -> Vec<Option<usize>> {
+    fn told<'a>(places: &[impl Borrow<QueuePlace<'a>>]) -> Vec<Option<usize>> {
         let mut cx = Context::from_waker(Waker::noop());
-        let of = |place: &QueuePlace<'_>| match pin!(place.told()).poll(&mut cx) {
+        let mut of = |place: &QueuePlace<'_>| match pin!(place.told()).poll(&mut cx) {
             Poll::Ready(QueueSignal::Freed(offer)) => Some(offer.endpoint),
             Poll::Ready(QueueSignal::Ask) => Some(100),
             Poll::Ready(QueueSignal::Leave) => Some(200),
             Poll::Pending => None,
         };
-        places.iter().map(of).collect()
+        places.iter().map(|place| of(place.borrow())).collect()
     }
 
     fn enter<'a>(queue: &'a WaitQueue, tried: &[usize]) -> QueuePlace<'a> {
-        queue.enter(9, tried.iter().copied()).expect("there is room")
+        let wanted = if tried.is_empty() { Wanted::Any } else { Wanted::AllBut(tried.into()) };
+        queue.enter(9, wanted).expect("there is room")
     }
 
     #[test]
@@ -369,21 +474,69 @@ mod tests {
     fn a_newcomer_stands_behind_those_that_any_server_would_do_for() {
         let queue = WaitQueue::new(QueueOrder::Fifo);
         let restricted = enter(&queue, &[1]);
-        assert!(restricted.may_ask && !queue.is_first_come());
+        assert!(restricted.may_ask && !queue.has_precedence());
         let open = enter(&queue, &[]);
-        assert!(open.may_ask && queue.is_first_come());
+        assert!(open.may_ask && queue.has_precedence());
+        assert!(!open.found_none(Wanted::Any));
         assert!(!enter(&queue, &[]).may_ask);
         drop(open);
-        assert!(!queue.is_first_come());
+        assert!(!queue.has_precedence());
         let newest_first = WaitQueue::new(QueueOrder::Lifo);
         let _open = enter(&newest_first, &[]);
-        assert!(!newest_first.is_first_come() && enter(&newest_first, &[]).may_ask);
+        assert!(!newest_first.has_precedence() && enter(&newest_first, &[]).may_ask);
+    }
+
+    /// It waited for a tick, a quarter of a second, beside an idle server.
+    #[test]
+    fn a_newcomer_looks_for_room_that_came_free_while_all_others_were_told_already() {
+        let queue = WaitQueue::new(QueueOrder::Fifo);
+        let first = enter(&queue, &[]);
+        assert!(!first.found_none(Wanted::Any));
+        for miss in [|queue: &WaitQueue| queue.freed(2), WaitQueue::all_may_ask] {
+            queue.freed(1);
+            miss(&queue);
+            assert_eq!(told(&[&first]), [Some(1)]);
+            // It is about to take the first of them.
+            let second = enter(&queue, &[]);
+            assert!(second.may_ask, "nobody was told of the second");
+            assert!(!second.found_none(Wanted::Any));
+            assert!(!enter(&queue, &[]).may_ask, "the second has looked for it");
+        }
+        drop(first);
+        let next = [(); 2].map(|()| enter(&queue, &[]));
+        assert!(next.iter().all(|place| place.may_ask), "both may have come free while nobody waited");
+    }
+
+    #[test]
+    fn who_waits_for_some_servers_has_those_and_is_in_nobodys_way_elsewhere() {
+        let queue = WaitQueue::new(QueueOrder::Fifo);
+        let only = |endpoints: &[usize]| Wanted::Only(endpoints.into());
+        let place = enter(&queue, &[]);
+        assert!(!place.found_none(only(&[1])));
+        assert!(!queue.has_precedence());
+        assert_eq!([0, 1, 2].map(|endpoint| queue.is_reserved(endpoint)), [false, true, false]);
+        let same = queue.enter(9, only(&[1, 2])).expect("there is room");
+        let other = queue.enter(9, only(&[3])).expect("there is room");
+        assert!(same.may_ask && other.may_ask, "room may have come free before anybody waited");
+        assert!(!place.found_none(only(&[1])));
+        assert!(!queue.enter(9, only(&[1])).expect("there is room").may_ask, "it stands behind the first");
+        for endpoint in [3, 1, 2] {
+            queue.freed(endpoint);
+        }
+        assert_eq!(told(&[&place, &same, &other]), [Some(1), Some(2), Some(3)]);
+        queue.freed(4);
+        assert!(place.found_none(Wanted::Any), "it wants more now than it was told of");
+        assert!(queue.has_precedence());
+        drop((same, other));
+        assert!(!queue.is_reserved(1) && !queue.is_reserved(2));
+        drop(place);
+        assert!(!queue.has_precedence());
     }
 
     #[test]
     fn a_full_queue_refuses_or_has_the_oldest_leave() {
         let queue = WaitQueue::new(QueueOrder::Fifo);
-        let enter = |queue: &'static WaitQueue| queue.enter(2, std::iter::empty());
+        let enter = |queue: &'static WaitQueue| queue.enter(2, Wanted::Any);
         let queue: &'static WaitQueue = Box::leak(Box::new(queue));
         let _two = [enter(queue), enter(queue)];
         assert!(enter(queue).is_none());
@@ -391,7 +544,7 @@ mod tests {
         let queue: &'static WaitQueue = Box::leak(Box::new(WaitQueue::new(QueueOrder::Lifo)));
         let places = [(); 3].map(|()| enter(queue).expect("the oldest goes"));
         assert_eq!(told(&places), [Some(200), None, None]);
-        assert!(WaitQueue::new(QueueOrder::Lifo).enter(0, std::iter::empty()).is_none());
+        assert!(WaitQueue::new(QueueOrder::Lifo).enter(0, Wanted::Any).is_none());
     }
 
     #[test]

@@ -177,7 +177,7 @@ impl Request<'_> {
         loop {
             // Who comes while others wait stands behind them, or they might wait for ever.
             let is_behind =
-                self.cluster.has_limits && trylist.tries().is_empty() && self.cluster.queue.is_first_come();
+                self.cluster.has_limits && trylist.tries().is_empty() && self.cluster.queue.has_precedence();
             let mut step = if is_behind { Step::Wait } else { trylist.next(now) };
             if step == Step::Wait {
                 (step, now) = match self.wait_for_endpoint(down, trylist).await {
@@ -471,12 +471,12 @@ impl Request<'_> {
         let busy = Failure { error: Error::Busy, outcome: wire::OUTCOME_NO_ENDPOINT, begun: None };
         let (metrics, cluster_idx) = (&self.thread.metrics, self.plan.route.cluster);
         let config = &self.cluster.config;
-        let tried = trylist.tries().iter().map(|tried| tried.endpoint);
         // From here on no endpoint comes free unseen.
-        let Some(place) = self.cluster.queue.enter(config.queue, tried) else {
+        let Some(place) = self.cluster.queue.enter(config.queue, trylist.wanted()) else {
             metrics.queue_full(cluster_idx);
             return Err(busy);
         };
+        trylist.yields_no_longer();
         let entered = Instant::now();
         let until = entered + config.queue_timeout;
         let until = self.deadline().map_or(until, |deadline| until.min(deadline));
@@ -500,6 +500,11 @@ impl Request<'_> {
                 if step != Step::Wait {
                     leave(QueueEnd::Admitted);
                     return Ok((step, now));
+                }
+                may_ask = place.found_none(trylist.wanted());
+                if may_ask && now < until {
+                    told = None;
+                    continue;
                 }
             }
             if now >= until {

@@ -18,7 +18,7 @@ use lb_api::wire;
 
 use crate::cluster::ejection::{self, Trial};
 use crate::cluster::endpoint::{Declined, InFlight, Which};
-use crate::cluster::{Cluster, Tier};
+use crate::cluster::{Cluster, Tier, Wanted};
 use crate::config::WhenFull;
 use crate::http::h1::head::{RequestHead, ResponseHead};
 use crate::module::balancer::{Balancer, ModuleFault, Panicked};
@@ -52,6 +52,10 @@ pub struct Trylist<'a> {
     has_waited: bool,
     /// A full tier was passed over.
     has_spilled: bool,
+    /// The module has answered full endpoints only, and left out others that may have room.
+    is_choosy: bool,
+    /// It leaves alone the endpoints that others wait for.
+    yields: bool,
     /// The endpoint of its session was full, and only that.
     is_session_kept: bool,
     view: &'a View<'a>,
@@ -172,6 +176,8 @@ impl<'a> Trylist<'a> {
             preferred: None,
             has_waited: false,
             has_spilled: false,
+            is_choosy: false,
+            yields: cluster.has_limits,
             is_session_kept: false,
             view,
             slot: Some(slot),
@@ -200,6 +206,7 @@ impl<'a> Trylist<'a> {
     /// [`Trylist::not_established`] and [`Trylist::end_try`] is to follow.
     pub fn next(&mut self, now: Instant) -> Step {
         debug_assert!(self.current.is_none(), "the last try was not ended");
+        self.is_choosy = false;
         if self.has_waited {
             // What was declined may be free or available by now.
             self.has_waited = false;
@@ -330,6 +337,25 @@ impl<'a> Trylist<'a> {
     /// Whether its session stays with its endpoint, though another one serves this request: that endpoint was full.
     pub fn is_session_kept(&self) -> bool {
         self.is_session_kept
+    }
+
+    /// Which servers the request waits for, after [`Step::Wait`] or before it has asked.
+    #[cold]
+    pub fn wanted(&self) -> Wanted {
+        let (slot, first) = (self.slot(), self.tier.first);
+        if self.is_choosy && !self.has_spilled {
+            let answered = (0..self.tier.n_endpoints).filter(|idx| slot.is_declined(*idx));
+            return Wanted::Only(answered.map(|idx| first + idx).collect());
+        }
+        if self.is_choosy || !slot.tries.is_empty() {
+            return Wanted::AllBut(slot.tries.iter().map(|tried| tried.endpoint).collect());
+        }
+        Wanted::Any
+    }
+
+    /// Its turn has come: it takes what has room, whoever else waits for it.
+    pub fn yields_no_longer(&mut self) {
+        self.yields = false;
     }
 
     /// Whether this endpoint takes a request now.
@@ -588,7 +614,14 @@ impl<'a> Trylist<'a> {
             self.thread.metrics.fallback(self.cluster_idx, self.module_idx);
             return step;
         }
-        if self.is_any_full(|idx| self.slot().is_declined(idx)) { Step::Wait } else { Step::Exhausted }
+        if !self.is_any_full(|idx| self.slot().is_declined(idx)) {
+            return Step::Exhausted;
+        }
+        let endpoints = self.cluster.endpoints_of(self.tier).iter().enumerate();
+        self.is_choosy |= endpoints.into_iter().any(|(idx, endpoint)| {
+            !self.slot().is_answered(idx) && endpoint.is_usable(self.which) && endpoint.effective_weight() > 0
+        });
+        Step::Wait
     }
 
     fn host_choice(&mut self, now: Instant) -> Step {
@@ -618,7 +651,15 @@ impl<'a> Trylist<'a> {
     fn is_any_full(&self, of: impl Fn(usize) -> bool) -> bool {
         let endpoints = self.cluster.endpoints_of(self.tier);
         self.cluster.has_limits
-            && endpoints.iter().enumerate().any(|(idx, endpoint)| of(idx) && endpoint.is_full(self.which))
+            && endpoints.iter().enumerate().any(|(idx, endpoint)| {
+                of(idx) && (endpoint.is_full(self.which) || self.is_left_to_others(self.tier.first + idx))
+            })
+    }
+
+    /// Whether others wait for this endpoint and this request has not waited yet.
+    #[inline]
+    fn is_left_to_others(&self, endpoint: usize) -> bool {
+        self.yields && self.cluster.queue.is_reserved(endpoint)
     }
 
     /// Begins a try of the tier's endpoint of this index, unless it takes none now.
@@ -626,11 +667,7 @@ impl<'a> Trylist<'a> {
     fn begin(&mut self, idx: usize, now: Instant) -> Option<Step> {
         self.slot_mut().answered(idx);
         let endpoint = self.tier.first + idx;
-        let entered = match self.cluster.endpoints[endpoint].enter(self.which) {
-            Ok(in_flight) => Ok((in_flight, Trial::None)),
-            Err(Declined) => self.cluster.enter_on_trial(endpoint, self.which),
-        };
-        let (in_flight, trial) = match entered {
+        let (in_flight, trial) = match self.enter(endpoint) {
             Ok(entered) => entered,
             Err(Declined) => {
                 let n_endpoints = self.tier.n_endpoints;
@@ -644,6 +681,7 @@ impl<'a> Trylist<'a> {
         if self.slot().has_declined() {
             self.slot_mut().no_longer_declined(idx);
         }
+        self.yields = false;
         self.current = Some(Current {
             endpoint,
             started: now,
@@ -659,6 +697,18 @@ impl<'a> Trylist<'a> {
             _in_flight: in_flight,
         });
         Some(Step::Try(endpoint))
+    }
+
+    /// Counts the request as on its way to the endpoint.
+    #[inline]
+    fn enter(&self, endpoint: usize) -> Result<(InFlight, Trial), Declined> {
+        if self.is_left_to_others(endpoint) {
+            return Err(Declined);
+        }
+        match self.cluster.endpoints[endpoint].enter(self.which) {
+            Ok(in_flight) => Ok((in_flight, Trial::None)),
+            Err(Declined) => self.cluster.enter_on_trial(endpoint, self.which),
+        }
     }
 
     fn observe(&mut self, kind: u32, result: u32, headers: &[wire::Str], now: Instant) {

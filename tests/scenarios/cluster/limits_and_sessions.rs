@@ -270,6 +270,37 @@ fn nobody_waits_behind_a_retry_that_waits_for_another_server() {
     }
 }
 
+/// A module may answer one server only, and different ones for different requests.
+#[test]
+fn nobody_waits_behind_a_request_whose_module_answers_another_server() {
+    let gate = Gate::default();
+    let origins = [gated(&gate), flaky("idle")];
+    let proxy = Proxy::over(&origins)
+        .module_file("exhausts_early", &artifacts::broken("exhausts-early"))
+        .each_server("max_requests = 1")
+        .in_cluster("queue_timeout = \"20s\"")
+        .start();
+    let mut clients = [(); 4].map(|()| proxy.connect());
+    for (i, client) in clients.iter_mut().enumerate() {
+        client.get(&format!("/0/{i}"));
+        if i == 0 {
+            origins[0].wait_for_requests(1);
+        }
+        proxy.wait_for_metric("trylist_queue_length{cluster=\"%\"}", i as f64);
+    }
+    for _ in 0..4 {
+        assert_eq!(proxy.get("/1").text(), "idle");
+    }
+    let waits = proxy.metric("trylist_queue_waits_total{cluster=\"%\",end=\"admitted\"}");
+    assert_eq!(waits, 0.0, "none of them has waited");
+    gate.open();
+    for client in &mut clients {
+        assert_eq!(client.reply().text(), "ok");
+    }
+    let order: Vec<_> = origins[0].requests().iter().map(|request| request.line().to_owned()).collect();
+    assert_eq!(order, [0, 1, 2, 3].map(|i| format!("GET /0/{i} HTTP/1.1")), "in the order of coming");
+}
+
 /// What comes free goes to whoever can use it.
 #[test]
 fn a_server_that_comes_free_is_not_offered_to_a_retry_that_has_tried_it() {

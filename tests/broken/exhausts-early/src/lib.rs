@@ -1,4 +1,4 @@
-//! A module that gives up after its first endpoint, with others left.
+//! A module that gives up after its first endpoint, with others left. The path's first digit says which that is: `/1/a`.
 
 use lb_api::{Balancer, BuildCx, BuildError, Next, NextCx, Request};
 
@@ -8,16 +8,19 @@ impl Balancer for ExhaustsEarly {
     const ID: &'static str = "exhausts_early";
     const SUMMARY: &'static str = "gives up after one endpoint";
     type Settings = ();
-    type Trylist = ();
+    type Trylist = usize;
 
     fn build(_: &BuildCx<'_, Self>, (): ()) -> Result<Self, BuildError> {
         Ok(Self)
     }
 
-    fn load_balance(&self, _: &Request<'_>) {}
+    fn load_balance(&self, request: &Request<'_>) -> usize {
+        let digit = request.path().get(1).filter(|byte| byte.is_ascii_digit());
+        digit.map_or(0, |digit| usize::from(digit - b'0'))
+    }
 
-    fn next(&self, (): &mut (), cx: &NextCx<'_>) -> Next {
-        if cx.is_first() { Next::Endpoint(0) } else { Next::Exhausted }
+    fn next(&self, first: &mut usize, cx: &NextCx<'_>) -> Next {
+        if cx.is_first() { Next::Endpoint(*first) } else { Next::Exhausted }
     }
 }
 
