@@ -5,7 +5,6 @@ use std::io;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use lb_api::wire;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout_at;
 
@@ -168,13 +167,8 @@ async fn connect_h2(
         }
         return Err(not_secured(&io::Error::other("the server does not choose HTTP/2")));
     }
-    match shared.begin(stream, config.h2_streams, making).await {
-        Ok(stream) => Ok(Stream::H2Client(Box::new(stream))),
-        Err(e) => {
-            let text = format!("HTTP/2 does not begin: {e}");
-            Err(ConnectError { kind: wire::FAILURE_CONNECT, os_error: None, text })
-        }
-    }
+    let stream = shared.begin(stream, config.h2_streams, making).await?;
+    Ok(Stream::H2Client(Box::new(stream)))
 }
 
 /// Makes a connection to one of the endpoint's addresses; see [`Dial`]. `tls` is for endpoints that are spoken to by it.

@@ -28,8 +28,19 @@ pub trait Carrier: AsyncRead + AsyncWrite + Unpin + 'static {
     fn notice_death(&self, silence: Duration);
 }
 
-/// Hears how many streams a server allows, or that it never says.
-pub type Told = Box<dyn FnOnce(Option<usize>)>;
+/// What a new connection turns out to be good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// The server has sent its SETTINGS, and allows so many streams at once.
+    Allows(usize),
+    /// The server has answered a request without having sent them.
+    Unsaid,
+    /// The connection ended, or was given up, before they came.
+    Ended,
+}
+
+/// Called once, when it is known what a new connection is good for.
+pub type OnReadiness = Box<dyn FnOnce(Readiness)>;
 
 /// Header list of a response; what is larger is refused by its stream alone.
 const MAX_HEADER_LIST: u32 = 64 * 1024;
@@ -46,7 +57,7 @@ pub struct Connection {
     sender: RefCell<SendRequest<Bytes>>,
     n_streams: Cell<usize>,
     /// Until the server's SETTINGS have come, which say how many streams it allows: one is begun, and others wait.
-    told: RefCell<Option<Told>>,
+    awaited: RefCell<Option<OnReadiness>>,
     /// Nothing more is begun on it.
     is_over: Cell<bool>,
     idle_since: Cell<Instant>,
@@ -78,7 +89,7 @@ async fn drive<T: AsyncRead + AsyncWrite + Unpin>(
             let told = driver.max_concurrent_send_streams();
             is_told = told != UNTOLD;
             if let Some(connection) = connection.upgrade().filter(|_| is_told) {
-                connection.tell(Some(told));
+                connection.tell(Readiness::Allows(told));
             }
         }
         polled.map(|_| ())
@@ -86,17 +97,21 @@ async fn drive<T: AsyncRead + AsyncWrite + Unpin>(
     .await;
     if let Some(connection) = connection.upgrade() {
         connection.is_over.set(true);
-        connection.tell(None);
+        connection.tell(Readiness::Ended);
     }
 }
 
 impl Connection {
-    /// Begins HTTP/2 on a connection that is to carry up to `max_streams` at once. `told` is called once: with how many
-    /// streams the server allows, or with `None` where it never says. Until then it takes one stream.
+    /// Begins HTTP/2 on a connection that is to carry up to `max_streams` at once. Until `on_readiness` is called it takes one
+    /// stream.
     ///
     /// # Errors
     /// It ended at once.
-    pub async fn begin(stream: impl Carrier, max_streams: usize, told: Told) -> Result<Rc<Self>, h2::Error> {
+    pub async fn begin(
+        stream: impl Carrier,
+        max_streams: usize,
+        on_readiness: OnReadiness,
+    ) -> Result<Rc<Self>, h2::Error> {
         let (is_secure, peer) = (stream.is_secure(), stream.peer());
         stream.notice_death(SILENCE);
         let n_reads = Rc::new(Cell::new(0));
@@ -119,7 +134,7 @@ impl Connection {
         let connection = Rc::new(Connection {
             sender: RefCell::new(sender),
             n_streams: Cell::new(0),
-            told: RefCell::new(Some(told)),
+            awaited: RefCell::new(Some(on_readiness)),
             is_over: Cell::new(false),
             idle_since: Cell::new(Instant::now()),
             is_secure,
@@ -147,13 +162,12 @@ impl Connection {
 
     /// How many streams its server allows at once, as far as is known.
     pub fn max_streams(&self) -> usize {
-        if self.told.borrow().is_some() { 1 } else { self.sender.borrow().current_max_send_streams() }
+        if self.awaited.borrow().is_some() { 1 } else { self.sender.borrow().current_max_send_streams() }
     }
 
-    /// The server has said how many streams it allows, or never will.
-    fn tell(&self, max_streams: Option<usize>) {
-        if let Some(told) = self.told.take() {
-            told(max_streams);
+    fn tell(&self, readiness: Readiness) {
+        if let Some(on_readiness) = self.awaited.take() {
+            on_readiness(readiness);
         }
     }
 
@@ -190,15 +204,13 @@ impl Lease {
 
     /// A response has come over it: a server that answers without having sent SETTINGS is not waited for.
     pub(super) fn is_answered(&self) {
-        if self.0.told.borrow().is_some() {
-            self.0.tell(None);
-        }
+        self.0.tell(Readiness::Unsaid);
     }
 
     /// Nothing more is to be begun on this connection.
     pub(super) fn give_up(&self) {
         self.0.is_over.set(true);
-        self.0.tell(None);
+        self.0.tell(Readiness::Ended);
     }
 }
 

@@ -1,15 +1,17 @@
 //! HTTP/2 connections to one endpoint, shared by the requests of one thread.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use lb_api::wire;
 use tokio::sync::Notify;
 
 use crate::cluster::dial::ConnectError;
 use crate::cluster::names::Addresses;
 use crate::http::h2::client::ClientStream;
-use crate::http::h2::connection::{Connection, Lease};
+use crate::http::h2::connection::{Connection, Lease, Readiness};
 use crate::http::stream::Stream;
 
 /// The connections of one thread to one endpoint.
@@ -21,7 +23,7 @@ pub struct Connections {
     is_known: Cell<bool>,
 }
 
-/// The connection that is being made, and what the one before it has told.
+/// The connection that is being made, and what the one before it has shown.
 #[derive(Debug, Default)]
 struct Latest {
     attempt: RefCell<Option<Rc<Attempt>>>,
@@ -84,7 +86,7 @@ impl Connections {
         match attempt.filter(|attempt| attempt.n_waiting.get() < max) {
             None => Turn::Connect(self.make()),
             Some(attempt) => {
-                attempt.n_waiting.set(attempt.n_waiting.get() + 1);
+                let _place = AttemptPlace::new(&attempt);
                 // Nothing is lost between: all is of one thread, and this is polled before anybody else runs.
                 attempt.done.notified().await;
                 let failed = attempt.failed.borrow();
@@ -100,8 +102,8 @@ impl Connections {
         Making { latest: Rc::clone(&self.making), attempt }
     }
 
-    /// Begins HTTP/2 on a connection that is to carry up to `max_streams` at once, and takes its first stream. Whoever
-    /// waits for `making` waits on until the server's SETTINGS are there.
+    /// Begins HTTP/2 on a connection that is to carry up to `max_streams` at once, and takes its first stream. Requests that
+    /// wait for `making` wait on until the server's SETTINGS are there. Where the connection ends before, all of them fail.
     ///
     /// # Errors
     /// It ended at once.
@@ -110,19 +112,33 @@ impl Connections {
         stream: Stream,
         max_streams: usize,
         making: &mut Option<Making>,
-    ) -> Result<ClientStream, h2::Error> {
+    ) -> Result<ClientStream, ConnectError> {
         let making = making.take().unwrap_or_else(|| self.make());
-        let told = move |max_streams: Option<usize>| {
-            if max_streams.is_some() {
-                making.latest.max_streams.set(max_streams);
+        let attempt = Rc::clone(&making.attempt);
+        let on_readiness = move |readiness| {
+            match readiness {
+                Readiness::Allows(max_streams) => making.latest.max_streams.set(Some(max_streams)),
+                Readiness::Unsaid => {}
+                Readiness::Ended => {
+                    making.failed(&not_begun(&"connection ended before the server's SETTINGS"))
+                }
             }
-            // Dropped with this: those who wait look again.
+            // Dropped with this: those who wait look again, or hear of the failure.
         };
-        let connection = Connection::begin(stream, max_streams, Box::new(told)).await?;
-        let first = ClientStream::new(Lease::new(&connection));
-        self.open.borrow_mut().push(Rc::clone(&connection));
-        self.is_known.set(true);
-        Ok(first)
+        match Connection::begin(stream, max_streams, Box::new(on_readiness)).await {
+            Ok(connection) => {
+                let first = ClientStream::new(Lease::new(&connection));
+                self.open.borrow_mut().push(connection);
+                self.is_known.set(true);
+                Ok(first)
+            }
+            Err(e) => {
+                // Before this task yields, so that those who wait hear it.
+                let e = not_begun(&e);
+                *attempt.failed.borrow_mut() = Some(e.clone());
+                Err(e)
+            }
+        }
     }
 
     /// Drops connections that are over, were idle for too long, or go to none of these addresses; streams that are open on
@@ -142,6 +158,27 @@ impl Connections {
     }
 }
 
+fn not_begun(why: &dyn fmt::Display) -> ConnectError {
+    let text = format!("HTTP/2 does not begin: {why}");
+    ConnectError { kind: wire::FAILURE_CONNECT, os_error: None, text }
+}
+
+/// The place of a request that waits for an attempt; given up when dropped.
+struct AttemptPlace<'a>(&'a Attempt);
+
+impl<'a> AttemptPlace<'a> {
+    fn new(attempt: &'a Attempt) -> Self {
+        attempt.n_waiting.set(attempt.n_waiting.get() + 1);
+        Self(attempt)
+    }
+}
+
+impl Drop for AttemptPlace<'_> {
+    fn drop(&mut self) {
+        self.0.n_waiting.set(self.0.n_waiting.get() - 1);
+    }
+}
+
 impl Making {
     /// It could not be made.
     pub fn failed(&self, e: &ConnectError) {
@@ -156,5 +193,50 @@ impl Drop for Making {
             *attempt = None;
         }
         self.attempt.done.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    /// Each of those that waited made a connection of its own, one after the other, and each failed.
+    #[tokio::test]
+    async fn all_that_wait_for_a_connection_hear_that_it_ended_before_it_could_be_used() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let connections = Connections::default();
+        let Turn::Connect(making) = connections.turn(10).await else { panic!("nobody makes one yet") };
+        let connect = async {
+            let connect = TcpStream::connect(listener.local_addr().expect("bound"));
+            let (ours, theirs) = tokio::join!(connect, listener.accept());
+            let first = connections.begin(ours.expect("connected").into(), 10, &mut Some(making)).await;
+            drop(theirs);
+            first
+        };
+        let waiting = [(); 3].map(|()| connections.turn(10));
+        let [a, b, c] = waiting;
+        let (a, b, c, _first) = LocalSet::new().run_until(async { tokio::join!(a, b, c, connect) }).await;
+        for turn in [a, b, c] {
+            let Turn::Failed(e) = turn else { panic!("{turn:?}") };
+            assert!(e.text.starts_with("HTTP/2 does not begin: "), "{}", e.text);
+        }
+        assert!(matches!(connections.turn(10).await, Turn::Connect(_)), "the next request tries again");
+    }
+
+    #[tokio::test]
+    async fn who_gives_up_waiting_leaves_its_place_to_another() {
+        let connections = Connections::default();
+        let Turn::Connect(_making) = connections.turn(2).await else { panic!("nobody makes one yet") };
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..3 {
+            let turn = pin!(connections.turn(2));
+            assert!(turn.poll(&mut cx).is_pending(), "it waits for the same connection");
+        }
     }
 }
