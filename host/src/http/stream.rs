@@ -127,6 +127,15 @@ impl Stream {
         }
     }
 
+    /// Takes in what has come, while nobody can take it: the frames of HTTP/2, which cost memory each. What has come of
+    /// another connection is the kernel's to keep.
+    #[inline]
+    pub fn absorb(&mut self, cx: &mut Context<'_>) {
+        if let Self::H2Client(stream) = self {
+            stream.absorb(cx);
+        }
+    }
+
     /// Has the kernel find out when the peer is gone without a word (its power, the network): the connection fails when it
     /// has acknowledged nothing for `silence`, be it data or a question whether it is still there.
     pub fn notice_death(&self, silence: Duration) {

@@ -1,8 +1,8 @@
-//! The body of a client's request, as far as it has come and was not read yet.
+//! The body of a request or a response, as far as it has come and was not read yet.
 //!
-//! `h2` keeps each DATA frame apart, at some 250 bytes for one of one byte, and ends a connection that makes it keep too many.
-//! So what has come is taken from it at once, wherever the request is at that moment, and small frames are put together here:
-//! what a stream can cost is its window, and no number of small messages ends a connection.
+//! `h2` keeps each DATA frame apart, at some 250 bytes for one of one byte, and ends a client's connection that makes it keep too
+//! many. So what has come is taken from it at once, whatever the request waits for, and small frames are joined here: a stream
+//! costs its window at most, and no number of small messages ends a connection.
 
 use std::collections::VecDeque;
 use std::io;
@@ -33,7 +33,7 @@ impl Inbox {
         Self { body, chunks: VecDeque::new(), joined: BytesMut::new() }
     }
 
-    /// Takes in what has come, and has this task woken when more does. The client gets no credit for it until it is read.
+    /// Takes in what has come, and has this task woken when more does. The peer gets no credit for it until it is read.
     pub(super) fn absorb(&mut self, cx: &mut Context<'_>) {
         // That the stream has failed is said again to whoever reads.
         while let Poll::Ready(Some(Ok(data))) = self.body.poll_data(cx) {
@@ -57,17 +57,48 @@ impl Inbox {
     /// # Errors
     /// The stream's, behind all that came before.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        while self.chunks.is_empty() && self.joined.is_empty() {
-            match ready!(self.body.poll_data(cx)) {
-                Some(Ok(data)) => self.push(data),
+        let n = if self.chunks.is_empty() && self.joined.is_empty() {
+            match ready!(self.poll_data(cx)) {
+                Some(Ok(data)) => self.pass(data, buf),
                 Some(Err(e)) => return Poll::Ready(Err(io_error(e))),
                 None => return Poll::Ready(Ok(())),
             }
-        }
-        let n = self.take(buf);
+        } else {
+            self.take(buf)
+        };
         // Fails only where the stream is gone, which the next read says.
         let _ = self.body.flow_control().release_capacity(n);
         Poll::Ready(Ok(()))
+    }
+
+    /// Never empty: that would be taken for the end.
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
+        loop {
+            match ready!(self.body.poll_data(cx)) {
+                Some(Ok(data)) if data.is_empty() => {}
+                data => return Poll::Ready(data),
+            }
+        }
+    }
+
+    /// Reads of what has just come, with nothing before it. Most often that is all of it, and needs no memory here.
+    fn pass(&mut self, mut data: Bytes, buf: &mut ReadBuf<'_>) -> usize {
+        let n = data.len().min(buf.remaining());
+        buf.put_slice(&data[..n]);
+        data.advance(n);
+        if !data.is_empty() {
+            self.push(data);
+        }
+        n
+    }
+
+    /// Bytes that have come and were not read, and memory that is kept for them.
+    #[cfg(test)]
+    pub(super) fn sizes(&self) -> (usize, usize) {
+        let n_bytes = self.chunks.iter().map(Bytes::len).sum::<usize>() + self.joined.len();
+        // A chunk keeps its frame, of at least this much.
+        let chunks = self.chunks.iter().map(|chunk| chunk.len().max(SMALL)).sum::<usize>();
+        (n_bytes, chunks + self.chunks.capacity() * size_of::<Bytes>() + self.joined.capacity())
     }
 
     fn take(&mut self, buf: &mut ReadBuf<'_>) -> usize {
