@@ -64,6 +64,9 @@ impl Cluster {
         let slow_start = self.slow_start.as_ref().filter(|_| !self.endpoints[endpoint].health.is_in_panic());
         if self.endpoints[endpoint].update_state(tier.state, slow_start) {
             self.queue.all_may_ask();
+            if let Some(outlier) = &self.outlier {
+                outlier.hide_shared(self);
+            }
         }
     }
 
@@ -113,6 +116,9 @@ impl Cluster {
             if endpoint.health.set_panic(panics) {
                 self.update_state(idx);
             }
+        }
+        if let Some(outlier) = self.outlier.as_ref().filter(|_| !panics) {
+            outlier.hide_shared(self);
         }
     }
 

@@ -494,10 +494,14 @@ fn a_trial_under_way_is_shared_when_all_others_go() {
     assert_eq!(state(&proxy, 0), STATE_AVAILABLE);
     clients[1].get("/beside");
     slow.wait_for_requests(2);
+    proxy.set_state(1, STATE_AVAILABLE);
+    assert_eq!(state(&proxy, 0), STATE_EJECTED, "modules see it no more once there is another");
+    assert_eq!(proxy.names(20), ["b"; 20].join(" "));
     go.open();
     for client in &mut clients {
         assert_eq!(client.reply().text(), "a");
     }
+    eventually("its return", || (state(&proxy, 0) == STATE_AVAILABLE).then_some(()));
 }
 
 /// A tier on trial is no reason to wait, or to fail: others go on to the next.

@@ -53,8 +53,7 @@ impl Outlier {
     ) -> Result<(InFlight, Trial), Declined> {
         let tried = &cluster.endpoints[endpoint];
         let record = &tried.health.traffic;
-        let has_another = cluster.has_another(endpoint);
-        let is_bound = which == Which::Available && has_another && !cluster.is_in_panic();
+        let is_bound = which == Which::Available && is_bound(cluster, endpoint);
         let taken = if is_bound { TRIAL_HIDDEN } else { TRIAL_SHARED };
         let is_own = record.trial.compare_exchange(TRIAL_OFFERED, taken, SeqCst, SeqCst).is_ok();
         if !is_own && is_bound {
@@ -63,6 +62,7 @@ impl Outlier {
         match (tried.enter_on_trial(which), is_own) {
             (Ok(in_flight), true) => {
                 record.answered_ns.store(0, Relaxed);
+                hide_if_bound(cluster, endpoint);
                 self.show(cluster, endpoint);
                 Ok((in_flight, Trial::Own))
             }
@@ -72,6 +72,16 @@ impl Outlier {
                     self.offer_again(cluster, endpoint);
                 }
                 Err(Declined)
+            }
+        }
+    }
+
+    /// An endpoint has become available, or panic has ended. Hides those on trial again that were shared for want of another.
+    #[cold]
+    pub(crate) fn hide_shared(&self, cluster: &Cluster) {
+        for endpoint in 0..cluster.endpoints.len() {
+            if hide_if_bound(cluster, endpoint) {
+                self.show(cluster, endpoint);
             }
         }
     }
@@ -138,6 +148,26 @@ impl Outlier {
             }
         }
     }
+}
+
+/// Whether an endpoint on trial takes one request at a time: another endpoint is available, beside those that are shared
+/// as this one would be.
+fn is_bound(cluster: &Cluster, endpoint: usize) -> bool {
+    let is_another = |(idx, other): (usize, &Endpoint)| {
+        idx != endpoint
+            && other.is_usable(Which::Available)
+            && other.health.traffic.trial.load(SeqCst) != TRIAL_SHARED
+    };
+    cluster.has_another(endpoint)
+        && !cluster.is_in_panic()
+        && cluster.endpoints.iter().enumerate().any(is_another)
+}
+
+fn hide_if_bound(cluster: &Cluster, endpoint: usize) -> bool {
+    let trial = &cluster.endpoints[endpoint].health.traffic.trial;
+    trial.load(SeqCst) == TRIAL_SHARED
+        && is_bound(cluster, endpoint)
+        && trial.compare_exchange(TRIAL_SHARED, TRIAL_HIDDEN, SeqCst, Relaxed).is_ok()
 }
 
 /// Ends the endpoint's trial, if it is on one. [`Outlier::show`] is to follow.
