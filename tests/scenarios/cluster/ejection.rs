@@ -122,7 +122,7 @@ fn ejects_after_two(mood: Mood, more: &str, statuses: [u16; 2], result: &str, he
     let line = log::line(&[&origins[0].url(), "ejected for 86400s"]);
     let (cluster, url) = (proxy.cluster(), origins[0].url());
     let said = format!(
-        "cluster \"{cluster}\": endpoint \"{url}\" ejected for 86400s: 2 consecutive failures ({last})"
+        "cluster \"{cluster}\": server \"{url}\" ejected for 86400s: 2 consecutive failures ({last})"
     );
     assert!(line.contains(&said) && line.contains("WARN"), "{mood:?}: {line}");
     drop(proxy);
@@ -347,7 +347,7 @@ fn the_last_server_that_is_available_is_never_ejected() {
         assert_eq!(proxy.get("/").status(), 502, "and not 503");
     }
     assert!(is_ejected(&proxy, &origins[0]) && !is_ejected(&proxy, &origins[1]));
-    log::line(&[&origins[1].url(), "is not ejected: 1 failure", "but no other is available"]);
+    log::line(&[&origins[1].url(), "is not ejected: 1 failure", "but no other server is available"]);
 }
 
 #[test]
@@ -377,7 +377,7 @@ fn a_server_is_not_ejected_while_no_other_is_up_and_is_back_when_the_others_go()
     for _ in 0..3 {
         assert_eq!(proxy.get("/").status(), 502, "and not 503");
     }
-    log::line(&[&origins[0].url(), "is not ejected: 1 failure", "but no other is available"]);
+    log::line(&[&origins[0].url(), "is not ejected: 1 failure", "but no other server is available"]);
     proxy.set_state(1, STATE_AVAILABLE);
     eventually("its ejection", || {
         proxy.get("/");
@@ -435,7 +435,7 @@ fn a_server_on_trial_has_one_request_at_a_time_until_one_is_served() {
     go.open();
     assert_eq!(trial.reply().text(), "a");
     eventually("its return", || (state(&proxy, 0) == STATE_AVAILABLE).then_some(()));
-    log::line(&[&slow.url(), "has passed its trial"]);
+    log::line(&[&slow.url(), "passed its trial"]);
     assert_eq!(proxy.names(3), "a a a");
 }
 
@@ -539,7 +539,7 @@ fn a_response_that_goes_on_passes_a_trial() {
     put_on_trial(&proxy);
     let mut client = proxy.connect();
     assert_eq!(client.get("/").reply_head().status(), 200);
-    log::line(&[&streams.url(), "has passed its trial"]);
+    log::line(&[&streams.url(), "passed its trial"]);
     assert_eq!(state(&proxy, 0), STATE_AVAILABLE);
     done.open();
 }
@@ -557,7 +557,7 @@ fn failures_of_tries_from_before_a_trial_say_nothing_of_it() {
     let end = TryEnd { result: wire::TRY_SERVED, ..end };
     cluster.outlier.as_ref().unwrap().try_ended(cluster, 0, &end, Instant::now(), || 0);
     assert!(proxy.names(2).contains('a'), "its trial");
-    log::line(&[&origins[0].url(), "has passed its trial"]);
+    log::line(&[&origins[0].url(), "passed its trial"]);
 }
 
 /// The second of two tries has a tenth of the time that the first has had.

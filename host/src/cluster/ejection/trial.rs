@@ -1,4 +1,4 @@
-//! Endpoints that are on trial: who lets a request in, and what follows from its end.
+//! Endpoints on trial: which requests they get, and what follows from their end.
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use crate::cluster::endpoint::{Declined, Endpoint, InFlight, Which};
 use crate::cluster::health::HealthSource;
 use crate::module::wire::ns;
 
-/// An endpoint on trial passes, though its response is still under way, this long after it answered: streams and tunnels may
+/// An endpoint passes its trial this long after it answered, even if the response is still under way: streams and tunnels may
 /// last for hours.
 const ANSWERED_FOR: Duration = Duration::from_secs(1);
 
@@ -26,7 +26,7 @@ pub enum Trial {
 }
 
 impl Outlier {
-    /// Has the endpoint pass its trial where it answered some time ago; says when that will be.
+    /// Ends the endpoint's trial well if it answered some time ago. Returns when that will be.
     pub(super) fn pass_if_answered(&self, cluster: &Cluster, endpoint: usize, now: Instant) -> Option<u64> {
         let answered_ns = cluster.endpoints[endpoint].health.traffic.answered_ns.load(Relaxed);
         if answered_ns == 0 {
@@ -40,10 +40,10 @@ impl Outlier {
         None
     }
 
-    /// Lets a request in to an endpoint that is on trial: the only one, unless no other endpoint is available.
+    /// Counts a request on its way to an endpoint on trial: only one at a time, unless no other endpoint is available.
     ///
     /// # Errors
-    /// It has its request already, is full, or its state does not let it.
+    /// The endpoint has its request already, is full, or its state takes none.
     #[cold]
     pub(crate) fn enter(
         &self,
@@ -95,13 +95,13 @@ impl Outlier {
         }
     }
 
-    /// The request of an endpoint's trial said nothing of it: the next one may.
+    /// The request of an endpoint's trial says nothing of it: the next request is its trial.
     #[cold]
     pub(super) fn offer_again(&self, cluster: &Cluster, endpoint: usize) {
         let record = &cluster.endpoints[endpoint].health.traffic;
         record.answered_ns.store(0, Relaxed);
         for taken in [TRIAL_HIDDEN, TRIAL_SHARED] {
-            // Where it is neither, the trial is over.
+            // If it is neither, the trial is over.
             let _ = record.trial.compare_exchange(taken, TRIAL_OFFERED, SeqCst, Relaxed);
         }
         self.show(cluster, endpoint);
@@ -116,11 +116,11 @@ impl Outlier {
         self.show(cluster, endpoint);
         self.changed.notify_one();
         let (name, url) = (&cluster.config.name, &cluster.endpoints[endpoint].url);
-        tracing::info!("cluster \"{name}\": endpoint \"{url}\" has passed its trial");
+        tracing::info!("cluster \"{name}\": server \"{url}\" passed its trial");
     }
 
-    /// No endpoint of the cluster is available any more. Shows those on trial to all requests; and where there is none, gives
-    /// back at once those that were ejected because another tier had one available.
+    /// No endpoint of the cluster is available any more. Shows endpoints on trial to all requests. If there are none, readmits
+    /// at once those that were ejected because another tier had an endpoint available.
     #[cold]
     pub(crate) fn relieve(&self, cluster: &Cluster) {
         for (endpoint, of) in cluster.endpoints.iter().enumerate() {
@@ -170,7 +170,7 @@ fn hide_if_bound(cluster: &Cluster, endpoint: usize) -> bool {
         && trial.compare_exchange(TRIAL_SHARED, TRIAL_HIDDEN, SeqCst, Relaxed).is_ok()
 }
 
-/// Ends the endpoint's trial, if it is on one. [`Outlier::show`] is to follow.
+/// Ends the endpoint's trial, if it is on trial. [`Outlier::show`] is to follow.
 pub(super) fn end_trial(cluster: &Cluster, endpoint: usize) -> bool {
     let ended = &cluster.endpoints[endpoint];
     let record = &ended.health.traffic;

@@ -1,4 +1,4 @@
-//! How a try ended, and what that says of its server.
+//! How a try ended, and whether that counts for or against its server.
 
 use std::fmt;
 use std::io;
@@ -20,9 +20,9 @@ pub struct TryEnd {
     pub status: u16,
     /// How long it took.
     pub total: Duration,
-    /// It ended for want of time, most of which was used up before it: in the queue, or by earlier tries.
+    /// It timed out, but most of its time was used up before it: in the queue, or by earlier tries.
     pub was_hurried: bool,
-    /// What it was to the endpoint's trial.
+    /// Its part in the endpoint's trial.
     pub trial: Trial,
 }
 
