@@ -1,4 +1,10 @@
 //! A cluster as requests see it: its endpoints and the balancers that order them, built once and never changed.
+//!
+//! ```text
+//!  build ─► endpoint (its live numbers, health) ◄─ standing ◄─ checks, ejection, panic: may it be asked?
+//!              ▲                                      │
+//!  names ─► dial: a connection                        └─► slow_start, queue
+//! ```
 
 mod build;
 mod queue;
@@ -29,6 +35,7 @@ use crate::cluster::slow_start::SlowStart;
 use crate::cluster::sticky::Sticky;
 use crate::config::{self, AllDown, HostHeader, KeySource};
 use crate::module::balancer::{Balancer, ModuleFault};
+use crate::net::per_client::PerClient;
 
 pub use self::queue::{Offer, QueuePlace, QueueSignal, WaitQueue, Wanted};
 pub use self::standing::{HealthFacts, keep};
@@ -36,41 +43,43 @@ pub use self::standing::{HealthFacts, keep};
 /// One cluster. Shared by all threads; what changes in it is atomic.
 #[derive(Debug)]
 pub struct Cluster {
-    /// What the configuration says of it.
+    /// Its configuration.
     pub config: config::ClusterConfig,
-    /// Its endpoints, those of a tier side by side; their index is their name everywhere but in module calls.
+    /// Its endpoints, those of a tier side by side. Their index here is used everywhere but in module calls.
     pub endpoints: Box<[Endpoint]>,
-    /// Who orders them, at least one: in this order, each used once no endpoint of those before it is left.
+    /// Its tiers, at least one. Each is used when the tiers before it have no endpoint left.
     pub tiers: Box<[Tier]>,
-    /// Whether any of its endpoints has a limit of requests at once.
+    /// Whether any of its endpoints has a limit of concurrent requests.
     pub has_limits: bool,
-    /// Where endpoints that become available get little at first.
+    /// Slow start, if it is on.
     pub slow_start: Option<SlowStart>,
-    /// Where requests of a session stay with their endpoint.
+    /// Sticky sessions, if they are on.
     pub sticky: Option<Sticky>,
-    /// Where endpoints whose tries fail are left alone for a while.
+    /// Ejection, if it is on.
     pub outlier: Option<Outlier>,
     /// Requests that wait because every endpoint is full.
     pub queue: WaitQueue,
+    /// How many of them are each client's, where that is limited.
+    pub queue_shares: Option<Arc<PerClient>>,
     panics: AtomicBool,
-    /// What some endpoint's sources say has changed.
+    /// A health source of some endpoint has changed.
     changed: Notify,
     /// Retries that are under way.
     pub retries: Retries,
-    /// Requests under way; counted only where they have a limit.
+    /// Requests under way; counted only if they have a limit.
     requests: AtomicU32,
-    /// Those of other generations, as last told.
+    /// Requests of other generations, as last reported.
     requests_elsewhere: AtomicU32,
 }
 
-/// Endpoints that a balancer of their own orders. In its calls their indices begin at 0.
+/// Endpoints with a balancer of their own. In its calls their indices begin at 0.
 #[derive(Debug)]
 pub struct Tier {
     /// Index of its first endpoint in the cluster.
     pub first: usize,
     /// How many endpoints it has; at least 1.
     pub n_endpoints: usize,
-    /// Its balancer; none where its module's file is in quarantine. To begin a trylist, ask [`Tier::chooser`].
+    /// Its balancer; `None` if its module's file is in quarantine. A trylist begins with [`Tier::chooser`].
     pub balancer: Option<Balancer>,
     /// What balances requests without a key.
     pub keyless: KeylessChooser,
@@ -89,7 +98,7 @@ pub enum KeylessChooser {
     Host,
 }
 
-/// A request that was let in; counted until this is dropped.
+/// An admitted request, counted until this is dropped.
 #[derive(Debug)]
 pub struct Admitted<'a>(&'a AtomicU32);
 
@@ -100,25 +109,23 @@ impl Drop for Admitted<'_> {
 }
 
 impl Cluster {
-    /// Sets how many requests of other generations, in processes of their own, are on their way to an endpoint: they
-    /// count towards its limit and wherever the less busy of two is wanted. Where it falls, those who wait are woken. From
-    /// any thread.
+    /// Sets how many requests of other generations (other processes) are on their way to an endpoint. They count towards its
+    /// limit and when the less busy of two is chosen. If the number falls, waiting requests are woken. From any thread.
     ///
     /// # Panics
-    /// Where there is no such endpoint.
+    /// If there is no such endpoint.
     pub fn set_in_flight_older(&self, endpoint: usize, n: u32) {
         let n_freed = self.endpoints[endpoint].set_in_flight_older(n);
         self.queue.freed_several(endpoint, n_freed as usize);
     }
 
-    /// Sets how many requests of other generations this cluster has under way: they count towards its limit. From any
-    /// thread.
+    /// Sets how many requests of other generations this cluster has under way. They count towards its limit. From any thread.
     pub fn set_requests_elsewhere(&self, n: u32) {
         self.requests_elsewhere.store(n, Ordering::Relaxed);
     }
 
-    /// Requests of this generation that count towards the cluster's limit, in this generation and in others. Looks at every
-    /// endpoint where this one has no limit.
+    /// Requests of this generation that count towards the cluster's limit, here and in other generations. Without a limit here
+    /// it looks at every endpoint.
     pub fn n_counted(&self) -> u32 {
         match self.config.max_requests {
             0 => u32::try_from(self.n_requests()).unwrap_or(u32::MAX),
@@ -145,19 +152,19 @@ impl Cluster {
         }
     }
 
-    /// The first tier, from this one on, that has an endpoint available.
+    /// The first tier from this one on that has an endpoint available.
     #[inline]
     pub fn available_tier(&self, from: usize) -> Option<usize> {
         (from..self.tiers.len()).find(|&tier| self.tiers[tier].state.n_available.load(Ordering::Relaxed) > 0)
     }
 
-    /// Whether a tier beside this one has an endpoint available.
+    /// Whether another tier has an endpoint available.
     pub(crate) fn has_another_tier(&self, tier: usize) -> bool {
         let mut tiers = self.tiers.iter().enumerate();
         tiers.any(|(idx, other)| idx != tier && other.state.n_available.load(Ordering::Relaxed) > 0)
     }
 
-    /// Whether an endpoint beside this one is available.
+    /// Whether another endpoint is available.
     pub(crate) fn has_another(&self, endpoint: usize) -> bool {
         let is_available =
             self.endpoints[endpoint].counters.state.load(Ordering::Relaxed) == wire::STATE_AVAILABLE;
@@ -166,10 +173,10 @@ impl Cluster {
         n_available > u32::from(is_available) || self.has_another_tier(tier)
     }
 
-    /// Counts a request as on its way to an endpoint that declined it, if that is on trial and may have it.
+    /// Counts a request as on its way to an endpoint that declined it, if the endpoint is on trial and may have it.
     ///
     /// # Errors
-    /// It is not, or may not.
+    /// It is not on trial, or may not have it.
     #[cold]
     pub(crate) fn enter_on_trial(
         &self,
@@ -180,11 +187,11 @@ impl Cluster {
         outlier.map_or(Err(Declined), |outlier| outlier.enter(self, endpoint, which))
     }
 
-    /// Lets a request in, unless the cluster has as many as it may: those that wait are counted, and those of other
-    /// generations as they were when last told.
+    /// Admits a request, unless the cluster has reached its limit. Waiting requests count, and those of other generations as last
+    /// reported. `None` where there is no limit.
     ///
     /// # Errors
-    /// It has.
+    /// The cluster has reached its limit.
     #[inline]
     pub fn admit(&self) -> Result<Option<Admitted<'_>>, Declined> {
         match self.config.max_requests {
@@ -204,9 +211,8 @@ impl Cluster {
         self.endpoints.iter().map(in_flight).sum::<u64>() + self.queue.n_waiting() as u64
     }
 
-    /// The host's own choice, for when the module gives none that can be used: of two available endpoints drawn at
-    /// random by weight, the one with fewer in flight. Indices are those of the tier. `random` yields uniform bits. One
-    /// pass over the endpoints.
+    /// The host's own choice, if the module gives none that can be used: of two available endpoints drawn at random by weight,
+    /// the one with fewer requests in flight. Indices are the tier's. `random` yields uniform bits. One pass over the endpoints.
     pub fn fall_back(
         &self,
         tier: &Tier,
@@ -224,7 +230,7 @@ impl Cluster {
             }
             total += weight;
             for draw in &mut drawn {
-                // Keeps each of those seen so far with a chance of its weight's share.
+                // Each endpoint seen so far is the draw with a chance of its weight's share.
                 if random() % total < weight {
                     *draw = Some(i);
                 }
@@ -243,7 +249,7 @@ impl Cluster {
         }
     }
 
-    /// Where requests get their key from, if a balancer asked for one, or requests without one are another's.
+    /// The source of requests' keys, if a balancer uses keys or requests without one have their own.
     pub fn key_source(&self) -> Option<&KeySource> {
         let mut balancers = self.tiers.iter().filter_map(|tier| tier.balancer.as_ref());
         let is_used = self.config.key_missing.is_some() || balancers.any(|balancer| balancer.needs().key);
@@ -282,14 +288,13 @@ impl Cluster {
         usize::from(!has_key && self.config.key_missing.is_some())
     }
 
-    /// Whether the host chooses in one of its tiers, because the file of this module of its, or the tier's balancer, is in
-    /// quarantine.
+    /// Whether the host chooses in one of its tiers, because this module's file or the tier's balancer is in quarantine.
     pub fn is_quarantined(&self, module: &str) -> bool {
         let has_key = *self.config.module == *module;
         self.tiers.iter().any(|tier| tier.chooser(has_key).is_none())
     }
 
-    /// How often this module of its did this wrong.
+    /// How often this module of the cluster did this wrong.
     pub fn faults(&self, module: &str, fault: ModuleFault) -> u64 {
         let balancers = self.tiers.iter().flat_map(Tier::balancers);
         balancers.filter(|balancer| balancer.module().id() == module).map(|b| b.faults(fault)).sum()

@@ -8,6 +8,7 @@ pub mod address;
 pub mod network;
 pub mod unix;
 pub mod listening;
+pub mod per_client;
 pub mod proxy_protocol;
 pub mod timer;
 pub mod linger;

@@ -10,7 +10,6 @@
 //! a status in [`respond`] and nowhere else. [`thread`] is what one worker thread owns.
 
 pub mod listener;
-pub mod per_client;
 pub mod http1;
 pub mod http2;
 mod active;

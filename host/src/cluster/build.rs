@@ -16,6 +16,7 @@ use crate::cluster::sticky::Sticky;
 use crate::config::{self, Setting};
 use crate::module::balancer::{self, Balancer, BuildError, BuildInput, BuildProblem};
 use crate::module::registry::Registry;
+use crate::net::per_client::PerClient;
 
 /// What the tiers of a cluster are built from.
 struct TierBuilder<'a> {
@@ -80,6 +81,8 @@ impl Cluster {
             sticky: sticky.map(|sticky| Sticky::new(&config.name, sticky, &endpoints, secret)),
             outlier: Outlier::new(&config.ejection, tiers.iter().map(|tier| tier.n_endpoints)),
             queue: WaitQueue::new(config.queue_order),
+            queue_shares: (config.queue_per_client > 0)
+                .then(|| Arc::new(PerClient::new(config.queue_per_client, config.queue))),
             retries: Retries::default(),
             endpoints,
             tiers,

@@ -110,6 +110,7 @@ pub(super) struct ClusterTable {
     pub(super) keepalive: Option<Spanned<i64>>,
     pub(super) keepalive_timeout: Option<Spanned<TimeValue>>,
     pub(super) queue: Option<Spanned<i64>>,
+    pub(super) queue_per_client: Option<Spanned<i64>>,
     pub(super) queue_timeout: Option<Spanned<TimeValue>>,
     pub(super) queue_order: Option<Spanned<String>>,
     pub(super) when_full: Option<Spanned<String>>,

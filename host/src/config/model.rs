@@ -186,6 +186,8 @@ pub struct ClusterConfig {
     pub queue_timeout: Duration,
     /// Requests that may wait at once, over all threads.
     pub queue: usize,
+    /// Requests of one client, an IPv4 address or a /64 of IPv6, that may wait at once; 0 is no limit.
+    pub queue_per_client: u32,
     /// Which of them comes first.
     pub queue_order: QueueOrder,
     /// What a request does where all servers of its tier are full.

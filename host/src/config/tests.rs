@@ -202,6 +202,7 @@ body_timeout = "3ms"
 keepalive = 0
 keepalive_timeout = "4ms"
 queue = 0
+queue_per_client = 7
 queue_timeout = "0s"
 queue_order = "lifo"
 when_full = "wait"
@@ -256,6 +257,7 @@ retry = { on = ["connect", "reset", "timeout", "bad_response", "gateway", "429"]
     assert_eq!(times, [1, 2, 3, 4].map(Duration::from_millis));
     assert_eq!((cluster.max_requests, cluster.send_proxy_protocol), (6, Some(proxy_protocol::Version::V2)));
     assert_eq!((cluster.keepalive, cluster.queue, cluster.queue_timeout), (0, 0, Duration::ZERO));
+    assert_eq!(cluster.queue_per_client, 7);
     assert_eq!((cluster.queue_order, cluster.when_full), (QueueOrder::Lifo, WhenFull::Wait));
     let route = &config.routes[0];
     assert_eq!(

@@ -398,6 +398,11 @@ impl Shard {
         self.cluster(cluster).queue_full.add(1);
     }
 
+    /// A request was refused because its client has as many in the queue as it may.
+    pub fn queue_client_full(&self, cluster: usize) {
+        self.cluster(cluster).queue_client_full.add(1);
+    }
+
     /// A request that was sent before is being sent again.
     pub fn retried(&self, cluster: usize) {
         self.cluster(cluster).retries.add(1);

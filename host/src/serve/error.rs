@@ -29,6 +29,8 @@ pub enum Error {
     NoEndpoint,
     /// All endpoints are full, and the queue is full too or did not move in time.
     Busy,
+    /// All endpoints are full, and the client has as many requests in the queue as it may.
+    ClientBusy,
     /// The cluster has as many requests as it may.
     Overloaded,
     /// Every endpoint that was tried failed.
@@ -66,6 +68,7 @@ impl Error {
             | Self::ClientGone => Side::Downstream,
             Self::NoEndpoint
             | Self::Busy
+            | Self::ClientBusy
             | Self::Overloaded
             | Self::Failed
             | Self::BadResponse
@@ -87,6 +90,7 @@ impl fmt::Display for Error {
             Self::NoRoute => f.write_str("no route for this host and path"),
             Self::NoEndpoint => f.write_str("no server available"),
             Self::Busy => f.write_str("all servers busy"),
+            Self::ClientBusy => f.write_str("all servers busy, and too many requests of this client wait"),
             Self::Overloaded => f.write_str("too many requests at once"),
             Self::Failed => f.write_str("no server could be reached"),
             Self::BadResponse => f.write_str("bad response from the server"),

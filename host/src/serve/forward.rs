@@ -23,6 +23,7 @@ use crate::http::headers::{self, Hop};
 use crate::http::pump::{Pump, Rest};
 use crate::http::stream::Stream;
 use crate::module::wire::ns;
+use crate::net::per_client::Counted;
 use crate::observe::metrics::{Connection, QueueEnd};
 use crate::serve::downstream::Downstream;
 use crate::serve::error::Error;
@@ -471,6 +472,8 @@ impl Request<'_> {
         let busy = Failure { error: Error::Busy, outcome: wire::OUTCOME_NO_ENDPOINT, begun: None };
         let (metrics, cluster_idx) = (&self.thread.metrics, self.plan.route.cluster);
         let config = &self.cluster.config;
+        // Held while it waits.
+        let _share = self.share_of_queue()?;
         // From here on no endpoint comes free unseen.
         let Some(place) = self.cluster.queue.enter(config.queue, trylist.wanted()) else {
             metrics.queue_full(cluster_idx);
@@ -533,6 +536,17 @@ impl Request<'_> {
             now = Instant::now();
             may_ask = true;
         }
+    }
+
+    /// Counts the request as one of its client's in the queue, where the cluster limits those.
+    fn share_of_queue(&self) -> Result<Option<Counted>, Failure> {
+        let shares = self.cluster.queue_shares.as_ref().zip(self.plan.client.address.ip());
+        let Some((shares, client)) = shares else { return Ok(None) };
+        let share = shares.enter(client).ok_or_else(|| {
+            self.thread.metrics.queue_client_full(self.plan.route.cluster);
+            Failure { error: Error::ClientBusy, outcome: wire::OUTCOME_NO_ENDPOINT, begun: None }
+        });
+        share.map(Some)
     }
 
     /// What headers can say of this request, and of the endpoint that answers it, if one does.

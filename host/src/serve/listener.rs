@@ -13,12 +13,12 @@ use crate::config;
 use crate::http::stream::Stream;
 use crate::net::address::{Address, Peer};
 use crate::net::listening::{Listening, is_of_one_connection};
+use crate::net::per_client::{Counted, PerClient};
 use crate::net::proxy_protocol::{self, BadHeader};
 use crate::serve::downstream::Downstream;
 use crate::serve::drain::{Idle, Phase};
 use crate::serve::http1::{self, FIRST_REQUEST_GRACE};
 use crate::serve::http2::{self, Client};
-use crate::serve::per_client::{Counted, PerClient};
 use crate::serve::thread::{Place, Thread};
 use crate::tls::server::{self, Acceptor, NoHandshake};
 

@@ -33,7 +33,7 @@ pub fn verdict(error: Error) -> Verdict {
         Error::Method => (405, true),
         Error::BodyTooLarge => (413, false),
         Error::NoRoute => (404, true),
-        Error::NoEndpoint | Error::Busy | Error::Overloaded => (503, true),
+        Error::NoEndpoint | Error::Busy | Error::ClientBusy | Error::Overloaded => (503, true),
         Error::Failed | Error::BadResponse => (502, true),
         Error::ServerTimeout => (504, true),
         Error::ClientGone => (0, false),
@@ -67,7 +67,9 @@ pub fn write_error(
     headers::write_connection(keep, client, out);
     match error {
         Error::Method => out.extend_from_slice(b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"),
-        Error::NoEndpoint | Error::Busy | Error::Overloaded => out.extend_from_slice(b"Retry-After: 1\r\n"),
+        Error::NoEndpoint | Error::Busy | Error::ClientBusy | Error::Overloaded => {
+            out.extend_from_slice(b"Retry-After: 1\r\n")
+        }
         _ => {}
     }
     out.extend_from_slice(more);

@@ -360,6 +360,39 @@ fn a_full_queue_refuses_at_once() {
     assert_eq!((busy.reply().status(), waiting.reply().status()), (200, 200));
 }
 
+/// One client filled the queue, and all others were refused.
+#[test]
+fn a_client_has_its_share_of_the_queue_and_no_more() {
+    let gate = Gate::default();
+    let origin = gated(&gate);
+    let builder = Proxy::over([&origin]).each_server("max_requests = 1");
+    let builder = builder.in_cluster("queue = 8\nqueue_per_client = 2\nqueue_timeout = \"20s\"");
+    let proxy = builder.tables("[forwarded]\ntrusted = [\"127.0.0.0/8\"]").start();
+    let ask = |client: &str| {
+        let mut connection = proxy.connect();
+        connection.send(format!("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {client}\r\n\r\n"));
+        connection
+    };
+    let wait_for = |metric: &str, n: f64| proxy.wait_for_metric(&format!("{metric}{{cluster=\"%\"}}"), n);
+    let mut all = vec![ask("192.0.2.1")];
+    origin.wait_for_requests(1);
+    // The one that is served does not count. A network of IPv6 is one client.
+    all.extend(["192.0.2.1", "192.0.2.1", "2001:db8::1", "2001:db8::2"].map(ask));
+    wait_for("trylist_queue_length", 4.0);
+    for client in ["192.0.2.1", "2001:db8::3"] {
+        let refused = ask(client).reply();
+        assert_eq!((refused.status(), refused.header("retry-after")), (503, Some("1")), "{client}");
+        assert!(refused.text().contains("too many requests of this client wait"), "{}", refused.text());
+    }
+    wait_for("trylist_queue_client_full_total", 2.0);
+    all.push(ask("192.0.2.2"));
+    wait_for("trylist_queue_length", 5.0);
+    gate.open();
+    assert!(all.iter_mut().all(|connection| connection.reply().status() == 200));
+    // What has left the queue counts no more.
+    assert_eq!(ask("192.0.2.1").reply().status(), 200);
+}
+
 #[test]
 fn who_waits_too_long_is_refused() {
     for case in all_modules() {

@@ -160,6 +160,12 @@ impl Checker<'_> {
             request_headers: self.header_rules(&object, Direction::Request, raw.request_headers),
             response_headers: self.header_rules(&object, Direction::Response, raw.response_headers),
             queue,
+            queue_per_client: self.integer(
+                &key("queue_per_client"),
+                raw.queue_per_client.as_ref(),
+                0..=1_000_000,
+                0,
+            ),
             queue_timeout,
             queue_order: raw
                 .queue_order

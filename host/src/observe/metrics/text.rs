@@ -410,6 +410,12 @@ impl Metrics {
             None,
             "Requests that found a cluster's queue full.",
             self.by_cluster(|cells| &cells.queue_full),
+        )?;
+        out.counter(
+            "trylist_queue_client_full",
+            None,
+            "Requests refused because queue_per_client requests of their client waited.",
+            self.by_cluster(|cells| &cells.queue_client_full),
         )
     }
 

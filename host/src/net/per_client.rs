@@ -1,10 +1,10 @@
-//! How many connections each client has, over all threads, without a lock and in memory of a fixed size.
+//! How many connections, or waiting requests, each client has: over all threads, without a lock, in memory of a fixed size.
 //!
 //! A table of counters, in lines of eight as the cache has them. An address belongs to one line and takes any free counter
-//! of it, under a keyed fingerprint; a counter that falls to zero is free again. As there are twice as many counters as
-//! there can be connections, a line is rarely full; an address that finds no counter is let through uncounted, so that
-//! nobody can keep others out by crowding a line. Two threads that see an address for the first time at once may take two
-//! counters for it, and so it may get a few connections more than it should, never fewer.
+//! of it, under a keyed fingerprint; a counter that falls to zero is free again. There are twice as many counters as there
+//! can be connections, so a line is rarely full. An address that finds no counter is let through uncounted, so that nobody
+//! can keep others out by crowding a line. Two threads that see an address for the first time at once may take two counters
+//! for it. So it may get a few connections more than its limit, never fewer.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
@@ -17,7 +17,7 @@ const LINE: usize = 8;
 const COUNT_BITS: u32 = 24;
 const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
 
-/// Connections of each client of one listener.
+/// Connections, or requests, of each client in one place.
 #[derive(Debug)]
 pub struct PerClient {
     max: u64,
@@ -29,7 +29,7 @@ pub struct PerClient {
 #[derive(Debug, Default)]
 struct Line([AtomicU64; LINE]);
 
-/// A connection that is counted until this is dropped.
+/// A connection or a request, counted until this is dropped.
 #[derive(Debug)]
 pub struct Counted {
     table: Arc<PerClient>,
@@ -38,14 +38,14 @@ pub struct Counted {
 }
 
 impl PerClient {
-    /// For at most `max` connections of each client, of `max_connections` in all.
-    pub fn new(max: u32, max_connections: usize) -> Self {
-        let n_lines = (2 * max_connections).div_ceil(LINE).max(1).min(u32::MAX as usize);
+    /// For at most `max` of each client, of `max_in_all`.
+    pub fn new(max: u32, max_in_all: usize) -> Self {
+        let n_lines = (2 * max_in_all).div_ceil(LINE).max(1).min(u32::MAX as usize);
         let lines = (0..n_lines).map(|_| Line::default()).collect();
         Self { max: u64::from(max).min(COUNT_MASK), lines, key: RandomState::new() }
     }
 
-    /// Counts one more connection of this client, unless it has as many as it may.
+    /// Counts one more of this client. `None` where it has as many as it may.
     pub fn enter(self: &Arc<Self>, client: IpAddr) -> Option<Counted> {
         let hash = self.key.hash_one(prefix(client));
         let line_idx = (hash % self.lines.len() as u64) as u32;
