@@ -1,10 +1,10 @@
-//! Active checks: servers are asked at intervals whether they are well, on the background runtime.
+//! Active health checks, made at intervals on the background runtime.
 //!
-//! A server is up until its first check, which decides by itself; from then on it takes `fall` failures in a row to be down
-//! and `rise` passes to be up again. (HAProxy's way: nobody waits at the start, and a server that is dead then is known for
-//! it after one check.) What earlier workers found is taken over, so that a reload begins nothing anew.
+//! A server is up until its first check, which decides alone. From then on `fall` consecutive failures make it down, and `rise`
+//! consecutive passes make it up. (As in HAProxy: no request waits at the start, and a dead server is known after one check.)
+//! Results of earlier workers are taken over, so that a reload starts nothing again.
 //!
-//! Every probe speaks over any stream, so that checks by TLS need nothing but a stream that speaks it in `connect`.
+//! Every probe speaks over any stream, so checks over TLS need no code of their own.
 
 mod grpc;
 mod http;
@@ -25,9 +25,9 @@ use crate::config::{HealthCheck, Probe};
 use crate::net::proxy_protocol::Version;
 use crate::tls::client::Connector;
 
-/// An interval is up to this part of it longer or shorter, so that the checks of many proxies do not fall together.
+/// An interval is up to one part in this longer or shorter, so that the checks of many proxies spread.
 const JITTER: f64 = 10.0;
-/// First checks are spread over no more than this: until then nothing is known.
+/// First checks are spread over no more than this, because nothing is known before.
 const FIRST_WITHIN: Duration = Duration::from_secs(1);
 
 /// Why a check failed.
@@ -37,9 +37,9 @@ enum CheckError {
     Connect(String),
     /// The connection failed or ended.
     Io(io::Error),
-    /// It speaks another protocol, or breaks this one.
+    /// It speaks another protocol, or violates this one.
     Protocol(hyper::Error),
-    /// It answered, but not what was expected.
+    /// It answered something else than expected.
     Answer(String),
     /// It took longer than this.
     TimedOut(Duration),
@@ -53,7 +53,7 @@ pub async fn keep_checked(clusters: Clusters, cluster: usize, endpoint: usize) {
     let tls = cluster.config.tls.as_ref().map(|tls| tls.checker(speaks_h2));
     let random = Random::new();
     let first = check.interval.min(FIRST_WITHIN).mul_f64(fraction(random.next()));
-    // A port of its own is for checks alone, and speaks what they speak.
+    // A separate port for checks expects no PROXY header.
     let version = cluster.config.send_proxy_protocol.filter(|_| check.port.is_none());
     let preface = version.map(Version::own_header).unwrap_or_default();
     tokio::time::sleep(first).await;
@@ -69,7 +69,7 @@ pub async fn keep_checked(clusters: Clusters, cluster: usize, endpoint: usize) {
     }
 }
 
-/// Draws from a check's result what follows.
+/// Counts a check's result, and marks the endpoint up or down.
 fn judge(cluster: &Cluster, idx: usize, check: &HealthCheck, result: &Result<(), CheckError>) {
     let (endpoint, name) = (&cluster.endpoints[idx], &cluster.config.name);
     let streak = &endpoint.health.checks;
@@ -79,7 +79,7 @@ fn judge(cluster: &Cluster, idx: usize, check: &HealthCheck, result: &Result<(),
     }
     if let Err(e) = result {
         tracing::debug!(
-            "cluster \"{name}\": endpoint \"{}\": check failed ({}: {e})",
+            "cluster \"{name}\": server \"{}\": check failed ({}: {e})",
             endpoint.url,
             check.probe
         );
@@ -89,20 +89,20 @@ fn judge(cluster: &Cluster, idx: usize, check: &HealthCheck, result: &Result<(),
         return;
     }
     let (n, url, probe) = (streak.get().unsigned_abs(), &endpoint.url, &check.probe);
-    let n = if n == 1 { "1 check".into() } else { format!("{n} checks in a row") };
+    let n = if n == 1 { "1 check".into() } else { format!("{n} consecutive checks") };
     match result {
         Ok(()) => {
-            tracing::info!("cluster \"{name}\": endpoint \"{url}\" is up: {n} passed ({probe})");
-            // What its traffic showed was before.
+            tracing::info!("cluster \"{name}\": server \"{url}\" is up: {n} passed ({probe})");
+            // Its ejection is older than this.
             if let Some(outlier) = &cluster.outlier {
                 outlier.pardon(&endpoint.health.traffic);
             }
         }
-        Err(e) => tracing::warn!("cluster \"{name}\": endpoint \"{url}\" is down: {n} failed ({probe}: {e})"),
+        Err(e) => tracing::warn!("cluster \"{name}\": server \"{url}\" is down: {n} failed ({probe}: {e})"),
     }
 }
 
-/// One check, by TLS where the endpoint has a name for that; `preface` is said first.
+/// One check, over TLS if the endpoint has a name for that. `preface` is sent first.
 async fn run(
     check: &HealthCheck,
     endpoint: &Endpoint,

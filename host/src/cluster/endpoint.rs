@@ -15,7 +15,7 @@ use crate::cluster::names::Addresses;
 use crate::cluster::slow_start::SlowStart;
 use crate::config;
 
-/// Stands between the URL of a server as written and which of its addresses it is; in no URL as written.
+/// Separates the URL of a server, as written, from the address that this endpoint has. No URL as written contains it.
 pub const ADDRESS_MARK: char = '#';
 
 /// One server of a cluster.
@@ -29,19 +29,19 @@ pub struct Endpoint {
     pub name: Arc<str>,
     /// Port; 0 for a Unix socket.
     pub port: u16,
-    /// The name that its certificate must be for, where it is spoken to by TLS.
+    /// The name that its certificate must be for, if it is reached over TLS.
     pub tls_name: Option<ServerName<'static>>,
     /// The same for its checks.
     pub check_name: Option<ServerName<'static>>,
     /// 1 to 65,535.
     pub weight: u16,
-    /// Used once no endpoint of a lower tier is left.
+    /// Used when no endpoint of a lower tier is left.
     pub tier: u16,
     /// What clients' sessions call it.
     pub route: Option<Arc<str>>,
     /// Pairs for the module.
     pub metadata: Vec<(Arc<str>, Arc<str>)>,
-    /// What the server is called in a `Host` header of its own: a Unix socket, which has no name, `localhost`.
+    /// The `Host` header for this server; `localhost` for a Unix socket.
     pub authority: Box<str>,
     /// Where it is.
     pub addresses: Addresses,
@@ -51,8 +51,8 @@ pub struct Endpoint {
     pub health: Arc<Health>,
 }
 
-/// In `max_in_flight` of an endpoint: it is on trial, and the ejection of its cluster lets requests in. A try looks at
-/// this number anyway; and to modules it is a limit that is never reached.
+/// In `max_in_flight` of an endpoint: it is on trial, and its cluster's ejection lets requests in. A try reads this number
+/// anyway, and to modules it is a limit that is never reached.
 const ON_TRIAL: u32 = 1 << 31;
 
 /// A request on its way to an endpoint: counted from the accepted answer until this is dropped.
@@ -64,22 +64,22 @@ pub struct InFlight(&'static wire::Counters);
 pub enum Which {
     /// Those that are available.
     Available,
-    /// None is, and it is tried on all but those that drain.
+    /// All but those that drain, because none is available.
     NotDraining,
 }
 
-/// An endpoint takes no request now: its state does not let it, or it has as many as it may have.
+/// An endpoint takes no request now, because of its state or its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Declined;
 
-/// A slot fills a cache line of its own, so that traffic of one endpoint does not slow down reading another's numbers.
+/// The counters fill a cache line of their own, so that traffic of one endpoint does not slow down reading another's.
 #[repr(align(64))]
 struct CounterSlot(wire::Counters);
 
 impl Endpoint {
-    /// The endpoints of a cluster, by tier and then in the order of the configuration, each with a slot of its own.
+    /// The endpoints of a cluster, by tier and then in the order of the configuration, each with its own counters.
     ///
-    /// Slots are never freed, as the ABI promises modules. A worker makes them once, so they do not add up.
+    /// Counters are never freed, as the ABI promises modules. A worker makes them once, so they do not add up.
     pub fn of_cluster(cluster: &config::ClusterConfig) -> Box<[Self]> {
         let occurrence =
             |i: usize| cluster.servers[..i].iter().filter(|s| s.url == cluster.servers[i].url).count();
@@ -89,7 +89,7 @@ impl Endpoint {
         endpoints.into()
     }
 
-    /// Whether it is what a configuration's server of this URL stands for, or one of several.
+    /// Whether it is the server of this URL in the configuration, or one of its addresses.
     pub fn is_of(&self, url: &str) -> bool {
         let behind = self.url.strip_prefix(url);
         // In the path of a Unix socket the mark means nothing.
@@ -118,8 +118,8 @@ impl Endpoint {
         self.is_usable(which) && self.has_its_limit()
     }
 
-    /// Has its state follow from what its sources say: the one place that changes it, so that what `tier` says of it as a
-    /// whole stays right. True where it became available.
+    /// Sets its state as its sources say. Only this changes the state, so that the numbers of the whole `tier` stay right. True
+    /// if it became available.
     pub(crate) fn update_state(
         &self,
         tier: &'static wire::ClusterState,
@@ -129,7 +129,7 @@ impl Endpoint {
         loop {
             let state = self.health.state();
             became_available = self.set_state(state, tier, slow_start) || became_available;
-            // Who changed a source meanwhile may have been overtaken here; what it left is looked at again.
+            // Another thread may have changed a source meanwhile: look again.
             if self.health.state() == state {
                 return became_available && state == wire::STATE_AVAILABLE;
             }
@@ -159,16 +159,16 @@ impl Endpoint {
         max != 0 && self.in_flight() >= max
     }
 
-    /// Requests on their way to it, those of other generations included.
+    /// Requests on their way to it, including those of other generations.
     #[inline]
     pub fn in_flight(&self) -> u32 {
-        // In one order with the count of the queue: either who waits sees the place that came free, or who leaves sees it wait.
+        // In one order with the count of the queue: either the request that waits sees the place that came free, or the one that
+        // ends sees it wait.
         let older = self.counters.in_flight_older.load(SeqCst);
         self.counters.in_flight.load(SeqCst).saturating_add(older)
     }
 
-    /// Sets how many requests of other generations are on their way to it. Returns how many places came free by that,
-    /// where it has a limit.
+    /// Sets how many requests of other generations are on their way to it. Returns how many places came free, if it has a limit.
     pub(crate) fn set_in_flight_older(&self, n: u32) -> u32 {
         let before = self.counters.in_flight_older.swap(n, SeqCst);
         if self.counters.max_in_flight.load(Relaxed) & !ON_TRIAL == 0 { 0 } else { before.saturating_sub(n) }
@@ -182,7 +182,7 @@ impl Endpoint {
     /// Counts a request as on its way, if the endpoint takes one now.
     ///
     /// # Errors
-    /// It takes none, or is on trial.
+    /// The endpoint takes none, or is on trial.
     #[inline]
     pub fn enter(&self, which: Which) -> Result<InFlight, Declined> {
         match self.counters.max_in_flight.load(Relaxed) {
@@ -191,7 +191,7 @@ impl Endpoint {
         }
     }
 
-    /// The same for an endpoint that is on trial, whether it has a request already or not.
+    /// The same for an endpoint on trial, whether or not it has a request already.
     pub(crate) fn enter_on_trial(&self, which: Which) -> Result<InFlight, Declined> {
         self.enter_within(self.counters.max_in_flight.load(Relaxed) & !ON_TRIAL, which)
     }
@@ -219,7 +219,7 @@ impl Endpoint {
             0 => {
                 in_flight.fetch_add(1, Relaxed);
             }
-            // To add first and take back what was too much would turn others away meanwhile.
+            // To add first and take back what is too much would decline others meanwhile.
             max => {
                 let older = self.counters.in_flight_older.load(SeqCst);
                 let next = |n: u32| (n.saturating_add(older) < max).then(|| n + 1);
@@ -229,8 +229,8 @@ impl Endpoint {
         Ok(InFlight(self.counters))
     }
 
-    /// Takes the time to the response headers of one try into the smoothed latency, with a weight of 1/8 (the gain that
-    /// RFC 6298 gives round trips). Two threads at once may lose a sample; none is worth a lock.
+    /// Adds the time to the response headers of one try to the smoothed latency, with a weight of 1/8 (as RFC 6298 does for round
+    /// trips). Two threads at once may lose a sample, which is not worth a lock.
     #[inline]
     pub fn learn_latency(&self, ns: u64) {
         let old = self.counters.latency_ns.load(Relaxed);

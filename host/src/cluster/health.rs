@@ -1,5 +1,5 @@
-//! What is known of one endpoint's health: who says that it takes no requests, what its traffic showed, what its checks brought.
-//! Data only: [`ejection`](super::ejection) and [`checks`](super::checks) decide.
+//! What is known of one endpoint's health: its sources, its traffic, and its checks. Data only: [`ejection`](super::ejection) and
+//! [`checks`](super::checks) decide.
 
 mod sources;
 
@@ -13,14 +13,14 @@ use crate::config::HealthCheck;
 pub use self::sources::HealthSource;
 use self::sources::Sources;
 
-/// What is known of an endpoint's health. A cache line of its own: requests read it, and it seldom changes.
+/// What is known of an endpoint's health. A cache line of its own: requests read it, and it rarely changes.
 #[derive(Debug)]
 #[repr(align(64))]
 pub struct Health {
     sources: Sources,
-    /// What its traffic showed.
+    /// What its traffic shows.
     pub(crate) traffic: Record,
-    /// What its active checks brought.
+    /// Results of its active checks.
     pub(crate) checks: Streak,
     /// Its next check is wanted at once.
     pub(crate) check_now: Notify,
@@ -47,7 +47,7 @@ impl Health {
         self.sources.holds(source)
     }
 
-    /// Takes what a source says; false where that is what it said. [`Endpoint::update_state`](super::endpoint::Endpoint) is to follow.
+    /// Sets what a source says. False if nothing changed. [`Endpoint::update_state`](super::endpoint::Endpoint) is to follow.
     pub(crate) fn set(&self, source: HealthSource, holds: bool) -> bool {
         self.sources.set(source, holds)
     }
@@ -62,18 +62,19 @@ impl Health {
         self.sources.is_in_panic()
     }
 
-    /// Has the cluster's panic begin or end for it; false where that is so already.
+    /// Starts or ends the cluster's panic for it. False if nothing changed.
     pub(crate) fn set_panic(&self, panics: bool) -> bool {
         self.sources.set_panic(panics)
     }
 }
 
-/// What the traffic of one endpoint showed.
+/// What the traffic of one endpoint shows.
 #[derive(Debug, Default)]
 pub(crate) struct Record {
-    /// Failures since the last success, below the flags of [`ejection`](super::ejection). Zero while all is well: it is all that a success looks at.
+    /// Failures since the last success, below the flags of [`ejection`](super::ejection). Zero while all is well; a success
+    /// looks at nothing else.
     pub(super) in_row: AtomicU32,
-    /// Tries of this interval that succeeded and that failed, where the rate is looked at.
+    /// Tries of this interval that succeeded and that failed, if the failure rate counts.
     pub(super) served: AtomicU32,
     pub(super) failed: AtomicU32,
     /// When its ejection ends; or one of the marks of [`ejection`](super::ejection).
@@ -82,13 +83,13 @@ pub(crate) struct Record {
     pub(super) trial: AtomicU32,
     /// When the request of its trial got a response; 0 before.
     pub(super) answered_ns: AtomicU64,
-    /// When a check was asked to say whether it is well, or last said no; 0 where none is asked.
+    /// When a check was asked for, or failed last; 0 if none is asked for.
     pub(super) asked_ns: AtomicU64,
     /// Ejections that are not forgiven.
     pub(super) ejections: AtomicU32,
     /// When it was readmitted last.
     pub(super) readmitted_ns: AtomicU64,
-    /// When it passed its trial, or was forgiven an ejection last.
+    /// When it last passed its trial, or was forgiven an ejection.
     pub(super) well_ns: AtomicU64,
     pub(super) total: AtomicU64,
 }
@@ -105,22 +106,22 @@ impl Record {
     }
 }
 
-/// What the checks of one endpoint brought.
+/// Results of the checks of one endpoint.
 #[derive(Debug, Default)]
 pub(crate) struct Streak {
-    /// Passes in a row, or below zero failures; 0 before the first check.
+    /// Consecutive passes, or below zero failures; 0 before the first check.
     in_row: AtomicI32,
     passed: AtomicU64,
     failed: AtomicU64,
 }
 
 impl Streak {
-    /// Results in a row: above zero passes, below failures, 0 before the first.
+    /// Consecutive results: above zero passes, below failures, 0 before the first.
     pub(crate) fn get(&self) -> i32 {
         self.in_row.load(Relaxed)
     }
 
-    /// Goes on from what an earlier worker had.
+    /// Continues from an earlier worker's results.
     pub(crate) fn set(&self, in_row: i32) {
         self.in_row.store(in_row, Relaxed);
     }
@@ -130,7 +131,7 @@ impl Streak {
         (self.passed.load(Relaxed), self.failed.load(Relaxed))
     }
 
-    /// Counts a result. `Some` where the endpoint is up (or down) by now; only one caller at a time.
+    /// Counts a result. `Some(true)` if the endpoint is up by now, `Some(false)` if down. Only one caller at a time.
     pub(super) fn count(&self, passed: bool, check: &HealthCheck) -> Option<bool> {
         let before = self.get();
         let in_row = match (passed, before) {

@@ -1,4 +1,5 @@
-//! What one generation learned and the next one begins with: health and latencies of endpoints, and what balancers saved.
+//! What one generation learned, for the next one to begin with: health and latencies of endpoints, what balancers saved, secrets
+//! of sessions and tickets, and addresses of names.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -15,23 +16,23 @@ use crate::cluster::{Cluster, HealthFacts, Tier};
 use crate::module::balancer::Balancer;
 use crate::tls::tickets::{NoRandom, TicketKey, TicketKeys};
 
-/// Most bytes of a [`Learned`] in the form in which it is handed over.
+/// Maximum bytes of a [`Learned`] as it is handed over.
 pub const MOST_BYTES: u64 = 256 << 20;
-/// Most bytes that all balancers together may have saved, which leaves room for the rest.
+/// Maximum bytes of all that balancers saved, which leaves room for the rest.
 const MOST_SAVED_BYTES: usize = 192 << 20;
 
-/// Of all clusters of a worker.
+/// What a worker learned of all its clusters.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Learned {
-    /// What sessions are signed with where the configuration names no secret: the same for as long as there is a supervisor.
+    /// Signs sessions if the configuration names no secret. It stays as long as the supervisor lives.
     secret: [u8; 32],
-    /// What TLS tickets are made and taken with, the newest first; none before the first worker has said so.
+    /// Keys of TLS session tickets, the newest first; none before the first worker has reported them.
     ticket_keys: Vec<Vec<u8>>,
     clusters: Vec<LearnedCluster>,
-    /// The addresses that servers were made of, for names of which each address is a server.
+    /// Addresses of names with `resolve = "all"`, of which servers were made.
     #[serde(default)]
     names: KnownAddresses,
-    /// The last addresses of all names, as name servers gave them.
+    /// The last addresses of all names.
     #[serde(default)]
     answers: KnownAddresses,
 }
@@ -43,20 +44,20 @@ impl std::fmt::Debug for Learned {
     }
 }
 
-/// Of one cluster.
+/// What was learned of one cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LearnedCluster {
     name: String,
     endpoints: Vec<LearnedEndpoint>,
     balancers: Vec<SavedBalancer>,
-    /// Tier and module of balancers that there are not, or that are asked nothing, because of a quarantine.
+    /// Tier and module of balancers that are missing or unused because of a quarantine.
     #[serde(default)]
     quarantined: Vec<(u16, String)>,
     #[serde(default)]
     health: Vec<HealthFacts>,
 }
 
-/// Of one endpoint.
+/// What was learned of one endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct LearnedEndpoint {
     id: u64,
@@ -73,8 +74,8 @@ struct SavedBalancer {
 }
 
 impl Learned {
-    /// What these clusters know now. Their modules are asked, which takes as long as they take: not to be called from a
-    /// thread that serves. Requests go on meanwhile.
+    /// What these clusters know now. Their modules save, which may take long: not to be called from a thread that serves. Requests
+    /// go on meanwhile.
     pub fn of(clusters: &[Cluster], ticket_keys: &TicketKeys) -> Self {
         Self {
             secret: [0; 32],
@@ -88,7 +89,7 @@ impl Learned {
         )
     }
 
-    /// With the last addresses of these names too.
+    /// Adds the last addresses of these names.
     #[must_use]
     pub fn with_answers<'a>(mut self, names: impl IntoIterator<Item = &'a Arc<HostName>>) -> Self {
         for name in names {
@@ -109,8 +110,8 @@ impl Learned {
         }
     }
 
-    /// Leaves out the largest of what balancers saved, until what is left may be handed over. Says whose those were, as
-    /// cluster and module.
+    /// Drops the largest states that balancers saved, until the rest may be handed over. Returns whose they were, as cluster and
+    /// module.
     pub fn shorten(&mut self) -> Vec<(String, String)> {
         let mut left_out = Vec::new();
         loop {
@@ -145,8 +146,8 @@ impl Learned {
         }
     }
 
-    /// Takes over what a later generation knows. Of clusters that it does not have, nothing is kept; but what a balancer
-    /// once saved is, while there is none because it or its module is in quarantine.
+    /// Takes over what a later generation knows. Clusters that it does not have are forgotten. What a balancer saved is kept
+    /// while the balancer or its module is in quarantine.
     pub fn learn(&mut self, later: Self) {
         self.ticket_keys = later.ticket_keys;
         self.names = later.names;
@@ -161,27 +162,27 @@ impl Learned {
         }
     }
 
-    /// What TLS tickets are made and taken with: a client that comes back finds the new generation as it left the old one.
+    /// Keys of TLS session tickets, so that clients resume sessions over a reload.
     ///
     /// # Errors
-    /// There are none yet, and no random bytes to make one of.
+    /// There are none yet, and the system gives no random bytes for one.
     pub fn ticket_keys(&self) -> Result<TicketKeys, NoRandom> {
         let keys: Vec<TicketKey> =
             self.ticket_keys.iter().filter_map(|key| key.as_slice().try_into().ok()).collect();
         if keys.is_empty() { TicketKeys::random() } else { Ok(TicketKeys::new(keys)) }
     }
 
-    /// What sessions are signed with where the configuration names no secret.
+    /// Signs sessions if the configuration names no secret.
     pub fn secret(&self) -> &[u8; 32] {
         &self.secret
     }
 
-    /// The addresses that servers were made of, for names of which each address is a server.
+    /// Addresses of names with `resolve = "all"`, of which servers were made.
     pub fn names(&self) -> &KnownAddresses {
         &self.names
     }
 
-    /// The last addresses of all names: a generation begins with these, and waits for no name server.
+    /// The last addresses of all names. A generation begins with these and waits for no name server.
     pub fn answers(&self) -> &KnownAddresses {
         &self.answers
     }
@@ -212,7 +213,7 @@ impl LearnedCluster {
         }
     }
 
-    /// Has endpoints begin with what is known of them. To be called before anything is built over them.
+    /// Sets endpoints' latencies to what is known. To be called before anything is built over them.
     pub(crate) fn restore(&self, endpoints: &[Endpoint]) {
         let known: HashMap<u64, &LearnedEndpoint> =
             self.endpoints.iter().map(|known| (known.id, known)).collect();
@@ -228,14 +229,14 @@ impl LearnedCluster {
         &self.health
     }
 
-    /// What the balancer of this tier saved, if it was one of the same module.
+    /// What the balancer of this tier and module saved.
     pub(crate) fn saved(&self, tier: u16, module: &str) -> Option<&[u8]> {
         self.balancers.iter().find(|saved| saved.is_of(tier, module)).map(|saved| saved.bytes.as_slice())
     }
 }
 
 impl SavedBalancer {
-    /// A module has one part in a cluster, so that there is no second of the same tier.
+    /// Unique: a module balances all requests of a tier, or those without a key.
     fn is_of(&self, tier: u16, module: &str) -> bool {
         self.tier == tier && self.module == module
     }
@@ -249,7 +250,7 @@ fn tier_number(cluster: &Cluster, tier: &Tier) -> u16 {
 fn saved(cluster: &Cluster, tier: &Tier) -> Vec<SavedBalancer> {
     let in_use = tier.balancers().filter(|balancer| !balancer.is_quarantined());
     let save = |balancer: &Balancer| match balancer.save() {
-        // One that writes nothing has nothing to say.
+        // Empty means nothing to save.
         Ok(bytes) => bytes.filter(|bytes| !bytes.is_empty()).map(|bytes| SavedBalancer {
             tier: tier_number(cluster, tier),
             module: balancer.module().id().to_owned(),
@@ -257,7 +258,7 @@ fn saved(cluster: &Cluster, tier: &Tier) -> Vec<SavedBalancer> {
         }),
         Err(error) => {
             let (cluster, module) = (&*cluster.config.name, balancer.module().id());
-            tracing::warn!(cluster, module, "what the balancer learned is not saved: {error}");
+            tracing::warn!(cluster, module, "the balancer's state is not saved: {error}");
             None
         }
     };

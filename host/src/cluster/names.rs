@@ -27,10 +27,9 @@ pub(crate) use self::parts::MAX_ADDRESSES;
 pub use self::reach::Reach;
 pub use self::resolver::Resolver;
 
-/// A failed look-up is made again after the shortest TTL, then after twice as long, and so on up to this.
+/// A failed look-up is repeated after the shortest TTL, then after twice as long, and so on up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// Where one family has come and nothing is known of the other, it is waited for no longer than this before the name is
-/// used. RFC 8305 section 3 has the same time.
+/// When one family has addresses, the first look-up of the other is waited for no longer than this (RFC 8305 section 3).
 const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 
 /// Where an endpoint is.
@@ -44,18 +43,18 @@ pub enum Addresses {
     Unix(Arc<Path>),
 }
 
-/// A name and what it stands for now.
+/// A name and its addresses now.
 #[derive(Debug)]
 pub struct HostName {
     host: Box<str>,
     port: u16,
     answer: ArcSwapOption<Answer>,
     answered: Notify,
-    /// What the answer is made of. Requests never look at it.
+    /// The answer before the families are merged. Requests never look at it.
     parts: Mutex<Parts>,
 }
 
-/// What look-ups brought.
+/// The addresses of a name, or why there are none.
 pub type Answer = Result<Box<[NamedAddress]>, ResolveError>;
 
 /// One address of a name.
@@ -63,22 +62,22 @@ pub type Answer = Result<Box<[NamedAddress]>, ResolveError>;
 pub struct NamedAddress {
     /// The address, with the server's port.
     pub address: SocketAddr,
-    /// What is known of connections to it.
+    /// What connections have learned of it.
     pub reach: Arc<Reach>,
 }
 
 impl Addresses {
-    /// Of an address as written.
+    /// A literal address.
     pub fn fixed(address: SocketAddr) -> Self {
         Self::Fixed([address])
     }
 
-    /// Of a name, which has no address until [`HostName::keep_resolved`] has found one.
+    /// A name, which has no address until [`HostName::keep_resolved`] has found one.
     pub fn named(host: &str, port: u16) -> Self {
         Self::Named(HostName::with(host, port, &[]))
     }
 
-    /// The name, where it is one.
+    /// The name, if it is one.
     pub fn name(&self) -> Option<&Arc<HostName>> {
         match self {
             Self::Named(name) => Some(name),
@@ -86,7 +85,7 @@ impl Addresses {
         }
     }
 
-    /// The address as far as it is fixed.
+    /// The address, if it is a literal one.
     pub fn as_fixed(&self) -> Option<SocketAddr> {
         match self {
             Self::Fixed([address]) => Some(*address),
@@ -94,7 +93,7 @@ impl Addresses {
         }
     }
 
-    /// Whether a connection that goes there is one to the endpoint still, as far as that can change.
+    /// Whether a connection to this address still is one to the endpoint.
     pub fn still_contain(&self, peer: Option<SocketAddr>) -> bool {
         match self {
             Self::Fixed(_) | Self::Unix(_) => true,
@@ -116,7 +115,7 @@ impl Addresses {
 }
 
 impl HostName {
-    /// One that has these addresses already, or none yet.
+    /// A name with these addresses, or none yet.
     pub(crate) fn with(host: &str, port: u16, known: &[IpAddr]) -> Arc<Self> {
         let name = Self {
             host: host.into(),
@@ -134,15 +133,14 @@ impl HostName {
         &self.host
     }
 
-    /// Has it begin with what an earlier generation knew, as far as it is of these families. To be called before it is looked
-    /// up.
+    /// Starts with addresses that an earlier generation knew, if of these families. To be called before the first look-up.
     pub(crate) fn recall(&self, known: &[IpAddr], families: Families) {
         let known: Vec<IpAddr> = known.iter().copied().filter(|ip| families.contain(*ip)).collect();
         *self.parts() = Parts::knowing(&known);
         self.publish();
     }
 
-    /// The last addresses that it had; none before the first.
+    /// The latest addresses; empty before the first.
     pub(crate) fn known(&self) -> Vec<IpAddr> {
         match self.answer.load().as_deref() {
             Some(Ok(places)) => places.iter().map(|place| place.address.ip()).collect(),
@@ -150,7 +148,7 @@ impl HostName {
         }
     }
 
-    /// Waits until its addresses, in order, are others than these.
+    /// Waits until its addresses, sorted, differ from these.
     pub(crate) async fn changed_from(&self, known: &[IpAddr]) -> Vec<IpAddr> {
         loop {
             let answered = self.answered.notified();
@@ -162,7 +160,7 @@ impl HostName {
         }
     }
 
-    /// The latest answer; waits only until there has been one.
+    /// The latest answer. Waits only for the first.
     pub async fn addresses(&self) -> Arc<Answer> {
         loop {
             let answered = self.answered.notified();
@@ -173,8 +171,8 @@ impl HostName {
         }
     }
 
-    /// Looks the name up for ever. One such task serves all threads. The last good answers are kept when a later look-up
-    /// fails: a name server that is down should not take the servers with it.
+    /// Looks the name up for ever. One such task serves all threads. If a look-up fails, the last good answers are kept, so that a
+    /// name server that is down does not take the servers with it.
     pub async fn keep_resolved(self: Arc<Self>, resolver: Arc<Resolver>) {
         let families = resolver.rules.family;
         self.parts().ask(families);
@@ -192,13 +190,13 @@ impl HostName {
         loop {
             let outcome = resolver.look_up(&self.host, family).await;
             self.record(family, &outcome).await;
-            let is_of_no_use = match &outcome {
+            let valid_for = match &outcome {
                 LookupEnd::Has { valid_for, .. } => Some(*valid_for),
-                // Most names have one family alone; the other one is asked for as often.
+                // Most names have one family only. The other is looked up as often.
                 LookupEnd::Without(_) => self.parts().other_valid_for(family),
                 LookupEnd::Failed(_) => None,
             };
-            let next = match is_of_no_use {
+            let next = match valid_for {
                 Some(valid_for) => {
                     pause = resolver.rules.min_ttl;
                     valid_for
@@ -213,7 +211,7 @@ impl HostName {
         }
     }
 
-    /// Takes in what a look-up brought, and has requests see it.
+    /// Records the result of a look-up and publishes it.
     async fn record(&self, family: Family, outcome: &LookupEnd) {
         let answered = self.answered.notified();
         let is_decided = {
@@ -228,7 +226,7 @@ impl HostName {
         self.publish();
     }
 
-    /// Has requests see what the parts are merged to, where that is decided and new.
+    /// Shows requests the merged answer, if it is decided and new.
     fn publish(&self) {
         let parts = self.parts();
         let Some(merged) = parts.merged() else { return };
@@ -238,7 +236,7 @@ impl HostName {
             Ok(addresses) => {
                 let (addresses, n_left_out) = limited(addresses);
                 let known = before.and_then(|answer| answer.as_ref().ok()).map_or(&[][..], |known| known);
-                // Name servers answer in another order each time.
+                // Name servers change the order with each answer.
                 let is_known = |ip: &IpAddr| known.iter().any(|place| place.address.ip() == *ip);
                 if known.len() == addresses.len() && addresses.iter().all(is_known) {
                     return;
@@ -265,7 +263,7 @@ impl HostName {
         self.answered.notify_waiters();
     }
 
-    /// With what was learned of it, if it is no new one.
+    /// With what was learned of it, if it is known.
     fn place(&self, ip: IpAddr, known: &[NamedAddress]) -> NamedAddress {
         let address = SocketAddr::new(ip, self.port);
         let reach = known.iter().find(|place| place.address == address).map(|place| Arc::clone(&place.reach));
@@ -287,7 +285,7 @@ fn log(name: &str, family: Family, news: News) {
     }
 }
 
-/// As many as a name may have, always the same of the same ones, and how many are left out.
+/// The addresses up to the maximum, always the same ones of the same ones, and how many are left out.
 fn limited(mut addresses: Vec<IpAddr>) -> (Vec<IpAddr>, usize) {
     let n_left_out = addresses.len().saturating_sub(MAX_ADDRESSES);
     if n_left_out > 0 {
@@ -301,7 +299,7 @@ fn list(addresses: &[IpAddr]) -> String {
     addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// As they come, name servers begin with another one each time.
+/// Sorted, because name servers change the order with each answer.
 pub(crate) fn in_order(mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
     addresses.sort_unstable();
     addresses.dedup();

@@ -1,4 +1,4 @@
-//! The retry budget of a cluster: keeps retries from becoming the load that servers fall under.
+//! The retry budget of a cluster, so that retries do not overload its servers.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -13,8 +13,8 @@ pub struct Retries(AtomicU32);
 pub struct Retrying<'a>(&'a Retries);
 
 impl Retries {
-    /// Begins a retry, unless the budget is spent. `n_requests` counts what the cluster has in flight; it is asked only
-    /// where the budget's minimum does not do.
+    /// Begins a retry, unless the budget is spent. `n_requests` counts the cluster's requests in flight; it is called only when
+    /// the budget's minimum is used up.
     pub fn begin(&self, budget: RetryBudget, n_requests: impl FnOnce() -> u64) -> Option<Retrying<'_>> {
         let mut allowed = budget.min;
         if self.0.load(Ordering::Relaxed) >= budget.min {

@@ -1,7 +1,7 @@
-//! Endpoints that have just become available get little at first: their effective weight rises to the configured one.
+//! Slow start: the effective weight of an endpoint that has just become available rises to the configured one.
 //!
-//! Nothing of it is on a request's way. A task on the worker's background runtime makes the steps, each an epoch of its
-//! tier, so that modules see them as they see any change.
+//! Requests pay nothing for it. A task on the worker's background runtime makes the steps. Each is an epoch of its tier, so
+//! modules see it like any other change.
 
 use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,11 +11,11 @@ use lb_api::wire;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// The weight begins at this part of the configured one.
+/// The weight starts at this part of the configured one.
 const LEAST: f64 = 0.1;
-/// A window has about so many steps: finer than what 10 % to 100 % of a usual weight can show.
+/// Steps in a window: finer than what 10 % to 100 % of a usual weight can show.
 const STEPS: u32 = 64;
-/// No step is shorter: each has modules remake their tables.
+/// No step is shorter: modules rebuild their tables at each.
 const SHORTEST_STEP: Duration = Duration::from_millis(100);
 
 /// The endpoints of one cluster whose weight is rising.
@@ -33,7 +33,7 @@ struct Rising {
     state: &'static wire::ClusterState,
     weight: u16,
     since: Instant,
-    /// How far into its window it was then: an earlier worker began it.
+    /// How far into its window it was by then, in an earlier worker.
     before: Duration,
 }
 
@@ -44,7 +44,7 @@ impl Rising {
 }
 
 impl SlowStart {
-    /// With this window. An aggression of 1 is a straight line; with more the weight rises faster at first.
+    /// With this window. An aggression of 1 is a straight line; more rises faster at first.
     pub fn new(window: Duration, aggression: f64) -> Self {
         Self { window, aggression, rising: Mutex::default(), begun: Notify::new() }
     }
@@ -76,7 +76,7 @@ impl SlowStart {
         self.begun.notify_one();
     }
 
-    /// An endpoint gets its whole weight at once.
+    /// Gives an endpoint its whole weight at once.
     pub(crate) fn skip(
         &self,
         counters: &'static wire::Counters,
@@ -91,7 +91,7 @@ impl SlowStart {
         }
     }
 
-    /// How far into its window this endpoint is, if its weight still rises.
+    /// How far into its window this endpoint is; `None` if its weight does not rise.
     pub(crate) fn elapsed(&self, counters: &'static wire::Counters) -> Option<Duration> {
         let now = Instant::now();
         let rising = self.rising();
@@ -110,11 +110,11 @@ impl SlowStart {
         }
     }
 
-    /// Gives each the weight that is its due by now; false where none is left to rise.
+    /// Gives each endpoint its weight by now. False if no weight rises any more.
     fn step(&self, now: Instant) -> bool {
         let mut rising = self.rising();
         rising.retain(|endpoint| {
-            // No longer available: whoever has it be so again has it begin anew.
+            // No longer available. It starts again when it is.
             if endpoint.counters.state.load(Relaxed) != wire::STATE_AVAILABLE {
                 return false;
             }

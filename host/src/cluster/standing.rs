@@ -1,4 +1,4 @@
-//! Which endpoints take requests: the one way to change that, and how it is handed over to the next worker.
+//! Which endpoints take requests: the only way to change that, and what the next worker is told of it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, Release};
@@ -12,7 +12,7 @@ use super::{Cluster, Clusters};
 use crate::cluster::checks;
 use crate::cluster::health::{Health, HealthSource};
 
-/// What one worker knew of an endpoint's health, for the next. Drain marks are not in it: the supervisor keeps those itself.
+/// What one worker knew of an endpoint's health, for the next. Drain marks are not in it: the supervisor keeps those.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HealthFacts {
@@ -20,29 +20,29 @@ pub struct HealthFacts {
     pub id: u64,
     /// Its active checks say that it is down.
     pub down: bool,
-    /// Checks in a row that passed, or, below zero, that failed.
+    /// Consecutive checks that passed, or, below zero, that failed.
     pub checks: i32,
     /// How much longer it is ejected, in milliseconds; `None` where it is not.
     pub ejected_ms: Option<u64>,
-    /// Ejections that still count: the next one lasts so much longer.
+    /// Ejections that still count and make the next one longer.
     pub ejections: u32,
     /// How far into slow start it is, in milliseconds; `None` where its weight does not rise.
     pub rising_ms: Option<u64>,
 }
 
 impl HealthFacts {
-    /// Whether there is anything to be said.
+    /// Whether it says anything.
     fn is_news(&self) -> bool {
         *self != Self { id: self.id, ..Self::default() }
     }
 }
 
 impl Cluster {
-    /// Has a source say, or no longer say, that an endpoint takes no requests; the state that modules see follows from what
-    /// all of its sources say. False where that is what it said before. From any thread; where `holds`, it waits for nobody.
+    /// Sets whether a source says that an endpoint takes no requests. The state that modules see follows from all sources.
+    /// False if nothing changed. From any thread; with `holds` it does not block.
     ///
     /// # Panics
-    /// Where there is no such endpoint.
+    /// If there is no such endpoint.
     pub fn set_source(&self, endpoint: usize, source: HealthSource, holds: bool) -> bool {
         let changed = self.endpoints[endpoint].health.set(source, holds);
         if changed {
@@ -60,7 +60,7 @@ impl Cluster {
 
     fn update_state(&self, endpoint: usize) {
         let tier = &self.tiers[self.tier_idx(endpoint)];
-        // Panic spreads the load over all that there are, at once.
+        // In panic the load is spread over all endpoints at once.
         let slow_start = self.slow_start.as_ref().filter(|_| !self.endpoints[endpoint].health.is_in_panic());
         if self.endpoints[endpoint].update_state(tier.state, slow_start) {
             self.queue.all_may_ask();
@@ -76,13 +76,13 @@ impl Cluster {
         tier.expect("every endpoint is of a tier")
     }
 
-    /// Whether it is in panic: so few endpoints are available that all but those that drain get requests.
+    /// Whether it is in panic: too few endpoints are available, so all get requests but those that drain.
     pub fn is_in_panic(&self) -> bool {
         self.panics.load(Relaxed)
     }
 
-    /// Has panic begin or end, as the sources have it now. It begins where no tier has its share of endpoints available: as
-    /// long as one has, requests go there. Only one caller at a time, the cluster's keeper.
+    /// Starts or ends panic. It starts when no tier has its share of endpoints available; while one has, requests go there.
+    /// Only one caller at a time, the cluster's keeper.
     fn judge_panic(&self) {
         let mut counted = (0, 0);
         let mut any_has_enough = false;
@@ -103,10 +103,10 @@ impl Cluster {
         let (name, threshold) = (&self.config.name, self.config.panic_threshold);
         if panics {
             tracing::warn!(
-                "cluster \"{name}\": {well} of {of} endpoints are available, less than {threshold}%: all get requests"
+                "cluster \"{name}\": {well} of {of} servers are available, less than {threshold}%: panic, all get requests"
             );
         } else {
-            tracing::info!("cluster \"{name}\": {well} of {of} endpoints are available, enough again");
+            tracing::info!("cluster \"{name}\": {well} of {of} servers are available: panic is over");
         }
         for (idx, endpoint) in self.endpoints.iter().enumerate() {
             if let Some(slow_start) = self.slow_start.as_ref().filter(|_| panics) {
@@ -122,7 +122,7 @@ impl Cluster {
         }
     }
 
-    /// What is known of its endpoints' health, of those of which anything is.
+    /// What is known of its endpoints' health, without those of which nothing is.
     pub fn health_facts(&self) -> Vec<HealthFacts> {
         let now = Instant::now();
         let facts = self.endpoints.iter().map(|endpoint| {
@@ -142,8 +142,8 @@ impl Cluster {
         facts.filter(HealthFacts::is_news).collect()
     }
 
-    /// Takes over what an earlier worker knew, as far as endpoints and configuration are still the same: to be called before
-    /// this one serves. A server that was dead is not forgotten, and its share does not come back all at once.
+    /// Takes over what an earlier worker knew of endpoints that are still there. To be called before this worker serves. A dead
+    /// server stays known as dead, and slow start goes on where it was.
     pub fn take_over_health(&self, facts: &[HealthFacts]) {
         let now = Instant::now();
         for facts in facts {
@@ -170,7 +170,7 @@ impl Cluster {
         }
     }
 
-    /// Follows its sources into and out of panic, for ever.
+    /// Starts and ends panic as its sources change, for ever.
     async fn keep_from_panic(&self) {
         loop {
             self.judge_panic();
@@ -183,8 +183,8 @@ fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Begins what is to be done beside the requests of all clusters: steps of slow start, readmission, panic, checks. On the
-/// background runtime, until it ends. Returns handles by which checks end before.
+/// Starts the background work of all clusters: slow start, readmission, panic, checks. It runs until the background runtime
+/// ends. The handles returned end the checks before.
 pub fn keep(clusters: &Clusters) -> Vec<AbortHandle> {
     let mut checks = Vec::new();
     for (idx, cluster) in clusters.iter().enumerate() {

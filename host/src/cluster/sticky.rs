@@ -1,8 +1,7 @@
-//! Sessions that stay with their server, whatever the module: the host tries the server that a request's session is of
-//! first by itself, and tells the module so.
+//! Sticky sessions, with any module: the host tries the server of a request's session first, and tells the module.
 //!
-//! All that can be known beforehand is made when the cluster is built: a request costs a look at its cookies and one
-//! look-up, and where no session is asked for, nothing.
+//! Everything that can be computed beforehand is, when the cluster is built. A request costs a look at its cookies and one
+//! look-up; without sticky sessions, nothing.
 
 use std::fmt;
 
@@ -13,14 +12,14 @@ use sha2::Sha256;
 use crate::cluster::endpoint::Endpoint;
 use crate::config::{self, CookieTerms, KeySource, SameSite};
 
-/// Which endpoint a session is of.
+/// Which endpoint a session belongs to.
 pub struct Sticky {
-    /// Where a request may say so, in the order of looking.
+    /// Where a request may name its session, in the order of looking.
     pub sources: Vec<KeySource>,
     separator: Option<u8>,
-    /// What sessions call the endpoints.
+    /// Endpoints by what sessions call them.
     names: FxHashMap<Box<[u8]>, usize>,
-    /// `Set-Cookie` for each endpoint, where the proxy sets it: for requests in clear text, and for those by TLS.
+    /// `Set-Cookie` for each endpoint, if the proxy sets it: for requests in clear text, and for those over TLS.
     cookies: Option<[CookieLines; 2]>,
 }
 
@@ -28,9 +27,7 @@ pub struct Sticky {
 type CookieLines = Box<[Box<[u8]>]>;
 
 impl Sticky {
-    /// For these endpoints of the cluster.
-    ///
-    /// `otherwise` is what sessions are signed with where the configuration has no secret.
+    /// For these endpoints of the cluster. `otherwise` signs sessions if the configuration has no secret.
     pub fn new(
         cluster: &str,
         config: &config::StickyConfig,
@@ -67,7 +64,7 @@ impl Sticky {
         }
     }
 
-    /// The endpoint that a session of this name is of.
+    /// The endpoint of a session of this name.
     pub fn endpoint(&self, session: &[u8]) -> Option<usize> {
         let name = match self.separator {
             Some(separator) => &session[memchr::memchr(separator, session)? + 1..],
@@ -76,15 +73,15 @@ impl Sticky {
         self.names.get(name).copied()
     }
 
-    /// The header line that makes a client's next request one for this endpoint, if it is the proxy that says so; `by_tls` is
-    /// how the client came.
+    /// The header line that binds a client's session to this endpoint, if the proxy sets it. `by_tls` says that the client came
+    /// over TLS.
     pub fn set_cookie(&self, endpoint: usize, by_tls: bool) -> Option<&[u8]> {
         self.cookies.as_ref().map(|cookies| &*cookies[usize::from(by_tls)][endpoint])
     }
 }
 
 impl fmt::Debug for Sticky {
-    /// Without what would let somebody make a session.
+    /// Without the secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sticky").field("sources", &self.sources).finish_non_exhaustive()
     }
@@ -111,7 +108,7 @@ fn attributes(terms: &CookieTerms, by_tls: bool) -> String {
     text
 }
 
-/// What a cookie says: the endpoint's ID, and a signature, so that nobody can ask for a server of his choice.
+/// A cookie's value: the endpoint's ID, and a signature, so that clients cannot choose a server.
 fn value(secret: &[u8], cluster: &str, id: u64) -> String {
     let mac = signature(secret, &[cluster.as_bytes(), &[0], &id.to_be_bytes()].concat());
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();

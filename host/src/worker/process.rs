@@ -583,7 +583,7 @@ impl Saver {
             tracing::warn!(
                 cluster,
                 module,
-                "what the balancer learned is not saved: all balancers together saved too much"
+                "the balancer's state is not saved: all balancers together saved too much"
             );
         }
         let _ = self.to.send(&ToSupervisor::Saved { state, is_answer }, &[]);

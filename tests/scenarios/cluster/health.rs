@@ -70,7 +70,7 @@ fn a_server_is_down_after_its_failed_checks_and_up_after_its_passed_ones() {
     let url = origins[0].url();
     let line = log::line(&[&url, "is down"]);
     let said = format!(
-        "cluster \"{}\": endpoint \"{url}\" is down: 4 checks in a row failed (GET /health: status 500)",
+        "cluster \"{}\": server \"{url}\" is down: 4 consecutive checks failed (GET /health: status 500)",
         proxy.cluster()
     );
     assert!(line.contains(&said) && line.contains("WARN"), "{line}");
@@ -78,7 +78,7 @@ fn a_server_is_down_after_its_failed_checks_and_up_after_its_passed_ones() {
     assert_eq!(proxy.names(4), "b b b b");
     ill.store(true, Ordering::SeqCst);
     let line = log::line(&[&url, "is up"]);
-    assert!(line.contains("is up: 3 checks in a row passed (GET /health)"), "{line}");
+    assert!(line.contains("is up: 3 consecutive checks passed (GET /health)"), "{line}");
     wait_for_state(&proxy, 0, STATE_AVAILABLE);
     let names = proxy.names(4);
     assert!(names.contains('a'), "{names}");
@@ -183,7 +183,7 @@ fn checks_by_connection_alone_find_who_is_gone() {
     assert_eq!(proxy.names(4), "a b a b");
     origins[0].stop();
     wait_for_state(&proxy, 0, STATE_DOWN);
-    log::line(&[&origins[0].url(), "is down: 3 checks in a row failed (connect: connection refused)"]);
+    log::line(&[&origins[0].url(), "is down: 3 consecutive checks failed (connect: connection refused)"]);
     assert_eq!(origins[0].requests().len(), 2, "checks ask for nothing");
 }
 
@@ -336,7 +336,7 @@ fn with_too_few_left_all_get_requests_but_those_that_drain() {
     assert_eq!(proxy.metric("trylist_cluster_panic{cluster=\"%\"}"), 0.0);
     set(2, HealthSource::Check, true);
     let cluster = format!("cluster \"{}\"", proxy.cluster());
-    log::line(&[&cluster, "WARN", "1 of 4 endpoints are available, less than 50%: all get requests"]);
+    log::line(&[&cluster, "WARN", "1 of 4 servers are available, less than 50%: panic, all get requests"]);
     proxy.wait_for_metric("trylist_cluster_panic{cluster=\"%\"}", 1.0);
     eventually("all at work", || (0..4).all(|idx| state(&proxy, idx) == STATE_AVAILABLE).then_some(()));
     assert_eq!(names(12), BTreeSet::from(["a", "b", "c", "d"].map(String::from)));

@@ -350,7 +350,7 @@ fn a_module_that_spins_as_it_saves_keeps_the_next_generation_for_a_moment() {
 
 #[test]
 fn a_module_that_panics_as_it_saves_does_not_keep_the_next_generation() {
-    does_not_end_its_save("panic", "what the balancer learned is not saved: the module failed in save");
+    does_not_end_its_save("panic", "the balancer's state is not saved: the module failed in save");
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! A check by the gRPC health protocol, `grpc.health.v1`: <https://github.com/grpc/grpc/blob/master/doc/health-checking.md>.
+//! A gRPC check by the health protocol, `grpc.health.v1`: <https://github.com/grpc/grpc/blob/master/doc/health-checking.md>.
 //!
-//! Its two messages have one field each, so they are written and read here by hand.
+//! Its two messages have one field each, so they are encoded here by hand.
 
 use ::http::header::{CONTENT_TYPE, TE, USER_AGENT};
 use ::http::{HeaderMap, Request, StatusCode};
@@ -19,7 +19,7 @@ const ANSWER_BYTES: usize = 1024;
 /// `HealthCheckResponse.ServingStatus`.
 const SERVING: u64 = 1;
 
-/// Asks over this connection, which is of no use afterwards.
+/// Makes the check over this connection, which is not used afterwards.
 pub(super) async fn check(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     service: &str,
@@ -37,7 +37,7 @@ pub(super) async fn check(
         if response.status() != StatusCode::OK {
             return Err(CheckError::Answer(format!("status {}", response.status().as_u16())));
         }
-        // An error may come without a message, and its status then stands in the head.
+        // An error may come without a message; its status is then in the head.
         status(response.headers(), false)?;
         let body = Limited::new(response.into_body(), ANSWER_BYTES).collect().await;
         let body = body.map_err(|e| CheckError::Answer(format!("bad answer: {e}")))?;
@@ -54,7 +54,7 @@ pub(super) async fn check(
     drive(connection, answered).await
 }
 
-/// Whether the call itself went well.
+/// Whether the call itself succeeded.
 fn status(headers: &HeaderMap, must_be_there: bool) -> Result<(), CheckError> {
     let message = || headers.get("grpc-message").and_then(|value| value.to_str().ok()).unwrap_or_default();
     match headers.get("grpc-status") {

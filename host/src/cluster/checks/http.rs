@@ -1,4 +1,4 @@
-//! A check by an HTTP request: its response must have an expected status, and its body an expected text.
+//! An HTTP check: the response must have an expected status and, if configured, an expected text in its body.
 
 use ::http::Request;
 use ::http::header::{CONNECTION, HOST, USER_AGENT};
@@ -13,13 +13,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::CheckError;
 use crate::config::HttpProbe;
 
-/// A health page is a few lines. What is looked for is looked for in so many bytes, whatever a server sends.
+/// The expected text must be within so many bytes. A health page is a few lines.
 const BODY_BYTES: usize = 64 * 1024;
 
-/// What servers see who asks.
+/// The `User-Agent` of checks.
 pub(super) const AGENT: &str = concat!("trylist/", env!("CARGO_PKG_VERSION"), " (health check)");
 
-/// Asks over this connection, which is of no use afterwards.
+/// Makes the check over this connection, which is not used afterwards.
 pub(super) async fn check(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     probe: &HttpProbe,
@@ -53,7 +53,7 @@ async fn expect(text: &str, mut body: Incoming) -> Result<(), CheckError> {
     let (finder, mut seen) = (memmem::Finder::new(text), Vec::new());
     while let Some(frame) = body.frame().await {
         let Ok(bytes) = frame?.into_data() else { continue };
-        // From where it may have begun in what came before.
+        // The text may have begun in what came before.
         let from = seen.len().saturating_sub(text.len());
         let room = BODY_BYTES - seen.len();
         seen.extend_from_slice(&bytes[..bytes.len().min(room)]);
@@ -71,7 +71,7 @@ async fn expect(text: &str, mut body: Incoming) -> Result<(), CheckError> {
     }
 }
 
-/// Runs a connection for as long as its answer takes, in this task: when the check is given up, so is the connection.
+/// Runs a connection in this task until its answer is here. When the check is dropped, so is the connection.
 pub(super) async fn drive<T>(
     connection: impl Future<Output = hyper::Result<()>>,
     answered: impl Future<Output = Result<T, CheckError>>,

@@ -1,19 +1,19 @@
-//! Why an endpoint takes no requests. Several may have a reason at once, and none of them undoes another's: the state that
-//! modules see is made of all of them.
+//! Why an endpoint takes no requests. Several sources may say so at once, and none undoes what another says. The state that
+//! modules see follows from all of them.
 
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::SeqCst;
 
 use lb_api::wire;
 
-/// Who may say that an endpoint takes no requests, the strongest first.
+/// A source that can say that an endpoint takes no requests, the strongest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HealthSource {
     /// The operator, in the configuration or at run time.
     Drain,
     /// Its active checks.
     Check,
-    /// What its traffic showed.
+    /// Its traffic.
     Ejection,
 }
 
@@ -39,20 +39,20 @@ impl HealthSource {
     }
 }
 
-/// The cluster is in panic: what checks and traffic say counts for nothing.
+/// The cluster is in panic: checks and traffic are ignored.
 const PANIC: u32 = 1 << 3;
 
-/// Those who say so of one endpoint now.
+/// The sources that say so of one endpoint now.
 #[derive(Debug, Default)]
 pub(super) struct Sources(AtomicU32);
 
 impl Sources {
-    /// Of an endpoint that the configuration marks to drain, or not.
+    /// Of an endpoint that drains by configuration, or not.
     pub(super) fn new(drains: bool) -> Self {
         Self(AtomicU32::new(if drains { HealthSource::Drain.bit() } else { 0 }))
     }
 
-    /// Whether this one says so.
+    /// Whether this source says so.
     pub(super) fn holds(&self, source: HealthSource) -> bool {
         self.0.load(SeqCst) & source.bit() != 0
     }
@@ -62,12 +62,12 @@ impl Sources {
         self.0.load(SeqCst) & PANIC != 0
     }
 
-    /// Takes what one of them says now; false where that is what it said.
+    /// Sets what a source says. False if nothing changed.
     pub(super) fn set(&self, source: HealthSource, holds: bool) -> bool {
         self.set_bit(source.bit(), holds)
     }
 
-    /// Has panic begin or end; false where that is so already.
+    /// Starts or ends panic. False if nothing changed.
     pub(super) fn set_panic(&self, panics: bool) -> bool {
         self.set_bit(PANIC, panics)
     }

@@ -1,12 +1,12 @@
-//! What is known of a name's addresses: IPv4 and IPv6 are two parts that are looked up independently and merged here.
+//! What is known of a name's addresses: IPv4 and IPv6 are two parts, looked up independently and merged here.
 //!
 //! | latest look-up of a family | its part of the name's addresses |
 //! |---|---|
-//! | has brought addresses | these |
-//! | says that the name has none | none; but while no other family has any either, the last ones |
-//! | failed, or is not over | the last ones |
+//! | found addresses | these |
+//! | says that the name has none | none; but the last ones while the other family has none either |
+//! | failed, or is under way | the last ones |
 //!
-//! So no look-up that fails takes addresses away, and a name server that forgets a name does not take its servers away.
+//! So a look-up that fails takes no addresses away, and a name server that forgets a name takes no servers away.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use std::time::Duration;
 use super::error::ResolveError;
 use crate::config::Families;
 
-/// Addresses of one name; more are a mistake, or a name server that is broken.
+/// Maximum addresses of one name. More are a mistake, or a broken name server.
 pub(crate) const MAX_ADDRESSES: usize = 256;
 
-/// A family of addresses, and the type of record that it is looked up by.
+/// A family of addresses. The type of its DNS record is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Family {
     /// A
@@ -29,16 +29,16 @@ pub(super) enum Family {
 /// How a look-up of one family ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum LookupEnd {
-    /// With addresses.
+    /// It found addresses.
     Has {
         addresses: Vec<IpAddr>,
         valid_for: Duration,
-        /// Place in the list of search domains of the name that has them; 0 is the first that was asked for.
+        /// Index of the name that has them among the candidates of the search list.
         depth: usize,
     },
     /// The name server says that there are none.
     Without(ResolveError),
-    /// Nothing is known.
+    /// It failed.
     Failed(ResolveError),
 }
 
@@ -47,7 +47,7 @@ pub(super) enum LookupEnd {
 pub(super) struct Parts {
     v4: FamilyPart,
     v6: FamilyPart,
-    /// Why there is no address at all, as it was logged last.
+    /// The reason for no address that was logged last.
     logged: Option<ResolveError>,
 }
 
@@ -58,15 +58,15 @@ struct FamilyPart {
     last: Vec<IpAddr>,
     /// [`LookupEnd::Has::depth`] of the last addresses; `None` where an earlier generation handed them over.
     depth: Option<usize>,
-    /// Why the last addresses are kept, as it was logged last.
+    /// The reason for keeping the last addresses that was logged last.
     logged: Option<ResolveError>,
 }
 
 #[derive(Debug, Default)]
 enum LatestLookup {
-    /// Not looked up at all.
+    /// This family is not looked up.
     Unasked,
-    /// The first look-up is not over.
+    /// The first look-up is under way.
     #[default]
     Pending,
     Has(Duration),
@@ -74,23 +74,23 @@ enum LatestLookup {
     Failed(ResolveError),
 }
 
-/// What the log is told of a look-up.
+/// What is to be logged of a look-up.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum News {
-    /// It failed as it did before, or succeeded as it did before.
+    /// Nothing: the same as before.
     Nothing,
     /// It succeeds again.
     Again,
-    /// The last addresses are kept because of this.
+    /// The last addresses are kept, for this reason.
     Kept(ResolveError),
-    /// The name has no address because of this.
+    /// The name has no address, for this reason.
     NoAddress(ResolveError),
 }
 
 impl Family {
     pub(super) const ALL: [Self; 2] = [Self::V4, Self::V6];
 
-    /// As operators call it.
+    /// As in the log.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::V4 => "IPv4",
@@ -112,7 +112,7 @@ impl Family {
 }
 
 impl Parts {
-    /// These addresses are known from before.
+    /// With addresses that an earlier generation knew.
     pub(super) fn knowing(known: &[IpAddr]) -> Self {
         let part = |family: Family| FamilyPart {
             last: known.iter().copied().filter(|address| family.has(*address)).collect(),
@@ -121,14 +121,14 @@ impl Parts {
         Self { v4: part(Family::V4), v6: part(Family::V6), logged: None }
     }
 
-    /// Only these families count from now on.
+    /// From now on only these families count.
     pub(super) fn ask(&mut self, families: Families) {
         for family in Family::ALL.into_iter().filter(|family| !family.is_of(families)) {
             *self.part(family) = FamilyPart { latest: LatestLookup::Unasked, ..FamilyPart::default() };
         }
     }
 
-    /// Takes in what a look-up brought.
+    /// Records the result of a look-up.
     pub(super) fn record(&mut self, family: Family, outcome: &LookupEnd) {
         let part = self.part(family);
         match outcome {
@@ -179,12 +179,12 @@ impl Parts {
         News::Nothing
     }
 
-    /// All addresses there are, or why there is none; nothing while that is not decided.
+    /// All addresses, or why there are none. `None` while that is undecided.
     pub(super) fn merged(&self) -> Option<Result<Vec<IpAddr>, ResolveError>> {
         let parts = [&self.v4, &self.v6];
         let used = parts.iter().filter(|part| !part.last.is_empty());
-        // What two names of the search list have does not belong together. Nobody knows which name recalled addresses are of, so
-        // they displace nothing, and stay until their family is looked up.
+        // Addresses of two names of the search list do not belong together. It is unknown which name addresses of an earlier
+        // generation are of. So they displace none, and stay until their family is looked up.
         let depth = used.clone().filter_map(|part| part.depth).min();
         let is_of_name = |part: &&&FamilyPart| part.depth.is_none() || part.depth == depth;
         let addresses: Vec<IpAddr> = used.filter(is_of_name).flat_map(|part| &part.last).copied().collect();
@@ -204,12 +204,12 @@ impl Parts {
         })
     }
 
-    /// Whether no first look-up is outstanding.
+    /// Whether all first look-ups are over.
     pub(super) fn is_decided(&self) -> bool {
         [&self.v4, &self.v6].iter().all(|part| !matches!(part.latest, LatestLookup::Pending))
     }
 
-    /// For how long the other family's addresses hold, if it has any.
+    /// How long the other family's addresses are valid, if it has any.
     pub(super) fn other_valid_for(&self, family: Family) -> Option<Duration> {
         let other = match family {
             Family::V4 => &self.v6,

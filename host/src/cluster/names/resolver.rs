@@ -21,25 +21,24 @@ use super::error::ResolveError;
 use super::parts::{Family, LookupEnd};
 use crate::config;
 
-/// Of the time for a whole look-up each question gets this part: two lost packets fit in.
+/// Attempts within the time for a whole look-up: two packets may be lost.
 const QUESTIONS: u32 = 3;
 
 /// Asks name servers.
 pub struct Resolver {
     inner: TokioResolver,
     pub(super) rules: config::ResolverConfig,
-    /// Domains that names with few dots are looked up in, the first one first.
+    /// Search domains for names with few dots, in order.
     search: Vec<DnsName>,
-    /// Names with so many dots are looked up as they are first.
+    /// Names with so many dots are first looked up as they are.
     ndots: usize,
 }
 
 impl Resolver {
-    /// One that asks whom the configuration says, or else the system's name servers. It works on the runtime on which it is
-    /// used first.
+    /// Uses the name servers of the configuration, or else the system's. It works on the runtime on which it is used first.
     ///
     /// # Errors
-    /// What the system does not give.
+    /// The system's resolver cannot be set up.
     pub fn new(rules: &config::ResolverConfig) -> io::Result<Self> {
         let of = |servers| (ResolverConfig::from_parts(None, Vec::new(), servers), ResolverOpts::default());
         let (config, system) = if rules.servers.is_empty() {
@@ -60,7 +59,7 @@ impl Resolver {
         options.attempts = QUESTIONS as usize - 1;
         options.positive_min_ttl = Some(rules.min_ttl);
         options.positive_max_ttl = Some(rules.max_ttl);
-        // How often to ask again is said below, whatever the name server would have kept.
+        // Failed look-ups are repeated as `HostName` says.
         options.negative_min_ttl = Some(Duration::ZERO);
         options.negative_max_ttl = Some(Duration::ZERO);
         let inner = builder.build().map_err(io::Error::other)?;
@@ -73,7 +72,7 @@ impl Resolver {
         asked.await.unwrap_or_else(|_| LookupEnd::Failed(ResolveError::no_answer()))
     }
 
-    /// Goes through the list of search domains until one of them has the name.
+    /// Tries the candidates of the search list until one has addresses.
     async fn ask(&self, host: &str, family: Family) -> LookupEnd {
         let names = match self.candidates(host) {
             Ok(names) => names,
@@ -114,7 +113,7 @@ impl Resolver {
         }
     }
 
-    /// What a name as written may mean, the likeliest first: resolv.conf(5), `search` and `ndots`.
+    /// The names that a name as written may stand for, in order: resolv.conf(5), `search` and `ndots`.
     fn candidates(&self, host: &str) -> Result<Vec<DnsName>, ResolveError> {
         let name = DnsName::from_utf8(host).map_err(|e| ResolveError::new(e))?;
         if name.is_fqdn() {
@@ -131,7 +130,7 @@ impl Resolver {
             names.push(as_it_is.clone());
         }
         for domain in &self.search {
-            // One that gets too long with it is in no domain.
+            // A name too long with the domain is not in it.
             if let Ok(candidate) = name.clone().append_domain(domain)
                 && !names.contains(&candidate)
             {
