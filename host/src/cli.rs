@@ -11,73 +11,78 @@ use crate::log::Filter;
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  done; or stopped by a signal, after all requests had ended
-  1  failed at run time: an address in use, a file that cannot be written, requests cut off at the end
-  2  the command line is wrong
-  3  the configuration is refused
+  0  success; or drained and stopped by a signal
+  1  failure at run time: address in use, file not writable, drain timeout
+  2  invalid command line
+  3  invalid configuration
   4  a module is refused, refuses its settings, or breaks the contract";
 
-/// A load-balancing reverse proxy; what balances is a module named in the configuration
+/// A load-balancing reverse proxy. Modules choose the servers; the configuration names them
 #[derive(Debug, Parser)]
 #[command(name = "trylist", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
-pub(crate) struct Arguments {
-    /// What to log on stderr: error, warn, info, debug, trace or off; also for parts, as in `info,trylist::serve::pool=debug`
-    /// [default: info; for check: warn]
-    #[arg(long, value_name = "LEVEL", env = "TRYLIST_LOG", global = true, value_parser = asked_level)]
-    log_level: Option<Asked>,
+pub(crate) struct CommandLine {
+    /// Log level: error, warn, info, debug, trace or off [default: info; check: warn]
+    ///
+    /// A part of the program may have a level of its own: `info,trylist::serve::pool=debug`. The log goes to stderr
+    #[arg(long, value_name = "LEVEL", env = "TRYLIST_LOG", global = true, value_parser = log_level_argument)]
+    log_level: Option<LogLevelArgument>,
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub(crate) command: CliCommand,
 }
 
-impl Arguments {
-    /// What to log: as asked for, or what the command is run for. Who checks a file looks for what is wrong with it.
+impl CommandLine {
+    /// The log level: as given, or the command's default. `check` shows what is wrong with a file, and no more.
     pub(crate) fn log_level(&self) -> Filter {
         let default = match self.command {
-            Command::Check(_) => LevelFilter::WARN,
+            CliCommand::Check(_) => LevelFilter::WARN,
             _ => LevelFilter::INFO,
         };
         match &self.log_level {
-            Some(Asked(Some(level))) => level.clone(),
-            Some(Asked(None)) | None => default.into(),
+            Some(LogLevelArgument(Some(level))) => level.clone(),
+            Some(LogLevelArgument(None)) | None => default.into(),
         }
     }
 }
 
-/// A level, or none in a variable that is set to nothing, which is as good as unset.
+/// A level; none in an empty variable, which counts as unset.
 #[derive(Clone, Debug)]
-struct Asked(Option<Filter>);
+struct LogLevelArgument(Option<Filter>);
 
-fn asked_level(text: &str) -> Result<Asked, String> {
-    Ok(Asked(if text.trim().is_empty() { None } else { Some(text.parse()?) }))
+fn log_level_argument(text: &str) -> Result<LogLevelArgument, String> {
+    Ok(LogLevelArgument(if text.trim().is_empty() { None } else { Some(text.parse()?) }))
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
-    /// Run the proxy. SIGTERM or SIGINT lets requests end and stops it, a second one stops it at once; SIGHUP or SIGUSR1
-    /// reloads; SIGUSR2 opens the access log's file again
+pub(crate) enum CliCommand {
+    /// Run the proxy
+    ///
+    /// SIGTERM and SIGINT drain and stop it, a second one stops it at once. SIGHUP and SIGUSR1 reload. SIGUSR2 reopens the
+    /// access log
     Run(Configuration),
     /// Reload configuration and modules without dropping requests
     ///
-    /// A new generation is started from the files as they are now, and the one before drains. Whatever fails leaves the
-    /// proxy as it is. Refused while max_draining generations drain
+    /// Starts a new generation from the current files; the one before drains. If the start fails, the running generation
+    /// goes on unchanged. Refused while `max_draining` generations drain
     Reload {
         #[command(flatten)]
         configuration: Configuration,
-        /// Cut off the generation that has drained longest, where max_draining generations drain
+        /// If `max_draining` generations drain, close the connections of the oldest
         #[arg(long)]
         cut_oldest: bool,
     },
-    /// Say how a running proxy is: its generations, their modules, what is in quarantine
+    /// Show generations, modules and quarantine of a running proxy
     Status {
         #[command(flatten)]
         configuration: Configuration,
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Have a running proxy let requests end and stop
+    /// Drain and stop a running proxy
     Stop(Configuration),
-    /// Mark a server of a running proxy; it stays so over reloads, until the configuration says something new of the same
+    /// Drain a server, put it back, or change its weight
+    ///
+    /// The mark is kept over reloads and crashes, until the configuration of this server changes
     Server {
         #[command(flatten)]
         configuration: Configuration,
@@ -86,35 +91,37 @@ pub(crate) enum Command {
         /// The server's URL, as written in the configuration
         url: String,
         /// The new state of the server
-        mark: Mark,
-        /// With `weight`: 1 to 65,535
+        mark: MarkArgument,
+        /// The new weight, 1 to 65,535; with `weight` only
         #[arg(required_if_eq("mark", "weight"), value_parser = clap::value_parser!(u16).range(1..))]
         weight: Option<u16>,
     },
-    /// Check a configuration, load its modules and build its balancers, without listening anywhere
+    /// Check a configuration
+    ///
+    /// Loads its modules and builds its balancers, but listens nowhere
     Check(Configuration),
-    /// Run three small servers and a proxy before them on this machine, and print what to try
+    /// Run three demo servers and a proxy, and print what to try
     Demo,
-    /// About modules
+    /// Inspect, write, test and release modules
     #[command(subcommand)]
     Module(ModuleCommand),
-    /// Serve as a supervisor says: what `run` starts itself with
+    /// Internal: the worker process that `run` starts
     #[command(hide = true)]
     Worker,
 }
 
-/// No subcommand, so that options may stand behind it as before it.
+/// Not a subcommand, so that options may stand before or behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Mark {
-    /// It finishes what runs and takes nothing new
+pub(crate) enum MarkArgument {
+    /// Finish running requests, take no new ones
     Drain,
-    /// It takes requests
+    /// Take requests again
     Ready,
-    /// It has the weight that follows
+    /// Set the weight
     Weight,
 }
 
-impl Mark {
+impl MarkArgument {
     /// The mark as the supervisor takes it.
     ///
     /// # Errors
@@ -125,8 +132,8 @@ impl Mark {
             (Self::Ready, None) => Ok(ServerMark::Ready),
             (Self::Weight, Some(weight)) => Ok(ServerMark::Weight(weight)),
             (Self::Drain | Self::Ready | Self::Weight, _) => {
-                let text = "a weight goes with the mark `weight`, and with no other";
-                Err(Arguments::command().error(ErrorKind::ArgumentConflict, text))
+                let text = "only the mark `weight` takes a weight";
+                Err(CommandLine::command().error(ErrorKind::ArgumentConflict, text))
             }
         }
     }
@@ -134,16 +141,24 @@ impl Mark {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ModuleCommand {
-    /// Say what a module is, needs and supports, or why it would be refused; this runs code of the module
+    /// Show what a module is, needs and supports
+    ///
+    /// Runs code of the module. Shows the reason where the module would be refused
     Inspect {
         /// The module's file
         file: PathBuf,
     },
-    /// Write a module of your own, in Rust or in C, that builds, passes its test and loads as it is
+    /// Create a new module, in Rust or in C
+    ///
+    /// It builds, passes its test and loads as it is
     New(New),
-    /// Try the contract that every module must keep on a built one, in a process of its own, and report
+    /// Test a built module against the contract for modules
+    ///
+    /// The checks run in a process of their own
     Test(Test),
-    /// Have a running proxy open a module's file again that is in quarantine, because workers died of it
+    /// Release a module from quarantine
+    ///
+    /// A running proxy opens the file again that workers died of
     Release {
         #[command(flatten)]
         configuration: Configuration,
@@ -156,13 +171,13 @@ pub(crate) enum ModuleCommand {
 pub(crate) struct New {
     /// Module ID, in snake_case
     pub(crate) name: String,
-    /// What to write it in
+    /// Language
     #[arg(long, value_enum, default_value_t = Lang::Rust)]
     pub(crate) lang: Lang,
-    /// The folder to make [default: NAME with dashes, in this folder]
+    /// Folder to create [default: NAME with dashes, in the current folder]
     #[arg(long, value_name = "DIR")]
     pub(crate) path: Option<PathBuf>,
-    /// Where the sources of lb-api are, for Rust [default: those that this program was built with]
+    /// Sources of lb-api, for Rust [default: those that this program was built with]
     #[arg(long, value_name = "DIR")]
     pub(crate) lb_api: Option<PathBuf>,
 }
@@ -177,25 +192,25 @@ pub(crate) enum Lang {
 pub(crate) struct Test {
     /// The module's file
     pub(crate) file: PathBuf,
-    /// A TOML file of the module's settings, as they would stand in a cluster's table `settings`
+    /// Settings for the module: a TOML file, as in a cluster's table `settings`
     #[arg(long, value_name = "FILE", conflicts_with = "setting")]
     pub(crate) settings: Option<PathBuf>,
-    /// One setting; a value that is not TOML is a string
+    /// One setting; a value that is not TOML is taken as a string
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) setting: Vec<String>,
-    /// First choices must be proportional to effective weights, to within this part of each share (0.1 is a tenth)
+    /// First choices must follow the effective weights, within this tolerance (0.1 is a tenth of a share)
     #[arg(long, value_name = "TOLERANCE", value_parser = tolerance)]
     pub(crate) weighted: Option<f64>,
-    /// An endpoint that is not available must not be answered as long as another is
+    /// The module must not choose an unavailable endpoint while another is available
     #[arg(long)]
     pub(crate) skips_unavailable: bool,
-    /// Requests of one key, or client, must have one first choice, and only keys of an endpoint that is down may move
+    /// Requests with one key must have one first choice; only keys of an endpoint that is down may move
     #[arg(long)]
     pub(crate) keyed: bool,
-    /// For one check to take; what takes longer counts as never returning
+    /// Time limit of one check; a check that takes longer has failed
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) time_limit: u64,
-    /// Runs the checks from this one on, in this process: what this command starts itself with
+    /// Internal: run the checks from this one on, in this process
     #[arg(long, value_name = "CHECK", hide = true)]
     pub(crate) child: Option<usize>,
 }
@@ -209,7 +224,7 @@ fn tolerance(text: &str) -> Result<f64, String> {
 
 #[derive(Args, Debug)]
 pub(crate) struct Configuration {
-    /// The configuration file, in TOML; one that ends in `.conf` is read in httpd's syntax
+    /// Configuration file: TOML, or httpd's syntax if its name ends in `.conf`
     #[arg(short, long, value_name = "FILE")]
     pub(crate) config: PathBuf,
 }
@@ -222,7 +237,7 @@ mod tests {
 
     #[test]
     fn the_definition_is_sound() {
-        Arguments::command().debug_assert();
+        CommandLine::command().debug_assert();
     }
 
     #[test]
@@ -279,7 +294,7 @@ mod tests {
         assert_eq!(weight, ErrorKind::MissingRequiredArgument);
         let mark = parse("server -c a.toml app http://a halt").expect_err("no such mark");
         assert_eq!(mark, ErrorKind::InvalidValue);
-        for mark in [Mark::Drain, Mark::Ready] {
+        for mark in [MarkArgument::Drain, MarkArgument::Ready] {
             assert_eq!(mark.with(Some(3)).expect_err("no weight").kind(), ErrorKind::ArgumentConflict);
         }
         assert_eq!(parse("demo --log-level loud").expect_err("no level"), ErrorKind::ValueValidation);
@@ -287,14 +302,14 @@ mod tests {
 
     #[test]
     fn help_tells_the_exit_codes() {
-        let help = Arguments::command().render_long_help().to_string();
+        let help = CommandLine::command().render_long_help().to_string();
         for exit in [Exit::Failed, Exit::Configuration, Exit::Module] {
             assert!(help.contains(&format!("\n  {}  ", exit as u8)), "{help}");
         }
     }
 
-    fn parse(line: &str) -> Result<Arguments, ErrorKind> {
+    fn parse(line: &str) -> Result<CommandLine, ErrorKind> {
         let words = std::iter::once("trylist").chain(line.split(' '));
-        Arguments::try_parse_from(words).map_err(|error| error.kind())
+        CommandLine::try_parse_from(words).map_err(|error| error.kind())
     }
 }

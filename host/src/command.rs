@@ -1,106 +1,95 @@
-//! Commands to a running proxy, and what it answers, for people.
+//! Commands to a running proxy, and its answers.
 
-use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::Path;
 
-use trylist::process::control::{self, Command, Exit, GenerationStatus, Reply, Status};
+use trylist::process::control::{self, Command, ControlReply, Exit, GenerationStatus, Status};
 
-use crate::{Failure, print};
+use crate::output::{CommandFailure, print};
 
 /// Asks, and prints what comes back as it comes.
-pub(crate) fn ask(config: &Path, command: &Command) -> Result<(), Failure> {
+pub(crate) fn ask(config: &Path, command: &Command) -> Result<(), CommandFailure> {
     let exit = control::ask(&control::find(config), command, |reply| match reply {
         // If nobody reads it, the exit code has to say it alone.
-        Reply::Line(line) => drop(print(&format!("{line}\n"))),
-        Reply::Problem(line) => drop(writeln!(io::stderr(), "{line}")),
-        Reply::Status(_) | Reply::End(_) => {}
+        ControlReply::Line(line) => drop(print(&format!("{line}\n"))),
+        ControlReply::Problem(line) => drop(writeln!(io::stderr(), "{line}")),
+        ControlReply::Status(_) | ControlReply::End(_) => {}
     });
-    match exit.map_err(Failure::new)? {
+    match exit.map_err(CommandFailure::new)? {
         Exit::Done => Ok(()),
-        exit => Err(Failure { exit, text: String::new() }),
+        exit => Err(CommandFailure { exit, text: String::new() }),
     }
 }
 
-/// Says how a running proxy is.
-pub(crate) fn status(config: &Path, json: bool) -> Result<(), Failure> {
+/// Prints the status of a running proxy.
+pub(crate) fn status(config: &Path, json: bool) -> Result<(), CommandFailure> {
     let mut found = None;
     let exit = control::ask(&control::find(config), &Command::Status, |reply| {
-        if let Reply::Status(status) = reply {
+        if let ControlReply::Status(status) = reply {
             found = Some(*status);
         }
     });
-    exit.map_err(Failure::new)?;
-    let status = found.ok_or_else(|| Failure::new("the supervisor said nothing of how it is"))?;
+    exit.map_err(CommandFailure::new)?;
+    let status = found.ok_or_else(|| CommandFailure::new("the supervisor did not send its status"))?;
     if json {
         let text = serde_json::to_string_pretty(&status)
-            .map_err(|error| Failure::new(format_args!("the answer is no JSON: {error}")))?;
+            .map_err(|error| CommandFailure::new(format_args!("invalid JSON in the answer: {error}")))?;
         return print(&(text + "\n"));
     }
     print(&describe(&status))
 }
 
 fn describe(status: &Status) -> String {
-    let mut text = String::new();
     let Status { pid, version, uptime_s, config, control, .. } = status;
-    let mut line = |args: std::fmt::Arguments<'_>| {
-        text.write_fmt(args).expect("a String takes everything");
-        text.push('\n');
-    };
-    line(format_args!("trylist {version}, pid {pid}, up {}", span(*uptime_s)));
-    line(format_args!("  configuration {config}, control socket {control}"));
-    line(format_args!("  listens on {}", status.listeners.join(", ")));
-    if let Some(admin) = &status.admin {
-        line(format_args!("  metrics on {admin}"));
-    }
-    for generation in &status.generations {
-        let GenerationStatus { generation: number, pid, state, uptime_s, config_sha256, connections, .. } =
-            generation;
-        let left = generation.drain_left_s.map(|left| format!(" for up to {} more", span(left)));
-        line(format_args!(
-            "generation {number}: {state}{}, pid {pid}, up {}, {connections} connections, configuration {}",
-            left.unwrap_or_default(),
-            span(*uptime_s),
-            beginning(config_sha256)
-        ));
-        if let Some(trouble) = &generation.trouble {
-            line(format_args!("  trouble: its worker {trouble}"));
-        }
-        for module in &generation.modules {
-            let version = module.version.as_deref().unwrap_or("not opened");
-            let held = if module.quarantined { ", in quarantine" } else { "" };
-            line(format_args!(
-                "  module {} {version} ({}), {} faults{held}, {}",
-                module.id,
-                beginning(&module.sha256),
-                module.faults,
-                module.file
-            ));
-        }
-    }
-    if let Some(waiting) = &status.waiting {
-        line(format_args!("waiting: {waiting}"));
-    }
-    for held in &status.quarantine {
-        line(format_args!(
+    let mut lines = vec![
+        format!("trylist {version}, pid {pid}, up {}", span(*uptime_s)),
+        format!("  configuration {config}, control socket {control}"),
+        format!("  listens on {}", status.listeners.join(", ")),
+    ];
+    lines.extend(status.admin.as_ref().map(|admin| format!("  metrics on {admin}")));
+    lines.extend(status.generations.iter().flat_map(describe_generation));
+    lines.extend(status.waiting.as_ref().map(|waiting| format!("waiting: {waiting}")));
+    lines.extend(status.quarantine.iter().map(|held| {
+        format!(
             "quarantine: module {} ({}), for {}: its worker {}",
             held.module,
             beginning(&held.sha256),
             span(held.for_s),
             held.reason
-        ));
-    }
-    for mark in &status.marks {
+        )
+    }));
+    lines.extend(status.marks.iter().map(|mark| {
         let drain = mark.drain.map(|drain| if drain { " drains" } else { " takes requests" });
         let weight = mark.weight.map(|weight| format!(" weight {weight}")).unwrap_or_default();
-        line(format_args!(
-            "mark: cluster {}, server {}:{}{weight}",
-            mark.cluster,
-            mark.url,
-            drain.unwrap_or_default()
-        ));
-    }
-    text
+        let (cluster, url) = (&mark.cluster, &mark.url);
+        format!("mark: cluster {cluster}, server {url}:{}{weight}", drain.unwrap_or_default())
+    }));
+    lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
+/// A line for the generation, then one for its trouble and one for each of its modules.
+fn describe_generation(generation: &GenerationStatus) -> Vec<String> {
+    let GenerationStatus { generation: number, pid, state, uptime_s, connections, .. } = generation;
+    let left = generation.drain_left_s.map(|left| format!(" for up to {} more", span(left)));
+    let mut lines = vec![format!(
+        "generation {number}: {state}{}, pid {pid}, up {}, {connections} connections, configuration {}",
+        left.unwrap_or_default(),
+        span(*uptime_s),
+        beginning(&generation.config_sha256)
+    )];
+    lines.extend(generation.trouble.as_ref().map(|trouble| format!("  trouble: its worker {trouble}")));
+    lines.extend(generation.modules.iter().map(|module| {
+        let version = module.version.as_deref().unwrap_or("not opened");
+        let held = if module.quarantined { ", in quarantine" } else { "" };
+        format!(
+            "  module {} {version} ({}), {} faults{held}, {}",
+            module.id,
+            beginning(&module.sha256),
+            module.faults,
+            module.file
+        )
+    }));
+    lines
 }
 
 /// As much of a hash as people compare.

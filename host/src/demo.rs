@@ -22,9 +22,17 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
+use trylist::config::{self, Syntax};
+use trylist::worker::{StartError, Worker};
+
+use crate::foreground;
+use crate::output::CommandFailure;
+
+/// The demo finds ports that are free and lets the proxy bind them; somebody else may have taken one in between.
+const ATTEMPTS: usize = 5;
 
 /// How many origins there are.
-pub(crate) const N_ORIGINS: usize = 3;
+const N_ORIGINS: usize = 3;
 
 /// Where the proxy listens if nobody else does.
 const USUAL_PORT: u16 = 8080;
@@ -33,9 +41,33 @@ const SLOW: Duration = Duration::from_secs(2);
 /// Before accepting is tried again after it failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Runs the origins and the proxy until signals end it.
+pub(crate) fn run() -> Result<(), CommandFailure> {
+    // Its servers run for as long as the proxy does.
+    let mut running = None;
+    foreground::run(|| {
+        let mut attempts = 1..=ATTEMPTS;
+        loop {
+            attempts.next();
+            let demo = Demo::start().map_err(|error| {
+                CommandFailure::new(format_args!("demo: cannot start the servers: {error}"))
+            })?;
+            let (config, _) = config::parse("demo.toml", &demo.configuration(), Syntax::Toml)?;
+            match Worker::start(Arc::new(config)) {
+                Err(StartError::Bind(_)) if !attempts.is_empty() => {}
+                started => {
+                    let introduction = format!("{}\n", demo.introduction());
+                    running = Some(demo);
+                    return Ok((started?, introduction));
+                }
+            }
+        }
+    })
+}
+
 /// The running origins, and the addresses of everything. Dropping it stops them.
 #[derive(Debug)]
-pub(crate) struct Demo {
+struct Demo {
     proxy: SocketAddr,
     admin: SocketAddr,
     control: SocketAddr,
@@ -49,7 +81,7 @@ impl Demo {
     ///
     /// # Errors
     /// No port, no thread or no runtime is to be had.
-    pub(crate) fn start() -> io::Result<Self> {
+    fn start() -> io::Result<Self> {
         let mut origins = Vec::new();
         for _ in 0..N_ORIGINS {
             origins.push(bind(0)?);
@@ -67,7 +99,7 @@ impl Demo {
         let (end, ended) = watch::channel(());
         let thread = thread::Builder::new()
             .name("demo".into())
-            .spawn(move || runtime.block_on(run(origins, control, ended)))?;
+            .spawn(move || runtime.block_on(run_origins(origins, control, ended)))?;
         Ok(Self {
             proxy,
             admin,
@@ -79,7 +111,7 @@ impl Demo {
     }
 
     /// The proxy's configuration, in TOML.
-    pub(crate) fn configuration(&self) -> String {
+    fn configuration(&self) -> String {
         let [a, b, c] = self.origins;
         let Self { proxy, admin, .. } = self;
         format!(
@@ -112,7 +144,7 @@ allow = ["127.0.0.1"]
     }
 
     /// What to read in a terminal: what runs where, by which configuration, and what to try.
-    pub(crate) fn introduction(&self) -> impl fmt::Display + '_ {
+    fn introduction(&self) -> impl fmt::Display + '_ {
         Introduction(self)
     }
 }
@@ -166,7 +198,7 @@ fn bind(port: u16) -> io::Result<TcpListener> {
 // ---- on the demo's thread -------------------------------------------------------------------------------------------
 
 /// Runs everything until the sender of `ended` is gone.
-async fn run(origins: Vec<TcpListener>, control: TcpListener, mut ended: watch::Receiver<()>) {
+async fn run_origins(origins: Vec<TcpListener>, control: TcpListener, mut ended: watch::Receiver<()>) {
     let mut tasks = JoinSet::new();
     let mut switches = Vec::new();
     for (idx, listener) in origins.into_iter().enumerate() {

@@ -1,5 +1,6 @@
-//! `trylist module inspect`: what a module says of itself, and what of it this host can use.
+//! `trylist module inspect`: what a module is, needs and supports.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
@@ -7,9 +8,20 @@ use lb_api::version::{ABI_MAJOR, ABI_MINOR};
 use lb_api::wire;
 use trylist::module::Module;
 use trylist::module::balancer::{Balancer, BuildInput, EndpointInput, Needs};
+use trylist::module::load;
+use trylist::process::control::Exit;
+
+use crate::output::{CommandFailure, line, print};
+
+/// Loads a module and describes it.
+pub(crate) fn run(file: &Path) -> Result<(), CommandFailure> {
+    let module =
+        load::inspect(file).map_err(|error| CommandFailure { exit: Exit::Module, text: line(&error) })?;
+    print(&describe(&module))
+}
 
 /// One fact a line, its name first.
-pub(crate) fn describe(module: &Arc<Module>) -> String {
+fn describe(module: &Arc<Module>) -> String {
     let (major, minor) = module.abi();
     let trylist = module.trylist();
     let place = if trylist.size <= wire::TRYLIST_IN_PLACE { "in place" } else { "an allocation a request" };

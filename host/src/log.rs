@@ -20,9 +20,9 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use trylist::os::log_queue::{self, Lines};
+use trylist::os::log_queue::{self, LogLines};
 
-use self::fields::Fields;
+use self::fields::LogFields;
 
 /// Whose warnings are of what peers send, a line for each if these like. They are for who looks for something in particular:
 /// at level debug, or by name.
@@ -62,7 +62,7 @@ impl FromStr for Filter {
             // An empty one would be read as "error".
             let known = Some(level).filter(|level| !level.is_empty()).and_then(|level| level.parse().ok());
             let level: LevelFilter = known.ok_or_else(|| {
-                format!("no level \"{level}\"; there are error, warn, info, debug, trace and off")
+                format!("invalid level \"{level}\"; use error, warn, info, debug, trace or off")
             })?;
             is_named |= target.is_some_and(|target| target.starts_with(TALKATIVE));
             targets = match target {
@@ -96,7 +96,7 @@ pub(crate) enum Log {
     /// To stderr at once: of commands, whose user waits for what they say.
     Direct,
     /// Through a queue: of processes that serve, which wait for nobody who reads.
-    Queued(Lines),
+    Queued(LogLines),
 }
 
 impl Log {
@@ -108,16 +108,23 @@ impl Log {
 
     /// Starts the log of a process that serves. Called once, before anything that logs and before any other thread.
     pub(crate) fn of_a_service(filter: &Filter) -> Self {
-        let say_dropped = |n| tracing::warn!("log: {n} lines were dropped because stderr did not take them");
+        let say_dropped = |n| tracing::warn!("log: dropped {n} lines because stderr was blocked");
         match log_queue::start(say_dropped) {
             Ok(lines) => {
                 start(filter, Self::Queued(lines));
-                panic::set_hook(Box::new(move |panicked| lines.say(panic_text(panicked).as_bytes())));
+                // The process ends with this thread, and so does the one that writes.
+                let main = thread::current().id();
+                panic::set_hook(Box::new(move |panicked| {
+                    lines.say(panic_text(panicked).as_bytes());
+                    if thread::current().id() == main {
+                        lines.drain(END_TIMEOUT);
+                    }
+                }));
                 Self::Queued(lines)
             }
             Err(error) => {
                 let log = Self::of_a_command(filter);
-                tracing::warn!("no thread for the log, so a slow reader of stderr delays requests: {error}");
+                tracing::warn!("no thread for the log; a blocked stderr delays requests: {error}");
                 log
             }
         }
@@ -151,11 +158,11 @@ fn start(filter: &Filter, log: Log) {
 }
 
 /// One line an event, in which nothing that peers say can pass for something else.
-fn layer<S>(has_colours: bool) -> Layer<S, Fields, Format<Compact>>
+fn layer<S>(has_colours: bool) -> Layer<S, LogFields, Format<Compact>>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
-    Layer::default().compact().fmt_fields(Fields).with_target(false).with_ansi(has_colours)
+    Layer::default().compact().fmt_fields(LogFields).with_target(false).with_ansi(has_colours)
 }
 
 /// As the standard library says it, which would wait for stderr.
@@ -175,6 +182,24 @@ mod tests {
     use tracing::Level;
 
     use super::*;
+
+    /// The log is one of a whole process, so this runs in one of its own.
+    #[test]
+    fn a_panic_of_the_main_thread_is_written_before_the_process_ends() {
+        const ROLE: &str = "TRYLIST_TEST_PANICS";
+        if env::var_os(ROLE).is_some() {
+            let Log::Queued(lines) = Log::of_a_service(&LevelFilter::INFO.into()) else { unreachable!() };
+            lines.say("x".repeat(1 << 19).as_bytes());
+            let _ = panic::catch_unwind(|| panic!("told to"));
+            // Without anything that the end of a process does.
+            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        }
+        let test = "log::tests::a_panic_of_the_main_thread_is_written_before_the_process_ends";
+        let mut command = std::process::Command::new(env::current_exe().expect("this one"));
+        let run = command.args([test, "--exact", "--nocapture"]).env(ROLE, "1").output().expect("it runs");
+        let said = String::from_utf8_lossy(&run.stderr);
+        assert!(said.contains("told to"), "{} bytes", said.len());
+    }
 
     #[test]
     fn takes_a_level_and_levels_for_parts() {
@@ -203,7 +228,7 @@ mod tests {
     fn refuses_a_level_that_there_is_not() {
         for text in ["", "infoo", "info,trylist=loud", "info,", "trylist="] {
             let error = text.parse::<Filter>().expect_err(text);
-            assert!(error.contains("there are error, warn"), "{error}");
+            assert!(error.contains("use error, warn"), "{error}");
         }
     }
 }

@@ -1,5 +1,6 @@
-//! What is asked of the system: files that nobody else can put in the way, and a log that never waits. Knows nothing of
+//! What is asked of the system: files that nobody else can put in the way, and output that loses no line. Knows nothing of
 //! proxies.
 
 pub mod trusted_path;
 pub mod log_queue;
+pub(crate) mod blocking_writer;

@@ -8,15 +8,25 @@
 //!                  └── control socket ◄── trylist reload, status, stop, …
 //! ```
 //!
-//! One thread waits for everything there is: signals, commands, what workers say, their deaths, and the time. Nothing in
-//! it waits for a worker or for whoever asks. How a generation comes to serve is in `start`, what becomes of it when it
-//! dies or hangs in `deaths`, what operators ask for in `orders`; what is known of one worker is in `generation`, of the
-//! files in `bundle`, of the sockets in `held`.
+//! One thread waits for all events: signals, commands, messages of workers, their deaths, and timers. It never waits for a
+//! worker or for a client of the control socket. In reading order:
+//!
+//! | files | what |
+//! |---|---|
+//! | `orders`, `commands`, `signals` | what operators ask for, and how it comes in |
+//! | `requests`, `start`, `changes` | how a new generation comes to serve |
+//! | `reports`, `worker_scope`, `allowance`, `shared_counts` | what workers say, what of it is accepted, and what others hear of it |
+//! | `deaths`, `blame`, `watchdog`, `pulse`, `quarantine` | workers that die or hang, and the modules to blame |
+//! | `generation`, `bundle`, `held`, `marks` | one worker; its files; the sockets; marks on servers |
+//! | `environment`, `notify`, `oom`, `pid_file`, `renewals`, `loads` | details |
 
 mod allowance;
+mod blame;
 mod bundle;
+mod changes;
 mod commands;
 mod deaths;
+mod environment;
 mod generation;
 mod held;
 mod loads;
@@ -28,11 +38,14 @@ mod pid_file;
 mod pulse;
 mod quarantine;
 mod renewals;
+mod reports;
+mod requests;
+mod shared_counts;
 mod signals;
 mod start;
+mod worker_scope;
 pub mod watchdog;
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,24 +55,25 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::cluster::learned::Learned;
 use crate::config::Config;
 use crate::observe::metrics::Totals;
-use crate::process::channel::message::{Report, ToSupervisor, ToWorker};
 use crate::process::control::{self, Exit, Refused};
 use crate::process::preflight::Lacks;
 use crate::process::privileges;
 use crate::process::sockets::{self, Shortage};
 
+use self::blame::WorkerEnd;
 use self::bundle::Bundle;
 use self::commands::Commands;
-use self::generation::{End, Generation, Phase, Turn};
-use self::held::Held;
+use self::generation::{Generation, GenerationPhase, HearingTurn};
+use self::held::HeldSockets;
 use self::marks::Marks;
 use self::notify::Notify;
 use self::oom::OomScore;
 use self::pid_file::PidFile;
-use self::quarantine::{Backoff, Quarantine};
+use self::quarantine::{Backoff, FileQuarantine};
 use self::renewals::Renewals;
+use self::requests::WaitingStart;
 use self::signals::Signals;
-use self::start::{Reason, Starting, Waiting};
+use self::start::{StartReason, Starting};
 
 /// After the time that a worker has for its drain, before it is killed.
 const DRAIN_GRACE: Duration = Duration::from_secs(2);
@@ -102,7 +116,7 @@ struct Supervisor {
     pid_file: Option<PidFile>,
     commands: Commands,
     notify: Notify,
-    held: Held,
+    held: HeldSockets,
     /// Those that have a process, the oldest first.
     generations: Vec<Generation>,
     n_generations: u64,
@@ -110,12 +124,12 @@ struct Supervisor {
     serving: Option<u64>,
     starting: Option<Starting>,
     /// What was asked for while a generation is being started.
-    waiting: Option<Waiting>,
+    waiting: Option<WaitingStart>,
     /// What serves, or served last.
     bundle: Arc<Bundle>,
     /// What served before the last reload.
     previous: Option<Arc<Bundle>>,
-    quarantine: Quarantine,
+    quarantine: FileQuarantine,
     backoff: Backoff,
     /// When a worker is to be started in place of one that died.
     replace_at: Option<Instant>,
@@ -168,11 +182,11 @@ impl Supervisor {
         if !bundle.config.core_dumps
             && let Err(error) = privileges::leave_no_core_dump()
         {
-            tracing::warn!("core_dumps: a crash of the supervisor would leave one: {error}");
+            tracing::warn!("core_dumps: cannot be disabled for the supervisor: {error}");
         }
         Ok(Self {
             notify: Notify::new(),
-            held: Held::inherited(),
+            held: HeldSockets::inherited(),
             options,
             signals,
             commands,
@@ -183,7 +197,7 @@ impl Supervisor {
             waiting: None,
             bundle: Arc::new(bundle),
             previous: None,
-            quarantine: Quarantine::default(),
+            quarantine: FileQuarantine::default(),
             backoff: Backoff::default(),
             replace_at: None,
             marks: Marks::default(),
@@ -203,7 +217,7 @@ impl Supervisor {
     }
 
     fn run(mut self) -> Result<(), Refused> {
-        self.begin(Arc::clone(&self.bundle), Reason::First, Vec::new())?;
+        self.begin(Arc::clone(&self.bundle), StartReason::First, Vec::new())?;
         loop {
             self.wait();
             for asked in self.signals.take() {
@@ -257,84 +271,6 @@ impl Supervisor {
         due
     }
 
-    /// Takes in what workers say, and tells them what they did not take before.
-    fn hear(&mut self) -> Result<(), Refused> {
-        for idx in 0..self.generations.len() {
-            self.generations[idx].tell_on();
-            self.hear_one(idx, Turn::default())?;
-        }
-        Ok(())
-    }
-
-    fn hear_one(&mut self, idx: usize, mut turn: Turn) -> Result<(), Refused> {
-        loop {
-            let number = self.generations[idx].number;
-            let message = match self.generations[idx].hear(&mut turn) {
-                Ok(Some(message)) => message,
-                Ok(None) => return Ok(()),
-                Err(why) => return self.is_unheard(idx, &why),
-            };
-            match message {
-                ToSupervisor::Built { modules, warnings } => self.built(number, modules, &warnings)?,
-                ToSupervisor::Failed { exit, lines } => {
-                    self.generations[idx].has_ended();
-                    self.start_failed(number, Refused { exit: control::Exit::of(exit), lines })?;
-                }
-                ToSupervisor::Ready { shortage } => {
-                    self.told_of_shortage(shortage);
-                    self.ready(number)?;
-                }
-                ToSupervisor::Report(report) => self.reported(idx, *report),
-                ToSupervisor::Moved { name, addresses } => self.moved(number, &name, &addresses),
-                ToSupervisor::Saved { state, is_answer } => self.saved(number, state, is_answer)?,
-                ToSupervisor::Ended { cut_off, totals } => self.ended(idx, cut_off, totals),
-                ToSupervisor::Load { is_draining, load } => {
-                    self.generations[idx].told_load(load, is_draining);
-                    self.are_loads_new = true;
-                }
-            }
-        }
-    }
-
-    /// The generation that serves has servers that are not those of a name any more.
-    fn moved(&mut self, number: u64, name: &str, addresses: &[IpAddr]) {
-        if self.serving == Some(number) {
-            // The next generation begins with them.
-            self.state.answered(name, addresses);
-            self.renewals.want(name, addresses, Instant::now());
-        }
-    }
-
-    /// Of the descriptors that a worker may have: once, for as long as it stays the same.
-    fn told_of_shortage(&mut self, shortage: Option<Shortage>) {
-        if self.shortage != shortage {
-            self.shortage = shortage;
-            self.shortage.as_ref().inspect(|shortage| tracing::warn!("{shortage}"));
-        }
-    }
-
-    /// How a worker is.
-    fn reported(&mut self, idx: usize, report: Report) {
-        self.generations[idx].report = report;
-    }
-
-    /// A worker's last word.
-    fn ended(&mut self, idx: usize, cut_off: usize, totals: Totals) {
-        let generation = &mut self.generations[idx];
-        let (number, pid) = (generation.number, generation.pid());
-        if cut_off > 0 && self.stopping.is_none() {
-            tracing::warn!("generation {number}: {cut_off} connections cut off at the drain's end");
-        }
-        tracing::info!("generation {number} has ended (pid {pid})");
-        generation.report.totals = totals;
-        generation.load = None;
-        generation.has_ended();
-        if let Some(stopping) = &mut self.stopping {
-            stopping.cut_off += cut_off;
-        }
-        self.are_loads_new = true;
-    }
-
     /// Takes leave of workers whose process has ended.
     fn bury(&mut self) -> Result<(), Refused> {
         let mut idx = 0;
@@ -344,20 +280,17 @@ impl Supervisor {
                 continue;
             };
             // It may have said why, and no more been heard.
-            self.hear_one(idx, Turn::WHOLE)?;
+            self.hear_one(idx, HearingTurn::WHOLE)?;
             let generation = self.generations.remove(idx);
             let number = generation.number;
-            self.totals.add(&generation.report.totals);
-            let names = self.state.names();
-            let is_there = |address: &str| names.values().flatten().any(|known| known.to_string() == address);
-            self.totals.keep_addresses(is_there);
+            self.keep_totals(&generation.report.totals);
             match end {
                 // Whoever ends unasked is missed, however orderly it was.
-                End::Orderly if self.stopping.is_none() && self.serving == Some(generation.number) => {
+                WorkerEnd::Orderly if self.stopping.is_none() && self.serving == Some(generation.number) => {
                     self.died(&generation, "ended by itself", None)?;
                 }
-                End::Orderly => {}
-                End::Death { text, blame } => self.died(&generation, &text, blame)?,
+                WorkerEnd::Orderly => {}
+                WorkerEnd::Death { text, blame } => self.died(&generation, &text, blame)?,
             }
             // Last, since a start that failed may still have given it something.
             self.held.ended(number);
@@ -373,7 +306,7 @@ impl Supervisor {
         self.notify.alive(now);
         if self.replace_at.is_some_and(|at| now >= at) && self.starting.is_none() {
             self.replace_at = None;
-            self.begin(Arc::clone(&self.bundle), Reason::Replace, Vec::new())?;
+            self.begin(Arc::clone(&self.bundle), StartReason::Replace, Vec::new())?;
         }
         if self.is_any_draining() && now >= self.base_sent + BASE_EVERY {
             self.tell_base();
@@ -407,83 +340,30 @@ impl Supervisor {
     fn is_late(&mut self, number: u64) -> Result<(), Refused> {
         let Some(generation) = self.generation(number) else { return Ok(()) };
         match generation.phase {
-            Phase::Building { .. } | Phase::Opening { .. } => {
+            GenerationPhase::Building { .. } | GenerationPhase::Opening { .. } => {
                 let timeout = generation.bundle.config.supervision.start_timeout;
                 let mut text = format!("generation {number} is not ready after {timeout:?}");
                 if let Some(blame) = generation.inside() {
-                    text += &format!("; it is inside {}", generation.describe(blame));
+                    text += &format!("; a thread is inside {}", generation.describe(blame));
                 }
                 generation.give_up();
                 self.start_failed(number, Refused::failed(text))
             }
-            Phase::Draining { .. } => {
-                tracing::warn!("generation {number} has not drained in time, and is killed");
+            GenerationPhase::Draining { .. } => {
+                tracing::warn!("generation {number} did not drain in time; killed");
                 generation.give_up();
                 if let Some(stopping) = &mut self.stopping {
                     stopping.cut_off += 1;
                 }
                 Ok(())
             }
-            Phase::Ended { .. } => {
+            GenerationPhase::Ended { .. } => {
                 // Once killed, it ends when the kernel lets it.
                 generation.give_up();
                 Ok(())
             }
-            Phase::Serving => Ok(()),
+            GenerationPhase::Serving => Ok(()),
         }
-    }
-
-    /// What all but this generation counted.
-    fn base_of(&self, number: u64) -> Totals {
-        let mut base = self.totals.clone();
-        for generation in self.generations.iter().filter(|generation| generation.number != number) {
-            base.add(&generation.report.totals);
-        }
-        base
-    }
-
-    /// Hands what other generations counted to the one that serves.
-    fn tell_base(&mut self) {
-        self.base_sent = Instant::now();
-        let Some(serving) = self.serving else { return };
-        let base = self.base_of(serving);
-        // One that takes nothing now gets the next.
-        let _ = self.generation(serving).map(|generation| generation.order(&ToWorker::Base(base), &[]));
-    }
-
-    /// Asks generations for their load while there are several, and tells each that runs the load of all others: at most
-    /// every [`LOADS_EVERY`], and only where it has changed.
-    fn share_loads(&mut self) {
-        let has_ended = |generation: &&Generation| matches!(generation.phase, Phase::Ended { .. });
-        let n_alive = self.generations.len() - self.generations.iter().filter(has_ended).count();
-        let is_shared = n_alive > 1 || self.starting.is_some();
-        for generation in &mut self.generations {
-            generation.ask_for_load(is_shared);
-        }
-        let now = Instant::now();
-        if self.are_loads_new && now >= self.loads_told + LOADS_EVERY {
-            self.loads_told = now;
-            self.are_loads_new = false;
-            self.tell_loads();
-        }
-    }
-
-    fn tell_loads(&mut self) {
-        let all = self.load_of_all();
-        for generation in self.generations.iter_mut().filter(|generation| generation.runs()) {
-            let elsewhere = all.without(generation.load.as_ref());
-            if elsewhere != generation.told_elsewhere {
-                match generation.order(&ToWorker::Elsewhere(elsewhere.clone()), &[]) {
-                    Ok(()) => generation.told_elsewhere = elsewhere,
-                    // It takes nothing now; one that is condemned may never.
-                    Err(_) => self.are_loads_new |= generation.condemned().is_none(),
-                }
-            }
-        }
-    }
-
-    fn load_of_all(&self) -> loads::Sum {
-        loads::sum(self.generations.iter().filter_map(|generation| generation.load.as_ref()))
     }
 
     fn is_any_draining(&self) -> bool {
@@ -502,7 +382,7 @@ impl Stopping {
                 Err(Refused::failed("stopped by a second signal before all requests had ended"))
             }
             0 => Ok(()),
-            n => Err(Refused::failed(format_args!("{n} connections cut off at the drain's end"))),
+            n => Err(Refused::failed(format_args!("{n} connections closed by the drain timeout"))),
         }
     }
 }
@@ -510,9 +390,9 @@ impl Stopping {
 /// What an operator may not have meant.
 fn warn_of_user(config: &Config) {
     match (rustix::process::geteuid().is_root(), &config.run_as.user) {
-        (true, None) => tracing::warn!("modules run as root; name whom they are to run as by the key user"),
+        (true, None) => tracing::warn!("modules run as root; set the key user to run them as another user"),
         (false, Some((user, place))) => {
-            tracing::warn!("{place}: user \"{user}\" counts only where root starts the proxy");
+            tracing::warn!("{place}: user \"{user}\" is ignored unless root starts the proxy");
         }
         _ => {}
     }

@@ -1,68 +1,49 @@
 //! A worker: built from a configuration and bound sockets, serving on a thread per core until it is drained.
 //!
+//! ```text
+//!  configuration ─ prepared ─► modules, balancers ─ Worker::start_on(sockets) ─► serving, one thread a core ─► drained
+//!                                                                           └─► background
+//! ```
+//!
 //! In two steps, so that everything that can fail has failed before a socket is touched: [`Prepared::new`] loads the
-//! modules and builds the balancers, [`Worker::start`] starts the threads.
+//! modules and builds the balancers, [`Worker::start`] starts the threads. [`process`] does the same as a process of its own.
 
+mod background;
+mod control;
+mod layout;
+mod orders;
+mod prepared;
 pub mod process;
+mod reporter;
+mod serving;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io;
-use std::os::fd::OwnedFd;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::runtime;
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, LocalSet};
 
+pub use self::control::Control;
+pub use self::prepared::{Prepared, StartError};
+
+use self::background::Background;
+use crate::cluster::Clusters;
 use crate::cluster::discovery::Watch;
-use crate::cluster::learned::Learned;
 use crate::cluster::names::{HostName, Resolver};
-use crate::cluster::{self, Cluster, Clusters};
 use crate::config::Config;
-use crate::module::balancer::{BuildError, ModuleFault};
-use crate::module::board::{self, Board};
-use crate::module::crash;
-use crate::module::refusal::LoadError;
-use crate::module::registry::Registry;
+use crate::module::board::Board;
 use crate::net::address::Address;
-use crate::net::listening::Listening;
-use crate::observe::access_log::{self, AccessLog};
-use crate::observe::admin;
-use crate::observe::metrics::{
-    BalancerLayout, ClusterLayout, EndpointLayout, Metrics, MetricsLayout, Totals,
-};
-use crate::process::control::{Exit, Refused};
-use crate::process::sockets::{self, BindError, Bound, InTheWay, Shortage, SocketFile};
-use crate::serve::drain::{Idle, Phase};
-use crate::serve::listener::{self, Fate, Gate};
+use crate::observe::access_log::AccessLog;
+use crate::observe::metrics::{Metrics, Totals};
+use crate::process::sockets::{self, Bound, InTheWay, Shortage, SocketFile};
+use crate::serve::drain::Phase;
+use crate::serve::listener::Gate;
 use crate::serve::route::Routes;
 use crate::serve::thread::Thread;
 use crate::tls::tickets::TicketKeys;
-
-/// How often a thread looks after its idle server connections and its access log, and shows that it gets on.
-const HOUSEKEEPING: Duration = Duration::from_secs(1);
-
-/// For idle connections to close that are told to; it takes them a turn of their task.
-const IDLE_CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
-
-/// A configuration with its modules loaded and its balancers built; nothing is bound or started.
-#[derive(Debug)]
-pub struct Prepared {
-    /// The configuration.
-    pub config: Arc<Config>,
-    /// Its modules.
-    pub registry: Registry,
-    clusters: Clusters,
-    /// What its operator has written to no effect, a line each.
-    pub warnings: Vec<String>,
-    /// What TLS sessions are resumed by: new ones, unless whoever hands over puts those of the worker before here.
-    pub ticket_keys: Arc<TicketKeys>,
-}
 
 /// A running worker. Dropping it stops it at once.
 #[derive(Debug)]
@@ -88,15 +69,6 @@ pub struct Worker {
     _files: Vec<SocketFile>,
 }
 
-/// A handle to a worker for whoever does not own it, such as a signal handler's thread.
-#[derive(Clone, Debug)]
-pub struct Control {
-    phase: Arc<watch::Sender<Phase>>,
-    drain_timeout: Duration,
-    access_log: Option<Arc<AccessLog>>,
-    gates: Arc<[Arc<Gate>]>,
-}
-
 /// What a worker that is a process of its own is given by its supervisor.
 #[derive(Debug, Default)]
 pub struct Given {
@@ -117,79 +89,6 @@ pub struct Sockets {
     pub listeners: Vec<Bound>,
     /// The admin listener's, if there is one.
     pub admin: Option<Bound>,
-}
-
-/// Why a worker did not start. Every problem of its kind, not just the first.
-#[derive(Debug)]
-pub enum StartError {
-    /// Modules that were refused.
-    Modules(Vec<LoadError>),
-    /// Balancers that their modules refused to build.
-    Balancers(Vec<BuildError>),
-    /// Addresses that could not be bound.
-    Bind(Vec<BindError>),
-    /// Something that the system did not give; what for, and why.
-    System(String, io::Error),
-}
-
-impl From<StartError> for Refused {
-    fn from(error: StartError) -> Self {
-        let exit = match error {
-            StartError::Modules(_) | StartError::Balancers(_) => Exit::Module,
-            StartError::Bind(_) | StartError::System(..) => Exit::Failed,
-        };
-        Self { exit, lines: error.to_string().lines().map(str::to_owned).collect() }
-    }
-}
-
-impl Prepared {
-    /// Loads the modules and builds the balancers.
-    ///
-    /// # Errors
-    /// [`StartError::Modules`] or [`StartError::Balancers`].
-    pub fn new(config: Arc<Config>) -> Result<Self, StartError> {
-        Self::without(config, &BTreeSet::new())
-    }
-
-    /// As [`Self::new`], but modules with these IDs are in quarantine: their files are not opened, and the host chooses
-    /// the servers of their clusters.
-    ///
-    /// # Errors
-    /// As [`Self::new`].
-    pub fn without(config: Arc<Config>, quarantined: &BTreeSet<Arc<str>>) -> Result<Self, StartError> {
-        let registry = Registry::load_except(&config.modules, quarantined).map_err(StartError::Modules)?;
-        Self::over(config, registry, &Learned::new())
-    }
-
-    /// Builds the balancers of modules that are loaded already; they begin with what an earlier generation learned.
-    ///
-    /// # Errors
-    /// [`StartError::Balancers`].
-    pub fn over(config: Arc<Config>, registry: Registry, state: &Learned) -> Result<Self, StartError> {
-        let mut clusters = Vec::new();
-        let mut refused = Vec::new();
-        for (idx, cluster) in config.clusters.iter().enumerate() {
-            match Cluster::build(idx, cluster, &registry, state, config.supervision.module_faults) {
-                Ok(cluster) => clusters.push(cluster),
-                Err(e) => refused.push(e),
-            }
-        }
-        if !refused.is_empty() {
-            return Err(StartError::Balancers(refused));
-        }
-        let endpoints = || clusters.iter().flat_map(|cluster| &cluster.endpoints);
-        for name in endpoints().filter_map(|endpoint| endpoint.addresses.name()) {
-            if let Some(known) = state.answers().get(name.host()) {
-                name.recall(known, config.resolver.family);
-            }
-        }
-        let ticket_keys = state
-            .ticket_keys()
-            .map_err(|e| StartError::System("keys of TLS tickets".into(), io::Error::other(e)))?;
-        let warnings = clusters.iter().flat_map(Cluster::warnings).collect();
-        let ticket_keys = Arc::new(ticket_keys);
-        Ok(Self { config, registry, clusters: clusters.into(), warnings, ticket_keys })
-    }
 }
 
 impl Sockets {
@@ -247,7 +146,7 @@ impl Worker {
         let addresses: Vec<_> = listeners.iter().map(|bound| bound.address.clone()).collect();
         let admin_address = admin.as_ref().map(|bound| bound.address.clone());
         let files = listeners.iter_mut().chain(&mut admin).filter_map(|bound| bound.file.take()).collect();
-        let metrics = Metrics::new(&layout(&addresses, &clusters, access_log.as_deref()), config.threads);
+        let metrics = Metrics::new(&layout::of(&addresses, &clusters, access_log.as_deref()), config.threads);
         metrics.set_base(given.base);
         let (phase, _) = watch::channel(Phase::Serving);
         let mut worker = Self {
@@ -259,7 +158,7 @@ impl Worker {
             background: None,
             has_served: watch::channel(false).0,
             metrics,
-            clusters: Arc::clone(&clusters),
+            clusters,
             access_log,
             ticket_keys,
             gates: Arc::default(),
@@ -269,8 +168,8 @@ impl Worker {
             _files: files,
         };
         // From here on dropping `worker` stops whatever was started.
-        worker.background = Some(worker.spawn_background(&clusters, &config, admin, given.watch)?);
-        worker.spawn_threads(&config, &clusters, listeners)?;
+        worker.background = Some(worker.spawn_background(&config, admin, given.watch)?);
+        worker.spawn_threads(&config, listeners)?;
         Ok(worker)
     }
 
@@ -297,7 +196,7 @@ impl Worker {
     /// How often each module did wrong in this worker, over all its clusters; in quarantine or not, all that clusters
     /// name are in it.
     pub fn faults(&self) -> BTreeMap<Arc<str>, u64> {
-        faults(&self.clusters)
+        layout::faults(&self.clusters)
     }
 
     /// What there are too few descriptors for, if there are.
@@ -339,203 +238,56 @@ impl Worker {
 
     fn spawn_background(
         &self,
-        clusters: &Clusters,
         config: &Config,
         admin: Option<Bound>,
         watch: Option<Watch>,
     ) -> Result<JoinHandle<()>, StartError> {
-        let endpoints = clusters.iter().flat_map(|cluster| &cluster.endpoints);
+        let endpoints = self.clusters.iter().flat_map(|cluster| &cluster.endpoints);
         let names: Vec<_> = endpoints.filter_map(|endpoint| endpoint.addresses.name()).cloned().collect();
-        let clusters = Arc::clone(clusters);
-        let metrics = Arc::clone(&self.metrics);
-        let (mut phase, has_served) = (self.phase.subscribe(), self.has_served.subscribe());
-        let ticket_keys = Arc::clone(&self.ticket_keys);
-        let (runtime, board) = (new_runtime("background")?, self.board);
-        let (place, watch) = (config.threads, watch.filter(|watch| !watch.is_empty()));
-        // Without names nobody need be asked, nor be known.
+        let watch = watch.filter(|watch| !watch.is_empty());
         let has_names = !names.is_empty() || watch.is_some();
         let resolver = has_names.then(|| Resolver::new(&config.resolver)).transpose();
-        let resolver = resolver.map_err(|e| StartError::System("resolver".into(), e))?.map(Arc::new);
-        spawn("background", move || {
-            board.inspect(|board| crash::take_place(board, place));
-            runtime.block_on(async {
-                let mut asking = Vec::new();
-                if let Some(resolver) = resolver {
-                    for name in names {
-                        tokio::spawn(look_up_until_ending(name, Arc::clone(&resolver), phase.clone()));
-                    }
-                    asking.extend(watch.into_iter().flat_map(|watch| watch.begin(&resolver)));
-                }
-                tokio::spawn(ticket_keys.keep_rotating());
-                if board.is_some() {
-                    tokio::spawn(keep_ticking());
-                }
-                asking.extend(cluster::keep(&clusters));
-                let (ready, readiness) = watch::channel(admin::Readiness::Ready);
-                let serve_admin = async move {
-                    if let Some(Bound { address, mut sockets, .. }) = admin
-                        && let Some(socket) = sockets.pop()
-                        && let Err(e) = admin::serve(&address, socket, metrics, readiness).await
-                    {
-                        tracing::error!("admin listener: {e}");
-                    }
-                };
-                let admin = tokio::spawn(serve_admin);
-                // A sender that is gone means the same as a stop.
-                let ending =
-                    phase.wait_for(|phase| phase.is_ending()).await.map_or(Phase::Stopped, |phase| *phase);
-                // One generation asks servers and name servers how they are, and that is the one that serves.
-                asking.iter().for_each(AbortHandle::abort);
-                let _ = ready.send(match ending {
-                    Phase::Draining { idle: Idle::AnswerOneMore, .. } => admin::Readiness::HandedOver,
-                    _ => admin::Readiness::Draining,
-                });
-                tokio::select! {
-                    _ = phase.wait_for(|phase| *phase == Phase::Stopped) => {}
-                    () = finish_admin(has_served, ending, ready, admin) => {}
-                }
-            });
-            // A look-up may still run in a thread of the runtime's, and nobody waits for its answer.
-            runtime.shutdown_background();
-            board::leave_place();
-        })
+        let background = Background {
+            clusters: Arc::clone(&self.clusters),
+            metrics: Arc::clone(&self.metrics),
+            ticket_keys: Arc::clone(&self.ticket_keys),
+            phase: self.phase.subscribe(),
+            has_served: self.has_served.subscribe(),
+            board: self.board.map(|board| (board, config.threads)),
+            admin,
+            names,
+            watch,
+            resolver: resolver.map_err(|e| StartError::System("resolver".into(), e))?.map(Arc::new),
+        };
+        let runtime = new_runtime("background")?;
+        spawn("background", move || background.run(runtime))
     }
 
-    fn spawn_threads(
-        &mut self,
-        config: &Arc<Config>,
-        clusters: &Clusters,
-        listeners: Vec<Bound>,
-    ) -> Result<(), StartError> {
+    fn spawn_threads(&mut self, config: &Arc<Config>, listeners: Vec<Bound>) -> Result<(), StartError> {
         let routes = Arc::new(Routes::new(config));
         let epoch = Instant::now();
         let (limits, shortage) = sockets::connection_limits(&config.listeners, config.threads);
         self.shortage = shortage;
-        let gates: Vec<Arc<Gate>> = limits
-            .into_iter()
-            .zip(&listeners)
-            .enumerate()
-            .map(|(i, (max, bound))| {
-                let listener = &config.listeners[i];
-                let tls = listener.tls.as_ref().map(|tls| tls.acceptor(&self.ticket_keys));
-                Arc::new(Gate::new(i, bound.address.clone(), max, listener, tls))
-            })
-            .collect();
-        self.gates = gates.as_slice().into();
-        let mut shares: Vec<Vec<(OwnedFd, Arc<Gate>)>> = (0..config.threads).map(|_| Vec::new()).collect();
-        for (bound, gate) in listeners.into_iter().zip(&gates) {
-            let n_sockets = bound.sockets.len();
-            // Where there are fewer sockets than threads, threads share them: their number is fixed when they are bound.
-            for (i, share) in shares.iter_mut().enumerate().skip(n_sockets) {
-                let socket = bound.sockets[i % n_sockets].try_clone();
-                let socket =
-                    socket.map_err(|e| StartError::System(format!("listener {}", bound.address), e))?;
-                share.push((socket, Arc::clone(gate)));
-            }
-            for (i, socket) in bound.sockets.into_iter().enumerate() {
-                shares[i % config.threads].push((socket, Arc::clone(gate)));
-            }
-        }
+        let gate = |(i, (max, bound)): (usize, (usize, &Bound))| {
+            let listener = &config.listeners[i];
+            let tls = listener.tls.as_ref().map(|tls| tls.acceptor(&self.ticket_keys));
+            Arc::new(Gate::new(i, bound.address.clone(), max, listener, tls))
+        };
+        self.gates = limits.into_iter().zip(&listeners).enumerate().map(gate).collect();
+        let shares = serving::shares(listeners, &self.gates, config.threads);
+        let shares = shares.map_err(|(address, e)| StartError::System(format!("listener {address}"), e))?;
         for (i, share) in shares.into_iter().enumerate() {
-            let (config, routes, clusters) = (Arc::clone(config), Arc::clone(&routes), Arc::clone(clusters));
-            let metrics = self.metrics.shard(i);
-            let writer = self.access_log.as_ref().map(|log| log.writer());
-            let phase = self.phase.subscribe();
-            let (runtime, board) = (new_runtime("worker")?, self.board);
+            let config = Arc::clone(config);
+            let (routes, clusters) = (Arc::clone(&routes), Arc::clone(&self.clusters));
+            let (metrics, writer) = (self.metrics.shard(i), self.access_log.as_ref().map(|log| log.writer()));
+            let (phase, place) = (self.phase.subscribe(), self.board.map(|board| (board, i)));
+            let runtime = new_runtime("worker")?;
             self.threads.push(spawn(&format!("worker-{i}"), move || {
-                board.inspect(|board| crash::take_place(board, i));
-                // Its sockets would have nobody who reads them. With a supervisor, another process is the better end.
-                let _end = board.map(|_| AbortOnPanic);
-                let thread = Rc::new(Thread::new(config, routes, clusters, metrics, writer, epoch));
-                let local = LocalSet::new();
-                let cut_off = local.block_on(&runtime, run_thread(thread, share, phase));
-                // Requests that were cut off tell their modules as their tasks are dropped here, on the runtime.
-                let _entered = runtime.enter();
-                drop(local);
-                board::leave_place();
-                cut_off
+                let start = || Thread::new(config, routes, clusters, metrics, writer, epoch);
+                serving::run(&runtime, place, start, share, phase)
             })?);
         }
         Ok(())
-    }
-}
-
-impl Control {
-    /// Accepts nothing more and lets running requests end, for as long as the configuration says.
-    pub fn drain(&self, idle: Idle) {
-        let until = Instant::now() + self.drain_timeout;
-        self.enter(Phase::Draining { until, idle });
-    }
-
-    /// Accepts nothing more because another generation reads the sockets from now on, all but those of these listeners
-    /// (by their place in the configuration), which are read until they are empty.
-    pub fn hand_over(&self, removed: &[usize]) {
-        self.decide(removed, Fate::Removed);
-        self.drain(Idle::AnswerOneMore);
-    }
-
-    /// Says what becomes of listeners that were removed when this worker handed over: another worker reads them again, or
-    /// nobody does, so that this one reads until nobody waits there any more.
-    pub fn decide_removed(&self, listeners: &[usize], are_back: bool) {
-        self.decide(listeners, if are_back { Fate::HandedOver } else { Fate::Last });
-    }
-
-    fn decide(&self, listeners: &[usize], fate: Fate) {
-        for gate in listeners.iter().filter_map(|listener| self.gates.get(*listener)) {
-            gate.decide(fate);
-        }
-    }
-
-    /// Cuts everything off.
-    pub fn stop(&self) {
-        self.enter(Phase::Stopped);
-    }
-
-    /// Whether it was told to drain or to stop.
-    pub fn is_ending(&self) -> bool {
-        self.phase.borrow().is_ending()
-    }
-
-    /// Opens the access log's file anew.
-    pub fn reopen_access_log(&self) {
-        if let Some(log) = &self.access_log {
-            log.reopen();
-        }
-    }
-
-    /// Goes on with this file as the access log, which somebody else has opened.
-    pub fn reopen_access_log_with(&self, file: File) {
-        if let Some(log) = &self.access_log {
-            log.reopen_with(file);
-        }
-    }
-
-    fn enter(&self, next: Phase) {
-        self.phase.send_if_modified(|phase| {
-            let later = match (*phase, next) {
-                (Phase::Stopped, _) | (_, Phase::Serving) => false,
-                // Those that were promised one more answer close when nobody takes over any more.
-                (Phase::Draining { idle, .. }, Phase::Draining { idle: then, .. }) => {
-                    idle == Idle::AnswerOneMore && then == Idle::Close
-                }
-                (Phase::Serving | Phase::Draining { .. }, _) => true,
-            };
-            if later {
-                *phase = next;
-            }
-            later
-        });
-    }
-}
-
-/// Ends the process where its thread panics.
-struct AbortOnPanic;
-
-impl Drop for AbortOnPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            std::process::abort();
-        }
     }
 }
 
@@ -548,175 +300,6 @@ impl Drop for Worker {
         if let Some(background) = self.background.take() {
             let _ = background.join();
         }
-    }
-}
-
-/// What one worker thread does all its life. Returns how many connections are left, to be cut off.
-async fn run_thread(
-    thread: Rc<Thread>,
-    sockets: Vec<(OwnedFd, Arc<Gate>)>,
-    mut phase: watch::Receiver<Phase>,
-) -> usize {
-    let accepting: Vec<_> = sockets
-        .into_iter()
-        .filter_map(|(socket, gate)| match Listening::new(&gate.address, socket) {
-            Ok(socket) => {
-                let accept = listener::accept(Rc::clone(&thread), socket, gate, phase.clone());
-                Some(tokio::task::spawn_local(accept))
-            }
-            Err(e) => {
-                tracing::error!(listener = %gate.address, "cannot wait for connections: {e}");
-                None
-            }
-        })
-        .collect();
-    let keeper = tokio::task::spawn_local(keep_house(Rc::clone(&thread)));
-    let serving = phase.wait_for(|phase| phase.is_ending()).await.map_or(Phase::Stopped, |phase| *phase);
-    thread.enter_phase(serving);
-    for task in accepting {
-        // One that panicked has said so.
-        let _ = task.await;
-    }
-    drain(&thread, phase).await;
-    keeper.abort();
-    thread.pool.clear();
-    thread.n_connections()
-}
-
-/// Waits for the connections to end, for as long as they may.
-async fn drain(thread: &Thread, mut phase: watch::Receiver<Phase>) {
-    let drained = async || {
-        while thread.n_connections() > 0 {
-            thread.a_connection_ended().await;
-        }
-    };
-    loop {
-        let now = *phase.borrow_and_update();
-        let Phase::Draining { until, idle } = now else { return };
-        thread.enter_phase(now);
-        tokio::select! {
-            () = drained() => return,
-            changed = phase.changed() => match changed {
-                Ok(()) => continue,
-                Err(_) => return,
-            },
-            () = tokio::time::sleep_until(until.into()) => {}
-        }
-        if idle == Idle::AnswerOneMore {
-            // Those that are idle still are no loss.
-            thread.enter_phase(Phase::Draining { until, idle: Idle::Close });
-            let _ = tokio::time::timeout(IDLE_CLOSE_TIMEOUT, drained()).await;
-        }
-        if thread.n_connections() > 0 {
-            tracing::warn!(
-                connections = thread.n_connections(),
-                "drain time is over, cutting off what still runs"
-            );
-        }
-        return;
-    }
-}
-
-/// Once the threads have ended, lets the admin listener finish its responses until the drain ends, so that a large scrape is
-/// not cut off where no requests are left to wait for.
-async fn finish_admin(
-    mut has_served: watch::Receiver<bool>,
-    ending: Phase,
-    ready: watch::Sender<admin::Readiness>,
-    admin: tokio::task::JoinHandle<()>,
-) {
-    // A sender that is gone means the same.
-    let _ = has_served.wait_for(|has_served| *has_served).await;
-    ready.send_replace(admin::Readiness::HandedOver);
-    if let Phase::Draining { until, .. } = ending {
-        // One that panicked has said so.
-        let _ = tokio::time::timeout_at(until.into(), admin).await;
-    }
-}
-
-/// Looks a name up for as long as the worker serves; longer only where requests still wait for its first answer.
-async fn look_up_until_ending(
-    name: Arc<HostName>,
-    resolver: Arc<Resolver>,
-    mut phase: watch::Receiver<Phase>,
-) {
-    let is_over = async {
-        let _ = phase.wait_for(|phase| phase.is_ending()).await;
-        let _ = name.addresses().await;
-    };
-    tokio::select! {
-        () = Arc::clone(&name).keep_resolved(resolver) => {}
-        () = is_over => {}
-    }
-}
-
-async fn keep_house(thread: Rc<Thread>) {
-    let mut interval = tokio::time::interval(HOUSEKEEPING);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        interval.tick().await;
-        board::tick();
-        thread.pool.sweep(&thread.clusters, Instant::now());
-        if let Some(log) = &thread.access_log {
-            log.borrow_mut().flush();
-        }
-    }
-}
-
-/// Shows the supervisor that the background gets on.
-async fn keep_ticking() {
-    let mut interval = tokio::time::interval(HOUSEKEEPING);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        interval.tick().await;
-        board::tick();
-    }
-}
-
-fn faults(clusters: &[Cluster]) -> BTreeMap<Arc<str>, u64> {
-    let mut faults = BTreeMap::new();
-    for cluster in clusters {
-        for module in cluster.config.modules() {
-            let of_cluster: u64 =
-                ModuleFault::ALL.into_iter().map(|fault| cluster.faults(module, fault)).sum();
-            *faults.entry(Arc::clone(module)).or_default() += of_cluster;
-        }
-    }
-    faults
-}
-
-fn layout(addresses: &[Address], clusters: &Clusters, access_log: Option<&AccessLog>) -> MetricsLayout {
-    let cluster = |idx: usize| {
-        let cluster = &clusters[idx];
-        let judged = Arc::clone(clusters);
-        let balancer = |module: &Arc<str>| {
-            let (counted, watched) = (Arc::clone(clusters), Arc::clone(clusters));
-            let (of, id) = (Arc::clone(module), Arc::clone(module));
-            BalancerLayout {
-                module: Arc::clone(module),
-                faults: Arc::new(move |fault| counted[idx].faults(&of, fault)),
-                is_quarantined: Arc::new(move || watched[idx].is_quarantined(&id)),
-            }
-        };
-        ClusterLayout {
-            name: Arc::clone(&cluster.config.name),
-            endpoints: cluster
-                .endpoints
-                .iter()
-                .map(|e| EndpointLayout {
-                    url: Arc::clone(&e.url),
-                    counters: e.counters,
-                    health: Arc::clone(&e.health),
-                })
-                .collect(),
-            balancers: cluster.config.modules().map(balancer).collect(),
-            panics: Arc::new(move || judged[idx].is_in_panic()),
-        }
-    };
-    MetricsLayout {
-        listeners: addresses.iter().map(|address| address.to_string().into()).collect(),
-        clusters: (0..clusters.len()).map(cluster).collect(),
-        access_log: access_log.map(access_log::AccessLog::lines),
     }
 }
 
@@ -737,26 +320,3 @@ fn spawn<T: Send + 'static>(
         .spawn(run)
         .map_err(|e| StartError::System(format!("thread \"{name}\""), e))
 }
-
-impl fmt::Display for StartError {
-    /// One line for each problem.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fn lines<T: fmt::Display>(f: &mut fmt::Formatter<'_>, problems: &[T]) -> fmt::Result {
-            for (i, problem) in problems.iter().enumerate() {
-                if i > 0 {
-                    f.write_str("\n")?;
-                }
-                problem.fmt(f)?;
-            }
-            Ok(())
-        }
-        match self {
-            Self::Modules(problems) => lines(f, problems),
-            Self::Balancers(problems) => lines(f, problems),
-            Self::Bind(problems) => lines(f, problems),
-            Self::System(what, e) => write!(f, "cannot start: {what}: {e}"),
-        }
-    }
-}
-
-impl std::error::Error for StartError {}

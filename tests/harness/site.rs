@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
-use trylist::process::control::{self, GenerationStatus, Reply, Status};
+use trylist::process::control::{self, ControlReply, GenerationStatus, Status};
 
 use crate::client::Client;
 use crate::command::{Running, command, trylist};
@@ -191,7 +191,7 @@ impl Site {
     pub fn status(&self) -> Status {
         let mut found = None;
         let mut take = |reply| {
-            if let Reply::Status(status) = reply {
+            if let ControlReply::Status(status) = reply {
                 found = Some(*status);
             }
         };

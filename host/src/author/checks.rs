@@ -13,7 +13,7 @@ use trylist::config::{self, Setting};
 use trylist::module::{Module, load};
 
 use crate::cli::Test;
-use crate::{Failure, line};
+use crate::output::{CommandFailure as Failure, line};
 
 const LOADS: &str = "loads";
 const BUILDS: &str = "builds with its settings";

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::cli::{Lang, New};
-use crate::{Failure, print};
+use crate::output::{CommandFailure as Failure, print};
 
 const MANIFEST: &str = include_str!("template/manifest.toml");
 const RUST: &str = include_str!("template/lib.rs");

@@ -11,7 +11,7 @@ use super::checks::{self, CheckResult, ChildLine};
 use trylist::process::control::Exit;
 
 use crate::cli::Test;
-use crate::{Failure, count, print};
+use crate::output::{CommandFailure as Failure, count, print};
 
 pub(crate) fn run(test: &Test) -> Result<(), Failure> {
     let settings = checks::settings(test)?;

@@ -10,23 +10,23 @@ use tracing_subscriber::fmt::format::Writer;
 /// As `name=value`, the message without its name. Characters that a terminal obeys, that end a line or that turn the
 /// direction of the text stand as their escapes.
 #[derive(Debug)]
-pub(super) struct Fields;
+pub(super) struct LogFields;
 
-impl<'w> FormatFields<'w> for Fields {
+impl<'w> FormatFields<'w> for LogFields {
     fn format_fields<R: RecordFields>(&self, writer: Writer<'w>, fields: R) -> fmt::Result {
-        let mut line = Line { writer, is_empty: true, result: Ok(()) };
+        let mut line = LogLine { writer, is_empty: true, result: Ok(()) };
         fields.record(&mut line);
         line.result
     }
 }
 
-struct Line<'w> {
+struct LogLine<'w> {
     writer: Writer<'w>,
     is_empty: bool,
     result: fmt::Result,
 }
 
-impl Line<'_> {
+impl LogLine<'_> {
     fn put(&mut self, name: &str, value: &dyn Debug) -> fmt::Result {
         if !std::mem::take(&mut self.is_empty) {
             self.writer.write_char(' ')?;
@@ -42,7 +42,7 @@ impl Line<'_> {
     }
 }
 
-impl Visit for Line<'_> {
+impl Visit for LogLine<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         // The first error is the one that counts; writing goes to a string.
         self.result = self.result.and_then(|()| self.put(field.name(), value));
@@ -78,9 +78,9 @@ mod tests {
     use tracing_subscriber::layer::SubscriberExt;
 
     #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
+    struct LoggedLines(Arc<Mutex<Vec<u8>>>);
 
-    impl io::Write for Lines {
+    impl io::Write for LoggedLines {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().expect("one thread").extend_from_slice(bytes);
             Ok(bytes.len())
@@ -93,7 +93,7 @@ mod tests {
 
     /// The line without the time before it.
     fn logged(has_colours: bool, log: impl FnOnce()) -> String {
-        let lines = Lines::default();
+        let lines = LoggedLines::default();
         let layer = super::super::layer(has_colours).with_writer({
             let lines = lines.clone();
             move || lines.clone()

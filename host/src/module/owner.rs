@@ -11,7 +11,7 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use crate::os::trusted_path::{Distrust, Error, Last, Way, Why};
+use crate::os::trusted_path::{Distrust, DistrustCause, LastName, PathError, SafePath};
 
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 const ROOT: u32 = 0;
@@ -31,16 +31,16 @@ pub(super) fn check(path: &Path, file: &Metadata, owner: u32) -> Result<(), Stri
     if file.mode() & WRITABLE_BY_OTHERS != 0 {
         return Err(format!("is writable by others (mode {:04o}); {advice}", file.mode() & 0o7777));
     }
-    let by = match Way::find_for(path, Last::Follow, owner) {
+    let by = match SafePath::find_for(path, LastName::Follow, owner) {
         Ok(way) => way.distrust().cloned(),
-        Err(Error::Link { by, .. }) => Some(by),
+        Err(PathError::Link { by, .. }) => Some(by),
         Err(error) => return Err(format!("has a folder that cannot be checked: {error}")),
     };
     let Some(Distrust { path, is_link, why }) = by else { return Ok(()) };
     let way = if is_link { "is reached by link" } else { "is in folder" };
     let which = match why {
-        Why::BelongsTo(user) => format!("which belongs to user {user}"),
-        Why::WritableByOthers(mode) => format!("which is writable by others (mode {mode:04o})"),
+        DistrustCause::BelongsTo(user) => format!("which belongs to user {user}"),
+        DistrustCause::WritableByOthers(mode) => format!("which is writable by others (mode {mode:04o})"),
     };
     Err(format!("{way} {}, {which}; {advice}", path.display()))
 }

@@ -25,10 +25,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::fs::{FileType, Mode, OFlags, fcntl_getfl, fcntl_setfl};
 
 use crate::config::AccessLogTarget;
-use crate::os::trusted_path::{Last, Way};
+use crate::os::blocking_writer::BlockingWriter;
+use crate::os::trusted_path::{LastName, SafePath};
 
 use self::line::Date;
 
@@ -50,7 +51,8 @@ const WARN_EVERY: Duration = Duration::from_secs(10);
 pub struct AccessLog {
     sender: SyncSender<Message>,
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    /// Until it is ended. Locked by nobody who serves.
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// How many lines there were.
@@ -125,8 +127,8 @@ impl AccessLog {
     pub fn open(target: &AccessLogTarget, opened: Option<File>) -> io::Result<Option<Self>> {
         let (path, file): (_, Box<dyn Write + Send>) = match (target, opened) {
             (AccessLogTarget::Off, _) => return Ok(None),
-            (AccessLogTarget::Stdout, None) => (None, Box::new(io::stdout())),
-            (AccessLogTarget::Stdout, Some(file)) => (None, Box::new(file)),
+            (AccessLogTarget::Stdout, None) => (None, Box::new(BlockingWriter(rustix::stdio::stdout()))),
+            (AccessLogTarget::Stdout, Some(file)) => (None, Box::new(BlockingWriter(file))),
             (AccessLogTarget::File(path), None) => (Some(path.clone()), Box::new(append_to(path)?)),
             (AccessLogTarget::File(path), Some(file)) => (Some(path.clone()), Box::new(file)),
         };
@@ -138,7 +140,7 @@ impl AccessLog {
         let shared = Arc::new(Shared::default());
         let scribe = Scribe { output, shared: Arc::clone(&shared), warned: None };
         let thread = thread::Builder::new().name("access-log".into()).spawn(move || scribe.run(&receiver))?;
-        Ok(Self { sender, shared, thread: Some(thread) })
+        Ok(Self { sender, shared, thread: Mutex::new(Some(thread)) })
     }
 
     /// A thread's end of the log.
@@ -167,16 +169,10 @@ impl AccessLog {
         self.reopen_as(Reopen::With(file));
     }
 
-    fn reopen_as(&self, reopen: Reopen) {
-        *self.shared.reopen.lock().unwrap_or_else(PoisonError::into_inner) = Some(reopen);
-        // If the channel is full, the thread is awake and looks for it before its next chunk.
-        let _ = self.sender.try_send(Message::Wake);
-    }
-}
-
-impl Drop for AccessLog {
-    fn drop(&mut self) {
-        let Some(thread) = self.thread.take() else { return };
+    /// Writes what was handed over and ends the thread, as dropping the log does. The writers are to be gone by then: what
+    /// they hand over later is lost.
+    pub fn end(&self) {
+        let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
         let mut end = Some(Message::End);
         let (mut n_lines, mut since) = (self.shared.lines.total(), Instant::now());
         loop {
@@ -200,6 +196,18 @@ impl Drop for AccessLog {
             }
             thread::sleep(END_PAUSE);
         }
+    }
+
+    fn reopen_as(&self, reopen: Reopen) {
+        *self.shared.reopen.lock().unwrap_or_else(PoisonError::into_inner) = Some(reopen);
+        // If the channel is full, the thread is awake and looks for it before its next chunk.
+        let _ = self.sender.try_send(Message::Wake);
+    }
+}
+
+impl Drop for AccessLog {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -378,7 +386,7 @@ impl Scribe {
                 tracing::info!("access log {name}: opened again");
             }
             Err(error) => {
-                tracing::error!(%error, "access log {name}: cannot be opened again; the old file goes on");
+                tracing::error!(%error, "access log {name}: cannot be reopened; the old file stays in use");
             }
         }
     }
@@ -411,15 +419,22 @@ impl Output {
     }
 }
 
-/// Opens a file for an access log: lines go to its end, whoever else writes to it.
+/// Opens a file for an access log: lines go to its end, whoever else writes to it. A named pipe is opened for reading too:
+/// so it needs no reader now, and a reader sees no end when one worker hands over to the next.
 ///
 /// # Errors
 /// It cannot be opened or made; or there is a symbolic link on the way that somebody else could have put there (see
 /// [`trusted_path`](crate::os::trusted_path)).
 pub fn append_to(path: &Path) -> io::Result<File> {
-    // Not to wait for who may read from a pipe; afterwards it may block, in the thread that writes.
-    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NONBLOCK;
-    let file = Way::find(path, Last::Follow)?.open(flags, Mode::from_raw_mode(0o666))?;
+    let way = SafePath::find(path, LastName::Follow)?;
+    // Not to wait for the reader of a pipe; afterwards it may block, in the thread that writes.
+    let open = |flags| way.open(flags | OFlags::APPEND | OFlags::NONBLOCK, Mode::from_raw_mode(0o666));
+    let is_pipe = way.stat().is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::Fifo);
+    let file = match open(if is_pipe { OFlags::RDWR } else { OFlags::WRONLY | OFlags::CREATE }) {
+        // Only its reader may read.
+        Err(error) if is_pipe && error.kind() == io::ErrorKind::PermissionDenied => open(OFlags::WRONLY)?,
+        opened => opened?,
+    };
     fcntl_setfl(&file, fcntl_getfl(&file)? & !OFlags::NONBLOCK)?;
     Ok(file)
 }

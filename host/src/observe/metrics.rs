@@ -28,7 +28,7 @@ use crate::module::balancer::ModuleFault;
 use crate::observe::access_log;
 
 pub use self::format::Format;
-pub use self::totals::Totals;
+pub use self::totals::{Totals, TotalsBounds};
 
 use self::cells::{BalancerCells, Cell, ClusterCells, EndpointCells, Histogram, ListenerCells, RequestCells};
 

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A reader of stderr that stops reading (a container's log driver, a pager) therefore stops the log and nothing else.
-//! Lines that do not fit are dropped; their number is logged as soon as the reader goes on. [`Queue::drain`] waits, for a
+//! Lines that do not fit are dropped; their number is logged as soon as the reader goes on. [`LogQueue::drain`] waits, for a
 //! limited time, until all lines are written: a process calls it before it ends, and before it would `exec` something.
 //! A process that dies by a signal waits a moment too (`settle`), because its last lines often tell why.
 //!
@@ -22,9 +22,8 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::blocking_writer::BlockingWriter;
 use nix::sys::signal::{SigSet, SigmaskHow};
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
 
 /// Lines that may wait. The queue's slots cost 128 KiB.
 const MAX_LINES: usize = 4096;
@@ -39,21 +38,21 @@ const SAY_EVERY: Duration = Duration::from_secs(1);
 const SETTLE: Duration = Duration::from_millis(50);
 
 /// The queue of this process, once it is started.
-static PROCESS: OnceLock<Queue> = OnceLock::new();
+static PROCESS: OnceLock<LogQueue> = OnceLock::new();
 
 /// Whoever logs hands lines to it; a thread writes them.
 #[derive(Debug)]
-pub struct Queue {
+pub struct LogQueue {
     sender: SyncSender<Box<[u8]>>,
-    shared: Arc<Shared>,
+    shared: Arc<LogQueueState>,
 }
 
 /// A writer for [`tracing_subscriber`]: each write is one or more whole lines.
 #[derive(Clone, Copy, Debug)]
-pub struct Lines(&'static Queue);
+pub struct LogLines(&'static LogQueue);
 
 #[derive(Debug, Default)]
-struct Shared {
+struct LogQueueState {
     /// Bytes that were handed over and are not written yet.
     waiting: AtomicUsize,
     /// Lines that were dropped since the last time it was said.
@@ -73,12 +72,13 @@ thread_local! {
 ///
 /// # Errors
 /// The system gives no thread.
-pub fn start(say_dropped: fn(u64)) -> io::Result<Lines> {
+pub fn start(say_dropped: fn(u64)) -> io::Result<LogLines> {
     if let Some(queue) = PROCESS.get() {
-        return Ok(Lines(queue));
+        return Ok(LogLines(queue));
     }
-    let queue = Queue::start(Stderr, say_dropped)?;
-    Ok(Lines(PROCESS.get_or_init(|| queue)))
+    // Without the lock that `std` has around it, which a thread that panics would wait for.
+    let queue = LogQueue::start(BlockingWriter(rustix::stdio::stderr()), say_dropped)?;
+    Ok(LogLines(PROCESS.get_or_init(|| queue)))
 }
 
 /// Waits a moment until this process's lines are written, if it has a queue. Safe in a signal handler: it only reads
@@ -94,11 +94,11 @@ pub(crate) fn settle() {
     }
 }
 
-impl Queue {
+impl LogQueue {
     fn start(output: impl Write + Send + 'static, say_dropped: fn(u64)) -> io::Result<Self> {
         let (sender, receiver) = mpsc::sync_channel(MAX_LINES);
-        let shared = Arc::new(Shared::default());
-        let scribe = Scribe { output, shared: Arc::clone(&shared), say_dropped, said: None };
+        let shared = Arc::new(LogQueueState::default());
+        let scribe = LogScribe { output, shared: Arc::clone(&shared), say_dropped, said: None };
         // Blocked here and inherited there, so that no signal ever finds the thread: what they mean is decided elsewhere.
         let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
         let thread = thread::Builder::new().name("log".into()).spawn(move || scribe.run(&receiver));
@@ -134,19 +134,19 @@ impl Queue {
     }
 }
 
-impl Lines {
-    /// As [`Queue::say`].
+impl LogLines {
+    /// As [`LogQueue::say`].
     pub fn say(self, lines: &[u8]) {
         self.0.say(lines);
     }
 
-    /// As [`Queue::drain`].
+    /// As [`LogQueue::drain`].
     pub fn drain(self, limit: Duration) -> bool {
         self.0.drain(limit)
     }
 }
 
-impl Write for Lines {
+impl Write for LogLines {
     fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
         self.0.say(lines);
         Ok(lines.len())
@@ -159,14 +159,14 @@ impl Write for Lines {
 
 // ---- the thread that writes -----------------------------------------------------------------------------------------
 
-struct Scribe<W> {
+struct LogScribe<W> {
     output: W,
-    shared: Arc<Shared>,
+    shared: Arc<LogQueueState>,
     say_dropped: fn(u64),
     said: Option<Instant>,
 }
 
-impl<W: Write> Scribe<W> {
+impl<W: Write> LogScribe<W> {
     fn run(mut self, receiver: &Receiver<Box<[u8]>>) {
         OWN.set(Some(Vec::new()));
         let (mut batch, mut next) = (Vec::with_capacity(BATCH_BYTES), None);
@@ -220,26 +220,6 @@ fn count(lines: &[u8]) -> u64 {
     memchr::memchr_iter(b'\n', lines).count() as u64
 }
 
-/// Standard error without the lock that `std` has around it, which whoever panics would wait for.
-struct Stderr;
-
-impl Write for Stderr {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let stderr = rustix::stdio::stderr();
-        loop {
-            match rustix::io::write(stderr, bytes) {
-                // Whoever gave it to us has it not wait; it is waited for all the same.
-                Err(Errno::AGAIN) => poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], None).map(drop)?,
-                written => return Ok(written?),
-            }
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs::File;
@@ -254,12 +234,12 @@ mod tests {
         TOLD.get().expect("a test that drops lines").say(format!("{n} dropped\n").as_bytes());
     }
 
-    static TOLD: OnceLock<Queue> = OnceLock::new();
+    static TOLD: OnceLock<LogQueue> = OnceLock::new();
 
     /// A queue to a pipe that nobody reads yet.
-    fn queue(say_dropped: fn(u64)) -> (Queue, BufReader<File>) {
+    fn queue(say_dropped: fn(u64)) -> (LogQueue, BufReader<File>) {
         let (reader, writer) = rustix::pipe::pipe().unwrap();
-        (Queue::start(File::from(writer), say_dropped).unwrap(), BufReader::new(reader.into()))
+        (LogQueue::start(File::from(writer), say_dropped).unwrap(), BufReader::new(reader.into()))
     }
 
     #[test]

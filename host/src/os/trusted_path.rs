@@ -10,7 +10,7 @@
 //!   the next name on the way is checked by itself. Access lists count too, since their mask shows as the group's bits.
 //! - Behind the first folder that somebody else could change nothing is trusted any more, and no link is followed.
 //!
-//! A [`Way`] holds the folder at its end by a descriptor, so that what is found is what is used.
+//! A [`SafePath`] holds the folder at its end by a descriptor, so that what is found is what is used.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -34,7 +34,7 @@ const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 
 /// The way to a name in a folder.
 #[derive(Debug)]
-pub struct Way {
+pub struct SafePath {
     folder: OwnedFd,
     name: OsString,
     distrust: Option<Distrust>,
@@ -52,12 +52,12 @@ pub struct Distrust {
     /// A link; else a folder.
     pub is_link: bool,
     /// Who could.
-    pub why: Why,
+    pub why: DistrustCause,
 }
 
 /// Who could change a folder or a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum DistrustCause {
     /// The user that it belongs to.
     BelongsTo(u32),
     /// Others, by its mode.
@@ -66,7 +66,7 @@ pub enum Why {
 
 /// Why a path leads nowhere.
 #[derive(Debug)]
-pub enum Error {
+pub enum PathError {
     /// What the system says.
     System(io::Error),
     /// There is a link that is not followed.
@@ -80,27 +80,27 @@ pub enum Error {
 
 /// Whether the last name of a path may be a link that leads on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Last {
+pub enum LastName {
     /// Yes: it names a file to open.
     Follow,
     /// No: it names something to make, to bind or to remove.
     Itself,
 }
 
-impl Way {
+impl SafePath {
     /// Walks to the folder of this path, for this process's user.
     ///
     /// # Errors
     /// A folder does not exist or cannot be entered, or there is a link that is not to be followed.
-    pub fn find(path: &Path, last: Last) -> Result<Self, Error> {
+    pub fn find(path: &Path, last: LastName) -> Result<Self, PathError> {
         Self::find_for(path, last, rustix::process::geteuid().as_raw())
     }
 
     /// The same where `owner` and root alone are trusted.
     ///
     /// # Errors
-    /// As [`Way::find`].
-    pub fn find_for(path: &Path, last: Last, owner: u32) -> Result<Self, Error> {
+    /// As [`SafePath::find`].
+    pub fn find_for(path: &Path, last: LastName, owner: u32) -> Result<Self, PathError> {
         let mut ahead = parts(&std::path::absolute(path)?);
         let mut walk = Walk::begin(owner)?;
         while let Some(name) = ahead.pop() {
@@ -109,7 +109,7 @@ impl Way {
                 continue;
             }
             let is_last = ahead.is_empty();
-            if is_last && last == Last::Itself {
+            if is_last && last == LastName::Itself {
                 return Ok(walk.end(name, false));
             }
             let metadata = match statat(&walk.folder, &name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -187,6 +187,22 @@ impl Way {
         Ok(accessat(&self.folder, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)?)
     }
 
+    /// Whether this user may write to what has this name. Nothing but a file is opened for that: the reader of a pipe would
+    /// take our end of it for the end of the log.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn may_be_written(&self) -> io::Result<()> {
+        match FileType::from_raw_mode(self.stat()?.st_mode) {
+            // A link here is one of the kernel's own, which only opening follows.
+            FileType::RegularFile | FileType::Symlink => {
+                self.open(OFlags::WRONLY | OFlags::APPEND | OFlags::NONBLOCK, Mode::empty()).map(drop)
+            }
+            FileType::Directory => Err(io::ErrorKind::IsADirectory.into()),
+            _ => Ok(accessat(&self.folder, &self.name, Access::WRITE_OK, AtFlags::EACCESS)?),
+        }
+    }
+
     /// What has this name now, itself and not what it leads to.
     ///
     /// # Errors
@@ -222,11 +238,11 @@ impl Way {
 ///
 /// # Errors
 /// The system refuses, or there is a link that is not to be followed.
-pub fn make_folders(path: &Path, mode: Mode) -> Result<(), Error> {
+pub fn make_folders(path: &Path, mode: Mode) -> Result<(), PathError> {
     let path = std::path::absolute(path)?;
     let missing = path.ancestors().take_while(|folder| !folder.exists()).collect::<Vec<_>>();
     for folder in missing.into_iter().rev() {
-        let way = Way::find(folder, Last::Itself)?;
+        let way = SafePath::find(folder, LastName::Itself)?;
         match mkdirat(&way.folder, &way.name, mode) {
             // Another process was faster.
             Ok(()) | Err(Errno::EXIST) => {}
@@ -255,7 +271,7 @@ struct Walk {
 const A_FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 impl Walk {
-    fn begin(owner: u32) -> Result<Self, Error> {
+    fn begin(owner: u32) -> Result<Self, PathError> {
         let folder = openat(CWD, "/", A_FOLDER, Mode::empty())?;
         let at = PathBuf::from("/");
         let mut walk = Self { folder, at, owner, distrust: None, is_shared: false, n_links: 0 };
@@ -263,31 +279,31 @@ impl Walk {
         Ok(walk)
     }
 
-    fn end(self, name: OsString, is_magic: bool) -> Way {
+    fn end(self, name: OsString, is_magic: bool) -> SafePath {
         let Self { folder, distrust, is_shared, .. } = self;
-        Way { folder, name, distrust, is_shared, is_magic }
+        SafePath { folder, name, distrust, is_shared, is_magic }
     }
 
-    fn enter(&mut self, name: &OsStr) -> Result<(), Error> {
+    fn enter(&mut self, name: &OsStr) -> Result<(), PathError> {
         // What was a folder a moment ago may be a link now.
         self.folder = openat(&self.folder, name, A_FOLDER | OFlags::NOFOLLOW, Mode::empty())?;
         self.at.push(name);
         self.judge()
     }
 
-    fn enter_by_link(&mut self, name: &OsStr) -> Result<(), Error> {
+    fn enter_by_link(&mut self, name: &OsStr) -> Result<(), PathError> {
         self.folder = openat(&self.folder, name, A_FOLDER, Mode::empty())?;
         self.at.push(name);
         self.judge()
     }
 
-    fn go_up(&mut self) -> Result<(), Error> {
+    fn go_up(&mut self) -> Result<(), PathError> {
         self.folder = openat(&self.folder, "..", A_FOLDER, Mode::empty())?;
         self.at.pop();
         self.judge()
     }
 
-    fn go_to_root(&mut self) -> Result<(), Error> {
+    fn go_to_root(&mut self) -> Result<(), PathError> {
         self.folder = openat(CWD, "/", A_FOLDER, Mode::empty())?;
         self.at = PathBuf::from("/");
         self.judge()
@@ -298,14 +314,14 @@ impl Walk {
     }
 
     /// Looks at the folder that it has come to. What is distrusted once stays so, whatever comes behind it.
-    fn judge(&mut self) -> Result<(), Error> {
+    fn judge(&mut self) -> Result<(), PathError> {
         let metadata = fstat(&self.folder)?;
         let is_writable = metadata.st_mode & WRITABLE_BY_OTHERS != 0;
         self.is_shared = is_writable;
         let why = if !self.trusts(&metadata) {
-            Why::BelongsTo(metadata.st_uid)
+            DistrustCause::BelongsTo(metadata.st_uid)
         } else if is_writable && metadata.st_mode & STICKY == 0 {
-            Why::WritableByOthers(metadata.st_mode & 0o7777)
+            DistrustCause::WritableByOthers(metadata.st_mode & 0o7777)
         } else {
             return Ok(());
         };
@@ -314,15 +330,15 @@ impl Walk {
         Ok(())
     }
 
-    fn is_in_proc(&self) -> Result<bool, Error> {
+    fn is_in_proc(&self) -> Result<bool, PathError> {
         Ok(fstatfs(&self.folder)?.f_type as i64 == PROC_SUPER_MAGIC)
     }
 
     /// What a link in this folder leads to, if it may be followed.
-    fn read_link(&mut self, name: &OsStr) -> Result<PathBuf, Error> {
+    fn read_link(&mut self, name: &OsStr) -> Result<PathBuf, PathError> {
         let path = self.at.join(name);
         if let Some(by) = self.distrust.clone() {
-            return Err(Error::Link { link: path, by });
+            return Err(PathError::Link { link: path, by });
         }
         self.n_links += 1;
         if self.n_links > MAX_LINKS {
@@ -333,8 +349,11 @@ impl Walk {
         let metadata = fstat(&link)?;
         // In a folder that others may write to, only its owner can change a link.
         if !self.trusts(&metadata) {
-            let why = Why::BelongsTo(metadata.st_uid);
-            return Err(Error::Link { by: Distrust { path: path.clone(), is_link: true, why }, link: path });
+            let why = DistrustCause::BelongsTo(metadata.st_uid);
+            return Err(PathError::Link {
+                by: Distrust { path: path.clone(), is_link: true, why },
+                link: path,
+            });
         }
         let target = readlinkat(&link, "", Vec::new())?;
         Ok(OsString::from_vec(target.into_bytes()).into())
@@ -351,28 +370,28 @@ fn parts(path: &Path) -> Vec<OsString> {
     path.components().rev().filter_map(part).collect()
 }
 
-impl From<Errno> for Error {
+impl From<Errno> for PathError {
     fn from(error: Errno) -> Self {
         Self::System(error.into())
     }
 }
 
-impl From<io::Error> for Error {
+impl From<io::Error> for PathError {
     fn from(error: io::Error) -> Self {
         Self::System(error)
     }
 }
 
-impl From<Error> for io::Error {
-    fn from(error: Error) -> Self {
+impl From<PathError> for io::Error {
+    fn from(error: PathError) -> Self {
         match error {
-            Error::System(error) => error,
-            link @ Error::Link { .. } => Self::other(link.to_string()),
+            PathError::System(error) => error,
+            link @ PathError::Link { .. } => Self::other(link.to_string()),
         }
     }
 }
 
-impl fmt::Display for Error {
+impl fmt::Display for PathError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::System(error) => error.fmt(f),
@@ -386,7 +405,7 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for PathError {}
 
 impl fmt::Display for Distrust {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -395,7 +414,7 @@ impl fmt::Display for Distrust {
     }
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for DistrustCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BelongsTo(user) => write!(f, "belongs to user {user}"),
@@ -432,8 +451,8 @@ mod tests {
             symlink(target, self.path(name)).unwrap();
         }
 
-        fn find(&self, name: &str) -> Result<Way, Error> {
-            Way::find(&self.path(name), Last::Follow)
+        fn find(&self, name: &str) -> Result<SafePath, PathError> {
+            SafePath::find(&self.path(name), LastName::Follow)
         }
 
         /// Writes by the name, and says where that has gone.
@@ -522,10 +541,11 @@ mod tests {
         let tree = Tree::new(&[]);
         let file = File::create(tree.path("log")).unwrap();
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let opened = Way::find(Path::new(&path), Last::Follow).unwrap().open(OFlags::WRONLY, Mode::empty());
+        let opened =
+            SafePath::find(Path::new(&path), LastName::Follow).unwrap().open(OFlags::WRONLY, Mode::empty());
         io::Write::write_all(&mut opened.unwrap(), b"written").unwrap();
         assert_eq!(fs::read_to_string(tree.path("log")).unwrap(), "written");
-        let null = Way::find(Path::new("/dev/null"), Last::Follow).unwrap();
+        let null = SafePath::find(Path::new("/dev/null"), LastName::Follow).unwrap();
         null.open(OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE, Mode::empty()).unwrap();
     }
 

@@ -50,7 +50,7 @@ mod kind {
 }
 
 /// What may be sent: an enum, whose variants are the kinds of messages.
-pub trait Message {
+pub trait ChannelMessage {
     /// Most descriptors of one message, with the one of the memory that a large message is in.
     const MOST_DESCRIPTORS: usize;
 
@@ -168,7 +168,7 @@ impl<T> AsFd for Sender<T> {
     }
 }
 
-impl<T: DeserializeOwned + Message> Receiver<T> {
+impl<T: DeserializeOwned + ChannelMessage> Receiver<T> {
     /// The next packet, and the message that it completes.
     ///
     /// # Errors
@@ -196,12 +196,12 @@ impl<T: DeserializeOwned + Message> Receiver<T> {
         }
         if self.ahead.len() > T::MOST_DESCRIPTORS {
             self.ahead.clear();
-            return Err(invalid("a message with more descriptors than it may have"));
+            return Err(invalid("a message with too many descriptors"));
         }
         if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
             // Without its descriptors this message is lost; the next ones need not be.
             self.ahead.clear();
-            tracing::error!("a message between supervisor and worker is lost: too few descriptors are left");
+            tracing::error!("lost a message between supervisor and worker: out of descriptors");
             return Ok(Received::Part);
         }
         let Some((kind, payload)) = buffer[..received.bytes].split_first() else {
@@ -257,6 +257,26 @@ fn serialized(message: &impl Serialize) -> io::Result<Zeroizing<Vec<u8>>> {
     Ok(Zeroizing::new(bytes))
 }
 
+/// A value in memory that has no process and that nobody can change, for several processes to read.
+///
+/// # Errors
+/// The system has no memory or no descriptor left.
+pub(crate) fn seal(value: &impl Serialize) -> io::Result<OwnedFd> {
+    in_file(&serialized(value)?)
+}
+
+/// The value that [`seal`] has written. Only for memory that comes from a process that is trusted.
+///
+/// # Errors
+/// It is something else.
+pub(crate) fn unseal<T: DeserializeOwned>(file: OwnedFd) -> io::Result<T> {
+    let file = File::from(file);
+    let n_bytes = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+    let mut bytes = Zeroizing::new(vec![0; n_bytes]);
+    file.read_exact_at(&mut bytes, 0)?;
+    postcard::from_bytes(&bytes).map_err(io::Error::other)
+}
+
 fn in_file(bytes: &[u8]) -> io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let mut file = File::from(memfd_create("trylist-message", flags)?);
@@ -265,10 +285,10 @@ fn in_file(bytes: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-fn of_file<T: Message>(file: OwnedFd) -> io::Result<Zeroizing<Vec<u8>>> {
+fn of_file<T: ChannelMessage>(file: OwnedFd) -> io::Result<Zeroizing<Vec<u8>>> {
     // To read anything but memory could take for ever: a pipe, a file of a file system that does not answer.
     if !fcntl_get_seals(&file).is_ok_and(|seals| seals.contains(SEALS)) {
-        return Err(invalid("a message that is in no sealed memory"));
+        return Err(invalid("a message outside of sealed memory"));
     }
     let file = File::from(file);
     let len = file.metadata()?.len();
@@ -276,7 +296,7 @@ fn of_file<T: Message>(file: OwnedFd) -> io::Result<Zeroizing<Vec<u8>>> {
     file.read_exact_at(&mut kind, 0)?;
     let most = T::most_bytes(kind[0]);
     if len > most {
-        return Err(invalid(format!("a message of {len} bytes, of a kind that has {most} at most")));
+        return Err(invalid(format!("a message of {len} bytes, but its kind has {most} at most")));
     }
     let mut bytes = Zeroizing::new(vec![0; usize::try_from(len).map_err(io::Error::other)?]);
     file.read_exact_at(&mut bytes, 0)?;
@@ -293,7 +313,7 @@ mod tests {
 
     use super::*;
 
-    impl Message for Vec<u8> {
+    impl ChannelMessage for Vec<u8> {
         const MOST_DESCRIPTORS: usize = 600;
 
         fn most_bytes(_: u8) -> u64 {
@@ -357,6 +377,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_sealed_can_be_read_often_and_never_changed() {
+        let sealed = seal(&vec![7_u8; 100_000]).unwrap();
+        for _ in 0..2 {
+            let bytes: Vec<u8> = unseal(sealed.try_clone().unwrap()).unwrap();
+            assert!(bytes == [7; 100_000]);
+        }
+        assert!(File::from(sealed).write_all(b"x").is_err());
+    }
+
+    #[test]
     fn rubbish_is_an_error_and_no_message() {
         let (here, there) = pair().unwrap();
         let (_, mut receiver) = connect::<Vec<u8>, ()>(there);
@@ -369,7 +399,7 @@ mod tests {
         let (sender, mut receiver) = both();
         sender.send(&vec![0; 3 << 20], &[]).unwrap();
         let error = receiver.receive().unwrap_err().to_string();
-        assert_eq!(error, "a message of 3145732 bytes, of a kind that has 2097152 at most");
+        assert_eq!(error, "a message of 3145732 bytes, but its kind has 2097152 at most");
     }
 
     #[test]
@@ -378,7 +408,7 @@ mod tests {
         let file = File::open("/dev/null").unwrap();
         sender.send(&Vec::new(), &vec![file.as_fd(); 601]).unwrap();
         let error = (0..9).find_map(|_| receiver.receive().err()).unwrap();
-        assert_eq!(error.to_string(), "a message with more descriptors than it may have");
+        assert_eq!(error.to_string(), "a message with too many descriptors");
     }
 
     /// A pipe would have its reader wait for ever.
@@ -390,7 +420,7 @@ mod tests {
             let (sender, mut receiver) = both();
             sender.send_packet(kind::IN_FILE, &[], &[file]).unwrap();
             let error = receiver.receive().unwrap_err().to_string();
-            assert_eq!(error, "a message that is in no sealed memory");
+            assert_eq!(error, "a message outside of sealed memory");
         }
     }
 

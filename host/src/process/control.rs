@@ -1,6 +1,6 @@
 //! Commands to a running supervisor: where its socket is, what is said over it, and the end that asks.
 //!
-//! A client sends one line of JSON and gets lines of JSON back: [`Reply::Line`]s as things happen, then one that ends it.
+//! A client sends one line of JSON and gets lines of JSON back: [`ControlReply::Line`]s as things happen, then one that ends it.
 //! Only the user who runs the supervisor can connect (the socket's mode is 0600).
 
 use std::env;
@@ -76,7 +76,7 @@ pub enum Command {
     Reload,
     /// The same, but where too many would drain the oldest is cut off once the new one serves.
     ReloadCutOldest,
-    /// Say how everything is.
+    /// Send the status.
     Status,
     /// Let requests end and stop. Answered by the end of the connection, when it has stopped.
     Stop,
@@ -111,25 +111,25 @@ pub enum ServerMark {
 /// What comes back.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Reply {
+pub enum ControlReply {
     /// Something to be read by a person.
     Line(String),
     /// The same, of something that is wrong.
     Problem(String),
-    /// How everything is.
+    /// The status.
     Status(Box<Status>),
     /// The last one.
     End(Exit),
 }
 
-/// How everything is.
+/// The status of a running proxy.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// Process ID of the supervisor.
     pub pid: u32,
     /// Version of the program.
     pub version: String,
-    /// For how long it has run, seconds.
+    /// Uptime, seconds.
     pub uptime_s: u64,
     /// The configuration's file.
     pub config: String,
@@ -158,7 +158,7 @@ pub struct GenerationStatus {
     pub pid: u32,
     /// "starting", "serving", "draining" or "ended".
     pub state: String,
-    /// For how long it has run, seconds.
+    /// Uptime, seconds.
     pub uptime_s: u64,
     /// For how long it may still drain, seconds.
     pub drain_left_s: Option<u64>,
@@ -278,8 +278,8 @@ pub enum AskError {
 /// Sends a command and hands each reply to `heard`, until the last.
 ///
 /// # Errors
-/// There is no supervisor, or it went away before it answered; after [`Command::Stop`] that is the answer.
-pub fn ask(socket: &Path, command: &Command, mut heard: impl FnMut(Reply)) -> Result<Exit, AskError> {
+/// There is no supervisor, or the connection closed before the answer; after [`Command::Stop`] that is the answer.
+pub fn ask(socket: &Path, command: &Command, mut heard: impl FnMut(ControlReply)) -> Result<Exit, AskError> {
     let stream =
         UnixStream::connect(socket).map_err(|error| AskError::NoSupervisor(socket.to_owned(), error))?;
     // Whoever could put a socket there could say anything. Root may ask everybody's supervisors.
@@ -294,13 +294,13 @@ pub fn ask(socket: &Path, command: &Command, mut heard: impl FnMut(Reply)) -> Re
     for line in BufReader::new(stream).lines() {
         let line = line.map_err(AskError::Broken)?;
         match serde_json::from_str(&line).map_err(|error| AskError::Broken(error.into()))? {
-            Reply::End(exit) => return Ok(exit),
+            ControlReply::End(exit) => return Ok(exit),
             reply => heard(reply),
         }
     }
     match command {
         Command::Stop => Ok(Exit::Done),
-        _ => Err(AskError::Broken(io::Error::other("it went away before it answered"))),
+        _ => Err(AskError::Broken(io::Error::other("the connection closed before the answer"))),
     }
 }
 
@@ -310,17 +310,17 @@ impl std::fmt::Display for AskError {
             Self::NoSupervisor(path, error) => match error.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => write!(
                     f,
-                    "no proxy of this configuration runs (nobody listens on \"{}\")",
+                    "no proxy runs with this configuration (nothing listens on \"{}\")",
                     path.display()
                 ),
                 _ => write!(f, "control socket \"{}\": {error}", path.display()),
             },
             Self::Foreign(path, user) => write!(
                 f,
-                "control socket \"{}\" is of user {user}, and neither root's nor yours; name another by the key control",
+                "control socket \"{}\" belongs to user {user}; set the key control to a socket of yours",
                 path.display()
             ),
-            Self::Broken(error) => write!(f, "the supervisor's answer cannot be read: {error}"),
+            Self::Broken(error) => write!(f, "invalid answer from the supervisor: {error}"),
         }
     }
 }

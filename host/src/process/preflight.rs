@@ -1,17 +1,15 @@
 //! Checks before a start: all problems of the files in one run, and everything that this machine lacks for them. `check` and
-//! `run` both use it, so that they refuse the same configurations.
+//! `run` both use them, so they refuse the same configurations.
 //!
 //! Nothing is created, bound or run. Addresses are not tried: while the proxy runs, its own are in use.
 
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
-
 use crate::config::{self, AccessLogTarget, Config, Files, Warning};
 use crate::module::load;
 use crate::net::address::Address;
-use crate::os::trusted_path::{Last, Way};
+use crate::os::trusted_path::{LastName, SafePath};
 use crate::process::control::{self, Exit, Refused};
 use crate::process::privileges;
 use crate::process::sockets::BindError;
@@ -62,6 +60,9 @@ impl Lacks {
         // The supervisor creates this folder, if it is missing, before it opens any of these files.
         let control = control::path_of(config);
         let created = control.parent().unwrap_or(Path::new(""));
+        if let Err(error) = may_hold_the_control_socket(&control) {
+            lacks.errors.push(format!("control socket \"{}\": {error}", control.display()));
+        }
         if let AccessLogTarget::File(path) = &config.access_log {
             lacks.cannot_be_written("access log", path, created);
         }
@@ -89,20 +90,34 @@ impl Lacks {
     }
 }
 
+/// Whether nobody else could put another socket in the place of this one. Its folder may not exist yet: then it is made in the
+/// first one above it that does.
+fn may_hold_the_control_socket(socket: &Path) -> Result<(), String> {
+    let socket = std::path::absolute(socket).map_err(|error| error.to_string())?;
+    let is_made = |path: &&Path| path.parent().is_none_or(Path::exists);
+    let made_first = socket.ancestors().find(is_made).unwrap_or(&socket);
+    let way = SafePath::find(made_first, LastName::Itself).map_err(|error| error.to_string())?;
+    way.distrust().map_or(Ok(()), |distrust| Err(distrust.to_string()))?;
+    match way.stat() {
+        // As this socket, or as its folder, which was made a moment ago.
+        Ok(_) => Ok(()),
+        Err(_) => way.may_be_made().map_err(|error| error.to_string()),
+    }
+}
+
 /// Whether this user may write to a file, or make it where there is none.
 fn may_be_written(path: &Path) -> io::Result<()> {
-    let way = Way::find(path, Last::Follow)?;
-    // Not to wait for who may read from a pipe.
-    match way.open(OFlags::WRONLY | OFlags::APPEND | OFlags::NONBLOCK, Mode::empty()) {
-        Ok(_) => Ok(()),
+    let way = SafePath::find(path, LastName::Follow)?;
+    match way.may_be_written() {
         Err(error) if error.kind() == ErrorKind::NotFound => way.may_be_made(),
-        Err(error) => Err(error),
+        result => result,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
 
@@ -115,6 +130,42 @@ mod tests {
         fs::write(&file, "a line").unwrap();
         may_be_written(&file).expect("it is ours");
         assert_eq!(fs::read_to_string(&file).unwrap(), "a line");
+    }
+
+    fn make_pipe(path: &Path) {
+        rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)
+            .expect("a pipe");
+    }
+
+    #[test]
+    fn a_pipe_is_not_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("access.log");
+        make_pipe(&pipe);
+        may_be_written(&pipe).expect("nobody reads it, and it is ours");
+        let reader = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK;
+        let reader = rustix::fs::open(&pipe, reader, rustix::fs::Mode::empty()).unwrap();
+        let _writer = fs::File::options().append(true).open(&pipe).unwrap();
+        may_be_written(&pipe).expect("somebody reads it");
+        let end = rustix::io::read(&reader, &mut [0]).unwrap_err();
+        assert_eq!(end, rustix::io::Errno::AGAIN, "no end has been seen");
+    }
+
+    #[test]
+    fn a_folder_in_which_others_could_replace_the_control_socket_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let shared = folder.path().join("shared");
+        fs::create_dir(&shared).unwrap();
+        fs::set_permissions(&shared, fs::Permissions::from_mode(0o775)).unwrap();
+        let why = format!("folder {} is writable by others (mode 0775)", shared.display());
+        for socket in ["shared/t.sock", "shared/new/newer/t.sock"] {
+            let refused = may_hold_the_control_socket(&folder.path().join(socket)).unwrap_err();
+            assert_eq!(refused, why);
+        }
+        for socket in ["t.sock", "new/newer/t.sock"] {
+            may_hold_the_control_socket(&folder.path().join(socket)).expect("it is ours");
+        }
+        assert!(!folder.path().join("new").exists());
     }
 
     #[test]

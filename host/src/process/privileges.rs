@@ -1,4 +1,4 @@
-//! Becoming somebody with fewer rights, for good.
+//! Dropping privileges, for good.
 
 use nix::unistd::{Gid, Group, Uid, User, initgroups, setgid, setgroups, setuid};
 
@@ -73,7 +73,7 @@ pub fn problems(run_as: &RunAs) -> Vec<String> {
 }
 
 fn no_group(uid: Uid) -> String {
-    format!("user {uid} has no account that would say its group; name one by the key group")
+    format!("user {uid} has no account, so its group is unknown; set the key group")
 }
 
 /// The numbers of an account and a group, as far as they are named.

@@ -20,7 +20,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use crate::config::{Access, Admin, Listener, Place};
 use crate::net::address::Address;
 use crate::net::listening::defer_accept;
-use crate::os::trusted_path::{self, Last, Way};
+use crate::os::trusted_path::{self, LastName, SafePath};
 use crate::process::privileges;
 
 /// Connections that wait to be accepted, per socket; the kernel's own limit (`net.core.somaxconn`) may be lower.
@@ -43,7 +43,7 @@ pub struct Bound {
 /// another file.
 #[derive(Debug)]
 pub struct SocketFile {
-    way: Way,
+    way: SafePath,
     /// Opened for nothing but to say which file is meant.
     file: OwnedFd,
     metadata: Box<Stat>,
@@ -125,7 +125,7 @@ pub fn raise_descriptor_limit() {
     let mut limit = rustix::process::getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(e) = rustix::process::setrlimit(Resource::Nofile, limit) {
-        tracing::debug!("the limit of open descriptors stays as it is: {e}");
+        tracing::debug!("the limit of open descriptors cannot be raised: {e}");
     }
 }
 
@@ -257,7 +257,7 @@ pub fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
 }
 
 fn bind_unix(path: &Arc<Path>, access: &Access) -> io::Result<Bound> {
-    let way = Way::find(path, Last::Itself)?;
+    let way = SafePath::find(path, LastName::Itself)?;
     let address = SockAddr::unix(way.path(path))?;
     clear_away(&way, &address)?;
     let socket = unix_socket()?;
@@ -270,12 +270,12 @@ fn bind_unix(path: &Arc<Path>, access: &Access) -> io::Result<Bound> {
 }
 
 /// Removes the file of a socket on which nobody listens any more: a process that was killed has left it. Nothing else goes.
-fn clear_away(way: &Way, address: &SockAddr) -> io::Result<()> {
+fn clear_away(way: &SafePath, address: &SockAddr) -> io::Result<()> {
     match way.stat() {
         Ok(metadata) if is_socket(&metadata) => {}
         Ok(_) => {
             return Err(io::Error::other(
-                "there is something that is no socket; remove it, or choose another path",
+                "the path exists and is not a socket; remove it, or choose another path",
             ));
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -302,7 +302,7 @@ fn unix_socket() -> io::Result<Socket> {
 
 impl SocketFile {
     /// Of a socket that this process has just bound.
-    fn of(way: Way) -> io::Result<Self> {
+    fn of(way: SafePath) -> io::Result<Self> {
         let file = OwnedFd::from(way.open(OFlags::PATH, Mode::empty())?);
         let metadata = rustix::fs::fstat(&file)?;
         let is_own = is_socket(&metadata) && metadata.st_uid == rustix::process::geteuid().as_raw();
@@ -335,7 +335,7 @@ impl Drop for SocketFile {
         if self.way.is(&self.metadata)
             && let Err(e) = self.way.remove()
         {
-            tracing::debug!("the file of a socket stays: {e}");
+            tracing::debug!("the file of a socket cannot be removed: {e}");
         }
     }
 }
@@ -346,14 +346,14 @@ impl fmt::Display for BindError {
         let is_unix = matches!(self.address, Address::Unix(_));
         match self.source.kind() {
             io::ErrorKind::AddrInUse if is_unix => {
-                f.write_str("a process that runs listens there; stop it, or choose another path")
+                f.write_str("another process listens there; stop it, or choose another path")
             }
-            io::ErrorKind::PermissionDenied if is_unix => {
-                f.write_str("permission denied; its folder has to let whoever starts the proxy write")
-            }
-            io::ErrorKind::NotFound if is_unix => f.write_str("there is no such folder; create it first"),
+            io::ErrorKind::PermissionDenied if is_unix => f.write_str(
+                "permission denied; the user that starts the proxy must be allowed to write to its folder",
+            ),
+            io::ErrorKind::NotFound if is_unix => f.write_str("its folder does not exist; create it first"),
             io::ErrorKind::AddrInUse => {
-                f.write_str("address in use; stop whoever has it, or choose another port")
+                f.write_str("address in use; stop the process that uses it, or choose another port")
             }
             io::ErrorKind::PermissionDenied => {
                 f.write_str("permission denied; ports below 1024 need CAP_NET_BIND_SERVICE")
@@ -419,7 +419,7 @@ mod tests {
         assert_eq!(
             error.to_string(),
             format!(
-                "site.toml:3: listener \"{}\": address in use; stop whoever has it, or choose another port",
+                "site.toml:3: listener \"{}\": address in use; stop the process that uses it, or choose another port",
                 first.address
             )
         );
@@ -465,13 +465,13 @@ mod tests {
         drop(std::os::unix::net::UnixListener::bind(&path).expect("nothing is there"));
         let first = bind(&listener, 1, InTheWay::Others).expect("nobody listens there");
         let error = bind(&listener, 1, InTheWay::Others).expect_err("taken").to_string();
-        let right = "a process that runs listens there; stop it, or choose another path";
+        let right = "another process listens there; stop it, or choose another path";
         assert_eq!(error, format!("site.toml:3: listener \"unix:{}\": {right}", path.display()));
         drop(first);
         fs::write(&path, "text").expect("a file");
         let error = bind(&listener, 1, InTheWay::Others).expect_err("no socket").to_string();
         assert!(
-            error.ends_with("there is something that is no socket; remove it, or choose another path"),
+            error.ends_with("the path exists and is not a socket; remove it, or choose another path"),
             "{error}"
         );
         assert!(path.exists());

@@ -1,12 +1,15 @@
 //! All that a worker is made of, read once: what was checked is what runs, also when the same is started again.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
+use super::worker_scope::WorkerScope;
 use crate::config::{Config, Files};
 use crate::module::Hex;
 use crate::module::load::{self, Copied};
+use crate::process::channel;
 use crate::process::channel::message::ModuleCopy;
 use crate::process::control::{Exit, Refused};
 use crate::process::preflight;
@@ -16,11 +19,14 @@ use crate::process::preflight;
 pub(super) struct Bundle {
     pub(super) config: Config,
     pub(super) warnings: Vec<String>,
-    pub(super) files: Files,
+    /// The configuration's files, sealed. Keys among them are in no memory of this process then.
+    pub(super) files: OwnedFd,
     /// Hash of the configuration's files.
     pub(super) sha256: [u8; 32],
     /// In the order of the configuration.
     pub(super) modules: Vec<Copied>,
+    /// What its workers may report on.
+    pub(super) scope: WorkerScope,
 }
 
 impl Bundle {
@@ -46,7 +52,10 @@ impl Bundle {
             hash.update(bytes);
         }
         let warnings = warnings.iter().map(ToString::to_string).collect();
-        Ok(Self { config, warnings, files: files.sealed(), sha256: hash.finalize().into(), modules })
+        let (sha256, scope) = (hash.finalize().into(), WorkerScope::of(&config));
+        let files = channel::seal(&files.sealed())
+            .map_err(|error| Refused::failed(format_args!("no memory for the configuration: {error}")))?;
+        Ok(Self { config, warnings, files, sha256, modules, scope })
     }
 
     /// Its modules for a worker, which is not to open those that are held.

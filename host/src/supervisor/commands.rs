@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use rustix::event::PollFlags;
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, flock, fstat};
 
-use crate::os::trusted_path::{self, Last, Way};
-use crate::process::control::{Command, Exit, MAX_COMMAND_BYTES, Reply};
+use crate::os::trusted_path::{self, LastName, SafePath};
+use crate::process::control::{Command, ControlReply, Exit, MAX_COMMAND_BYTES};
 
 /// For a client to say what it wants, and to take what it is told.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -29,11 +29,11 @@ pub(super) struct Commands {
     path: PathBuf,
     /// Held for as long as the socket is this process's.
     _lock: Lock,
-    clients: BTreeMap<ClientId, Client>,
+    clients: BTreeMap<ClientId, CommandClient>,
     n_clients: ClientId,
 }
 
-struct Client {
+struct CommandClient {
     stream: UnixStream,
     inbox: Vec<u8>,
     outbox: Vec<u8>,
@@ -54,7 +54,7 @@ impl Commands {
             let mode = Mode::from_raw_mode(0o755);
             trusted_path::make_folders(folder, mode).map_err(|error| cannot(&error))?;
         }
-        let way = Way::find(path, Last::Itself).map_err(|error| cannot(&error))?;
+        let way = SafePath::find(path, LastName::Itself).map_err(|error| cannot(&error))?;
         // Whoever could put a socket of their own in the place of ours would hear what is asked.
         if let Some(by) = way.distrust() {
             return Err(cannot(by));
@@ -72,7 +72,7 @@ impl Commands {
             Ok(metadata) if FileType::from_raw_mode(metadata.st_mode) == FileType::Socket => {
                 way.remove().map_err(|error| cannot(&error))?;
             }
-            Ok(_) => return Err(cannot(&"there is something that is no socket")),
+            Ok(_) => return Err(cannot(&"the path exists and is not a socket")),
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(cannot(&error)),
         }
@@ -93,7 +93,7 @@ impl Commands {
     /// What to wait for.
     pub(super) fn interests(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
         // One that says no more, and is told nothing now, would wake the supervisor for ever.
-        let of = |client: &Client| match (client.is_silent, client.outbox.is_empty()) {
+        let of = |client: &CommandClient| match (client.is_silent, client.outbox.is_empty()) {
             (false, true) => Some(PollFlags::IN),
             (false, false) => Some(PollFlags::IN | PollFlags::OUT),
             (true, false) => Some(PollFlags::OUT),
@@ -124,8 +124,8 @@ impl Commands {
                 match serde_json::from_slice(&client.inbox[..end]) {
                     Ok(command) => asked.push((*id, command)),
                     Err(error) => {
-                        client.say(&Reply::Line(format!("that is no command: {error}")));
-                        client.say(&Reply::End(Exit::Failed));
+                        client.say(&ControlReply::Line(format!("invalid command: {error}")));
+                        client.say(&ControlReply::End(Exit::Failed));
                         client.is_ending = true;
                     }
                 }
@@ -137,10 +137,10 @@ impl Commands {
     }
 
     /// Tells a client something, if it is still there.
-    pub(super) fn say(&mut self, client: ClientId, reply: &Reply) {
+    pub(super) fn say(&mut self, client: ClientId, reply: &ControlReply) {
         let Some(known) = self.clients.get_mut(&client) else { return };
         known.say(reply);
-        known.is_ending |= matches!(reply, Reply::End(_));
+        known.is_ending |= matches!(reply, ControlReply::End(_));
         // What it does not take now it is given as it comes to take it.
         if !known.write() {
             self.clients.remove(&client);
@@ -154,12 +154,20 @@ impl Commands {
             }
             let until = Some(Instant::now() + CLIENT_TIMEOUT);
             let (inbox, outbox) = (Vec::new(), Vec::new());
-            let mut client =
-                Client { stream, inbox, outbox, until, has_asked: false, is_silent: false, is_ending: false };
+            let mut client = CommandClient {
+                stream,
+                inbox,
+                outbox,
+                until,
+                has_asked: false,
+                is_silent: false,
+                is_ending: false,
+            };
             if self.clients.len() >= MAX_CLIENTS && !self.makes_room() {
-                client
-                    .say(&Reply::Problem(format!("{MAX_CLIENTS} others are waiting for an answer already")));
-                client.say(&Reply::End(Exit::Failed));
+                client.say(&ControlReply::Problem(format!(
+                    "{MAX_CLIENTS} other clients wait for an answer already"
+                )));
+                client.say(&ControlReply::End(Exit::Failed));
                 // What it says is taken off, so that this is no reset; the answer fits into a new socket.
                 client.read();
                 client.write();
@@ -174,7 +182,7 @@ impl Commands {
     /// keeps nobody out.
     fn makes_room(&mut self) -> bool {
         let has_said =
-            |client: &mut Client| client.has_asked || client.read() && client.inbox.contains(&b'\n');
+            |client: &mut CommandClient| client.has_asked || client.read() && client.inbox.contains(&b'\n');
         let silent = self.clients.iter_mut().find_map(|(id, client)| (!has_said(client)).then_some(*id));
         silent.is_some_and(|id| self.clients.remove(&id).is_some())
     }
@@ -189,13 +197,13 @@ impl Drop for Commands {
 
 /// A lock by a file that exists only while the lock is held.
 struct Lock {
-    way: Way,
+    way: SafePath,
     _file: File,
 }
 
 impl Lock {
     /// Takes it, unless somebody else has it ([`ErrorKind::WouldBlock`]).
-    fn take(way: Way) -> io::Result<Self> {
+    fn take(way: SafePath) -> io::Result<Self> {
         loop {
             let file = way.open(OFlags::WRONLY | OFlags::CREATE, Mode::from_raw_mode(0o600))?;
             flock(&file, FlockOperation::NonBlockingLockExclusive)?;
@@ -215,7 +223,7 @@ impl Drop for Lock {
     }
 }
 
-impl Client {
+impl CommandClient {
     /// False where it has gone, or says more than anybody asks for.
     fn read(&mut self) -> bool {
         let mut buffer = [0; 1024];
@@ -237,7 +245,7 @@ impl Client {
         }
     }
 
-    fn say(&mut self, reply: &Reply) {
+    fn say(&mut self, reply: &ControlReply) {
         if let Ok(mut line) = serde_json::to_vec(reply) {
             line.push(b'\n');
             self.outbox.extend(line);
@@ -308,7 +316,9 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     while n_taken.load(Ordering::SeqCst) < 2_000 {
-                        let Ok(lock) = Lock::take(Way::find(&path, Last::Itself).unwrap()) else { continue };
+                        let Ok(lock) = Lock::take(SafePath::find(&path, LastName::Itself).unwrap()) else {
+                            continue;
+                        };
                         assert_eq!(n_inside.fetch_add(1, Ordering::SeqCst), 0, "two have it");
                         n_taken.fetch_add(1, Ordering::SeqCst);
                         n_inside.fetch_sub(1, Ordering::SeqCst);
@@ -328,7 +338,7 @@ mod tests {
         let asked = commands.take();
         assert!(matches!(asked[..], [(1, Command::Reload)]), "{asked:?}");
         assert_eq!((n_interests(&commands), commands.due()), (1, None), "the listener alone");
-        commands.say(1, &Reply::End(Exit::Done));
+        commands.say(1, &ControlReply::End(Exit::Done));
         let mut answer = String::new();
         client.read_to_string(&mut answer).unwrap();
         assert_eq!(answer, "{\"end\":\"Done\"}\n");
@@ -341,7 +351,7 @@ mod tests {
         drop(client(&commands, "\"reload\"\n"));
         assert_eq!(commands.take().len(), 1);
         assert_eq!(n_interests(&commands), 1);
-        commands.say(1, &Reply::Line("still at it".into()));
+        commands.say(1, &ControlReply::Line("still at it".into()));
         assert!(commands.clients.is_empty());
     }
 
@@ -362,7 +372,7 @@ mod tests {
         one_too_many.read_to_string(&mut text).unwrap();
         assert_eq!(
             text,
-            "{\"problem\":\"32 others are waiting for an answer already\"}\n{\"end\":\"Failed\"}\n"
+            "{\"problem\":\"32 other clients wait for an answer already\"}\n{\"end\":\"Failed\"}\n"
         );
         drop(late);
     }

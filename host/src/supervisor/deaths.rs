@@ -1,12 +1,13 @@
-//! What becomes of a worker that dies or hangs, and of the module that is to blame for it.
+//! Workers that die or hang: they are replaced, and the module to blame is quarantined or rolled back.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::blame::Blame;
 use super::bundle::short_hash;
-use super::generation::{Blame, Generation, Phase};
-use super::pulse::Verdict;
-use super::start::Reason;
+use super::generation::{Generation, GenerationPhase};
+use super::pulse::PulseVerdict;
+use super::start::StartReason;
 use super::watchdog::Finding;
 use super::{Supervisor, quarantine};
 use crate::process::channel::message::ToWorker;
@@ -26,7 +27,8 @@ impl Supervisor {
         let counts = generation.ready.is_some() || self.serving.is_none();
         let is_held = blame.is_some_and(|blame| counts && self.blame(generation, blame, text));
         if let Some(stopping) = &mut self.stopping {
-            stopping.cut_off += usize::try_from(generation.report.connections).unwrap_or(usize::MAX).max(1);
+            let n = usize::try_from(generation.report.connections).unwrap_or(usize::MAX).max(1);
+            stopping.cut_off = stopping.cut_off.saturating_add(n);
         }
         if self.serving == Some(number) {
             self.serving = None;
@@ -48,9 +50,8 @@ impl Supervisor {
         let is_held = self.quarantine.died(copy.sha256, id, text, limit, Instant::now());
         if is_held {
             tracing::error!(
-                "module \"{id}\": {} ({}) is in quarantine: it brought down {limit} workers within 60 s; no worker opens it, and \
-                 requests of its clusters go to servers chosen by the host, until the file changes or `trylist module \
-                 release {id}`",
+                "module \"{id}\": {} ({}) is in quarantine: {limit} workers died of it within 60 s; the host chooses the \
+                 servers of its clusters until the file changes or `trylist module release {id}`",
                 copy.file.display(),
                 short_hash(&copy.sha256)
             );
@@ -70,18 +71,18 @@ impl Supervisor {
         if let Some(before) = blame.and_then(|blame| self.roll_back_to(dead, blame)) {
             let number = dead.number;
             tracing::error!(
-                "generation {number} is rolled back: a module killed it within its probation; what served before it is \
-                 started again, and the files as they are now are not served (mend them and reload)"
+                "generation {number} is rolled back: a module killed it within its probation; the files of the \
+                 generation before serve again. Mend the current files and reload"
             );
-            return self.begin(before, Reason::RollBack, Vec::new());
+            return self.begin(before, StartReason::RollBack, Vec::new());
         }
         let served = dead.ready.map_or(Duration::ZERO, |ready| ready.elapsed());
         // With the module gone, the next one has nothing to die of.
         let wait = if is_held { Duration::ZERO } else { self.backoff.died(served) };
         if wait.is_zero() {
-            return self.begin(Arc::clone(&self.bundle), Reason::Replace, Vec::new());
+            return self.begin(Arc::clone(&self.bundle), StartReason::Replace, Vec::new());
         }
-        tracing::error!("workers die one after the other; {}", quarantine::next_attempt(wait));
+        tracing::error!("workers keep dying; {}", quarantine::next_attempt(wait));
         self.replace_at = Some(Instant::now() + wait);
         Ok(())
     }
@@ -90,7 +91,7 @@ impl Supervisor {
     fn roll_back_to(&mut self, dead: &Generation, blame: Blame) -> Option<Arc<super::Bundle>> {
         let served = dead.ready?.elapsed();
         // Once: what was rolled back to has another reason to be there, and there is no bundle before it.
-        if dead.reason != Reason::Reload || served >= dead.bundle.config.supervision.probation {
+        if dead.reason != StartReason::Reload || served >= dead.bundle.config.supervision.probation {
             return None;
         }
         let condemned = dead.copies.get(blame.module)?.sha256;
@@ -112,11 +113,11 @@ impl Supervisor {
             }
             self.judged(idx, &verdicts)?;
             let generation = &mut self.generations[idx];
-            if matches!(generation.phase, Phase::Draining { .. }) && generation.has_only_what_hangs() {
+            if matches!(generation.phase, GenerationPhase::Draining { .. })
+                && generation.has_only_what_hangs()
+            {
                 let number = generation.number;
-                tracing::warn!(
-                    "generation {number}: nothing but what hangs is left, so its worker is killed"
-                );
+                tracing::warn!("generation {number}: only hanging calls are left; killing its worker");
                 generation.give_up();
                 self.are_loads_new = true;
             }
@@ -159,7 +160,7 @@ impl Supervisor {
         let does_nothing = generation.do_all_hang();
         if does_nothing {
             let number = generation.number;
-            tracing::error!("generation {number}: all of its threads hang, so its worker is killed");
+            tracing::error!("generation {number}: all threads hang; killing its worker");
             self.serving = None;
             generation.give_up();
         }
@@ -181,21 +182,21 @@ impl Supervisor {
     }
 
     /// What was found of threads outside of modules.
-    fn judged(&mut self, idx: usize, verdicts: &[(usize, Verdict)]) -> Result<(), Refused> {
+    fn judged(&mut self, idx: usize, verdicts: &[(usize, PulseVerdict)]) -> Result<(), Refused> {
         let generation = &mut self.generations[idx];
         let (number, pid) = (generation.number, generation.pid());
         let (mut is_any_stuck, mut traced, mut go_on) = (false, Vec::new(), Vec::new());
         for (place, verdict) in verdicts {
             match verdict {
-                Verdict::Stuck { .. } => is_any_stuck = true,
-                Verdict::Traced => traced.push(generation.thread_name(*place)),
-                Verdict::GoesOn => go_on.push(generation.thread_name(*place)),
+                PulseVerdict::Stuck { .. } => is_any_stuck = true,
+                PulseVerdict::Traced => traced.push(generation.thread_name(*place)),
+                PulseVerdict::GoesOn => go_on.push(generation.thread_name(*place)),
             }
         }
         if !traced.is_empty() {
             let names = traced.join(", ");
             tracing::warn!(
-                "generation {number}: a debugger holds threads of its worker (pid {pid}), which is left alone: {names}"
+                "generation {number}: a debugger has stopped threads of its worker (pid {pid}), which is left alone: {names}"
             );
         }
         if !go_on.is_empty() {
@@ -213,7 +214,7 @@ impl Supervisor {
             format!("{} (state {state}: {})", generation.thread_name(place), meaning(state))
         };
         let stuck: Vec<String> = generation.stuck().into_iter().map(describe).collect();
-        let text = format!("has threads that are stuck: {}", stuck.join(", "));
+        let text = format!("has stuck threads: {}", stuck.join(", "));
         let is_first = generation.condemn(&text, false);
         let is_replaced = is_first && self.serving == Some(number) && self.stopping.is_none();
         let what = if is_replaced { "; another worker takes over" } else { "" };
@@ -231,16 +232,18 @@ impl Supervisor {
         self.are_loads_new = true;
         let generation = &mut self.generations[idx];
         tracing::error!(
-            "generation {number}: its worker (pid {pid}) {why}; the supervisor does not listen to it any more"
+            "generation {number}: its worker (pid {pid}) {why}; the supervisor ignores it from now on"
         );
         match generation.phase {
-            Phase::Building { .. } | Phase::Opening { .. } => {
+            GenerationPhase::Building { .. } | GenerationPhase::Opening { .. } => {
                 generation.give_up();
                 let text = format!("generation {number} never served: its worker {why}");
                 self.start_failed(number, Refused::failed(text))
             }
-            Phase::Serving if is_first => self.replace_one_that_runs(idx, None),
-            Phase::Serving | Phase::Draining { .. } | Phase::Ended { .. } => Ok(()),
+            GenerationPhase::Serving if is_first => self.replace_one_that_runs(idx, None),
+            GenerationPhase::Serving | GenerationPhase::Draining { .. } | GenerationPhase::Ended { .. } => {
+                Ok(())
+            }
         }
     }
 }

@@ -2,12 +2,11 @@
 
 use std::collections::VecDeque;
 use std::env;
-use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,11 +15,12 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::allowance::Allowance;
 use super::bundle::Bundle;
-use super::pulse::{self, Pulse, Verdict};
-use super::watchdog::{Finding, Limits, Watchdog, thread_sample};
-use super::{DRAIN_GRACE, Reason};
-use crate::module::board::{Board, CallKind, Crumb, FatalCause};
-use crate::process::channel::message::{Load, ModuleCopy, ModuleSays, Report, ToSupervisor, ToWorker};
+use super::environment::environment;
+use super::pulse::{self, Pulse, PulseVerdict};
+use super::watchdog::{CallLimits, Finding, Watchdog, thread_sample};
+use super::{DRAIN_GRACE, StartReason};
+use crate::module::board::Board;
+use crate::process::channel::message::{Load, ModuleCopy, ModuleSays, ToSupervisor, ToWorker, WorkerReport};
 use crate::process::channel::{self, Received, Receiver, Sender};
 use crate::worker::process::FURTHER_PLACES;
 
@@ -42,8 +42,8 @@ const MOST_ORDERS: usize = 1000;
 pub(super) struct Generation {
     pub(super) number: u64,
     pub(super) bundle: Arc<Bundle>,
-    pub(super) reason: Reason,
-    pub(super) phase: Phase,
+    pub(super) reason: StartReason,
+    pub(super) phase: GenerationPhase,
     pub(super) started: Instant,
     /// When it began to serve.
     pub(super) ready: Option<Instant>,
@@ -51,11 +51,11 @@ pub(super) struct Generation {
     pub(super) copies: Vec<ModuleCopy>,
     /// What those that it opened say of themselves.
     pub(super) says: Vec<Option<ModuleSays>>,
-    pub(super) report: Report,
+    pub(super) report: WorkerReport,
     /// What it has on its way, as last said; none before it has said so.
     pub(super) load: Option<Load>,
     /// As it last said together with its load.
-    is_draining: bool,
+    pub(super) is_draining: bool,
     /// What it was last told of the load of others.
     pub(super) told_elsewhere: Load,
     /// It was asked to tell its load.
@@ -63,16 +63,18 @@ pub(super) struct Generation {
     /// Why another one is to take its place.
     condemned: Option<Condemned>,
     /// Its supervisor does not listen to it any more.
-    is_unheard: bool,
+    pub(super) is_unheard: bool,
     /// What it did not take yet, with descriptors of its own.
     orders: VecDeque<(ToWorker, Vec<OwnedFd>)>,
-    child: Child,
+    pub(super) child: Child,
     process: OwnedFd,
     to: Option<Sender<ToWorker>>,
     from: Option<Receiver<ToSupervisor>>,
     allowance: Allowance,
-    board: Board,
-    watchdog: Watchdog,
+    /// A message of it was ignored; said once.
+    has_sent_nonsense: bool,
+    pub(super) board: Board,
+    pub(super) watchdog: Watchdog,
     pulse: Pulse,
 }
 
@@ -84,7 +86,7 @@ struct Condemned {
 
 /// How far it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum GenerationPhase {
     /// It opens modules and builds balancers.
     Building { until: Instant },
     /// It has its sockets.
@@ -97,34 +99,18 @@ pub(super) enum Phase {
     Ended { until: Instant },
 }
 
-/// What a generation did wrong, as far as a module is to blame for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Blame {
-    /// Index in the configuration.
-    pub(super) module: usize,
-    pub(super) cluster: Option<usize>,
-}
-
-/// How its process ended.
-pub(super) enum End {
-    /// As it was to.
-    Orderly,
-    /// Somehow else; what is to be said of it, and whose fault it is if that is known.
-    Death { text: String, blame: Option<Blame> },
-}
-
 impl Generation {
     /// Starts a process for it, which waits to be told what to run.
     pub(super) fn spawn(
         number: u64,
         bundle: Arc<Bundle>,
         copies: Vec<ModuleCopy>,
-        reason: Reason,
+        reason: StartReason,
         log_level: &str,
         oom_score_adj: Option<i32>,
     ) -> io::Result<Self> {
         let limit = bundle.config.supervision.module_time_limit;
-        let limits = Limits { call: limit, long: (limit * LONG_FACTOR).max(LONG_LEAST) };
+        let limits = CallLimits { call: limit, long: (limit * LONG_FACTOR).max(LONG_LEAST) };
         let board = Board::create(bundle.config.threads + FURTHER_PLACES)?;
         let (here, there) = channel::pair()?;
         channel::set_nonblocking(&here)?;
@@ -150,11 +136,11 @@ impl Generation {
         Ok(Self {
             number,
             reason,
-            phase: Phase::Building { until: started + bundle.config.supervision.start_timeout },
+            phase: GenerationPhase::Building { until: started + bundle.config.supervision.start_timeout },
             started,
             ready: None,
             says: Vec::new(),
-            report: Report::default(),
+            report: WorkerReport::default(),
             load: None,
             is_draining: false,
             told_elsewhere: Load::default(),
@@ -166,7 +152,8 @@ impl Generation {
             process,
             to: Some(to),
             from: Some(from),
-            allowance: Allowance::new(started),
+            allowance: Allowance::new(&bundle.scope, started),
+            has_sent_nonsense: false,
             board,
             watchdog: Watchdog::new(limits),
             pulse: Pulse::default(),
@@ -221,6 +208,20 @@ impl Generation {
         self.to.as_ref().map_or(Ok(()), |to| to.send(message, descriptors))
     }
 
+    /// Asks for what it has learned.
+    pub(super) fn ask_for_save(&mut self) {
+        self.allowance.ask_for_save();
+        self.tell(ToWorker::Save, &[]);
+    }
+
+    /// Ignores a message; what is wrong with it is logged the first time.
+    pub(super) fn ignore(&mut self, what: &str) {
+        if !std::mem::replace(&mut self.has_sent_nonsense, true) {
+            let (number, pid) = (self.number, self.pid());
+            tracing::error!("generation {number}: ignored what its worker (pid {pid}) reports: {what}");
+        }
+    }
+
     /// Has it tell its load from now on, or no longer.
     pub(super) fn ask_for_load(&mut self, tells: bool) {
         if self.tells_load != tells {
@@ -265,7 +266,7 @@ impl Generation {
     ///
     /// # Errors
     /// What it says cannot be read, or is too much: in words that follow its name. It is not listened to any more.
-    pub(super) fn hear(&mut self, turn: &mut Turn) -> Result<Option<ToSupervisor>, String> {
+    pub(super) fn hear(&mut self, turn: &mut HearingTurn) -> Result<Option<ToSupervisor>, String> {
         loop {
             if turn.n_messages == 0 || turn.n_bytes == 0 {
                 return Ok(None);
@@ -276,7 +277,7 @@ impl Generation {
             let allowed = match from.receive() {
                 Ok(Received::Message(message, _)) => {
                     turn.n_bytes = turn.n_bytes.saturating_sub(from.n_bytes());
-                    match self.allowance.take(message.kind(), from.n_bytes(), now) {
+                    match self.allowance.take(&message, from.n_bytes(), now) {
                         Ok(()) => return Ok(Some(message)),
                         Err(why) => Err(why),
                     }
@@ -288,7 +289,7 @@ impl Generation {
                     self.from = None;
                     return Ok(None);
                 }
-                Err(error) => Err(format!("says what cannot be read ({error})")),
+                Err(error) => Err(format!("sends invalid messages ({error})")),
             };
             if let Err(why) = allowed {
                 self.is_unheard = true;
@@ -302,7 +303,7 @@ impl Generation {
 
     /// It has said its last word. The end of the connection is what it waits for now.
     pub(super) fn has_ended(&mut self) {
-        self.phase = Phase::Ended { until: Instant::now() + END_TIMEOUT };
+        self.phase = GenerationPhase::Ended { until: Instant::now() + END_TIMEOUT };
         self.from = None;
         self.to = None;
         self.orders.clear();
@@ -323,18 +324,21 @@ impl Generation {
 
     /// Whether it has been told to end, or has.
     pub(super) fn is_leaving(&self) -> bool {
-        matches!(self.phase, Phase::Draining { .. } | Phase::Ended { .. })
+        matches!(self.phase, GenerationPhase::Draining { .. } | GenerationPhase::Ended { .. })
     }
 
     /// Whether requests may be on their way in it.
     pub(super) fn runs(&self) -> bool {
-        matches!(self.phase, Phase::Opening { .. } | Phase::Serving | Phase::Draining { .. })
+        matches!(
+            self.phase,
+            GenerationPhase::Opening { .. } | GenerationPhase::Serving | GenerationPhase::Draining { .. }
+        )
     }
 
     /// What is left of its drain's time.
     pub(super) fn drain_left(&self, now: Instant) -> Option<Duration> {
         match self.phase {
-            Phase::Draining { until } => {
+            GenerationPhase::Draining { until } => {
                 Some(until.saturating_duration_since(now).saturating_sub(DRAIN_GRACE))
             }
             _ => None,
@@ -344,9 +348,9 @@ impl Generation {
     /// By when it is to have got on.
     pub(super) fn due(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Building { until } | Phase::Opening { until } => Some(until),
-            Phase::Draining { until } | Phase::Ended { until } => Some(until),
-            Phase::Serving => None,
+            GenerationPhase::Building { until } | GenerationPhase::Opening { until } => Some(until),
+            GenerationPhase::Draining { until } | GenerationPhase::Ended { until } => Some(until),
+            GenerationPhase::Serving => None,
         }
     }
 
@@ -357,7 +361,7 @@ impl Generation {
 
     /// Looks at what its threads do: after its calls into modules, and for threads that do not get on outside of them, by
     /// their place on the board.
-    pub(super) fn look(&mut self, now: Instant) -> (Vec<Finding>, Vec<(usize, Verdict)>) {
+    pub(super) fn look(&mut self, now: Instant) -> (Vec<Finding>, Vec<(usize, PulseVerdict)>) {
         let (pid, seen) = (self.pid(), self.board.look());
         let findings = if self.watchdog.is_due(now) {
             self.watchdog.look(now, &seen, |tid| thread_sample(pid, tid))
@@ -373,92 +377,20 @@ impl Generation {
     pub(super) fn thread_name(&self, place: usize) -> String {
         if place < self.bundle.config.threads { format!("worker-{place}") } else { "background".to_owned() }
     }
-
-    /// Where it is inside a module right now, if anywhere: for one that is not ready in time.
-    pub(super) fn inside(&self) -> Option<Blame> {
-        self.board.look().into_iter().find_map(|seen| seen.crumb).and_then(|crumb| self.blame(crumb))
-    }
-
-    /// Where it is inside a module with something that no request waits for, if anywhere.
-    pub(super) fn inside_for_long(&self) -> Option<Blame> {
-        let crumbs = self.board.look().into_iter().filter_map(|seen| seen.crumb);
-        crumbs.filter(|crumb| crumb.kind == CallKind::Long).find_map(|crumb| self.blame(crumb))
-    }
-
-    /// Whether every thread that serves hangs.
-    pub(super) fn do_all_hang(&self) -> bool {
-        self.watchdog.n_hanging(self.bundle.config.threads) >= self.bundle.config.threads
-    }
-
-    /// Whether a thread of it hangs while, as far as it last said, nothing is on its way to a server: what is may be another
-    /// thread's, and end. What hangs does so before there is a server to go to, most often.
-    pub(super) fn has_only_what_hangs(&self) -> bool {
-        let hangs = self.watchdog.n_hanging(self.bundle.config.threads) > 0;
-        hangs && self.is_draining && self.load.as_ref().is_some_and(|load| load.endpoints.is_empty())
-    }
-
-    /// A crumb is what a process wrote into shared memory that a module may have run wild in: it may be anything.
-    pub(super) fn blame(&self, crumb: Crumb) -> Option<Blame> {
-        self.copies.get(crumb.module)?;
-        let is_there = |cluster: &usize| *cluster < self.bundle.config.clusters.len();
-        Some(Blame { module: crumb.module, cluster: crumb.cluster.filter(is_there) })
-    }
-
-    /// `module "greedy" 1.0.0, cluster "api"`.
-    pub(super) fn describe(&self, blame: Blame) -> String {
-        let mut text = format!("module \"{}\"", self.bundle.config.modules[blame.module].id);
-        if let Some(Some(says)) = self.says.get(blame.module) {
-            text += &format!(" {}", says.version);
-        }
-        if let Some(cluster) = blame.cluster {
-            text += &format!(", cluster \"{}\"", self.bundle.config.clusters[cluster].name);
-        }
-        text
-    }
-
-    /// How its process ended, if it has.
-    pub(super) fn end(&mut self) -> Option<End> {
-        let status = match self.child.try_wait() {
-            Ok(Some(status)) => status,
-            Ok(None) => return None,
-            Err(error) => {
-                let text = format!("its end cannot be waited for: {error}");
-                return Some(End::Death { text, blame: None });
-            }
-        };
-        // The board may hold what a module wrote there: it counts where it fits the end.
-        let fatal = self.board.fatal().filter(|fatal| match fatal.by {
-            FatalCause::Signal(signal) => status.signal() == Some(signal),
-            FatalCause::Exit => status.code().is_some(),
-        });
-        let blame = fatal.and_then(|fatal| fatal.crumb).and_then(|crumb| self.blame(crumb));
-        // One that is not listened to cannot say that it has ended.
-        let is_done = self.is_unheard && self.is_leaving() && status.success();
-        if (matches!(self.phase, Phase::Ended { .. }) || is_done) && blame.is_none() {
-            return Some(End::Orderly);
-        }
-        // A SIGKILL, which leaves no record, is the kernel's for want of memory, or an operator's: no module's, whatever one
-        // was doing.
-        let mut text = died_by(status);
-        if let Some(blame) = blame {
-            text += &format!(" while inside {}", self.describe(blame));
-        }
-        Some(End::Death { text, blame })
-    }
 }
 
 /// How much of what a worker says is left to be read before others have their turn.
-pub(super) struct Turn {
+pub(super) struct HearingTurn {
     n_messages: usize,
     n_bytes: u64,
 }
 
-impl Turn {
+impl HearingTurn {
     /// All that there is, as far as its allowance goes.
     pub(super) const WHOLE: Self = Self { n_messages: usize::MAX, n_bytes: u64::MAX };
 }
 
-impl Default for Turn {
+impl Default for HearingTurn {
     fn default() -> Self {
         Self { n_messages: MESSAGES_A_TURN, n_bytes: BYTES_A_TURN }
     }
@@ -475,87 +407,5 @@ impl Drop for Generation {
             self.kill();
             let _ = self.child.wait();
         }
-    }
-}
-
-/// What workers get of the environment: code of modules runs there, and what the supervisor was started with may hold
-/// secrets. These are names that the system's libraries and this program look at, and those that are configured.
-fn environment(
-    all: impl Iterator<Item = (OsString, OsString)>,
-    configured: &[Box<str>],
-) -> impl Iterator<Item = (OsString, OsString)> {
-    let is_passed = |name: &OsString| {
-        let name = name.as_encoded_bytes();
-        PASSED.iter().any(|passed| passed.as_bytes() == name)
-            || PASSED_BEGINNINGS.iter().any(|beginning| name.starts_with(beginning.as_bytes()))
-            || configured.iter().any(|passed| passed.as_bytes() == name)
-    };
-    all.filter(move |(name, _)| is_passed(name))
-}
-
-/// - `PATH`, `HOME`, `USER`, `LOGNAME`, `LANG`, `TZ`: as for any program.
-/// - `TMPDIR`, `RUNTIME_DIRECTORY`, `XDG_RUNTIME_DIR`: where private copies of modules go.
-/// - `SSL_CERT_*`: the issuers that the system trusts.
-/// - `NO_COLOR`, `TERM`, `RUST_*`: how the log and backtraces look.
-/// - `LOCALDOMAIN`, `RES_OPTIONS`: how names are looked up.
-const PASSED: [&str; 18] = [
-    "PATH",
-    "HOME",
-    "USER",
-    "LOGNAME",
-    "LANG",
-    "LANGUAGE",
-    "TZ",
-    "TMPDIR",
-    "RUNTIME_DIRECTORY",
-    "XDG_RUNTIME_DIR",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-    "NO_COLOR",
-    "TERM",
-    "RUST_BACKTRACE",
-    "RUST_LIB_BACKTRACE",
-    "LOCALDOMAIN",
-    "RES_OPTIONS",
-];
-/// `LC_*`, and how the dynamic linker and the allocators work: `LD_*`, `GLIBC_TUNABLES`, `MALLOC_*`, `MIMALLOC_*`; sanitizers
-/// and coverage: `ASAN_OPTIONS` and the like, `LLVM_PROFILE_FILE`.
-const PASSED_BEGINNINGS: [&str; 10] =
-    ["LC_", "LD_", "GLIBC_", "MALLOC_", "MIMALLOC_", "ASAN_", "LSAN_", "TSAN_", "UBSAN_", "LLVM_PROFILE_"];
-
-fn died_by(status: ExitStatus) -> String {
-    match (status.signal(), status.code()) {
-        (Some(signal), _) => format!("died by {}", signal_name(signal)),
-        (None, Some(code)) => format!("ended by itself with exit code {code}"),
-        (None, None) => "ended somehow".to_owned(),
-    }
-}
-
-fn signal_name(signal: i32) -> String {
-    let known = nix::sys::signal::Signal::try_from(signal);
-    known.map_or_else(|_| format!("signal {signal}"), |signal| signal.as_str().to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn workers_get_what_they_need_of_the_environment_and_what_is_configured() {
-        let all = [
-            "TZ",
-            "LC_ALL",
-            "LD_LIBRARY_PATH",
-            "AWS_SECRET_ACCESS_KEY",
-            "LISTEN_FDS",
-            "NOTIFY_SOCKET",
-            "MINE",
-            "MINE2",
-        ];
-        let all = all.map(|name| (name.into(), "value".into()));
-        let passed: Vec<_> = environment(all.into_iter(), &["MINE".into()])
-            .map(|(name, _)| name.into_string().unwrap())
-            .collect();
-        assert_eq!(passed, ["TZ", "LC_ALL", "LD_LIBRARY_PATH", "MINE"]);
     }
 }

@@ -1,4 +1,4 @@
-//! The listening sockets, held for as long as the configuration names their address, whoever reads them.
+//! The listening sockets. The supervisor holds each for as long as the configuration has its address.
 //!
 //! The kernel spreads new connections over all sockets of an address, read or not. So the number of sockets of a listener is
 //! fixed when it is bound, and a worker with more or fewer threads reads the same ones. A Unix socket is but one; its file is
@@ -28,14 +28,14 @@ use crate::process::sockets::{self, BindError, Bound, InTheWay};
 const LEAVING: Duration = Duration::from_millis(500);
 
 /// What is listened on.
-pub(super) struct Held {
+pub(super) struct HeldSockets {
     listeners: Vec<Socket>,
     admin: Option<(Address, Bound)>,
     /// What a service manager has bound and nobody has asked for yet.
     inherited: Vec<(Address, OwnedFd)>,
     leaving: Vec<Leaving>,
     /// Who reads Unix sockets that were removed: their files are gone, and they do not come back.
-    last: Vec<Reader>,
+    last: Vec<ListenerReader>,
     /// What generations, by their number, may still read though it is closed here.
     lent: Vec<(SocketAddr, u64)>,
 }
@@ -44,20 +44,20 @@ pub(super) struct Held {
 struct Leaving {
     socket: Socket,
     /// Who reads it.
-    reader: Reader,
+    reader: ListenerReader,
     until: Instant,
 }
 
 /// A generation that reads a listener which was removed after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Reader {
+pub(super) struct ListenerReader {
     pub(super) generation: u64,
     /// The listener's place in its configuration.
     pub(super) listener: usize,
 }
 
 struct Socket {
-    key: Key,
+    key: ListenerKey,
     bound: Bound,
     /// A service manager has bound it: once closed, it does not come back.
     is_inherited: bool,
@@ -65,20 +65,20 @@ struct Socket {
 
 /// A listener is known by its address as configured; port 0, which is a port of its own each time, by its turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Key {
+struct ListenerKey {
     address: Address,
     turn: usize,
 }
 
 /// What was bound for a configuration that is not served yet; closed again if it never is.
-pub(super) struct New {
+pub(super) struct NewSockets {
     listeners: Vec<Socket>,
     /// Those that were about to be closed.
     back: Vec<Leaving>,
     admin: Option<(Address, Bound)>,
 }
 
-impl Held {
+impl HeldSockets {
     /// Nothing but what a service manager hands over (systemd's LISTEN_FDS).
     pub(super) fn inherited() -> Self {
         let mut given = ListenFd::from_env();
@@ -101,8 +101,8 @@ impl Held {
     }
 
     /// Binds what a configuration listens on and is not held yet.
-    pub(super) fn bind(&mut self, config: &Config) -> Result<New, Vec<BindError>> {
-        let mut new = New { listeners: Vec::new(), back: Vec::new(), admin: None };
+    pub(super) fn bind(&mut self, config: &Config) -> Result<NewSockets, Vec<BindError>> {
+        let mut new = NewSockets { listeners: Vec::new(), back: Vec::new(), admin: None };
         let mut failed = Vec::new();
         for (key, listener) in keys(config) {
             if self.listeners.iter().any(|held| held.key == key) {
@@ -133,7 +133,7 @@ impl Held {
     }
 
     /// Closes what was bound for a configuration that never came to be served, by the generation that may have it.
-    pub(super) fn give_back(&mut self, new: New, generation: Option<u64>) {
+    pub(super) fn give_back(&mut self, new: NewSockets, generation: Option<u64>) {
         self.leaving.extend(new.back);
         if let Some(generation) = generation {
             self.lend(new.listeners.iter().map(|socket| &socket.bound), generation);
@@ -150,9 +150,7 @@ impl Held {
     /// Says of sockets that a service manager has bound and no listener names that nobody reads them.
     pub(super) fn warn_of_unread(&self) {
         for (address, _) in &self.inherited {
-            tracing::warn!(
-                "the service manager listens on {address}, which no listener of the configuration names"
-            );
+            tracing::warn!("the service manager listens on {address}, which no listener uses");
         }
     }
 
@@ -160,11 +158,11 @@ impl Held {
         &mut self,
         listener: &Listener,
         n_threads: usize,
-        new: &New,
+        new: &NewSockets,
     ) -> Result<(Bound, bool), BindError> {
         let inherited = self.take_inherited(&listener.address);
         if !inherited.is_empty() {
-            tracing::info!("listener {} is the service manager's", listener.address);
+            tracing::info!("listener {} uses a socket from the service manager", listener.address);
             return Ok((Bound { address: listener.address.clone(), sockets: inherited, file: None }, true));
         }
         // As many as there may be threads after any reload, within reason.
@@ -173,7 +171,7 @@ impl Held {
         Ok((sockets::bind(listener, n_threads.max(n_cpus), in_the_way)?, false))
     }
 
-    fn bind_admin(&mut self, admin: &Admin, new: &New) -> Result<Bound, BindError> {
+    fn bind_admin(&mut self, admin: &Admin, new: &NewSockets) -> Result<Bound, BindError> {
         if let Some(socket) = self.take_inherited(&admin.address).pop() {
             return Ok(Bound { address: admin.address.clone(), sockets: vec![socket], file: None });
         }
@@ -181,7 +179,7 @@ impl Held {
     }
 
     /// Whose sockets may be in the way of one at this address.
-    fn in_the_way(&self, address: &Address, new: &New) -> InTheWay {
+    fn in_the_way(&self, address: &Address, new: &NewSockets) -> InTheWay {
         let listeners = self.listeners.iter().chain(&new.listeners);
         let leaving = self.leaving.iter().chain(&new.back).map(|leaving| &leaving.socket);
         let admin = self.admin.iter().chain(&new.admin).map(|(_, bound)| bound);
@@ -202,7 +200,7 @@ impl Held {
 
     /// Takes what was bound for a configuration that is served from now on, and was not by the generation before. Returns who
     /// else reads some of it.
-    pub(super) fn keep(&mut self, new: New, before: Option<u64>) -> Vec<Reader> {
+    pub(super) fn keep(&mut self, new: NewSockets, before: Option<u64>) -> Vec<ListenerReader> {
         let readers = new.back.iter().map(|leaving| leaving.reader).collect();
         self.listeners.extend(new.listeners);
         self.listeners.extend(new.back.into_iter().map(|leaving| leaving.socket));
@@ -230,14 +228,18 @@ impl Held {
         let admin = admin.map(|(admin, (_, bound))| (bound, &admin.access, &admin.place));
         let refused = |(bound, access, place): (&Bound, &Access, &Place)| {
             let error = bound.file.as_ref()?.allow(access).err()?;
-            Some(format!("{place}: the socket \"{}\" is for whom it was before: {error}", bound.address))
+            Some(format!("{place}: the socket \"{}\" keeps its owner and mode: {error}", bound.address))
         };
         listeners.chain(admin).filter_map(refused).collect()
     }
 
     /// The sockets that a worker of this configuration needs: how many each listener has, whether there is an admin
     /// listener, and all of them in that order.
-    pub(super) fn of<'a>(&'a self, new: &'a New, config: &Config) -> (Vec<usize>, bool, Vec<BorrowedFd<'a>>) {
+    pub(super) fn of<'a>(
+        &'a self,
+        new: &'a NewSockets,
+        config: &Config,
+    ) -> (Vec<usize>, bool, Vec<BorrowedFd<'a>>) {
         let (mut n_sockets, mut descriptors) = (Vec::new(), Vec::new());
         for (key, _) in keys(config) {
             let back = new.back.iter().map(|leaving| &leaving.socket);
@@ -254,7 +256,7 @@ impl Held {
     /// Lets go of what this configuration does not name. Returns which listeners of the one before those were, by their place
     /// in it: its generation reads them on.
     pub(super) fn let_go(&mut self, before: Option<(u64, &Config)>, now: &Config) -> Vec<usize> {
-        let named: Vec<Key> = keys(now).map(|(key, _)| key).collect();
+        let named: Vec<ListenerKey> = keys(now).map(|(key, _)| key).collect();
         if now.admin.is_none() {
             self.close_admin(before.map(|(generation, _)| generation));
         }
@@ -265,7 +267,7 @@ impl Held {
             let Some((generation, before)) = before else { continue };
             let Some(listener) = keys(before).position(|(key, _)| key == socket.key) else { continue };
             removed.push(listener);
-            let reader = Reader { generation, listener };
+            let reader = ListenerReader { generation, listener };
             match socket.bound.address {
                 Address::Ip(_) => self.leaving.push(Leaving { socket, reader, until }),
                 // A new one takes the place of its file, whoever reads this one.
@@ -282,7 +284,7 @@ impl Held {
     }
 
     /// Closes those that were removed and have not come back. Returns who reads them last.
-    pub(super) fn close_leaving(&mut self, now: Instant) -> Vec<Reader> {
+    pub(super) fn close_leaving(&mut self, now: Instant) -> Vec<ListenerReader> {
         let gone: Vec<Leaving> = self.leaving.extract_if(.., |leaving| now >= leaving.until).collect();
         for Leaving { socket, reader, .. } in &gone {
             self.lend(std::iter::once(&socket.bound), reader.generation);
@@ -313,9 +315,9 @@ impl Held {
     }
 }
 
-fn keys(config: &Config) -> impl Iterator<Item = (Key, &Listener)> {
+fn keys(config: &Config) -> impl Iterator<Item = (ListenerKey, &Listener)> {
     config.listeners.iter().enumerate().map(|(i, listener)| {
         let turn = config.listeners[..i].iter().filter(|other| other.address == listener.address).count();
-        (Key { address: listener.address.clone(), turn }, listener)
+        (ListenerKey { address: listener.address.clone(), turn }, listener)
     })
 }

@@ -1,4 +1,4 @@
-//! What all generations have on their way together, and what that is to each: the load of the others.
+//! Requests in flight, summed over all generations; and for each generation, those of all others.
 
 use std::collections::BTreeMap;
 
@@ -6,14 +6,14 @@ use crate::process::channel::message::Load;
 
 /// Of all generations.
 #[derive(Debug, Default)]
-pub(super) struct Sum {
+pub(super) struct LoadSum {
     endpoints: BTreeMap<u64, u32>,
     clusters: BTreeMap<String, u32>,
 }
 
 /// Adds loads up.
-pub(super) fn sum<'a>(loads: impl IntoIterator<Item = &'a Load>) -> Sum {
-    let mut sum = Sum::default();
+pub(super) fn sum<'a>(loads: impl IntoIterator<Item = &'a Load>) -> LoadSum {
+    let mut sum = LoadSum::default();
     for load in loads {
         for (endpoint, n) in &load.endpoints {
             add(sum.endpoints.entry(*endpoint).or_default(), *n);
@@ -30,7 +30,7 @@ fn add(total: &mut u32, n: u32) {
     *total = total.saturating_add(n);
 }
 
-impl Sum {
+impl LoadSum {
     /// What is left without one of those that it was made of, if that is known.
     pub(super) fn without(&self, load: Option<&Load>) -> Load {
         let none = Load::default();

@@ -1,8 +1,8 @@
-//! What operators said of servers at run time: kept over reloads and crashes, until the configuration says something new
-//! of the same.
+//! Marks that operators set on servers at run time (`trylist server`). They are kept over reloads and crashes, until the
+//! configuration changes the same setting.
 
 use crate::config::{Config, Server};
-use crate::process::channel::message::Mark;
+use crate::process::channel::message::OperatorMark;
 use crate::process::control::{MarkStatus, ServerMark};
 
 /// All of them, by cluster and URL.
@@ -11,7 +11,7 @@ pub(super) struct Marks(Vec<Marked>);
 
 #[derive(Clone, Debug)]
 struct Marked {
-    mark: Mark,
+    mark: OperatorMark,
     /// What the configuration said when the mark was set. Another value there takes its place.
     configured: (bool, u16),
 }
@@ -24,7 +24,7 @@ impl Marks {
         cluster: &str,
         url: &str,
         mark: ServerMark,
-    ) -> Result<Mark, String> {
+    ) -> Result<OperatorMark, String> {
         let server = server(config, cluster, url)?;
         if mark == ServerMark::Weight(0) {
             return Err(
@@ -36,7 +36,8 @@ impl Marks {
         let marked = match self.0.iter_mut().find(is_it) {
             Some(marked) => marked,
             None => {
-                let mark = Mark { cluster: cluster.into(), url: url.into(), drain: None, weight: None };
+                let mark =
+                    OperatorMark { cluster: cluster.into(), url: url.into(), drain: None, weight: None };
                 self.0.push(Marked { mark, configured });
                 self.0.last_mut().expect("it was just pushed")
             }
@@ -53,18 +54,24 @@ impl Marks {
     pub(super) fn reconcile(&mut self, config: &Config) -> Vec<String> {
         let mut said = Vec::new();
         self.0.retain_mut(|marked| {
-            let Mark { cluster, url, .. } = &marked.mark;
+            let OperatorMark { cluster, url, .. } = &marked.mark;
             let what = format!("cluster \"{cluster}\": server \"{url}\"");
             let Ok(server) = server(config, cluster, url) else {
-                said.push(format!("{what} is gone, and what was said of it at run time"));
+                said.push(format!("{what} was removed, and its runtime mark too"));
                 return false;
             };
             let (drain, weight) = marked.configured;
             if server.drain != drain && marked.mark.drain.take().is_some() {
-                said.push(format!("{what}: drain = {} of the configuration counts again", server.drain));
+                said.push(format!(
+                    "{what}: drain = {} from the configuration replaces the runtime mark",
+                    server.drain
+                ));
             }
             if server.weight != weight && marked.mark.weight.take().is_some() {
-                said.push(format!("{what}: weight = {} of the configuration counts again", server.weight));
+                said.push(format!(
+                    "{what}: weight = {} from the configuration replaces the runtime mark",
+                    server.weight
+                ));
             }
             marked.configured = (server.drain, server.weight);
             marked.mark.drain.is_some() || marked.mark.weight.is_some()
@@ -73,7 +80,7 @@ impl Marks {
     }
 
     /// For a worker of this configuration, which may never come to serve: what it says otherwise is left out.
-    pub(super) fn of(&self, config: &Config) -> Vec<Mark> {
+    pub(super) fn of(&self, config: &Config) -> Vec<OperatorMark> {
         let mut marks = self.clone();
         marks.reconcile(config);
         marks.0.into_iter().map(|marked| marked.mark).collect()
@@ -81,11 +88,8 @@ impl Marks {
 
     /// For an operator.
     pub(super) fn status(&self) -> Vec<MarkStatus> {
-        let status = |Marked { mark: Mark { cluster, url, drain, weight }, .. }: &Marked| MarkStatus {
-            cluster: cluster.clone(),
-            url: url.clone(),
-            drain: *drain,
-            weight: *weight,
+        let status = |Marked { mark: OperatorMark { cluster, url, drain, weight }, .. }: &Marked| {
+            MarkStatus { cluster: cluster.clone(), url: url.clone(), drain: *drain, weight: *weight }
         };
         self.0.iter().map(status).collect()
     }
@@ -126,7 +130,9 @@ mod tests {
         let said = marks.reconcile(&config("{ url = \"http://a\", weight = 3 }"));
         assert_eq!(
             said,
-            ["cluster \"c\": server \"http://a\": weight = 3 of the configuration counts again"]
+            [
+                "cluster \"c\": server \"http://a\": weight = 3 from the configuration replaces the runtime mark"
+            ]
         );
         let left = marks.of(&before);
         assert_eq!((left[0].drain, left[0].weight), (Some(true), None));

@@ -1,4 +1,4 @@
-//! What a service manager is told (systemd's notify protocol); nothing where there is none.
+//! Messages to the service manager (systemd's notify protocol), if there is one.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Whom the kernel kills where memory runs out: a worker, which is replaced, rather than the supervisor, with which all ends.
+//! When memory runs out, the kernel is to kill a worker, which is replaced, and not the supervisor (`oom_score_adj`).
 
 use std::fs;
 use std::io;

@@ -1,44 +1,45 @@
-//! What operators ask for: by signals, and by commands on the control socket.
+//! Orders of operators: signals, and commands on the control socket.
 
 use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use super::commands::ClientId;
-use super::generation::{Generation, Phase};
-use super::signals::Asked;
-use super::start::{By, Waiting};
+use super::generation::{Generation, GenerationPhase};
+use super::requests::{ReloadSource, WaitingStart};
+use super::signals::SignalOrder;
 use super::{DRAIN_GRACE, STOP_TIMEOUT, Stopping, Supervisor};
 use crate::config::AccessLogTarget;
 use crate::module::Hex;
 use crate::observe::access_log;
 use crate::process::channel::message::ToWorker;
 use crate::process::control::{
-    Command, Exit, GenerationStatus, ModuleStatus, QuarantineStatus, Refused, Reply, ServerMark, Status,
+    Command, ControlReply, Exit, GenerationStatus, ModuleStatus, QuarantineStatus, Refused, ServerMark,
+    Status,
 };
 
 impl Supervisor {
-    pub(super) fn obey_signal(&mut self, asked: Asked) -> Result<(), Refused> {
+    pub(super) fn obey_signal(&mut self, asked: SignalOrder) -> Result<(), Refused> {
         match asked {
-            Asked::Reload(name) => self.reload(By::Signal(name))?,
-            Asked::ReopenLog => self.reopen_access_logs(),
-            Asked::Stop(name) => self.stop(name),
+            SignalOrder::Reload(name) => self.reload(ReloadSource::Signal(name))?,
+            SignalOrder::ReopenLog => self.reopen_access_logs(),
+            SignalOrder::Stop(name) => self.stop(name),
         }
         Ok(())
     }
 
     pub(super) fn obey(&mut self, client: ClientId, command: Command) -> Result<(), Refused> {
         match command {
-            Command::Reload => self.reload(By::Command { client, cuts_oldest: false }),
-            Command::ReloadCutOldest => self.reload(By::Command { client, cuts_oldest: true }),
+            Command::Reload => self.reload(ReloadSource::Command { client, cuts_oldest: false }),
+            Command::ReloadCutOldest => self.reload(ReloadSource::Command { client, cuts_oldest: true }),
             Command::Status => {
-                let status = Reply::Status(Box::new(self.status()));
+                let status = ControlReply::Status(Box::new(self.status()));
                 self.commands.say(client, &status);
-                self.commands.say(client, &Reply::End(Exit::Done));
+                self.commands.say(client, &ControlReply::End(Exit::Done));
                 Ok(())
             }
             Command::Stop => {
-                self.commands.say(client, &Reply::Line("requests may end, then it stops".to_owned()));
+                self.commands.say(client, &ControlReply::Line("draining, then stopping".to_owned()));
                 self.stop("trylist stop");
                 Ok(())
             }
@@ -52,13 +53,13 @@ impl Supervisor {
             None => self.begin_to_stop(why),
             Some(stopping) if !stopping.is_at_once => {
                 stopping.is_at_once = true;
-                tracing::warn!("{why}: it stops at once");
+                tracing::warn!("{why}: stopping at once");
                 let running = self.generations.iter_mut();
                 for generation in
-                    running.filter(|generation| !matches!(generation.phase, Phase::Ended { .. }))
+                    running.filter(|generation| !matches!(generation.phase, GenerationPhase::Ended { .. }))
                 {
                     generation.tell(ToWorker::Stop, &[]);
-                    generation.phase = Phase::Draining { until: Instant::now() + STOP_TIMEOUT };
+                    generation.phase = GenerationPhase::Draining { until: Instant::now() + STOP_TIMEOUT };
                 }
             }
             Some(_) => {}
@@ -66,39 +67,39 @@ impl Supervisor {
     }
 
     fn begin_to_stop(&mut self, why: &str) {
-        tracing::info!("{why}: requests may end, then it stops; a second signal stops it at once");
+        tracing::info!("{why}: draining; a second signal stops at once");
         self.notify.stopping();
         self.stopping = Some(Stopping::default());
         self.replace_at = None;
         self.renewals.forget();
         let asked = self.starting.take().map(|starting| starting.asked).into_iter();
-        let waiting = self.waiting.take().map(Waiting::into_asked);
+        let waiting = self.waiting.take().map(WaitingStart::into_asked);
         for client in asked.chain(waiting).flatten().collect::<Vec<_>>() {
-            self.answer(&[client], &Refused::failed("it is stopping, so nothing is reloaded"));
+            self.answer(&[client], &Refused::failed("the proxy is stopping"));
         }
         // Those in the sockets' queues are the workers', which hold the last descriptors from here on.
         self.held.close();
         for generation in &mut self.generations {
             match generation.phase {
-                Phase::Building { .. } | Phase::Opening { .. } => generation.give_up(),
-                Phase::Serving | Phase::Draining { .. } => {
+                GenerationPhase::Building { .. } | GenerationPhase::Opening { .. } => generation.give_up(),
+                GenerationPhase::Serving | GenerationPhase::Draining { .. } => {
                     let until = Instant::now() + generation.bundle.config.timeouts.drain + DRAIN_GRACE;
-                    generation.phase = Phase::Draining { until };
+                    generation.phase = GenerationPhase::Draining { until };
                     generation.tell(ToWorker::Drain, &[]);
                 }
-                Phase::Ended { .. } => {}
+                GenerationPhase::Ended { .. } => {}
             }
         }
     }
 
     fn reopen_access_logs(&mut self) {
-        tracing::info!("SIGUSR2: the access log's file is opened again");
+        tracing::info!("SIGUSR2: reopening the access log");
         for generation in &mut self.generations {
             let AccessLogTarget::File(path) = &generation.bundle.config.access_log else { continue };
             match access_log::append_to(path) {
                 Ok(file) => generation.tell(ToWorker::ReopenLog, &[File::as_fd(&file)]),
                 Err(error) => tracing::error!(
-                    "access log \"{}\" cannot be opened again; the old file goes on: {error}",
+                    "access log \"{}\" cannot be reopened; the old file stays in use: {error}",
                     path.display()
                 ),
             }
@@ -154,7 +155,7 @@ impl Supervisor {
         }
         tracing::info!("{text}");
         self.tell_all(&[client], &text);
-        self.commands.say(client, &Reply::End(Exit::Done));
+        self.commands.say(client, &ControlReply::End(Exit::Done));
         Ok(())
     }
 
@@ -183,7 +184,7 @@ impl Supervisor {
     /// What is to be started, but not yet.
     fn what_waits(&self) -> Option<String> {
         let names = self.renewals.due().map(|_| "a new generation for the new addresses of names".to_owned());
-        let what = self.waiting.as_ref().map(Waiting::describe).or(names)?;
+        let what = self.waiting.as_ref().map(WaitingStart::describe).or(names)?;
         match self.room() {
             Ok(()) if self.starting.is_some() => {
                 Some(format!("{what}, which follows the one that starts now"))
@@ -208,10 +209,10 @@ impl Generation {
             quarantined: copy.is_quarantined,
         };
         let state = match self.phase {
-            Phase::Building { .. } | Phase::Opening { .. } => "starting",
-            Phase::Serving => "serving",
-            Phase::Draining { .. } => "draining",
-            Phase::Ended { .. } => "ended",
+            GenerationPhase::Building { .. } | GenerationPhase::Opening { .. } => "starting",
+            GenerationPhase::Serving => "serving",
+            GenerationPhase::Draining { .. } => "draining",
+            GenerationPhase::Ended { .. } => "ended",
         };
         GenerationStatus {
             generation: self.number,

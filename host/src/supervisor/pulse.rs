@@ -1,4 +1,4 @@
-//! Which threads of a worker do not get on outside of modules, told from outside.
+//! Detects threads of a worker that are stuck outside of modules.
 //!
 //! Every thread that serves ticks on the [`Board`](crate::module::board::Board) once a second, idle or not. The supervisor
 //! looks at the ticks twice a second, and adds up the time that passes without one. Time in which the supervisor was late
@@ -29,7 +29,7 @@ const SPUN: Duration = Duration::from_secs(5);
 
 /// What is to be said of a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum PulseVerdict {
     /// It does not get on. Said once, until it does again.
     Stuck {
         /// As in [`ThreadSample`].
@@ -56,7 +56,7 @@ struct Silence {
     time: Duration,
     /// Processor time that it had used when it was sampled first.
     used: Option<Duration>,
-    said: Option<Verdict>,
+    said: Option<PulseVerdict>,
 }
 
 impl Pulse {
@@ -67,7 +67,7 @@ impl Pulse {
         seen: &[Seen],
         n_places: usize,
         mut thread: impl FnMut(u32) -> Option<ThreadSample>,
-    ) -> Vec<(usize, Verdict)> {
+    ) -> Vec<(usize, PulseVerdict)> {
         if self.looked.is_some_and(|looked| now < looked + LOOK_EVERY) {
             return Vec::new();
         }
@@ -81,7 +81,7 @@ impl Pulse {
                 Some(known) if known.tick == seen.tick => Silence { time: known.time + window, ..known },
                 known => {
                     if known.is_some_and(|known| known.said.is_some()) {
-                        verdicts.push((seen.slot, Verdict::GoesOn));
+                        verdicts.push((seen.slot, PulseVerdict::GoesOn));
                     }
                     Silence::new(seen)
                 }
@@ -99,7 +99,7 @@ impl Pulse {
     /// Those that are stuck, by their place, with their state when that was found.
     pub(super) fn stuck(&self) -> Vec<(usize, char)> {
         let of = |(place, thread): (&usize, &Silence)| match thread.said {
-            Some(Verdict::Stuck { state }) => Some((*place, state)),
+            Some(PulseVerdict::Stuck { state }) => Some((*place, state)),
             _ => None,
         };
         let mut stuck: Vec<_> = self.threads.iter().filter_map(of).collect();
@@ -113,21 +113,21 @@ impl Silence {
         Self { tid: seen.tid, tick: seen.tick, time: Duration::ZERO, used: None, said: None }
     }
 
-    fn judge(&mut self, seen: &Seen, sample: ThreadSample) -> Option<Verdict> {
+    fn judge(&mut self, seen: &Seen, sample: ThreadSample) -> Option<PulseVerdict> {
         let used = sample.cpu.saturating_sub(*self.used.get_or_insert(sample.cpu));
-        if self.said == Some(Verdict::Traced) && sample.state != 't' {
+        if self.said == Some(PulseVerdict::Traced) && sample.state != 't' {
             *self = Self::new(seen);
-            return Some(Verdict::GoesOn);
+            return Some(PulseVerdict::GoesOn);
         }
         if self.said.is_some() || self.time < STUCK_AFTER {
             return None;
         }
         let is_modules = seen.crumb.is_some_and(|crumb| !crumb.in_host);
         self.said = match sample.state {
-            't' => Some(Verdict::Traced),
-            state @ ('T' | 'D') => Some(Verdict::Stuck { state }),
-            state @ 'S' if !is_modules => Some(Verdict::Stuck { state }),
-            state @ 'R' if !is_modules && used >= SPUN => Some(Verdict::Stuck { state }),
+            't' => Some(PulseVerdict::Traced),
+            state @ ('T' | 'D') => Some(PulseVerdict::Stuck { state }),
+            state @ 'S' if !is_modules => Some(PulseVerdict::Stuck { state }),
+            state @ 'R' if !is_modules && used >= SPUN => Some(PulseVerdict::Stuck { state }),
             _ => None,
         };
         self.said
@@ -142,14 +142,14 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     /// One thread of a worker, looked at on an invented clock.
-    struct World {
+    struct PulseWorld {
         pulse: Pulse,
         now: Instant,
         seen: Seen,
         sample: ThreadSample,
     }
 
-    impl World {
+    impl PulseWorld {
         fn new() -> Self {
             let seen = Seen { slot: 0, tid: 7, crumb: None, raw: 0, tick: 1 };
             let sample = ThreadSample { cpu: Duration::ZERO, state: 'S' };
@@ -159,7 +159,7 @@ mod tests {
         }
 
         /// Time goes on, in which the thread gets so much processor time and is in this state at its end.
-        fn look(&mut self, ms: u32, cpu_ms: u32, state: char) -> Option<Verdict> {
+        fn look(&mut self, ms: u32, cpu_ms: u32, state: char) -> Option<PulseVerdict> {
             self.now += ms * MS;
             self.sample = ThreadSample { cpu: self.sample.cpu + cpu_ms * MS, state };
             let sample = self.sample;
@@ -169,7 +169,7 @@ mod tests {
         }
 
         /// After how many looks in this way there is a verdict, of a thousand.
-        fn looks_until_said(&mut self, ms: u32, cpu_ms: u32, state: char) -> Option<(usize, Verdict)> {
+        fn looks_until_said(&mut self, ms: u32, cpu_ms: u32, state: char) -> Option<(usize, PulseVerdict)> {
             (1..=1000).find_map(|n| Some((n, self.look(ms, cpu_ms, state)?)))
         }
     }
@@ -177,21 +177,21 @@ mod tests {
     #[test]
     fn a_thread_that_is_stopped_or_waits_is_stuck_after_ten_seconds_and_named_once() {
         for state in ['T', 'S', 'D'] {
-            let mut world = World::new();
-            assert_eq!(world.looks_until_said(500, 0, state), Some((20, Verdict::Stuck { state })));
+            let mut world = PulseWorld::new();
+            assert_eq!(world.looks_until_said(500, 0, state), Some((20, PulseVerdict::Stuck { state })));
             assert_eq!(world.pulse.stuck(), [(0, state)]);
             assert_eq!(world.looks_until_said(500, 0, state), None);
             world.seen.tick += 1;
-            assert_eq!(world.look(500, 0, state), Some(Verdict::GoesOn));
+            assert_eq!(world.look(500, 0, state), Some(PulseVerdict::GoesOn));
             assert_eq!(world.pulse.stuck(), []);
-            assert_eq!(world.looks_until_said(500, 0, state), Some((20, Verdict::Stuck { state })));
+            assert_eq!(world.looks_until_said(500, 0, state), Some((20, PulseVerdict::Stuck { state })));
         }
     }
 
     #[test]
     fn a_thread_that_ticks_is_never_stuck() {
         for state in ['T', 'S', 'D', 'R', 't'] {
-            let mut world = World::new();
+            let mut world = PulseWorld::new();
             for _ in 0..100 {
                 world.seen.tick = world.seen.tick.wrapping_add(1);
                 assert_eq!(world.look(900, 900, state), None);
@@ -201,38 +201,38 @@ mod tests {
 
     #[test]
     fn a_thread_that_is_not_let_run_is_left_alone_and_one_that_spins_is_not() {
-        let mut world = World::new();
+        let mut world = PulseWorld::new();
         assert_eq!(world.looks_until_said(500, 0, 'R'), None);
-        let mut world = World::new();
-        let stuck = Verdict::Stuck { state: 'R' };
+        let mut world = PulseWorld::new();
+        let stuck = PulseVerdict::Stuck { state: 'R' };
         assert_eq!(world.looks_until_said(500, 500, 'R'), Some((20, stuck)));
         // A tenth of a processor: 5 s of it take 50 s, after the 2 s in which it was not sampled.
-        let mut world = World::new();
+        let mut world = PulseWorld::new();
         assert_eq!(world.looks_until_said(500, 50, 'R'), Some((104, stuck)));
     }
 
     #[test]
     fn a_debugger_is_named_and_left_alone() {
-        let mut world = World::new();
-        assert_eq!(world.looks_until_said(500, 0, 't'), Some((20, Verdict::Traced)));
+        let mut world = PulseWorld::new();
+        assert_eq!(world.looks_until_said(500, 0, 't'), Some((20, PulseVerdict::Traced)));
         assert_eq!(world.looks_until_said(500, 0, 't'), None);
         assert_eq!(world.pulse.stuck(), []);
         // The debugger leaves it stopped: that is judged anew.
-        assert_eq!(world.look(500, 0, 'T'), Some(Verdict::GoesOn));
-        assert_eq!(world.looks_until_said(500, 0, 'T'), Some((20, Verdict::Stuck { state: 'T' })));
+        assert_eq!(world.look(500, 0, 'T'), Some(PulseVerdict::GoesOn));
+        assert_eq!(world.looks_until_said(500, 0, 'T'), Some((20, PulseVerdict::Stuck { state: 'T' })));
     }
 
     #[test]
     fn time_in_which_the_supervisor_was_late_does_not_count() {
-        let mut world = World::new();
+        let mut world = PulseWorld::new();
         assert_eq!(world.looks_until_said(1001, 0, 'T'), None);
-        assert_eq!(world.looks_until_said(1000, 0, 'T'), Some((10, Verdict::Stuck { state: 'T' })));
+        assert_eq!(world.looks_until_said(1000, 0, 'T'), Some((10, PulseVerdict::Stuck { state: 'T' })));
     }
 
     #[test]
     fn looks_that_come_too_often_change_nothing() {
-        let mut world = World::new();
-        assert_eq!(world.looks_until_said(100, 0, 'S'), Some((100, Verdict::Stuck { state: 'S' })));
+        let mut world = PulseWorld::new();
+        assert_eq!(world.looks_until_said(100, 0, 'S'), Some((100, PulseVerdict::Stuck { state: 'S' })));
     }
 
     #[test]
@@ -245,21 +245,21 @@ mod tests {
             ('T', false, true),
             ('D', false, true),
         ] {
-            let mut world = World::new();
+            let mut world = PulseWorld::new();
             world.seen.crumb = Some(Crumb { in_host, ..crumb });
             let said = world.looks_until_said(500, 500, state);
-            assert_eq!(said, is_judged.then_some((20, Verdict::Stuck { state })), "{state} {in_host}");
+            assert_eq!(said, is_judged.then_some((20, PulseVerdict::Stuck { state })), "{state} {in_host}");
         }
     }
 
     #[test]
     fn another_thread_in_the_same_place_begins_anew_and_one_without_a_tick_is_not_looked_at() {
-        let mut world = World::new();
+        let mut world = PulseWorld::new();
         for _ in 0..19 {
             assert_eq!(world.look(500, 0, 'S'), None);
         }
         world.seen.tid += 1;
-        assert_eq!(world.looks_until_said(500, 0, 'S'), Some((21, Verdict::Stuck { state: 'S' })));
+        assert_eq!(world.looks_until_said(500, 0, 'S'), Some((21, PulseVerdict::Stuck { state: 'S' })));
         world.seen.slot = 1;
         assert_eq!(world.looks_until_said(500, 0, 'S'), None, "behind those that tick");
     }

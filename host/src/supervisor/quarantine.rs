@@ -1,5 +1,4 @@
-//! Which module files are not opened any more, because workers died of them; and how long to wait where they die of
-//! something else.
+//! Module files that are quarantined because workers died of them; and the pause before a worker is replaced.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -17,7 +16,7 @@ type Hash = [u8; 32];
 
 /// Module files by hash: another build is another file.
 #[derive(Debug, Default)]
-pub(super) struct Quarantine {
+pub(super) struct FileQuarantine {
     deaths: BTreeMap<Hash, VecDeque<Instant>>,
     held: BTreeMap<Hash, HeldFile>,
 }
@@ -30,7 +29,7 @@ pub(super) struct HeldFile {
     pub(super) reason: String,
 }
 
-impl Quarantine {
+impl FileQuarantine {
     /// A worker died of a module. True where its file is in quarantine from now on: it has brought down `limit` workers
     /// within a minute. 0 is no limit.
     pub(super) fn died(&mut self, file: Hash, module: &str, reason: &str, limit: u32, now: Instant) -> bool {
@@ -96,11 +95,7 @@ impl Backoff {
 
 /// When it is tried again.
 pub(super) fn next_attempt(wait: Duration) -> String {
-    if wait.is_zero() {
-        "another is started at once".to_owned()
-    } else {
-        format!("the next attempt is in {wait:?}")
-    }
+    if wait.is_zero() { "restarting now".to_owned() } else { format!("next attempt in {wait:?}") }
 }
 
 #[cfg(test)]
@@ -113,7 +108,7 @@ mod tests {
 
     #[test]
     fn two_deaths_within_a_minute_are_too_many() {
-        let (start, mut quarantine) = (Instant::now(), Quarantine::default());
+        let (start, mut quarantine) = (Instant::now(), FileQuarantine::default());
         assert!(!quarantine.died([1; 32], "a", "x", 2, start));
         assert!(!quarantine.died([1; 32], "a", "x", 2, start + seconds(61)), "the first is too long ago");
         assert!(!quarantine.died([2; 32], "a", "x", 2, start + seconds(62)), "another file");
@@ -124,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_released_begins_anew() {
-        let (start, mut quarantine) = (Instant::now(), Quarantine::default());
+        let (start, mut quarantine) = (Instant::now(), FileQuarantine::default());
         quarantine.died([1; 32], "a", "x", 1, start);
         assert!(!quarantine.release("b") && quarantine.release("a"));
         assert!(!quarantine.holds(&[1; 32]));
@@ -133,7 +128,7 @@ mod tests {
 
     #[test]
     fn no_limit_is_no_limit() {
-        let (start, mut quarantine) = (Instant::now(), Quarantine::default());
+        let (start, mut quarantine) = (Instant::now(), FileQuarantine::default());
         assert!((0..100).all(|_| !quarantine.died([1; 32], "a", "x", 0, start)));
     }
 

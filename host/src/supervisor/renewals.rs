@@ -1,5 +1,4 @@
-//! Generations for the sake of names whose addresses have changed: at once, but not one after the other for as long as a
-//! name server cannot make up its mind.
+//! New generations for names whose addresses have changed: the first at once, later ones after growing pauses.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! Signals as something to be read, so that the supervisor's one thread has nothing that interrupts it.
+//! Signals, read from a descriptor: nothing interrupts the supervisor's one thread.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -10,7 +10,7 @@ pub(super) struct Signals(SignalFd);
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(super) enum SignalOrder {
     Stop(&'static str),
     Reload(&'static str),
     ReopenLog,
@@ -27,15 +27,15 @@ impl Signals {
     }
 
     /// Those that have come.
-    pub(super) fn take(&mut self) -> Vec<Asked> {
+    pub(super) fn take(&mut self) -> Vec<SignalOrder> {
         let mut asked = Vec::new();
         while let Ok(Some(signal)) = self.0.read_signal() {
             asked.extend(match Signal::try_from(signal.ssi_signo as i32) {
-                Ok(Signal::SIGTERM) => Some(Asked::Stop("SIGTERM")),
-                Ok(Signal::SIGINT) => Some(Asked::Stop("SIGINT")),
-                Ok(Signal::SIGHUP) => Some(Asked::Reload("SIGHUP")),
-                Ok(Signal::SIGUSR1) => Some(Asked::Reload("SIGUSR1")),
-                Ok(Signal::SIGUSR2) => Some(Asked::ReopenLog),
+                Ok(Signal::SIGTERM) => Some(SignalOrder::Stop("SIGTERM")),
+                Ok(Signal::SIGINT) => Some(SignalOrder::Stop("SIGINT")),
+                Ok(Signal::SIGHUP) => Some(SignalOrder::Reload("SIGHUP")),
+                Ok(Signal::SIGUSR1) => Some(SignalOrder::Reload("SIGUSR1")),
+                Ok(Signal::SIGUSR2) => Some(SignalOrder::ReopenLog),
                 _ => None,
             });
         }

@@ -1,4 +1,4 @@
-//! Which calls into modules take too long, told from outside of the worker.
+//! Detects calls into modules that take too long, from outside of the worker.
 //!
 //! The supervisor looks at the worker's [`Board`](crate::module::board::Board) ever so often. A thread that stands in the
 //! same call at two looks in a row is charged for the time between them, and a call whose charge reaches the limit hangs.
@@ -17,7 +17,7 @@ use crate::module::board::{CallKind, Crumb, Seen};
 
 /// How long calls may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct CallLimits {
     /// Those that a request waits for.
     pub call: Duration,
     /// dlopen, info, build, save, and the drop of a balancer.
@@ -61,7 +61,7 @@ pub enum Finding {
 /// Keeps account of the calls of one worker.
 #[derive(Debug)]
 pub struct Watchdog {
-    limits: Limits,
+    limits: CallLimits,
     last_look: Option<Instant>,
     /// By slot: the calls that were running at the last look.
     calls: HashMap<usize, Call>,
@@ -85,7 +85,7 @@ const MIN_INTERVAL: Duration = Duration::from_millis(10);
 
 impl Watchdog {
     /// For a worker that was just started.
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: CallLimits) -> Self {
         Self { limits, last_look: None, calls: HashMap::new() }
     }
 
@@ -155,7 +155,7 @@ impl Call {
         Self { charged: self.charged + charge, is_condemned: self.is_condemned, ..*later }
     }
 
-    fn judge(&mut self, slot: usize, limits: Limits) -> Option<Finding> {
+    fn judge(&mut self, slot: usize, limits: CallLimits) -> Option<Finding> {
         if self.is_condemned || self.charged < self.limit(limits) {
             return None;
         }
@@ -164,12 +164,12 @@ impl Call {
         Some(Finding::Hang { slot, crumb: self.crumb, charged: self.charged, state })
     }
 
-    fn ended(self, slot: usize, limits: Limits) -> Option<Finding> {
+    fn ended(self, slot: usize, limits: CallLimits) -> Option<Finding> {
         let is_overrun = !self.is_condemned && self.charged >= self.limit(limits) / 2;
         is_overrun.then_some(Finding::Overrun { slot, crumb: self.crumb, charged: self.charged })
     }
 
-    fn limit(&self, limits: Limits) -> Duration {
+    fn limit(&self, limits: CallLimits) -> Duration {
         match self.crumb.kind {
             CallKind::Serving => limits.call,
             CallKind::Long => limits.long,
@@ -215,18 +215,18 @@ impl Stat {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { call: Duration::from_secs(1), long: Duration::from_secs(10) };
+    const LIMITS: CallLimits = CallLimits { call: Duration::from_secs(1), long: Duration::from_secs(10) };
     const MS: Duration = Duration::from_millis(1);
 
     /// A worker of invented threads, looked at every 100 ms of an invented clock.
-    struct World {
+    struct WatchdogWorld {
         watchdog: Watchdog,
         now: Instant,
         seen: Vec<Seen>,
         samples: HashMap<u32, ThreadSample>,
     }
 
-    impl World {
+    impl WatchdogWorld {
         fn new() -> Self {
             let watchdog = Watchdog::new(LIMITS);
             assert_eq!(watchdog.interval(), 100 * MS);
@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn a_call_that_spins_hangs_when_it_has_used_the_limit() {
-        let mut world = World::new();
+        let mut world = WatchdogWorld::new();
         world.enter(0, 1, CallKind::Serving);
         // The first look sees it for the first time.
         assert_eq!(world.look_until_found(100, &[(0, 100, 'R')]), Some((11, hang(0, 1000, 'R'))));
@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn a_call_that_waits_hangs_though_it_uses_nothing() {
-        let mut world = World::new();
+        let mut world = WatchdogWorld::new();
         world.enter(0, 1, CallKind::Serving);
         // Of the first window it is not known whether it waited all the time.
         assert_eq!(world.look(100, &[(0, 0, 'R')]), []);
@@ -288,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_hang_is_told_once_a_call() {
-        let mut world = World::new();
+        let mut world = WatchdogWorld::new();
         world.enter(0, 1, CallKind::Serving);
         assert!(world.look_until_found(100, &[(0, 100, 'R')]).is_some());
         assert_eq!(world.look_until_found(100, &[(0, 100, 'R')]), None);
@@ -300,7 +300,7 @@ mod tests {
 
     #[test]
     fn a_busy_thread_in_one_call_after_another_is_never_charged() {
-        let mut world = World::new();
+        let mut world = WatchdogWorld::new();
         for call in 1..1000 {
             world.enter(0, call, CallKind::Serving);
             assert_eq!(world.look(100, &[(0, 100, 'R')]), []);
@@ -309,7 +309,7 @@ mod tests {
 
     #[test]
     fn nothing_is_charged_outside_of_modules() {
-        let mut world = World::new();
+        let mut world = WatchdogWorld::new();
         world.enter(0, 0, CallKind::Serving);
         assert_eq!(world.look_until_found(100, &[(0, 100, 'R')]), None);
         assert_eq!(world.look_until_found(100, &[(0, 0, 'S')]), None);
@@ -319,7 +319,7 @@ mod tests {
     fn a_worker_that_is_not_let_run_is_not_condemned() {
         // Starved or throttled, waiting for a disk, stopped, traced.
         for state in ['R', 'D', 'T', 't', 'I', '?'] {
-            let mut world = World::new();
+            let mut world = WatchdogWorld::new();
             world.enter(0, 1, CallKind::Serving);
             assert_eq!(world.look_until_found(100, &[(0, 0, state)]), None, "{state}");
         }
@@ -327,14 +327,14 @@ mod tests {
 
     #[test]
     fn a_starved_call_is_charged_what_it_got() {
-        let mut world = World::new();
+        let mut world = WatchdogWorld::new();
         world.enter(0, 1, CallKind::Serving);
         assert_eq!(world.look_until_found(100, &[(0, 10, 'R')]), Some((101, hang(0, 1000, 'R'))));
     }
 
     #[test]
     fn a_stop_in_the_middle_of_waiting_is_not_charged() {
-        let mut world = World::new();
+        let mut world = WatchdogWorld::new();
         world.enter(0, 1, CallKind::Serving);
         for _ in 0..6 {
             assert_eq!(world.look(100, &[(0, 0, 'S')]), []);
@@ -348,7 +348,7 @@ mod tests {
 
     #[test]
     fn a_window_in_which_the_supervisor_was_late_is_discarded() {
-        let mut world = World::new();
+        let mut world = WatchdogWorld::new();
         world.enter(0, 1, CallKind::Serving);
         assert_eq!(world.look_until_found(201, &[(0, 201, 'R')]), None);
         assert_eq!(world.look_until_found(201, &[(0, 0, 'S')]), None);
@@ -358,7 +358,7 @@ mod tests {
 
     #[test]
     fn long_calls_have_the_long_limit() {
-        let mut world = World::new();
+        let mut world = WatchdogWorld::new();
         world.enter(0, 1, CallKind::Long);
         let finding =
             Finding::Hang { slot: 0, crumb: crumb(0, CallKind::Long), charged: 10_000 * MS, state: 'S' };
@@ -369,7 +369,7 @@ mod tests {
     #[test]
     fn a_call_that_ends_after_half_of_the_limit_is_an_overrun() {
         for (looks, is_overrun) in [(5, false), (6, true)] {
-            let mut world = World::new();
+            let mut world = WatchdogWorld::new();
             world.enter(0, 1, CallKind::Serving);
             for _ in 0..looks {
                 assert_eq!(world.look(100, &[(0, 100, 'R')]), []);
@@ -384,7 +384,7 @@ mod tests {
 
     #[test]
     fn threads_are_charged_apart() {
-        let mut world = World::new();
+        let mut world = WatchdogWorld::new();
         for slot in 0..3 {
             world.enter(slot, 7, CallKind::Serving);
         }
@@ -396,7 +396,7 @@ mod tests {
 
     #[test]
     fn what_a_module_waits_for_in_the_host_is_not_charged() {
-        let mut world = World::new();
+        let mut world = WatchdogWorld::new();
         world.enter(0, 1, CallKind::Serving);
         for _ in 0..6 {
             assert_eq!(world.look(100, &[(0, 0, 'S')]), []);
@@ -412,7 +412,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_cannot_be_sampled_is_not_charged() {
-        let mut world = World::new();
+        let mut world = WatchdogWorld::new();
         world.enter(0, 1, CallKind::Serving);
         world.samples.clear();
         assert_eq!(world.look_until_found(100, &[]), None);
@@ -420,7 +420,7 @@ mod tests {
 
     #[test]
     fn another_thread_in_the_same_place_is_another_call() {
-        let mut world = World::new();
+        let mut world = WatchdogWorld::new();
         world.enter(0, 1, CallKind::Serving);
         for _ in 0..10 {
             assert_eq!(world.look(100, &[(0, 100, 'R')]), []);
@@ -433,9 +433,9 @@ mod tests {
 
     #[test]
     fn short_limits_are_not_looked_at_all_the_time() {
-        let short = Limits { call: MS, long: 10 * MS };
+        let short = CallLimits { call: MS, long: 10 * MS };
         assert_eq!(Watchdog::new(short).interval(), MIN_INTERVAL);
-        let odd = Limits { call: 60_000 * MS, long: 1000 * MS };
+        let odd = CallLimits { call: 60_000 * MS, long: 1000 * MS };
         assert_eq!(Watchdog::new(odd).interval(), 100 * MS, "the shorter one counts");
     }
 
@@ -490,7 +490,7 @@ mod tests {
                 }
             }),
         ];
-        let mut watchdog = Watchdog::new(Limits { call: 300 * MS, long: 1000 * MS });
+        let mut watchdog = Watchdog::new(CallLimits { call: 300 * MS, long: 1000 * MS });
         let mut hanging = HashMap::new();
         let deadline = Instant::now() + Duration::from_secs(60);
         while hanging.len() < 2 && Instant::now() < deadline {

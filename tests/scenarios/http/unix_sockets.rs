@@ -368,7 +368,7 @@ fn a_socket_left_by_a_killed_proxy_is_replaced_and_one_in_use_is_refused() {
     let other = Site::run(&over(&origin));
     other.folder().write(&builder.text());
     let (code, lines) = other.fails_to_reload();
-    let right = "a process that runs listens there; stop it, or choose another path";
+    let right = "another process listens there; stop it, or choose another path";
     assert_eq!(code, Some(1));
     assert!(lines[0].ends_with(&format!("listener \"unix:{}\": {right}", path.display())), "{lines:?}");
     assert_eq!(other.get("/").text(), "a", "who was refused serves as before");

@@ -46,7 +46,7 @@ fn commands_without_a_running_proxy_say_so() {
     let origin = Origin::named("a");
     let folder = Folder::with(&over([&origin]).text());
     let said = format!(
-        "trylist: no proxy of this configuration runs (nobody listens on \"{}\")\n",
+        "trylist: no proxy runs with this configuration (nothing listens on \"{}\")\n",
         folder.socket().display()
     );
     for (words, arguments) in [
@@ -146,15 +146,12 @@ fn stop_lets_requests_end() {
     let folder = site.folder().config();
     std::thread::scope(|scope| {
         let stop = scope.spawn(|| spoken(&tests::command::trylist(&["stop", "-c", &folder])));
-        site.running().logs("trylist stop: requests may end, then it stops");
+        site.running().logs("trylist stop: draining, then stopping");
         eventually("nobody listens", || Client::try_connect(site.address()).err());
         assert!(!stop.is_finished(), "it is answered when all has ended");
         gate.open();
         assert_eq!(client.reply().text(), "done");
-        assert_eq!(
-            stop.join().unwrap(),
-            (Some(0), "requests may end, then it stops\n".into(), String::new())
-        );
+        assert_eq!(stop.join().unwrap(), (Some(0), "draining, then stopping\n".into(), String::new()));
     });
     eventually("neither the control socket nor its lock is left", || {
         let left = fs::read_dir(site.folder().path()).unwrap().map(|entry| entry.unwrap().file_name());
@@ -175,7 +172,7 @@ fn a_reload_while_another_runs_follows_it() {
         // Two that wait get one generation, of the files as they are then.
         site.folder().write(&over([&origin]).text());
         let others = [(); 2].map(|()| scope.spawn(|| site.folder().command("reload", &[])));
-        let queued = "trylist reload: another generation is being started; the reload follows it";
+        let queued = "trylist reload: another generation is starting; the reload follows";
         eventually("both wait", || (site.running().logged(&[queued]).len() == 2).then_some(()));
         let (code, _, said) = spoken(&first.join().unwrap());
         assert_eq!(code, Some(1));
@@ -183,10 +180,7 @@ fn a_reload_while_another_runs_follows_it() {
         for other in others {
             let (code, said, complained) = spoken(&other.join().unwrap());
             assert_eq!((code, complained.as_str()), (Some(0), ""), "{said}");
-            assert!(
-                said.starts_with("another generation is being started; the reload follows it\n"),
-                "{said}"
-            );
+            assert!(said.starts_with("another generation is starting; the reload follows\n"), "{said}");
             assert!(said.contains("generation 3 serves"), "{said}");
         }
     });
@@ -262,7 +256,7 @@ fn rubbish_on_the_socket_is_told_so_or_cut_off() {
     };
     for rubbish in [&b"rubbish\n"[..], b"\n", b"\xff\xfe\x00\n", b"{\"reload\":1}\n", b"\"reload!\"\n"] {
         let answer = answer(rubbish);
-        assert!(answer.starts_with("{\"line\":\"that is no command: "), "{answer}");
+        assert!(answer.starts_with("{\"line\":\"invalid command: "), "{answer}");
         assert!(answer.ends_with("\n{\"end\":\"Failed\"}\n"), "{answer}");
     }
     assert_eq!(answer(&[b'x'; 100_000]), "", "no command is that long");
@@ -350,7 +344,7 @@ fn a_second_start_that_fails_leaves_the_first_ones_pid_file() {
     let second = Folder::with(&over([&origin]).top(&key).text());
     let (code, _, said) = spoken(&second.run().output().unwrap());
     assert_eq!(code, Some(1));
-    let why = format!("belongs to a proxy that runs (pid {pid}); name another file");
+    let why = format!("is in use by a running proxy (pid {pid}); name another file");
     assert_eq!(said, format!("trylist: pid_file {file:?}: {why}\n"));
     assert_eq!(fs::read_to_string(&file).unwrap(), format!("{pid}\n"));
 }
@@ -562,7 +556,7 @@ fn a_service_manager_hears_of_start_reload_and_stop() {
     manager.hears_of_a_reload();
     assert_eq!(
         manager.hears().trim_end(),
-        "READY=1\nSTATUS=the last new generation failed; nothing has changed: generation 2 goes on as it was"
+        "READY=1\nSTATUS=the last new generation failed; unchanged: generation 2 keeps serving"
     );
     site.running().signal(Signal::TERM);
     assert_eq!(manager.hears().trim_end(), "STOPPING=1");
@@ -599,7 +593,7 @@ fn a_socket_of_the_service_manager_is_listened_on() {
     early.get("/");
     let site = Site::start(folder, shell);
     assert_eq!(site.address(), address);
-    site.running().logs(&format!("listener {address} is the service manager's"));
+    site.running().logs(&format!("listener {address} uses a socket from the service manager"));
     assert_eq!(early.reply().text(), "a");
     drop(early);
     site.reload_wholly();

@@ -301,7 +301,7 @@ fn signals_reload_as_well() {
     let site = Site::run(&over([&origin]));
     for (n, signal, name) in [(2, Signal::HUP, "SIGHUP"), (3, Signal::USR1, "SIGUSR1")] {
         site.running().signal(signal);
-        site.running().logs(&format!("{name}: a new generation is started from the files as they are now"));
+        site.running().logs(&format!("{name}: starting a new generation from the current files"));
         site.wait_for_only(n);
         assert_eq!(site.names(2), "a a");
     }
@@ -442,7 +442,7 @@ fn files_that_go_between_check_and_load_are_missed_by_nobody_but_the_next_reload
     let site = Site::run(&builder.in_cluster("settings = { save = \"block\" }"));
     let config = PathBuf::from(site.folder().config());
     site.running().signal(Signal::HUP);
-    site.running().logs("SIGHUP: a new generation is started from the files as they are now");
+    site.running().logs("SIGHUP: starting a new generation from the current files");
     assert_eq!(site.generation(), 1, "which is told after the files are read");
     for path in [&file, &config] {
         fs::remove_file(path).unwrap();
@@ -455,7 +455,7 @@ fn files_that_go_between_check_and_load_are_missed_by_nobody_but_the_next_reload
     assert_eq!(site.names(2), "a a");
     site.running().signal(Signal::HUP);
     site.running().logs(&format!("{}: cannot be read: there is no such file", config.display()));
-    site.running().logs("nothing has changed: generation 3 goes on as it was");
+    site.running().logs("unchanged: generation 3 keeps serving");
     site.folder().write(&over([&origin]).module_file("misbehaves", &file).text());
     let (code, said) = site.fails_to_reload();
     assert!(code == Some(4) && said[0].contains(file.to_str().unwrap()), "{code:?} {said:?}");
@@ -515,8 +515,8 @@ fn changes_nothing(builder: &Builder, origin: &Origin, exit: i32, lines: &[&str]
         assert!(said.contains(expected), "{expected}: {said:#?}");
         site.running().logs(expected);
     }
-    assert_eq!(said.last().unwrap(), "nothing has changed: generation 1 goes on as it was");
-    site.running().logs("no new generation came of it; nothing has changed: generation 1 goes on as it was");
+    assert_eq!(said.last().unwrap(), "unchanged: generation 1 keeps serving");
+    site.running().logs("new generation failed; unchanged: generation 1 keeps serving");
     traffic.goes_on_for(30);
     traffic.ends_whole();
     let after = site.wait_for_only(1);
@@ -579,7 +579,8 @@ fn a_generation_that_is_not_ready_in_time_changes_nothing() {
     let origin = Origin::named("a");
     let builder = over([&origin]).broken("misbehaves").in_cluster("settings = { build = \"block\" }");
     let builder = builder.top("supervision.start_timeout = \"300ms\"");
-    let said = "generation 2 is not ready after 300ms; it is inside module \"misbehaves\", cluster \"app\"";
+    let said =
+        "generation 2 is not ready after 300ms; a thread is inside module \"misbehaves\", cluster \"app\"";
     changes_nothing(&builder, &origin, 1, &[said]);
 }
 
@@ -619,8 +620,10 @@ fn marks_of_operators_stay_until_the_configuration_says_something_new() {
     // The one before may still accept a connection until then.
     site.wait_for_only(site.generation());
     assert_eq!(site.names(4), "b b b b");
-    site.running()
-        .logs(&format!("server \"{}\": weight = 2 of the configuration counts again", origins[1].url()));
+    site.running().logs(&format!(
+        "server \"{}\": weight = 2 from the configuration replaces the runtime mark",
+        origins[1].url()
+    ));
     assert_eq!(site.status().marks, []);
 }
 
@@ -782,7 +785,7 @@ fn a_reload_that_would_have_too_many_drain_is_refused_or_cuts_the_oldest_off() {
         for (line, number) in lines[1..3].iter().zip([1, 2]) {
             assert!(line.starts_with(&format!("generation {number} drains for up to 3")), "{line}");
         }
-        assert_eq!(lines[3], "wait, or cut the oldest off by trylist reload --cut-oldest");
+        assert_eq!(lines[3], "wait, or close the oldest with `trylist reload --cut-oldest`");
     }
     assert_eq!((site.generation(), site.status().marks), (3, Vec::new()));
     let (_, status, _) = spoken(&site.folder().command("status", &[]));
@@ -809,8 +812,8 @@ fn reloads_by_signal_wait_until_one_more_may_drain_and_are_one() {
             Signal::HUP,
             "SIGHUP: the reload waits: 1 generation drains, and max_draining is 1; generation 1 ends within ",
         ),
-        (Signal::USR1, "SIGUSR1: a reload waits already, and this one is the same"),
-        (Signal::HUP, "SIGHUP: a reload waits already, and this one is the same"),
+        (Signal::USR1, "SIGUSR1: merged with the reload that waits"),
+        (Signal::HUP, "SIGHUP: merged with the reload that waits"),
     ] {
         site.running().signal(signal);
         site.running().logs(line);

@@ -18,7 +18,7 @@ use tests::origin::{Conn, Origin};
 use tests::proxy::Proxy;
 use tests::site::{Folder, signal, spoken};
 use tests::stream::Stream;
-use trylist::process::control::{self, Command, GenerationStatus, Reply};
+use trylist::process::control::{self, Command, ControlReply, GenerationStatus};
 
 /// How long the worker is stopped.
 const STOPPED: Duration = Duration::from_secs(12);
@@ -46,7 +46,7 @@ fn origin() -> impl Fn(&mut Conn) + Send + Sync + 'static {
 fn serving(folder: &Folder) -> Option<GenerationStatus> {
     let mut found = None;
     let take = |reply| {
-        if let Reply::Status(status) = reply {
+        if let ControlReply::Status(status) = reply {
             found = Some(*status);
         }
     };
@@ -148,7 +148,7 @@ fn nothing_is_lost_whatever_goes_on() {
     eventually("a generation that serves", || serving(&folder));
     let mut address = None;
     control::ask(&folder.socket(), &Command::Status, |reply| {
-        if let Reply::Status(status) = reply {
+        if let ControlReply::Status(status) = reply {
             address = status.listeners[0].parse().ok();
         }
     })

@@ -157,7 +157,7 @@ fn a_module_that_aborts_is_named() {
 
 #[test]
 fn a_module_that_exits_is_named() {
-    is_named("exit", "ended by itself with exit code 0");
+    is_named("exit", "exited unexpectedly with code 0");
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn a_file_that_killed_two_workers_is_in_quarantine_until_it_is_released() {
     brings_down(&site, "segfault");
     brings_down(&site, "abort");
     let said = format!("module \"misbehaves\": {} (", file.display());
-    assert!(site.running().logs(&said).contains("is in quarantine: it brought down 2 workers within 60 s"));
+    assert!(site.running().logs(&said).contains("is in quarantine: 2 workers died of it within 60 s"));
     let is_held = |site: &Site| {
         let (serving, status) = (site.serving(), site.status());
         let held = status.quarantine.iter().any(|held| held.module == "misbehaves");
@@ -281,7 +281,7 @@ fn a_module_that_dies_as_it_is_built_leaves_the_generation_before() {
     let traffic = Traffic::start(site.address(), 1, 1);
     for (n, misdeed, death) in [
         (2, "segfault", "died by SIGSEGV"),
-        (3, "exit", "ended by itself with exit code 0"),
+        (3, "exit", "exited unexpectedly with code 0"),
         (4, "abort", "died by SIGABRT"),
     ] {
         let settings = format!("settings = {{ build = \"{misdeed}\" }}");
@@ -335,8 +335,7 @@ fn does_not_end_its_save(misdeed: &str, line: &str) {
     assert_eq!(site.status().quarantine, []);
 }
 
-const UNSAVED: &str = "balancers did not save within 5s (a thread is inside module \"misbehaves\" 1.0.0, cluster \"app\"); the next \
-                       begin without the latest";
+const UNSAVED: &str = "balancers did not save within 5s (a thread is inside module \"misbehaves\" 1.0.0, cluster \"app\"); the new generation starts without the latest state";
 
 #[test]
 fn a_module_that_blocks_as_it_saves_keeps_the_next_generation_for_a_moment() {
@@ -533,8 +532,7 @@ fn a_worker_that_is_stopped_is_replaced_and_ends_what_it_has_when_it_goes_on() {
     client.get("/slow");
     slow.wait_for_requests(1);
     signal(worker, Signal::STOP);
-    let said =
-        site.running().logs(&format!("generation 1: its worker (pid {worker}) has threads that are stuck: "));
+    let said = site.running().logs(&format!("generation 1: its worker (pid {worker}) has stuck threads: "));
     assert!(said.contains("worker-0 (state T: stopped by a signal)"), "{said}");
     assert!(said.ends_with("; another worker takes over"), "{said}");
     eventually("the next generation", || (site.generation() == 2).then_some(()));
@@ -592,8 +590,7 @@ fn a_worker_that_floods_its_supervisor_is_replaced() {
     let mut guilty = site.connect();
     guilty.send(asking_for("flood"));
     site.running().logs(&format!(
-        "generation 1: its worker (pid {worker}) has sent more than 1000 messages of one kind within 10s; the supervisor does \
-         not listen to it any more"
+        "generation 1: its worker (pid {worker}) has sent more than 1000 messages of one kind within 10s; the supervisor ignores it from now on"
     ));
     assert_eq!(guilty.reply().text(), "a");
     eventually("the next generation", || (site.generation() == 2).then_some(()));
@@ -681,7 +678,7 @@ fn a_worker_that_is_not_ready_ends_with_its_supervisor() {
     }
     let folder = Folder::with(&builder.text());
     let running = Running::spawn(folder.run());
-    let pid = running.logs("generation 1 is started (pid ").trim_end_matches(')').parse().unwrap();
+    let pid = running.logs("generation 1 started (pid ").trim_end_matches(')').parse().unwrap();
     let worker = process(pid).unwrap();
     eventually("the module is open", || {
         let maps = fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;

@@ -17,7 +17,7 @@ use tests::origin::Origin;
 use tests::proxy::{Builder, Proxy};
 use tests::site::{Folder, Site, spoken};
 use tests::tls::Authority;
-use trylist::process::control::{self, Reply, Status};
+use trylist::process::control::{self, ControlReply, Status};
 
 use crate::process::control::is_root;
 
@@ -52,7 +52,7 @@ impl Drop for Killed {
 fn status(folder: &Folder) -> Option<Status> {
     let mut found = None;
     let take = |reply| {
-        if let Reply::Status(status) = reply {
+        if let ControlReply::Status(status) = reply {
             found = Some(*status);
         }
     };
@@ -211,7 +211,7 @@ fn a_link_in_the_place_of_the_access_log_is_not_followed() {
     let site = Site::run(&builder);
     theirs.link_to_the_victim("access.log");
     site.running().signal(Signal::USR2);
-    site.running().logs("cannot be opened again; the old file goes on: the symbolic link ");
+    site.running().logs("cannot be reopened; the old file stays in use: the symbolic link ");
     site.get("/root::0:0:root:/root:/bin/sh");
     let is_written = || fs::read_to_string(theirs.path("old")).unwrap().contains("/root::0").then_some(());
     eventually("the old file goes on", is_written);

@@ -259,6 +259,69 @@ fn a_writer_that_outlives_the_log_only_counts() {
     assert_eq!(lines.dropped(), 1);
 }
 
+#[test]
+fn a_named_pipe_needs_no_reader_and_its_reader_sees_no_end_between_two_workers() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("log");
+    make_pipe(&path);
+    // As a supervisor has it, whose worker gets a copy.
+    let first = append_to(&path).expect("nobody reads it yet");
+    let mut reader = File::open(&path).expect("it has a writer");
+    (&first).write_all(b"1").expect("written");
+    let second = append_to(&path).expect("it opens");
+    drop(first);
+    (&second).write_all(b"2").expect("written");
+    let mut text = [0; 2];
+    io::Read::read_exact(&mut reader, &mut text).expect("both");
+    assert_eq!(&text, b"12");
+}
+
+#[test]
+fn lines_are_kept_where_standard_output_takes_nothing_for_a_while() {
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).expect("a pipe");
+    let log = AccessLog::open(&AccessLogTarget::Stdout, Some(File::from(writer))).expect("it opens");
+    let log = log.expect("it is on");
+    let lines = log.lines();
+    let n_lines = 2000;
+    let reading = thread::spawn(move || {
+        let (mut text, mut piece) = (Vec::new(), vec![0; 4096]);
+        while memchr::memchr_iter(b'\n', &text).count() < n_lines {
+            match rustix::io::read(&reader, &mut piece) {
+                Ok(n) => text.extend_from_slice(&piece[..n]),
+                Err(_) => thread::yield_now(),
+            }
+        }
+    });
+    // More than the pipe takes, of which nothing is read before it is full.
+    let mut writer = log.writer();
+    for _ in 0..n_lines {
+        writer.log(&entry(), []);
+    }
+    drop(writer);
+    log.end();
+    reading.join().expect("every line");
+    assert_eq!((lines.written(), lines.dropped()), (n_lines as u64, 0));
+}
+
+#[test]
+fn what_was_handed_over_is_written_when_the_log_has_ended() {
+    let text = Arc::new(Mutex::new(Vec::new()));
+    let (open, gate) = mpsc::channel();
+    let log = start(Gated { gate, text: Arc::clone(&text) });
+    let mut writer = log.writer();
+    writer.log(&entry(), []);
+    drop(writer);
+    drop(open);
+    log.end();
+    assert_eq!(memchr::memchr_iter(b'\n', &text.lock().expect("not poisoned")).count(), 1);
+    log.end();
+}
+
+fn make_pipe(path: &Path) {
+    rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)
+        .expect("a pipe");
+}
+
 fn entry() -> Entry<'static> {
     Entry {
         client: Some([10, 0, 0, 9].into()),

@@ -1,6 +1,6 @@
 //! Where the walk over all families ends up: in a text for who scrapes, or in totals for who carries them on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -13,6 +13,8 @@ pub(super) enum Families<'a> {
     Text(&'a mut Text, Arc<Totals>),
     /// What this worker counted, and nothing else.
     Totals(&'a mut Totals),
+    /// The names of those that are in totals.
+    Names(&'a mut BTreeSet<Box<str>>),
 }
 
 /// One histogram.
@@ -68,6 +70,7 @@ impl Families<'_> {
     ) -> fmt::Result {
         let mut labels_text = String::new();
         match self {
+            Self::Names(names) => _ = names.insert(name.into()),
             Self::Totals(totals) => {
                 let mut counted = BTreeMap::new();
                 for (labels, n) in series {
@@ -132,6 +135,7 @@ impl Families<'_> {
     ) -> fmt::Result {
         let mut labels_text = String::new();
         match self {
+            Self::Names(names) => _ = names.insert(name.into()),
             Self::Totals(totals) => {
                 let mut counted = BTreeMap::new();
                 for (labels, Histogram { times, .. }) in series {

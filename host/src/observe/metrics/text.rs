@@ -3,8 +3,10 @@
 //! Series that a rule would watch for their first increase (outcomes, faults, results of tries) are there from the
 //! start as zeros; status codes and kinds of failure appear once there was one, in this generation or an earlier.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::iter;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,7 +16,7 @@ use super::totals::Label;
 use super::totals::{Times, Totals};
 use super::{
     BalancerCells, Call, Cell, ClusterCells, Connection, EndpointCells, FAILURES, Histogram, ListenerCells,
-    Metrics, OUTCOMES, QueueEnd, RequestCells, STATES, STATUS_CLASSES, Shard, TRY_RESULTS,
+    Metrics, MetricsLayout, OUTCOMES, QueueEnd, RequestCells, STATES, STATUS_CLASSES, Shard, TRY_RESULTS,
 };
 use crate::cluster::endpoint::shown_weight;
 use crate::cluster::health::HealthSource;
@@ -48,6 +50,15 @@ impl Metrics {
         let mut totals = Totals::default();
         self.walk(&mut Families::Totals(&mut totals)).expect("nothing is written that could fail");
         totals
+    }
+
+    /// The names of all families of counters and histograms, which are what totals are made of.
+    pub fn counted_families() -> BTreeSet<Box<str>> {
+        let layout = MetricsLayout { access_log: Some(Arc::default()), ..MetricsLayout::default() };
+        let mut names = BTreeSet::new();
+        let metrics = Self::new(&layout, 0);
+        metrics.walk(&mut Families::Names(&mut names)).expect("nothing is written that could fail");
+        names
     }
 
     fn walk(&self, out: &mut Families<'_>) -> fmt::Result {

@@ -25,17 +25,17 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Message;
+use super::ChannelMessage;
 use crate::cluster::learned::{self, Learned};
-use crate::config::Files;
 use crate::observe::metrics::Totals;
 use crate::process::sockets::Shortage;
 
 /// To a worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToWorker {
-    /// First of all, and before anything else is done. Descriptors: the board, the access log's file if [`Start::has_access_log`], and the image of each
-    /// module that is not in quarantine, in the order of the configuration.
+    /// First of all, and before anything else is done. Descriptors: the board; the files of the configuration, sealed; the
+    /// access log's file if [`Start::has_access_log`]; and the image of each module that is not in quarantine, in the order
+    /// of the configuration.
     Start(Box<Start>),
     /// Then. Descriptors: the sockets of each listener in the order of the configuration, then the admin listener's.
     Serve {
@@ -47,7 +47,7 @@ pub enum ToWorker {
     /// What has been learned is wanted.
     Save,
     /// An operator's mark on an endpoint is set or taken away.
-    Mark(Mark),
+    Mark(OperatorMark),
     /// What other generations counted.
     Base(Totals),
     /// Whether other generations run too, so that each has to know the load of all.
@@ -95,8 +95,6 @@ pub struct Start {
     pub n_threads: usize,
     /// The configuration's file, as the operator named it.
     pub config: PathBuf,
-    /// All files of the configuration.
-    pub files: Files,
     /// Its modules, in its order.
     pub modules: Vec<ModuleCopy>,
     /// Whether an access log's file is among the descriptors.
@@ -104,7 +102,7 @@ pub struct Start {
     /// What the generation before learned.
     pub state: Learned,
     /// What operators said of endpoints.
-    pub marks: Vec<Mark>,
+    pub marks: Vec<OperatorMark>,
     /// What other generations counted.
     pub base: Totals,
 }
@@ -122,7 +120,7 @@ pub struct ModuleCopy {
 
 /// What an operator says of an endpoint at run time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mark {
+pub struct OperatorMark {
     /// Name of the cluster.
     pub cluster: String,
     /// URL of the server as written in the configuration.
@@ -156,7 +154,7 @@ pub enum ToSupervisor {
         shortage: Option<Shortage>,
     },
     /// How it goes.
-    Report(Box<Report>),
+    Report(Box<WorkerReport>),
     /// A name of which each address is a server has others now.
     Moved {
         /// The name.
@@ -206,7 +204,7 @@ impl ToSupervisor {
     }
 }
 
-impl Message for ToSupervisor {
+impl ChannelMessage for ToSupervisor {
     /// The one of the memory that it is in.
     const MOST_DESCRIPTORS: usize = 1;
 
@@ -223,7 +221,7 @@ impl Message for ToSupervisor {
     }
 }
 
-impl Message for ToWorker {
+impl ChannelMessage for ToWorker {
     /// Sockets, one for each thread and listener, and the images of modules.
     const MOST_DESCRIPTORS: usize = usize::MAX;
 
@@ -244,7 +242,7 @@ pub struct ModuleSays {
 
 /// How a worker is.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Report {
+pub struct WorkerReport {
     /// All that it counted.
     pub totals: Totals,
     /// Faults of each module so far, in the order of the configuration.

@@ -1,0 +1,71 @@
+//! What a command prints, and how it fails.
+
+use std::fmt::Display;
+use std::io::{self, Write as _};
+
+use trylist::config;
+use trylist::process::control::{Exit, Refused};
+use trylist::worker::StartError;
+
+/// Why the process ends with another code than 0.
+#[derive(Debug)]
+pub(crate) struct CommandFailure {
+    pub(crate) exit: Exit,
+    /// Whole lines for stderr.
+    pub(crate) text: String,
+}
+
+impl CommandFailure {
+    /// Something failed that has no place in a file.
+    pub(crate) fn new(text: impl Display) -> Self {
+        Self { exit: Exit::Failed, text: format!("trylist: {text}\n") }
+    }
+}
+
+impl From<config::ConfigErrors> for CommandFailure {
+    fn from(errors: config::ConfigErrors) -> Self {
+        Self { exit: Exit::Configuration, text: lines(&errors.problems) }
+    }
+}
+
+impl From<Refused> for CommandFailure {
+    fn from(Refused { exit, lines }: Refused) -> Self {
+        match (exit, &lines[..]) {
+            // What is not of a file begins with who says it.
+            (Exit::Failed, [only]) => Self::new(only),
+            _ => Self { exit, text: self::lines(&lines) },
+        }
+    }
+}
+
+impl From<StartError> for CommandFailure {
+    fn from(error: StartError) -> Self {
+        let Refused { exit, lines } = error.into();
+        Self { exit, text: self::lines(&lines) }
+    }
+}
+
+/// One line.
+pub(crate) fn line(text: &impl Display) -> String {
+    format!("{text}\n")
+}
+
+/// A line for each.
+pub(crate) fn lines<'t, T: Display + 't>(texts: impl IntoIterator<Item = &'t T>) -> String {
+    texts.into_iter().map(line).collect()
+}
+
+/// `1 server`, `2 servers`.
+pub(crate) fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+/// Prints to standard output. A reader that has gone has read enough.
+pub(crate) fn print(text: &str) -> Result<(), CommandFailure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(CommandFailure::new(format_args!("stdout: {error}"))),
+        Ok(()) => Ok(()),
+    }
+}

@@ -1,0 +1,102 @@
+//! What workers say, and what the supervisor does about it.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use super::Supervisor;
+use super::generation::HearingTurn;
+use crate::observe::metrics::Totals;
+use crate::process::channel::message::{ToSupervisor, WorkerReport};
+use crate::process::control::{Exit, Refused};
+use crate::process::sockets::Shortage;
+
+impl Supervisor {
+    /// Takes in what workers say, and tells them what they did not take before.
+    pub(super) fn hear(&mut self) -> Result<(), Refused> {
+        for idx in 0..self.generations.len() {
+            self.generations[idx].tell_on();
+            self.hear_one(idx, HearingTurn::default())?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn hear_one(&mut self, idx: usize, mut turn: HearingTurn) -> Result<(), Refused> {
+        loop {
+            let number = self.generations[idx].number;
+            let message = match self.generations[idx].hear(&mut turn) {
+                Ok(Some(message)) => message,
+                Ok(None) => return Ok(()),
+                Err(why) => return self.is_unheard(idx, &why),
+            };
+            match message {
+                ToSupervisor::Built { modules, warnings } => self.built(number, modules, &warnings)?,
+                ToSupervisor::Failed { exit, lines } => {
+                    self.generations[idx].has_ended();
+                    self.start_failed(number, Refused { exit: Exit::of(exit), lines })?;
+                }
+                ToSupervisor::Ready { shortage } => {
+                    self.told_of_shortage(shortage);
+                    self.ready(number)?;
+                }
+                ToSupervisor::Report(report) => self.reported(idx, *report),
+                ToSupervisor::Moved { name, addresses } => self.moved(idx, &name, &addresses),
+                ToSupervisor::Saved { state, is_answer } => self.saved(number, state, is_answer)?,
+                ToSupervisor::Ended { cut_off, totals } => self.ended(idx, cut_off, totals),
+                ToSupervisor::Load { is_draining, load } => {
+                    self.generations[idx].told_load(load, is_draining);
+                    self.are_loads_new = true;
+                }
+            }
+        }
+    }
+
+    /// The generation that serves has servers that are not those of a name any more.
+    fn moved(&mut self, idx: usize, name: &str, addresses: &[IpAddr]) {
+        let generation = &mut self.generations[idx];
+        if let Err(what) = generation.bundle.scope.check_addresses(name, addresses) {
+            return generation.ignore(&what);
+        }
+        if self.serving == Some(generation.number) {
+            // The next generation begins with them.
+            self.state.answered(name, addresses);
+            self.renewals.want(name, addresses, Instant::now());
+        }
+    }
+
+    /// Of the descriptors that a worker may have: once, for as long as it stays the same.
+    fn told_of_shortage(&mut self, shortage: Option<Shortage>) {
+        if self.shortage != shortage {
+            self.shortage = shortage;
+            self.shortage.as_ref().inspect(|shortage| tracing::warn!("{shortage}"));
+        }
+    }
+
+    /// How a worker is.
+    fn reported(&mut self, idx: usize, report: WorkerReport) {
+        let generation = &mut self.generations[idx];
+        match generation.bundle.scope.check_report(&report) {
+            Ok(()) => generation.report = report,
+            Err(what) => generation.ignore(&what),
+        }
+    }
+
+    /// A worker's last word.
+    fn ended(&mut self, idx: usize, cut_off: usize, totals: Totals) {
+        let generation = &mut self.generations[idx];
+        let (number, pid) = (generation.number, generation.pid());
+        if cut_off > 0 && self.stopping.is_none() {
+            tracing::warn!("generation {number}: {cut_off} connections closed by the drain timeout");
+        }
+        tracing::info!("generation {number} has ended (pid {pid})");
+        match generation.bundle.scope.check_totals(&totals) {
+            Ok(()) => generation.report.totals = totals,
+            Err(what) => generation.ignore(&what),
+        }
+        generation.load = None;
+        generation.has_ended();
+        if let Some(stopping) = &mut self.stopping {
+            stopping.cut_off = stopping.cut_off.saturating_add(cut_off);
+        }
+        self.are_loads_new = true;
+    }
+}

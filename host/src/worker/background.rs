@@ -1,0 +1,143 @@
+//! The thread beside those that serve: look-ups, health checks, TLS tickets, and the admin listener.
+
+use std::sync::Arc;
+
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinHandle};
+
+use super::serving::HOUSEKEEPING;
+use crate::cluster::discovery::Watch;
+use crate::cluster::names::{HostName, Resolver};
+use crate::cluster::{self, Clusters};
+use crate::module::board::{self, Board};
+use crate::module::crash;
+use crate::observe::admin;
+use crate::observe::metrics::Metrics;
+use crate::process::sockets::Bound;
+use crate::serve::drain::{Idle, Phase};
+use crate::tls::tickets::TicketKeys;
+
+/// What the thread works on.
+pub(super) struct Background {
+    pub(super) clusters: Clusters,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) ticket_keys: Arc<TicketKeys>,
+    pub(super) phase: watch::Receiver<Phase>,
+    /// Set once the threads that serve have ended.
+    pub(super) has_served: watch::Receiver<bool>,
+    /// With its place on it.
+    pub(super) board: Option<(&'static Board, usize)>,
+    pub(super) admin: Option<Bound>,
+    /// Names of servers.
+    pub(super) names: Vec<Arc<HostName>>,
+    /// Names of which each address is a server.
+    pub(super) watch: Option<Watch>,
+    /// None where there are no names: then no name server need be known.
+    pub(super) resolver: Option<Arc<Resolver>>,
+}
+
+impl Background {
+    /// Runs to the end of the drain.
+    pub(super) fn run(self, runtime: Runtime) {
+        if let Some((board, place)) = self.board {
+            crash::take_place(board, place);
+        }
+        runtime.block_on(self.work());
+        // A look-up may still run in a thread of the runtime's, and nobody waits for its answer.
+        runtime.shutdown_background();
+        board::leave_place();
+    }
+
+    async fn work(mut self) {
+        let asking = self.ask();
+        let Self { clusters: _, metrics, ticket_keys, mut phase, has_served, board, admin, .. } = self;
+        tokio::spawn(ticket_keys.keep_rotating());
+        if board.is_some() {
+            tokio::spawn(keep_ticking());
+        }
+        let (ready, readiness) = watch::channel(admin::Readiness::Ready);
+        let admin = tokio::spawn(serve_admin(admin, metrics, readiness));
+        // A sender that is gone means the same as a stop.
+        let ending = phase.wait_for(|phase| phase.is_ending()).await.map_or(Phase::Stopped, |phase| *phase);
+        // One generation asks servers and name servers how they are, and that is the one that serves.
+        asking.iter().for_each(AbortHandle::abort);
+        let _ = ready.send(match ending {
+            Phase::Draining { idle: Idle::AnswerOneMore, .. } => admin::Readiness::HandedOver,
+            _ => admin::Readiness::Draining,
+        });
+        tokio::select! {
+            _ = phase.wait_for(|phase| *phase == Phase::Stopped) => {}
+            () = finish_admin(has_served, ending, ready, admin) => {}
+        }
+    }
+
+    /// Begins to ask name servers and servers how they are. Returns handles by which most of that ends.
+    fn ask(&mut self) -> Vec<AbortHandle> {
+        let mut asking = Vec::new();
+        if let Some(resolver) = &self.resolver {
+            for name in self.names.drain(..) {
+                tokio::spawn(look_up_until_ending(name, Arc::clone(resolver), self.phase.clone()));
+            }
+            asking.extend(self.watch.take().into_iter().flat_map(|watch| watch.begin(resolver)));
+        }
+        asking.extend(cluster::keep(&self.clusters));
+        asking
+    }
+}
+
+async fn serve_admin(
+    admin: Option<Bound>,
+    metrics: Arc<Metrics>,
+    readiness: watch::Receiver<admin::Readiness>,
+) {
+    if let Some(Bound { address, mut sockets, .. }) = admin
+        && let Some(socket) = sockets.pop()
+        && let Err(e) = admin::serve(&address, socket, metrics, readiness).await
+    {
+        tracing::error!("admin listener: {e}");
+    }
+}
+
+/// Once the threads have ended, lets the admin listener finish its responses until the drain ends, so that a large scrape is
+/// not cut off where no requests are left to wait for.
+async fn finish_admin(
+    mut has_served: watch::Receiver<bool>,
+    ending: Phase,
+    ready: watch::Sender<admin::Readiness>,
+    admin: JoinHandle<()>,
+) {
+    // A sender that is gone means the same.
+    let _ = has_served.wait_for(|has_served| *has_served).await;
+    ready.send_replace(admin::Readiness::HandedOver);
+    if let Phase::Draining { until, .. } = ending {
+        // One that panicked has said so.
+        let _ = tokio::time::timeout_at(until.into(), admin).await;
+    }
+}
+
+/// Looks a name up for as long as the worker serves; longer only where requests still wait for its first answer.
+async fn look_up_until_ending(
+    name: Arc<HostName>,
+    resolver: Arc<Resolver>,
+    mut phase: watch::Receiver<Phase>,
+) {
+    let is_over = async {
+        let _ = phase.wait_for(|phase| phase.is_ending()).await;
+        let _ = name.addresses().await;
+    };
+    tokio::select! {
+        () = Arc::clone(&name).keep_resolved(resolver) => {}
+        () = is_over => {}
+    }
+}
+
+/// Shows the supervisor that the background gets on.
+async fn keep_ticking() {
+    let mut interval = tokio::time::interval(HOUSEKEEPING);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        board::tick();
+    }
+}

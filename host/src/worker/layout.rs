@@ -1,0 +1,63 @@
+//! What there is to be counted in a worker, for its metrics and for its supervisor.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::cluster::{Cluster, Clusters};
+use crate::module::balancer::ModuleFault;
+use crate::net::address::Address;
+use crate::observe::access_log::AccessLog;
+use crate::observe::metrics::{BalancerLayout, ClusterLayout, EndpointLayout, MetricsLayout};
+
+/// How often each module did wrong, over all clusters.
+pub(super) fn faults(clusters: &[Cluster]) -> BTreeMap<Arc<str>, u64> {
+    let mut faults = BTreeMap::new();
+    for cluster in clusters {
+        for module in cluster.config.modules() {
+            let of_cluster: u64 =
+                ModuleFault::ALL.into_iter().map(|fault| cluster.faults(module, fault)).sum();
+            *faults.entry(Arc::clone(module)).or_default() += of_cluster;
+        }
+    }
+    faults
+}
+
+/// Of all that this worker has.
+pub(super) fn of(
+    addresses: &[Address],
+    clusters: &Clusters,
+    access_log: Option<&AccessLog>,
+) -> MetricsLayout {
+    let cluster = |idx: usize| {
+        let cluster = &clusters[idx];
+        let judged = Arc::clone(clusters);
+        let balancer = |module: &Arc<str>| {
+            let (counted, watched) = (Arc::clone(clusters), Arc::clone(clusters));
+            let (of, id) = (Arc::clone(module), Arc::clone(module));
+            BalancerLayout {
+                module: Arc::clone(module),
+                faults: Arc::new(move |fault| counted[idx].faults(&of, fault)),
+                is_quarantined: Arc::new(move || watched[idx].is_quarantined(&id)),
+            }
+        };
+        ClusterLayout {
+            name: Arc::clone(&cluster.config.name),
+            endpoints: cluster
+                .endpoints
+                .iter()
+                .map(|e| EndpointLayout {
+                    url: Arc::clone(&e.url),
+                    counters: e.counters,
+                    health: Arc::clone(&e.health),
+                })
+                .collect(),
+            balancers: cluster.config.modules().map(balancer).collect(),
+            panics: Arc::new(move || judged[idx].is_in_panic()),
+        }
+    };
+    MetricsLayout {
+        listeners: addresses.iter().map(|address| address.to_string().into()).collect(),
+        clusters: (0..clusters.len()).map(cluster).collect(),
+        access_log: access_log.map(AccessLog::lines),
+    }
+}

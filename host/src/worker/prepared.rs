@@ -1,0 +1,127 @@
+//! What a worker is before it has a socket: a configuration whose modules are loaded and whose balancers are built. All that
+//! can fail fails here, with every problem in one run.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use crate::cluster::learned::Learned;
+use crate::cluster::{Cluster, Clusters};
+use crate::config::Config;
+use crate::module::balancer::BuildError;
+use crate::module::refusal::LoadError;
+use crate::module::registry::Registry;
+use crate::process::control::{Exit, Refused};
+use crate::process::sockets::BindError;
+use crate::tls::tickets::TicketKeys;
+
+/// A configuration with its modules loaded and its balancers built; nothing is bound or started.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// Its modules.
+    pub registry: Registry,
+    pub(super) clusters: Clusters,
+    /// What its operator has written to no effect, a line each.
+    pub warnings: Vec<String>,
+    /// What TLS sessions are resumed by: new ones, unless whoever hands over puts those of the worker before here.
+    pub ticket_keys: Arc<TicketKeys>,
+}
+
+/// Why a worker did not start. Every problem of its kind, not just the first.
+#[derive(Debug)]
+pub enum StartError {
+    /// Modules that were refused.
+    Modules(Vec<LoadError>),
+    /// Balancers that their modules refused to build.
+    Balancers(Vec<BuildError>),
+    /// Addresses that could not be bound.
+    Bind(Vec<BindError>),
+    /// Something that the system did not give; what for, and why.
+    System(String, io::Error),
+}
+
+impl From<StartError> for Refused {
+    fn from(error: StartError) -> Self {
+        let exit = match error {
+            StartError::Modules(_) | StartError::Balancers(_) => Exit::Module,
+            StartError::Bind(_) | StartError::System(..) => Exit::Failed,
+        };
+        Self { exit, lines: error.to_string().lines().map(str::to_owned).collect() }
+    }
+}
+
+impl Prepared {
+    /// Loads the modules and builds the balancers.
+    ///
+    /// # Errors
+    /// [`StartError::Modules`] or [`StartError::Balancers`].
+    pub fn new(config: Arc<Config>) -> Result<Self, StartError> {
+        Self::without(config, &BTreeSet::new())
+    }
+
+    /// As [`Self::new`], but modules with these IDs are in quarantine: their files are not opened, and the host chooses
+    /// the servers of their clusters.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn without(config: Arc<Config>, quarantined: &BTreeSet<Arc<str>>) -> Result<Self, StartError> {
+        let registry = Registry::load_except(&config.modules, quarantined).map_err(StartError::Modules)?;
+        Self::over(config, registry, &Learned::new())
+    }
+
+    /// Builds the balancers of modules that are loaded already; they begin with what an earlier generation learned.
+    ///
+    /// # Errors
+    /// [`StartError::Balancers`].
+    pub fn over(config: Arc<Config>, registry: Registry, state: &Learned) -> Result<Self, StartError> {
+        let mut clusters = Vec::new();
+        let mut refused = Vec::new();
+        for (idx, cluster) in config.clusters.iter().enumerate() {
+            match Cluster::build(idx, cluster, &registry, state, config.supervision.module_faults) {
+                Ok(cluster) => clusters.push(cluster),
+                Err(e) => refused.push(e),
+            }
+        }
+        if !refused.is_empty() {
+            return Err(StartError::Balancers(refused));
+        }
+        let endpoints = || clusters.iter().flat_map(|cluster| &cluster.endpoints);
+        for name in endpoints().filter_map(|endpoint| endpoint.addresses.name()) {
+            if let Some(known) = state.answers().get(name.host()) {
+                name.recall(known, config.resolver.family);
+            }
+        }
+        let ticket_keys = state
+            .ticket_keys()
+            .map_err(|e| StartError::System("keys of TLS tickets".into(), io::Error::other(e)))?;
+        let warnings = clusters.iter().flat_map(Cluster::warnings).collect();
+        let ticket_keys = Arc::new(ticket_keys);
+        Ok(Self { config, registry, clusters: clusters.into(), warnings, ticket_keys })
+    }
+}
+
+impl fmt::Display for StartError {
+    /// One line for each problem.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fn lines<T: fmt::Display>(f: &mut fmt::Formatter<'_>, problems: &[T]) -> fmt::Result {
+            for (i, problem) in problems.iter().enumerate() {
+                if i > 0 {
+                    f.write_str("\n")?;
+                }
+                problem.fmt(f)?;
+            }
+            Ok(())
+        }
+        match self {
+            Self::Modules(problems) => lines(f, problems),
+            Self::Balancers(problems) => lines(f, problems),
+            Self::Bind(problems) => lines(f, problems),
+            Self::System(what, e) => write!(f, "cannot start: {what}: {e}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
