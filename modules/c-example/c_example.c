@@ -15,12 +15,12 @@
  *     module = "c_example"
  *     settings = { first = 0, start_header = "x-start" }
  *
- * Idea. Each request starts one server further than the one before it, and goes on from there while tries fail. Servers
- * that are not available are passed over as long as there are others. By hand, for servers a, b, c: the first request
+ * Idea. Each request starts one server further than the one before it, and goes on from there while tries fail. A server
+ * that is not available is skipped as long as there are others. A reload goes on with the next server. By hand, for servers a, b, c: the first request
  * goes to a, the second to b, the third to c, the fourth to a; if b is down, the second goes to c.
  *
  * Settings.
- *     first         index of the server that gets the first request, from 0; 0 by default
+ *     first         index of the server that gets the first request after a start, from 0; 0 by default
  *     start_header  name of a request header; a request that has it, with the index of a server as its value, starts
  *                   there and takes no turn. Off by default.
  *
@@ -125,6 +125,34 @@ static uint32_t info(struct lb_info *info)
     return LB_STATUS_OK;
 }
 
+/* What `save` writes, in the byte order of this machine: a reload stays on it. `form` says whose bytes they are; give them
+ * another one when the struct changes. */
+struct saved {
+    uint64_t form;
+    uint64_t turn;
+};
+
+#define SAVED_FORM UINT64_C(0x635f6578616d7031)
+
+/* Where the turns begin: where the instance before stands, where an earlier process stood, or at the setting. */
+static uint64_t first_turn(const struct lb_build_cx *cx, uint64_t first)
+{
+    const struct balancer *previous = cx->previous;
+    struct saved saved;
+
+    if (previous != NULL) {
+        return atomic_load_explicit(&previous->turn, memory_order_relaxed);
+    }
+    /* Saved bytes may be damaged or another version's: check all that is used of them. */
+    if (cx->saved.ptr != NULL && cx->saved.len == sizeof(saved)) {
+        memcpy(&saved, cx->saved.ptr, sizeof(saved));
+        if (saved.form == SAVED_FORM) {
+            return saved.turn;
+        }
+    }
+    return first;
+}
+
 static uint32_t build(const struct lb_build_cx *cx, void **out)
 {
     struct settings settings = {0, {NULL, 0}};
@@ -140,7 +168,7 @@ static uint32_t build(const struct lb_build_cx *cx, void **out)
         cx->errors->error(cx->errors->ctx, TEXT(""), TEXT("out of memory"));
         return LB_STATUS_REFUSED;
     }
-    atomic_init(&balancer->turn, settings.first);
+    atomic_init(&balancer->turn, first_turn(cx, settings.first));
     balancer->n_endpoints = cx->n_endpoints;
     for (size_t i = 0; i < cx->n_endpoints; i++) {
         balancer->endpoints[i] = lb_endpoint_at(cx, i)->counters;
@@ -258,6 +286,16 @@ static uint32_t explain(const void *instance, void *list, const struct lb_sink *
     return LB_STATUS_OK;
 }
 
+/* Comes while requests go on, before another process takes over and every few seconds. */
+static uint32_t save(const void *instance, const struct lb_sink *sink)
+{
+    const struct balancer *balancer = instance;
+    struct saved saved = {SAVED_FORM, atomic_load_explicit(&balancer->turn, memory_order_relaxed)};
+
+    sink->write(sink->ctx, (struct lb_str){(const uint8_t *)&saved, sizeof(saved)});
+    return LB_STATUS_OK;
+}
+
 static uint32_t drop_balancer(void *instance)
 {
     free(instance);
@@ -266,8 +304,8 @@ static uint32_t drop_balancer(void *instance)
 
 /* ---- the table --------------------------------------------------------------------------------------------------- */
 
-/* Calls that are left out are null. `observe` and `save` are optional, as is `explain`: this module asks for no events
- * and learns nothing. */
+/* Calls that are left out are null. `observe`, `save` and `explain` are optional. This module asks for no events, so it has no
+ * `observe`. */
 static const struct lb_module table = {
     .size = sizeof(table),
     .abi_major = LB_ABI_MAJOR,
@@ -279,6 +317,7 @@ static const struct lb_module table = {
     .report_failure = report_failure,
     .finish = finish,
     .drop_trylist = drop_trylist,
+    .save = save,
     .explain = explain,
     .drop_balancer = drop_balancer,
 };

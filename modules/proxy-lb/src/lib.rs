@@ -1,20 +1,20 @@
 //! `proxy_lb`: plain round robin over the servers in the order of the file.
 //!
-//! The balancer that Bill Stoddard's patch to httpd's proxy came with in 2003, and the smallest module there is; the guide
-//! in [`lb_api`] walks through it. Each request's trylist starts one server further than that of the request before it, and
-//! goes on from there, server by server, as tries fail.
+//! Each request's trylist starts one server further than the one before it. When a try fails, the trylist goes on to the next
+//! server. A reload goes on with the next server too. This is the balancer of Bill Stoddard's patch to httpd's proxy of 2003, and
+//! the smallest module here; the guide in [`lb_api`] walks through it without the lines that survive a reload.
 //!
 //! By hand, for servers a, b, c of which b does not answer: the first request goes to a, the second to b and then to c, the
 //! third to c, the fourth to a.
 //!
-//! It knows neither weights nor health: a server that is down is offered and declined, or tried and found to fail, and its
-//! share goes to the server behind it. `round_robin` spreads that share over all.
+//! It ignores weights and health. The host declines a server that is down, and that server's share goes to the next one in the
+//! file; `round_robin` spreads it over all.
 //!
-//! **When**: to see how a module is made, or for a few servers of equal strength. **When not**: weights, or a server that
-//! is down for long. **Settings**: none. **Source**: `mod_proxy_lb.c` of the patch.
+//! **When**: to learn how a module is made, or for a few servers of equal strength. **When not**: weights, or a server that
+//! is down for long. **Settings**: none. **Cost**: one atomic addition a request. **Source**: `mod_proxy_lb.c` of the patch.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use lb_api::{Balancer, BuildCx, BuildError, Next, NextCx, Request, export_balancer};
 
@@ -22,7 +22,7 @@ use lb_api::{Balancer, BuildCx, BuildError, Next, NextCx, Request, export_balanc
 #[derive(Debug)]
 pub struct ProxyLb {
     n_endpoints: usize,
-    turn: AtomicUsize,
+    turn: AtomicU64,
 }
 
 impl Balancer for ProxyLb {
@@ -33,11 +33,14 @@ impl Balancer for ProxyLb {
     type Trylist = usize;
 
     fn build(cx: &BuildCx<'_, Self>, (): ()) -> Result<Self, BuildError> {
-        Ok(Self { n_endpoints: cx.endpoints().len(), turn: AtomicUsize::new(0) })
+        // A reload goes on with the next server: without this, each reload sends one more request to the first one.
+        let saved = || cx.saved().and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
+        let turn = cx.previous().map(|previous| previous.turn.load(Relaxed)).or_else(saved).unwrap_or(0);
+        Ok(Self { n_endpoints: cx.endpoints().len(), turn: AtomicU64::new(turn) })
     }
 
     fn load_balance(&self, _: &Request<'_>) -> usize {
-        self.turn.fetch_add(1, Relaxed) % self.n_endpoints
+        (self.turn.fetch_add(1, Relaxed) % self.n_endpoints as u64) as usize
     }
 
     fn next(&self, server: &mut usize, cx: &NextCx<'_>) -> Next {
@@ -49,6 +52,10 @@ impl Balancer for ProxyLb {
             }
         }
         Next::Exhausted
+    }
+
+    fn save(&self) -> Option<Vec<u8>> {
+        Some(self.turn.load(Relaxed).to_le_bytes().to_vec())
     }
 
     fn explain(&self, server: &usize) -> Option<String> {
@@ -73,6 +80,17 @@ mod tests {
     fn goes_through_the_servers_in_the_order_of_the_file() {
         let balancer = FakeCluster::equal(3).balancer::<ProxyLb>().build().unwrap();
         assert_eq!(balancer.sequence(7), [0, 1, 2, 0, 1, 2, 0]);
+    }
+
+    #[test]
+    fn goes_on_after_a_reload() {
+        let cluster = FakeCluster::equal(3);
+        let before = cluster.balancer::<ProxyLb>().build().unwrap();
+        assert_eq!(before.sequence(4), [0, 1, 2, 0]);
+        let after = cluster.balancer::<ProxyLb>().saved(before.save()).build().unwrap();
+        assert_eq!(after.sequence(2), [1, 2]);
+        let after = cluster.balancer::<ProxyLb>().previous(&before).build().unwrap();
+        assert_eq!(after.sequence(2), [1, 2]);
     }
 
     #[test]
