@@ -136,9 +136,11 @@ struct lb_counters {
     uint32_t effective_weight;
     /* Requests on their way to this endpoint, from the accepted answer to the end of the try. */
     uint32_t in_flight;
-    /* Of other generations of the process that still drain. */
+    /* Of the process's other generations that still run, as last reported. */
     uint32_t in_flight_older;
-    /* Requests it may have in flight at once, as in force now; 0 means no limit. */
+    /* Bits 0 to 30 (mask with 0x7fffffff): requests it may have in flight at once, as in force now; 0 means
+     * no limit. Bit 31 is the host's: it is set while the endpoint is on trial after an ejection, when it takes
+     * one request at a time. A module that does not mask it sees a limit that is never reached. */
     uint32_t max_in_flight;
     /* Smoothed time to the response headers, nanoseconds; 0 while nothing is known. */
     uint64_t latency_ns;

@@ -21,18 +21,17 @@ pub trait Balancer: Sized + Send + Sync + 'static {
     /// Module ID in snake_case: the name by which the configuration calls it.
     const ID: &'static str;
 
-    /// What it does, in one line for people.
+    /// One line on its strategy, for people.
     const SUMMARY: &'static str;
 
     /// Version of the bytes that [`save`](Self::save) writes. Bytes of another version are not handed to `build`.
     const STATE_VERSION: u32 = 0;
 
-    /// The module's own settings table. `()` for none. Keys that the type does not have are refused, and the operator is
-    /// told, without a word of the author's.
+    /// The module's own settings table; `()` for none. The SDK refuses unknown keys and tells the operator.
     type Settings: DeserializeOwned;
 
-    /// What one request needs to remember between its tries. It is placed in the host's own memory, which costs no
-    /// allocation up to 112 bytes; its alignment is 16 at most.
+    /// State of one request between its tries. The host stores it in its own memory, without an allocation up to 112 bytes. Its
+    /// alignment is 16 at most.
     type Trylist: Send + 'static;
 
     /// Makes the instance for one cluster: at start, and at every reload, in the process that is to take over. Requests go
@@ -44,47 +43,47 @@ pub trait Balancer: Sized + Send + Sync + 'static {
     /// The configuration is then refused: all problems that can be found should be named.
     fn build(cx: &BuildCx<'_, Self>, settings: Self::Settings) -> Result<Self, BuildError>;
 
-    /// What is to be gathered for this instance. Asked once, after `build`; nothing else is gathered.
+    /// Data that this instance needs of requests. Asked once, after `build`; the host gathers nothing else.
     fn needs(&self) -> Needs {
         Needs::default()
     }
 
-    /// The hook: makes the trylist of one request. Comes once a request; every other call on the trylist follows it.
+    /// The hook: makes the trylist of one request. Called once a request, before every other call on the trylist.
     fn load_balance(&self, request: &Request<'_>) -> Self::Trylist;
 
-    /// Names the endpoint for the next try. Comes once a try, and again after an answer that the host declined because
-    /// the endpoint is not available just now.
+    /// Returns the endpoint for the next try. Called once a try, and again after the host declined an answer because that
+    /// endpoint is not available now.
     fn next(&self, trylist: &mut Self::Trylist, cx: &NextCx<'_>) -> Next;
 
-    /// A try could not be established: look-up, connection or TLS failed. The host asks `next` for another.
+    /// Reports that a try could not be established: look-up, connection or TLS failed. The host asks `next` for another.
     fn report_failure(&self, trylist: &mut Self::Trylist, failure: &Failure) {
         let _ = (trylist, failure);
     }
 
-    /// A try goes on; only events that `needs` asks for.
+    /// Reports the progress of a try; only events that `needs` asks for.
     fn observe(&self, trylist: &mut Self::Trylist, event: &Event<'_>) {
         let _ = (trylist, event);
     }
 
-    /// The request has ended. Comes at most once, before the trylist is dropped; not at all after a panic.
+    /// Reports the end of the request. Called at most once, before the trylist is dropped, and never after a panic.
     fn finish(&self, trylist: &mut Self::Trylist, outcome: &Outcome) {
         let _ = (trylist, outcome);
     }
 
-    /// What the next process should know, as bytes of the author's own form; [`BuildCx::saved`] hands them over. Comes
-    /// while requests go on. The SDK adds module ID, [`STATE_VERSION`](Self::STATE_VERSION) and a checksum.
+    /// State for the next process, as bytes of the author's own form; [`BuildCx::saved`] hands them over. Called while
+    /// requests go on. The SDK adds module ID, [`STATE_VERSION`](Self::STATE_VERSION) and a checksum.
     fn save(&self) -> Option<Vec<u8>> {
         None
     }
 
-    /// Why the trylist chose as it did, in a line for people. Comes only where somebody asks.
+    /// One line for people on why the trylist chose as it did. Called only for requests that ask for an explanation.
     fn explain(&self, trylist: &Self::Trylist) -> Option<String> {
         let _ = trylist;
         None
     }
 }
 
-/// What a balancer is built from. It is borrowed for the time of `build`; [`Live`](crate::Live),
+/// Input of [`Balancer::build`]. It is borrowed for the time of `build`; [`Live`](crate::Live),
 /// [`Cluster`] and [`Log`] can be kept.
 pub struct BuildCx<'a, B> {
     view: View<'a, wire::BuildCx>,
@@ -111,7 +110,7 @@ impl<'a, B> BuildCx<'a, B> {
         self.view.text(|cx| cx.cluster)
     }
 
-    /// What is to be balanced.
+    /// The endpoints to balance.
     pub fn endpoints(&self) -> Endpoints<'a> {
         Endpoints { slice: self.view.strided(|cx| (cx.endpoints, cx.n_endpoints, cx.endpoint_stride)) }
     }
@@ -128,7 +127,7 @@ impl<'a, B> BuildCx<'a, B> {
         self.previous
     }
 
-    /// What an instance of an earlier process [saved](Balancer::save). Bytes of another module, of another state version
+    /// State [saved](Balancer::save) by an instance of an earlier process. Bytes of another module, of another state version
     /// or that are damaged are not handed over.
     pub fn saved(&self) -> Option<&'a [u8]> {
         self.saved
@@ -140,7 +139,7 @@ impl<'a, B> BuildCx<'a, B> {
     }
 }
 
-/// What a balancer wants gathered for it.
+/// The data that a balancer asks the host to gather.
 ///
 /// ```
 /// # use lb_api::{EventKind, Needs};

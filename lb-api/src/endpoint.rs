@@ -1,4 +1,4 @@
-//! What is balanced: endpoints as the configuration has them, and their live numbers.
+//! Endpoints as the configuration has them, and their live numbers.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
@@ -43,6 +43,9 @@ pub enum State {
     /// Marked by the operator: finishes what runs, takes nothing new.
     Draining,
 }
+
+/// The bits of `max_in_flight` that are the limit. The other one is the host's mark of an endpoint on trial.
+const LIMIT_BITS: u32 = !(1 << 31);
 
 /// A weight of 1 in the fixed point of [`Live::effective_weight`].
 pub const WEIGHT_ONE: u32 = 1 << 16;
@@ -158,37 +161,45 @@ impl Live {
         self.0.in_flight.load(Relaxed)
     }
 
-    /// Requests on their way from other generations of the process: those that drain, and the newer ones for one that does.
+    /// Requests on their way to it from other generations of the process, draining or newer, as last reported.
     #[inline]
     pub fn in_flight_older(self) -> u32 {
         self.0.in_flight_older.load(Relaxed)
     }
 
-    /// Requests on their way from all generations of the process: what its limit is for.
+    /// Requests on their way to it from all generations of the process. Its limit is for these.
     #[inline]
     pub fn in_flight_of_all(self) -> u32 {
         self.in_flight().saturating_add(self.in_flight_older())
     }
 
-    /// The same, where there is room for one more. Cheaper than to ask [`is_full`](Self::is_full) as well.
+    /// The same, if there is room for one more; `None` if the endpoint is full. Cheaper than asking [`is_full`](Self::is_full)
+    /// as well.
     #[inline]
     pub fn in_flight_if_room(self) -> Option<u32> {
         let in_flight = u64::from(self.in_flight()) + u64::from(self.in_flight_older());
         // No limit is 0, and becomes the largest number, so that a scan has no branch for it.
-        let last = self.0.max_in_flight.load(Relaxed).wrapping_sub(1);
+        let last = self.limit().wrapping_sub(1);
         (in_flight <= u64::from(last)).then_some(in_flight as u32)
     }
 
-    /// How many it may have in flight at once, if there is a limit.
+    /// Maximum concurrent requests to it, if there is a limit. An endpoint on trial after an ejection takes one request at a
+    /// time, whatever this says; the host declines the others.
     pub fn max_in_flight(self) -> Option<u32> {
-        Some(self.0.max_in_flight.load(Relaxed)).filter(|max| *max > 0)
+        Some(self.limit()).filter(|max| *max > 0)
     }
 
-    /// Whether it has as many in flight as it may.
+    /// Whether its limit is reached.
     #[inline]
     pub fn is_full(self) -> bool {
-        let max = self.0.max_in_flight.load(Relaxed);
+        let max = self.limit();
         max > 0 && self.in_flight_of_all() >= max
+    }
+
+    /// 0 for no limit.
+    #[inline]
+    fn limit(self) -> u32 {
+        self.0.max_in_flight.load(Relaxed) & LIMIT_BITS
     }
 
     /// Smoothed time to the response headers, once something is known.
@@ -256,13 +267,23 @@ mod tests {
             (9, 0, 7, None),
             (0, 0, 1, Some(0)),
             (0, 1, 1, None),
-            (u32::MAX - 2, 1, u32::MAX, Some(u32::MAX - 1)),
-            (u32::MAX, u32::MAX, u32::MAX, None),
+            (LIMIT_BITS - 2, 1, LIMIT_BITS, Some(LIMIT_BITS - 1)),
+            (u32::MAX, u32::MAX, LIMIT_BITS, None),
         ] {
             let live = live(in_flight, older, max);
             assert_eq!(live.in_flight_if_room(), room, "{in_flight} and {older} of {max}");
             assert_eq!(live.is_full(), room.is_none());
             assert_eq!(live.in_flight_of_all(), in_flight.saturating_add(older));
+        }
+    }
+
+    #[test]
+    fn the_mark_of_an_endpoint_on_trial_is_no_part_of_its_limit() {
+        for max in [0, 1, 7, 8, LIMIT_BITS] {
+            let (plain, on_trial) = (live(3, 4, max), live(3, 4, max | !LIMIT_BITS));
+            assert_eq!(on_trial.max_in_flight(), plain.max_in_flight());
+            assert_eq!(on_trial.is_full(), plain.is_full());
+            assert_eq!(on_trial.in_flight_if_room(), plain.in_flight_if_room());
         }
     }
 }

@@ -22,7 +22,7 @@ pub struct BuildError {
 pub struct Problem {
     /// The setting, as a path like `choices` or `tiers[1].name`; empty where no single setting is at fault.
     pub path: String,
-    /// What is wrong with it.
+    /// The problem, in one line.
     pub text: String,
 }
 

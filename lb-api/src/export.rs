@@ -1,4 +1,4 @@
-//! What makes a module of a [`Balancer`], and what a host needs to open one. Authors need only
+//! The boundary: makes a module of a [`Balancer`], and opens one in a host. Authors need only
 //! [`export_balancer!`](crate::export_balancer).
 #![allow(unsafe_code, reason = "the boundary itself")]
 
@@ -47,7 +47,7 @@ macro_rules! export_balancer {
     };
 }
 
-/// What the export macro knows of the author's package.
+/// The author's package as the export macro knows it.
 #[doc(hidden)]
 pub trait Package: 'static {
     const VERSION: &'static str;
@@ -58,7 +58,7 @@ impl Package for () {
     const VERSION: &'static str = "0.0.0";
 }
 
-/// What stands at [`ROOT_SYMBOL`].
+/// The header at [`ROOT_SYMBOL`].
 #[doc(hidden)]
 pub const fn header<B: Balancer, P: Package>() -> LibHeader {
     // SAFETY: `root` returns a `RootRef`.

@@ -1,13 +1,12 @@
-//! What a balancer module for Trylist is: the trait that its author writes, and the ABI that it crosses.
+//! Write a load balancer for Trylist: the trait that a module implements, the ABI between module and proxy, and a testkit.
 //!
-//! Trylist is a reverse proxy that has no way of choosing a server built in. Every way is a *module*: a `.so` made from a
-//! crate of its own, loaded by a line of configuration, called by its module ID. This page is the guide for whoever writes
-//! one.
+//! Trylist is a reverse proxy whose load balancing is a plug-in. Each strategy is a *module*: a `.so` built from a crate of its
+//! own, loaded by a line of the configuration, and named there by its module ID. This page is the guide for authors of modules.
 //!
 //! # A whole module
 //!
-//! `trylist module new NAME` writes one that builds, passes its tests and loads as it is (`--lang c` in C). By hand, it is two
-//! files. `Cargo.toml`: a `cdylib` that depends on this crate.
+//! `trylist module new NAME` writes a module that builds, passes its tests and loads (`--lang c` for C). By hand, it is two
+//! files. `Cargo.toml` is a `cdylib` that depends on this crate; until it is on crates.io, by `path` from a checkout of Trylist.
 //!
 //! ```toml
 //! [package]
@@ -19,13 +18,13 @@
 //! crate-type = ["cdylib"]
 //!
 //! [dependencies]
-//! lb-api = { path = "…/lb-api" }
+//! lb-api = { version = "1.0", path = "…/lb-api" }
 //!
 //! [dev-dependencies]
-//! lb-api = { path = "…/lb-api", features = ["testkit"] }
+//! lb-api = { version = "1.0", path = "…/lb-api", features = ["testkit"] }
 //! ```
 //!
-//! `src/lib.rs`: a state, a trait, an export line.
+//! `src/lib.rs` is a state, a trait and an export line:
 //!
 //! ```
 //! use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -67,8 +66,8 @@
 //! # lb_api::testkit::Contract::<Turns>::new().check();
 //! ```
 //!
-//! `cargo build --release` makes `target/release/libmod_turns.so`, and these lines use it; `trylist module inspect` shows
-//! what the file says of itself:
+//! `cargo build --release` makes `target/release/libmod_turns.so`. `trylist module inspect FILE.so` shows its ID, version and ABI.
+//! These lines of the configuration use it:
 //!
 //! ```toml
 //! [load_module]
@@ -80,18 +79,18 @@
 //! servers = ["http://127.0.0.1:9001", "http://127.0.0.1:9002"]
 //! ```
 //!
-//! This is `proxy_lb` (`modules/proxy-lb`) under another name, the balancer that came with the patch to httpd's proxy of
-//! which Trylist is the heir. Line by line:
+//! This is `proxy_lb` (`modules/proxy-lb`), the smallest module of this repository, without the five lines that let it go on after
+//! a reload. Line by line:
 //!
 //! - A value of the type is a **balancer**: the instance for one cluster. `build` makes it from the cluster's endpoints and
-//!   the module's own settings (here none: `()`), and whatever work grows with the number of endpoints is done there.
+//!   the module's own settings (here none: `()`). Work that grows with the number of endpoints belongs there.
 //! - An endpoint is known by its **index**, its place in the configuration. Indices do not change while the balancer lives,
 //!   whatever the endpoints' health.
-//! - `load_balance` is the hook: once for each request, it makes that request's **trylist**, the state between its tries.
-//!   Here that is the server to go to next. It is placed in the proxy's own memory, so that it costs no allocation.
-//! - `next` names the endpoint for a try. Nearly always it is asked once. It is asked again when the connection failed, and
-//!   when the host declined the answer because that endpoint is down, draining or full; `cx.tried` knows both.
-//! - `Exhausted` ends the request: the host says 502, or 503 where nothing was tried.
+//! - `load_balance` is the hook. The host calls it once a request; it returns that request's **trylist**, the state between its
+//!   tries. Here that is the server to try next. The host stores it in its own memory, without an allocation.
+//! - `next` returns the endpoint for a try. Most requests call it once. The host calls it again after a failed connection, and
+//!   after it declined an endpoint that is down, draining or full. `cx.tried` is true for both.
+//! - `Exhausted` ends the request: the host answers 502, or 503 if nothing was tried.
 //!
 //! # The life of a request
 //!
@@ -105,23 +104,22 @@
 //!                                                   the trylist is dropped, always, exactly once
 //! ```
 //!
-//! - [`report_failure`](Balancer::report_failure): the try never reached the server. The host asks `next` for another.
-//! - [`observe`](Balancer::observe): how a try goes on, only for events that [`needs`](Balancer::needs) asks for.
-//! - [`finish`](Balancer::finish): how the request ended. A client that goes away ends it too. Only after a panic does
-//!   `finish` not come, so that what must be undone in any case belongs into the trylist's `Drop`.
+//! - [`report_failure`](Balancer::report_failure): the try did not reach the server. The host asks `next` for another one.
+//! - [`observe`](Balancer::observe): the progress of a try, for events that [`needs`](Balancer::needs) asks for.
+//! - [`finish`](Balancer::finish): the end of the request, also when the client goes away. It does not come after a panic, so put
+//!   what must always be undone into the trylist's `Drop`.
 //!
-//! An endpoint that does not exist, or one that was answered before in the same request, is a *fault*: the host logs it and
-//! serves that request by its own fallback. A declined answer is no fault; still, looking at [`Live::is_available`] first
-//! saves a call. After 16 declined answers the host looks for an endpoint by itself.
+//! An answer with an endpoint that does not exist, or that was answered before in the same request, is a *fault*: the host logs
+//! it and chooses a server by itself. A declined answer is not a fault; checking [`Live::is_available`] first saves a call. After
+//! 16 declined answers the host scans the endpoints by itself.
 //!
-//! What is the host's business is no module's: health checks, slow start, draining, limits, queues, retries and stickiness.
-//! They reach a module as the [`Live`] numbers of each endpoint, which it reads without a call, and as the cluster's
-//! [epoch](Cluster::epoch), which tells when a table made from them is stale. See `modules/round-robin` and
-//! `modules/random` for both ways of using it.
+//! Health checks, slow start, draining, limits, queues, retries and sessions belong to the host. A module sees them as the [`Live`]
+//! numbers of each endpoint, which it reads without a call. The cluster's [epoch](Cluster::epoch) tells when a table made from
+//! these numbers is stale: see `modules/round-robin` and `modules/random`.
 //!
 //! # Settings
 //!
-//! [`Balancer::Settings`] is any type that serde can read, and receives the table `settings` of the cluster:
+//! [`Balancer::Settings`] is any type that serde can deserialize. It receives the cluster's table `settings`:
 //!
 //! ```
 //! use lb_api::serde::Deserialize;
@@ -139,59 +137,58 @@
 //! }
 //! ```
 //!
-//! Unknown keys are refused with the nearest known one, types are checked, and all problems are reported in one run, with
-//! file and line; nothing of that is the author's work. (Inside `#[serde(flatten)]` and tagged enums serde does not say
-//! which keys are known; add `deny_unknown_fields` there.) What only the module can know, `build` checks, and reports as a
-//! [`BuildError`]: `Err(BuildError::setting("choices", "expected 2 or more, found 1"))`.
+//! The SDK checks types, refuses unknown keys with the nearest known one, and reports all problems in one run, with file and
+//! line. (Inside `#[serde(flatten)]` and tagged enums serde does not say which keys are known: add `deny_unknown_fields` there.)
+//! `build` checks what only the module can know, and returns a [`BuildError`]:
+//! `Err(BuildError::setting("choices", "expected 2 or more, found 1"))`.
 //!
 //! # Headers, keys and events
 //!
-//! The host gathers nothing that nobody asked for. [`needs`](Balancer::needs) asks, once for each instance:
+//! The host gathers only what a module asks for. It calls [`needs`](Balancer::needs) once for each instance:
 //!
 //! ```
 //! # use lb_api::{EventKind, Needs};
 //! let needs = Needs::default().request_header("x-user").event(EventKind::TryEnded);
 //! ```
 //!
-//! and from then on [`Request::header`]`(0)` is that header's value. A key ([`Needs::key`]) is what the operator chose in
-//! the cluster's `key` setting; a module that hashes should use that rather than a header of its own choice.
+//! From then on [`Request::header`]`(0)` is that header's value. The key ([`Needs::key`]) is what the operator chose as the cluster's
+//! `key`; a module that hashes should use it rather than a header of its own choice.
 //!
-//! # What is learned, and how it lives on
+//! # State that survives a reload
 //!
-//! A reload starts a new process, whose balancers are built while those of the one before still serve. What they should
-//! know, [`save`](Balancer::save) turns into bytes and [`BuildCx::saved`] hands over, best keyed by [`Endpoint::id`], since
-//! servers come and go; a crash loses at most what was learned since the host last asked, seconds before. Raise
-//! [`STATE_VERSION`](Balancer::STATE_VERSION) when their form changes. A host may also build anew within one process:
-//! [`BuildCx::previous`] then shows the instance before, and what is learned can be shared with it by `Arc`. `trylist` itself
-//! does not do that so far, so that what only `previous` carries over is lost at a reload. `tests/third-party` does both.
+//! A reload starts a new process. Its balancers are built while the old ones still serve. [`save`](Balancer::save) returns what
+//! they should know as bytes, and [`BuildCx::saved`] hands these over. Key them by [`Endpoint::id`], since servers come and go, and
+//! raise [`STATE_VERSION`](Balancer::STATE_VERSION) when their form changes. The host also calls `save` every few seconds, so that
+//! a crash loses little. A module that starts at the first server after each reload overloads that server: save the turn.
+//!
+//! A host may also build again within one process. Then [`BuildCx::previous`] is the instance before, and the two can share state by
+//! `Arc`. `trylist` does not do that yet: state that only `previous` carries is lost at a reload. `tests/third-party` does both.
 //!
 //! # Parts
 //!
-//! [`pick`] has what most balancers are made of: a weighted draw in constant time, who takes which keys, smooth turns among
-//! those that are tied. [`Time`] is a setting such as `"250ms"`.
+//! [`pick`] has the parts that most balancers need: a weighted draw in constant time, shares of keys, smooth turns among
+//! equals. [`Time`] is a setting such as `"250ms"`.
 //!
 //! # Threads
 //!
-//! A balancer is shared by all threads, without a lock around it: any call may come from any thread, at the same time as any
-//! other, `save` and the next `build` included. State is therefore atomic, or immutable and replaced as a whole. A lock on
-//! the way of a request makes the threads of the proxy wait for each other. A trylist moves between threads but is never
-//! used by two at once.
+//! All threads share a balancer, without a lock around it. Any call may come from any thread, at the same time as any other,
+//! `save` and the next `build` included. So state is atomic, or immutable and replaced as a whole. A lock in a request's calls
+//! makes the proxy's threads wait for each other. A trylist moves between threads but is never used by two at once.
 //!
 //! A balancer does no I/O, starts no threads, and reads neither clock nor random source: [`NextCx`] has the time and random
-//! bits. That is what makes it testable to the last choice.
+//! bits. So tests can check every choice.
 //!
 //! # Panics
 //!
-//! A panic is caught inside the module, in every call, and in the drop of trylist and balancer too. The host hears message
-//! and place, counts the fault and serves the request by its own fallback; the trylist gets nothing more but its drop. A
-//! panic in `build` refuses the configuration. Nothing is printed: a module has a standard library of its own, and its panic
-//! hook is the SDK's. All that needs unwinding, and so a module does not compile under `panic = "abort"`. A module must not
-//! panic while it unwinds from a panic, nor overflow its stack: these end the process, as everywhere in Rust.
+//! The SDK catches panics in every call, and in the drop of trylist and balancer. The host gets the message and its place, counts a
+//! fault and chooses a server by itself; after that the trylist is only dropped. A panic in `build` refuses the configuration.
+//! Nothing is printed: a module has its own standard library, and the SDK sets its panic hook. This needs unwinding, so a module
+//! does not compile with `panic = "abort"`. A panic during unwinding and a stack overflow end the process, as everywhere in Rust.
 //!
 //! # Testing
 //!
-//! With the feature `testkit`, `cargo test` needs no proxy and no network. One line is the contract that every balancer must
-//! keep, the rest is the module's own promise:
+//! With the feature `testkit`, `cargo test` needs no proxy and no network. One line checks the contract that every balancer must
+//! keep; the other tests are the module's own:
 //!
 //! ```
 //! # use lb_api::{Balancer, BuildCx, BuildError, Next, NextCx, Request};
@@ -221,30 +218,29 @@
 //! assert_eq!(balancer.sequence(4), [0, 1, 2, 0]);
 //! ```
 //!
-//! Who promises more than every balancer must keep says so, and has it tried as well: `Contract`'s `skips_unavailable` (nothing
-//! unavailable is answered), `weighted` (shares are those of weights) and `keyed` (a key keeps its endpoint).
+//! `Contract` checks more on request: `skips_unavailable` (no unavailable endpoint is answered), `weighted` (shares follow
+//! weights) and `keyed` (a key keeps its endpoint).
 //!
-//! `trylist module test FILE.so` tries the same contract on the library as it was built, in whatever language, in a process of
-//! its own, so that a crash, an abort or a call that does not return is a line of its report; and it looks at what nothing in
-//! the module itself can see: memory that is not given back, and the time of a request's calls.
+//! `trylist module test FILE.so` checks the same contract on a built library in any language. It uses a process of its own, so a
+//! crash, an abort or a call that does not return is a line of its report. It also finds memory leaks and measures the time of a
+//! request's calls.
 //!
-//! A crate that other crates test against is `crate-type = ["cdylib", "rlib"]`. A module's root has one name in every module,
-//! and an `rlib` brings it along: a program that links the `rlib`s of *two* modules does not link, unless its build script
-//! prints `cargo::rustc-link-arg=-Wl,-z,muldefs`. Loading the `.so` files instead has no such limit.
+//! A crate that other crates test against is `crate-type = ["cdylib", "rlib"]`. The root has the same symbol name in every module,
+//! so a program cannot link the `rlib`s of *two* modules, unless its build script prints
+//! `cargo::rustc-link-arg=-Wl,-z,muldefs`. Loading the `.so` files has no such limit.
 //!
 //! # In C, or any other language
 //!
-//! `include/lb_module.h` is the same ABI; a module in C exports one symbol and is loaded by the same line. Every struct, call
-//! and constant is described there and, word for word nearly, in [`wire`]. `modules/c-example/c_example.c` is a whole module,
-//! written to be copied. What the SDK does for Rust (settings into structs, wrapping of saved bytes, containing panics) is
-//! the author's there.
+//! `include/lb_module.h` is the same ABI. A module in C exports one symbol and is loaded by the same line. The header describes every
+//! struct, call and constant, as [`wire`] does for Rust. `modules/c-example/c_example.c` is a whole module, written to be copied.
+//! In C the author does what the SDK does in Rust: reading settings, checking saved bytes, containing exceptions.
 //!
 //! # How the ABI grows
 //!
-//! A module is accepted when its major number is the host's and its minor number is not above the host's, so that a module
-//! once built loads in every later host of that major. A released field, call, constant or meaning never changes; additions go
-//! to the end, are optional, and have a default. [`version`] keeps the history. A Rust module carries the fields of every
-//! struct as its compiler laid them out, and the host compares them with its own before it calls anything.
+//! A host accepts a module with its own major number and the same or a lower minor number. So a module loads in every later host
+//! of its major. A released field, call, constant or meaning never changes. Additions go to the end, are optional, and have a
+//! default; [`version`] keeps the history. A Rust module carries the layout of every struct, and the host compares it with its own
+//! before the first call.
 
 mod balancer;
 mod endpoint;

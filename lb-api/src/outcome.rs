@@ -1,4 +1,4 @@
-//! What a balancer is told of how tries and requests went.
+//! Reports to a balancer: how tries and requests went.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ pub enum FailureKind {
 #[derive(Clone, Copy)]
 #[non_exhaustive]
 pub struct Event<'a> {
-    /// What happened.
+    /// Kind of the event.
     pub kind: EventKind,
     /// Which endpoint.
     pub endpoint: usize,
@@ -90,7 +90,7 @@ pub enum TryResult {
     NotEstablished,
     /// The connection ended before a response.
     ClosedEarly,
-    /// What came was not HTTP. Also any result that this version does not know.
+    /// The response was not valid HTTP. Also any result that this version does not know.
     BadResponse,
     /// No response, or no more of it, within the time allowed.
     TimedOut,

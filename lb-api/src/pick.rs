@@ -35,7 +35,7 @@ pub use servers::Servers;
 pub use ties::{Load, Ties, draw};
 pub use turns::Turns;
 
-/// What a server is called where its name is hashed: the pair `hash_key` of its metadata, so that it can keep its keys when
+/// The name of a server that hashing modules use: the pair `hash_key` of its metadata, so that it can keep its keys when
 /// its address changes; else `address:port`, which is Envoy's, or `host:port` where the address is not fixed; a Unix socket
 /// by its path.
 pub fn hash_name(endpoint: Endpoint<'_>) -> String {

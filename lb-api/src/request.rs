@@ -20,7 +20,7 @@ impl<'a> Request<'a> {
         Self { view }
     }
 
-    /// What a host that sends no request at all is understood to have sent.
+    /// Stands for the request of a host that sends none.
     #[cold]
     pub(crate) fn empty() -> Self {
         const EMPTY: wire::Request = wire::Request {

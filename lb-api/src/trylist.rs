@@ -1,4 +1,4 @@
-//! What a trylist is asked for each try, and what it answers.
+//! The question for each try of a request, and its answer.
 
 use std::fmt;
 
@@ -18,7 +18,7 @@ pub enum Next {
     Busy,
 }
 
-/// What [`Balancer::next`](crate::Balancer::next) gets: everything that changes from try to try. Balancers read no clock
+/// Input of [`Balancer::next`](crate::Balancer::next): everything that changes from try to try. Balancers read no clock
 /// and no random source, so that they can be tested exactly; both are in here.
 #[derive(Clone, Copy)]
 pub struct NextCx<'a> {

@@ -8,6 +8,7 @@
 //! | version | date | change |
 //! |---|---|---|
 //! | 1.0 | 2026-11-23 | first release |
+//! | 1.0 | 2026-11-30 | stated, with no change for modules: bit 31 of [`Counters::max_in_flight`](crate::wire::Counters::max_in_flight) is the host's mark of an endpoint on trial; limits stay below 2^31 |
 
 /// Modules and hosts of different majors do not understand each other.
 pub const ABI_MAJOR: u32 = 1;

@@ -106,7 +106,7 @@ pub const STATUS_PANICKED: u32 = 2;
 
 // ---- what the module says of itself -----------------------------------------------------------------------------
 
-/// What a module says of itself, once a load. Text is static.
+/// A module's description of itself, asked once a load. Text is static.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Info {
@@ -150,9 +150,11 @@ pub struct Counters {
     pub effective_weight: AtomicU32,
     /// Requests on their way to this endpoint, from the accepted answer to the end of the try.
     pub in_flight: AtomicU32,
-    /// Of other generations of the process that run, as last told.
+    /// Of the process's other generations that still run, as last reported.
     pub in_flight_older: AtomicU32,
-    /// Requests it may have in flight at once, as in force now; 0 means no limit.
+    /// Bits 0 to 30: requests it may have in flight at once, as in force now; 0 means no limit. Bit 31 is the host's: it is set
+    /// while the endpoint is on trial after an ejection, when it takes one request at a time. Mask it off; a module that
+    /// does not sees a limit that is never reached.
     pub max_in_flight: AtomicU32,
     /// Smoothed time to the response headers, nanoseconds; 0 while nothing is known.
     pub latency_ns: AtomicU64,
@@ -270,7 +272,7 @@ pub struct Sink {
     pub write: unsafe extern "C" fn(ctx: *mut c_void, bytes: Str),
 }
 
-/// What the host does for a balancer. It outlives the balancer; every call may come from any thread.
+/// Services of the host for a balancer. They outlive the balancer; every call may come from any thread.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct HostApi {
@@ -295,7 +297,7 @@ pub const LOG_INFO: u32 = 3;
 /// Details.
 pub const LOG_DEBUG: u32 = 4;
 
-/// What a balancer wants gathered for it; the host gathers nothing else. `build` fills it in; the names stay valid
+/// The data that a balancer asks for; the host gathers nothing else. `build` fills it in; the names stay valid
 /// until the balancer is dropped.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -321,7 +323,7 @@ pub struct Needs {
 /// [`Request::key`] is wanted.
 pub const NEEDS_KEY: u32 = 1;
 
-/// What `build` gets.
+/// Input of `build`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct BuildCx {
@@ -348,7 +350,7 @@ pub struct BuildCx {
     /// The instance that this one replaces, of the same load of the same module, borrowed for the time of the call and
     /// still in use; or null.
     pub previous: *const c_void,
-    /// What an instance of an earlier generation saved; absent where there is none. A build that refuses or panics with it
+    /// State saved by an instance of an earlier generation; absent if there is none. A build that refuses or panics with it
     /// is called once more without.
     pub saved: Str,
     /// The host's services.
@@ -389,7 +391,7 @@ pub struct Request {
     pub n_headers: usize,
 }
 
-/// What `next` gets.
+/// Input of `next`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct NextCx {
@@ -410,7 +412,7 @@ pub struct NextCx {
     pub request: *const Request,
 }
 
-/// What `next` answers. The host sets `size` before the call.
+/// Answer of `next`. The host sets `size` before the call.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Answer {
@@ -511,7 +513,7 @@ pub const TRY_SERVED: u32 = 1;
 pub const TRY_NOT_ESTABLISHED: u32 = 2;
 /// The connection ended before a response.
 pub const TRY_CLOSED_EARLY: u32 = 3;
-/// What came was not HTTP. Any unknown result is read as this.
+/// The response was not valid HTTP. Any unknown result is read as this.
 pub const TRY_BAD_RESPONSE: u32 = 4;
 /// No response, or no more of it, within the time allowed.
 pub const TRY_TIMED_OUT: u32 = 5;

@@ -451,7 +451,7 @@ fn the_contract_finds_each_way_of_breaking_it() {
             "expected [0, 1]; with the key \"key 0\", after every endpoint available",
         ),
         ("starts again where there is a key", "answered endpoint 0 twice"),
-        ("is always full", "contract: answered that all endpoints are full, and none is"),
+        ("is always full", "contract: answered Busy, but no endpoint is full"),
         ("ignores what was tried", "answered endpoint 0, which the host had tried before"),
         ("wears out", "contract: offered none, expected [0]; without a key, after 100 requests dropped"),
     ] {

@@ -15,7 +15,7 @@ use crate::version::{ABI_MAJOR, ABI_MINOR};
 use crate::wire::{self, STATUS_OK, STATUS_PANICKED, STATUS_REFUSED, Str};
 use crate::{export::Package, settings};
 
-/// What `build` hands to the host as the balancer.
+/// The balancer as `build` hands it to the host.
 struct Instance<B> {
     balancer: B,
     host: Host,
@@ -31,7 +31,7 @@ unsafe impl<B: Balancer> Send for Instance<B> {}
 // SAFETY: as above.
 unsafe impl<B: Balancer> Sync for Instance<B> {}
 
-/// What stands in the host's storage. `None` where there is no trylist: `load_balance` panicked, or it was dropped.
+/// The content of the host's storage. `None` if there is no trylist: `load_balance` panicked, or it was dropped.
 type Slot<B> = Option<<B as Balancer>::Trylist>;
 
 /// The wire table of `B`, told to be of package version `P`.

@@ -71,7 +71,7 @@ impl RootModule for RootRef {
 ///
 /// # Errors
 ///
-/// What differs, in one line, fit to stand behind `module "x": `.
+/// The difference, in one line that follows `module "x": `.
 pub fn open_root(header: AbiHeaderRef) -> Result<wire::Module, String> {
     let library = header.upgrade().map_err(|e| library_error(&e))?;
     check_version(library.version_strings().version.as_str())?;
@@ -98,7 +98,7 @@ fn check_version(theirs: &str) -> Result<(), String> {
         (Some(Ok(major)), Some(Ok(minor))) => Err(format!(
             "built for ABI {major}.{minor}, this host provides {ABI_MAJOR}.{ABI_MINOR}; rebuild it"
         )),
-        _ => Err(format!("names {theirs:?} as its ABI version, which is none")),
+        _ => Err(format!("its ABI version {theirs:?} is not a version; rebuild it")),
     }
 }
 
@@ -176,7 +176,7 @@ fn layout_error(errors: &AbiInstabilityErrors) -> String {
         }
         None => "differs".into(),
     };
-    format!("its calls are not this host's: {place} {what}; rebuild it")
+    format!("its calls differ from this host's: {place} {what}; rebuild it")
 }
 
 fn library_error(error: &LibraryError) -> String {
@@ -190,7 +190,7 @@ fn library_error(error: &LibraryError) -> String {
         ),
         LibraryError::RootModule { .. } => "its root could not be made: it panicked".into(),
         LibraryError::InvalidCAbi { .. } => {
-            "its compiler passes arguments in another way than this host's".into()
+            "its compiler uses another C calling convention; build it for this machine".into()
         }
         other => one_line(&other.to_string()),
     }
@@ -275,7 +275,7 @@ mod tests {
         let error = check_layout_compatibility(newer::RootRef::LAYOUT, RootRef::LAYOUT).unwrap_err();
         assert_eq!(
             layout_error(&error),
-            "its calls are not this host's: its root has 15 calls and fields, here 14; rebuild it"
+            "its calls differ from this host's: its root has 15 calls and fields, here 14; rebuild it"
         );
     }
 
@@ -284,7 +284,7 @@ mod tests {
         let error = check_layout_compatibility(other::RootRef::LAYOUT, RootRef::LAYOUT).unwrap_err();
         assert_eq!(
             layout_error(&error),
-            "its calls are not this host's: its root has 4 calls and fields of the first release, here 14; rebuild it"
+            "its calls differ from this host's: its root has 4 calls and fields of the first release, here 14; rebuild it"
         );
     }
 }

@@ -53,7 +53,7 @@ mod tests {
 
     use super::*;
 
-    /// What all slots give each endpoint, added up. Every slot has the same chance.
+    /// Sum of all slots for each endpoint. Every slot has the same chance.
     fn shares(weights: &[u32]) -> Vec<f64> {
         let slots = table(weights.iter().copied()).unwrap();
         let mut shares = vec![0.0; weights.len()];

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 /// Bytes of one endpoint: its ID and the number, 64 bits each, little-endian.
 const BYTES: usize = 16;
 
-/// What a balancer [saves](crate::Balancer::save) of numbers that each endpoint has, by the endpoints' IDs.
+/// The state that a balancer [saves](crate::Balancer::save) of numbers that each endpoint has, by the endpoints' IDs.
 pub fn save_numbers(ids: &[u64], numbers: &[i64]) -> Vec<u8> {
     let pairs = ids.iter().zip(numbers);
     pairs.flat_map(|(id, number)| [id.to_le_bytes(), number.to_le_bytes()]).flatten().collect()
@@ -20,7 +20,7 @@ pub fn restore_numbers(saved: &[u8]) -> HashMap<u64, i64> {
     saved.chunks_exact(BYTES).filter_map(pair).collect()
 }
 
-/// What was saved as current weights of smooth weighted round robin, for endpoints with these IDs, in order; those that are
+/// Saved current weights of smooth weighted round robin, for endpoints with these IDs, in order; those that are
 /// new begin at 0. None is further from 0 than `total`, the sum of their weights, which no round leaves: weights may have
 /// been greater when it was saved, and it would take turns without end to make up for that.
 pub fn restore_currents(saved: &[u8], ids: &[u64], total: i64) -> Box<[i64]> {

@@ -41,7 +41,7 @@ struct Tied {
 pub struct Load {
     /// Which.
     pub endpoint: u32,
-    /// What it has to do.
+    /// Its load.
     pub cost: u32,
     /// Its effective weight, in whatever unit all have.
     pub weight: u32,

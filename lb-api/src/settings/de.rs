@@ -1,4 +1,7 @@
-//! A serde deserializer over the tree of settings that knows where it stands.
+//! A serde deserializer over the tree of settings that knows the path of each value.
+//!
+//! `host/src/config/de.rs` does the same for configuration files. There are two because `lb-api` must not depend on the host and
+//! works on the flat settings of the ABI; the host's works on a TOML tree with places. Keep the texts of their errors alike.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -58,7 +61,7 @@ impl de::Error for Error {
     }
 }
 
-/// What serde expects, for people who write no Rust.
+/// The type that serde expects, in words for operators.
 fn in_words(expected: &dyn de::Expected) -> String {
     match expected.to_string().as_str() {
         "u8" => "an integer from 0 to 255".into(),
@@ -90,7 +93,7 @@ fn shown(found: de::Unexpected<'_>) -> String {
 /// Marks an error about a field of the table in whose name it will be raised.
 const MISSING: &str = "\0missing ";
 
-/// What would be right, where it is near, and else all there is.
+/// The nearest known key, or all known keys.
 fn instead(name: &str, known: &[&str]) -> String {
     let near = known.iter().map(|k| (distance(name, k), k)).min_by_key(|(distance, _)| *distance);
     match near {

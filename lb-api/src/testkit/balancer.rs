@@ -58,8 +58,8 @@ impl<B> TestBalancer<B> {
 
     /// How long `n` requests take that are all served at the first try, with nothing in between but the calls:
 
-    /// How long `n` requests take that are all served at the first try, with nothing in between but the calls:
-    /// `load_balance`, `next`, `finish` and the drop. The answers are not checked.
+    /// Time of `n` requests that are all served at the first try: the calls `load_balance`, `next`, `finish` and drop, and
+    /// nothing else. The answers are not checked.
     ///
     /// # Panics
     /// The balancer panicked, or refused a call.
@@ -70,7 +70,7 @@ impl<B> TestBalancer<B> {
         took.unwrap_or_else(|why| panic!("a request: {why}"))
     }
 
-    /// What it saves, wrapped as a host gets it; empty where it saves nothing.
+    /// Its saved state, wrapped as a host gets it; empty if it saves nothing.
     ///
     /// # Panics
     /// The balancer panicked.

@@ -9,7 +9,7 @@ use super::cluster::{FakeCluster, SettingValue};
 use crate::error::BuildError;
 use crate::wire;
 
-/// What a [`TestBalancer`] is built from.
+/// Builds a [`TestBalancer`]: settings, previous instance, saved state.
 pub struct Builder<'a, B> {
     cluster: &'a FakeCluster,
     table: Table,
@@ -64,7 +64,7 @@ impl<'a, B> Builder<'a, B> {
         self
     }
 
-    /// What [`TestBalancer::save`] gave, in this process or in an earlier one.
+    /// State from [`TestBalancer::save`], of this process or an earlier one.
     #[must_use]
     pub fn saved(mut self, saved: Vec<u8>) -> Self {
         self.saved = Some(saved);
@@ -76,7 +76,7 @@ impl<'a, B> Builder<'a, B> {
     /// Calls `build` as a host does.
     ///
     /// # Errors
-    /// What the balancer says is wrong with its settings, or message and place of its panic.
+    /// The balancer's complaints about its settings, or message and place of its panic.
     pub fn build(self) -> Result<TestBalancer<B>, BuildError> {
         self.try_build().map_err(|failure| match failure {
             BuildFailure::Refused(why) => why,

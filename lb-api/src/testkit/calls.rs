@@ -62,7 +62,7 @@ fn call<F>(call: Option<F>) -> F {
     call.expect("the table has every call that a module must have")
 }
 
-/// What a module's `build` made, with the services that it was given. Dropping it calls `drop_balancer`.
+/// The instance that a module's `build` made, with its services. Dropping it calls `drop_balancer`.
 pub(super) struct Instance {
     table: Table,
     /// May be null, only the module knows.
@@ -138,7 +138,7 @@ impl Instance {
                 Err(BuildFailure::Panicked(text.unwrap_or_else(|| NO_PANIC_TEXT.into())))
             }
             _ if problems.is_empty() => {
-                let text = format!("refused with status {status}, and gave no reason");
+                let text = format!("refused with status {status} and no reason");
                 Err(BuildFailure::Refused(BuildError::new(text)))
             }
             _ => Err(BuildFailure::Refused(BuildError::from_problems(problems))),
@@ -166,7 +166,7 @@ impl Instance {
         self.needs.events & 1 << event != 0
     }
 
-    /// What a status means: the text of the panic, or the status that no call may return.
+    /// Judges a status. The error is the text of the panic, or names a status that no call may return.
     fn judge(&self, status: u32) -> Result<(), String> {
         match status {
             STATUS_OK => Ok(()),
@@ -176,7 +176,7 @@ impl Instance {
     }
 }
 
-const NO_PANIC_TEXT: &str = "panicked, and did not say where";
+const NO_PANIC_TEXT: &str = "panicked without a message";
 
 impl Drop for Instance {
     fn drop(&mut self) {
@@ -355,7 +355,7 @@ impl Drop for TrylistCalls<'_> {
     }
 }
 
-/// What `next` is to fill in.
+/// The answer for `next` to fill in.
 const NO_ANSWER: wire::Answer = wire::Answer {
     size: size_of::<wire::Answer>() as u32,
     kind: 0,
@@ -363,7 +363,7 @@ const NO_ANSWER: wire::Answer = wire::Answer {
     reserved: 0,
 };
 
-/// What a balancer asked for when it was built.
+/// The data that a balancer asked for when it was built.
 struct GatheredNeeds {
     key: bool,
     events: u32,

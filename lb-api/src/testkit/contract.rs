@@ -1,4 +1,4 @@
-//! What every balancer must do, whatever its way of choosing.
+//! The contract: rules for every balancer, whatever its strategy.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -18,20 +18,20 @@ use crate::trylist::Next;
 /// Sizes of clusters that are tried: one, few, and those about the words of `tried`.
 const SIZES: [usize; 6] = [1, 2, 3, 10, 64, 130];
 
-/// What every balancer must pass. By default:
+/// The contract that every balancer must keep. By default:
 ///
 /// - a trylist offers every endpoint once, none twice and none that does not exist, and then is exhausted and stays so;
-/// - it does not offer what the host has marked as tried, be it before the first `next`;
-/// - it ends when endpoints are unavailable, be it all of them, and offers the others;
-/// - it may be dropped at any time, with and without `finish`, and that leaves nothing behind;
+/// - it does not offer an endpoint that the host has marked as tried, even before the first `next`;
+/// - when some or all endpoints are unavailable, it offers the others and ends;
+/// - it may be dropped at any time, with and without `finish`;
 /// - every kind of failure, event and outcome can be reported;
-/// - what it saves can be built from, as can damaged bytes, and a previous instance with other endpoints;
-/// - all that on several threads at once.
+/// - `build` works with its saved state, with damaged state, and with a previous instance that has other endpoints;
+/// - all of this works on several threads at once.
 ///
-/// Requests of every part come without a key and with one, from several clients: a balancer that asks for keys has two ways
-/// of choosing, and both are held to all of it.
+/// Every part uses requests with and without a key, from several clients, because a balancer that asks for keys has two ways of
+/// choosing.
 ///
-/// Modules that promise more have it tested by [`skips_unavailable`](Self::skips_unavailable),
+/// Modules that promise more have it checked by [`skips_unavailable`](Self::skips_unavailable),
 /// [`weighted`](Self::weighted) and [`keyed`](Self::keyed).
 ///
 /// A host tries the same on a module that it loaded: [`loaded`](Self::loaded), and one of [`PARTS`](Self::PARTS) at a time.
@@ -44,7 +44,7 @@ pub struct Contract<B> {
     of: PhantomData<fn() -> B>,
 }
 
-/// A part of the contract: what it is about, and how it is tried. It panics where the contract is broken.
+/// A part of the contract: its name and its check. The check panics if the contract is broken.
 pub type Part<B> = (&'static str, fn(&Contract<B>));
 
 impl<B: Balancer> Default for Contract<B> {
@@ -109,7 +109,7 @@ impl<B> Contract<B> {
         self
     }
 
-    /// Tries it all.
+    /// Checks the whole contract.
     ///
     /// # Panics
     /// The balancer broke the contract; the message says how.
@@ -128,9 +128,9 @@ impl<B> Contract<B> {
             it.at_every_size(Self::ends_when_endpoints_are_unavailable);
         }),
         ("may be dropped at any time", |it| it.at_every_size(Self::may_be_dropped_at_any_time)),
-        ("takes every kind of report", |it| it.at_every_size(Self::takes_every_report)),
+        ("accepts every kind of report", |it| it.at_every_size(Self::takes_every_report)),
         ("saves, restores and follows a reload", |it| it.at_every_size(Self::builds_from_what_it_saved)),
-        ("keeps keys where they are", |it| it.at_every_size(Self::keeps_keys)),
+        ("keeps each key on its endpoint", |it| it.at_every_size(Self::keeps_keys)),
         ("works on several threads", Self::works_on_several_threads),
         ("follows effective weights", Self::follows_effective_weights),
     ];
@@ -509,7 +509,7 @@ fn expect_all<B>(balancer: &TestBalancer<B>, n: usize, after: &str) {
         let when = format!("{}, after {after}", key_of(&request));
         let mut trylist = balancer.load_balance(request);
         let (mut offered, end) = to_the_end(&mut trylist);
-        assert!(end != Next::Busy, "contract: answered that all endpoints are full, and none is; {when}");
+        assert!(end != Next::Busy, "contract: answered Busy, but no endpoint is full; {when}");
         offered.sort_unstable();
         same(&offered, &(0..n).collect::<Vec<_>>(), format_args!("{when}"));
         let again = trylist.next();

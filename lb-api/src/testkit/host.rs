@@ -1,4 +1,4 @@
-//! What the fake host offers to a module: its services, and the values of a test in the form that crosses the boundary.
+//! The fake host: its services for a module, and a test's values in their wire form.
 #![allow(unsafe_code, reason = "services that a module calls by pointer")]
 
 use std::ffi::c_void;

@@ -58,7 +58,7 @@ impl<'a, B> TestTrylist<'a, B> {
             }
             wire::NEXT_EXHAUSTED => Ok(Next::Exhausted),
             wire::NEXT_BUSY => Ok(Next::Busy),
-            other => Err(format!("answered kind {other}, which there is not")),
+            other => Err(format!("answered the unknown kind {other}")),
         }
     }
 
@@ -198,7 +198,7 @@ impl<'a, B> TestTrylist<'a, B> {
         self.calls.finish(&outcome).unwrap_or_else(|why| panic!("finish: {why}"));
     }
 
-    /// What it says of its choice; empty where it says nothing.
+    /// Its explanation of its choice; empty if it has none.
     ///
     /// # Panics
     /// The balancer panicked.
