@@ -1,4 +1,4 @@
-//! For whoever writes modules: `trylist module new` and `trylist module test`.
+//! Tools for authors of modules: `trylist module new` and `trylist module test`.
 
 mod checks;
 pub(crate) mod new;

@@ -1,11 +1,11 @@
 //! The life of a module: locate, load, check, build, load_balance, next, finish, save, retire.
 //!
-//! [`load`] finds the file, copies it, checks it and opens the copy; the outcome is a [`Module`] or one line that says
+//! [`load`] finds the file, copies it, checks it and opens the copy. The result is a [`Module`], or one line with the reason
 //! why not. [`registry`] keeps the modules of one configuration by ID. [`balancer`] makes a module's instance for one
-//! cluster and is the only way to its calls. Nothing here knows what any module does.
+//! cluster and is the only way to its calls. This room knows no strategy.
 //!
-//! A library that was opened once stays in the process: there is no `dlclose`, because nobody can know what still
-//! points into it (thread-local destructors, learned state, text in a log line).
+//! An opened library stays in the process. There is no `dlclose`, because something may still point into it: thread-local
+//! destructors, learned state, text in a log line.
 
 pub mod load;
 pub mod refusal;
@@ -30,15 +30,15 @@ use crate::module::board::ModuleMark;
 /// A module that passed every check of [`load`].
 #[derive(Debug)]
 pub struct Module {
-    /// What was opened; shared by all modules whose files have the same bytes.
+    /// The opened library; shared by all modules whose files have the same bytes.
     library: &'static Library,
     /// The file that it was read from.
     file: PathBuf,
-    /// What a crumb says of it.
+    /// Its identity in crumbs.
     mark: ModuleMark,
 }
 
-/// An opened library and what it said of itself. Made once for the same bytes, and never freed.
+/// An opened library and its description of itself. Made once for the same bytes, and never freed.
 #[derive(Debug)]
 struct Library {
     id: Box<str>,
@@ -51,7 +51,7 @@ struct Library {
     calls: Calls,
 }
 
-/// What a module is written in, as far as its envelope tells.
+/// Language of a module, as its envelope tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Language {
     /// It came in the abi_stable envelope of `lb-api`.
@@ -72,11 +72,11 @@ pub struct TrylistLayout {
 /// Which optional calls a module has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Supports {
-    /// It may hear how tries go on.
+    /// `observe`: reports of each try.
     pub observe: bool,
-    /// It can hand what it learned to the next generation.
+    /// `save`: state for the next generation.
     pub save: bool,
-    /// It can say in words why a trylist chose as it did.
+    /// `explain`: why a trylist chose as it did, in words.
     pub explain: bool,
 }
 
@@ -101,12 +101,12 @@ impl Module {
         self.library.abi
     }
 
-    /// What it is written in.
+    /// Its language.
     pub fn language(&self) -> Language {
         self.library.language
     }
 
-    /// The file that it was read from. What runs is a copy: the file may have changed since.
+    /// The file that it was read from. A copy runs; the file may have changed since.
     pub fn file(&self) -> &Path {
         &self.file
     }

@@ -34,7 +34,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tests::artifacts::{c_module, release_modules};
 use trylist::config::{Place, Setting, SettingValue};
 use trylist::module::Module;
-use trylist::module::balancer::{Balancer, BuildInput, Endpoint};
+use trylist::module::balancer::{Balancer, BuildInput, EndpointInput};
 use trylist::module::board::{Board, take_place};
 use trylist::module::load::inspect;
 use trylist::module::wire::address;
@@ -214,8 +214,8 @@ impl Servers {
         }
     }
 
-    fn endpoint(&self, idx: usize) -> Endpoint<'_> {
-        Endpoint {
+    fn endpoint(&self, idx: usize) -> EndpointInput<'_> {
+        EndpointInput {
             id: idx as u64,
             url: &self.urls[idx],
             name: &self.names[idx],

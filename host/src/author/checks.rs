@@ -1,5 +1,5 @@
-//! What `trylist module test` tries on a module, in the process that a module may end: one line of output for the begin of
-//! each check, and one for its end.
+//! The checks of `trylist module test`. They run in a process that the module may end, which writes one line at the begin of each
+//! check and one at its end.
 
 use std::fs;
 use std::io::{self, Write};
@@ -17,10 +17,10 @@ use crate::output::{CommandFailure as Failure, line};
 
 const LOADS: &str = "loads";
 const BUILDS: &str = "builds with its settings";
-const KEYS: &str = "keeps keys where they are";
+const KEYS: &str = "keeps each key on its endpoint";
 const WEIGHTS: &str = "follows effective weights";
 const OWN: [Part<Table>; 2] =
-    [("keeps nothing of what has ended", keeps_nothing), ("time of a request's calls", |_| {})];
+    [("frees what has ended", keeps_nothing), ("time of a request's calls", |_| {})];
 
 /// Names of all checks, in their order.
 pub(super) fn names() -> Vec<&'static str> {
@@ -42,7 +42,7 @@ pub(super) enum CheckResult {
 /// One line of what the child says.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ChildLine {
-    /// What the module is.
+    /// Name, version and file of the module.
     Module(String),
     Begun(usize),
     Ended(usize, CheckResult),
@@ -144,9 +144,9 @@ pub(super) fn run(test: &Test, settings: Vec<Setting>, first: usize) {
                     }
                     (_, example) => example,
                 };
-                CheckResult::Skipped(format!("not asked for (--weighted TOLERANCE asks); {found}"))
+                CheckResult::Skipped(format!("not requested (--weighted TOLERANCE); {found}"))
             }
-            KEYS if !test.keyed => CheckResult::Skipped("not asked for (--keyed asks)".into()),
+            KEYS if !test.keyed => CheckResult::Skipped("not requested (--keyed)".into()),
             name if name == OWN[1].0 => CheckResult::Ok(times(&contract)),
             _ => {
                 part(&contract);
@@ -168,7 +168,7 @@ fn builds(contract: &Contract<Table>) -> String {
 
 static PANIC: Mutex<Option<String>> = Mutex::new(None);
 
-/// What it returns, or what it panicked with.
+/// Its result, or the text of its panic.
 fn attempt<T>(check: impl FnOnce() -> T) -> Result<T, String> {
     let panicked = || PANIC.lock().unwrap_or_else(PoisonError::into_inner).take();
     panicked();

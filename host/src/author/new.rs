@@ -1,8 +1,10 @@
-//! `trylist module new`: a folder with a module that works, for its author to change.
+//! `trylist module new`: writes a folder with a module that works, for its author to change.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+
+use lb_api::version;
 
 use crate::cli::{Lang, New};
 use crate::output::{CommandFailure as Failure, print};
@@ -26,7 +28,7 @@ pub(crate) fn run(new: &New) -> Result<(), Failure> {
     };
     let failed = |error: io::Error| {
         let why = match error.kind() {
-            io::ErrorKind::AlreadyExists => "is there already; name another with --path DIR".to_owned(),
+            io::ErrorKind::AlreadyExists => "already exists; name another folder with --path DIR".to_owned(),
             _ => format!("cannot be written: {error}"),
         };
         Failure::new(format_args!("{}: {why}", folder.display()))
@@ -42,7 +44,7 @@ fn check_name(name: &str) -> Result<(), String> {
     let is_snake = name.starts_with(|c: char| c.is_ascii_lowercase())
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
     if name.len() > MAX_NAME {
-        return Err(format!("is of {} characters, expected {MAX_NAME} at most", name.len()));
+        return Err(format!("has {} characters, expected at most {MAX_NAME}", name.len()));
     }
     if is_snake {
         return Ok(());
@@ -51,14 +53,14 @@ fn check_name(name: &str) -> Result<(), String> {
         .to_owned())
 }
 
-/// The sources that a Rust module is built with.
+/// The folder of lb-api's sources: the one given, or that of the checkout that this program was built from.
 fn lb_api(said: Option<&Path>) -> Result<String, Failure> {
     let built_with = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("lb-api");
     let folder = said.unwrap_or(&built_with);
     let is_it = fs::read_to_string(folder.join("Cargo.toml")).is_ok_and(|text| text.contains("\"lb-api\""));
     if !is_it {
-        let hint = if said.is_none() { "; say where they are with --lb-api DIR" } else { "" };
-        let text = format!("{}: the sources of lb-api are not there{hint}", folder.display());
+        let hint = if said.is_none() { "; name their folder with --lb-api DIR" } else { "" };
+        let text = format!("{}: sources of lb-api not found{hint}", folder.display());
         return Err(Failure::new(text));
     }
     let absolute = fs::canonicalize(folder).ok().and_then(|path| path.to_str().map(str::to_owned));
@@ -70,8 +72,10 @@ type TemplateFiles = Vec<(&'static str, String)>;
 
 fn rust(name: &str, lb_api: &str) -> TemplateFiles {
     let lb_api = toml::Value::String(lb_api.to_owned()).to_string();
+    // The crate's major and minor number are the ABI's.
+    let version = format!("{}.{}", version::ABI_MAJOR, version::ABI_MINOR);
     vec![
-        ("Cargo.toml", fill(MANIFEST, name).replace("@LB_API@", &lb_api)),
+        ("Cargo.toml", fill(MANIFEST, name).replace("@LB_API@", &lb_api).replace("@VERSION@", &version)),
         ("src/lib.rs", fill(RUST, name)),
         (".gitignore", "/target\n".to_owned()),
         ("sample.toml", sample(name, "target/release", "run = 2")),
@@ -112,7 +116,7 @@ fn write(folder: &PathBuf, files: &TemplateFiles) -> io::Result<()> {
     Ok(())
 }
 
-/// What to do next, in order.
+/// The next steps, in order.
 fn steps(name: &str, lang: Lang) -> String {
     let (build, file) = match lang {
         Lang::Rust => (
@@ -130,8 +134,8 @@ fn steps(name: &str, lang: Lang) -> String {
     };
     let sources = match lang {
         Lang::Rust => {
-            "\nIt depends on lb-api by path: should those sources move, change both lines of Cargo.toml. `cargo doc --open`\n\
-             has the guide for authors."
+            "\nCargo.toml names lb-api by version and by the path of its sources, until it is on crates.io. If they move, change\n\
+             both lines. `cargo doc --open` shows the guide for authors."
         }
         Lang::C => "\nlb_module.h documents every struct and call.",
     };

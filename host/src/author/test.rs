@@ -1,5 +1,5 @@
-//! `trylist module test`: the contract, tried on a module in a process of its own, so that a module that crashes, ends its
-//! process or never returns is a line of the report.
+//! `trylist module test`: checks the contract on a module, in a process of its own. A module that crashes, ends its process or
+//! never returns is a line of the report.
 
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::ExitStatusExt as _;
@@ -45,7 +45,8 @@ struct ChildProcess {
 
 impl ChildProcess {
     fn start(first: usize) -> Result<Self, Failure> {
-        let failed = |error| Failure::new(format_args!("no process to run the checks in: {error}"));
+        let failed =
+            |error| Failure::new(format_args!("cannot start the process that runs the checks: {error}"));
         let mut child = Command::new(std::env::current_exe().map_err(failed)?)
             .args(std::env::args_os().skip(1))
             .arg(format!("--child={first}"))
@@ -95,7 +96,7 @@ impl Drop for ChildProcess {
     }
 }
 
-/// What is known so far; each line is printed as soon as it is.
+/// The report so far; each line is printed at once.
 struct TestReport {
     names: Vec<&'static str>,
     verdicts: Vec<CheckResult>,
@@ -156,12 +157,12 @@ impl TestReport {
                 ChildEnd::Silent => limit(),
             };
             self.is_failed = true;
-            return print(&format!("FAILED   lets its process end: {why}\n"));
+            return print(&format!("FAILED   ends its process cleanly: {why}\n"));
         }
         match end {
             ChildEnd::Silent => {
                 self.verdict(n_after, CheckResult::Failed(limit()))?;
-                return self.skip_rest("nothing more is tried on a module that does not return");
+                return self.skip_rest("not run, because an earlier call did not return");
             }
             ChildEnd::Exited(status) if is_cut => self.verdict(n_after, CheckResult::Failed(how(status)))?,
             ChildEnd::Exited(_) => {}
@@ -209,11 +210,11 @@ fn how(status: ExitStatus) -> String {
     let name = match signal {
         4 => "SIGILL: an illegal instruction",
         5 => "SIGTRAP: a trap",
-        6 => "SIGABRT: it was aborted",
+        6 => "SIGABRT: abort",
         7 => "SIGBUS: memory that cannot be accessed",
         8 => "SIGFPE: a division by zero",
-        9 => "SIGKILL: it was killed, perhaps for its use of memory",
-        11 => "SIGSEGV: memory that is not there",
+        9 => "SIGKILL: perhaps out of memory",
+        11 => "SIGSEGV: access to invalid memory",
         31 => "SIGSYS: a system call that is forbidden",
         _ => return format!("the process was ended by signal {signal}"),
     };

@@ -26,17 +26,17 @@ use crate::module::board::{self, ModuleMark};
 use crate::module::wire::slice;
 use crate::module::{Calls, Module};
 
-/// The module panicked in this call, or said by its status that it did not do what it was asked. It is already counted
-/// and logged. The trylist gets nothing more but its `drop`; after [`Balancer::load_balance`] there is no trylist.
+/// The module panicked in this call, or returned a status other than "done". It is already counted and logged. After this the
+/// trylist is only dropped; after [`Balancer::load_balance`] there is no trylist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Panicked;
 
 /// A module's instance for one cluster. Any call may come from any thread.
 pub struct Balancer {
     calls: Calls,
-    /// What the module's `build` made; may be null, only the module knows.
+    /// The module's own pointer; may be null, only the module knows.
     instance: *mut c_void,
-    /// What a crumb says of its calls.
+    /// Its identity in crumbs.
     mark: ModuleMark,
     events: u32,
     needs: Needs,
@@ -51,7 +51,7 @@ unsafe impl Send for Balancer {}
 unsafe impl Sync for Balancer {}
 
 impl Balancer {
-    /// What it wants gathered.
+    /// The data that it asks for.
     pub fn needs(&self) -> &Needs {
         &self.needs
     }
@@ -61,19 +61,19 @@ impl Balancer {
         &self.module
     }
 
-    /// How often its module did this wrong, in this cluster, since the first of the balancers that followed each other.
+    /// Number of these faults of its module in this cluster, since the first of the balancers that replaced each other.
     pub fn faults(&self, fault: ModuleFault) -> u64 {
         self.scope.count(fault)
     }
 
-    /// Whether it did wrong so often that it is not to be asked any more: no new trylist of it is begun, and those that
-    /// there are go on to their end. It stays so for as long as there is a balancer of this module in this cluster.
+    /// Whether it had too many faults: it gets no new trylists, and the existing ones go on to their end. It stays so for as long
+    /// as there is a balancer of this module in this cluster.
     #[inline]
     pub fn is_quarantined(&self) -> bool {
         self.scope.quarantine.is_in()
     }
 
-    /// Has nobody ask it any more, for a reason that is said once.
+    /// Puts it in quarantine, for a reason that is logged once.
     #[cold]
     pub fn quarantine(&self, why: &dyn fmt::Display) {
         self.scope.enter_quarantine(why);
@@ -87,7 +87,7 @@ impl Balancer {
         self.scope.fault(fault, detail, Instant::now());
     }
 
-    /// What it learned, for the balancer that replaces it in another process; `None` where its module does not save.
+    /// State for the balancer that replaces it in another process; `None` if its module does not save.
     /// Requests go on meanwhile. It may take as long as the module takes: not to be called from a thread that serves.
     ///
     /// # Errors

@@ -40,14 +40,14 @@ unsafe impl Send for Board {}
 // SAFETY: as above.
 unsafe impl Sync for Board {}
 
-/// What one thread's place showed at a look.
+/// One thread's place as it was read once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seen {
     /// Which place.
     pub slot: usize,
     /// The thread that took it, by the number that the system knows it by. Not checked.
     pub tid: u32,
-    /// What it was inside of, if anything.
+    /// The call that it was inside of, if any.
     pub crumb: Option<Crumb>,
     /// The crumb as it stood there: the same value again is the same call.
     pub raw: u64,
@@ -55,7 +55,7 @@ pub struct Seen {
     pub tick: u32,
 }
 
-/// What a thread is inside of. The indices are as they were found: to be used by `get`.
+/// The call that a thread is inside of. The indices are unchecked: use them by `get`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Crumb {
     /// How long the call may take.
@@ -78,27 +78,27 @@ pub enum CallKind {
     Long,
 }
 
-/// Who brought a worker down.
+/// The thread that ended a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fatal {
     /// The thread's place, if it had one.
     pub slot: Option<usize>,
-    /// What it was inside of, if anything.
+    /// The call that it was inside of, if any.
     pub crumb: Option<Crumb>,
-    /// What it did.
+    /// How it ended the worker.
     pub by: FatalCause,
 }
 
-/// How a thread brought its worker down.
+/// How a thread ended its worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FatalCause {
-    /// This signal was its death.
+    /// By this fatal signal.
     Signal(i32),
     /// It called `exit` inside a module.
     Exit,
 }
 
-/// What a call's crumb says, made once for all calls of a balancer.
+/// Identity of a module and cluster in crumbs, made once for all calls of a balancer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ModuleMark(u32);
 
@@ -335,7 +335,7 @@ impl Board {
         Ok(Self { memory, n_slots, file })
     }
 
-    /// What another process opens it by.
+    /// The descriptor by which another process opens it.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
@@ -345,7 +345,7 @@ impl Board {
         self.n_slots
     }
 
-    /// What all threads that have a place are inside of.
+    /// Reads the places of all threads.
     pub fn look(&self) -> Vec<Seen> {
         let seen = |slot| {
             let place = self.slot(slot)?;

@@ -1,7 +1,7 @@
-//! What can be told of a library from its bytes, before any of it is run.
+//! Checks of a library's bytes before any of it runs.
 //!
-//! The dynamic linker checks most of this too, but its words are for linker writers, and a library that was cut short
-//! it maps all the same: the process then dies by SIGBUS at the first page that is not there.
+//! The dynamic linker checks most of this too, but its messages do not say what would be right. It also maps a truncated
+//! library: the process then dies by SIGBUS at the first missing page.
 
 use std::env::consts::ARCH;
 use std::fs::File;
@@ -29,11 +29,11 @@ const MACHINES: [(u16, &str); 10] = [
     (258, "loongarch64"),
 ];
 
-/// Checks that this is a shared library for this machine, and all there.
+/// Checks that this is a complete shared library for this machine.
 ///
 /// # Errors
 ///
-/// What it is instead, and what would be right, to stand behind the file's name.
+/// What is wrong and what would be right, as text that follows the file's name.
 pub(super) fn check<S: ElfSource + ?Sized>(source: &S) -> Result<(), String> {
     let length = source.length();
     let mut head = [0; HEADER_BYTES];
@@ -49,7 +49,7 @@ pub(super) fn check<S: ElfSource + ?Sized>(source: &S) -> Result<(), String> {
         return Err("is an archive, not a shared library; build the crate as a \"cdylib\"".into());
     }
     if !bytes.starts_with(b"\x7fELF") {
-        return Err(format!("is no ELF file, expected a shared library for {ARCH}"));
+        return Err(format!("not an ELF file, expected a shared library for {ARCH}"));
     }
     let (Some(&class), Some(&data)) = (bytes.get(4), bytes.get(5)) else { return Err(cut_short(length, 64)) };
     let bits = if class == 1 { 32 } else { 64 };
@@ -75,12 +75,12 @@ pub(super) fn check<S: ElfSource + ?Sized>(source: &S) -> Result<(), String> {
         TYPE_SHARED => {}
         1 => return Err("is an object file, not a shared library; link it with -shared".into()),
         2 => return Err("is a program, not a shared library".into()),
-        _ => return Err("is no shared library".into()),
+        _ => return Err("not a shared library".into()),
     }
     match header.end_of_segments(source) {
         Some(end) if end <= length => Ok(()),
         Some(end) => Err(cut_short(length, end)),
-        None => Err("is damaged: its table of segments is not in the file".into()),
+        None => Err("is damaged: its segment table is outside the file; copy it again".into()),
     }
 }
 
@@ -90,7 +90,7 @@ fn cut_short(length: u64, needed: u64) -> String {
     format!("is cut short: {length} bytes of at least {needed}; copy it again")
 }
 
-/// Where the bytes of a library are: only few of them are looked at.
+/// The bytes of a library, of which only few are read.
 pub(super) trait ElfSource {
     /// How many there are.
     fn length(&self) -> u64;
@@ -218,7 +218,10 @@ mod tests {
     #[test]
     fn says_what_a_file_is_instead_of_a_library() {
         assert_eq!(check(b""), Err("is empty".into()));
-        assert_eq!(check(b"#!/bin/sh"), Err(format!("is no ELF file, expected a shared library for {ARCH}")));
+        assert_eq!(
+            check(b"#!/bin/sh"),
+            Err(format!("not an ELF file, expected a shared library for {ARCH}"))
+        );
         assert_eq!(
             altered(16, &[1, 0]),
             Err("is an object file, not a shared library; link it with -shared".into())

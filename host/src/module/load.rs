@@ -1,9 +1,9 @@
 //! From a line of `[load_module]` to a checked [`Module`]: the only place that opens files as code.
 //!
-//! In this order, so that each step can rely on those before it: locate, who can change the file (`owner`), a sealed copy
-//! (`image`) with its hash, what kind of file it is (`elf`), which is all that [`read`] does; then `dlopen`, the envelope (abi_stable's root or the
-//! symbol `lb_module`), the ABI's version, the table of calls, what the module says of itself, its ID. Code of the module
-//! runs from `dlopen` on (a library's constructors), so all that can be refused before is.
+//! [`read`] locates the file, checks who can change it (`owner`), makes a sealed copy (`image`) with its hash, and checks that it
+//! is a library for this machine (`elf`). [`open`] then calls `dlopen`, and checks the envelope (abi_stable's root or the symbol
+//! `lb_module`), the ABI version, the table of calls, the module's description of itself, and its ID. Code of the module runs
+//! from `dlopen` on (a library's constructors), so every check that can come before it does.
 #![allow(unsafe_code, reason = "opening a file as code, and reading what it exports")]
 
 use std::collections::HashMap;
@@ -21,6 +21,8 @@ use lb_api::export::{AbiHeaderRef, C_SYMBOL, ROOT_SYMBOL, open_root};
 use lb_api::version::{ABI_MAJOR, ABI_MINOR};
 use lb_api::wire;
 use libloading::os::unix::{Library as Opened, RTLD_LOCAL, RTLD_NOW};
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use sha2::{Digest as _, Sha256};
 
 use crate::config::ModuleFile;
@@ -32,7 +34,7 @@ use crate::module::refusal::{LoadError, LoadRefusal, MAX_FILE_BYTES, TABLE_BYTES
 use crate::module::wire::slice;
 use crate::module::{Language, Library, Module, OneLine, TrylistLayout, elf, owner};
 
-/// A module's file, read once and checked as far as that goes without running any of it. What is opened is the copy.
+/// The private copy of a module's file, checked without running any of it. The copy is what is opened.
 #[derive(Debug)]
 pub struct Copied {
     /// The file that it was read from.
@@ -46,7 +48,7 @@ pub struct Copied {
 ///
 /// # Errors
 ///
-/// Any refusal that there can be before the file is opened as code, as one line that names file and reason.
+/// A refusal before the file is opened as code, as one line with file and reason.
 pub fn read(request: &ModuleFile) -> Result<Copied, LoadError> {
     let error = |file: &Path, refusal| LoadError::of(request, file, refusal);
     let file =
@@ -54,12 +56,11 @@ pub fn read(request: &ModuleFile) -> Result<Copied, LoadError> {
     copy(&file, &request.id, request.sha256).map_err(|refusal| error(&file, refusal))
 }
 
-/// Opens what was read. `mark` is what the module's calls are known by from outside of the process, which goes by its index
-/// in the configuration.
+/// Opens the copy. `mark` identifies the module's calls to the supervisor, by the module's index in the configuration.
 ///
 /// # Errors
 ///
-/// Any further refusal.
+/// A refusal after that.
 pub fn open(request: &ModuleFile, copied: Copied, mark: ModuleMark) -> Result<Arc<Module>, LoadError> {
     let file = copied.file.clone();
     let module =
@@ -67,11 +68,11 @@ pub fn open(request: &ModuleFile, copied: Copied, mark: ModuleMark) -> Result<Ar
     Ok(Arc::new(module))
 }
 
-/// Loads a file without asking for an ID, to show what it is.
+/// Loads a file with any module ID, to show what it is.
 ///
 /// # Errors
 ///
-/// Why no configuration could load it.
+/// The reason why no configuration could load it.
 pub fn inspect(file: &Path) -> Result<Arc<Module>, LoadError> {
     let module = copy(file, "module", None).and_then(|copied| load(copied, None, ModuleMark::NONE));
     let error = |refusal| LoadError { place: None, id: None, file: file.to_owned(), refusal };
@@ -79,7 +80,7 @@ pub fn inspect(file: &Path) -> Result<Arc<Module>, LoadError> {
 }
 
 impl Copied {
-    /// What another process copied, and handed on as it is.
+    /// Takes over a copy that another process made.
     pub fn from_parts(file: PathBuf, sha256: [u8; 32], image: OwnedFd) -> Self {
         Self { file, sha256, image: Image::from(image) }
     }
@@ -180,37 +181,55 @@ fn library(sha256: [u8; 32], image: Image, mark: ModuleMark) -> Result<&'static 
     Ok(library)
 }
 
-/// What an opened library exports. Never closed.
+/// The symbols of an opened library, which is never closed.
 struct Exports(&'static Opened);
 
 fn dlopen(image: Image, mark: ModuleMark) -> Result<Exports, LoadRefusal> {
-    let copy = image.try_clone().map_err(LoadRefusal::Copy)?;
-    match dlopen_image(image, mark) {
-        // The policy let memory be made, but lets it not be run (SELinux, a noexec mount of shared memory).
-        Err(text) if text.contains("not permitted") || text.contains("denied") => {
-            let copy = copy.into_file();
-            let (in_file, _) = Image::in_file(&image::private_folders(), |to| pour(&copy, to))?;
-            dlopen_image(in_file, mark).map_err(LoadRefusal::Linker)
+    if may_run(&image) {
+        return dlopen_image(image, mark);
+    }
+    // The policy allows memory files but does not allow running them (SELinux, a noexec mount of shared memory).
+    let copy = image.into_file();
+    let (in_file, _) = Image::in_file(&image::private_folders(), |to| pour(&copy, to))?;
+    dlopen_image(in_file, mark)
+}
+
+/// Whether the system lets this process run the image. It is mapped as code once, as the linker is about to do.
+fn may_run(image: &Image) -> bool {
+    let opened = match File::open(image.path()) {
+        Ok(opened) => opened,
+        Err(error) => return error.kind() != io::ErrorKind::PermissionDenied,
+    };
+    let len = 1;
+    // SAFETY: a new mapping at an address of the kernel's choice, of a file that nobody changes.
+    match unsafe {
+        mmap(ptr::null_mut(), len, ProtFlags::READ | ProtFlags::EXEC, MapFlags::PRIVATE, &opened, 0)
+    } {
+        Ok(mapping) => {
+            // SAFETY: the mapping from above, of which no reference was made. If it stayed, it would cost a page.
+            let _ = unsafe { munmap(mapping, len) };
+            true
         }
-        other => other.map_err(LoadRefusal::Linker),
+        // Any other error is the linker's to report.
+        Err(error) => !matches!(error, Errno::ACCESS | Errno::PERM),
     }
 }
 
-fn dlopen_image(image: Image, mark: ModuleMark) -> Result<Exports, String> {
+fn dlopen_image(image: Image, mark: ModuleMark) -> Result<Exports, LoadRefusal> {
     let path = image.path();
     // SAFETY: a library's constructors are code of the module, which is trusted: the operator named the file, and it is
     // what was checked, because the image cannot change.
     let opened = board::inside(mark, || unsafe { Opened::open(Some(&path), RTLD_NOW | RTLD_LOCAL) });
     let opened = opened.map_err(|error| {
-        // The linker knows the file by a number that means nothing to anybody else.
+        // The linker names the file by its descriptor, which means nothing to the reader.
         let text = error_text(&error).replace(&format!("{}: ", path.display()), "");
-        OneLine(text.as_bytes()).to_string()
+        LoadRefusal::Linker(OneLine(text.as_bytes()).to_string())
     })?;
     std::mem::forget(image);
     Ok(Exports(Box::leak(Box::new(opened))))
 }
 
-/// The linker's own words, where there are any.
+/// The linker's own text, if there is any. It is shown as a detail; nothing is decided by it.
 fn error_text(error: &libloading::Error) -> String {
     std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
@@ -286,7 +305,7 @@ fn check_abi(major: u32, minor: u32) -> Result<(), LoadRefusal> {
     }
 }
 
-/// What a module says of itself, checked.
+/// A module's description of itself, checked.
 struct ModuleInfo {
     id: Box<str>,
     version: Box<str>,
@@ -324,14 +343,16 @@ impl ModuleInfo {
         let (major, minor) = (info.abi_major, info.abi_minor);
         if (major, minor) != (table.abi_major, table.abi_minor) {
             return Err(LoadRefusal::Info(format!(
-                "its table is of ABI {}.{}, its info of {major}.{minor}; rebuild it as a whole",
+                "its table has ABI {}.{}, its info {major}.{minor}; rebuild the whole module",
                 table.abi_major, table.abi_minor
             )));
         }
         for (what, text) in [("ID", &info.id), ("version", &info.version), ("summary", &info.summary)] {
             let at = text.ptr.addr();
             if text.len > MAX_TEXT || (!text.ptr.is_null() && !can_be_read(at, text.len)) {
-                return Err(LoadRefusal::Info(format!("its {what} is no text of {MAX_TEXT} bytes or less")));
+                return Err(LoadRefusal::Info(format!(
+                    "its {what} is not a readable text of at most {MAX_TEXT} bytes"
+                )));
             }
         }
         // SAFETY: the ABI promises static text, and what is no text at all was found out above.
@@ -352,10 +373,7 @@ fn id_of(id: &[u8]) -> Result<Box<str>, LoadRefusal> {
     };
     match std::str::from_utf8(id) {
         Ok(id) if is_snake(id) => Ok(id.into()),
-        _ => Err(LoadRefusal::Info(format!(
-            "says that its ID is \"{}\", which is not snake_case",
-            OneLine(id)
-        ))),
+        _ => Err(LoadRefusal::Info(format!("its ID \"{}\" is not snake_case", OneLine(id)))),
     }
 }
 
@@ -370,12 +388,12 @@ fn trylist_of(size: usize, align: usize) -> Result<TrylistLayout, LoadRefusal> {
     if !align.is_power_of_two() || align > wire::TRYLIST_ALIGN {
         let most = wire::TRYLIST_ALIGN;
         return Err(LoadRefusal::Info(format!(
-            "its trylist is to be aligned to {align} bytes, expected a power of two up to {most}"
+            "its trylist has alignment {align}, expected a power of two up to {most}"
         )));
     }
     if size > MAX_TRYLIST {
         return Err(LoadRefusal::Info(format!(
-            "its trylist takes {size} bytes, {MAX_TRYLIST} at most can be given"
+            "its trylist has {size} bytes, expected at most {MAX_TRYLIST}; keep the rest on the heap"
         )));
     }
     Ok(TrylistLayout { size, align })
@@ -385,6 +403,8 @@ fn trylist_of(size: usize, align: usize) -> Result<TrylistLayout, LoadRefusal> {
 mod tests {
     use super::*;
     use std::process::Command;
+
+    use rustix::fs::StatVfsMountFlags;
 
     /// The library that `cc` makes of this C, as a file that has no name any more.
     fn library_of(c: &str) -> File {
@@ -412,6 +432,38 @@ mod tests {
         let exports = dlopen_image(image, ModuleMark::NONE).unwrap();
         // SAFETY: an `int`, as written above.
         assert_eq!(unsafe { **exports.0.get::<*const i32>("answer").unwrap() }, 42);
+    }
+
+    #[test]
+    fn what_may_run_is_what_the_system_lets_be_mapped_as_code() {
+        assert!(may_run(&in_memory(&library_of("int answer = 42;"))));
+        // A folder cannot be mapped for another reason than a policy: the linker is left to say which.
+        assert!(may_run(&Image::from(OwnedFd::from(File::open("/").unwrap()))));
+        if let Some(refused) = file_on_a_noexec_mount() {
+            assert!(!may_run(&Image::from(OwnedFd::from(refused))));
+        }
+    }
+
+    #[test]
+    fn a_library_that_may_not_run_where_it_is_runs_from_a_private_file() {
+        let Some(mut refused) = file_on_a_noexec_mount() else { return };
+        pour(&library_of("int answer = 42;"), &mut refused).unwrap();
+        let exports = dlopen(Image::from(OwnedFd::from(refused)), ModuleMark::NONE).unwrap();
+        // SAFETY: an `int`, as written above.
+        assert_eq!(unsafe { **exports.0.get::<*const i32>("answer").unwrap() }, 42);
+    }
+
+    /// A new file where nothing may be run, if this machine has such a place that we can write to.
+    fn file_on_a_noexec_mount() -> Option<File> {
+        let is_noexec = |folder: &&str| {
+            rustix::fs::statvfs(*folder).is_ok_and(|mount| mount.f_flag.contains(StatVfsMountFlags::NOEXEC))
+        };
+        let folder = ["/dev/shm", "/run", "/run/lock", "/tmp"].into_iter().find(is_noexec);
+        let file = folder.and_then(|folder| tempfile::tempfile_in(folder).ok());
+        if file.is_none() {
+            eprintln!("skipped: no folder here is mounted noexec");
+        }
+        file
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Who can change the code that root is about to run.
+//! Checks who can change the code that root is about to run.
 //!
 //! Started as root, Trylist opens only what nobody but root can have changed: the file and every folder on the way to it
 //! belong to root and are not writable by group or world. A folder with the sticky bit (`/tmp`) may be writable by all:
@@ -21,7 +21,7 @@ const ROOT: u32 = 0;
 ///
 /// # Errors
 ///
-/// Who could change what, and what would be right, to stand behind the file's name.
+/// Who could change what, and what would be right, as text that follows the file's name.
 pub(super) fn check(path: &Path, file: &Metadata, owner: u32) -> Result<(), String> {
     let whose = if owner == ROOT { "root".to_owned() } else { format!("user {owner}") };
     let advice = format!("modules run by {whose} must be for {whose} alone to change");

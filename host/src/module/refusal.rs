@@ -92,27 +92,29 @@ impl fmt::Display for LoadRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotFound(NotFound { file, tried }) if tried.iter().all(|path| path == file) => {
-                f.write_str("is not there")
+                f.write_str("not found")
             }
             Self::NotFound(NotFound { tried, .. }) => {
-                f.write_str("is not there, looked for ")?;
+                f.write_str("not found; looked for ")?;
                 list(f, tried)
             }
             Self::Unreadable(error) => write!(f, "cannot be read: {error}"),
-            Self::NoFile => f.write_str("is no regular file"),
-            Self::TooLarge => write!(f, "is larger than {} MiB", MAX_FILE_BYTES >> 20),
+            Self::NoFile => f.write_str("not a regular file"),
+            Self::TooLarge => write!(f, "larger than {} MiB, expected a module", MAX_FILE_BYTES >> 20),
             Self::Exposed(why) | Self::NoLibrary(why) | Self::Root(why) | Self::Info(why) => f.write_str(why),
             Self::OtherHash { pinned, found } => {
-                write!(f, "has sha256 {}, the configuration wants {}", Hex(&found[..]), Hex(&pinned[..]))
+                write!(f, "sha256 is {}, the configuration pins {}", Hex(&found[..]), Hex(&pinned[..]))
             }
-            Self::Copy(error) => write!(f, "cannot be copied to where it may run: {error}"),
-            Self::Linker(text) => write!(f, "cannot be linked: {text}"),
+            Self::Copy(error) => write!(f, "cannot be copied to memory or to a private folder: {error}"),
+            Self::Linker(text) => {
+                write!(f, "cannot be linked: {text}; `ldd -r FILE` lists what is missing")
+            }
             Self::NoModule => f.write_str(
-                "is no balancer module: it exports neither the root of a Rust module \
+                "not a balancer module: it exports neither the root of a Rust module \
                  (lb_api::export_balancer!) nor the symbol lb_module of a C module",
             ),
             Self::NoTable => f.write_str(
-                "its symbol lb_module does not point to a table of calls; \
+                "symbol lb_module does not point to a table of calls; \
                  define it as `LB_EXPORT const struct lb_module *const lb_module = &table;`",
             ),
             Self::OtherAbi { major, minor } => {
@@ -122,9 +124,12 @@ impl fmt::Display for LoadRefusal {
                 )
             }
             Self::ShortTable { size } => {
-                write!(f, "its table of calls says that it has {size} bytes, expected {TABLE_BYTES} or more")
+                write!(
+                    f,
+                    "its table of calls has {size} bytes, expected at least {TABLE_BYTES}; set its `size` to sizeof(struct lb_module)"
+                )
             }
-            Self::NoCall(call) => write!(f, "its call {call} is null, and every module must have one"),
+            Self::NoCall(call) => write!(f, "required call {call} is null; define it"),
             Self::OtherId { found } => write!(f, "is module \"{found}\"; load it by that ID"),
         }
     }

@@ -56,7 +56,7 @@ impl Registry {
             let Some(copied) = copied.transpose() else {
                 tracing::warn!(
                     module = &*file.id,
-                    "module is in quarantine and not opened; requests of its clusters go to servers chosen by the host"
+                    "module is in quarantine and not opened; the host chooses servers for requests of its clusters"
                 );
                 quarantined.insert(Arc::clone(&file.id));
                 continue;

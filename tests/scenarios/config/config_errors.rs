@@ -124,7 +124,7 @@ fn a_module_that_is_not_there_is_another_exit_code() {
          [[cluster]]\nname = \"a\"\nservers = [\"http://127.0.0.1:1\"]\n[[route]]\npath = \"/\"\ncluster = \"a\"\n",
     );
     assert_eq!(code, Some(4), "{said}");
-    assert!(said.starts_with("/site.toml:4: module \"x\": libmod_x.so: is not there, looked for "), "{said}");
+    assert!(said.starts_with("/site.toml:4: module \"x\": libmod_x.so: not found; looked for "), "{said}");
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn a_module_that_is_not_there_is_named_beside_other_errors() {
     assert!(lines[0].starts_with("/site.toml:2: ") && lines[0].contains("adress"), "{said}");
     assert!(lines[1].starts_with("/site.toml:5: module \"y\": the file's name is empty"), "{said}");
     assert!(
-        lines[2].starts_with("/site.toml:4: module \"x\": libmod_x.so: is not there, looked for "),
+        lines[2].starts_with("/site.toml:4: module \"x\": libmod_x.so: not found; looked for "),
         "{said}"
     );
 }

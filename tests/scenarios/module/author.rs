@@ -8,6 +8,7 @@ use tests::artifacts;
 use tests::command::trylist;
 use tests::origin::Origin;
 use tests::proxy::Proxy;
+use tests::site::Site;
 
 /// What `module test` says of a file, line by line, and its exit code.
 struct Report {
@@ -51,7 +52,7 @@ fn broken(fault: &str) -> Report {
 }
 
 const OFFERS: &str = "offers every endpoint once, then ends";
-const MEMORY: &str = "keeps nothing of what has ended";
+const MEMORY: &str = "frees what has ended";
 
 // ---- module test ---------------------------------------------------------------------------------------------------
 
@@ -92,7 +93,7 @@ fn the_report_has_a_line_for_each_check_and_says_how_long_calls_take() {
     assert_eq!(report.lines.last().unwrap(), "13 checks: 11 ok, 0 failed, 2 skipped");
     assert_eq!(report.lines.len(), 15);
     assert!(report.of("follows effective weights").starts_with("skipped  "));
-    assert!(report.of("keeps keys where they are").starts_with("skipped  "));
+    assert!(report.of("keeps each key on its endpoint").starts_with("skipped  "));
     let time = report.of("time of a request's calls");
     for part in [" ns at 3 endpoints", " ns at 100 endpoints", " ns at 10000 endpoints"] {
         assert!(time.contains(part), "{time}");
@@ -105,8 +106,10 @@ fn what_is_asked_for_beyond_the_contract_is_tried() {
     report.failed("follows effective weights", "its weight's share is ");
     report.failed("ends when endpoints are unavailable", "answered endpoint 0 of 2, which is not available");
     let report = test(&artifacts::module("round_robin"), &["--keyed"]);
-    report
-        .failed("keeps keys where they are", "key 0 of 2 endpoints had 0, and has 1 when it is asked again");
+    report.failed(
+        "keeps each key on its endpoint",
+        "key 0 of 2 endpoints had 0, and has 1 when it is asked again",
+    );
 }
 
 #[test]
@@ -132,9 +135,9 @@ fn settings_come_from_a_file_or_from_the_command_line() {
 #[test]
 fn a_file_that_is_no_module_fails_where_it_is_loaded() {
     let report = broken("no-root");
-    report.failed("loads", "is no balancer module");
+    report.failed("loads", "not a balancer module");
     assert_eq!(report.of(OFFERS), format!("skipped  {OFFERS}: it does not load"));
-    broken("null-call").failed("loads", "every module must have one");
+    broken("null-call").failed("loads", "required call next is null");
 }
 
 #[test]
@@ -150,8 +153,8 @@ fn wrong_answers_are_told_in_words() {
     broken("answers-tried-again").failed(OFFERS, "answered endpoint 0 twice (tried: [0])");
     broken("answers-tried-again").failed("skips what the host has tried", "which the host had tried before");
     broken("exhausts-early").failed(OFFERS, "offered [0], expected [0, 1]");
-    broken("always-busy").failed(OFFERS, "answered that all endpoints are full, and none is");
-    broken("answers-unknown-kind").failed(OFFERS, "answered kind 99, which there is not");
+    broken("always-busy").failed(OFFERS, "answered Busy, but no endpoint is full");
+    broken("answers-unknown-kind").failed(OFFERS, "answered the unknown kind 99");
     broken("odd-status").failed(OFFERS, "next: returned status 99");
 }
 
@@ -194,42 +197,46 @@ const BUILDS: &str = "builds with its settings";
 /// Everything in `tests/broken`, the check that finds what is wrong with it, and words of its line.
 const BROKEN: [(&str, &str, &str); 38] = [
     ("aborts", OFFERS, "the process was ended by SIGABRT"),
-    ("always-busy", OFFERS, "answered that all endpoints are full, and none is"),
+    ("always-busy", OFFERS, "answered Busy, but no endpoint is full"),
     ("answers-out-of-range", OFFERS, "answered endpoint 1000000 of 1"),
     ("answers-tried-again", OFFERS, "answered endpoint 0 twice"),
-    ("answers-unknown-kind", OFFERS, "answered kind 99, which there is not"),
+    ("answers-unknown-kind", OFFERS, "answered the unknown kind 99"),
     ("exhausts-early", OFFERS, "offered [0], expected [0, 1]"),
     ("exits", OFFERS, "the module ended the process, with exit code 0"),
     ("hides-layout", LOADS, "built without the layout of its root"),
-    ("huge-trylist", LOADS, "its trylist takes 1048576 bytes, 65536 at most can be given"),
-    ("info-of-another-abi", LOADS, "its table is of ABI 1.0, its info of 1.3; rebuild it as a whole"),
+    (
+        "huge-trylist",
+        LOADS,
+        "its trylist has 1048576 bytes, expected at most 65536; keep the rest on the heap",
+    ),
+    ("info-of-another-abi", LOADS, "its table has ABI 1.0, its info 1.3; rebuild the whole module"),
     ("info-panics", LOADS, "panicked in info"),
     ("info-refuses", LOADS, "info returned status 1"),
     ("lacks-a-function", LOADS, "cannot be linked: undefined symbol: this_is_defined_nowhere"),
     ("leaks-instances", MEMORY, "bytes for each instance of 200 endpoints that has ended"),
     ("leaks-requests", MEMORY, "bytes for each request that has ended"),
     ("newer-minor", LOADS, "built for ABI 1.1, this host provides 1.0"),
-    ("no-root", LOADS, "is no balancer module"),
-    ("null-call", LOADS, "its call next is null, and every module must have one"),
-    ("null-info", LOADS, "its call info is null, and every module must have one"),
+    ("no-root", LOADS, "not a balancer module"),
+    ("null-call", LOADS, "required call next is null; define it"),
+    ("null-info", LOADS, "required call info is null; define it"),
     ("null-table", LOADS, "does not point to a table of calls"),
-    ("odd-alignment", LOADS, "its trylist is to be aligned to 24 bytes, expected a power of two up to 16"),
-    ("odd-id", LOADS, "says that its ID is \"Round-Robin\", which is not snake_case"),
+    ("odd-alignment", LOADS, "its trylist has alignment 24, expected a power of two up to 16"),
+    ("odd-id", LOADS, "its ID \"Round-Robin\" is not snake_case"),
     ("odd-status", OFFERS, "next: returned status 99"),
     ("odd-text", LOADS, "its version is not UTF-8"),
     ("other-abi-stable", LOADS, "built with abi_stable 0.12, this host has 0.11"),
     ("other-layout", LOADS, "wire field Endpoint.size is 4 bytes at offset 4, here 4 bytes at offset 0"),
     ("other-major", LOADS, "built for ABI 2.0, this host provides 1.0"),
-    ("other-root", LOADS, "its calls are not this host's: its root differs"),
+    ("other-root", LOADS, "its calls differ from this host's: its root differs"),
     ("panics-in-build", BUILDS, "src/lib.rs:14: cannot be built"),
     ("panics-in-load-balance", OFFERS, "src/lib.rs:18: cannot balance"),
     ("panics-in-next", OFFERS, "next: panicked at panics-in-next/src/lib.rs:20: cannot choose"),
     ("panics-in-root", LOADS, "its root could not be made: it panicked"),
     ("refuses-settings", BUILDS, "choices: is missing"),
     ("segfaults", OFFERS, "the process was ended by SIGSEGV"),
-    ("short-table", LOADS, "its table of calls says that it has 64 bytes, expected 104 or more"),
+    ("short-table", LOADS, "its table of calls has 64 bytes, expected at least 104"),
     ("table-itself", LOADS, "does not point to a table of calls"),
-    ("text-nowhere", LOADS, "its version is no text of 512 bytes or less"),
+    ("text-nowhere", LOADS, "its version is not a readable text of at most 512 bytes"),
     ("wrong-abi", LOADS, "built for ABI 2.0, this host provides 1.0"),
 ];
 
@@ -257,7 +264,7 @@ fn every_broken_module_fails_with_the_right_words() {
             assert_eq!(tried, 0, "{fault}: {:#?}", report.lines);
         }
     }
-    broken("text-without-end").failed(LOADS, "its version is no text of 512 bytes or less");
+    broken("text-without-end").failed(LOADS, "its version is not a readable text of at most 512 bytes");
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("broken");
     let names = |folder: &Path| {
         let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
@@ -268,6 +275,20 @@ fn every_broken_module_fails_with_the_right_words() {
     for name in [names(&folder), names(&folder.join("c"))].concat() {
         let is_known = BROKEN.iter().any(|(fault, ..)| *fault == name) || NOT_TRIED.contains(&&*name);
         assert!(is_known, "{name} is not tried by module test");
+    }
+}
+
+// ---- what authors copy ---------------------------------------------------------------------------------------------
+
+/// The smallest module and the one in C, which authors begin with, go on after a reload with the server whose turn it is.
+#[test]
+fn models_for_authors_go_on_with_the_next_server_after_a_reload() {
+    for (id, file) in [("proxy_lb", artifacts::module("proxy_lb")), ("c_example", artifacts::c_module())] {
+        let origins = ["a", "b", "c"].map(Origin::named);
+        let site = Site::run(&Proxy::over(&origins).module_file(id, &file));
+        assert_eq!(site.names(4), "a b c a", "{id}");
+        site.reload_wholly();
+        assert_eq!(site.names(2), "b c", "{id}");
     }
 }
 
@@ -335,13 +356,13 @@ fn a_new_module_is_refused_in_one_line() {
     assert!(refused(&["Least-Used"]).contains("a module ID is in snake_case"));
     assert_eq!(
         refused(&["mine", "--path", there]),
-        format!("trylist: {there}: is there already; name another with --path DIR\n")
+        format!("trylist: {there}: already exists; name another folder with --path DIR\n")
     );
     let elsewhere = folder.path().join("mine");
     let elsewhere = elsewhere.to_str().unwrap();
     assert_eq!(
         refused(&["mine", "--path", elsewhere, "--lb-api", there]),
-        format!("trylist: {there}: the sources of lb-api are not there\n")
+        format!("trylist: {there}: sources of lb-api not found\n")
     );
     assert_eq!(
         fs::read_dir(folder.path()).unwrap().count(),

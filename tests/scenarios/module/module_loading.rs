@@ -10,8 +10,8 @@ use lb_api::wire;
 use sha2::Digest as _;
 use tests::artifacts::{broken, c_module};
 use trylist::config::{ModuleFile, Place, Setting, SettingValue};
-use trylist::module::balancer::{Balancer, BuildInput, Endpoint};
-use trylist::module::board::{Board, Crumb, Kind, Mark, take_place};
+use trylist::module::balancer::{Balancer, BuildInput, EndpointInput};
+use trylist::module::board::{Board, CallKind, Crumb, ModuleMark, take_place};
 use trylist::module::load::{self, inspect};
 use trylist::module::refusal::LoadError;
 use trylist::module::registry::Registry;
@@ -34,7 +34,7 @@ fn load(id: &str, file: &Path) -> Result<Arc<Module>, LoadError> {
 
 /// As a host that nobody watches over.
 fn open(request: &ModuleFile) -> Result<Arc<Module>, LoadError> {
-    load::open(request, load::read(request)?, Mark::NONE)
+    load::open(request, load::read(request)?, ModuleMark::NONE)
 }
 
 /// Loads `file` as module `x`, and checks that it is refused in one line: place, ID, file, and this.
@@ -54,16 +54,16 @@ fn file(bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
     (folder, file)
 }
 
-const NO_MODULE: &str = "is no balancer module: it exports neither the root of a Rust module \
+const NO_MODULE: &str = "not a balancer module: it exports neither the root of a Rust module \
                          (lb_api::export_balancer!) nor the symbol lb_module of a C module";
-const NO_TABLE: &str = "its symbol lb_module does not point to a table of calls; \
+const NO_TABLE: &str = "symbol lb_module does not point to a table of calls; \
                         define it as `LB_EXPORT const struct lb_module *const lb_module = &table;`";
 
 // ---- the file ------------------------------------------------------------------------------------------------------
 
 #[test]
 fn refuses_a_file_that_is_not_there() {
-    refused(Path::new("/nowhere/libmod_x.so"), "is not there");
+    refused(Path::new("/nowhere/libmod_x.so"), "not found");
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn names_every_place_where_it_looked_for_a_relative_file() {
         ModuleFile { search: [PathBuf::from("/a"), "/b".into()].into(), ..line("x", "modules/mod_x.so") };
     assert_eq!(
         open(&request).unwrap_err().to_string(),
-        "site.toml:7: module \"x\": modules/mod_x.so: is not there, looked for /a/modules/mod_x.so, \
+        "site.toml:7: module \"x\": modules/mod_x.so: not found; looked for /a/modules/mod_x.so, \
          /a/mod_x.so, /a/libmod_x.so, /b/modules/mod_x.so, /b/mod_x.so and /b/libmod_x.so"
     );
 }
@@ -80,18 +80,18 @@ fn names_every_place_where_it_looked_for_a_relative_file() {
 #[test]
 fn refuses_folders_and_pipes() {
     let folder = tempfile::tempdir().unwrap();
-    refused(folder.path(), "is not there");
+    refused(folder.path(), "not found");
     let inspected = inspect(folder.path()).unwrap_err().to_string();
-    assert_eq!(inspected, format!("{}: is no regular file", folder.path().display()));
+    assert_eq!(inspected, format!("{}: not a regular file", folder.path().display()));
     let pipe = folder.path().join("pipe");
     rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, 0o600.into()).unwrap();
-    refused(&pipe, "is no regular file");
+    refused(&pipe, "not a regular file");
 }
 
 #[test]
 fn refuses_what_is_no_library() {
     let (_folder, text) = file(b"/* GNU ld script */");
-    refused(&text, &format!("is no ELF file, expected a shared library for {}", std::env::consts::ARCH));
+    refused(&text, &format!("not an ELF file, expected a shared library for {}", std::env::consts::ARCH));
 }
 
 #[test]
@@ -115,7 +115,10 @@ fn refuses_a_library_that_was_cut_short() {
 
 #[test]
 fn refuses_a_library_that_lacks_a_function() {
-    refused(&broken("lacks-a-function"), "cannot be linked: undefined symbol: this_is_defined_nowhere");
+    refused(
+        &broken("lacks-a-function"),
+        "cannot be linked: undefined symbol: this_is_defined_nowhere; `ldd -r FILE` lists what is missing",
+    );
 }
 
 #[test]
@@ -126,7 +129,7 @@ fn refuses_another_hash_than_the_pinned_one() {
     assert_eq!(
         open(&request).unwrap_err().to_string(),
         format!(
-            "site.toml:7: module \"x\": {}: has sha256 {found}, the configuration wants {}",
+            "site.toml:7: module \"x\": {}: sha256 is {found}, the configuration pins {}",
             library.display(),
             "ab".repeat(32)
         )
@@ -162,7 +165,10 @@ fn refuses_a_rust_module_of_another_abi() {
 
 #[test]
 fn refuses_a_rust_module_with_another_root() {
-    refused(&broken("other-root"), "its calls are not this host's: its root differs (Package); rebuild it");
+    refused(
+        &broken("other-root"),
+        "its calls differ from this host's: its root differs (Package); rebuild it",
+    );
 }
 
 #[test]
@@ -207,13 +213,16 @@ fn refuses_a_symbol_that_leads_to_no_table() {
 
 #[test]
 fn refuses_a_table_that_is_too_short() {
-    refused(&broken("short-table"), "its table of calls says that it has 64 bytes, expected 104 or more");
+    refused(
+        &broken("short-table"),
+        "its table of calls has 64 bytes, expected at least 104; set its `size` to sizeof(struct lb_module)",
+    );
 }
 
 #[test]
 fn refuses_a_table_without_a_call_that_every_module_must_have() {
-    refused(&broken("null-call"), "its call next is null, and every module must have one");
-    refused(&broken("null-info"), "its call info is null, and every module must have one");
+    refused(&broken("null-call"), "required call next is null; define it");
+    refused(&broken("null-info"), "required call info is null; define it");
 }
 
 #[test]
@@ -224,32 +233,29 @@ fn refuses_a_module_that_says_nothing_of_itself() {
 
 #[test]
 fn refuses_a_module_that_was_put_together_from_two_abis() {
-    refused(
-        &broken("info-of-another-abi"),
-        "its table is of ABI 1.0, its info of 1.3; rebuild it as a whole",
-    );
+    refused(&broken("info-of-another-abi"), "its table has ABI 1.0, its info 1.3; rebuild the whole module");
 }
 
 #[test]
 fn refuses_an_id_that_is_none() {
-    refused(&broken("odd-id"), "says that its ID is \"Round-Robin\", which is not snake_case");
+    refused(&broken("odd-id"), "its ID \"Round-Robin\" is not snake_case");
 }
 
 #[test]
 fn refuses_text_that_is_none() {
     refused(&broken("odd-text"), "its version is not UTF-8: \"1.0 \u{fffd}\"");
     for text in ["text-nowhere", "text-without-end"] {
-        refused(&broken(text), "its version is no text of 512 bytes or less");
+        refused(&broken(text), "its version is not a readable text of at most 512 bytes");
     }
 }
 
 #[test]
 fn refuses_a_trylist_that_no_host_can_place() {
+    refused(&broken("odd-alignment"), "its trylist has alignment 24, expected a power of two up to 16");
     refused(
-        &broken("odd-alignment"),
-        "its trylist is to be aligned to 24 bytes, expected a power of two up to 16",
+        &broken("huge-trylist"),
+        "its trylist has 1048576 bytes, expected at most 65536; keep the rest on the heap",
     );
-    refused(&broken("huge-trylist"), "its trylist takes 1048576 bytes, 65536 at most can be given");
 }
 
 // ---- building ------------------------------------------------------------------------------------------------------
@@ -274,7 +280,7 @@ fn build_of(
         value,
         place: Place { file: "site.toml".into(), line: 9 },
     });
-    let endpoint = Endpoint {
+    let endpoint = EndpointInput {
         id: 1,
         url: "http://127.0.0.1:9001",
         name: "127.0.0.1",
@@ -466,7 +472,7 @@ fn a_module_that_does_not_return_is_seen_where_it_is_from_outside_of_the_process
     });
     let crumb =
         tests::eventually("a thread is inside a module", || board.look().first().and_then(|seen| seen.crumb));
-    assert_eq!(crumb, Crumb { kind: Kind::Long, module: 1, cluster: Some(3), in_host: false });
+    assert_eq!(crumb, Crumb { kind: CallKind::Long, module: 1, cluster: Some(3), in_host: false });
 }
 
 #[test]

@@ -9,7 +9,7 @@ use tests::journal::Journal;
 use tests::log;
 use tests::origin::Origin;
 use tests::proxy::{Builder, Proxy};
-use trylist::module::balancer::Fault;
+use trylist::module::balancer::ModuleFault;
 
 const QUARANTINED: &str = "trylist_balancer_quarantined{cluster=\"%\",module=\"MODULE\"}";
 const CALLS: &str = "trylist_module_calls_total{cluster=\"%\",module=\"MODULE\",call=\"next\"}";
@@ -95,7 +95,7 @@ fn calls_that_take_too_long_count_as_well() {
     let proxy = Proxy::over([&origin]).top("supervision.module_faults = 2").start();
     let balancer = proxy.clusters()[0].tiers[0].balancer.as_ref().unwrap();
     for expected in ["0", "1"] {
-        balancer.fault(Fault::Overrun, &"next took 1.5 s");
+        balancer.fault(ModuleFault::Overrun, &"next took 1.5 s");
         assert_eq!(balancer.is_quarantined(), expected == "1");
     }
     assert_eq!(metric(&proxy, QUARANTINED, "proxy_lb"), 1.0);

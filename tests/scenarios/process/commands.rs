@@ -60,7 +60,7 @@ fn inspect_says_why_a_module_would_be_refused() {
     let output = trylist(&["module", "inspect", file.to_str().unwrap()]);
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!((output.status.code(), said.lines().count()), (Some(4), 1), "{said}");
-    assert!(said.starts_with(&format!("{}: is no balancer module", file.display())), "{said}");
+    assert!(said.starts_with(&format!("{}: not a balancer module", file.display())), "{said}");
 }
 
 #[test]

@@ -389,7 +389,8 @@ fn a_module_that_cannot_use_what_was_saved_starts_without() {
         [("refuse what was saved", "this is of another form"), ("panic at what was saved", "unknown byte 97")]
     {
         site.reload_with(&builder(misdeed));
-        let cannot = "cluster \"app\": module \"misbehaves\" cannot use what it saved, and starts without: ";
+        let cannot =
+            "cluster \"app\": module \"misbehaves\" cannot use its saved state and starts without it: ";
         eventually("a line", || (site.running().logged(&[cannot, why]).len() == 1).then_some(()));
         assert_eq!(site.names(2), "a a");
     }

@@ -1,11 +1,11 @@
-//! `@ID@`: round robin in runs. So many requests in a row go to one server, then as many to the next.
+//! `@ID@`: round robin in runs. `run` requests in a row go to one server, the next `run` requests to the next server.
 //!
-//! By hand, for servers a, b, c and runs of 2: a a b b c c a a. A server that is not available is passed over as long as
-//! there are others; a try that fails goes on with the next server, and other requests' turns stay where they are.
+//! By hand, for servers a, b, c and runs of 2: a a b b c c a a. A server that is not available is skipped as long as there are
+//! others. A try that fails goes on with the next server and does not change the turns of other requests.
 //!
-//! **Settings**: `run`, how many requests in a row go to one server, 1 or more; 1 by default.
+//! **Settings**: `run`, the number of requests in a row for one server, 1 or more; 1 by default.
 //!
-//! **When**: servers of equal strength. **When not**: weights, which it does not know.
+//! **When**: servers of equal strength. **When not**: weights, which it ignores.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -36,17 +36,17 @@ pub struct Runs {
 impl Balancer for Runs {
     const ID: &'static str = "@ID@";
     const SUMMARY: &'static str = "round robin in runs of requests";
-    /// To be raised when what `save` writes gets another form.
+    /// Raise it when the form of the saved bytes changes.
     const STATE_VERSION: u32 = 1;
     type Settings = Settings;
-    /// Where this request begins.
+    /// The server that this request tries first.
     type Trylist = usize;
 
     fn build(cx: &BuildCx<'_, Self>, settings: Settings) -> Result<Self, BuildError> {
         if settings.run == 0 {
             return Err(BuildError::setting("run", "expected 1 or more, found 0"));
         }
-        // A reload, which starts a new process, is no reason to begin again.
+        // A reload starts a new process: go on with the turn that the old one saved.
         let saved = cx.saved().and_then(|bytes| bytes.try_into().ok());
         let n_requests = saved.map_or(0, u64::from_le_bytes);
         Ok(Self {

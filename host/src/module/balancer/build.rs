@@ -1,4 +1,4 @@
-//! Making an instance: what a module gets to see of its cluster, and what it says to that.
+//! Builds an instance: the module's view of its cluster, and its answer.
 
 use std::ffi::c_void;
 use std::fmt;
@@ -11,7 +11,7 @@ use lb_api::wire;
 use super::Balancer;
 use super::scope::{Scope, panic_text, take_panic};
 use crate::config::{Place, Setting, SettingValue};
-use crate::module::board;
+use crate::module::board::{self, ModuleMark};
 use crate::module::mapped::can_be_read;
 use crate::module::wire::{address, bytes, slice, text};
 use crate::module::{Module, OneLine};
@@ -37,7 +37,7 @@ pub struct EndpointInput<'a> {
     pub counters: &'static wire::Counters,
 }
 
-/// What a balancer is built from.
+/// Input of a balancer's `build`.
 #[derive(Clone, Copy, Debug)]
 pub struct BuildInput<'a> {
     /// Name of the cluster.
@@ -52,7 +52,7 @@ pub struct BuildInput<'a> {
     pub settings: &'a [Setting],
     /// The cluster's balancer that the new one will replace. The module sees it only where it is its own, of the same load.
     pub previous: Option<&'a Balancer>,
-    /// What the cluster's balancer of an earlier generation saved.
+    /// State saved by the cluster's balancer of an earlier generation.
     pub saved: Option<&'a [u8]>,
     /// So many faults within a minute put the balancer in quarantine; 0 is never.
     pub fault_limit: u32,
@@ -74,13 +74,13 @@ pub struct BuildError {
 pub struct BuildProblem {
     /// The setting at fault in the form of [`wire::Setting::path`], or empty.
     pub path: Box<str>,
-    /// What is wrong, on one line.
+    /// The problem, on one line.
     pub text: Box<str>,
     /// Where the setting (or, where it is missing, its table) stands in the configuration.
     pub place: Option<Place>,
 }
 
-/// What a balancer wants gathered for it; the host gathers nothing else.
+/// The data that a balancer asks for; the host gathers nothing else.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
     /// The cluster's key of each request.
@@ -94,23 +94,23 @@ pub struct Needs {
 }
 
 impl Balancer {
-    /// Makes an instance of `module`. Costs what the module makes of it, and one pass over endpoints and settings; twice
-    /// that where the module cannot use what was saved: it then starts without, and the log says so.
+    /// Makes an instance of `module`. If the module cannot use its saved state, it is built without, and the log says so. Costs
+    /// one or two calls of the module's `build`, each with a pass over endpoints and settings.
     ///
     /// # Errors
     ///
-    /// What the module said against it; also where it panicked, or asks for what no host can give.
+    /// The module's reasons; also if it panicked, or asks for data that no host can give.
     pub fn build(module: &Arc<Module>, input: BuildInput<'_>) -> Result<Self, BuildError> {
-        let placed = |said: Vec<UnplacedProblem>| -> Vec<BuildProblem> {
-            said.into_iter().map(|said| BuildProblem::placed(said, input.settings)).collect()
+        let placed = |problems: Vec<UnplacedProblem>| -> Vec<BuildProblem> {
+            problems.into_iter().map(|problem| BuildProblem::placed(problem, input.settings)).collect()
         };
-        let mut built = Self::build_or_say_why(module, input).map_err(placed);
+        let mut built = Self::try_build(module, input).map_err(placed);
         if let (Err(refused), Some(_)) = (&built, input.saved) {
-            let without = Self::build_or_say_why(module, BuildInput { saved: None, ..input }).map_err(placed);
+            let without = Self::try_build(module, BuildInput { saved: None, ..input }).map_err(placed);
             if let (Ok(_), Some(BuildProblem { text, .. })) = (&without, refused.first()) {
                 let (cluster, module) = (input.cluster, module.id());
                 tracing::warn!(
-                    "cluster \"{cluster}\": module \"{module}\" cannot use what it saved, and starts without: {text}"
+                    "cluster \"{cluster}\": module \"{module}\" cannot use its saved state and starts without it: {text}"
                 );
             }
             built = without;
@@ -122,68 +122,36 @@ impl Balancer {
         })
     }
 
-    fn build_or_say_why(module: &Arc<Module>, input: BuildInput<'_>) -> Result<Self, Vec<UnplacedProblem>> {
+    /// One call of the module's `build`, and the checks of what it asks for.
+    fn try_build(module: &Arc<Module>, input: BuildInput<'_>) -> Result<Self, Vec<UnplacedProblem>> {
         let previous = input.previous.filter(|previous| previous.is_replaceable_by(module, input.cluster));
         let scope = match previous {
             Some(previous) => Arc::clone(&previous.scope),
             None => Scope::new(Arc::clone(module), input.cluster, input.fault_limit),
         };
-        let metadata: Vec<Box<[wire::Pair]>> = input.endpoints.iter().map(|e| pairs(e.metadata)).collect();
-        let endpoints: Vec<wire::Endpoint> =
-            input.endpoints.iter().zip(&metadata).map(|(endpoint, pairs)| endpoint.to_wire(pairs)).collect();
-        let settings: Vec<wire::Setting> = input.settings.iter().map(setting).collect();
-        let mut said: Vec<UnplacedProblem> = Vec::new();
-        let errors = wire::ErrorSink {
-            size: size_of::<wire::ErrorSink>() as u32,
-            reserved: 0,
-            ctx: (&raw mut said).cast(),
-            error: push_said,
-        };
-        let mut needs = NO_NEEDS;
-        let cx = wire::BuildCx {
-            size: size_of::<wire::BuildCx>() as u32,
-            reserved: 0,
-            cluster: text(input.cluster),
-            endpoints: endpoints.as_ptr(),
-            n_endpoints: endpoints.len(),
-            endpoint_stride: size_of::<wire::Endpoint>(),
-            settings: settings.as_ptr(),
-            n_settings: settings.len(),
-            setting_stride: size_of::<wire::Setting>(),
-            state: input.state,
-            previous: previous.map_or(ptr::null(), |previous| previous.instance.cast_const()),
-            saved: input.saved.map_or(ABSENT, bytes),
-            host: &raw const scope.api,
-            errors: &raw const errors,
-            needs: &raw mut needs,
-        };
-        let calls = module.library.calls;
         let mark = input.cluster_idx.map_or(module.mark, |idx| module.mark.in_cluster(idx));
-        let mut instance = ptr::null_mut();
-        // SAFETY: `cx` and all that it points to live until after the call, `scope` until after the balancer, and
-        // `previous` is an instance of this very library. The module keeps to the ABI, as `load` checked by its version.
-        let status =
-            board::inside(mark.long(), || unsafe { (calls.build)(&raw const cx, &raw mut instance) });
-        said = judge(status, said)?;
+        let previous = previous.map_or(ptr::null(), |previous| previous.instance.cast_const());
+        let answer = call_build(module, input, previous, &scope, mark)?;
         // From here on the instance is dropped with `balancer`, whatever else is found.
         let mut balancer = Self {
-            calls,
-            instance,
+            calls: module.library.calls,
+            instance: answer.instance,
             mark,
-            events: needs.events,
+            events: answer.needs.events,
             needs: Needs::default(),
             scope,
             module: Arc::clone(module),
         };
+        let mut problems = answer.problems;
         // SAFETY: the ABI keeps the names valid until the balancer is dropped.
-        match unsafe { Needs::from_wire(&needs) } {
+        match unsafe { Needs::from_wire(&answer.needs) } {
             Ok(needs) => balancer.needs = needs,
-            Err(why) => said.push(UnplacedProblem::of_all(why)),
+            Err(why) => problems.push(UnplacedProblem::of_all(why)),
         }
-        if balancer.events != 0 && calls.observe.is_none() {
-            said.push(UnplacedProblem::of_all("it asks for events, but has no call \"observe\""));
+        if balancer.events != 0 && balancer.calls.observe.is_none() {
+            problems.push(UnplacedProblem::of_all("it asks for events, but has no call \"observe\""));
         }
-        if said.is_empty() { Ok(balancer) } else { Err(said) }
+        if problems.is_empty() { Ok(balancer) } else { Err(problems) }
     }
 
     /// Whether `module` may see this balancer's instance as the one to be replaced: its own, and of the same cluster.
@@ -192,24 +160,79 @@ impl Balancer {
     }
 }
 
-/// What the module said to its error sink, when it says by its status that there is an instance; else why there is none.
-fn judge(status: u32, mut said: Vec<UnplacedProblem>) -> Result<Vec<UnplacedProblem>, Vec<UnplacedProblem>> {
-    let panic = take_panic();
-    match status {
-        wire::STATUS_OK => return Ok(said),
-        wire::STATUS_PANICKED => {
-            let text = said.pop().map(|said| said.text).or(panic);
-            said = vec![UnplacedProblem::of_all(panic_text("build", text))];
-        }
-        _ if said.is_empty() => {
-            said.push(UnplacedProblem::of_all("it refused to build, and did not say why"))
-        }
-        _ => {}
-    }
-    Err(said)
+/// A module's answer to `build` with a status that says that there is an instance.
+struct BuildAnswer {
+    instance: *mut c_void,
+    needs: wire::Needs,
+    /// Errors that it reported all the same.
+    problems: Vec<UnplacedProblem>,
 }
 
-/// One error as it came: path and text.
+/// Calls `build` with the wire form of `input`. `previous` is null or an instance of this very library.
+fn call_build(
+    module: &Module,
+    input: BuildInput<'_>,
+    previous: *const c_void,
+    scope: &Scope,
+    mark: ModuleMark,
+) -> Result<BuildAnswer, Vec<UnplacedProblem>> {
+    let metadata: Vec<Box<[wire::Pair]>> = input.endpoints.iter().map(|e| pairs(e.metadata)).collect();
+    let endpoints: Vec<wire::Endpoint> =
+        input.endpoints.iter().zip(&metadata).map(|(endpoint, pairs)| endpoint.to_wire(pairs)).collect();
+    let settings: Vec<wire::Setting> = input.settings.iter().map(setting).collect();
+    let mut problems: Vec<UnplacedProblem> = Vec::new();
+    let errors = wire::ErrorSink {
+        size: size_of::<wire::ErrorSink>() as u32,
+        reserved: 0,
+        ctx: (&raw mut problems).cast(),
+        error: push_problem,
+    };
+    let mut needs = NO_NEEDS;
+    let cx = wire::BuildCx {
+        size: size_of::<wire::BuildCx>() as u32,
+        reserved: 0,
+        cluster: text(input.cluster),
+        endpoints: endpoints.as_ptr(),
+        n_endpoints: endpoints.len(),
+        endpoint_stride: size_of::<wire::Endpoint>(),
+        settings: settings.as_ptr(),
+        n_settings: settings.len(),
+        setting_stride: size_of::<wire::Setting>(),
+        state: input.state,
+        previous,
+        saved: input.saved.map_or(ABSENT, bytes),
+        host: &raw const scope.api,
+        errors: &raw const errors,
+        needs: &raw mut needs,
+    };
+    let build = module.library.calls.build;
+    let mut instance = ptr::null_mut();
+    // SAFETY: `cx` and all that it points to live until after the call, `scope` until after the balancer, and `previous` is
+    // as promised. The module keeps to the ABI, as `load` checked by its version.
+    let status = board::inside(mark.long(), || unsafe { build(&raw const cx, &raw mut instance) });
+    let problems = judge(status, problems)?;
+    Ok(BuildAnswer { instance, needs, problems })
+}
+
+/// The errors that the module reported, if its status says that there is an instance; otherwise the reasons why there is none.
+fn judge(
+    status: u32,
+    mut problems: Vec<UnplacedProblem>,
+) -> Result<Vec<UnplacedProblem>, Vec<UnplacedProblem>> {
+    let panic = take_panic();
+    match status {
+        wire::STATUS_OK => return Ok(problems),
+        wire::STATUS_PANICKED => {
+            let text = problems.pop().map(|problem| problem.text).or(panic);
+            problems = vec![UnplacedProblem::of_all(panic_text("build", text))];
+        }
+        _ if problems.is_empty() => problems.push(UnplacedProblem::of_all("build refused without a reason")),
+        _ => {}
+    }
+    Err(problems)
+}
+
+/// One error as the module wrote it: path and text.
 struct UnplacedProblem {
     path: String,
     text: String,
@@ -221,7 +244,7 @@ impl UnplacedProblem {
     }
 }
 
-/// What the host sets before the call, and what holds if the module sets nothing.
+/// The host's values before the call, which hold if the module sets nothing.
 const NO_NEEDS: wire::Needs = wire::Needs {
     size: size_of::<wire::Needs>() as u32,
     flags: 0,
@@ -234,18 +257,18 @@ const NO_NEEDS: wire::Needs = wire::Needs {
 };
 
 impl BuildProblem {
-    /// Finds where the setting at fault stands: itself, else the nearest table or array around it.
-    fn placed(said: UnplacedProblem, settings: &[Setting]) -> Self {
+    /// Finds the place of the setting at fault in the configuration, or of the nearest table or array around it.
+    fn placed(problem: UnplacedProblem, settings: &[Setting]) -> Self {
         let around = |setting: &&Setting| {
-            said.path.strip_prefix(&*setting.path).is_some_and(|rest| {
+            problem.path.strip_prefix(&*setting.path).is_some_and(|rest| {
                 rest.is_empty() || rest.starts_with(['.', '[']) || setting.path.is_empty()
             })
         };
         let nearest = settings.iter().filter(around).max_by_key(|setting| setting.path.len());
         Self {
             place: nearest.map(|setting| setting.place.clone()),
-            path: said.path.into(),
-            text: said.text.into(),
+            path: problem.path.into(),
+            text: problem.text.into(),
         }
     }
 }
@@ -303,10 +326,10 @@ unsafe fn header_names(what: &str, first: *const wire::Str, n: usize) -> Result<
         return Ok(Box::default());
     }
     if n > MAX_HEADERS || first.is_null() {
-        return Err(format!("it asks for {n} {what} headers, {MAX_HEADERS} at most can be given"));
+        return Err(format!("it asks for {n} {what} headers, expected at most {MAX_HEADERS}"));
     }
     if !first.is_aligned() || !can_be_read(first.addr(), n * size_of::<wire::Str>()) {
-        return Err(format!("its list of {what} headers is not where it says"));
+        return Err(format!("its list of {what} headers points to memory that cannot be read"));
     }
     // SAFETY: the caller's promise; `n` is small, and `first` aligned and readable.
     let names = unsafe { std::slice::from_raw_parts(first, n) };
@@ -314,7 +337,7 @@ unsafe fn header_names(what: &str, first: *const wire::Str, n: usize) -> Result<
         .iter()
         .map(|name| {
             if name.len > MAX_HEADER_BYTES || !can_be_read(name.ptr.addr(), name.len) {
-                return Err(format!("it asks for a {what} header whose name is no text"));
+                return Err(format!("it asks for a {what} header whose name cannot be read"));
             }
             // SAFETY: the caller's promise, and readable.
             let name = unsafe { slice(name) };
@@ -322,13 +345,16 @@ unsafe fn header_names(what: &str, first: *const wire::Str, n: usize) -> Result<
                 Ok(text) if !text.is_empty() && text.bytes().all(is_token) => {
                     Ok(text.to_ascii_lowercase().into_boxed_str())
                 }
-                _ => Err(format!("it asks for {what} header \"{}\", which is no header name", OneLine(name))),
+                _ => Err(format!(
+                    "it asks for {what} header \"{}\", which is not a header name",
+                    OneLine(name)
+                )),
             }
         })
         .collect()
 }
 
-/// What RFC 9110 section 5.6.2 allows in a header name.
+/// Characters of a header name (RFC 9110 section 5.6.2).
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
@@ -337,13 +363,13 @@ fn is_token(byte: u8) -> bool {
 const MAX_PROBLEMS: usize = 100;
 
 /// [`wire::ErrorSink::error`].
-unsafe extern "C" fn push_said(ctx: *mut c_void, path: wire::Str, text: wire::Str) {
+unsafe extern "C" fn push_problem(ctx: *mut c_void, path: wire::Str, text: wire::Str) {
     // SAFETY: `build` made `ctx` from its `Vec`, which nobody else touches during the call.
-    let said = unsafe { &mut *ctx.cast::<Vec<UnplacedProblem>>() };
-    if said.len() < MAX_PROBLEMS {
+    let problems = unsafe { &mut *ctx.cast::<Vec<UnplacedProblem>>() };
+    if problems.len() < MAX_PROBLEMS {
         // SAFETY: the ABI promises valid text for the time of the call.
         let (path, text) = unsafe { (slice(&path), slice(&text)) };
-        said.push(UnplacedProblem { path: OneLine(path).to_string(), text: OneLine(text).to_string() });
+        problems.push(UnplacedProblem { path: OneLine(path).to_string(), text: OneLine(text).to_string() });
     }
 }
 

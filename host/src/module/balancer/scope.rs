@@ -1,4 +1,4 @@
-//! What outlives one balancer: the host's services to its module, and the count of its module's faults.
+//! The host's services to a balancer's module, and the count of its faults; both outlive one balancer.
 
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -14,7 +14,7 @@ use crate::module::board;
 use crate::module::wire::slice;
 use crate::module::{Module, OneLine};
 
-/// What a module did wrong while serving a request.
+/// A module's mistake while serving a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModuleFault {
     /// It panicked.
@@ -49,8 +49,8 @@ impl ModuleFault {
     }
 }
 
-/// What outlives one balancer: the services that its module was given, and the count of its faults. A balancer that
-/// replaces one of the same module takes it over, because the two may share learned state that still logs through it.
+/// The services that a module was given, and the count of its faults. A balancer that replaces one of the same module takes
+/// it over, because the two may share learned state that still logs through it.
 pub(super) struct Scope {
     pub(super) api: wire::HostApi,
     pub(super) cluster: Box<str>,
@@ -93,8 +93,8 @@ impl Scope {
         if self.quarantine.enter() {
             let (module, version, cluster) = (self.module.id(), self.module.version(), &*self.cluster);
             tracing::error!(
-                "cluster \"{cluster}\": module \"{module}\" {version} is in quarantine until the next reload: {why}; its \
-                 requests go to servers chosen by the host"
+                "cluster \"{cluster}\": module \"{module}\" {version} is in quarantine until the next reload: {why}; the host \
+                 chooses servers for its requests"
             );
         }
     }
@@ -104,14 +104,16 @@ impl Scope {
         let now = now.saturating_duration_since(self.start);
         match self.faults[fault as usize].add(now) {
             Some(0) => tracing::error!(module, cluster, fault = kind, "module fault: {detail}"),
-            Some(unsaid) => tracing::error!(module, cluster, fault = kind, unsaid, "module fault: {detail}"),
+            Some(suppressed) => {
+                tracing::error!(module, cluster, fault = kind, suppressed, "module fault: {detail}")
+            }
             None => tracing::debug!(module, cluster, fault = kind, "module fault: {detail}"),
         }
         if self.quarantine.fault(now) {
             let (version, limit) = (self.module.version(), self.quarantine.limit());
             tracing::error!(
                 "cluster \"{cluster}\": module \"{module}\" {version} is in quarantine until the next reload: {limit} \
-                 faults within {} s (last: {detail}); its requests go to servers chosen by the host",
+                 faults within {} s (last: {detail}); the host chooses servers for its requests",
                 WINDOW.as_secs()
             );
         }
@@ -146,7 +148,7 @@ impl Tally {
 }
 
 thread_local! {
-    /// What the module said of the panic that it caught, until its call returns and says in which call it was.
+    /// Text of the panic that the module caught, until its call returns and says in which call it was.
     static PANIC: Cell<Option<String>> = const { Cell::new(None) };
 }
 
@@ -154,12 +156,12 @@ pub(super) fn take_panic() -> Option<String> {
     PANIC.try_with(Cell::take).ok().flatten()
 }
 
-/// What the module said of its panic in this call. The SDK says `panicked at src/lib.rs:5: …`.
+/// Text of the module's panic in this call. The SDK writes `panicked at src/lib.rs:5: …`.
 pub(super) fn panic_text(call: &str, text: Option<String>) -> String {
     match text {
         Some(text) if text.starts_with("panicked") => format!("{call} {text}"),
         Some(text) => format!("{call} panicked: {text}"),
-        None => format!("{call} panicked, without a word"),
+        None => format!("{call} panicked without a message"),
     }
 }
 

@@ -251,7 +251,7 @@ fn every_reason_of_a_module_is_one_line_with_the_place_of_its_setting() {
 
 #[test]
 fn a_module_that_refuses_without_a_word_is_refused_with_one() {
-    let text = r#"cluster "api": module "fake": it refused to build, and did not say why"#;
+    let text = r#"cluster "api": module "fake": build refused without a reason"#;
     assert_eq!(build_error(&says!(=> wire::STATUS_REFUSED), &[]), [text]);
     assert_eq!(build_error(&says!(=> 4711), &[]), [text], "an unknown status is a refusal");
 }
@@ -273,7 +273,7 @@ fn a_panic_in_build_is_a_refusal() {
     let panicked = says!(("", "panicked at src/lib.rs:1: oh") => wire::STATUS_PANICKED);
     let text = r#"cluster "api": module "fake": build panicked at src/lib.rs:1: oh"#;
     assert_eq!(build_error(&panicked, &[]), [text]);
-    let text = r#"cluster "api": module "fake": build panicked, without a word"#;
+    let text = r#"cluster "api": module "fake": build panicked without a message"#;
     assert_eq!(build_error(&says!(=> wire::STATUS_PANICKED), &[]), [text]);
 }
 
@@ -331,13 +331,13 @@ fn needs_that_no_host_can_meet_are_refused() {
     static EMPTY: Names<1> = Names([name("")]);
     let refusal = |calls| build_error(&module(calls), &[]).join("");
     let error = refusal(needs!(request_headers: SPACE.0.as_ptr(), n_request_headers: 1));
-    assert!(error.ends_with("it asks for request header \"a b\", which is no header name"), "{error}");
+    assert!(error.ends_with("it asks for request header \"a b\", which is not a header name"), "{error}");
     let error = refusal(needs!(response_headers: EMPTY.0.as_ptr(), n_response_headers: 1));
-    assert!(error.ends_with("it asks for response header \"\", which is no header name"), "{error}");
+    assert!(error.ends_with("it asks for response header \"\", which is not a header name"), "{error}");
     let error = refusal(needs!(request_headers: SPACE.0.as_ptr(), n_request_headers: usize::MAX));
-    assert!(error.ends_with("request headers, 64 at most can be given"), "{error}");
+    assert!(error.ends_with("request headers, expected at most 64"), "{error}");
     let error = refusal(needs!(n_request_headers: 1));
-    assert!(error.ends_with("request headers, 64 at most can be given"), "{error}");
+    assert!(error.ends_with("request headers, expected at most 64"), "{error}");
     let error = refusal(needs!(events: 1 << wire::EVENT_CONNECTED));
     assert!(error.ends_with("it asks for events, but has no call \"observe\""), "{error}");
 }
