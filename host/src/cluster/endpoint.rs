@@ -25,6 +25,8 @@ pub struct Endpoint {
     pub id: u64,
     /// [`config::Server::url`].
     pub url: Arc<str>,
+    /// [`config::Server::address`].
+    pub address: Option<IpAddr>,
     /// Host name or address, without brackets; the path of a Unix socket.
     pub name: Arc<str>,
     /// Port; 0 for a Unix socket.
@@ -251,6 +253,7 @@ impl Endpoint {
         Self {
             id: id(&cluster.name, &server.url, occurrence, address),
             url: Arc::clone(&server.url),
+            address: server.address,
             name: Arc::clone(&server.host),
             port: server.port,
             tls_name: server.tls_name.clone(),

@@ -7,7 +7,7 @@
 //! ```
 //! (in one line; times in seconds; ` request_id=…` at its end where requests have IDs.) Bytes that could end a field or a line are written as `\xHH`, as nginx does.
 //!
-//! A request never waits for the log. Each worker thread formats into a buffer of its own ([`Writer`]) and hands it over
+//! A request never waits for the log. Each worker thread formats into a buffer of its own ([`LogWriter`]) and hands it over
 //! when it is full, or every second, through a channel of fixed length; one thread writes. Where that cannot keep up,
 //! lines are dropped, counted, and spoken of in one warning a while.
 
@@ -17,7 +17,6 @@ mod tests;
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
@@ -31,7 +30,9 @@ use crate::config::AccessLogTarget;
 use crate::os::blocking_writer::BlockingWriter;
 use crate::os::trusted_path::{LastName, SafePath};
 
-use self::line::Date;
+use self::line::LogDate;
+
+pub use self::line::{LogEntry, Try};
 
 /// Bytes that are handed over at once: some 150 lines, so that the channel costs a line next to nothing.
 const CHUNK_BYTES: usize = 32 * 1024;
@@ -45,77 +46,30 @@ const END_PAUSE: Duration = Duration::from_millis(1);
 /// Between two warnings about the same trouble.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
-/// The log of one worker: a thread that writes what the [`Writer`]s hand over. Dropping it writes what it was handed
+/// The log of one worker: a thread that writes what the [`LogWriter`]s hand over. Dropping it writes what it was handed
 /// and ends the thread, so drop the writers first; it gives up after a second in which no line could be written.
 #[derive(Debug)]
 pub struct AccessLog {
-    sender: SyncSender<Message>,
-    shared: Arc<Shared>,
+    sender: SyncSender<LogMessage>,
+    shared: Arc<LogState>,
     /// Until it is ended. Locked by nobody who serves.
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// How many lines there were.
 #[derive(Debug, Default)]
-pub struct Lines {
+pub struct LineCounts {
     written: AtomicU64,
     dropped: AtomicU64,
 }
 
 /// One thread's end of the log.
 #[derive(Debug)]
-pub struct Writer {
-    sender: SyncSender<Message>,
-    shared: Arc<Shared>,
-    chunk: Chunk,
-    date: Date,
-}
-
-/// What is said of one request. Text may be any bytes: whatever could break out of its field is escaped.
-#[derive(Clone, Copy, Debug)]
-pub struct Entry<'a> {
-    /// Address of the client; `None` where it came over a Unix socket.
-    pub client: Option<IpAddr>,
-    /// Method as sent; empty where the request could not be read.
-    pub method: &'a [u8],
-    /// Target as sent.
-    pub target: &'a [u8],
-    /// `HTTP/1.1` or `HTTP/1.0`.
-    pub version: &'a str,
-    /// Status that the client got; 0 where it got none.
-    pub status: u16,
-    /// Bytes of the response's body that the client got.
-    pub body_bytes: u64,
-    /// `Referer`, where there is one.
-    pub referer: Option<&'a [u8]>,
-    /// `User-Agent`, where there is one.
-    pub user_agent: Option<&'a [u8]>,
-    /// Name of the cluster; `None` where no route matched.
-    pub cluster: Option<&'a str>,
-    /// Module ID of the cluster's balancer.
-    pub module: Option<&'a str>,
-    /// URL of the endpoint whose response the client got.
-    pub endpoint: Option<&'a str>,
-    /// From the end of the request's head to the end of the response.
-    pub duration_ns: u64,
-    /// From the end of the request's head to the response's head, where a server answered.
-    pub first_byte_ns: Option<u64>,
-    /// The request's ID, where it has one; then the line ends with it.
-    pub request_id: Option<&'a [u8]>,
-}
-
-/// One try of a request.
-#[derive(Clone, Copy, Debug)]
-pub struct Try<'a> {
-    /// URL of the endpoint.
-    pub endpoint: &'a str,
-    /// How it ended, in one word: [`crate::observe::metrics::try_result`], or [`crate::observe::metrics::failure`] where it was not
-    /// established.
-    pub result: &'a str,
-    /// Status of the server's response, also of one that was not passed on. 0 is no response; then it is not written.
-    pub status: u16,
-    /// How long it took.
-    pub duration_ns: u64,
+pub struct LogWriter {
+    sender: SyncSender<LogMessage>,
+    shared: Arc<LogState>,
+    chunk: LogChunk,
+    date: LogDate,
 }
 
 impl AccessLog {
@@ -132,48 +86,48 @@ impl AccessLog {
             (AccessLogTarget::File(path), None) => (Some(path.clone()), Box::new(append_to(path)?)),
             (AccessLogTarget::File(path), Some(file)) => (Some(path.clone()), Box::new(file)),
         };
-        Self::start(Output { path, file, broken_line: false }).map(Some)
+        Self::start(LogOutput { path, file, broken_line: false }).map(Some)
     }
 
-    fn start(output: Output) -> io::Result<Self> {
+    fn start(output: LogOutput) -> io::Result<Self> {
         let (sender, receiver) = mpsc::sync_channel(QUEUED_CHUNKS);
-        let shared = Arc::new(Shared::default());
-        let scribe = Scribe { output, shared: Arc::clone(&shared), warned: None };
+        let shared = Arc::new(LogState::default());
+        let scribe = LogThread { output, shared: Arc::clone(&shared), warned: None };
         let thread = thread::Builder::new().name("access-log".into()).spawn(move || scribe.run(&receiver))?;
         Ok(Self { sender, shared, thread: Mutex::new(Some(thread)) })
     }
 
     /// A thread's end of the log.
-    pub fn writer(&self) -> Writer {
-        Writer {
+    pub fn writer(&self) -> LogWriter {
+        LogWriter {
             sender: self.sender.clone(),
             shared: Arc::clone(&self.shared),
-            chunk: Chunk::default(),
-            date: Date::default(),
+            chunk: LogChunk::default(),
+            date: LogDate::default(),
         }
     }
 
     /// The counts, for the metrics.
-    pub fn lines(&self) -> Arc<Lines> {
+    pub fn lines(&self) -> Arc<LineCounts> {
         Arc::clone(&self.shared.lines)
     }
 
     /// Opens the file again by its name, after a rotation. Returns at once: the log's thread does it, before it writes
     /// what is handed over from now on. If that fails, it goes on with the old file and says so.
     pub fn reopen(&self) {
-        self.reopen_as(Reopen::ByName);
+        self.reopen_as(ReopenFrom::ByName);
     }
 
     /// As [`Self::reopen`], with the file that somebody else has opened.
     pub fn reopen_with(&self, file: File) {
-        self.reopen_as(Reopen::With(file));
+        self.reopen_as(ReopenFrom::With(file));
     }
 
     /// Writes what was handed over and ends the thread, as dropping the log does. The writers are to be gone by then: what
     /// they hand over later is lost.
     pub fn end(&self) {
         let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
-        let mut end = Some(Message::End);
+        let mut end = Some(LogMessage::End);
         let (mut n_lines, mut since) = (self.shared.lines.total(), Instant::now());
         loop {
             // Where the channel is full, it is tried again: nothing serves any more, so to wait is right here.
@@ -198,10 +152,10 @@ impl AccessLog {
         }
     }
 
-    fn reopen_as(&self, reopen: Reopen) {
+    fn reopen_as(&self, reopen: ReopenFrom) {
         *self.shared.reopen.lock().unwrap_or_else(PoisonError::into_inner) = Some(reopen);
         // If the channel is full, the thread is awake and looks for it before its next chunk.
-        let _ = self.sender.try_send(Message::Wake);
+        let _ = self.sender.try_send(LogMessage::Wake);
     }
 }
 
@@ -211,13 +165,13 @@ impl Drop for AccessLog {
     }
 }
 
-impl Lines {
-    /// Lines that were written.
+impl LineCounts {
+    /// LineCounts that were written.
     pub fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
     }
 
-    /// Lines that were lost, because the disk was too slow or refused them.
+    /// LineCounts that were lost, because the disk was too slow or refused them.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
@@ -227,9 +181,9 @@ impl Lines {
     }
 }
 
-impl Writer {
+impl LogWriter {
     /// Writes one line about a request that is over now, with its tries in the order they were made.
-    pub fn log<'t>(&mut self, entry: &Entry<'_>, tries: impl IntoIterator<Item = Try<'t>>) {
+    pub fn log<'t>(&mut self, entry: &LogEntry<'_>, tries: impl IntoIterator<Item = Try<'t>>) {
         self.log_at(SystemTime::now(), entry, tries);
     }
 
@@ -239,16 +193,16 @@ impl Writer {
         if self.chunk.n_lines == 0 {
             return;
         }
-        match self.sender.try_send(Message::Chunk(std::mem::take(&mut self.chunk))) {
+        match self.sender.try_send(LogMessage::LogChunk(std::mem::take(&mut self.chunk))) {
             Ok(()) => {}
             Err(TrySendError::Full(message) | TrySendError::Disconnected(message)) => {
-                let Message::Chunk(chunk) = message else { unreachable!("it was sent as a chunk") };
+                let LogMessage::LogChunk(chunk) = message else { unreachable!("it was sent as a chunk") };
                 self.chunk = chunk;
             }
         }
     }
 
-    fn log_at<'t>(&mut self, now: SystemTime, entry: &Entry<'_>, tries: impl IntoIterator<Item = Try<'t>>) {
+    fn log_at<'t>(&mut self, now: SystemTime, entry: &LogEntry<'_>, tries: impl IntoIterator<Item = Try<'t>>) {
         if self.chunk.bytes.len() >= CHUNK_BYTES {
             self.flush();
             if self.chunk.n_lines > 0 {
@@ -262,7 +216,7 @@ impl Writer {
     }
 }
 
-impl Drop for Writer {
+impl Drop for LogWriter {
     fn drop(&mut self) {
         self.flush();
         if self.chunk.n_lines > 0 {
@@ -272,16 +226,16 @@ impl Drop for Writer {
 }
 
 #[derive(Debug, Default)]
-struct Shared {
-    lines: Arc<Lines>,
+struct LogState {
+    lines: Arc<LineCounts>,
     /// What to do before the next chunk. Locked by the thread that writes and by who has it reopen, never by one that
     /// serves.
-    reopen: Mutex<Option<Reopen>>,
+    reopen: Mutex<Option<ReopenFrom>>,
     /// Seconds since 1970 at the last warning about lines dropped.
     warned_s: AtomicU64,
 }
 
-impl Shared {
+impl LogState {
     /// Counts, and warns unless somebody did a moment ago. The warning comes from the thread that dropped, because the
     /// one that writes may be stuck in a write.
     fn drop_lines(&self, n: u64) {
@@ -299,21 +253,21 @@ impl Shared {
 
 /// How to come by the file anew.
 #[derive(Debug)]
-enum Reopen {
+enum ReopenFrom {
     ByName,
     With(File),
 }
 
 /// Whole lines.
 #[derive(Debug, Default)]
-struct Chunk {
+struct LogChunk {
     bytes: Vec<u8>,
     n_lines: u64,
 }
 
 #[derive(Debug)]
-enum Message {
-    Chunk(Chunk),
+enum LogMessage {
+    LogChunk(LogChunk),
     /// There may be something else to do.
     Wake,
     End,
@@ -321,42 +275,42 @@ enum Message {
 
 // ---- the thread that writes -----------------------------------------------------------------------------------------
 
-struct Scribe {
-    output: Output,
-    shared: Arc<Shared>,
+struct LogThread {
+    output: LogOutput,
+    shared: Arc<LogState>,
     warned: Option<Instant>,
 }
 
 /// Where lines go.
-struct Output {
+struct LogOutput {
     path: Option<PathBuf>,
     file: Box<dyn Write + Send>,
     /// A write failed within a line, so that the next one must end that first.
     broken_line: bool,
 }
 
-impl Scribe {
-    fn run(mut self, receiver: &Receiver<Message>) {
+impl LogThread {
+    fn run(mut self, receiver: &Receiver<LogMessage>) {
         while let Ok(message) = receiver.recv() {
             let reopen = self.shared.reopen.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(reopen) = reopen {
                 self.reopen(reopen);
             }
             match message {
-                Message::Chunk(chunk) => self.write(&chunk),
-                Message::Wake => {}
-                Message::End => break,
+                LogMessage::LogChunk(chunk) => self.write(&chunk),
+                LogMessage::Wake => {}
+                LogMessage::End => break,
             }
         }
         // Chunks of writers that were dropped while the end was on its way.
         for message in receiver.try_iter() {
-            if let Message::Chunk(chunk) = message {
+            if let LogMessage::LogChunk(chunk) = message {
                 self.write(&chunk);
             }
         }
     }
 
-    fn write(&mut self, chunk: &Chunk) {
+    fn write(&mut self, chunk: &LogChunk) {
         let n_written = match self.output.write(&chunk.bytes) {
             Ok(()) => chunk.n_lines,
             Err((error, n_bytes)) => {
@@ -372,11 +326,11 @@ impl Scribe {
         self.shared.lines.dropped.fetch_add(chunk.n_lines - n_written, Ordering::Relaxed);
     }
 
-    fn reopen(&mut self, how: Reopen) {
+    fn reopen(&mut self, how: ReopenFrom) {
         let opened = match (how, &self.output.path) {
-            (Reopen::With(file), _) => Ok(file),
-            (Reopen::ByName, Some(path)) => append_to(path),
-            (Reopen::ByName, None) => return,
+            (ReopenFrom::With(file), _) => Ok(file),
+            (ReopenFrom::ByName, Some(path)) => append_to(path),
+            (ReopenFrom::ByName, None) => return,
         };
         let name = self.output.name();
         match opened {
@@ -392,7 +346,7 @@ impl Scribe {
     }
 }
 
-impl Output {
+impl LogOutput {
     /// Writes whole lines, or says how many bytes of them went before the error.
     fn write(&mut self, bytes: &[u8]) -> Result<(), (io::Error, usize)> {
         let mut n_done = 0;

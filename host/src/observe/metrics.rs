@@ -10,83 +10,33 @@
 mod cells;
 mod families;
 mod format;
+mod labels;
+mod layout;
 #[cfg(test)]
 mod tests;
 mod text;
 mod totals;
 
-use std::fmt;
 use std::sync::Arc;
-
 use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use lb_api::wire;
 
-use crate::cluster::health::Health;
-use crate::module::balancer::ModuleFault;
-use crate::observe::access_log;
+use crate::observe::access_log::LineCounts;
 
 pub use self::format::Format;
+pub use self::labels::{ConnectionOrigin, ModuleCall, QueueEnd, failure, outcome, state, try_result};
+pub use self::layout::{BalancerLayout, ClusterLayout, EndpointLayout, MetricsLayout};
 pub use self::totals::{Totals, TotalsBounds};
 
-use self::cells::{BalancerCells, Cell, ClusterCells, EndpointCells, Histogram, ListenerCells, RequestCells};
-
-/// What there is to count, in the index spaces of the configuration.
-#[derive(Default)]
-pub struct MetricsLayout {
-    /// Addresses of the listeners, as bound.
-    pub listeners: Vec<Arc<str>>,
-    /// Clusters in the order of the configuration.
-    pub clusters: Vec<ClusterLayout>,
-    /// What the access log lost, if there is one.
-    pub access_log: Option<Arc<access_log::Lines>>,
-}
-
-/// One cluster.
-pub struct ClusterLayout {
-    /// Its name.
-    pub name: Arc<str>,
-    /// Its modules, in the order of [`config::ClusterConfig::modules`](crate::config::ClusterConfig::modules).
-    pub balancers: Vec<BalancerLayout>,
-    /// Its endpoints in the order of the configuration.
-    pub endpoints: Vec<EndpointLayout>,
-    /// Whether it is in panic. Called at each scrape.
-    pub panics: Panics,
-}
-
-/// One module of a cluster: its own, or the one for requests without a key.
-#[derive(Clone)]
-pub struct BalancerLayout {
-    /// Its module's ID.
-    pub module: Arc<str>,
-    /// [`Cluster::faults`](crate::cluster::Cluster::faults): faults are counted there, because
-    /// not all happen on a thread that has a shard. Called at each scrape.
-    pub faults: Faults,
-    /// [`Cluster::is_quarantined`](crate::cluster::Cluster::is_quarantined). Called at each scrape.
-    pub is_quarantined: Arc<dyn Fn() -> bool + Send + Sync>,
-}
-
-/// How often a module did this wrong, so far.
-pub type Faults = Arc<dyn Fn(ModuleFault) -> u64 + Send + Sync>;
-
-/// Whether a cluster is in panic.
-pub type Panics = Arc<dyn Fn() -> bool + Send + Sync>;
-
-/// One endpoint.
-#[derive(Clone, Debug)]
-pub struct EndpointLayout {
-    /// The URL as written. A second one of the same URL in a cluster is labelled `URL #2`.
-    pub url: Arc<str>,
-    /// Its live numbers, read at each scrape.
-    pub counters: &'static wire::Counters,
-    /// What is known of its health, read at each scrape.
-    pub health: Arc<Health>,
-}
+use self::cells::{BalancerCells, ClusterCells, EndpointCells, ListenerCells, RequestCells};
+use self::labels::{FAILURES, OUTCOMES, STATUS_CLASSES, TRY_RESULTS, code_labels, code_slot, kind_idx};
+use self::layout::{ClusterNames, distinct};
 
 /// A request that is over, as [`Shard::request`] counts it.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct RequestEnd {
+pub struct EndedRequest {
     /// Where it was routed; `None` for requests that were refused before, or matched no route.
     pub cluster: Option<usize>,
     /// One of [`wire`]'s `OUTCOME_*`; 0 where no trylist was asked for.
@@ -105,7 +55,7 @@ pub struct RequestEnd {
 
 /// A try that is over, as [`Shard::try_ended`] counts it.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct TryEnd {
+pub struct EndedTry {
     /// One of [`wire`]'s `TRY_*`.
     pub result: u32,
     /// One of [`wire`]'s `FAILURE_*`: why it was not established.
@@ -116,98 +66,6 @@ pub struct TryEnd {
     pub duration_ns: u64,
 }
 
-/// An enum whose variants are the values of one label.
-macro_rules! label {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum $name { $($(#[$variant_doc])* $variant,)+ }
-
-        impl $name {
-            const TEXT: &[&str] = &[$($text,)+];
-            const N: usize = Self::TEXT.len();
-
-            /// The label's value.
-            pub fn as_str(self) -> &'static str {
-                Self::TEXT[self as usize]
-            }
-        }
-    };
-}
-
-label! {
-    /// A call into a module.
-    Call {
-        /// The hook.
-        LoadBalance = "load_balance",
-        /// For the endpoint of a try.
-        Next = "next",
-        /// A try could not be established.
-        ReportFailure = "report_failure",
-        /// A try goes on.
-        Observe = "observe",
-        /// The request's end.
-        Finish = "finish",
-        /// The trylist's end.
-        Drop = "drop",
-    }
-}
-
-label! {
-    /// How a wait in a cluster's queue ended.
-    QueueEnd {
-        /// An endpoint came free.
-        Admitted = "admitted",
-        /// None came free in time.
-        TimedOut = "timed_out",
-        /// The client went away, or the worker's drain ended.
-        Abandoned = "abandoned",
-        /// A newer request needed the place.
-        Displaced = "displaced",
-    }
-}
-
-label! {
-    /// Where the connection of a try came from.
-    Connection {
-        /// Made for it.
-        New = "new",
-        /// Kept alive from an earlier request.
-        Reused = "reused",
-        /// Kept alive, but closed by the server meanwhile: replaced by another, which counts by itself.
-        Stale = "stale",
-    }
-}
-
-/// The word for one of [`wire`]'s `TRY_*` constants, as in labels and the access log.
-pub fn try_result(result: u32) -> &'static str {
-    TRY_RESULTS[kind_idx(result, TRY_RESULTS.len(), wire::TRY_BAD_RESPONSE)]
-}
-
-/// The word for one of [`wire`]'s `FAILURE_*` constants, as in labels and the access log.
-pub fn failure(kind: u32) -> &'static str {
-    FAILURES[kind_idx(kind, FAILURES.len(), wire::FAILURE_CONNECT)]
-}
-
-/// The word for one of [`wire`]'s `OUTCOME_*` constants, as in labels.
-pub fn outcome(kind: u32) -> &'static str {
-    OUTCOMES[kind_idx(kind, OUTCOMES.len(), wire::OUTCOME_FAILED)]
-}
-
-/// The word for one of [`wire`]'s `STATE_*` constants, as in labels.
-pub fn state(state: u32) -> &'static str {
-    STATES.get(state as usize).copied().unwrap_or("unknown")
-}
-
-/// Words for the wire's constants, which count from 1.
-const TRY_RESULTS: [&str; 7] =
-    ["served", "not_established", "closed_early", "bad_response", "timed_out", "broken", "aborted"];
-/// Classes of statuses by their first digit, less one.
-const STATUS_CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "other"];
-const FAILURES: [&str; 5] = ["resolve", "connect", "connect_timeout", "tls", "local"];
-const OUTCOMES: [&str; 6] = ["served", "no_endpoint", "failed", "timed_out", "broken", "aborted"];
-const STATES: [&str; 4] = ["available", "down", "ejected", "draining"];
-
 /// All numbers of one worker.
 #[derive(Debug)]
 pub struct Metrics {
@@ -215,7 +73,7 @@ pub struct Metrics {
     listeners: Vec<String>,
     clusters: Vec<ClusterNames>,
     codes: Vec<String>,
-    access_log: Option<Arc<access_log::Lines>>,
+    access_log: Option<Arc<LineCounts>>,
     started: Instant,
     started_at: SystemTime,
     /// What other generations counted.
@@ -316,7 +174,7 @@ impl Shard {
     }
 
     /// A request is over.
-    pub fn request(&self, end: &RequestEnd) {
+    pub fn request(&self, end: &EndedRequest) {
         let cells = match end.cluster {
             Some(cluster) => &self.cluster(cluster).requests,
             None => {
@@ -337,7 +195,7 @@ impl Shard {
     }
 
     /// A try is over.
-    pub fn try_ended(&self, cluster: usize, endpoint: usize, end: &TryEnd) {
+    pub fn try_ended(&self, cluster: usize, endpoint: usize, end: &EndedTry) {
         let cells = self.endpoint(cluster, endpoint);
         cells.tries[kind_idx(end.result, TRY_RESULTS.len(), wire::TRY_BAD_RESPONSE)].add(1);
         if let Some(kind) = end.failure {
@@ -351,12 +209,12 @@ impl Shard {
     }
 
     /// A try got its connection, or found a kept one stale.
-    pub fn upstream_connection(&self, cluster: usize, endpoint: usize, connection: Connection) {
+    pub fn upstream_connection(&self, cluster: usize, endpoint: usize, connection: ConnectionOrigin) {
         self.endpoint(cluster, endpoint).connections[connection as usize].add(1);
     }
 
     /// This module of this cluster was called.
-    pub fn module_call(&self, cluster: usize, module: usize, call: Call) {
+    pub fn module_call(&self, cluster: usize, module: usize, call: ModuleCall) {
         self.balancer(cluster, module).calls[call as usize].add(1);
     }
 
@@ -454,85 +312,4 @@ impl Shard {
 
     #[cfg(not(debug_assertions))]
     fn assert_owner(&self) {}
-}
-
-// ---- labels ---------------------------------------------------------------------------------------------------------
-
-/// Statuses that have a label of their own. A server may answer with any number, and a label for each would let it fill
-/// the memory of whoever collects; others are counted by class.
-const CODES: [u16; 47] = [
-    100, 101, 200, 201, 202, 204, 206, 207, 301, 302, 303, 304, 307, 308, 400, 401, 403, 404, 405, 406, 408,
-    409, 410, 411, 412, 413, 414, 415, 416, 417, 421, 422, 425, 426, 428, 429, 431, 451, 499, 500, 501, 502,
-    503, 504, 505, 507, 511,
-];
-/// After the codes: classes 1xx to 5xx, no status, and anything else.
-const N_CODES: usize = CODES.len() + 7;
-const CODE_NONE: usize = CODES.len() + 5;
-const CODE_OTHER: usize = CODES.len() + 6;
-
-static CODE_SLOTS: [u8; 600] = {
-    let mut slots = [CODE_OTHER as u8; 600];
-    slots[0] = CODE_NONE as u8;
-    let mut code = 100;
-    while code < 600 {
-        slots[code] = (CODES.len() + code / 100 - 1) as u8;
-        code += 1;
-    }
-    let mut slot = 0;
-    while slot < CODES.len() {
-        slots[CODES[slot] as usize] = slot as u8;
-        slot += 1;
-    }
-    slots
-};
-
-fn code_slot(status: u16) -> usize {
-    CODE_SLOTS.get(usize::from(status)).map_or(CODE_OTHER, |slot| usize::from(*slot))
-}
-
-fn code_labels() -> Vec<String> {
-    let classes = (1..=5).map(|class| format!("{class}xx"));
-    CODES.iter().map(u16::to_string).chain(classes).chain(["none".into(), "other".into()]).collect()
-}
-
-/// Index of a wire constant that counts from 1; `default` is what an unknown one is read as.
-fn kind_idx(kind: u32, n: usize, default: u32) -> usize {
-    let known = (1..=n as u32).contains(&kind);
-    (if known { kind } else { default }) as usize - 1
-}
-
-struct ClusterNames {
-    name: Arc<str>,
-    endpoints: Vec<(String, EndpointLayout)>,
-    balancers: Vec<BalancerLayout>,
-    panics: Panics,
-}
-
-impl ClusterNames {
-    fn new(layout: &ClusterLayout) -> Self {
-        let urls = distinct(layout.endpoints.iter().map(|endpoint| &endpoint.url));
-        Self {
-            name: Arc::clone(&layout.name),
-            balancers: layout.balancers.clone(),
-            panics: Arc::clone(&layout.panics),
-            endpoints: urls.into_iter().zip(layout.endpoints.iter().cloned()).collect(),
-        }
-    }
-}
-
-impl fmt::Debug for ClusterNames {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClusterNames").field("name", &self.name).finish_non_exhaustive()
-    }
-}
-
-/// Two series must not have the same labels: the n-th of the same name becomes `name #n`.
-fn distinct<'a>(names: impl Iterator<Item = &'a Arc<str>>) -> Vec<String> {
-    let mut seen = std::collections::HashMap::new();
-    names
-        .map(|name| {
-            let occurrence = seen.entry(name).and_modify(|n| *n += 1).or_insert(1);
-            if *occurrence == 1 { name.to_string() } else { format!("{name} #{occurrence}") }
-        })
-        .collect()
 }

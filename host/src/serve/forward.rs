@@ -24,7 +24,7 @@ use crate::http::pump::{Pump, Rest};
 use crate::http::stream::Stream;
 use crate::module::wire::ns;
 use crate::net::per_client::Counted;
-use crate::observe::metrics::{Connection, QueueEnd};
+use crate::observe::metrics::{ConnectionOrigin, QueueEnd};
 use crate::serve::downstream::Downstream;
 use crate::serve::error::Error;
 use crate::serve::thread::Thread;
@@ -280,11 +280,11 @@ impl Request<'_> {
                         || matches!(e, NoResponse::Unprocessed(_)))
                         && self.takes_back(down, unsent.start) =>
                 {
-                    thread.metrics.upstream_connection(cluster_idx, endpoint, Connection::Stale);
+                    thread.metrics.upstream_connection(cluster_idx, endpoint, ConnectionOrigin::Stale);
                 }
                 result => {
                     self.n_sent += 1;
-                    thread.metrics.upstream_connection(cluster_idx, endpoint, Connection::Reused);
+                    thread.metrics.upstream_connection(cluster_idx, endpoint, ConnectionOrigin::Reused);
                     return result;
                 }
             }
@@ -318,7 +318,7 @@ impl Request<'_> {
                 return Err(Attempt::NotEstablished(e));
             }
         };
-        thread.metrics.upstream_connection(cluster_idx, endpoint, Connection::New);
+        thread.metrics.upstream_connection(cluster_idx, endpoint, ConnectionOrigin::New);
         let connected = Instant::now();
         trylist.connected(connected - before, || connected);
         down.holds_body = may_hold && server.is_h2();

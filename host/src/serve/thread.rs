@@ -35,7 +35,7 @@ pub struct Thread {
     /// This thread's numbers.
     pub metrics: Arc<Shard>,
     /// This thread's end of the access log, if there is one.
-    pub access_log: Option<RefCell<access_log::Writer>>,
+    pub access_log: Option<RefCell<access_log::LogWriter>>,
     /// Idle connections to servers.
     pub pool: Pool,
     /// The date of now, as headers want it.
@@ -64,7 +64,7 @@ impl Thread {
         routes: Arc<Routes>,
         clusters: Clusters,
         metrics: Arc<Shard>,
-        access_log: Option<access_log::Writer>,
+        access_log: Option<access_log::LogWriter>,
         epoch: Instant,
     ) -> Self {
         Self {

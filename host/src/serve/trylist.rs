@@ -24,7 +24,7 @@ use crate::http::h1::head::{RequestHead, ResponseHead};
 use crate::module::balancer::{Balancer, ModuleFault, Panicked};
 use crate::module::wire::ns;
 use crate::net::address::Peer;
-use crate::observe::metrics::{Call, TryEnd};
+use crate::observe::metrics::{EndedTry, ModuleCall};
 use crate::serve::thread::Thread;
 
 use self::slot::Slot;
@@ -286,7 +286,7 @@ impl<'a> Trylist<'a> {
             now_ns: self.thread.ns(now),
             elapsed_ns: ns(now.saturating_duration_since(current.started)),
         };
-        self.tell(Call::ReportFailure, |balancer, trylist| {
+        self.tell(ModuleCall::ReportFailure, |balancer, trylist| {
             // SAFETY: `tell` passes the storage of a trylist that is alive.
             unsafe { balancer.report_failure(trylist, &failure) }
         });
@@ -383,7 +383,7 @@ impl<'a> Trylist<'a> {
         self.thread.metrics.try_ended(
             self.cluster_idx,
             endpoint,
-            &TryEnd { result, failure, status, duration_ns: ns(total) },
+            &EndedTry { result, failure, status, duration_ns: ns(total) },
         );
         if result != wire::TRY_NOT_ESTABLISHED {
             self.last.endpoint = Some(current.endpoint);
@@ -424,7 +424,7 @@ impl<'a> Trylist<'a> {
             bytes_sent: self.last.sent,
             bytes_received: self.last.received,
         };
-        self.tell(Call::Finish, |balancer, trylist| {
+        self.tell(ModuleCall::Finish, |balancer, trylist| {
             // SAFETY: `tell` passes the storage of a trylist that is alive; the state below makes this the only `finish`.
             unsafe { balancer.finish(trylist, &outcome) }
         });
@@ -463,7 +463,8 @@ impl<'a> Trylist<'a> {
         let request = self.slot().request();
         // SAFETY: `storage` has the module's size and alignment and, like `request`, stays in its box until `drop_trylist`;
         // the request's text is borrowed for `'a`. Nothing is in the storage yet.
-        let started = self.timed(Call::LoadBalance, || unsafe { balancer.load_balance(request, storage) });
+        let started =
+            self.timed(ModuleCall::LoadBalance, || unsafe { balancer.load_balance(request, storage) });
         self.state = if started.is_ok() { State::Chosen } else { State::None };
     }
 
@@ -523,7 +524,7 @@ impl<'a> Trylist<'a> {
         let Some(balancer) = self.balancer.filter(|_| self.state != State::None) else { return };
         let storage = self.storage(balancer);
         // SAFETY: the trylist is alive until this call, its last, as the state says from here on.
-        let dropped = self.timed(Call::Drop, || unsafe { balancer.drop_trylist(storage) });
+        let dropped = self.timed(ModuleCall::Drop, || unsafe { balancer.drop_trylist(storage) });
         // A panic in it is counted already, and nothing is left to be done about it.
         let _ = dropped;
         self.state = State::None;
@@ -552,7 +553,7 @@ impl<'a> Trylist<'a> {
             reserved: 0,
         };
         // SAFETY: only called while the state is `Chosen`: the trylist is alive in its storage.
-        self.timed(Call::Next, || unsafe { balancer.next(storage, &cx, &mut answer) })?;
+        self.timed(ModuleCall::Next, || unsafe { balancer.next(storage, &cx, &mut answer) })?;
         Ok(answer)
     }
 
@@ -572,27 +573,11 @@ impl<'a> Trylist<'a> {
 
     /// Judges an answer like input. Whether the endpoint takes requests is not asked here: not to is no fault.
     fn checked(&self, answer: &wire::Answer) -> Result<Step, (ModuleFault, String)> {
-        match answer.kind {
-            wire::NEXT_ENDPOINT => {
-                let (endpoint, n) = (answer.endpoint as usize, self.tier.n_endpoints);
-                if endpoint >= n {
-                    Err((ModuleFault::OutOfRange, format!("answered endpoint {endpoint} of {n}")))
-                } else if self.slot().is_answered(endpoint) {
-                    Err((
-                        ModuleFault::AlreadyTried,
-                        format!("answered endpoint {endpoint} twice in a request"),
-                    ))
-                } else {
-                    Ok(Step::Try(endpoint))
-                }
-            }
-            wire::NEXT_EXHAUSTED => Ok(Step::Exhausted),
-            wire::NEXT_BUSY => {
-                self.thread.metrics.busy(self.cluster_idx, self.module_idx);
-                Ok(Step::Wait)
-            }
-            kind => Err((ModuleFault::UnknownKind, format!("answered kind {kind}, which is none"))),
+        let step = judged(answer, self.tier.n_endpoints, |endpoint| self.slot().is_answered(endpoint))?;
+        if matches!(step, Step::Wait) {
+            self.thread.metrics.busy(self.cluster_idx, self.module_idx);
         }
+        Ok(step)
     }
 
     /// The module has none left. Where some of what it answered was full, that is waited for: a module need not know of
@@ -729,14 +714,14 @@ impl<'a> Trylist<'a> {
             headers: headers.as_ptr(),
             n_headers: headers.len(),
         };
-        self.tell(Call::Observe, |balancer, trylist| {
+        self.tell(ModuleCall::Observe, |balancer, trylist| {
             // SAFETY: `tell` passes the storage of a trylist that is alive.
             unsafe { balancer.observe(trylist, &event) }
         });
     }
 
     /// Makes a call on the trylist, if there still is one that may hear of anything.
-    fn tell(&mut self, call: Call, tell: impl FnOnce(&Balancer, *mut c_void) -> Result<(), Panicked>) {
+    fn tell(&mut self, call: ModuleCall, tell: impl FnOnce(&Balancer, *mut c_void) -> Result<(), Panicked>) {
         let hears = !matches!(self.state, State::Ended | State::None);
         let Some(balancer) = self.balancer.filter(|_| hears) else { return };
         let storage = self.storage(balancer);
@@ -746,7 +731,7 @@ impl<'a> Trylist<'a> {
     }
 
     #[inline]
-    fn timed<R>(&mut self, call: Call, enter: impl FnOnce() -> R) -> R {
+    fn timed<R>(&mut self, call: ModuleCall, enter: impl FnOnce() -> R) -> R {
         self.thread.metrics.module_call(self.cluster_idx, self.module_idx, call);
         let Some(time) = &mut self.module_time else { return enter() };
         let before = Instant::now();
@@ -798,4 +783,32 @@ impl Drop for Trylist<'_> {
 fn wire_idx(tier: &Tier, endpoint: usize) -> u32 {
     let idx = endpoint.wrapping_sub(tier.first);
     if idx < tier.n_endpoints { u32::try_from(idx).unwrap_or(wire::NO_ENDPOINT) } else { wire::NO_ENDPOINT }
+}
+
+/// What a module's answer means in a tier of so many endpoints, of which some were answered before in this request.
+///
+/// # Errors
+///
+/// What of it is wrong.
+#[inline]
+pub(crate) fn judged(
+    answer: &wire::Answer,
+    n_endpoints: usize,
+    is_answered: impl Fn(usize) -> bool,
+) -> Result<Step, (ModuleFault, String)> {
+    match answer.kind {
+        wire::NEXT_ENDPOINT => {
+            let endpoint = answer.endpoint as usize;
+            if endpoint >= n_endpoints {
+                Err((ModuleFault::OutOfRange, format!("answered endpoint {endpoint} of {n_endpoints}")))
+            } else if is_answered(endpoint) {
+                Err((ModuleFault::AlreadyTried, format!("answered endpoint {endpoint} twice in a request")))
+            } else {
+                Ok(Step::Try(endpoint))
+            }
+        }
+        wire::NEXT_EXHAUSTED => Ok(Step::Exhausted),
+        wire::NEXT_BUSY => Ok(Step::Wait),
+        kind => Err((ModuleFault::UnknownKind, format!("answered kind {kind}, which is none"))),
+    }
 }

@@ -1,5 +1,6 @@
 //! What generations know of each other: the load of all others, for limits; and what others counted, for metrics.
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use super::generation::{Generation, GenerationPhase};
@@ -14,7 +15,7 @@ impl Supervisor {
             tracing::warn!("too many metrics of ended generations; new ones are not counted");
         }
         let names = self.state.names();
-        let is_there = |address: &str| names.values().flatten().any(|known| known.to_string() == address);
+        let is_there = |address: IpAddr| names.values().flatten().any(|known| *known == address);
         self.totals.keep_addresses(is_there);
     }
 

@@ -47,6 +47,7 @@ pub(super) fn of(
                 .iter()
                 .map(|e| EndpointLayout {
                     url: Arc::clone(&e.url),
+                    address: e.address,
                     counters: e.counters,
                     health: Arc::clone(&e.health),
                 })

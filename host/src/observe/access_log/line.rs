@@ -1,94 +1,160 @@
 //! The form of a line.
 
 use std::io::Write;
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::{Entry, Try};
 use crate::net::address::UNIX;
 
-impl Entry<'_> {
+/// What is said of one request. Text may be any bytes: whatever could break out of its field is escaped.
+#[derive(Clone, Copy, Debug)]
+pub struct LogEntry<'a> {
+    /// Address of the client; `None` where it came over a Unix socket.
+    pub client: Option<IpAddr>,
+    /// Method as sent; empty where the request could not be read.
+    pub method: &'a [u8],
+    /// Target as sent.
+    pub target: &'a [u8],
+    /// `HTTP/1.1` or `HTTP/1.0`.
+    pub version: &'a str,
+    /// Status that the client got; 0 where it got none.
+    pub status: u16,
+    /// Bytes of the response's body that the client got.
+    pub body_bytes: u64,
+    /// `Referer`, where there is one.
+    pub referer: Option<&'a [u8]>,
+    /// `User-Agent`, where there is one.
+    pub user_agent: Option<&'a [u8]>,
+    /// Name of the cluster; `None` where no route matched.
+    pub cluster: Option<&'a str>,
+    /// Module ID of the cluster's balancer.
+    pub module: Option<&'a str>,
+    /// URL of the endpoint whose response the client got.
+    pub endpoint: Option<&'a str>,
+    /// From the end of the request's head to the end of the response.
+    pub duration_ns: u64,
+    /// From the end of the request's head to the response's head, where a server answered.
+    pub first_byte_ns: Option<u64>,
+    /// The request's ID, where it has one; then the line ends with it.
+    pub request_id: Option<&'a [u8]>,
+}
+
+/// One try of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Try<'a> {
+    /// URL of the endpoint.
+    pub endpoint: &'a str,
+    /// How it ended, in one word: [`crate::observe::metrics::try_result`], or [`crate::observe::metrics::failure`] where it was not
+    /// established.
+    pub result: &'a str,
+    /// Status of the server's response, also of one that was not passed on. 0 is no response; then it is not written.
+    pub status: u16,
+    /// How long it took.
+    pub duration_ns: u64,
+}
+
+impl LogEntry<'_> {
+    /// Appends the line.
     pub(super) fn format<'t>(
         &self,
         line: &mut Vec<u8>,
         date: &[u8],
         tries: impl IntoIterator<Item = Try<'t>>,
     ) {
-        match self.client {
-            Some(client) => put(line, format_args!("{client} - - [")),
-            None => put(line, format_args!("{UNIX} - - [")),
-        }
-        line.extend_from_slice(date);
-        line.extend_from_slice(b"] \"");
-        if self.method.is_empty() {
-            line.push(b'-');
-        } else {
-            escape(line, self.method);
-            line.push(b' ');
-            escape(line, self.target);
-            line.push(b' ');
-            escape(line, self.version.as_bytes());
-        }
-        put(line, format_args!("\" {:03} {}", self.status, self.body_bytes));
-        for field in [self.referer, self.user_agent] {
-            line.extend_from_slice(b" \"");
-            escape(line, field.unwrap_or(b"-"));
-            line.push(b'"');
-        }
-        for (name, value) in
-            [(" cluster=", self.cluster), (" module=", self.module), (" endpoint=", self.endpoint)]
-        {
-            line.extend_from_slice(name.as_bytes());
-            escape_word(line, value);
-        }
-        line.extend_from_slice(b" tries=\"");
-        let mut separator = "";
-        for tried in tries {
-            line.extend_from_slice(separator.as_bytes());
-            separator = ", ";
-            escape(line, tried.endpoint.as_bytes());
-            line.push(b' ');
-            escape(line, tried.result.as_bytes());
-            line.push(b' ');
-            if tried.status != 0 {
-                put(line, format_args!("{:03} ", tried.status));
-            }
-            put_seconds(line, tried.duration_ns);
-        }
-        if separator.is_empty() {
-            line.push(b'-');
-        }
-        line.extend_from_slice(b"\" time=");
+        self.put_client(line);
+        put(line, " - - [");
+        put(line, date);
+        put(line, "] \"");
+        self.put_request(line);
+        put_format(line, format_args!("\" {:03} {}", self.status, self.body_bytes));
+        put_quoted(line, self.referer);
+        put_quoted(line, self.user_agent);
+        put_word(line, " cluster=", self.cluster);
+        put_word(line, " module=", self.module);
+        put_word(line, " endpoint=", self.endpoint);
+        put(line, " tries=\"");
+        put_tries(line, tries);
+        put(line, "\" time=");
         put_seconds(line, self.duration_ns);
-        line.extend_from_slice(b" first_byte=");
+        put(line, " first_byte=");
         match self.first_byte_ns {
             Some(ns) => put_seconds(line, ns),
-            None => line.push(b'-'),
+            None => put(line, "-"),
         }
         if let Some(id) = self.request_id {
-            line.extend_from_slice(b" request_id=");
-            // Made of what can stand in a line.
-            line.extend_from_slice(id);
+            put(line, " request_id=");
+            // Its bytes need no escapes.
+            put(line, id);
         }
-        line.push(b'\n');
+        put(line, "\n");
+    }
+
+    fn put_client(&self, line: &mut Vec<u8>) {
+        match self.client {
+            Some(client) => put_format(line, format_args!("{client}")),
+            None => put(line, UNIX),
+        }
+    }
+
+    fn put_request(&self, line: &mut Vec<u8>) {
+        if self.method.is_empty() {
+            return put(line, "-");
+        }
+        escape(line, self.method);
+        put(line, " ");
+        escape(line, self.target);
+        put(line, " ");
+        escape(line, self.version.as_bytes());
     }
 }
 
-fn put(line: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+fn put_tries<'t>(line: &mut Vec<u8>, tries: impl IntoIterator<Item = Try<'t>>) {
+    let mut separator = "";
+    for tried in tries {
+        put(line, separator);
+        separator = ", ";
+        escape(line, tried.endpoint.as_bytes());
+        put(line, " ");
+        escape(line, tried.result.as_bytes());
+        put(line, " ");
+        if tried.status != 0 {
+            put_format(line, format_args!("{:03} ", tried.status));
+        }
+        put_seconds(line, tried.duration_ns);
+    }
+    if separator.is_empty() {
+        put(line, "-");
+    }
+}
+
+fn put(line: &mut Vec<u8>, text: impl AsRef<[u8]>) {
+    line.extend_from_slice(text.as_ref());
+}
+
+/// Appends a header's value in quotes.
+fn put_quoted(line: &mut Vec<u8>, value: Option<&[u8]>) {
+    put(line, " \"");
+    escape(line, value.unwrap_or(b"-"));
+    put(line, "\"");
+}
+
+fn put_format(line: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
     line.write_fmt(text).expect("writing to a vector cannot fail");
 }
 
 fn put_seconds(line: &mut Vec<u8>, ns: u64) {
     let us = ns / 1_000;
-    put(line, format_args!("{}.{:06}", us / 1_000_000, us % 1_000_000));
+    put_format(line, format_args!("{}.{:06}", us / 1_000_000, us % 1_000_000));
 }
 
-/// Bytes for within quotes. What nginx escapes: quotes, backslashes, control bytes, and all that is not ASCII.
+/// Appends bytes inside quotes. Escapes what nginx escapes: quotes, backslashes, control bytes, and non-ASCII bytes.
 fn escape(line: &mut Vec<u8>, bytes: &[u8]) {
     escape_if(line, bytes, |byte| matches!(byte, b'"' | b'\\' | ..b' ' | 0x7f..));
 }
 
-/// A word of its own: spaces would end it, and none is a dash.
-fn escape_word(line: &mut Vec<u8>, word: Option<&str>) {
+/// Appends `name=` and a word. A space would end the word; an absent one is a dash.
+fn put_word(line: &mut Vec<u8>, name: &str, word: Option<&str>) {
+    put(line, name);
     let word = word.filter(|word| !word.is_empty()).unwrap_or("-");
     escape_if(line, word.as_bytes(), |byte| matches!(byte, b'"' | b'\\' | ..=b' ' | 0x7f..));
 }
@@ -96,7 +162,7 @@ fn escape_word(line: &mut Vec<u8>, word: Option<&str>) {
 fn escape_if(line: &mut Vec<u8>, mut bytes: &[u8], is_special: impl Fn(u8) -> bool) {
     while let Some(at) = bytes.iter().position(|byte| is_special(*byte)) {
         line.extend_from_slice(&bytes[..at]);
-        put(line, format_args!("\\x{:02X}", bytes[at]));
+        put_format(line, format_args!("\\x{:02X}", bytes[at]));
         bytes = &bytes[at + 1..];
     }
     line.extend_from_slice(bytes);
@@ -104,12 +170,12 @@ fn escape_if(line: &mut Vec<u8>, mut bytes: &[u8], is_special: impl Fn(u8) -> bo
 
 /// `23/Nov/2026:01:40:34 +0000`, made once a second.
 #[derive(Debug, Default)]
-pub(super) struct Date {
+pub(super) struct LogDate {
     of_s: u64,
     text: Vec<u8>,
 }
 
-impl Date {
+impl LogDate {
     pub(super) fn set(&mut self, now: SystemTime) {
         let now_s = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         if now_s == self.of_s && !self.text.is_empty() {
@@ -119,7 +185,7 @@ impl Date {
         // `Mon, 23 Nov 2026 01:40:34 GMT`, which has every part in a fixed place.
         let http = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(now_s));
         self.text.clear();
-        put(
+        put_format(
             &mut self.text,
             format_args!("{}/{}/{}:{} +0000", &http[5..7], &http[8..11], &http[12..16], &http[17..25]),
         );

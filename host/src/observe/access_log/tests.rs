@@ -20,7 +20,7 @@ fn writes_the_documented_line() {
 
 #[test]
 fn what_is_not_known_is_a_dash_and_a_unix_socket_is_called_so() {
-    let entry = Entry {
+    let entry = LogEntry {
         client: None,
         method: b"",
         target: b"",
@@ -47,7 +47,7 @@ fn what_is_not_known_is_a_dash_and_a_unix_socket_is_called_so() {
 fn no_byte_breaks_out_of_its_field() {
     let every: Vec<u8> = (0..=255).collect();
     let word: String = (0..=255).map(char::from).collect();
-    let entry = Entry {
+    let entry = LogEntry {
         method: &every,
         target: &every,
         version: &word,
@@ -74,7 +74,7 @@ fn no_byte_breaks_out_of_its_field() {
 
 #[test]
 fn the_date_follows_the_clock() {
-    let mut date = Date::default();
+    let mut date = LogDate::default();
     for (http, expected) in [
         ("Thu, 01 Jan 1970 00:00:00 GMT", "01/Jan/1970:00:00:00 +0000"),
         ("Tue, 29 Feb 2028 23:59:59 GMT", "29/Feb/2028:23:59:59 +0000"),
@@ -137,7 +137,7 @@ fn follows_a_rotation_when_asked_to_reopen() {
     let log = open(&path);
     let mut writer = log.writer();
     for (n_written, target) in [(1, b"/first"), (2, b"/other")] {
-        writer.log(&Entry { target, ..entry() }, []);
+        writer.log(&LogEntry { target, ..entry() }, []);
         writer.flush();
         wait_until(|| log.lines().written() == n_written);
         if n_written == 1 {
@@ -197,7 +197,7 @@ fn a_line_that_broke_off_does_not_swallow_the_next() {
     writer.log(&entry(), []);
     writer.log(&entry(), []);
     writer.flush();
-    writer.log(&Entry { target: b"/after", ..entry() }, []);
+    writer.log(&LogEntry { target: b"/after", ..entry() }, []);
     drop(writer);
     let lines = log.lines();
     drop(log);
@@ -322,8 +322,8 @@ fn make_pipe(path: &Path) {
         .expect("a pipe");
 }
 
-fn entry() -> Entry<'static> {
-    Entry {
+fn entry() -> LogEntry<'static> {
+    LogEntry {
         client: Some([10, 0, 0, 9].into()),
         method: b"GET",
         target: b"/x",
@@ -342,7 +342,7 @@ fn entry() -> Entry<'static> {
 }
 
 /// The line that a writer would write at a fixed time.
-fn line<'t>(entry: &Entry<'_>, tries: impl IntoIterator<Item = Try<'t>>) -> String {
+fn line<'t>(entry: &LogEntry<'_>, tries: impl IntoIterator<Item = Try<'t>>) -> String {
     let now = httpdate::parse_http_date("Mon, 23 Nov 2026 01:40:34 GMT").expect("a date");
     let log = start(io::sink());
     let mut writer = log.writer();
@@ -355,7 +355,7 @@ fn open(path: &Path) -> AccessLog {
 }
 
 fn start(file: impl Write + Send + 'static) -> AccessLog {
-    AccessLog::start(Output { path: None, file: Box::new(file), broken_line: false }).expect("a thread")
+    AccessLog::start(LogOutput { path: None, file: Box::new(file), broken_line: false }).expect("a thread")
 }
 
 fn wait_until(happened: impl Fn() -> bool) {

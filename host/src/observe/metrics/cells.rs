@@ -3,7 +3,9 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Call, Connection, FAILURES, N_CODES, OUTCOMES, QueueEnd, STATUS_CLASSES, TRY_RESULTS};
+use super::labels::{
+    ConnectionOrigin, FAILURES, ModuleCall, N_CODES, OUTCOMES, QueueEnd, STATUS_CLASSES, TRY_RESULTS,
+};
 
 /// One number of one thread.
 #[derive(Debug, Default)]
@@ -97,7 +99,7 @@ pub(super) struct ClusterCells {
 #[derive(Debug)]
 #[repr(align(128))]
 pub(super) struct BalancerCells {
-    pub(super) calls: [Cell; Call::N],
+    pub(super) calls: [Cell; ModuleCall::N],
     pub(super) time: ModuleTime,
     pub(super) fallbacks: Cell,
     pub(super) declined: Cell,
@@ -110,7 +112,7 @@ pub(super) struct EndpointCells {
     pub(super) tries: [Cell; TRY_RESULTS.len()],
     pub(super) failures: [Cell; FAILURES.len()],
     pub(super) statuses: [Cell; STATUS_CLASSES.len()],
-    pub(super) connections: [Cell; Connection::N],
+    pub(super) connections: [Cell; ConnectionOrigin::N],
     pub(super) time_ns: Cell,
 }
 

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use super::format::{Kind, Text, Unit, Value};
-use super::totals::{Label, Times, Totals, key};
+use super::format::{FamilyKind, SampleValue, Text, Unit};
+use super::totals::{Counted, Label, Times, Totals, key};
 
 /// Takes families one after the other.
-pub(super) enum Families<'a> {
+pub(super) enum MetricSink<'a> {
     /// As text, with what earlier generations counted in every sum.
     Text(&'a mut Text, Arc<Totals>),
     /// What this worker counted, and nothing else.
@@ -18,13 +18,13 @@ pub(super) enum Families<'a> {
 }
 
 /// One histogram.
-pub(super) struct Histogram {
+pub(super) struct HistogramValue {
     pub(super) times: Times,
     /// Bound of each bucket, in seconds.
     pub(super) bound: fn(usize) -> f64,
 }
 
-impl Families<'_> {
+impl MetricSink<'_> {
     /// A family of constants.
     pub(super) fn info<const N: usize>(
         &mut self,
@@ -33,7 +33,7 @@ impl Families<'_> {
         labels: [Label<'_>; N],
     ) -> fmt::Result {
         let Self::Text(out, _) = self else { return Ok(()) };
-        out.family(name, Kind::Info, None, help)?;
+        out.family(name, FamilyKind::Info, None, help)?;
         let mut labels_text = String::new();
         key(&labels, &mut labels_text);
         out.sample("_info", &labels_text, 1_u64)
@@ -76,18 +76,18 @@ impl Families<'_> {
                 for (labels, n) in series {
                     if n > 0 {
                         key(&labels, &mut labels_text);
-                        counted.insert(labels_text.as_str().into(), n);
+                        counted.insert(labels_text.as_str().into(), Counted::new(&labels, n));
                     }
                 }
                 totals.put_counters(name, counted);
             }
             Self::Text(out, base) => {
-                out.family(name, Kind::Counter, unit, help)?;
+                out.family(name, FamilyKind::Counter, unit, help)?;
                 let base = base.counters(name);
                 for (labels, n) in series {
                     key(&labels, &mut labels_text);
                     let before = base.and_then(|base| base.get(labels_text.as_str()));
-                    let n = n.wrapping_add(before.copied().unwrap_or(0));
+                    let n = n.wrapping_add(before.map_or(0, |before| before.value));
                     if n < least {
                         continue;
                     }
@@ -104,12 +104,12 @@ impl Families<'_> {
     /// A counter of the process and not of what it does: it begins anew with each.
     pub(super) fn process_seconds(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
         let Self::Text(out, _) = self else { return Ok(()) };
-        out.family(name, Kind::Counter, Some(&Unit::Seconds), help)?;
+        out.family(name, FamilyKind::Counter, Some(&Unit::Seconds), help)?;
         out.sample("_total", "", value)
     }
 
     /// A family of gauges.
-    pub(super) fn gauge<'l, const N: usize, V: Value>(
+    pub(super) fn gauge<'l, const N: usize, V: SampleValue>(
         &mut self,
         name: &str,
         unit: Option<&Unit>,
@@ -117,7 +117,7 @@ impl Families<'_> {
         series: impl IntoIterator<Item = ([Label<'l>; N], V)>,
     ) -> fmt::Result {
         let Self::Text(out, _) = self else { return Ok(()) };
-        out.family(name, Kind::Gauge, unit, help)?;
+        out.family(name, FamilyKind::Gauge, unit, help)?;
         let mut labels_text = String::new();
         for (labels, value) in series {
             key(&labels, &mut labels_text);
@@ -131,28 +131,28 @@ impl Families<'_> {
         &mut self,
         name: &str,
         help: &str,
-        series: impl IntoIterator<Item = ([Label<'l>; N], Histogram)>,
+        series: impl IntoIterator<Item = ([Label<'l>; N], HistogramValue)>,
     ) -> fmt::Result {
         let mut labels_text = String::new();
         match self {
             Self::Names(names) => _ = names.insert(name.into()),
             Self::Totals(totals) => {
                 let mut counted = BTreeMap::new();
-                for (labels, Histogram { times, .. }) in series {
+                for (labels, HistogramValue { times, .. }) in series {
                     if times.count() > 0 {
                         key(&labels, &mut labels_text);
-                        counted.insert(labels_text.as_str().into(), times);
+                        counted.insert(labels_text.as_str().into(), Counted::new(&labels, times));
                     }
                 }
                 totals.put_histograms(name, counted);
             }
             Self::Text(out, base) => {
-                out.family(name, Kind::Histogram, Some(&Unit::Seconds), help)?;
+                out.family(name, FamilyKind::Histogram, Some(&Unit::Seconds), help)?;
                 let base = base.histograms(name);
-                for (labels, Histogram { mut times, bound }) in series {
+                for (labels, HistogramValue { mut times, bound }) in series {
                     key(&labels, &mut labels_text);
                     if let Some(before) = base.and_then(|base| base.get(labels_text.as_str())) {
-                        times.add(before);
+                        times.add(&before.value);
                     }
                     // A bucket has what those below it have, too.
                     let mut count = 0_u64;

@@ -79,7 +79,7 @@ fn quality(text: &str) -> u16 {
 
 /// The type of a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum FamilyKind {
     Info,
     Counter,
     Gauge,
@@ -103,23 +103,23 @@ impl Unit {
 }
 
 /// A sample's value.
-pub(super) trait Value: Copy {
+pub(super) trait SampleValue: Copy {
     fn write(self, text: &mut String) -> fmt::Result;
 }
 
-impl Value for u32 {
+impl SampleValue for u32 {
     fn write(self, text: &mut String) -> fmt::Result {
         write!(text, "{self}")
     }
 }
 
-impl Value for u64 {
+impl SampleValue for u64 {
     fn write(self, text: &mut String) -> fmt::Result {
         write!(text, "{self}")
     }
 }
 
-impl Value for f64 {
+impl SampleValue for f64 {
     /// The shortest text that reads as the same number, with a point or an exponent in it.
     fn write(self, text: &mut String) -> fmt::Result {
         match self {
@@ -152,7 +152,13 @@ impl Text {
     }
 
     /// Begins a family; its samples follow.
-    pub(super) fn family(&mut self, name: &str, kind: Kind, unit: Option<&Unit>, help: &str) -> fmt::Result {
+    pub(super) fn family(
+        &mut self,
+        name: &str,
+        kind: FamilyKind,
+        unit: Option<&Unit>,
+        help: &str,
+    ) -> fmt::Result {
         self.family.clear();
         self.family.push_str(name);
         if let Some(unit) = unit {
@@ -161,12 +167,12 @@ impl Text {
         }
         // OpenMetrics names a family without the suffix of its samples, Prometheus's format with it.
         let (suffix, kind) = match (self.format, kind) {
-            (Format::Prometheus, Kind::Info) => ("_info", "gauge"),
-            (Format::Prometheus, Kind::Counter) => ("_total", "counter"),
-            (Format::OpenMetrics, Kind::Info) => ("", "info"),
-            (Format::OpenMetrics, Kind::Counter) => ("", "counter"),
-            (_, Kind::Gauge) => ("", "gauge"),
-            (_, Kind::Histogram) => ("", "histogram"),
+            (Format::Prometheus, FamilyKind::Info) => ("_info", "gauge"),
+            (Format::Prometheus, FamilyKind::Counter) => ("_total", "counter"),
+            (Format::OpenMetrics, FamilyKind::Info) => ("", "info"),
+            (Format::OpenMetrics, FamilyKind::Counter) => ("", "counter"),
+            (_, FamilyKind::Gauge) => ("", "gauge"),
+            (_, FamilyKind::Histogram) => ("", "histogram"),
         };
         let Self { format, text, family } = self;
         write!(text, "# HELP {family}{suffix} ")?;
@@ -188,7 +194,7 @@ impl Text {
     }
 
     /// A sample of the family; `suffix` is what follows the family's name, and `labels` are as [`super::totals::key`] writes them.
-    pub(super) fn sample(&mut self, suffix: &str, labels: &str, value: impl Value) -> fmt::Result {
+    pub(super) fn sample(&mut self, suffix: &str, labels: &str, value: impl SampleValue) -> fmt::Result {
         self.text.push_str(&self.family);
         self.text.push_str(suffix);
         if !labels.is_empty() {
@@ -253,11 +259,12 @@ mod tests {
     fn each_format_names_families_as_it_does() {
         let written = |format| {
             let mut text = Text::new(format);
-            text.family("a", Kind::Counter, Some(&Unit::Seconds), "A \"b\" \\.").expect("a string takes it");
+            text.family("a", FamilyKind::Counter, Some(&Unit::Seconds), "A \"b\" \\.")
+                .expect("a string takes it");
             text.sample("_total", "x=\"1\"", 1.5).expect("a string takes it");
-            text.family("b", Kind::Info, None, "B").expect("a string takes it");
+            text.family("b", FamilyKind::Info, None, "B").expect("a string takes it");
             text.sample("_info", "v=\"1\"", 1_u64).expect("a string takes it");
-            text.family("c", Kind::Gauge, None, "C").expect("a string takes it");
+            text.family("c", FamilyKind::Gauge, None, "C").expect("a string takes it");
             text.sample("", "", f64::INFINITY).expect("a string takes it");
             text.finish()
         };

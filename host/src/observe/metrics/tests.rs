@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 use super::cells::Latency;
 use super::*;
 use crate::cluster::health::HealthSource;
+use crate::module::balancer::ModuleFault;
 
 #[test]
 fn sums_the_shards_of_all_threads() {
@@ -15,7 +16,7 @@ fn sums_the_shards_of_all_threads() {
         std::thread::spawn(move || {
             for _ in 0..=thread {
                 shard.try_ended(0, 1, &ended(wire::TRY_SERVED, None, 500_000_000));
-                shard.module_call(0, 0, Call::Next);
+                shard.module_call(0, 0, ModuleCall::Next);
             }
         })
         .join()
@@ -34,7 +35,7 @@ fn a_module_for_requests_without_a_key_has_series_of_its_own() {
     let (metrics, shard) = one_thread();
     for (module, n) in [(0, 2), (1, 1)] {
         for _ in 0..n {
-            shard.module_call(0, module, Call::Next);
+            shard.module_call(0, module, ModuleCall::Next);
             shard.module_time(0, module, 1_000);
             shard.declined(0, module);
             shard.busy(0, module);
@@ -60,7 +61,7 @@ fn a_module_for_requests_without_a_key_has_series_of_its_own() {
 #[test]
 fn counts_a_request_in_every_family_that_speaks_of_it() {
     let (metrics, shard) = one_thread();
-    shard.request(&RequestEnd {
+    shard.request(&EndedRequest {
         cluster: Some(0),
         outcome: wire::OUTCOME_SERVED,
         status: 200,
@@ -90,7 +91,7 @@ fn requests_without_a_cluster_and_odd_statuses_have_a_series() {
             .text(Format::OpenMetrics)
             .lines()
             .find_map(|line| line.strip_prefix(&label)?.trim().parse().ok());
-        shard.request(&RequestEnd { status, ..RequestEnd::default() });
+        shard.request(&EndedRequest { status, ..EndedRequest::default() });
         assert_eq!(
             value(&metrics.text(Format::OpenMetrics), &label),
             (before.unwrap_or(0) + 1).to_string(),
@@ -124,7 +125,7 @@ fn unknown_kinds_are_read_as_the_wire_says() {
 fn responses_of_tries_are_counted_by_the_class_of_their_status() {
     let (metrics, shard) = one_thread();
     for status in [101, 200, 204, 302, 404, 500, 503, 599, 600, 999, 0, 99] {
-        shard.try_ended(0, 0, &TryEnd { result: wire::TRY_SERVED, status, ..TryEnd::default() });
+        shard.try_ended(0, 0, &EndedTry { result: wire::TRY_SERVED, status, ..EndedTry::default() });
     }
     let text = metrics.text(Format::OpenMetrics);
     let labels = r#"cluster="api",endpoint="http://a""#;
@@ -218,7 +219,7 @@ fn gauges_are_what_came_less_what_went() {
 #[test]
 fn what_earlier_generations_counted_is_part_of_every_sum() {
     let (older, shard) = one_thread();
-    let request = RequestEnd {
+    let request = EndedRequest {
         cluster: Some(0),
         outcome: wire::OUTCOME_SERVED,
         status: 200,
@@ -229,7 +230,7 @@ fn what_earlier_generations_counted_is_part_of_every_sum() {
     };
     shard.connection_opened(0);
     shard.request(&request);
-    shard.request(&RequestEnd { status: 404, ..RequestEnd::default() });
+    shard.request(&EndedRequest { status: 404, ..EndedRequest::default() });
     shard.try_ended(0, 1, &ended(wire::TRY_NOT_ESTABLISHED, Some(wire::FAILURE_TLS), 250_000_000));
     let (newer, shard) = one_thread();
     newer.set_base(older.totals());
@@ -256,7 +257,13 @@ fn what_earlier_generations_counted_is_part_of_every_sum() {
     }
     // What is, and not what was counted, is this worker's alone.
     assert_eq!(value(&text, r#"trylist_open_connections{listener="127.0.0.1:80"}"#), "1");
-    assert_eq!(newer.totals().counters("trylist_connections").map(|own| own.values().sum::<u64>()), Some(1));
+    assert_eq!(
+        newer
+            .totals()
+            .counters("trylist_connections")
+            .map(|own| own.values().map(|own| own.value).sum::<u64>()),
+        Some(1)
+    );
 }
 
 #[test]
@@ -274,7 +281,7 @@ fn a_new_base_takes_the_place_of_the_last() {
 #[test]
 fn what_is_no_longer_configured_vanishes_and_comes_back() {
     let (older, shard) = one_thread();
-    shard.request(&RequestEnd { cluster: Some(0), status: 200, ..RequestEnd::default() });
+    shard.request(&EndedRequest { cluster: Some(0), status: 200, ..EndedRequest::default() });
     shard.try_ended(0, 0, &ended(wire::TRY_SERVED, None, 1));
     shard.try_ended(0, 1, &ended(wire::TRY_SERVED, None, 1));
     let mut renamed = layout();
@@ -301,11 +308,11 @@ fn totals_are_exact_through_serde_and_sums() {
     layout.clusters[0].name = "a\"b\\\n".into();
     let metrics = Metrics::new(&layout, 1);
     let shard = metrics.shard(0);
-    shard.request(&RequestEnd {
+    shard.request(&EndedRequest {
         cluster: Some(0),
         duration_ns: MANY,
         received_bytes: MANY,
-        ..RequestEnd::default()
+        ..EndedRequest::default()
     });
     shard.try_ended(0, 0, &ended(wire::TRY_SERVED, None, MANY));
     let own = metrics.totals();
@@ -320,7 +327,7 @@ fn totals_are_exact_through_serde_and_sums() {
     assert_eq!(value(&text, &format!("trylist_received_bytes_total{{{cluster}}}")), total);
     assert_eq!(value(&text, &format!("trylist_request_duration_seconds_count{{{cluster}}}")), "3");
     let sum_ns = |totals: &Totals| {
-        totals.histograms("trylist_request_duration").map(|s| s.values().map(|t| t.sum_ns).sum::<u64>())
+        totals.histograms("trylist_request_duration").map(|s| s.values().map(|t| t.value.sum_ns).sum::<u64>())
     };
     assert_eq!(sum_ns(&own), Some(MANY));
 }
@@ -380,11 +387,11 @@ fn the_text_is_well_formed() {
 #[test]
 fn both_formats_have_the_same_series_with_the_same_values() {
     let (metrics, shard) = one_thread();
-    shard.request(&RequestEnd {
+    shard.request(&EndedRequest {
         cluster: Some(0),
         status: 200,
         duration_ns: 150_000,
-        ..RequestEnd::default()
+        ..EndedRequest::default()
     });
     let samples = |format| -> Vec<String> {
         let text = metrics.text(format);
@@ -408,8 +415,8 @@ fn a_second_writer_is_noticed() {
     std::panic::resume_unwind(result.expect_err("it panics"));
 }
 
-fn ended(result: u32, failure: Option<u32>, duration_ns: u64) -> TryEnd {
-    TryEnd { result, failure, status: 0, duration_ns }
+fn ended(result: u32, failure: Option<u32>, duration_ns: u64) -> EndedTry {
+    EndedTry { result, failure, status: 0, duration_ns }
 }
 
 fn one_thread() -> (Arc<Metrics>, Arc<Shard>) {
@@ -420,6 +427,7 @@ fn one_thread() -> (Arc<Metrics>, Arc<Shard>) {
 
 fn layout() -> MetricsLayout {
     let endpoint = |url: &str| EndpointLayout {
+        address: None,
         url: url.into(),
         counters: Box::leak(Box::new(counters())),
         health: Arc::default(),

@@ -10,14 +10,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::families::{self, Families, seconds};
-use super::format::{Format, Text, Unit};
-use super::totals::Label;
-use super::totals::{Times, Totals};
-use super::{
-    BalancerCells, Call, Cell, ClusterCells, Connection, EndpointCells, FAILURES, Histogram, ListenerCells,
-    Metrics, MetricsLayout, OUTCOMES, QueueEnd, RequestCells, STATES, STATUS_CLASSES, Shard, TRY_RESULTS,
+use super::cells::{
+    BalancerCells, Cell, ClusterCells, EndpointCells, Histogram, ListenerCells, RequestCells,
 };
+use super::families::{HistogramValue, MetricSink, seconds};
+use super::format::{Format, Text, Unit};
+use super::labels::{
+    ConnectionOrigin, FAILURES, ModuleCall, OUTCOMES, QueueEnd, STATES, STATUS_CLASSES, TRY_RESULTS,
+};
+use super::layout::{BalancerLayout, ClusterNames};
+use super::totals::{Label, Times, Totals, label};
+use super::{Metrics, MetricsLayout, Shard};
 use crate::cluster::endpoint::shown_weight;
 use crate::cluster::health::HealthSource;
 use crate::module::balancer::ModuleFault;
@@ -40,7 +43,7 @@ impl Metrics {
     /// all series of all threads.
     pub fn text(&self, format: Format) -> String {
         let mut text = Text::new(format);
-        let mut out = Families::Text(&mut text, self.base.load_full());
+        let mut out = MetricSink::Text(&mut text, self.base.load_full());
         self.walk(&mut out).and_then(|()| process(&mut out)).expect("writing to a string cannot fail");
         text.finish()
     }
@@ -48,7 +51,7 @@ impl Metrics {
     /// What this worker counted, without the base that it was given.
     pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();
-        self.walk(&mut Families::Totals(&mut totals)).expect("nothing is written that could fail");
+        self.walk(&mut MetricSink::Totals(&mut totals)).expect("nothing is written that could fail");
         totals
     }
 
@@ -57,11 +60,11 @@ impl Metrics {
         let layout = MetricsLayout { access_log: Some(Arc::default()), ..MetricsLayout::default() };
         let mut names = BTreeSet::new();
         let metrics = Self::new(&layout, 0);
-        metrics.walk(&mut Families::Names(&mut names)).expect("nothing is written that could fail");
+        metrics.walk(&mut MetricSink::Names(&mut names)).expect("nothing is written that could fail");
         names
     }
 
-    fn walk(&self, out: &mut Families<'_>) -> fmt::Result {
+    fn walk(&self, out: &mut MetricSink<'_>) -> fmt::Result {
         self.worker(out)?;
         self.listeners(out)?;
         self.requests(out)?;
@@ -69,16 +72,17 @@ impl Metrics {
         self.endpoints(out)?;
         self.health(out)?;
         self.modules(out)?;
+        self.module_answers(out)?;
         self.queues(out)?;
         self.retries(out)
     }
 
-    fn worker(&self, out: &mut Families<'_>) -> fmt::Result {
+    fn worker(&self, out: &mut MetricSink<'_>) -> fmt::Result {
         let abi = format!("{}.{}", lb_api::version::ABI_MAJOR, lb_api::version::ABI_MINOR);
         out.info(
             "trylist_build",
             "The running program and the module ABI that it provides.",
-            [("version", env!("CARGO_PKG_VERSION")), ("abi", abi.as_str())],
+            [label("version", env!("CARGO_PKG_VERSION")), label("abi", abi.as_str())],
         )?;
         out.gauge(
             "trylist_start_time",
@@ -108,10 +112,10 @@ impl Metrics {
         )
     }
 
-    fn listeners(&self, out: &mut Families<'_>) -> fmt::Result {
+    fn listeners(&self, out: &mut MetricSink<'_>) -> fmt::Result {
         let each = |cell: fn(&ListenerCells) -> &Cell| {
             self.listeners.iter().enumerate().map(move |(idx, address)| {
-                ([("listener", address.as_str())], self.sum(|shard| cell(&shard.listeners[idx])))
+                ([label("listener", address.as_str())], self.sum(|shard| cell(&shard.listeners[idx])))
             })
         };
         out.counter(
@@ -158,11 +162,11 @@ impl Metrics {
         )
     }
 
-    fn requests(&self, out: &mut Families<'_>) -> fmt::Result {
+    fn requests(&self, out: &mut MetricSink<'_>) -> fmt::Result {
         let codes = self.routed().flat_map(|(name, cluster)| {
             self.codes.iter().enumerate().map(move |(slot, code)| {
                 let n = self.sum(|shard| &shard.requests(cluster).codes[slot]);
-                ([("cluster", name), ("code", code.as_str())], n)
+                ([label("cluster", name), label("code", code.as_str())], n)
             })
         });
         out.rare_counter(
@@ -173,7 +177,7 @@ impl Metrics {
         let outcomes = self.clusters().flat_map(|(idx, cluster)| {
             OUTCOMES.iter().enumerate().map(move |(kind, outcome)| {
                 let n = self.sum(|shard| &shard.clusters[idx].requests.outcomes[kind]);
-                ([("cluster", &*cluster.name), ("outcome", outcome)], n)
+                ([label("cluster", &*cluster.name), label("outcome", outcome)], n)
             })
         });
         out.counter("trylist_outcomes", None, "Requests by how their tries ended.", outcomes)?;
@@ -181,19 +185,22 @@ impl Metrics {
             "trylist_request_duration",
             "From the end of a request's head to the end of its response.",
             self.routed().map(|(name, cluster)| {
-                ([("cluster", name)], self.times(|shard| &shard.requests(cluster).duration))
+                ([label("cluster", name)], self.times(|shard| &shard.requests(cluster).duration))
             }),
         )?;
         out.histogram(
             "trylist_first_byte",
             "From the end of a request's head to the head of a server's response.",
             self.clusters().map(|(idx, cluster)| {
-                ([("cluster", &*cluster.name)], self.times(|shard| &shard.clusters[idx].requests.first_byte))
+                (
+                    [label("cluster", &*cluster.name)],
+                    self.times(|shard| &shard.clusters[idx].requests.first_byte),
+                )
             }),
         )?;
         let bytes = |cell: fn(&RequestCells) -> &Cell| {
             self.routed().map(move |(name, cluster)| {
-                ([("cluster", name)], self.sum(|shard| cell(shard.requests(cluster))))
+                ([label("cluster", name)], self.sum(|shard| cell(shard.requests(cluster))))
             })
         };
         let unit = Some(&Unit::Bytes);
@@ -206,7 +213,7 @@ impl Metrics {
         out.counter("trylist_sent", unit, "To clients, heads included.", bytes(|cells| &cells.sent_bytes))
     }
 
-    fn tries(&self, out: &mut Families<'_>) -> fmt::Result {
+    fn tries(&self, out: &mut MetricSink<'_>) -> fmt::Result {
         out.counter(
             "trylist_tries",
             None,
@@ -235,11 +242,11 @@ impl Metrics {
             "trylist_upstream_connections",
             None,
             "Connections to endpoints that tries got: new, kept alive, or kept alive but closed meanwhile.",
-            self.by_kind("connection", Connection::TEXT, |cells| &cells.connections),
+            self.by_kind("connection", ConnectionOrigin::TEXT, |cells| &cells.connections),
         )
     }
 
-    fn endpoints(&self, out: &mut Families<'_>) -> fmt::Result {
+    fn endpoints(&self, out: &mut MetricSink<'_>) -> fmt::Result {
         let live = || {
             self.endpoint_series()
                 .map(|(labels, cluster, idx)| (labels, self.clusters[cluster].endpoints[idx].1.counters))
@@ -253,7 +260,9 @@ impl Metrics {
         let states = live().flat_map(|([cluster, endpoint], counters)| {
             let now = counters.state.load(Relaxed) as usize;
             let each = STATES.iter().enumerate();
-            each.map(move |(state, text)| ([cluster, endpoint, ("state", *text)], u32::from(now == state)))
+            each.map(move |(state, text)| {
+                ([cluster, endpoint, label("state", *text)], u32::from(now == state))
+            })
         });
         out.gauge(
             "trylist_endpoint_state",
@@ -275,7 +284,7 @@ impl Metrics {
         )
     }
 
-    fn health(&self, out: &mut Families<'_>) -> fmt::Result {
+    fn health(&self, out: &mut MetricSink<'_>) -> fmt::Result {
         let each = || {
             self.endpoint_series()
                 .map(|(labels, cluster, idx)| (labels, &self.clusters[cluster].endpoints[idx].1.health))
@@ -286,7 +295,7 @@ impl Metrics {
             "1 where this source says that an endpoint takes no requests, whatever the others say.",
             each().flat_map(|([cluster, endpoint], health)| {
                 HealthSource::ALL.into_iter().map(move |source| {
-                    let labels = [cluster, endpoint, ("source", source.name())];
+                    let labels = [cluster, endpoint, label("source", source.name())];
                     (labels, u32::from(health.holds(source)))
                 })
             }),
@@ -303,7 +312,7 @@ impl Metrics {
             "Active checks of an endpoint by their result.",
             each().flat_map(|([cluster, endpoint], health)| {
                 let (passed, failed) = health.checks.totals();
-                let labels = move |result| [cluster, endpoint, ("result", result)];
+                let labels = move |result| [cluster, endpoint, label("result", result)];
                 let results = [(labels("passed"), passed), (labels("failed"), failed)];
                 results.into_iter().filter(move |_| passed + failed > 0)
             }),
@@ -313,25 +322,19 @@ impl Metrics {
             None,
             "1 where so few endpoints are available that all but those that drain get requests.",
             self.clusters()
-                .map(|(_, cluster)| ([("cluster", &*cluster.name)], u32::from((cluster.panics)()))),
+                .map(|(_, cluster)| ([label("cluster", &*cluster.name)], u32::from((cluster.panics)()))),
         )
     }
 
-    fn modules(&self, out: &mut Families<'_>) -> fmt::Result {
-        let single = |cell: fn(&BalancerCells) -> &Cell| {
-            self.balancers().map(move |(name, balancer, place)| {
-                let labels = [("cluster", name), ("module", &*balancer.module)];
-                (labels, self.sum(|shard| cell(place.of(shard))))
-            })
-        };
+    fn modules(&self, out: &mut MetricSink<'_>) -> fmt::Result {
         out.counter(
             "trylist_module_calls",
             None,
             "Calls into a cluster's modules.",
             self.balancers().flat_map(|(name, balancer, place)| {
-                Call::TEXT.iter().enumerate().map(move |(call, text)| {
+                ModuleCall::TEXT.iter().enumerate().map(move |(call, text)| {
                     let n = self.sum(|shard| &place.of(shard).calls[call]);
-                    ([("cluster", name), ("module", &*balancer.module), ("call", text)], n)
+                    ([label("cluster", name), label("module", &*balancer.module), label("call", text)], n)
                 })
             }),
         )?;
@@ -341,7 +344,11 @@ impl Metrics {
             "What a module did that it must not.",
             self.balancers().flat_map(|(name, balancer, _)| {
                 ModuleFault::ALL.into_iter().map(move |fault| {
-                    let labels = [("cluster", name), ("module", &*balancer.module), ("fault", fault.name())];
+                    let labels = [
+                        label("cluster", name),
+                        label("module", &*balancer.module),
+                        label("fault", fault.name()),
+                    ];
                     (labels, (balancer.faults)(fault))
                 })
             }),
@@ -351,15 +358,25 @@ impl Metrics {
             None,
             "1 where a module did wrong so often that the host chooses in its place until the next reload.",
             self.balancers().map(|(name, balancer, _)| {
-                let labels = [("cluster", name), ("module", &*balancer.module)];
+                let labels = [label("cluster", name), label("module", &*balancer.module)];
                 (labels, u32::from((balancer.is_quarantined)()))
             }),
-        )?;
+        )
+    }
+
+    /// What modules answered, and how long it took.
+    fn module_answers(&self, out: &mut MetricSink<'_>) -> fmt::Result {
+        let single = |cell: fn(&BalancerCells) -> &Cell| {
+            self.balancers().map(move |(name, balancer, place)| {
+                let labels = [label("cluster", name), label("module", &*balancer.module)];
+                (labels, self.sum(|shard| cell(place.of(shard))))
+            })
+        };
         out.histogram(
             "trylist_module_time",
             "Time that a request spent in all its calls into the module; a sample of the requests, not all.",
             self.balancers().map(|(name, balancer, place)| {
-                let labels = [("cluster", name), ("module", &*balancer.module)];
+                let labels = [label("cluster", name), label("module", &*balancer.module)];
                 (labels, self.times(|shard| &place.of(shard).time))
             }),
         )?;
@@ -383,7 +400,7 @@ impl Metrics {
         )
     }
 
-    fn queues(&self, out: &mut Families<'_>) -> fmt::Result {
+    fn queues(&self, out: &mut MetricSink<'_>) -> fmt::Result {
         let left = |idx: usize| {
             (0..QueueEnd::N).map(|end| self.sum(|shard| &shard.clusters[idx].queue_left[end])).sum::<u64>()
         };
@@ -394,7 +411,7 @@ impl Metrics {
             self.clusters().map(|(idx, cluster)| {
                 let left = left(idx);
                 let entered = self.sum(|shard| &shard.clusters[idx].queue_entered);
-                ([("cluster", &*cluster.name)], entered.saturating_sub(left))
+                ([label("cluster", &*cluster.name)], entered.saturating_sub(left))
             }),
         )?;
         out.counter(
@@ -404,7 +421,7 @@ impl Metrics {
             self.clusters().flat_map(|(idx, cluster)| {
                 QueueEnd::TEXT.iter().enumerate().map(move |(end, text)| {
                     let n = self.sum(|shard| &shard.clusters[idx].queue_left[end]);
-                    ([("cluster", &*cluster.name), ("end", text)], n)
+                    ([label("cluster", &*cluster.name), label("end", text)], n)
                 })
             }),
         )?;
@@ -413,7 +430,7 @@ impl Metrics {
             Some(&Unit::Seconds),
             "Time that requests waited for an endpoint.",
             self.clusters().map(|(idx, cluster)| {
-                ([("cluster", &*cluster.name)], self.sum(|shard| &shard.clusters[idx].queue_time_ns))
+                ([label("cluster", &*cluster.name)], self.sum(|shard| &shard.clusters[idx].queue_time_ns))
             }),
         )?;
         out.counter(
@@ -430,7 +447,7 @@ impl Metrics {
         )
     }
 
-    fn retries(&self, out: &mut Families<'_>) -> fmt::Result {
+    fn retries(&self, out: &mut MetricSink<'_>) -> fmt::Result {
         out.counter(
             "trylist_retries",
             None,
@@ -462,21 +479,18 @@ impl Metrics {
     }
 
     /// A number of each cluster.
-    fn by_cluster(
-        &self,
-        cell: fn(&ClusterCells) -> &Cell,
-    ) -> impl Iterator<Item = ([(&'static str, &str); 1], u64)> {
+    fn by_cluster(&self, cell: fn(&ClusterCells) -> &Cell) -> impl Iterator<Item = ([Label<'_>; 1], u64)> {
         self.clusters().map(move |(idx, cluster)| {
-            ([("cluster", &*cluster.name)], self.sum(|shard| cell(&shard.clusters[idx])))
+            ([label("cluster", &*cluster.name)], self.sum(|shard| cell(&shard.clusters[idx])))
         })
     }
 
-    fn clusters(&self) -> impl Iterator<Item = (usize, &super::ClusterNames)> {
+    fn clusters(&self) -> impl Iterator<Item = (usize, &ClusterNames)> {
         self.clusters.iter().enumerate()
     }
 
     /// Each with its cluster's name, and where shards count it.
-    fn balancers(&self) -> impl Iterator<Item = (&str, &super::BalancerLayout, BalancerPlace)> {
+    fn balancers(&self) -> impl Iterator<Item = (&str, &BalancerLayout, BalancerPlace)> {
         self.clusters().flat_map(|(cluster_idx, cluster)| {
             cluster.balancers.iter().enumerate().map(move |(idx, balancer)| {
                 (&*cluster.name, balancer, BalancerPlace { cluster: cluster_idx, idx })
@@ -492,22 +506,22 @@ impl Metrics {
     /// Labels of each endpoint, and its indices.
     fn endpoint_series(&self) -> impl Iterator<Item = ([Label<'_>; 2], usize, usize)> {
         self.clusters().flat_map(|(cluster, names)| {
-            names.endpoints.iter().enumerate().map(move |(endpoint, (url, _))| {
-                ([("cluster", &*names.name), ("endpoint", url.as_str())], cluster, endpoint)
+            names.endpoints.iter().enumerate().map(move |(idx, (url, endpoint))| {
+                ([label("cluster", &names.name), Label::endpoint(url, endpoint.address)], cluster, idx)
             })
         })
     }
 
     fn by_kind<'a, const N: usize>(
         &'a self,
-        label: &'static str,
+        name: &'static str,
         texts: &'static [&'static str],
         cells: fn(&EndpointCells) -> &[Cell; N],
     ) -> impl Iterator<Item = ([Label<'a>; 3], u64)> {
         self.endpoint_series().flat_map(move |([cluster_label, endpoint_label], cluster, endpoint)| {
             texts.iter().enumerate().map(move |(kind, text)| {
                 let n = self.sum(|shard| &cells(&shard.clusters[cluster].endpoints[endpoint])[kind]);
-                ([cluster_label, endpoint_label, (label, *text)], n)
+                ([cluster_label, endpoint_label, label(name, text)], n)
             })
         })
     }
@@ -529,8 +543,8 @@ impl Metrics {
     fn times<const FIRST_NS: u64, const N: usize>(
         &self,
         histogram: impl Fn(&Shard) -> &Histogram<FIRST_NS, N>,
-    ) -> families::Histogram {
-        families::Histogram {
+    ) -> HistogramValue {
+        HistogramValue {
             times: Times {
                 sum_ns: self.sum(|shard| &histogram(shard).sum_ns),
                 buckets: (0..N).map(|idx| self.sum(|shard| &histogram(shard).buckets[idx])).collect(),
@@ -547,7 +561,7 @@ impl Shard {
 }
 
 /// Standard names, so that dashboards for any process show this one.
-fn process(out: &mut Families<'_>) -> fmt::Result {
+fn process(out: &mut MetricSink<'_>) -> fmt::Result {
     let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     let cpu = cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9;
     out.process_seconds("process_cpu", "CPU time of this process.", cpu)?;

@@ -6,11 +6,10 @@
 //! is lost to rounding however often it is handed on.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::ops::Bound;
 
 use serde::{Deserialize, Serialize};
-
-use crate::cluster::endpoint::ADDRESS_MARK;
 
 /// Counters and histograms by family and labels. Those that are zero are not in it, so that its size is that of what
 /// happened. An upper bound is the number of series that [`Metrics::text`](super::Metrics::text) shows.
@@ -21,7 +20,15 @@ pub struct Totals {
 }
 
 /// The series of one family, by their labels as [`key`] writes them.
-type Series<T> = BTreeMap<Box<str>, T>;
+pub(super) type Series<T> = BTreeMap<Box<str>, Counted<T>>;
+
+/// What was counted in one series.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Counted<T> {
+    pub(super) value: T,
+    /// The address, for an endpoint that is one of several addresses of a name.
+    address: Option<IpAddr>,
+}
 
 /// More than any histogram has.
 const MAX_BUCKETS: usize = 128;
@@ -75,7 +82,7 @@ impl Totals {
             return Err("metrics of what is not in its configuration".to_owned());
         }
         let times = self.histograms.values().flat_map(Series::values);
-        if times.into_iter().any(|times| times.buckets.len() > MAX_BUCKETS) {
+        if times.into_iter().any(|times| times.value.buckets.len() > MAX_BUCKETS) {
             return Err("a histogram with more buckets than any has".to_owned());
         }
         Ok(())
@@ -122,24 +129,24 @@ impl Totals {
         for (family, theirs) in &other.counters {
             let ours = self.counters.entry(family.clone()).or_default();
             for (labels, n) in theirs {
-                let total = ours.entry(labels.clone()).or_default();
-                *total = total.wrapping_add(*n);
+                let total = &mut n.of_same(ours, labels).value;
+                *total = total.wrapping_add(n.value);
             }
         }
         for (family, theirs) in &other.histograms {
             let ours = self.histograms.entry(family.clone()).or_default();
             for (labels, times) in theirs {
-                ours.entry(labels.clone()).or_default().add(times);
+                times.of_same(ours, labels).value.add(&times.value);
             }
         }
     }
 
-    /// Forgets the series of servers that were made of a name's address (see [`crate::cluster::discovery`]), but for these addresses:
-    /// names that go on getting new ones would have it grow for ever.
-    pub fn keep_addresses(&mut self, is_kept: impl Fn(&str) -> bool) {
-        let stays = |labels: &str| address_of(labels).is_none_or(&is_kept);
-        self.counters.values_mut().for_each(|series| series.retain(|labels, _| stays(labels)));
-        self.histograms.values_mut().for_each(|series| series.retain(|labels, _| stays(labels)));
+    /// Forgets the series of servers that stand for one address of a name (see [`crate::cluster::discovery`]), except for
+    /// these addresses. Otherwise a name with ever new addresses would make the totals grow without bound.
+    pub fn keep_addresses(&mut self, is_kept: impl Fn(IpAddr) -> bool) {
+        let stays = |address: Option<IpAddr>| address.is_none_or(&is_kept);
+        self.counters.values_mut().for_each(|series| series.retain(|_, counted| stays(counted.address)));
+        self.histograms.values_mut().for_each(|series| series.retain(|_, counted| stays(counted.address)));
     }
 
     /// Whether nothing was counted.
@@ -185,24 +192,29 @@ impl Times {
     }
 }
 
-/// Which of a name's addresses the server is that a series is of, if it is one.
-fn address_of(labels: &str) -> Option<&str> {
-    let (_, url) = labels.split_once("endpoint=\"http")?;
-    let (url, _) = url.split_once('"')?;
-    url.split_once(ADDRESS_MARK).map(|(_, address)| address)
+impl<T: Default> Counted<T> {
+    /// Of the series with these labels.
+    pub(super) fn new(labels: &[Label<'_>], value: T) -> Self {
+        Self { value, address: labels.iter().find_map(|label| label.address) }
+    }
+
+    /// The same series in other totals, where it begins at zero.
+    fn of_same<'a>(&self, theirs: &'a mut Series<T>, labels: &str) -> &'a mut Self {
+        theirs.entry(labels.into()).or_insert_with(|| Self { value: T::default(), address: self.address })
+    }
 }
 
 /// The labels of a cluster's series begin with this.
 fn cluster_label(name: &str) -> String {
     let mut text = String::new();
-    key(&[("cluster", name)], &mut text);
+    key(&[label("cluster", name)], &mut text);
     text
 }
 
 /// Writes labels into `text` as they are exposed, so that no two series have the same.
 pub(super) fn key(labels: &[Label<'_>], text: &mut String) {
     text.clear();
-    for (i, (name, value)) in labels.iter().enumerate() {
+    for (i, Label { name, value, .. }) in labels.iter().enumerate() {
         if i > 0 {
             text.push(',');
         }
@@ -220,8 +232,25 @@ pub(super) fn key(labels: &[Label<'_>], text: &mut String) {
     }
 }
 
-/// Name and value.
-pub(super) type Label<'a> = (&'static str, &'a str);
+/// A label of a series.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Label<'a> {
+    name: &'static str,
+    value: &'a str,
+    address: Option<IpAddr>,
+}
+
+/// A label of this name and value.
+pub(super) fn label<'a>(name: &'static str, value: &'a str) -> Label<'a> {
+    Label { name, value, address: None }
+}
+
+impl<'a> Label<'a> {
+    /// The label of an endpoint, with its address where it is one of several addresses of a name.
+    pub(super) fn endpoint(url: &'a str, address: Option<IpAddr>) -> Self {
+        Self { address, ..label("endpoint", url) }
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -230,7 +259,7 @@ mod tests {
     fn totals(series: &[(&str, &str)]) -> Totals {
         let mut totals = Totals::default();
         for (family, labels) in series {
-            totals.counters.entry((*family).into()).or_default().insert((*labels).into(), 1);
+            totals.counters.entry((*family).into()).or_default().insert((*labels).into(), Counted::new(&[], 1));
         }
         totals
     }
@@ -271,17 +300,35 @@ mod tests {
         assert!(sum.add_up_to(2, &totals(&[("tries", "1")])));
         assert!(!sum.add_up_to(3, &totals(&[("tries", "1"), ("tries", "3"), ("other", "4")])));
         let tries = sum.counters("tries").expect("some");
-        assert_eq!((tries.get("1"), tries.get("3"), sum.n_series()), (Some(&3), None, 3));
+        let n = |labels| tries.get(labels).map(|counted| counted.value);
+        assert_eq!((n("1"), n("3"), sum.n_series()), (Some(3), None, 3));
     }
 
     #[test]
     fn only_series_of_addresses_that_are_gone_are_forgotten() {
+        let (gone, stays) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let endpoints = [
+            ("http://a:1#10.0.0.1", Some(gone)),
+            // A second server of the same address.
+            ("http://a:1#10.0.0.2 #2", Some(stays)),
+            ("http://b", None),
+            ("unix:/x#10.0.0.1", None),
+        ];
+        let mut counted = Series::default();
+        for (url, address) in endpoints {
+            let labels = [label("cluster", "c"), Label::endpoint(url, address), label("result", "served")];
+            let mut text = String::new();
+            key(&labels, &mut text);
+            counted.insert(text.into(), Counted::new(&labels, 1));
+        }
+        let mut series = Totals::default();
+        series.put_counters("tries", counted);
+        // What was added to other totals keeps its address.
         let mut totals = Totals::default();
-        let of = |endpoint: &str| format!("cluster=\"c\",endpoint=\"{endpoint}\",result=\"served\"").into();
-        let series = ["http://a:1#10.0.0.1", "http://a:1#10.0.0.2", "http://b", "unix:/x#y"];
-        totals.put_counters("tries", series.iter().map(|endpoint| (of(endpoint), 1)).collect());
-        totals.keep_addresses(|address| address == "10.0.0.2");
+        totals.add(&series);
+        totals.keep_addresses(|address| address == stays);
         let left: Vec<_> = totals.counters("tries").expect("some").keys().cloned().collect();
-        assert_eq!(left, [of(series[1]), of(series[2]), of(series[3])]);
+        let text = |url| format!("cluster=\"c\",endpoint=\"{url}\",result=\"served\"").into();
+        assert_eq!(left, endpoints[1..].iter().map(|(url, _)| text(url)).collect::<Vec<Box<str>>>());
     }
 }

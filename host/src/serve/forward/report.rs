@@ -8,7 +8,7 @@ use super::{End, Memory, Request, keeps};
 use crate::http::h1::head::{Framing, Name, RequestHead, Version};
 use crate::module::wire::ns;
 use crate::observe::access_log;
-use crate::observe::metrics::{self, RequestEnd};
+use crate::observe::metrics::{self, EndedRequest};
 use crate::serve::downstream::Downstream;
 use crate::serve::error::Error;
 use crate::serve::respond::{self, verdict};
@@ -80,7 +80,7 @@ impl Request<'_> {
         }
         let duration_ns = ns(now.saturating_duration_since(self.started));
         let first_byte_ns = trylist.first_byte().map(ns);
-        thread.metrics.request(&RequestEnd {
+        thread.metrics.request(&EndedRequest {
             cluster: Some(self.plan.route.cluster),
             outcome: report.outcome,
             status: report.status,
@@ -91,7 +91,7 @@ impl Request<'_> {
         });
         let Some(log) = &thread.access_log else { return };
         let endpoints = &self.cluster.endpoints;
-        let entry = access_log::Entry {
+        let entry = access_log::LogEntry {
             cluster: Some(&self.cluster.config.name),
             module: Some(trylist.module()),
             endpoint: trylist.endpoint().map(|endpoint| &*endpoints[endpoint].url),
@@ -146,7 +146,7 @@ fn conclude_unrouted(
     started: Instant,
 ) {
     let duration_ns = ns(started.elapsed());
-    thread.metrics.request(&RequestEnd {
+    thread.metrics.request(&EndedRequest {
         cluster: None,
         outcome: 0,
         status: report.status,
@@ -158,13 +158,13 @@ fn conclude_unrouted(
     if let Some(log) = &thread.access_log {
         let client = head.map_or(down.peer, |head| thread.config.forwarded.client(head, down.peer).address);
         let client = client.ip();
-        let entry = access_log::Entry { client, duration_ns, ..entry(down, head, report) };
+        let entry = access_log::LogEntry { client, duration_ns, ..entry(down, head, report) };
         log.borrow_mut().log(&entry, []);
     }
 }
 
-fn entry<'a>(down: &Downstream, head: Option<&'a RequestHead>, report: Report) -> access_log::Entry<'a> {
-    access_log::Entry {
+fn entry<'a>(down: &Downstream, head: Option<&'a RequestHead>, report: Report) -> access_log::LogEntry<'a> {
+    access_log::LogEntry {
         client: down.peer.ip(),
         method: head.map_or(b"", |head| head.text(head.method_text)),
         target: head.map_or(b"", |head| head.text(head.target)),
