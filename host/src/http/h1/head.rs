@@ -118,6 +118,25 @@ pub enum Method {
     Other,
 }
 
+/// A head's text and its header lines, as requests and responses have them. Reused from head to head. The text is copied out
+/// of the read buffer (some hundred bytes), so that it stays while the buffer takes the body.
+#[derive(Debug)]
+pub struct HeadText {
+    text: Vec<u8>,
+    /// All header lines in their order.
+    pub fields: Vec<Field>,
+    /// Some of its lines end in a bare line feed.
+    bare_line_feeds: bool,
+}
+
+/// What the header lines of a message say of its body and its connection.
+#[derive(Clone, Copy, Debug, Default)]
+struct MessageFields {
+    length: Option<u64>,
+    is_chunked: bool,
+    persistence: Persistence,
+}
+
 /// What `Connection` and the version say together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Persistence {
@@ -193,23 +212,27 @@ impl Scan {
             let line_feed = self.at + offset;
             self.at = line_feed + 1;
             let carriage_return = line_feed > self.line_start && bytes[line_feed - 1] == b'\r';
+            let line_len = line_feed - self.line_start - usize::from(carriage_return);
+            if self.first_line.is_none() && line_len > limits.line_bytes {
+                return Err(Refusal::LineTooLong);
+            }
             if strict && !carriage_return {
                 return Err(Refusal::Malformed("line ended by a bare line feed"));
             }
             self.bare_line_feeds |= !carriage_return;
-            let line_len = line_feed - self.line_start - usize::from(carriage_return);
             self.line_start = self.at;
             match (line_len, self.first_line) {
                 (0, Some(_)) => return Ok(Some(self.at)),
                 // Empty lines before the first are skipped, as RFC 9112 section 2.2 advises.
                 (0, None) => {}
-                (n, None) if n > limits.line_bytes => return Err(Refusal::LineTooLong),
                 (n, None) => self.first_line = Some(n),
                 (_, Some(_)) => {}
             }
         }
         self.at = bytes.len();
-        if self.first_line.is_none() && bytes.len() - self.line_start > limits.line_bytes {
+        // Its end may be on the way already.
+        let line = &bytes[self.line_start..];
+        if self.first_line.is_none() && line.strip_suffix(b"\r").unwrap_or(line).len() > limits.line_bytes {
             return Err(Refusal::LineTooLong);
         }
         Ok(None)
@@ -372,6 +395,110 @@ impl Method {
     }
 }
 
+impl Default for HeadText {
+    fn default() -> Self {
+        Self { text: Vec::new(), fields: Vec::with_capacity(32), bare_line_feeds: false }
+    }
+}
+
+impl HeadText {
+    /// The text of a span of this head.
+    pub fn text(&self, span: Span) -> &[u8] {
+        span.of(&self.text)
+    }
+
+    /// Bytes of the whole head.
+    pub fn len(&self) -> usize {
+        self.text.len()
+    }
+
+    /// Whether there is no head.
+    pub fn is_empty(&self) -> bool {
+        self.text.is_empty()
+    }
+
+    /// Value of the first header of this name.
+    pub fn field(&self, name: &[u8]) -> Option<&[u8]> {
+        self.fields.iter().find(|f| same_name(self.text(f.name), name)).map(|f| self.text(f.value))
+    }
+
+    /// Value of the first header of this kind.
+    pub fn known(&self, kind: Name) -> Option<&[u8]> {
+        self.fields.iter().find(|f| f.kind == kind).map(|f| self.text(f.value))
+    }
+
+    /// Appends all header lines but those that `leave_out` names, each ended by CRLF.
+    pub fn write_fields(&self, out: &mut Vec<u8>, leave_out: impl Fn(Name) -> bool) {
+        self.write_each(out, |field| leave_out(field.kind));
+    }
+
+    /// The same, by name too.
+    pub fn write_fields_by(&self, out: &mut Vec<u8>, leave_out: impl Fn(Name, &[u8]) -> bool) {
+        self.write_each(out, |field| leave_out(field.kind, self.text(field.name)));
+    }
+
+    /// Lines that follow each other are copied as one piece, as they were written, unless some ended in a bare line feed.
+    fn write_each(&self, out: &mut Vec<u8>, leave_out: impl Fn(&Field) -> bool) {
+        let Self { text, fields, .. } = self;
+        if self.bare_line_feeds {
+            for field in fields.iter().filter(|f| !leave_out(f)) {
+                for part in [field.name.of(text), b": ", field.value.of(text), b"\r\n"] {
+                    out.extend_from_slice(part);
+                }
+            }
+            return;
+        }
+        // The empty line that ends the head stands behind the last field.
+        let end = text.len() - 2;
+        let line_start = |i: usize| fields.get(i).map_or(end, |f| f.name.start as usize);
+        let mut run = line_start(0);
+        for (i, field) in fields.iter().enumerate() {
+            if leave_out(field) {
+                out.extend_from_slice(&text[run..line_start(i)]);
+                run = line_start(i + 1);
+            }
+        }
+        out.extend_from_slice(&text[run..end]);
+    }
+
+    /// The memory of its text, with this text in it; to be put back when that was parsed.
+    fn lend_with(&mut self, head: &[u8]) -> Vec<u8> {
+        let mut text = std::mem::take(&mut self.text);
+        text.clear();
+        text.extend_from_slice(head);
+        text
+    }
+
+    /// Forgets the head, and keeps the memory.
+    fn clear(&mut self) {
+        self.text.clear();
+        self.fields.clear();
+    }
+}
+
+impl MessageFields {
+    /// Takes in a header that means the same in requests and responses.
+    #[inline]
+    fn take(&mut self, name: Name, value: &[u8]) -> Result<(), Refusal> {
+        match name {
+            Name::ContentLength if self.length.is_some() => {
+                return Err(Refusal::Malformed("more than one Content-Length"));
+            }
+            Name::ContentLength => self.length = Some(content_length(value)?),
+            Name::TransferEncoding if self.is_chunked => {
+                return Err(Refusal::Malformed("more than one Transfer-Encoding"));
+            }
+            Name::TransferEncoding => {
+                is_chunked(value)?;
+                self.is_chunked = true;
+            }
+            Name::Connection => self.persistence.read(value),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
 impl Persistence {
     fn read(&mut self, value: &[u8]) {
         // As nearly all write it.
@@ -428,35 +555,6 @@ fn nominate(fields: &mut [Field], text: &[u8]) -> Result<(), Refusal> {
         }
     }
     Ok(())
-}
-
-/// Lines that follow each other are copied as one piece, as they were written, unless some ended in a bare line feed.
-fn write_fields(
-    text: &[u8],
-    fields: &[Field],
-    one_by_one: bool,
-    out: &mut Vec<u8>,
-    leave_out: impl Fn(&Field) -> bool,
-) {
-    if one_by_one {
-        for field in fields.iter().filter(|f| !leave_out(f)) {
-            for part in [field.name.of(text), b": ", field.value.of(text), b"\r\n"] {
-                out.extend_from_slice(part);
-            }
-        }
-        return;
-    }
-    // The empty line that ends the head stands behind the last field.
-    let end = text.len() - 2;
-    let line_start = |i: usize| fields.get(i).map_or(end, |f| f.name.start as usize);
-    let mut run = line_start(0);
-    for (i, field) in fields.iter().enumerate() {
-        if leave_out(field) {
-            out.extend_from_slice(&text[run..line_start(i)]);
-            run = line_start(i + 1);
-        }
-    }
-    out.extend_from_slice(&text[run..end]);
 }
 
 /// The elements of a comma-separated list.

@@ -2,21 +2,19 @@
 
 use std::io::Write as _;
 use std::mem::MaybeUninit;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 
 use super::{
-    Field, Framing, HeadLimits, MAX_HEADERS, Method, Name, Persistence, Refusal, Scan, Span, Version,
-    content_length, first_line, is_authority, is_chunked, later_minor, nominate, refusal, same_name, tokens,
-    write_fields,
+    Field, Framing, HeadLimits, HeadText, MAX_HEADERS, MessageFields, Method, Name, Refusal, Scan, Span,
+    Version, first_line, is_authority, later_minor, nominate, refusal, tokens,
 };
 use crate::http::h1::buffer::Buffer;
 use crate::http::h1::head::PREFACE_HEAD;
 
-/// A request's head, as spans of its text. Reused from request to request. The text is copied out of the read buffer
-/// (some hundred bytes), so that it stays while the buffer takes the body.
+/// A request's head, as spans of its text.
 #[derive(Debug)]
 pub struct RequestHead {
-    text: Vec<u8>,
+    head: HeadText,
     /// Which method.
     pub method: Method,
     /// The method as sent.
@@ -25,8 +23,6 @@ pub struct RequestHead {
     pub target: Span,
     /// The protocol's version.
     pub version: Version,
-    /// All header lines in their order.
-    pub fields: Vec<Field>,
     /// Value of `Host`.
     pub host: Option<Span>,
     /// How long the body is.
@@ -46,12 +42,11 @@ pub struct RequestHead {
 impl Default for RequestHead {
     fn default() -> Self {
         Self {
-            text: Vec::new(),
+            head: HeadText::default(),
             method: Method::Other,
             method_text: Span::default(),
             target: Span::default(),
             version: Version::Http11,
-            fields: Vec::with_capacity(32),
             host: None,
             framing: Framing::None,
             keep_alive: false,
@@ -78,12 +73,10 @@ impl RequestHead {
         let Some(len) = scan.head_len(buffer.bytes(), limits, true)? else {
             return if buffer.room() == 0 { Err(Refusal::HeadTooLarge) } else { Ok(false) };
         };
-        let mut text = std::mem::take(&mut self.text);
-        text.clear();
-        text.extend_from_slice(&buffer.bytes()[..len]);
+        let mut text = self.head.lend_with(&buffer.bytes()[..len]);
         buffer.consume(len);
         let result = self.parse_any(&mut text, limits);
-        self.text = text;
+        self.head.text = text;
         result.map(|()| true)
     }
 
@@ -93,16 +86,14 @@ impl RequestHead {
     /// # Errors
     /// What is wrong with it.
     pub fn take_h2(&mut self, head: &[u8], has_body: bool, limits: &HeadLimits) -> Result<(), Refusal> {
-        let mut text = std::mem::take(&mut self.text);
-        text.clear();
-        text.extend_from_slice(head);
+        let mut text = self.head.lend_with(head);
         let line = memchr::memchr(b'\r', &text).unwrap_or(text.len());
         let result = if line > limits.line_bytes {
             Err(Refusal::LineTooLong)
         } else {
             self.parse_any(&mut text, limits)
         };
-        self.text = text;
+        self.head.text = text;
         self.version = Version::Http2;
         self.framing = match self.framing {
             Framing::Length(n) => Framing::Length(n),
@@ -116,7 +107,7 @@ impl RequestHead {
 
     /// Whether this is how a client of HTTP/2 begins.
     pub fn is_h2_preface(&self) -> bool {
-        self.text == PREFACE_HEAD
+        self.head.text == PREFACE_HEAD
     }
 
     /// Parses a head after what the parser does not take was written in the way that it does.
@@ -159,124 +150,80 @@ impl RequestHead {
         self.check_fields(text, parsed.headers)
     }
 
-    /// The text of a span of this head.
-    pub fn text(&self, span: Span) -> &[u8] {
-        span.of(&self.text)
-    }
-
-    /// Bytes of the whole head.
-    pub fn len(&self) -> usize {
-        self.text.len()
-    }
-
-    /// Whether there is no head.
-    pub fn is_empty(&self) -> bool {
-        self.text.is_empty()
-    }
-
     /// Forgets everything, for a head that was refused and must not be taken for the last good one.
     pub fn clear(&mut self) {
-        *self = Self {
-            text: std::mem::take(&mut self.text),
-            fields: std::mem::take(&mut self.fields),
-            ..Self::default()
-        };
-        self.text.clear();
-        self.fields.clear();
-    }
-
-    /// Value of the first header of this name.
-    pub fn field(&self, name: &[u8]) -> Option<&[u8]> {
-        self.fields.iter().find(|f| same_name(self.text(f.name), name)).map(|f| self.text(f.value))
-    }
-
-    /// Value of the first header of this kind.
-    pub fn known(&self, kind: Name) -> Option<&[u8]> {
-        self.fields.iter().find(|f| f.kind == kind).map(|f| self.text(f.value))
-    }
-
-    /// Appends all header lines but those that `leave_out` names, each ended by CRLF.
-    pub fn write_fields(&self, out: &mut Vec<u8>, leave_out: impl Fn(Name) -> bool) {
-        write_fields(&self.text, &self.fields, false, out, |field| leave_out(field.kind));
-    }
-
-    /// The same, by name too.
-    pub fn write_fields_by(&self, out: &mut Vec<u8>, leave_out: impl Fn(Name, &[u8]) -> bool) {
-        write_fields(&self.text, &self.fields, false, out, |field| {
-            leave_out(field.kind, self.text(field.name))
-        });
+        *self = Self { head: std::mem::take(&mut self.head), ..Self::default() };
+        self.head.clear();
     }
 
     fn check_fields(&mut self, text: &[u8], headers: &[httparse::Header<'_>]) -> Result<(), Refusal> {
-        self.fields.clear();
+        self.head.fields.clear();
         self.host = None;
         self.expects_continue = false;
         self.takes_trailers = false;
         self.asks_upgrade = false;
         self.asks_why = false;
-        let mut length = None;
-        let mut chunked = false;
-        let mut persistence = Persistence::default();
+        let mut message = MessageFields::default();
         for header in headers {
             let field = Field::new(text, header);
             match field.kind {
-                Name::Host => {
-                    if self.host.replace(field.value).is_some() {
-                        return Err(Refusal::Malformed("more than one Host"));
-                    }
-                    // RFC 9112 section 3.2: empty where the target has no host.
-                    if !header.value.is_empty() && !is_authority(header.value) {
-                        return Err(Refusal::Malformed("Host is not a host and port"));
-                    }
+                Name::Host => self.take_host(field.value, header.value)?,
+                Name::Expect if !header.value.eq_ignore_ascii_case(b"100-continue") => {
+                    return Err(Refusal::Expectation);
                 }
-                Name::ContentLength if length.is_some() => {
-                    return Err(Refusal::Malformed("more than one Content-Length"));
-                }
-                Name::ContentLength => length = Some(content_length(header.value)?),
-                Name::TransferEncoding => {
-                    if chunked {
-                        return Err(Refusal::Malformed("more than one Transfer-Encoding"));
-                    }
-                    is_chunked(header.value)?;
-                    chunked = true;
-                }
-                Name::Connection => persistence.read(header.value),
-                Name::Expect => {
-                    if !header.value.eq_ignore_ascii_case(b"100-continue") {
-                        return Err(Refusal::Expectation);
-                    }
-                    self.expects_continue = self.version == Version::Http11;
-                }
+                Name::Expect => self.expects_continue = self.version == Version::Http11,
                 Name::Te => {
                     self.takes_trailers |= tokens(header.value).any(|t| t.eq_ignore_ascii_case(b"trailers"));
                 }
                 Name::XTrylistExplain => self.asks_why |= header.value == b"1",
-                _ => {}
+                name => message.take(name, header.value)?,
             }
-            self.fields.push(field);
+            self.head.fields.push(field);
         }
-        if persistence.nominates {
-            nominate(&mut self.fields, text)?;
-            self.asks_upgrade = persistence.upgrade
+        if message.persistence.nominates {
+            nominate(&mut self.head.fields, text)?;
+            self.asks_upgrade = message.persistence.upgrade
                 && self.version == Version::Http11
-                && self.fields.iter().any(|field| field.kind == Name::Upgrade);
+                && self.head.fields.iter().any(|field| field.kind == Name::Upgrade);
         }
         if self.version == Version::Http11 && self.host.is_none() {
             return Err(Refusal::Malformed("no Host"));
         }
-        self.framing = match (chunked, length) {
-            (true, _) if self.version == Version::Http10 => {
-                return Err(Refusal::Malformed("Transfer-Encoding in an HTTP/1.0 request"));
-            }
-            (true, Some(_)) => {
-                return Err(Refusal::Malformed("both Transfer-Encoding and Content-Length"));
-            }
-            (true, None) => Framing::Chunked,
-            (false, Some(0) | None) => Framing::None,
-            (false, Some(n)) => Framing::Length(n),
-        };
-        self.keep_alive = persistence.keeps(self.version);
+        self.framing = framing(&message, self.version)?;
+        self.keep_alive = message.persistence.keeps(self.version);
         Ok(())
+    }
+
+    fn take_host(&mut self, span: Span, value: &[u8]) -> Result<(), Refusal> {
+        if self.host.replace(span).is_some() {
+            return Err(Refusal::Malformed("more than one Host"));
+        }
+        // RFC 9112 section 3.2: empty where the target has no host.
+        if !value.is_empty() && !is_authority(value) {
+            return Err(Refusal::Malformed("Host is not a host and port"));
+        }
+        Ok(())
+    }
+}
+
+impl Deref for RequestHead {
+    type Target = HeadText;
+
+    fn deref(&self) -> &HeadText {
+        &self.head
+    }
+}
+
+/// How long the body of a request is (RFC 9112 section 6.3).
+fn framing(message: &MessageFields, version: Version) -> Result<Framing, Refusal> {
+    match (message.is_chunked, message.length) {
+        (true, _) if version == Version::Http10 => {
+            Err(Refusal::Malformed("Transfer-Encoding in an HTTP/1.0 request"))
+        }
+        (true, Some(_)) => Err(Refusal::Malformed("both Transfer-Encoding and Content-Length")),
+        (true, None) => Ok(Framing::Chunked),
+        (false, Some(0) | None) => Ok(Framing::None),
+        (false, Some(n)) => Ok(Framing::Length(n)),
     }
 }
 

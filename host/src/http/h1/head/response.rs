@@ -1,46 +1,42 @@
 //! Heads of responses.
 
 use std::mem::MaybeUninit;
+use std::ops::Deref;
 
 use super::{
-    Field, Framing, HeadLimits, MAX_HEADERS, Method, Name, Persistence, Refusal, Scan, Span, Version,
-    content_length, first_line, is_chunked, later_minor, nominate, refusal, same_name, write_fields,
+    Field, Framing, HeadLimits, HeadText, MAX_HEADERS, MessageFields, Method, Name, Refusal, Scan, Span,
+    Version, first_line, later_minor, nominate, refusal,
 };
 use crate::http::h1::buffer::Buffer;
 
-/// A response's head, as spans of its text. Reused from response to response.
+/// A response's head, as spans of its text.
 #[derive(Debug)]
 pub struct ResponseHead {
-    text: Vec<u8>,
+    head: HeadText,
     /// Status code, 100 to 999.
     pub status: u16,
     /// The protocol's version.
     pub version: Version,
     /// Reason phrase as sent, maybe empty.
     pub reason: Span,
-    /// All header lines in their order.
-    pub fields: Vec<Field>,
     /// How long the body is.
     pub framing: Framing,
     /// Whether the server keeps the connection.
     pub keep_alive: bool,
     /// Whether there is a `Date`.
     pub has_date: bool,
-    bare_line_feeds: bool,
 }
 
 impl Default for ResponseHead {
     fn default() -> Self {
         Self {
-            text: Vec::new(),
+            head: HeadText::default(),
             status: 0,
             version: Version::Http11,
             reason: Span::default(),
-            fields: Vec::with_capacity(32),
             framing: Framing::None,
             keep_alive: false,
             has_date: false,
-            bare_line_feeds: false,
         }
     }
 }
@@ -60,7 +56,9 @@ impl ResponseHead {
         method: Method,
     ) -> Result<bool, Refusal> {
         // Servers that end lines by bare line feeds exist; the head is written anew, so nobody behind us sees them.
-        let Some(len) = scan.head_len(buffer.bytes(), limits, false)? else {
+        // The limit is that of the whole head, of which the first line is a part.
+        let len = scan.head_len(buffer.bytes(), limits, false).map_err(|_| Refusal::HeadTooLarge)?;
+        let Some(len) = len else {
             if buffer.len() >= limits.line_bytes {
                 return Err(Refusal::HeadTooLarge);
             }
@@ -73,9 +71,7 @@ impl ResponseHead {
         if len > limits.line_bytes {
             return Err(Refusal::HeadTooLarge);
         }
-        let mut text = std::mem::take(&mut self.text);
-        text.clear();
-        text.extend_from_slice(&buffer.bytes()[..len]);
+        let mut text = self.head.lend_with(&buffer.bytes()[..len]);
         buffer.consume(len);
         let result = match self.parse(&text, limits, method) {
             Err(Refusal::Version) => later_minor(&text, first_line(&text).start).and_then(|minor| {
@@ -84,8 +80,8 @@ impl ResponseHead {
             }),
             result => result,
         };
-        self.text = text;
-        self.bare_line_feeds = scan.bare_line_feeds;
+        self.head.text = text;
+        self.head.bare_line_feeds = scan.bare_line_feeds;
         result.map(|()| true)
     }
 
@@ -113,31 +109,9 @@ impl ResponseHead {
         self.check_fields(text, parsed.headers, method)
     }
 
-    /// The text of a span of this head.
-    pub fn text(&self, span: Span) -> &[u8] {
-        span.of(&self.text)
-    }
-
-    /// Appends all header lines but those that `leave_out` names, each ended by CRLF.
-    pub fn write_fields(&self, out: &mut Vec<u8>, leave_out: impl Fn(Name) -> bool) {
-        write_fields(&self.text, &self.fields, self.bare_line_feeds, out, |field| leave_out(field.kind));
-    }
-
-    /// The same, by name too.
-    pub fn write_fields_by(&self, out: &mut Vec<u8>, leave_out: impl Fn(Name, &[u8]) -> bool) {
-        write_fields(&self.text, &self.fields, self.bare_line_feeds, out, |field| {
-            leave_out(field.kind, self.text(field.name))
-        });
-    }
-
     /// Whether this is an interim response, after which another one comes.
     pub fn is_interim(&self) -> bool {
         self.status < 200
-    }
-
-    /// Value of the first header of this name.
-    pub fn field(&self, name: &[u8]) -> Option<&[u8]> {
-        self.fields.iter().find(|f| same_name(self.text(f.name), name)).map(|f| self.text(f.value))
     }
 
     fn check_fields(
@@ -146,48 +120,46 @@ impl ResponseHead {
         headers: &[httparse::Header<'_>],
         method: Method,
     ) -> Result<(), Refusal> {
-        self.fields.clear();
+        self.head.fields.clear();
         self.has_date = false;
-        let mut length = None;
-        let mut chunked = false;
-        let mut persistence = Persistence::default();
+        let mut message = MessageFields::default();
         for header in headers {
             let field = Field::new(text, header);
             match field.kind {
-                Name::ContentLength if length.is_some() => {
-                    return Err(Refusal::Malformed("more than one Content-Length"));
-                }
-                Name::ContentLength => length = Some(content_length(header.value)?),
-                Name::TransferEncoding => {
-                    if chunked {
-                        return Err(Refusal::Malformed("more than one Transfer-Encoding"));
-                    }
-                    is_chunked(header.value)?;
-                    chunked = true;
-                }
-                Name::Connection => persistence.read(header.value),
                 Name::Date => self.has_date = true,
-                _ => {}
+                name => message.take(name, header.value)?,
             }
-            self.fields.push(field);
+            self.head.fields.push(field);
         }
-        if persistence.nominates {
-            nominate(&mut self.fields, text)?;
+        if message.persistence.nominates {
+            nominate(&mut self.head.fields, text)?;
         }
         let bodiless = method == Method::Head || matches!(self.status, 100..=199 | 204 | 304);
-        self.framing = match (chunked, length) {
-            (true, Some(_)) => {
-                return Err(Refusal::Malformed("both Transfer-Encoding and Content-Length"));
-            }
-            _ if bodiless => Framing::None,
-            (true, None) => Framing::Chunked,
-            (false, Some(0)) => Framing::None,
-            (false, Some(n)) => Framing::Length(n),
-            (false, None) => Framing::UntilClose,
-        };
+        self.framing = framing(&message, bodiless)?;
         // RFC 9112 section 6.1: HTTP/1.0 has no chunks, so whoever sends them in it is not to be relied on further.
-        let is_sound = !(chunked && self.version == Version::Http10) && self.framing != Framing::UntilClose;
-        self.keep_alive = is_sound && persistence.keeps(self.version);
+        let is_sound =
+            !(message.is_chunked && self.version == Version::Http10) && self.framing != Framing::UntilClose;
+        self.keep_alive = is_sound && message.persistence.keeps(self.version);
         Ok(())
+    }
+}
+
+impl Deref for ResponseHead {
+    type Target = HeadText;
+
+    fn deref(&self) -> &HeadText {
+        &self.head
+    }
+}
+
+/// How long the body of a response is (RFC 9112 section 6.3).
+fn framing(message: &MessageFields, bodiless: bool) -> Result<Framing, Refusal> {
+    match (message.is_chunked, message.length) {
+        (true, Some(_)) => Err(Refusal::Malformed("both Transfer-Encoding and Content-Length")),
+        _ if bodiless => Ok(Framing::None),
+        (true, None) => Ok(Framing::Chunked),
+        (false, Some(0)) => Ok(Framing::None),
+        (false, Some(n)) => Ok(Framing::Length(n)),
+        (false, None) => Ok(Framing::UntilClose),
     }
 }
