@@ -75,7 +75,7 @@ pub fn parse(name: &str, text: &str, syntax: Syntax) -> Result<(Config, Vec<Warn
     parse_with(name, text, syntax, &mut Files::on_disk())
 }
 
-fn parse_with(
+pub(crate) fn parse_with(
     name: &str,
     text: &str,
     syntax: Syntax,

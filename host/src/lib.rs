@@ -49,6 +49,8 @@
 //! The modules below are the rooms of the house, from the top: each imports only those below it, and the files of one folder
 //! import each other in one direction. `walls.rs` holds every import to that. Each room's page lists its files in reading order.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 pub mod supervisor;
 pub mod worker;
 pub mod process;

@@ -12,7 +12,7 @@ pub mod refusal;
 pub mod registry;
 pub mod balancer;
 mod contract;
-mod calls;
+pub(crate) mod calls;
 pub mod wire;
 mod mapped;
 pub mod board;

@@ -67,12 +67,12 @@ impl Diagnostics {
     }
 
     pub(super) fn error(&mut self, at: usize, text: impl Into<String>) {
-        self.errors.push((Some(at), text.into()));
+        self.errors.push((Some(at), one_line(text.into())));
     }
 
     /// A problem of the whole configuration, which no line is to blame for.
     pub(super) fn error_of_whole(&mut self, text: &str) {
-        self.errors.push((None, format!("{}: {text}", self.name)));
+        self.errors.push((None, one_line(format!("{}: {text}", self.name))));
     }
 
     /// How much was found wrong so far.
@@ -81,7 +81,7 @@ impl Diagnostics {
     }
 
     pub(super) fn warn(&mut self, place: Place, text: impl Into<String>) {
-        self.warnings.push(Warning { place: Some(place), text: text.into() });
+        self.warnings.push(Warning { place: Some(place), text: one_line(text.into()) });
     }
 
     /// Remembers that `key` of `table` was there but could not be read, so that nobody calls it missing.
@@ -118,6 +118,15 @@ impl Diagnostics {
             problems.map(|(at, text)| Problem { place: at.map(|at| self.place(at)), text: text.clone() });
         Err(ConfigErrors { problems: problems.collect(), modules: Vec::new() })
     }
+}
+
+/// A message as one line: text of the file in it may hold line ends and control characters, which TOML can escape.
+fn one_line(text: String) -> String {
+    if !text.contains(char::is_control) {
+        return text;
+    }
+    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escape).collect()
 }
 
 /// Where a value begins.

@@ -9,7 +9,7 @@ type TrylistPtr = *mut c_void;
 
 /// The calls, with those that a module must have taken out of their `Option`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Calls {
+pub(crate) struct Calls {
     pub(super) load_balance: unsafe extern "C" fn(BalancerPtr, *const Request, TrylistPtr) -> u32,
     pub(super) next: unsafe extern "C" fn(BalancerPtr, TrylistPtr, *const NextCx, *mut Answer) -> u32,
     pub(super) report_failure: unsafe extern "C" fn(BalancerPtr, TrylistPtr, *const Failure) -> u32,
@@ -28,7 +28,7 @@ impl Calls {
     /// # Errors
     ///
     /// The name of the first required call that is null.
-    pub(super) fn from_table(table: &Module) -> Result<Self, &'static str> {
+    pub(crate) fn from_table(table: &Module) -> Result<Self, &'static str> {
         Ok(Self {
             load_balance: table.load_balance.ok_or("load_balance")?,
             next: table.next.ok_or("next")?,
@@ -44,7 +44,7 @@ impl Calls {
     }
 
     /// The calls as a table again; without `info`, which is asked once a load.
-    pub(super) fn table(&self, abi: (u32, u32)) -> Module {
+    pub(crate) fn table(&self, abi: (u32, u32)) -> Module {
         Module {
             size: size_of::<Module>() as u32,
             abi_major: abi.0,

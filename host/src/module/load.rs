@@ -251,7 +251,7 @@ impl Exports {
 }
 
 /// Reads the table of a C module, of which this host may know more calls than the module does.
-fn c_table(symbol: *const *const wire::Module) -> Result<wire::Module, LoadRefusal> {
+pub(crate) fn c_table(symbol: *const *const wire::Module) -> Result<wire::Module, LoadRefusal> {
     // The usual mistake is to export the table itself and not a pointer to it; to follow what then stands in the
     // pointer's place would end the process.
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
@@ -306,11 +306,11 @@ fn check_abi(major: u32, minor: u32) -> Result<(), LoadRefusal> {
 }
 
 /// A module's description of itself, checked.
-struct ModuleInfo {
-    id: Box<str>,
-    version: Box<str>,
-    summary: Box<str>,
-    trylist: TrylistLayout,
+pub(crate) struct ModuleInfo {
+    pub(crate) id: Box<str>,
+    pub(crate) version: Box<str>,
+    pub(crate) summary: Box<str>,
+    pub(crate) trylist: TrylistLayout,
 }
 
 /// Longest of the texts that a module says of itself.
@@ -340,11 +340,20 @@ impl ModuleInfo {
             wire::STATUS_PANICKED => return Err(LoadRefusal::Info("panicked in info".into())),
             status => return Err(LoadRefusal::Info(format!("info returned status {status}"))),
         }
+        Self::check(&info, (table.abi_major, table.abi_minor))
+    }
+
+    /// Checks the description of a module whose table has this ABI.
+    ///
+    /// # Errors
+    ///
+    /// The first part of it that is invalid.
+    pub(crate) fn check(info: &wire::Info, abi: (u32, u32)) -> Result<Self, LoadRefusal> {
         let (major, minor) = (info.abi_major, info.abi_minor);
-        if (major, minor) != (table.abi_major, table.abi_minor) {
+        if (major, minor) != abi {
             return Err(LoadRefusal::Info(format!(
                 "its table has ABI {}.{}, its info {major}.{minor}; rebuild the whole module",
-                table.abi_major, table.abi_minor
+                abi.0, abi.1
             )));
         }
         for (what, text) in [("ID", &info.id), ("version", &info.version), ("summary", &info.summary)] {

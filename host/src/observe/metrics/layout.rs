@@ -47,10 +47,10 @@ pub struct BalancerLayout {
 }
 
 /// Returns the number of faults of this kind so far.
-pub type Faults = Arc<dyn Fn(ModuleFault) -> u64 + Send + Sync>;
+pub(super) type Faults = Arc<dyn Fn(ModuleFault) -> u64 + Send + Sync>;
 
 /// Returns whether a cluster is in panic.
-pub type Panics = Arc<dyn Fn() -> bool + Send + Sync>;
+pub(super) type Panics = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// Metrics of one endpoint.
 #[derive(Clone, Debug)]

@@ -1,0 +1,40 @@
+//! What must hold for everything that reads bytes from outside. Each property is a function of arbitrary bytes that panics
+//! where it does not hold.
+//!
+//! ```text
+//!  tests/fuzz/seeds/TARGET ─┬─► cargo fuzz (tests/fuzz, nightly): as long as you like ─┐
+//!                           └─► cases: a fixed number of changed seeds, `cargo test` ──┴─► a property below
+//! ```
+//!
+//! Compiled for tests and with the feature `fuzzing` alone. [`TARGETS`] lists the properties; [`pieces`] cuts an input as a
+//! network may cut it.
+
+mod pieces;
+mod http1;
+mod http2;
+mod proxy;
+mod config;
+mod module;
+#[cfg(test)]
+mod cases;
+
+pub use self::config::{httpd, toml};
+pub use self::http1::{chunked_body, request_head, response_head};
+pub use self::http2::h2_text;
+pub use self::module::module_wire;
+pub use self::proxy::proxy_header;
+
+/// A property.
+pub type Property = fn(&[u8]);
+
+/// Every property, by the name of its folder of seeds.
+pub const TARGETS: [(&str, Property); 8] = [
+    ("request_head", request_head),
+    ("response_head", response_head),
+    ("chunked_body", chunked_body),
+    ("proxy_header", proxy_header),
+    ("h2_text", h2_text),
+    ("toml", toml),
+    ("httpd", httpd),
+    ("module_wire", module_wire),
+];
