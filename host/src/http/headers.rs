@@ -49,93 +49,160 @@ pub struct Hop<'a> {
 
 /// Writes the head of a request to a server.
 pub fn write_request(head: &RequestHead, hop: &Hop<'_>, out: &mut Vec<u8>) {
-    out.extend_from_slice(head.text(head.method_text));
-    out.push(b' ');
-    out.extend_from_slice(hop.target);
-    out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
-    out.extend_from_slice(hop.host);
-    out.extend_from_slice(b"\r\n");
-    let counts_forwards = hop.max_forwards.is_some();
-    // Who the client is is known better here than by what it says of itself. The list of those before it is kept.
-    // Of a trusted proxy's headers those that it writes itself: the others it passes on as its client sent them.
-    let is_word_of_proxy = |source| hop.is_trusted && hop.forwarded.read == source;
-    let is_its_word = hop.forwarded.write_x && is_word_of_proxy(Source::XForwardedFor);
-    let keeps = |name| is_its_word && head.known(name).is_some();
-    let (keeps_host, keeps_proto) = (keeps(Name::XForwardedHost), keeps(Name::XForwardedProto));
-    let is_chunked = matches!(head.framing, Framing::Chunked | Framing::UntilClose);
-    let leave_out = |name| match name {
-        Name::Host | Name::XForwardedFor => true,
-        // No head may name two framings.
-        Name::ContentLength => is_chunked,
-        // Only a certificate says so.
-        Name::XClientCertSubject | Name::XClientCertFingerprint => true,
-        // Untrusted, and we append no element of our own: drop it. Where we do, it is written in front of that.
-        Name::Forwarded => hop.forwarded.write_standard || !is_word_of_proxy(Source::Standard),
-        Name::XForwardedHost => !keeps_host,
-        Name::XForwardedProto => !keeps_proto,
-        Name::Expect => !head.expects_continue,
-        Name::MaxForwards => counts_forwards,
-        Name::Upgrade => !hop.upgrade,
-        name => name.is_hop_by_hop(),
-    };
-    match hop.rules {
-        None => head.write_fields(out, leave_out),
-        Some((rules, _)) => head.write_fields_by(out, |name, text| leave_out(name) || rules.removes(text)),
-    }
-    if let Some(left) = hop.max_forwards {
-        // Writing to a vector cannot fail.
-        let _ = write!(out, "Max-Forwards: {left}\r\n");
-    }
-    if is_chunked {
-        out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
-    }
-    match (hop.upgrade, head.takes_trailers) {
-        (false, false) => {}
-        (false, true) => out.extend_from_slice(b"TE: trailers\r\nConnection: TE\r\n"),
-        (true, _) => out.extend_from_slice(b"Connection: upgrade\r\n"),
-    }
-    let writes = |name| hop.rules.is_none_or(|(rules, _)| !rules.replaces(name));
-    if hop.forwarded.write_x && writes(Name::XForwardedFor) {
-        out.extend_from_slice(b"X-Forwarded-For: ");
-        for value in head.fields.iter().filter(|f| f.kind == Name::XForwardedFor) {
-            out.extend_from_slice(head.text(value.value));
-            out.extend_from_slice(b", ");
-        }
-        match hop.peer.ip() {
-            Some(ip) => write_ip(ip, out),
-            // As nginx: nothing at all would have who reads it take what the client wrote for what is known here.
-            None => out.extend_from_slice(UNIX.as_bytes()),
-        }
-        out.extend_from_slice(b"\r\n");
-    }
-    match hop.rules {
-        Some((rules, _)) if !hop.identity.is_empty() => out.extend_from_slice(&rules.strip(hop.identity)),
-        _ => out.extend_from_slice(hop.identity),
-    }
-    if hop.forwarded.write_x && !keeps_proto && writes(Name::XForwardedProto) {
-        out.extend_from_slice(b"X-Forwarded-Proto: ");
-        out.extend_from_slice(hop.client_scheme);
-        out.extend_from_slice(b"\r\n");
-    }
-    if let Some(host) = hop.client_host
-        && hop.forwarded.write_x
-        && !keeps_host
-        && writes(Name::XForwardedHost)
-    {
-        out.extend_from_slice(b"X-Forwarded-Host: ");
-        out.extend_from_slice(host);
-        out.extend_from_slice(b"\r\n");
-    }
-    if hop.forwarded.write_standard && writes(Name::Forwarded) {
+    let request = Outgoing::new(head, hop);
+    request.write_first_lines(out);
+    request.write_passed_on(out);
+    request.write_hop_by_hop(out);
+    request.write_x_forwarded_for(out);
+    request.write_identity(out);
+    request.write_x_forwarded_proto(out);
+    request.write_x_forwarded_host(out);
+    if hop.forwarded.write_standard && request.writes(Name::Forwarded) {
         write_forwarded(head, hop, out);
     }
-    if writes(Name::Via) {
+    if request.writes(Name::Via) {
         write_via(head.version, out);
     }
     if let Some((rules, values)) = hop.rules {
         rules.write(values, out);
     }
     out.extend_from_slice(b"\r\n");
+}
+
+/// A request on its way to a server, and what is decided before its first line is written.
+struct Outgoing<'a> {
+    head: &'a RequestHead,
+    hop: &'a Hop<'a>,
+    /// The body goes in chunks.
+    is_chunked: bool,
+    /// `X-Forwarded-Host` and `X-Forwarded-Proto` of a trusted proxy are passed on.
+    keeps_host: bool,
+    keeps_proto: bool,
+}
+
+impl<'a> Outgoing<'a> {
+    fn new(head: &'a RequestHead, hop: &'a Hop<'a>) -> Self {
+        let is_chunked = matches!(head.framing, Framing::Chunked | Framing::UntilClose);
+        let mut request = Self { head, hop, is_chunked, keeps_host: false, keeps_proto: false };
+        if hop.forwarded.write_x && request.trusts(Source::XForwardedFor) {
+            request.keeps_host = head.known(Name::XForwardedHost).is_some();
+            request.keeps_proto = head.known(Name::XForwardedProto).is_some();
+        }
+        request
+    }
+
+    /// Whether the peer is a trusted proxy that writes this header itself. Other headers it passes on as its client sent them.
+    fn trusts(&self, source: Source) -> bool {
+        self.hop.is_trusted && self.hop.forwarded.read == source
+    }
+
+    /// Whether the operator leaves a line of this name to the proxy.
+    fn writes(&self, name: Name) -> bool {
+        self.hop.rules.is_none_or(|(rules, _)| !rules.replaces(name))
+    }
+
+    fn write_first_lines(&self, out: &mut Vec<u8>) {
+        let Self { head, hop, .. } = self;
+        out.extend_from_slice(head.text(head.method_text));
+        out.push(b' ');
+        out.extend_from_slice(hop.target);
+        out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
+        out.extend_from_slice(hop.host);
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// Writes the client's own lines. A client's word about itself is dropped, because the proxy knows better. The list of
+    /// addresses before it is kept.
+    fn write_passed_on(&self, out: &mut Vec<u8>) {
+        let leave_out = |name| self.leaves_out(name);
+        match self.hop.rules {
+            None => self.head.write_fields(out, leave_out),
+            Some((rules, _)) => {
+                self.head.write_fields_by(out, |name, text| leave_out(name) || rules.removes(text));
+            }
+        }
+    }
+
+    #[inline]
+    fn leaves_out(&self, name: Name) -> bool {
+        let hop = self.hop;
+        match name {
+            Name::Host | Name::XForwardedFor => true,
+            // No head may name two framings.
+            Name::ContentLength => self.is_chunked,
+            // Only a certificate says so.
+            Name::XClientCertSubject | Name::XClientCertFingerprint => true,
+            // Untrusted, and we append no element of our own: drop it. Where we do, it is written in front of that.
+            Name::Forwarded => hop.forwarded.write_standard || !self.trusts(Source::Standard),
+            Name::XForwardedHost => !self.keeps_host,
+            Name::XForwardedProto => !self.keeps_proto,
+            Name::Expect => !self.head.expects_continue,
+            Name::MaxForwards => hop.max_forwards.is_some(),
+            Name::Upgrade => !hop.upgrade,
+            name => name.is_hop_by_hop(),
+        }
+    }
+
+    /// Writes what holds between the proxy and the server: how many hops are left, how the body is framed, what is asked of
+    /// the connection.
+    fn write_hop_by_hop(&self, out: &mut Vec<u8>) {
+        if let Some(left) = self.hop.max_forwards {
+            // Writing to a vector cannot fail.
+            let _ = write!(out, "Max-Forwards: {left}\r\n");
+        }
+        if self.is_chunked {
+            out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+        }
+        match (self.hop.upgrade, self.head.takes_trailers) {
+            (false, false) => {}
+            (false, true) => out.extend_from_slice(b"TE: trailers\r\nConnection: TE\r\n"),
+            (true, _) => out.extend_from_slice(b"Connection: upgrade\r\n"),
+        }
+    }
+
+    fn write_x_forwarded_for(&self, out: &mut Vec<u8>) {
+        if !self.hop.forwarded.write_x || !self.writes(Name::XForwardedFor) {
+            return;
+        }
+        out.extend_from_slice(b"X-Forwarded-For: ");
+        for value in self.head.fields.iter().filter(|f| f.kind == Name::XForwardedFor) {
+            out.extend_from_slice(self.head.text(value.value));
+            out.extend_from_slice(b", ");
+        }
+        match self.hop.peer.ip() {
+            Some(ip) => write_ip(ip, out),
+            // As nginx: without it, the last address that the client wrote would be taken for the proxy's.
+            None => out.extend_from_slice(UNIX.as_bytes()),
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// Writes the lines about the client's certificate.
+    fn write_identity(&self, out: &mut Vec<u8>) {
+        match self.hop.rules {
+            Some((rules, _)) if !self.hop.identity.is_empty() => {
+                out.extend_from_slice(&rules.strip(self.hop.identity));
+            }
+            _ => out.extend_from_slice(self.hop.identity),
+        }
+    }
+
+    fn write_x_forwarded_proto(&self, out: &mut Vec<u8>) {
+        if self.hop.forwarded.write_x && !self.keeps_proto && self.writes(Name::XForwardedProto) {
+            out.extend_from_slice(b"X-Forwarded-Proto: ");
+            out.extend_from_slice(self.hop.client_scheme);
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+
+    fn write_x_forwarded_host(&self, out: &mut Vec<u8>) {
+        let Some(host) = self.hop.client_host else { return };
+        if self.hop.forwarded.write_x && !self.keeps_host && self.writes(Name::XForwardedHost) {
+            out.extend_from_slice(b"X-Forwarded-Host: ");
+            out.extend_from_slice(host);
+            out.extend_from_slice(b"\r\n");
+        }
+    }
 }
 
 /// Writes `Forwarded` (RFC 7239): the lines that came, and one more element as a line of its own. A line whose quotes do

@@ -1,4 +1,4 @@
-//! Moves one message from one connection to another: what is to be sent first (its head), then its body, as it comes.
+//! Moves one message from one connection to another: its head, then its body as it arrives.
 
 use std::io::{self, Write as _};
 use std::ops::Range;
@@ -15,9 +15,9 @@ use crate::http::stream::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Data up to this size is sent in one piece with the head; copying it costs less than a second system call.
+/// Data up to this size is copied behind the head, which costs less than a second system call.
 const JOIN_BYTES: usize = 16 * 1024;
-/// From this much on, the rest of a body is spliced. Two more system calls and a pipe cost about what copying 16 KiB does.
+/// Bodies with at least this much left are spliced. Two more system calls and a pipe cost about as much as copying 16 KiB.
 const SPLICE_BYTES: u64 = 32 * 1024;
 
 /// One direction of an exchange.
@@ -28,22 +28,19 @@ pub struct Pump {
     head_at: usize,
     body: BodyReader,
     encoding: Encoding,
-    /// What of the buffer is to be sent.
+    /// Range of the buffer to send.
     pending: Range<usize>,
-    /// Sent last: trailers, or the last chunk where it did not fit behind the data.
+    /// Sent last: the last chunk with trailers.
     tail: Vec<u8>,
     tail_at: usize,
-    /// The rest of the body goes through this.
+    /// Carries the rest of the body.
     pipe: Option<Pipe>,
     may_splice: bool,
-    /// Lines that follow the body where it has no framing of its own.
+    /// Trailers of a body without a framing of its own.
     trailers: Vec<u8>,
-    /// What of the trailers is not passed on, beyond what never is.
-    pub trailer_rules: Option<Arc<Rules>>,
-    /// The end of the source's stream is to be waited for, though the body may say by itself that it is complete: it brings
-    /// trailers, and who lets go of a stream before it is taken for one who gives it up.
-    pub ends_apart: bool,
-    /// The receiver was told that this is all.
+    trailer_rules: Option<Arc<Rules>>,
+    ends_apart: bool,
+    /// The receiver knows that the message is complete.
     is_finished: bool,
     kept: Option<Box<Kept>>,
     /// Bytes of the body, without framing.
@@ -52,17 +49,34 @@ pub struct Pump {
     pub sent: u64,
     /// Bytes read from the source by this pump.
     pub received: u64,
-    /// The body may have this many bytes.
-    pub max_body_bytes: u64,
-    /// Whether anything moved since this was last cleared.
+    max_body_bytes: u64,
+    /// Whether any byte moved since this was last cleared.
     pub progressed: bool,
-    /// Whether more was read of the source than what was in the buffer, so that what was taken from there may be gone.
+    /// Whether the source was read into the buffer, so that earlier bytes of it may be overwritten.
     pub has_read: bool,
-    /// Whether the last poll was left waiting for the receiver, not for the source.
+    /// Whether the last poll waits for the receiver, not for the source.
     pub waits_for_sink: bool,
 }
 
-/// What was taken of a body, so that it can be sent once more.
+/// How a message is moved.
+#[derive(Debug)]
+pub struct PumpTerms {
+    /// How the source frames the body.
+    pub framing: Framing,
+    /// How the receiver gets it.
+    pub encoding: Encoding,
+    /// The end of the source's stream is awaited, even where the body says by itself that it is complete: trailers come with
+    /// it, and dropping a stream of HTTP/2 earlier would cancel it.
+    pub ends_apart: bool,
+    /// Trailers that these rules remove are not passed on.
+    pub trailer_rules: Option<Arc<Rules>>,
+    /// Largest body.
+    pub max_body_bytes: u64,
+    /// Keep what is taken of the body, up to so many bytes, so that it can be sent again.
+    pub keep_bytes: Option<usize>,
+}
+
+/// What was taken of a body, kept to be sent again.
 #[derive(Debug)]
 struct Kept {
     data: Vec<u8>,
@@ -70,7 +84,7 @@ struct Kept {
     limit: usize,
 }
 
-/// A body of which a part, or all, was taken from its source already: what was taken, and what is still to come.
+/// A body that was partly or wholly taken from its source: the bytes taken, and how the rest is read.
 #[derive(Debug)]
 pub struct Rest {
     kept: Box<Kept>,
@@ -78,7 +92,7 @@ pub struct Rest {
     body_bytes: u64,
 }
 
-/// Why a message could not be moved to its end.
+/// Why moving a message failed.
 #[derive(Debug)]
 pub enum PumpError {
     /// The source failed.
@@ -87,89 +101,101 @@ pub enum PumpError {
     SourceEnded,
     /// The message is not well formed.
     Malformed(&'static str),
-    /// The body is over its limit.
+    /// The body exceeds its limit.
     TooLarge,
     /// The receiver failed.
     SinkFailed(io::Error),
 }
 
+impl PumpTerms {
+    /// Without trailers to wait for, rules, limit or copy.
+    pub fn new(framing: Framing, encoding: Encoding) -> Self {
+        Self {
+            framing,
+            encoding,
+            ends_apart: false,
+            trailer_rules: None,
+            max_body_bytes: u64::MAX,
+            keep_bytes: None,
+        }
+    }
+}
+
 impl Rest {
-    /// Whether all of the body has come from its source.
+    /// Whether the whole body was taken from its source.
     pub fn is_whole(&self) -> bool {
         self.body.is_done()
     }
 }
 
 impl Pump {
-    /// For a request whose head is `head`, written anew, and whose body comes as `framing` says and goes as `encoding`.
-    pub fn new(head: Vec<u8>, framing: Framing, encoding: Encoding) -> Self {
+    /// For a request with this head, written anew.
+    pub fn new(head: Vec<u8>, terms: PumpTerms) -> Self {
+        let body = BodyReader::new(terms.framing);
+        Self::of(head, body, terms)
+    }
+
+    /// For a response with this head. Its framing is read less strictly than a request's.
+    pub fn of_response(head: Vec<u8>, terms: PumpTerms) -> Self {
+        let body = BodyReader::of_response(terms.framing);
+        Self::of(head, body, terms)
+    }
+
+    /// For a message that was sent before, as far as its body had come.
+    pub fn again(mut head: Vec<u8>, rest: Rest, terms: PumpTerms) -> Self {
+        let Rest { kept, body, body_bytes } = rest;
+        let mut trailers = Vec::new();
+        match terms.encoding {
+            Encoding::Identity => {
+                head.extend_from_slice(&kept.data);
+                trailers.clone_from(&kept.trailers);
+            }
+            Encoding::Chunked => {
+                if !kept.data.is_empty() {
+                    // Writing to a vector cannot fail.
+                    let _ = write!(head, "{:x}\r\n", kept.data.len());
+                    head.extend_from_slice(&kept.data);
+                    head.extend_from_slice(b"\r\n");
+                }
+                if body.is_done() {
+                    head.extend_from_slice(b"0\r\n");
+                    head.extend_from_slice(&kept.trailers);
+                    head.extend_from_slice(b"\r\n");
+                }
+            }
+        }
+        let pump = Self::of(head, body, PumpTerms { keep_bytes: None, ..terms });
+        Self { trailers, body_bytes, may_splice: false, kept: Some(kept), ..pump }
+    }
+
+    fn of(head: Vec<u8>, body: BodyReader, terms: PumpTerms) -> Self {
+        // A body that is known to be longer cannot be kept whole.
+        let is_longer = |limit: usize| matches!(body, BodyReader::Length(n) if n > limit as u64);
+        let limit = terms.keep_bytes.filter(|limit| !is_longer(*limit));
+        let kept = limit.map(|limit| Box::new(Kept { data: Vec::new(), trailers: Vec::new(), limit }));
         Self {
             head,
             head_at: 0,
-            body: BodyReader::new(framing),
-            encoding,
+            body,
+            encoding: terms.encoding,
             pending: 0..0,
             tail: Vec::new(),
             tail_at: 0,
             trailers: Vec::new(),
-            trailer_rules: None,
-            ends_apart: false,
+            trailer_rules: terms.trailer_rules,
+            ends_apart: terms.ends_apart,
             is_finished: false,
             pipe: None,
-            may_splice: true,
-            kept: None,
+            may_splice: kept.is_none(),
+            kept,
             body_bytes: 0,
             sent: 0,
             received: 0,
-            max_body_bytes: u64::MAX,
+            max_body_bytes: terms.max_body_bytes,
             progressed: false,
             has_read: false,
             waits_for_sink: false,
         }
-    }
-
-    /// The same for a response, of which the server is forgiven more.
-    pub fn of_response(head: Vec<u8>, framing: Framing, encoding: Encoding) -> Self {
-        Self { body: BodyReader::of_response(framing), ..Self::new(head, framing, encoding) }
-    }
-
-    /// For a message that was sent before, as far as it had come.
-    pub fn again(mut head: Vec<u8>, rest: Rest, encoding: Encoding) -> Self {
-        let Rest { kept, body, body_bytes } = rest;
-        if encoding == Encoding::Identity {
-            head.extend_from_slice(&kept.data);
-        } else {
-            if !kept.data.is_empty() {
-                // Writing to a vector cannot fail.
-                let _ = write!(head, "{:x}\r\n", kept.data.len());
-                head.extend_from_slice(&kept.data);
-                head.extend_from_slice(b"\r\n");
-            }
-            if body.is_done() {
-                head.extend_from_slice(b"0\r\n");
-                head.extend_from_slice(&kept.trailers);
-                head.extend_from_slice(b"\r\n");
-            }
-        }
-        let mut pump = Self::new(head, Framing::None, encoding);
-        if encoding == Encoding::Identity {
-            pump.trailers.clone_from(&kept.trailers);
-        }
-        pump.body = body;
-        pump.body_bytes = body_bytes;
-        pump.may_splice = false;
-        pump.kept = Some(kept);
-        pump
-    }
-
-    /// Keeps what is taken of the body, up to `limit` bytes, so that it can be sent again. To be asked for before anything
-    /// is moved.
-    pub fn keep(&mut self, limit: usize) {
-        if matches!(self.body, BodyReader::Length(n) if n > limit as u64) {
-            return;
-        }
-        self.may_splice = false;
-        self.kept = Some(Box::new(Kept { data: Vec::new(), trailers: Vec::new(), limit }));
     }
 
     /// Whether what was taken of the body can be sent again.
@@ -177,7 +203,7 @@ impl Pump {
         self.kept.is_some()
     }
 
-    /// What it takes to send the body again; `None` where it was not kept, or was too long. Nothing more can be moved then.
+    /// Takes what is needed to send the body again; `None` if it was not kept or was too long. The pump moves nothing more.
     pub fn take_rest(&mut self) -> Option<Rest> {
         let kept = self.kept.take()?;
         let body = std::mem::replace(&mut self.body, BodyReader::Done);
@@ -196,10 +222,10 @@ impl Pump {
         self.head
     }
 
-    /// Moves what can be moved; ready when all is sent. `buffer` holds what was read of the source beyond the head.
+    /// Moves what it can; ready when the message is sent. `buffer` holds bytes of the source behind the head.
     ///
     /// # Errors
-    /// As [`PumpError`] says. Nothing more can be moved then.
+    /// See [`PumpError`]. The pump moves nothing more.
     pub fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -208,7 +234,7 @@ impl Pump {
         sink: &mut Stream,
     ) -> Poll<Result<(), PumpError>> {
         loop {
-            // Joined to the head: what is there of the body when the message begins.
+            // The first bytes of the body are joined to the head.
             if self.pending.is_empty() && !self.body.is_done() && !buffer.is_empty() && self.tail.is_empty() {
                 self.take(buffer)?;
                 if self.head_at < self.head.len() && self.pending.len() <= JOIN_BYTES {
@@ -238,7 +264,7 @@ impl Pump {
         }
     }
 
-    /// How much of the body is still to be read, where the rest of it can be spliced.
+    /// Bytes of the body that remain, if they can be spliced.
     fn rest_to_splice(&mut self) -> Option<u64> {
         match self.body {
             BodyReader::Length(left) if self.pipe.is_some() => Some(left),
@@ -286,7 +312,7 @@ impl Pump {
                     self.has_read = true;
                 }
                 Err(e) if e.kind() == io::ErrorKind::InvalidInput => {
-                    // Not between these two: copied then.
+                    // These two cannot be spliced, so the body is copied.
                     self.may_splice = false;
                     self.pipe = None;
                     return Poll::Ready(Ok(()));
@@ -296,7 +322,7 @@ impl Pump {
         }
     }
 
-    /// Reads and forgets what is left of the message; ready at its end, or after `limit` bytes.
+    /// Reads and drops the rest of the message; ready at its end, or after `limit` bytes.
     ///
     /// # Errors
     /// As [`PumpError`] says.
@@ -307,7 +333,7 @@ impl Pump {
         buffer: &mut Buffer,
         limit: u64,
     ) -> Poll<Result<(), PumpError>> {
-        // With what is in it, which may be the last of the body.
+        // With the bytes in it, which may be the last of the body.
         self.pipe = None;
         if matches!(self.body, BodyReader::Length(0)) {
             self.body = BodyReader::Done;
@@ -370,7 +396,7 @@ impl Pump {
         buffer: &mut Buffer,
     ) -> Poll<Result<(), PumpError>> {
         let limit = match &self.body {
-            // What follows chunks in one read may be the next request, which has to fit where heads are read.
+            // A read may go beyond the chunks into the next request, which must fit into a buffer for heads.
             BodyReader::Chunked(_) => self.chunked_read_bytes(buffer),
             body => body.read_limit(),
         };
@@ -433,7 +459,7 @@ impl Pump {
         Ok(())
     }
 
-    /// Reads the end of a stream whose body is complete.
+    /// Awaits the end of a stream whose body is complete.
     fn poll_end(&mut self, cx: &mut Context<'_>, source: &mut Stream) -> Poll<Result<(), PumpError>> {
         self.has_read = true;
         let mut byte = [0];
@@ -496,7 +522,8 @@ mod tests {
         while sink.try_write(&[0; 65_536]).is_ok() {}
         client.write_all(&[b'x'; BODY]).await.expect("sent");
         let mut buffer = Buffer::for_head(100);
-        let mut pump = Pump::new(Vec::new(), Framing::Length(BODY as u64), Encoding::Identity);
+        let mut pump =
+            Pump::new(Vec::new(), PumpTerms::new(Framing::Length(BODY as u64), Encoding::Identity));
         source.readable().await.expect("connected");
         let (mut source, mut sink) = (Stream::from(source), Stream::from(sink));
         let polled = poll_fn(|cx| Poll::Ready(pump.poll(cx, &mut source, &mut buffer, &mut sink))).await;
@@ -532,42 +559,50 @@ mod tests {
 
     #[tokio::test]
     async fn sends_what_it_kept_again_and_goes_on_with_the_rest() {
-        let mut pump = Pump::new(b"head ".to_vec(), Framing::Length(10), Encoding::Identity);
-        pump.keep(10);
+        let terms =
+            PumpTerms { keep_bytes: Some(10), ..PumpTerms::new(Framing::Length(10), Encoding::Identity) };
+        let mut pump = Pump::new(b"head ".to_vec(), terms);
         interrupted(&mut pump, b"01234").await;
         let rest = pump.take_rest().expect("kept");
         assert!(!rest.is_whole());
-        let again = Pump::again(b"again ".to_vec(), rest, Encoding::Identity);
+        let again = Pump::again(b"again ".to_vec(), rest, PumpTerms::new(Framing::None, Encoding::Identity));
         assert_eq!(sent_by(again, b"56789").await, "again 0123456789");
     }
 
     #[tokio::test]
     async fn sends_chunks_and_trailers_again() {
-        let mut pump = Pump::new(Vec::new(), Framing::Chunked, Encoding::Chunked);
-        pump.keep(100);
+        let terms =
+            PumpTerms { keep_bytes: Some(100), ..PumpTerms::new(Framing::Chunked, Encoding::Chunked) };
+        let mut pump = Pump::new(Vec::new(), terms);
         interrupted(&mut pump, b"3\r\nabc\r\n2\r\nde\r\n0\r\nX: y\r\n\r\n").await;
         let rest = pump.take_rest().expect("kept");
         assert!(rest.is_whole());
-        let again = Pump::again(Vec::new(), rest, Encoding::Chunked);
+        let again = Pump::again(Vec::new(), rest, PumpTerms::new(Framing::None, Encoding::Chunked));
         assert_eq!(sent_by(again, b"").await, "5\r\nabcde\r\n0\r\nX: y\r\n\r\n");
     }
 
     #[tokio::test]
     async fn goes_on_with_chunks_where_it_was_interrupted() {
-        let mut pump = Pump::new(Vec::new(), Framing::Chunked, Encoding::Chunked);
-        pump.keep(100);
+        let terms =
+            PumpTerms { keep_bytes: Some(100), ..PumpTerms::new(Framing::Chunked, Encoding::Chunked) };
+        let mut pump = Pump::new(Vec::new(), terms);
         interrupted(&mut pump, b"3\r\nabc\r\n4\r\nde").await;
-        let again = Pump::again(Vec::new(), pump.take_rest().expect("kept"), Encoding::Chunked);
+        let again = Pump::again(
+            Vec::new(),
+            pump.take_rest().expect("kept"),
+            PumpTerms::new(Framing::None, Encoding::Chunked),
+        );
         assert_eq!(sent_by(again, b"fg\r\n0\r\n\r\n").await, "5\r\nabcde\r\n2\r\nfg\r\n0\r\n\r\n");
     }
 
     #[tokio::test]
     async fn keeps_no_more_than_it_was_told() {
-        let mut long = Pump::new(Vec::new(), Framing::Length(11), Encoding::Identity);
-        long.keep(10);
+        let terms =
+            PumpTerms { keep_bytes: Some(10), ..PumpTerms::new(Framing::Length(11), Encoding::Identity) };
+        let mut long = Pump::new(Vec::new(), terms);
         assert!(long.take_rest().is_none(), "it is known beforehand");
-        let mut pump = Pump::new(Vec::new(), Framing::Chunked, Encoding::Chunked);
-        pump.keep(10);
+        let terms = PumpTerms { keep_bytes: Some(10), ..PumpTerms::new(Framing::Chunked, Encoding::Chunked) };
+        let mut pump = Pump::new(Vec::new(), terms);
         interrupted(&mut pump, b"b\r\n01234567890\r\n").await;
         assert!(pump.take_rest().is_none());
     }

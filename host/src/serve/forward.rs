@@ -20,7 +20,7 @@ use crate::http::h1::body::Encoding;
 use crate::http::h1::head::{Framing, RequestHead, ResponseHead};
 use crate::http::headers::rules::Values;
 use crate::http::headers::{self, Hop};
-use crate::http::pump::{Pump, Rest};
+use crate::http::pump::{Pump, PumpTerms, Rest};
 use crate::http::stream::Stream;
 use crate::module::wire::ns;
 use crate::net::per_client::Counted;
@@ -442,24 +442,20 @@ impl Request<'_> {
             Framing::Chunked | Framing::UntilClose if !to_h2 => Encoding::Chunked,
             Framing::None | Framing::Length(_) | Framing::Chunked | Framing::UntilClose => Encoding::Identity,
         };
-        let mut pump = match self.rest.take() {
-            Some(rest) => Pump::again(out, rest, encoding),
-            None => {
-                let mut pump = Pump::new(out, head.framing, encoding);
-                if head.framing != Framing::None
-                    && let Some(policy) = self.policy()
-                {
-                    pump.keep(policy.buffer_bytes);
-                }
-                pump
-            }
+        let ends_apart = down.stream.is_h2();
+        let may_have_trailers = ends_apart || head.framing == Framing::Chunked;
+        let policy = self.policy().filter(|_| head.framing != Framing::None);
+        let terms = PumpTerms {
+            ends_apart,
+            trailer_rules: self.plan.route.request_headers.as_ref().filter(|_| may_have_trailers).cloned(),
+            max_body_bytes: self.thread.config.limits.body_bytes.unwrap_or(u64::MAX),
+            keep_bytes: policy.map(|policy| policy.buffer_bytes),
+            ..PumpTerms::new(head.framing, encoding)
         };
-        pump.ends_apart = down.stream.is_h2();
-        if pump.ends_apart || head.framing == Framing::Chunked {
-            pump.trailer_rules.clone_from(&self.plan.route.request_headers);
+        match self.rest.take() {
+            Some(rest) => Pump::again(out, rest, terms),
+            None => Pump::new(out, terms),
         }
-        pump.max_body_bytes = self.thread.config.limits.body_bytes.unwrap_or(u64::MAX);
-        pump
     }
 
     /// Waits in the cluster's queue until the trylist knows what to do; never answers [`Step::Wait`].

@@ -14,7 +14,7 @@ use crate::http::h1::body::Encoding;
 use crate::http::h1::buffer::Buffer;
 use crate::http::h1::head::{Framing, ResponseHead};
 use crate::http::headers::{self, Reply, ResponseFraming};
-use crate::http::pump::{Pump, PumpError};
+use crate::http::pump::{Pump, PumpError, PumpTerms};
 use crate::http::stream::Stream;
 use crate::serve::downstream::Downstream;
 use crate::serve::error::Error;
@@ -63,11 +63,14 @@ impl Request<'_> {
         let mut out = std::mem::take(&mut memory.response);
         out.clear();
         self.write_head(down, (trylist, endpoint), head, framing, now, &mut out);
-        let mut pump = Pump::of_response(out, head.framing, framing.encoding);
-        pump.ends_apart = server.is_h2();
-        if pump.ends_apart || head.framing == Framing::Chunked {
-            pump.trailer_rules.clone_from(&self.plan.route.response_headers);
-        }
+        let ends_apart = server.is_h2();
+        let may_have_trailers = ends_apart || head.framing == Framing::Chunked;
+        let terms = PumpTerms {
+            ends_apart,
+            trailer_rules: self.plan.route.response_headers.as_ref().filter(|_| may_have_trailers).cloned(),
+            ..PumpTerms::new(head.framing, framing.encoding)
+        };
+        let mut pump = Pump::of_response(out, terms);
         let mut sending = Sending { request: &mut request, failed: false };
         // Where the end of the connection is all that ends the body, it must not come but for a reason, whatever becomes
         // of this future.
