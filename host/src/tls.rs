@@ -9,10 +9,12 @@ pub mod client;
 pub mod server;
 pub mod tickets;
 
+use std::io;
 use std::sync::{Arc, LazyLock};
 
-use rustls::SupportedProtocolVersion;
 use rustls::crypto::CryptoProvider;
+use rustls::{ConnectionCommon, SupportedProtocolVersion};
+use tokio::net::TcpStream;
 
 /// One for the process, named wherever rustls wants one, so that nothing rests on a global default.
 static PROVIDER: LazyLock<Arc<CryptoProvider>> =
@@ -48,6 +50,26 @@ impl MinVersion {
     }
 }
 
+/// Sends close_notify on a connection that is dropped next. It does not wait: a socket that takes nothing now has a peer that
+/// would not read it.
+pub(crate) fn send_close_notify<T>(socket: &TcpStream, session: &mut ConnectionCommon<T>) {
+    session.send_close_notify();
+    let _ = session.write_tls(&mut AtOnce(socket));
+}
+
+/// Writes what a socket takes at once.
+struct AtOnce<'a>(&'a TcpStream);
+
+impl io::Write for AtOnce<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.try_write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// What a rustls error is about, in the form of our own messages.
 fn describe(e: &rustls::Error) -> String {
     use rustls::{CertificateError, Error};
@@ -59,7 +81,7 @@ fn describe(e: &rustls::Error) -> String {
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
                 "the certificate is not valid yet".into()
             }
-            CertificateError::UnknownIssuer => "the certificate is of an issuer that is not trusted".into(),
+            CertificateError::UnknownIssuer => "the certificate's issuer is not trusted".into(),
             CertificateError::NotValidForName => "the certificate is for another name".into(),
             CertificateError::NotValidForNameContext { expected, presented } => format!(
                 "the certificate is not for {} but for {}",
@@ -89,7 +111,7 @@ pub fn describe_io(e: &std::io::Error) -> String {
     match e.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(inner) => describe(inner),
         None if e.kind() == std::io::ErrorKind::UnexpectedEof => {
-            "the peer closed the connection within the handshake".into()
+            "the peer closed the connection during the handshake".into()
         }
         None => e.to_string(),
     }

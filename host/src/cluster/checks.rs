@@ -22,8 +22,8 @@ use crate::cluster::health::HealthSource;
 use crate::cluster::random::{Random, fraction};
 use crate::cluster::{Cluster, Clusters};
 use crate::config::{HealthCheck, Probe};
-use crate::net::proxy_protocol::Version;
-use crate::tls::client::Connector;
+use crate::net::proxy_protocol::ProxyVersion;
+use crate::tls::client::{Connector, Parting};
 
 /// An interval is up to one part in this longer or shorter, so that the checks of many proxies spread.
 const JITTER: f64 = 10.0;
@@ -55,7 +55,7 @@ pub async fn keep_checked(clusters: Clusters, cluster: usize, endpoint: usize) {
     let first = check.interval.min(FIRST_WITHIN).mul_f64(fraction(random.next()));
     // A separate port for checks expects no PROXY header.
     let version = cluster.config.send_proxy_protocol.filter(|_| check.port.is_none());
-    let preface = version.map(Version::own_header).unwrap_or_default();
+    let preface = version.map(ProxyVersion::own_header).unwrap_or_default();
     tokio::time::sleep(first).await;
     loop {
         let result = run(check, &cluster.endpoints[endpoint], &preface, tls.as_ref()).await;
@@ -121,7 +121,7 @@ async fn run(
         };
         match dial.connect().await {
             Ok(Dialled::Plain(stream)) => ask(check, endpoint, "http", stream).await,
-            Ok(Dialled::Secured(stream)) => ask(check, endpoint, "https", stream).await,
+            Ok(Dialled::Secured(stream)) => ask(check, endpoint, "https", Parting(stream)).await,
             Err(e) if e.kind == wire::FAILURE_CONNECT_TIMEOUT => Err(CheckError::TimedOut(check.timeout)),
             Err(e) => Err(CheckError::Connect(e.text)),
         }

@@ -209,7 +209,7 @@ pub struct ClusterConfig {
     /// Requests that it may have under way at once, over all threads, those that wait included; 0 is no limit.
     pub max_requests: u32,
     /// The PROXY header that its servers get, if they do. Then `keepalive` is 0.
-    pub send_proxy_protocol: Option<proxy_protocol::Version>,
+    pub send_proxy_protocol: Option<proxy_protocol::ProxyVersion>,
     /// What becomes of request headers, before the route's own rules.
     pub request_headers: Rules,
     /// What becomes of response headers, before the route's own rules.

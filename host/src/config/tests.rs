@@ -255,7 +255,10 @@ retry = { on = ["connect", "reset", "timeout", "bad_response", "gateway", "429"]
     let times =
         [cluster.connect_timeout, cluster.response_timeout, cluster.body_timeout, cluster.keepalive_timeout];
     assert_eq!(times, [1, 2, 3, 4].map(Duration::from_millis));
-    assert_eq!((cluster.max_requests, cluster.send_proxy_protocol), (6, Some(proxy_protocol::Version::V2)));
+    assert_eq!(
+        (cluster.max_requests, cluster.send_proxy_protocol),
+        (6, Some(proxy_protocol::ProxyVersion::V2))
+    );
     assert_eq!((cluster.keepalive, cluster.queue, cluster.queue_timeout), (0, 0, Duration::ZERO));
     assert_eq!(cluster.queue_per_client, 7);
     assert_eq!((cluster.queue_order, cluster.when_full), (QueueOrder::Lifo, WhenFull::Wait));

@@ -9,7 +9,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
 use super::pieces::{Draws, pieces};
-use crate::net::proxy_protocol::{Version, read};
+use crate::net::proxy_protocol::{ProxyVersion, read};
 
 /// Longer than any header.
 const MAX_BYTES: usize = 5000;
@@ -28,7 +28,7 @@ pub fn proxy_header(data: &[u8]) {
     };
     for is_v4 in [true, false] {
         let (client, local) = (address(is_v4), address(is_v4));
-        for version in [Version::V1, Version::V2] {
+        for version in [ProxyVersion::V1, ProxyVersion::V2] {
             let header = version.header(Some(client), Some(local));
             let text = [&header[..], &data[..data.len().min(16)]].concat();
             let (named, rest) = read_of(pieces(&text));

@@ -19,6 +19,7 @@ use crate::http::h2::client::ClientStream;
 use crate::http::h2::connection::Carrier;
 use crate::http::h2::server::ServerStream;
 use crate::net::linger::Ending;
+use crate::tls::send_close_notify;
 
 /// A connection to a client or a server, or what serves as one.
 #[derive(Debug)]
@@ -53,19 +54,16 @@ impl Stream {
     /// Says the end of a connection that is dropped next, as far as that can be done at once.
     pub fn say_farewell(&mut self) {
         let Self::Tls(tls) = self else { return };
-        // Where the socket takes nothing now, the peer is not there to hear of it.
-        let _ = match &mut **tls {
+        match &mut **tls {
             TlsStream::Client(tls) => {
                 let (socket, session) = tls.get_mut();
-                session.send_close_notify();
-                session.write_tls(&mut AtOnce(socket))
+                send_close_notify(socket, session);
             }
             TlsStream::Server(tls) => {
                 let (socket, session) = tls.get_mut();
-                session.send_close_notify();
-                session.write_tls(&mut AtOnce(socket))
+                send_close_notify(socket, session);
             }
-        };
+        }
     }
 
     /// Whether the connection has failed, as by a reset, as far as the reactor has heard; its mere end is no failure. For who
@@ -303,19 +301,6 @@ impl Ending for Stream {
             // Where it fails the connection is gone already.
             let _ = SockRef::from(socket).set_linger(reset.then_some(Duration::ZERO));
         }
-    }
-}
-
-/// A socket that is written to without waiting.
-struct AtOnce<'a>(&'a TcpStream);
-
-impl io::Write for AtOnce<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.try_write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

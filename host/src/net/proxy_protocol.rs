@@ -1,7 +1,7 @@
-//! The PROXY protocol, versions 1 and 2 (HAProxy's `doc/proxy-protocol.txt`): whom a load balancer in front connects for,
-//! said before the first byte of the connection itself.
+//! The PROXY protocol, versions 1 and 2 (HAProxy's `doc/proxy-protocol.txt`). A load balancer in front sends a header with the
+//! client's address before the first byte of the connection.
 //!
-//! Nothing is read beyond the header, so that whatever comes next, a request or a TLS handshake, finds its first byte.
+//! Only the header is read, so that the request or TLS handshake behind it stays in the socket.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -11,38 +11,38 @@ use rustix::net::RecvFlags;
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::TcpStream;
 
-/// Version 2 begins with this.
+/// ProxyVersion 2 begins with this.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Longest line of version 1, its end included.
 const MAX_LINE: usize = 107;
-/// Addresses and what follows them in version 2. Certificates of clients, the longest there is, take some hundred bytes.
+/// Limit of the addresses and what follows them in version 2. The longest, a client's certificate, takes some hundred bytes.
 const MAX_REST: usize = 4096;
 
-/// Which version is spoken to servers.
+/// Version of the header that servers get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
+pub enum ProxyVersion {
     /// A line of text.
     V1,
     /// Binary.
     V2,
 }
 
-/// Why a connection's beginning is no header.
+/// Why a header could not be read.
 #[derive(Debug)]
 pub enum BadHeader {
-    /// The connection ended before its first byte, as those do that only ask whether somebody listens.
+    /// The connection closed before its first byte, as TCP health checks do.
     Nothing,
-    /// It is something else.
+    /// The bytes are not a valid header.
     Not(&'static str),
-    /// The connection failed or ended within it.
+    /// The connection failed or closed within the header.
     Cut(io::Error),
 }
 
-/// Reads the header of a connection, and nothing more: the address that it names, or `None` where it names none, as health
-/// checks of the balancer itself do.
+/// Reads the header of a connection and returns the client's address. `None` is a header without an address, as that of the
+/// balancer's own health checks.
 ///
 /// # Errors
-/// There is no header, and the connection cannot be used.
+/// The header is missing or invalid; the connection cannot be used.
 pub async fn read(stream: &mut TcpStream) -> Result<Option<SocketAddr>, BadHeader> {
     let mut start = [0; SIGNATURE.len()];
     let n = stream.read(&mut start).await?;
@@ -55,7 +55,7 @@ pub async fn read(stream: &mut TcpStream) -> Result<Option<SocketAddr>, BadHeade
     } else if start.starts_with(b"PROXY ") {
         read_v1(stream, &start).await
     } else {
-        Err(BadHeader::Not("it begins neither with \"PROXY \" nor with version 2's signature"))
+        Err(BadHeader::Not("no PROXY signature of version 1 or 2"))
     }
 }
 
@@ -65,7 +65,7 @@ async fn read_v1(stream: &mut TcpStream, start: &[u8]) -> Result<Option<SocketAd
         let mut ahead = [0; MAX_LINE];
         let room = MAX_LINE - line.len();
         if room == 0 {
-            return Err(BadHeader::Not("its line is too long"));
+            return Err(BadHeader::Not("header line too long"));
         }
         let n = stream
             .async_io(Interest::READABLE, || {
@@ -74,7 +74,7 @@ async fn read_v1(stream: &mut TcpStream, start: &[u8]) -> Result<Option<SocketAd
             .await?;
         let end = ahead[..n].iter().position(|&b| b == b'\n').map_or(n, |at| at + 1);
         let len = line.len();
-        // Nothing is there at the end of the stream, and then this says so.
+        // At the end of the stream nothing was peeked, and `read_exact` reports it.
         line.resize(len + end.max(1), 0);
         stream.read_exact(&mut line[len..]).await?;
     }
@@ -87,10 +87,10 @@ async fn read_v2(stream: &mut TcpStream) -> Result<Option<SocketAddr>, BadHeader
     let [command, family, ..] = fixed;
     let len = usize::from(u16::from_be_bytes([fixed[2], fixed[3]]));
     if command >> 4 != 2 {
-        return Err(BadHeader::Not("its version is neither 1 nor 2"));
+        return Err(BadHeader::Not("unknown version of the PROXY protocol"));
     }
     if len > MAX_REST {
-        return Err(BadHeader::Not("it is too long"));
+        return Err(BadHeader::Not("header too long"));
     }
     let mut rest = vec![0; len];
     stream.read_exact(&mut rest).await?;
@@ -98,25 +98,25 @@ async fn read_v2(stream: &mut TcpStream) -> Result<Option<SocketAddr>, BadHeader
 }
 
 fn parse_line(line: &[u8]) -> Result<Option<SocketAddr>, &'static str> {
-    let line = line.strip_suffix(b"\r\n").ok_or("its line does not end in CRLF")?;
-    let line = std::str::from_utf8(line).map_err(|_| "its line is not text")?;
+    let line = line.strip_suffix(b"\r\n").ok_or("header line does not end in CRLF")?;
+    let line = std::str::from_utf8(line).map_err(|_| "header line is not UTF-8")?;
     let mut words = line.split(' ').skip(1);
     let is_v4 = match words.next() {
-        // What follows is to be ignored.
+        // The rest of the line is ignored.
         Some("UNKNOWN") => return Ok(None),
         Some("TCP4") => true,
         Some("TCP6") => false,
-        _ => return Err("its protocol is none of TCP4, TCP6 and UNKNOWN"),
+        _ => return Err("protocol is not TCP4, TCP6 or UNKNOWN"),
     };
     let words: Vec<&str> = words.collect();
     let [source, destination, source_port, destination_port] = words[..] else {
-        return Err("its line has not two addresses and two ports");
+        return Err("header line does not have two addresses and two ports");
     };
-    let wrong = "an address of it is none";
+    let wrong = "invalid address";
     let address = |text: &str| text.parse::<IpAddr>().ok().filter(|ip| ip.is_ipv4() == is_v4).ok_or(wrong);
     let port = |text: &str| match text.as_bytes() {
-        [b'0', _, ..] | [b'+', ..] => Err("a port of it is none"),
-        _ => text.parse::<u16>().map_err(|_| "a port of it is none"),
+        [b'0', _, ..] | [b'+', ..] => Err("invalid port"),
+        _ => text.parse::<u16>().map_err(|_| "invalid port"),
     };
     let (source, _) = (address(source)?, address(destination)?);
     let (source_port, _) = (port(source_port)?, port(destination_port)?);
@@ -124,12 +124,12 @@ fn parse_line(line: &[u8]) -> Result<Option<SocketAddr>, &'static str> {
 }
 
 fn parse_binary(command: u8, family: u8, rest: &[u8]) -> Result<Option<SocketAddr>, &'static str> {
-    const SHORT: &str = "its addresses are cut short";
+    const SHORT: &str = "addresses are truncated";
     match command {
-        // The balancer's own connection, whatever it says of addresses.
+        // The balancer's own connection: its addresses are ignored.
         0 => return Ok(None),
         1 => {}
-        _ => return Err("its command is neither LOCAL nor PROXY"),
+        _ => return Err("command is neither LOCAL nor PROXY"),
     }
     let port = |at: usize| u16::from_be_bytes([rest[at], rest[at + 1]]);
     match family {
@@ -141,15 +141,15 @@ fn parse_binary(command: u8, family: u8, rest: &[u8]) -> Result<Option<SocketAdd
             let octets: [u8; 16] = rest.get(..36).ok_or(SHORT)?[..16].try_into().expect("sixteen of 36");
             Ok(Some(SocketAddr::new(Ipv6Addr::from(octets).into(), port(32))))
         }
-        // Unspecified, or a Unix socket: there is no address that could be told on.
+        // Unspecified, or a Unix socket: no IP address.
         0x00 | 0x31 | 0x32 => Ok(None),
-        _ => Err("its protocol is neither TCP nor a Unix socket"),
+        _ => Err("protocol is neither TCP nor a Unix socket"),
     }
 }
 
-impl Version {
-    /// The header for a connection made for `client`, which has connected to `local`. Where one of them is a Unix socket,
-    /// it says that there is a client, and not which.
+impl ProxyVersion {
+    /// The header of a connection for `client`, which connected to `local`. If one of them is a Unix socket, the header has no
+    /// addresses.
     pub fn header(self, client: Option<SocketAddr>, local: Option<SocketAddr>) -> Vec<u8> {
         let (Some(client), Some(local)) = (client, local) else {
             return match self {
@@ -192,7 +192,7 @@ impl Version {
         out
     }
 
-    /// The header for a connection of the proxy's own, such as a health check.
+    /// The header of the proxy's own connections, such as health checks.
     pub fn own_header(self) -> Vec<u8> {
         let mut out = Vec::new();
         match self {
@@ -222,9 +222,11 @@ impl From<io::Error> for BadHeader {
 impl fmt::Display for BadHeader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Nothing => f.write_str("nothing came"),
+            Self::Nothing => f.write_str("connection closed without a header"),
             Self::Not(text) => f.write_str(text),
-            Self::Cut(e) if e.kind() == io::ErrorKind::UnexpectedEof => f.write_str("the connection ended"),
+            Self::Cut(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+                f.write_str("connection closed within the header")
+            }
             Self::Cut(e) => e.fmt(f),
         }
     }
@@ -267,7 +269,7 @@ mod tests {
     async fn reads_what_it_writes_and_not_a_byte_more() {
         let (v4, v6) = (address("192.0.2.1:65535"), address("[2001:db8::1]:1"));
         let (to_v4, to_v6) = (address("10.0.0.1:80"), address("[::1]:443"));
-        for version in [Version::V1, Version::V2] {
+        for version in [ProxyVersion::V1, ProxyVersion::V2] {
             for (client, local) in [(v4, to_v4), (v6, to_v6)] {
                 let mut bytes = version.header(Some(client), Some(local));
                 bytes.extend_from_slice(b"GET / HTTP/1.1\r\n");
@@ -279,9 +281,9 @@ mod tests {
             let (read, rest) = read_of(&version.own_header(), 1000).await;
             assert_eq!((read, rest), (Ok(None), Vec::new()));
         }
-        assert_eq!(Version::V1.header(Some(v4), Some(to_v6)), b"PROXY UNKNOWN\r\n");
+        assert_eq!(ProxyVersion::V1.header(Some(v4), Some(to_v6)), b"PROXY UNKNOWN\r\n");
         assert_eq!(
-            parse_binary(1, 0x21, &Version::V2.header(Some(v4), Some(to_v6))[16..]),
+            parse_binary(1, 0x21, &ProxyVersion::V2.header(Some(v4), Some(to_v6))[16..]),
             Ok(Some(address("[::ffff:192.0.2.1]:65535")))
         );
     }
@@ -289,9 +291,9 @@ mod tests {
     #[test]
     fn writes_the_examples_of_the_specification() {
         let header =
-            Version::V1.header(Some(address("192.168.0.1:56324")), Some(address("192.168.0.11:443")));
+            ProxyVersion::V1.header(Some(address("192.168.0.1:56324")), Some(address("192.168.0.11:443")));
         assert_eq!(header, b"PROXY TCP4 192.168.0.1 192.168.0.11 56324 443\r\n");
-        let header = Version::V2.header(Some(address("1.2.3.4:258")), Some(address("5.6.7.8:772")));
+        let header = ProxyVersion::V2.header(Some(address("1.2.3.4:258")), Some(address("5.6.7.8:772")));
         assert_eq!(
             header,
             b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x01\x02\x03\x04\x05\x06\x07\x08\x01\x02\x03\x04"
@@ -342,14 +344,14 @@ mod tests {
         let mut huge = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x10\x01".to_vec();
         huge.resize(5000, 0);
         for (bytes, why) in [
-            (&b"GET / HTTP/1.1\r\n\r\n"[..], "begins neither"),
+            (&b"GET / HTTP/1.1\r\n\r\n"[..], "no PROXY signature"),
             (&long, "too long"),
             (&huge, "too long"),
-            (b"\r\n\r\n\0\r\nQUIT\n\x31\x11\0\x0c", "version is neither"),
-            (b"", "nothing came"),
-            (b"PROXY", "the connection ended"),
-            (b"PROXY TCP4 1.1.1.1", "the connection ended"),
-            (b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0cabc", "the connection ended"),
+            (b"\r\n\r\n\0\r\nQUIT\n\x31\x11\0\x0c", "unknown version"),
+            (b"", "connection closed without a header"),
+            (b"PROXY", "connection closed within the header"),
+            (b"PROXY TCP4 1.1.1.1", "connection closed within the header"),
+            (b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0cabc", "connection closed within the header"),
         ] {
             let (read, _) = read_of(bytes, 1000).await;
             let said = read.expect_err(why);

@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
@@ -11,12 +13,13 @@ use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, Uni
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, PeerMisbehaved, RootCertStore, SignatureScheme,
 };
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::certificate::{Identity, key_bits, public_key};
-use super::{ALPN_H2, ALPN_HTTP11, MinVersion, provider};
+use super::{ALPN_H2, ALPN_HTTP11, MinVersion, provider, send_close_notify};
 
 /// Sessions that one thread remembers of one cluster's servers, to be resumed.
 const SESSIONS: usize = 256;
@@ -128,6 +131,41 @@ impl Connector {
         socket: TcpStream,
     ) -> io::Result<TlsStream<TcpStream>> {
         self.0.connect(name.clone(), socket).await
+    }
+}
+
+/// A connection that sends close_notify when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Parting(pub(crate) Box<TlsStream<TcpStream>>);
+
+impl Drop for Parting {
+    fn drop(&mut self) {
+        let (socket, session) = self.0.get_mut();
+        send_close_notify(socket, session);
+    }
+}
+
+impl AsyncRead for Parting {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Parting {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }
 

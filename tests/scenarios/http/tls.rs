@@ -327,6 +327,18 @@ fn a_connection_to_a_server_is_ended_in_words_too() {
 }
 
 #[test]
+fn a_health_check_is_ended_in_words_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let [files, _] = tls::of_version_1(&folder);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let check = "health_check = { path = \"/\", interval = \"24h\" }";
+    let _proxy = Proxy::over_urls([url]).in_cluster(&format!("tls = {{ verify = false }}\n{check}")).start();
+    let mut stream = answer(listener.accept().unwrap().0, &files, false);
+    assert_eq!(stream.read(&mut [0; 100]).expect("close_notify"), 0);
+}
+
+#[test]
 fn a_client_of_http_1_0_is_served() {
     let (ca, origin) = (Authority::new("ca"), Origin::named("a"));
     let proxy = serving(&origin, &[&ca.issue(&["site.test"])], "").start();
@@ -433,10 +445,7 @@ fn a_server_that_cannot_be_verified_is_a_failure_to_connect() {
     assert_eq!(proxy.names(2), "b b");
     assert_eq!(a.n_connections(), 0);
     let line = tests::log::line(&[proxy.cluster(), "another server served", &url_a]);
-    assert!(
-        line.contains("TLS handshake failed: the certificate is of an issuer that is not trusted"),
-        "{line}"
-    );
+    assert!(line.contains("TLS handshake failed: the certificate's issuer is not trusted"), "{line}");
     let series = format!("trylist_tries_total{{cluster=\"%\",endpoint=\"{url_a}\",result=\"tls\"}}");
     assert!(proxy.metrics().contains("tls"), "{series}");
 }

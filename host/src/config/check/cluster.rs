@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 use toml::Spanned;
 
-use crate::net::proxy_protocol::Version;
+use crate::net::proxy_protocol::ProxyVersion;
 
 use super::super::settings::flatten;
 use super::super::shape::{Named, Short};
@@ -474,10 +474,10 @@ impl Checker<'_> {
         }
     }
 
-    fn send_proxy_protocol(&mut self, object: &str, text: &Spanned<String>) -> Option<Version> {
+    fn send_proxy_protocol(&mut self, object: &str, text: &Spanned<String>) -> Option<ProxyVersion> {
         match text.get_ref().as_str() {
-            "v1" => Some(Version::V1),
-            "v2" => Some(Version::V2),
+            "v1" => Some(ProxyVersion::V1),
+            "v2" => Some(ProxyVersion::V2),
             _ => {
                 let wrong = format!("send_proxy_protocol {:?} is not one of", text.get_ref());
                 self.report.error(text.at(), format!("{object}: {wrong} \"v1\" and \"v2\""));
