@@ -1,9 +1,9 @@
-//! HTTP/1.1 framing for a proxy: heads are parsed in place and written out again line by line, bodies are relayed
-//! without being held, and whatever could be framed in two ways is refused.
+//! HTTP/1.1 framing for a proxy. Heads are parsed in place and written again line by line, bodies are relayed without being
+//! buffered, and ambiguous framing is refused.
 //!
-//! A proxy needs other things of a codec than a client or a server does: nothing owned per header, the exact bytes of
-//! what was refused, and memory that goes back while a connection is idle. So heads are parsed by `httparse` into
-//! [`head`]'s spans of the read [`buffer`], and [`body`] decodes chunks where they lie.
+//! A proxy needs a codec that owns nothing for each header, keeps the exact bytes of a refused head, and gives its memory back
+//! while a connection is idle. So `httparse` parses heads into [`head`]'s spans of the read [`buffer`], and [`body`] decodes
+//! chunks in place.
 
 pub mod buffer;
 pub mod head;

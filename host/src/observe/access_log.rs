@@ -1,15 +1,16 @@
-//! One line a request: combined format, then what the balancing did.
+//! The access log: one line for each request, in combined format and then how it was balanced.
 //!
 //! ```text
 //! 10.0.0.9 - - [23/Nov/2026:01:40:34 +0000] "GET /x HTTP/1.1" 200 130 "-" "curl/8.5.0" cluster=api module=round_robin
 //!   endpoint=http://127.0.0.1:9001 tries="http://127.0.0.1:9002 connect 0.000312, http://127.0.0.1:9001 served 200 0.002107"
 //!   time=0.003110 first_byte=0.002044
 //! ```
-//! (in one line; times in seconds; ` request_id=…` at its end where requests have IDs.) Bytes that could end a field or a line are written as `\xHH`, as nginx does.
+//! It is one line. Times are in seconds. ` request_id=…` ends the line if requests have IDs. Bytes that could end a field or a
+//! line are written as `\xHH`, as in nginx.
 //!
-//! A request never waits for the log. Each worker thread formats into a buffer of its own ([`LogWriter`]) and hands it over
-//! when it is full, or every second, through a channel of fixed length; one thread writes. Where that cannot keep up,
-//! lines are dropped, counted, and spoken of in one warning a while.
+//! A request never waits for the log. Each worker thread formats lines into a buffer of its own ([`LogWriter`]). It hands the
+//! buffer over when it is full, or every second, through a bounded channel. One thread writes. If that thread is too slow,
+//! lines are dropped and counted, with one warning every ten seconds.
 
 mod line;
 #[cfg(test)]
@@ -34,20 +35,19 @@ use self::line::LogDate;
 
 pub use self::line::{LogEntry, Try};
 
-/// Bytes that are handed over at once: some 150 lines, so that the channel costs a line next to nothing.
+/// Bytes of a chunk: some 150 lines, so that the channel costs a line next to nothing.
 const CHUNK_BYTES: usize = 32 * 1024;
-/// Chunks that may wait to be written: 2 MiB at most while the disk is busy.
+/// Maximum chunks in the channel: 2 MiB while the disk is busy.
 const QUEUED_CHUNKS: usize = 64;
-/// At the end, what is handed over is written as long as this does not pass without a line: whoever reads a pipe may have
-/// stopped.
+/// Timeout without a written line when the log ends: the reader of a pipe may be stalled.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
-/// Between two looks whether it is.
+/// Pause between two checks whether the log's thread has ended.
 const END_PAUSE: Duration = Duration::from_millis(1);
-/// Between two warnings about the same trouble.
+/// Interval of repeated warnings.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
-/// The log of one worker: a thread that writes what the [`LogWriter`]s hand over. Dropping it writes what it was handed
-/// and ends the thread, so drop the writers first; it gives up after a second in which no line could be written.
+/// The log of one worker: a thread that writes the chunks of all [`LogWriter`]s. Drop the writers first: dropping the log
+/// writes what is in the channel and ends the thread. It gives up after a second without a written line.
 #[derive(Debug)]
 pub struct AccessLog {
     sender: SyncSender<LogMessage>,
@@ -56,14 +56,14 @@ pub struct AccessLog {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// How many lines there were.
+/// Counts of lines.
 #[derive(Debug, Default)]
 pub struct LineCounts {
     written: AtomicU64,
     dropped: AtomicU64,
 }
 
-/// One thread's end of the log.
+/// The log of one worker thread.
 #[derive(Debug)]
 pub struct LogWriter {
     sender: SyncSender<LogMessage>,
@@ -97,7 +97,7 @@ impl AccessLog {
         Ok(Self { sender, shared, thread: Mutex::new(Some(thread)) })
     }
 
-    /// A thread's end of the log.
+    /// A writer for one thread.
     pub fn writer(&self) -> LogWriter {
         LogWriter {
             sender: self.sender.clone(),
@@ -112,13 +112,13 @@ impl AccessLog {
         Arc::clone(&self.shared.lines)
     }
 
-    /// Opens the file again by its name, after a rotation. Returns at once: the log's thread does it, before it writes
-    /// what is handed over from now on. If that fails, it goes on with the old file and says so.
+    /// Reopens the file by its name, after a rotation. Returns at once: the log's thread reopens it before it writes the next
+    /// chunk. If that fails, it logs an error and keeps the old file.
     pub fn reopen(&self) {
         self.reopen_as(ReopenFrom::ByName);
     }
 
-    /// As [`Self::reopen`], with the file that somebody else has opened.
+    /// As [`Self::reopen`], with a file that is open already.
     pub fn reopen_with(&self, file: File) {
         self.reopen_as(ReopenFrom::With(file));
     }
@@ -130,7 +130,7 @@ impl AccessLog {
         let mut end = Some(LogMessage::End);
         let (mut n_lines, mut since) = (self.shared.lines.total(), Instant::now());
         loop {
-            // Where the channel is full, it is tried again: nothing serves any more, so to wait is right here.
+            // If the channel is full, it is tried again. Nothing serves any more, so waiting is fine.
             if let Some(message) = end.take()
                 && let Err(TrySendError::Full(message)) = self.sender.try_send(message)
             {
@@ -145,7 +145,7 @@ impl AccessLog {
                 (n_lines, since) = (now_lines, Instant::now());
             }
             if since.elapsed() >= END_TIMEOUT {
-                tracing::warn!("access log: the last lines are lost because nobody takes them");
+                tracing::warn!("access log: last lines lost because the reader is stalled");
                 return;
             }
             thread::sleep(END_PAUSE);
@@ -182,13 +182,13 @@ impl LineCounts {
 }
 
 impl LogWriter {
-    /// Writes one line about a request that is over now, with its tries in the order they were made.
+    /// Writes the line of a request that has just ended, with its tries in order.
     pub fn log<'t>(&mut self, entry: &LogEntry<'_>, tries: impl IntoIterator<Item = Try<'t>>) {
         self.log_at(SystemTime::now(), entry, tries);
     }
 
-    /// Hands over what is buffered. To be called about once a second by the thread that owns it, so that lines are not
-    /// kept back while there is no traffic; dropping does it too.
+    /// Hands over the buffered lines. The owning thread calls it about once a second, so that lines do not wait for traffic.
+    /// Dropping the writer does it too.
     pub fn flush(&mut self) {
         if self.chunk.n_lines == 0 {
             return;
@@ -228,16 +228,15 @@ impl Drop for LogWriter {
 #[derive(Debug, Default)]
 struct LogState {
     lines: Arc<LineCounts>,
-    /// What to do before the next chunk. Locked by the thread that writes and by who has it reopen, never by one that
-    /// serves.
+    /// A request to reopen the file before the next chunk. Never locked by a thread that serves.
     reopen: Mutex<Option<ReopenFrom>>,
-    /// Seconds since 1970 at the last warning about lines dropped.
+    /// Time of the last warning about dropped lines, in seconds since 1970.
     warned_s: AtomicU64,
 }
 
 impl LogState {
-    /// Counts, and warns unless somebody did a moment ago. The warning comes from the thread that dropped, because the
-    /// one that writes may be stuck in a write.
+    /// Counts dropped lines, and warns at intervals. The thread that drops them warns, because the writing thread may be
+    /// blocked in a write.
     fn drop_lines(&self, n: u64) {
         let dropped = self.lines.dropped.fetch_add(n, Ordering::Relaxed) + n;
         let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -246,12 +245,12 @@ impl LogState {
         if due
             && self.warned_s.compare_exchange(warned_s, now_s, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         {
-            tracing::warn!(dropped, "access log: lines are dropped because writing them cannot keep up");
+            tracing::warn!(dropped, "access log: lines dropped because writing is too slow");
         }
     }
 }
 
-/// How to come by the file anew.
+/// Where the new file comes from.
 #[derive(Debug)]
 enum ReopenFrom {
     ByName,
@@ -268,7 +267,7 @@ struct LogChunk {
 #[derive(Debug)]
 enum LogMessage {
     LogChunk(LogChunk),
-    /// There may be something else to do.
+    /// Wakes the thread to reopen the file.
     Wake,
     End,
 }
@@ -285,7 +284,7 @@ struct LogThread {
 struct LogOutput {
     path: Option<PathBuf>,
     file: Box<dyn Write + Send>,
-    /// A write failed within a line, so that the next one must end that first.
+    /// The last write ended within a line, which the next write has to end first.
     broken_line: bool,
 }
 
@@ -302,7 +301,7 @@ impl LogThread {
                 LogMessage::End => break,
             }
         }
-        // Chunks of writers that were dropped while the end was on its way.
+        // Chunks of writers that were dropped meanwhile.
         for message in receiver.try_iter() {
             if let LogMessage::LogChunk(chunk) = message {
                 self.write(&chunk);
@@ -317,7 +316,7 @@ impl LogThread {
                 if self.warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
                     self.warned = Some(Instant::now());
                     let file = self.output.name();
-                    tracing::warn!(%error, "access log {file}: lines are lost because writing fails");
+                    tracing::warn!(%error, "access log {file}: write failed, lines are lost");
                 }
                 memchr::memchr_iter(b'\n', &chunk.bytes[..n_bytes]).count() as u64
             }
@@ -337,7 +336,7 @@ impl LogThread {
             Ok(file) => {
                 self.output.file = Box::new(file);
                 self.output.broken_line = false;
-                tracing::info!("access log {name}: opened again");
+                tracing::info!("access log {name}: reopened");
             }
             Err(error) => {
                 tracing::error!(%error, "access log {name}: cannot be reopened; the old file stays in use");
@@ -347,7 +346,7 @@ impl LogThread {
 }
 
 impl LogOutput {
-    /// Writes whole lines, or says how many bytes of them went before the error.
+    /// Writes whole lines. An error comes with the number of bytes written before it.
     fn write(&mut self, bytes: &[u8]) -> Result<(), (io::Error, usize)> {
         let mut n_done = 0;
         if self.broken_line {
@@ -373,11 +372,11 @@ impl LogOutput {
     }
 }
 
-/// Opens a file for an access log: lines go to its end, whoever else writes to it. A named pipe is opened for reading too:
-/// so it needs no reader now, and a reader sees no end when one worker hands over to the next.
+/// Opens or creates a file for an access log, to append to. A named pipe is opened for reading too: so it needs no reader now,
+/// and its reader sees no end when one worker hands over to the next.
 ///
 /// # Errors
-/// It cannot be opened or made; or there is a symbolic link on the way that somebody else could have put there (see
+/// The file cannot be opened or created, or another user could have put a symbolic link on its path (see
 /// [`trusted_path`](crate::os::trusted_path)).
 pub fn append_to(path: &Path) -> io::Result<File> {
     let way = SafePath::find(path, LastName::Follow)?;

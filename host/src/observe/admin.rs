@@ -1,8 +1,7 @@
 //! The admin listener: `/metrics`, `/healthz` (the process runs) and `/readyz` (it takes requests).
 //!
-//! It runs on the background runtime, beside the threads that carry requests, and is no door for strangers: it listens
-//! where the operator says, which should not be the internet. What it does is bounded even so: few connections, one
-//! request each, and not for long.
+//! It runs on the background runtime, beside the threads that serve requests. It should not be reachable from the internet.
+//! Its load is bounded all the same: few connections, one request each, and a deadline.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -30,33 +29,33 @@ use crate::net::address::Address;
 use crate::net::listening::Listening;
 use crate::observe::metrics::{Format, Metrics};
 
-/// Whether the worker takes requests.
+/// Whether the worker is ready for requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readiness {
     /// Yes.
     Ready,
-    /// No more: it finishes what runs.
+    /// It drains: it finishes running requests.
     Draining,
-    /// Another generation does and answers here too, or there is none any more: nobody new is answered.
+    /// Another generation serves and answers here, or the worker ends: no new connection is answered.
     HandedOver,
 }
 
-/// Connections at once; a scrape takes milliseconds, and few ask. For one more the oldest without a request is closed.
+/// Maximum concurrent connections. One more closes the oldest without a request.
 const MAX_CONNECTIONS: usize = 32;
-/// Where all have sent a request, the oldest is closed for one more once it has had this long to take its response.
+/// If all connections have sent a request, one more closes the oldest once it has had this long to take its response.
 const TIME_TO_ANSWER: Duration = Duration::from_secs(1);
-/// From the connection to the end of the request's head.
+/// Timeout from the connection to the end of the request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// From the connection to the end of the response: a slow reader is cut off then.
+/// Timeout from the connection to the end of the response.
 const TOTAL_TIMEOUT: Duration = Duration::from_secs(60);
-/// Before accepting is tried again after it failed, as it does when descriptors run out.
+/// Pause after a failed accept, such as when file descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves on a socket that listens on this address and does not block, until the sender of `ready` is gone; requests that
-/// run then are cut off. When the socket is handed over, it finishes what runs and accepts nothing more.
+/// Serves on a non-blocking listening socket until the sender of `ready` is dropped, which cuts off running requests. When the
+/// socket is handed over, it accepts nothing more and finishes running requests.
 ///
 /// # Errors
-/// The listener cannot be used with the runtime that this is called on.
+/// The runtime cannot take the socket.
 pub async fn serve(
     address: &Address,
     socket: OwnedFd,
@@ -82,25 +81,25 @@ pub async fn serve(
         match accepted {
             Ok((stream, _)) => connections.begin(stream, Arc::clone(&metrics), ready.clone()),
             Err(error) => {
-                tracing::warn!(%error, "admin listener: a connection cannot be accepted");
+                tracing::warn!(%error, "admin listener: accept failed");
                 sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
-/// Those that are open. Dropping it ends their tasks.
+/// Open connections. Dropping it ends their tasks.
 #[derive(Default)]
 struct Connections {
     tasks: JoinSet<()>,
-    /// The oldest first.
+    /// Oldest first.
     open: VecDeque<Open>,
 }
 
 struct Open {
     task: AbortHandle,
     since: Instant,
-    /// It has sent the whole head of a request.
+    /// It has sent a whole request head.
     has_asked: Arc<AtomicBool>,
 }
 
@@ -108,13 +107,12 @@ impl Connections {
     fn begin(&mut self, stream: TcpStream, metrics: Arc<Metrics>, ready: watch::Receiver<Readiness>) {
         let has_asked = Arc::new(AtomicBool::new(false));
         let connection = connection(stream, metrics, ready, Arc::clone(&has_asked));
-        // Whatever goes wrong here is the client's to notice.
+        // Errors are the client's to notice.
         let task = self.tasks.spawn(async move { drop(timeout(TOTAL_TIMEOUT, connection).await) });
         self.open.push_back(Open { task, since: Instant::now(), has_asked });
     }
 
-    /// Waits until there is room for one more, a second at most: whoever connects and says nothing, or takes nothing, keeps
-    /// nobody out.
+    /// Waits for room for one more connection, a second at most, so that silent or stalled clients do not block others.
     async fn make_room(&mut self) {
         loop {
             while self.tasks.try_join_next().is_some() {}
@@ -137,7 +135,7 @@ impl Connections {
     }
 }
 
-/// Whether it was handed over, and not the sender that has gone. Other changes are read by each request.
+/// Waits for the hand-over (true) or the end of the sender (false).
 async fn handed_over_or_gone(ready: &mut watch::Receiver<Readiness>) -> bool {
     ready.wait_for(|ready| *ready == Readiness::HandedOver).await.is_ok()
 }
@@ -164,7 +162,7 @@ async fn connection(
         ended = &mut connection => return ended,
         _ = handed_over_or_gone(&mut ready) => {}
     }
-    // One that has said nothing yet is closed; the others get their answer.
+    // A connection without a request is closed; others get their response.
     connection.as_mut().graceful_shutdown();
     connection.await
 }

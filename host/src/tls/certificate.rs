@@ -145,20 +145,22 @@ pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> 
         return Ok(found);
     }
     let what = if contains(pem, b"PRIVATE KEY-----") {
-        "holds a key and no certificate (are cert and key the wrong way round?)"
+        "holds a key and no certificate (are cert and key swapped?)"
     } else if pem.first() == Some(&0x30) {
-        "is in DER form; PEM is wanted (openssl x509 -inform der -in FILE)"
+        "is in DER form, but must be PEM (openssl x509 -inform der -in FILE)"
     } else {
-        "holds no certificate (a PEM file with -----BEGIN CERTIFICATE----- is wanted)"
+        "holds no certificate (expected PEM with -----BEGIN CERTIFICATE-----)"
     };
     Err(what.into())
 }
 
 fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
     if contains(pem, b"-----BEGIN ENCRYPTED PRIVATE KEY-----") || contains(pem, b"Proc-Type: 4,ENCRYPTED") {
-        return Err("holds an encrypted key, and nobody could type its passphrase (decrypt it: openssl pkey -in FILE -out \
+        return Err(
+            "holds an encrypted key, which is not supported (decrypt it: openssl pkey -in FILE -out \
                     FILE)"
-            .into());
+                .into(),
+        );
     }
     if let Some(key) = plain_key(pem) {
         return Ok(key);
@@ -166,7 +168,7 @@ fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
     // For what is wrong with it, and forms that nobody writes any more.
     PrivateKeyDer::from_pem_slice(pem).map_err(|e| match e {
         rustls::pki_types::pem::Error::NoItemsFound => {
-            "holds no private key (a PEM file with -----BEGIN PRIVATE KEY----- is wanted)".into()
+            "holds no private key (expected PEM with -----BEGIN PRIVATE KEY-----)".into()
         }
         e => format!("is not valid PEM: {e}"),
     })

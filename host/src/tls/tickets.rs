@@ -81,7 +81,7 @@ impl TicketKeys {
         loop {
             tokio::time::sleep(ROTATION).await;
             if self.rotate().is_err() {
-                tracing::warn!("TLS ticket keys stay as they are: the system gives no random bytes");
+                tracing::warn!("TLS ticket keys not rotated: the system provides no random bytes");
             }
         }
     }
@@ -152,7 +152,7 @@ impl std::fmt::Debug for Keys {
 
 impl std::fmt::Display for NoRandom {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the system gives no random bytes")
+        f.write_str("the system provides no random bytes")
     }
 }
 

@@ -1,45 +1,45 @@
-//! Bodies: how much of a stream belongs to one, chunks taken apart where they lie, and put around data again in place.
+//! Bodies: where one ends in a stream, and chunks decoded and encoded in place.
 //!
-//! One read becomes one write: the decoder moves the data of all chunks of a read together, and [`frame`] writes the
-//! new chunk's size and end into the bytes around it, which the old ones took.
+//! One read becomes one write. The decoder moves the data of all chunks of a read together, and [`frame`] writes the new
+//! chunk's size and end into the bytes around it, where the old ones were.
 
 use std::ops::Range;
 
 use super::buffer::Buffer;
 use super::head::{Framing, is_refused_as_trailer};
 
-/// Where reading into a body's buffer begins, so that a chunk size fits in front of the data.
+/// Offset of reads into a body's buffer, so that a chunk size fits in front of the data.
 pub const HEAD_ROOM: usize = 16;
-/// Bytes of chunk extensions in one body, with the white space before them. Nobody uses them but attackers.
+/// Limit of chunk extensions in one body, white space before them included. Only attackers use them.
 const MAX_EXTENSION_BYTES: usize = 1024;
-/// Digits of a chunk size in a request: they cannot overflow, and no chunk has an exabyte.
+/// Maximum digits of a chunk size in a request, which cannot overflow.
 const MAX_DIGITS: u8 = 15;
-/// Digits of a chunk size in a response. Servers pad with zeros; the number itself is checked as it grows.
+/// Maximum digits of a chunk size in a response: some servers pad with zeros. The value is checked as it grows.
 const MAX_PADDED_DIGITS: u8 = 32;
-/// The largest chunk of a response, as nginx has it.
+/// Largest chunk of a response, as in nginx.
 const MAX_CHUNK_BYTES: u64 = i64::MAX as u64;
-/// Bytes of one body's trailers.
+/// Limit of a body's trailers.
 const MAX_TRAILER_BYTES: usize = 8 * 1024;
 
-/// What of a stream belongs to one body, and how far it has come.
+/// Reads one body of a stream.
 #[derive(Debug)]
 pub enum BodyReader {
-    /// All of it was taken.
+    /// The body has ended.
     Done,
-    /// So many bytes are still to come.
+    /// This many bytes remain.
     Length(u64),
     /// Chunks.
     Chunked(ChunkDecoder),
-    /// Everything up to the stream's end.
+    /// The body goes on to the stream's end.
     UntilClose,
 }
 
-/// Data of a body that was taken from a buffer.
+/// A piece of a body, taken from a buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
-    /// Where it lies in [`Buffer::all`], until the buffer is filled again.
+    /// Its range in [`Buffer::all`], until the buffer is filled again.
     pub data: Range<usize>,
-    /// Where the bytes that carried it end.
+    /// End of the bytes that carried it.
     pub raw_end: usize,
     /// Whether the body ends with it.
     pub last: bool,
@@ -49,16 +49,16 @@ pub struct Piece {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadBody(pub &'static str);
 
-/// How the receiver of a body learns where it ends.
+/// How a body is framed for its receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
-    /// From its length, or the end of the connection: data as it is.
+    /// Unchanged: by its length, or by the end of the connection.
     Identity,
-    /// From chunks.
+    /// In chunks.
     Chunked,
 }
 
-/// Takes chunks apart; every byte of the stream passes through it once.
+/// Decodes chunks; each byte passes through it once.
 #[derive(Debug, Default)]
 pub struct ChunkDecoder {
     state: ChunkState,
@@ -66,7 +66,7 @@ pub struct ChunkDecoder {
     digits: u8,
     extension_bytes: usize,
     trailers: Vec<u8>,
-    /// The sender is a server: sizes may be padded with zeros in front and white space behind, as some write them.
+    /// For responses: sizes may have leading zeros and trailing white space, as some servers send them.
     is_lenient: bool,
 }
 
@@ -96,8 +96,8 @@ impl BodyReader {
         }
     }
 
-    /// For a response framed like this. What servers are forgiven is refused in requests: there, two readers of one size
-    /// would let a request be smuggled in.
+    /// For a response framed like this. It accepts forms of chunk sizes that are refused in requests, where they would allow
+    /// request smuggling.
     pub fn of_response(framing: Framing) -> Self {
         match framing {
             Framing::Chunked => Self::Chunked(ChunkDecoder { is_lenient: true, ..ChunkDecoder::default() }),
@@ -110,7 +110,7 @@ impl BodyReader {
         matches!(self, Self::Done)
     }
 
-    /// How many bytes may be read without reading into what follows the body, as far as that can be known.
+    /// Maximum bytes to read without reading beyond the body, as far as known.
     pub fn read_limit(&self) -> usize {
         match self {
             Self::Length(left) => usize::try_from(*left).unwrap_or(usize::MAX),
@@ -119,10 +119,10 @@ impl BodyReader {
         }
     }
 
-    /// Takes what the buffer has of this body. After the last piece, what is left in the buffer follows the body.
+    /// Takes this body's bytes from the buffer. After the last piece, the rest of the buffer follows the body.
     ///
     /// # Errors
-    /// Chunks that are not well formed; the stream cannot be used further.
+    /// The chunks are malformed; the stream cannot be used further.
     pub fn take(&mut self, buffer: &mut Buffer) -> Result<Piece, BadBody> {
         let raw = buffer.range();
         let piece = match self {
@@ -143,10 +143,10 @@ impl BodyReader {
         Ok(piece)
     }
 
-    /// The trailers of a body that has ended, each line checked and ended; those that must not be trailers left out.
+    /// The trailers of a body that has ended, each line ended by CRLF, without names that must not be trailers.
     ///
     /// # Errors
-    /// Lines that are not headers.
+    /// A line is not a header.
     pub fn finish(&mut self) -> Result<Vec<u8>, BadBody> {
         match std::mem::replace(self, Self::Done) {
             Self::Chunked(decoder) if decoder.trailers.len() > 2 => checked_trailers(&decoder.trailers),
@@ -256,18 +256,17 @@ impl ChunkDecoder {
     }
 }
 
-/// Puts a chunk's size and end around a piece of data, and the last chunk behind the last piece, and returns where the
-/// whole lies. `end` says that the body ends here without trailers.
+/// Writes a chunk's size and end around a piece of data, and returns the range of the chunk. `end` adds the last chunk, for a
+/// body that ends here without trailers.
 ///
-/// The bytes around the data are free: in front, the head or [`HEAD_ROOM`]; behind, the old chunk's end, or the room
-/// that a buffer keeps at its end.
+/// The bytes around the data are free: in front the head or [`HEAD_ROOM`], behind the old chunk's end or the buffer's room.
 pub fn frame(all: &mut [u8], piece: &Piece, end: bool) -> Range<usize> {
     const LAST: &[u8] = b"0\r\n\r\n";
     if piece.data.is_empty() {
         if !end {
             return piece.data.clone();
         }
-        // Nothing in front of it is in use, while what follows may be the next request.
+        // The bytes in front are free; those behind may be the next request.
         let start = piece.raw_end - LAST.len();
         all[start..piece.raw_end].copy_from_slice(LAST);
         return start..piece.raw_end;

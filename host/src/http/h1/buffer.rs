@@ -1,4 +1,4 @@
-//! Read buffers, and the free list of each thread that they come from and go back to.
+//! Read buffers, reused through a free list of each thread.
 
 use std::cell::RefCell;
 use std::io;
@@ -8,11 +8,11 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-/// Room that every buffer keeps free behind what it reads: a chunk's end, the last chunk, and the end of trailers.
+/// Free room at the end of each buffer, for a chunk's end, the last chunk and the end of trailers.
 const TAIL_ROOM: usize = 8;
-/// Bytes of a body that are read at once; one buffer of this size takes part in a request with a body.
+/// Maximum bytes of a body in one read.
 pub const BODY_BYTES: usize = 64 * 1024;
-/// Buffers that one thread keeps for reuse, of each size. More are only in use where more requests run at once.
+/// Maximum buffers of each size that a thread keeps for reuse.
 const MAX_SPARE: usize = 128;
 
 thread_local! {
@@ -20,7 +20,7 @@ thread_local! {
     static SPARE_HEAD: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Bytes read and not yet used, at `start..end` of one allocation that never moves or grows while it is held.
+/// Bytes read and not yet used, at `start..end` of one allocation that never moves or grows.
 #[derive(Debug, Default)]
 pub struct Buffer {
     data: Box<[u8]>,
@@ -29,8 +29,7 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// A buffer that takes heads of up to `bytes`. All callers of one thread pass the same number while they want
-    /// buffers to be reused.
+    /// A buffer for heads of up to `bytes`. Buffers are reused by callers that pass the same number.
     pub fn for_head(bytes: usize) -> Self {
         let len = bytes + TAIL_ROOM;
         let spare = SPARE_HEAD.with_borrow_mut(Vec::pop).filter(|data| data.len() == len);
@@ -43,12 +42,12 @@ impl Buffer {
         Self { data: spare.unwrap_or_else(|| vec![0; BODY_BYTES].into_boxed_slice()), start: 0, end: 0 }
     }
 
-    /// Whether there is an allocation behind it; the default has none and takes nothing.
+    /// Whether it has an allocation; the default has none.
     pub fn is_allocated(&self) -> bool {
         !self.data.is_empty()
     }
 
-    /// What was read and not used.
+    /// Bytes read and not used.
     pub fn bytes(&self) -> &[u8] {
         &self.data[self.start..self.end]
     }
@@ -73,39 +72,38 @@ impl Buffer {
         self.end - self.start
     }
 
-    /// Whether none are waiting.
+    /// Whether no bytes are waiting.
     pub fn is_empty(&self) -> bool {
         self.start == self.end
     }
 
-    /// Room behind what was read, without moving anything.
+    /// Room behind the bytes read.
     pub fn room(&self) -> usize {
         (self.data.len().saturating_sub(TAIL_ROOM)).saturating_sub(self.end)
     }
 
-    /// Goes back to where [`Buffer::range`] began, to use again what was taken since. Only while nothing
-    /// was read over it.
+    /// Sets the begin of [`Buffer::range`] back, to use consumed bytes again. Only before the next read.
     pub fn rewind(&mut self, start: usize) {
         debug_assert!(start <= self.start);
         self.start = start;
     }
 
-    /// Takes `n` bytes as used.
+    /// Consumes `n` bytes.
     ///
     /// # Panics
-    /// In debug builds, if there are not as many.
+    /// In debug builds, if there are fewer.
     pub fn consume(&mut self, n: usize) {
         debug_assert!(n <= self.len());
         self.start += n;
     }
 
-    /// Forgets everything and reads to `offset` next.
+    /// Drops all bytes; the next read goes to `offset`.
     pub fn restart_at(&mut self, offset: usize) {
         self.start = offset;
         self.end = offset;
     }
 
-    /// Moves what is waiting to the front. Not while spans of this buffer are in use.
+    /// Moves the waiting bytes to the front. Not while spans of this buffer are in use.
     pub fn compact(&mut self) {
         if self.start > 0 {
             self.data.copy_within(self.start..self.end, 0);
@@ -114,8 +112,8 @@ impl Buffer {
         }
     }
 
-    /// Makes room for a head of up to `bytes` of which a part is waiting, where none is left: moves it to the front, or into
-    /// a larger buffer. Not while spans of this buffer are in use.
+    /// Makes room for the rest of a head of up to `bytes`: moves its begin to the front, or into a larger buffer. Not while
+    /// spans of this buffer are in use.
     pub fn make_room(&mut self, bytes: usize) {
         if self.start > 0 {
             self.compact();
@@ -126,7 +124,7 @@ impl Buffer {
         }
     }
 
-    /// Appends as many of these bytes as there is room for, and says how many.
+    /// Appends as many of these bytes as fit, and returns their number.
     pub fn append(&mut self, bytes: &[u8]) -> usize {
         let n = bytes.len().min(self.room());
         self.data[self.end..self.end + n].copy_from_slice(&bytes[..n]);
@@ -134,7 +132,7 @@ impl Buffer {
         n
     }
 
-    /// Reads at most `limit` bytes behind what is there; 0 is the end of the stream. There has to be room.
+    /// Reads at most `limit` bytes; 0 is the end of the stream. The buffer must have room.
     ///
     /// # Errors
     /// As the stream's.
@@ -166,7 +164,7 @@ impl Drop for Buffer {
             return;
         }
         let spare = if data.len() == BODY_BYTES { &SPARE_BODY } else { &SPARE_HEAD };
-        // The list is gone where a thread is being taken down; then the buffer just is.
+        // The list is gone while its thread ends; then the buffer is freed.
         let _ = spare.try_with(|spare| {
             if let Ok(mut spare) = spare.try_borrow_mut()
                 && spare.len() < MAX_SPARE

@@ -1,5 +1,4 @@
-//! Heads of requests and responses: found in the read buffer, parsed in place, and checked for everything that two
-//! parsers could read in two ways.
+//! Heads of requests and responses: found in the read buffer, parsed, and refused where two parsers could disagree.
 
 mod request;
 mod response;
@@ -14,17 +13,17 @@ use memchr::memchr;
 pub use self::request::RequestHead;
 pub use self::response::ResponseHead;
 
-/// The first bytes of a client that speaks HTTP/2, as far as they look like a head of HTTP/1.1.
+/// First bytes of the HTTP/2 connection preface, which look like a head of HTTP/1.1.
 pub const PREFACE_HEAD: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
 
-/// Header lines that the parser has room for; the configured limit is at most this.
+/// Maximum header lines of a head; the configured limit is at most this.
 pub const MAX_HEADERS: usize = 256;
 
-/// Headers that `Connection` may name. Each is looked for among all, so that without a bound one head of 16 KiB could cost
-/// a millisecond.
+/// Maximum headers named by `Connection`. Each is compared with all others: without a limit, a head of 16 KiB could cost a
+/// millisecond.
 const MAX_NOMINATED: usize = 32;
 
-/// A piece of a head's text; it means something only together with that head.
+/// A part of a head's text, valid for that head only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
     start: u32,
@@ -44,8 +43,8 @@ pub enum Name {
     Forwarded,
     Host,
     KeepAlive,
-    /// One of the names here, but with "_" for "-" (`Content_Length`): many servers cannot tell the two apart
-    /// ([`same_name`]). Never passed on.
+    /// One of these names with "_" for "-" (`Content_Length`), which many servers treat as the same name ([`same_name`]).
+    /// Never passed on.
     Lookalike,
     MaxForwards,
     /// Named by `Connection`: for this hop only.
@@ -65,7 +64,7 @@ pub enum Name {
     XForwardedFor,
     XForwardedHost,
     XForwardedProto,
-    /// Asks this proxy why it does with the request what it does.
+    /// Asks this proxy to explain how it handles the request.
     XTrylistExplain,
 }
 
@@ -80,31 +79,31 @@ pub struct Field {
     pub value: Span,
 }
 
-/// How long a body is.
+/// How the end of a body is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// There is none.
+    /// No body.
     None,
-    /// So many bytes.
+    /// By its length in bytes.
     Length(u64),
-    /// Chunks, and maybe trailers.
+    /// By chunks, with trailers if any.
     Chunked,
-    /// All up to the end of the connection (of the stream, in HTTP/2); of HTTP/1.1, only in responses.
+    /// By the end of the connection (HTTP/2: of the stream). In HTTP/1.1 only for responses.
     UntilClose,
 }
 
-/// How a message may end its connection.
+/// Version of HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
     /// HTTP/1.0.
     Http10,
     /// HTTP/1.1.
     Http11,
-    /// HTTP/2, of which a message ends its stream and never its connection.
+    /// HTTP/2: the end of a message ends its stream, never its connection.
     Http2,
 }
 
-/// The methods that the proxy treats in their own way.
+/// Methods that the proxy treats specially.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each is the method of its name")]
 pub enum Method {
@@ -137,7 +136,7 @@ struct MessageFields {
     persistence: Persistence,
 }
 
-/// What `Connection` and the version say together.
+/// Whether the connection goes on, by `Connection` and the version.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Persistence {
     close: bool,
@@ -149,9 +148,9 @@ struct Persistence {
 /// Why a head was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The request line is over its limit.
+    /// The request line exceeds its limit.
     LineTooLong,
-    /// The head is over its limit, in bytes or lines.
+    /// The head exceeds its limit, in bytes or lines.
     HeadTooLarge,
     /// A version of HTTP whose major number is not 1.
     Version,
@@ -163,7 +162,7 @@ pub enum Refusal {
     Malformed(&'static str),
 }
 
-/// How far the search for a head's end has come, so that a head that drips in is looked at once.
+/// Progress of the search for a head's end, so that a slow head is scanned only once.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Scan {
     at: usize,
@@ -200,8 +199,8 @@ impl Span {
 }
 
 impl Scan {
-    /// Looks for the end of a head in what is waiting, from where the last call stopped, and returns its length.
-    /// Bare line feeds end a line only where `strict` is off.
+    /// Searches for the end of a head from where the last call stopped, and returns the head's length. Bare line feeds end a
+    /// line unless `strict`.
     fn head_len(
         &mut self,
         bytes: &[u8],
@@ -250,7 +249,7 @@ impl Field {
 }
 
 impl Name {
-    /// Which header this name names. Length and first letter leave one candidate, so that most names are compared with none.
+    /// The header of this name. Length and first letter leave one candidate, so most names need no comparison.
     pub fn of(name: &[u8]) -> Self {
         let Some(first) = name.first() else { return Self::Other };
         let (known, kind): (&[u8], Self) = match (name.len(), first.to_ascii_lowercase()) {
@@ -280,7 +279,7 @@ impl Name {
             (19, b'p') => (b"proxy-authorization", Self::ProxyAuthorization),
             _ => return Self::Other,
         };
-        // Setting the bit of lower case turns nothing that may stand in a name into a letter or a hyphen but upper case.
+        // In a name, setting the lower-case bit changes only letters.
         if name.iter().zip(known).all(|(byte, known)| byte | 0x20 == *known) {
             kind
         } else if same_name(name, known) {
@@ -290,12 +289,12 @@ impl Name {
         }
     }
 
-    /// Which header an operator means by this name in a configuration, where "_" is as good as "-".
+    /// The header of this name in a configuration, where "_" is "-".
     pub fn meant_by(name: &[u8]) -> Self {
         Self::of(&name.iter().map(|byte| if *byte == b'_' { b'-' } else { *byte }).collect::<Vec<_>>())
     }
 
-    /// Whether the header speaks of one hop and is never passed on (RFC 9110 section 7.6.1).
+    /// Whether the header is for one hop and never passed on (RFC 9110 section 7.6.1).
     pub fn is_hop_by_hop(self) -> bool {
         match self {
             Self::Connection
@@ -329,9 +328,8 @@ impl Name {
     }
 }
 
-/// Names of trailers that would change how the message before them is framed, routed, authorized, limited or read (RFC 9110
-/// section 6.5.1): a receiver that adds trailers to its headers must not be told such things behind the back of whoever
-/// looked at the headers.
+/// Trailers that would change how the message is framed, routed, authorized or read (RFC 9110 section 6.5.1). They are dropped,
+/// because a receiver may merge trailers into headers, after others have checked those headers.
 const REFUSED_TRAILERS: [&[u8]; 16] = [
     b"age",
     b"authorization",
@@ -359,13 +357,13 @@ pub fn is_refused_as_trailer(name: &[u8]) -> bool {
             let is_conditional = name.get(..3).is_some_and(|start| same_name(start, b"if-"));
             is_conditional || REFUSED_TRAILERS.iter().any(|refused| same_name(name, refused))
         }
-        // All that the proxy itself looks at, or writes.
+        // Headers that the proxy itself reads or writes.
         _ => true,
     }
 }
 
-/// Whether two names are of one header: case does not matter, and "_" is "-", because servers that make variables of
-/// headers (CGI, WSGI and many more) cannot tell the two apart. The one place that decides this.
+/// Whether two names are the same header. Case does not matter, and "_" is "-", because servers that turn headers into
+/// variables (CGI, WSGI and others) cannot tell them apart. All comparisons of names use this function.
 #[inline]
 pub fn same_name(name: &[u8], other: &[u8]) -> bool {
     let plain = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
@@ -386,7 +384,7 @@ impl Method {
         }
     }
 
-    /// Whether sending a request twice does what sending it once does (RFC 9110 section 9.2.2).
+    /// Whether the method is idempotent (RFC 9110 section 9.2.2).
     pub fn is_idempotent(self) -> bool {
         match self {
             Self::Get | Self::Head | Self::Options | Self::Trace | Self::Put | Self::Delete => true,
@@ -501,7 +499,7 @@ impl MessageFields {
 
 impl Persistence {
     fn read(&mut self, value: &[u8]) {
-        // As nearly all write it.
+        // The usual forms.
         match value {
             b"keep-alive" => return self.keep_alive = true,
             b"close" => return self.close = true,
@@ -524,8 +522,7 @@ impl Persistence {
     }
 }
 
-/// Marks the headers that `Connection` names as meant for this hop. Those that frame or route the message cannot be
-/// taken out of it that way.
+/// Marks the headers named by `Connection` as hop-by-hop, except those that frame or route the message.
 fn nominate(fields: &mut [Field], text: &[u8]) -> Result<(), Refusal> {
     let mut n_named = 0;
     for i in 0..fields.len() {
@@ -563,7 +560,7 @@ pub fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 fn content_length(value: &[u8]) -> Result<u64, Refusal> {
-    // At most 18 digits, so that it cannot overflow; nobody sends an exabyte.
+    // At most 18 digits, which cannot overflow.
     if value.is_empty() || value.len() > 18 || !value.iter().all(u8::is_ascii_digit) {
         return Err(Refusal::Malformed("Content-Length is not a number"));
     }
@@ -575,7 +572,7 @@ fn is_chunked(value: &[u8]) -> Result<(), Refusal> {
         return Ok(());
     }
     let is_it = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
-    // RFC 9112 section 6.1 forbids the first two; what the third says is only not served.
+    // RFC 9112 section 6.1 forbids the first two. The third is valid, but not supported.
     match tokens(value).filter(|coding| is_it(coding)).count() {
         2.. => Err(Refusal::Malformed("Transfer-Encoding names chunked more than once")),
         _ if !tokens(value).last().is_some_and(is_it) => {
@@ -585,11 +582,11 @@ fn is_chunked(value: &[u8]) -> Result<(), Refusal> {
     }
 }
 
-/// Where the minor version stands in a first line of which the parser did not take the version, where that is one of
-/// HTTP/1 all the same: a later one is read as HTTP/1.1 (RFC 9110 section 2.5). `at` is where the version is to begin.
+/// Offset of the minor version in a first line whose version the parser refused. HTTP/1.2 and later are read as HTTP/1.1 (RFC
+/// 9110 section 2.5). `at` is the offset of the version.
 ///
 /// # Errors
-/// A version of another major number, or no version at all.
+/// The version has another major number, or is no version.
 fn later_minor(text: &[u8], at: usize) -> Result<usize, Refusal> {
     match text.get(at..at + 8) {
         Some([b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'2'..=b'9']) => Ok(at + 7),
@@ -598,19 +595,19 @@ fn later_minor(text: &[u8], at: usize) -> Result<usize, Refusal> {
         {
             Err(Refusal::Version)
         }
-        _ => Err(Refusal::Malformed("no version of HTTP in the first line")),
+        _ => Err(Refusal::Malformed("no HTTP version in the first line")),
     }
 }
 
-/// The bytes of a head's first line in its text, behind the empty lines before it.
+/// Range of a head's first line, after empty lines.
 fn first_line(text: &[u8]) -> std::ops::Range<usize> {
     let start = text.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(text.len());
     let end = memchr::memchr2(b'\r', b'\n', &text[start..]).map_or(text.len(), |len| start + len);
     start..end
 }
 
-/// Whether this is a host and maybe a port (RFC 3986 section 3.2, without user information). What is none is taken for
-/// different hosts by different servers, and some of it cannot be said by HTTP/2 at all.
+/// Whether this is a host with an optional port (RFC 3986 section 3.2, without user information). Servers disagree about the
+/// host in anything else.
 pub fn is_authority(text: &[u8]) -> bool {
     let (is_host, port) = match text {
         [b'[', rest @ ..] => {
@@ -635,13 +632,13 @@ fn is_ipv6(text: &[u8]) -> bool {
     std::str::from_utf8(text).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok())
 }
 
-/// Whether two digits follow each per cent sign.
+/// Whether each per cent sign is followed by two hexadecimal digits.
 fn is_escaped_well(host: &[u8]) -> bool {
     memchr::memchr_iter(b'%', host)
         .all(|at| host.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)))
 }
 
-/// What may stand in a host that is a name or an IPv4 address.
+/// Bytes of a host that is a name or an IPv4 address.
 static HOST_BYTES: [bool; 256] = {
     let mut table = [false; 256];
     let marks = b"-._~%!$&'()*+,;=";

@@ -6,36 +6,36 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::net::address::UNIX;
 
-/// What is said of one request. Text may be any bytes: whatever could break out of its field is escaped.
+/// The line of one request. Text may be any bytes; those that could end a field or a line are escaped.
 #[derive(Clone, Copy, Debug)]
 pub struct LogEntry<'a> {
-    /// Address of the client; `None` where it came over a Unix socket.
+    /// Address of the client; `None` over a Unix socket.
     pub client: Option<IpAddr>,
-    /// Method as sent; empty where the request could not be read.
+    /// Method as sent; empty if the request could not be parsed.
     pub method: &'a [u8],
     /// Target as sent.
     pub target: &'a [u8],
     /// `HTTP/1.1` or `HTTP/1.0`.
     pub version: &'a str,
-    /// Status that the client got; 0 where it got none.
+    /// Status sent to the client; 0 if none.
     pub status: u16,
-    /// Bytes of the response's body that the client got.
+    /// Bytes of the response's body sent to the client.
     pub body_bytes: u64,
-    /// `Referer`, where there is one.
+    /// `Referer`, if any.
     pub referer: Option<&'a [u8]>,
-    /// `User-Agent`, where there is one.
+    /// `User-Agent`, if any.
     pub user_agent: Option<&'a [u8]>,
-    /// Name of the cluster; `None` where no route matched.
+    /// Name of the cluster; `None` if no route matched.
     pub cluster: Option<&'a str>,
     /// Module ID of the cluster's balancer.
     pub module: Option<&'a str>,
-    /// URL of the endpoint whose response the client got.
+    /// URL of the endpoint that the response comes from.
     pub endpoint: Option<&'a str>,
     /// From the end of the request's head to the end of the response.
     pub duration_ns: u64,
-    /// From the end of the request's head to the response's head, where a server answered.
+    /// From the end of the request's head to the response's head, if a server answered.
     pub first_byte_ns: Option<u64>,
-    /// The request's ID, where it has one; then the line ends with it.
+    /// The request's ID, if any.
     pub request_id: Option<&'a [u8]>,
 }
 

@@ -1,7 +1,7 @@
-//! The metrics as Prometheus reads them: one function per group of families, each a sum over the shards.
+//! The metrics as Prometheus reads them: one function for each group of families, each a sum over the shards.
 //!
-//! Series that a rule would watch for their first increase (outcomes, faults, results of tries) are there from the
-//! start as zeros; status codes and kinds of failure appear once there was one, in this generation or an earlier.
+//! Series whose first increase an alert watches (outcomes, faults, results of tries) begin as zeros. Status codes and kinds
+//! of failure appear with their first count, in this generation or an earlier one.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -25,7 +25,7 @@ use crate::cluster::endpoint::shown_weight;
 use crate::cluster::health::HealthSource;
 use crate::module::balancer::ModuleFault;
 
-/// Where shards count what one module of a cluster does.
+/// Where a shard counts one module of a cluster.
 #[derive(Clone, Copy)]
 struct BalancerPlace {
     cluster: usize,
@@ -39,8 +39,8 @@ impl BalancerPlace {
 }
 
 impl Metrics {
-    /// Everything as text, the base included. The formats have the same series with the same values. Costs a walk over
-    /// all series of all threads.
+    /// All metrics as text, the base included. Both formats have the same series and values. Walks over all series of all
+    /// threads.
     pub fn text(&self, format: Format) -> String {
         let mut text = Text::new(format);
         let mut out = MetricSink::Text(&mut text, self.base.load_full());
@@ -48,7 +48,7 @@ impl Metrics {
         text.finish()
     }
 
-    /// What this worker counted, without the base that it was given.
+    /// Counters and histograms of this worker, without the base.
     pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();
         self.walk(&mut MetricSink::Totals(&mut totals)).expect("nothing is written that could fail");
@@ -87,27 +87,22 @@ impl Metrics {
         out.gauge(
             "trylist_start_time",
             Some(&Unit::Seconds),
-            "When this worker started, in seconds since 1970.",
+            "Start time of this worker, in seconds since 1970.",
             [([], unix_seconds(self.started_at))],
         )?;
         out.gauge(
             "trylist_uptime",
             Some(&Unit::Seconds),
-            "For how long this worker has run.",
+            "Time since this worker started.",
             [([], self.started.elapsed().as_secs_f64())],
         )?;
-        out.gauge("trylist_threads", None, "Threads that carry requests.", [([], self.shards.len() as u64)])?;
+        out.gauge("trylist_threads", None, "Threads that serve requests.", [([], self.shards.len() as u64)])?;
         let Some(lines) = &self.access_log else { return Ok(()) };
-        out.counter(
-            "trylist_access_log_lines",
-            None,
-            "Lines of the access log that were written.",
-            [([], lines.written())],
-        )?;
+        out.counter("trylist_access_log_lines", None, "Access log lines written.", [([], lines.written())])?;
         out.counter(
             "trylist_access_log_dropped_lines",
             None,
-            "Lines of the access log that were lost because the disk was too slow or full.",
+            "Access log lines lost because writing was too slow or failed.",
             [([], lines.dropped())],
         )
     }
@@ -124,16 +119,16 @@ impl Metrics {
             "Client connections accepted.",
             each(|cells| &cells.opened),
         )?;
-        // Closed before opened: one that ends in between then counts as open, and never as less than none.
+        // Closed is read before opened, so that the difference is never negative.
         let closed: Vec<u64> = each(|cells| &cells.closed).map(|(_, n)| n).collect();
         let open = each(|cells| &cells.opened)
             .zip(closed)
             .map(|((labels, opened), closed)| (labels, opened.saturating_sub(closed)));
-        out.gauge("trylist_open_connections", None, "Client connections that are open now.", open)?;
+        out.gauge("trylist_open_connections", None, "Open client connections.", open)?;
         out.counter(
             "trylist_accept_failures",
             None,
-            "Client connections that could not be accepted, for want of descriptors most likely.",
+            "Client connections that could not be accepted, most likely for lack of file descriptors.",
             each(|cells| &cells.accept_failures),
         )?;
         out.counter(
@@ -145,19 +140,19 @@ impl Metrics {
         out.counter(
             "trylist_client_full",
             None,
-            "Connections closed at once because their client had as many as it may.",
+            "Connections closed because their client was at its connection limit.",
             each(|cells| &cells.over_per_client),
         )?;
         out.counter(
             "trylist_bad_proxy_headers",
             None,
-            "Connections closed because they did not begin with a PROXY header, from where one was expected.",
+            "Connections closed because of a missing, invalid or late PROXY header.",
             each(|cells| &cells.bad_proxy_headers),
         )?;
         out.counter(
             "trylist_tls_handshake_failures",
             None,
-            "Clients' TLS handshakes that failed or took too long; plain HTTP where TLS is spoken is one.",
+            "TLS handshakes with clients that failed or timed out, including plain HTTP on a TLS port.",
             each(|cells| &cells.failed_handshakes),
         )
     }
@@ -171,7 +166,7 @@ impl Metrics {
         });
         out.rare_counter(
             "trylist_requests",
-            "Requests by the status that the client got; without cluster those that matched no route or were refused before.",
+            "Requests by the status that the client got. The cluster is empty where no route matched or the request was refused before.",
             codes,
         )?;
         let outcomes = self.clusters().flat_map(|(idx, cluster)| {
@@ -180,17 +175,17 @@ impl Metrics {
                 ([label("cluster", &*cluster.name), label("outcome", outcome)], n)
             })
         });
-        out.counter("trylist_outcomes", None, "Requests by how their tries ended.", outcomes)?;
+        out.counter("trylist_outcomes", None, "Requests by the outcome of their tries.", outcomes)?;
         out.histogram(
             "trylist_request_duration",
-            "From the end of a request's head to the end of its response.",
+            "Request duration, from the end of the request's head to the end of the response.",
             self.routed().map(|(name, cluster)| {
                 ([label("cluster", name)], self.times(|shard| &shard.requests(cluster).duration))
             }),
         )?;
         out.histogram(
             "trylist_first_byte",
-            "From the end of a request's head to the head of a server's response.",
+            "Time from the end of the request's head to the head of a server's response.",
             self.clusters().map(|(idx, cluster)| {
                 (
                     [label("cluster", &*cluster.name)],
@@ -207,33 +202,38 @@ impl Metrics {
         out.counter(
             "trylist_received",
             unit,
-            "From clients, heads included.",
+            "Bytes received from clients, heads included.",
             bytes(|cells| &cells.received_bytes),
         )?;
-        out.counter("trylist_sent", unit, "To clients, heads included.", bytes(|cells| &cells.sent_bytes))
+        out.counter(
+            "trylist_sent",
+            unit,
+            "Bytes sent to clients, heads included.",
+            bytes(|cells| &cells.sent_bytes),
+        )
     }
 
     fn tries(&self, out: &mut MetricSink<'_>) -> fmt::Result {
         out.counter(
             "trylist_tries",
             None,
-            "Tries by endpoint and how they ended.",
+            "Tries by endpoint and result.",
             self.by_kind("result", &TRY_RESULTS, |cells| &cells.tries),
         )?;
         out.rare_counter(
             "trylist_try_failures",
-            "Tries that were not established, by the reason.",
+            "Tries without an established connection, by reason.",
             self.by_kind("kind", &FAILURES, |cells| &cells.failures),
         )?;
         out.rare_counter(
             "trylist_try_responses",
-            "Responses of an endpoint by the class of their status, also those that were not passed on.",
+            "Responses of an endpoint by status class, including those that were not passed on.",
             self.by_kind("class", &STATUS_CLASSES, |cells| &cells.statuses),
         )?;
         out.counter(
             "trylist_try",
             Some(&Unit::Seconds),
-            "Time spent in tries; divided by the tries it is their average.",
+            "Total time of tries; divide by trylist_tries_total for the average.",
             self.endpoint_series().map(|(labels, cluster, endpoint)| {
                 (labels, self.sum(|shard| &shard.clusters[cluster].endpoints[endpoint].time_ns))
             }),
@@ -241,7 +241,7 @@ impl Metrics {
         out.counter(
             "trylist_upstream_connections",
             None,
-            "Connections to endpoints that tries got: new, kept alive, or kept alive but closed meanwhile.",
+            "Connections that tries got: new, reused (keep-alive), or stale (reused, but closed by the server).",
             self.by_kind("connection", ConnectionOrigin::TEXT, |cells| &cells.connections),
         )
     }
@@ -254,7 +254,7 @@ impl Metrics {
         out.gauge(
             "trylist_endpoint_in_flight",
             None,
-            "Requests on their way to an endpoint.",
+            "Requests in flight to an endpoint.",
             live().map(|(labels, counters)| (labels, counters.in_flight.load(Relaxed))),
         )?;
         let states = live().flat_map(|([cluster, endpoint], counters)| {
@@ -267,19 +267,19 @@ impl Metrics {
         out.gauge(
             "trylist_endpoint_state",
             None,
-            "1 for the state that an endpoint is in, 0 for the others.",
+            "State of an endpoint: 1 for the current state, 0 for the others.",
             states,
         )?;
         out.gauge(
             "trylist_endpoint_weight",
             None,
-            "Weight of an endpoint as in force now.",
+            "Current weight of an endpoint.",
             live().map(|(labels, counters)| (labels, shown_weight(counters.effective_weight.load(Relaxed)))),
         )?;
         out.gauge(
             "trylist_endpoint_latency",
             Some(&Unit::Seconds),
-            "Smoothed time to an endpoint's response headers; 0 while nothing is known.",
+            "Smoothed time to the response headers of an endpoint; 0 while unknown.",
             live().map(|(labels, counters)| (labels, seconds(counters.latency_ns.load(Relaxed)))),
         )
     }
@@ -292,7 +292,7 @@ impl Metrics {
         out.gauge(
             "trylist_endpoint_unavailable",
             None,
-            "1 where this source says that an endpoint takes no requests, whatever the others say.",
+            "1 while this source marks an endpoint as unavailable, independently of the other sources.",
             each().flat_map(|([cluster, endpoint], health)| {
                 HealthSource::ALL.into_iter().map(move |source| {
                     let labels = [cluster, endpoint, label("source", source.name())];
@@ -303,13 +303,13 @@ impl Metrics {
         out.counter(
             "trylist_endpoint_ejections",
             None,
-            "Times that an endpoint was ejected for what its traffic showed.",
+            "Ejections of an endpoint because of its traffic (outlier detection).",
             each().map(|(labels, health)| (labels, health.traffic.total())),
         )?;
         out.counter(
             "trylist_health_checks",
             None,
-            "Active checks of an endpoint by their result.",
+            "Active health checks of an endpoint by result.",
             each().flat_map(|([cluster, endpoint], health)| {
                 let (passed, failed) = health.checks.totals();
                 let labels = move |result| [cluster, endpoint, label("result", result)];
@@ -320,7 +320,7 @@ impl Metrics {
         out.gauge(
             "trylist_cluster_panic",
             None,
-            "1 where so few endpoints are available that all but those that drain get requests.",
+            "1 while a cluster is in panic: too few endpoints are available, so all but drained ones get requests.",
             self.clusters()
                 .map(|(_, cluster)| ([label("cluster", &*cluster.name)], u32::from((cluster.panics)()))),
         )
@@ -341,7 +341,7 @@ impl Metrics {
         out.counter(
             "trylist_module_faults",
             None,
-            "What a module did that it must not.",
+            "Faults of a module by kind.",
             self.balancers().flat_map(|(name, balancer, _)| {
                 ModuleFault::ALL.into_iter().map(move |fault| {
                     let labels = [
@@ -356,7 +356,7 @@ impl Metrics {
         out.gauge(
             "trylist_balancer_quarantined",
             None,
-            "1 where a module did wrong so often that the host chooses in its place until the next reload.",
+            "1 while a module is in quarantine after too many faults: the host chooses endpoints until the next reload.",
             self.balancers().map(|(name, balancer, _)| {
                 let labels = [label("cluster", name), label("module", &*balancer.module)];
                 (labels, u32::from((balancer.is_quarantined)()))
@@ -374,7 +374,7 @@ impl Metrics {
         };
         out.histogram(
             "trylist_module_time",
-            "Time that a request spent in all its calls into the module; a sample of the requests, not all.",
+            "Time of a request in its calls into the module, for a sample of the requests.",
             self.balancers().map(|(name, balancer, place)| {
                 let labels = [label("cluster", name), label("module", &*balancer.module)];
                 (labels, self.times(|shard| &place.of(shard).time))
@@ -383,19 +383,19 @@ impl Metrics {
         out.counter(
             "trylist_module_declined_answers",
             None,
-            "Endpoints that a module answered and that took no requests just then; not a fault.",
+            "Answers of a module with an endpoint that was unavailable or full; not a fault.",
             single(|cells| &cells.declined),
         )?;
         out.counter(
             "trylist_module_busy_answers",
             None,
-            "Times that a module answered that all endpoints are full.",
+            "Answers of a module that all endpoints are full.",
             single(|cells| &cells.busy),
         )?;
         out.counter(
             "trylist_fallbacks",
             None,
-            "Times that the host chose an endpoint by itself, because of a fault or a quarantine.",
+            "Endpoints that the host chose instead of the module, because of a fault or a quarantine.",
             single(|cells| &cells.fallbacks),
         )
     }
@@ -407,7 +407,7 @@ impl Metrics {
         out.gauge(
             "trylist_queue_length",
             None,
-            "Requests that wait for an endpoint now.",
+            "Requests that wait in the queue.",
             self.clusters().map(|(idx, cluster)| {
                 let left = left(idx);
                 let entered = self.sum(|shard| &shard.clusters[idx].queue_entered);
@@ -417,7 +417,7 @@ impl Metrics {
         out.counter(
             "trylist_queue_waits",
             None,
-            "Requests that waited for an endpoint, by how that ended.",
+            "Requests that left the queue, by reason.",
             self.clusters().flat_map(|(idx, cluster)| {
                 QueueEnd::TEXT.iter().enumerate().map(move |(end, text)| {
                     let n = self.sum(|shard| &shard.clusters[idx].queue_left[end]);
@@ -428,7 +428,7 @@ impl Metrics {
         out.counter(
             "trylist_queue_wait",
             Some(&Unit::Seconds),
-            "Time that requests waited for an endpoint.",
+            "Total time of requests in the queue.",
             self.clusters().map(|(idx, cluster)| {
                 ([label("cluster", &*cluster.name)], self.sum(|shard| &shard.clusters[idx].queue_time_ns))
             }),
@@ -436,7 +436,7 @@ impl Metrics {
         out.counter(
             "trylist_queue_full",
             None,
-            "Requests that found a cluster's queue full.",
+            "Requests refused because the cluster's queue was full.",
             self.by_cluster(|cells| &cells.queue_full),
         )?;
         out.counter(
@@ -451,34 +451,34 @@ impl Metrics {
         out.counter(
             "trylist_retries",
             None,
-            "Times that a request was sent again, by its route's policy.",
+            "Retries under the route's retry policy.",
             self.by_cluster(|cells| &cells.retries),
         )?;
         out.counter(
             "trylist_retries_denied",
             None,
-            "Times that a request was not sent again because the retry budget was spent.",
+            "Retries that were not made because the retry budget was exhausted.",
             self.by_cluster(|cells| &cells.retries_denied),
         )?;
         out.counter(
             "trylist_overloaded",
             None,
-            "Requests refused because a cluster had as many as it may.",
+            "Requests refused because the cluster was at its max_requests.",
             self.by_cluster(|cells| &cells.overloaded),
         )?;
         out.counter(
             "trylist_tunnels",
             None,
-            "Connections that have switched protocols.",
+            "Connections that switched protocols (Upgrade).",
             self.by_cluster(|cells| &cells.tunnels_opened),
         )?;
         let closed: Vec<u64> = self.by_cluster(|cells| &cells.tunnels_closed).map(|(_, n)| n).collect();
         let open = self.by_cluster(|cells| &cells.tunnels_opened);
         let open = open.zip(closed).map(|((labels, n), closed)| (labels, n.saturating_sub(closed)));
-        out.gauge("trylist_open_tunnels", None, "Of them, those that are open now.", open)
+        out.gauge("trylist_open_tunnels", None, "Connections that switched protocols and are open.", open)
     }
 
-    /// A number of each cluster.
+    /// One counter of each cluster.
     fn by_cluster(&self, cell: fn(&ClusterCells) -> &Cell) -> impl Iterator<Item = ([Label<'_>; 1], u64)> {
         self.clusters().map(move |(idx, cluster)| {
             ([label("cluster", &*cluster.name)], self.sum(|shard| cell(&shard.clusters[idx])))
@@ -489,7 +489,7 @@ impl Metrics {
         self.clusters.iter().enumerate()
     }
 
-    /// Each with its cluster's name, and where shards count it.
+    /// Modules of all clusters: cluster's name, module, place in a shard.
     fn balancers(&self) -> impl Iterator<Item = (&str, &BalancerLayout, BalancerPlace)> {
         self.clusters().flat_map(|(cluster_idx, cluster)| {
             cluster.balancers.iter().enumerate().map(move |(idx, balancer)| {
@@ -498,7 +498,7 @@ impl Metrics {
         })
     }
 
-    /// Clusters, and before them what was never routed to one.
+    /// All clusters, after an unnamed one for requests that were not routed.
     fn routed(&self) -> impl Iterator<Item = (&str, Option<usize>)> {
         iter::once(("", None)).chain(self.clusters().map(|(idx, cluster)| (&*cluster.name, Some(idx))))
     }
@@ -560,19 +560,24 @@ impl Shard {
     }
 }
 
-/// Standard names, so that dashboards for any process show this one.
+/// Metrics of the process under their standard names, which common dashboards use.
 fn process(out: &mut MetricSink<'_>) -> fmt::Result {
     let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     let cpu = cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9;
     out.process_seconds("process_cpu", "CPU time of this process.", cpu)?;
     if let Some(bytes) = resident_bytes() {
-        out.gauge("process_resident_memory", Some(&Unit::Bytes), "Memory of this process.", [([], bytes)])?;
+        out.gauge(
+            "process_resident_memory",
+            Some(&Unit::Bytes),
+            "Resident memory of this process.",
+            [([], bytes)],
+        )?;
     }
     if let Ok(descriptors) = std::fs::read_dir("/proc/self/fd") {
-        out.gauge("process_open_fds", None, "Open descriptors.", [([], descriptors.count() as u64)])?;
+        out.gauge("process_open_fds", None, "Open file descriptors.", [([], descriptors.count() as u64)])?;
     }
     if let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
-        out.gauge("process_max_fds", None, "Descriptors that may be open.", [([], limit)])?;
+        out.gauge("process_max_fds", None, "Maximum number of open file descriptors.", [([], limit)])?;
     }
     Ok(())
 }

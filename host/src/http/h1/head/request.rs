@@ -1,4 +1,4 @@
-//! Heads of requests, and all that makes one ambiguous.
+//! Heads of requests.
 
 use std::io::Write as _;
 use std::mem::MaybeUninit;
@@ -19,7 +19,7 @@ pub struct RequestHead {
     pub method: Method,
     /// The method as sent.
     pub method_text: Span,
-    /// The target as sent, but for bytes above 0x7f, of which each stands as its escape (`%C3`).
+    /// The target as sent, with bytes above 0x7f escaped (`%C3`).
     pub target: Span,
     /// The protocol's version.
     pub version: Version,
@@ -27,15 +27,15 @@ pub struct RequestHead {
     pub host: Option<Span>,
     /// How long the body is.
     pub framing: Framing,
-    /// Whether the client wants to go on after this request.
+    /// Whether the client keeps the connection (keep-alive).
     pub keep_alive: bool,
-    /// Whether the client waits for a `100 Continue` before it sends its body.
+    /// Whether the client waits for `100 Continue` before its body.
     pub expects_continue: bool,
-    /// Whether the client takes trailers.
+    /// Whether the client accepts trailers.
     pub takes_trailers: bool,
     /// Whether the client asks for another protocol on this connection (RFC 9110 section 7.8).
     pub asks_upgrade: bool,
-    /// Whether the client wants to know why its request goes where it goes. That it may is not said here.
+    /// Whether the client asks for an explanation (`X-Trylist-Explain`), allowed or not.
     pub asks_why: bool,
 }
 
@@ -59,11 +59,11 @@ impl Default for RequestHead {
 }
 
 impl RequestHead {
-    /// Takes the head that is waiting in `buffer`, and says whether it is complete. `scan` starts as its default for
-    /// each head.
+    /// Takes a head out of `buffer` once it is complete, and returns whether it was. `scan` begins as its default for each
+    /// head.
     ///
     /// # Errors
-    /// What is wrong with it; the connection cannot be used further, since nobody can say where the next head begins.
+    /// The head is refused. The connection cannot be used further, because the next head's begin is unknown.
     pub fn read(
         &mut self,
         buffer: &mut Buffer,
@@ -80,11 +80,11 @@ impl RequestHead {
         result.map(|()| true)
     }
 
-    /// Takes a head that came by HTTP/2, written as one of HTTP/1.1. `has_body` says whether the stream goes on
-    /// after it, since the body's length need not be said.
+    /// Takes a head of HTTP/2 in the text of HTTP/1.1. `has_body` says whether the stream goes on after it, because the body
+    /// needs no length.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The head is refused.
     pub fn take_h2(&mut self, head: &[u8], has_body: bool, limits: &HeadLimits) -> Result<(), Refusal> {
         let mut text = self.head.lend_with(head);
         let line = memchr::memchr(b'\r', &text).unwrap_or(text.len());
@@ -97,7 +97,7 @@ impl RequestHead {
         self.version = Version::Http2;
         self.framing = match self.framing {
             Framing::Length(n) => Framing::Length(n),
-            // No body, and the stream's end comes by itself.
+            // No body; the stream ends by itself.
             _ if self.known(Name::ContentLength).is_some() => Framing::None,
             _ if has_body => Framing::UntilClose,
             _ => Framing::None,
@@ -105,12 +105,12 @@ impl RequestHead {
         result
     }
 
-    /// Whether this is how a client of HTTP/2 begins.
+    /// Whether this is the preface of HTTP/2.
     pub fn is_h2_preface(&self) -> bool {
         self.head.text == PREFACE_HEAD
     }
 
-    /// Parses a head after what the parser does not take was written in the way that it does.
+    /// Parses a head, with a target or version that the parser refuses rewritten first.
     fn parse_any(&mut self, text: &mut Vec<u8>, limits: &HeadLimits) -> Result<(), Refusal> {
         let line = first_line(text);
         if !text[line.clone()].is_ascii() {
@@ -150,7 +150,7 @@ impl RequestHead {
         self.check_fields(text, parsed.headers)
     }
 
-    /// Forgets everything, for a head that was refused and must not be taken for the last good one.
+    /// Clears everything, so that a refused head is not taken for the last good one.
     pub fn clear(&mut self) {
         *self = Self { head: std::mem::take(&mut self.head), ..Self::default() };
         self.head.clear();
@@ -227,9 +227,8 @@ fn framing(message: &MessageFields, version: Version) -> Result<Framing, Refusal
     }
 }
 
-/// Writes each byte above 0x7f of the path and query of a target as its escape, as browsers do. Such bytes may not stand in
-/// a target (RFC 3986 section 2.1), but some clients send them, in UTF-8 or not; a server never gets them raw. Nothing
-/// changes in a line that is not one of a request, nor in a host.
+/// Escapes bytes above 0x7f in the path and query of a target, as browsers do. They are invalid there (RFC 3986 section 2.1),
+/// but some clients send them. Hosts, and lines that are no request line, stay unchanged.
 #[cold]
 fn escape_target(text: &mut Vec<u8>, line: Range<usize>) {
     let spaces = |line: &[u8]| Some((memchr::memchr(b' ', line)?, memchr::memrchr(b' ', line)?));
@@ -237,7 +236,7 @@ fn escape_target(text: &mut Vec<u8>, line: Range<usize>) {
         return;
     };
     let target = line.start + first + 1..line.start + last;
-    // In absolute form, from behind the host.
+    // In absolute form the path begins after the host.
     let path = match memchr::memmem::find(&text[target.clone()], b"://") {
         Some(colon) if text[target.start] != b'/' => {
             let host = target.start + colon + 3;

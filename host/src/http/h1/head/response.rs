@@ -17,13 +17,13 @@ pub struct ResponseHead {
     pub status: u16,
     /// The protocol's version.
     pub version: Version,
-    /// Reason phrase as sent, maybe empty.
+    /// Reason phrase as sent; may be empty.
     pub reason: Span,
     /// How long the body is.
     pub framing: Framing,
     /// Whether the server keeps the connection.
     pub keep_alive: bool,
-    /// Whether there is a `Date`.
+    /// Whether it has a `Date`.
     pub has_date: bool,
 }
 
@@ -42,12 +42,11 @@ impl Default for ResponseHead {
 }
 
 impl ResponseHead {
-    /// Takes the head that is waiting in `buffer`, and says whether it is complete; where it is not, the buffer has room
-    /// for more of it. `method` is the request's, since the
-    /// answer to HEAD has no body.
+    /// Takes a head out of `buffer` once it is complete, and returns whether it was. If not, the buffer has room for more.
+    /// `method` is the request's, because the response to HEAD has no body.
     ///
     /// # Errors
-    /// What is wrong with it; the connection cannot be used further.
+    /// The head is refused; the connection cannot be used further.
     pub fn read(
         &mut self,
         buffer: &mut Buffer,
@@ -55,14 +54,14 @@ impl ResponseHead {
         limits: &HeadLimits,
         method: Method,
     ) -> Result<bool, Refusal> {
-        // Servers that end lines by bare line feeds exist; the head is written anew, so nobody behind us sees them.
+        // Some servers end lines by bare line feeds. The head is written again, so clients do not see them.
         // The limit is that of the whole head, of which the first line is a part.
         let len = scan.head_len(buffer.bytes(), limits, false).map_err(|_| Refusal::HeadTooLarge)?;
         let Some(len) = len else {
             if buffer.len() >= limits.line_bytes {
                 return Err(Refusal::HeadTooLarge);
             }
-            // It is one for bodies, which may have less room than a head may take.
+            // A buffer for bodies may be smaller than a head.
             if buffer.room() == 0 {
                 buffer.make_room(limits.line_bytes);
             }
@@ -136,7 +135,7 @@ impl ResponseHead {
         }
         let bodiless = method == Method::Head || matches!(self.status, 100..=199 | 204 | 304);
         self.framing = framing(&message, bodiless)?;
-        // RFC 9112 section 6.1: HTTP/1.0 has no chunks, so whoever sends them in it is not to be relied on further.
+        // RFC 9112 section 6.1: HTTP/1.0 has no chunks, so a server that sends them is not trusted with a reused connection.
         let is_sound =
             !(message.is_chunked && self.version == Version::Http10) && self.framing != Framing::UntilClose;
         self.keep_alive = is_sound && message.persistence.keeps(self.version);
