@@ -202,7 +202,12 @@ impl LogWriter {
         }
     }
 
-    fn log_at<'t>(&mut self, now: SystemTime, entry: &LogEntry<'_>, tries: impl IntoIterator<Item = Try<'t>>) {
+    fn log_at<'t>(
+        &mut self,
+        now: SystemTime,
+        entry: &LogEntry<'_>,
+        tries: impl IntoIterator<Item = Try<'t>>,
+    ) {
         if self.chunk.bytes.len() >= CHUNK_BYTES {
             self.flush();
             if self.chunk.n_lines > 0 {

@@ -259,7 +259,11 @@ mod tests {
     fn totals(series: &[(&str, &str)]) -> Totals {
         let mut totals = Totals::default();
         for (family, labels) in series {
-            totals.counters.entry((*family).into()).or_default().insert((*labels).into(), Counted::new(&[], 1));
+            totals
+                .counters
+                .entry((*family).into())
+                .or_default()
+                .insert((*labels).into(), Counted::new(&[], 1));
         }
         totals
     }
