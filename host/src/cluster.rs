@@ -11,16 +11,16 @@ mod queue;
 mod standing;
 pub mod endpoint;
 pub mod health;
-pub mod checks;
+pub(crate) mod checks;
 pub mod ejection;
-pub mod slow_start;
-pub mod sticky;
-pub mod retries;
-pub mod names;
-pub mod discovery;
-pub mod dial;
+pub(crate) mod slow_start;
+pub(crate) mod sticky;
+pub(crate) mod retries;
+pub(crate) mod names;
+pub(crate) mod discovery;
+pub(crate) mod dial;
 pub mod learned;
-pub mod random;
+pub(crate) mod random;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -37,8 +37,9 @@ use crate::config::{self, AllDown, HostHeader, KeySource};
 use crate::module::balancer::{Balancer, ModuleFault};
 use crate::net::per_client::PerClient;
 
-pub use self::queue::{Offer, QueuePlace, QueueSignal, WaitQueue, Wanted};
-pub use self::standing::{HealthFacts, keep};
+pub(crate) use self::queue::{QueueSignal, WaitQueue, Wanted};
+pub use self::standing::HealthFacts;
+pub(crate) use self::standing::keep;
 
 /// One cluster. Shared by all threads; what changes in it is atomic.
 #[derive(Debug)]
@@ -50,22 +51,22 @@ pub struct Cluster {
     /// Its tiers, at least one. Each is used when the tiers before it have no endpoint left.
     pub tiers: Box<[Tier]>,
     /// Whether any of its endpoints has a limit of concurrent requests.
-    pub has_limits: bool,
+    pub(crate) has_limits: bool,
     /// Slow start, if it is on.
-    pub slow_start: Option<SlowStart>,
+    pub(crate) slow_start: Option<SlowStart>,
     /// Sticky sessions, if they are on.
-    pub sticky: Option<Sticky>,
+    pub(crate) sticky: Option<Sticky>,
     /// Ejection, if it is on.
     pub outlier: Option<Outlier>,
     /// Requests that wait because every endpoint is full.
-    pub queue: WaitQueue,
+    pub(crate) queue: WaitQueue,
     /// How many of them are each client's, where that is limited.
-    pub queue_shares: Option<Arc<PerClient>>,
+    pub(crate) queue_shares: Option<Arc<PerClient>>,
     panics: AtomicBool,
     /// A health source of some endpoint has changed.
     changed: Notify,
     /// Retries that are under way.
-    pub retries: Retries,
+    pub(crate) retries: Retries,
     /// Requests under way; counted only if they have a limit.
     requests: AtomicU32,
     /// Requests of other generations, as last reported.
@@ -100,7 +101,7 @@ pub enum KeylessChooser {
 
 /// An admitted request, counted until this is dropped.
 #[derive(Debug)]
-pub struct Admitted<'a>(&'a AtomicU32);
+pub(crate) struct Admitted<'a>(&'a AtomicU32);
 
 impl Drop for Admitted<'_> {
     fn drop(&mut self) {
@@ -114,19 +115,19 @@ impl Cluster {
     ///
     /// # Panics
     /// If there is no such endpoint.
-    pub fn set_in_flight_older(&self, endpoint: usize, n: u32) {
+    pub(crate) fn set_in_flight_older(&self, endpoint: usize, n: u32) {
         let n_freed = self.endpoints[endpoint].set_in_flight_older(n);
         self.queue.freed_several(endpoint, n_freed as usize);
     }
 
     /// Sets how many requests of other generations this cluster has under way. They count towards its limit. From any thread.
-    pub fn set_requests_elsewhere(&self, n: u32) {
+    pub(crate) fn set_requests_elsewhere(&self, n: u32) {
         self.requests_elsewhere.store(n, Ordering::Relaxed);
     }
 
     /// Requests of this generation that count towards the cluster's limit, here and in other generations. Without a limit here
     /// it looks at every endpoint.
-    pub fn n_counted(&self) -> u32 {
+    pub(crate) fn n_counted(&self) -> u32 {
         match self.config.max_requests {
             0 => u32::try_from(self.n_requests()).unwrap_or(u32::MAX),
             _ => self.requests.load(Ordering::Relaxed),
@@ -135,13 +136,13 @@ impl Cluster {
 
     /// The endpoints of one of its tiers.
     #[inline]
-    pub fn endpoints_of(&self, tier: &Tier) -> &[Endpoint] {
+    pub(crate) fn endpoints_of(&self, tier: &Tier) -> &[Endpoint] {
         &self.endpoints[tier.first..tier.first + tier.n_endpoints]
     }
 
     /// The tier that a request begins with, and which of the endpoints it may go to.
     #[inline]
-    pub fn first_tier(&self) -> (usize, Which) {
+    pub(crate) fn first_tier(&self) -> (usize, Which) {
         if self.tiers.len() == 1 && self.config.all_down == AllDown::Fail {
             return (0, Which::Available);
         }
@@ -154,7 +155,7 @@ impl Cluster {
 
     /// The first tier from this one on that has an endpoint available.
     #[inline]
-    pub fn available_tier(&self, from: usize) -> Option<usize> {
+    pub(crate) fn available_tier(&self, from: usize) -> Option<usize> {
         (from..self.tiers.len()).find(|&tier| self.tiers[tier].state.n_available.load(Ordering::Relaxed) > 0)
     }
 
@@ -193,7 +194,7 @@ impl Cluster {
     /// # Errors
     /// The cluster has reached its limit.
     #[inline]
-    pub fn admit(&self) -> Result<Option<Admitted<'_>>, Declined> {
+    pub(crate) fn admit(&self) -> Result<Option<Admitted<'_>>, Declined> {
         match self.config.max_requests {
             0 => Ok(None),
             max => {
@@ -206,14 +207,14 @@ impl Cluster {
     }
 
     /// Requests on their way to an endpoint, and those that wait for one. Looks at every endpoint.
-    pub fn n_requests(&self) -> u64 {
+    pub(crate) fn n_requests(&self) -> u64 {
         let in_flight = |e: &Endpoint| u64::from(e.counters.in_flight.load(Ordering::Relaxed));
         self.endpoints.iter().map(in_flight).sum::<u64>() + self.queue.n_waiting() as u64
     }
 
     /// The host's own choice, if the module gives none that can be used: of two available endpoints drawn at random by weight,
     /// the one with fewer requests in flight. Indices are the tier's. `random` yields uniform bits. One pass over the endpoints.
-    pub fn fall_back(
+    pub(crate) fn fall_back(
         &self,
         tier: &Tier,
         which: Which,
@@ -241,7 +242,11 @@ impl Cluster {
     }
 
     /// `Host` for requests to this endpoint, or `None` to keep the client's.
-    pub fn host_header<'a>(&'a self, route: Option<&'a HostHeader>, endpoint: usize) -> Option<&'a str> {
+    pub(crate) fn host_header<'a>(
+        &'a self,
+        route: Option<&'a HostHeader>,
+        endpoint: usize,
+    ) -> Option<&'a str> {
         match route.unwrap_or(&self.config.host_header) {
             HostHeader::Keep => None,
             HostHeader::Server => Some(&self.endpoints[endpoint].authority),
@@ -250,14 +255,14 @@ impl Cluster {
     }
 
     /// The source of requests' keys, if a balancer uses keys or requests without one have their own.
-    pub fn key_source(&self) -> Option<&KeySource> {
+    pub(crate) fn key_source(&self) -> Option<&KeySource> {
         let mut balancers = self.tiers.iter().filter_map(|tier| tier.balancer.as_ref());
         let is_used = self.config.key_missing.is_some() || balancers.any(|balancer| balancer.needs().key);
         self.config.key.as_ref().filter(|_| is_used)
     }
 
     /// What its operator may not have meant, one line each.
-    pub fn warnings(&self) -> Vec<String> {
+    pub(crate) fn warnings(&self) -> Vec<String> {
         let mut balancers = self.tiers.iter().filter_map(|tier| tier.balancer.as_ref()).peekable();
         let config::ClusterConfig { name, module, key, place, .. } = &self.config;
         // What a module in quarantine needs is unknown.
@@ -277,25 +282,25 @@ impl Cluster {
     }
 
     /// ID of the module of requests with a key, or without.
-    pub fn module(&self, has_key: bool) -> &Arc<str> {
+    pub(crate) fn module(&self, has_key: bool) -> &Arc<str> {
         let keyless = self.config.key_missing.as_ref().filter(|_| !has_key);
         keyless.map_or(&self.config.module, |missing| &missing.module)
     }
 
     /// Its index among [`config::ClusterConfig::modules`].
     #[inline]
-    pub fn module_idx(&self, has_key: bool) -> usize {
+    pub(crate) fn module_idx(&self, has_key: bool) -> usize {
         usize::from(!has_key && self.config.key_missing.is_some())
     }
 
     /// Whether the host chooses in one of its tiers, because this module's file or the tier's balancer is in quarantine.
-    pub fn is_quarantined(&self, module: &str) -> bool {
+    pub(crate) fn is_quarantined(&self, module: &str) -> bool {
         let has_key = *self.config.module == *module;
         self.tiers.iter().any(|tier| tier.chooser(has_key).is_none())
     }
 
     /// How often this module of the cluster did this wrong.
-    pub fn faults(&self, module: &str, fault: ModuleFault) -> u64 {
+    pub(crate) fn faults(&self, module: &str, fault: ModuleFault) -> u64 {
         let balancers = self.tiers.iter().flat_map(Tier::balancers);
         balancers.filter(|balancer| balancer.module().id() == module).map(|b| b.faults(fault)).sum()
     }
@@ -304,7 +309,7 @@ impl Cluster {
 impl Tier {
     /// The balancer for a request that begins now, and has a key or has none; `None` where the host chooses.
     #[inline]
-    pub fn chooser(&self, has_key: bool) -> Option<&Balancer> {
+    pub(crate) fn chooser(&self, has_key: bool) -> Option<&Balancer> {
         let balancer = match &self.keyless {
             KeylessChooser::Own(balancer) if !has_key => Some(balancer),
             KeylessChooser::Host if !has_key => None,
@@ -314,7 +319,7 @@ impl Tier {
     }
 
     /// All of its balancers.
-    pub fn balancers(&self) -> impl Iterator<Item = &Balancer> {
+    pub(crate) fn balancers(&self) -> impl Iterator<Item = &Balancer> {
         let keyless = match &self.keyless {
             KeylessChooser::Own(balancer) => Some(balancer),
             KeylessChooser::Same | KeylessChooser::Host => None,

@@ -46,7 +46,7 @@ enum CheckError {
 }
 
 /// Checks one endpoint for ever.
-pub async fn keep_checked(clusters: Clusters, cluster: usize, endpoint: usize) {
+pub(crate) async fn keep_checked(clusters: Clusters, cluster: usize, endpoint: usize) {
     let cluster = &clusters[cluster];
     let Some(check) = &cluster.config.health_check else { return };
     let speaks_h2 = matches!(check.probe, Probe::Grpc { .. });

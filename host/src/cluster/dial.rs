@@ -35,24 +35,24 @@ use crate::tls::client::Connector;
 
 /// A connection that is to be made.
 #[derive(Clone, Copy, Debug)]
-pub struct Dial<'a> {
+pub(crate) struct Dial<'a> {
     /// Where the server is.
-    pub addresses: &'a Addresses,
+    pub(crate) addresses: &'a Addresses,
     /// Another port than the addresses have.
-    pub port: Option<u16>,
+    pub(crate) port: Option<u16>,
     /// For TLS: how, and the name that the server's certificate must be for.
-    pub tls: Option<(&'a Connector, &'a ServerName<'static>)>,
+    pub(crate) tls: Option<(&'a Connector, &'a ServerName<'static>)>,
     /// Sent first, such as a PROXY header. It fits into the socket's buffer.
-    pub preface: &'a [u8],
+    pub(crate) preface: &'a [u8],
     /// Time for everything: the look-up if the name never had an address, the connection, and the TLS handshake.
-    pub patience: Duration,
+    pub(crate) patience: Duration,
     /// The same, as configured. An address that had less than its share of this is not blamed for being late.
-    pub fair: Duration,
+    pub(crate) fair: Duration,
 }
 
 /// A connection, ready to be spoken over.
 #[derive(Debug)]
-pub enum Dialled {
+pub(crate) enum Dialled {
     /// In clear text.
     Plain(TcpStream),
     /// Secured, the handshake done.
@@ -63,11 +63,11 @@ pub enum Dialled {
 #[derive(Clone, Debug)]
 pub struct ConnectError {
     /// One of [`wire`]'s `FAILURE_*`.
-    pub kind: u32,
+    pub(crate) kind: u32,
     /// `errno`, where there is one.
-    pub os_error: Option<i32>,
+    pub(crate) os_error: Option<i32>,
     /// In words.
-    pub text: String,
+    pub(crate) text: String,
 }
 
 impl Dial<'_> {
@@ -75,7 +75,7 @@ impl Dial<'_> {
     ///
     /// # Errors
     /// The name has no address, or no address took a connection in time.
-    pub async fn connect(&self) -> Result<Dialled, ConnectError> {
+    pub(crate) async fn connect(&self) -> Result<Dialled, ConnectError> {
         let until = Instant::now() + self.patience;
         let name = match self.addresses {
             Addresses::Fixed([address]) => return self.alone(*address, until).await,

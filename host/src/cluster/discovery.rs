@@ -31,7 +31,7 @@ use crate::config::{Config, Resolve, Server};
 const FIRST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// The addresses of names, in order.
-pub type KnownAddresses = BTreeMap<String, Vec<IpAddr>>;
+pub(crate) type KnownAddresses = BTreeMap<String, Vec<IpAddr>>;
 
 /// Hears a name and all of its addresses.
 type Tell = Arc<dyn Fn(&str, &[IpAddr]) + Send + Sync>;
@@ -48,7 +48,7 @@ pub struct Watch {
 ///
 /// # Errors
 /// What the system does not give.
-pub fn expand(config: &mut Config, known: &KnownAddresses) -> io::Result<KnownAddresses> {
+pub(crate) fn expand(config: &mut Config, known: &KnownAddresses) -> io::Result<KnownAddresses> {
     let is_all = |server: &&Server| server.resolve == Resolve::All;
     let servers = config.clusters.iter().flat_map(|cluster| &cluster.servers);
     let names: BTreeSet<String> = servers.filter(is_all).map(|server| server.host.to_string()).collect();
@@ -82,7 +82,7 @@ pub fn expand(config: &mut Config, known: &KnownAddresses) -> io::Result<KnownAd
 }
 
 /// What names' addresses these servers are.
-pub fn known_of<'a>(servers: impl IntoIterator<Item = &'a Server>) -> KnownAddresses {
+pub(crate) fn known_of<'a>(servers: impl IntoIterator<Item = &'a Server>) -> KnownAddresses {
     let mut known = KnownAddresses::new();
     for server in servers {
         if let Some(address) = server.address {
@@ -127,19 +127,19 @@ fn at(server: &Server, address: IpAddr) -> Server {
 
 impl Watch {
     /// Of what [`expand`] has made; `tell` is called with a name and all of its addresses, on a thread that may wait.
-    pub fn new(made: KnownAddresses, tell: impl Fn(&str, &[IpAddr]) + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(made: KnownAddresses, tell: impl Fn(&str, &[IpAddr]) + Send + Sync + 'static) -> Self {
         let name =
             |(name, addresses): (String, Vec<IpAddr>)| (HostName::with(&name, 0, &addresses), addresses);
         Self { names: made.into_iter().map(name).collect(), tell: Arc::new(tell) }
     }
 
     /// Whether there is nothing to be watched.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.names.is_empty()
     }
 
     /// What is watched.
-    pub fn names(&self) -> impl Iterator<Item = &Arc<HostName>> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &Arc<HostName>> {
         self.names.iter().map(|(name, _)| name)
     }
 

@@ -81,7 +81,7 @@ const FLAGS: u32 = ON_TRIAL | FORGIVABLE;
 
 impl Outlier {
     /// For a cluster with so many endpoints in each of its tiers. `None` if the rules let no endpoint be ejected.
-    pub fn new(rules: &Ejection, tiers: impl IntoIterator<Item = usize>) -> Option<Self> {
+    pub(crate) fn new(rules: &Ejection, tiers: impl IntoIterator<Item = usize>) -> Option<Self> {
         let tiers: Box<[Share]> =
             tiers.into_iter().map(|n| Share::new(n, rules.max_percent.into())).collect();
         let is_on = rules.failures > 0 || rules.failure_percent > 0;

@@ -16,7 +16,7 @@ use crate::cluster::slow_start::SlowStart;
 use crate::config;
 
 /// Separates the URL of a server, as written, from the address that this endpoint has. No URL as written contains it.
-pub const ADDRESS_MARK: char = '#';
+pub(crate) const ADDRESS_MARK: char = '#';
 
 /// One server of a cluster.
 #[derive(Debug)]
@@ -32,21 +32,21 @@ pub struct Endpoint {
     /// Port; 0 for a Unix socket.
     pub port: u16,
     /// The name that its certificate must be for, if it is reached over TLS.
-    pub tls_name: Option<ServerName<'static>>,
+    pub(crate) tls_name: Option<ServerName<'static>>,
     /// The same for its checks.
-    pub check_name: Option<ServerName<'static>>,
+    pub(crate) check_name: Option<ServerName<'static>>,
     /// 1 to 65,535.
     pub weight: u16,
     /// Used when no endpoint of a lower tier is left.
     pub tier: u16,
     /// What clients' sessions call it.
-    pub route: Option<Arc<str>>,
+    pub(crate) route: Option<Arc<str>>,
     /// Pairs for the module.
-    pub metadata: Vec<(Arc<str>, Arc<str>)>,
+    pub(crate) metadata: Vec<(Arc<str>, Arc<str>)>,
     /// The `Host` header for this server; `localhost` for a Unix socket.
-    pub authority: Box<str>,
+    pub(crate) authority: Box<str>,
     /// Where it is.
-    pub addresses: Addresses,
+    pub(crate) addresses: Addresses,
     /// Its live numbers.
     pub counters: &'static wire::Counters,
     /// What is known of its health.
@@ -59,11 +59,11 @@ const ON_TRIAL: u32 = 1 << 31;
 
 /// A request on its way to an endpoint: counted from the accepted answer until this is dropped.
 #[derive(Debug)]
-pub struct InFlight(&'static wire::Counters);
+pub(crate) struct InFlight(&'static wire::Counters);
 
 /// Which endpoints a request may go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Which {
+pub(crate) enum Which {
     /// Those that are available.
     Available,
     /// All but those that drain, because none is available.
@@ -72,7 +72,7 @@ pub enum Which {
 
 /// An endpoint takes no request now, because of its state or its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Declined;
+pub(crate) struct Declined;
 
 /// The counters fill a cache line of their own, so that traffic of one endpoint does not slow down reading another's.
 #[repr(align(64))]
@@ -82,7 +82,7 @@ impl Endpoint {
     /// The endpoints of a cluster, by tier and then in the order of the configuration, each with its own counters.
     ///
     /// Counters are never freed, as the ABI promises modules. A worker makes them once, so they do not add up.
-    pub fn of_cluster(cluster: &config::ClusterConfig) -> Box<[Self]> {
+    pub(crate) fn of_cluster(cluster: &config::ClusterConfig) -> Box<[Self]> {
         let occurrence =
             |i: usize| cluster.servers[..i].iter().filter(|s| s.url == cluster.servers[i].url).count();
         let new = |(i, server)| Self::new(cluster, server, occurrence(i));
@@ -92,7 +92,7 @@ impl Endpoint {
     }
 
     /// Whether it is the server of this URL in the configuration, or one of its addresses.
-    pub fn is_of(&self, url: &str) -> bool {
+    pub(crate) fn is_of(&self, url: &str) -> bool {
         let behind = self.url.strip_prefix(url);
         // In the path of a Unix socket the mark means nothing.
         let is_one_of = |behind: &str| behind.starts_with(ADDRESS_MARK) && self.port != 0;
@@ -111,12 +111,12 @@ impl Endpoint {
 
     /// Whether it takes a request now.
     #[inline]
-    pub fn takes(&self, which: Which) -> bool {
+    pub(crate) fn takes(&self, which: Which) -> bool {
         self.is_usable(which) && !self.has_its_limit()
     }
 
     /// Whether nothing but its limit keeps it from taking a request now.
-    pub fn is_full(&self, which: Which) -> bool {
+    pub(crate) fn is_full(&self, which: Which) -> bool {
         self.is_usable(which) && self.has_its_limit()
     }
 
@@ -163,7 +163,7 @@ impl Endpoint {
 
     /// Requests on their way to it, including those of other generations.
     #[inline]
-    pub fn in_flight(&self) -> u32 {
+    pub(crate) fn in_flight(&self) -> u32 {
         // In one order with the count of the queue: either the request that waits sees the place that came free, or the one that
         // ends sees it wait.
         let older = self.counters.in_flight_older.load(SeqCst);
@@ -177,7 +177,7 @@ impl Endpoint {
     }
 
     /// Effective weight in 16.16 fixed point.
-    pub fn effective_weight(&self) -> u32 {
+    pub(crate) fn effective_weight(&self) -> u32 {
         self.counters.effective_weight.load(Relaxed)
     }
 
@@ -186,7 +186,7 @@ impl Endpoint {
     /// # Errors
     /// The endpoint takes none, or is on trial.
     #[inline]
-    pub fn enter(&self, which: Which) -> Result<InFlight, Declined> {
+    pub(crate) fn enter(&self, which: Which) -> Result<InFlight, Declined> {
         match self.counters.max_in_flight.load(Relaxed) {
             max if max & ON_TRIAL != 0 => Err(Declined),
             max => self.enter_within(max, which),
@@ -234,7 +234,7 @@ impl Endpoint {
     /// Adds the time to the response headers of one try to the smoothed latency, with a weight of 1/8 (as RFC 6298 does for round
     /// trips). Two threads at once may lose a sample, which is not worth a lock.
     #[inline]
-    pub fn learn_latency(&self, ns: u64) {
+    pub(crate) fn learn_latency(&self, ns: u64) {
         let old = self.counters.latency_ns.load(Relaxed);
         let new = if old == 0 { ns } else { old - old / 8 + ns / 8 };
         self.counters.latency_ns.store(new.max(1), Relaxed);
@@ -295,7 +295,7 @@ fn new_slot(server: &config::Server) -> &'static wire::Counters {
 }
 
 /// An effective weight for people, to four decimals: in 16.16 fixed point a tenth is 0.0999908447265625.
-pub fn shown_weight(effective: u32) -> f64 {
+pub(crate) fn shown_weight(effective: u32) -> f64 {
     (f64::from(effective) / 65536.0 * 1e4).round() / 1e4
 }
 

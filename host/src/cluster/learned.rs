@@ -17,7 +17,7 @@ use crate::module::balancer::Balancer;
 use crate::tls::tickets::{NoRandom, TicketKey, TicketKeys};
 
 /// Maximum bytes of a [`Learned`] as it is handed over.
-pub const MOST_BYTES: u64 = 256 << 20;
+pub(crate) const MOST_BYTES: u64 = 256 << 20;
 /// Maximum bytes of all that balancers saved, which leaves room for the rest.
 const MOST_SAVED_BYTES: usize = 192 << 20;
 
@@ -46,7 +46,7 @@ impl std::fmt::Debug for Learned {
 
 /// What was learned of one cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LearnedCluster {
+pub(crate) struct LearnedCluster {
     name: String,
     endpoints: Vec<LearnedEndpoint>,
     balancers: Vec<SavedBalancer>,
@@ -91,7 +91,7 @@ impl Learned {
 
     /// Adds the last addresses of these names.
     #[must_use]
-    pub fn with_answers<'a>(mut self, names: impl IntoIterator<Item = &'a Arc<HostName>>) -> Self {
+    pub(crate) fn with_answers<'a>(mut self, names: impl IntoIterator<Item = &'a Arc<HostName>>) -> Self {
         for name in names {
             self.answered(name.host(), &name.known());
         }
@@ -99,7 +99,7 @@ impl Learned {
     }
 
     /// A name has these addresses now.
-    pub fn answered(&mut self, name: &str, addresses: &[IpAddr]) {
+    pub(crate) fn answered(&mut self, name: &str, addresses: &[IpAddr]) {
         if addresses.is_empty() {
             return;
         }
@@ -112,7 +112,7 @@ impl Learned {
 
     /// Drops the largest states that balancers saved, until the rest may be handed over. Returns whose they were, as cluster and
     /// module.
-    pub fn shorten(&mut self) -> Vec<(String, String)> {
+    pub(crate) fn shorten(&mut self) -> Vec<(String, String)> {
         let mut left_out = Vec::new();
         loop {
             let n_bytes = |cluster: &LearnedCluster| {
@@ -148,7 +148,7 @@ impl Learned {
 
     /// Takes over what a later generation knows. Clusters that it does not have are forgotten. What a balancer saved is kept
     /// while the balancer or its module is in quarantine.
-    pub fn learn(&mut self, later: Self) {
+    pub(crate) fn learn(&mut self, later: Self) {
         self.ticket_keys = later.ticket_keys;
         self.names = later.names;
         self.answers = later.answers;
@@ -166,29 +166,29 @@ impl Learned {
     ///
     /// # Errors
     /// There are none yet, and the system gives no random bytes for one.
-    pub fn ticket_keys(&self) -> Result<TicketKeys, NoRandom> {
+    pub(crate) fn ticket_keys(&self) -> Result<TicketKeys, NoRandom> {
         let keys: Vec<TicketKey> =
             self.ticket_keys.iter().filter_map(|key| key.as_slice().try_into().ok()).collect();
         if keys.is_empty() { TicketKeys::random() } else { Ok(TicketKeys::new(keys)) }
     }
 
     /// Signs sessions if the configuration names no secret.
-    pub fn secret(&self) -> &[u8; 32] {
+    pub(crate) fn secret(&self) -> &[u8; 32] {
         &self.secret
     }
 
     /// Addresses of names with `resolve = "all"`, of which servers were made.
-    pub fn names(&self) -> &KnownAddresses {
+    pub(crate) fn names(&self) -> &KnownAddresses {
         &self.names
     }
 
     /// The last addresses of all names. A generation begins with these and waits for no name server.
-    pub fn answers(&self) -> &KnownAddresses {
+    pub(crate) fn answers(&self) -> &KnownAddresses {
         &self.answers
     }
 
     /// What is known of the cluster of this name.
-    pub fn cluster(&self, name: &str) -> Option<&LearnedCluster> {
+    pub(crate) fn cluster(&self, name: &str) -> Option<&LearnedCluster> {
         self.clusters.iter().find(|cluster| cluster.name == name)
     }
 }

@@ -22,10 +22,10 @@ use tokio::sync::Notify;
 use self::parts::{Family, LookupEnd, News, Parts};
 use crate::config::Families;
 
-pub use self::error::ResolveError;
+pub(crate) use self::error::ResolveError;
 pub(crate) use self::parts::MAX_ADDRESSES;
-pub use self::reach::Reach;
-pub use self::resolver::Resolver;
+pub(crate) use self::reach::Reach;
+pub(crate) use self::resolver::Resolver;
 
 /// A failed look-up is repeated after the shortest TTL, then after twice as long, and so on up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -55,30 +55,30 @@ pub struct HostName {
 }
 
 /// The addresses of a name, or why there are none.
-pub type Answer = Result<Box<[NamedAddress]>, ResolveError>;
+pub(crate) type Answer = Result<Box<[NamedAddress]>, ResolveError>;
 
 /// One address of a name.
 #[derive(Clone, Debug)]
-pub struct NamedAddress {
+pub(crate) struct NamedAddress {
     /// The address, with the server's port.
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// What connections have learned of it.
-    pub reach: Arc<Reach>,
+    pub(crate) reach: Arc<Reach>,
 }
 
 impl Addresses {
     /// A literal address.
-    pub fn fixed(address: SocketAddr) -> Self {
+    pub(crate) fn fixed(address: SocketAddr) -> Self {
         Self::Fixed([address])
     }
 
     /// A name, which has no address until [`HostName::keep_resolved`] has found one.
-    pub fn named(host: &str, port: u16) -> Self {
+    pub(crate) fn named(host: &str, port: u16) -> Self {
         Self::Named(HostName::with(host, port, &[]))
     }
 
     /// The name, if it is one.
-    pub fn name(&self) -> Option<&Arc<HostName>> {
+    pub(crate) fn name(&self) -> Option<&Arc<HostName>> {
         match self {
             Self::Named(name) => Some(name),
             Self::Fixed(_) | Self::Unix(_) => None,
@@ -86,7 +86,7 @@ impl Addresses {
     }
 
     /// The address, if it is a literal one.
-    pub fn as_fixed(&self) -> Option<SocketAddr> {
+    pub(crate) fn as_fixed(&self) -> Option<SocketAddr> {
         match self {
             Self::Fixed([address]) => Some(*address),
             Self::Named(_) | Self::Unix(_) => None,
@@ -94,7 +94,7 @@ impl Addresses {
     }
 
     /// Whether a connection to this address still is one to the endpoint.
-    pub fn still_contain(&self, peer: Option<SocketAddr>) -> bool {
+    pub(crate) fn still_contain(&self, peer: Option<SocketAddr>) -> bool {
         match self {
             Self::Fixed(_) | Self::Unix(_) => true,
             Self::Named(_) => peer.is_some_and(|peer| self.contain(peer)),
@@ -102,7 +102,7 @@ impl Addresses {
     }
 
     /// Whether this is an address of the endpoint.
-    pub fn contain(&self, address: SocketAddr) -> bool {
+    pub(crate) fn contain(&self, address: SocketAddr) -> bool {
         match self {
             Self::Fixed(own) => own[0] == address,
             Self::Named(name) => match name.answer.load().as_deref() {
@@ -129,7 +129,7 @@ impl HostName {
     }
 
     /// The name itself.
-    pub fn host(&self) -> &str {
+    pub(crate) fn host(&self) -> &str {
         &self.host
     }
 
@@ -161,7 +161,7 @@ impl HostName {
     }
 
     /// The latest answer. Waits only for the first.
-    pub async fn addresses(&self) -> Arc<Answer> {
+    pub(crate) async fn addresses(&self) -> Arc<Answer> {
         loop {
             let answered = self.answered.notified();
             if let Some(answer) = self.answer.load_full() {
@@ -173,7 +173,7 @@ impl HostName {
 
     /// Looks the name up for ever. One such task serves all threads. If a look-up fails, the last good answers are kept, so that a
     /// name server that is down does not take the servers with it.
-    pub async fn keep_resolved(self: Arc<Self>, resolver: Arc<Resolver>) {
+    pub(crate) async fn keep_resolved(self: Arc<Self>, resolver: Arc<Resolver>) {
         let families = resolver.rules.family;
         self.parts().ask(families);
         self.publish();

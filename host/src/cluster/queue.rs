@@ -27,7 +27,7 @@ const MOST_OFFERS: u32 = 16;
 
 /// Requests that wait for an endpoint to come free.
 #[derive(Debug, Default)]
-pub struct WaitQueue {
+pub(crate) struct WaitQueue {
     order: QueueOrder,
     waiting: AtomicUsize,
     /// Of them, those that any server would do for.
@@ -73,7 +73,7 @@ struct QueueEntry {
 
 /// What a request that waits was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QueueSignal {
+pub(crate) enum QueueSignal {
     /// An endpoint has room.
     Freed(Offer),
     /// Several may have.
@@ -84,32 +84,32 @@ pub enum QueueSignal {
 
 /// Room at an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Offer {
+pub(crate) struct Offer {
     /// The endpoint.
-    pub endpoint: usize,
+    pub(crate) endpoint: usize,
     n_before: u32,
 }
 
 /// A place in the queue; left when dropped.
 #[derive(Debug)]
-pub struct QueuePlace<'a> {
+pub(crate) struct QueuePlace<'a> {
     queue: &'a WaitQueue,
     key: usize,
     /// [`List::n_missed`] before it last looked for room.
     n_missed: Cell<u64>,
     /// It is to look for room at once: there may be some that was not told to others.
-    pub may_ask: bool,
+    pub(crate) may_ask: bool,
 }
 
 impl WaitQueue {
     /// Without anybody in it.
-    pub fn new(order: QueueOrder) -> Self {
+    pub(crate) fn new(order: QueueOrder) -> Self {
         Self { order, ..Self::default() }
     }
 
     /// Takes a place in the queue. At most `limit` requests wait. Beyond that the request is refused, or, where the newest comes
     /// first, the oldest has to leave.
-    pub fn enter(&self, limit: usize, wanted: Wanted) -> Option<QueuePlace<'_>> {
+    pub(crate) fn enter(&self, limit: usize, wanted: Wanted) -> Option<QueuePlace<'_>> {
         let before = self.waiting.fetch_add(1, Ordering::SeqCst);
         // Endpoints that become available after the caller's next look find it waiting.
         fence(Ordering::SeqCst);
@@ -132,14 +132,14 @@ impl WaitQueue {
 
     /// Whether newcomers wait behind others: there are requests that any server would do for.
     #[inline]
-    pub fn has_precedence(&self) -> bool {
+    pub(crate) fn has_precedence(&self) -> bool {
         self.order == QueueOrder::Fifo && self.open.load(Ordering::Relaxed) > 0
     }
 
     /// Whether a request waits for this endpoint, or one of a few with it, and a newcomer is to leave it alone. Costs one load
     /// where no request is so choosy.
     #[inline]
-    pub fn is_reserved(&self, endpoint: usize) -> bool {
+    pub(crate) fn is_reserved(&self, endpoint: usize) -> bool {
         self.choosy.load(Ordering::Relaxed) > 0 && self.is_wanted_alone(endpoint)
     }
 
@@ -171,13 +171,13 @@ impl WaitQueue {
     }
 
     /// How many wait.
-    pub fn n_waiting(&self) -> usize {
+    pub(crate) fn n_waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
 
     /// Tells one of those who wait that an endpoint may have room. Costs one load where nobody waits.
     #[inline]
-    pub fn freed(&self, endpoint: usize) {
+    pub(crate) fn freed(&self, endpoint: usize) {
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.offer(None, Offer { endpoint, n_before: 0 });
         }
@@ -340,7 +340,7 @@ impl List {
 
 impl QueuePlace<'_> {
     /// Completes when this request is told something. From when it has its place on, nothing is missed.
-    pub async fn told(&self) -> QueueSignal {
+    pub(crate) async fn told(&self) -> QueueSignal {
         poll_fn(|cx| {
             let mut list = self.queue.list();
             match list.places[self.key].told.take() {
@@ -361,7 +361,7 @@ impl QueuePlace<'_> {
     }
 
     /// Has an offer go to the next: this request could not use it.
-    pub fn pass_on(&self, offer: Offer) {
+    pub(crate) fn pass_on(&self, offer: Offer) {
         if offer.n_before < MOST_OFFERS {
             self.queue.offer(Some(self.key), Offer { n_before: offer.n_before + 1, ..offer });
         }
@@ -369,7 +369,7 @@ impl QueuePlace<'_> {
 
     /// The request has looked and found no room, and waits for these servers. True where it is to look again: it wants others
     /// than before, and there was room that it was not told of.
-    pub fn found_none(&self, wanted: Wanted) -> bool {
+    pub(crate) fn found_none(&self, wanted: Wanted) -> bool {
         let mut list = self.queue.list();
         let n_checked = self.n_missed.replace(list.n_missed);
         let is_missed = n_checked < list.n_missed;

@@ -5,18 +5,18 @@ use std::hash::{BuildHasher, RandomState};
 
 /// A source of uniform bits (SplitMix64), begun differently each time.
 #[derive(Debug)]
-pub struct Random(Cell<u64>);
+pub(crate) struct Random(Cell<u64>);
 
 impl Random {
     /// A new one.
     #[expect(clippy::new_without_default, reason = "each is different")]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Cell::new(RandomState::new().hash_one(0)))
     }
 
     /// The next 64 bits.
     #[inline]
-    pub fn next(&self) -> u64 {
+    pub(crate) fn next(&self) -> u64 {
         let state = self.0.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
         self.0.set(state);
         let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -26,7 +26,7 @@ impl Random {
 }
 
 /// A number from 0 up to, but not, 1, made of random bits.
-pub fn fraction(bits: u64) -> f64 {
+pub(crate) fn fraction(bits: u64) -> f64 {
     (bits >> 11) as f64 / (1_u64 << 53) as f64
 }
 

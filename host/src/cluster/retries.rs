@@ -6,16 +6,20 @@ use crate::config::retry::RetryBudget;
 
 /// The retries of a cluster that are under way, over all threads.
 #[derive(Debug, Default)]
-pub struct Retries(AtomicU32);
+pub(crate) struct Retries(AtomicU32);
 
 /// A retry, counted until this is dropped.
 #[derive(Debug)]
-pub struct Retrying<'a>(&'a Retries);
+pub(crate) struct Retrying<'a>(&'a Retries);
 
 impl Retries {
     /// Begins a retry, unless the budget is spent. `n_requests` counts the cluster's requests in flight; it is called only when
     /// the budget's minimum is used up.
-    pub fn begin(&self, budget: RetryBudget, n_requests: impl FnOnce() -> u64) -> Option<Retrying<'_>> {
+    pub(crate) fn begin(
+        &self,
+        budget: RetryBudget,
+        n_requests: impl FnOnce() -> u64,
+    ) -> Option<Retrying<'_>> {
         let mut allowed = budget.min;
         if self.0.load(Ordering::Relaxed) >= budget.min {
             let share = n_requests().saturating_mul(budget.percent.into()) / 100;

@@ -20,7 +20,7 @@ const SHORTEST_STEP: Duration = Duration::from_millis(100);
 
 /// The endpoints of one cluster whose weight is rising.
 #[derive(Debug)]
-pub struct SlowStart {
+pub(crate) struct SlowStart {
     window: Duration,
     aggression: f64,
     rising: Mutex<Vec<Rising>>,
@@ -45,7 +45,7 @@ impl Rising {
 
 impl SlowStart {
     /// With this window. An aggression of 1 is a straight line; more rises faster at first.
-    pub fn new(window: Duration, aggression: f64) -> Self {
+    pub(crate) fn new(window: Duration, aggression: f64) -> Self {
         Self { window, aggression, rising: Mutex::default(), begun: Notify::new() }
     }
 
@@ -100,7 +100,7 @@ impl SlowStart {
     }
 
     /// Makes the steps, for ever.
-    pub async fn run(&self) {
+    pub(crate) async fn run(&self) {
         let step = (self.window / STEPS).max(SHORTEST_STEP);
         loop {
             self.begun.notified().await;

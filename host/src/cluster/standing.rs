@@ -77,7 +77,7 @@ impl Cluster {
     }
 
     /// Whether it is in panic: too few endpoints are available, so all get requests but those that drain.
-    pub fn is_in_panic(&self) -> bool {
+    pub(crate) fn is_in_panic(&self) -> bool {
         self.panics.load(Relaxed)
     }
 
@@ -144,7 +144,7 @@ impl Cluster {
 
     /// Takes over what an earlier worker knew of endpoints that are still there. To be called before this worker serves. A dead
     /// server stays known as dead, and slow start goes on where it was.
-    pub fn take_over_health(&self, facts: &[HealthFacts]) {
+    pub(crate) fn take_over_health(&self, facts: &[HealthFacts]) {
         let now = Instant::now();
         for facts in facts {
             let Some(idx) = self.endpoints.iter().position(|endpoint| endpoint.id == facts.id) else {
@@ -185,7 +185,7 @@ fn milliseconds(time: Duration) -> u64 {
 
 /// Starts the background work of all clusters: slow start, readmission, panic, checks. It runs until the background runtime
 /// ends. The handles returned end the checks before.
-pub fn keep(clusters: &Clusters) -> Vec<AbortHandle> {
+pub(crate) fn keep(clusters: &Clusters) -> Vec<AbortHandle> {
     let mut checks = Vec::new();
     for (idx, cluster) in clusters.iter().enumerate() {
         if cluster.slow_start.is_some() {

@@ -13,9 +13,9 @@ use crate::cluster::endpoint::Endpoint;
 use crate::config::{self, CookieTerms, KeySource, SameSite};
 
 /// Which endpoint a session belongs to.
-pub struct Sticky {
+pub(crate) struct Sticky {
     /// Where a request may name its session, in the order of looking.
-    pub sources: Vec<KeySource>,
+    pub(crate) sources: Vec<KeySource>,
     separator: Option<u8>,
     /// Endpoints by what sessions call them.
     names: FxHashMap<Box<[u8]>, usize>,
@@ -28,7 +28,7 @@ type CookieLines = Box<[Box<[u8]>]>;
 
 impl Sticky {
     /// For these endpoints of the cluster. `otherwise` signs sessions if the configuration has no secret.
-    pub fn new(
+    pub(crate) fn new(
         cluster: &str,
         config: &config::StickyConfig,
         endpoints: &[Endpoint],
@@ -65,7 +65,7 @@ impl Sticky {
     }
 
     /// The endpoint of a session of this name.
-    pub fn endpoint(&self, session: &[u8]) -> Option<usize> {
+    pub(crate) fn endpoint(&self, session: &[u8]) -> Option<usize> {
         let name = match self.separator {
             Some(separator) => &session[memchr::memchr(separator, session)? + 1..],
             None => session,
@@ -75,7 +75,7 @@ impl Sticky {
 
     /// The header line that binds a client's session to this endpoint, if the proxy sets it. `by_tls` says that the client came
     /// over TLS.
-    pub fn set_cookie(&self, endpoint: usize, by_tls: bool) -> Option<&[u8]> {
+    pub(crate) fn set_cookie(&self, endpoint: usize, by_tls: bool) -> Option<&[u8]> {
         self.cookies.as_ref().map(|cookies| &*cookies[usize::from(by_tls)][endpoint])
     }
 }

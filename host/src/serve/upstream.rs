@@ -26,7 +26,7 @@ use crate::serve::thread::Thread;
 use crate::tls;
 use crate::tls::client::{Connector, Protocol};
 
-pub use crate::cluster::dial::ConnectError;
+pub(crate) use crate::cluster::dial::ConnectError;
 
 /// A response is first read up to here. Whole where it is small; of a large one no more than has to be copied, so that the
 /// rest can be spliced.

@@ -16,7 +16,7 @@ use crate::module::wire::ns;
 impl Outlier {
     /// Does what is due: readmits endpoints on trial when their ejection is over, ends trials that went well, and makes
     /// ejections forgivable. Returns when it is to be called next. Only one caller at a time.
-    pub fn readmit(&self, cluster: &Cluster, now: Instant) -> Option<Instant> {
+    pub(crate) fn readmit(&self, cluster: &Cluster, now: Instant) -> Option<Instant> {
         let now_ns = self.ns(now);
         let next_ns = (0..cluster.endpoints.len())
             .filter_map(|endpoint| {
@@ -108,7 +108,7 @@ impl Outlier {
     }
 
     /// Ends an interval: ejects endpoints of whose tries too many failed, and counts from zero.
-    pub fn look_at_rates(&self, cluster: &Cluster, now: Instant, mut random: impl FnMut() -> u64) {
+    pub(crate) fn look_at_rates(&self, cluster: &Cluster, now: Instant, mut random: impl FnMut() -> u64) {
         for (idx, endpoint) in cluster.endpoints.iter().enumerate() {
             let record = &endpoint.health.traffic;
             let failed = record.failed.swap(0, Relaxed);
@@ -122,7 +122,7 @@ impl Outlier {
     }
 
     /// Readmits, and looks at failure rates if the rules say so: for ever, on the background runtime.
-    pub async fn keep(&self, cluster: &Cluster) {
+    pub(crate) async fn keep(&self, cluster: &Cluster) {
         let looks = self.rules.failure_percent > 0;
         let mut interval = tokio::time::interval(self.rules.interval);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -6,7 +6,7 @@ use hickory_resolver::net::{DnsError, NetError};
 
 /// Why a name has no address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ResolveError(Box<str>);
+pub(crate) struct ResolveError(Box<str>);
 
 impl ResolveError {
     pub(super) fn new(text: impl fmt::Display) -> Self {

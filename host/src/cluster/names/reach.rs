@@ -23,7 +23,7 @@ const MAX_FAILURES: u64 = 5;
 
 /// One address.
 #[derive(Debug, Default)]
-pub struct Reach(
+pub(crate) struct Reach(
     /// A [`Pause`]; 0 while the address takes connections. One word, so that no thread sees half of a change.
     AtomicU64,
 );

@@ -25,7 +25,7 @@ use crate::config;
 const QUESTIONS: u32 = 3;
 
 /// Asks name servers.
-pub struct Resolver {
+pub(crate) struct Resolver {
     inner: TokioResolver,
     pub(super) rules: config::ResolverConfig,
     /// Search domains for names with few dots, in order.
@@ -39,7 +39,7 @@ impl Resolver {
     ///
     /// # Errors
     /// The system's resolver cannot be set up.
-    pub fn new(rules: &config::ResolverConfig) -> io::Result<Self> {
+    pub(crate) fn new(rules: &config::ResolverConfig) -> io::Result<Self> {
         let of = |servers| (ResolverConfig::from_parts(None, Vec::new(), servers), ResolverOpts::default());
         let (config, system) = if rules.servers.is_empty() {
             read_system_conf().unwrap_or_else(|e| {
