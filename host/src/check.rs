@@ -56,7 +56,7 @@ fn prepare(config: &Arc<Config>) -> Result<Prepared, Refused> {
     Ok(Prepared::over(Arc::clone(config), registry, &Learned::new())?)
 }
 
-/// What `check` says where nothing is wrong.
+/// The line of a successful check.
 fn summary(config: &Config) -> String {
     let n_servers = config.clusters.iter().map(|cluster| cluster.servers.len()).sum();
     format!(

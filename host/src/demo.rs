@@ -1,4 +1,4 @@
-//! What `trylist demo` shows: three origins inside the process, and the configuration of a proxy before them.
+//! `trylist demo`: three origins inside the process, and a proxy before them.
 //!
 //! The origins live on one thread and listen on loopback alone. Each says which one it is and what reached it, so that
 //! the balancing can be watched with `curl`; a control listener stops and starts them.
@@ -143,7 +143,7 @@ allow = ["127.0.0.1"]
         )
     }
 
-    /// What to read in a terminal: what runs where, by which configuration, and what to try.
+    /// The text for the terminal: addresses, configuration, and commands to try.
     fn introduction(&self) -> impl fmt::Display + '_ {
         Introduction(self)
     }
@@ -265,7 +265,7 @@ where
     }
 }
 
-/// Who answered, and what reached it.
+/// The name of the origin, and the request that reached it.
 async fn answer(number: usize, address: SocketAddr, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let path = request.uri().path();
     let status = match path.strip_prefix("/status/") {

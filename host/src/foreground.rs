@@ -81,7 +81,7 @@ async fn obey_signals(worker: Worker, mut signals: ForegroundSignals) -> Result<
     }
 }
 
-/// What a signal asks for.
+/// The order that a signal stands for.
 enum ForegroundOrder {
     Stop(&'static str),
     ReopenLog,

@@ -20,7 +20,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use trylist::os::log_queue::{self, LogLines};
+use trylist::os::log_queue::{self, LogWriter};
 
 use self::fields::LogFields;
 
@@ -28,7 +28,7 @@ use self::fields::LogFields;
 /// at level debug, or by name.
 const TALKATIVE: &str = "h2";
 
-/// What is logged: a level for all, and levels for parts of the program.
+/// The log level, and levels for parts of the program.
 #[derive(Clone, Debug)]
 pub(crate) struct Filter {
     targets: Targets,
@@ -96,7 +96,7 @@ pub(crate) enum Log {
     /// To stderr at once: of commands, whose user waits for what they say.
     Direct,
     /// Through a queue: of processes that serve, which wait for nobody who reads.
-    Queued(LogLines),
+    Queued(LogWriter),
 }
 
 impl Log {

@@ -1,6 +1,6 @@
 //! What is asked of the system: files that nobody else can put in the way, and output that loses no line. Knows nothing of
 //! proxies.
 
-pub mod trusted_path;
+pub(crate) mod trusted_path;
 pub mod log_queue;
 pub(crate) mod blocking_writer;

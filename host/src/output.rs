@@ -1,4 +1,4 @@
-//! What a command prints, and how it fails.
+//! Output and failures of commands.
 
 use std::fmt::Display;
 use std::io::{self, Write as _};
@@ -7,7 +7,7 @@ use trylist::config;
 use trylist::process::control::{Exit, Refused};
 use trylist::worker::StartError;
 
-/// Why the process ends with another code than 0.
+/// A failed command: exit code and text.
 #[derive(Debug)]
 pub(crate) struct CommandFailure {
     pub(crate) exit: Exit,
@@ -31,7 +31,7 @@ impl From<config::ConfigErrors> for CommandFailure {
 impl From<Refused> for CommandFailure {
     fn from(Refused { exit, lines }: Refused) -> Self {
         match (exit, &lines[..]) {
-            // What is not of a file begins with who says it.
+            // Problems without a file begin with the program's name.
             (Exit::Failed, [only]) => Self::new(only),
             _ => Self { exit, text: self::lines(&lines) },
         }

@@ -1,4 +1,4 @@
-//! What the processes say and hand to each other.
+//! Messages, sockets and commands between the processes.
 //!
 //! ```text
 //!  an operator's command ─ control ─► supervisor ─ channel: messages, descriptors ─► worker
@@ -6,7 +6,7 @@
 //! ```
 
 pub mod control;
-pub mod channel;
+pub(crate) mod channel;
 pub mod sockets;
 pub mod preflight;
 pub mod privileges;

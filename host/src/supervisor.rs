@@ -44,7 +44,7 @@ mod shared_counts;
 mod signals;
 mod start;
 mod worker_scope;
-pub mod watchdog;
+mod watchdog;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -86,12 +86,12 @@ const BASE_EVERY: Duration = Duration::from_secs(1);
 /// With nothing to wait for, the supervisor looks about at least this often.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// What to run.
+/// Options of `trylist run`.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The configuration's file.
     pub config: PathBuf,
-    /// What to log, as the command line has it: workers are started with the same.
+    /// The log level, as on the command line. Workers get the same.
     pub log_level: String,
 }
 
@@ -117,17 +117,17 @@ struct Supervisor {
     commands: Commands,
     notify: Notify,
     held: HeldSockets,
-    /// Those that have a process, the oldest first.
+    /// Generations that have a process, the oldest first.
     generations: Vec<Generation>,
     n_generations: u64,
     /// Number of the one that new connections go to.
     serving: Option<u64>,
     starting: Option<Starting>,
-    /// What was asked for while a generation is being started.
+    /// A request that waits for the present start.
     waiting: Option<WaitingStart>,
-    /// What serves, or served last.
+    /// The files of the generation that serves, or served last.
     bundle: Arc<Bundle>,
-    /// What served before the last reload.
+    /// The files that served before the last reload.
     previous: Option<Arc<Bundle>>,
     quarantine: FileQuarantine,
     backoff: Backoff,
@@ -136,18 +136,18 @@ struct Supervisor {
     marks: Marks,
     /// Names whose addresses have changed.
     renewals: Renewals,
-    /// What generations counted that have ended.
+    /// Metrics of generations that have ended.
     totals: Totals,
     base_sent: Instant,
     /// When generations were told of each other's load.
     loads_told: Instant,
     /// It has changed since.
     are_loads_new: bool,
-    /// What the last worker that said so has learned.
+    /// The state that workers saved last.
     state: Learned,
     /// As it was said last.
     shortage: Option<Shortage>,
-    /// What the service was started with, if that is known.
+    /// The score that the service was started with, if known.
     oom_score: Option<OomScore>,
     started: Instant,
     looked: Instant,
@@ -245,7 +245,7 @@ impl Supervisor {
         fds.extend(interests.map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
         let timeout = self.due().saturating_duration_since(Instant::now());
         let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
-        // Whatever it was, or an error: everything is looked at, and nothing of that waits.
+        // After any event, and after an error, everything is looked at; none of it waits.
         let _ = poll(&mut fds, Some(&timeout));
     }
 
@@ -271,7 +271,7 @@ impl Supervisor {
         due
     }
 
-    /// Takes leave of workers whose process has ended.
+    /// Removes generations whose process has ended.
     fn bury(&mut self) -> Result<(), Refused> {
         let mut idx = 0;
         while idx < self.generations.len() {
@@ -285,7 +285,7 @@ impl Supervisor {
             let number = generation.number;
             self.keep_totals(&generation.report.totals);
             match end {
-                // Whoever ends unasked is missed, however orderly it was.
+                // An orderly end that was not ordered counts as a death.
                 WorkerEnd::Orderly if self.stopping.is_none() && self.serving == Some(generation.number) => {
                     self.died(&generation, "ended by itself", None)?;
                 }
@@ -300,7 +300,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Does what it is time for.
+    /// Acts on timers.
     fn keep_time(&mut self) -> Result<(), Refused> {
         let now = Instant::now();
         self.notify.alive(now);
@@ -336,7 +336,7 @@ impl Supervisor {
         self.renewals.take(now).map_or(Ok(()), |why| self.anew(Vec::new(), &why, None))
     }
 
-    /// A worker has not got on by when it was to.
+    /// A deadline of a generation has passed.
     fn is_late(&mut self, number: u64) -> Result<(), Refused> {
         let Some(generation) = self.generation(number) else { return Ok(()) };
         match generation.phase {
@@ -387,7 +387,7 @@ impl Stopping {
     }
 }
 
-/// What an operator may not have meant.
+/// Warns of settings that are probably not intended.
 fn warn_of_user(config: &Config) {
     match (rustix::process::geteuid().is_root(), &config.run_as.user) {
         (true, None) => tracing::warn!("modules run as root; set the key user to run them as another user"),

@@ -65,18 +65,18 @@ pub struct Worker {
     board: Option<&'static Board>,
     /// Names of which each address is a server.
     watched: Vec<Arc<HostName>>,
-    /// Of Unix sockets, where no supervisor holds them.
+    /// Files of Unix sockets that this process has bound.
     _files: Vec<SocketFile>,
 }
 
-/// What a worker that is a process of its own is given by its supervisor.
+/// Things that a supervisor gives to a worker process.
 #[derive(Debug, Default)]
 pub struct Given {
     /// The access log's file, which the worker may not be allowed to open.
     pub access_log: Option<File>,
     /// Where its threads say which module they are inside of. Thread `i` has place `i`, the background the one behind them.
     pub board: Option<&'static Board>,
-    /// What other generations counted.
+    /// Counts of other generations.
     pub base: Totals,
     /// Names of which its servers are.
     pub watch: Option<Watch>,
@@ -188,7 +188,7 @@ impl Worker {
         &self.clusters
     }
 
-    /// What its TLS sessions are resumed by: for who hands over to another worker.
+    /// The keys of its TLS tickets: another worker that takes over needs them.
     pub fn ticket_keys(&self) -> &Arc<TicketKeys> {
         &self.ticket_keys
     }
@@ -199,18 +199,18 @@ impl Worker {
         layout::faults(&self.clusters)
     }
 
-    /// What there are too few descriptors for, if there are.
-    pub fn shortage(&self) -> Option<&Shortage> {
+    /// The shortage of descriptors, if there is one.
+    pub(crate) fn shortage(&self) -> Option<&Shortage> {
         self.shortage.as_ref()
     }
 
     /// Names of which each address is a server.
-    pub fn watched(&self) -> &[Arc<HostName>] {
+    pub(crate) fn watched(&self) -> &[Arc<HostName>] {
         &self.watched
     }
 
     /// Its numbers.
-    pub fn metrics(&self) -> &Arc<Metrics> {
+    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
     }
 

@@ -382,7 +382,7 @@ impl LogOutput {
 ///
 /// # Errors
 /// The file cannot be opened or created, or another user could have put a symbolic link on its path (see
-/// [`trusted_path`](crate::os::trusted_path)).
+/// `os/trusted_path.rs`).
 pub fn append_to(path: &Path) -> io::Result<File> {
     let way = SafePath::find(path, LastName::Follow)?;
     // Not to wait for the reader of a pipe; afterwards it may block, in the thread that writes.

@@ -40,16 +40,16 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// The queue of this process, once it is started.
 static PROCESS: OnceLock<LogQueue> = OnceLock::new();
 
-/// Whoever logs hands lines to it; a thread writes them.
+/// A bounded queue of lines; a thread writes them.
 #[derive(Debug)]
-pub struct LogQueue {
+pub(crate) struct LogQueue {
     sender: SyncSender<Box<[u8]>>,
     shared: Arc<LogQueueState>,
 }
 
 /// A writer for [`tracing_subscriber`]: each write is one or more whole lines.
 #[derive(Clone, Copy, Debug)]
-pub struct LogLines(&'static LogQueue);
+pub struct LogWriter(&'static LogQueue);
 
 #[derive(Debug, Default)]
 struct LogQueueState {
@@ -72,13 +72,13 @@ thread_local! {
 ///
 /// # Errors
 /// The system gives no thread.
-pub fn start(say_dropped: fn(u64)) -> io::Result<LogLines> {
+pub fn start(say_dropped: fn(u64)) -> io::Result<LogWriter> {
     if let Some(queue) = PROCESS.get() {
-        return Ok(LogLines(queue));
+        return Ok(LogWriter(queue));
     }
     // Without the lock that `std` has around it, which a thread that panics would wait for.
     let queue = LogQueue::start(BlockingWriter(rustix::stdio::stderr()), say_dropped)?;
-    Ok(LogLines(PROCESS.get_or_init(|| queue)))
+    Ok(LogWriter(PROCESS.get_or_init(|| queue)))
 }
 
 /// Waits a moment until this process's lines are written, if it has a queue. Safe in a signal handler: it only reads
@@ -107,7 +107,7 @@ impl LogQueue {
     }
 
     /// Hands over whole lines. Returns at once; where they do not fit, they are dropped and counted.
-    pub fn say(&self, lines: &[u8]) {
+    fn say(&self, lines: &[u8]) {
         let is_own = OWN.try_with(|own| match own.try_borrow_mut().as_deref_mut() {
             Ok(Some(own)) => {
                 own.extend_from_slice(lines);
@@ -126,7 +126,7 @@ impl LogQueue {
     }
 
     /// Waits until everything that was handed over is written, for so long at most. False where some of it is not.
-    pub fn drain(&self, limit: Duration) -> bool {
+    fn drain(&self, limit: Duration) -> bool {
         let written = self.shared.written.lock().unwrap_or_else(PoisonError::into_inner);
         let is_waiting = |(): &mut ()| self.shared.waiting.load(Ordering::Acquire) > 0;
         let waited = self.shared.has_written.wait_timeout_while(written, limit, is_waiting);
@@ -134,7 +134,7 @@ impl LogQueue {
     }
 }
 
-impl LogLines {
+impl LogWriter {
     /// As [`LogQueue::say`].
     pub fn say(self, lines: &[u8]) {
         self.0.say(lines);
@@ -146,7 +146,7 @@ impl LogLines {
     }
 }
 
-impl Write for LogLines {
+impl Write for LogWriter {
     fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
         self.0.say(lines);
         Ok(lines.len())
@@ -194,7 +194,7 @@ impl<W: Write> LogScribe<W> {
             match self.output.write(rest) {
                 Ok(n) if n > 0 => rest = &rest[n..],
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Nobody reads any more, or the disk is full: should that end, it is said.
+                // The reader is gone, or the disk is full: the lost lines are counted.
                 Ok(_) | Err(_) => {
                     self.shared.dropped.fetch_add(count(rest), Ordering::Relaxed);
                     return;

@@ -34,7 +34,7 @@ const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 
 /// The way to a name in a folder.
 #[derive(Debug)]
-pub struct SafePath {
+pub(crate) struct SafePath {
     folder: OwnedFd,
     name: OsString,
     distrust: Option<Distrust>,
@@ -46,18 +46,18 @@ pub struct SafePath {
 
 /// The first folder or link on the way that somebody else could change.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Distrust {
+pub(crate) struct Distrust {
     /// Which one.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// A link; else a folder.
-    pub is_link: bool,
-    /// Who could.
-    pub why: DistrustCause,
+    pub(crate) is_link: bool,
+    /// How.
+    pub(crate) why: DistrustCause,
 }
 
-/// Who could change a folder or a link.
+/// Why others could change a folder or a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DistrustCause {
+pub(crate) enum DistrustCause {
     /// The user that it belongs to.
     BelongsTo(u32),
     /// Others, by its mode.
@@ -66,21 +66,21 @@ pub enum DistrustCause {
 
 /// Why a path leads nowhere.
 #[derive(Debug)]
-pub enum PathError {
-    /// What the system says.
+pub(crate) enum PathError {
+    /// An error of the system.
     System(io::Error),
     /// There is a link that is not followed.
     Link {
         /// Which one.
         link: PathBuf,
-        /// Who could have put it there, or could change it.
+        /// The folder or link that others could change.
         by: Distrust,
     },
 }
 
 /// Whether the last name of a path may be a link that leads on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LastName {
+pub(crate) enum LastName {
     /// Yes: it names a file to open.
     Follow,
     /// No: it names something to make, to bind or to remove.
@@ -92,7 +92,7 @@ impl SafePath {
     ///
     /// # Errors
     /// A folder does not exist or cannot be entered, or there is a link that is not to be followed.
-    pub fn find(path: &Path, last: LastName) -> Result<Self, PathError> {
+    pub(crate) fn find(path: &Path, last: LastName) -> Result<Self, PathError> {
         Self::find_for(path, last, rustix::process::geteuid().as_raw())
     }
 
@@ -100,7 +100,7 @@ impl SafePath {
     ///
     /// # Errors
     /// As [`SafePath::find`].
-    pub fn find_for(path: &Path, last: LastName, owner: u32) -> Result<Self, PathError> {
+    pub(crate) fn find_for(path: &Path, last: LastName, owner: u32) -> Result<Self, PathError> {
         let mut ahead = parts(&std::path::absolute(path)?);
         let mut walk = Walk::begin(owner)?;
         while let Some(name) = ahead.pop() {
@@ -140,8 +140,8 @@ impl SafePath {
         Err(io::Error::from(io::ErrorKind::IsADirectory).into())
     }
 
-    /// Who could have this name lead elsewhere.
-    pub fn distrust(&self) -> Option<&Distrust> {
+    /// The first folder or link that others could change, if any.
+    pub(crate) fn distrust(&self) -> Option<&Distrust> {
         self.distrust.as_ref()
     }
 
@@ -149,7 +149,7 @@ impl SafePath {
     ///
     /// # Errors
     /// Too many descriptors are open.
-    pub fn sibling(&self, suffix: &str) -> io::Result<Self> {
+    pub(crate) fn sibling(&self, suffix: &str) -> io::Result<Self> {
         let mut name = self.name.clone();
         name.push(suffix);
         let (folder, distrust) = (self.folder.try_clone()?, self.distrust.clone());
@@ -160,7 +160,7 @@ impl SafePath {
     ///
     /// # Errors
     /// The system refuses; or the file has other names, where somebody else could have given it this one.
-    pub fn open(&self, flags: OFlags, mode: Mode) -> io::Result<File> {
+    pub(crate) fn open(&self, flags: OFlags, mode: Mode) -> io::Result<File> {
         let no_follow = if self.is_magic { OFlags::empty() } else { OFlags::NOFOLLOW };
         let file = openat(&self.folder, &self.name, flags | no_follow | OFlags::CLOEXEC, mode);
         let file = file.map_err(|error| match error {
@@ -183,7 +183,7 @@ impl SafePath {
     ///
     /// # Errors
     /// Why not.
-    pub fn may_be_made(&self) -> io::Result<()> {
+    pub(crate) fn may_be_made(&self) -> io::Result<()> {
         Ok(accessat(&self.folder, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)?)
     }
 
@@ -192,7 +192,7 @@ impl SafePath {
     ///
     /// # Errors
     /// Why not.
-    pub fn may_be_written(&self) -> io::Result<()> {
+    pub(crate) fn may_be_written(&self) -> io::Result<()> {
         match FileType::from_raw_mode(self.stat()?.st_mode) {
             // A link here is one of the kernel's own, which only opening follows.
             FileType::RegularFile | FileType::Symlink => {
@@ -203,11 +203,11 @@ impl SafePath {
         }
     }
 
-    /// What has this name now, itself and not what it leads to.
+    /// The status of the file of this name; a link is not followed.
     ///
     /// # Errors
     /// Nothing has it.
-    pub fn stat(&self) -> io::Result<Stat> {
+    pub(crate) fn stat(&self) -> io::Result<Stat> {
         Ok(statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW)?)
     }
 
@@ -215,18 +215,18 @@ impl SafePath {
     ///
     /// # Errors
     /// It cannot be removed, or nothing has it.
-    pub fn remove(&self) -> io::Result<()> {
+    pub(crate) fn remove(&self) -> io::Result<()> {
         Ok(unlinkat(&self.folder, &self.name, AtFlags::empty())?)
     }
 
     /// Whether `file` is what has the name now.
-    pub fn is(&self, file: &Stat) -> bool {
+    pub(crate) fn is(&self, file: &Stat) -> bool {
         self.stat().is_ok_and(|now| (now.st_dev, now.st_ino) == (file.st_dev, file.st_ino))
     }
 
     /// The way to it for system calls that take a path alone: `path`, as it was looked for, where nobody else can change what that
     /// leads to; else one by the folder's descriptor, which is right for as long as this lives.
-    pub fn path<'a>(&self, path: &'a Path) -> std::borrow::Cow<'a, Path> {
+    pub(crate) fn path<'a>(&self, path: &'a Path) -> std::borrow::Cow<'a, Path> {
         if self.distrust.is_none() {
             return path.into();
         }
@@ -238,7 +238,7 @@ impl SafePath {
 ///
 /// # Errors
 /// The system refuses, or there is a link that is not to be followed.
-pub fn make_folders(path: &Path, mode: Mode) -> Result<(), PathError> {
+pub(crate) fn make_folders(path: &Path, mode: Mode) -> Result<(), PathError> {
     let path = std::path::absolute(path)?;
     let missing = path.ancestors().take_while(|folder| !folder.exists()).collect::<Vec<_>>();
     for folder in missing.into_iter().rev() {
@@ -254,7 +254,7 @@ pub fn make_folders(path: &Path, mode: Mode) -> Result<(), PathError> {
 
 /// A descriptor that was opened for nothing but to say which file is meant, as a path: for calls that take no such
 /// descriptor. It is right for as long as the descriptor is open.
-pub fn path_of(file: &OwnedFd) -> PathBuf {
+pub(crate) fn path_of(file: &OwnedFd) -> PathBuf {
     format!("/proc/self/fd/{}", file.as_raw_fd()).into()
 }
 
@@ -285,7 +285,7 @@ impl Walk {
     }
 
     fn enter(&mut self, name: &OsStr) -> Result<(), PathError> {
-        // What was a folder a moment ago may be a link now.
+        // The folder may have become a link meanwhile.
         self.folder = openat(&self.folder, name, A_FOLDER | OFlags::NOFOLLOW, Mode::empty())?;
         self.at.push(name);
         self.judge()
@@ -334,7 +334,7 @@ impl Walk {
         Ok(fstatfs(&self.folder)?.f_type as i64 == PROC_SUPER_MAGIC)
     }
 
-    /// What a link in this folder leads to, if it may be followed.
+    /// The target of a link in this folder, if it may be followed.
     fn read_link(&mut self, name: &OsStr) -> Result<PathBuf, PathError> {
         let path = self.at.join(name);
         if let Some(by) = self.distrust.clone() {

@@ -7,7 +7,7 @@
 //! A module can write to its worker's end. So each kind of message has a largest length, which is checked before the
 //! message is read, and [`Receiver::receive`] returns after every packet: its caller decides how many it takes.
 
-pub mod message;
+pub(crate) mod message;
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Write as _};
@@ -49,8 +49,8 @@ mod kind {
     pub(super) const DESCRIPTORS: u8 = 2;
 }
 
-/// What may be sent: an enum, whose variants are the kinds of messages.
-pub trait ChannelMessage {
+/// A type of messages: an enum whose variants are the kinds.
+pub(crate) trait ChannelMessage {
     /// Most descriptors of one message, with the one of the memory that a large message is in.
     const MOST_DESCRIPTORS: usize;
 
@@ -60,9 +60,9 @@ pub trait ChannelMessage {
 
 /// The end of a connection at which messages of one type come in.
 #[derive(Debug)]
-pub struct Receiver<T> {
+pub(crate) struct Receiver<T> {
     socket: Arc<OwnedFd>,
-    /// Those that came ahead of their message.
+    /// Descriptors that came ahead of their message.
     ahead: Vec<OwnedFd>,
     n_bytes: u64,
     messages: PhantomData<fn() -> T>,
@@ -70,21 +70,21 @@ pub struct Receiver<T> {
 
 /// The same connection for messages that go out. Any thread may send.
 #[derive(Debug)]
-pub struct Sender<T> {
+pub(crate) struct Sender<T> {
     socket: Arc<OwnedFd>,
     messages: PhantomData<fn(T)>,
 }
 
-/// What came in.
+/// One step of receiving.
 #[derive(Debug)]
-pub enum Received<T> {
+pub(crate) enum Received<T> {
     /// A message and its descriptors.
     Message(T, Vec<OwnedFd>),
     /// Part of a message, or one that is lost.
     Part,
     /// Nothing now; only where the socket does not wait.
     Nothing,
-    /// Whoever was at the other end is gone.
+    /// The other end is closed.
     End,
 }
 
@@ -92,23 +92,23 @@ pub enum Received<T> {
 ///
 /// # Errors
 /// Too many descriptors are open.
-pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
 }
 
 /// Both directions of one socket of a [`pair`].
-pub fn connect<In, Out>(socket: OwnedFd) -> (Sender<Out>, Receiver<In>) {
+pub(crate) fn connect<In, Out>(socket: OwnedFd) -> (Sender<Out>, Receiver<In>) {
     let socket = Arc::new(socket);
     let receiver =
         Receiver { socket: Arc::clone(&socket), ahead: Vec::new(), n_bytes: 0, messages: PhantomData };
     (Sender { socket, messages: PhantomData }, receiver)
 }
 
-/// Has this end of a pair wait for nothing: neither for a message nor for room to send one.
+/// Sets this end of a pair to non-blocking, for messages in both directions.
 ///
 /// # Errors
 /// It is no socket.
-pub fn set_nonblocking(socket: &impl AsFd) -> io::Result<()> {
+pub(crate) fn set_nonblocking(socket: &impl AsFd) -> io::Result<()> {
     Ok(fcntl_setfl(socket, fcntl_getfl(socket)? | OFlags::NONBLOCK)?)
 }
 
@@ -118,7 +118,7 @@ impl<T: Serialize> Sender<T> {
     /// # Errors
     /// The other end is gone, or (where the socket does not wait) takes nothing now. What it was sent of this message is
     /// then of no use to it.
-    pub fn send(&self, message: &T, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    pub(crate) fn send(&self, message: &T, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let bytes = serialized(message)?;
         let mut descriptors = descriptors.to_vec();
         let file;
@@ -139,7 +139,7 @@ impl<T: Serialize> Sender<T> {
     }
 
     /// Ends the connection, in both directions and for whoever waits at this end.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         // Where it has ended already, that is as good.
         let _ = shutdown(&*self.socket, Shutdown::Both);
     }
@@ -172,8 +172,8 @@ impl<T: DeserializeOwned + ChannelMessage> Receiver<T> {
     /// The next packet, and the message that it completes.
     ///
     /// # Errors
-    /// What came is no message, or one longer than its kind may be; nothing that comes after it can be trusted.
-    pub fn receive(&mut self) -> io::Result<Received<T>> {
+    /// An invalid message, or one that is too long for its kind. What follows cannot be trusted.
+    pub(crate) fn receive(&mut self) -> io::Result<Received<T>> {
         let mut buffer = Zeroizing::new([0; INLINE_BYTES + 1]);
         let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -222,14 +222,14 @@ impl<T: DeserializeOwned + ChannelMessage> Receiver<T> {
     }
 
     /// How long the last message was.
-    pub fn n_bytes(&self) -> u64 {
+    pub(crate) fn n_bytes(&self) -> u64 {
         self.n_bytes
     }
 }
 
 impl<T> Receiver<T> {
     /// Whether the other end is closed, messages that wait or not.
-    pub fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         let mut fds = [PollFd::new(&*self.socket, PollFlags::empty())];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().intersects(PollFlags::HUP)
@@ -237,7 +237,7 @@ impl<T> Receiver<T> {
 
     /// Takes nothing more: whoever sends is told that nobody listens, and does not wait. What goes the other way is
     /// unaffected.
-    pub fn close(self) {
+    pub(crate) fn close(self) {
         // Where the other end is gone already, that is as good.
         let _ = shutdown(&*self.socket, Shutdown::Read);
     }

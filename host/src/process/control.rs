@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::config::{self, Config};
 
-/// What a command comes to. The program ends with these numbers.
+/// Exit codes of the program, and results of commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Exit {
     /// It is done.
@@ -32,8 +32,8 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// Of the number that another process of this program ends with.
-    pub fn of(code: u8) -> Self {
+    /// From the exit code of another process of this program.
+    pub(crate) fn of(code: u8) -> Self {
         match code {
             0 => Self::Done,
             3 => Self::Configuration,
@@ -46,7 +46,7 @@ impl Exit {
 /// Why something was not done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// What the program ends with for it.
+    /// The exit code for it.
     pub exit: Exit,
     /// A line for each problem.
     pub lines: Vec<String>,
@@ -67,7 +67,7 @@ impl From<config::ConfigErrors> for Refused {
     }
 }
 
-/// What is asked of a supervisor.
+/// A command to a supervisor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Command {
@@ -96,7 +96,7 @@ pub enum Command {
     },
 }
 
-/// What is said of a server.
+/// A mark on a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ServerMark {
@@ -108,7 +108,7 @@ pub enum ServerMark {
     Weight(u16),
 }
 
-/// What comes back.
+/// One line of an answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ControlReply {
@@ -143,9 +143,9 @@ pub struct Status {
     pub generations: Vec<GenerationStatus>,
     /// Module files that are not opened.
     pub quarantine: Vec<QuarantineStatus>,
-    /// What operators said of servers.
+    /// Marks that operators set on servers.
     pub marks: Vec<MarkStatus>,
-    /// What is to be started, but waits, and what for.
+    /// The start that waits, and its reason.
     pub waiting: Option<String>,
 }
 
@@ -183,7 +183,7 @@ pub struct ModuleStatus {
     pub file: String,
     /// Hash of the bytes that run.
     pub sha256: String,
-    /// What it did wrong in this generation, as last said.
+    /// Its faults in this generation, as last reported.
     pub faults: u64,
     /// This generation did not open it.
     pub quarantined: bool,
@@ -198,11 +198,11 @@ pub struct QuarantineStatus {
     pub sha256: String,
     /// For how long, seconds.
     pub for_s: u64,
-    /// What it did.
+    /// The reason.
     pub reason: String,
 }
 
-/// What an operator said of a server.
+/// A mark that an operator set on a server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MarkStatus {
     /// Name of the cluster.
@@ -216,10 +216,10 @@ pub struct MarkStatus {
 }
 
 /// Longest line of a command; what is longer is none.
-pub const MAX_COMMAND_BYTES: usize = 4096;
+pub(crate) const MAX_COMMAND_BYTES: usize = 4096;
 
 /// Where the supervisor of a configuration that was read listens for commands.
-pub fn path_of(config: &Config) -> PathBuf {
+pub(crate) fn path_of(config: &Config) -> PathBuf {
     config.control.clone().unwrap_or_else(|| default_path(&config.source))
 }
 
@@ -267,7 +267,7 @@ fn folder() -> PathBuf {
 /// Why a command came to nothing.
 #[derive(Debug)]
 pub enum AskError {
-    /// Nobody listens there.
+    /// Nothing listens there.
     NoSupervisor(PathBuf, io::Error),
     /// Another user, who is not root, listens there.
     Foreign(PathBuf, u32),
@@ -282,7 +282,7 @@ pub enum AskError {
 pub fn ask(socket: &Path, command: &Command, mut heard: impl FnMut(ControlReply)) -> Result<Exit, AskError> {
     let stream =
         UnixStream::connect(socket).map_err(|error| AskError::NoSupervisor(socket.to_owned(), error))?;
-    // Whoever could put a socket there could say anything. Root may ask everybody's supervisors.
+    // Another user's socket could answer anything. Root may ask the supervisors of all users.
     let (user, me) = (socket_peercred(&stream).map(|peer| peer.uid), rustix::process::geteuid());
     let user = user.map_err(|error| AskError::Broken(error.into()))?;
     if user != me && !user.is_root() && !me.is_root() {

@@ -24,7 +24,7 @@ pub fn drop_to(run_as: &RunAs) -> Result<(), String> {
 ///
 /// # Errors
 /// The system refuses.
-pub fn allow_core_dumps(are_allowed: bool) -> std::io::Result<()> {
+pub(crate) fn allow_core_dumps(are_allowed: bool) -> std::io::Result<()> {
     let mut limit = getrlimit(Resource::Core);
     if are_allowed {
         limit.current = limit.maximum;
@@ -35,16 +35,16 @@ pub fn allow_core_dumps(are_allowed: bool) -> std::io::Result<()> {
     Ok(setrlimit(Resource::Core, limit)?)
 }
 
-/// Has this process leave no core dump, while those that it starts may have their limit raised again.
+/// Disables core dumps of this process. Processes that it starts may raise their limit again.
 ///
 /// # Errors
 /// The system refuses.
-pub fn leave_no_core_dump() -> std::io::Result<()> {
+pub(crate) fn leave_no_core_dump() -> std::io::Result<()> {
     let limit = getrlimit(Resource::Core);
     Ok(setrlimit(Resource::Core, Rlimit { current: Some(0), ..limit })?)
 }
 
-/// Has this thread, and those that it starts from now on, never gain rights by running another program.
+/// Sets NO_NEW_PRIVS for this thread and those that it starts from now on.
 ///
 /// # Errors
 /// The system refuses.
@@ -53,7 +53,7 @@ pub fn gain_none() -> std::io::Result<()> {
 }
 
 /// Accounts and groups that do not exist on this machine, one line each: [`drop_to`] refuses them where root calls it.
-pub fn problems(run_as: &RunAs) -> Vec<String> {
+pub(crate) fn problems(run_as: &RunAs) -> Vec<String> {
     let mut problems = Vec::new();
     if let Some((name, place)) = &run_as.user {
         match user(name) {
@@ -80,7 +80,7 @@ fn no_group(uid: Uid) -> String {
 ///
 /// # Errors
 /// There is no such account, or no such group.
-pub fn ids(of: &RunAs) -> Result<(Option<u32>, Option<u32>), String> {
+pub(crate) fn ids(of: &RunAs) -> Result<(Option<u32>, Option<u32>), String> {
     let user = of.user.as_ref().map(|(name, _)| user(name)).transpose()?;
     let group = of.group.as_ref().map(|(name, _)| group(name)).transpose()?;
     Ok((user.map(|user| user.uid.as_raw()), group.map(Gid::as_raw)))

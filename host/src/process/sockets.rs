@@ -34,7 +34,7 @@ pub struct Bound {
     /// One a thread. The kernel spreads new connections over all of them, so each has to be read. A Unix socket is but one,
     /// which all threads read.
     pub sockets: Vec<OwnedFd>,
-    /// Of a Unix socket that this process has bound.
+    /// The file of a Unix socket that this process has bound.
     pub file: Option<SocketFile>,
 }
 
@@ -52,19 +52,19 @@ pub struct SocketFile {
 /// Why a listener could not be bound.
 #[derive(Debug)]
 pub struct BindError {
-    /// What it was for: a listener, or the admin listener.
+    /// "listener" or "admin listener".
     pub what: &'static str,
     /// The address.
     pub address: Address,
     /// Where it was configured.
     pub place: Place,
-    /// What the kernel said.
+    /// The system's error.
     pub source: io::Error,
 }
 
-/// Whose sockets may be in the way of new ones.
+/// The owner of sockets that may block new ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InTheWay {
+pub(crate) enum InTheWay {
     /// Other processes' only.
     Others,
     /// This proxy's own, which a listener's new address overlaps with: `0.0.0.0:80` and `127.0.0.1:80`. They share the port.
@@ -76,7 +76,7 @@ pub enum InTheWay {
 ///
 /// # Errors
 /// The address cannot be bound; most often another process has it.
-pub fn bind(listener: &Listener, n_sockets: usize, in_the_way: InTheWay) -> Result<Bound, BindError> {
+pub(crate) fn bind(listener: &Listener, n_sockets: usize, in_the_way: InTheWay) -> Result<Bound, BindError> {
     let bound = match &listener.address {
         Address::Ip(address) => bind_all(*address, n_sockets, in_the_way),
         Address::Unix(path) => bind_unix(path, &listener.access),
@@ -93,7 +93,7 @@ pub fn bind(listener: &Listener, n_sockets: usize, in_the_way: InTheWay) -> Resu
 ///
 /// # Errors
 /// As [`bind`].
-pub fn bind_admin(admin: &Admin, in_the_way: InTheWay) -> Result<Bound, BindError> {
+pub(crate) fn bind_admin(admin: &Admin, in_the_way: InTheWay) -> Result<Bound, BindError> {
     let bound = match &admin.address {
         Address::Ip(address) => bind_all(*address, 1, in_the_way),
         Address::Unix(path) => bind_unix(path, &admin.access),
@@ -110,7 +110,7 @@ pub fn bind_admin(admin: &Admin, in_the_way: InTheWay) -> Result<Bound, BindErro
 ///
 /// # Errors
 /// It is neither an IP address nor a Unix socket with a path.
-pub fn address_of(socket: impl AsFd) -> io::Result<Address> {
+pub(crate) fn address_of(socket: impl AsFd) -> io::Result<Address> {
     let address = rustix::net::getsockname(socket)?;
     if let Ok(address) = SocketAddr::try_from(address.clone()) {
         return Ok(Address::Ip(address));
@@ -134,7 +134,7 @@ pub fn raise_descriptor_limit() {
 ///
 /// # Errors
 /// `/proc` is not there.
-pub fn keep_descriptors() -> io::Result<()> {
+pub(crate) fn keep_descriptors() -> io::Result<()> {
     for entry in fs::read_dir("/proc/self/fd")? {
         let name = entry?.file_name();
         let descriptor = name.to_str().and_then(|name| name.parse::<RawFd>().ok());
@@ -153,7 +153,7 @@ fn close_on_exec(descriptor: RawFd) {
 
 /// The system allows fewer open descriptors than the connections that are configured need. As it is said to operators.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Shortage {
+pub(crate) struct Shortage {
     descriptors: usize,
     allowed: usize,
     configured: usize,
@@ -174,7 +174,7 @@ impl fmt::Display for Shortage {
 /// How many connections each listener may have, so that there is a descriptor for the server's side of each: what the
 /// configuration says, or all of it scaled down to what the limit of open descriptors allows, which is a shortage to be told.
 /// Without this, clients could take every descriptor and no request be forwarded at all.
-pub fn connection_limits(listeners: &[Listener], n_threads: usize) -> (Vec<usize>, Option<Shortage>) {
+pub(crate) fn connection_limits(listeners: &[Listener], n_threads: usize) -> (Vec<usize>, Option<Shortage>) {
     let wanted: Vec<usize> = listeners.iter().map(|listener| listener.max_connections).collect();
     let Some(descriptors) = rustix::process::getrlimit(Resource::Nofile).current else {
         return (wanted, None);
@@ -241,7 +241,7 @@ fn bind_one(address: SocketAddr, shared: bool) -> io::Result<OwnedFd> {
     }
     // Accepted sockets inherit it, which saves a system call for each.
     socket.set_tcp_nodelay(true)?;
-    // Whoever reads it shares this with all others that do, so nobody may change it later.
+    // All readers share this flag, so it is never changed later.
     socket.set_nonblocking(true)?;
     // Where the kernel does not know it, connections are handed out as they are made.
     let _ = defer_accept(&socket, true);
@@ -250,7 +250,7 @@ fn bind_one(address: SocketAddr, shared: bool) -> io::Result<OwnedFd> {
 }
 
 /// Whether sockets of these two addresses are in each other's way.
-pub fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+pub(crate) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     let same = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
     // One of `[::]` is for IPv6 alone.
     a.port() == b.port() && a.port() != 0 && a.is_ipv4() == b.is_ipv4() && same
@@ -283,7 +283,7 @@ fn clear_away(way: &SafePath, address: &SockAddr) -> io::Result<()> {
     }
     match unix_socket()?.connect(address) {
         Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => way.remove(),
-        // Nobody may be asked to wait, as where its queue is full.
+        // Its queue is full: something listens there.
         Ok(()) => Err(io::ErrorKind::AddrInUse.into()),
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => Err(io::ErrorKind::AddrInUse.into()),
         Err(e) => Err(e),
@@ -301,7 +301,7 @@ fn unix_socket() -> io::Result<Socket> {
 }
 
 impl SocketFile {
-    /// Of a socket that this process has just bound.
+    /// The file of a socket that this process has just bound.
     fn of(way: SafePath) -> io::Result<Self> {
         let file = OwnedFd::from(way.open(OFlags::PATH, Mode::empty())?);
         let metadata = rustix::fs::fstat(&file)?;
@@ -312,11 +312,11 @@ impl SocketFile {
         Ok(Self { way, file, metadata: Box::new(metadata) })
     }
 
-    /// Has these be allowed to connect, and nobody else.
+    /// Sets owner, group and mode: who may connect.
     ///
     /// # Errors
     /// There is no such account, or the system does not let it be given away.
-    pub fn allow(&self, access: &Access) -> io::Result<()> {
+    pub(crate) fn allow(&self, access: &Access) -> io::Result<()> {
         let (user, group) = privileges::ids(&access.owner).map_err(io::Error::other)?;
         if user.is_some() || group.is_some() {
             let (user, group) = (user.map(Uid::from_raw), group.map(Gid::from_raw));
@@ -324,7 +324,7 @@ impl SocketFile {
                 io::Error::other(format!("cannot be given to its owner and group: {e}; only root can"))
             })?;
         }
-        // Of the descriptor's own file, whatever has its name by now.
+        // By descriptor: the name may be another file's by now.
         fs::set_permissions(trusted_path::path_of(&self.file), fs::Permissions::from_mode(access.mode))
     }
 }

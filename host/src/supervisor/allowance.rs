@@ -21,7 +21,7 @@ const MAX_LOADS: u64 = 400;
 /// Bytes of everything else.
 const OTHER_BYTES: u64 = 16 << 20;
 
-/// Of one worker.
+/// The allowance of one worker.
 #[derive(Debug)]
 pub(super) struct Allowance {
     max_moves: u32,

@@ -6,7 +6,7 @@ use std::process::ExitStatus;
 use super::generation::{Generation, GenerationPhase};
 use crate::module::board::{CallKind, Crumb, FatalCause};
 
-/// What a generation did wrong, as far as a module is to blame for it.
+/// The module that is to blame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Blame {
     /// Index in the configuration.

@@ -25,7 +25,7 @@ pub(super) struct Bundle {
     pub(super) sha256: [u8; 32],
     /// In the order of the configuration.
     pub(super) modules: Vec<Copied>,
-    /// What its workers may report on.
+    /// Bounds on the reports of its workers.
     pub(super) scope: WorkerScope,
 }
 

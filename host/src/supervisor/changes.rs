@@ -6,7 +6,7 @@ use super::generation::Generation;
 use crate::config::ModuleFile;
 
 impl Supervisor {
-    /// What is to be said of a generation that takes over.
+    /// The lines to log when a generation takes over.
     pub(super) fn changes(&self, before: Option<u64>, number: u64) -> Vec<String> {
         let find = |number: u64| self.generations.iter().find(|generation| generation.number == number);
         let Some(now) = find(number) else { return Vec::new() };

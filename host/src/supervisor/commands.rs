@@ -55,7 +55,7 @@ impl Commands {
             trusted_path::make_folders(folder, mode).map_err(|error| cannot(&error))?;
         }
         let way = SafePath::find(path, LastName::Itself).map_err(|error| cannot(&error))?;
-        // Whoever could put a socket of their own in the place of ours would hear what is asked.
+        // A user who can replace our socket would receive the commands.
         if let Some(by) = way.distrust() {
             return Err(cannot(by));
         }
@@ -67,7 +67,7 @@ impl Commands {
             ),
             _ => cannot(&error),
         })?;
-        // What a supervisor that was killed left behind goes, and nothing else does.
+        // The socket of a killed supervisor is removed; anything else is left alone.
         match way.stat() {
             Ok(metadata) if FileType::from_raw_mode(metadata.st_mode) == FileType::Socket => {
                 way.remove().map_err(|error| cannot(&error))?;
@@ -90,7 +90,7 @@ impl Commands {
         &self.path
     }
 
-    /// What to wait for.
+    /// Descriptors to poll.
     pub(super) fn interests(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
         // One that says no more, and is told nothing now, would wake the supervisor for ever.
         let of = |client: &CommandClient| match (client.is_silent, client.outbox.is_empty()) {
@@ -109,7 +109,7 @@ impl Commands {
         self.clients.values().filter_map(|client| client.until).min()
     }
 
-    /// What is asked for now, each client once. Clients that are gone, have nothing to say or do not listen go away.
+    /// New commands, one from each client. Removes clients that are gone, silent for too long or do not read.
     pub(super) fn take(&mut self) -> Vec<(ClientId, Command)> {
         self.accept();
         let (now, mut asked) = (Instant::now(), Vec::new());
@@ -141,7 +141,7 @@ impl Commands {
         let Some(known) = self.clients.get_mut(&client) else { return };
         known.say(reply);
         known.is_ending |= matches!(reply, ControlReply::End(_));
-        // What it does not take now it is given as it comes to take it.
+        // The rest is sent when the client reads.
         if !known.write() {
             self.clients.remove(&client);
         }
@@ -168,7 +168,7 @@ impl Commands {
                     "{MAX_CLIENTS} other clients wait for an answer already"
                 )));
                 client.say(&ControlReply::End(Exit::Failed));
-                // What it says is taken off, so that this is no reset; the answer fits into a new socket.
+                // Its command is read, so that closing is no reset; the answer fits into a new socket.
                 client.read();
                 client.write();
                 continue;
@@ -234,7 +234,7 @@ impl CommandClient {
                     return self.has_asked || self.inbox.contains(&b'\n');
                 }
                 Ok(n) if !self.has_asked => self.inbox.extend_from_slice(&buffer[..n]),
-                // Whoever goes on talking after the command is not listened to.
+                // A client sends one command, and no more.
                 Ok(_) => return false,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return error.kind() == ErrorKind::WouldBlock,

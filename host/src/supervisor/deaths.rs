@@ -23,7 +23,7 @@ impl Supervisor {
     ) -> Result<(), Refused> {
         let number = generation.number;
         tracing::error!("generation {number}: its worker (pid {}) {text}", generation.pid());
-        // What never served while another does has only failed to start: the file may be the very one that serves.
+        // If another generation serves, this one only failed to start: its module may be the very file that serves.
         let counts = generation.ready.is_some() || self.serving.is_none();
         let is_held = blame.is_some_and(|blame| counts && self.blame(generation, blame, text));
         if let Some(stopping) = &mut self.stopping {
@@ -65,7 +65,7 @@ impl Supervisor {
             return Ok(());
         }
         if self.starting.is_some() {
-            // Whatever is being started takes over all the sooner.
+            // The generation that is starting takes over.
             return self.save_no_more();
         }
         if let Some(before) = blame.and_then(|blame| self.roll_back_to(dead, blame)) {
@@ -87,7 +87,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// What served before, if a module that was not in it killed a new generation within its probation.
+    /// The files to roll back to, if a module that is not among them killed a new generation within its probation.
     fn roll_back_to(&mut self, dead: &Generation, blame: Blame) -> Option<Arc<super::Bundle>> {
         let served = dead.ready?.elapsed();
         // Once: what was rolled back to has another reason to be there, and there is no bundle before it.
@@ -181,7 +181,7 @@ impl Supervisor {
         result
     }
 
-    /// What was found of threads outside of modules.
+    /// Acts on verdicts about threads outside of modules.
     fn judged(&mut self, idx: usize, verdicts: &[(usize, PulseVerdict)]) -> Result<(), Refused> {
         let generation = &mut self.generations[idx];
         let (number, pid) = (generation.number, generation.pid());
@@ -227,7 +227,7 @@ impl Supervisor {
         let generation = &mut self.generations[idx];
         let (number, pid) = (generation.number, generation.pid());
         let is_first = generation.condemn(why, true);
-        // What it last said that it has in flight would count against others until its process ends.
+        // Its last load would count against others until its process ends.
         generation.load = None;
         self.are_loads_new = true;
         let generation = &mut self.generations[idx];
@@ -248,7 +248,7 @@ impl Supervisor {
     }
 }
 
-/// What a state of a thread that does not get on means.
+/// A thread's state, in words.
 fn meaning(state: char) -> &'static str {
     match state {
         'T' => "stopped by a signal",

@@ -29,7 +29,7 @@ const LONG_FACTOR: u32 = 10;
 /// this long at least.
 const LONG_LEAST: Duration = Duration::from_secs(10);
 
-/// Between a worker's last word and the end of its process.
+/// Between a worker's last message and the end of its process.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Messages of a worker that are read before others have their turn, and bytes of them.
@@ -49,14 +49,14 @@ pub(super) struct Generation {
     pub(super) ready: Option<Instant>,
     /// Its modules as it was given them.
     pub(super) copies: Vec<ModuleCopy>,
-    /// What those that it opened say of themselves.
+    /// ID and version of the modules that it opened.
     pub(super) says: Vec<Option<ModuleSays>>,
     pub(super) report: WorkerReport,
-    /// What it has on its way, as last said; none before it has said so.
+    /// Its requests in flight, as last reported.
     pub(super) load: Option<Load>,
     /// As it last said together with its load.
     pub(super) is_draining: bool,
-    /// What it was last told of the load of others.
+    /// The load of others, as last sent to it.
     pub(super) told_elsewhere: Load,
     /// It was asked to tell its load.
     tells_load: bool,
@@ -64,7 +64,7 @@ pub(super) struct Generation {
     condemned: Option<Condemned>,
     /// Its supervisor does not listen to it any more.
     pub(super) is_unheard: bool,
-    /// What it did not take yet, with descriptors of its own.
+    /// Orders that it did not take yet, with their descriptors.
     orders: VecDeque<(ToWorker, Vec<OwnedFd>)>,
     pub(super) child: Child,
     process: OwnedFd,
@@ -84,18 +84,18 @@ struct Condemned {
     is_for_good: bool,
 }
 
-/// How far it is.
+/// The phase of a generation's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum GenerationPhase {
     /// It opens modules and builds balancers.
     Building { until: Instant },
     /// It has its sockets.
     Opening { until: Instant },
-    /// New connections are its.
+    /// It gets the new connections.
     Serving,
     /// It finishes what runs.
     Draining { until: Instant },
-    /// It has said its last word, and its process is about to end.
+    /// It has sent its last message, and its process is about to end.
     Ended { until: Instant },
 }
 
@@ -124,7 +124,7 @@ impl Generation {
             .stdin(Stdio::from(there))
             .spawn()?;
         let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).inspect_err(|_| {
-            // Nobody would hear of its end.
+            // Without a descriptor its end would go unnoticed.
             let _ = child.kill().and_then(|()| child.wait());
         })?;
         if let Some(value) = oom_score_adj {
@@ -170,7 +170,7 @@ impl Generation {
         self.board.fd()
     }
 
-    /// What to wait for: words, its end, and that it takes what it was not told yet.
+    /// Descriptors to poll: for messages, for its end, and for room to send pending orders.
     pub(super) fn interests(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
         let end = Some((self.process.as_fd(), PollFlags::IN));
         let words = self.from.as_ref().map(|from| (from.as_fd(), PollFlags::IN));
@@ -179,7 +179,7 @@ impl Generation {
         [end, words, room].into_iter().flatten()
     }
 
-    /// Tells it something. One that takes nothing now is told later; nobody waits for it.
+    /// Sends an order now, or later if it takes nothing now. Never waits.
     pub(super) fn tell(&mut self, message: ToWorker, descriptors: &[BorrowedFd<'_>]) {
         let sent = if self.orders.is_empty() { self.order(&message, descriptors) } else { Err(again()) };
         let Err(error) = sent else { return };
@@ -191,19 +191,19 @@ impl Generation {
         }
     }
 
-    /// Tells it what it did not take before, as far as it does now.
+    /// Sends pending orders, as far as it takes them now.
     pub(super) fn tell_on(&mut self) {
         while let Some((message, descriptors)) = self.orders.front() {
             let descriptors: Vec<_> = descriptors.iter().map(OwnedFd::as_fd).collect();
             match self.order(message, &descriptors) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // What it cannot be told, and why, shows elsewhere.
+                // If the channel is broken, its end is noticed elsewhere.
                 Ok(()) | Err(_) => drop(self.orders.pop_front()),
             }
         }
     }
 
-    /// Tells it something, or says why not.
+    /// Sends an order.
     pub(super) fn order(&self, message: &ToWorker, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         self.to.as_ref().map_or(Ok(()), |to| to.send(message, descriptors))
     }
@@ -222,7 +222,7 @@ impl Generation {
         }
     }
 
-    /// Has it tell its load from now on, or no longer.
+    /// Switches its reports of load on or off.
     pub(super) fn ask_for_load(&mut self, tells: bool) {
         if self.tells_load != tells {
             self.tells_load = tells;
@@ -231,14 +231,14 @@ impl Generation {
         }
     }
 
-    /// Takes in its load.
+    /// Stores its load.
     pub(super) fn told_load(&mut self, load: Load, is_draining: bool) {
         self.is_draining = is_draining;
-        // What it said before it heard that nobody asks any more is out of date when somebody does again.
+        // A late report, from before it was switched off, is out of date.
         self.load = Some(load).filter(|_| self.tells_load);
     }
 
-    /// Has another one take its place. True where nothing was to before. `is_for_good` says that no recovery is possible.
+    /// Marks it to be replaced. True if it was not marked before. With `is_for_good` it cannot recover.
     pub(super) fn condemn(&mut self, why: &str, is_for_good: bool) -> bool {
         let is_first = self.condemned.is_none();
         if self.condemned.as_ref().is_none_or(|condemned| !condemned.is_for_good) {
@@ -265,7 +265,7 @@ impl Generation {
     /// The next that it has said, if it has said more and the turn is not over.
     ///
     /// # Errors
-    /// What it says cannot be read, or is too much: in words that follow its name. It is not listened to any more.
+    /// An invalid message, or too many; in words that follow its name. It is ignored from now on.
     pub(super) fn hear(&mut self, turn: &mut HearingTurn) -> Result<Option<ToSupervisor>, String> {
         loop {
             if turn.n_messages == 0 || turn.n_bytes == 0 {
@@ -301,7 +301,7 @@ impl Generation {
         }
     }
 
-    /// It has said its last word. The end of the connection is what it waits for now.
+    /// It has sent its last message, and waits for the end of the connection.
     pub(super) fn has_ended(&mut self) {
         self.phase = GenerationPhase::Ended { until: Instant::now() + END_TIMEOUT };
         self.from = None;
@@ -309,7 +309,7 @@ impl Generation {
         self.orders.clear();
     }
 
-    /// Nothing more is expected of it.
+    /// Kills it; nothing more is expected.
     pub(super) fn give_up(&mut self) {
         self.kill();
         self.load = None;
@@ -335,7 +335,7 @@ impl Generation {
         )
     }
 
-    /// What is left of its drain's time.
+    /// The time left to drain.
     pub(super) fn drain_left(&self, now: Instant) -> Option<Duration> {
         match self.phase {
             GenerationPhase::Draining { until } => {
@@ -345,7 +345,7 @@ impl Generation {
         }
     }
 
-    /// By when it is to have got on.
+    /// Its next deadline.
     pub(super) fn due(&self) -> Option<Instant> {
         match self.phase {
             GenerationPhase::Building { until } | GenerationPhase::Opening { until } => Some(until),
@@ -368,12 +368,12 @@ impl Generation {
         } else {
             Vec::new()
         };
-        // Those that serve, and the background.
+        // The serving threads, and the background.
         let n_places = self.bundle.config.threads + 1;
         (findings, self.pulse.look(now, &seen, n_places, |tid| thread_sample(pid, tid)))
     }
 
-    /// What a thread is called, by its place on the board.
+    /// A thread's name, by its place on the board.
     pub(super) fn thread_name(&self, place: usize) -> String {
         if place < self.bundle.config.threads { format!("worker-{place}") } else { "background".to_owned() }
     }

@@ -27,23 +27,23 @@ use crate::process::sockets::{self, BindError, Bound, InTheWay};
 /// A listener that was removed is held so much longer: whoever edits a file twice in a row is that quick.
 const LEAVING: Duration = Duration::from_millis(500);
 
-/// What is listened on.
+/// All listening sockets.
 pub(super) struct HeldSockets {
     listeners: Vec<Socket>,
     admin: Option<(Address, Bound)>,
-    /// What a service manager has bound and nobody has asked for yet.
+    /// Sockets of a service manager that no listener uses yet.
     inherited: Vec<(Address, OwnedFd)>,
     leaving: Vec<Leaving>,
-    /// Who reads Unix sockets that were removed: their files are gone, and they do not come back.
+    /// Readers of removed Unix sockets. Their files are gone, so they do not come back.
     last: Vec<ListenerReader>,
-    /// What generations, by their number, may still read though it is closed here.
+    /// Addresses that are closed here, with the generation that may still read them.
     lent: Vec<(SocketAddr, u64)>,
 }
 
 /// A listener that the configuration does not name any more.
 struct Leaving {
     socket: Socket,
-    /// Who reads it.
+    /// Its reader.
     reader: ListenerReader,
     until: Instant,
 }
@@ -70,10 +70,10 @@ struct ListenerKey {
     turn: usize,
 }
 
-/// What was bound for a configuration that is not served yet; closed again if it never is.
+/// Sockets bound for a configuration that does not serve yet. They are closed if it never does.
 pub(super) struct NewSockets {
     listeners: Vec<Socket>,
-    /// Those that were about to be closed.
+    /// Listeners that were about to be closed.
     back: Vec<Leaving>,
     admin: Option<(Address, Bound)>,
 }
@@ -178,7 +178,7 @@ impl HeldSockets {
         sockets::bind_admin(admin, self.in_the_way(&admin.address, new))
     }
 
-    /// Whose sockets may be in the way of one at this address.
+    /// The owner of sockets that may block this address.
     fn in_the_way(&self, address: &Address, new: &NewSockets) -> InTheWay {
         let listeners = self.listeners.iter().chain(&new.listeners);
         let leaving = self.leaving.iter().chain(&new.back).map(|leaving| &leaving.socket);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::process::channel::message::Load;
 
-/// Of all generations.
+/// The load of all generations.
 #[derive(Debug, Default)]
 pub(super) struct LoadSum {
     endpoints: BTreeMap<u64, u32>,
@@ -26,12 +26,12 @@ pub(super) fn sum<'a>(loads: impl IntoIterator<Item = &'a Load>) -> LoadSum {
 }
 
 fn add(total: &mut u32, n: u32) {
-    // What a worker says may be anything.
+    // Numbers of a worker are not trusted.
     *total = total.saturating_add(n);
 }
 
 impl LoadSum {
-    /// What is left without one of those that it was made of, if that is known.
+    /// The sum without the load of one generation, if it has reported one.
     pub(super) fn without(&self, load: Option<&Load>) -> Load {
         let none = Load::default();
         let load = load.unwrap_or(&none);

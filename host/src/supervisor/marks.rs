@@ -12,7 +12,7 @@ pub(super) struct Marks(Vec<Marked>);
 #[derive(Clone, Debug)]
 struct Marked {
     mark: OperatorMark,
-    /// What the configuration said when the mark was set. Another value there takes its place.
+    /// `drain` and weight in the configuration when the mark was set. A change there replaces the mark.
     configured: (bool, u16),
 }
 

@@ -10,7 +10,7 @@ const SUPERVISOR: i32 = -500;
 /// Above what the service was started with: enough to come before the supervisor where that may not lower its own value, and
 /// too little to come before what is not the service's.
 const WORKERS: i32 = 100;
-/// What the kernel takes.
+/// The kernel's range.
 const LEAST: i32 = -1000;
 const MOST: i32 = 1000;
 

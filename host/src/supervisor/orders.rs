@@ -77,7 +77,7 @@ impl Supervisor {
         for client in asked.chain(waiting).flatten().collect::<Vec<_>>() {
             self.answer(&[client], &Refused::failed("the proxy is stopping"));
         }
-        // Those in the sockets' queues are the workers', which hold the last descriptors from here on.
+        // Connections in the sockets' queues are left to the workers, which hold the last descriptors now.
         self.held.close();
         for generation in &mut self.generations {
             match generation.phase {
@@ -181,7 +181,7 @@ impl Supervisor {
         }
     }
 
-    /// What is to be started, but not yet.
+    /// The request that waits, in words.
     fn what_waits(&self) -> Option<String> {
         let names = self.renewals.due().map(|_| "a new generation for the new addresses of names".to_owned());
         let what = self.waiting.as_ref().map(WaitingStart::describe).or(names)?;

@@ -27,7 +27,7 @@ const STUCK_AFTER: Duration = Duration::from_secs(10);
 /// Processor time without which a thread that wants to run is not let.
 const SPUN: Duration = Duration::from_secs(5);
 
-/// What is to be said of a thread.
+/// A finding about a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PulseVerdict {
     /// It does not get on. Said once, until it does again.
@@ -41,7 +41,7 @@ pub(super) enum PulseVerdict {
     GoesOn,
 }
 
-/// Of the threads of one worker.
+/// The ticks of one worker's threads.
 #[derive(Debug, Default)]
 pub(super) struct Pulse {
     looked: Option<Instant>,
@@ -96,7 +96,7 @@ impl Pulse {
         verdicts
     }
 
-    /// Those that are stuck, by their place, with their state when that was found.
+    /// Stuck threads by their place, with the state in which they were found.
     pub(super) fn stuck(&self) -> Vec<(usize, char)> {
         let of = |(place, thread): (&usize, &Silence)| match thread.said {
             Some(PulseVerdict::Stuck { state }) => Some((*place, state)),

@@ -87,7 +87,7 @@ impl Backoff {
         wait
     }
 
-    /// What was wrong is gone.
+    /// Forgets the deaths so far.
     pub(super) fn reset(&mut self) {
         self.n_in_a_row = 0;
     }

@@ -9,7 +9,7 @@ const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 /// By then most of what an older generation had on its way has ended.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// What is wanted, and when it may be had.
+/// Names whose addresses have changed, and when the next generation may start for them.
 #[derive(Debug, Default)]
 pub(super) struct Renewals {
     /// The addresses of each name that has changed.

@@ -1,4 +1,4 @@
-//! What workers say, and what the supervisor does about it.
+//! Messages of workers, and the supervisor's reactions.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -11,7 +11,7 @@ use crate::process::control::{Exit, Refused};
 use crate::process::sockets::Shortage;
 
 impl Supervisor {
-    /// Takes in what workers say, and tells them what they did not take before.
+    /// Reads messages of workers, and sends them pending orders.
     pub(super) fn hear(&mut self) -> Result<(), Refused> {
         for idx in 0..self.generations.len() {
             self.generations[idx].tell_on();
@@ -63,7 +63,7 @@ impl Supervisor {
         }
     }
 
-    /// Of the descriptors that a worker may have: once, for as long as it stays the same.
+    /// A worker has too few descriptors: logged once for each change.
     fn told_of_shortage(&mut self, shortage: Option<Shortage>) {
         if self.shortage != shortage {
             self.shortage = shortage;
@@ -71,7 +71,7 @@ impl Supervisor {
         }
     }
 
-    /// How a worker is.
+    /// A worker's report.
     fn reported(&mut self, idx: usize, report: WorkerReport) {
         let generation = &mut self.generations[idx];
         match generation.bundle.scope.check_report(&report) {
@@ -80,7 +80,7 @@ impl Supervisor {
         }
     }
 
-    /// A worker's last word.
+    /// A worker's last message.
     fn ended(&mut self, idx: usize, cut_off: usize, totals: Totals) {
         let generation = &mut self.generations[idx];
         let (number, pid) = (generation.number, generation.pid());

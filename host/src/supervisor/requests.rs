@@ -13,10 +13,10 @@ use super::pid_file::PidFile;
 use super::start::StartReason;
 use crate::process::control::{self, ControlReply, Exit, Refused};
 
-/// What is to be started when the present start is over, and one more generation may drain.
+/// A request that starts once the present start is over and one more generation may drain.
 #[derive(Default)]
 pub(super) struct WaitingStart {
-    /// Who waits for it.
+    /// Clients that wait for the result.
     asked: Vec<ClientId>,
     /// From the files as they are then; else from those that serve.
     is_reload: bool,
@@ -41,7 +41,7 @@ impl WaitingStart {
     }
 }
 
-/// Who asks for a reload.
+/// The source of a reload.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum ReloadSource {
     Signal(&'static str),

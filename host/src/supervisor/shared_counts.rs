@@ -1,4 +1,4 @@
-//! What generations know of each other: the load of all others, for limits; and what others counted, for metrics.
+//! Numbers that generations share: the load of all others, for limits; and earlier counts, for metrics.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -19,7 +19,7 @@ impl Supervisor {
         self.totals.keep_addresses(is_there);
     }
 
-    /// What all but this generation counted.
+    /// The counts of all other generations.
     pub(super) fn base_of(&self, number: u64) -> Totals {
         let mut base = self.totals.clone();
         for generation in self.generations.iter().filter(|generation| generation.number != number) {

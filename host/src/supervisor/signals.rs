@@ -5,10 +5,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-/// Those that mean something here, blocked for this thread and readable instead.
+/// The signals that the supervisor handles: blocked for this thread, and read instead.
 pub(super) struct Signals(SignalFd);
 
-/// What a signal asks for.
+/// The order that a signal stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SignalOrder {
     Stop(&'static str),
@@ -26,7 +26,7 @@ impl Signals {
         SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map(Self)
     }
 
-    /// Those that have come.
+    /// The signals that have come.
     pub(super) fn take(&mut self) -> Vec<SignalOrder> {
         let mut asked = Vec::new();
         while let Ok(Some(signal)) = self.0.read_signal() {

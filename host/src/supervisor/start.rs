@@ -26,10 +26,10 @@ const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct Starting {
     pub(super) bundle: Arc<Bundle>,
     pub(super) reason: StartReason,
-    /// Who waits to hear what becomes of it.
+    /// Clients that wait for the result.
     pub(super) asked: Vec<ClientId>,
     pub(super) step: StartStep,
-    /// What was said of servers before that which it is started for.
+    /// The marks before the one that this start is for: restored if it fails.
     pub(super) undo: Option<Marks>,
     /// Where too many generations would drain, the oldest is cut off.
     pub(super) cuts_oldest: bool,
@@ -82,7 +82,7 @@ impl Supervisor {
         let step = StartStep::Saving { until: Instant::now() + SAVE_TIMEOUT };
         let starting = Starting { bundle, reason, asked, step, undo: None, cuts_oldest: false };
         self.starting = Some(starting);
-        // Whatever was to be done about a dead worker, this is it.
+        // This start replaces a dead worker, too.
         self.replace_at = None;
         let serving = self.serving.filter(|_| matches!(reason, StartReason::Reload | StartReason::Anew));
         match serving.and_then(|number| self.generation(number)) {
@@ -94,7 +94,7 @@ impl Supervisor {
         }
     }
 
-    /// What a worker learned. It is kept for whoever comes next.
+    /// Keeps the state that a worker saved, for the next generation.
     pub(super) fn saved(&mut self, number: u64, state: Learned, is_answer: bool) -> Result<(), Refused> {
         if self.serving != Some(number) {
             return Ok(());
@@ -105,7 +105,7 @@ impl Supervisor {
         if is_due { self.spawn() } else { Ok(()) }
     }
 
-    /// Whoever was asked for what it learned has died.
+    /// The generation that was asked to save has died.
     pub(super) fn save_no_more(&mut self) -> Result<(), Refused> {
         let is_saving = |starting: &Starting| matches!(starting.step, StartStep::Saving { .. });
         if self.starting.as_ref().is_some_and(is_saving) { self.spawn() } else { Ok(()) }
@@ -189,7 +189,7 @@ impl Supervisor {
         let Some(idx) = idx.filter(|_| self.starting.as_ref().is_some_and(is_it)) else { return Ok(()) };
         let bundle = Arc::clone(&self.generations[idx].bundle);
         self.generations[idx].says = modules;
-        // Of the same files they were said when those were new.
+        // Warnings about the same files were logged before.
         let is_new =
             |starting: &&Starting| matches!(starting.reason, StartReason::First | StartReason::Reload);
         if let Some(asked) = self.starting.as_ref().filter(is_new).map(|starting| starting.asked.clone()) {
@@ -366,7 +366,7 @@ impl Supervisor {
             }
         }
         if self.is_replacement_due() && self.starting.is_none() && self.stopping.is_none() {
-            // Whatever it is, the sockets are held and it is tried again.
+            // The sockets are held; the start is tried again.
             let wait = self.backoff.died(Duration::ZERO);
             tracing::error!("no healthy generation serves; {}", quarantine::next_attempt(wait));
             self.replace_at = Some(Instant::now() + wait);

@@ -17,32 +17,32 @@ use crate::module::board::{CallKind, Crumb, Seen};
 
 /// How long calls may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CallLimits {
-    /// Those that a request waits for.
-    pub call: Duration,
+pub(super) struct CallLimits {
+    /// Calls that a request waits for.
+    pub(super) call: Duration,
     /// dlopen, info, build, save, and the drop of a balancer.
-    pub long: Duration,
+    pub(super) long: Duration,
 }
 
-/// What the system says of a thread.
+/// A thread's state, as `/proc` shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ThreadSample {
+pub(super) struct ThreadSample {
     /// Processor time that it has had in its life.
-    pub cpu: Duration,
+    pub(super) cpu: Duration,
     /// `R` runs or wants to, `S` waits, `D` waits for the kernel, `T` and `t` is stopped: the letters of `/proc`.
-    pub state: char,
+    pub(super) state: char,
 }
 
-/// What is to be said of a call.
+/// A finding about a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Finding {
+pub(super) enum Finding {
     /// It has reached the limit, and has not returned. Said once a call.
     Hang {
         /// The thread's place on the board.
         slot: usize,
         /// Where it is.
         crumb: Crumb,
-        /// What the call has been charged.
+        /// The time charged to the call.
         charged: Duration,
         /// The thread's state, as in [`ThreadSample`].
         state: char,
@@ -53,14 +53,14 @@ pub enum Finding {
         slot: usize,
         /// Where it was.
         crumb: Crumb,
-        /// What the call was charged; it took that long at least.
+        /// The time charged to the call; it took at least as long.
         charged: Duration,
     },
 }
 
 /// Keeps account of the calls of one worker.
 #[derive(Debug)]
-pub struct Watchdog {
+pub(super) struct Watchdog {
     limits: CallLimits,
     last_look: Option<Instant>,
     /// By slot: the calls that were running at the last look.
@@ -72,7 +72,7 @@ pub struct Watchdog {
 struct Call {
     id: (u32, u64),
     crumb: Crumb,
-    /// What the thread was like at the last look, if it could be told.
+    /// The thread at the last look, if it could be sampled.
     sample: Option<ThreadSample>,
     charged: Duration,
     is_condemned: bool,
@@ -85,28 +85,28 @@ const MIN_INTERVAL: Duration = Duration::from_millis(10);
 
 impl Watchdog {
     /// For a worker that was just started.
-    pub fn new(limits: CallLimits) -> Self {
+    pub(super) fn new(limits: CallLimits) -> Self {
         Self { limits, last_look: None, calls: HashMap::new() }
     }
 
     /// How many threads with places below this one are in a call that hangs.
-    pub fn n_hanging(&self, places: usize) -> usize {
+    pub(super) fn n_hanging(&self, places: usize) -> usize {
         self.calls.iter().filter(|(place, call)| **place < places && call.is_condemned).count()
     }
 
     /// How often to look. It is also what tells that the supervisor was late: after more than twice as long.
-    pub fn interval(&self) -> Duration {
+    pub(super) fn interval(&self) -> Duration {
         (self.limits.call.min(self.limits.long) / LOOKS_PER_LIMIT).max(MIN_INTERVAL)
     }
 
     /// Whether it is time to look.
-    pub fn is_due(&self, now: Instant) -> bool {
+    pub(super) fn is_due(&self, now: Instant) -> bool {
         self.last_look.is_none_or(|last| now >= last + self.interval())
     }
 
     /// Judges what a look at the board showed. `thread` samples a thread of the worker by its number; it is asked only for
     /// those that are inside a module.
-    pub fn look(
+    pub(super) fn look(
         &mut self,
         now: Instant,
         seen: &[Seen],
@@ -145,7 +145,7 @@ impl Call {
     /// The same call at the next look; `window` is the time between them, if it is to be charged.
     fn continued(self, later: &Self, window: Option<Duration>) -> Self {
         let charge = match (window, self.sample, later.sample) {
-            // What a module waits for in the host is not the module's.
+            // Time in the host is not charged to the module.
             _ if self.crumb.in_host || later.crumb.in_host => Duration::ZERO,
             (Some(window), Some(before), Some(now)) if before.state == 'S' && now.state == 'S' => window,
             // Also where it waits only now: it may have wanted to run until a moment ago, and not been let.
@@ -178,7 +178,7 @@ impl Call {
 }
 
 /// Samples a thread of another process; `None` where there is no such thread (any more).
-pub fn thread_sample(pid: u32, tid: u32) -> Option<ThreadSample> {
+pub(super) fn thread_sample(pid: u32, tid: u32) -> Option<ThreadSample> {
     let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/{file}"));
     let stat = Stat::read(&read("stat").ok()?)?;
     // In nanoseconds; not every kernel has it.
@@ -186,7 +186,7 @@ pub fn thread_sample(pid: u32, tid: u32) -> Option<ThreadSample> {
     Some(ThreadSample { cpu: exact.map_or_else(|| stat.cpu(), Duration::from_nanos), state: stat.state })
 }
 
-/// What is wanted of `/proc/PID/task/TID/stat`.
+/// Fields of `/proc/PID/task/TID/stat`.
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
     state: char,

@@ -1,4 +1,4 @@
-//! What a worker may report on: the names that are in its configuration, and as many numbers as these can have.
+//! Bounds on a worker's reports: the names in its configuration, and the series that these can have.
 //!
 //! A module can write to its worker's channel, and the supervisor keeps what it accepts over all reloads. So a message is
 //! accepted whole, or ignored with a line in the log.
@@ -14,7 +14,7 @@ use crate::process::channel::message::WorkerReport;
 /// The supervisor keeps so many series of generations that have ended, or twice what one generation has if that is more.
 const MIN_KEPT_SERIES: usize = 1 << 20;
 
-/// Of the workers of one bundle.
+/// The bounds for the workers of one bundle.
 #[derive(Debug)]
 pub(super) struct WorkerScope {
     /// Names with `resolve = "all"`.
@@ -57,7 +57,7 @@ impl WorkerScope {
     }
 
     /// # Errors
-    /// What is wrong with it, in words that follow the worker's name; here and below.
+    /// What is wrong, in words for the log; here and below.
     pub(super) fn check_addresses(&self, name: &str, addresses: &[IpAddr]) -> Result<(), String> {
         if !self.names.contains(name) {
             return Err("addresses of a name that is not in its configuration".to_owned());

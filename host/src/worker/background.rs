@@ -18,7 +18,7 @@ use crate::process::sockets::Bound;
 use crate::serve::drain::{Idle, Phase};
 use crate::tls::tickets::TicketKeys;
 
-/// What the thread works on.
+/// The data of the thread.
 pub(super) struct Background {
     pub(super) clusters: Clusters,
     pub(super) metrics: Arc<Metrics>,

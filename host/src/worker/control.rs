@@ -28,14 +28,14 @@ impl Control {
 
     /// Accepts nothing more because another generation reads the sockets from now on, all but those of these listeners
     /// (by their place in the configuration), which are read until they are empty.
-    pub fn hand_over(&self, removed: &[usize]) {
+    pub(super) fn hand_over(&self, removed: &[usize]) {
         self.decide(removed, Fate::Removed);
         self.drain(Idle::AnswerOneMore);
     }
 
     /// Says what becomes of listeners that were removed when this worker handed over: another worker reads them again, or
     /// nobody does, so that this one reads until nobody waits there any more.
-    pub fn decide_removed(&self, listeners: &[usize], are_back: bool) {
+    pub(super) fn decide_removed(&self, listeners: &[usize], are_back: bool) {
         self.decide(listeners, if are_back { Fate::HandedOver } else { Fate::Last });
     }
 
@@ -51,7 +51,7 @@ impl Control {
     }
 
     /// Whether it was told to drain or to stop.
-    pub fn is_ending(&self) -> bool {
+    pub(super) fn is_ending(&self) -> bool {
         self.phase.borrow().is_ending()
     }
 
@@ -63,7 +63,7 @@ impl Control {
     }
 
     /// Goes on with this file as the access log, which somebody else has opened.
-    pub fn reopen_access_log_with(&self, file: File) {
+    pub(super) fn reopen_access_log_with(&self, file: File) {
         if let Some(log) = &self.access_log {
             log.reopen_with(file);
         }

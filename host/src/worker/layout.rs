@@ -1,4 +1,4 @@
-//! What there is to be counted in a worker, for its metrics and for its supervisor.
+//! The layout of a worker's metrics, and the faults of its modules.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub(super) fn faults(clusters: &[Cluster]) -> BTreeMap<Arc<str>, u64> {
     faults
 }
 
-/// Of all that this worker has.
+/// The layout of its listeners, clusters and access log.
 pub(super) fn of(
     addresses: &[Address],
     clusters: &Clusters,

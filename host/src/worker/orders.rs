@@ -1,4 +1,4 @@
-//! What the supervisor orders of a worker.
+//! Orders of the supervisor to a worker.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -16,7 +16,7 @@ use crate::observe::metrics::Metrics;
 use crate::process::channel::message::{Load, OperatorMark, ToWorker};
 use crate::serve::drain::Idle;
 
-/// What orders act on.
+/// The parts of a worker that orders act on.
 pub(super) struct Orders {
     pub(super) control: Control,
     pub(super) clusters: Clusters,

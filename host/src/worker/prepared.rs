@@ -24,13 +24,13 @@ pub struct Prepared {
     /// Its modules.
     pub registry: Registry,
     pub(super) clusters: Clusters,
-    /// What its operator has written to no effect, a line each.
+    /// Warnings for the operator, a line each.
     pub warnings: Vec<String>,
-    /// What TLS sessions are resumed by: new ones, unless whoever hands over puts those of the worker before here.
+    /// Keys of TLS tickets: new ones, unless a worker hands its own over.
     pub ticket_keys: Arc<TicketKeys>,
 }
 
-/// Why a worker did not start. Every problem of its kind, not just the first.
+/// The reasons why a worker did not start: all of one kind.
 #[derive(Debug)]
 pub enum StartError {
     /// Modules that were refused.

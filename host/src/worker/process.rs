@@ -1,4 +1,4 @@
-//! A worker as a process of its own, which does what its supervisor says: see [`message`](crate::process::channel::message).
+//! A worker as a process of its own. It does what its supervisor orders (`process/channel/message.rs`).
 //!
 //! The main thread listens to the supervisor. Beside the worker's own threads there are one that reports, one that asks
 //! modules what to save, and one that waits for the worker's end.
@@ -38,12 +38,12 @@ const DRAIN_GRACE: Duration = Duration::from_secs(2);
 const NAME: &CStr = c"trylist-worker";
 
 /// Places on the board behind those of the worker's threads: the background, this process's main thread, the saver.
-pub const FURTHER_PLACES: usize = 3;
+pub(crate) const FURTHER_PLACES: usize = 3;
 
-/// Why the process ends before it served.
+/// The reason why the process ends before it served.
 #[derive(Debug)]
 pub enum WorkerFailure {
-    /// Who started it is no supervisor, or is gone.
+    /// It was not started by a supervisor, or the supervisor is gone.
     NoSupervisor(io::Error),
     /// The supervisor was told why.
     Reported,
@@ -51,7 +51,7 @@ pub enum WorkerFailure {
     NoThread(io::Error),
 }
 
-/// Why there is no worker.
+/// The reason why there is no worker.
 enum NotStarted {
     Refused(Refused),
     /// The supervisor has given this start up, or is gone: nobody wants to hear why.
@@ -64,11 +64,11 @@ impl From<Refused> for NotStarted {
     }
 }
 
-/// What the supervisor wants of a worker, and the means to tell it what comes of that.
+/// The worker process and its channel to the supervisor.
 struct Process {
     to: Sender<ToSupervisor>,
     from: Receiver<ToWorker>,
-    /// What came before there was a worker.
+    /// Orders that came before the worker was started.
     early: Vec<(ToWorker, Vec<OwnedFd>)>,
 }
 
@@ -125,7 +125,7 @@ impl Process {
         }
     }
 
-    /// Everything that comes before serving.
+    /// Prepares and starts the worker.
     fn start(
         &mut self,
         start: Start,
@@ -212,7 +212,7 @@ impl Process {
         }
     }
 
-    /// Does what the supervisor says, until it is gone.
+    /// Obeys the supervisor until it is gone.
     fn serve(mut self, worker: Worker, config: &Arc<Config>) -> io::Result<()> {
         let reporter = Reporter::start(&worker, config, self.to.clone())?;
         let orders = Orders {
@@ -258,7 +258,7 @@ impl Process {
             // Before the last word: the supervisor gives the process little time after that.
             access_log.inspect(|log| log.end());
             let _ = ended.send(());
-            // What it would say is in the last word.
+            // The last message has its counts.
             reporter.stop();
             let last = ToSupervisor::Ended { cut_off, totals: metrics.totals() };
             if to.send(&last, &[]).is_err() {
@@ -271,7 +271,7 @@ impl Process {
     }
 }
 
-/// What came with [`ToWorker::Start`].
+/// The descriptors of [`ToWorker::Start`].
 struct Descriptors(std::vec::IntoIter<OwnedFd>);
 
 impl Descriptors {

@@ -1,4 +1,4 @@
-//! What the supervisor hears of a worker: how it goes, its load, and what was learned.
+//! A worker's messages to its supervisor: reports, load, and saved state.
 //!
 //! Two threads tell it. One reports; the other asks modules what to save, so that none of them delays a report.
 

@@ -1,4 +1,4 @@
-//! What one thread of a worker does all its life: it accepts, serves, and drains.
+//! One thread of a worker: it accepts, serves, and drains.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -85,7 +85,7 @@ impl Drop for AbortOnPanic {
     }
 }
 
-/// What one worker thread does all its life. Returns how many connections are left, to be cut off.
+/// Accepts until the drain, then drains. Returns the number of connections left, to be closed.
 async fn run_thread(thread: Rc<Thread>, sockets: SocketShare, mut phase: watch::Receiver<Phase>) -> usize {
     let accepting: Vec<_> = sockets
         .into_iter()
@@ -133,7 +133,7 @@ async fn drain(thread: &Thread, mut phase: watch::Receiver<Phase>) {
             () = tokio::time::sleep_until(until.into()) => {}
         }
         if idle == Idle::AnswerOneMore {
-            // Those that are idle still are no loss.
+            // Idle connections may close without loss.
             thread.enter_phase(Phase::Draining { until, idle: Idle::Close });
             let _ = tokio::time::timeout(IDLE_CLOSE_TIMEOUT, drained()).await;
         }

@@ -1,4 +1,4 @@
-//! What supervisor and worker say to each other.
+//! The messages between supervisor and worker.
 //!
 //! ```text
 //! supervisor                          worker
@@ -32,7 +32,7 @@ use crate::process::sockets::Shortage;
 
 /// To a worker.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum ToWorker {
+pub(crate) enum ToWorker {
     /// First of all, and before anything else is done. Descriptors: the board; the files of the configuration, sealed; the
     /// access log's file if [`Start::has_access_log`]; and the image of each module that is not in quarantine, in the order
     /// of the configuration.
@@ -44,11 +44,11 @@ pub enum ToWorker {
         /// Whether there is an admin listener.
         has_admin: bool,
     },
-    /// What has been learned is wanted.
+    /// Send the learned state.
     Save,
     /// An operator's mark on an endpoint is set or taken away.
     Mark(OperatorMark),
-    /// What other generations counted.
+    /// Counts of other generations.
     Base(Totals),
     /// Whether other generations run too, so that each has to know the load of all.
     TellLoad(bool),
@@ -60,7 +60,7 @@ pub enum ToWorker {
         cluster: Option<usize>,
         /// ID of the module.
         module: String,
-        /// What it has used so far, or used.
+        /// The time charged to the call.
         charged: Duration,
         /// It has not ended.
         goes_on: bool,
@@ -71,89 +71,89 @@ pub enum ToWorker {
         /// [`ToWorker::Removed`] says what becomes of them.
         removed: Vec<usize>,
     },
-    /// What becomes of listeners that ended with this generation.
+    /// The fate of listeners that were removed after this generation.
     Removed {
         /// Which, by their place in its configuration.
         listeners: Vec<usize>,
         /// Another generation reads them; else this one is the last to.
         are_back: bool,
     },
-    /// Nobody serves from now on.
+    /// Drain; no other generation takes over.
     Drain,
-    /// What still runs is to be cut off.
+    /// Close all connections.
     Stop,
     /// The access log is to go on in another file. Descriptor: that file.
     ReopenLog,
 }
 
-/// What a worker is made of.
+/// All that a worker is started from.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Start {
+pub(crate) struct Start {
     /// Number of the generation.
-    pub generation: u64,
+    pub(crate) generation: u64,
     /// Threads that serve: the board has places for so many, whatever the machine says of its processors by now.
-    pub n_threads: usize,
+    pub(crate) n_threads: usize,
     /// The configuration's file, as the operator named it.
-    pub config: PathBuf,
+    pub(crate) config: PathBuf,
     /// Its modules, in its order.
-    pub modules: Vec<ModuleCopy>,
+    pub(crate) modules: Vec<ModuleCopy>,
     /// Whether an access log's file is among the descriptors.
-    pub has_access_log: bool,
-    /// What the generation before learned.
-    pub state: Learned,
-    /// What operators said of endpoints.
-    pub marks: Vec<OperatorMark>,
-    /// What other generations counted.
-    pub base: Totals,
+    pub(crate) has_access_log: bool,
+    /// The state that the generation before saved.
+    pub(crate) state: Learned,
+    /// Marks that operators set on servers.
+    pub(crate) marks: Vec<OperatorMark>,
+    /// Counts of other generations.
+    pub(crate) base: Totals,
 }
 
 /// A module's file as the supervisor read it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ModuleCopy {
+pub(crate) struct ModuleCopy {
     /// The file.
-    pub file: PathBuf,
+    pub(crate) file: PathBuf,
     /// Hash of its bytes.
-    pub sha256: [u8; 32],
+    pub(crate) sha256: [u8; 32],
     /// It is not to be opened.
-    pub is_quarantined: bool,
+    pub(crate) is_quarantined: bool,
 }
 
-/// What an operator says of an endpoint at run time.
+/// A mark that an operator sets on a server at run time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OperatorMark {
+pub(crate) struct OperatorMark {
     /// Name of the cluster.
-    pub cluster: String,
+    pub(crate) cluster: String,
     /// URL of the server as written in the configuration.
-    pub url: String,
+    pub(crate) url: String,
     /// Whether it drains, if something was said of that.
-    pub drain: Option<bool>,
+    pub(crate) drain: Option<bool>,
     /// Its weight, if something was said of that; 1 to 65,535.
-    pub weight: Option<u16>,
+    pub(crate) weight: Option<u16>,
 }
 
 /// From a worker.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum ToSupervisor {
+pub(crate) enum ToSupervisor {
     /// All modules are open and all balancers built.
     Built {
-        /// What the modules say of themselves, in the order of the configuration; `None` for one in quarantine.
+        /// ID and version of the modules, in the order of the configuration; `None` for one in quarantine.
         modules: Vec<Option<ModuleSays>>,
-        /// What works, but was hardly meant.
+        /// Warnings for the operator.
         warnings: Vec<String>,
     },
-    /// It will never be ready.
+    /// The start has failed.
     Failed {
-        /// What a program that failed like this ends with.
+        /// The exit code for this failure.
         exit: u8,
         /// Why, a line for each problem.
         lines: Vec<String>,
     },
-    /// It accepts.
+    /// It accepts connections.
     Ready {
         /// Connections that there are no descriptors for.
         shortage: Option<Shortage>,
     },
-    /// How it goes.
+    /// A regular report.
     Report(Box<WorkerReport>),
     /// A name of which each address is a server has others now.
     Moved {
@@ -162,35 +162,35 @@ pub enum ToSupervisor {
         /// All that it has, in order.
         addresses: Vec<IpAddr>,
     },
-    /// What was learned so far: the answer to `Save`, and sent by itself now and then.
+    /// The state learned so far: the answer to `Save`, and sent every few seconds.
     Saved {
-        /// What was learned.
+        /// The state.
         state: Learned,
         /// It was asked for.
         is_answer: bool,
     },
-    /// Its last word: nothing runs any more.
+    /// The last message: nothing runs any more.
     Ended {
         /// Connections that were cut off.
         cut_off: usize,
         /// All that it counted.
         totals: Totals,
     },
-    /// What it has on its way, since `TellLoad`: now, and whenever that has changed.
+    /// Requests in flight, since `TellLoad`: at once, and after each change.
     Load {
         /// It has been told to drain.
         is_draining: bool,
-        /// Of this generation.
+        /// The load of this generation.
         load: Load,
     },
 }
 
 /// Kinds of [`ToSupervisor`].
-pub const N_KINDS: usize = 8;
+pub(crate) const N_KINDS: usize = 8;
 
 impl ToSupervisor {
     /// Number of its variant.
-    pub fn kind(&self) -> usize {
+    pub(crate) fn kind(&self) -> usize {
         match self {
             Self::Built { .. } => 0,
             Self::Failed { .. } => 1,
@@ -212,7 +212,7 @@ impl ChannelMessage for ToSupervisor {
         match kind {
             // Lines of text, and the addresses of a name: 65,535 are 1 MiB.
             0..=2 | 4 => 4 << 20,
-            // What was counted: more than 1,000 bytes for each of 65,535 endpoints.
+            // Metrics: more than 1,000 bytes for each of 65,535 endpoints.
             3 | 6 => 64 << 20,
             5 => learned::MOST_BYTES,
             7 => 8 << 20,
@@ -231,31 +231,31 @@ impl ChannelMessage for ToWorker {
     }
 }
 
-/// What a module says of itself.
+/// ID and version of a module.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ModuleSays {
+pub(crate) struct ModuleSays {
     /// Its ID.
-    pub id: String,
+    pub(crate) id: String,
     /// Its version.
-    pub version: String,
+    pub(crate) version: String,
 }
 
-/// How a worker is.
+/// A worker's report.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct WorkerReport {
+pub(crate) struct WorkerReport {
     /// All that it counted.
-    pub totals: Totals,
+    pub(crate) totals: Totals,
     /// Faults of each module so far, in the order of the configuration.
-    pub faults: Vec<u64>,
+    pub(crate) faults: Vec<u64>,
     /// Connections that are open.
-    pub connections: u64,
+    pub(crate) connections: u64,
 }
 
 /// Requests on their way; what has none is left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Load {
+pub(crate) struct Load {
     /// By the ID of the endpoint.
-    pub endpoints: Vec<(u64, u32)>,
+    pub(crate) endpoints: Vec<(u64, u32)>,
     /// By the name of the cluster, with those that wait.
-    pub clusters: Vec<(String, u32)>,
+    pub(crate) clusters: Vec<(String, u32)>,
 }
