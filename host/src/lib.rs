@@ -17,8 +17,8 @@
 //!                             finish(outcome), drop ─► metrics, access log
 //! ```
 //!
-//! [`serve::forward`] is this story told in order; [`serve::trylist`] keeps the promises to the module while it is told. An error becomes
-//! a status in [`serve::respond`] and nowhere else.
+//! `serve/forward.rs` is this story told in order; `serve/trylist.rs` keeps the promises to the module while it is told. An error
+//! becomes a status in `serve/respond.rs` and nowhere else.
 //!
 //! # One module's life
 //!
@@ -40,7 +40,7 @@
 //!
 //! # Threads
 //!
-//! A [`worker::Worker`] has one thread for each core, and each [`serve::thread::Thread`] owns a runtime, its sockets, its
+//! A [`worker::Worker`] has one thread for each core, and each (`serve/thread.rs`) owns a runtime, its sockets, its
 //! connections to servers and its numbers. What threads share is atomic or never changes, so that no request waits for
 //! another thread.
 //!

@@ -2,25 +2,26 @@
 //!
 //! ```text
 //!  listener ─► downstream ─► forward ─► trylist ─► upstream ─► pool
-//!  accepts     one client's  route,     asks the   a connection  kept
-//!              connection    try, relay module     to a server   connections
+//!  accepts     one client's  plan, try, asks the   a connection  kept
+//!              connection    relay      module     to a server   connections
 //! ```
 //!
-//! [`forward`] is the story told in order; [`trylist`] keeps the promises to the module while it is told. An error becomes
-//! a status in [`respond`] and nowhere else. [`thread`] is what one worker thread owns.
+//! `forward` is the story told in order; `plan` is what head and configuration decide of a request, and `trylist` keeps the
+//! promises to the module. An error gets its status in `respond` and nowhere else. `thread` is what one worker thread owns.
 
-pub mod listener;
-pub mod http1;
-pub mod http2;
+pub(crate) mod listener;
+mod http1;
+mod http2;
 mod active;
-pub mod downstream;
-pub mod forward;
-pub mod route;
-pub mod trylist;
-pub mod upstream;
-pub mod pool;
-pub mod thread;
-pub mod request_id;
-pub mod respond;
-pub mod error;
+mod downstream;
+mod forward;
+pub(crate) mod trylist;
+mod plan;
+pub(crate) mod route;
+mod upstream;
+mod pool;
+pub(crate) mod thread;
+mod request_id;
+mod respond;
+mod error;
 pub mod drain;

@@ -8,7 +8,7 @@ use lb_api::wire;
 use super::pieces::Draws;
 use crate::module::calls::Calls;
 use crate::module::load::{ModuleInfo, c_table};
-use crate::serve::trylist::{Step, judged};
+use crate::serve::trylist::{NextTry, check_answer};
 
 /// Struct by struct: refused with a reason, or within what the ABI allows.
 pub fn module_wire(data: &[u8]) {
@@ -99,8 +99,8 @@ fn answers(data: &[u8]) {
             endpoint: wild(pair[1]),
             reserved: 0,
         };
-        match judged(&answer, n_endpoints, |endpoint| tried.contains(&endpoint)) {
-            Ok(Step::Try(endpoint)) => {
+        match check_answer(&answer, n_endpoints, |endpoint| tried.contains(&endpoint)) {
+            Ok(NextTry::Endpoint(endpoint)) => {
                 assert!(endpoint < n_endpoints, "there is no endpoint {endpoint}");
                 assert!(tried.insert(endpoint), "endpoint {endpoint} is tried again");
             }

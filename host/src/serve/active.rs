@@ -1,11 +1,11 @@
-//! What the requests of a connection use one after the other, lent while the connection is busy.
+//! Memory that the requests of a connection use one after the other, lent while the connection is busy.
 
 use std::cell::RefCell;
 
 use crate::http::h1::head::RequestHead;
 use crate::serve::forward::Memory;
 
-/// How many a thread keeps for reuse.
+/// Maximum that a thread keeps for reuse.
 const MAX_SPARE: usize = 256;
 
 thread_local! {
@@ -13,7 +13,7 @@ thread_local! {
     static SPARE: RefCell<Vec<Box<Active>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// What the requests of a connection use one after the other; lent by the thread while the connection is busy.
+/// Memory that the requests of a connection use one after the other; lent by the thread while the connection is busy.
 #[derive(Debug, Default)]
 pub(super) struct Active {
     pub(super) head: RequestHead,
@@ -26,7 +26,7 @@ impl Active {
         SPARE.with_borrow_mut(Vec::pop).unwrap_or_default()
     }
 
-    /// Memory that is no longer used.
+    /// Gives memory back that is no longer used.
     pub(super) fn give_back(active: Box<Self>) {
         SPARE.with_borrow_mut(|spare| {
             if spare.len() < MAX_SPARE {

@@ -19,38 +19,38 @@ use crate::serve::thread::Thread;
 
 /// One client's connection.
 #[derive(Debug)]
-pub struct Downstream {
+pub(crate) struct Downstream {
     /// The connection.
-    pub stream: Stream,
+    pub(crate) stream: Stream,
     /// The client.
-    pub peer: Peer,
-    /// What was read and not used.
-    pub buffer: Buffer,
-    /// Header lines that say whose certificate the client has shown.
-    pub identity: Option<Rc<[u8]>>,
+    pub(crate) peer: Peer,
+    /// Bytes that were read and not used.
+    pub(crate) buffer: Buffer,
+    /// Header lines that name the client's certificate.
+    pub(crate) identity: Option<Rc<[u8]>>,
     /// The connection's one timer.
-    pub timer: Timer,
-    /// What a buffer for heads takes.
+    pub(crate) timer: Timer,
+    /// Capacity of a buffer for heads.
     head_bytes: usize,
     /// The client has ended its half of the connection; it may still wait for a response.
-    pub read_closed: bool,
-    /// What was taken from the buffer may be needed again: nothing is to be read over it.
-    pub holds_body: bool,
+    pub(crate) read_closed: bool,
+    /// Bytes taken from the buffer may be needed again: they must not be overwritten.
+    pub(crate) holds_body: bool,
     /// It ends by a reset.
     resets: bool,
     /// Our half has ended.
     has_ended: bool,
-    /// HTTP/2 may be spoken over it, by who begins with that.
-    pub may_be_h2: bool,
+    /// The client may speak HTTP/2 without TLS (prior knowledge).
+    pub(crate) may_be_h2: bool,
     /// Requests served.
-    pub n_requests: u64,
-    /// When the last one was, or the connection began.
-    pub served_at: Instant,
+    pub(crate) n_requests: u64,
+    /// When the last request ended, or the connection began.
+    pub(crate) served_at: Instant,
 }
 
 impl Downstream {
     /// A connection that was just accepted.
-    pub fn new(thread: &Thread, stream: Stream, peer: Peer) -> Self {
+    pub(crate) fn new(thread: &Thread, stream: Stream, peer: Peer) -> Self {
         let now = Instant::now();
         Self {
             stream,
@@ -69,7 +69,7 @@ impl Downstream {
         }
     }
 
-    /// Makes the buffer one for heads, with what is waiting at its front.
+    /// Makes the buffer one for heads, with waiting bytes at its front.
     pub(super) fn prepare_buffer(&mut self, head_bytes: usize) {
         self.head_bytes = head_bytes;
         if self.buffer.room() + self.buffer.range().end == head_bytes {
@@ -88,13 +88,13 @@ impl Downstream {
     ///
     /// # Errors
     /// The connection is broken.
-    pub fn watch(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+    pub(crate) fn watch(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
         if let Stream::H2Server(stream) = &mut self.stream {
             return if stream.poll_gone(cx).is_ready() { Err(Error::ClientGone) } else { Ok(()) };
         }
         while !self.read_closed {
             if self.buffer.is_empty() && !self.holds_body {
-                // What comes may be the rest of a chunked body, whose pieces are framed anew where they lie.
+                // These bytes may be the rest of a chunked body, whose chunks are framed anew in place.
                 self.buffer.restart_at(HEAD_ROOM);
             }
             // No more than a buffer for heads takes over.
@@ -112,14 +112,14 @@ impl Downstream {
         Ok(())
     }
 
-    /// Whether the connection is reset when it is closed, as where its mere end would pass for the end of a body.
-    pub fn reset_on_close(&mut self, reset: bool) {
+    /// Sets whether the connection is reset when it is closed: where an ordinary end would be taken for the end of a body.
+    pub(crate) fn reset_on_close(&mut self, reset: bool) {
         self.resets = reset;
         self.stream.set_reset_on_close(reset);
     }
 
     /// Whether the client has sent something that was not used, as far as that is known without asking the kernel.
-    pub fn has_unread(&self) -> bool {
+    pub(crate) fn has_unread(&self) -> bool {
         !self.buffer.is_empty() || self.stream.has_unread()
     }
 
@@ -139,7 +139,7 @@ impl Downstream {
         }
         self.timer.set(Instant::now() + patience);
         poll_fn(|cx| {
-            // That it fails says that the client is gone.
+            // A failure means that the client is gone.
             if Pin::new(&mut self.stream).poll_shutdown(cx).is_pending() {
                 ready!(self.timer.poll_expired(cx));
                 self.stream.set_reset_on_close(true);

@@ -1,19 +1,19 @@
-//! How a worker ends: what it still does, and for how long.
+//! The phases of a worker: serving, draining, stopped.
 
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-/// What a worker is about. It only ever moves forward.
+/// The phase of a worker. It only moves forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// It accepts and serves.
     Serving,
-    /// It accepts nothing; requests that run may go on until `until`.
+    /// It accepts nothing; running requests may go on until `until`.
     Draining {
-        /// When what still runs is cut off.
+        /// When requests that still run are cut off.
         until: Instant,
-        /// What becomes of connections that are idle now.
+        /// What becomes of idle connections.
         idle: Idle,
     },
     /// Everything is cut off.
@@ -23,7 +23,7 @@ pub enum Phase {
 /// What becomes of idle connections when a drain begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Idle {
-    /// They close: nobody takes over, so there is nothing to be gained by waiting.
+    /// They close at once: no other generation takes over.
     Close,
     /// They stay for one more request, answered with `Connection: close`: a client that is just sending one is never
     /// cut off while another generation takes over. The listening sockets are that generation's too, so this one lets go

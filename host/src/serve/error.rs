@@ -1,4 +1,4 @@
-//! What can go wrong with a request, as far as its client is to be told.
+//! Errors of a request that its client is told of.
 
 use std::fmt;
 
@@ -6,24 +6,24 @@ use crate::http::h1::head::Refusal;
 
 /// Why a request was not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Error {
-    /// Its head was refused.
+pub(crate) enum Error {
+    /// Its head is invalid.
     Head(Refusal),
     /// Its head did not come in time.
     HeadTimeout,
-    /// It came in clear text where TLS is spoken.
+    /// Plain HTTP was sent to a TLS port.
     PlainHttp,
-    /// Its target is none that a reverse proxy serves.
+    /// A reverse proxy does not serve this form of target.
     Target(&'static str),
-    /// A method that is not served.
+    /// The method is not allowed.
     Method,
-    /// Its body was refused.
+    /// Its body is invalid.
     Body(&'static str),
-    /// Its body is over the limit.
+    /// Its body exceeds the limit.
     BodyTooLarge,
-    /// Its body stopped coming.
+    /// Its body did not come in time.
     BodyTimeout,
-    /// No route covers it.
+    /// No route matches its host and path.
     NoRoute,
     /// No endpoint was available, and none was tried.
     NoEndpoint,
@@ -31,11 +31,11 @@ pub enum Error {
     Busy,
     /// All endpoints are full, and the client has as many requests in the queue as it may.
     ClientBusy,
-    /// The cluster has as many requests as it may.
+    /// The cluster has its maximum of concurrent requests.
     Overloaded,
     /// Every endpoint that was tried failed.
     Failed,
-    /// The server's response was refused.
+    /// The server's response is invalid.
     BadResponse,
     /// The server did not answer in time.
     ServerTimeout,
@@ -45,7 +45,7 @@ pub enum Error {
 
 /// Who is at fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
+pub(crate) enum Side {
     /// The client.
     Downstream,
     /// The servers.
@@ -54,7 +54,7 @@ pub enum Side {
 
 impl Error {
     /// Who is at fault.
-    pub fn side(self) -> Side {
+    pub(crate) fn side(self) -> Side {
         match self {
             Self::Head(_)
             | Self::HeadTimeout
@@ -81,21 +81,21 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Head(refusal) => refusal.fmt(f),
-            Self::HeadTimeout => f.write_str("request head not complete in time"),
-            Self::PlainHttp => f.write_str("plain HTTP sent to a port where HTTPS is spoken"),
+            Self::HeadTimeout => f.write_str("timed out reading the request head"),
+            Self::PlainHttp => f.write_str("plain HTTP request sent to an HTTPS port"),
             Self::Target(text) | Self::Body(text) => f.write_str(text),
-            Self::Method => f.write_str("method not served"),
-            Self::BodyTooLarge => f.write_str("request body over its limit"),
-            Self::BodyTimeout => f.write_str("request body not complete in time"),
+            Self::Method => f.write_str("method not allowed"),
+            Self::BodyTooLarge => f.write_str("request body too large"),
+            Self::BodyTimeout => f.write_str("timed out reading the request body"),
             Self::NoRoute => f.write_str("no route for this host and path"),
             Self::NoEndpoint => f.write_str("no server available"),
             Self::Busy => f.write_str("all servers busy"),
             Self::ClientBusy => f.write_str("all servers busy, and too many requests of this client wait"),
-            Self::Overloaded => f.write_str("too many requests at once"),
+            Self::Overloaded => f.write_str("too many concurrent requests"),
             Self::Failed => f.write_str("no server could be reached"),
             Self::BadResponse => f.write_str("bad response from the server"),
-            Self::ServerTimeout => f.write_str("no response from the server in time"),
-            Self::ClientGone => f.write_str("client gone"),
+            Self::ServerTimeout => f.write_str("timed out waiting for the server's response"),
+            Self::ClientGone => f.write_str("client closed the connection"),
         }
     }
 }

@@ -18,17 +18,17 @@ use crate::serve::downstream::Downstream;
 use crate::serve::drain::{Idle, Phase};
 use crate::serve::error::Error;
 use crate::serve::forward::{self, Memory};
-use crate::serve::http2::{self, Client};
-use crate::serve::thread::{Place, Thread};
+use crate::serve::http2::{self, ConnectedClient};
+use crate::serve::thread::{ConnectionPlace, Thread};
 
 /// An idle connection keeps its request memory for this long, so that a busy client does not pay for giving it back.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// What a connection without a request yet gets for it, from its beginning, while a worker ends.
-pub const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(500);
+pub(crate) const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(500);
 
 /// How a run of requests ended.
-enum Run {
+enum RunEnd {
     /// The client is silent.
     Idle,
     /// The connection is over.
@@ -38,7 +38,7 @@ enum Run {
 }
 
 /// What a wait for a request brought.
-enum Wait {
+enum HeadWait {
     Head,
     Idle,
     Closed,
@@ -49,7 +49,11 @@ enum Wait {
 ///
 /// This future is what an idle connection costs.
 #[expect(clippy::manual_async_fn, reason = "an `async fn` would keep its arguments twice")]
-pub fn serve(thread: Rc<Thread>, mut down: Downstream, place: impl Place) -> impl Future<Output = ()> {
+pub(crate) fn serve(
+    thread: Rc<Thread>,
+    mut down: Downstream,
+    place: impl ConnectionPlace,
+) -> impl Future<Output = ()> {
     async move {
         poll_fn(|cx| {
             thread.set_waker(place.index(), cx.waker());
@@ -58,12 +62,12 @@ pub fn serve(thread: Rc<Thread>, mut down: Downstream, place: impl Place) -> imp
         .await;
         while down.is_readable(&thread).await {
             match Box::pin(requests(&thread, &mut down)).await {
-                Run::Idle => {
+                RunEnd::Idle => {
                     down.buffer = Buffer::default();
                     down.timer.set(down.served_at + thread.config.timeouts.keepalive);
                 }
-                Run::Closed => break,
-                Run::Http2 => return Box::pin(down.into_h2(thread, place)).await,
+                RunEnd::Closed => break,
+                RunEnd::Http2 => return Box::pin(down.into_h2(thread, place)).await,
             }
         }
         // Without a word where none was asked for: a client that has sent nothing would take an answer for that to the
@@ -75,46 +79,47 @@ pub fn serve(thread: Rc<Thread>, mut down: Downstream, place: impl Place) -> imp
 }
 
 /// Tells a client that speaks no TLS where it is to be spoken, in the words that it speaks.
-pub async fn refuse_plain(thread: &Thread, socket: TcpStream, peer: Peer) {
+pub(crate) async fn refuse_plain(thread: &Thread, socket: TcpStream, peer: Peer) {
     let mut down = Downstream::new(thread, socket.into(), peer);
     let end = forward::refuse(thread, &mut down, &mut Memory::default(), Error::PlainHttp, None).await;
-    if end == forward::End::CloseUnread {
+    if end == forward::AfterRequest::CloseUnread {
         down.discard(thread.config.timeouts.body).await;
     }
 }
 
-async fn requests(thread: &Thread, down: &mut Downstream) -> Run {
+async fn requests(thread: &Thread, down: &mut Downstream) -> RunEnd {
     let mut active = Active::lend();
     let run = serve_requests(thread, down, &mut active).await;
     Active::give_back(active);
     run
 }
 
-async fn serve_requests(thread: &Thread, down: &mut Downstream, active: &mut Active) -> Run {
+async fn serve_requests(thread: &Thread, down: &mut Downstream, active: &mut Active) -> RunEnd {
     let Active { head, memory } = active;
     loop {
         match down.next_head(thread, head).await {
-            Wait::Head => {}
-            Wait::Idle => return Run::Idle,
-            Wait::Closed => return Run::Closed,
-            Wait::Refused(_) if down.may_be_h2 && down.n_requests == 0 && head.is_h2_preface() => {
-                return Run::Http2;
+            HeadWait::Head => {}
+            HeadWait::Idle => return RunEnd::Idle,
+            HeadWait::Closed => return RunEnd::Closed,
+            HeadWait::Refused(_) if down.may_be_h2 && down.n_requests == 0 && head.is_h2_preface() => {
+                return RunEnd::Http2;
             }
-            Wait::Refused(error) => {
-                if forward::refuse(thread, down, memory, error, Some(head)).await == forward::End::CloseUnread
+            HeadWait::Refused(error) => {
+                if forward::refuse(thread, down, memory, error, Some(head)).await
+                    == forward::AfterRequest::CloseUnread
                 {
                     down.discard(thread.config.timeouts.body).await;
                 }
-                return Run::Closed;
+                return RunEnd::Closed;
             }
         }
         down.n_requests += 1;
         match forward::forward(thread, down, memory, head).await {
-            forward::End::Keep => {}
-            forward::End::Close => return Run::Closed,
-            forward::End::CloseUnread => {
+            forward::AfterRequest::Keep => {}
+            forward::AfterRequest::Close => return RunEnd::Closed,
+            forward::AfterRequest::CloseUnread => {
                 down.discard(thread.config.timeouts.body).await;
-                return Run::Closed;
+                return RunEnd::Closed;
             }
         }
     }
@@ -122,9 +127,9 @@ async fn serve_requests(thread: &Thread, down: &mut Downstream, active: &mut Act
 
 impl Downstream {
     /// Serves it as one of HTTP/2, of whose first bytes the head was taken already.
-    async fn into_h2(self, thread: Rc<Thread>, place: impl Place) {
+    async fn into_h2(self, thread: Rc<Thread>, place: impl ConnectionPlace) {
         let before = [PREFACE_HEAD, self.buffer.bytes()].concat().into_boxed_slice();
-        let client = Client { peer: self.peer, identity: self.identity };
+        let client = ConnectedClient { peer: self.peer, identity: self.identity };
         http2::serve(thread, self.stream, before, client, place).await;
     }
 
@@ -157,7 +162,7 @@ impl Downstream {
     }
 
     /// Reads the next request's head.
-    async fn next_head(&mut self, thread: &Thread, head: &mut RequestHead) -> Wait {
+    async fn next_head(&mut self, thread: &Thread, head: &mut RequestHead) -> HeadWait {
         let limits = &thread.config.limits;
         let head_limits = HeadLimits { line_bytes: limits.request_line_bytes, headers: limits.headers };
         self.prepare_buffer(limits.head_bytes);
@@ -172,15 +177,15 @@ impl Downstream {
         poll_fn(|cx| {
             loop {
                 match head.read(&mut self.buffer, &mut scan, &head_limits) {
-                    Ok(true) => return Poll::Ready(Wait::Head),
+                    Ok(true) => return Poll::Ready(HeadWait::Head),
                     Ok(false) => {}
-                    Err(refusal) => return Poll::Ready(Wait::Refused(Error::Head(refusal))),
+                    Err(refusal) => return Poll::Ready(HeadWait::Refused(Error::Head(refusal))),
                 }
                 if self.read_closed {
-                    return Poll::Ready(Wait::Closed);
+                    return Poll::Ready(HeadWait::Closed);
                 }
                 match self.buffer.poll_fill(cx, &mut self.stream, usize::MAX) {
-                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Wait::Closed),
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(HeadWait::Closed),
                     Poll::Ready(Ok(_)) if !reading && self.has_begun() => {
                         reading = true;
                         self.timer.set(Instant::now() + thread.config.timeouts.request_head);
@@ -190,15 +195,15 @@ impl Downstream {
                 }
             }
             if !reading && self.ends(thread.phase()) {
-                return Poll::Ready(Wait::Closed);
+                return Poll::Ready(HeadWait::Closed);
             }
             ready!(self.timer.poll_expired(cx));
             // The first request's time began with the connection. It can come here without a byte: a new socket may be
             // reported readable when it is not.
             Poll::Ready(match (reading, self.n_requests) {
-                (true, _) => Wait::Refused(Error::HeadTimeout),
-                (false, 0) => Wait::Closed,
-                (false, _) => Wait::Idle,
+                (true, _) => HeadWait::Refused(Error::HeadTimeout),
+                (false, 0) => HeadWait::Closed,
+                (false, _) => HeadWait::Idle,
             })
         })
         .await
@@ -207,5 +212,31 @@ impl Downstream {
     /// Whether something of a request has come: empty lines are sent after bodies by some, and are none.
     fn has_begun(&self) -> bool {
         self.buffer.bytes().iter().any(|byte| !matches!(byte, b'\r' | b'\n'))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct NoPlace;
+
+    impl ConnectionPlace for NoPlace {
+        fn index(&self) -> usize {
+            0
+        }
+    }
+
+    fn output_size<A, B, F>(_: impl FnOnce(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_connection_costs_no_more_than_it_did() {
+        let idle = output_size(|thread, down| serve(thread, down, NoPlace));
+        let busy =
+            output_size(|thread: &'static Thread, down: &'static mut Downstream| requests(thread, down));
+        assert!(idle <= 264, "an idle connection: {idle} bytes");
+        assert!(busy <= 2856, "the requests of a connection: {busy} bytes");
     }
 }

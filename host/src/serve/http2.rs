@@ -25,36 +25,42 @@ use crate::serve::downstream::Downstream;
 use crate::serve::drain::{Idle, Phase};
 use crate::serve::error::Error;
 use crate::serve::forward;
-use crate::serve::thread::{Place, Thread};
+use crate::serve::thread::{ConnectionPlace, Thread};
 
-/// Requests that one connection may have under way. As nginx; more wait at the client.
+/// Maximum concurrent requests of a connection, as in nginx; more wait at the client.
 const MAX_STREAMS: u32 = 128;
 
 /// Streams that a client opened and reset before they were looked at; more end the connection (rapid reset). As many as its
 /// budget pays for: a browser that leaves a page may take back all that it has open.
 const PENDING_RESETS: usize = 100;
 
-/// Streams that were reset here and are remembered, for frames that were on their way.
+/// Streams that we reset and remember, for frames that were already under way.
 const REMEMBERED_RESETS: usize = MAX_STREAMS as usize;
 
 /// What small DATA frames may cost until they are taken off `h2` (256 for each, less its length): more than what comes
 /// between two turns of the streams, which take in all that is there (see [`Inbox`] and [`watch::PORTION`]).
 const DATA_FRAME_BUDGET: usize = 4 << 20;
 
-/// What a connection without requests gets to send its first, or to go, while a worker ends.
+/// While a worker drains, a connection without requests gets this long to send its first one or to close.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// Who speaks over a connection.
+/// The client of a connection.
 #[derive(Clone, Debug)]
-pub struct Client {
+pub(crate) struct ConnectedClient {
     /// Its address.
-    pub peer: Peer,
-    /// Header lines that say whose certificate it has shown.
-    pub identity: Option<Rc<[u8]>>,
+    pub(crate) peer: Peer,
+    /// Header lines that name its certificate.
+    pub(crate) identity: Option<Rc<[u8]>>,
 }
 
-/// Serves a connection until it ends. `before` is what was read of it already.
-pub async fn serve(thread: Rc<Thread>, stream: Stream, before: Box<[u8]>, client: Client, place: impl Place) {
+/// Serves a connection until it ends. `before` are bytes that were read of it already.
+pub(crate) async fn serve(
+    thread: Rc<Thread>,
+    stream: Stream,
+    before: Box<[u8]>,
+    client: ConnectedClient,
+    place: impl ConnectionPlace,
+) {
     let limits = &thread.config.limits;
     let budget = Rc::new(Budget::new(Instant::now()));
     let (is_secure, local) = (stream.is_secure(), stream.local_addr().ok());
@@ -76,7 +82,7 @@ pub async fn serve(thread: Rc<Thread>, stream: Stream, before: Box<[u8]>, client
         return;
     };
     let now = Instant::now();
-    let mut connection = Connection {
+    let mut connection = ClientConnection {
         timer: Timer::new(now, thread.config.timeouts.request_head),
         h2: connection,
         n_requests: 0,
@@ -96,7 +102,7 @@ pub async fn serve(thread: Rc<Thread>, stream: Stream, before: Box<[u8]>, client
     poll_fn(|cx| connection.poll(cx)).await;
 }
 
-struct Connection {
+struct ClientConnection {
     thread: Rc<Thread>,
     h2: h2::server::Connection<Watched<Stream>, Bytes>,
     timer: Timer,
@@ -104,21 +110,21 @@ struct Connection {
     budget: Rc<Budget>,
     is_secure: bool,
     local: Option<SocketAddr>,
-    client: Client,
-    /// Why no further request is taken.
-    ending: Option<Ending>,
+    client: ConnectedClient,
+    /// Why no further request is accepted.
+    ending: Option<ConnectionEnding>,
     was_busy: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ending {
-    /// The worker ends, or it was idle, or it has had all of its requests. What is under way goes on.
+enum ConnectionEnding {
+    /// The worker drains, the connection was idle, or it has had its maximum of requests. Running requests go on.
     Graceful,
     /// The client floods.
     Refused,
 }
 
-impl Connection {
+impl ClientConnection {
     /// Ready when the connection is over.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.ending.is_none() && self.thread.phase().is_ending() {
@@ -127,9 +133,9 @@ impl Connection {
         if self.thread.phase() == Phase::Stopped {
             return Poll::Ready(());
         }
-        if self.budget.poll_spent(cx).is_ready() && self.ending != Some(Ending::Refused) {
-            tracing::debug!(client = %self.client.peer, "too many frames beside requests: the connection is ended");
-            self.ending = Some(Ending::Refused);
+        if self.budget.poll_spent(cx).is_ready() && self.ending != Some(ConnectionEnding::Refused) {
+            tracing::debug!(client = %self.client.peer, "connection closed: too many control frames");
+            self.ending = Some(ConnectionEnding::Refused);
             // Where it does not even take that, nothing is read off either.
             self.timer.bring_forward(Instant::now() + linger::TIME);
             self.h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
@@ -153,8 +159,8 @@ impl Connection {
         if std::mem::take(&mut self.was_busy) {
             let patience = match self.ending {
                 None => self.thread.config.timeouts.keepalive,
-                Some(Ending::Graceful) => GRACE,
-                Some(Ending::Refused) => linger::TIME,
+                Some(ConnectionEnding::Graceful) => GRACE,
+                Some(ConnectionEnding::Refused) => linger::TIME,
             };
             self.timer.set(Instant::now() + patience);
         }
@@ -172,18 +178,18 @@ impl Connection {
         }
     }
 
-    /// Ready when the client has taken nothing of what is to be sent for as long as it may.
+    /// Ready when the client has read nothing of its responses for `timeouts.body`.
     fn poll_stuck(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(since) = self.budget.stuck_since() else { return Poll::Pending };
         self.timer.set(since + self.thread.config.timeouts.body);
         ready!(self.timer.poll_expired(cx));
-        tracing::debug!(client = %self.client.peer, "the client takes nothing: the connection is reset");
+        tracing::debug!(client = %self.client.peer, "connection reset: the client reads nothing");
         self.budget.reset_on_close();
         Poll::Ready(())
     }
 
     fn end_gracefully(&mut self) {
-        self.ending = Some(Ending::Graceful);
+        self.ending = Some(ConnectionEnding::Graceful);
         self.h2.graceful_shutdown();
         let patience = match self.thread.phase() {
             Phase::Draining { idle: Idle::Close, .. } => GRACE,
@@ -243,7 +249,7 @@ impl Connection {
 struct StreamRequest<'a> {
     /// Its head as one of HTTP/1.1.
     head: &'a [u8],
-    /// Why it is none.
+    /// Why it is invalid.
     malformed: Option<&'static str>,
     /// Whether a body follows.
     has_body: bool,

@@ -18,35 +18,35 @@ use crate::net::proxy_protocol::{self, BadHeader};
 use crate::serve::downstream::Downstream;
 use crate::serve::drain::{Idle, Phase};
 use crate::serve::http1::{self, FIRST_REQUEST_GRACE};
-use crate::serve::http2::{self, Client};
-use crate::serve::thread::{Place, Thread};
+use crate::serve::http2::{self, ConnectedClient};
+use crate::serve::thread::{ConnectionPlace, Thread};
 use crate::tls::server::{self, Acceptor, NoHandshake};
 
-/// After accepting failed for want of something, it is tried again this much later; connections wait in the backlog.
+/// Pause after a failed accept, as for want of descriptors; connections wait in the backlog.
 const PAUSE: Duration = Duration::from_millis(50);
-/// The same trouble is logged at most this often.
+/// The same problem is logged at most this often.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How many connections a listener has, over all threads.
+/// Limits the connections of a listener, over all threads.
 #[derive(Debug)]
-pub struct Gate {
+pub(crate) struct Gate {
     /// Index of the listener in the configuration.
-    pub listener: usize,
+    pub(crate) listener: usize,
     /// Its address.
-    pub address: Address,
+    pub(crate) address: Address,
     max: usize,
     tls: Option<Acceptor>,
     h2: bool,
     per_client: Option<Arc<PerClient>>,
     open: AtomicUsize,
     closed: Notify,
-    /// Who reads its sockets once this worker has handed over.
+    /// What becomes of its sockets when this worker hands over.
     fate: watch::Sender<Fate>,
 }
 
 /// What becomes of a listener's sockets when its worker hands over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub(crate) enum Fate {
     /// Another worker reads them.
     HandedOver,
     /// The new configuration has no such listener. It may still come back.
@@ -56,17 +56,17 @@ pub enum Fate {
 }
 
 /// One connection's place; given up when dropped.
-struct Admitted {
+struct AdmittedConnection {
     gate: Arc<Gate>,
     thread: Rc<Thread>,
     place: usize,
-    /// Its place among those of its client, where those are counted.
+    /// Its count among its client's connections, where those are limited.
     counted: Option<Counted>,
 }
 
-/// Accepts until the worker ends. Who has connected by then is served too, unless another worker reads the socket from now
-/// on: closing the last descriptor of it would reset those whom nobody has accepted.
-pub async fn accept(
+/// Accepts until the worker drains. Connections made before are served too, unless another worker reads the socket from now on:
+/// closing its last descriptor would reset connections that nobody has accepted.
+pub(crate) async fn accept(
     thread: Rc<Thread>,
     socket: Listening,
     gate: Arc<Gate>,
@@ -78,7 +78,7 @@ pub async fn accept(
     };
     if let Phase::Draining { until, idle: Idle::AnswerOneMore } = ending {
         let mut fate = gate.fate.subscribe();
-        // While nobody knows whether it comes back, it is read on.
+        // It may still come back, so it is read on.
         tokio::select! {
             biased;
             _ = fate.wait_for(|fate| *fate != Fate::Removed) => {}
@@ -120,7 +120,7 @@ async fn accept_for_ever(thread: &Rc<Thread>, socket: &Listening, gate: &Arc<Gat
                 thread.metrics.accept_failed(gate.listener);
                 if logged.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
                     logged = Some(Instant::now());
-                    tracing::error!(listener = %gate.address, "cannot accept connections, trying again: {e}");
+                    tracing::error!(listener = %gate.address, "cannot accept connections, retrying: {e}");
                 }
                 tokio::time::sleep(PAUSE).await;
             }
@@ -131,7 +131,7 @@ async fn accept_for_ever(thread: &Rc<Thread>, socket: &Listening, gate: &Arc<Gat
 fn admit(thread: &Rc<Thread>, gate: &Arc<Gate>, stream: TcpStream, peer: Peer) {
     let terms = thread.config.listeners[gate.listener].proxy_protocol.as_ref();
     let speaks_proxy = terms.is_some_and(|terms| terms.from.contains(peer));
-    // Behind a balancer that says who its clients are, they are counted once that is known.
+    // Behind a balancer that sends PROXY headers, a client is counted once its address is known.
     let counted = match (&gate.per_client, peer.ip()) {
         (Some(per_client), Some(ip)) if !speaks_proxy => match per_client.enter(ip) {
             Some(counted) => Some(counted),
@@ -142,7 +142,8 @@ fn admit(thread: &Rc<Thread>, gate: &Arc<Gate>, stream: TcpStream, peer: Peer) {
     gate.open.fetch_add(1, Ordering::Relaxed);
     thread.metrics.connection_opened(gate.listener);
     let place = thread.join();
-    let mut admitted = Admitted { gate: Arc::clone(gate), thread: Rc::clone(thread), place, counted };
+    let mut admitted =
+        AdmittedConnection { gate: Arc::clone(gate), thread: Rc::clone(thread), place, counted };
     if speaks_proxy {
         let thread = Rc::clone(thread);
         tokio::task::spawn_local(async move {
@@ -165,12 +166,12 @@ fn admit(thread: &Rc<Thread>, gate: &Arc<Gate>, stream: TcpStream, peer: Peer) {
     tokio::task::spawn_local(http1::serve(Rc::clone(thread), connection, admitted));
 }
 
-/// Shakes hands, in a future that is gone afterwards, and serves.
-async fn serve_tls(thread: Rc<Thread>, socket: TcpStream, peer: Peer, admitted: Admitted) {
+/// Makes the TLS handshake, in a future that is dropped afterwards, and serves.
+async fn serve_tls(thread: Rc<Thread>, socket: TcpStream, peer: Peer, admitted: AdmittedConnection) {
     let handshake = Box::pin(shake_hands(&thread, &admitted.gate, socket, peer));
     let Some(Secured { stream, identity, is_h2 }) = handshake.await else { return };
     if is_h2 {
-        let client = Client { peer, identity };
+        let client = ConnectedClient { peer, identity };
         return Box::pin(http2::serve(thread, stream, Box::default(), client, admitted)).await;
     }
     let mut connection = Downstream::new(&thread, stream, peer);
@@ -178,10 +179,10 @@ async fn serve_tls(thread: Rc<Thread>, socket: TcpStream, peer: Peer, admitted: 
     http1::serve(thread, connection, admitted).await;
 }
 
-/// A connection whose handshake is done.
+/// A connection after its TLS handshake.
 struct Secured {
     stream: Stream,
-    /// Header lines that say whose certificate its client has shown.
+    /// Header lines that name its client's certificate.
     identity: Option<Rc<[u8]>>,
     is_h2: bool,
 }
@@ -211,8 +212,8 @@ async fn shake_hands(thread: &Thread, gate: &Gate, socket: TcpStream, peer: Peer
     None
 }
 
-impl Admitted {
-    /// Reads a connection's PROXY header and says who its client is; `None` where it is to be closed.
+impl AdmittedConnection {
+    /// Reads a connection's PROXY header and returns the client's address; `None` where the connection is to be closed.
     async fn meet(&mut self, mut stream: TcpStream, peer: Peer) -> Option<(TcpStream, Peer)> {
         let (thread, gate) = (&self.thread, &self.gate);
         let terms = thread.config.listeners[gate.listener].proxy_protocol.as_ref()?;
@@ -236,9 +237,9 @@ impl Admitted {
         if let Some(left_out) = thread.may_log() {
             let listener = &gate.address;
             match left_out {
-                0 => tracing::warn!(%listener, %peer, "connection closed, no good PROXY header: {why}"),
+                0 => tracing::warn!(%listener, %peer, "connection closed, invalid PROXY header: {why}"),
                 _ => {
-                    tracing::warn!(%listener, %peer, left_out, "connection closed, no good PROXY header: {why}");
+                    tracing::warn!(%listener, %peer, left_out, "connection closed, invalid PROXY header: {why}");
                 }
             }
         }
@@ -249,7 +250,7 @@ impl Admitted {
 impl Gate {
     /// A gate for at most `max` connections, and for as many of each client as `terms` say; of TLS where there is an
     /// acceptor for it.
-    pub fn new(
+    pub(crate) fn new(
         listener: usize,
         address: Address,
         max: usize,
@@ -272,7 +273,7 @@ impl Gate {
     }
 
     /// Says what becomes of its sockets when this worker hands over.
-    pub fn decide(&self, fate: Fate) {
+    pub(crate) fn decide(&self, fate: Fate) {
         self.fate.send_replace(fate);
     }
 
@@ -296,13 +297,13 @@ impl Gate {
     }
 }
 
-impl Place for Admitted {
+impl ConnectionPlace for AdmittedConnection {
     fn index(&self) -> usize {
         self.place
     }
 }
 
-impl Drop for Admitted {
+impl Drop for AdmittedConnection {
     fn drop(&mut self) {
         self.thread.leave(self.place);
         self.thread.metrics.connection_closed(self.gate.listener);

@@ -1,18 +1,18 @@
 //! Idle connections to servers, kept for the next request of the same thread.
 
-pub mod h2;
+pub(crate) mod h2;
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-use self::h2::Connections;
+use self::h2::SharedConnections;
 use crate::cluster::Cluster;
 use crate::http::stream::Stream;
 use crate::tls::client::{ClientTls, Connector, Protocol};
 
 /// The idle connections of one thread.
 #[derive(Debug)]
-pub struct Pool {
+pub(crate) struct Pool {
     clusters: Box<[ClusterPool]>,
 }
 
@@ -21,23 +21,23 @@ struct ClusterPool {
     keepalive: usize,
     timeout: Duration,
     tls: Option<Connector>,
-    /// Where servers choose between HTTP/2 and HTTP/1.1: for requests that only HTTP/1.1 can carry.
+    /// For requests that only HTTP/1.1 can carry, where servers choose between HTTP/2 and HTTP/1.1.
     http1_tls: Option<Connector>,
-    endpoints: Box<[RefCell<Vec<Idle>>]>,
-    /// Where it is spoken.
-    h2: Box<[Connections]>,
+    endpoints: Box<[RefCell<Vec<IdleConnection>>]>,
+    /// Empty in a cluster of HTTP/1.1.
+    h2: Box<[SharedConnections]>,
     h2_streams: usize,
 }
 
 #[derive(Debug)]
-struct Idle {
+struct IdleConnection {
     stream: Stream,
     since: Instant,
 }
 
 impl Pool {
     /// A pool with a place for every endpoint.
-    pub fn new(clusters: &[Cluster]) -> Self {
+    pub(crate) fn new(clusters: &[Cluster]) -> Self {
         let cluster = |cluster: &Cluster| ClusterPool {
             keepalive: cluster.config.keepalive,
             timeout: cluster.config.keepalive_timeout,
@@ -50,7 +50,7 @@ impl Pool {
             h2: match cluster.config.protocol {
                 Protocol::Http1 => Box::default(),
                 Protocol::H2 | Protocol::Auto => {
-                    cluster.endpoints.iter().map(|_| Connections::default()).collect()
+                    cluster.endpoints.iter().map(|_| SharedConnections::default()).collect()
                 }
             },
             h2_streams: cluster.config.h2_streams,
@@ -62,7 +62,7 @@ impl Pool {
     /// a server may be closing those as the request is sent. `certain` asks the kernel itself, for requests that must not be
     /// sent twice; otherwise what the reactor knows is enough, which costs no system call.
     /// `upgrade`: the request asks for another protocol, which a stream of HTTP/2 cannot become where the server has a choice.
-    pub fn take(
+    pub(crate) fn take(
         &self,
         cluster: usize,
         endpoint: usize,
@@ -79,7 +79,7 @@ impl Pool {
         }
         let mut idle = pool.endpoints[endpoint].borrow_mut();
         loop {
-            let Idle { mut stream, since } = idle.pop()?;
+            let IdleConnection { mut stream, since } = idle.pop()?;
             if now.saturating_duration_since(since) >= pool.timeout {
                 // So are those that were used before it; the next sweep drops them.
                 stream.say_farewell();
@@ -91,38 +91,38 @@ impl Pool {
         }
     }
 
-    /// Keeps a connection on which nothing is outstanding. One stream of many is none.
-    pub fn put(&self, cluster: usize, endpoint: usize, mut stream: Stream, now: Instant) {
+    /// Keeps an idle connection for later requests. A stream of HTTP/2 is dropped: its connection is shared anyway.
+    pub(crate) fn put(&self, cluster: usize, endpoint: usize, mut stream: Stream, now: Instant) {
         let pool = &self.clusters[cluster];
         let mut idle = pool.endpoints[endpoint].borrow_mut();
         if stream.is_h2() {
             return;
         }
         if idle.len() < pool.keepalive {
-            idle.push(Idle { stream, since: now });
+            idle.push(IdleConnection { stream, since: now });
         } else {
             stream.say_farewell();
         }
     }
 
-    /// What a cluster's servers that are reached by https are spoken to with.
-    pub fn tls(&self, cluster: usize) -> Option<&Connector> {
+    /// The TLS connector of a cluster with `https` servers.
+    pub(crate) fn tls(&self, cluster: usize) -> Option<&Connector> {
         self.clusters[cluster].tls.as_ref()
     }
 
     /// The same for requests that only HTTP/1.1 can carry, where servers have a choice.
-    pub fn http1_tls(&self, cluster: usize) -> Option<&Connector> {
+    pub(crate) fn http1_tls(&self, cluster: usize) -> Option<&Connector> {
         self.clusters[cluster].http1_tls.as_ref()
     }
 
     /// An endpoint's connections of HTTP/2, in a cluster that speaks it.
-    pub fn h2(&self, cluster: usize, endpoint: usize) -> &Connections {
+    pub(crate) fn h2(&self, cluster: usize, endpoint: usize) -> &SharedConnections {
         &self.clusters[cluster].h2[endpoint]
     }
 
-    /// Drops connections that were idle for too long, that the server has closed, or that go to an address which the
-    /// server's name no longer has.
-    pub fn sweep(&self, clusters: &[Cluster], now: Instant) {
+    /// Drops connections that were idle for too long, that the server has closed, or whose address is no longer one of the
+    /// server's.
+    pub(crate) fn sweep(&self, clusters: &[Cluster], now: Instant) {
         for (pool, cluster) in self.clusters.iter().zip(clusters) {
             for (h2, endpoint) in pool.h2.iter().zip(&cluster.endpoints) {
                 h2.sweep(&endpoint.addresses, now, pool.timeout);
@@ -142,8 +142,8 @@ impl Pool {
     }
 
     /// Drops all.
-    pub fn clear(&self) {
-        self.clusters.iter().flat_map(|pool| &pool.h2).for_each(Connections::clear);
+    pub(crate) fn clear(&self) {
+        self.clusters.iter().flat_map(|pool| &pool.h2).for_each(SharedConnections::clear);
         for idle in self.clusters.iter().flat_map(|pool| &pool.endpoints) {
             idle.borrow_mut().drain(..).for_each(|mut c| c.stream.say_farewell());
         }
@@ -156,7 +156,7 @@ mod tests {
 
     use super::*;
 
-    /// The sweep comes once a second, which made the default meet servers that close at 5 s.
+    /// The sweep comes once a second. So connections were used beyond the default, when servers close them at 5 s.
     #[tokio::test]
     async fn a_connection_is_not_used_after_its_time_though_no_sweep_has_come() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");

@@ -1,16 +1,16 @@
-//! IDs of requests: 128 random bits as 32 hexadecimal digits, which nobody can guess from those before.
+//! Request IDs: 128 unpredictable random bits as 32 hexadecimal digits.
 
 use std::cell::RefCell;
 
 use rustix::rand::GetRandomFlags;
 
 /// An ID.
-pub type Id = [u8; 32];
+pub(crate) type Id = [u8; 32];
 
-/// Random bytes asked of the kernel at once, so that an ID does not cost a system call.
+/// Random bytes are read from the kernel in blocks of this size, so that an ID does not cost a system call.
 const POOL_BYTES: usize = 4096;
 const ID_BYTES: usize = 16;
-/// An ID that is passed on may have so many bytes.
+/// Maximum length of an ID that is passed on, in bytes.
 const MAX_PASSED_BYTES: usize = 128;
 
 thread_local! {
@@ -19,7 +19,7 @@ thread_local! {
 }
 
 /// A new one.
-pub fn new() -> Id {
+pub(crate) fn new() -> Id {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     let mut id = [0; 32];
     POOL.with_borrow_mut(|(bytes, left)| {
@@ -34,8 +34,8 @@ pub fn new() -> Id {
     id
 }
 
-/// Whether an ID that somebody else has given can go into headers and logs as it is.
-pub fn may_pass(id: &[u8]) -> bool {
+/// Whether an ID from outside is safe in headers and logs.
+pub(crate) fn may_pass(id: &[u8]) -> bool {
     (1..=MAX_PASSED_BYTES).contains(&id.len())
         && id.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/+=@~".contains(byte))
 }
@@ -46,7 +46,7 @@ fn fill(bytes: &mut [u8]) -> usize {
         match rustix::rand::getrandom(&mut bytes[filled..], GetRandomFlags::empty()) {
             Ok(n) => filled += n,
             Err(rustix::io::Errno::INTR) => {}
-            // Only kernels without the call answer otherwise, and those are older than what else we need.
+            // Only kernels without the call fail, and those are too old for other things that we need.
             Err(e) => panic!("getrandom: {e}"),
         }
     }

@@ -1,4 +1,4 @@
-//! Errors as clients see them: the one place that gives an error its status.
+//! Error responses: the one place that gives an error its status.
 
 use std::io::Write;
 use std::time::Instant;
@@ -10,15 +10,15 @@ use crate::serve::error::{Error, Side};
 
 /// An error's status, and whether its connection can go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Verdict {
-    /// HTTP status; 0 where nobody is left to get one.
-    pub status: u16,
-    /// Whether what follows on the connection can be told from what went wrong.
-    pub keep: bool,
+pub(crate) struct ErrorStatus {
+    /// HTTP status; 0 where the client is gone.
+    pub(crate) status: u16,
+    /// Whether the connection can go on: the next request can be found behind this one.
+    pub(crate) keep: bool,
 }
 
-/// What becomes of an error.
-pub fn verdict(error: Error) -> Verdict {
+/// The status of an error.
+pub(crate) fn status_of(error: Error) -> ErrorStatus {
     let (status, keep) = match error {
         Error::Head(refusal) => match refusal {
             Refusal::LineTooLong => (414, false),
@@ -38,12 +38,12 @@ pub fn verdict(error: Error) -> Verdict {
         Error::ServerTimeout => (504, true),
         Error::ClientGone => (0, false),
     };
-    Verdict { status, keep }
+    ErrorStatus { status, keep }
 }
 
-/// Writes the whole response to an error, and returns how much of it is body: one line that says what happened and whose
-/// fault it was. `more` is header lines beside those of every such response.
-pub fn write_error(
+/// Writes the whole response to an error, and returns the length of its body: one line that says what happened. "trylist:"
+/// marks errors that are not the client's. `more` is additional header lines.
+pub(crate) fn write_error(
     date: &Date,
     error: Error,
     head: Option<&RequestHead>,
@@ -52,7 +52,7 @@ pub fn write_error(
     now: Instant,
     out: &mut Vec<u8>,
 ) -> u64 {
-    let status = verdict(error).status;
+    let status = status_of(error).status;
     let who = match error.side() {
         Side::Downstream => "",
         Side::Upstream => "trylist: ",
@@ -81,7 +81,7 @@ pub fn write_error(
     body.len() as u64
 }
 
-/// Whether a request is a call of gRPC, whose clients look for an error where they look for any other.
+/// Whether a request is a gRPC call: its client expects errors as gRPC statuses.
 fn is_grpc(head: &RequestHead) -> bool {
     let is_type =
         |value: &[u8]| value.get(..16).is_some_and(|begin| begin.eq_ignore_ascii_case(b"application/grpc"));
@@ -113,7 +113,7 @@ fn write_grpc(date: &Date, grpc: u8, message: &str, now: Instant, out: &mut Vec<
 }
 
 /// Writes the proxy's own answer to OPTIONS that it is not to pass on (`Max-Forwards: 0`).
-pub fn write_options(date: &Date, head: &RequestHead, keep: bool, now: Instant, out: &mut Vec<u8>) {
+pub(crate) fn write_options(date: &Date, head: &RequestHead, keep: bool, now: Instant, out: &mut Vec<u8>) {
     write_head(date, 204, 0, now, out);
     headers::write_connection(keep, head.version, out);
     out.extend_from_slice(b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n\r\n");
@@ -129,7 +129,7 @@ fn write_head(date: &Date, status: u16, body_bytes: usize, now: Instant, out: &m
     }
 }
 
-/// The phrase of a status that the proxy itself gives.
+/// The reason phrase of a status that the proxy itself sends.
 fn reason(status: u16) -> &'static str {
     match status {
         204 => "No Content",

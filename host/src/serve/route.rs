@@ -9,7 +9,7 @@ use crate::config::{self, Config, RouteOrder};
 /// The routes of a configuration, arranged for look-up. Nobody but the configuration puts anything into the tables, so a
 /// quick hash is safe.
 #[derive(Debug)]
-pub enum Routes {
+pub(crate) enum Routes {
     /// The longest path wins, and a host's own routes before those of all hosts. A look-up costs one hash per
     /// different length of path that could match.
     Longest {
@@ -18,21 +18,21 @@ pub enum Routes {
         /// For all hosts.
         any: Prefixes,
     },
-    /// The first wins; a look-up walks the list.
+    /// The first match wins; a look-up walks the list.
     First(Box<[config::Route]>),
 }
 
 /// Routes of one host, by path.
 #[derive(Debug, Default)]
-pub struct Prefixes {
-    /// Lengths of the paths that there are, longest first.
+pub(crate) struct Prefixes {
+    /// The different lengths of the paths, longest first.
     lengths: Vec<usize>,
     by_path: FxHashMap<Box<[u8]>, config::Route>,
 }
 
 impl Routes {
     /// Arranges the routes of a configuration.
-    pub fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config) -> Self {
         match config.route_order {
             RouteOrder::First => Self::First(config.routes.clone().into()),
             RouteOrder::Longest => {
@@ -50,7 +50,7 @@ impl Routes {
     }
 
     /// The route for a request. `authority` is its host and maybe port; `path` is in normal form.
-    pub fn find(&self, authority: Option<&[u8]>, path: &[u8]) -> Option<&config::Route> {
+    pub(crate) fn find(&self, authority: Option<&[u8]>, path: &[u8]) -> Option<&config::Route> {
         match self {
             Self::Longest { by_host, any } => {
                 let own = match authority {
@@ -108,7 +108,7 @@ fn host_of(authority: &[u8]) -> Cow<'_, [u8]> {
 }
 
 /// The path with a route's prefix replaced.
-pub fn rewrite<'a>(route: &config::Route, path: &'a [u8]) -> Cow<'a, [u8]> {
+pub(crate) fn rewrite<'a>(route: &config::Route, path: &'a [u8]) -> Cow<'a, [u8]> {
     let Some(new) = &route.rewrite else { return Cow::Borrowed(path) };
     let rest = path.get(route.path.len()..).unwrap_or_default();
     let mut out = new.as_bytes().to_vec();

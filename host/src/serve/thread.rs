@@ -1,4 +1,4 @@
-//! What one worker thread owns. Nothing in here is shared, so nothing in here waits.
+//! State of one worker thread. Nothing in here is shared, so nothing in here waits.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -23,23 +23,23 @@ use crate::serve::route::Routes;
 /// into the bottleneck. The metrics and the access log count all.
 const LOG_LINES_PER_SECOND: u32 = 10;
 
-/// One worker thread's own things, and its view of what is shared.
+/// State of one worker thread, and its references to shared state.
 #[derive(Debug)]
-pub struct Thread {
+pub(crate) struct Thread {
     /// The configuration.
-    pub config: Arc<Config>,
-    /// Which requests go where.
-    pub routes: Arc<Routes>,
+    pub(crate) config: Arc<Config>,
+    /// The routes.
+    pub(crate) routes: Arc<Routes>,
     /// All clusters, in the order of the configuration.
-    pub clusters: Clusters,
+    pub(crate) clusters: Clusters,
     /// This thread's numbers.
-    pub metrics: Arc<Shard>,
+    pub(crate) metrics: Arc<Shard>,
     /// This thread's end of the access log, if there is one.
-    pub access_log: Option<RefCell<access_log::LogWriter>>,
+    pub(crate) access_log: Option<RefCell<access_log::LogWriter>>,
     /// Idle connections to servers.
-    pub pool: Pool,
-    /// The date of now, as headers want it.
-    pub date: Date,
+    pub(crate) pool: Pool,
+    /// The current date as a header value.
+    pub(crate) date: Date,
     phase: Cell<Phase>,
     epoch: Instant,
     random: Random,
@@ -49,7 +49,7 @@ pub struct Thread {
     connection_ended: Notify,
 }
 
-/// What is left to be logged in this second.
+/// Log lines that are left in this second.
 #[derive(Clone, Copy, Debug, Default)]
 struct LogBudget {
     second: Option<Instant>,
@@ -59,7 +59,7 @@ struct LogBudget {
 
 impl Thread {
     /// `epoch` is the zero of the times that modules see, the same for all threads.
-    pub fn new(
+    pub(crate) fn new(
         config: Arc<Config>,
         routes: Arc<Routes>,
         clusters: Clusters,
@@ -85,28 +85,28 @@ impl Thread {
         }
     }
 
-    /// Uniform random bits, for balancing and nothing that has to be secret.
+    /// Uniform random bits. Not secret: for balancing only.
     #[inline]
-    pub fn random(&self) -> u64 {
+    pub(crate) fn random(&self) -> u64 {
         self.random.next()
     }
 
     /// A time as modules see it.
     #[inline]
-    pub fn ns(&self, time: Instant) -> u64 {
+    pub(crate) fn ns(&self, time: Instant) -> u64 {
         ns(time.saturating_duration_since(self.epoch))
     }
 
     /// Counts a request and says whether it is the one in 64 whose module calls are timed.
     #[inline]
-    pub fn is_sampled(&self) -> bool {
+    pub(crate) fn is_sampled(&self) -> bool {
         let n = self.requests.get();
         self.requests.set(n.wrapping_add(1));
         n.is_multiple_of(64)
     }
 
     /// Whether a line about a failed request may be logged, and how many were left out since the last one.
-    pub fn may_log(&self) -> Option<u64> {
+    pub(crate) fn may_log(&self) -> Option<u64> {
         let (now, mut budget) = (Instant::now(), self.log_budget.get());
         if budget.second.is_none_or(|second| now.saturating_duration_since(second).as_secs() >= 1) {
             budget = LogBudget { second: Some(now), used: 0, ..budget };
@@ -123,32 +123,32 @@ impl Thread {
         may.then_some(left_out)
     }
 
-    /// What the worker is about.
+    /// The phase of the worker.
     #[inline]
-    pub fn phase(&self) -> Phase {
+    pub(crate) fn phase(&self) -> Phase {
         self.phase.get()
     }
 
-    /// Moves on and wakes every connection, so that each can see what that means for it.
-    pub fn enter_phase(&self, phase: Phase) {
+    /// Enters the next phase and wakes every connection, so that each can react to it.
+    pub(crate) fn enter_phase(&self, phase: Phase) {
         self.phase.set(phase);
         for waker in self.connections.borrow().iter().filter_map(|(_, waker)| waker.as_ref()) {
             waker.wake_by_ref();
         }
     }
 
-    /// Takes a place in the list of those who are woken when the phase changes.
-    pub fn join(&self) -> usize {
+    /// Takes a place in the list of connections that are woken when the phase changes.
+    pub(crate) fn join(&self) -> usize {
         self.connections.borrow_mut().insert(None)
     }
 
-    /// Names whom to wake; once for the life of a task.
-    pub fn set_waker(&self, place: usize, waker: &Waker) {
+    /// Sets the waker of a connection; once for the life of a task.
+    pub(crate) fn set_waker(&self, place: usize, waker: &Waker) {
         self.connections.borrow_mut()[place] = Some(waker.clone());
     }
 
     /// Gives the place up.
-    pub fn leave(&self, place: usize) {
+    pub(crate) fn leave(&self, place: usize) {
         self.connections.borrow_mut().remove(place);
         if self.phase().is_ending() {
             self.connection_ended.notify_one();
@@ -156,18 +156,18 @@ impl Thread {
     }
 
     /// Completes when a connection has ended since the last time it did; only once the worker is ending.
-    pub async fn a_connection_ended(&self) {
+    pub(crate) async fn a_connection_ended(&self) {
         self.connection_ended.notified().await;
     }
 
     /// Connections of this thread.
-    pub fn n_connections(&self) -> usize {
+    pub(crate) fn n_connections(&self) -> usize {
         self.connections.borrow().len()
     }
 }
 
 /// A connection's place among those of its thread, given up when dropped.
-pub trait Place {
+pub(crate) trait ConnectionPlace {
     /// Which it is; see [`Thread::join`].
     fn index(&self) -> usize;
 }

@@ -21,7 +21,7 @@ use crate::http::pump::{Pump, PumpError};
 use crate::http::stream::Stream;
 use crate::serve::downstream::Downstream;
 use crate::serve::error::Error;
-use crate::serve::pool::h2::{Connections, Making, Turn};
+use crate::serve::pool::h2::{Making, SharedConnections, Turn};
 use crate::serve::thread::Thread;
 use crate::tls;
 use crate::tls::client::{Connector, Protocol};
@@ -34,58 +34,58 @@ const FIRST_READ_BYTES: usize = 8 * 1024;
 
 /// Why a request that was sent, or was being sent, got no response.
 #[derive(Debug)]
-pub enum NoResponse {
+pub(crate) enum NoResponse {
     /// The server closed the connection before it sent a byte; `io::Error` where it said how.
     Closed(Option<io::Error>),
-    /// It has not looked at the request and never will, or no byte of it was sent.
+    /// The server has not processed the request and never will, or no byte was sent.
     Unprocessed(io::Error),
-    /// It has reset this request's stream, and not the connection.
+    /// The server has reset this request's stream, and not the connection.
     Reset(io::Error),
-    /// It closed within the head.
+    /// The server closed the connection within the response's head.
     Cut,
-    /// What it sent is not a response.
+    /// The response is invalid.
     Bad(Refusal),
-    /// It sent nothing in so much time.
+    /// The server sent nothing for this long.
     TimedOut(Duration),
-    /// It is the client's doing.
+    /// The client is the cause.
     Client(Error),
 }
 
-/// A request on its way over one connection, and what came back of it.
+/// A request sent over one connection, and its response.
 #[derive(Debug)]
-pub struct Exchange {
+pub(crate) struct Exchange {
     /// The connection.
-    pub server: Stream,
-    /// What was read of it and not used.
-    pub buffer: Buffer,
+    pub(crate) server: Stream,
+    /// Bytes that were read of it and not used.
+    pub(crate) buffer: Buffer,
     /// The request, as far as it is not sent.
-    pub request: Pump,
+    pub(crate) request: Pump,
     /// When all of the request was sent.
-    pub sent_at: Option<Instant>,
+    pub(crate) sent_at: Option<Instant>,
     /// The client has got an interim response.
-    pub has_passed_on: bool,
+    pub(crate) has_passed_on: bool,
 }
 
-/// What an exchange is held to.
+/// Limits and times of an exchange.
 #[derive(Clone, Copy, Debug)]
-pub struct Terms<'a> {
+pub(crate) struct ExchangeTerms<'a> {
     /// Limits of the response's head.
-    pub limits: &'a Limits,
+    pub(crate) limits: &'a Limits,
     /// From the request's last byte to the response's first.
-    pub response: Duration,
-    /// Which of the times in the configuration that is.
-    pub allowed: Duration,
-    /// Without a byte in the request's body.
-    pub request_body: Duration,
-    /// When the whole request has to be over, whatever moves; and how long after its beginning that is.
-    pub until: Option<(Instant, Duration)>,
+    pub(crate) response: Duration,
+    /// The configured time that this comes from.
+    pub(crate) allowed: Duration,
+    /// Between two bytes of the request's body.
+    pub(crate) request_body: Duration,
+    /// The deadline of the whole request, and how long after its beginning that is.
+    pub(crate) until: Option<(Instant, Duration)>,
     /// The client asks for another protocol, and the server may switch to it.
-    pub upgrade: bool,
-    /// What the operator wants of the response's headers.
-    pub rules: Option<&'a Rules>,
+    pub(crate) upgrade: bool,
+    /// The route's rules for response headers.
+    pub(crate) rules: Option<&'a Rules>,
 }
 
-impl Terms<'_> {
+impl ExchangeTerms<'_> {
     /// A deadline, brought forward where the whole request has to be over before.
     #[inline]
     fn by(&self, deadline: Instant) -> Instant {
@@ -98,7 +98,7 @@ impl Terms<'_> {
 ///
 /// # Errors
 /// As [`connect`], or the server speaks another protocol than it has to.
-pub async fn connection(
+pub(crate) async fn connection(
     thread: &Thread,
     cluster: &Cluster,
     (cluster_idx, endpoint_idx): (usize, usize),
@@ -118,7 +118,7 @@ pub async fn connection(
         let shared = thread.pool.h2(cluster_idx, endpoint_idx);
         let until = Instant::now() + patience;
         let mut making = None;
-        // Without knowing that it will be shared, nobody waits for another's connection.
+        // Nobody waits for another's connection unless it is known that it can be shared.
         while config.protocol == Protocol::H2 || shared.is_known() {
             if let Some(stream) = shared.take(config.h2_streams) {
                 return Ok(Stream::H2Client(Box::new(stream)));
@@ -135,7 +135,7 @@ pub async fn connection(
         }
         let left = until.saturating_duration_since(Instant::now());
         let result = connect_h2(shared, endpoint, tls, config, left, &mut making).await;
-        // Who had less time than the configuration gives a connection has learnt nothing for those who wait.
+        // A try with less time than `connect_timeout` has learnt nothing for the requests that wait.
         let was_hurried = left < config.connect_timeout && Instant::now() >= until;
         if let (Err(e), Some(making)) = (&result, making.filter(|_| !was_hurried)) {
             making.failed(e);
@@ -146,7 +146,7 @@ pub async fn connection(
 }
 
 async fn connect_h2(
-    shared: &Connections,
+    shared: &SharedConnections,
     endpoint: &Endpoint,
     tls: Option<&Connector>,
     config: &config::ClusterConfig,
@@ -176,7 +176,7 @@ async fn connect_h2(
 ///
 /// # Errors
 /// As [`Dial::connect`].
-pub async fn connect(
+pub(crate) async fn connect(
     endpoint: &Endpoint,
     tls: Option<&Connector>,
     (patience, fair): (Duration, Duration),
@@ -189,7 +189,7 @@ pub async fn connect(
 
 impl Exchange {
     /// An exchange that begins now.
-    pub fn new(server: Stream, request: Pump) -> Self {
+    pub(crate) fn new(server: Stream, request: Pump) -> Self {
         Self { server, buffer: Buffer::for_body(), request, sent_at: None, has_passed_on: false }
     }
 
@@ -198,12 +198,12 @@ impl Exchange {
     ///
     /// # Errors
     /// There is no response, for one of the reasons of [`NoResponse`].
-    pub async fn response_head(
+    pub(crate) async fn response_head(
         &mut self,
         down: &mut Downstream,
         request_head: &RequestHead,
         response: &mut ResponseHead,
-        terms: &Terms<'_>,
+        terms: &ExchangeTerms<'_>,
         now: Instant,
     ) -> Result<(), NoResponse> {
         let limits = HeadLimits { line_bytes: terms.limits.head_bytes, headers: terms.limits.headers };
@@ -255,7 +255,7 @@ impl Exchange {
         &mut self,
         down: &mut Downstream,
         progress: &mut Progress,
-        terms: &Terms<'_>,
+        terms: &ExchangeTerms<'_>,
     ) -> Result<(), NoResponse> {
         poll_fn(|cx| {
             self.poll_send(cx, down, progress, terms)?;
@@ -271,9 +271,9 @@ impl Exchange {
         .await
     }
 
-    /// Whose doing it is that the time for the response, or for the next of the request, is over. A client that holds its
+    /// Whether client or server is to blame that the time for the response, or for the next byte of the request, is over. A client that holds its
     /// body back until it is told to go on does so at its own risk: the server may never say so (RFC 9110 section 10.1.1).
-    fn overdue(&self, progress: &Progress, terms: &Terms<'_>) -> NoResponse {
+    fn overdue(&self, progress: &Progress, terms: &ExchangeTerms<'_>) -> NoResponse {
         if !progress.sent && !self.request.waits_for_sink {
             return NoResponse::Client(Error::BodyTimeout);
         }
@@ -289,7 +289,7 @@ impl Exchange {
         cx: &mut Context<'_>,
         down: &mut Downstream,
         progress: &mut Progress,
-        terms: &Terms<'_>,
+        terms: &ExchangeTerms<'_>,
     ) -> Result<(), NoResponse> {
         if progress.sent || progress.sink_failed.is_some() {
             return Ok(());
@@ -369,10 +369,10 @@ async fn pass_on_interim(
     down: &mut Downstream,
     request_head: &RequestHead,
     response: &ResponseHead,
-    terms: &Terms<'_>,
+    terms: &ExchangeTerms<'_>,
 ) -> Result<bool, NoResponse> {
     if response.status == 101 {
-        // No upgrade was passed on, so nobody asked for this.
+        // No upgrade was passed on, so none was asked for.
         return Err(NoResponse::Bad(Refusal::Malformed("101 Switching Protocols that nobody asked for")));
     }
     if request_head.version == Version::Http10 {
@@ -395,8 +395,8 @@ async fn pass_on_interim(
     }
 }
 
-/// What a failure of the request's own side means.
-pub fn client_error(e: &PumpError) -> Error {
+/// The error of a request whose body could not be read or sent.
+pub(crate) fn client_error(e: &PumpError) -> Error {
     match e {
         PumpError::SourceFailed(_) | PumpError::SourceEnded | PumpError::SinkFailed(_) => Error::ClientGone,
         PumpError::Malformed(text) => Error::Body(text),

@@ -221,7 +221,7 @@ fn plain_http_is_told_where_it_is() {
     let proxy = serving(&origin, &[&ca.issue(&["site.test"])], "").start();
     let reply = proxy.get("/");
     assert_eq!(reply.status(), 400);
-    assert_eq!(reply.text(), "400 Bad Request: plain HTTP sent to a port where HTTPS is spoken\n");
+    assert_eq!(reply.text(), "400 Bad Request: plain HTTP request sent to an HTTPS port\n");
     let listener = proxy.address();
     assert_eq!(
         proxy.metric(&format!("trylist_tls_handshake_failures_total{{listener=\"{listener}\"}}")),

@@ -256,7 +256,7 @@ fn rubbish_in_place_of_a_proxy_header_ends_the_connection_with_one_line() {
         let (said, _) = client.rest();
         assert_eq!(said, "", "{sent:?}");
         let listener = proxy.address().to_string();
-        let line = log::line(&["no good PROXY header", &format!("listener={listener}")]);
+        let line = log::line(&["invalid PROXY header", &format!("listener={listener}")]);
         assert!(line.contains(why), "{line}");
         assert_eq!(origin.n_connections(), 0);
         proxy.wait_for_metric(&format!("trylist_bad_proxy_headers_total{{listener=\"{listener}\"}}"), 1.0);
@@ -387,7 +387,7 @@ fn a_cluster_that_has_as_many_requests_as_it_may_refuses_at_once() {
     let mut second = proxy.connect();
     let reply = second.get("/").reply();
     assert_eq!((reply.status(), reply.header("retry-after")), (503, Some("1")));
-    assert!(reply.text().contains("too many requests at once"), "{reply:?}");
+    assert!(reply.text().contains("too many concurrent requests"), "{reply:?}");
     proxy.wait_for_metric("trylist_overloaded_total{cluster=\"%\"}", 1.0);
     go.open();
     assert_eq!(first.reply().text(), "a");

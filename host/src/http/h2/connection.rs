@@ -30,7 +30,7 @@ pub trait Carrier: AsyncRead + AsyncWrite + Unpin + 'static {
 
 /// What a new connection turns out to be good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Readiness {
+pub enum ConnectionReadiness {
     /// The server has sent its SETTINGS, and allows so many streams at once.
     Allows(usize),
     /// The server has answered a request without having sent them.
@@ -40,7 +40,7 @@ pub enum Readiness {
 }
 
 /// Called once, when it is known what a new connection is good for.
-pub type OnReadiness = Box<dyn FnOnce(Readiness)>;
+pub type OnReadiness = Box<dyn FnOnce(ConnectionReadiness)>;
 
 /// Header list of a response; what is larger is refused by its stream alone.
 const MAX_HEADER_LIST: u32 = 64 * 1024;
@@ -89,7 +89,7 @@ async fn drive<T: AsyncRead + AsyncWrite + Unpin>(
             let told = driver.max_concurrent_send_streams();
             is_told = told != UNTOLD;
             if let Some(connection) = connection.upgrade().filter(|_| is_told) {
-                connection.tell(Readiness::Allows(told));
+                connection.tell(ConnectionReadiness::Allows(told));
             }
         }
         polled.map(|_| ())
@@ -97,7 +97,7 @@ async fn drive<T: AsyncRead + AsyncWrite + Unpin>(
     .await;
     if let Some(connection) = connection.upgrade() {
         connection.is_over.set(true);
-        connection.tell(Readiness::Ended);
+        connection.tell(ConnectionReadiness::Ended);
     }
 }
 
@@ -165,7 +165,7 @@ impl Connection {
         if self.awaited.borrow().is_some() { 1 } else { self.sender.borrow().current_max_send_streams() }
     }
 
-    fn tell(&self, readiness: Readiness) {
+    fn tell(&self, readiness: ConnectionReadiness) {
         if let Some(on_readiness) = self.awaited.take() {
             on_readiness(readiness);
         }
@@ -204,13 +204,13 @@ impl Lease {
 
     /// A response has come over it: a server that answers without having sent SETTINGS is not waited for.
     pub(super) fn is_answered(&self) {
-        self.0.tell(Readiness::Unsaid);
+        self.0.tell(ConnectionReadiness::Unsaid);
     }
 
     /// Nothing more is to be begun on this connection.
     pub(super) fn give_up(&self) {
         self.0.is_over.set(true);
-        self.0.tell(Readiness::Ended);
+        self.0.tell(ConnectionReadiness::Ended);
     }
 }
 

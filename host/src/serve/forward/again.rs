@@ -1,4 +1,4 @@
-//! Whether a request is sent again to another server, and what its client gets where it is not.
+//! Retries: whether a request is sent again to another server, and what its client gets otherwise.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use lb_api::wire;
 use tokio::time::Sleep;
 
-use super::failure::Failure;
-use super::report::Report;
-use super::{End, Memory, Request};
+use super::failure::RequestFailure;
+use super::report::Served;
+use super::request::{Memory, Request};
 use crate::config::retry::RetryPolicy;
 use crate::http::h1::body::BodyReader;
 use crate::http::h1::head::{Framing, ResponseHead};
@@ -19,60 +19,60 @@ use crate::serve::trylist::Trylist;
 use crate::serve::upstream::{Exchange, NoResponse};
 
 /// What the client gets unless another try brings something better.
-pub(super) enum Last {
-    Failure(Failure),
-    Response(Box<Held>),
+pub(super) enum LastResort {
+    Failure(RequestFailure),
+    Response(Box<HeldResponse>),
 }
 
 /// A response that is not passed on while another server is tried.
-pub(super) struct Held {
+pub(super) struct HeldResponse {
     pub(super) endpoint: usize,
     pub(super) exchange: Exchange,
     pub(super) head: ResponseHead,
 }
 
 impl Request<'_> {
-    /// Keeps a response for the case that no other server gives a better one.
+    /// Holds a response back while another server is tried.
     pub(super) fn hold(
         &mut self,
         memory: &mut Memory,
         trylist: &mut Trylist<'_>,
         endpoint: usize,
         mut exchange: Exchange,
-    ) -> Last {
+    ) -> LastResort {
         let now = Instant::now();
         let head = std::mem::take(&mut memory.response_head);
         self.note(endpoint, &format!("answered {}", head.status));
         trylist.response_headers(&head, now);
         trylist.end_try(wire::TRY_SERVED, now);
         self.rest = exchange.request.take_rest();
-        Last::Response(Box::new(Held { endpoint, exchange, head }))
+        LastResort::Response(Box::new(HeldResponse { endpoint, exchange, head }))
     }
 
     /// The route's policy, where this request can be repeated by it. A body may turn out to be too long later.
     pub(super) fn policy(&self) -> Option<&RetryPolicy> {
-        let policy = self.plan.route.retry.as_deref()?;
-        let fits = match self.head.framing {
+        let policy = self.view.plan.route.retry.as_deref()?;
+        let fits = match self.view.head.framing {
             // Of HTTP/2, where nothing need be said of a length.
             Framing::None | Framing::Chunked | Framing::UntilClose => true,
             Framing::Length(n) => n <= policy.buffer_bytes as u64,
         };
-        (fits && policy.repeats(self.head.text(self.head.method_text))).then_some(policy)
+        (fits && policy.repeats(self.view.head.text(self.view.head.method_text))).then_some(policy)
     }
 
     /// Whether what the client sent can be sent again, after a try that has sent some or all of it.
     pub(super) fn is_repeatable(&self) -> bool {
-        self.head.framing == Framing::None || self.rest.is_some()
+        self.view.head.framing == Framing::None || self.rest.is_some()
     }
 
-    /// When the whole request has to be over, and how long after its beginning that is.
+    /// The deadline of the whole request, and how long after its beginning that is.
     pub(super) fn last_moment(&self) -> Option<(Instant, Duration)> {
-        self.plan.timeout.map(|allowed| (self.started + allowed, allowed))
+        self.view.plan.timeout.map(|allowed| (self.started + allowed, allowed))
     }
 
-    /// When the tries have to be over; what the client takes to send its body is not counted.
+    /// The deadline of all tries. The time in which the client sends its body does not count.
     fn end_of_tries(&self) -> Option<Instant> {
-        let allowed = self.plan.route.retry.as_deref()?.timeout?;
+        let allowed = self.view.plan.route.retry.as_deref()?.timeout?;
         Some(self.started + allowed + self.sending)
     }
 
@@ -89,9 +89,9 @@ impl Request<'_> {
         self.deadline().is_some_and(|until| now >= until)
     }
 
-    /// What a try has of a time that the cluster allows, and which of the times that is in the configuration.
+    /// How much a try has of a time that the cluster allows, and the configured time that this comes from.
     pub(super) fn patience(&self, allowed: Duration, now: Instant) -> (Duration, Duration) {
-        let Some(policy) = self.plan.route.retry.as_deref() else { return (allowed, allowed) };
+        let Some(policy) = self.view.plan.route.retry.as_deref() else { return (allowed, allowed) };
         let of_try = allowed.min(policy.try_timeout.unwrap_or(allowed));
         let left = self.end_of_tries().map(|until| until.saturating_duration_since(now));
         match (left, policy.timeout) {
@@ -100,10 +100,11 @@ impl Request<'_> {
         }
     }
 
-    /// The time that a try has for what the cluster allows so much time for, had nothing come before it.
+    /// The time that a first try would have of a time that the cluster allows.
     pub(super) fn fair(&self, allowed: Duration) -> Duration {
-        let policy = self.plan.route.retry.as_deref();
-        let others = [policy.and_then(|p| p.try_timeout), policy.and_then(|p| p.timeout), self.plan.timeout];
+        let policy = self.view.plan.route.retry.as_deref();
+        let others =
+            [policy.and_then(|p| p.try_timeout), policy.and_then(|p| p.timeout), self.view.plan.timeout];
         others.into_iter().flatten().fold(allowed, Duration::min)
     }
 
@@ -113,7 +114,7 @@ impl Request<'_> {
         self.policy().is_some_and(|policy| {
             policy.on.has_status(head.status)
                 && exchange.request.is_done()
-                && (self.head.framing == Framing::None || exchange.request.is_kept())
+                && (self.view.head.framing == Framing::None || exchange.request.is_kept())
                 && self.may_send_again(policy, exchange.has_passed_on)
         })
     }
@@ -143,14 +144,17 @@ impl Request<'_> {
     ///
     /// # Errors
     /// The client went away.
-    pub(super) async fn back_off(&mut self, down: &mut Downstream) -> Result<Option<Instant>, Failure> {
-        let Some(policy) = self.plan.route.retry.as_deref() else { return Ok(None) };
+    pub(super) async fn back_off(
+        &mut self,
+        down: &mut Downstream,
+    ) -> Result<Option<Instant>, RequestFailure> {
+        let Some(policy) = self.view.plan.route.retry.as_deref() else { return Ok(None) };
         if self.retrying.is_none() {
             let cluster = self.cluster;
-            // This one is no longer in flight, and counts all the same.
+            // This request is not in flight now, but counts.
             self.retrying = cluster.retries.begin(policy.budget, || cluster.n_requests() + 1);
             if self.retrying.is_none() {
-                self.thread.metrics.retry_denied(self.plan.route.cluster);
+                self.thread.metrics.retry_denied(self.view.plan.route.cluster);
                 return Ok(None);
             }
         }
@@ -166,30 +170,30 @@ impl Request<'_> {
         Ok(Some(if wait.is_zero() { now } else { Instant::now() }))
     }
 
-    async fn sleep_unless_gone(&self, down: &mut Downstream, sleep: Sleep) -> Result<(), Failure> {
+    async fn sleep_unless_gone(&self, down: &mut Downstream, sleep: Sleep) -> Result<(), RequestFailure> {
         let gone = poll_fn(|cx| match down.watch(cx) {
             Err(error) => Poll::Ready(error),
             Ok(()) => Poll::Pending,
         });
         tokio::select! {
             biased;
-            error = gone => Err(Failure { error, outcome: wire::OUTCOME_ABORTED, begun: None }),
+            error = gone => Err(RequestFailure { error, outcome: wire::OUTCOME_ABORTED, begun: None }),
             () = sleep => Ok(()),
         }
     }
 
-    /// Gives the client what there is.
+    /// Ends the request with what the last try has left.
     pub(super) async fn settle(
         &mut self,
         down: &mut Downstream,
         memory: &mut Memory,
         trylist: &mut Trylist<'_>,
-        last: Last,
-    ) -> Result<(Report, End, Instant), Failure> {
+        last: LastResort,
+    ) -> Result<Served, RequestFailure> {
         match last {
-            Last::Failure(failure) => Err(failure),
-            Last::Response(held) => {
-                let Held { endpoint, exchange, head } = *held;
+            LastResort::Failure(failure) => Err(failure),
+            LastResort::Response(held) => {
+                let HeldResponse { endpoint, exchange, head } = *held;
                 memory.response_head = head;
                 self.is_last_resort = true;
                 self.relay(down, memory, trylist, endpoint, exchange).await
@@ -197,18 +201,19 @@ impl Request<'_> {
         }
     }
 
-    /// Gives up what was held: another try was made. A short response that has come whole leaves its connection usable.
-    pub(super) fn let_go(&self, last: Option<Last>, now: Instant) {
-        let Some(Last::Response(held)) = last else { return };
-        let Held { endpoint, exchange: Exchange { server, mut buffer, .. }, head } = *held;
+    /// Drops a response that was held back: another try was made. A short response that has come whole leaves its connection
+    /// usable.
+    pub(super) fn let_go(&self, last: Option<LastResort>, now: Instant) {
+        let Some(LastResort::Response(held)) = last else { return };
+        let HeldResponse { endpoint, exchange: Exchange { server, mut buffer, .. }, head } = *held;
         let ends = BodyReader::of_response(head.framing).take(&mut buffer).is_ok_and(|piece| piece.last);
         if head.keep_alive && ends && buffer.is_empty() {
-            self.thread.pool.put(self.plan.route.cluster, endpoint, server, now);
+            self.thread.pool.put(self.view.plan.route.cluster, endpoint, server, now);
         }
     }
 
-    /// What is said where no try was left to be made for want of time.
-    pub(super) fn out_of_time(&self) -> Failure {
-        Failure { error: Error::ServerTimeout, outcome: wire::OUTCOME_TIMED_OUT, begun: None }
+    /// The failure where no time is left for another try.
+    pub(super) fn out_of_time(&self) -> RequestFailure {
+        RequestFailure { error: Error::ServerTimeout, outcome: wire::OUTCOME_TIMED_OUT, begun: None }
     }
 }

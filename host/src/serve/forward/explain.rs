@@ -1,20 +1,20 @@
-//! Why a request went where it went: who may ask, and how it is told. What is told is in `trylist/why.rs`.
+//! Explains to permitted clients why a request went where it went. What is recorded is in `trylist/why.rs`.
 
 use std::fmt::Write as _;
 use std::time::Instant;
 
-use super::Request;
+use super::request::Request;
 use crate::net::address::Peer;
 use crate::serve::thread::Thread;
 use crate::serve::trylist::Trylist;
 
-/// Whether this client is one of those that the configuration lets ask.
+/// Whether the configuration permits this client to ask.
 #[cold]
 pub(super) fn may_ask(thread: &Thread, client: Peer) -> bool {
     thread.config.explain_to.contains(client)
 }
 
-/// As lines of a response's head; nothing where nobody asked.
+/// The explanation as lines of a response's head; empty where the client did not ask.
 pub(super) fn header_lines(trylist: &Trylist<'_>, now: Instant) -> Vec<u8> {
     let fields = trylist.explanation(now);
     let lines = fields.iter().flat_map(|(name, value)| [name.as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
@@ -34,8 +34,8 @@ impl Request<'_> {
                 let _ = write!(text, "; {name} {value}");
             }
         }
-        let (cluster, client) = (&*self.cluster.config.name, self.plan.client.address);
-        let target = String::from_utf8_lossy(self.head.text(self.head.target));
+        let (cluster, client) = (&*self.cluster.config.name, self.view.plan.client.address);
+        let target = String::from_utf8_lossy(self.view.head.text(self.view.head.target));
         tracing::info!(cluster, %client, %target, status, "explained{text}");
     }
 }

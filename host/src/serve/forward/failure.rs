@@ -1,25 +1,25 @@
-//! A request without a whole response: what that was, what the client is told, and what the log says.
+//! A request without a whole response: the reason, the client's error response, and the log line.
 
 use std::fmt::Write as _;
 use std::time::Instant;
 
 use lb_api::wire;
 
-use super::report::{Report, end, write_all};
-use super::{End, Memory, Request};
+use super::report::{RequestReport, Served, end, write_all};
+use super::request::{AfterRequest, Memory, Request};
 use crate::http::h1::head::Framing;
 use crate::serve::downstream::Downstream;
 use crate::serve::error::{Error, Side};
-use crate::serve::respond::{self, verdict};
+use crate::serve::respond::{self, status_of};
 use crate::serve::trylist::Trylist;
 use crate::serve::upstream::NoResponse;
 
 /// Why a request ended without a whole response.
-pub(super) struct Failure {
+pub(super) struct RequestFailure {
     pub(super) error: Error,
     pub(super) outcome: u32,
-    /// The client got a part of a response already: there is no telling it more.
-    pub(super) begun: Option<Report>,
+    /// The client got a part of a response already, and can get no error response.
+    pub(super) begun: Option<RequestReport>,
 }
 
 impl Request<'_> {
@@ -28,7 +28,7 @@ impl Request<'_> {
         trylist: &mut Trylist<'_>,
         endpoint: usize,
         e: NoResponse,
-    ) -> Failure {
+    ) -> RequestFailure {
         let closed_early =
             |text| (wire::TRY_CLOSED_EARLY, wire::OUTCOME_FAILED, Error::BadResponse, Some(text));
         let (result, outcome, error, text) = match e {
@@ -54,10 +54,10 @@ impl Request<'_> {
             self.note(endpoint, &text);
         }
         trylist.end_try(result, Instant::now());
-        Failure { error, outcome, begun: None }
+        RequestFailure { error, outcome, begun: None }
     }
 
-    pub(super) fn exhausted(&self, trylist: &Trylist<'_>) -> Failure {
+    pub(super) fn exhausted(&self, trylist: &Trylist<'_>) -> RequestFailure {
         let (error, outcome) = match trylist.tries().last() {
             None => (Error::NoEndpoint, wire::OUTCOME_NO_ENDPOINT),
             Some(last) if last.failure == Some(wire::FAILURE_CONNECT_TIMEOUT) => {
@@ -65,55 +65,55 @@ impl Request<'_> {
             }
             Some(_) => (Error::Failed, wire::OUTCOME_FAILED),
         };
-        Failure { error, outcome, begun: None }
+        RequestFailure { error, outcome, begun: None }
     }
 
-    /// Tells client and log that there is no (whole) response; `more` is header lines of its own.
+    /// Logs the failure and sends an error response; `more` is additional header lines.
     pub(super) async fn fail(
         &mut self,
         down: &mut Downstream,
         memory: &mut Memory,
-        failure: Failure,
+        failure: RequestFailure,
         more: &[u8],
-    ) -> (Report, End, Instant) {
-        let Failure { error, outcome, begun } = failure;
+    ) -> Served {
+        let RequestFailure { error, outcome, begun } = failure;
         self.log_failure(error);
         if let Some(report) = begun {
-            return (report, End::Close, Instant::now());
+            return Served { report, then: AfterRequest::Close, at: Instant::now() };
         }
-        let verdict = verdict(error);
-        if verdict.status == 0 {
-            let received_bytes = self.head.len() as u64;
-            let report = Report { outcome, received_bytes, ..Report::default() };
-            return (report, End::Close, Instant::now());
+        let status_of = status_of(error);
+        if status_of.status == 0 {
+            let received_bytes = self.view.head.len() as u64;
+            let report = RequestReport { outcome, received_bytes, ..RequestReport::default() };
+            return Served { report, then: AfterRequest::Close, at: Instant::now() };
         }
-        let keep = verdict.keep && self.head.framing == Framing::None && self.keeps(down);
+        let keep = status_of.keep && self.view.head.framing == Framing::None && self.keeps(down);
         memory.response.clear();
         let now = Instant::now();
         let body_bytes = respond::write_error(
             &self.thread.date,
             error,
-            Some(self.head),
+            Some(self.view.head),
             keep,
             more,
             now,
             &mut memory.response,
         );
-        self.apply_rules(down, verdict.status, &mut memory.response);
+        self.apply_rules(down, status_of.status, &mut memory.response);
         let sent = write_all(self.thread, down, &memory.response).await;
-        let report = Report {
-            status: verdict.status,
+        let report = RequestReport {
+            status: status_of.status,
             outcome,
-            received_bytes: self.head.len() as u64,
+            received_bytes: self.view.head.len() as u64,
             sent_bytes: if sent { memory.response.len() as u64 } else { 0 },
             body_bytes: if sent { body_bytes } else { 0 },
         };
-        (report, end(sent, keep), Instant::now())
+        Served { report, then: end(sent, keep), at: Instant::now() }
     }
 
-    /// Has a response of the proxy's own headers as its route's rules say, as those of servers have.
+    /// Applies the route's header rules to a response of the proxy's own, as to those of servers.
     fn apply_rules(&self, down: &Downstream, status: u16, response: &mut Vec<u8>) {
-        let Some(rules) = self.plan.route.response_headers.as_deref() else { return };
+        let Some(rules) = self.view.plan.route.response_headers.as_deref() else { return };
         let end_of = |text: &[u8]| memchr::memmem::find(response, text).map(|at| at + 2);
         let (Some(first), Some(last)) = (end_of(b"\r\n"), end_of(b"\r\n\r\n")) else { return };
         let mut lines = rules.strip(&response[first..last]);
@@ -122,10 +122,10 @@ impl Request<'_> {
     }
 
     fn log_failure(&self, error: Error) {
-        let (cluster, client) = (&*self.cluster.config.name, self.plan.client.address);
-        let target = String::from_utf8_lossy(self.head.text(self.head.target));
+        let (cluster, client) = (&*self.cluster.config.name, self.view.plan.client.address);
+        let target = String::from_utf8_lossy(self.view.head.text(self.view.head.target));
         if error.side() == Side::Downstream {
-            tracing::debug!(cluster, %client, %target, "request given up: {error}");
+            tracing::debug!(cluster, %client, %target, "request aborted: {error}");
             return;
         }
         let Some(left_out) = self.thread.may_log() else { return };
@@ -136,7 +136,7 @@ impl Request<'_> {
         }
     }
 
-    /// Tells the log of a request that was served, but not by the first server that was tried.
+    /// Logs a request that was served, but not by the first server that was tried.
     #[cold]
     pub(super) fn log_recovery(&self) {
         let Some(left_out) = self.thread.may_log() else { return };

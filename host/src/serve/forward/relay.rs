@@ -1,4 +1,4 @@
-//! The response on its way to the client, while the rest of the request goes to the server.
+//! Relays the response to the client, while the rest of the request goes to the server.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
@@ -7,9 +7,9 @@ use std::time::Instant;
 use lb_api::wire;
 
 use super::explain;
-use super::failure::Failure;
-use super::report::Report;
-use super::{End, Memory, Request};
+use super::failure::RequestFailure;
+use super::report::{RequestReport, Served};
+use super::request::{AfterRequest, Memory, Request};
 use crate::http::h1::body::Encoding;
 use crate::http::h1::buffer::Buffer;
 use crate::http::h1::head::{Framing, ResponseHead};
@@ -33,7 +33,7 @@ pub(super) enum Broken {
     OutOfTime,
 }
 
-/// The rest of a request, sent while its response is relayed already.
+/// The rest of a request, sent while its response is relayed.
 pub(super) struct Sending<'a> {
     request: &'a mut Pump,
     /// The server takes no more. Its response counts all the same.
@@ -49,77 +49,97 @@ impl Request<'_> {
         trylist: &mut Trylist<'_>,
         endpoint: usize,
         exchange: Exchange,
-    ) -> Result<(Report, End, Instant), Failure> {
+    ) -> Result<Served, RequestFailure> {
         let Exchange { mut server, mut buffer, mut request, .. } = exchange;
-        let (thread, now) = (self.thread, Instant::now());
-        let head = &memory.response_head;
-        trylist.response_headers(head, now);
+        let now = Instant::now();
+        trylist.response_headers(&memory.response_head, now);
         let received = buffer.range().end as u64;
-        // Told the end before it was told to continue, the client may send its body now, or its next request: nobody can
-        // tell which it is.
-        let may_hold_back = self.head.expects_continue && !request.is_done();
-        let keep = self.keeps(down) && !may_hold_back;
-        let framing = headers::response_framing(head, self.head.version, keep);
-        let mut out = std::mem::take(&mut memory.response);
-        out.clear();
-        self.write_head(down, (trylist, endpoint), head, framing, now, &mut out);
-        let ends_apart = server.is_h2();
-        let may_have_trailers = ends_apart || head.framing == Framing::Chunked;
-        let terms = PumpTerms {
-            ends_apart,
-            trailer_rules: self.plan.route.response_headers.as_ref().filter(|_| may_have_trailers).cloned(),
-            ..PumpTerms::new(head.framing, framing.encoding)
-        };
-        let mut pump = Pump::of_response(out, terms);
-        let mut sending = Sending { request: &mut request, failed: false };
+        let framing = self.response_framing(down, &memory.response_head, &request);
+        let terms = self.response_terms(&memory.response_head, framing, server.is_h2());
+        let mut pump =
+            Pump::of_response(self.response_head(down, memory, (trylist, endpoint), framing, now), terms);
         // Where the end of the connection is all that ends the body, it must not come but for a reason, whatever becomes
         // of this future.
         let until_close = framing.encoding == Encoding::Identity
             && !down.stream.is_h2()
-            && matches!(head.framing, Framing::Chunked | Framing::UntilClose);
+            && matches!(memory.response_head.framing, Framing::Chunked | Framing::UntilClose);
         if until_close {
             down.reset_on_close(true);
         }
 
+        let mut sending = Sending { request: &mut request, failed: false };
         let relayed = self.relay_pumps(down, &mut server, &mut buffer, &mut sending, &mut pump, now).await;
-        let failed = sending.failed;
-        let now = Instant::now();
-        let mut report = Report {
+        let is_sent = sending.is_sent();
+        let mut at = Instant::now();
+        let mut report = RequestReport {
             status: memory.response_head.status,
             outcome: wire::OUTCOME_SERVED,
-            received_bytes: self.head.len() as u64 + request.body_bytes,
+            received_bytes: self.view.head.len() as u64 + request.body_bytes,
             sent_bytes: pump.sent,
             body_bytes: pump.body_bytes,
         };
-        let (request_sent, response_sent) = (request.is_done() && !failed, pump.sent);
         trylist.count_bytes(request.sent, received + pump.received);
         memory.response = pump.into_memory();
         if let Err(broken) = relayed {
-            return Err(self.broken(trylist, endpoint, broken, report, response_sent));
+            return Err(self.broken(trylist, endpoint, broken, report));
         }
         if until_close {
             down.reset_on_close(false);
         }
-        trylist.end_try(wire::TRY_SERVED, now);
-        let may_reuse = memory.response_head.keep_alive && buffer.is_empty();
-        let end = if request_sent {
-            if may_reuse {
-                thread.pool.put(self.plan.route.cluster, endpoint, server, now);
+        trylist.end_try(wire::TRY_SERVED, at);
+        let then = if is_sent {
+            if memory.response_head.keep_alive && buffer.is_empty() {
+                self.thread.pool.put(self.view.plan.route.cluster, endpoint, server, at);
             }
             self.end(down, framing.keep)
         } else {
             // The server answered before it had the whole request.
-            let skipped = framing.keep && !down.stream.is_h2() && skip_rest(thread, down, &mut request).await;
-            if skipped { End::Keep } else { End::CloseUnread }
+            let keeps = framing.keep && !down.stream.is_h2();
+            let is_skipped = keeps && skip_rest(self.thread, down, &mut request).await;
+            report.received_bytes = self.view.head.len() as u64 + request.body_bytes;
+            at = Instant::now();
+            if is_skipped { AfterRequest::Keep } else { AfterRequest::CloseUnread }
         };
-        report.received_bytes = self.head.len() as u64 + request.body_bytes;
         memory.request = request.into_memory();
-        let now = if request_sent { now } else { Instant::now() };
-        Ok((report, end, now))
+        Ok(Served { report, then, at })
+    }
+
+    /// How the response is framed for its client, and whether its connection goes on.
+    fn response_framing(&self, down: &Downstream, head: &ResponseHead, request: &Pump) -> ResponseFraming {
+        // Told the end before it was told to continue, the client may send its body now, or its next request: nobody can
+        // tell which it is.
+        let may_hold_back = self.view.head.expects_continue && !request.is_done();
+        let keep = self.keeps(down) && !may_hold_back;
+        headers::response_framing(head, self.view.head.version, keep)
+    }
+
+    fn response_terms(&self, head: &ResponseHead, framing: ResponseFraming, ends_apart: bool) -> PumpTerms {
+        let may_have_trailers = ends_apart || head.framing == Framing::Chunked;
+        let rules = self.view.plan.route.response_headers.as_ref();
+        PumpTerms {
+            ends_apart,
+            trailer_rules: rules.filter(|_| may_have_trailers).cloned(),
+            ..PumpTerms::new(head.framing, framing.encoding)
+        }
+    }
+
+    /// The response's head as the client gets it.
+    fn response_head(
+        &self,
+        down: &Downstream,
+        memory: &mut Memory,
+        (trylist, endpoint): (&Trylist<'_>, usize),
+        framing: ResponseFraming,
+        now: Instant,
+    ) -> Vec<u8> {
+        let mut out = std::mem::take(&mut memory.response);
+        out.clear();
+        self.write_response_head(down, (trylist, endpoint), &memory.response_head, framing, now, &mut out);
+        out
     }
 
     /// Apart from [`Self::relay`], so that what it looks at is not kept while the body is relayed.
-    fn write_head(
+    fn write_response_head(
         &self,
         down: &Downstream,
         (trylist, endpoint): (&Trylist<'_>, usize),
@@ -135,33 +155,33 @@ impl Request<'_> {
             more = &with_why;
         }
         let values;
-        let rules = match self.plan.route.response_headers.as_deref() {
+        let rules = match self.view.plan.route.response_headers.as_deref() {
             None => None,
             Some(rules) => {
                 values = self.values(down, Some(endpoint), head.status);
                 Some((rules, &values))
             }
         };
-        let reply = Reply { framing, client: self.head.version, more, rules };
+        let reply = Reply { framing, client: self.view.head.version, more, rules };
         headers::write_response(&self.thread.date, head, &reply, now, out);
     }
 
-    /// The line that has its client come back to this endpoint, where it did not come for it, nor is to go back to where its
-    /// session is.
+    /// The `Set-Cookie` line of a new session, which brings the client back to this endpoint. Empty where the client's session is
+    /// here already, or stays where it is.
     pub(super) fn session_cookie(&self, trylist: &Trylist<'_>, endpoint: usize) -> &[u8] {
         let sticky = self.cluster.sticky.as_ref();
-        let sticky = sticky.filter(|_| self.preferred != Some(endpoint) && !trylist.is_session_kept());
-        let by_tls = self.plan.client.is_https;
+        let sticky = sticky.filter(|_| self.view.preferred != Some(endpoint) && !trylist.is_session_kept());
+        let by_tls = self.view.plan.client.is_https;
         sticky.and_then(|sticky| sticky.set_cookie(endpoint, by_tls)).unwrap_or_default()
     }
 
     /// What becomes of the client's connection after a request that was read to its end.
-    fn end(&self, down: &Downstream, keep: bool) -> End {
+    fn end(&self, down: &Downstream, keep: bool) -> AfterRequest {
         match keep {
-            true => End::Keep,
+            true => AfterRequest::Keep,
             // The client did not ask for the end, and may be sending its next request.
-            false if self.head.keep_alive || down.has_unread() => End::CloseUnread,
-            false => End::Close,
+            false if self.view.head.keep_alive || down.has_unread() => AfterRequest::CloseUnread,
+            false => AfterRequest::Close,
         }
     }
 
@@ -176,7 +196,7 @@ impl Request<'_> {
     ) -> Result<(), Broken> {
         let client_patience = self.thread.config.timeouts.body;
         let server_patience = self.cluster.config.body_timeout;
-        let until = self.plan.timeout.map(|allowed| self.started + allowed);
+        let until = self.view.plan.timeout.map(|allowed| self.started + allowed);
         let mut waited_for_sink = None;
         let mut known = Some(now);
         poll_fn(|cx| {
@@ -202,7 +222,7 @@ impl Request<'_> {
                 down.timer.set(until.map_or(deadline, |until| deadline.min(until)));
             }
             ready!(down.timer.poll_expired(cx));
-            // Whichever time is over: it is used up by who is waited for.
+            // The side that is waited for has used up the time.
             Poll::Ready(Err(if response.waits_for_sink {
                 // Closed without that, the kernel would keep what the client does not take, for minutes.
                 down.reset_on_close(true);
@@ -224,9 +244,8 @@ impl Request<'_> {
         trylist: &mut Trylist<'_>,
         endpoint: usize,
         broken: Broken,
-        report: Report,
-        response_sent: u64,
-    ) -> Failure {
+        report: RequestReport,
+    ) -> RequestFailure {
         let is_out_of_time = matches!(broken, Broken::OutOfTime);
         let (result, outcome, error, text) = match broken {
             Broken::Client(error) => (wire::TRY_ABORTED, wire::OUTCOME_ABORTED, error, None),
@@ -240,7 +259,7 @@ impl Request<'_> {
                 wire::TRY_TIMED_OUT,
                 wire::OUTCOME_BROKEN,
                 Error::ServerTimeout,
-                Some(format!("not done within {:?}", self.plan.timeout.unwrap_or_default())),
+                Some(format!("not done within {:?}", self.view.plan.timeout.unwrap_or_default())),
             ),
             Broken::Server(e) => {
                 let text = match &e {
@@ -257,13 +276,13 @@ impl Request<'_> {
         }
         let now = Instant::now();
         if is_out_of_time {
-            trylist.ran_out_of_time(self.plan.timeout.unwrap_or_default(), self.uploading, now);
+            trylist.ran_out_of_time(self.view.plan.timeout.unwrap_or_default(), self.uploading, now);
         }
         trylist.end_try(result, now);
-        if response_sent == 0 {
-            return Failure { error, outcome, begun: None };
+        if report.sent_bytes == 0 {
+            return RequestFailure { error, outcome, begun: None };
         }
-        Failure { error, outcome, begun: Some(Report { outcome, ..report }) }
+        RequestFailure { error, outcome, begun: Some(RequestReport { outcome, ..report }) }
     }
 }
 
@@ -285,13 +304,18 @@ impl Sending<'_> {
         Ok(())
     }
 
+    /// Whether the server has got all of it.
+    fn is_sent(&self) -> bool {
+        self.request.is_done() && !self.failed
+    }
+
     /// Whether the server may be waiting for the rest of a request that the client does not send.
     fn waits_for_client(&self) -> bool {
         !self.failed && !self.request.is_done() && !self.request.waits_for_sink
     }
 }
 
-/// Reads the rest of a request that nobody wants any more; false where it is too much or does not come.
+/// Discards the rest of a request's body; false where it is too long or does not come.
 async fn skip_rest(thread: &Thread, down: &mut Downstream, request: &mut Pump) -> bool {
     let limit = request.body_bytes + SKIP_BYTES;
     down.timer.set(Instant::now() + thread.config.timeouts.body);

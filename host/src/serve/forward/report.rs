@@ -1,23 +1,23 @@
-//! What is said of a request when it is over; and the whole of those that go nowhere.
+//! The end of a request: metrics and access log. Also requests that are answered without a server.
 
 use std::time::Instant;
 
 use tokio::io::AsyncWriteExt;
 
-use super::{End, Memory, Request, keeps};
+use super::request::{AfterRequest, Memory, Request, keeps};
 use crate::http::h1::head::{Framing, Name, RequestHead, Version};
 use crate::module::wire::ns;
 use crate::observe::access_log;
 use crate::observe::metrics::{self, EndedRequest};
 use crate::serve::downstream::Downstream;
 use crate::serve::error::Error;
-use crate::serve::respond::{self, verdict};
+use crate::serve::respond::{self, status_of};
 use crate::serve::thread::Thread;
 use crate::serve::trylist::Trylist;
 
-/// What the client got, as metrics and log tell it.
+/// What the client got, for metrics and log.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Report {
+pub(super) struct RequestReport {
     pub(super) status: u16,
     pub(super) outcome: u32,
     pub(super) received_bytes: u64,
@@ -25,27 +25,37 @@ pub(super) struct Report {
     pub(super) body_bytes: u64,
 }
 
-/// Answers a request that goes nowhere.
-pub async fn refuse(
+/// The end of a request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Served {
+    pub(super) report: RequestReport,
+    /// What becomes of its connection.
+    pub(super) then: AfterRequest,
+    /// When it was over.
+    pub(super) at: Instant,
+}
+
+/// Answers a request that is sent to no server with an error.
+pub(crate) async fn refuse(
     thread: &Thread,
     down: &mut Downstream,
     memory: &mut Memory,
     error: Error,
     head: Option<&RequestHead>,
-) -> End {
+) -> AfterRequest {
     let now = Instant::now();
-    // A body that was not read stands between this request and the next.
-    let keep = verdict(error).keep
+    // An unread body stands between this request and the next.
+    let keep = status_of(error).keep
         && head.is_some_and(|head| head.framing == Framing::None && keeps(thread, down, head));
     memory.response.clear();
     let body_bytes = respond::write_error(&thread.date, error, head, keep, &[], now, &mut memory.response);
     let sent = write_all(thread, down, &memory.response).await;
-    let report = Report {
-        status: verdict(error).status,
+    let report = RequestReport {
+        status: status_of(error).status,
         received_bytes: head.map_or(0, |head| head.len() as u64),
         sent_bytes: if sent { memory.response.len() as u64 } else { 0 },
         body_bytes: if sent { body_bytes } else { 0 },
-        ..Report::default()
+        ..RequestReport::default()
     };
     tracing::debug!(client = %down.peer, status = report.status, "request refused: {error}");
     conclude_unrouted(thread, down, head, report, now);
@@ -59,21 +69,32 @@ pub(super) async fn answer_options(
     memory: &mut Memory,
     head: &RequestHead,
     started: Instant,
-) -> End {
+) -> AfterRequest {
     let keep = head.framing == Framing::None && keeps(thread, down, head);
     memory.response.clear();
     respond::write_options(&thread.date, head, keep, started, &mut memory.response);
     let sent = write_all(thread, down, &memory.response).await;
     let sent_bytes = memory.response.len() as u64;
-    let report = Report { status: 204, received_bytes: head.len() as u64, sent_bytes, ..Report::default() };
+    let report = RequestReport {
+        status: 204,
+        received_bytes: head.len() as u64,
+        sent_bytes,
+        ..RequestReport::default()
+    };
     conclude_unrouted(thread, down, Some(head), report, started);
     down.served_at = Instant::now();
     end(sent, keep)
 }
 
 impl Request<'_> {
-    /// Metrics and access log, and why, for who asked.
-    pub(super) fn conclude(&self, down: &Downstream, trylist: &Trylist<'_>, report: Report, now: Instant) {
+    /// Updates metrics and access log, and explains the request where its client asked for that.
+    pub(super) fn conclude(
+        &self,
+        down: &Downstream,
+        trylist: &Trylist<'_>,
+        report: RequestReport,
+        now: Instant,
+    ) {
         let thread = self.thread;
         if trylist.is_explained() {
             self.log_explanation(trylist, report.status, now);
@@ -81,7 +102,7 @@ impl Request<'_> {
         let duration_ns = ns(now.saturating_duration_since(self.started));
         let first_byte_ns = trylist.first_byte().map(ns);
         thread.metrics.request(&EndedRequest {
-            cluster: Some(self.plan.route.cluster),
+            cluster: Some(self.view.plan.route.cluster),
             outcome: report.outcome,
             status: report.status,
             duration_ns,
@@ -97,9 +118,9 @@ impl Request<'_> {
             endpoint: trylist.endpoint().map(|endpoint| &*endpoints[endpoint].url),
             duration_ns,
             first_byte_ns,
-            request_id: self.plan.request_id.as_deref(),
-            client: self.plan.client.address.ip(),
-            ..entry(down, Some(self.head), report)
+            request_id: self.view.plan.request_id.as_deref(),
+            client: self.view.plan.client.address.ip(),
+            ..entry(down, Some(self.view.head), report)
         };
         let tries = trylist.tries().iter().map(|tried| access_log::Try {
             endpoint: &endpoints[tried.endpoint].url,
@@ -130,11 +151,11 @@ pub(super) async fn write_all(thread: &Thread, down: &mut Downstream, bytes: &[u
 }
 
 /// What becomes of a connection after a response of the proxy's own.
-pub(super) fn end(sent: bool, keep: bool) -> End {
+pub(super) fn end(sent: bool, keep: bool) -> AfterRequest {
     match (sent, keep) {
-        (true, true) => End::Keep,
-        (true, false) => End::CloseUnread,
-        (false, _) => End::Close,
+        (true, true) => AfterRequest::Keep,
+        (true, false) => AfterRequest::CloseUnread,
+        (false, _) => AfterRequest::Close,
     }
 }
 
@@ -142,7 +163,7 @@ fn conclude_unrouted(
     thread: &Thread,
     down: &Downstream,
     head: Option<&RequestHead>,
-    report: Report,
+    report: RequestReport,
     started: Instant,
 ) {
     let duration_ns = ns(started.elapsed());
@@ -163,7 +184,11 @@ fn conclude_unrouted(
     }
 }
 
-fn entry<'a>(down: &Downstream, head: Option<&'a RequestHead>, report: Report) -> access_log::LogEntry<'a> {
+fn entry<'a>(
+    down: &Downstream,
+    head: Option<&'a RequestHead>,
+    report: RequestReport,
+) -> access_log::LogEntry<'a> {
     access_log::LogEntry {
         client: down.peer.ip(),
         method: head.map_or(b"", |head| head.text(head.method_text)),

@@ -1,4 +1,4 @@
-//! A connection that has switched protocols: bytes, both ways, until either side has had enough.
+//! A connection that has switched protocols: bytes move both ways until either side ends it.
 
 use std::future::poll_fn;
 use std::io;
@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use lb_api::wire;
 use tokio::io::AsyncWrite;
 
-use super::failure::Failure;
-use super::report::{Report, write_all};
-use super::{End, Memory, Request};
+use super::failure::RequestFailure;
+use super::report::{RequestReport, Served, write_all};
+use super::request::{AfterRequest, Memory, Request};
 use crate::http::h1::buffer::Buffer;
 use crate::http::h1::head::ResponseHead;
 use crate::http::headers;
@@ -25,15 +25,15 @@ use crate::serve::thread::Thread;
 use crate::serve::trylist::Trylist;
 use crate::serve::upstream::Exchange;
 
-/// So long before a drain's end tunnels are closed, so that they are still told of.
+/// Tunnels are closed this long before a drain's end, so that they are still logged.
 const BEFORE_THE_END: Duration = Duration::from_millis(50);
-/// As much as a pipe takes.
+/// No limit: as much as a pipe takes.
 const SPLICE_BYTES: usize = usize::MAX;
 
 /// One direction. While nothing moves it holds no memory: most tunnels are idle most of the time.
 #[derive(Debug)]
-struct Way {
-    /// What was read of the source and not written yet.
+struct TunnelDirection {
+    /// Bytes that were read of the source and not written yet.
     buffer: Buffer,
     pipe: Option<Pipe>,
     may_splice: bool,
@@ -44,8 +44,8 @@ struct Way {
 
 /// Why a tunnel has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ended {
-    /// Both sides, or one of them by force.
+enum TunnelEnd {
+    /// Both sides ended, or one of them failed.
     BySide,
     /// Nothing moved for too long.
     Idle,
@@ -62,9 +62,9 @@ impl Request<'_> {
         trylist: &mut Trylist<'_>,
         endpoint: usize,
         exchange: Exchange,
-    ) -> Result<(Report, End, Instant), Failure> {
+    ) -> Result<Served, RequestFailure> {
         let Exchange { mut server, buffer, request, .. } = exchange;
-        let (thread, cluster) = (self.thread, self.plan.route.cluster);
+        let (thread, cluster) = (self.thread, self.view.plan.route.cluster);
         let now = Instant::now();
         trylist.response_headers(&memory.response_head, now);
         let head_bytes = buffer.range().start as u64;
@@ -78,11 +78,15 @@ impl Request<'_> {
         memory.request = request.into_memory();
         if !told {
             trylist.end_try(wire::TRY_ABORTED, Instant::now());
-            return Err(Failure { error: Error::ClientGone, outcome: wire::OUTCOME_ABORTED, begun: None });
+            return Err(RequestFailure {
+                error: Error::ClientGone,
+                outcome: wire::OUTCOME_ABORTED,
+                begun: None,
+            });
         }
         thread.metrics.tunnel_opened(cluster);
-        let mut to_client = Way::new(buffer);
-        let mut to_server = Way::new(std::mem::take(&mut down.buffer));
+        let mut to_client = TunnelDirection::new(buffer);
+        let mut to_server = TunnelDirection::new(std::mem::take(&mut down.buffer));
         to_server.source_ended = down.read_closed;
         let ended = run(thread, down, &mut server, &mut to_client, &mut to_server).await;
         thread.metrics.tunnel_closed(cluster);
@@ -92,19 +96,19 @@ impl Request<'_> {
         let now = Instant::now();
         trylist.count_bytes(request_bytes + to_server.moved, head_bytes + to_client.moved);
         let (result, outcome) = match ended {
-            Ended::BySide | Ended::Idle => (wire::TRY_SERVED, wire::OUTCOME_SERVED),
-            Ended::Drained => (wire::TRY_ABORTED, wire::OUTCOME_ABORTED),
+            TunnelEnd::BySide | TunnelEnd::Idle => (wire::TRY_SERVED, wire::OUTCOME_SERVED),
+            TunnelEnd::Drained => (wire::TRY_ABORTED, wire::OUTCOME_ABORTED),
         };
         trylist.end_try(result, now);
-        tracing::debug!(client = %self.plan.client.address, "tunnel closed: {ended:?}");
-        let report = Report {
+        tracing::debug!(client = %self.view.plan.client.address, "tunnel closed: {ended:?}");
+        let report = RequestReport {
             status: memory.response_head.status,
             outcome,
-            received_bytes: self.head.len() as u64 + to_server.moved,
+            received_bytes: self.view.head.len() as u64 + to_server.moved,
             sent_bytes: told_bytes + to_client.moved,
             body_bytes: to_client.moved,
         };
-        Ok((report, End::Close, now))
+        Ok(Served { report, then: AfterRequest::Close, at: now })
     }
 
     fn write_switch(
@@ -115,7 +119,7 @@ impl Request<'_> {
         out: &mut Vec<u8>,
     ) {
         let values = self.values(down, Some(endpoint), head.status);
-        let rules = self.plan.route.response_headers.as_deref().map(|rules| (rules, &values));
+        let rules = self.view.plan.route.response_headers.as_deref().map(|rules| (rules, &values));
         headers::write_switch(head, self.session_cookie(trylist, endpoint), rules, out);
     }
 }
@@ -124,25 +128,25 @@ async fn run(
     thread: &Thread,
     down: &mut Downstream,
     server: &mut Stream,
-    to_client: &mut Way,
-    to_server: &mut Way,
-) -> Ended {
+    to_client: &mut TunnelDirection,
+    to_server: &mut TunnelDirection,
+) -> TunnelEnd {
     let patience = thread.config.timeouts.tunnel;
-    // Who has ended its half waits for an answer, or is gone.
+    // A side that has ended its half waits for an answer, or is gone.
     let half_patience = patience.min(thread.config.timeouts.body);
     let mut moved = None;
     poll_fn(|cx| {
         let polled =
             [to_client.poll(cx, server, &mut down.stream), to_server.poll(cx, &mut down.stream, server)];
         match polled {
-            [Poll::Ready(Err(_)), _] | [_, Poll::Ready(Err(_))] => return Poll::Ready(Ended::BySide),
-            [Poll::Ready(Ok(())), Poll::Ready(Ok(()))] => return Poll::Ready(Ended::BySide),
+            [Poll::Ready(Err(_)), _] | [_, Poll::Ready(Err(_))] => return Poll::Ready(TunnelEnd::BySide),
+            [Poll::Ready(Ok(())), Poll::Ready(Ok(()))] => return Poll::Ready(TunnelEnd::BySide),
             _ => {}
         }
         let end = match thread.phase() {
             Phase::Serving => None,
             Phase::Draining { until, .. } => until.checked_sub(BEFORE_THE_END).or(Some(until)),
-            Phase::Stopped => return Poll::Ready(Ended::Drained),
+            Phase::Stopped => return Poll::Ready(TunnelEnd::Drained),
         };
         let so_far =
             Some((to_client.moved + to_server.moved, to_client.source_ended, to_server.source_ended));
@@ -157,12 +161,12 @@ async fn run(
         }
         ready!(down.timer.poll_expired(cx));
         let is_over = end.is_some_and(|end| Instant::now() >= end);
-        Poll::Ready(if is_over { Ended::Drained } else { Ended::Idle })
+        Poll::Ready(if is_over { TunnelEnd::Drained } else { TunnelEnd::Idle })
     })
     .await
 }
 
-impl Way {
+impl TunnelDirection {
     /// `buffer` holds what was read of the source already.
     fn new(buffer: Buffer) -> Self {
         Self { buffer, pipe: None, may_splice: true, source_ended: false, is_done: false, moved: 0 }
@@ -283,7 +287,7 @@ mod tests {
         let (mut source, mut sink) = (Stream::from(source), Stream::from(sink));
         let mut early = Buffer::for_body();
         early.append(b"early ");
-        let mut way = Way { may_splice, ..Way::new(early) };
+        let mut way = TunnelDirection { may_splice, ..TunnelDirection::new(early) };
         let mut received = Vec::new();
         let send = async {
             client.write_all(bytes).await.expect("sent");

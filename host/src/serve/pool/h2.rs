@@ -11,12 +11,12 @@ use tokio::sync::Notify;
 use crate::cluster::dial::ConnectError;
 use crate::cluster::names::Addresses;
 use crate::http::h2::client::ClientStream;
-use crate::http::h2::connection::{Connection, Lease, Readiness};
+use crate::http::h2::connection::{Connection, ConnectionReadiness, Lease};
 use crate::http::stream::Stream;
 
 /// The connections of one thread to one endpoint.
 #[derive(Debug, Default)]
-pub struct Connections {
+pub(crate) struct SharedConnections {
     open: RefCell<Vec<Rc<Connection>>>,
     making: Rc<Latest>,
     /// The last one that was made turned out to speak HTTP/2.
@@ -26,14 +26,14 @@ pub struct Connections {
 /// The connection that is being made, and what the one before it has shown.
 #[derive(Debug, Default)]
 struct Latest {
-    attempt: RefCell<Option<Rc<Attempt>>>,
+    attempt: RefCell<Option<Rc<PendingConnection>>>,
     /// Concurrent streams that the server allowed on the latest connection of which it is known.
     max_streams: Cell<Option<usize>>,
 }
 
 /// A connection that is being made, for all who wait for it.
 #[derive(Debug, Default)]
-struct Attempt {
+struct PendingConnection {
     done: Notify,
     /// Those who wait, with the one who makes it.
     n_waiting: Cell<usize>,
@@ -42,7 +42,7 @@ struct Attempt {
 
 /// What to do for a stream.
 #[derive(Debug)]
-pub enum Turn {
+pub(crate) enum Turn {
     /// Make a connection.
     Connect(Making),
     /// The connection that was waited for failed.
@@ -53,14 +53,14 @@ pub enum Turn {
 
 /// Somebody makes a connection, and others may wait until it takes their streams; whatever becomes of it, they hear.
 #[derive(Debug)]
-pub struct Making {
+pub(crate) struct Making {
     latest: Rc<Latest>,
-    attempt: Rc<Attempt>,
+    attempt: Rc<PendingConnection>,
 }
 
-impl Connections {
+impl SharedConnections {
     /// A stream on a connection that has room for it.
-    pub fn take(&self, max_streams: usize) -> Option<ClientStream> {
+    pub(crate) fn take(&self, max_streams: usize) -> Option<ClientStream> {
         let open = self.open.borrow();
         let has_room = |connection: &&Rc<Connection>| {
             !connection.is_over() && connection.n_streams() < max_streams.min(connection.max_streams())
@@ -69,24 +69,24 @@ impl Connections {
     }
 
     /// Whether the server is known to speak HTTP/2, so that it is worth waiting for somebody else's connection.
-    pub fn is_known(&self) -> bool {
+    pub(crate) fn is_known(&self) -> bool {
         self.is_known.get()
     }
 
     /// The server has chosen HTTP/1.1: nobody waits for connections that carry one request each.
-    pub fn chose_http1(&self) {
+    pub(crate) fn chose_http1(&self) {
         self.is_known.set(false);
     }
 
     /// Waits for the connection that is being made, or has the caller make one. As many wait for one connection as it will
     /// take, by what the server said on the last one.
-    pub async fn turn(&self, max_streams: usize) -> Turn {
+    pub(crate) async fn turn(&self, max_streams: usize) -> Turn {
         let attempt = self.making.attempt.borrow().clone();
         let max = self.making.max_streams.get().map_or(max_streams, |told| told.clamp(1, max_streams));
         match attempt.filter(|attempt| attempt.n_waiting.get() < max) {
             None => Turn::Connect(self.make()),
             Some(attempt) => {
-                let _place = AttemptPlace::new(&attempt);
+                let _place = PendingPlace::new(&attempt);
                 // Nothing is lost between: all is of one thread, and this is polled before anybody else runs.
                 attempt.done.notified().await;
                 let failed = attempt.failed.borrow();
@@ -96,7 +96,7 @@ impl Connections {
     }
 
     fn make(&self) -> Making {
-        let attempt = Rc::new(Attempt::default());
+        let attempt = Rc::new(PendingConnection::default());
         attempt.n_waiting.set(1);
         *self.making.attempt.borrow_mut() = Some(Rc::clone(&attempt));
         Making { latest: Rc::clone(&self.making), attempt }
@@ -107,7 +107,7 @@ impl Connections {
     ///
     /// # Errors
     /// It ended at once.
-    pub async fn begin(
+    pub(crate) async fn begin(
         &self,
         stream: Stream,
         max_streams: usize,
@@ -117,9 +117,9 @@ impl Connections {
         let attempt = Rc::clone(&making.attempt);
         let on_readiness = move |readiness| {
             match readiness {
-                Readiness::Allows(max_streams) => making.latest.max_streams.set(Some(max_streams)),
-                Readiness::Unsaid => {}
-                Readiness::Ended => {
+                ConnectionReadiness::Allows(max_streams) => making.latest.max_streams.set(Some(max_streams)),
+                ConnectionReadiness::Unsaid => {}
+                ConnectionReadiness::Ended => {
                     making.failed(&not_begun(&"connection ended before the server's SETTINGS"))
                 }
             }
@@ -143,7 +143,7 @@ impl Connections {
 
     /// Drops connections that are over, were idle for too long, or go to none of these addresses; streams that are open on
     /// them go on.
-    pub fn sweep(&self, addresses: &Addresses, now: Instant, timeout: Duration) {
+    pub(crate) fn sweep(&self, addresses: &Addresses, now: Instant, timeout: Duration) {
         self.open.borrow_mut().retain(|connection| {
             let is_idle = connection.n_streams() == 0;
             let expired = now.saturating_duration_since(connection.idle_since()) >= timeout;
@@ -153,7 +153,7 @@ impl Connections {
     }
 
     /// Drops all; streams that are open go on.
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         self.open.borrow_mut().clear();
     }
 }
@@ -164,16 +164,16 @@ fn not_begun(why: &dyn fmt::Display) -> ConnectError {
 }
 
 /// The place of a request that waits for an attempt; given up when dropped.
-struct AttemptPlace<'a>(&'a Attempt);
+struct PendingPlace<'a>(&'a PendingConnection);
 
-impl<'a> AttemptPlace<'a> {
-    fn new(attempt: &'a Attempt) -> Self {
+impl<'a> PendingPlace<'a> {
+    fn new(attempt: &'a PendingConnection) -> Self {
         attempt.n_waiting.set(attempt.n_waiting.get() + 1);
         Self(attempt)
     }
 }
 
-impl Drop for AttemptPlace<'_> {
+impl Drop for PendingPlace<'_> {
     fn drop(&mut self) {
         self.0.n_waiting.set(self.0.n_waiting.get() - 1);
     }
@@ -181,7 +181,7 @@ impl Drop for AttemptPlace<'_> {
 
 impl Making {
     /// It could not be made.
-    pub fn failed(&self, e: &ConnectError) {
+    pub(crate) fn failed(&self, e: &ConnectError) {
         *self.attempt.failed.borrow_mut() = Some(e.clone());
     }
 }
@@ -210,7 +210,7 @@ mod tests {
     #[tokio::test]
     async fn all_that_wait_for_a_connection_hear_that_it_ended_before_it_could_be_used() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let connections = Connections::default();
+        let connections = SharedConnections::default();
         let Turn::Connect(making) = connections.turn(10).await else { panic!("nobody makes one yet") };
         let connect = async {
             let connect = TcpStream::connect(listener.local_addr().expect("bound"));
@@ -231,7 +231,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_gives_up_waiting_leaves_its_place_to_another() {
-        let connections = Connections::default();
+        let connections = SharedConnections::default();
         let Turn::Connect(_making) = connections.turn(2).await else { panic!("nobody makes one yet") };
         let mut cx = Context::from_waker(Waker::noop());
         for _ in 0..3 {

@@ -8,11 +8,11 @@ use std::ptr::{self, NonNull};
 
 use lb_api::wire;
 
-use super::{Tried, View};
+use super::view::{Tried, View};
 use crate::module::balancer::Balancer;
 use crate::module::wire::address;
 
-/// How many a thread keeps for reuse.
+/// Maximum that a thread keeps for reuse.
 const MAX_SPARE: usize = 256;
 
 thread_local! {
@@ -22,7 +22,7 @@ thread_local! {
 
 /// Storage of one request at a time; reused, because it is larger than what a request should allocate.
 #[derive(Debug)]
-pub(crate) struct Slot {
+pub(super) struct Slot {
     pinned: NonNull<Pinned>,
     /// For trylists that do not fit in place.
     large: Vec<Storage>,
@@ -107,11 +107,11 @@ impl Slot {
         let request = wire::Request {
             preferred,
             method: wire::Str::of(view.head.text(view.head.method_text)),
-            scheme: wire::Str::of(if view.is_secure { b"https" } else { b"http" }),
-            authority: wire::Str::maybe(view.authority),
-            path: wire::Str::of(view.path),
-            query: wire::Str::maybe(view.query),
-            client: address(view.client.socket()),
+            scheme: wire::Str::of(if view.plan.client.is_https { b"https" } else { b"http" }),
+            authority: wire::Str::maybe(view.plan.authority),
+            path: wire::Str::of(&view.plan.path),
+            query: wire::Str::maybe(view.plan.query),
+            client: address(view.plan.client.address.socket()),
             key: wire::Str::maybe(view.key),
             headers: self.headers.as_ptr(),
             n_headers: self.headers.len(),

@@ -1,4 +1,4 @@
-//! Where a request goes: what its head and the configuration decide, before any server is thought of.
+//! What a request's head and the configuration decide, before a server is chosen.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -14,63 +14,29 @@ use crate::serve::request_id;
 use crate::serve::route;
 use crate::serve::thread::Thread;
 
-/// Where a request goes: all that its head and the configuration decide.
+/// What a request's head and the configuration decide.
 #[derive(Debug)]
-pub(super) struct Plan<'a> {
-    pub(super) route: &'a Route,
+pub(crate) struct Plan<'a> {
+    pub(crate) route: &'a Route,
     /// Host and port asked for.
-    pub(super) authority: Option<&'a [u8]>,
+    pub(crate) authority: Option<&'a [u8]>,
     /// In normal form.
-    pub(super) path: Cow<'a, [u8]>,
+    pub(crate) path: Cow<'a, [u8]>,
     /// Without the question mark.
-    pub(super) query: Option<&'a [u8]>,
-    /// Where the method counts it.
-    pub(super) max_forwards: Option<u32>,
-    /// For whom the request is.
-    pub(super) client: Client,
-    /// What it is called in logs and headers, where the configuration asks for that.
-    pub(super) request_id: Option<Cow<'a, [u8]>>,
-    /// Another protocol is asked for, and may be had.
-    pub(super) upgrade: bool,
-    /// For all of the request, from its head to the last byte of its response.
-    pub(super) timeout: Option<Duration>,
+    pub(crate) query: Option<&'a [u8]>,
+    /// `Max-Forwards` of OPTIONS.
+    pub(crate) max_forwards: Option<u32>,
+    /// The client, as a trusted proxy names it.
+    pub(crate) client: Client,
+    /// Its ID in logs and headers, where that is configured.
+    pub(crate) request_id: Option<Cow<'a, [u8]>>,
+    /// The client asks for another protocol, and the route permits it.
+    pub(crate) upgrade: bool,
+    /// For the whole request, from its head to the last byte of its response.
+    pub(crate) timeout: Option<Duration>,
 }
 
-/// Reads target, host and route out of a head.
-pub(super) fn plan<'a>(
-    thread: &'a Thread,
-    head: &'a RequestHead,
-    peer: Peer,
-    is_secure: bool,
-) -> Result<Plan<'a>, Error> {
-    if matches!(head.method, Method::Connect | Method::Trace) {
-        return Err(Error::Method);
-    }
-    if let (Framing::Length(n), Some(max)) = (head.framing, thread.config.limits.body_bytes)
-        && n > max
-    {
-        return Err(Error::BodyTooLarge);
-    }
-    let host = head.host.map(|host| head.text(host)).filter(|host| !host.is_empty());
-    let (authority, path, query) = split_target(head.text(head.target), head.method, host)?;
-    let path = if path == b"*" { Cow::Borrowed(path) } else { normal_path(path) };
-    // `OPTIONS *` is about the server as a whole, so it goes where the root goes.
-    let routed = if *path == *b"*" { b"/" } else { &*path };
-    let route = thread.routes.find(authority, routed).ok_or(Error::NoRoute)?;
-    let max_forwards = match head.method {
-        Method::Options => head.known(Name::MaxForwards).and_then(number),
-        _ => None,
-    };
-    let timeout = route.timeout.or(thread.config.timeouts.request);
-    let mut client = thread.config.forwarded.client(head, peer);
-    // What a trusted proxy says of it counts more.
-    client.is_https |= is_secure && !client.is_scheme_told;
-    let request_id = route.has_request_id.then(|| request_id(thread, head, client.is_trusted));
-    let upgrade = head.asks_upgrade && route.upgrade && asks_for_a_tunnel(head);
-    Ok(Plan { route, authority, path, query, max_forwards, client, request_id, upgrade, timeout })
-}
-
-/// What a trusted proxy calls the request, or a new ID.
+/// The ID that a trusted proxy has given the request, or a new one.
 #[cold]
 fn request_id<'a>(thread: &Thread, head: &'a RequestHead, is_trusted: bool) -> Cow<'a, [u8]> {
     let given = thread.config.request_id.as_ref().filter(|_| is_trusted);
@@ -93,9 +59,13 @@ fn asks_for_a_tunnel(head: &RequestHead) -> bool {
 
 /// Authority, path and query of a target (RFC 9112 section 3.2). The authority of a target in absolute form counts more
 /// than `Host`.
-type Target<'a> = (Option<&'a [u8]>, &'a [u8], Option<&'a [u8]>);
+type SplitTarget<'a> = (Option<&'a [u8]>, &'a [u8], Option<&'a [u8]>);
 
-fn split_target<'a>(target: &'a [u8], method: Method, host: Option<&'a [u8]>) -> Result<Target<'a>, Error> {
+fn split_target<'a>(
+    target: &'a [u8],
+    method: Method,
+    host: Option<&'a [u8]>,
+) -> Result<SplitTarget<'a>, Error> {
     let (authority, rest) = match target {
         [b'/', ..] => (host, target),
         b"*" if method == Method::Options => return Ok((host, target, None)),
@@ -131,14 +101,50 @@ fn split_target<'a>(target: &'a [u8], method: Method, host: Option<&'a [u8]>) ->
     Ok((authority, path, query))
 }
 
+impl<'a> Plan<'a> {
+    /// Reads target, host and route out of a head.
+    pub(crate) fn of(
+        thread: &'a Thread,
+        head: &'a RequestHead,
+        peer: Peer,
+        is_secure: bool,
+    ) -> Result<Self, Error> {
+        if matches!(head.method, Method::Connect | Method::Trace) {
+            return Err(Error::Method);
+        }
+        if let (Framing::Length(n), Some(max)) = (head.framing, thread.config.limits.body_bytes)
+            && n > max
+        {
+            return Err(Error::BodyTooLarge);
+        }
+        let host = head.host.map(|host| head.text(host)).filter(|host| !host.is_empty());
+        let (authority, path, query) = split_target(head.text(head.target), head.method, host)?;
+        let path = if path == b"*" { Cow::Borrowed(path) } else { normal_path(path) };
+        // `OPTIONS *` is about the server as a whole, so it goes where the root goes.
+        let routed = if *path == *b"*" { b"/" } else { &*path };
+        let route = thread.routes.find(authority, routed).ok_or(Error::NoRoute)?;
+        let max_forwards = match head.method {
+            Method::Options => head.known(Name::MaxForwards).and_then(number),
+            _ => None,
+        };
+        let timeout = route.timeout.or(thread.config.timeouts.request);
+        let mut client = thread.config.forwarded.client(head, peer);
+        // A trusted proxy's word takes precedence.
+        client.is_https |= is_secure && !client.is_scheme_told;
+        let request_id = route.has_request_id.then(|| request_id(thread, head, client.is_trusted));
+        let upgrade = head.asks_upgrade && route.upgrade && asks_for_a_tunnel(head);
+        Ok(Self { route, authority, path, query, max_forwards, client, request_id, upgrade, timeout })
+    }
+}
+
 impl Plan<'_> {
     /// `http` or `https`, as the client sees it.
-    pub(super) fn scheme(&self) -> &'static [u8] {
+    pub(crate) fn scheme(&self) -> &'static [u8] {
         if self.client.is_https { b"https" } else { b"http" }
     }
 
     /// The target as the server gets it, in origin form.
-    pub(super) fn target<'b>(&'b self, head: &'b RequestHead) -> Cow<'b, [u8]> {
+    pub(crate) fn target<'b>(&'b self, head: &'b RequestHead) -> Cow<'b, [u8]> {
         let sent = head.text(head.target);
         let path = route::rewrite(self.route, &self.path);
         match (path, self.query) {
@@ -158,8 +164,8 @@ impl Plan<'_> {
         }
     }
 
-    /// The endpoint that a request's session is of; `None` where it has none that is known.
-    pub(super) fn preferred(&self, sticky: &Sticky, head: &RequestHead, client: Peer) -> Option<usize> {
+    /// The endpoint of the request's session; `None` where it has none that is known.
+    pub(crate) fn preferred(&self, sticky: &Sticky, head: &RequestHead) -> Option<usize> {
         sticky.sources.iter().find_map(|source| {
             let session = match source {
                 // There may be several of one name, for other paths and domains, and ours need not be the first.
@@ -167,25 +173,20 @@ impl Plan<'_> {
                     return cookies(head, name.as_bytes()).find_map(|session| sticky.endpoint(session));
                 }
                 // Or as servlet containers write it: /a;jsessionid=x.route/b
-                KeySource::Query(name) => self.key(source, head, client).or_else(|| {
+                KeySource::Query(name) => self.key(source, head).or_else(|| {
                     let value = parameter(&self.path, b';', name.as_bytes())?;
                     Some(Cow::Borrowed(value.split(|&b| b == b'/').next().unwrap_or_default()))
                 })?,
-                _ => self.key(source, head, client)?,
+                _ => self.key(source, head)?,
             };
             sticky.endpoint(&session)
         })
     }
 
     /// The cluster's key of a request; `None` where the request has none, or an empty one.
-    pub(super) fn key<'b>(
-        &'b self,
-        source: &KeySource,
-        head: &'b RequestHead,
-        client: Peer,
-    ) -> Option<Cow<'b, [u8]>> {
+    pub(crate) fn key<'b>(&'b self, source: &KeySource, head: &'b RequestHead) -> Option<Cow<'b, [u8]>> {
         let key = match source {
-            KeySource::Client => client.ip().map(|ip| Cow::Owned(ip.to_string().into_bytes())),
+            KeySource::Client => self.client.address.ip().map(|ip| Cow::Owned(ip.to_string().into_bytes())),
             KeySource::Header(name) => head.field(name.as_bytes()).map(Cow::Borrowed),
             KeySource::Cookie(name) => cookies(head, name.as_bytes()).next().map(Cow::Borrowed),
             KeySource::Query(name) => {
