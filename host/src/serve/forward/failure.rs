@@ -22,41 +22,71 @@ pub(super) struct RequestFailure {
     pub(super) begun: Option<RequestReport>,
 }
 
+/// A try that failed after the request was sent, or as it was sent.
+pub(super) struct FailedTry {
+    /// One of [`wire`]'s `TRY_*`.
+    pub(super) result: u32,
+    /// One of [`wire`]'s `OUTCOME_*`, where the request ends with this try.
+    pub(super) outcome: u32,
+    pub(super) error: Error,
+    /// The failure in words, unless the client is the cause.
+    pub(super) text: Option<String>,
+}
+
+impl FailedTry {
+    /// The client is the cause.
+    pub(super) fn of_client(error: Error) -> Self {
+        Self { result: wire::TRY_ABORTED, outcome: wire::OUTCOME_ABORTED, error, text: None }
+    }
+
+    fn without_response(e: NoResponse) -> Self {
+        let (result, text) = match e {
+            NoResponse::Client(error) => return Self::of_client(error),
+            NoResponse::TimedOut(allowed) => {
+                let text = Some(format!("no response within {allowed:?}"));
+                let (result, outcome) = (wire::TRY_TIMED_OUT, wire::OUTCOME_TIMED_OUT);
+                return Self { result, outcome, error: Error::ServerTimeout, text };
+            }
+            NoResponse::Bad(refusal) => (wire::TRY_BAD_RESPONSE, format!("bad response: {refusal}")),
+            NoResponse::Closed(None) => (wire::TRY_CLOSED_EARLY, "closed without a response".into()),
+            NoResponse::Closed(Some(e)) | NoResponse::Reset(e) => {
+                (wire::TRY_CLOSED_EARLY, format!("no response: {e}"))
+            }
+            NoResponse::Unprocessed(e) => (wire::TRY_CLOSED_EARLY, format!("not processed: {e}")),
+            NoResponse::Cut => (wire::TRY_CLOSED_EARLY, "closed within the response's head".into()),
+        };
+        Self { result, outcome: wire::OUTCOME_FAILED, error: Error::BadResponse, text: Some(text) }
+    }
+}
+
 impl Request<'_> {
+    /// Ends a try that brought no response.
     pub(super) fn no_response(
         &mut self,
         trylist: &mut Trylist<'_>,
         endpoint: usize,
         e: NoResponse,
     ) -> RequestFailure {
-        let closed_early =
-            |text| (wire::TRY_CLOSED_EARLY, wire::OUTCOME_FAILED, Error::BadResponse, Some(text));
-        let (result, outcome, error, text) = match e {
-            NoResponse::Client(error) => (wire::TRY_ABORTED, wire::OUTCOME_ABORTED, error, None),
-            NoResponse::TimedOut(allowed) => (
-                wire::TRY_TIMED_OUT,
-                wire::OUTCOME_TIMED_OUT,
-                Error::ServerTimeout,
-                Some(format!("no response within {allowed:?}")),
-            ),
-            NoResponse::Closed(None) => closed_early("closed without a response".into()),
-            NoResponse::Closed(Some(e)) | NoResponse::Reset(e) => closed_early(format!("no response: {e}")),
-            NoResponse::Unprocessed(e) => closed_early(format!("not processed: {e}")),
-            NoResponse::Cut => closed_early("closed within the response's head".into()),
-            NoResponse::Bad(refusal) => (
-                wire::TRY_BAD_RESPONSE,
-                wire::OUTCOME_FAILED,
-                Error::BadResponse,
-                Some(format!("bad response: {refusal}")),
-            ),
-        };
-        if let Some(text) = text {
-            self.note(endpoint, &text);
-        }
-        trylist.end_try(result, Instant::now());
-        RequestFailure { error, outcome, begun: None }
+        let failed = FailedTry::without_response(e);
+        self.end_failed(trylist, endpoint, &failed, Instant::now());
+        RequestFailure { error: failed.error, outcome: failed.outcome, begun: None }
     }
 
+    /// Ends a try, and notes its failure for the log.
+    pub(super) fn end_failed(
+        &mut self,
+        trylist: &mut Trylist<'_>,
+        endpoint: usize,
+        failed: &FailedTry,
+        now: Instant,
+    ) {
+        if let Some(text) = &failed.text {
+            self.note(endpoint, text);
+        }
+        trylist.end_try(failed.result, now);
+    }
+
+    /// No endpoint is left.
     pub(super) fn exhausted(&self, trylist: &Trylist<'_>) -> RequestFailure {
         let (error, outcome) = match trylist.tries().last() {
             None => (Error::NoEndpoint, wire::OUTCOME_NO_ENDPOINT),

@@ -7,7 +7,7 @@ use std::time::Instant;
 use lb_api::wire;
 
 use super::explain;
-use super::failure::RequestFailure;
+use super::failure::{FailedTry, RequestFailure};
 use super::report::{RequestReport, Served};
 use super::request::{AfterRequest, Memory, Request};
 use crate::http::h1::body::Encoding;
@@ -71,13 +71,7 @@ impl Request<'_> {
         let relayed = self.relay_pumps(down, &mut server, &mut buffer, &mut sending, &mut pump, now).await;
         let is_sent = sending.is_sent();
         let mut at = Instant::now();
-        let mut report = RequestReport {
-            status: memory.response_head.status,
-            outcome: wire::OUTCOME_SERVED,
-            received_bytes: self.view.head.len() as u64 + request.body_bytes,
-            sent_bytes: pump.sent,
-            body_bytes: pump.body_bytes,
-        };
+        let mut report = self.report_of(memory.response_head.status, &request, &pump);
         trylist.count_bytes(request.sent, received + pump.received);
         memory.response = pump.into_memory();
         if let Err(broken) = relayed {
@@ -102,6 +96,16 @@ impl Request<'_> {
         };
         memory.request = request.into_memory();
         Ok(Served { report, then, at })
+    }
+
+    fn report_of(&self, status: u16, request: &Pump, response: &Pump) -> RequestReport {
+        RequestReport {
+            status,
+            outcome: wire::OUTCOME_SERVED,
+            received_bytes: self.view.head.len() as u64 + request.body_bytes,
+            sent_bytes: response.sent,
+            body_bytes: response.body_bytes,
+        }
     }
 
     /// How the response is framed for its client, and whether its connection goes on.
@@ -246,21 +250,30 @@ impl Request<'_> {
         broken: Broken,
         report: RequestReport,
     ) -> RequestFailure {
-        let is_out_of_time = matches!(broken, Broken::OutOfTime);
-        let (result, outcome, error, text) = match broken {
-            Broken::Client(error) => (wire::TRY_ABORTED, wire::OUTCOME_ABORTED, error, None),
-            Broken::ServerStalled => (
-                wire::TRY_TIMED_OUT,
-                wire::OUTCOME_BROKEN,
-                Error::ServerTimeout,
-                Some(format!("response body stopped for {:?}", self.cluster.config.body_timeout)),
-            ),
-            Broken::OutOfTime => (
-                wire::TRY_TIMED_OUT,
-                wire::OUTCOME_BROKEN,
-                Error::ServerTimeout,
-                Some(format!("not done within {:?}", self.view.plan.timeout.unwrap_or_default())),
-            ),
+        let now = Instant::now();
+        if matches!(broken, Broken::OutOfTime) {
+            let allowed = self.view.plan.timeout.unwrap_or_default();
+            trylist.ran_out_of_time(allowed, self.uploading, now);
+        }
+        let failed = self.broken_try(broken);
+        self.end_failed(trylist, endpoint, &failed, now);
+        let FailedTry { error, outcome, .. } = failed;
+        if report.sent_bytes == 0 {
+            return RequestFailure { error, outcome, begun: None };
+        }
+        RequestFailure { error, outcome, begun: Some(RequestReport { outcome, ..report }) }
+    }
+    fn broken_try(&self, broken: Broken) -> FailedTry {
+        let (result, error, text) = match broken {
+            Broken::Client(error) => return FailedTry::of_client(error),
+            Broken::ServerStalled => {
+                let text = format!("response body stopped for {:?}", self.cluster.config.body_timeout);
+                (wire::TRY_TIMED_OUT, Error::ServerTimeout, text)
+            }
+            Broken::OutOfTime => {
+                let text = format!("not done within {:?}", self.view.plan.timeout.unwrap_or_default());
+                (wire::TRY_TIMED_OUT, Error::ServerTimeout, text)
+            }
             Broken::Server(e) => {
                 let text = match &e {
                     PumpError::SourceFailed(e) => format!("response body broke off: {e}"),
@@ -268,21 +281,10 @@ impl Request<'_> {
                     PumpError::Malformed(text) => format!("response body refused: {text}"),
                     PumpError::TooLarge | PumpError::SinkFailed(_) => "response body broke off".into(),
                 };
-                (wire::TRY_BROKEN, wire::OUTCOME_BROKEN, Error::BadResponse, Some(text))
+                (wire::TRY_BROKEN, Error::BadResponse, text)
             }
         };
-        if let Some(text) = text {
-            self.note(endpoint, &text);
-        }
-        let now = Instant::now();
-        if is_out_of_time {
-            trylist.ran_out_of_time(self.view.plan.timeout.unwrap_or_default(), self.uploading, now);
-        }
-        trylist.end_try(result, now);
-        if report.sent_bytes == 0 {
-            return RequestFailure { error, outcome, begun: None };
-        }
-        RequestFailure { error, outcome, begun: Some(RequestReport { outcome, ..report }) }
+        FailedTry { result, outcome: wire::OUTCOME_BROKEN, error, text: Some(text) }
     }
 }
 
