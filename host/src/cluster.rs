@@ -37,7 +37,7 @@ use crate::config::{self, AllDown, HostHeader, KeySource};
 use crate::module::balancer::{Balancer, ModuleFault};
 use crate::net::per_client::PerClient;
 
-pub(crate) use self::queue::{QueueSignal, WaitQueue, Wanted};
+pub(crate) use self::queue::{QueuePlace, QueueSignal, WaitQueue, Wanted};
 pub use self::standing::HealthFacts;
 pub(crate) use self::standing::keep;
 
