@@ -1,7 +1,7 @@
-//! The checked configuration: immutable, every name resolved, nothing a string that means something else.
+//! The checked configuration: immutable, with every name resolved and every value in its own type.
 //!
-//! [`load`] makes one: it reads a TOML or an httpd-style file into one raw form and checks that as a whole, reporting
-//! every problem of the file in one run.
+//! [`load`] reads a TOML file or one in httpd's syntax into one raw form, and checks it as a whole. One run reports every
+//! problem of the file.
 //!
 //! ```text
 //! TOML ── read.rs (de.rs) ──┐
@@ -21,7 +21,7 @@ mod locate;
 mod model;
 mod problem;
 mod read;
-pub mod retry;
+pub(crate) mod retry;
 mod settings;
 mod shape;
 mod source;
@@ -52,7 +52,7 @@ pub fn load(path: &Path) -> Result<(Config, Vec<Warning>), ConfigErrors> {
     load_from(path, &mut Files::on_disk())
 }
 
-/// As [`load`], where all that is read is kept in `files`, or is in there already.
+/// As [`load`]; reads files through `files`, which keeps them.
 ///
 /// # Errors
 /// As [`load`].
@@ -67,7 +67,7 @@ pub fn load_from(path: &Path, files: &mut Files) -> Result<(Config, Vec<Warning>
     }
 }
 
-/// Checks a configuration that is at hand as text. Relative paths in it start in the directory of `name`.
+/// Checks a configuration given as text. Relative paths start in the directory of `name`.
 ///
 /// # Errors
 /// As [`load`].
@@ -94,13 +94,13 @@ pub(crate) fn parse_with(
     report.finish(config).map_err(|errors| ConfigErrors { modules, ..errors })
 }
 
-/// Where a configuration file says that its supervisor listens for commands, if it says so and as far as it can be read.
+/// The control socket that a configuration file names, if any. Works for files with mistakes too.
 pub fn control_of(path: &Path) -> Option<PathBuf> {
     let text = Files::on_disk().text(path).ok()?;
     let name = match Syntax::of(path) {
         Syntax::Toml => match toml::from_str::<OnlyControl>(&text) {
             Ok(only) => only.control?,
-            // It is no TOML, which is to be mended; the line may be whole all the same.
+            // The file is not valid TOML, but its line for the control socket may be.
             Err(_) => {
                 let lines = text.lines().filter_map(|line| line.trim_start().strip_prefix("control"));
                 let value = lines.filter_map(|rest| rest.trim_start().strip_prefix('=')).next()?;
@@ -112,13 +112,13 @@ pub fn control_of(path: &Path) -> Option<PathBuf> {
     Some(path.parent().unwrap_or(Path::new("")).join(name))
 }
 
-/// A configuration of which nothing else is wanted.
+/// The one key of a configuration that [`control_of`] reads.
 #[derive(serde::Deserialize)]
 struct OnlyControl {
     control: Option<String>,
 }
 
-/// The settings of a module, where they are a file (or any text) of their own.
+/// Checks the settings of a module that are a file of their own.
 ///
 /// # Errors
 /// As [`load`].

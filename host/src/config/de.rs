@@ -1,8 +1,12 @@
-//! A deserializer over a parsed TOML tree that can be asked again after an error.
+//! A deserializer over a parsed TOML tree that can run again after an error.
 //!
-//! `toml`'s own stops at the first wrong value and hands back a text. This one gives a typed error (where, on which
-//! path, which keys are known there), leaves out the values that earlier rounds found wrong, and only borrows the tree:
-//! so [`super::read`] repeats until nothing is left to complain of, and all mistakes of a file come out in one run.
+//! `toml`'s own deserializer stops at the first wrong value and returns a text. This one returns a typed error (place,
+//! path, known keys), leaves out the values that earlier rounds found wrong, and only borrows the tree. So
+//! [`super::read`] repeats it until no error is left, and one run reports all mistakes of a file.
+//!
+//! `lb-api/src/settings/de.rs` is the other deserializer of this repository. It reads a module's settings on the module's
+//! side of the ABI: from the flat list of paths and values that `settings.rs` makes, without spans, and it stops at the
+//! first mistake. It is part of the SDK, which depends on neither `toml` nor the host, so the two share no code.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -20,7 +24,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::source::{At, Span};
 
-/// One value of the tree.
+/// A value of the tree.
 #[derive(Clone, Copy)]
 pub(super) struct TreeNode<'de> {
     value: &'de Spanned<DeValue<'de>>,
@@ -66,7 +70,7 @@ impl<'de> Deserializer<'de> for TreeNode<'de> {
     }
 
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TreeError> {
-        // Only a module's settings may hold dates, as strings; a name must not be one by forgotten quotes.
+        // Dates are valid only in a module's settings, as strings. Elsewhere quotes were forgotten.
         match self.value.get_ref() {
             DeValue::Datetime(_) => {
                 Err(<TreeError as de::Error>::invalid_type(Unexpected::Other("a date"), &visitor)
@@ -97,7 +101,7 @@ impl<'de> Deserializer<'de> for TreeNode<'de> {
         if is_spanned(name) {
             return visitor.visit_map(SpannedDeserializer::new(self, self.value.span()));
         }
-        // Derived code would take an array as a table's values in the order of its fields.
+        // Derived code would accept an array as the values of a table in the order of its fields.
         if self.value.get_ref().is_array() {
             return Err(
                 <TreeError as de::Error>::invalid_type(Unexpected::Seq, &visitor).at(self.value.span())
@@ -216,14 +220,14 @@ impl<'de> IntoDeserializer<'de, TreeError> for TreeKey<'de> {
     }
 }
 
-/// What one round found wrong.
+/// The mistake that ended one round.
 #[derive(Debug)]
 pub(super) struct TreeError {
-    /// The value or key at fault.
+    /// The wrong value or key.
     pub(super) span: Option<Span>,
-    /// The way to it, from the root.
+    /// The path to it from the root.
     pub(super) path: Vec<TreeStep>,
-    /// What is wrong with it.
+    /// The kind of mistake.
     pub(super) fault: TreeFault,
 }
 
@@ -236,12 +240,12 @@ pub(super) enum TreeStep {
     Index(usize),
 }
 
-/// What is wrong with a value or a key.
+/// The kind of a mistake.
 #[derive(Debug)]
 pub(super) enum TreeFault {
-    /// No such key here; these are known.
+    /// The key is unknown; these are the known ones.
     UnknownKey(&'static [&'static str]),
-    /// In words.
+    /// Any other mistake, as text.
     Wrong(String),
 }
 

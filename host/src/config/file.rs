@@ -1,8 +1,7 @@
-//! The TOML file, mirrored one to one; serde only, no logic. What a key means and what it must be is said in
-//! [`super::check`], defaults included; what can be written is said in `conf/reference.toml`.
+//! The tables of a TOML file, one struct for each; serde only, no logic. [`super::check`] has meaning, range and default of
+//! each key; `conf/reference.toml` documents them.
 //!
-//! Every field is optional, so that a file is read as far as it goes and [`super::check`] can say what is missing
-//! together with everything else.
+//! Every field is optional, so that [`super::check`] can report missing keys together with all other problems.
 
 use serde::Deserialize;
 use toml::Spanned;

@@ -1,5 +1,5 @@
-//! The files that a configuration is made of. Each is read once and kept, so that whoever is handed them gets the very
-//! bytes that were checked, whatever has become of the files since.
+//! The files of a configuration. Each is read once and kept, so that a worker gets the bytes that were checked, even if the
+//! files have changed since.
 
 use std::fmt;
 use std::fs::File;
@@ -12,19 +12,19 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize as _;
 
-/// Largest file; what is larger, or never ends, was not meant.
+/// Maximum size of a file. A larger one, or an endless one, is a mistake.
 const MAX_FILE_BYTES: u64 = 16 << 20;
 
-/// What was read for one configuration.
+/// The files that were read for one configuration.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Files {
-    /// Nothing more is read: these are the files of a configuration that was checked elsewhere.
+    /// No further file is read: the configuration was checked by another process.
     is_whole: bool,
     read: Vec<KnownFile>,
     found: Vec<(IncludePattern, Result<Vec<PathBuf>, String>)>,
 }
 
-/// A file that was asked for.
+/// A file that was read, or could not be.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct KnownFile {
     path: PathBuf,
@@ -33,7 +33,7 @@ struct KnownFile {
     mode: u32,
 }
 
-/// What is in a file. It may be a private key, so it is wiped when this is dropped, and never printed.
+/// The content of a file. It may be a private key, so it is wiped when dropped, and never printed.
 #[derive(Clone, Default, Serialize, Deserialize)]
 pub(crate) struct FileBytes(Vec<u8>);
 
@@ -41,18 +41,18 @@ pub(crate) struct FileBytes(Vec<u8>);
 type IncludePattern = (String, PathBuf);
 
 impl Files {
-    /// Nothing yet; files are read when they are asked for.
+    /// No files yet; each is read when it is needed.
     pub fn on_disk() -> Self {
         Self::default()
     }
 
-    /// From now on what was not asked for yet is not there.
+    /// Reads no further files: from now on they are reported as not found.
     #[must_use]
     pub fn sealed(self) -> Self {
         Self { is_whole: true, ..self }
     }
 
-    /// A file as text. Why not is said in words that follow its name.
+    /// A file as text, or the reason as words that follow its name.
     pub(super) fn text(&mut self, path: &Path) -> Result<String, String> {
         String::from_utf8(self.bytes(path)?.to_vec()).map_err(|error| {
             let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
@@ -68,7 +68,7 @@ impl Files {
         }
         if self.is_whole {
             return Err(
-                "cannot be read: it was no part of the configuration when that was checked".to_owned()
+                "cannot be read: it was not part of the configuration when that was checked".to_owned()
             );
         }
         let (bytes, mode) = match read(path) {
@@ -93,14 +93,14 @@ impl Files {
             return found.clone();
         }
         if self.is_whole {
-            return Err("was no part of the configuration when that was checked".to_owned());
+            return Err("was not part of the configuration when that was checked".to_owned());
         }
         let found = included(argument, directory);
         self.found.push(((argument.to_owned(), directory.to_owned()), found.clone()));
         found
     }
 
-    /// Every file with its bytes, in the order of reading: for who wants to know whether anything has changed.
+    /// Every file with its bytes, in the order of reading.
     pub fn iter(&self) -> impl Iterator<Item = (&Path, &[u8])> {
         self.read.iter().filter_map(|known| Some((known.path.as_path(), &**known.bytes.as_ref().ok()?)))
     }
@@ -148,7 +148,7 @@ fn read_file(path: &Path) -> io::Result<(FileBytes, u32)> {
 /// The reason alone, as the other messages have it: no capital, no error number.
 fn cause(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        io::ErrorKind::NotFound => "file not found".to_owned(),
         io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
         io::ErrorKind::IsADirectory => "it is a directory".to_owned(),
         _ => error.to_string(),
@@ -194,7 +194,7 @@ mod tests {
         assert_eq!(files.text(&path), Ok("first".to_owned()));
         let mut files = files.sealed();
         assert_eq!(files.text(&path), Ok("first".to_owned()));
-        assert!(files.text(&other).unwrap_err().contains("no part of the configuration"));
+        assert!(files.text(&other).unwrap_err().contains("not part of the configuration"));
         assert_eq!(Files::on_disk().text(&path), Ok("second".to_owned()));
     }
 

@@ -1,4 +1,4 @@
-//! How the health of a cluster's servers is told, and what follows from it.
+//! Types of a cluster's ejection and health checks.
 
 use std::fmt;
 use std::ops::RangeInclusive;

@@ -131,8 +131,8 @@ impl HttpdReader<'_> {
         } else if is(name, "VirtualHost") {
             // What stands in it is what the file is about, most often.
             self.mark(ANYTHING);
-            let right = "drop the two lines around what is in it";
-            self.report.error(line.at, format!("<{head}>: there are no virtual hosts here ({right})"));
+            let right = "remove the two lines around its content";
+            self.report.error(line.at, format!("<{head}>: virtual hosts are not supported ({right})"));
             sections.open.push(section);
         } else if let Some(balancer) = balancer(argument).filter(|_| is(name, "Proxy")) {
             self.mark(ANYTHING);
@@ -252,7 +252,7 @@ impl HttpdReader<'_> {
 }
 
 /// What is said of lines for httpd's own mod_proxy.
-const DIALECT: &str = "is for mod_proxy; a file in httpd's syntax has the directives of the 2003 mail here";
+const DIALECT: &str = "is a directive of mod_proxy, which is not supported here";
 
 /// What to write for a line that is for mod_proxy.
 fn mod_proxy(name: &str, arguments: &[String]) -> Option<String> {
@@ -264,7 +264,7 @@ fn mod_proxy(name: &str, arguments: &[String]) -> Option<String> {
         let cluster = balancer(argument(1)).unwrap_or("CLUSTER");
         Some(format!("write LBProxyPass {} {cluster}", argument(0)))
     } else if is(name, "ProxySet") || is(name, "ProxyPassReverse") {
-        Some("drop it, or write the configuration in TOML, which has more".to_owned())
+        Some("remove it, or write the configuration in TOML".to_owned())
     } else {
         None
     }

@@ -1,4 +1,4 @@
-//! Which file a line that loads a module means.
+//! Search for the file of a module.
 
 use std::fmt;
 use std::io;
@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use super::ModuleFile;
 
-/// No file is where a module was looked for.
+/// The file of a module was not found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotFound {
     /// The file as written.
     pub file: PathBuf,
-    /// Where it was looked for, in this order.
+    /// The paths that were searched, in this order.
     pub tried: Vec<PathBuf>,
 }
 
@@ -58,10 +58,10 @@ impl std::error::Error for NotFound {}
 
 impl fmt::Display for NotFound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "module file \"{}\" is not there", self.file.display())?;
+        write!(f, "module file \"{}\" not found", self.file.display())?;
         if self.tried.iter().any(|path| *path != self.file) {
             let tried: Vec<_> = self.tried.iter().map(|path| path.display().to_string()).collect();
-            write!(f, " (looked for {})", tried.join(", "))?;
+            write!(f, " (searched: {})", tried.join(", "))?;
         }
         Ok(())
     }
@@ -111,7 +111,7 @@ mod tests {
         let file = dir.path().join("mod_x.so");
         let line = module(file.to_str().unwrap(), &[]);
         let error = line.locate().unwrap_err();
-        assert_eq!(error.to_string(), format!("module file \"{}\" is not there", file.display()));
+        assert_eq!(error.to_string(), format!("module file \"{}\" not found", file.display()));
         fs::write(&file, "").unwrap();
         assert_eq!(line.locate(), Ok(file));
     }
@@ -124,7 +124,7 @@ mod tests {
         fs::create_dir(dir.path().join("mod_x.so")).unwrap();
         let error = module("mod_x.so", &[dir.path()]).locate().unwrap_err();
         let expected =
-            format!("module file \"mod_x.so\" is not there (looked for {at}/mod_x.so, {at}/libmod_x.so)");
+            format!("module file \"mod_x.so\" not found (searched: {at}/mod_x.so, {at}/libmod_x.so)");
         assert_eq!(error.to_string(), expected);
     }
 }

@@ -18,7 +18,7 @@ use crate::net::proxy_protocol;
 use crate::tls::client::{ClientTls, Protocol};
 use crate::tls::server::ServerTls;
 
-/// How a configuration is written.
+/// Syntax of a configuration file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Syntax {
     /// TOML, as in `conf/reference.toml`.
@@ -28,7 +28,7 @@ pub enum Syntax {
 }
 
 impl Syntax {
-    /// Told by the file's name.
+    /// Syntax by the file's name.
     pub fn of(path: &Path) -> Self {
         match path.extension() {
             Some(extension) if extension == "conf" => Self::Httpd,
@@ -37,57 +37,57 @@ impl Syntax {
     }
 }
 
-/// Everything a worker needs to know.
+/// A checked configuration.
 #[derive(Debug)]
 pub struct Config {
-    /// The file that it was read from, as named by the operator.
+    /// The file that it was read from, as given on the command line.
     pub source: PathBuf,
     /// Worker threads, each with its own runtime and its own upstream connections.
     pub threads: usize,
-    /// Where requests come in; at least one.
+    /// Addresses to listen on; at least one.
     pub listeners: Vec<Listener>,
     /// Modules to load, each ID once.
     pub modules: Vec<ModuleFile>,
     /// Groups of servers. `Route::cluster` is an index into these.
     pub clusters: Vec<ClusterConfig>,
-    /// Which requests go where, in the order of the file.
+    /// Routes, in the order of the file.
     pub routes: Vec<Route>,
-    /// Which route wins where several match.
+    /// Precedence if several routes match.
     pub route_order: RouteOrder,
-    /// The header in which servers get the request's ID, if they do.
+    /// The header in which servers get the request's ID, if any.
     pub request_id: Option<Arc<str>>,
-    /// What proxies in front say, and whether it is believed.
+    /// Trust in proxies in front, and headers for servers.
     pub forwarded: Forwarded,
-    /// How much of anything a client or a server may take.
+    /// Maximum sizes and counts.
     pub limits: Limits,
-    /// How long anything may take.
+    /// Timeouts towards clients, and of the drain.
     pub timeouts: Timeouts,
-    /// Who serves, where root starts it.
+    /// User and group of the workers, if root starts the proxy.
     pub run_as: RunAs,
-    /// The supervisor's socket for commands, unless it is where [`Config::source`] says.
+    /// The control socket; by default it is derived from [`Config::source`].
     pub control: Option<PathBuf>,
-    /// Where the supervisor writes its process ID.
+    /// The file for the supervisor's process ID.
     pub pid_file: Option<PathBuf>,
-    /// Names of environment variables that workers get beside those that they always get.
+    /// Names of further environment variables for workers.
     pub pass_environment: Vec<Box<str>>,
-    /// Whether a worker that dies may leave its memory, keys included, in a core dump.
+    /// Whether a crashed worker may leave a core dump, which contains keys.
     pub core_dumps: bool,
-    /// What a module may do to its worker before it is held to account.
+    /// Limits for modules, and of generations.
     pub supervision: Supervision,
-    /// How servers' names are looked up.
+    /// DNS look-ups of servers' names.
     pub resolver: ResolverConfig,
-    /// One line a request, or none.
+    /// Target of the access log.
     pub access_log: AccessLogTarget,
-    /// Where metrics are served, if anywhere.
+    /// The admin listener, if any.
     pub admin: Option<Admin>,
-    /// Clients that may ask why a request went where it went; none, unless said otherwise.
+    /// Clients that may ask for explanations; empty by default.
     pub explain_to: Networks,
 }
 
-/// Where in a configuration something was said; the edge prints it as `file:line`.
+/// A place in a configuration file. Shown as `file:line`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// The file, as named.
+    /// The file, as given.
     pub file: Arc<str>,
     /// Line, from 1.
     pub line: usize,
@@ -96,39 +96,39 @@ pub struct Place {
 /// One listening address.
 #[derive(Clone, Debug)]
 pub struct Listener {
-    /// Where to listen.
+    /// The address.
     pub address: Address,
-    /// Who may connect, where that is a Unix socket.
+    /// Permissions and owner, for a Unix socket.
     pub access: Access,
-    /// Connections open at once over all threads; above it the listener stops accepting until one ends.
+    /// Maximum open connections over all threads. Beyond it the listener stops accepting until one ends.
     pub max_connections: usize,
-    /// Connections that one client may have open at once; more are closed. `None` is no limit.
+    /// Maximum open connections of one client; more are closed. `None` means no limit.
     pub max_connections_per_client: Option<u32>,
-    /// Who begins connections with a PROXY header.
+    /// Connections that begin with a PROXY header.
     pub proxy_protocol: Option<ProxyProtocol>,
-    /// TLS, where it is spoken.
+    /// TLS, if it is on.
     pub tls: Option<ServerTls>,
-    /// Whether HTTP/2 is spoken: over TLS where the client chooses it, in clear text where it begins with it.
+    /// Whether HTTP/2 is accepted: over TLS by ALPN, in clear text with prior knowledge.
     pub h2: bool,
-    /// Where it was said.
+    /// Its place in the file.
     pub place: Place,
 }
 
-/// Who may connect to a Unix socket: whoever may write to its file.
+/// Permissions and owner of a Unix socket. Clients need write permission.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Access {
-    /// Its permissions.
+    /// Permissions of the file.
     pub mode: u32,
-    /// Whose file it is, where it is not to be that of whoever starts the proxy.
+    /// Owner and group of the file; by default those of the process that starts the proxy.
     pub owner: RunAs,
 }
 
-/// Which connections begin with a PROXY header.
+/// PROXY protocol of a listener.
 #[derive(Clone, Debug)]
 pub struct ProxyProtocol {
-    /// Those from here; all others do not.
+    /// Networks whose connections all begin with a PROXY header; others never do.
     pub from: Networks,
-    /// How long it may take.
+    /// Maximum time for the header.
     pub timeout: Duration,
 }
 
@@ -137,14 +137,14 @@ pub struct ProxyProtocol {
 pub struct ModuleFile {
     /// Module ID.
     pub id: Arc<str>,
-    /// The file as it was written: absolute, or to be looked for in `search`.
+    /// The file as written: absolute, or relative to the directories of `search`.
     pub file: PathBuf,
-    /// Directories in which a relative file is looked for: as written, then by its name alone, then with `lib` before
-    /// the name.
+    /// Directories in which a relative file is searched: as written, then its name alone, then its name with `lib`
+    /// before it.
     pub search: Arc<[PathBuf]>,
-    /// The hash that the file must have.
+    /// The required SHA-256 of the file, if any.
     pub sha256: Option<[u8; 32]>,
-    /// Where it was said.
+    /// Its place in the file.
     pub place: Place,
 }
 
@@ -157,64 +157,64 @@ pub struct ClusterConfig {
     pub module: Arc<str>,
     /// Its servers, at least one.
     pub servers: Vec<Server>,
-    /// How those that are reached by https are spoken to.
+    /// TLS to servers that are reached by https.
     pub tls: Option<ClientTls>,
-    /// What is spoken with servers.
+    /// Protocol to servers.
     pub protocol: Protocol,
-    /// Requests that one HTTP/2 connection to a server carries at once.
+    /// Maximum concurrent requests on one HTTP/2 connection to a server.
     pub h2_streams: usize,
     /// The module's own settings, flattened for the boundary.
     pub settings: Vec<Setting>,
-    /// Where requests get their key from, for modules that ask for one.
+    /// Key of requests, for modules that hash.
     pub key: Option<KeySource>,
-    /// Who balances requests that have no key; the cluster's own module where it is not said.
+    /// Module for requests without a key; by default the cluster's own.
     pub key_missing: Option<KeyMissing>,
     /// How the `Host` header is set on the way to a server.
     pub host_header: HostHeader,
-    /// Time for a connection to one server to stand, name look-up included.
+    /// Maximum time to connect to one server, including look-up and handshake.
     pub connect_timeout: Duration,
-    /// Time from the request's last byte to the response's first.
+    /// Maximum time from the request's last byte to the response's first.
     pub response_timeout: Duration,
     /// Time without a byte in a body, either way.
     pub body_timeout: Duration,
-    /// How long an unused connection to a server is kept. Less than what servers commonly allow (5 s for Node and
+    /// Maximum idle time of a connection to a server. Less than what servers commonly allow (5 s for Node and
     /// httpd), so that few requests meet a connection that is just being closed.
     pub keepalive_timeout: Duration,
-    /// Unused connections kept to each server, per thread.
+    /// Maximum idle connections to each server, per thread.
     pub keepalive: usize,
-    /// How long a request may wait where all servers are full.
+    /// Maximum time in the queue.
     pub queue_timeout: Duration,
-    /// Requests that may wait at once, over all threads.
+    /// Maximum requests in the queue, over all threads.
     pub queue: usize,
     /// Requests of one client, an IPv4 address or a /64 of IPv6, that may wait at once; 0 is no limit.
     pub queue_per_client: u32,
-    /// Which of them comes first.
+    /// Order of the queue.
     pub queue_order: QueueOrder,
-    /// What a request does where all servers of its tier are full.
+    /// Behaviour of a request if all servers of its tier are full.
     pub when_full: WhenFull,
-    /// How long the weight of a server that becomes available rises to its own; zero is not at all.
+    /// Time of slow start; zero means none.
     pub slow_start: Duration,
-    /// 1 for a straight line; with more it rises faster at first.
+    /// Shape of slow start: 1 is a straight line; more rises faster at first.
     pub slow_start_aggression: f64,
-    /// When a server whose tries fail is left alone.
+    /// Passive health.
     pub ejection: Ejection,
-    /// How its servers are asked whether they are well.
+    /// Active health checks.
     pub health_check: Option<HealthCheck>,
-    /// With a smaller percentage of its servers available, all but those that drain get requests; 0 is never.
+    /// Below this percentage of available servers, health is ignored; 0 means never.
     pub panic_threshold: u8,
-    /// What to do where no server is available.
+    /// Behaviour if no server is available.
     pub all_down: AllDown,
-    /// How requests of one session find their server again.
+    /// Sticky sessions.
     pub sticky: Option<StickyConfig>,
-    /// Requests that it may have under way at once, over all threads, those that wait included; 0 is no limit.
+    /// Maximum concurrent requests, over all threads, including those in the queue; 0 means no limit.
     pub max_requests: u32,
-    /// The PROXY header that its servers get, if they do. Then `keepalive` is 0.
+    /// PROXY header for its servers, if any. Then `keepalive` is 0.
     pub send_proxy_protocol: Option<proxy_protocol::ProxyVersion>,
-    /// What becomes of request headers, before the route's own rules.
+    /// Changes to request headers, before those of the route.
     pub request_headers: Rules,
-    /// What becomes of response headers, before the route's own rules.
+    /// Changes to response headers, before those of the route.
     pub response_headers: Rules,
-    /// Where it was said.
+    /// Its place in the file.
     pub place: Place,
 }
 
@@ -225,7 +225,7 @@ pub struct Server {
     pub url: Arc<str>,
     /// Host name or address, without brackets.
     pub host: Arc<str>,
-    /// What a name stands for.
+    /// Meaning of a name with several addresses.
     pub resolve: Resolve,
     /// Of a name of which each address is a server: which of them this is. A configuration as it is read has none.
     pub address: Option<IpAddr>,
@@ -233,23 +233,23 @@ pub struct Server {
     pub port: u16,
     /// The path of its Unix socket, where it has one. Then that is its `host` as well, and its port is 0.
     pub unix: Option<Arc<Path>>,
-    /// The name that its certificate must be for, where it is reached by https.
+    /// The name for which its certificate must be valid, if it is reached by https.
     pub tls_name: Option<ServerName<'static>>,
-    /// The same for its checks, where they are by TLS.
+    /// The same for its checks, if they use TLS.
     pub check_name: Option<ServerName<'static>>,
     /// 1 to 65,535.
     pub weight: u16,
-    /// Requests that it may have in flight at once; 0 is no limit.
+    /// Maximum concurrent requests; 0 means no limit.
     pub max_requests: u32,
-    /// Used once no server of a lower tier is left.
+    /// Tier; it is used if no server of a lower tier is available.
     pub tier: u16,
-    /// Finishes what runs, takes nothing new.
+    /// Whether it is drained: it finishes its requests and gets no new ones.
     pub drain: bool,
-    /// What clients' sessions call it.
+    /// Its name in clients' sessions.
     pub route: Option<Arc<str>>,
-    /// Pairs for the module's eyes, in the order of the file.
+    /// Pairs of text for the module, in the order of the file.
     pub metadata: Vec<(Arc<str>, Arc<str>)>,
-    /// Where it was said.
+    /// Its place in the file.
     pub place: Place,
 }
 
@@ -267,65 +267,65 @@ pub struct KeyMissing {
     pub module: Arc<str>,
     /// Its own settings, flattened for the boundary.
     pub settings: Vec<Setting>,
-    /// Where it was said.
+    /// Its place in the file.
     pub place: Place,
 }
 
-/// What a server that is written with a name is.
+/// Meaning of a server's name with several addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Resolve {
-    /// One server, wherever its name leads at the time.
+    /// One server; its addresses are alternatives.
     #[default]
     One,
-    /// As many servers as the name has addresses; see [`crate::cluster::discovery`].
+    /// One server for each address; see [`crate::cluster::discovery`].
     All,
 }
 
-/// What becomes of a request when no server of its cluster is available.
+/// Behaviour of a request if no server of its cluster is available.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AllDown {
     /// It is answered 503.
     Fail,
-    /// It is tried on those that are down, but not on those that drain.
+    /// It is tried on unavailable servers, but not on drained ones.
     TryAll,
 }
 
-/// Which of the requests that wait gets the server that comes free.
+/// Order in which waiting requests get free servers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum QueueOrder {
-    /// The one that has waited longest.
+    /// The oldest request first.
     #[default]
     Fifo,
-    /// The one that has waited shortest: under overload some are served quickly and the others not at all.
+    /// The newest request first: under overload some are served quickly, the others not at all.
     Lifo,
 }
 
-/// What a request does where all servers of its tier are full.
+/// Behaviour of a request if all servers of its tier are full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenFull {
     /// It waits in the queue.
     Wait,
-    /// It goes on to the next tier, and waits where all tiers are full.
+    /// It goes to the next tier, and waits if all tiers are full.
     Spill,
 }
 
-/// How requests of one session find their server again.
+/// Sticky sessions of a cluster.
 #[derive(Clone, PartialEq, Eq)]
 pub enum StickyConfig {
     /// By a cookie that the proxy sets.
     Issued {
         /// Its name.
         cookie: Arc<str>,
-        /// What it is signed with; random for each process where there is none.
+        /// The secret that signs it; random at each start by default.
         secret: Option<Arc<str>>,
         /// Its attributes.
         terms: CookieTerms,
     },
-    /// By a [`Server::route`] that the application puts into something of its own.
+    /// By a [`Server::route`] in a value of the application.
     Route {
-        /// Where it may stand, in the order of looking.
+        /// Values that may contain it, in the order of search.
         sources: Vec<KeySource>,
-        /// What stands before it. Where there is none, the whole is the route.
+        /// The character before it; without one, the whole value is the route.
         separator: Option<u8>,
     },
 }
@@ -333,15 +333,15 @@ pub enum StickyConfig {
 /// Attributes of a cookie that the proxy sets (RFC 6265 section 4.1.2). It is always `HttpOnly`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CookieTerms {
-    /// Whether it is `Secure`, that is, never sent in clear text. `None`: where the request came by TLS.
+    /// Whether it is `Secure`. `None`: if the request came over TLS.
     pub secure: Option<bool>,
-    /// To which requests from pages of other sites it is added.
+    /// Its `SameSite` attribute.
     pub same_site: SameSite,
     /// The path below which it is sent. Begins with a slash.
     pub path: Arc<str>,
-    /// The domain whose hosts get it; `None` is the host that the request was for, and no other.
+    /// The domain whose hosts get it; `None` is the host of the request alone.
     pub domain: Option<Arc<str>>,
-    /// How long it is kept, to the second; `None` is until the browser is closed.
+    /// Its lifetime in whole seconds; `None` is until the browser is closed.
     pub max_age: Option<Duration>,
 }
 
@@ -369,7 +369,7 @@ pub struct Setting {
     pub path: Box<str>,
     /// The value.
     pub value: SettingValue,
-    /// Where it was said.
+    /// Its place in the file.
     pub place: Place,
 }
 
@@ -385,7 +385,7 @@ pub enum SettingValue {
     Boolean(bool),
 }
 
-/// What a request's key is made of.
+/// Source of a request's key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeySource {
     /// The client's address, without port.
@@ -402,14 +402,14 @@ pub enum KeySource {
     Uri,
 }
 
-/// What servers get as `Host`.
+/// `Host` header for servers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostHeader {
-    /// What the client sent.
+    /// The client's.
     Keep,
     /// The server's name and port as written.
     Server,
-    /// This.
+    /// A fixed text.
     Fixed(Arc<str>),
 }
 
@@ -420,30 +420,30 @@ pub struct Route {
     pub host: Option<Box<str>>,
     /// Path prefix, by segment: `/a` matches `/a` and `/a/b`, not `/ab`. Begins with a slash.
     pub path: Box<str>,
-    /// What replaces the prefix on the way to the server, as written (slashes are evened out when it is used), or nothing
-    /// is replaced. Begins with a slash.
+    /// Replacement of the prefix on the way to the server, as written, if any. Begins with a slash; slashes are merged when
+    /// it is used.
     pub rewrite: Option<Box<str>>,
     /// Index into [`Config::clusters`].
     pub cluster: usize,
-    /// `Host` for this route, where it differs from its cluster's.
+    /// `Host` for this route, if it differs from its cluster's.
     pub host_header: Option<HostHeader>,
-    /// For a whole request, where it differs from [`Timeouts::request`].
+    /// Maximum time of a whole request, if it differs from [`Timeouts::request`].
     pub timeout: Option<Duration>,
-    /// When requests are sent again; never, where there is none.
+    /// Retries of requests that were sent; `None` means never.
     pub retry: Option<Arc<retry::RetryPolicy>>,
-    /// What becomes of request headers; the cluster's rules are among them.
+    /// Changes to request headers, including the cluster's.
     pub request_headers: Option<Arc<Rules>>,
-    /// What becomes of response headers; the cluster's rules are among them.
+    /// Changes to response headers, including the cluster's.
     pub response_headers: Option<Arc<Rules>>,
-    /// Something of the above, or the log, wants the request's ID.
+    /// Whether the rules above or the log need the request's ID.
     pub has_request_id: bool,
     /// Whether connections may switch to other protocols.
     pub upgrade: bool,
-    /// Where it was said.
+    /// Its place in the file.
     pub place: Place,
 }
 
-/// Which route wins.
+/// Precedence of routes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RouteOrder {
     /// Routes of the request's own host before those of all hosts, then the longest path.
@@ -452,7 +452,7 @@ pub enum RouteOrder {
     First,
 }
 
-/// How much of anything a peer may take.
+/// Maximum sizes and counts of messages.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Bytes of a request line; more is 414.
@@ -467,7 +467,7 @@ pub struct Limits {
     pub requests_per_connection: Option<u64>,
 }
 
-/// How long anything may take on the client's side, and the end of a worker.
+/// Timeouts towards clients, and of the drain.
 #[derive(Clone, Debug)]
 pub struct Timeouts {
     /// From the first byte of a request (or the connection) to the end of its head; later is 408.
@@ -480,42 +480,42 @@ pub struct Timeouts {
     pub request: Option<Duration>,
     /// Time without a byte, either way, on a connection that has switched protocols.
     pub tunnel: Duration,
-    /// How long an idle client connection is kept.
+    /// Maximum idle time of a client connection.
     pub keepalive: Duration,
-    /// How long a draining worker lets running requests go on.
+    /// Time that a draining worker gives its requests.
     pub drain: Duration,
 }
 
-/// Whom a worker that root starts becomes, before it opens any module; by name or number, as written.
+/// User and group of workers that root starts, by name or number, as written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunAs {
     /// The user.
     pub user: Option<(Box<str>, Place)>,
-    /// The group; the user's own where there is none.
+    /// The group; by default the user's primary group.
     pub group: Option<(Box<str>, Place)>,
 }
 
-/// What a module may do to its worker before it is held to account.
+/// Limits for modules, and of generations.
 #[derive(Clone, Debug)]
 pub struct Supervision {
-    /// For one call on a request's way; a worker with a call that takes longer is replaced.
+    /// Maximum time of one call for a request; a worker with a longer call is replaced.
     pub module_time_limit: Duration,
-    /// Faults of one balancer within a minute after which it is not asked any more; 0 is no limit.
+    /// Faults of one balancer within 60 s before the host chooses in its place; 0 means no limit.
     pub module_faults: u32,
-    /// Workers that one module file may kill or hang up within a minute; then it is not opened any more. 0 is no limit.
+    /// Workers that one module file may kill or hang within 60 s before it is quarantined; 0 means no limit.
     pub module_deaths: u32,
-    /// A generation that a module kills sooner than this is rolled back to the one before.
+    /// If a module kills a generation within this time, the previous one is started again.
     pub probation: Duration,
-    /// For a new generation to be ready.
+    /// Maximum time for a new generation to be ready.
     pub start_timeout: Duration,
-    /// Generations that may drain at once; what would have more drain is refused.
+    /// Maximum generations that drain at once; further reloads are refused.
     pub max_draining: usize,
 }
 
-/// Families of addresses that servers' names are looked up for.
+/// Address families of look-ups.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Families {
-    /// Both, each by a look-up of its own.
+    /// Both, looked up independently.
     #[default]
     Any,
     /// IPv4 alone (A records).
@@ -535,22 +535,22 @@ impl Families {
     }
 }
 
-/// How servers' names are looked up.
+/// DNS look-ups of servers' names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResolverConfig {
-    /// Name servers to ask; none are those of the system.
+    /// Name servers; empty means those of the system.
     pub servers: Vec<SocketAddr>,
-    /// Addresses that are looked up and used.
+    /// Address families that are looked up and used.
     pub family: Families,
-    /// For a whole look-up.
+    /// Maximum time of one look-up.
     pub timeout: Duration,
-    /// A name is looked up again when its TTL says so, but no sooner than this.
+    /// Minimum time between look-ups, whatever the TTL.
     pub min_ttl: Duration,
-    /// And no later than this.
+    /// Maximum time between look-ups, whatever the TTL.
     pub max_ttl: Duration,
 }
 
-/// Where access log lines go.
+/// Target of the access log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AccessLogTarget {
     /// Nowhere.
@@ -566,9 +566,9 @@ pub enum AccessLogTarget {
 pub struct Admin {
     /// Where it listens.
     pub address: Address,
-    /// Who may connect, where that is a Unix socket.
+    /// Permissions and owner, for a Unix socket.
     pub access: Access,
-    /// Where it was said.
+    /// Its place in the file.
     pub place: Place,
 }
 
@@ -587,7 +587,7 @@ impl fmt::Debug for StickyConfig {
 }
 
 impl Default for Access {
-    /// As for other files of services: for its owner and its group.
+    /// As for other files of services: read and write for owner and group.
     fn default() -> Self {
         Self { mode: 0o660, owner: RunAs::default() }
     }
@@ -597,7 +597,7 @@ impl Default for Supervision {
     fn default() -> Self {
         Self {
             module_time_limit: Duration::from_secs(1),
-            // Bears with a panic at one odd request, and not with a module that fails at every tenth.
+            // Tolerates a panic at one odd request, but not a module that fails at every tenth.
             module_faults: 10,
             module_deaths: 2,
             probation: Duration::from_secs(10),

@@ -1,4 +1,4 @@
-//! TOML text → the raw form, with every mistake of syntax, or every mistake of type and every unknown key.
+//! TOML text → the raw form. Reports every mistake of syntax, or every wrong type and unknown key.
 
 use std::collections::HashSet;
 

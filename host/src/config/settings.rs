@@ -1,4 +1,4 @@
-//! A module's own settings: a tree of any shape, flattened for the boundary.
+//! Settings of a module: a tree of any shape, flattened for the ABI.
 
 use std::fmt;
 

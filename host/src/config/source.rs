@@ -1,7 +1,7 @@
-//! Which file and line an offset belongs to, and the list of everything found wrong.
+//! Offsets of values, their files and lines, and the list of all problems.
 //!
-//! All files of one configuration (a file and what it includes) share one space of offsets: each begins where the one
-//! before it ended. So a plain span of the raw form says file and line, whatever syntax it was read from.
+//! All files of one configuration (a file and its includes) share one space of offsets: each file begins where the previous
+//! one ended. So a plain span of the raw form gives file and line in every syntax.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -14,7 +14,7 @@ use super::{ConfigErrors, Place, Problem, Warning};
 /// A stretch of the configuration's text.
 pub(super) type Span = Range<usize>;
 
-/// What was found wrong while one configuration was read and checked.
+/// Problems found while one configuration is read and checked.
 #[derive(Debug)]
 pub(super) struct Diagnostics {
     name: Arc<str>,
@@ -35,7 +35,7 @@ struct SourceFile {
 }
 
 impl Diagnostics {
-    /// For the configuration that the operator names like this.
+    /// An empty list for the configuration with this file name.
     pub(super) fn new(name: &str) -> Self {
         Self {
             name: name.into(),
@@ -48,7 +48,7 @@ impl Diagnostics {
         }
     }
 
-    /// Takes one more file in and returns the offset at which its text begins.
+    /// Adds a file, and returns the offset at which its text begins.
     pub(super) fn add_file(&mut self, name: &str, text: &str) -> usize {
         let base = self.end;
         let starts = text.bytes().enumerate().filter(|&(_, byte)| byte == b'\n').map(|(at, _)| base + at + 1);
@@ -70,12 +70,12 @@ impl Diagnostics {
         self.errors.push((Some(at), one_line(text.into())));
     }
 
-    /// A problem of the whole configuration, which no line is to blame for.
+    /// Reports a problem of the whole configuration, without a line.
     pub(super) fn error_of_whole(&mut self, text: &str) {
         self.errors.push((None, one_line(format!("{}: {text}", self.name))));
     }
 
-    /// How much was found wrong so far.
+    /// Number of errors so far.
     pub(super) fn n_errors(&self) -> usize {
         self.errors.len()
     }
@@ -84,7 +84,7 @@ impl Diagnostics {
         self.warnings.push(Warning { place: Some(place), text: one_line(text.into()) });
     }
 
-    /// Remembers that `key` of `table` was there but could not be read, so that nobody calls it missing.
+    /// Remembers that `key` of `table` is there but could not be read, so that it is not reported as missing.
     pub(super) fn mark_lost(&mut self, table: &Span, key: &str) {
         self.lost.insert((table.clone(), key.to_owned()));
         self.mark_touched(table, key);
@@ -105,8 +105,8 @@ impl Diagnostics {
         self.touched.contains(&(table.clone(), key.to_owned()))
     }
 
-    /// The value and its warnings, or every problem: in the order of the files, and then what they lack as a whole, which a
-    /// line that could not be read may have been meant to say.
+    /// The value and its warnings, or every problem: those of lines in the order of the files, then those of the whole, which
+    /// may follow from an unreadable line.
     pub(super) fn finish<T>(mut self, value: Option<T>) -> Result<(T, Vec<Warning>), ConfigErrors> {
         self.errors.sort_by_key(|&(at, _)| (at.is_none(), at));
         self.errors.dedup();
@@ -120,7 +120,7 @@ impl Diagnostics {
     }
 }
 
-/// A message as one line: text of the file in it may hold line ends and control characters, which TOML can escape.
+/// A message as one line. Text of the file in it may contain control characters.
 fn one_line(text: String) -> String {
     if !text.contains(char::is_control) {
         return text;
@@ -129,9 +129,9 @@ fn one_line(text: String) -> String {
     text.chars().map(escape).collect()
 }
 
-/// Where a value begins.
+/// Values with a place in the text.
 pub(super) trait At {
-    /// Its first offset.
+    /// The first offset of the value.
     fn at(&self) -> usize;
 }
 

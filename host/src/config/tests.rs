@@ -155,9 +155,9 @@ cluster = "app"
     let expected = r#"
 t.toml:3: listener "unix:front.sock": a socket's path begins at the root (write, for example, "unix:/run/trylist/app.sock")
 t.toml:6: listener "127.0.0.1:8080": mode: not for an IP address (only a Unix socket is a file: leave it out)
-t.toml:9: listener "unix:/run/front.sock": mode "0888" is no mode of a file (write, for example, mode = "0660")
+t.toml:9: listener "unix:/run/front.sock": mode "0888" is not a file mode (write, for example, mode = "0660")
 t.toml:10: owner: is empty; write a name, or leave it out
-t.toml:12: listener "unix:/run/front.sock": already listening there by t.toml:8
+t.toml:12: listener "unix:/run/front.sock": the address is already used at t.toml:8
 t.toml:17: cluster "app": server "unix:app.sock": a socket's path begins at the root (write, for example, "unix:/run/trylist/app.sock")"#;
     assert_eq!(
         errors(text).join(
@@ -303,8 +303,8 @@ fn warns_of_a_server_that_is_there_twice() {
     let text = with_cluster(&format!("[[cluster]]\nname = \"app\"\nservers = {servers}\n"));
     let (config, warnings) = parse("t.toml", &text, Syntax::Toml).unwrap();
     let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
-    let expected = "t.toml:8: cluster \"app\": server \"http://a.example:80\": is there already, by t.toml:7 \
-                    (where it is to get more, write one with a weight)";
+    let expected = "t.toml:8: cluster \"app\": server \"http://a.example:80\": already listed at t.toml:7 \
+                    (to send it more requests, set its weight)";
     assert_eq!((warnings, config.clusters[0].servers.len()), (vec![expected.to_owned()], 4));
 }
 
@@ -378,7 +378,7 @@ fn a_file_that_cannot_be_read_is_a_problem() {
     let dir = tempfile::tempdir().unwrap();
     let line = |path: &Path| load(path).unwrap_err().to_string();
     let path = dir.path().join("none.toml");
-    assert_eq!(line(&path), format!("{}: cannot be read: there is no such file", path.display()));
+    assert_eq!(line(&path), format!("{}: cannot be read: file not found", path.display()));
     assert_eq!(line(dir.path()), format!("{}: cannot be read: it is a directory", dir.path().display()));
     let path = dir.path().join("latin.toml");
     std::fs::write(&path, b"# a\n# \xe9\n").unwrap();
@@ -557,7 +557,7 @@ fn refuses_what_tells_no_health() {
         ("health_check = { service = \"a\" }", "health_check.service is not for checks of type \"http\""),
         (
             "health_check = { path = \"health\" }",
-            r#"health_check.path: "health" is no path as requests have it (it begins with "/" and has no space; write, for example, "/healthz")"#,
+            r#"health_check.path: "health" is not a valid path (it begins with "/" and has no space; write, for example, "/healthz")"#,
         ),
         (
             "health_check = { method = \"POST\" }",
@@ -565,7 +565,7 @@ fn refuses_what_tells_no_health() {
         ),
         (
             "health_check = { method = \"HEAD\", body = \"ok\" }",
-            r#"health_check.body: is looked for in a body (the response to HEAD has none; write method = "GET")"#,
+            r#"health_check.body: needs a body (a response to HEAD has none; write method = "GET")"#,
         ),
         (
             "health_check = { statuses = [] }",
@@ -612,14 +612,14 @@ fn refuses_bad_listeners() {
             listener("address = \"localhost:80\"\n"),
             r#"t.toml:2: listener "localhost:80": is not an IP address with a port (write "127.0.0.1:80")"#,
         ),
-        (listener(twice), r#"t.toml:4: listener "127.0.0.1:80": already listening there by t.toml:2"#),
+        (listener(twice), r#"t.toml:4: listener "127.0.0.1:80": the address is already used at t.toml:2"#),
         (
             listener("address = \"127.0.0.1:80\"\nmax_connections = 0\n"),
             r#"t.toml:3: listener "127.0.0.1:80": max_connections: 0 is not a number from 1 to 10000000"#,
         ),
         (
             listener("address = \"127.0.0.1:80\"\n[admin]\naddress = \"127.0.0.1:80\"\n"),
-            r#"t.toml:3: admin "127.0.0.1:80": already listening there by t.toml:2"#,
+            r#"t.toml:3: admin "127.0.0.1:80": the address is already used at t.toml:2"#,
         ),
         (
             with_top("[admin]\n"),
@@ -650,7 +650,7 @@ fn refuses_bad_modules() {
         (module("x = \"x.so\"\nx = \"y.so\""), r#"t.toml:5: not valid TOML: duplicate key "x""#),
         (
             module("x = \"x.so\"\ny = \"y.so\""),
-            r#"t.toml:6: cluster "app": several modules are loaded (x, y), and module = "ID" names none of them"#,
+            r#"t.toml:6: cluster "app": several modules are loaded (x, y); name one of them (module = "ID")"#,
         ),
         (
             with_top("module_path = [\"\"]\n"),
@@ -675,7 +675,7 @@ fn refuses_what_does_not_fit_how_servers_are_reached() {
         ),
         (
             cluster("unix:/a", "tls = { verify = false }\nhealth_check = { tls = true }"),
-            r#"t.toml:9: cluster "app": health_check.tls: no certificate can be for the host of "unix:/a" (name it by the cluster's tls = { server_name = "…" })"#,
+            r#"t.toml:9: cluster "app": health_check.tls: no certificate can be valid for the host of "unix:/a" (name it by the cluster's tls = { server_name = "…" })"#,
         ),
         (
             cluster("https://a", "tls = { verify = false, ca = \"ca.pem\" }"),
@@ -687,11 +687,11 @@ fn refuses_what_does_not_fit_how_servers_are_reached() {
         ),
         (
             cluster("https://a", "tls = { ca = \"nowhere/ca.pem\" }"),
-            r#"t.toml:8: cluster "app": tls: ca "nowhere/ca.pem" cannot be read: there is no such file"#,
+            r#"t.toml:8: cluster "app": tls: ca "nowhere/ca.pem" cannot be read: file not found"#,
         ),
         (
             cluster("http://a", "protocol = \"h3\""),
-            r#"t.toml:8: cluster "app": protocol "h3" is not one of "http1", "h2" and "auto""#,
+            r#"t.toml:8: cluster "app": protocol: "h3" is not one of "http1", "h2" and "auto""#,
         ),
         (
             cluster("http://a", "protocol = \"auto\""),
@@ -708,8 +708,8 @@ fn warns_of_servers_that_are_not_verified() {
     let [warning] = &warnings[..] else { panic!("{warnings:?}") };
     assert_eq!(
         warning.to_string(),
-        "t.toml:8: cluster \"app\": tls: verify = false: whoever answers at the servers' addresses is believed to be \
-         them; name their issuer by ca = \"…\" instead"
+        "t.toml:8: cluster \"app\": tls: verify = false: servers are not verified, so anybody at their addresses is \
+         trusted; set their issuer by ca = \"…\" instead"
     );
 }
 
@@ -729,7 +729,7 @@ fn refuses_bad_clusters() {
         ),
         (
             with_cluster(&[CLUSTER, CLUSTER].concat()),
-            r#"t.toml:9: cluster "app": this name is taken by t.toml:5"#,
+            r#"t.toml:9: cluster "app": the name is already used at t.toml:5"#,
         ),
         (
             servers(""),
@@ -745,7 +745,7 @@ fn refuses_bad_clusters() {
         ),
         (
             servers("{ url = \"http://a\", resolve = \"every\" }"),
-            r#"t.toml:7: cluster "app": server "http://a": resolve "every" is not one of "one" and "all""#,
+            r#"t.toml:7: cluster "app": server "http://a": resolve: "every" is not one of "one" and "all""#,
         ),
         (
             servers("{ url = \"http://127.0.0.1\", resolve = \"all\" }"),
@@ -765,11 +765,11 @@ fn refuses_bad_clusters() {
         ),
         (
             cluster("key = \"ip\""),
-            r#"t.toml:8: cluster "app": key "ip" is not one of "client", "header:X-Id", "cookie:sid", "query:user", "path" and "uri""#,
+            r#"t.toml:8: cluster "app": key: "ip" is not one of "client", "header:X-Id", "cookie:sid", "query:user", "path" and "uri""#,
         ),
         (
             cluster("key = \"header:X Id\""),
-            r#"t.toml:8: cluster "app": key "header:X Id" is not one of "client", "header:X-Id", "cookie:sid", "query:user", "path" and "uri""#,
+            r#"t.toml:8: cluster "app": key: "header:X Id" is not one of "client", "header:X-Id", "cookie:sid", "query:user", "path" and "uri""#,
         ),
         (
             cluster("host_header = \"a b\""),
@@ -805,11 +805,11 @@ fn refuses_bad_clusters() {
         ),
         (
             cluster("all_down = \"serve\""),
-            r#"t.toml:8: cluster "app": all_down "serve" is not one of "fail" and "try_all""#,
+            r#"t.toml:8: cluster "app": all_down: "serve" is not one of "fail" and "try_all""#,
         ),
         (
             cluster("sticky = { secret = \"0123456789abcdef\" }"),
-            r#"t.toml:8: cluster "app": sticky: what sessions are known by is not clear (write either cookie, or app_cookie, url_parameter or header)"#,
+            r#"t.toml:8: cluster "app": sticky: sessions need exactly one kind of key (write either cookie, or app_cookie, url_parameter or header)"#,
         ),
         (
             cluster("sticky = { cookie = \"a\", secret = \"short\" }"),
@@ -817,7 +817,7 @@ fn refuses_bad_clusters() {
         ),
         (
             cluster("sticky = { cookie = \"a b\" }"),
-            r#"t.toml:8: cluster "app": sticky: cookie: "a b" is not a name as headers and cookies have"#,
+            r#"t.toml:8: cluster "app": sticky: cookie: "a b" is not a valid name of a header or a cookie"#,
         ),
         (
             cluster("sticky = { cookie = \"a\", secret = \"0123456789abcdef\", same_site = \"Lax\" }"),
@@ -839,11 +839,11 @@ fn refuses_bad_clusters() {
         ),
         (
             cluster("sticky = { cookie = \"a\", secret = \"0123456789abcdef\", path = \"a;b\" }"),
-            r#"t.toml:8: cluster "app": sticky: path "a;b" is no cookie's path (write "/", or a path as clients send it)"#,
+            r#"t.toml:8: cluster "app": sticky: path "a;b" is not a cookie path (write "/", or a path as clients send it)"#,
         ),
         (
             cluster("sticky = { cookie = \"a\", secret = \"0123456789abcdef\", domain = \".example.com\" }"),
-            r#"t.toml:8: cluster "app": sticky: domain ".example.com" is no domain's name (write, for example, "example.com")"#,
+            r#"t.toml:8: cluster "app": sticky: domain ".example.com" is not a domain name (write, for example, "example.com")"#,
         ),
         (
             cluster("sticky = { cookie = \"a\", secret = \"0123456789abcdef\", max_age = \"500ms\" }"),
@@ -855,11 +855,11 @@ fn refuses_bad_clusters() {
         ),
         (
             cluster("queue_order = \"random\""),
-            r#"t.toml:8: cluster "app": queue_order "random" is not one of "fifo" and "lifo""#,
+            r#"t.toml:8: cluster "app": queue_order: "random" is not one of "fifo" and "lifo""#,
         ),
         (
             cluster("when_full = \"fail\""),
-            r#"t.toml:8: cluster "app": when_full "fail" is not one of "wait" and "spill""#,
+            r#"t.toml:8: cluster "app": when_full: "fail" is not one of "wait" and "spill""#,
         ),
         (cluster("queue = -1"), r#"t.toml:8: cluster "app": queue: -1 is not a number from 0 to 1000000"#),
     ]);
@@ -896,7 +896,7 @@ fn cookies_that_clients_take_for_one_are_refused() {
             lines,
             [format!(
                 "t.toml:{line}: cluster \"two\": sticky: cookie \"s\" is also that of cluster \"one\", which has the same host, \
-                 so each would undo the other's sessions (give them different names or paths)"
+                 so that each breaks the other's sessions (give them different names or paths)"
             )],
             "{stickies:?} {hosts:?}"
         );
@@ -935,7 +935,7 @@ fn says_what_sessions_lack() {
     let twice = cluster("{ app_cookie = \"s\" }", "{ url = \"http://b\", route = \"r\" }");
     assert_lines(&[(
         twice,
-        r#"t.toml:8: cluster "app": sticky: route "r" is that of server "http://a" too"#,
+        r#"t.toml:8: cluster "app": sticky: route "r" is also that of server "http://a""#,
     )]);
     let secret = cluster("{ cookie = \"s\", secret = \"0123456789abcdef\" }", "\"http://b\"");
     let (config, _) = parse("t.toml", &secret, Syntax::Toml).unwrap();
@@ -962,7 +962,7 @@ fn refuses_bad_routes() {
         ),
         (
             route("path = \"/a?b\"\ncluster = \"app\""),
-            r#"t.toml:9: route "/a?b": path "/a?b" has a '?' in it, but only paths are compared"#,
+            r#"t.toml:9: route "/a?b": path "/a?b" has a '?' in it, but only paths are matched"#,
         ),
         (
             route("path = \"/é\"\ncluster = \"app\""),
@@ -970,7 +970,7 @@ fn refuses_bad_routes() {
         ),
         (
             route("path = \"/a/../%62\"\ncluster = \"app\""),
-            r#"t.toml:9: route "/a/../%62": path "/a/../%62" is not in the form in which paths are compared and sent (write "/b")"#,
+            r#"t.toml:9: route "/a/../%62": path "/a/../%62" is not normalized (write "/b")"#,
         ),
         (
             route("path = \"/\"\ncluster = \"app\"\nrewrite = \"b\""),
@@ -984,7 +984,7 @@ fn refuses_bad_routes() {
             route(
                 "path = \"/\"\nhost = \"a\"\ncluster = \"app\"\n[[route]]\npath = \"/\"\nhost = \"A.\"\ncluster = \"app\"",
             ),
-            r#"t.toml:12: route "a/": already routed by t.toml:8"#,
+            r#"t.toml:12: route "a/": already defined at t.toml:8"#,
         ),
     ]);
     // The same path of another host is another route.
@@ -997,23 +997,23 @@ fn refuses_bad_headers() {
     assert_lines(&[
         (
             route("request_headers = { set = { Content-Length = \"5\" } }"),
-            r#"t.toml:11: route "/": request_headers.set: "Content-Length" frames messages, which is the proxy's business"#,
+            r#"t.toml:11: route "/": request_headers.set: "Content-Length" frames messages; only the proxy sets it"#,
         ),
         (
             route("response_headers = { remove = [\"connection\"] }"),
-            r#"t.toml:11: route "/": response_headers.remove: "connection" speaks of one connection, which is the proxy's business"#,
+            r#"t.toml:11: route "/": response_headers.remove: "connection" is hop-by-hop; only the proxy sets it"#,
         ),
         (
             route("request_headers = { add = { Upgrade = \"x\" } }"),
-            r#"t.toml:11: route "/": request_headers.add: "Upgrade" speaks of one connection, which is the proxy's business"#,
+            r#"t.toml:11: route "/": request_headers.add: "Upgrade" is hop-by-hop; only the proxy sets it"#,
         ),
         (
             route("request_headers = { set = { host = \"x\" } }"),
-            r#"t.toml:11: route "/": request_headers.set: "host" is what requests are routed by (host_header says what servers get)"#,
+            r#"t.toml:11: route "/": request_headers.set: "host" selects the route (set host_header for what servers get)"#,
         ),
         (
             route("request_headers = { set = { X-A = \"${client_adress}\" } }"),
-            r#"t.toml:11: route "/": request_headers.set: value "${client_adress}" of "X-A" has no variable "client_adress" to name (did you mean "${client_address}"?)"#,
+            r#"t.toml:11: route "/": request_headers.set: value "${client_adress}" of "X-A" uses the unknown variable "client_adress" (did you mean "${client_address}"?)"#,
         ),
         (
             route("response_headers = { set = { X-A = \"${client\" } }"),
@@ -1021,19 +1021,19 @@ fn refuses_bad_headers() {
         ),
         (
             route("request_headers = { set = { X-A = \"${status}\" } }"),
-            r#"t.toml:11: route "/": request_headers.set: value "${status}" of "X-A" names "status", which requests do not have"#,
+            r#"t.toml:11: route "/": request_headers.set: value "${status}" of "X-A" names "status", which only responses have"#,
         ),
         (
             route("response_headers = { set = { X-A = \"a\\nb\" } }"),
-            r#"t.toml:11: route "/": response_headers.set: value "a\nb" of "X-A" has a character in it that headers cannot have"#,
+            r#"t.toml:11: route "/": response_headers.set: value "a\nb" of "X-A" contains a character that is not valid in headers"#,
         ),
         (
             route("response_headers = { set = { \"X A\" = \"b\" } }"),
-            r#"t.toml:11: route "/": response_headers.set: "X A" is not a header's name"#,
+            r#"t.toml:11: route "/": response_headers.set: "X A" is not a header name"#,
         ),
         (
             with_top("request_id = \"Host\"\n"),
-            r#"t.toml:1: request_id: "Host" is what requests are routed by (host_header says what servers get)"#,
+            r#"t.toml:1: request_id: "Host" selects the route (set host_header for what servers get)"#,
         ),
     ]);
 }
@@ -1068,7 +1068,7 @@ fn refuses_bad_words_on_other_proxies() {
         ),
         (
             with_cluster(&format!("{CLUSTER}send_proxy_protocol = \"v3\"\n")),
-            r#"t.toml:8: cluster "app": send_proxy_protocol "v3" is not one of "v1" and "v2""#,
+            r#"t.toml:8: cluster "app": send_proxy_protocol: "v3" is not one of "v1" and "v2""#,
         ),
     ]);
 }
@@ -1093,11 +1093,11 @@ fn refuses_bad_retries() {
         (retry(""), r#"t.toml:11: route "/": retry: no on (write, for example, on = ["reset", "503"])"#),
         (
             retry("on = [\"resett\"]"),
-            r#"t.toml:11: route "/": retry.on: "resett" is no cause (did you mean "reset"?)"#,
+            r#"t.toml:11: route "/": retry.on: "resett" is not a cause (did you mean "reset"?)"#,
         ),
         (
             retry("on = [\"200\"]"),
-            r#"t.toml:11: route "/": retry.on: "200" is no cause (known are connect, reset, timeout, bad_response, gateway, 5xx, and statuses from 400 to 599)"#,
+            r#"t.toml:11: route "/": retry.on: "200" is not a cause (known are connect, reset, timeout, bad_response, gateway, 5xx, and statuses from 400 to 599)"#,
         ),
         (
             retry("on = [], tries = 0"),
@@ -1117,7 +1117,7 @@ fn refuses_bad_retries() {
         ),
         (
             retry("on = [], methods = [\"get\"]"),
-            r#"t.toml:11: route "/": retry.methods: "get" is none (methods are written in capitals, as "GET")"#,
+            r#"t.toml:11: route "/": retry.methods: "get" is not a method (write it in capitals, such as "GET")"#,
         ),
         (
             retry("on = [], buffer = \"17MiB\""),
@@ -1145,7 +1145,7 @@ fn refuses_senseless_limits() {
         (with_top("limits.headers = 257\n"), "t.toml:1: limits.headers: 257 is not a number from 1 to 256"),
         (
             with_top("limits.body_bytes = 0\n"),
-            "t.toml:1: limits.body_bytes: 0 bytes let nothing through; leave the key out for no limit",
+            "t.toml:1: limits.body_bytes: 0 bytes is too small (leave the key out for no limit)",
         ),
         (
             with_top("limits.requests_per_connection = 0\n"),
@@ -1214,11 +1214,11 @@ fn checks_who_runs_it_and_where_it_is_spoken_to() {
         (with_top("pid_file = \"\"\n"), "t.toml:1: pid_file: is empty; write a file's name, or leave it out"),
         (
             with_top("pass_environment = [\"A\", \"B=1\"]\n"),
-            "t.toml:1: pass_environment: \"B=1\" names no variable (write its name alone, such as \"HTTPS_PROXY\")",
+            "t.toml:1: pass_environment: \"B=1\" is not the name of a variable (write the name alone, such as \"HTTPS_PROXY\")",
         ),
         (
             with_top(&format!("control = \"/{long}\"\n")),
-            &format!("t.toml:1: control: \"/{long}\" has 201 bytes, a socket's path 107 at most"),
+            &format!("t.toml:1: control: \"/{long}\" has 201 bytes, a socket path has at most 107"),
         ),
         (
             with_top("[supervision]\nmodule_time_limit = \"0s\"\n"),
@@ -1247,7 +1247,7 @@ fn a_key_that_everybody_can_read_is_a_warning() {
         let (_, warnings) = parse("t.toml", &text, Syntax::Toml).unwrap();
         warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
-    let said = "everybody on this machine can read it (mode 0644; chmod o= FILE)";
+    let said = "every user of this machine can read it (mode 0644; chmod o= FILE)";
     assert_eq!(warnings(0o644), [format!("t.toml:3: listener \"127.0.0.1:0\": tls: key {key:?}: {said}")]);
     assert_eq!([0o640, 0o600].map(warnings), [[""; 0]; 2]);
 }

@@ -82,7 +82,7 @@ fn a_file_for_httpds_own_balancer_is_told_what_to_write() {
 ",
     );
     let expected = [
-        ("/site.conf:2: <VirtualHost *:80>: ", "(drop the two lines around what is in it)"),
+        ("/site.conf:2: <VirtualHost *:80>: ", "(remove the two lines around its content)"),
         (
             "/site.conf:4: <Proxy balancer://shop>: ",
             "(write LBServerCluster shop URL for each BalancerMember)",
@@ -113,7 +113,7 @@ fn a_file_that_is_not_there_is_named() {
     let output = trylist(&["check", "-c", "/nowhere/site.toml"]);
     assert_eq!(output.status.code(), Some(3));
     let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(said, "/nowhere/site.toml: cannot be read: there is no such file\n");
+    assert_eq!(said, "/nowhere/site.toml: cannot be read: file not found\n");
 }
 
 #[test]

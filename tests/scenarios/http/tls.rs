@@ -543,8 +543,8 @@ fn what_is_wrong_with_certificates_is_said_in_one_line() {
     let rubbish = write("rubbish", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
     let nowhere = folder.path().join("nowhere");
     for (cert, key, what) in [
-        (&nowhere, &a.key, "cannot be read: there is no such file"),
-        (&a.cert, &nowhere, "cannot be read: there is no such file"),
+        (&nowhere, &a.key, "cannot be read: file not found"),
+        (&a.cert, &nowhere, "cannot be read: file not found"),
         (&empty, &a.key, "holds no certificate"),
         (&a.key, &a.cert, "holds a key and no certificate"),
         (&rubbish, &a.key, "holds a certificate that cannot be read"),
@@ -639,10 +639,10 @@ fn keys_of_tls_that_do_not_fit_are_named() {
         (String::new(), "no certificates (write "),
         ("certificates = []".into(), "no certificates (write "),
         ("certificates = [{ cert = \"a\" }]".into(), "cert without key (write "),
-        (format!("{good}, client_auth = \"maybe\""), "client_auth \"maybe\" is not one of "),
+        (format!("{good}, client_auth = \"maybe\""), "client_auth: \"maybe\" is not one of "),
         (format!("{good}, client_auth = \"required\""), "client_auth without client_ca (write "),
         (format!("{good}, client_ca = {:?}", ca.path()), "client_ca without client_auth (write "),
-        (format!("{good}, min_version = \"1.1\""), "min_version \"1.1\" is not one of \"1.2\" and \"1.3\""),
+        (format!("{good}, min_version = \"1.1\""), "min_version: \"1.1\" is not one of \"1.2\" and \"1.3\""),
         (format!("{good}, cert = \"a\""), "unknown key \"cert\""),
     ] {
         let (code, said) = check(&tls);

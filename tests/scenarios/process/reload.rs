@@ -455,7 +455,7 @@ fn files_that_go_between_check_and_load_are_missed_by_nobody_but_the_next_reload
     assert_eq!((&third.config_sha256, &third.modules), (&second.config_sha256, &second.modules));
     assert_eq!(site.names(2), "a a");
     site.running().signal(Signal::HUP);
-    site.running().logs(&format!("{}: cannot be read: there is no such file", config.display()));
+    site.running().logs(&format!("{}: cannot be read: file not found", config.display()));
     site.running().logs("unchanged: generation 3 keeps serving");
     site.folder().write(&over([&origin]).module_file("misbehaves", &file).text());
     let (code, said) = site.fails_to_reload();

@@ -148,7 +148,7 @@ fn a_key_and_who_asks_for_it_have_to_be_there_both() {
         (
             keyed().in_cluster("key_missing = \"hash\""),
             3,
-            "key_missing: \"hash\" is the cluster's module (name another one, or leave key_missing out)",
+            "key_missing: \"hash\" is the module of the cluster itself (name another one, or leave key_missing out)",
         ),
         (
             keyed().in_cluster("key_missing = \"round_robbin\""),

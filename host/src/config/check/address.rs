@@ -4,8 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::LONGEST_SOCKET_PATH;
 use crate::net::address::{Address, UNIX};
+
+/// The length of `sun_path` of `sockaddr_un`, without the zero at its end.
+pub(super) const LONGEST_SOCKET_PATH: usize = 107;
 
 /// A server's host and port, and how it is reached.
 #[derive(Debug, PartialEq)]

@@ -67,15 +67,15 @@ impl Checker<'_> {
     fn may_be_ruled(&mut self, object: &str, direction: Direction, name: &Spanned<String>) -> bool {
         let text = name.get_ref();
         let wrong = match Name::meant_by(text.as_bytes()) {
-            _ if token(text).is_none() => "is not a header's name",
+            _ if token(text).is_none() => "is not a header name",
             Name::ContentLength | Name::TransferEncoding | Name::Trailer => {
-                "frames messages, which is the proxy's business"
+                "frames messages; only the proxy sets it"
             }
             Name::Host if direction == Direction::Request => {
-                "is what requests are routed by (host_header says what servers get)"
+                "selects the route (set host_header for what servers get)"
             }
-            Name::Expect | Name::MaxForwards => "is the proxy's business",
-            kind if kind.is_hop_by_hop() => "speaks of one connection, which is the proxy's business",
+            Name::Expect | Name::MaxForwards => "is set by the proxy only",
+            kind if kind.is_hop_by_hop() => "is hop-by-hop; only the proxy sets it",
             _ => return true,
         };
         self.report.error(name.at(), format!("{object}: {text:?} {wrong}"));
@@ -101,13 +101,13 @@ impl Checker<'_> {
                     Some(meant) => format!("did you mean \"${{{meant}}}\"?"),
                     None => format!("known are {}", names().collect::<Vec<_>>().join(", ")),
                 };
-                format!("has no variable {variable:?} to name ({hint})")
+                format!("uses the unknown variable {variable:?} ({hint})")
             }
             Ok(()) if HeaderValue::from_str(text).is_err() => {
-                "has a character in it that headers cannot have".to_owned()
+                "contains a character that is not valid in headers".to_owned()
             }
             Ok(()) if direction == Direction::Request && text.contains("${status}") => {
-                "names \"status\", which requests do not have".to_owned()
+                "names \"status\", which only responses have".to_owned()
             }
             Ok(()) => return,
         };

@@ -150,8 +150,7 @@ impl Checker<'_> {
         if !is_path {
             let right = "it begins with \"/\" and has no space; write, for example, \"/healthz\"";
             let at = raw.path.as_ref().map_or(0, At::at);
-            self.report
-                .error(at, format!("{object}.path: {path:?} is no path as requests have it ({right})"));
+            self.report.error(at, format!("{object}.path: {path:?} is not a valid path ({right})"));
             return None;
         }
         if let Some(host) = &raw.host
@@ -161,8 +160,8 @@ impl Checker<'_> {
             return None;
         }
         if let (Some(body), ProbeMethod::Head) = (&raw.body, method) {
-            let right = "the response to HEAD has none; write method = \"GET\"";
-            self.report.error(body.at(), format!("{object}.body: is looked for in a body ({right})"));
+            let right = "a response to HEAD has none; write method = \"GET\"";
+            self.report.error(body.at(), format!("{object}.body: needs a body ({right})"));
         }
         // What was in it may have been complained of already.
         let is_empty = |list: &&Spanned<Vec<StatusRange>>| {

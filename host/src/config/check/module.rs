@@ -40,7 +40,7 @@ impl Checker<'_> {
             let place = self.report.place(id.at());
             self.check_id(&id);
             if let Some(first) = seen.insert(id.get_ref().clone(), place.clone()) {
-                self.report.error(id.at(), format!("module \"{id}\": already loaded by {first}"));
+                self.report.error(id.at(), format!("module \"{id}\": already loaded at {first}"));
                 continue;
             }
             let (span, module) = (module.span(), module.into_inner());
@@ -136,9 +136,8 @@ impl Checker<'_> {
                         Syntax::Httpd => "LBClusterModule CLUSTER ID",
                     };
                     let ids = ids().collect::<Vec<_>>().join(", ");
-                    let text = format!(
-                        "{object}: several modules are loaded ({ids}), and {right} names none of them"
-                    );
+                    let text =
+                        format!("{object}: several modules are loaded ({ids}); name one of them ({right})");
                     self.report.error(at, text);
                 }
                 loaded.first().map(|module| module.id.clone())

@@ -10,7 +10,8 @@ use super::super::file;
 use super::super::source::At;
 use super::super::suggest::nearest;
 use super::super::units::show_time;
-use super::{Checker, to_usize};
+use super::Checker;
+use super::values::to_usize;
 
 /// How often a request is sent at most, unless told otherwise.
 const TRIES: u32 = 3;
@@ -87,7 +88,7 @@ impl Checker<'_> {
                         Some(meant) => format!("did you mean \"{meant}\"?"),
                         None => format!("known are {}, and statuses from 400 to 599", WORDS.join(", ")),
                     };
-                    self.report.error(word.at(), format!("{object}: {text:?} is no cause ({hint})"));
+                    self.report.error(word.at(), format!("{object}: {text:?} is not a cause ({hint})"));
                 }
             },
         }
@@ -98,8 +99,11 @@ impl Checker<'_> {
         for method in &methods {
             let is_upper = method.get_ref().bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
             if !is_upper || method.get_ref().is_empty() {
-                let right = "methods are written in capitals, as \"GET\"";
-                self.report.error(method.at(), format!("{object}: {:?} is none ({right})", method.get_ref()));
+                let right = "write it in capitals, such as \"GET\"";
+                self.report.error(
+                    method.at(),
+                    format!("{object}: {:?} is not a method ({right})", method.get_ref()),
+                );
             }
         }
         methods.into_iter().map(|method| method.into_inner().into()).collect()

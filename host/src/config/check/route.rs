@@ -111,14 +111,14 @@ impl Checker<'_> {
         let wrong = if !text.starts_with('/') {
             format!("does not begin with \"/\" (write \"/{text}\")")
         } else if let Some(mark) = text.chars().find(|c| matches!(c, '?' | '#')) {
-            format!("has a {mark:?} in it, but only paths are compared")
+            format!("has a {mark:?} in it, but only paths are matched")
         } else if let Some(odd) = text.chars().find(|c| !c.is_ascii_graphic()) {
             format!("has {odd:?} in it (write it percent-encoded, as clients send it)")
         } else {
             match normal_path(text.as_bytes()) {
                 Cow::Owned(normal) if normal != text.as_bytes() => {
                     let normal = String::from_utf8_lossy(&normal);
-                    format!("is not in the form in which paths are compared and sent (write \"{normal}\")")
+                    format!("is not normalized (write \"{normal}\")")
                 }
                 Cow::Owned(_) | Cow::Borrowed(_) => return true,
             }
@@ -165,7 +165,7 @@ impl Checker<'_> {
         let is_same = |other: &&Route| other.path == route.path && other.host == route.host;
         if let Some(first) = earlier.iter().find(is_same) {
             let name = format!("{}{}", route.host.as_deref().unwrap_or_default(), route.path);
-            self.report.error(span.start, format!("route \"{name}\": already routed by {}", first.place));
+            self.report.error(span.start, format!("route \"{name}\": already defined at {}", first.place));
         }
     }
 

@@ -35,7 +35,7 @@ impl Checker<'_> {
             (None, true) => self.by_route(&object, at, &raw, servers),
             (Some(_), true) | (None, false) => {
                 let right = "write either cookie, or app_cookie, url_parameter or header";
-                self.report.error(at, format!("{object}: what sessions are known by is not clear ({right})"));
+                self.report.error(at, format!("{object}: sessions need exactly one kind of key ({right})"));
                 None
             }
         }
@@ -98,7 +98,7 @@ impl Checker<'_> {
                 false => {
                     let right = "write \"/\", or a path as clients send it";
                     self.report
-                        .error(path.at(), format!("{object}: path {text:?} is no cookie's path ({right})"));
+                        .error(path.at(), format!("{object}: path {text:?} is not a cookie path ({right})"));
                 }
             }
         }
@@ -108,7 +108,7 @@ impl Checker<'_> {
                 true => terms.domain = Some(text.to_ascii_lowercase().into()),
                 false => {
                     let right = "write, for example, \"example.com\"";
-                    let text = format!("{object}: domain {text:?} is no domain's name ({right})");
+                    let text = format!("{object}: domain {text:?} is not a domain name ({right})");
                     self.report.error(domain.at(), text);
                 }
             }
@@ -190,7 +190,7 @@ impl Checker<'_> {
                 let right = "give them different names or paths";
                 let text = format!(
                     "cluster \"{name}\": sticky: cookie \"{cookie}\" is also that of cluster \"{other}\", which has the \
-                     same host, so each would undo the other's sessions ({right})"
+                     same host, so that each breaks the other's sessions ({right})"
                 );
                 self.report.error(*at, text);
             }
@@ -247,7 +247,8 @@ impl Checker<'_> {
                 && let Some(first) = servers[..i].iter().find(|other| other.route == server.route)
             {
                 let (route, first) = (server.route.as_deref().unwrap_or_default(), &first.url);
-                self.report.error(at, format!("{object}: route {route:?} is that of server \"{first}\" too"));
+                self.report
+                    .error(at, format!("{object}: route {route:?} is also that of server \"{first}\""));
             }
         }
         Some(StickyConfig::Route { sources, separator })
@@ -257,7 +258,7 @@ impl Checker<'_> {
         let token = token(name.get_ref());
         if token.is_none() {
             let text =
-                format!("{object}: {key}: {:?} is not a name as headers and cookies have", name.get_ref());
+                format!("{object}: {key}: {:?} is not a valid name of a header or a cookie", name.get_ref());
             self.report.error(name.at(), text);
         }
         token

@@ -97,8 +97,9 @@ impl Checker<'_> {
             (Some(ca), _) => Trust::Issuers(self.certificates(&format!("{object}: ca"), ca)?),
             (None, Some(verify)) if !*verify.get_ref() => {
                 let place = self.report.place(verify.at());
-                let text = "verify = false: whoever answers at the servers' addresses is believed to be them";
-                self.report.warn(place, format!("{object}: {text}; name their issuer by ca = \"…\" instead"));
+                let text =
+                    "verify = false: servers are not verified, so anybody at their addresses is trusted";
+                self.report.warn(place, format!("{object}: {text}; set their issuer by ca = \"…\" instead"));
                 Trust::Anybody
             }
             (None, _) => Trust::Issuers(self.system_roots(&object, at)?),
@@ -133,7 +134,7 @@ impl Checker<'_> {
         // A name that is given and none is refused for itself.
         if let (Some(url), None) = (nameless, given) {
             let text =
-                format!("{cluster}: health_check.tls: no certificate can be for the host of \"{url}\"");
+                format!("{cluster}: health_check.tls: no certificate can be valid for the host of \"{url}\"");
             let right = "name it by the cluster's tls = { server_name = \"…\" }";
             self.report.error(by_tls.at(), format!("{text} ({right})"));
         }
@@ -177,7 +178,7 @@ impl Checker<'_> {
             other => {
                 let right = "\"none\", \"optional\" and \"required\"";
                 self.report
-                    .error(wanted.at(), format!("{object}: client_auth {other:?} is not one of {right}"));
+                    .error(wanted.at(), format!("{object}: client_auth: {other:?} is not one of {right}"));
                 return None;
             }
         };
@@ -197,7 +198,7 @@ impl Checker<'_> {
             Some(other) => {
                 let at = text.map_or(0, At::at);
                 self.report
-                    .error(at, format!("{object}: min_version {other:?} is not one of \"1.2\" and \"1.3\""));
+                    .error(at, format!("{object}: min_version: {other:?} is not one of \"1.2\" and \"1.3\""));
                 MinVersion::Tls12
             }
         }
@@ -227,7 +228,7 @@ impl Checker<'_> {
                 if let Some(mode) = self.files.open_to_all(&self.relative(key.get_ref())) {
                     let place = self.report.place(key.at());
                     let text =
-                        format!("everybody on this machine can read it (mode {mode:04o}; chmod o= FILE)");
+                        format!("every user of this machine can read it (mode {mode:04o}; chmod o= FILE)");
                     self.report.warn(place, format!("{object}: key {:?}: {text}", key.get_ref()));
                 }
                 // No error: one site whose certificate was forgotten must not keep all others from being served.

@@ -52,7 +52,7 @@ pub(super) const DIRECTIVES: [Directive; 12] = [
     Directive {
         name: "LBModulePath",
         arguments: 1..=usize::MAX,
-        takes: "one or more arguments, directories in which module files are looked for",
+        takes: "one or more arguments, directories in which module files are searched",
         fills: "",
         apply: |reader, line| reader.module_path(line),
     },

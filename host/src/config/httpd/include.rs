@@ -12,7 +12,7 @@ pub(super) struct IncludeStack(Vec<PathBuf>);
 impl IncludeStack {
     /// Goes into a file, unless that would never end.
     pub(super) fn enter(&mut self, path: &Path) -> Result<(), String> {
-        // Where there is no such file (a text given by a test), the name has to do.
+        // A text that a test gives has no file; its name is used.
         let file = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         if self.0.contains(&file) {
             return Err("includes itself".to_owned());

@@ -97,7 +97,7 @@ ServerName
             r#"t.conf:3: unknown directive "LBServerClustr" (did you mean "LBServerCluster"?)"#,
             "t.conf:4: LBServerCluster takes two arguments, a cluster's name and a server's URL (found 3)",
             "t.conf:5: LBProxyPass takes two arguments, a path prefix and a cluster's name (found 1)",
-            "t.conf:6: ProxyPass / http://a: is for mod_proxy; a file in httpd's syntax has the directives of the 2003 mail here (write LBProxyPass / CLUSTER)",
+            "t.conf:6: ProxyPass / http://a: is a directive of mod_proxy, which is not supported here (write LBProxyPass / CLUSTER)",
             r#"t.conf:7: quote " is not closed"#,
             r#"t.conf:8: cluster "c": server "ftp://c": scheme "ftp" is not supported (write http://host or http://host:port)"#,
             r#"t.conf:9: route "c": path "c" does not begin with "/" (write "/c")"#,
@@ -215,7 +215,7 @@ fn a_cluster_uses_the_only_module_or_the_one_named() {
     assert_eq!(
         errors(&[two, REST].concat()),
         [
-            r#"t.conf:4: cluster "a": several modules are loaded (x, y), and LBClusterModule CLUSTER ID names none of them"#
+            r#"t.conf:4: cluster "a": several modules are loaded (x, y); name one of them (LBClusterModule CLUSTER ID)"#
         ]
     );
     for name in ["y", "y_module"] {
@@ -240,7 +240,7 @@ fn refuses_two_modules_of_one_id() {
     let text = "LoadModule proxy_lb_module other.so\n";
     assert_eq!(
         errors(&[LOAD, text, REST].concat()),
-        [r#"t.conf:3: module "proxy_lb": already loaded by t.conf:2"#]
+        [r#"t.conf:3: module "proxy_lb": already loaded at t.conf:2"#]
     );
 }
 
@@ -327,7 +327,7 @@ fn reports_mistakes_of_included_files_at_their_place() {
     let at = dir.path().display();
     let errors = load(&dir.path().join("t.conf")).unwrap_err().to_string();
     let expected = [
-        format!("{at}/t.conf:4: Include none.conf: {at}/none.conf cannot be read: there is no such file"),
+        format!("{at}/t.conf:4: Include none.conf: {at}/none.conf cannot be read: file not found"),
         format!("{at}/t.conf:5: Include none*.conf: matches no file"),
         format!("{at}/bad.conf:2: unknown directive \"Bad\""),
         format!("{at}/bad.conf:3: </IfModule> without <IfModule>"),

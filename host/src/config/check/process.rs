@@ -1,0 +1,113 @@
+//! Keys of the process: accounts, files, environment, `[supervision]` and `[access_log]`.
+
+use std::path::PathBuf;
+
+use toml::Spanned;
+
+use super::super::source::At;
+use super::super::{AccessLogTarget, Place, Supervision, file};
+use super::Checker;
+use super::address::LONGEST_SOCKET_PATH;
+
+impl Checker<'_> {
+    /// A user or group. Its existence is checked at start, because another machine may run the configuration.
+    pub(super) fn account(&mut self, key: &str, name: Option<Spanned<String>>) -> Option<(Box<str>, Place)> {
+        let name = name?;
+        if name.get_ref().is_empty() {
+            self.report.error(name.at(), format!("{key}: is empty; write a name, or leave it out"));
+            return None;
+        }
+        let place = self.report.place(name.at());
+        Some((name.into_inner().into(), place))
+    }
+
+    pub(super) fn control(&mut self, path: Option<Spanned<String>>) -> Option<PathBuf> {
+        let path = path?;
+        let checked = self.file_name("control", &path)?;
+        let (bytes, most) = (checked.as_os_str().len(), LONGEST_SOCKET_PATH);
+        if bytes > most {
+            let text = format!(
+                "control: \"{}\" has {bytes} bytes, a socket path has at most {most}",
+                path.get_ref()
+            );
+            self.report.error(path.at(), text);
+        }
+        Some(checked)
+    }
+
+    pub(super) fn file_name(&mut self, key: &str, path: &Spanned<String>) -> Option<PathBuf> {
+        if path.get_ref().is_empty() {
+            self.report.error(path.at(), format!("{key}: is empty; write a file's name, or leave it out"));
+            return None;
+        }
+        Some(self.relative(path.get_ref()))
+    }
+
+    /// Names of environment variables.
+    pub(super) fn variables(&mut self, names: Vec<Spanned<String>>) -> Vec<Box<str>> {
+        for name in &names {
+            if name.get_ref().is_empty() || name.get_ref().contains(['=', '\0']) {
+                let right = "write the name alone, such as \"HTTPS_PROXY\"";
+                let text =
+                    format!("pass_environment: {:?} is not the name of a variable ({right})", name.get_ref());
+                self.report.error(name.at(), text);
+            }
+        }
+        names.into_iter().map(|name| name.into_inner().into()).collect()
+    }
+
+    pub(super) fn supervision(&mut self, raw: file::SupervisionTable) -> Supervision {
+        let defaults = Supervision::default();
+        let of = |key: &str| format!("supervision.{key}");
+        Supervision {
+            module_time_limit: self.time(
+                &of("module_time_limit"),
+                raw.module_time_limit.as_ref(),
+                defaults.module_time_limit,
+            ),
+            module_faults: self.integer(
+                &of("module_faults"),
+                raw.module_faults.as_ref(),
+                0..=1000,
+                defaults.module_faults,
+            ),
+            module_deaths: self.integer(
+                &of("module_deaths"),
+                raw.module_deaths.as_ref(),
+                0..=1000,
+                defaults.module_deaths,
+            ),
+            // Zero is a wish that makes sense here: no generation is rolled back.
+            probation: raw.probation.map_or(defaults.probation, |probation| probation.get_ref().0),
+            start_timeout: self.time(
+                &of("start_timeout"),
+                raw.start_timeout.as_ref(),
+                defaults.start_timeout,
+            ),
+            max_draining: self.integer(
+                &of("max_draining"),
+                raw.max_draining.as_ref(),
+                1..=256,
+                defaults.max_draining,
+            ),
+        }
+    }
+
+    pub(super) fn access_log(&mut self, log: Spanned<file::AccessLogTable>) -> AccessLogTarget {
+        let (span, log) = (log.span(), log.into_inner());
+        let Some(path) = log.path else {
+            self.missing(&span, "path", "access_log", "write path = \"stdout\" or a file's name");
+            return AccessLogTarget::Off;
+        };
+        match path.get_ref().as_str() {
+            "" => {
+                let text =
+                    "access_log.path: is empty; write \"stdout\" or a file's name, or leave [access_log] out";
+                self.report.error(path.at(), text);
+                AccessLogTarget::Off
+            }
+            "stdout" => AccessLogTarget::Stdout,
+            file => AccessLogTarget::File(self.relative(file)),
+        }
+    }
+}
