@@ -2,9 +2,8 @@
 
 use std::fmt;
 
-/// Why [`Balancer::build`](crate::Balancer::build) refuses: one problem or several, each with the setting at fault where
-/// there is one. The host puts file, line and cluster in front of each; texts are one line, in lower case, and name what
-/// would be right.
+/// Why [`Balancer::build`](crate::Balancer::build) refuses: one problem or several, each with the setting at fault, if any. The
+/// host puts file, line and cluster in front of each. A text is one line, in lower case, and says what would be right.
 ///
 /// ```
 /// use lb_api::BuildError;
@@ -17,7 +16,7 @@ pub struct BuildError {
     problems: Vec<Problem>,
 }
 
-/// One thing that is wrong.
+/// One problem.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// The setting, as a path like `choices` or `tiers[1].name`; empty where no single setting is at fault.
@@ -27,7 +26,7 @@ pub struct Problem {
 }
 
 impl BuildError {
-    /// A problem that is no single setting's.
+    /// A problem without a single setting at fault.
     pub fn new(text: impl Into<String>) -> Self {
         Self::setting("", text)
     }
@@ -37,7 +36,7 @@ impl BuildError {
         Self { problems: vec![Problem { path: path.into(), text: text.into() }] }
     }
 
-    /// These and those: a user should see all that is wrong in one run.
+    /// Adds other problems: an operator should see all of them in one run.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
         self.problems.extend(other.problems);

@@ -1,16 +1,16 @@
-//! Parts that balancers are made of, each tried by those that come with `trylist`: take what fits.
+//! Parts for balancers. The modules that come with `trylist` are made of them.
 //!
-//! - [`Draws`]: an endpoint by weight, in constant time ([`alias`] is the method alone);
-//! - [`Places`]: endpoints side by side on a line, and which one is at a place;
-//! - [`Servers`]: who takes which keys, with slow start giving the same ones back;
-//! - [`Epoch`]: when a table of one's own is to be made anew, and who makes it;
-//! - [`Turns`] and [`Ties`]: smooth weighted round robin among those that a rule leaves open;
-//! - [`save_numbers`] and [`restore_currents`]: turns that go on over a reload where they were;
-//! - [`large_vec`]: memory of large tables that are looked at here and there;
-//! - [`hash_name`]: what a server is called where its name is hashed;
-//! - [`left_over`]: what to answer where nothing with a weight is left.
+//! - [`Draws`]: draws an endpoint by weight, in constant time ([`alias`] is the method alone);
+//! - [`Places`]: finds the endpoint at a place, for hashes modulo the weights;
+//! - [`Servers`]: which endpoint takes which keys, with slow start;
+//! - [`Epoch`]: rebuilds a module's table when the cluster changes;
+//! - [`Turns`] and [`Ties`]: smooth weighted round robin among some of the endpoints;
+//! - [`save_numbers`] and [`restore_currents`]: turns that go on after a reload;
+//! - [`large_vec`]: memory for large tables with random access;
+//! - [`hash_name`]: the name of a server for hashing;
+//! - [`left_over`]: the answer when no endpoint with a weight is left.
 //!
-//! None of them takes a lock that a request would wait for, and none writes what threads share where it only looks.
+//! None of them takes a lock that a request would wait for. None writes to shared memory when it only reads.
 
 use std::net::SocketAddr;
 
@@ -49,8 +49,8 @@ pub fn hash_name(endpoint: Endpoint<'_>) -> String {
     }
 }
 
-/// What to answer where none of those with a weight is left: one of weight 0 that has room, else that all are full, else that
-/// none is available. One pass over the endpoints.
+/// The answer when no endpoint with a weight is left: one of weight 0 that has room, else busy if all are full, else exhausted.
+/// One pass over the endpoints.
 #[cold]
 pub fn left_over(endpoints: &[Live], cx: &NextCx<'_>) -> Next {
     let left = (0..endpoints.len()).filter(|idx| !cx.tried(*idx));

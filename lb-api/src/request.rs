@@ -76,15 +76,15 @@ impl<'a> Request<'a> {
     }
 
     /// The request's key by the cluster's `key` setting, where [`Needs::key`](crate::Needs::key) asked for it and the
-    /// request has one. It is never empty: the host takes an empty one for none, and where the cluster has a `key_missing`
-    /// such requests are another balancer's.
+    /// request has one. It is never empty: an empty key counts as none. In a cluster with `key_missing`, requests without a key
+    /// go to another balancer.
     #[inline]
     pub fn key(self) -> Option<&'a [u8]> {
         self.view.bytes(|r| r.key)
     }
 
     /// Value of the `idx`-th header that [`Needs::request_header`](crate::Needs::request_header) asked for: the first
-    /// line of that name. None where the request has no such line, which is not the same as an empty one.
+    /// line of that name. `None` if the request has no such line; an empty value is `Some`.
     #[inline]
     pub fn header(self, idx: usize) -> Option<&'a [u8]> {
         let headers = self.view.slice(|r| (r.headers, r.n_headers));

@@ -1,9 +1,8 @@
 //! The module's own settings table, from the flat array that crosses the boundary into the author's struct.
 //!
-//! Every key that the struct does not have is refused with the nearest one that it has; that a struct forgot
-//! `deny_unknown_fields` makes no difference. (Serde does not say which keys exist inside `#[serde(flatten)]` and inside
-//! tagged enums; there the attribute is needed.) As many problems are reported as can be found: a value that does not fit
-//! is taken out, and the rest is read again.
+//! Unknown keys are refused with the nearest known one, also if the struct lacks `deny_unknown_fields`. (Inside
+//! `#[serde(flatten)]` and tagged enums the attribute is needed, because serde does not say which keys exist there.) All
+//! problems are reported in one run: a wrong value is taken out, and the rest is read again.
 
 mod de;
 pub(crate) mod time;

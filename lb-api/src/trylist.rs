@@ -6,15 +6,15 @@ use crate::export::view::View;
 use crate::request::Request;
 use crate::wire;
 
-/// The answer to "where to next?".
+/// The answer of `next`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Try this endpoint. One that is not available now is declined and counts as tried; one that does not exist, or was
-    /// answered before in this request, is a fault: the host logs it and serves the request by its own fallback.
+    /// Try this endpoint. The host declines one that is not available now, and counts it as tried. An endpoint that does not
+    /// exist, or that was answered before in this request, is a fault: the host logs it and chooses a server by itself.
     Endpoint(usize),
-    /// There is none left for this request.
+    /// No endpoint is left for this request.
     Exhausted,
-    /// All that could serve it are full: the host queues by the cluster's policy and asks again.
+    /// All endpoints that could serve it are full: the host queues the request and asks again.
     Busy,
 }
 

@@ -301,7 +301,7 @@ pub enum SaveError {
 }
 
 /// Most that a balancer may save: 64 MiB are 6 KiB for each of 10,000 endpoints, and more than that is a leak.
-pub const SAVE_BYTES: usize = 64 << 20;
+pub(crate) const SAVE_BYTES: usize = 64 << 20;
 /// Most that a trylist may say of itself.
 const EXPLAIN_BYTES: usize = 64 << 10;
 

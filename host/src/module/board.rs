@@ -80,7 +80,7 @@ pub enum CallKind {
 
 /// The thread that ended a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fatal {
+pub(crate) struct Fatal {
     /// The thread's place, if it had one.
     pub slot: Option<usize>,
     /// The call that it was inside of, if any.
@@ -91,7 +91,7 @@ pub struct Fatal {
 
 /// How a thread ended its worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FatalCause {
+pub(crate) enum FatalCause {
     /// By this fatal signal.
     Signal(i32),
     /// It called `exit` inside a module.
@@ -160,14 +160,14 @@ pub fn take_place(board: &'static Board, slot: usize) {
 }
 
 /// The calling thread gives its place up: it ends, and no longer ticks.
-pub fn leave_place() {
+pub(crate) fn leave_place() {
     if let Some(place) = PLACE.take() {
         place.tid.store(0, Ordering::Relaxed);
     }
 }
 
 /// Shows that the calling thread gets on, if it has a place. One store.
-pub fn tick() {
+pub(crate) fn tick() {
     if let Some(place) = PLACE.get() {
         // Nobody else writes it.
         place.tick.store(place.tick.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
@@ -233,7 +233,7 @@ impl ModuleMark {
 
     /// Of a module, by its index in the configuration's list. What is beyond the bits for it (2,047 modules) is not marked.
     #[must_use]
-    pub fn of_module(module: usize) -> Self {
+    pub(crate) fn of_module(module: usize) -> Self {
         Self(field(module, MODULE) << CLUSTER_BITS)
     }
 
@@ -341,7 +341,7 @@ impl Board {
     }
 
     /// How many places it has.
-    pub fn n_slots(&self) -> usize {
+    pub(crate) fn n_slots(&self) -> usize {
         self.n_slots
     }
 
@@ -359,7 +359,7 @@ impl Board {
 
     /// Who brought the worker down, if it was one of its threads and could still say so. To be believed where it fits how
     /// the process ended.
-    pub fn fatal(&self) -> Option<Fatal> {
+    pub(crate) fn fatal(&self) -> Option<Fatal> {
         let record = self.head().fatal.load(Ordering::Relaxed);
         let slot = (record >> 32 & 0xffff) as usize;
         Some(Fatal {

@@ -1,4 +1,4 @@
-//! A module's table of calls in the one form that the host uses, whatever envelope it came in.
+//! A module's table of calls in the form that the host uses, for Rust and C modules alike.
 
 use std::ffi::c_void;
 
@@ -7,7 +7,7 @@ use lb_api::wire::{Answer, BuildCx, Event, Failure, Module, NextCx, Outcome, Req
 type BalancerPtr = *const c_void;
 type TrylistPtr = *mut c_void;
 
-/// The calls, with those that a module must have taken out of their `Option`.
+/// The calls; only optional ones are in an `Option`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Calls {
     pub(super) load_balance: unsafe extern "C" fn(BalancerPtr, *const Request, TrylistPtr) -> u32,

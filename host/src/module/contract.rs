@@ -1,4 +1,4 @@
-//! A module's calls for whoever tries the contract on it, in a process that serves nobody.
+//! A module's calls for `module test`, in a process that serves no requests.
 #![allow(unsafe_code, reason = "vouches for the calls of a module that was loaded")]
 
 use std::alloc::Layout;
@@ -8,7 +8,7 @@ use lb_api::testkit::{Contract, Table};
 use crate::module::Module;
 
 impl Module {
-    /// The contract that every module must keep, to be tried on this one through the calls that it was loaded with.
+    /// The contract that every module must keep, over the calls of this one.
     pub fn contract(&self) -> Contract<Table> {
         let trylist = self.trylist();
         let trylist = Layout::from_size_align(trylist.size, trylist.align)

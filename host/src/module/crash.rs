@@ -1,7 +1,7 @@
-//! A worker's last words: which thread it was that a fatal signal hit, and inside of which module.
+//! Records which thread a fatal signal hit, and inside of which module.
 //!
-//! The handler writes one word to the [`Board`] and lets the process die by the very signal, so that whoever started it,
-//! and a core dump, see what they would have seen without it. The dump's stack is the one at fault.
+//! The handler writes one word to the [`Board`] and lets the process die by the same signal. So its parent and a core dump see
+//! what they would see without the handler. The dump's stack is the one at fault.
 #![allow(unsafe_code, reason = "signal handlers")]
 
 use std::io;
@@ -19,13 +19,13 @@ use crate::os::log_queue;
 const FATAL: [c_int; 7] =
     [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT, libc::SIGTRAP, libc::SIGSYS];
 
-/// A handler needs little; and some kernels save much of a processor's state on its stack before it.
+/// A handler needs little, but some kernels save much of the processor's state on its stack.
 const STACK_BYTES: usize = 64 << 10;
 
 static BOARD: AtomicPtr<Board> = AtomicPtr::new(ptr::null_mut());
 
-/// From now on what brings this process down is written to the board: a fatal signal, and `exit` inside a module. To be
-/// called once, before a module is loaded; what a module does about signals itself is then its own.
+/// From now on the board records a fatal signal, and an `exit` inside a module. To be called once, before a module is loaded; a
+/// module may then install handlers of its own.
 ///
 /// # Errors
 ///
@@ -45,7 +45,7 @@ pub fn install(board: &'static Board) -> io::Result<()> {
     }
 }
 
-/// Gives the calling thread a stack for signal handlers, so that an overflow of its own stack can be told. `std` does so
+/// Gives the calling thread a stack for signal handlers, so that an overflow of its own stack can be recorded. `std` does so
 /// for each thread that it starts, unless this process was started with SIGSEGV ignored or handled.
 pub(crate) fn ensure_alternate_stack() {
     let mut stack = MaybeUninit::<libc::stack_t>::zeroed();
@@ -106,8 +106,8 @@ fn check(result: c_int) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// From now on the calling thread leaves its crumbs on the board, and its last words too: a stack that overflows is told
-/// on another one. Threads without a place leave none.
+/// From now on the calling thread leaves its crumbs on the board. A stack overflow is recorded too, on another stack. Threads
+/// without a place leave no crumbs.
 ///
 /// # Panics
 ///

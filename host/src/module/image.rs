@@ -1,4 +1,4 @@
-//! The private copy of a module's file: what was checked is what runs, and the file may change under a running process.
+//! The private copy of a module's file. The checked bytes are the ones that run; the file itself may change meanwhile.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -12,23 +12,23 @@ use rustix::io::Errno;
 
 use crate::module::refusal::LoadRefusal;
 
-/// A copy that nobody can change any more, not even this process.
+/// A copy that nobody can change, not even this process.
 #[derive(Debug)]
 pub(super) struct Image {
     file: OwnedFd,
 }
 
 impl Image {
-    /// Has sealed memory filled, named after the module in `/proc/self/maps` and in crash reports. What `fill` answers is
-    /// passed on.
+    /// Fills sealed memory, which has the module's name in `/proc/self/maps` and in crash reports. Returns the result of
+    /// `fill` too.
     pub(super) fn in_memory<T>(
         name: &str,
         fill: impl FnOnce(&mut File) -> Result<T, LoadRefusal>,
     ) -> Result<(Self, T), LoadRefusal> {
-        // Longer than the kernel takes, no ID of a module that loads is.
+        // The kernel takes a longer name than any ID of a module that loads.
         let name: String = name.chars().filter(|c| *c != '\0').take(60).collect();
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        // Since Linux 6.3 whoever means to run it must say so; older kernels do not know the flag.
+        // Since Linux 6.3 memory to be run needs the flag EXEC; older kernels do not know it.
         let file = match memfd_create(name.as_str(), flags | MemfdFlags::EXEC) {
             Err(Errno::INVAL) => memfd_create(name.as_str(), flags),
             other => other,
@@ -40,8 +40,8 @@ impl Image {
         Ok((Self { file: file.into() }, filled))
     }
 
-    /// Has a file filled that only this user can reach, for machines whose policy forbids to run memory. It has no name
-    /// any more when this returns.
+    /// Fills a file that only this user can reach, for machines whose policy forbids running memory. The file has no name
+    /// when this returns.
     pub(super) fn in_file<T>(
         folders: &[PathBuf],
         fill: impl Fn(&mut File) -> Result<T, LoadRefusal>,
@@ -80,37 +80,36 @@ impl Image {
         Ok((Self { file: file.into() }, filled))
     }
 
-    /// The copy, to be handed to another process.
+    /// The copy's descriptor, for another process.
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
 
-    /// The same copy by a descriptor of its own.
+    /// The same copy with a descriptor of its own.
     pub(super) fn try_clone(&self) -> io::Result<Self> {
         Ok(Self { file: self.file.try_clone()? })
     }
 
-    /// The same as a file to be read.
+    /// The copy as a file to read.
     pub(super) fn into_file(self) -> File {
         File::from(self.file)
     }
 
-    /// Where the dynamic linker finds it, as long as the image is not dropped. It remembers libraries by this very path,
-    /// so an image that was opened must stay open for as long as the process lives: the next file with the same number
-    /// would be taken for this one.
+    /// Path for the dynamic linker, valid until the image is dropped. The linker remembers libraries by this path, so an opened
+    /// image must stay open as long as the process: the next file with the same descriptor would be taken for this one.
     pub(super) fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
     }
 }
 
 impl From<OwnedFd> for Image {
-    /// Of a copy that another process made.
+    /// Takes over a copy that another process made.
     fn from(file: OwnedFd) -> Self {
         Self { file }
     }
 }
 
-/// Where private files may go: the service's own folder, the user's, and the one for all.
+/// Folders for private files: the service's, the user's, and the one for all.
 pub(super) fn private_folders() -> Vec<PathBuf> {
     // systemd gives several, separated by colons.
     let service = std::env::var_os("RUNTIME_DIRECTORY").and_then(|all| std::env::split_paths(&all).next());
@@ -119,7 +118,7 @@ pub(super) fn private_folders() -> Vec<PathBuf> {
 }
 
 fn private_folder(parent: &Path) -> io::Result<PathBuf> {
-    // Whoever takes the names beforehand in a shared folder can only make a few more be tried.
+    // In a shared folder others may have taken some of the names.
     for n in 0..1000 {
         let folder = parent.join(format!("trylist-{}-{n}", std::process::id()));
         match DirBuilder::new().mode(0o700).create(&folder) {

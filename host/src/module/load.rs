@@ -81,12 +81,12 @@ pub fn inspect(file: &Path) -> Result<Arc<Module>, LoadError> {
 
 impl Copied {
     /// Takes over a copy that another process made.
-    pub fn from_parts(file: PathBuf, sha256: [u8; 32], image: OwnedFd) -> Self {
+    pub(crate) fn from_parts(file: PathBuf, sha256: [u8; 32], image: OwnedFd) -> Self {
         Self { file, sha256, image: Image::from(image) }
     }
 
     /// The copy, to be handed on.
-    pub fn image(&self) -> BorrowedFd<'_> {
+    pub(crate) fn image(&self) -> BorrowedFd<'_> {
         self.image.fd()
     }
 }

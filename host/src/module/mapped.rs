@@ -1,6 +1,6 @@
-//! Which memory is mapped: a pointer of a module is looked at before it is followed.
+//! Finds out which memory is mapped, before a module's pointer is followed.
 
-/// Whether all these bytes can be read, as far as `/proc/self/maps` tells; it is not everywhere.
+/// Whether all these bytes can be read, by `/proc/self/maps`; true where that file is missing.
 pub(super) fn can_be_read(start: usize, len: usize) -> bool {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     maps.is_empty() || is_readable(&maps, start, len)

@@ -5,7 +5,7 @@
 //! there nobody can rename or remove what root owns, and what is next on the way is root's, by this same check. The walk
 //! is [`trusted_path`](crate::os::trusted_path)'s: folders that links stand in are checked as well as those they lead to.
 //!
-//! Run as somebody else it checks nothing: whoever may change the module could as well change what starts it.
+//! As another user it checks nothing: who may change the module could also change the program that loads it.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;

@@ -21,17 +21,17 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// Every refusal, in the order of the configuration, so that one run shows all that is wrong.
+    /// All refusals of one run, in the order of the configuration.
     pub fn load(files: &[ModuleFile]) -> Result<Self, Vec<LoadError>> {
         Self::load_except(files, &BTreeSet::new())
     }
 
-    /// As [`Registry::load`], but for those with these IDs, which are in quarantine: their files are not even opened.
+    /// As [`Registry::load`], without the modules with these IDs, which are in quarantine. Their files are not opened.
     ///
     /// # Errors
     ///
     /// As [`Registry::load`].
-    pub fn load_except(
+    pub(crate) fn load_except(
         files: &[ModuleFile],
         quarantined: &BTreeSet<Arc<str>>,
     ) -> Result<Self, Vec<LoadError>> {
@@ -41,7 +41,7 @@ impl Registry {
         Self::open(files, files.iter().map(read))
     }
 
-    /// As [`Registry::load`], of files that were read before, in the same order; `None` for one in quarantine.
+    /// As [`Registry::load`], from copies in the same order; `None` for a module in quarantine.
     ///
     /// # Errors
     ///
@@ -83,7 +83,7 @@ impl Registry {
         self.modules.get(id)
     }
 
-    /// Whether the module of this ID was not to be loaded.
+    /// Whether the module of this ID is in quarantine.
     pub fn is_quarantined(&self, id: &str) -> bool {
         self.quarantined.contains(id)
     }

@@ -1,4 +1,4 @@
-//! Values of the host in the form that crosses the boundary.
+//! The host's values in their wire form.
 #![allow(unsafe_code, reason = "text of a module is a pointer and a length")]
 
 use std::net::SocketAddr;

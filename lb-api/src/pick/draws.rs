@@ -1,4 +1,4 @@
-//! Draws of an endpoint by weight, among those that are available: one look into a table that follows the cluster's epoch.
+//! Weighted draws among the available endpoints: one look into a table that follows the cluster's epoch.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -8,7 +8,7 @@ use crate::{Cluster, Live, Rng};
 use super::alias::{self, Slot};
 use super::epoch::Epoch;
 
-/// The table. Reading it takes no lock and writes nothing, so that threads do not meet here.
+/// The table. Reading it takes no lock and writes nothing.
 #[derive(Debug)]
 pub struct Draws {
     /// Of the slots.
@@ -31,13 +31,13 @@ impl Draws {
         draws
     }
 
-    /// Makes the table anew where an endpoint's state or weight has changed. One thread does, the others use the old one.
+    /// Rebuilds the table if an endpoint's state or weight has changed. One thread rebuilds it; the others use the old one.
     #[inline]
     pub fn refresh(&self, endpoints: &[Live]) {
         self.epoch.follow(|| self.make(endpoints));
     }
 
-    /// An endpoint with the probability that its weight is of all; none where nothing available has a weight.
+    /// Draws an endpoint by weight; `None` if no available endpoint has a weight.
     #[inline]
     pub fn draw(&self, rng: &mut Rng) -> Option<usize> {
         if !self.drawable.load(Relaxed) {

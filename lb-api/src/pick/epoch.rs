@@ -6,9 +6,9 @@ use std::sync::{Mutex, TryLockError};
 
 use crate::Cluster;
 
-/// The epoch that a table is made from. The first request that finds that the cluster's has moved on makes the table anew,
-/// in place and word by word, and the others use what is there meanwhile: a mixture of two tables must be as good as either.
-/// Only one makes it at a time; of two, the slower could write what was before a change over what the other has found since.
+/// The epoch of a module's table. The first request that finds a newer epoch of the cluster rebuilds the table in place, word by
+/// word. Others use the table meanwhile, so a mixture of two tables must be as good as either. Only one request rebuilds at a
+/// time: of two, the slower could overwrite newer values with older ones.
 #[derive(Debug)]
 pub struct Epoch {
     cluster: Cluster,
@@ -17,12 +17,12 @@ pub struct Epoch {
 }
 
 impl Epoch {
-    /// The cluster's epoch as it is now. The first table is to be made *after* this call.
+    /// Reads the cluster's epoch. Make the first table *after* this call.
     pub fn new(cluster: Cluster) -> Self {
         Self { cluster, made: AtomicU64::new(cluster.epoch()), maker: Mutex::new(()) }
     }
 
-    /// Makes the table anew where an endpoint's state or weight has changed and nobody else is at it. Two loads otherwise.
+    /// Rebuilds the table if an endpoint's state or weight has changed and no other thread is rebuilding it. Two loads otherwise.
     #[inline]
     pub fn follow(&self, make: impl FnOnce()) {
         let epoch = self.cluster.epoch();

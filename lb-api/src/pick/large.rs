@@ -2,18 +2,17 @@
 
 use std::mem::MaybeUninit;
 
-/// An empty vector with room for so many elements, for tables that are looked at where nothing foretells.
+/// An empty vector with room for so many elements, for large tables with random access.
 ///
-/// What is large enough is asked for in large pages, where the system has them and gives them to who asks (Linux,
-/// `madvise`). It is filled with a fault for each 2 MiB then, not for each 4 KiB, and a look at it is less often also one at
-/// the tables of the processor's memory management. Where there are none, it is what `Vec::with_capacity` makes.
+/// A large vector asks for large pages (Linux, `madvise`). It then takes a page fault for each 2 MiB instead of each 4 KiB, and
+/// fewer misses in the processor's page tables. Without large pages it equals `Vec::with_capacity`.
 pub fn large_vec<T>(capacity: usize) -> Vec<T> {
     let mut vec = Vec::with_capacity(capacity);
     ask_for_large_pages(vec.spare_capacity_mut());
     vec
 }
 
-/// On all of Linux's architectures that have large pages of this size; on others it is as good as none.
+/// Size of a large page on most of Linux's architectures; on others asking has no effect.
 #[cfg(target_os = "linux")]
 fn ask_for_large_pages<T>(memory: &mut [MaybeUninit<T>]) {
     use std::ffi::{c_int, c_void};

@@ -1,11 +1,11 @@
-//! A number for each endpoint, as bytes that the next process reads: turns go on over a reload where they were.
+//! Saves a number for each endpoint, so that turns go on after a reload.
 
 use std::collections::HashMap;
 
 /// Bytes of one endpoint: its ID and the number, 64 bits each, little-endian.
 const BYTES: usize = 16;
 
-/// The state that a balancer [saves](crate::Balancer::save) of numbers that each endpoint has, by the endpoints' IDs.
+/// The bytes to [save](crate::Balancer::save) for a number of each endpoint, by the endpoints' IDs.
 pub fn save_numbers(ids: &[u64], numbers: &[i64]) -> Vec<u8> {
     let pairs = ids.iter().zip(numbers);
     pairs.flat_map(|(id, number)| [id.to_le_bytes(), number.to_le_bytes()]).flatten().collect()
@@ -21,8 +21,8 @@ pub fn restore_numbers(saved: &[u8]) -> HashMap<u64, i64> {
 }
 
 /// Saved current weights of smooth weighted round robin, for endpoints with these IDs, in order; those that are
-/// new begin at 0. None is further from 0 than `total`, the sum of their weights, which no round leaves: weights may have
-/// been greater when it was saved, and it would take turns without end to make up for that.
+/// new begin at 0. Each is limited to `total`, the sum of the weights, on either side of 0: weights may have been greater when
+/// they were saved, and the turns would never make up for that.
 pub fn restore_currents(saved: &[u8], ids: &[u64], total: i64) -> Box<[i64]> {
     let known = restore_numbers(saved);
     let current = |id| known.get(id).copied().unwrap_or(0).clamp(-total, total);

@@ -1,4 +1,4 @@
-//! Servers side by side on a line, each as long as its weight: which one is at this place?
+//! Finds the server at a place of a line on which each server is as long as its weight.
 //!
 //! nginx walks the list and subtracts. Here a table of about as many entries as there are servers says between which
 //! two the answer lies, and a binary search finds it there: one step for equal weights, about one for most others, and
@@ -15,7 +15,7 @@ pub struct Places {
 }
 
 impl Places {
-    /// Of servers with these weights, whose sum fits in 64 bits. One of weight 0 has no place. O(servers).
+    /// A line of servers with these weights, whose sum fits in 64 bits. A weight of 0 has no place. O(servers).
     pub fn new(weights: impl Iterator<Item = u64>) -> Self {
         let mut total = 0_u64;
         let ends: Box<[u64]> = weights
@@ -46,7 +46,7 @@ impl Places {
     /// The server at this place. One step for equal weights, never more than the logarithm of their number.
     ///
     /// # Panics
-    /// Where the place is not below the total.
+    /// The place is not below the total.
     #[inline]
     pub fn at(&self, place: u64) -> usize {
         let stretch = (place >> self.shift) as usize;

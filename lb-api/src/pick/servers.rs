@@ -1,9 +1,9 @@
-//! The endpoints as a hash looks at them: each takes as many of its keys as its effective weight has of its configured
-//! one, which its place was made from.
+//! Shares of keys for modules that hash. An endpoint takes the part of its keys that its effective weight is of its configured
+//! weight, from which its place was made.
 //!
-//! The live numbers of an endpoint are a cache line of their own, which among thousands of endpoints is in no near
-//! cache. So what a choice asks of them is a word in a table, made anew by the first request that finds that the
-//! cluster's epoch has moved on; the others use the old one meanwhile.
+//! The live numbers of an endpoint fill a cache line of their own, which is rarely cached among thousands of endpoints. So a
+//! choice reads one word of a table instead. The first request that finds a newer epoch rebuilds the table; the others use the
+//! old one meanwhile.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -18,14 +18,14 @@ pub struct Servers {
     lives: Box<[Live]>,
     /// As configured, in the fixed point of [`Live::effective_weight`].
     weights: Box<[u32]>,
-    /// How many of the 2^32 hashes each takes; none where it is not available.
+    /// Number of the 2^32 hashes that each takes; none if it is unavailable.
     shares: Box<[AtomicU64]>,
     /// Of the shares.
     epoch: Epoch,
 }
 
 impl Servers {
-    /// Of all that a balancer is built over. O(servers).
+    /// All endpoints of a balancer. O(servers).
     pub fn new<B>(cx: &BuildCx<'_, B>) -> Self {
         let endpoints = cx.endpoints();
         let servers = Self {
@@ -44,25 +44,25 @@ impl Servers {
         self.epoch.follow(|| self.make());
     }
 
-    /// Whether this endpoint takes requests of this hash. Of two effective weights the larger one takes all that the
-    /// smaller takes, so that slow start gives back the same keys again, one after the other.
+    /// Whether this endpoint takes requests of this hash. A larger effective weight takes all hashes that a smaller one takes, so
+    /// slow start gives back the same keys one after the other.
     #[inline]
     pub fn takes(&self, server: usize, hash: u32) -> bool {
         u64::from(scattered(hash)) < self.shares[server].load(Relaxed)
     }
 
-    /// How many there are.
+    /// Number of endpoints.
     #[inline]
     pub fn len(&self) -> usize {
         self.lives.len()
     }
 
-    /// Whether there is none, which no cluster has.
+    /// Whether there is none; a cluster has at least one.
     pub fn is_empty(&self) -> bool {
         self.lives.is_empty()
     }
 
-    /// The live numbers of this endpoint, as they are now.
+    /// The live numbers of this endpoint.
     #[inline]
     pub fn live(&self, server: usize) -> Live {
         self.lives[server]
@@ -76,7 +76,7 @@ impl Servers {
     }
 }
 
-/// How many of all hashes an effective weight has of a configured one.
+/// Number of all hashes for an effective weight, given the configured one.
 fn share_of(effective: u32, weight: u32) -> u64 {
     (u64::from(effective) << 32).div_ceil(u64::from(weight.max(1))).min(1 << 32)
 }

@@ -1,15 +1,13 @@
-//! The least of all, and who of several that are: one round of smooth weighted round robin among them, as nginx has it.
+//! Chooses the endpoint with the least load; of several, by a round of smooth weighted round robin, as nginx does.
 //!
 //! Each of the tied gets its weight added to its current weight; the largest is chosen, the first of equals, and the sum
 //! of the tied ones' weights is taken off it. Endpoints that are not tied keep their current weights.
 //!
-//! The current weights are one state for all threads, and a round reads and writes all of the tied ones' as one step. So
-//! they stand behind a lock; but nobody waits for it. Who finds it taken draws among the tied by weight instead, which
-//! gives each the same share on average. Requests one after the other, whatever threads they come by, see nginx's turns
-//! exactly.
+//! All threads share the current weights, and a round changes those of all tied endpoints in one step. So they are behind a
+//! lock, but no request waits for it: a request that finds it taken draws among the tied by weight, which gives each the same
+//! share on average. Requests that come one after the other, on any threads, get exactly nginx's turns.
 //!
-//! nginx looks at all endpoints twice where there are ties. The second look would cost as much as the first, so the tied
-//! ones are noted down at the first, on a list that is kept behind the same lock.
+//! nginx looks at all endpoints twice if there are ties. Here the first look lists the tied ones, behind the same lock.
 
 use std::sync::{Mutex, PoisonError, TryLockError};
 
@@ -29,17 +27,17 @@ struct Rounds {
     tied: Box<[Tied]>,
 }
 
-/// An endpoint that is as little as any so far, and its weight.
+/// An endpoint with the least load so far, and its weight.
 #[derive(Clone, Copy, Debug, Default)]
 struct Tied {
     endpoint: u32,
     weight: u32,
 }
 
-/// An endpoint as it was when it was looked at. A weight of 0 takes no part.
+/// An endpoint's load when it was read. A weight of 0 takes no part.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
-    /// Which.
+    /// Index of the endpoint.
     pub endpoint: u32,
     /// Its load.
     pub cost: u32,
@@ -70,7 +68,7 @@ impl Ties {
         Self::from(vec![0; n_endpoints].into())
     }
 
-    /// For these endpoints, where [`save`](Self::save) was asked last. Weights are the host's, in
+    /// Ties of these endpoints, from the state of the last [`save`](Self::save). Weights are the host's, in
     /// [`WEIGHT_ONE`](crate::WEIGHT_ONE)ths.
     pub fn restored(endpoints: Endpoints<'_>, saved: &[u8]) -> Self {
         let ids: Vec<u64> = endpoints.iter().map(Endpoint::id).collect();
@@ -150,7 +148,7 @@ fn draw_instead(loads: impl Iterator<Item = Load>, rng: &mut Rng) -> Option<Load
     draw(loads, rng)
 }
 
-/// The least of these, and of several each with the probability that its weight is of all.
+/// The least of these; of several, a draw by weight.
 pub fn draw(loads: impl Iterator<Item = Load>, rng: &mut Rng) -> Option<Load> {
     let (mut least, mut total) = (Load::MOST, 0);
     for load in loads.filter(|load| load.weight > 0) {

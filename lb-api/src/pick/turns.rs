@@ -1,10 +1,9 @@
-//! nginx's round robin among some of the servers, for where a hash leaves the choice open.
+//! nginx's round robin among some of the servers, for hashes that found no server.
 //!
 //! Every candidate's current weight, at first 0, rises by its weight; the largest is chosen, the first of equals, and
 //! the sum of the candidates' weights is taken off it. Unlike in `round_robin` the candidates differ from request to
-//! request, so that there is no sequence to keep. Requests that come one after the other get exactly nginx's turns; of
-//! two at the same time each adds and takes off its own, so that the proportions stay, but which of them comes first is
-//! open.
+//! request, so there is no sequence to keep. Requests that come one after the other get exactly nginx's turns. Two requests at
+//! the same time keep the proportions, in any order.
 
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
@@ -24,7 +23,7 @@ impl Turns {
         Self { current: (0..n_servers).map(|_| AtomicI64::new(0)).collect() }
     }
 
-    /// The turn among all that are available and not tried, by effective weight; without weights the first of them.
+    /// The turn among the available, untried endpoints, by effective weight; the first of them if none has a weight.
     #[cold]
     pub fn among(&self, servers: &Servers, cx: &NextCx<'_>) -> Next {
         let left = || {
@@ -37,7 +36,7 @@ impl Turns {
             .map_or(Next::Exhausted, Next::Endpoint)
     }
 
-    /// The turn among these candidates with their weights; none where there are none.
+    /// The turn among these candidates with their weights; `None` without candidates.
     pub fn next(&self, candidates: impl Iterator<Item = (usize, u32)>) -> Option<usize> {
         let (mut total, mut best) = (0, None);
         for (server, weight) in candidates {

@@ -1,4 +1,4 @@
-//! Durations as the host's configuration writes them, in a module's settings.
+//! Durations in a module's settings, written as in the host's configuration.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use crate::serde::{Deserialize, Deserializer, de};
 /// A duration as a setting: `"250ms"`, `"10s"`, `"5m"`, `"1h"`. Anything else is refused with these as examples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Time(
-    /// As the standard library has it; whole milliseconds.
+    /// The duration; whole milliseconds.
     pub Duration,
 );
 

@@ -56,8 +56,6 @@ impl<B> TestBalancer<B> {
         counts
     }
 
-    /// How long `n` requests take that are all served at the first try, with nothing in between but the calls:
-
     /// Time of `n` requests that are all served at the first try: the calls `load_balance`, `next`, `finish` and drop, and
     /// nothing else. The answers are not checked.
     ///

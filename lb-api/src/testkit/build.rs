@@ -72,8 +72,6 @@ impl<'a, B> Builder<'a, B> {
     }
 
     /// Calls `build` as a host does.
-
-    /// Calls `build` as a host does.
     ///
     /// # Errors
     /// The balancer's complaints about its settings, or message and place of its panic.

@@ -100,16 +100,7 @@ impl Instance {
         let host = Host::new();
         let errors = Mutex::new(Vec::<Problem>::new());
         let sink = host::error_sink(&errors);
-        let mut needs = wire::Needs {
-            size: size_of::<wire::Needs>() as u32,
-            flags: 0,
-            events: 0,
-            reserved: 0,
-            request_headers: ptr::null(),
-            n_request_headers: 0,
-            response_headers: ptr::null(),
-            n_response_headers: 0,
-        };
+        let mut needs = NO_NEEDS;
         let cx = wire::BuildCx {
             size: size_of::<wire::BuildCx>() as u32,
             reserved: 0,
@@ -361,6 +352,18 @@ const NO_ANSWER: wire::Answer = wire::Answer {
     kind: 0,
     endpoint: wire::NO_ENDPOINT,
     reserved: 0,
+};
+
+/// The needs of a balancer that sets none.
+const NO_NEEDS: wire::Needs = wire::Needs {
+    size: size_of::<wire::Needs>() as u32,
+    flags: 0,
+    events: 0,
+    reserved: 0,
+    request_headers: ptr::null(),
+    n_request_headers: 0,
+    response_headers: ptr::null(),
+    n_response_headers: 0,
 };
 
 /// The data that a balancer asked for when it was built.

@@ -1,4 +1,4 @@
-//! What is known of one server from its reports, and for how long.
+//! Knowledge of one server from its reports, and its age.
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU32;
@@ -76,7 +76,7 @@ pub(crate) fn save<'a>(servers: impl Iterator<Item = (u64, &'a Learned)>, now_ns
     saved.flat_map(u64::to_le_bytes).collect()
 }
 
-/// What was saved, as if the process began in that moment.
+/// The saved state, as if the process began in that moment.
 pub(crate) fn restore(saved: &[u8]) -> HashMap<u64, Learned> {
     let server = |bytes: &[u8]| {
         let number = |at: usize| bytes[at..at + 8].iter().rev().fold(0, |n, byte| n << 8 | u64::from(*byte));

@@ -1,5 +1,9 @@
 //! `backend_load`: weights from what servers report of their own load, as Envoy's client-side weighted round robin.
 //!
+//! Gives each server requests by a weight that its own load reports set. Use it where servers differ in speed, or
+//! share machines with others, and can report their load. A choice costs a counter and a look into a table. Source:
+//! Envoy's client-side weighted round robin.
+//!
 //! Servers say in a header of their responses how many requests they serve in a second and how busy that keeps them:
 //!
 //! ```text
@@ -20,7 +24,7 @@
 //! until none has come for `expiry`; after that the blackout begins anew. Weights are computed every `update`. A server
 //! whose reports do not count gets the median of those that do. As long as none counts, the configured weights hold.
 //!
-//! What is learned, and since when, is saved, and whose turn it is: a reload is no blackout.
+//! Weights, their ages and the turn are saved: a reload is no blackout.
 //!
 //! **What the host says holds too**: a server in slow start gets that part of its
 //! weight, a server that is not available nothing. Configured weights play no part where reports count, as in Envoy:

@@ -1,4 +1,4 @@
-//! What a server says of its load in the response header `endpoint-load-metrics` (ORCA,
+//! A server's report of its load in the response header `endpoint-load-metrics` (ORCA,
 //! xds.data.orca.v3.OrcaLoadReport):
 //!
 //! - `TEXT cpu_utilization=0.3, rps_fractional=120, named_metrics.queue=0.7`: names and values, with `=` or with the `:` of
@@ -13,7 +13,7 @@ use std::fmt;
 
 use lb_api::serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 
-/// What of a report makes a weight. What is not said is 0.
+/// The parts of a report that make a weight. A missing part is 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Report {
     pub(crate) cpu: f64,

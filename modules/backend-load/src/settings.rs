@@ -37,7 +37,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// What no setting shows by itself.
+    /// Checks settings against each other.
     pub(crate) fn check(&self) -> Result<(), BuildError> {
         if self.expiry >= self.update {
             return Ok(());

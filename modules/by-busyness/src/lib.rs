@@ -1,5 +1,8 @@
 //! `by_busyness`: the server with the fewest requests in flight, ties in turns by weight.
 //!
+//! Sends each request to the server with the fewest requests in flight, ties by weight. Use it to move from httpd's
+//! `lbmethod=bybusyness`; otherwise `least_request` does the same job. A choice looks at every server. Source: httpd.
+//!
 //! httpd's `lbmethod=bybusyness`. For each choice every candidate's `lbstatus`, at first 0, rises by its `lbfactor`, which is
 //! 100 times its weight. The candidate with the fewest requests in flight is chosen; of several, the one with the largest
 //! lbstatus, the first of equals. The sum of all candidates' lbfactors is taken off the lbstatus of the one chosen, so that
@@ -54,7 +57,7 @@ pub struct ByBusyness {
     lbstatus: Mutex<Box<[i64]>>,
 }
 
-/// What a request remembers, to explain it: its last answer.
+/// A request's last answer, for `explain`.
 #[derive(Debug, Default)]
 pub struct Chosen(Option<Candidate>);
 

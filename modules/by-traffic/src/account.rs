@@ -1,4 +1,4 @@
-//! What one endpoint has moved, and what that is per weight.
+//! The bytes that one endpoint has moved, in total and per weight.
 
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -86,7 +86,7 @@ pub(crate) fn measure(sent: u64, received: u64, lbfactor: u64) -> u64 {
     (sent / lbfactor).saturating_add(received / lbfactor)
 }
 
-/// What bytes count for that were moved at this effective weight, for an endpoint of this configured one.
+/// The value of bytes that were moved at this effective weight, for an endpoint of this configured one.
 pub(crate) fn at_weight(bytes: u64, configured: u32, effective: u32) -> u64 {
     if effective == configured || effective == 0 {
         return bytes;

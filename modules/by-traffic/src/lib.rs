@@ -1,5 +1,8 @@
 //! `by_traffic`: the server that has moved the fewest bytes per weight.
 //!
+//! Sends each request to the server that has moved the fewest bytes for its weight. Use it to move from httpd's
+//! `lbmethod=bytraffic`, or where the network is the bottleneck. A choice looks at every server. Source: httpd.
+//!
 //! httpd's `lbmethod=bytraffic`. What counts is not the number of requests but what they carried, both ways, since the
 //! beginning: bytes sent to the server divided by its `lbfactor`, which is 100 times its weight, plus bytes received from it
 //! divided by the same, each division a whole-number one. The least is chosen, the first of equals.
@@ -65,14 +68,14 @@ pub struct ByTraffic {
     head_bytes: AtomicU64,
 }
 
-/// What a request remembers: which bytes of its current try are counted, and its last answer, to explain it.
+/// State of a request: the bytes counted for its current try, and its last answer for `explain`.
 #[derive(Debug, Default)]
 pub struct Counted {
     try_id: u32,
     sent: u64,
     received: u64,
     chosen: Option<(u32, u64)>,
-    /// What it is going to send, and what its body is of that.
+    /// Bytes that it is going to send, and how many of them are its body.
     bytes: u64,
     body_bytes: u64,
     charged: Option<Charge>,
@@ -238,7 +241,7 @@ impl ByTraffic {
     }
 }
 
-/// What a request's head takes without its fields but the host.
+/// Bytes of a request's head without its fields, except the host.
 fn least_head(request: &Request<'_>) -> u64 {
     let around = "  HTTP/1.1\r\nHost: \r\n\r\n".len();
     let text = [request.method(), request.path(), request.query().unwrap_or_default()];

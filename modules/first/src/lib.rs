@@ -1,5 +1,8 @@
 //! `first`: fill up the first server before the next one gets anything.
 //!
+//! Sends each request to the first server that has room. Use it to keep as few servers busy as possible, for example
+//! to switch the others off. A choice looks at servers in order until one has room.
+//!
 //! Each request goes to the first endpoint in the order of the file that is available and has room: fewer requests in flight
 //! than its `max_requests`. So as few servers as possible are in use, and those at the end of the list can be switched off
 //! at night. Nothing is remembered, and no random number is drawn.
@@ -39,7 +42,7 @@ pub struct First {
     endpoints: Box<[Live]>,
 }
 
-/// What a request remembers, to explain it: its last answer, with how many requests that endpoint had then.
+/// A request's last answer, with the requests in flight of that endpoint then, for `explain`.
 #[derive(Debug, Default)]
 pub struct Chosen(Option<(u32, u32)>);
 

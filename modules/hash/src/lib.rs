@@ -1,5 +1,9 @@
 //! `hash`: nginx's `hash $key`, a key's hash modulo the sum of the weights.
 //!
+//! Sends the same key to the same server as an nginx without `consistent`. Use it beside or after such an nginx;
+//! otherwise prefer `ring_hash` or `maglev`, which move far fewer keys when servers change. A choice costs a hash and
+//! a look into a table. Source: nginx.
+//!
 //! Servers stand side by side, each as long as its weight; the hash of the request's key (the cluster's `key`) is
 //! divided by the whole length, and the remainder is a place that belongs to one of them. The hash is that of
 //! Cache::Memcached: `(crc32(key) >> 16) & 0x7fff`. Where that server is not available, or failed this request before,

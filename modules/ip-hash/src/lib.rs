@@ -1,5 +1,9 @@
 //! `ip_hash`: nginx's `ip_hash`, the client's address modulo the sum of the weights.
 //!
+//! Sends the clients of one IPv4 network of 256 addresses, or one IPv6 address, to the same server as nginx does. Use
+//! it beside or after such an nginx; otherwise use sessions (`sticky`) or `ring_hash`. A choice costs a hash and a
+//! look into a table. Source: nginx.
+//!
 //! Servers stand side by side, each as long as its weight. The hash begins at 89; for each byte it is multiplied by
 //! 113, the byte is added, and the remainder by 6271 is kept. Of an IPv4 address the first three bytes count, so that
 //! the clients of a network of 256 addresses, which often are one client behind several, have one server; of an IPv6
@@ -39,7 +43,7 @@ use lb_api::{Balancer, BuildCx, BuildError, Next, NextCx, Request, export_balanc
 /// Misses after which nginx takes turns instead.
 const MAX_MISSES: u32 = 20;
 
-/// What the hash begins with.
+/// Initial value of the hash.
 const SEED: u32 = 89;
 
 /// How many values it has.

@@ -1,7 +1,10 @@
-//! `least_request`: to whom has the least to do.
+//! `least_request`: the server with the fewest requests in flight.
 //!
-//! What an endpoint has to do is its requests in flight, per weight. They are the host's counts, over all its threads and
-//! those of an older generation that still drains; nothing is measured or learned here. Two ways of looking:
+//! Sends each request to the server with the fewest requests in flight for its weight. Use it where requests differ
+//! much in length. A choice looks at two servers, or at all with `choices = "all"`. Source: Envoy; nginx for `"all"`.
+//!
+//! The load of an endpoint is its requests in flight divided by its weight. The host counts them over all its threads and
+//! generations; the module measures nothing. There are two ways of looking:
 //!
 //! - **`choices = 2`** (the default; any number): draw so many endpoints by weight, each draw from all, and take the one with
 //!   the fewest in flight per weight, the first drawn of equals. Looking at two instead of one is nearly as good as looking at
@@ -52,7 +55,8 @@
 //! | `choices` | `2` | 2 to 64 draws, or `"all"` |
 //! | `active_request_bias` | none: the least wins | 0 to 100, with draws only: random among the drawn, as above |
 //!
-//! **Cost**: two draws take constant time and write nothing that threads share. `"all"` looks at each endpoint once. **Source**: nginx, `src/http/modules/ngx_http_upstream_least_conn_module.c`; Envoy,
+//! **Cost**: two draws take constant time and write nothing that threads share. `"all"` looks at each endpoint once. **Source**:
+//! nginx, `src/http/modules/ngx_http_upstream_least_conn_module.c`; Envoy,
 //! `source/extensions/load_balancing_policies/least_request/least_request_lb.cc`; Mitzenmacher, "The Power of Two Choices in
 //! Randomized Load Balancing", 1996.
 #![forbid(unsafe_code)]
@@ -104,7 +108,7 @@ enum Way {
     Drawn { choices: u32, bias: Option<f64>, draws: Draws },
 }
 
-/// What a request remembers: its last answer, to explain it.
+/// A request's last answer, for `explain`.
 #[derive(Debug, Default)]
 pub struct Chosen(Option<Load>);
 
@@ -224,7 +228,7 @@ impl LeastRequest {
     }
 }
 
-/// What an endpoint has to do, if it takes the request.
+/// Load of an endpoint, if it takes the request.
 #[inline]
 fn load(endpoint: u32, live: Live, tried: bool) -> Option<Load> {
     let in_flight = live.in_flight_if_room().filter(|_| live.is_available() && !tried)?;

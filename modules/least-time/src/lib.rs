@@ -1,4 +1,7 @@
-//! `least_time`: the server that should be done first, as nginx reckons it.
+//! `least_time`: the server that should be done first, by nginx's rule.
+//!
+//! Sends each request to the server that should finish it first, by its average response time and its requests in
+//! flight. Use it where servers differ in speed. A choice looks at every server. Source: nginx.
 //!
 //! Each server has an average time of its responses in whole milliseconds, of which each new response is a twentieth, rounded.
 //! It is taken in steps of 20 ms, so that servers that are about as fast are alike; more than 5 s is 5 s. Times 1 and the
@@ -83,7 +86,7 @@ impl Default for Settings {
     }
 }
 
-/// What of a response is timed.
+/// The part of a response that is timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(crate = "lb_api::serde", rename_all = "snake_case")]
 enum Measure {
@@ -104,7 +107,7 @@ pub struct LeastTime {
     ties: Ties,
 }
 
-/// What a request remembers: its last answer, to explain it, and that this one is in flight.
+/// State of a request: its last answer for `explain`, and whether that one is in flight.
 #[derive(Debug, Default)]
 pub struct Chosen {
     load: Option<Load>,
@@ -273,7 +276,7 @@ fn whole_seconds(time: Time) -> Result<u32, BuildError> {
     }
 }
 
-/// What is known of endpoints: by the previous instance, and beside it what an earlier process saved of the same times.
+/// Knowledge of endpoints: by the previous instance, and beside it what an earlier process saved of the same times.
 fn known(cx: &BuildCx<'_, LeastTime>, measure: Measure, previous: Option<&LeastTime>) -> HashMap<u64, Peer> {
     let saved = match cx.saved().and_then(Saved::read) {
         Some(saved) if saved.timed == measure as u8 => saved.times,
@@ -291,7 +294,7 @@ fn known(cx: &BuildCx<'_, LeastTime>, measure: Measure, previous: Option<&LeastT
     known
 }
 
-/// Whose turn it was among the tied: of the previous instance, or of an earlier process.
+/// The turn among the tied: of the previous instance, or of an earlier process.
 fn ties_before(cx: &BuildCx<'_, LeastTime>) -> Vec<u8> {
     match (cx.previous(), cx.saved().and_then(Saved::read)) {
         (Some(previous), _) => previous.ties.save(&previous.ids),
@@ -303,7 +306,7 @@ fn ties_before(cx: &BuildCx<'_, LeastTime>) -> Vec<u8> {
 /// Bytes of one endpoint's average, with its id.
 const TIME_BYTES: usize = 12;
 
-/// What an earlier process saved, in its parts.
+/// The state that an earlier process saved, in its parts.
 struct Saved<'a> {
     timed: u8,
     times: &'a [u8],

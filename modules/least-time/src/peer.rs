@@ -1,4 +1,4 @@
-//! What is learned of one endpoint, in nginx's whole milliseconds.
+//! The average time of one endpoint, in nginx's whole milliseconds.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicU64};

@@ -23,7 +23,7 @@ struct Chooser {
     skip: u32,
     /// Part of all weights.
     weight: f64,
-    /// What pass times weight must reach for its next turn.
+    /// Its next turn comes when pass times weight reaches this.
     target: f64,
 }
 

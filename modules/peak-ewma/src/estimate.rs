@@ -55,7 +55,7 @@ impl Word {
         Self { ns: ns.abs(), at: ns.is_sign_positive().then_some(word as u32) }
     }
 
-    /// What is left of it at this time.
+    /// Its value at this time, decayed.
     #[inline]
     fn decayed(self, now: u32) -> f32 {
         self.ns * self.left(now)
@@ -135,7 +135,7 @@ impl Estimate {
     }
 }
 
-/// What is left of these estimates at the time of the latest of them. An unknown time counts as that one.
+/// These estimates, decayed to the time of the latest of them. An unknown time counts as that one.
 pub(crate) fn as_of_the_latest(estimates: &[(f32, Option<u32>)]) -> impl Iterator<Item = f32> {
     let times = || estimates.iter().filter_map(|(_, at)| *at);
     // Times wrap round: later is what is less than half the way round ahead.

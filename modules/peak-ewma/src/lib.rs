@@ -1,5 +1,8 @@
 //! `peak_ewma`: of two endpoints drawn, the one that should answer first.
 //!
+//! Draws two servers and takes the one with the lower latency times requests in flight. Use it where a server may
+//! become slow. A choice looks at two servers. Source: tower, Finagle.
+//!
 //! For each endpoint there is an estimate of its latency, the time to its response headers. A sample above the estimate
 //! replaces it; any other moves it by as much as time has passed since the last, with the weight 1 - e^(-Δt / decay). So
 //! trouble is seen at the first slow response, and forgotten slowly. An endpoint that gets no requests has no samples: its
@@ -93,7 +96,7 @@ pub struct PeakEwma {
     clock: Clock,
 }
 
-/// What a request remembers, to explain it: its last answer.
+/// A request's last answer, for `explain`.
 #[derive(Debug, Default)]
 pub struct Chosen(Option<Candidate>);
 

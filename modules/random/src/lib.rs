@@ -1,5 +1,8 @@
 //! `random`: a weighted draw for each request.
 //!
+//! Sends each request to a server drawn at random, by weight. Use it with many proxies or many servers. A choice costs
+//! a draw and writes nothing. Source: nginx's `random`, HAProxy's `random(1)`.
+//!
 //! Every request draws an endpoint, each with the probability that its effective weight is of the sum of all that are
 //! available. Nothing is remembered from one request to the next: no counter that threads contend for, no order in which
 //! many proxies before the same servers could march in step. In return the shares are right on average only: of `n`
@@ -20,7 +23,7 @@
 //! **When**: many proxies, many endpoints, or weights whose round robin would have a long period. **When not**: few
 //! requests, whose shares are then far from the weights, and wherever the exact turns of `round_robin` are wanted.
 //!
-//! **Settings**: none. **Source**: nginx's `random` without `two`, HAProxy's `random(1)`.
+//! **Settings**: none. **Cost**: one draw, at any number of endpoints; nothing is written. **Source**: nginx's `random` without `two`, HAProxy's `random(1)`.
 #![forbid(unsafe_code)]
 
 use lb_api::pick::Draws;

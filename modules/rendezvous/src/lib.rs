@@ -1,5 +1,8 @@
 //! `rendezvous`: the highest score of key and server (highest random weight), with weights, as Envoy computes it.
 //!
+//! Sends the same key to the same server, with shares exactly by weight; only keys of a changed server move. Use it
+//! for caches in front of few servers. A choice looks at every server. Source: Envoy.
+//!
 //! For each server a hash of the request's key (the cluster's `key`) and the server's name makes a number `u` between 0
 //! and 1, and with its weight `w` the score `-w / ln u`; the request goes to the highest score. There is no table, so
 //! nothing is approximate: shares are exactly by weight, a server that leaves gives away its own keys only, one that

@@ -48,7 +48,7 @@ impl Bound {
         Open(Arc::clone(&self.open))
     }
 
-    /// What servers have room for now.
+    /// Room of the servers now.
     #[inline]
     pub(crate) fn room(&self, servers: &Servers) -> Room<'_> {
         self.epoch.follow(|| self.part(servers));
@@ -67,7 +67,7 @@ impl Bound {
     }
 }
 
-/// What servers may have on their way, as of one moment.
+/// Bounds of the servers' requests in flight, as of one moment.
 pub(crate) struct Room<'a> {
     slots: u64,
     ends: &'a [AtomicU64],

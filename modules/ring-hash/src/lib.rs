@@ -1,5 +1,9 @@
 //! `ring_hash`: a ketama ring, the same server as nginx's `hash $key consistent` for every key.
 //!
+//! Sends the same key to the same server as nginx's `hash … consistent`, and moves few keys when servers change. Use
+//! it for caches, and beside or after such an nginx. A choice costs a hash and a look at one line of memory. Source:
+//! nginx; HAProxy for the bound.
+//!
 //! Every server has 160 points for each unit of its weight on a ring of 2^32 places, where hashes of its name put them.
 //! A request goes to the server of the first point at or behind the hash of its key (the cluster's `key`); where that
 //! one is not available, or failed this request before, to that of the next point, and so on; after 20 points in vain
@@ -223,7 +227,7 @@ impl Start {
     }
 }
 
-/// What a request looks for.
+/// One choice: which servers fit.
 struct Choice<'a> {
     of: &'a RingHash,
     room: Option<Room<'a>>,
@@ -254,7 +258,7 @@ impl Choice<'_> {
         (0..self.of.servers.len()).any(|server| gets_any(server) && self.may_fit(server))
     }
 
-    /// Whose turn it is among the endpoints of one name.
+    /// The turn among the endpoints of one name.
     fn turn(&self, servers: &[u32], share: u32) -> Option<usize> {
         let RingHash { servers: all, turns, .. } = self.of;
         let fitting =
@@ -263,7 +267,7 @@ impl Choice<'_> {
     }
 }
 
-/// What an endpoint is called on the ring: host and port as written; a Unix socket's with `unix:` before its path, or what
+/// Name of an endpoint on the ring: host and port as written; a Unix socket's with `unix:` before its path, or what
 /// looks like a port there would be taken for one; one of a name's addresses by that.
 fn name<'a>(endpoint: Endpoint<'a>) -> Cow<'a, str> {
     let authority = |url: &'a str| {

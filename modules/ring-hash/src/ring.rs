@@ -52,7 +52,7 @@ pub(crate) struct Place(u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Point(u64);
 
-/// Who has points: a server name, which is one endpoint or, where a name stands for several addresses, several.
+/// An owner of points: a server name, which is one endpoint or, where a name stands for several addresses, several.
 #[derive(Debug, Default)]
 struct Owners {
     /// The endpoints of each owner, in order.
@@ -112,7 +112,7 @@ impl Ring {
         }
     }
 
-    /// Whose point this is.
+    /// Owner of this point.
     #[inline]
     pub(crate) fn owner(&self, point: Point) -> Owner<'_> {
         let owner = point.0 as u32 & self.owner_mask;
@@ -252,7 +252,7 @@ impl Chain {
     }
 }
 
-/// What 16 bytes 0 make of this CRC.
+/// This CRC after 16 more bytes 0.
 #[inline]
 fn behind_16(crc: u32) -> u32 {
     let [a, b, c, d] = crc.to_le_bytes();

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 /// sessions have ended is not without requests for long.
 const MAX_OWED: u32 = 16;
 
-/// What each endpoint owes. Without sessions it is never written, and one look says so.
+/// Turns that each endpoint owes for its sessions. Without sessions it is never written.
 #[derive(Debug)]
 pub(crate) struct Debts {
     /// Of all endpoints.

@@ -1,5 +1,8 @@
 //! `round_robin`: smooth weighted round robin, in nginx's sequence.
 //!
+//! Servers take turns by weight, spread out evenly. Use it for servers that are alike, or whose strength is known, and
+//! requests of about the same cost. A choice costs a counter and a look into a table. Source: nginx.
+//!
 //! Endpoints take turns; one of weight 3 takes three turns while one of weight 1 takes one, and its turns are spread out
 //! rather than bunched. For each choice every endpoint's current weight, at first 0, rises by its weight; the largest is
 //! chosen, the first of equals, and the sum of all weights is taken off it. With weights a=5, b=1, c=1:
@@ -45,7 +48,8 @@
 //! that differ much in cost (count what is in flight instead), caches that want a key to stay with a server (hash), or
 //! many proxies before the same few servers, which may march in step.
 //!
-//! **Settings**: none. **Source**: nginx, `src/http/ngx_http_upstream_round_robin.c`.
+//! **Settings**: none. **Cost**: one counter, which all threads share, and a look into a table, at any number of endpoints.
+//! **Source**: nginx, `src/http/ngx_http_upstream_round_robin.c`.
 #![forbid(unsafe_code)]
 
 mod debts;
@@ -188,7 +192,7 @@ impl RoundRobin {
         Some(taken)
     }
 
-    /// What is balanced, with its weights.
+    /// The endpoints, with their weights.
     fn available(&self) -> impl Iterator<Item = (u32, u32)> {
         let available = (0..).zip(&self.endpoints).filter(|(_, live)| live.is_available());
         available.map(|(idx, live)| (idx, live.effective_weight()))

@@ -71,7 +71,7 @@ struct Known {
     peers: Option<Peers>,
 }
 
-/// What a reader finds.
+/// Result of a read.
 struct Seen {
     epoch: u64,
     len: u64,

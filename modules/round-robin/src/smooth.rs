@@ -20,7 +20,7 @@ struct Class {
     weight: i64,
     /// In ascending order.
     members: Vec<u32>,
-    /// Whose turn it is.
+    /// Index of the member whose turn it is.
     turn: usize,
     /// Current weight of the member whose turn it is, and of those behind it.
     current: i64,

@@ -1,24 +1,24 @@
-//! When a balancer has done wrong so often that nobody asks it any more.
+//! Quarantine of a balancer: after too many faults it gets no more requests.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Faults count towards the limit for so long.
+/// Time for which a fault counts towards the limit.
 pub(super) const WINDOW: Duration = Duration::from_secs(60);
 
-/// Whether a balancer is in quarantine, and the times of its last faults. There is no way out: what keeps doing wrong
-/// is replaced by the next reload, with whatever the operator has done about it.
+/// Whether a balancer is in quarantine, and the times of its last faults. It stays in quarantine until the next reload, which
+/// builds another one.
 #[derive(Debug)]
 pub(super) struct Quarantine {
     is_in: AtomicBool,
     n_faults: AtomicU64,
-    /// When each of the last faults was, in milliseconds and one more, so that 0 is none: as many as the limit, the
-    /// n-th at n modulo the limit. No lock: faults come from threads that serve.
+    /// Time of each of the last faults, in milliseconds plus one; 0 is none. There are as many as the limit, the n-th at n modulo
+    /// the limit. No lock: faults come from threads that serve.
     times: Box<[AtomicU64]>,
 }
 
 impl Quarantine {
-    /// After so many faults within [`WINDOW`]; 0 is never.
+    /// Quarantine after this many faults within [`WINDOW`]; 0 is never.
     pub(super) fn after(limit: u32) -> Self {
         Self {
             is_in: AtomicBool::new(false),
@@ -32,7 +32,7 @@ impl Quarantine {
         self.is_in.load(Ordering::Relaxed)
     }
 
-    /// Puts it in at once; false where it was in.
+    /// Puts it in at once; false if it was in already.
     pub(super) fn enter(&self) -> bool {
         !self.is_in.swap(true, Ordering::Relaxed)
     }
@@ -41,8 +41,8 @@ impl Quarantine {
         self.times.len()
     }
 
-    /// Counts a fault; true for the one that is too much. Where several threads count at once, one of them may look at a
-    /// time that another is about to write, so that it is the next fault that is too much.
+    /// Counts a fault; true for the one that begins the quarantine. If several threads count at once, one may read a time that
+    /// another is about to write; then the next fault begins it.
     pub(super) fn fault(&self, now: Duration) -> bool {
         let limit = self.times.len() as u64;
         if limit == 0 {
