@@ -1,7 +1,7 @@
 //! Heads of HTTP/2 as the text of HTTP/1.1, and back.
 //!
-//! What comes from a peer was checked by `h2` already: names are in lower case, values have no line ends in them, and
-//! nothing speaks of one hop but `te: trailers`. What goes to one is text that the proxy wrote itself.
+//! `h2` has checked the heads of peers: names are in lower case, values have no line ends, and the only hop-by-hop header is `te:
+//! trailers`. Heads for peers are text that the proxy wrote itself.
 
 use std::io::Write as _;
 use std::mem::MaybeUninit;
@@ -12,29 +12,29 @@ use http::{Method, Request, Response, StatusCode, Uri};
 
 use crate::http::h1::head::{MAX_HEADERS, is_refused_as_trailer};
 
-/// Header lines of a head of ours: as many as a peer may send, and those that the proxy and its operator add.
+/// Maximum header lines of our heads: those of a peer, and those that the proxy and its operator add.
 const MAX_LINES: usize = 2 * MAX_HEADERS;
 
-/// A head that is none, in words.
+/// Why a head is malformed.
 pub type Malformed = &'static str;
 
-/// A head of ours as HTTP/2 has it.
+/// A head of ours in the form of HTTP/2.
 #[derive(Debug)]
 pub struct Head<T> {
-    /// Without what HTTP/2 says by its frames.
+    /// Without headers that HTTP/2 expresses by frames.
     pub message: T,
-    /// There is no body after it.
+    /// No body follows.
     pub ends: bool,
-    /// What it says of the length of its body.
+    /// Its Content-Length, if any.
     pub length: Option<u64>,
-    /// How many bytes it took, with the empty line.
+    /// Its length in bytes, empty line included.
     pub taken: usize,
 }
 
-/// Writes the head of a request as it came by HTTP/2.
+/// Writes the head of a request that came over HTTP/2.
 ///
 /// # Errors
-/// It is none that a proxy passes on.
+/// The head is not passed on, such as one for two hosts.
 pub fn write_request(request: &http::request::Parts, out: &mut Vec<u8>) -> Result<(), Malformed> {
     out.extend_from_slice(request.method.as_str().as_bytes());
     out.push(b' ');
@@ -64,8 +64,9 @@ pub fn write_request(request: &http::request::Parts, out: &mut Vec<u8>) -> Resul
     }
     if cookies {
         // RFC 9113 section 8.2.3: one line again, as servers of HTTP/1.1 want it.
-        let mut separator: &[u8] = b"cookie: ";
-        for value in request.headers.get_all(header::COOKIE) {
+        out.extend_from_slice(b"cookie: ");
+        let mut separator: &[u8] = b"";
+        for value in request.headers.get_all(header::COOKIE).iter().filter(|value| !value.is_empty()) {
             out.extend_from_slice(separator);
             out.extend_from_slice(value.as_bytes());
             separator = b"; ";
@@ -76,8 +77,8 @@ pub fn write_request(request: &http::request::Parts, out: &mut Vec<u8>) -> Resul
     Ok(())
 }
 
-/// Writes the head of a response as it came by HTTP/2. `without_body` is for one that ended with its head, though its
-/// status and the request's method let it have a body.
+/// Writes the head of a response that came over HTTP/2. `without_body`: it ended with its head, though its status and the
+/// request's method allow a body.
 pub fn write_response(status: StatusCode, headers: &HeaderMap, without_body: bool, out: &mut Vec<u8>) {
     // Writing to a vector cannot fail.
     let _ = write!(out, "HTTP/1.1 {} {}\r\n", status.as_str(), status.canonical_reason().unwrap_or(""));
@@ -106,10 +107,10 @@ fn write_field(name: &HeaderName, value: &HeaderValue, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// The response that a head of ours is, or nothing while it is not complete.
+/// Parses a head of ours as a response; `None` while it is incomplete.
 ///
 /// # Errors
-/// What of it HTTP/2 does not know.
+/// HTTP/2 cannot express it.
 pub fn read_response(text: &[u8], is_head: bool) -> Result<Option<Head<Response<()>>>, Malformed> {
     let mut headers = [const { MaybeUninit::uninit() }; MAX_LINES];
     let mut parsed = httparse::Response::new(&mut []);
@@ -127,10 +128,10 @@ pub fn read_response(text: &[u8], is_head: bool) -> Result<Option<Head<Response<
     Ok(Some(Head { message: response, ends, length: fields.length, taken }))
 }
 
-/// The request that a head of ours is, or nothing while it is not complete.
+/// Parses a head of ours as a request; `None` while it is incomplete.
 ///
 /// # Errors
-/// What of it HTTP/2 does not know.
+/// HTTP/2 cannot express it.
 pub fn read_request(text: &[u8], is_secure: bool) -> Result<Option<Head<Request<()>>>, Malformed> {
     let mut headers = [const { MaybeUninit::uninit() }; MAX_LINES];
     let mut parsed = httparse::Request::new(&mut []);
@@ -152,14 +153,14 @@ pub fn read_request(text: &[u8], is_secure: bool) -> Result<Option<Head<Request<
             .path_and_query(target)
             .build()
     };
-    // What HTTP/1.1 lets through and HTTP/2 does not is escaped.
+    // Bytes that are valid in HTTP/1.1 only are escaped.
     *request.uri_mut() =
         build(target).or_else(|_| build(&escaped(target))).map_err(|_| "target cannot be sent by HTTP/2")?;
     let ends = !fields.is_chunked && fields.length.unwrap_or(0) == 0;
     Ok(Some(Head { message: request, ends, length: fields.length, taken }))
 }
 
-/// Trailers of ours.
+/// Parses trailers of ours.
 pub fn read_trailers(lines: &[u8]) -> HeaderMap {
     let mut trailers = HeaderMap::new();
     for line in lines.split(|&byte| byte == b'\n') {
@@ -184,7 +185,7 @@ fn read_fields(parsed: &[httparse::Header<'_>], out: &mut HeaderMap) -> Result<F
     for field in parsed {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| "malformed header name")?;
         match name {
-            // RFC 9113 section 8.2.2: frames say all of this.
+            // RFC 9113 section 8.2.2: frames express these.
             header::CONNECTION | header::UPGRADE => continue,
             header::TRANSFER_ENCODING => {
                 fields.is_chunked = true;
@@ -196,7 +197,7 @@ fn read_fields(parsed: &[httparse::Header<'_>], out: &mut HeaderMap) -> Result<F
             _ if matches!(name.as_str(), "keep-alive" | "proxy-connection") => continue,
             _ => {}
         }
-        // Of its own: the peer's table of headers may keep it for as long as the connection lasts.
+        // A copy: the peer's table of headers may keep it as long as the connection lasts.
         let value = HeaderValue::from_maybe_shared(Bytes::copy_from_slice(field.value));
         out.append(name, value.map_err(|_| "malformed header value")?);
     }
