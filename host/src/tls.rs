@@ -1,8 +1,7 @@
 //! TLS on both sides, by rustls with aws-lc-rs.
 //!
-//! What can be wrong with certificates and keys is found when the configuration is checked; what is made there is
-//! immutable and shared by all threads. Sessions are resumed by tickets alone ([`tickets`]), so that no thread looks
-//! anything up in a store that another may hold.
+//! Certificates and keys are checked with the configuration, and then immutable and shared by all threads. Sessions are resumed
+//! by tickets alone ([`tickets`]), so threads share no session store.
 
 pub mod certificate;
 pub mod client;
@@ -16,18 +15,18 @@ use rustls::crypto::CryptoProvider;
 use rustls::{ConnectionCommon, SupportedProtocolVersion};
 use tokio::net::TcpStream;
 
-/// One for the process, named wherever rustls wants one, so that nothing rests on a global default.
+/// The crypto provider of the process, passed to rustls explicitly instead of by its global default.
 static PROVIDER: LazyLock<Arc<CryptoProvider>> =
     LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
 
-/// What ALPN calls HTTP/2.
+/// ALPN name of HTTP/2.
 pub const ALPN_H2: &[u8] = b"h2";
-/// What ALPN calls HTTP/1.1.
+/// ALPN name of HTTP/1.1.
 pub const ALPN_HTTP11: &[u8] = b"http/1.1";
-/// What ALPN calls HTTP/1.0. Which of the two is spoken, each request says.
+/// ALPN name of HTTP/1.0. Each request says which of the two it uses.
 pub const ALPN_HTTP10: &[u8] = b"http/1.0";
 
-/// The oldest version of the protocol that is spoken.
+/// Oldest accepted version of TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MinVersion {
     /// TLS 1.2.
@@ -70,7 +69,7 @@ impl io::Write for AtOnce<'_> {
     }
 }
 
-/// What a rustls error is about, in the form of our own messages.
+/// A rustls error in the form of our own messages.
 fn describe(e: &rustls::Error) -> String {
     use rustls::{CertificateError, Error};
     match e {
@@ -88,10 +87,10 @@ fn describe(e: &rustls::Error) -> String {
                 expected.to_str(),
                 if presented.is_empty() { "no name".into() } else { presented.join(", ") }
             ),
-            // What rustls has no word for: webpki's own, which it says by the names that they have there.
+            // Errors of webpki that rustls has no variant for; their text is the variant's name.
             CertificateError::Other(e) => match e.to_string().as_str() {
                 "CaUsedAsEndEntity" => {
-                    "the certificate is an issuer's (CA:TRUE), and the peer may not use it as its own (RFC \
+                    "the certificate is a CA certificate (CA:TRUE), which a peer may not use as its own (RFC \
                                         5280); make one without that (openssl req -x509 with -addext \
                                         basicConstraints=critical,CA:FALSE), or have the issuer sign another"
                         .into()
@@ -106,7 +105,7 @@ fn describe(e: &rustls::Error) -> String {
     }
 }
 
-/// The same, for an I/O error that may have one inside.
+/// As [`describe`], for an I/O error that may contain a rustls error.
 pub fn describe_io(e: &std::io::Error) -> String {
     match e.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(inner) => describe(inner),

@@ -1,9 +1,9 @@
-//! The date of HTTP headers, made at most twice a second.
+//! The `Date` header, formatted at most twice a second.
 
 use std::cell::RefCell;
 use std::time::{Instant, SystemTime};
 
-/// How long a text is used.
+/// Maximum age of the text.
 const MAX_AGE_MS: u128 = 500;
 
 /// The text of the `Date` header, kept by one thread.
@@ -17,7 +17,7 @@ struct Made {
 }
 
 impl Date {
-    /// Appends the date of now (RFC 9110 section 5.6.7); 0 to 500 ms late.
+    /// Appends the current date (RFC 9110 section 5.6.7), up to 500 ms late.
     pub fn write(&self, now: Instant, out: &mut Vec<u8>) {
         let mut made = self.0.borrow_mut();
         if made.at.is_none_or(|at| now.saturating_duration_since(at).as_millis() >= MAX_AGE_MS) {

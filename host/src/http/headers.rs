@@ -1,5 +1,5 @@
-//! What a proxy does to the headers of a message: takes out what was meant for one hop, says who it is and for whom it
-//! asks (RFC 9110 section 7.6), and frames the message anew.
+//! What a proxy does to the headers of a message: it removes hop-by-hop headers, adds its own (RFC 9110 section 7.6), and frames
+//! the message again.
 
 pub mod forwarded;
 pub mod rules;
@@ -15,35 +15,35 @@ use crate::http::headers::forwarded::{Forwarded, Source, is_whole};
 use crate::http::headers::rules::{Applied, Rules};
 use crate::net::address::{Peer, UNIX};
 
-/// What the proxy calls itself in `Via`.
+/// Name of the proxy in `Via`.
 const PSEUDONYM: &str = "trylist";
 
-/// Where a request goes, and from whom it comes.
+/// Where a request comes from and goes to.
 #[derive(Clone, Copy, Debug)]
 pub struct Hop<'a> {
-    /// The target in the form that the server gets.
+    /// The target for the server.
     pub target: &'a [u8],
     /// `Host` for the server.
     pub host: &'a [u8],
-    /// `Host` as the client sent it, where it sent one.
+    /// `Host` of the client, if any.
     pub client_host: Option<&'a [u8]>,
-    /// Who is at the other end of the connection.
+    /// The peer of the client's connection.
     pub peer: Peer,
     /// `http` or `https`, of that connection.
     pub scheme: &'static [u8],
-    /// The same of the client's own connection, as trusted proxies have it.
+    /// The scheme of the client's own connection, as trusted proxies say.
     pub client_scheme: &'static [u8],
-    /// Header lines that say whose certificate the client has shown; empty where it has shown none.
+    /// Header lines about the client's certificate; empty without one.
     pub identity: &'a [u8],
-    /// The peer is a proxy that is trusted: what it says of scheme and host is passed on.
+    /// The peer is a trusted proxy: its scheme and host are passed on.
     pub is_trusted: bool,
-    /// Which headers say for whom the request is.
+    /// Which headers name the client.
     pub forwarded: &'a Forwarded,
-    /// What is left of `Max-Forwards`, where the method counts it.
+    /// Remaining `Max-Forwards`, if the method counts it.
     pub max_forwards: Option<u32>,
-    /// The server is asked for the protocols that the client asked for.
+    /// The client's `Upgrade` is passed on.
     pub upgrade: bool,
-    /// What the operator wants of the headers.
+    /// The operator's rules for headers.
     pub rules: Option<Applied<'a>>,
 }
 
@@ -205,8 +205,8 @@ impl<'a> Outgoing<'a> {
     }
 }
 
-/// Writes `Forwarded` (RFC 7239): the lines that came, and one more element as a line of its own. A line whose quotes do
-/// not end is dropped: servers join the lines, and it would make our element a part of its text.
+/// Writes `Forwarded` (RFC 7239): the received lines, and our element as another line. A line with an unclosed quote is dropped,
+/// because servers join the lines and our element would become part of the quoted text.
 #[cold]
 fn write_forwarded(head: &RequestHead, hop: &Hop<'_>, out: &mut Vec<u8>) {
     for field in head.fields.iter().filter(|field| field.kind == Name::Forwarded) {
@@ -222,11 +222,11 @@ fn write_forwarded(head: &RequestHead, hop: &Hop<'_>, out: &mut Vec<u8>) {
         Some(ip @ IpAddr::V4(_)) => write_ip(ip, out),
         // Writing to a vector cannot fail.
         Some(IpAddr::V6(v6)) => drop(write!(out, "\"[{v6}]\"")),
-        // A name of our own (RFC 7239 section 6.3): "unknown" would say that the proxy does not know its peer.
+        // An obfuscated name (RFC 7239 section 6.3); "unknown" would mean that the proxy does not know its peer.
         None => out.extend_from_slice(b"_unix"),
     }
     if let Some(host) = hop.client_host {
-        // No byte that may stand in a host means anything in quotes.
+        // Bytes of a host need no escape in quotes.
         out.extend_from_slice(b";host=\"");
         out.extend_from_slice(host);
         out.push(b'"');
@@ -236,7 +236,7 @@ fn write_forwarded(head: &RequestHead, hop: &Hop<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// How a response is framed for the client, and whether its connection ends with it.
+/// How a response is framed for the client, and whether its connection goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResponseFraming {
     /// How its body is sent.
@@ -245,29 +245,29 @@ pub struct ResponseFraming {
     pub keep: bool,
 }
 
-/// Decides on the framing of a response to a client of this version.
+/// Chooses the framing of a response to a client of this version.
 pub fn response_framing(response: &ResponseHead, client: Version, keep: bool) -> ResponseFraming {
     match response.framing {
         Framing::None | Framing::Length(_) => ResponseFraming { encoding: Encoding::Identity, keep },
         Framing::Chunked | Framing::UntilClose => match client {
             Version::Http11 => ResponseFraming { encoding: Encoding::Chunked, keep },
             Version::Http2 => ResponseFraming { encoding: Encoding::Identity, keep },
-            // The end of the connection is the only end that it can be told.
+            // HTTP/1.0 has no chunks: the body ends with the connection.
             Version::Http10 => ResponseFraming { encoding: Encoding::Identity, keep: false },
         },
     }
 }
 
-/// How a response goes to the client.
+/// How a response is sent to the client.
 #[derive(Clone, Copy, Debug)]
 pub struct Reply<'a> {
     /// How it is framed.
     pub framing: ResponseFraming,
-    /// What the client speaks.
+    /// The client's version of HTTP.
     pub client: Version,
     /// Header lines of the proxy's own.
     pub more: &'a [u8],
-    /// What the operator wants of the headers.
+    /// The operator's rules for headers.
     pub rules: Option<Applied<'a>>,
 }
 
@@ -349,7 +349,7 @@ fn write_passed_on(
     }
 }
 
-/// Writes whether the connection goes on, where a client of this version would not assume so by itself.
+/// Writes `Connection`, where it differs from the default of the client's version.
 pub fn write_connection(keep: bool, client: Version, out: &mut Vec<u8>) {
     match (keep, client) {
         (_, Version::Http2) => {}

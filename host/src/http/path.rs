@@ -2,9 +2,8 @@
 
 use std::borrow::Cow;
 
-/// The path in normal form (RFC 3986 sections 6.2.2.2 and 6.2.2.3): escapes of unreserved characters undone, segments
-/// `.` and `..` resolved. What is routed is what is sent, so that a server does not see another path than the one that
-/// was looked at. Allocates only where there is something to change.
+/// The path in normal form (RFC 3986 sections 6.2.2.2 and 6.2.2.3): escapes of unreserved characters decoded, segments `.` and
+/// `..` resolved. The server gets the path that was routed. Allocates only if the path changes.
 pub fn normal_path(path: &[u8]) -> Cow<'_, [u8]> {
     if memchr::memchr2(b'%', b'.', path).is_none() {
         return Cow::Borrowed(path);

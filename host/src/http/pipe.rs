@@ -1,4 +1,4 @@
-//! Long bodies, moved from socket to socket inside the kernel (splice(2)): their bytes are never copied to us and back.
+//! Long bodies are moved from socket to socket inside the kernel (splice(2)), without a copy in user space.
 
 use std::cell::RefCell;
 use std::io;
@@ -9,10 +9,9 @@ use rustix::pipe::{PipeFlags, SpliceFlags};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-/// What a pipe is asked to hold. The kernel counts pipes of unprivileged users against a soft limit of 64 MiB in all, and
-/// makes them tiny above that.
+/// Requested size of a pipe. Above a total of 64 MiB, the kernel gives unprivileged users tiny pipes.
 const PIPE_BYTES: usize = 256 * 1024;
-/// Pipes that one thread keeps for reuse.
+/// Maximum pipes that a thread keeps for reuse.
 const MAX_SPARE: usize = 32;
 
 thread_local! {
@@ -28,17 +27,17 @@ pub struct Pipe {
 }
 
 impl Pipe {
-    /// An empty pipe, if there are descriptors for one.
+    /// An empty pipe; `None` without free file descriptors.
     pub fn lend() -> Option<Self> {
         SPARE.with_borrow_mut(Vec::pop).or_else(|| {
             let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
-            // A smaller one does it in more steps.
+            // A smaller pipe only needs more steps.
             let _ = rustix::pipe::fcntl_setpipe_size(&write, PIPE_BYTES);
             Some(Self { read, write, filled: 0 })
         })
     }
 
-    /// Puts an empty pipe back. One that is not is closed, with what is in it.
+    /// Puts an empty pipe back; a filled one is closed.
     pub fn give_back(self) {
         if self.filled == 0 {
             SPARE.with_borrow_mut(|spare| {
@@ -79,7 +78,7 @@ impl Pipe {
         }
     }
 
-    /// Moves what is in the pipe into a socket, as far as that takes it.
+    /// Moves bytes of the pipe into a socket, as many as it takes.
     ///
     /// # Errors
     /// As splice(2).

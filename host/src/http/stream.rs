@@ -1,7 +1,7 @@
-//! What carries a peer's bytes: a connection as it is (of TCP, or a Unix socket's; see [`crate::net::unix`]), TLS on one, or one
-//! stream of an HTTP/2 connection.
+//! A peer's byte stream: a plain connection (TCP, or a Unix socket; see [`crate::net::unix`]), TLS over one, or one stream of an
+//! HTTP/2 connection.
 //!
-//! An enum and not a trait object: what is plain stays as cheap as the socket, and can be spliced.
+//! An enum instead of a trait object, so that plain connections stay as cheap as the socket and can be spliced.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,12 +21,12 @@ use crate::http::h2::server::ServerStream;
 use crate::net::linger::Ending;
 use crate::tls::send_close_notify;
 
-/// A connection to a client or a server, or what serves as one.
+/// A byte stream to a client or a server.
 #[derive(Debug)]
 pub enum Stream {
     /// Clear text.
     Tcp(TcpStream),
-    /// TLS, its handshake done.
+    /// TLS after the handshake.
     Tls(Box<TlsStream<TcpStream>>),
     /// A client's stream.
     H2Server(Box<ServerStream>),
@@ -35,7 +35,7 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// The socket, where its bytes are the peer's own: what can be spliced.
+    /// The plain socket, which can be spliced.
     #[inline]
     pub fn plain(&self) -> Option<&TcpStream> {
         match self {
@@ -44,14 +44,14 @@ impl Stream {
         }
     }
 
-    /// Whether its end has to be said in words of its own: over TLS, what ends without them may have been cut short by
-    /// anybody (RFC 8446 section 6.1).
+    /// Whether it ends with a message of its own. Without close_notify, a TLS connection may have been truncated (RFC 8446 section
+    /// 6.1).
     #[inline]
     pub fn has_farewell(&self) -> bool {
         matches!(self, Self::Tls(_))
     }
 
-    /// Says the end of a connection that is dropped next, as far as that can be done at once.
+    /// Sends close_notify on a connection that is dropped next, without waiting.
     pub fn say_farewell(&mut self) {
         let Self::Tls(tls) = self else { return };
         match &mut **tls {
@@ -66,8 +66,8 @@ impl Stream {
         }
     }
 
-    /// Whether the connection has failed, as by a reset, as far as the reactor has heard; its mere end is no failure. For who
-    /// cannot read on. A stream of HTTP/2 says so by itself.
+    /// Whether the reactor knows of a failed connection, such as a reset; a plain end is no failure. For callers that cannot read
+    /// on. Streams of HTTP/2 report failures themselves.
     pub fn has_failed(&self) -> bool {
         self.socket().is_some_and(|socket| socket.try_io(Interest::ERROR, || Ok(())).is_ok())
     }
@@ -82,8 +82,7 @@ impl Stream {
         }
     }
 
-    /// Whether it is a stream of HTTP/2: bodies go without a framing of their own, and have ends and trailers apart from
-    /// their bytes.
+    /// Whether it is a stream of HTTP/2, whose bodies have no framing of their own, and whose end and trailers are separate.
     #[inline]
     pub fn is_h2(&self) -> bool {
         match self {
@@ -92,7 +91,7 @@ impl Stream {
         }
     }
 
-    /// The message that was written is complete, with these lines as its trailers. Says nothing where the bytes said so.
+    /// Ends the written message, with these lines as trailers. Does nothing in HTTP/1.1, where the bytes say so.
     #[inline]
     pub fn finish(&mut self, trailers: &[u8]) {
         match self {
@@ -102,7 +101,7 @@ impl Stream {
         }
     }
 
-    /// Lines of the trailers that came after the end of the stream.
+    /// Lines of the trailers after the end of the stream.
     pub fn trailers(&mut self) -> Vec<u8> {
         match self {
             Self::Tcp(_) | Self::Tls(_) => Vec::new(),
@@ -111,7 +110,7 @@ impl Stream {
         }
     }
 
-    /// Ready when something can be read of a connection of which all was read that had come.
+    /// Ready when more bytes can be read.
     ///
     /// # Errors
     /// The connection's.
@@ -134,8 +133,8 @@ impl Stream {
         }
     }
 
-    /// Has the kernel find out when the peer is gone without a word (its power, the network): the connection fails when it
-    /// has acknowledged nothing for `silence`, be it data or a question whether it is still there.
+    /// Makes the kernel detect a dead peer: the connection fails if nothing is acknowledged for `silence`, neither data nor
+    /// keepalive probes.
     pub fn notice_death(&self, silence: Duration) {
         let Some(socket) = self.socket().map(SockRef::from) else { return };
         let asks = TcpKeepalive::new().with_time(silence / 2).with_interval(silence / 8).with_retries(4);

@@ -1,14 +1,14 @@
-//! Where something listens, and who is at the other end of a connection: an IP address with its port, or a Unix socket.
+//! Addresses of listeners and peers: an IP address with a port, or a Unix socket.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
-/// What the address of a Unix socket begins with, and all that is known of who connects to one; as nginx has it.
+/// Prefix of a Unix socket's address, and the name of its clients, as in nginx.
 pub const UNIX: &str = "unix:";
 
-/// Where something listens.
+/// Address of a listener.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
     /// An IP address; port 0 lets the kernel choose.
@@ -17,17 +17,17 @@ pub enum Address {
     Unix(Arc<Path>),
 }
 
-/// Who is at the other end of a client's connection, or of a proxy's in front of it.
+/// Address of a client, or of the proxy in front of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// An IP address; its port is 0 where a proxy in front did not name it.
+    /// An IP address; port 0 if a proxy in front did not name the port.
     Ip(SocketAddr),
-    /// Somebody on this machine, over a Unix socket, which says no more of them.
+    /// A client over a Unix socket, which has no address.
     Unix,
 }
 
 impl Address {
-    /// As an IP address, where it is one.
+    /// The IP address and port, if any.
     pub fn ip(&self) -> Option<SocketAddr> {
         match self {
             Self::Ip(address) => Some(*address),
@@ -35,20 +35,20 @@ impl Address {
         }
     }
 
-    /// Whether it is a port of its own each time that it is bound.
+    /// Whether the kernel chooses the port each time.
     pub fn is_any_port(&self) -> bool {
         self.ip().is_some_and(|address| address.port() == 0)
     }
 }
 
 impl Peer {
-    /// The IP address, where there is one.
+    /// The IP address, if any.
     #[inline]
     pub fn ip(self) -> Option<IpAddr> {
         self.socket().map(|address| address.ip())
     }
 
-    /// IP address and port, where there are any.
+    /// IP address and port, if any.
     #[inline]
     pub fn socket(self) -> Option<SocketAddr> {
         match self {

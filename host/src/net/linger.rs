@@ -1,5 +1,4 @@
-//! The end of a connection whose client may still be sending: to close with something unread would reset it, and the
-//! client could lose the last answer, which says what was wrong.
+//! Lingering close: a connection that is closed with unread bytes is reset, and its client may lose the last response.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -11,26 +10,26 @@ use tokio::io::{AsyncWrite, ReadBuf};
 
 use crate::net::timer::Timer;
 
-/// What a client may still send: as much as is on its way, most often.
+/// Maximum bytes that a client may still send.
 const BYTES: usize = 256 * 1024;
-/// For how long it may, once our half has ended.
+/// Maximum time for them, after our half has ended.
 pub const TIME: Duration = Duration::from_secs(2);
-/// Thrown away at once; it is on the stack.
+/// Size of the buffer for discarded bytes, on the stack.
 const PIECE: usize = 8 * 1024;
 
-/// A connection as its end needs it.
+/// A connection that can be closed with a linger.
 pub trait Ending: AsyncWrite + Unpin {
-    /// Reads what is only thrown away.
+    /// Reads bytes to discard.
     ///
     /// # Errors
     /// The connection's.
     fn poll_discard(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>>;
 
-    /// Whether the connection is reset when it is closed.
+    /// Sets whether closing resets the connection.
     fn set_reset_on_close(&self, reset: bool);
 }
 
-/// What is left to a connection whose last response was written. Keeps nothing of what comes.
+/// The lingering close of a connection whose last response was written. Bytes that arrive are discarded.
 #[derive(Debug)]
 pub struct Linger {
     left: usize,
@@ -40,18 +39,18 @@ pub struct Linger {
 }
 
 impl Linger {
-    /// From now on, for a connection of which our half has ended.
+    /// Begins now, for a connection whose sending half is closed.
     pub fn begin() -> Self {
         Self { left: BYTES, has_ended: true, timer: Timer::new(Instant::now(), TIME) }
     }
 
-    /// From now on, for a connection of which our half is still to be ended. That takes room in the socket's buffer where
-    /// it is one of TLS; a client that does not make any for `patience` is reset.
+    /// Begins now, for a connection whose sending half is still open. Over TLS closing it needs room in the socket's buffer; a
+    /// client that makes none within `patience` is reset.
     pub fn ending(patience: Duration) -> Self {
         Self { has_ended: false, timer: Timer::new(Instant::now(), patience), ..Self::begin() }
     }
 
-    /// Ends our half and reads on. Ready when the client has ended its half too, or it is enough.
+    /// Closes our half and discards what arrives. Ready when the client has closed its half, or at a limit.
     pub fn poll(&mut self, cx: &mut Context<'_>, stream: &mut impl Ending) -> Poll<()> {
         if !self.has_ended && Pin::new(&mut *stream).poll_shutdown(cx).is_ready() {
             self.has_ended = true;
@@ -73,7 +72,7 @@ impl Linger {
         }
         ready!(self.timer.poll_expired(cx));
         if !self.has_ended {
-            // Closed without that, the kernel would keep what the client does not take, for minutes.
+            // Without a reset, the kernel would keep the unread response for minutes.
             stream.set_reset_on_close(true);
         }
         Poll::Ready(())

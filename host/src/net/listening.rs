@@ -12,7 +12,7 @@ use tokio::task::coop;
 
 use crate::net::address::{Address, Peer};
 
-/// A socket that one thread accepts from.
+/// A listening socket of one thread.
 #[derive(Debug)]
 pub struct Listening {
     socket: AsyncFd<OwnedFd>,
@@ -20,7 +20,7 @@ pub struct Listening {
 }
 
 impl Listening {
-    /// Listens by this thread's reactor to a socket of this address that does not block.
+    /// Registers a non-blocking socket with this thread's reactor.
     ///
     /// # Errors
     /// The reactor cannot take it.
@@ -32,17 +32,17 @@ impl Listening {
         registered.map(|socket| Self { socket, is_unix }).map_err(io::Error::from)
     }
 
-    /// The next connection.
+    /// Accepts the next connection.
     ///
     /// # Errors
     /// As accept(2).
     pub async fn accept(&self) -> io::Result<(TcpStream, Peer)> {
-        // Those that were accepted get their turn, however many more come.
+        // Accepted connections get their turn, however many more wait.
         coop::consume_budget().await;
         loop {
             let mut ready = self.socket.readable().await?;
             let Ok(accepted) = ready.try_io(|_| self.take()) else { continue };
-            // To be told "none" by accepting costs the kernel a socket, made and thrown away: a look beforehand does not.
+            // An accept without a waiting connection makes the kernel allocate and free a socket; a poll before it does not.
             if !self.is_waited_at() {
                 ready.clear_ready();
             }
@@ -50,7 +50,7 @@ impl Listening {
         }
     }
 
-    /// Accepts a connection that waits, as the kernel knows it.
+    /// Accepts a waiting connection.
     ///
     /// # Errors
     /// As accept(2); [`io::ErrorKind::WouldBlock`] where none waits.
@@ -60,32 +60,31 @@ impl Listening {
         let peer = match peer {
             _ if self.is_unix => Peer::Unix,
             Some(peer) => Peer::Ip(peer.try_into()?),
-            // Only a client that is gone already has no address.
+            // Only a client that is gone has no address.
             None => return Err(io::ErrorKind::ConnectionAborted.into()),
         };
         Ok((TcpStream::from_std(stream.into())?, peer))
     }
 
-    /// Has the kernel hand out connections as soon as they are made, as for a socket that is about to be closed.
+    /// Turns `TCP_DEFER_ACCEPT` off, for a socket that will be closed.
     pub fn stop_deferring(&self) {
-        // Where it fails, who connects now is told of the end by a reset instead.
+        // If it fails, new connections are reset instead.
         let _ = defer_accept(self.socket.get_ref(), false);
     }
 
     /// Whether a connection waits to be accepted.
     fn is_waited_at(&self) -> bool {
         let mut asked = [PollFd::new(self.socket.get_ref(), PollFlags::IN)];
-        // An answer that says nothing is a yes: the next try to accept finds out.
+        // If poll fails, the next accept finds out.
         !matches!(rustix::event::poll(&mut asked, Some(&Timespec::default())), Ok(0))
     }
 }
 
-/// Whether the kernel hands out a connection only when its client has said something, or a second after it was made: one
-/// wake-up serves both, and who connects and says nothing costs a thread nothing meanwhile. httpd does the same
-/// (`AcceptFilter http data`).
+/// Sets `TCP_DEFER_ACCEPT`: a connection is accepted with its client's first bytes, or after a second. One wake-up serves both,
+/// and silent connections cost a thread nothing. httpd does the same (`AcceptFilter http data`).
 ///
 /// # Errors
-/// As setsockopt(2): the socket is none of TCP.
+/// As setsockopt(2): the socket is not TCP.
 #[expect(unsafe_code, reason = "no library has a safe call for it on Linux")]
 pub fn defer_accept(socket: &impl AsRawFd, defer: bool) -> io::Result<()> {
     let seconds = libc::c_int::from(defer);
@@ -97,7 +96,7 @@ pub fn defer_accept(socket: &impl AsRawFd, defer: bool) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Errors that say something of the connection that was to be accepted, not of us (accept(2)).
+/// Errors of the connection to be accepted, not of the listener (accept(2)).
 pub fn is_of_one_connection(e: &io::Error) -> bool {
     use io::ErrorKind;
     matches!(

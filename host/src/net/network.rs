@@ -1,4 +1,4 @@
-//! Networks of addresses, as operators write them: `10.0.0.0/8`, `::1`; and `unix:` for all that comes over Unix sockets.
+//! Networks as operators write them: `10.0.0.0/8`, `::1`, and `unix:` for all clients over Unix sockets.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -6,32 +6,32 @@ use std::str::FromStr;
 
 use crate::net::address::{Peer, UNIX};
 
-/// Peers that are alike in where they come from.
+/// A network of peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Network {
-    /// All addresses that begin with the same bits.
+    /// All addresses with the same prefix.
     Ip {
-        /// The bits behind the prefix are 0.
+        /// Bits behind the prefix are 0.
         address: IpAddr,
         /// At most 32 for IPv4, 128 for IPv6.
         prefix: u8,
     },
-    /// Whoever comes over a Unix socket.
+    /// All peers over Unix sockets.
     Unix,
 }
 
-/// Networks in the order of the configuration; few, so that a look at each costs least.
+/// Networks in the order of the configuration. A linear search is fastest for a few.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Networks(Box<[Network]>);
 
 impl Networks {
-    /// Whether there are none.
+    /// Whether the list is empty.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether a peer is of one of them; see [`Network::contains`].
+    /// Whether a peer is in one of them; see [`Network::contains`].
     pub fn contains(&self, peer: Peer) -> bool {
         self.0.iter().any(|network| network.contains(peer))
     }
@@ -49,8 +49,7 @@ impl FromIterator<Network> for Networks {
 }
 
 impl Network {
-    /// Whether the peer is one of it. An IPv4 address is one whether it comes as such or mapped into IPv6, as sockets
-    /// that listen for both report it.
+    /// Whether the peer is in this network. IPv4 addresses mapped into IPv6, which dual-stack sockets report, count as IPv4.
     pub fn contains(&self, peer: Peer) -> bool {
         match (*self, peer) {
             (Self::Ip { address, prefix }, Peer::Ip(peer)) => {
@@ -62,7 +61,7 @@ impl Network {
     }
 }
 
-/// The address with all bits behind the prefix 0; none where the prefix is longer than the address.
+/// The address with the bits behind the prefix cleared; `None` if the prefix is longer than the address.
 fn masked(ip: IpAddr, prefix: u8) -> Option<IpAddr> {
     match ip {
         IpAddr::V4(ip) => {
@@ -79,7 +78,7 @@ fn masked(ip: IpAddr, prefix: u8) -> Option<IpAddr> {
 }
 
 impl FromStr for Network {
-    /// What would be right.
+    /// What is expected.
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {

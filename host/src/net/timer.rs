@@ -1,5 +1,5 @@
-//! One timer for a whole connection. Deadlines move with every byte, but the runtime's timer is set anew only when one
-//! moves nearer or the old one has passed: keeping a busy connection's time-outs costs a comparison.
+//! One timer for a whole connection. Deadlines move with every byte, but the runtime's timer is reset only if a deadline moves
+//! nearer or the old one has passed. So timeouts of a busy connection cost a comparison.
 
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
@@ -39,7 +39,7 @@ impl Timer {
         }
     }
 
-    /// Moves the deadline, if it is later than this.
+    /// Moves the deadline to this, if that is earlier.
     pub fn bring_forward(&mut self, deadline: Instant) {
         if deadline < self.deadline {
             self.set(deadline);
@@ -54,7 +54,7 @@ impl Timer {
                 return Poll::Pending;
             }
             self.registered = true;
-            // Outside of the task's budget: a poll that is turned away for that would register nothing.
+            // Outside of the task's budget: a poll that the budget rejects registers nothing.
             ready!(pin!(coop::unconstrained(self.sleep.as_mut())).poll(cx));
             if Instant::now() >= self.deadline {
                 return Poll::Ready(());

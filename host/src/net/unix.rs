@@ -1,8 +1,7 @@
 //! Connections over Unix sockets.
 //!
-//! They are held as a [`TcpStream`]. What that does with its descriptor (receive, send, shut down, wait) holds for any stream
-//! socket; what only TCP has (addresses, `TCP_NODELAY`) fails, and is not asked of these. So TLS, HTTP/2, splicing and all
-//! else that is built over connections takes them as they are, and connections over TCP do not get a case more for it.
+//! They are held as a [`TcpStream`]. Its calls to receive, send, shut down and wait work on any stream socket. Calls for TCP alone
+//! (addresses, `TCP_NODELAY`) fail, and are not made. So TLS, HTTP/2 and splicing work without a case of their own.
 
 use std::io;
 use std::path::Path;
@@ -11,13 +10,13 @@ use std::time::Duration;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::TcpStream;
 
-/// Where the queue of a server's socket is full, it is tried again this much later.
+/// Pause before another try if the backlog of the server's socket is full.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Connects to the socket at this path. Where as many wait there as it lets, it waits, as TCP does.
+/// Connects to the socket at this path. If its backlog is full, it waits, as TCP does.
 ///
 /// # Errors
-/// As connect(2): nobody listens there, there is no such file, or it may not be used.
+/// As connect(2): no listener, no such file, or no permission.
 pub async fn connect(path: &Path) -> io::Result<TcpStream> {
     let address = SockAddr::unix(path)?;
     loop {

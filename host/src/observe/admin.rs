@@ -215,7 +215,7 @@ mod tests {
 
     #[tokio::test]
     async fn answers_each_path() {
-        let admin = Admin::start(Readiness::Ready);
+        let admin = TestAdmin::start(Readiness::Ready);
         let (head, body) = admin.ask("GET /metrics").await;
         assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
         assert!(body.contains("trylist_build_info{"), "{body}");
@@ -227,7 +227,7 @@ mod tests {
 
     #[tokio::test]
     async fn metrics_come_in_the_format_that_is_accepted() {
-        let admin = Admin::start(Readiness::Ready);
+        let admin = TestAdmin::start(Readiness::Ready);
         let open_metrics = "accept: application/openmetrics-text; version=1.0.0";
         for (lines, format) in [
             (&[][..], Format::Prometheus),
@@ -247,7 +247,7 @@ mod tests {
 
     #[tokio::test]
     async fn is_ready_only_while_the_worker_takes_requests() {
-        let admin = Admin::start(Readiness::Ready);
+        let admin = TestAdmin::start(Readiness::Ready);
         for (readiness, status, word) in
             [(Readiness::Ready, 200, "ready\n"), (Readiness::Draining, 503, "draining\n")]
         {
@@ -261,7 +261,7 @@ mod tests {
 
     #[tokio::test]
     async fn answers_head_without_a_body_and_refuses_to_be_written_to() {
-        let admin = Admin::start(Readiness::Ready);
+        let admin = TestAdmin::start(Readiness::Ready);
         let (head, body) = admin.ask("HEAD /metrics").await;
         assert!(head.starts_with("HTTP/1.1 200 ") && body.is_empty(), "{head}{body}");
         let (head, _) = admin.ask("POST /metrics").await;
@@ -270,7 +270,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn closes_a_connection_that_sends_no_head_in_time() {
-        let admin = Admin::start(Readiness::Ready);
+        let admin = TestAdmin::start(Readiness::Ready);
         let mut stream = TcpStream::connect(admin.address).await.expect("it listens");
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost:").await.expect("sent");
         let mut received = Vec::new();
@@ -280,7 +280,7 @@ mod tests {
 
     #[tokio::test]
     async fn silent_connections_keep_nobody_out() {
-        let admin = Admin::start(Readiness::Ready);
+        let admin = TestAdmin::start(Readiness::Ready);
         let mut silent = Vec::new();
         for _ in 0..3 * MAX_CONNECTIONS {
             let mut stream = TcpStream::connect(admin.address).await.expect("the kernel accepts");
@@ -312,19 +312,19 @@ mod tests {
 
     #[tokio::test]
     async fn ends_with_its_worker() {
-        let admin = Admin::start(Readiness::Ready);
+        let admin = TestAdmin::start(Readiness::Ready);
         drop(admin.ready);
         admin.task.await.expect("no panic").expect("no error");
         TcpStream::connect(admin.address).await.expect_err("it listens no more");
     }
 
-    struct Admin {
+    struct TestAdmin {
         address: SocketAddr,
         ready: watch::Sender<Readiness>,
         task: tokio::task::JoinHandle<io::Result<()>>,
     }
 
-    impl Admin {
+    impl TestAdmin {
         fn start(readiness: Readiness) -> Self {
             let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
             listener.set_nonblocking(true).expect("a socket");

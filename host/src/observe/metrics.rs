@@ -1,11 +1,10 @@
-//! The numbers: counted by worker threads without sharing a cache line, summed when somebody scrapes.
+//! The metrics: counted by worker threads without shared cache lines, summed at each scrape.
 //!
-//! Each worker thread owns one [`Shard`] and is its only writer, so that counting is a plain load and store of memory
-//! that stays in that core's cache: no lock, no read-modify-write, no allocation, and no look-up, because everything
-//! is indexed by what the configuration fixed. [`Metrics::text`] adds the shards up. It may see one thread's request
-//! counted and its bytes not yet; every counter by itself only rises.
+//! Each worker thread owns one [`Shard`] and is its only writer. Counting is a plain load and store in that core's cache: no
+//! lock, no read-modify-write, no allocation and no look-up, because the configuration fixes all indices. [`Metrics::text`] adds
+//! the shards. It may see a request without its bytes, but each counter only rises.
 //!
-//! What earlier generations counted is [`Totals`], and part of the text once [`Metrics::set_base`] was told of it.
+//! [`Totals`] are the counts of earlier generations, part of the text after [`Metrics::set_base`].
 
 mod cells;
 mod families;
@@ -34,18 +33,18 @@ use self::cells::{BalancerCells, ClusterCells, EndpointCells, ListenerCells, Req
 use self::labels::{FAILURES, OUTCOMES, STATUS_CLASSES, TRY_RESULTS, code_labels, code_slot, kind_idx};
 use self::layout::{ClusterNames, distinct};
 
-/// A request that is over, as [`Shard::request`] counts it.
+/// A request that has ended, for [`Shard::request`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EndedRequest {
-    /// Where it was routed; `None` for requests that were refused before, or matched no route.
+    /// Its cluster; `None` if no route matched or it was refused before routing.
     pub cluster: Option<usize>,
-    /// One of [`wire`]'s `OUTCOME_*`; 0 where no trylist was asked for.
+    /// One of [`wire`]'s `OUTCOME_*`; 0 without a trylist.
     pub outcome: u32,
-    /// Status that the client got; 0 where it got none.
+    /// Status sent to the client; 0 if none.
     pub status: u16,
     /// From the end of the request's head to the end of the response.
     pub duration_ns: u64,
-    /// From the end of the request's head to the response's head; `None` where no server answered.
+    /// From the end of the request's head to the response's head; `None` if no server answered.
     pub first_byte_ns: Option<u64>,
     /// Bytes from the client, head included.
     pub received_bytes: u64,
@@ -53,20 +52,20 @@ pub struct EndedRequest {
     pub sent_bytes: u64,
 }
 
-/// A try that is over, as [`Shard::try_ended`] counts it.
+/// A try that has ended, for [`Shard::try_ended`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EndedTry {
     /// One of [`wire`]'s `TRY_*`.
     pub result: u32,
-    /// One of [`wire`]'s `FAILURE_*`: why it was not established.
+    /// One of [`wire`]'s `FAILURE_*`, if no connection was established.
     pub failure: Option<u32>,
-    /// Status of the server's response, also of one that was not passed on; 0 where none came.
+    /// Status of the server's response, passed on or not; 0 if none.
     pub status: u16,
     /// How long it took.
     pub duration_ns: u64,
 }
 
-/// All numbers of one worker.
+/// All metrics of one worker.
 #[derive(Debug)]
 pub struct Metrics {
     shards: Box<[Arc<Shard>]>,
@@ -76,12 +75,12 @@ pub struct Metrics {
     access_log: Option<Arc<LineCounts>>,
     started: Instant,
     started_at: SystemTime,
-    /// What other generations counted.
+    /// Counts of other generations.
     base: ArcSwap<Totals>,
 }
 
-/// One thread's numbers. Only that thread may call its methods: two writers would lose counts (a debug build panics).
-/// Indices are those of the [`MetricsLayout`]; one that it does not have panics.
+/// The metrics of one thread. Only that thread may call its methods: two writers would lose counts (a debug build panics).
+/// Indices are those of the [`MetricsLayout`]; others panic.
 #[derive(Debug)]
 pub struct Shard {
     listeners: Box<[ListenerCells]>,
@@ -92,7 +91,7 @@ pub struct Shard {
 }
 
 impl Metrics {
-    /// Numbers for `n_threads` threads, all zero.
+    /// Metrics for `n_threads` threads, all zero.
     pub fn new(layout: &MetricsLayout, n_threads: usize) -> Arc<Self> {
         Arc::new(Self {
             shards: (0..n_threads).map(|_| Arc::new(Shard::new(layout))).collect(),
@@ -106,18 +105,18 @@ impl Metrics {
         })
     }
 
-    /// The numbers of one thread, which becomes their only writer.
+    /// The shard of one thread, which becomes its only writer.
     ///
     /// # Panics
-    /// Where there are fewer threads.
+    /// If there are fewer threads.
     pub fn shard(&self, thread: usize) -> Arc<Shard> {
         Arc::clone(&self.shards[thread])
     }
 
-    /// Sets what other generations counted so far, in place of what was set before. From any thread.
+    /// Sets the counts of other generations, replacing earlier ones. From any thread.
     ///
-    /// It is shown only where this generation has the series too: what was counted for a cluster, a server or a listener
-    /// that the configuration no longer has is not shown, and is there again if that comes back.
+    /// A series of a cluster, server or listener that the configuration no longer has is not shown. It is shown again if that
+    /// comes back.
     pub fn set_base(&self, base: impl Into<Arc<Totals>>) {
         self.base.store(base.into());
     }
@@ -148,32 +147,32 @@ impl Shard {
         self.listener(listener).closed.add(1);
     }
 
-    /// Accepting failed, as it does when descriptors run out.
+    /// Accept failed, such as when file descriptors run out.
     pub fn accept_failed(&self, listener: usize) {
         self.listener(listener).accept_failures.add(1);
     }
 
-    /// The listener stopped accepting because it has as many connections as it may.
+    /// The listener stopped accepting at its connection limit.
     pub fn listener_full(&self, listener: usize) {
         self.listener(listener).full.add(1);
     }
 
-    /// A connection was closed at once because its client has as many as it may.
+    /// A connection was closed because its client is at its connection limit.
     pub fn client_full(&self, listener: usize) {
         self.listener(listener).over_per_client.add(1);
     }
 
-    /// A connection was closed because it did not begin with a PROXY header.
+    /// A connection was closed because of its PROXY header.
     pub fn bad_proxy_header(&self, listener: usize) {
         self.listener(listener).bad_proxy_headers.add(1);
     }
 
-    /// A client's TLS handshake failed, or took too long.
+    /// A client's TLS handshake failed or timed out.
     pub fn handshake_failed(&self, listener: usize) {
         self.listener(listener).failed_handshakes.add(1);
     }
 
-    /// A request is over.
+    /// A request has ended.
     pub fn request(&self, end: &EndedRequest) {
         let cells = match end.cluster {
             Some(cluster) => &self.cluster(cluster).requests,
@@ -194,7 +193,7 @@ impl Shard {
         cells.sent_bytes.add(end.sent_bytes);
     }
 
-    /// A try is over.
+    /// A try has ended.
     pub fn try_ended(&self, cluster: usize, endpoint: usize, end: &EndedTry) {
         let cells = self.endpoint(cluster, endpoint);
         cells.tries[kind_idx(end.result, TRY_RESULTS.len(), wire::TRY_BAD_RESPONSE)].add(1);
@@ -208,7 +207,7 @@ impl Shard {
         cells.time_ns.add(end.duration_ns);
     }
 
-    /// A try got its connection, or found a kept one stale.
+    /// A try got a connection, or found a reused one stale.
     pub fn upstream_connection(&self, cluster: usize, endpoint: usize, connection: ConnectionOrigin) {
         self.endpoint(cluster, endpoint).connections[connection as usize].add(1);
     }
@@ -218,18 +217,18 @@ impl Shard {
         self.balancer(cluster, module).calls[call as usize].add(1);
     }
 
-    /// Time that one sampled request spent in all its calls into the module. The caller samples: reading the clock
-    /// twice for every call would cost more than most of the calls.
+    /// Time of one sampled request in its calls into the module. The caller samples, because two clock reads would cost more than
+    /// most calls.
     pub fn module_time(&self, cluster: usize, module: usize, ns: u64) {
         self.balancer(cluster, module).time.add(ns);
     }
 
-    /// The host itself chose the endpoints of a request, in this module's place.
+    /// The host chose endpoints instead of this module.
     pub fn fallback(&self, cluster: usize, module: usize) {
         self.balancer(cluster, module).fallbacks.add(1);
     }
 
-    /// The module answered with an endpoint that takes no requests now, which is not its fault.
+    /// The module answered an endpoint that is unavailable or full, which is not its fault.
     pub fn declined(&self, cluster: usize, module: usize) {
         self.balancer(cluster, module).declined.add(1);
     }
@@ -239,19 +238,19 @@ impl Shard {
         self.balancer(cluster, module).busy.add(1);
     }
 
-    /// A request began to wait for an endpoint; [`Self::queue_left`] follows on the same thread.
+    /// A request entered the queue; [`Self::queue_left`] follows on the same thread.
     pub fn queue_entered(&self, cluster: usize) {
         self.cluster(cluster).queue_entered.add(1);
     }
 
-    /// A request no longer waits.
+    /// A request left the queue.
     pub fn queue_left(&self, cluster: usize, end: QueueEnd, waited_ns: u64) {
         let cells = self.cluster(cluster);
         cells.queue_left[end as usize].add(1);
         cells.queue_time_ns.add(waited_ns);
     }
 
-    /// A request would have waited, but too many do already.
+    /// A request was refused because the queue is full.
     pub fn queue_full(&self, cluster: usize) {
         self.cluster(cluster).queue_full.add(1);
     }
@@ -261,17 +260,17 @@ impl Shard {
         self.cluster(cluster).queue_client_full.add(1);
     }
 
-    /// A request that was sent before is being sent again.
+    /// A request is retried.
     pub fn retried(&self, cluster: usize) {
         self.cluster(cluster).retries.add(1);
     }
 
-    /// A request would have been sent again, but for the cluster's retry budget.
+    /// A retry was denied by the cluster's retry budget.
     pub fn retry_denied(&self, cluster: usize) {
         self.cluster(cluster).retries_denied.add(1);
     }
 
-    /// A request was refused because the cluster has as many as it may.
+    /// A request was refused because the cluster is at its limit.
     pub fn overloaded(&self, cluster: usize) {
         self.cluster(cluster).overloaded.add(1);
     }

@@ -1,4 +1,4 @@
-//! Certificates and keys as they are written in files, and all that can be wrong with them.
+//! Certificates and keys in files, and what can be wrong with them.
 
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,30 +19,30 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 
-/// A certificate with its chain and its key, fit to be shown to peers.
+/// A certificate with its chain and key.
 #[derive(Debug)]
 pub struct Identity {
     /// For rustls.
     pub key: CertifiedKey,
-    /// The names that it is for, in lower case; `*.` stands for one label.
+    /// Names of the certificate in lower case; `*.` stands for one label.
     pub names: Vec<Box<str>>,
-    /// When it can be used.
+    /// Its period of validity.
     pub validity: Validity,
 }
 
-/// Since when and until when a certificate can be used.
+/// Period of validity of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Validity {
     not_before: Duration,
     not_after: Duration,
 }
 
-/// Which of the two files is wrong, and what about it.
+/// What is wrong with one of the two files.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Wrong {
-    /// The certificate's.
+    /// The certificate file.
     Certificate(String),
-    /// The key's.
+    /// The key file.
     Key(String),
 }
 
@@ -87,7 +87,7 @@ impl Validity {
         }
     }
 
-    /// Why it cannot be used now, if so.
+    /// Why the certificate is not valid now, if so.
     pub fn trouble(self, now: SystemTime) -> Option<String> {
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         let date = |at: Duration| httpdate::fmt_http_date(UNIX_EPOCH + at);
@@ -176,13 +176,13 @@ fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
 
 /// The key of a file as all tools write it. The library that knows all forms leaves a copy of the text behind.
 fn plain_key(pem: &[u8]) -> Option<PrivateKeyDer<'static>> {
-    type Kind = fn(Vec<u8>) -> PrivateKeyDer<'static>;
-    let kinds: [(&str, Kind); 3] = [
+    type KeyForm = fn(Vec<u8>) -> PrivateKeyDer<'static>;
+    let forms: [(&str, KeyForm); 3] = [
         ("PRIVATE KEY", |der| PrivateKeyDer::Pkcs8(der.into())),
         ("RSA PRIVATE KEY", |der| PrivateKeyDer::Pkcs1(der.into())),
         ("EC PRIVATE KEY", |der| PrivateKeyDer::Sec1(der.into())),
     ];
-    let bodies = kinds.iter().filter_map(|(name, key)| {
+    let bodies = forms.iter().filter_map(|(name, key)| {
         let (begin, end) = (format!("-----BEGIN {name}-----"), format!("-----END {name}-----"));
         let at = memchr::memmem::find(pem, begin.as_bytes())?;
         let body = &pem[at + begin.len()..];

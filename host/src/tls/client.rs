@@ -21,43 +21,43 @@ use tokio_rustls::client::TlsStream;
 use super::certificate::{Identity, key_bits, public_key};
 use super::{ALPN_H2, ALPN_HTTP11, MinVersion, provider, send_close_notify};
 
-/// Sessions that one thread remembers of one cluster's servers, to be resumed.
+/// Maximum sessions that one thread keeps for one cluster's servers.
 const SESSIONS: usize = 256;
 
-/// TLS as the servers of one cluster are spoken to, as configured.
+/// TLS to the servers of one cluster, as configured.
 #[derive(Clone)]
 pub struct ClientTls(ClientConfig);
 
-/// Whose certificates servers may have.
+/// Which certificates of servers are accepted.
 #[derive(Debug)]
 pub enum Trust {
-    /// Of these issuers.
+    /// Certificates of these issuers.
     Issuers(Vec<CertificateDer<'static>>),
-    /// Anybody's: who answers is not verified.
+    /// Any certificate: the server is not verified.
     Anybody,
 }
 
-/// What servers are offered to speak.
+/// Protocols offered by ALPN.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Protocol {
-    /// HTTP/1.1 alone.
+    /// HTTP/1.1 only.
     #[default]
     Http1,
-    /// HTTP/2 alone.
+    /// HTTP/2 only.
     H2,
-    /// Either, as the server chooses; over TLS only.
+    /// Both; the server chooses. Over TLS only.
     Auto,
 }
 
-/// TLS as one thread speaks it: with sessions of its own, so that no thread waits for another.
+/// TLS of one thread, with sessions of its own, so that no thread waits for another.
 #[derive(Clone)]
 pub struct Connector(TlsConnector);
 
 impl ClientTls {
-    /// With these demands.
+    /// Of these settings.
     ///
     /// # Errors
-    /// What is wrong with the issuers.
+    /// The issuers cannot be used.
     pub fn new(
         trust: Trust,
         identity: Option<Identity>,
@@ -95,7 +95,7 @@ impl ClientTls {
         Ok(Self(config))
     }
 
-    /// For health checks, whose protocol does not follow that of requests.
+    /// For health checks, whose protocol may differ from that of requests.
     pub fn checker(&self, speaks_h2: bool) -> Connector {
         let mut config = self.0.clone();
         config.alpn_protocols = vec![if speaks_h2 { ALPN_H2 } else { ALPN_HTTP11 }.to_vec()];
@@ -107,7 +107,7 @@ impl ClientTls {
         Self::with_sessions(self.0.clone())
     }
 
-    /// For one thread's requests that only HTTP/1.1 can carry.
+    /// For one thread's requests that need HTTP/1.1.
     pub fn http1_connector(&self) -> Connector {
         let mut config = self.0.clone();
         config.alpn_protocols = vec![ALPN_HTTP11.to_vec()];
@@ -169,7 +169,7 @@ impl AsyncWrite for Parting {
     }
 }
 
-/// Takes any certificate, of any version of X.509, and demands no more than that the server has its key.
+/// Accepts any certificate of any X.509 version. It verifies only that the server has the certificate's key.
 #[derive(Debug)]
 struct Unverified(WebPkiSupportedAlgorithms);
 

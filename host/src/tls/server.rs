@@ -20,54 +20,54 @@ use super::certificate::{Identity, identity_lines};
 use super::tickets::{TicketKeys, Tickets};
 use super::{ALPN_H2, ALPN_HTTP10, ALPN_HTTP11, MinVersion, provider};
 
-/// First byte of all that a TLS client says.
+/// First byte of a TLS client's first record.
 const HANDSHAKE: u8 = 0x16;
 
-/// TLS as one listener speaks it, as configured.
+/// TLS of one listener, as configured.
 #[derive(Clone)]
 pub struct ServerTls {
     config: Arc<ServerConfig>,
-    /// What is demanded of clients, for tickets to be bound to.
+    /// What is required of clients; tickets are bound to it.
     context: [u8; 32],
 }
 
-/// What a listener demands of its clients.
+/// What a listener requires of its clients.
 #[derive(Clone, Debug, Default)]
 pub enum ClientAuth {
     /// No certificate.
     #[default]
     None,
-    /// A certificate of one of these issuers, if any.
+    /// Optionally, a certificate of one of these issuers.
     Optional(Vec<CertificateDer<'static>>),
     /// A certificate of one of these issuers.
     Required(Vec<CertificateDer<'static>>),
 }
 
-/// TLS as a running listener speaks it.
+/// TLS of a running listener.
 #[derive(Clone)]
 pub struct Acceptor(TlsAcceptor);
 
-/// Certificates by the names that they are for.
+/// Certificates by name.
 #[derive(Debug)]
 struct ByName {
     exact: HashMap<Box<str>, Vec<Arc<CertifiedKey>>>,
     /// Without the leading `*`.
     wildcard: HashMap<Box<str>, Vec<Arc<CertifiedKey>>>,
-    /// For clients that name no host, or one that is not here.
+    /// For clients without SNI, or with an unknown name.
     default: Vec<Arc<CertifiedKey>>,
 }
 
-/// Why a connection did not become one of TLS.
+/// Why a handshake failed.
 #[derive(Debug)]
 pub enum NoHandshake {
-    /// The client speaks no TLS. It may be told so.
+    /// The client does not speak TLS. It may get an HTTP response.
     Plain(TcpStream),
     /// In words.
     Failed(String),
 }
 
 impl ServerTls {
-    /// Of these certificates; the first is shown to clients that ask for a name of none.
+    /// With these certificates; the first is the default for unknown names.
     ///
     /// # Errors
     /// What is wrong with the issuers of clients' certificates.
@@ -132,12 +132,12 @@ impl Acceptor {
     }
 }
 
-/// Whether the client chose HTTP/2.
+/// Whether ALPN chose HTTP/2.
 pub fn chose_h2(stream: &TlsStream<TcpStream>) -> bool {
     stream.get_ref().1.alpn_protocol() == Some(ALPN_H2)
 }
 
-/// Header lines that say whose certificate the client has shown, if it has.
+/// Header lines about the client's certificate, if it sent one.
 pub fn identity(stream: &TlsStream<TcpStream>) -> Option<Rc<[u8]>> {
     let certificate = stream.get_ref().1.peer_certificates()?.first()?;
     Some(identity_lines(certificate).into())

@@ -466,7 +466,7 @@ fn a_self_signed_certificate_of_a_server_can_be_trusted_and_one_of_an_issuer_is_
     assert_eq!(proxy.get("/").status(), 502);
     let line = tests::log::line(&[proxy.cluster(), "request failed"]);
     assert!(
-        line.contains("the certificate is an issuer's (CA:TRUE), and the peer may not use it as its own"),
+        line.contains("the certificate is a CA certificate (CA:TRUE), which a peer may not use as its own"),
         "{line}"
     );
     assert!(line.contains("-addext basicConstraints=critical,CA:FALSE"), "{line}");

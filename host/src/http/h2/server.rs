@@ -42,7 +42,7 @@ enum Body {
     Coming(Rc<RefCell<Inbox>>),
 }
 
-/// What a stream is to know of its request and connection.
+/// What a stream needs to know of its request and connection.
 #[derive(Debug)]
 pub struct Terms {
     /// The request's method is HEAD.
@@ -51,16 +51,16 @@ pub struct Terms {
     pub is_secure: bool,
     /// The proxy's end of the connection.
     pub local: Option<SocketAddr>,
-    /// What is left to the client of what it may spend.
+    /// The client's budget for frames.
     pub budget: Rc<Budget>,
 }
 
-/// What comes of a request's body while nobody reads it. Polled by the stream's task, whatever else it waits for.
+/// The incoming body of a request. The stream's task polls it, whatever else it waits for.
 #[derive(Debug)]
 pub struct Coming(Rc<RefCell<Inbox>>);
 
 impl Coming {
-    /// Takes in what has come, and has this task woken when more does.
+    /// Takes in received frames, and wakes this task when more arrive.
     pub fn absorb(&self, cx: &mut Context<'_>) {
         self.0.borrow_mut().absorb(cx);
     }
@@ -71,7 +71,7 @@ pub fn is_reset(respond: &mut SendResponse<Bytes>) -> bool {
     respond.poll_reset(&mut Context::from_waker(Waker::noop())).is_ready()
 }
 
-/// Whether `h2` has reset a stream because of what its client did wrong on it. What is left of its body is lost.
+/// Whether `h2` has reset a stream because of an error of its client. The rest of its body is dropped.
 pub fn was_reset_here(body: &mut RecvStream) -> bool {
     loop {
         match body.poll_data(&mut Context::from_waker(Waker::noop())) {
@@ -110,8 +110,8 @@ impl ServerStream {
         self.local
     }
 
-    /// Has the client's budget grow by a request that was answered, or pay for one that it had reset: a server may have had
-    /// the work (CVE-2025-8671).
+    /// Refunds the client's budget for an answered request, or charges it for a reset one, which may have cost a server work
+    /// (CVE-2025-8671).
     pub fn settle(&mut self) {
         if self.ended {
             return self.budget.answered();
@@ -154,7 +154,7 @@ impl ServerStream {
     /// Takes a response: its head (and those of interim responses before it) as text, then its body.
     ///
     /// # Errors
-    /// The client has reset the stream, or what was written is no response.
+    /// The client has reset the stream, or the bytes written are not a response.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         if self.ended {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
@@ -196,7 +196,7 @@ impl ServerStream {
     /// The response is complete, with these lines as its trailers.
     pub fn finish(&mut self, trailers: &[u8]) {
         let Some(send) = self.send.as_mut().filter(|_| !self.ended) else { return };
-        // A stream that the client has reset takes nothing, and nobody is left to care.
+        // If the client has reset the stream, this fails, and nobody needs it.
         if trailers.is_empty() {
             let _ = send.send_data(Bytes::new(), true);
         } else {
@@ -216,7 +216,7 @@ impl ServerStream {
 }
 
 impl Drop for ServerStream {
-    /// A response that breaks off is never taken for a whole one.
+    /// Resets the stream of an incomplete response, so that it is not taken for a complete one.
     fn drop(&mut self) {
         if !self.ended {
             match &mut self.send {
@@ -227,7 +227,7 @@ impl Drop for ServerStream {
     }
 }
 
-/// Sends of a body as much as the peer's window lets through; the last bytes of a known length end the stream.
+/// Sends as much of a body as the peer's window allows; the last bytes of a known length end the stream.
 pub(super) fn poll_send(
     send: &mut SendStream<Bytes>,
     cx: &mut Context<'_>,

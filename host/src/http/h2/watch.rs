@@ -1,9 +1,8 @@
-//! Looks at the frames of a client as they come in, and tells when it sends more that are not part of a request than any
-//! honest client does: pings and settings that have to be answered, requests that are taken back as soon as they are made.
-//! And at those that go out: what the proxy sends refunds what it provokes, and streams that it resets because of what the
-//! client did cost like any other frame.
+//! Counts the frames of a client that are not part of a request (floods of PING, SETTINGS, or streams that are reset at once)
+//! against a budget, and ends the connection when the budget is spent. Frames that the proxy sends refund the frames that they
+//! provoke. Streams that the proxy resets because of the client's errors cost like any other frame.
 //!
-//! `h2` keeps memory flat under all of these by itself; this bounds the time that they cost, and ends the connection.
+//! `h2` bounds the memory of such floods; this bounds their CPU time.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -17,18 +16,18 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::net::linger::{Ending, Linger};
 
-/// What a connection may spend at once: 1,000 frames that cost one, or 100 requests taken back.
+/// Initial budget: 1,000 frames of cost one, or 100 resets of requests.
 const BUDGET: u32 = 1_000;
-/// What it gets back: so much in a second,
+/// Refund each second,
 const PER_SECOND: u32 = 10;
-/// for each request that was answered to its end,
+/// for each answered request,
 const PER_RESPONSE: u32 = 10;
 /// for each piece of a response that its window let through whole (it may answer by WINDOW_UPDATE of the stream, of the
 /// connection, and PING, as gRPC's libraries do to estimate the bandwidth),
 const PER_PIECE: u32 = 3;
 /// and for so many bytes that it was sent, for which a client with a small window has to say that it took them.
 const BYTES_PER_POINT: u32 = 256;
-/// What taking a request back costs: it may have reached a server.
+/// Cost of a reset request, which may have reached a server.
 pub const RESET_COST: u32 = 10;
 /// Frames that are read until all streams had a turn: to take in what came for them, to send the resets that are due.
 pub const PORTION: u32 = 1_000;
@@ -45,7 +44,7 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 
-/// What is left to a client of what it may spend, shared by its connection and the tasks of its streams.
+/// The remaining budget of a client, shared by its connection and the tasks of its streams.
 #[derive(Debug)]
 pub struct Budget {
     left: Cell<u32>,

@@ -1,4 +1,4 @@
-//! Who a client is, where proxies stand before this one: their word is taken as far as they are trusted, and no further.
+//! The client behind other proxies, as far as those are trusted.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -6,12 +6,12 @@ use crate::http::h1::head::{Name, RequestHead, tokens};
 use crate::net::address::Peer;
 use crate::net::network::Networks;
 
-/// What the configuration says of other proxies.
+/// Settings for proxies in front.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forwarded {
-    /// Proxies whose word is taken.
+    /// Trusted proxies.
     pub trusted: Networks,
-    /// Which header has their word.
+    /// The header that is read.
     pub read: Source,
     /// Whether servers get `X-Forwarded-For`, `-Proto` and `-Host`.
     pub write_x: bool,
@@ -19,7 +19,7 @@ pub struct Forwarded {
     pub write_standard: bool,
 }
 
-/// Where a proxy says for whom it asks. One alone: a proxy that writes one passes the other on as its client sent it.
+/// Which header names the client. Only one, because a proxy that writes one passes the other on as its client sent it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// `X-Forwarded-For`, and `X-Forwarded-Proto` and `X-Forwarded-Host` with it.
@@ -28,16 +28,16 @@ pub enum Source {
     Standard,
 }
 
-/// For whom a request is, as far as that is known.
+/// The client of a request, as far as known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Client {
-    /// The client. Its port is 0 where a proxy did not name it.
+    /// Its address; port 0 if a proxy did not name the port.
     pub address: Peer,
-    /// The peer is trusted, so that what it says of scheme and host is passed on.
+    /// The peer is trusted, so its scheme and host are passed on.
     pub is_trusted: bool,
     /// The client's connection to the outermost trusted proxy is encrypted.
     pub is_https: bool,
-    /// That is a trusted proxy's word.
+    /// A trusted proxy said so.
     pub is_scheme_told: bool,
 }
 
@@ -53,8 +53,8 @@ impl Default for Forwarded {
 }
 
 impl Forwarded {
-    /// For whom a request from this peer is: from the end of the list, where each proxy has put who asked it, on through
-    /// those that are trusted. What is in front of the first that is not may be invented.
+    /// The client of a request from this peer. The list is read from its end, where each proxy appends its peer, up to the first
+    /// address that is not trusted. Elements in front of that may be forged.
     #[inline]
     pub fn client(&self, head: &RequestHead, peer: Peer) -> Client {
         if self.trusted.is_empty() || !self.trusted.contains(peer) {
@@ -82,7 +82,7 @@ impl Forwarded {
             if is_whole(line) {
                 hops.extend(split_quoted(line, b','));
             } else {
-                // A quote that a client left open has swallowed what a proxy wrote behind it: nobody's word.
+                // An unclosed quote of the client includes what a proxy wrote behind it: untrusted.
                 hops.push(b"");
             }
         }
@@ -105,7 +105,7 @@ impl Forwarded {
     }
 }
 
-/// An address, maybe with a port, in any form that proxies write.
+/// An address with an optional port, in any form that proxies write.
 fn node(text: &[u8]) -> Option<SocketAddr> {
     let text = std::str::from_utf8(text).ok()?;
     if let Ok(address) = text.parse() {
@@ -118,8 +118,8 @@ fn node(text: &[u8]) -> Option<SocketAddr> {
     Some(SocketAddr::new(address, 0))
 }
 
-/// Whether every quote of a line of `Forwarded` begins where a value does and ends where it does, so that all who read it
-/// agree on where its elements end. In one that is not whole, an element that is put behind it is a part of a text.
+/// Whether each quoted text of a `Forwarded` line is a whole value, so that all parsers agree on its elements. Otherwise an
+/// element appended to the line could become part of a quoted text.
 pub fn is_whole(line: &[u8]) -> bool {
     let mut rest = line;
     while let Some(at) = memchr::memchr(b'"', rest) {
@@ -136,7 +136,7 @@ pub fn is_whole(line: &[u8]) -> bool {
     true
 }
 
-/// Where the quote is that ends a quoted text.
+/// Offset of the quote that ends a quoted text.
 fn end_of_quoted(text: &[u8]) -> Option<usize> {
     let mut at = 0;
     loop {
@@ -148,7 +148,7 @@ fn end_of_quoted(text: &[u8]) -> Option<usize> {
     }
 }
 
-/// The pieces of a list whose values may be quoted.
+/// Splits a list whose values may be quoted.
 fn split_quoted(text: &[u8], separator: u8) -> Vec<&[u8]> {
     let mut pieces = Vec::new();
     let (mut start, mut is_quoted, mut is_escaped) = (0, false, false);
@@ -168,7 +168,7 @@ fn split_quoted(text: &[u8], separator: u8) -> Vec<&[u8]> {
     pieces
 }
 
-/// Value of a parameter of one element, without its quotes.
+/// Value of a parameter of an element, without quotes.
 fn parameter(element: &[u8], name: &[u8]) -> Option<Vec<u8>> {
     split_quoted(element, b';').into_iter().find_map(|pair| {
         let at = pair.iter().position(|&b| b == b'=')?;

@@ -1,4 +1,4 @@
-//! Where the walk over all families ends up: in a text for who scrapes, or in totals for who carries them on.
+//! Sinks for the walk over all metric families: text for a scrape, or totals for the next generation.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,9 +9,9 @@ use super::totals::{Counted, Label, Times, Totals, key};
 
 /// Takes families one after the other.
 pub(super) enum MetricSink<'a> {
-    /// As text, with what earlier generations counted in every sum.
+    /// Text, with the counts of earlier generations in every sum.
     Text(&'a mut Text, Arc<Totals>),
-    /// What this worker counted, and nothing else.
+    /// Counts of this worker only.
     Totals(&'a mut Totals),
     /// The names of those that are in totals.
     Names(&'a mut BTreeSet<Box<str>>),
@@ -50,7 +50,7 @@ impl MetricSink<'_> {
         self.counter_from(0, name, unit, help, series)
     }
 
-    /// A family of counters that appear once they are not zero.
+    /// A family of counters that appear once they are above zero.
     pub(super) fn rare_counter<'l, const N: usize>(
         &mut self,
         name: &str,
@@ -101,7 +101,7 @@ impl MetricSink<'_> {
         Ok(())
     }
 
-    /// A counter of the process and not of what it does: it begins anew with each.
+    /// A counter of the process, which begins at zero in each process.
     pub(super) fn process_seconds(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
         let Self::Text(out, _) = self else { return Ok(()) };
         out.family(name, FamilyKind::Counter, Some(&Unit::Seconds), help)?;
@@ -126,7 +126,7 @@ impl MetricSink<'_> {
         Ok(())
     }
 
-    /// A family of histograms, which are all of seconds.
+    /// A family of histograms, all in seconds.
     pub(super) fn histogram<'l, const N: usize>(
         &mut self,
         name: &str,
@@ -154,7 +154,7 @@ impl MetricSink<'_> {
                     if let Some(before) = base.and_then(|base| base.get(labels_text.as_str())) {
                         times.add(&before.value);
                     }
-                    // A bucket has what those below it have, too.
+                    // Buckets are cumulative.
                     let mut count = 0_u64;
                     for (idx, n) in times.buckets.iter().enumerate() {
                         count = count.wrapping_add(*n);

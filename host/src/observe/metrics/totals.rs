@@ -1,9 +1,8 @@
-//! What was counted, in a form that outlives the process that counted it.
+//! Counters and histograms in a form that outlives their process.
 //!
-//! A supervisor adds the totals of generations that have ended or still drain, and hands the sum to the newest, which
-//! shows it as part of its own: counters then never fall, whatever is reloaded or dies. There are no gauges here: what
-//! *is* belongs to one process. Everything is kept as the `u64` that was counted (times in nanoseconds), so that nothing
-//! is lost to rounding however often it is handed on.
+//! A supervisor adds the totals of generations that have ended or drain, and hands the sum to the newest generation, which adds
+//! it to its own. So counters never fall over a reload or a crash. Gauges belong to one process and are not here. Values are kept
+//! as counted (`u64`, times in nanoseconds), so that nothing is lost to rounding.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -11,8 +10,8 @@ use std::ops::Bound;
 
 use serde::{Deserialize, Serialize};
 
-/// Counters and histograms by family and labels. Those that are zero are not in it, so that its size is that of what
-/// happened. An upper bound is the number of series that [`Metrics::text`](super::Metrics::text) shows.
+/// Counters and histograms by family and labels, without those that are zero. At most as many series as
+/// [`Metrics::text`](super::Metrics::text) shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
     counters: BTreeMap<Box<str>, Series<u64>>,
@@ -37,7 +36,7 @@ const MAX_BUCKETS: usize = 128;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Times {
     pub(super) sum_ns: u64,
-    /// Each by itself, not those below it included.
+    /// Not cumulative.
     pub(super) buckets: Vec<u64>,
 }
 
@@ -176,7 +175,7 @@ impl Totals {
 }
 
 impl Times {
-    /// Bounds are a family's own and never change, so buckets of the same index are the same bucket.
+    /// The bounds of a family never change, so equal indices are equal buckets.
     pub(super) fn add(&mut self, other: &Self) {
         self.sum_ns = self.sum_ns.wrapping_add(other.sum_ns);
         if self.buckets.len() < other.buckets.len() {
@@ -211,7 +210,7 @@ fn cluster_label(name: &str) -> String {
     text
 }
 
-/// Writes labels into `text` as they are exposed, so that no two series have the same.
+/// Writes labels into `text` as they are exposed.
 pub(super) fn key(labels: &[Label<'_>], text: &mut String) {
     text.clear();
     for (i, Label { name, value, .. }) in labels.iter().enumerate() {
