@@ -130,7 +130,7 @@ fn requests_cut_off_at_the_drains_end_show_in_the_exit_code() {
     running.signal(Signal::TERM);
     let (code, said) = running.end();
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("1 connections cut off"), "{said}");
+    assert!(said.contains("1 connections closed by the drain timeout"), "{said}");
     client.end();
 }
 

@@ -168,7 +168,7 @@ fn a_reload_while_another_runs_follows_it() {
     site.folder().write(&blocking(&origin).text());
     std::thread::scope(|scope| {
         let first = scope.spawn(|| site.folder().command("reload", &[]));
-        site.running().logs("generation 2 is started");
+        site.running().logs("generation 2 started");
         // Two that wait get one generation, of the files as they are then.
         site.folder().write(&over([&origin]).text());
         let others = [(); 2].map(|()| scope.spawn(|| site.folder().command("reload", &[])));

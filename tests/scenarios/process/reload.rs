@@ -766,7 +766,7 @@ fn nothing_is_cut_off_before_its_drains_end_however_many_reloads_there_are() {
     }
     drop(clients);
     site.wait_for_only(8);
-    assert_eq!(site.running().logged(&["cut off"]), [""; 0]);
+    assert_eq!(site.running().logged(&["closed by the drain timeout"]), [""; 0]);
 }
 
 #[test]
