@@ -61,7 +61,7 @@ pub(crate) enum Dialled {
 
 /// Why a connection could not be made.
 #[derive(Clone, Debug)]
-pub struct ConnectError {
+pub(crate) struct ConnectError {
     /// One of [`wire`]'s `FAILURE_*`.
     pub(crate) kind: u32,
     /// `errno`, where there is one.

@@ -34,7 +34,7 @@ const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 
 /// Where an endpoint is.
 #[derive(Debug)]
-pub enum Addresses {
+pub(crate) enum Addresses {
     /// It was written as an address.
     Fixed([SocketAddr; 1]),
     /// It was written as a name.
@@ -45,7 +45,7 @@ pub enum Addresses {
 
 /// A name and its addresses now.
 #[derive(Debug)]
-pub struct HostName {
+pub(crate) struct HostName {
     host: Box<str>,
     port: u16,
     answer: ArcSwapOption<Answer>,

@@ -39,7 +39,7 @@ pub(crate) struct WaitQueue {
 
 /// Which servers a request waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wanted {
+pub(crate) enum Wanted {
     /// Any server of the cluster.
     Any,
     /// Any but these endpoints, which it has tried.
