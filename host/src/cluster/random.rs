@@ -9,7 +9,6 @@ pub(crate) struct Random(Cell<u64>);
 
 impl Random {
     /// A new one.
-    #[expect(clippy::new_without_default, reason = "each is different")]
     pub(crate) fn new() -> Self {
         Self(Cell::new(RandomState::new().hash_one(0)))
     }

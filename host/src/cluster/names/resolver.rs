@@ -115,7 +115,7 @@ impl Resolver {
 
     /// The names that a name as written may stand for, in order: resolv.conf(5), `search` and `ndots`.
     fn candidates(&self, host: &str) -> Result<Vec<DnsName>, ResolveError> {
-        let name = DnsName::from_utf8(host).map_err(|e| ResolveError::new(e))?;
+        let name = DnsName::from_utf8(host).map_err(ResolveError::new)?;
         if name.is_fqdn() {
             return Ok(vec![name]);
         }
