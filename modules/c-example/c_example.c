@@ -16,7 +16,8 @@
  *     settings = { first = 0, start_header = "x-start" }
  *
  * Idea. Each request starts one server further than the one before it, and goes on from there while tries fail. A server
- * that is not available is skipped as long as there are others. A reload goes on with the next server. By hand, for servers a, b, c: the first request
+ * that is not available is skipped as long as there are others. A reload goes on with the next server, and so does an instance
+ * that takes over in the same process when servers come and go. By hand, for servers a, b, c: the first request
  * goes to a, the second to b, the third to c, the fourth to a; if b is down, the second goes to c.
  *
  * Settings.
@@ -28,6 +29,9 @@
  *
  * What a module must get right, and where it is done here:
  *   - no globals that change: two clusters are two instances (`struct balancer`), and nothing is shared between them;
+ *   - servers come and go: `build` then gets the instance that the new one replaces (`previous`), which is still in use and is
+ *     dropped later. What both need is counted by its users (`struct turns`) and keyed by the id of a server, because indices
+ *     differ. Counters of a server are those that this `build` got, and are not looked up in the instance before;
  *   - threads: `load_balance` and `next` run on many threads at once on one instance, so what changes in it is atomic
  *     (`turn`), and the rest is written by `build` alone. A trylist is never used by two threads at once;
  *   - errors: `build` tells everything that is wrong to the sink, then refuses once. It prints nothing and never exits;
@@ -48,15 +52,29 @@
 
 /* ---- state ------------------------------------------------------------------------------------------------------- */
 
+/* The turns, shared by all instances that follow one another: a turn is taken once, whichever of them takes it. The last one
+ * frees them. */
+struct turns {
+    atomic_size_t n_users;
+    /* The one thing that requests change. Relaxed is enough: nothing else is published by it. */
+    atomic_uint_fast64_t turn;
+};
+
+/* An endpoint: its id, which it has in every instance, and its live numbers, which are its own as long as this instance lives. */
+struct endpoint {
+    uint64_t id;
+    const struct lb_counters *counters;
+};
+
 /* The instance for one cluster. */
 struct balancer {
-    /* The one thing that changes. Relaxed is enough: nothing else is published by it. */
-    atomic_uint_fast64_t turn;
+    struct turns *turns;
+    /* The server of turn 0. */
+    uint64_t first;
     /* Copied, and kept to the end of the instance, because the host reads `needs` for as long. Absent when off. */
     struct lb_str start_header;
     size_t n_endpoints;
-    /* The live numbers of each endpoint: the host's slots, which outlive every instance. */
-    const struct lb_counters *endpoints[];
+    struct endpoint endpoints[];
 };
 
 /* One request's trylist: where the next try begins to look. */
@@ -134,15 +152,16 @@ struct saved {
 
 #define SAVED_FORM UINT64_C(0x635f6578616d7031)
 
-/* Where the turns begin: where the instance before stands, where an earlier process stood, or at the setting. */
+static size_t server_of(const struct balancer *balancer, uint64_t turn)
+{
+    return (size_t)((turn + balancer->first) % balancer->n_endpoints);
+}
+
+/* Where a new instance's turns begin: where an earlier process stood, or at the setting. */
 static uint64_t first_turn(const struct lb_build_cx *cx, uint64_t first)
 {
-    const struct balancer *previous = cx->previous;
     struct saved saved;
 
-    if (previous != NULL) {
-        return atomic_load_explicit(&previous->turn, memory_order_relaxed);
-    }
     /* Saved bytes may be damaged or another version's: check all that is used of them. */
     if (cx->saved.ptr != NULL && cx->saved.len == sizeof(saved)) {
         memcpy(&saved, cx->saved.ptr, sizeof(saved));
@@ -151,6 +170,64 @@ static uint64_t first_turn(const struct lb_build_cx *cx, uint64_t first)
         }
     }
     return first;
+}
+
+static int by_id(const void *a, const void *b)
+{
+    const struct endpoint *one = *(const struct endpoint *const *)a, *other = *(const struct endpoint *const *)b;
+
+    return (one->id > other->id) - (one->id < other->id);
+}
+
+/* Index in the new instance of the server whose turn it is in the previous one, or of the first behind it that stays. 0 if none
+ * stays, or there is no memory to find out. */
+static size_t next_of(const struct balancer *balancer, const struct balancer *previous, uint64_t turn)
+{
+    const struct endpoint **sorted = malloc(balancer->n_endpoints * sizeof(*sorted));
+    size_t begin = server_of(previous, turn), found = 0;
+
+    if (sorted == NULL) {
+        return 0;
+    }
+    for (size_t i = 0; i < balancer->n_endpoints; i++) {
+        sorted[i] = &balancer->endpoints[i];
+    }
+    qsort(sorted, balancer->n_endpoints, sizeof(*sorted), by_id);
+    for (size_t i = 0; i < previous->n_endpoints; i++) {
+        const struct endpoint *its = &previous->endpoints[(begin + i) % previous->n_endpoints];
+        const struct endpoint **same = bsearch(&its, sorted, balancer->n_endpoints, sizeof(*sorted), by_id);
+
+        if (same != NULL) {
+            found = (size_t)(*same - balancer->endpoints);
+            break;
+        }
+    }
+    free(sorted);
+    return found;
+}
+
+/* Shares the turns of the instance before, or begins to count. 0 if there is no memory. */
+static int take_turns(const struct lb_build_cx *cx, struct balancer *balancer, uint64_t first)
+{
+    const struct balancer *previous = cx->previous;
+
+    if (previous != NULL) {
+        uint64_t turn = atomic_load_explicit(&previous->turns->turn, memory_order_relaxed);
+        uint64_t n = balancer->n_endpoints;
+
+        balancer->turns = previous->turns;
+        atomic_fetch_add_explicit(&balancer->turns->n_users, 1, memory_order_relaxed);
+        balancer->first = (next_of(balancer, previous, turn) + n - turn % n) % n;
+        return 1;
+    }
+    balancer->first = 0;
+    balancer->turns = malloc(sizeof(*balancer->turns));
+    if (balancer->turns == NULL) {
+        return 0;
+    }
+    atomic_init(&balancer->turns->n_users, 1);
+    atomic_init(&balancer->turns->turn, first_turn(cx, first));
+    return 1;
 }
 
 static uint32_t build(const struct lb_build_cx *cx, void **out)
@@ -162,16 +239,22 @@ static uint32_t build(const struct lb_build_cx *cx, void **out)
     }
 
     /* One allocation: the instance, its endpoints, and the header's name behind them. */
-    size_t n_bytes = sizeof(struct balancer) + cx->n_endpoints * sizeof(const struct lb_counters *);
+    size_t n_bytes = sizeof(struct balancer) + cx->n_endpoints * sizeof(struct endpoint);
     struct balancer *balancer = malloc(n_bytes + settings.start_header.len);
     if (balancer == NULL) {
         cx->errors->error(cx->errors->ctx, TEXT(""), TEXT("out of memory"));
         return LB_STATUS_REFUSED;
     }
-    atomic_init(&balancer->turn, first_turn(cx, settings.first));
     balancer->n_endpoints = cx->n_endpoints;
     for (size_t i = 0; i < cx->n_endpoints; i++) {
-        balancer->endpoints[i] = lb_endpoint_at(cx, i)->counters;
+        const struct lb_endpoint *endpoint = lb_endpoint_at(cx, i);
+
+        balancer->endpoints[i] = (struct endpoint){endpoint->id, endpoint->counters};
+    }
+    if (!take_turns(cx, balancer, settings.first)) {
+        free(balancer);
+        cx->errors->error(cx->errors->ctx, TEXT(""), TEXT("out of memory"));
+        return LB_STATUS_REFUSED;
     }
 
     balancer->start_header = (struct lb_str){NULL, 0};
@@ -208,8 +291,7 @@ static int index_of(struct lb_str text, size_t n_endpoints, uint32_t *index)
 
 static uint32_t load_balance(const void *instance, const struct lb_request *request, void *list)
 {
-    /* The host passes the instance as const because a call may not change it unseen by the others; an atomic may. */
-    struct balancer *balancer = (struct balancer *)(uintptr_t)instance;
+    const struct balancer *balancer = instance;
     struct trylist *trylist = list;
 
     trylist->n_failures = 0;
@@ -217,8 +299,8 @@ static uint32_t load_balance(const void *instance, const struct lb_request *requ
     if (request->n_headers == 1 && index_of(request->headers[0], balancer->n_endpoints, &trylist->at)) {
         return LB_STATUS_OK;
     }
-    trylist->at = (uint32_t)(atomic_fetch_add_explicit(&balancer->turn, 1, memory_order_relaxed) %
-                             balancer->n_endpoints);
+    trylist->at =
+        (uint32_t)server_of(balancer, atomic_fetch_add_explicit(&balancer->turns->turn, 1, memory_order_relaxed));
     return LB_STATUS_OK;
 }
 
@@ -236,7 +318,7 @@ static uint32_t next(const void *instance, void *list, const struct lb_next_cx *
             if (lb_tried(cx, endpoint)) {
                 continue;
             }
-            if (any || lb_load_u32(&balancer->endpoints[endpoint]->state) == LB_STATE_AVAILABLE) {
+            if (any || lb_load_u32(&balancer->endpoints[endpoint].counters->state) == LB_STATE_AVAILABLE) {
                 trylist->at = endpoint;
                 answer->kind = LB_NEXT_ENDPOINT;
                 answer->endpoint = endpoint;
@@ -290,7 +372,8 @@ static uint32_t explain(const void *instance, void *list, const struct lb_sink *
 static uint32_t save(const void *instance, const struct lb_sink *sink)
 {
     const struct balancer *balancer = instance;
-    struct saved saved = {SAVED_FORM, atomic_load_explicit(&balancer->turn, memory_order_relaxed)};
+    uint64_t turn = atomic_load_explicit(&balancer->turns->turn, memory_order_relaxed);
+    struct saved saved = {SAVED_FORM, turn + balancer->first};
 
     sink->write(sink->ctx, (struct lb_str){(const uint8_t *)&saved, sizeof(saved)});
     return LB_STATUS_OK;
@@ -298,7 +381,13 @@ static uint32_t save(const void *instance, const struct lb_sink *sink)
 
 static uint32_t drop_balancer(void *instance)
 {
-    free(instance);
+    struct balancer *balancer = instance;
+
+    /* The last user frees what is shared: it sees all that the others did before they left. */
+    if (atomic_fetch_sub_explicit(&balancer->turns->n_users, 1, memory_order_acq_rel) == 1) {
+        free(balancer->turns);
+    }
+    free(balancer);
     return LB_STATUS_OK;
 }
 
