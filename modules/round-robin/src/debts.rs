@@ -1,5 +1,6 @@
 //! Turns that endpoints owe for requests which came to them by session.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -7,17 +8,38 @@ use std::sync::atomic::Ordering::Relaxed;
 /// sessions have ended is not without requests for long.
 const MAX_OWED: u32 = 16;
 
-/// Turns that each endpoint owes for its sessions. Without sessions it is never written.
+/// Turns that each endpoint owes for its sessions. Without sessions it is never written. Instances that follow one another share
+/// them by endpoint.
 #[derive(Debug)]
 pub(crate) struct Debts {
     /// Of all endpoints.
-    total: AtomicU32,
-    owed: Box<[AtomicU32]>,
+    total: Arc<AtomicU32>,
+    owed: Box<[Arc<AtomicU32>]>,
 }
 
 impl Debts {
     pub(crate) fn new(n_endpoints: usize) -> Self {
-        Self { total: AtomicU32::new(0), owed: (0..n_endpoints).map(|_| AtomicU32::new(0)).collect() }
+        Self::going_on(
+            &Self { total: Arc::default(), owed: Box::default() },
+            vec![None; n_endpoints].into_iter(),
+        )
+    }
+
+    /// Those of another instance for endpoints that were there in these places. What the others owe is owed no more.
+    pub(crate) fn going_on(before: &Self, places: impl Iterator<Item = Option<usize>>) -> Self {
+        let mut stays = vec![false; before.owed.len()];
+        let owed = places.map(|place| {
+            let owed = place.and_then(|place| Some((stays.get_mut(place)?, before.owed.get(place)?)));
+            owed.map_or_else(Arc::default, |(stays, owed)| {
+                *stays = true;
+                Arc::clone(owed)
+            })
+        });
+        let owed = owed.collect();
+        for (owed, _) in before.owed.iter().zip(stays).filter(|(_, stays)| !stays) {
+            before.total.fetch_sub(owed.swap(0, Relaxed), Relaxed);
+        }
+        Self { total: Arc::clone(&before.total), owed }
     }
 
     /// Whether nobody owes anything.

@@ -41,8 +41,12 @@
 //! kept as a table, where it fits into what the configured weights asked for, at least 1,024 entries; a choice is then a
 //! look into it: constant time at any number of endpoints. A longer period, as slow start's fractions make it, is made up
 //! to 1,024 choices at a time by whichever request needs the next of them, at a comparison for each *different* weight.
-//! Either is made anew, from the beginning, by the first request that finds that an endpoint's state or effective weight
-//! has changed; the others use the old one until then. See `sequence.rs` and `smooth.rs`.
+//! The first request that finds that an endpoint's state or effective weight has changed makes the table anew, the others use
+//! the old one until then. See `sequence.rs` and `smooth.rs`.
+//!
+//! **Changes.** A new table goes on where the old one stands, as nginx's current weights do over a failure: an endpoint begins
+//! with the current weight that it had, as a part of the sum of all. So does an instance with other endpoints or weights that
+//! takes over from another one. The two share the counter of turns and the debts of sessions.
 //!
 //! **When**: servers that are alike or whose strength is known, requests that cost about the same. **When not**: requests
 //! that differ much in cost (count what is in flight instead), caches that want a key to stay with a server (hash), or
@@ -57,6 +61,8 @@ mod peers;
 mod sequence;
 mod smooth;
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use lb_api::{
@@ -74,9 +80,11 @@ const MAX_PASSED_OVER: usize = 64;
 #[derive(Debug)]
 pub struct RoundRobin {
     cluster: Cluster,
+    ids: Box<[u64]>,
     endpoints: Box<[Live]>,
     sequence: Sequence,
-    turn: Turn,
+    /// One for all instances that follow one another: a turn is taken once, whoever takes it.
+    turn: Arc<Turn>,
     debts: Debts,
 }
 
@@ -105,16 +113,21 @@ impl Balancer for RoundRobin {
 
     fn build(cx: &BuildCx<'_, Self>, (): ()) -> Result<Self, BuildError> {
         let endpoints = cx.endpoints();
-        let saved = cx.saved().and_then(|turn| turn.try_into().ok());
-        let configured = Smooth::new((0..).zip(endpoints.iter().map(Endpoint::weight)));
-        Ok(Self {
-            cluster: cx.cluster(),
-            endpoints: endpoints.live(),
-            sequence: Sequence::new(endpoints.len(), configured.period()),
-            debts: Debts::new(endpoints.len()),
-            // A reload is no reason for the first endpoint to be the first again.
-            turn: Turn(AtomicU64::new(saved.map_or(0, u64::from_le_bytes))),
-        })
+        let ids: Box<[u64]> = endpoints.iter().map(Endpoint::id).collect();
+        let period = Smooth::new((0..).zip(endpoints.iter().map(Endpoint::weight))).period();
+        let (turn, credits, debts) = match cx.previous() {
+            Some(previous) => previous.taken_over_by(&ids),
+            None => {
+                // A reload is no reason for the first endpoint to be the first again.
+                let saved = cx.saved().and_then(|turn| turn.try_into().ok()).map_or(0, u64::from_le_bytes);
+                (Arc::new(Turn(AtomicU64::new(saved))), vec![0.0; ids.len()].into(), Debts::new(ids.len()))
+            }
+        };
+        let sequence = Sequence::new(credits, period);
+        let it = Self { cluster: cx.cluster(), ids, endpoints: endpoints.live(), sequence, turn, debts };
+        // Here rather than at the first request.
+        it.sequence.fill(it.turn.0.load(Relaxed), it.cluster.epoch(), it.weights());
+        Ok(it)
     }
 
     #[inline]
@@ -171,7 +184,7 @@ impl RoundRobin {
     fn take_turn(&self) -> Option<(u64, u32)> {
         let take = || {
             let turn = self.turn.0.fetch_add(1, Relaxed);
-            self.sequence.at(turn, self.cluster.epoch(), || self.smooth())
+            self.sequence.at(turn, self.cluster.epoch(), || self.weights())
         };
         let first = take()?;
         if self.debts.are_none() { Some(first) } else { self.take_turn_not_owed(first, take) }
@@ -192,14 +205,20 @@ impl RoundRobin {
         Some(taken)
     }
 
-    /// The endpoints, with their weights.
-    fn available(&self) -> impl Iterator<Item = (u32, u32)> {
-        let available = (0..).zip(&self.endpoints).filter(|(_, live)| live.is_available());
-        available.map(|(idx, live)| (idx, live.effective_weight()))
+    /// What an instance with these endpoints goes on with: the counter of turns, and credits and debts for each.
+    fn taken_over_by(&self, ids: &[u64]) -> (Arc<Turn>, Box<[f64]>, Debts) {
+        let credits = self.sequence.credits(self.turn.0.load(Relaxed));
+        let places: HashMap<u64, usize> = self.ids.iter().copied().zip(0..).collect();
+        let places = || ids.iter().map(|id| places.get(id).copied());
+        let of_each =
+            places().map(|place| place.and_then(|place| credits.get(place)).copied().unwrap_or(0.0));
+        (Arc::clone(&self.turn), of_each.collect(), Debts::going_on(&self.debts, places()))
     }
 
-    fn smooth(&self) -> Smooth {
-        Smooth::new(self.available())
+    /// The available endpoints, with their weights.
+    fn weights(&self) -> impl Iterator<Item = (u32, u32)> {
+        let available = (0..).zip(&self.endpoints).filter(|(_, live)| live.is_available());
+        available.map(|(idx, live)| (idx, live.effective_weight()))
     }
 
     /// nginx's choice among what the request has not tried. Not where endpoints were declined, since this request began or
@@ -215,7 +234,7 @@ impl RoundRobin {
             !cx.tried(endpoint as usize)
                 && self.endpoints.get(endpoint as usize).is_some_and(|live| live.is_available())
         };
-        self.sequence.retry(turn, epoch, self.available(), fits).map(|endpoint| endpoint as usize)
+        self.sequence.retry(turn, epoch, fits).map(|endpoint| endpoint as usize)
     }
 
     #[inline]

@@ -6,7 +6,12 @@
 
 /// Endpoints with their current weights. Endless as an iterator, unless there is none.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Peers(Vec<Peer>);
+pub(crate) struct Peers {
+    /// In ascending order of endpoints.
+    peers: Vec<Peer>,
+    /// What all weights are multiplied by.
+    scale: i64,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Peer {
@@ -16,7 +21,16 @@ struct Peer {
 }
 
 impl Peers {
+    /// In the midst of a sequence: endpoint, weight and current weight of each, and what all weights are multiplied by.
+    pub(crate) fn standing(peers: impl Iterator<Item = (u32, i64, i64)>, scale: i64) -> Self {
+        let mut peers: Vec<_> =
+            peers.map(|(endpoint, weight, current)| Peer { endpoint, weight, current }).collect();
+        peers.sort_by_key(|peer| peer.endpoint);
+        Self { peers, scale }
+    }
+
     /// At the beginning of the sequence; endpoints in ascending order. A weight of 0 is never chosen.
+    #[cfg(test)]
     pub(crate) fn new(weights: impl Iterator<Item = (u32, u32)>) -> Self {
         let weighted: Vec<(u32, u32)> = weights.filter(|(_, weight)| *weight > 0).collect();
         let divisor = weighted.iter().fold(0, |divisor, (_, weight)| gcd(divisor, *weight)).max(1);
@@ -25,22 +39,40 @@ impl Peers {
             weight: i64::from(weight / divisor),
             current: 0,
         };
-        Self(weighted.into_iter().map(peer).collect())
+        Self { peers: weighted.into_iter().map(peer).collect(), scale: 1 }
     }
 
     pub(crate) fn len(&self) -> u64 {
-        self.0.len() as u64
+        self.peers.len() as u64
+    }
+
+    /// What each of so many endpoints has been owed: its current weight as a part of the sum of all weights.
+    #[cfg(test)]
+    pub(crate) fn credits(&self, n_endpoints: usize) -> Vec<f64> {
+        let mut credits = vec![0.0; n_endpoints];
+        self.write_credits(&mut credits);
+        credits
+    }
+
+    /// Writes them for the endpoints that there are here.
+    pub(crate) fn write_credits(&self, credits: &mut [f64]) {
+        let total = self.total().max(1) as f64;
+        for peer in &self.peers {
+            if let Some(credit) = credits.get_mut(peer.endpoint as usize) {
+                *credit = peer.current as f64 / total;
+            }
+        }
     }
 
     /// After so many choices among all the current weights are what they were, unless choices among some came before.
     pub(crate) fn period(&self) -> u64 {
-        self.total().unsigned_abs()
+        (self.total() / self.scale).unsigned_abs()
     }
 
     /// The choice among those that fit.
     pub(crate) fn choose(&mut self, fits: impl Fn(u32) -> bool) -> Option<u32> {
         let (mut total, mut best): (i64, Option<(usize, i64)>) = (0, None);
-        for (idx, peer) in self.0.iter_mut().enumerate() {
+        for (idx, peer) in self.peers.iter_mut().enumerate() {
             if fits(peer.endpoint) {
                 total += peer.weight;
                 peer.current += peer.weight;
@@ -49,27 +81,36 @@ impl Peers {
                 }
             }
         }
-        let peer = &mut self.0[best?.0];
+        let peer = &mut self.peers[best?.0];
         peer.current -= total;
         Some(peer.endpoint)
     }
 
     /// Goes on by these choices among all, which are those that it would make.
     pub(crate) fn replay(&mut self, choices: impl Iterator<Item = u32>) {
+        self.step(choices, 1);
+    }
+
+    /// Goes back by these choices among all, which are the last ones.
+    pub(crate) fn undo(&mut self, choices: impl Iterator<Item = u32>) {
+        self.step(choices, -1);
+    }
+
+    fn step(&mut self, choices: impl Iterator<Item = u32>, sign: i64) {
         let (total, mut n_choices) = (self.total(), 0);
         for choice in choices {
-            n_choices += 1;
-            if let Ok(idx) = self.0.binary_search_by_key(&choice, |peer| peer.endpoint) {
-                self.0[idx].current -= total;
+            n_choices += sign;
+            if let Ok(idx) = self.peers.binary_search_by_key(&choice, |peer| peer.endpoint) {
+                self.peers[idx].current -= sign * total;
             }
         }
-        for peer in &mut self.0 {
+        for peer in &mut self.peers {
             peer.current += n_choices * peer.weight;
         }
     }
 
     fn total(&self) -> i64 {
-        self.0.iter().map(|peer| peer.weight).sum()
+        self.peers.iter().map(|peer| peer.weight).sum()
     }
 }
 
@@ -81,6 +122,7 @@ impl Iterator for Peers {
     }
 }
 
+#[cfg(test)]
 fn gcd(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
@@ -106,8 +148,10 @@ mod tests {
     fn replaying_is_choosing() {
         let (mut chosen, mut replayed) = (peers(&[5, 3, 1]), peers(&[5, 3, 1]));
         let choices: Vec<_> = chosen.by_ref().take(5).collect();
-        replayed.replay(choices.into_iter());
+        replayed.replay(choices.iter().copied());
         assert_eq!(chosen, replayed);
+        replayed.undo(choices.into_iter());
+        assert_eq!(replayed, peers(&[5, 3, 1]));
     }
 
     #[test]

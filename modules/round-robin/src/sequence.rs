@@ -54,21 +54,43 @@ struct Writer {
     /// The current weights at a turn that is in the table, or was before those that are. None where they are not known: in
     /// a long sequence that no failed try has changed.
     known: Option<Known>,
+    /// What each endpoint of the cluster was owed when it was last in a table; the next table goes on from there.
+    credits: Box<[f64]>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Generator {
     Smooth(Smooth),
     /// After a failed try equal weights do not make equal turns any more.
     Peers(Peers),
 }
 
+impl Generator {
+    fn peers(&self) -> Peers {
+        match self {
+            Self::Smooth(smooth) => smooth.peers(),
+            Self::Peers(peers) => peers.clone(),
+        }
+    }
+
+    fn is(&self, other: &Smooth) -> bool {
+        matches!(self, Self::Smooth(smooth) if smooth == other)
+    }
+
+    /// Endpoints, and the choices after which it begins again.
+    fn size(&self) -> (u64, u64) {
+        match self {
+            Self::Smooth(smooth) => (smooth.len(), smooth.period()),
+            Self::Peers(peers) => (peers.len(), peers.period()),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Known {
     /// Before this turn.
     turn: u64,
-    /// None is the beginning of a sequence.
-    peers: Option<Peers>,
+    generator: Generator,
 }
 
 /// Result of a read.
@@ -81,10 +103,10 @@ struct Seen {
 }
 
 impl Sequence {
-    /// A sequence over `n_endpoints` endpoints whose configured weights have a period of `period`. It is filled at the
-    /// first look.
-    pub(crate) fn new(n_endpoints: usize, period: u64) -> Self {
-        let entries = period.clamp(MIN_TABLE, MAX_TABLE).max(n_endpoints as u64);
+    /// A sequence over as many endpoints as there are credits, whose configured weights have a period of `period`. It is filled
+    /// at the first look.
+    pub(crate) fn new(credits: Box<[f64]>, period: u64) -> Self {
+        let entries = period.clamp(MIN_TABLE, MAX_TABLE).max(credits.len() as u64);
         Self {
             version: AtomicU64::new(0),
             epoch: AtomicU64::new(NO_EPOCH),
@@ -94,19 +116,38 @@ impl Sequence {
             writer: Mutex::new(Writer {
                 generator: Generator::Smooth(Smooth::new(std::iter::empty())),
                 known: None,
+                credits,
             }),
         }
     }
 
-    /// The choice of this turn and its entry, as of this epoch; none where there is nothing to choose from. `smooth`
-    /// makes the generator anew where the epoch has moved on.
+    /// What each endpoint is owed before this turn. Waits for a table that is being made.
+    pub(crate) fn credits(&self, turn: u64) -> Box<[f64]> {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        self.note_credits(&mut writer, turn);
+        writer.credits.clone()
+    }
+
+    /// Fills the table before anybody looks: the next turn that anybody takes is `turn`.
+    pub(crate) fn fill(&self, turn: u64, epoch: u64, weights: impl Iterator<Item = (u32, u32)>) {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        self.replace(&mut writer, turn, epoch, weights);
+    }
+
+    /// The choice of this turn and its entry, as of this epoch; none where there is nothing to choose from. `weights`
+    /// are those of now, for a table that goes on from there where the epoch has moved on.
     #[inline]
-    pub(crate) fn at(&self, turn: u64, epoch: u64, smooth: impl Fn() -> Smooth) -> Option<(u64, u32)> {
+    pub(crate) fn at<I: Iterator<Item = (u32, u32)>>(
+        &self,
+        turn: u64,
+        epoch: u64,
+        weights: impl Fn() -> I,
+    ) -> Option<(u64, u32)> {
         match self.look(turn) {
             Some(Seen { epoch: of, entry: Some(entry), endpoint, .. }) if of == epoch => {
                 Some((entry, endpoint))
             }
-            seen => self.make(turn, epoch, seen, smooth),
+            seen => self.make(turn, epoch, seen, weights),
         }
     }
 
@@ -117,36 +158,22 @@ impl Sequence {
     }
 
     /// The choice after a failed try, among the endpoints that fit, as of this epoch; the turns from `turn` on, the next that
-    /// anybody takes, are what nginx makes of it. `weights` are those that the table was made from. None where they cannot be
-    /// told, because the sequence is too long, or where another request is changing it just now.
+    /// anybody takes, are what nginx makes of it. None where they cannot be told, because the sequence is too long, or where
+    /// another request is changing it just now.
     #[cold]
-    pub(crate) fn retry(
-        &self,
-        turn: u64,
-        epoch: u64,
-        weights: impl Iterator<Item = (u32, u32)>,
-        fits: impl Fn(u32) -> bool,
-    ) -> Option<u32> {
+    pub(crate) fn retry(&self, turn: u64, epoch: u64, fits: impl Fn(u32) -> bool) -> Option<u32> {
         let mut writer = match self.writer.try_lock() {
             Ok(writer) => writer,
             Err(TryLockError::Poisoned(error)) => error.into_inner(),
             Err(TryLockError::WouldBlock) => return None,
         };
         // Nobody else writes now.
-        let (start, len) = (self.start.load(Relaxed), self.len.load(Relaxed));
         let known = writer.known.as_ref().filter(|_| self.epoch.load(Relaxed) == epoch)?;
-        let mut peers = known.peers.clone().unwrap_or_else(|| Peers::new(weights));
-        let period = peers.period();
-        if len == 0 || period > self.table.len() as u64 || period * peers.len() > RETRY_WORK {
+        let (n_peers, period) = known.generator.size();
+        if period > self.table.len() as u64 || period * n_peers > RETRY_WORK {
             return None;
         }
-        let n_passed = turn.checked_sub(known.turn)?;
-        let (first, n_passed) = match start {
-            PERIODIC => (known.turn, n_passed % len),
-            _ if n_passed <= len => (0, n_passed),
-            _ => return None,
-        };
-        peers.replay((0..n_passed).map(|n| self.entry((first + n) % len)));
+        let mut peers = self.peers_before(known, turn)?;
         let chosen = peers.choose(fits)?;
         let mut generator = peers.clone();
         let mut choices: Vec<_> = generator.by_ref().take(period as usize).collect();
@@ -156,9 +183,43 @@ impl Sequence {
             choices.rotate_right((turn % period) as usize);
         }
         writer.generator = Generator::Peers(generator);
-        writer.known = Some(Known { turn, peers: Some(peers) });
+        writer.known = Some(Known { turn, generator: Generator::Peers(peers) });
         self.write(epoch, if is_periodic { PERIODIC } else { turn }, &choices);
         Some(chosen)
+    }
+
+    /// The current weights before this turn. Called by the one who holds the lock, as those below are.
+    fn peers_before(&self, known: &Known, turn: u64) -> Option<Peers> {
+        let (start, len) = (self.start.load(Relaxed), self.len.load(Relaxed));
+        if len == 0 {
+            return None;
+        }
+        let n_passed = turn.checked_sub(known.turn)?;
+        let (first, n_passed) = match start {
+            PERIODIC => (known.turn, n_passed % len),
+            _ if n_passed <= len => (0, n_passed),
+            _ => return None,
+        };
+        let mut peers = known.generator.peers();
+        peers.replay((0..n_passed).map(|n| self.entry((first + n) % len)));
+        Some(peers)
+    }
+
+    /// Takes down what the endpoints of the table are owed before this turn.
+    fn note_credits(&self, writer: &mut Writer, turn: u64) {
+        let (start, len) = (self.start.load(Relaxed), self.len.load(Relaxed));
+        let peers = match &writer.known {
+            _ if len == 0 => return,
+            Some(known) => self.peers_before(known, turn).unwrap_or_else(|| known.generator.peers()),
+            None => {
+                // The generator stands where the table ends.
+                let mut peers = writer.generator.peers();
+                let end = start.saturating_add(len);
+                peers.undo((turn.clamp(start, end)..end).map(|turn| self.entry(turn - start)));
+                peers
+            }
+        };
+        peers.write_credits(&mut writer.credits);
     }
 
     /// After how many turns the sequence repeats; none where that is more than the table holds.
@@ -195,12 +256,12 @@ impl Sequence {
 
     /// The way of those who find the table stale, too short, or being written.
     #[cold]
-    fn make(
+    fn make<I: Iterator<Item = (u32, u32)>>(
         &self,
         turn: u64,
         epoch: u64,
         seen: Option<Seen>,
-        smooth: impl Fn() -> Smooth,
+        weights: impl Fn() -> I,
     ) -> Option<(u64, u32)> {
         let mut writer = match (self.writer.try_lock(), seen) {
             (Ok(writer), _) => writer,
@@ -214,7 +275,7 @@ impl Sequence {
         // Nobody else writes now, so that a look always succeeds.
         let mut seen = self.look(turn)?;
         if stale(&seen) {
-            self.replace(&mut writer, turn, epoch, smooth());
+            self.replace(&mut writer, turn, epoch, weights());
             seen = self.look(turn)?;
         }
         while seen.entry.is_none() && seen.len > 0 {
@@ -230,17 +291,37 @@ impl Sequence {
         seen.entry.map(|entry| (entry, seen.endpoint))
     }
 
-    fn replace(&self, writer: &mut MutexGuard<'_, Writer>, turn: u64, epoch: u64, smooth: Smooth) {
-        let (period, room) = (smooth.period(), self.table.len() as u64);
-        if period <= room && period * smooth.n_classes() <= MAX_WORK {
-            let choices: Vec<_> = smooth.take(period as usize).collect();
-            writer.known = Some(Known { turn: 0, peers: None });
-            self.write(epoch, PERIODIC, &choices);
-        } else {
-            writer.generator = Generator::Smooth(smooth);
+    /// A table of these weights that goes on where the one before stands.
+    fn replace(
+        &self,
+        writer: &mut MutexGuard<'_, Writer>,
+        turn: u64,
+        epoch: u64,
+        weights: impl Iterator<Item = (u32, u32)>,
+    ) {
+        let is_first = self.epoch.load(Relaxed) == NO_EPOCH;
+        self.note_credits(writer, turn);
+        let begin = Smooth::going_on(weights, &writer.credits);
+        let (period, room) = (begin.period(), self.table.len() as u64);
+        if period > room || period * begin.n_classes() > MAX_WORK {
+            writer.generator = Generator::Smooth(begin);
             let choices = self.batch(writer, turn);
-            self.write(epoch, turn, &choices);
+            return self.write(epoch, turn, &choices);
         }
+        let mut generator = begin.clone();
+        let mut choices: Vec<_> = generator.by_ref().take(period as usize).collect();
+        // From its beginning a sequence is the same in every process, whatever turn it is.
+        let from_its_beginning = is_first && writer.credits.iter().all(|credit| *credit == 0.0);
+        let known =
+            Known { turn: if from_its_beginning { 0 } else { turn }, generator: Generator::Smooth(begin) };
+        let is_periodic = known.generator.is(&generator);
+        if is_periodic && period > 0 {
+            // Turn `t` is entry `t % len`.
+            choices.rotate_right((known.turn % period) as usize);
+        }
+        writer.known = Some(known);
+        writer.generator = Generator::Smooth(generator);
+        self.write(epoch, if is_periodic { PERIODIC } else { turn }, &choices);
     }
 
     fn go_on(&self, writer: &mut MutexGuard<'_, Writer>, start: u64) {
@@ -260,7 +341,7 @@ impl Sequence {
                 smooth.by_ref().take(n_choices).collect()
             }
             Generator::Peers(peers) => {
-                writer.known = Some(Known { turn: start, peers: Some(peers.clone()) });
+                writer.known = Some(Known { turn: start, generator: Generator::Peers(peers.clone()) });
                 let n_choices = batch(peers.len());
                 peers.by_ref().take(n_choices).collect()
             }
@@ -296,17 +377,21 @@ fn remainder(turn: u64, len: u64) -> u64 {
 mod tests {
     use super::*;
 
+    fn numbered(weights: &[u32]) -> impl Iterator<Item = (u32, u32)> + '_ {
+        (0..).zip(weights.iter().copied())
+    }
+
     fn smooth(weights: &[u32]) -> Smooth {
-        Smooth::new(weights.iter().enumerate().map(|(idx, weight)| (idx as u32, *weight)))
+        Smooth::new(numbered(weights))
     }
 
     fn read(sequence: &Sequence, turns: std::ops::Range<u64>, epoch: u64, weights: &[u32]) -> Vec<u32> {
-        turns.map(|turn| sequence.at(turn, epoch, || smooth(weights)).unwrap().1).collect()
+        turns.map(|turn| sequence.at(turn, epoch, || numbered(weights)).unwrap().1).collect()
     }
 
     #[test]
     fn a_short_period_is_one_table() {
-        let sequence = Sequence::new(3, 7);
+        let sequence = Sequence::new([0.0; 3].into(), 7);
         assert_eq!(read(&sequence, 0..14, 1, &[5, 1, 1]), smooth(&[5, 1, 1]).take(14).collect::<Vec<_>>());
         assert_eq!(sequence.start.load(Relaxed), PERIODIC);
     }
@@ -314,34 +399,36 @@ mod tests {
     #[test]
     fn a_period_that_is_too_long_is_made_batch_by_batch() {
         let weights = [100_003, 100_019, 7];
-        let sequence = Sequence::new(3, smooth(&weights).period());
+        let sequence = Sequence::new([0.0; 3].into(), smooth(&weights).period());
         assert_eq!(read(&sequence, 0..5000, 1, &weights), smooth(&weights).take(5000).collect::<Vec<_>>());
         assert_ne!(sequence.start.load(Relaxed), PERIODIC);
         // A turn that nobody took in time, and one far ahead.
-        assert!(sequence.at(3, 1, || smooth(&weights)).is_some());
-        let ahead = sequence.at(20_000, 1, || smooth(&weights)).unwrap().1;
+        assert!(sequence.at(3, 1, || numbered(&weights)).is_some());
+        let ahead = sequence.at(20_000, 1, || numbered(&weights)).unwrap().1;
         assert_eq!(Some(ahead), smooth(&weights).nth(20_000));
     }
 
     #[test]
     fn a_new_epoch_makes_a_new_table() {
-        let sequence = Sequence::new(3, 3);
+        let sequence = Sequence::new([0.0; 3].into(), 3);
         assert_eq!(read(&sequence, 0..3, 1, &[1, 1, 1]), [0, 1, 2]);
-        assert_eq!(read(&sequence, 4..8, 2, &[1, 0, 1]), [0, 2, 0, 2]);
-        assert!(sequence.at(8, 3, || smooth(&[0, 0, 0])).is_none());
-        assert_eq!(read(&sequence, 9..12, 4, &[1, 1, 1]), [0, 1, 2]);
+        // It goes on where that stands: the first had its turn at 3.
+        assert_eq!(read(&sequence, 4..8, 2, &[1, 0, 1]), [2, 0, 2, 0]);
+        assert!(sequence.at(8, 3, || numbered(&[0, 0, 0])).is_none());
+        // Whoever was away is owed what it was owed when it left.
+        assert_eq!(read(&sequence, 9..12, 4, &[1, 1, 1]), [2, 1, 0]);
     }
 
     #[test]
     fn readers_see_whole_tables_only() {
         // Tables of different lengths; each names endpoints that no other names.
-        let sequence = Sequence::new(8, 8);
+        let sequence = Sequence::new([0.0; 8].into(), 8);
         let tables: [&[u32]; 2] = [&[1, 1], &[0, 0, 1, 1, 1]];
         let done = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for epoch in 1..20_000 {
-                    let _ = sequence.at(0, epoch, || smooth(tables[epoch as usize % 2]));
+                    let _ = sequence.at(0, epoch, || numbered(tables[epoch as usize % 2]));
                 }
                 done.store(true, Relaxed);
             });

@@ -240,3 +240,70 @@ fn threads_share_one_sequence() {
     let sum = |endpoint: usize| counts.iter().map(|of| of[endpoint]).sum::<usize>();
     assert_eq!([sum(0), sum(1), sum(2)], [2000, 400, 400]);
 }
+
+#[test]
+fn an_instance_that_takes_over_goes_on_where_the_one_before_stands() {
+    let all = FakeCluster::weighted(&[5, 1, 1, 1]);
+    let three = all.reordered(&[0, 1, 2]);
+    let before = three.balancer::<RoundRobin>().build().unwrap();
+    assert_eq!(letters(&before.sequence(3)), "aab");
+    // The same servers in another order: the same turns.
+    let reordered = all.reordered(&[2, 0, 1]);
+    let after = reordered.balancer::<RoundRobin>().previous(&before).build().unwrap();
+    assert_eq!(letters(&after.sequence(4)), "babb");
+    // Both take turns of one sequence.
+    assert_eq!((before.sequence(1), after.sequence(1), before.sequence(1)), (vec![0], vec![1], vec![1]));
+    // One more, in the midst of the turns of the others, has its share.
+    let more = all.reordered(&[3, 0, 1, 2]);
+    let after = more.balancer::<RoundRobin>().previous(&after).build().unwrap();
+    assert_eq!(after.distribution(8), [1, 5, 1, 1]);
+    assert_eq!(after.distribution(800), [100, 500, 100, 100]);
+}
+
+#[test]
+fn many_servers_that_change_often_are_all_served() {
+    const SERVERS: usize = 2_000;
+    for weights in [vec![1; SERVERS + 1], (0..=SERVERS).map(|idx| 1 + idx as u32 % 3).collect()] {
+        let all = FakeCluster::weighted(&weights);
+        let order: Vec<usize> = (0..=SERVERS).collect();
+        // The last comes and goes as the first, so that every place changes; one is in slow start, which makes the sequence long.
+        let clusters = [all.reordered(&order[..SERVERS]), {
+            let mut order = order.clone();
+            order.rotate_right(1);
+            all.reordered(&order)
+        }];
+        clusters[0].set_effective_weight(7, WEIGHT_ONE / 3);
+        let mut served = vec![0_u32; SERVERS + 1];
+        let mut balancer = clusters[0].balancer::<RoundRobin>().build().unwrap();
+        let total: u32 = weights.iter().sum();
+        for step in 1..=total as usize / 50 {
+            for at in balancer.sequence(50) {
+                served[if step % 2 == 1 { at } else { (at + SERVERS) % (SERVERS + 1) }] += 1;
+            }
+            balancer = clusters[step % 2].balancer().previous(&balancer).build().unwrap();
+        }
+        for (server, (served, weight)) in served.iter().zip(&weights).enumerate().take(SERVERS) {
+            let at_least = if server == 7 { 0 } else { weight - 1 };
+            assert!((at_least..=weight + 1).contains(served), "server {server} of weight {weight}: {served}");
+        }
+        let unserved = served.iter().filter(|served| **served == 0).count();
+        assert!(unserved < 20, "{unserved} of {SERVERS} were not served");
+    }
+}
+
+#[test]
+fn debts_of_sessions_are_shared_by_server() {
+    let cluster = FakeCluster::equal(3);
+    let before = cluster.balancer::<RoundRobin>().build().unwrap();
+    let taken = || drop(before.load_balance(FakeRequest::get("/").preferred(2)));
+    taken();
+    let reordered = cluster.reordered(&[2, 0, 1]);
+    let after = reordered.balancer::<RoundRobin>().previous(&before).build().unwrap();
+    assert_eq!(letters(&after.sequence(3)), "bca", "the third, the first here, owes a turn");
+    // Also what it owes since then.
+    taken();
+    assert_eq!(letters(&after.sequence(3)), "bcb");
+    let without = cluster.reordered(&[0, 1]);
+    let last = without.balancer::<RoundRobin>().previous(&after).build().unwrap();
+    assert_eq!(last.distribution(4), [2, 2]);
+}
