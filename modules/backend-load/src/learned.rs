@@ -1,6 +1,7 @@
 //! Knowledge of one server from its reports, and its age.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -77,12 +78,12 @@ pub(crate) fn save<'a>(servers: impl Iterator<Item = (u64, &'a Learned)>, now_ns
 }
 
 /// The saved state, as if the process began in that moment.
-pub(crate) fn restore(saved: &[u8]) -> HashMap<u64, Learned> {
+pub(crate) fn restore(saved: &[u8]) -> HashMap<u64, Arc<Learned>> {
     let server = |bytes: &[u8]| {
         let number = |at: usize| bytes[at..at + 8].iter().rev().fold(0, |n, byte| n << 8 | u64::from(*byte));
         let time = |at: usize| AtomicU64::new(CLOCK_BEGINS_NS.saturating_sub(number(at)));
         let weight = u32::try_from(number(8)).unwrap_or(u32::MAX);
-        (number(0), Learned { weight: weight.into(), since_ns: time(16), last_ns: time(24) })
+        (number(0), Arc::new(Learned { weight: weight.into(), since_ns: time(16), last_ns: time(24) }))
     };
     saved.chunks_exact(SAVED_BYTES).map(server).collect()
 }

@@ -24,7 +24,8 @@
 //! until none has come for `expiry`; after that the blackout begins anew. Weights are computed every `update`. A server
 //! whose reports do not count gets the median of those that do. As long as none counts, the configured weights hold.
 //!
-//! Weights, their ages and the turn are saved: a reload is no blackout.
+//! Weights, their ages and the turn are saved: a reload is no blackout. An instance that takes over in the same process, when
+//! servers come and go, shares them with the one before it, so that reports to either count for both.
 //!
 //! **What the host says holds too**: a server in slow start gets that part of its
 //! weight, a server that is not available nothing. Configured weights play no part where reports count, as in Envoy:
@@ -89,11 +90,17 @@ pub struct BackendLoad {
     periods: Periods,
     plan: ArcSwap<Plan>,
     making: Mutex<()>,
+    shared: Arc<Shared>,
+    log: Log,
+}
+
+/// What instances that follow one another have together, beside the reports.
+#[derive(Debug, Default)]
+struct Shared {
     turn: Turn,
     /// When the last report came.
     now_ns: AtomicU64,
     unreadable: Complaints,
-    log: Log,
 }
 
 #[derive(Debug)]
@@ -103,7 +110,8 @@ struct Server {
     live: Live,
     /// As configured, in the fixed point of [`Live::effective_weight`].
     weight: u32,
-    learned: Learned,
+    /// Shared by the instances that follow one another.
+    learned: Arc<Learned>,
 }
 
 /// The turns, as of an epoch and until a time.
@@ -115,7 +123,7 @@ struct Plan {
 }
 
 /// The counter of turns: written by every request, so that it has cache lines of its own, away from what all read.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[repr(align(128))]
 struct Turn(AtomicU64);
 
@@ -138,20 +146,29 @@ impl Balancer for BackendLoad {
 
     fn build(cx: &BuildCx<'_, Self>, settings: Settings) -> Result<Self, BuildError> {
         settings.check()?;
-        // A reload is no reason for the first server to be the first again.
-        let (turn, saved) = cx
-            .saved()
-            .unwrap_or_default()
-            .split_first_chunk()
-            .map_or((0, &[][..]), |(turn, saved)| (u64::from_le_bytes(*turn), saved));
-        let servers: Box<[Server]> = {
-            let mut known = learned::restore(saved);
-            cx.endpoints().iter().map(|endpoint| Server::new(endpoint, &mut known)).collect()
+        let (shared, known) = match cx.previous() {
+            Some(previous) => (Arc::clone(&previous.shared), previous.known()),
+            None => {
+                // A reload is no reason for the first server to be the first again.
+                let saved = cx.saved().unwrap_or_default().split_first_chunk();
+                let (turn, saved) =
+                    saved.map_or((0, &[][..]), |(turn, saved)| (u64::from_le_bytes(*turn), saved));
+                let shared = Shared { turn: Turn(AtomicU64::new(turn)), ..Shared::default() };
+                (Arc::new(shared), learned::restore(saved))
+            }
         };
+        let servers: Box<[Server]> =
+            cx.endpoints().iter().map(|endpoint| Server::new(endpoint, &known)).collect();
         let epoch = cx.cluster().epoch();
         // No time is known here: what is learned already counts from the first request on.
         let configured: Vec<u64> = servers.iter().map(Server::effective).collect();
-        let plan = Plan { epoch, until_ns: 0, schedule: Schedule::new(&configured) };
+        let mut schedule = Schedule::new(&configured);
+        if let Some(previous) = cx.previous() {
+            let turn = shared.turn.0.load(Relaxed);
+            let next = previous.next_of(&servers, turn);
+            schedule = schedule.map(|schedule| schedule.going_on(turn, next));
+        }
+        let plan = Plan { epoch, until_ns: 0, schedule };
         Ok(Self {
             cluster: cx.cluster(),
             servers,
@@ -159,9 +176,7 @@ impl Balancer for BackendLoad {
             settings,
             plan: ArcSwap::from_pointee(plan),
             making: Mutex::new(()),
-            turn: Turn(AtomicU64::new(turn)),
-            now_ns: AtomicU64::new(0),
-            unreadable: Complaints::default(),
+            shared,
             log: cx.log().clone(),
         })
     }
@@ -182,7 +197,7 @@ impl Balancer for BackendLoad {
         }
         if let Some(schedule) = &plan.schedule {
             for _ in 0..TURNS {
-                let server = schedule.at(self.turn.0.fetch_add(1, Relaxed));
+                let server = schedule.at(self.shared.turn.0.fetch_add(1, Relaxed));
                 if self.fits(server, cx) {
                     return Next::Endpoint(server);
                 }
@@ -200,7 +215,7 @@ impl Balancer for BackendLoad {
         };
         let weight = Report::read(header, &self.settings.metrics)
             .and_then(|report| report.weight(self.settings.error_penalty));
-        self.now_ns.store(event.now_ns, Relaxed);
+        self.shared.now_ns.store(event.now_ns, Relaxed);
         match weight {
             Ok(weight) => server.learned.report(weight, event.now_ns),
             Err(why) => self.complain(server, header, &why, event.now_ns),
@@ -208,16 +223,16 @@ impl Balancer for BackendLoad {
     }
 
     fn save(&self) -> Option<Vec<u8>> {
-        let learned = self.servers.iter().map(|server| (server.id, &server.learned));
-        let mut saved = self.turn.0.load(Relaxed).to_le_bytes().to_vec();
-        saved.extend(learned::save(learned, self.now_ns.load(Relaxed)));
+        let learned = self.servers.iter().map(|server| (server.id, &*server.learned));
+        let mut saved = self.shared.turn.0.load(Relaxed).to_le_bytes().to_vec();
+        saved.extend(learned::save(learned, self.shared.now_ns.load(Relaxed)));
         Some(saved)
     }
 
     fn explain(&self, (): &()) -> Option<String> {
         Some(match &self.plan.load().schedule {
             None => "no server has a weight".to_owned(),
-            Some(Schedule::Equal(members)) => {
+            Some(Schedule::Equal(members, _)) => {
                 format!("a turn among {} servers of equal weight", members.len())
             }
             Some(Schedule::Weighted(places)) => format!("a turn among weights of {} in all", places.total()),
@@ -226,13 +241,13 @@ impl Balancer for BackendLoad {
 }
 
 impl Server {
-    fn new(endpoint: Endpoint<'_>, known: &mut HashMap<u64, Learned>) -> Self {
+    fn new(endpoint: Endpoint<'_>, known: &HashMap<u64, Arc<Learned>>) -> Self {
         Self {
             id: endpoint.id(),
             url: endpoint.url().into(),
             live: endpoint.live(),
             weight: endpoint.weight() << 16,
-            learned: known.remove(&endpoint.id()).unwrap_or_default(),
+            learned: known.get(&endpoint.id()).cloned().unwrap_or_default(),
         }
     }
 
@@ -251,6 +266,19 @@ impl Server {
 }
 
 impl BackendLoad {
+    /// The reports of each server, for the instance that takes over.
+    fn known(&self) -> HashMap<u64, Arc<Learned>> {
+        self.servers.iter().map(|server| (server.id, Arc::clone(&server.learned))).collect()
+    }
+
+    /// Place among these servers of the one whose turn it is here, or of the first behind it that is among them.
+    fn next_of(&self, servers: &[Server], turn: u64) -> usize {
+        let places: HashMap<u64, usize> = servers.iter().map(|server| server.id).zip(0..).collect();
+        let plan = self.plan.load();
+        let mut turns = plan.schedule.iter().flat_map(|schedule| schedule.from(turn));
+        turns.find_map(|server| places.get(&self.servers[server].id).copied()).unwrap_or(0)
+    }
+
     #[inline]
     fn fits(&self, server: usize, cx: &NextCx<'_>) -> bool {
         !cx.tried(server) && self.servers[server].live.is_available()
@@ -266,7 +294,13 @@ impl BackendLoad {
             Err(TryLockError::WouldBlock) => return,
         };
         let epoch = self.cluster.epoch();
+        let turn = self.shared.turn.0.load(Relaxed);
+        let next = self.plan.load().schedule.as_ref().and_then(|schedule| schedule.from(turn).next());
         let schedule = Schedule::new(&self.weights(now_ns));
+        let schedule = match next {
+            Some(next) => schedule.map(|schedule| schedule.going_on(turn, next)),
+            None => schedule,
+        };
         let until_ns = now_ns.saturating_add(self.settings.update.as_nanos() as u64);
         self.plan.store(Arc::new(Plan { epoch, until_ns, schedule }));
     }
@@ -295,14 +329,14 @@ impl BackendLoad {
 
     #[cold]
     fn complain(&self, server: &Server, header: &[u8], why: &Unreadable, now_ns: u64) {
-        let unsaid = self.unreadable.unsaid.fetch_add(1, Relaxed) + 1;
-        let said = self.unreadable.said_ns.load(Relaxed);
+        let unsaid = self.shared.unreadable.unsaid.fetch_add(1, Relaxed) + 1;
+        let said = self.shared.unreadable.said_ns.load(Relaxed);
         if said != 0 && now_ns.saturating_sub(said) < LOG_EVERY_NS {
             return;
         }
         // One of several threads says it.
-        if self.unreadable.said_ns.compare_exchange(said, now_ns.max(1), Relaxed, Relaxed).is_ok() {
-            self.unreadable.unsaid.fetch_sub(unsaid, Relaxed);
+        if self.shared.unreadable.said_ns.compare_exchange(said, now_ns.max(1), Relaxed, Relaxed).is_ok() {
+            self.shared.unreadable.unsaid.fetch_sub(unsaid, Relaxed);
             let shown = &header[..header.len().min(80)];
             self.log.warn(format_args!(
                 "server \"{}\": endpoint-load-metrics \"{}\" is ignored: {why} ({unsaid} ignored since this was last \

@@ -12,8 +12,8 @@ const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 #[derive(Debug)]
 pub(crate) enum Schedule {
-    /// Servers of equal weight.
-    Equal(Box<[u32]>),
+    /// Servers of equal weight, in ascending order, and which of them has turn 0.
+    Equal(Box<[u32]>, u64),
     Weighted(Places),
 }
 
@@ -24,16 +24,40 @@ impl Schedule {
         let (_, first) = some.clone().next()?;
         if some.all(|(_, weight)| weight == first) {
             let members = (0..).zip(weights).filter(|(_, weight)| **weight > 0).map(|(server, _)| server);
-            return Some(Self::Equal(members.collect()));
+            return Some(Self::Equal(members.collect(), 0));
         }
         Some(Self::Weighted(Places::new(weights.iter().copied())))
+    }
+
+    /// The same, going on at this turn with this server, or the next one where it has no weight. Where servers have turns by
+    /// weight, any stretch of turns is as good.
+    pub(crate) fn going_on(self, turn: u64, next: usize) -> Self {
+        match self {
+            Self::Equal(members, _) => {
+                let n = members.len() as u64;
+                let place = members.partition_point(|server| (*server as usize) < next) as u64;
+                Self::Equal(members, (place + n - turn % n) % n)
+            }
+            weighted => weighted,
+        }
+    }
+
+    /// The servers from this turn on, each once; where turns are by weight, none.
+    pub(crate) fn from(&self, turn: u64) -> impl Iterator<Item = usize> + '_ {
+        let n = match self {
+            Self::Equal(members, _) => members.len() as u64,
+            Self::Weighted(_) => 0,
+        };
+        (0..n).map(move |step| self.at(turn.wrapping_add(step)))
     }
 
     /// The server whose turn it is.
     #[inline]
     pub(crate) fn at(&self, turn: u64) -> usize {
         match self {
-            Self::Equal(members) => members[(turn % members.len() as u64) as usize] as usize,
+            Self::Equal(members, first) => {
+                members[(turn.wrapping_add(*first) % members.len() as u64) as usize] as usize
+            }
             Self::Weighted(places) => {
                 let part = turn.wrapping_mul(GOLDEN);
                 places.at(((u128::from(part) * u128::from(places.total())) >> 64) as u64)
@@ -55,6 +79,17 @@ mod tests {
     fn equal_servers_take_turns() {
         assert_eq!(turns(&[7, 7, 7], 7), [0, 1, 2, 0, 1, 2, 0]);
         assert_eq!(turns(&[0, 7, 0, 7], 3), [1, 3, 1]);
+    }
+
+    #[test]
+    fn equal_servers_go_on_where_others_stood() {
+        let before = Schedule::new(&[7, 7, 7, 7]).unwrap();
+        assert_eq!(before.from(6).collect::<Vec<_>>(), [2, 3, 0, 1]);
+        let after = Schedule::new(&[7, 0, 0, 7, 7]).unwrap().going_on(6, 2);
+        assert_eq!(after.from(6).collect::<Vec<_>>(), [3, 4, 0]);
+        let after = Schedule::new(&[7, 7]).unwrap().going_on(6, 2);
+        assert_eq!(after.from(6).collect::<Vec<_>>(), [0, 1], "behind the last comes the first");
+        assert_eq!(Schedule::new(&[1, 2]).unwrap().from(6).count(), 0);
     }
 
     #[test]

@@ -211,3 +211,38 @@ fn a_reload_goes_on_with_the_next_turn() {
     }
     assert_eq!(chosen, [0, 1, 2, 0, 1, 2]);
 }
+
+#[test]
+fn an_instance_that_takes_over_has_the_reports_and_is_told_of_those_that_still_come() {
+    let cluster = FakeCluster::equal(3);
+    let before = three_that_reported(&cluster);
+    let reordered = cluster.reordered(&[1, 0]);
+    let after = reordered.balancer::<BackendLoad>().previous(&before).build().unwrap();
+    expect_shares(&after, &[400, 200]);
+    // A request that began before reports to the instance that it began in.
+    report(&before, 3, &[(0, "TEXT cpu_utilization=0.5,rps_fractional=400")]);
+    cluster.advance(Duration::from_secs(1));
+    expect_shares(&after, &[400, 800]);
+}
+
+#[test]
+fn a_blackout_goes_on_in_the_instance_that_takes_over() {
+    let cluster = FakeCluster::equal(2);
+    let before = built(&cluster);
+    report(&before, 2, &[(0, "TEXT cpu_utilization=0.5,rps_fractional=100")]);
+    report(&before, 2, &[(1, "TEXT cpu_utilization=0.5,rps_fractional=300")]);
+    cluster.advance(Duration::from_secs(6));
+    let after = cluster.balancer::<BackendLoad>().previous(&before).build().unwrap();
+    expect_shares(&after, &[1, 1]);
+    cluster.advance(Duration::from_secs(4));
+    expect_shares(&after, &[100, 300]);
+}
+
+#[test]
+fn turns_among_equals_go_on_with_the_next_server() {
+    let all = FakeCluster::equal(5);
+    let before = all.reordered(&[0, 1, 2, 3]).balancer::<BackendLoad>().build().unwrap();
+    assert_eq!(before.sequence(6), [0, 1, 2, 3, 0, 1]);
+    let after = all.reordered(&[4, 0, 1, 2, 3]).balancer::<BackendLoad>().previous(&before).build().unwrap();
+    assert_eq!(after.sequence(3), [3, 4, 0]);
+}
