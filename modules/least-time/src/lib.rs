@@ -36,8 +36,9 @@
 //! - nginx also averages responses that broke off after their headers. A try that stickiness sends is learned from, but its
 //!   age is not looked at. Seconds are those of the host's monotonic clock.
 //!
-//! Averages are shared with the previous instance as long as the servers are the same, copied from it by server where they are
-//! not, and saved for the next process; unless `time` has changed.
+//! **Changes.** An instance that takes over in the same process, when servers come and go, has the averages of the one before it
+//! and counts its requests in flight, both by server. The times of requests that began before reach the newest instance. Averages
+//! are saved for the next process. Where `time` has changed, all of it begins anew.
 //!
 //! **When**: few servers of different speed, requests of about the same cost. **When not**: unequal weights and little load (the
 //! heaviest of those that are idle and equally fast gets everything, until it has something in flight), many proxies (all run to the server
@@ -60,6 +61,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use lb_api::pick::{self, Load, Ties};
 use lb_api::serde::Deserialize;
 use lb_api::{
@@ -67,7 +69,7 @@ use lb_api::{
     TryResult, export_balancer,
 };
 
-use peer::{Look, Peer};
+use peer::{Look, Peer, Waiting};
 
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
@@ -100,32 +102,27 @@ pub struct LeastTime {
     measure: Measure,
     inflight: bool,
     fail_timeout_secs: u32,
-    ids: Box<[u64]>,
     endpoints: Box<[Live]>,
-    /// One for each endpoint.
-    peers: Arc<[Peer]>,
+    peers: Arc<Peers>,
+    /// Those of the newest of the instances that follow one another: older ones tell it what they still learn.
+    newest: Arc<ArcSwap<Peers>>,
     ties: Ties,
 }
 
-/// State of a request: its last answer for `explain`, and whether that one is in flight.
+/// Averages of all endpoints, in order.
+#[derive(Debug)]
+struct Peers {
+    ids: Box<[u64]>,
+    peers: Box<[Peer]>,
+    /// Of the ids.
+    places: HashMap<u64, usize>,
+}
+
+/// State of a request: its last answer for `explain`, and whether that one is in flight, with its endpoint.
 #[derive(Debug, Default)]
 pub struct Chosen {
     load: Option<Load>,
-    waiting: Option<Waiting>,
-}
-
-/// Counts as in flight until it is dropped, whatever happens to the request.
-#[derive(Debug)]
-struct Waiting {
-    endpoint: usize,
-    peers: Arc<[Peer]>,
-    begun: u64,
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.peers[self.endpoint].end(self.begun);
-    }
+    waiting: Option<(usize, Waiting)>,
 }
 
 impl Balancer for LeastTime {
@@ -143,20 +140,24 @@ impl Balancer for LeastTime {
         let fail_timeout_secs = whole_seconds(fail_timeout)?;
         let endpoints = cx.endpoints();
         let ids: Box<[u64]> = endpoints.iter().map(lb_api::Endpoint::id).collect();
-        let peers = match cx.previous().filter(|previous| previous.measure == measure) {
-            // It goes on learning while this one starts.
-            Some(previous) if previous.ids == ids => Arc::clone(&previous.peers),
-            previous => {
-                let known = known(cx, measure, previous);
-                ids.iter().map(|id| known.get(id).map_or_else(Peer::unknown, Peer::copy)).collect()
+        let previous = cx.previous().filter(|previous| previous.measure == measure);
+        let (peers, newest) = match previous {
+            Some(previous) => (previous.taken_over_by(ids), Arc::clone(&previous.newest)),
+            None => {
+                let saved = saved(cx, measure);
+                let peer = |id| saved.get(id).map_or_else(Peer::unknown, |time| Peer::restored(*time));
+                let peers = ids.iter().map(peer).collect();
+                let peers = Arc::new(Peers::new(ids, peers));
+                (Arc::clone(&peers), Arc::new(ArcSwap::new(peers)))
             }
         };
+        newest.store(Arc::clone(&peers));
         Ok(Self {
             measure,
             inflight,
             fail_timeout_secs,
-            ids,
             peers,
+            newest,
             ties: Ties::restored(endpoints, &ties_before(cx)),
             endpoints: endpoints.live(),
         })
@@ -187,18 +188,16 @@ impl Balancer for LeastTime {
         };
         let Some(load) = chosen.load else { return pick::left_over(&self.endpoints, cx) };
         let endpoint = load.endpoint as usize;
-        let peer = &self.peers[endpoint];
+        let peer = &self.peers.peers[endpoint];
         peer.choose(&look);
         if self.inflight {
-            let begun = peer.begin(&look);
-            chosen.waiting = Some(Waiting { endpoint, peers: Arc::clone(&self.peers), begun });
+            chosen.waiting = Some((endpoint, peer.begin(&look)));
         }
         Next::Endpoint(endpoint)
     }
 
     fn observe(&self, chosen: &mut Chosen, event: &Event<'_>) {
-        let Some(peer) = self.peers.get(event.endpoint) else { return };
-        chosen.waiting.take_if(|waiting| waiting.endpoint == event.endpoint);
+        chosen.waiting.take_if(|(endpoint, _)| *endpoint == event.endpoint);
         let learns = match event.kind {
             EventKind::ResponseHeaders => true,
             _ => event.result == Some(TryResult::Served) && !self.learns_at_headers(),
@@ -208,7 +207,7 @@ impl Balancer for LeastTime {
             Measure::LastByte => Some(event.total),
         };
         if let Some(time) = time.filter(|_| learns) {
-            peer.learn(u32::try_from(time.as_millis()).unwrap_or(u32::MAX));
+            self.learn(event.endpoint, u32::try_from(time.as_millis()).unwrap_or(u32::MAX));
         }
     }
 
@@ -218,25 +217,58 @@ impl Balancer for LeastTime {
 
     fn save(&self) -> Option<Vec<u8>> {
         let mut saved = vec![self.measure as u8];
-        saved.extend((self.ids.len() as u32).to_le_bytes());
-        for (id, peer) in self.ids.iter().zip(&*self.peers) {
+        saved.extend((self.peers.ids.len() as u32).to_le_bytes());
+        for (id, peer) in self.peers.ids.iter().zip(&self.peers.peers) {
             saved.extend(id.to_le_bytes());
             saved.extend(peer.time().to_le_bytes());
         }
-        saved.extend(self.ties.save(&self.ids));
+        saved.extend(self.ties.save(&self.peers.ids));
         Some(saved)
     }
 
     fn explain(&self, chosen: &Chosen) -> Option<String> {
         let Load { endpoint, cost, .. } = chosen.load?;
-        let average = self.peers.get(endpoint as usize)?.time();
+        let average = self.peers.peers.get(endpoint as usize)?.time();
         Some(format!(
             "endpoint {endpoint} should be done first, after {cost} ms; its average is {average} ms"
         ))
     }
 }
 
+impl Peers {
+    fn new(ids: Box<[u64]>, peers: Box<[Peer]>) -> Self {
+        Self { places: ids.iter().copied().zip(0..).collect(), ids, peers }
+    }
+
+    fn of(&self, id: u64) -> Option<&Peer> {
+        self.peers.get(*self.places.get(&id)?)
+    }
+}
+
 impl LeastTime {
+    /// Averages for an instance with these endpoints.
+    fn taken_over_by(&self, ids: Box<[u64]>) -> Arc<Peers> {
+        if self.peers.ids == ids {
+            // It goes on learning while that one starts.
+            return Arc::clone(&self.peers);
+        }
+        let peer = |id: &u64| self.peers.of(*id).map_or_else(Peer::unknown, Peer::taken_over);
+        let peers = ids.iter().map(peer).collect();
+        Arc::new(Peers::new(ids, peers))
+    }
+
+    /// A response of this endpoint took so long.
+    fn learn(&self, endpoint: usize, ms: u32) {
+        let Some(peer) = self.peers.peers.get(endpoint) else { return };
+        peer.learn(ms);
+        let newest = self.newest.load();
+        if !Arc::ptr_eq(&newest, &self.peers)
+            && let Some(peer) = newest.of(self.peers.ids[endpoint])
+        {
+            peer.learn(ms);
+        }
+    }
+
     /// nginx waits for the end of the response with what it needs only for that.
     fn learns_at_headers(&self) -> bool {
         self.inflight && self.measure == Measure::Header
@@ -250,8 +282,8 @@ impl LeastTime {
         was_tried: impl Fn(u32) -> bool,
         expected_ms: impl Fn(&Peer) -> u64,
     ) -> Option<Load> {
-        let peers = self.endpoints.iter().zip(&*self.peers);
-        let loads = (0..self.peers.len() as u32).zip(peers).map(move |(endpoint, (live, peer))| {
+        let peers = self.endpoints.iter().zip(&self.peers.peers);
+        let loads = (0..self.endpoints.len() as u32).zip(peers).map(move |(endpoint, (live, peer))| {
             let fits = |_: &u32| live.is_available() && !was_tried(endpoint);
             let Some(in_flight) = live.in_flight_if_room().filter(fits) else {
                 return Load { endpoint, cost: 0, weight: 0 };
@@ -276,28 +308,23 @@ fn whole_seconds(time: Time) -> Result<u32, BuildError> {
     }
 }
 
-/// Knowledge of endpoints: by the previous instance, and beside it what an earlier process saved of the same times.
-fn known(cx: &BuildCx<'_, LeastTime>, measure: Measure, previous: Option<&LeastTime>) -> HashMap<u64, Peer> {
-    let saved = match cx.saved().and_then(Saved::read) {
+/// Averages of the same times that an earlier process saved, by id.
+fn saved(cx: &BuildCx<'_, LeastTime>, measure: Measure) -> HashMap<u64, u32> {
+    let times = match cx.saved().and_then(Saved::read) {
         Some(saved) if saved.timed == measure as u8 => saved.times,
         _ => &[],
     };
-    let saved = saved.chunks_exact(TIME_BYTES).filter_map(|bytes| {
+    let times = times.chunks_exact(TIME_BYTES).filter_map(|bytes| {
         let (id, time) = bytes.split_first_chunk()?;
-        let time = u32::from_le_bytes(time.try_into().ok()?);
-        Some((u64::from_le_bytes(*id), Peer::restored(time)))
+        Some((u64::from_le_bytes(*id), u32::from_le_bytes(time.try_into().ok()?)))
     });
-    let mut known: HashMap<_, _> = saved.collect();
-    if let Some(previous) = previous {
-        known.extend(previous.ids.iter().copied().zip(previous.peers.iter().map(Peer::copy)));
-    }
-    known
+    times.collect()
 }
 
 /// The turn among the tied: of the previous instance, or of an earlier process.
 fn ties_before(cx: &BuildCx<'_, LeastTime>) -> Vec<u8> {
     match (cx.previous(), cx.saved().and_then(Saved::read)) {
-        (Some(previous), _) => previous.ties.save(&previous.ids),
+        (Some(previous), _) => previous.ties.save(&previous.peers.ids),
         (None, Some(saved)) => saved.ties.to_vec(),
         (None, None) => Vec::new(),
     }

@@ -1,5 +1,6 @@
 //! The average time of one endpoint, in nginx's whole milliseconds.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
@@ -9,13 +10,33 @@ pub(crate) struct Peer {
     /// Average time of responses, ms, in the upper half, 0 while nothing is known; in the lower half what it is in steps, so
     /// that a scan need not divide.
     time: AtomicU64,
-    /// Average age of what is in flight, ms, as it was at each look.
-    inflight_time: AtomicU32,
     /// When it was last found worth a new look: seconds, or one of the constants below.
     checked: AtomicU32,
+    /// Shared by all instances that follow one another.
+    inflight: Arc<InFlight>,
+}
+
+/// Requests to one endpoint that have no answer yet. Behind a pointer, which only a look at their age follows.
+#[derive(Debug, Default)]
+struct InFlight {
+    /// Average age of what is in flight, ms, as it was at each look.
+    time: AtomicU32,
     /// Requests without an answer in the lower [`COUNT_BITS`], and the sum of the milliseconds at which they began in the
     /// others, where it wraps round. One word, so that both are always of one moment.
-    inflight: AtomicU64,
+    begun: AtomicU64,
+}
+
+/// A request that has no answer yet. It counts until it is dropped, whatever happens to it, and whichever instance it began in.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    inflight: Arc<InFlight>,
+    begun: u64,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.inflight.begun.fetch_sub(self.begun, Relaxed);
+    }
 }
 
 /// Enough for a million requests to one endpoint.
@@ -63,17 +84,12 @@ impl Peer {
     }
 
     fn with(time: u32, checked: u32) -> Self {
-        Self {
-            time: AtomicU64::new(pack(time)),
-            inflight_time: AtomicU32::new(0),
-            checked: AtomicU32::new(checked),
-            inflight: AtomicU64::new(0),
-        }
+        Self { time: AtomicU64::new(pack(time)), checked: AtomicU32::new(checked), inflight: Arc::default() }
     }
 
-    /// The same as known now, without what is in flight: that ends where it began.
-    pub(crate) fn copy(&self) -> Self {
-        Self::with(self.time(), self.checked.load(Relaxed))
+    /// The same as known now, for an instance that takes over; what is in flight is counted for both.
+    pub(crate) fn taken_over(&self) -> Self {
+        Self { inflight: Arc::clone(&self.inflight), ..Self::with(self.time(), self.checked.load(Relaxed)) }
     }
 
     /// The average time, for those who save it.
@@ -107,7 +123,7 @@ impl Peer {
     /// The same, or how long those in flight have waited where that is more.
     #[inline]
     pub(crate) fn expected_with_inflight_ms(&self, look: &Look) -> u64 {
-        match self.inflight.load(Relaxed) {
+        match self.inflight.begun.load(Relaxed) {
             0 => self.expected_ms(look),
             inflight => step(self.halved_ms(look).max(self.look_at_inflight(inflight, look.ms))).into(),
         }
@@ -139,8 +155,8 @@ impl Peer {
         let ages = (count.wrapping_mul(now_ms) << COUNT_BITS).wrapping_sub(inflight - count);
         let ages = (ages.cast_signed() >> COUNT_BITS).max(0).cast_unsigned();
         let age = ages / count.max(1);
-        let time = average(self.inflight_time.load(Relaxed), u32::try_from(age).unwrap_or(u32::MAX));
-        self.inflight_time.store(time, Relaxed);
+        let time = average(self.inflight.time.load(Relaxed), u32::try_from(age).unwrap_or(u32::MAX));
+        self.inflight.time.store(time, Relaxed);
         time
     }
 
@@ -153,16 +169,11 @@ impl Peer {
         }
     }
 
-    /// A request to it has begun at this time; returns what [`end`](Self::end) is to be told.
-    pub(crate) fn begin(&self, look: &Look) -> u64 {
+    /// A request to it begins at this time.
+    pub(crate) fn begin(&self, look: &Look) -> Waiting {
         let begun = (look.ms << COUNT_BITS).wrapping_add(1);
-        self.inflight.fetch_add(begun, Relaxed);
-        begun
-    }
-
-    /// The request that began so is answered, or over.
-    pub(crate) fn end(&self, begun: u64) {
-        self.inflight.fetch_sub(begun, Relaxed);
+        self.inflight.begun.fetch_add(begun, Relaxed);
+        Waiting { inflight: Arc::clone(&self.inflight), begun }
     }
 }
 

@@ -339,16 +339,33 @@ fn remembers_over_reloads_and_restarts_by_id() {
     let reordered = cluster.reordered(&[2, 0]);
     let restarted = reordered.balancer::<LeastTime>().saved(first.save()).build().unwrap();
     assert_eq!(averages(&restarted, &reordered), ["300", "100"]);
-    let second = reordered.balancer::<LeastTime>().previous(&first).saved(first.save()).build().unwrap();
+    let second = reordered.balancer::<LeastTime>().previous(&first).build().unwrap();
     assert_eq!(averages(&second, &reordered), ["300", "100"]);
-    // Of the same servers one does not have a copy: what the previous instance still learns is seen here.
+    // What an instance still learns reaches the one after it, where the servers are the same and where they are not.
     let third = reordered.balancer::<LeastTime>().previous(&second).build().unwrap();
     answers_after(&second, &reordered, 0, 700);
     assert_eq!(averages(&third, &reordered), ["320", "100"]);
+    answers_after(&first, &cluster, 0, 200);
+    assert_eq!(averages(&third, &reordered), ["320", "105"]);
     // Another time is not the same thing.
     let other = reordered.balancer::<LeastTime>().setting("time", "last_byte");
     let other = other.previous(&first).saved(first.save()).build().unwrap();
     assert_eq!(averages(&other, &reordered), ["0", "0"]);
+}
+
+#[test]
+fn what_is_in_flight_counts_in_every_instance_that_follows() {
+    let cluster = FakeCluster::equal(2);
+    let first = cluster.balancer::<LeastTime>().setting("inflight", true).build().unwrap();
+    let waiting = to(&first, &cluster, 1);
+    let reordered = cluster.reordered(&[1]);
+    let second =
+        reordered.balancer::<LeastTime>().setting("inflight", true).previous(&first).build().unwrap();
+    cluster.advance(1_000 * MS);
+    assert!(to(&second, &reordered, 0).explain().contains("after 1020 ms"));
+    drop(waiting);
+    cluster.advance(1_000 * MS);
+    assert!(to(&second, &reordered, 0).explain().contains("after 20 ms"));
 }
 
 #[test]

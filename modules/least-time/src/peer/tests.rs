@@ -98,11 +98,11 @@ fn ages_of_what_is_in_flight_are_those_of_nginx() {
                 1 if !open.is_empty() => {
                     let (began, begun) = open.swap_remove(rng.below(open.len() as u64) as usize);
                     nginx.done(now, now - began);
-                    peer.end(begun);
+                    drop(begun);
                 }
                 _ => {}
             }
-            let inflight = peer.inflight.load(Relaxed);
+            let inflight = peer.inflight.begun.load(Relaxed);
             assert_eq!(inflight & ((1 << COUNT_BITS) - 1), nginx.inflight_reqs);
             if nginx.inflight_reqs > 0 {
                 assert_eq!(peer.look_at_inflight(inflight, now), nginx.look(now));
