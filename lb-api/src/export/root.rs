@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(check_version("2.0.0"), Err(format!("built for ABI 2.0, {provides}")));
         assert_eq!(check_version("0.9.0"), Err(format!("built for ABI 0.9, {provides}")));
         assert_eq!(check_version("1.77.0"), Err(format!("built for ABI 1.77, {provides}")));
-        assert_eq!(check_version("x"), Err("names \"x\" as its ABI version, which is none".into()));
+        assert_eq!(check_version("x"), Err("its ABI version \"x\" is not a version; rebuild it".into()));
     }
 
     /// Roots of other versions: abi_stable compares names without their paths.
