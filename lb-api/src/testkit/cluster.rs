@@ -57,21 +57,21 @@ impl FakeCluster {
 
     /// An endpoint for each of these configured weights, all available.
     pub fn weighted(weights: &[u32]) -> Self {
-        let state = Box::leak(Box::new(wire::ClusterState {
-            size: size_of::<wire::ClusterState>() as u32,
-            n_available: AtomicU32::new(weights.len() as u32),
-            // As in a cluster that a host has just built: a table that was never made must not pass for one of this epoch.
-            epoch: AtomicU64::new(0),
-        }));
         Self {
             endpoints: weights
                 .iter()
                 .enumerate()
                 .map(|(idx, weight)| FakeEndpoint::new(idx, *weight))
                 .collect(),
-            state,
+            state: new_state(),
             world: Arc::new(World { now_ns: AtomicU64::new(1_000_000_000), seed: AtomicU64::new(0) }),
         }
+        .counted()
+    }
+
+    fn counted(self) -> Self {
+        self.count_available();
+        self
     }
 
     /// Adds a metadata pair to an endpoint.
@@ -98,6 +98,63 @@ impl FakeCluster {
         Self { endpoints: order.iter().map(|idx| self.endpoints[*idx].clone()).collect(), ..self.clone() }
     }
 
+    /// Another membership of the same cluster: these endpoints, in this order, with live numbers of the cluster that are its own.
+    /// An endpoint of both has one slot.
+    #[must_use]
+    pub fn membership(&self, order: &[usize]) -> Self {
+        Self { state: new_state(), ..self.reordered(order) }.counted()
+    }
+
+    /// The membership that follows another one. Whoever was there keeps its slot and weight. All others get a slot of their own, also
+    /// if they were there before.
+    pub(super) fn membership_after(&self, before: &Self, order: &[usize]) -> Self {
+        let mut next = self.membership(order);
+        for it in &mut next.endpoints {
+            match before.endpoints.iter().find(|before| before.id == it.id) {
+                Some(before) => *it = before.clone(),
+                None => it.counters = new_counters(it.weight),
+            }
+        }
+        next.counted()
+    }
+
+    /// Poisons the slots of endpoints that are not in the next membership, and its own numbers: no instance of it is left.
+    pub(super) fn leave_to(&self, next: &Self) {
+        self.state.n_available.store(0, Relaxed);
+        for (idx, it) in self.endpoints.iter().enumerate() {
+            if !next.endpoints.iter().any(|next| std::ptr::eq(next.counters, it.counters)) {
+                self.poison(idx);
+            }
+        }
+    }
+
+    /// Another configured weight. The effective weight falls at once; it rises with [`settle`](Self::settle), since no instance
+    /// sees more than it was built with.
+    pub(super) fn set_weight(&mut self, endpoint: usize, weight: u32) {
+        let it = &mut self.endpoints[endpoint];
+        it.weight = weight;
+        it.counters.effective_weight.fetch_min(weight << 16, Relaxed);
+        self.state.epoch.fetch_add(1, Release);
+    }
+
+    /// No instance of the membership before is left: effective weights rise to the configured ones.
+    pub(super) fn settle(&self) {
+        self.endpoints.iter().for_each(|it| it.counters.effective_weight.store(it.weight << 16, Relaxed));
+        self.state.epoch.fetch_add(1, Release);
+    }
+
+    /// The slot of an endpoint that has left, as it may be found once no instance that was built with it lives: down, without a
+    /// weight, and with numbers that no endpoint has.
+    pub fn poison(&self, endpoint: usize) {
+        let counters = self.endpoints[endpoint].counters;
+        counters.state.store(wire::STATE_DOWN, Relaxed);
+        counters.effective_weight.store(0, Relaxed);
+        counters.in_flight.store(u32::MAX, Relaxed);
+        counters.in_flight_older.store(u32::MAX, Relaxed);
+        counters.max_in_flight.store(1, Relaxed);
+        counters.latency_ns.store(u64::MAX, Relaxed);
+    }
+
     /// Changes the state of an endpoint, and the epoch.
     pub fn set_state(&self, endpoint: usize, state: State) {
         let state = match state {
@@ -107,10 +164,14 @@ impl FakeCluster {
             State::Draining => wire::STATE_DRAINING,
         };
         self.endpoints[endpoint].counters.state.store(state, Relaxed);
+        self.count_available();
+        self.state.epoch.fetch_add(1, Release);
+    }
+
+    fn count_available(&self) {
         let available =
             self.endpoints.iter().filter(|e| e.counters.state.load(Relaxed) == wire::STATE_AVAILABLE);
         self.state.n_available.store(available.count() as u32, Relaxed);
-        self.state.epoch.fetch_add(1, Release);
     }
 
     /// Whether an endpoint is available.
@@ -168,15 +229,6 @@ impl FakeCluster {
 impl FakeEndpoint {
     fn new(idx: usize, weight: u32) -> Self {
         let name = format!("10.0.{}.{}", idx / 250, idx % 250 + 1);
-        let counters = wire::Counters {
-            size: size_of::<wire::Counters>() as u32,
-            state: AtomicU32::new(wire::STATE_AVAILABLE),
-            effective_weight: AtomicU32::new(weight << 16),
-            in_flight: AtomicU32::new(0),
-            in_flight_older: AtomicU32::new(0),
-            max_in_flight: AtomicU32::new(0),
-            latency_ns: AtomicU64::new(0),
-        };
         Self {
             // Any ids will do that are not the indices.
             id: Rng::new(idx as u64).bits(),
@@ -185,9 +237,32 @@ impl FakeEndpoint {
             name,
             port: 8080,
             metadata: Vec::new(),
-            counters: Box::leak(Box::new(counters)),
+            counters: new_counters(weight),
         }
     }
+}
+
+/// The live numbers of a cluster, of one instance.
+fn new_state() -> &'static wire::ClusterState {
+    Box::leak(Box::new(wire::ClusterState {
+        size: size_of::<wire::ClusterState>() as u32,
+        n_available: AtomicU32::new(0),
+        // As in a cluster that a host has just built: a table that was never made must not pass for one of this epoch.
+        epoch: AtomicU64::new(0),
+    }))
+}
+
+/// The slot of an endpoint that is available.
+fn new_counters(weight: u32) -> &'static wire::Counters {
+    Box::leak(Box::new(wire::Counters {
+        size: size_of::<wire::Counters>() as u32,
+        state: AtomicU32::new(wire::STATE_AVAILABLE),
+        effective_weight: AtomicU32::new(weight << 16),
+        in_flight: AtomicU32::new(0),
+        in_flight_older: AtomicU32::new(0),
+        max_in_flight: AtomicU32::new(0),
+        latency_ns: AtomicU64::new(0),
+    }))
 }
 
 /// A request that was never sent.

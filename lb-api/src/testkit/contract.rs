@@ -1,5 +1,7 @@
 //! The contract: rules for every balancer, whatever its strategy.
 
+mod membership;
+
 use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -26,7 +28,10 @@ const SIZES: [usize; 6] = [1, 2, 3, 10, 64, 130];
 /// - it may be dropped at any time, with and without `finish`;
 /// - every kind of failure, event and outcome can be reported;
 /// - `build` works with its saved state, with damaged state, and with a previous instance that has other endpoints;
-/// - all of this works on several threads at once.
+/// - all of this works on several threads at once;
+/// - it goes on while endpoints come, go, move and change weight: each membership has an instance and live numbers of its own, a
+///   new instance takes over from the one before under calls, keeps the shares that there are without rebuilds, chooses as one that
+///   was built anew, and reads nothing of an endpoint that has left.
 ///
 /// Every part uses requests with and without a key, from several clients, because a balancer that asks for keys has two ways of
 /// choosing.
@@ -120,8 +125,8 @@ impl<B> Contract<B> {
         }
     }
 
-    /// The contract, part by part. All but the last two are tried at several sizes of cluster.
-    pub const PARTS: [Part<B>; 9] = [
+    /// The contract, part by part.
+    pub const PARTS: [Part<B>; 14] = [
         ("offers every endpoint once, then ends", |it| it.at_every_size(Self::offers_each_endpoint_once)),
         ("skips what the host has tried", |it| it.at_every_size(Self::honours_what_the_host_has_tried)),
         ("ends when endpoints are unavailable", |it| {
@@ -133,6 +138,11 @@ impl<B> Contract<B> {
         ("keeps each key on its endpoint", |it| it.at_every_size(Self::keeps_keys)),
         ("works on several threads", Self::works_on_several_threads),
         ("follows effective weights", Self::follows_effective_weights),
+        ("follows endpoints that come, go and move", |it| it.at_every_size(Self::follows_members)),
+        ("reads nothing of an endpoint that has left", Self::reads_its_own_numbers),
+        ("keeps its shares over rebuilds", Self::keeps_shares_over_rebuilds),
+        ("chooses as a new instance after changes", Self::chooses_as_a_new_instance),
+        ("takes over while requests run", Self::takes_over_under_calls),
     ];
 
     fn at_every_size(&self, part: fn(&Self, usize)) {
@@ -305,7 +315,7 @@ impl<B> Contract<B> {
         let fewer = n - usize::from(n > 1 && self.takes(n - 1));
         let order: Vec<_> = (0..n).rev().take(fewer).collect();
         let reordered = cluster.reordered(&order);
-        let next = self.builder(&reordered).previous(&balancer).saved(balancer.save()).build();
+        let next = self.builder(&reordered).previous(&balancer).build();
         let next = next.unwrap_or_else(|why| panic!("contract: built with a previous instance: {why}"));
         expect_all(&balancer, n, "an instance that is being replaced");
         drop(balancer);
@@ -508,7 +518,7 @@ fn expect_all<B>(balancer: &TestBalancer<B>, n: usize, after: &str) {
     for request in [0, n, 2 * n].into_iter().flat_map(kinds) {
         let when = format!("{}, after {after}", key_of(&request));
         let mut trylist = balancer.load_balance(request);
-        let (mut offered, end) = to_the_end(&mut trylist);
+        let (mut offered, end) = to_the_end(&mut trylist, &when);
         assert!(end != Next::Busy, "contract: answered Busy, but no endpoint is full; {when}");
         offered.sort_unstable();
         same(&offered, &(0..n).collect::<Vec<_>>(), format_args!("{when}"));
@@ -519,10 +529,10 @@ fn expect_all<B>(balancer: &TestBalancer<B>, n: usize, after: &str) {
 }
 
 /// Every endpoint that is answered while each fails to connect, and the answer that is none.
-fn to_the_end<B>(trylist: &mut TestTrylist<'_, B>) -> (Vec<usize>, Next) {
+fn to_the_end<B>(trylist: &mut TestTrylist<'_, B>, when: &str) -> (Vec<usize>, Next) {
     let mut offered = Vec::new();
     loop {
-        match trylist.next() {
+        match trylist.try_next().unwrap_or_else(|why| panic!("next: {why}; {when}")) {
             Next::Endpoint(endpoint) => offered.push(endpoint),
             end => return (offered, end),
         }

@@ -90,8 +90,8 @@ fn the_report_has_a_line_for_each_check_and_says_how_long_calls_take() {
     // What its settings are wrong for is no fault of a module that says so.
     let builds = "builds with its settings: but not for clusters of 1 (first: expected the index of an endpoint, from 0)";
     assert!(report.of(builds).starts_with("ok "));
-    assert_eq!(report.lines.last().unwrap(), "13 checks: 11 ok, 0 failed, 2 skipped");
-    assert_eq!(report.lines.len(), 15);
+    assert_eq!(report.lines.last().unwrap(), "18 checks: 16 ok, 0 failed, 2 skipped");
+    assert_eq!(report.lines.len(), 20);
     assert!(report.of("follows effective weights").starts_with("skipped  "));
     assert!(report.of("keeps each key on its endpoint").starts_with("skipped  "));
     let time = report.of("time of a request's calls");
@@ -174,7 +174,7 @@ fn a_module_that_ends_the_process_is_a_line_in_each_check() {
         let report = broken(fault);
         report.failed(OFFERS, why);
         report.failed("works on several threads", why);
-        assert_eq!(report.lines.last().unwrap(), "13 checks: 2 ok, 10 failed, 1 skipped");
+        assert_eq!(report.lines.last().unwrap(), "18 checks: 2 ok, 15 failed, 1 skipped");
     }
 }
 
@@ -182,7 +182,7 @@ fn a_module_that_ends_the_process_is_a_line_in_each_check() {
 fn a_module_that_never_returns_is_given_up() {
     let report = test(&artifacts::broken("never-returns"), &["--time-limit", "10"]);
     report.failed(OFFERS, "did not return within 10 seconds");
-    assert_eq!(report.lines.last().unwrap(), "13 checks: 2 ok, 1 failed, 10 skipped");
+    assert_eq!(report.lines.last().unwrap(), "18 checks: 2 ok, 1 failed, 15 skipped");
 }
 
 #[test]
