@@ -49,6 +49,11 @@
 //! The modules below are the rooms of the house, from the top: each imports only those below it, and the files of one folder
 //! import each other in one direction. `walls.rs` holds every import to that. Each room's page lists its files in reading order.
 
+#![allow(
+    rustdoc::private_intra_doc_links,
+    reason = "pub is for the binary and for tests; the docs are for readers of the source, who follow private links too"
+)]
+
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
 pub mod supervisor;

@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     /// More than a pipe holds.
-    const BYTES: [u8; 1 << 20] = [b'x'; 1 << 20];
+    static BYTES: [u8; 1 << 20] = [b'x'; 1 << 20];
 
     #[test]
     fn waits_for_room_where_the_descriptor_does_not() {

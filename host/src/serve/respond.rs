@@ -68,7 +68,7 @@ pub(crate) fn write_error(
     match error {
         Error::Method => out.extend_from_slice(b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"),
         Error::NoEndpoint | Error::Busy | Error::ClientBusy | Error::Overloaded => {
-            out.extend_from_slice(b"Retry-After: 1\r\n")
+            out.extend_from_slice(b"Retry-After: 1\r\n");
         }
         _ => {}
     }

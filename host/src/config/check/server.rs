@@ -63,7 +63,7 @@ impl Checker<'_> {
         let key = |key: &str| format!("{object}: {key}");
         let weight = self.integer(&key("weight"), raw.weight.as_ref(), 1..=65_535, 1);
         let max_requests = self.integer(&key("max_requests"), raw.max_requests.as_ref(), 0..=MAX_REQUESTS, 0);
-        let tier = self.tier(&object, raw.tier, raw.backup);
+        let tier = self.tier(&object, raw.tier.as_ref(), raw.backup);
         let authority = match address::parse_server(url.get_ref()) {
             Ok(authority) => authority,
             Err(reason) => {
@@ -97,13 +97,13 @@ impl Checker<'_> {
         })
     }
 
-    fn tier(&mut self, object: &str, tier: Option<Spanned<i64>>, backup: Option<Spanned<bool>>) -> u16 {
-        if let (Some(tier), Some(_)) = (&tier, &backup) {
+    fn tier(&mut self, object: &str, tier: Option<&Spanned<i64>>, backup: Option<Spanned<bool>>) -> u16 {
+        if let (Some(tier), Some(_)) = (tier, &backup) {
             let right = "\"backup = true\" is tier 1: write one of them";
             self.report.error(tier.at(), format!("{object}: tier and backup ({right})"));
         }
         let default = u16::from(backup.is_some_and(|backup| *backup.get_ref()));
-        self.integer(&format!("{object}: tier"), tier.as_ref(), 0..=LAST_TIER, default)
+        self.integer(&format!("{object}: tier"), tier, 0..=LAST_TIER, default)
     }
 
     /// The name that the certificate of a server must have. Every host of a URL can be one, except names with "_" and

@@ -105,7 +105,7 @@ impl Scope {
         match self.faults[fault as usize].add(now) {
             Some(0) => tracing::error!(module, cluster, fault = kind, "module fault: {detail}"),
             Some(suppressed) => {
-                tracing::error!(module, cluster, fault = kind, suppressed, "module fault: {detail}")
+                tracing::error!(module, cluster, fault = kind, suppressed, "module fault: {detail}");
             }
             None => tracing::debug!(module, cluster, fault = kind, "module fault: {detail}"),
         }

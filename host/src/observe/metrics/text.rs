@@ -172,7 +172,7 @@ impl Metrics {
         let outcomes = self.clusters().flat_map(|(idx, cluster)| {
             OUTCOMES.iter().enumerate().map(move |(kind, outcome)| {
                 let n = self.sum(|shard| &shard.clusters[idx].requests.outcomes[kind]);
-                ([label("cluster", &*cluster.name), label("outcome", outcome)], n)
+                ([label("cluster", &cluster.name), label("outcome", outcome)], n)
             })
         });
         out.counter("trylist_outcomes", None, "Requests by the outcome of their tries.", outcomes)?;
@@ -188,7 +188,7 @@ impl Metrics {
             "Time from the end of the request's head to the head of a server's response.",
             self.clusters().map(|(idx, cluster)| {
                 (
-                    [label("cluster", &*cluster.name)],
+                    [label("cluster", &cluster.name)],
                     self.times(|shard| &shard.clusters[idx].requests.first_byte),
                 )
             }),
@@ -261,7 +261,7 @@ impl Metrics {
             let now = counters.state.load(Relaxed) as usize;
             let each = STATES.iter().enumerate();
             each.map(move |(state, text)| {
-                ([cluster, endpoint, label("state", *text)], u32::from(now == state))
+                ([cluster, endpoint, label("state", text)], u32::from(now == state))
             })
         });
         out.gauge(
@@ -322,7 +322,7 @@ impl Metrics {
             None,
             "1 while a cluster is in panic: too few endpoints are available, so all but drained ones get requests.",
             self.clusters()
-                .map(|(_, cluster)| ([label("cluster", &*cluster.name)], u32::from((cluster.panics)()))),
+                .map(|(_, cluster)| ([label("cluster", &cluster.name)], u32::from((cluster.panics)()))),
         )
     }
 
@@ -334,7 +334,7 @@ impl Metrics {
             self.balancers().flat_map(|(name, balancer, place)| {
                 ModuleCall::TEXT.iter().enumerate().map(move |(call, text)| {
                     let n = self.sum(|shard| &place.of(shard).calls[call]);
-                    ([label("cluster", name), label("module", &*balancer.module), label("call", text)], n)
+                    ([label("cluster", name), label("module", &balancer.module), label("call", text)], n)
                 })
             }),
         )?;
@@ -346,7 +346,7 @@ impl Metrics {
                 ModuleFault::ALL.into_iter().map(move |fault| {
                     let labels = [
                         label("cluster", name),
-                        label("module", &*balancer.module),
+                        label("module", &balancer.module),
                         label("fault", fault.name()),
                     ];
                     (labels, (balancer.faults)(fault))
@@ -358,7 +358,7 @@ impl Metrics {
             None,
             "1 while a module is in quarantine after too many faults: the host chooses endpoints until the next reload.",
             self.balancers().map(|(name, balancer, _)| {
-                let labels = [label("cluster", name), label("module", &*balancer.module)];
+                let labels = [label("cluster", name), label("module", &balancer.module)];
                 (labels, u32::from((balancer.is_quarantined)()))
             }),
         )
@@ -368,7 +368,7 @@ impl Metrics {
     fn module_answers(&self, out: &mut MetricSink<'_>) -> fmt::Result {
         let single = |cell: fn(&BalancerCells) -> &Cell| {
             self.balancers().map(move |(name, balancer, place)| {
-                let labels = [label("cluster", name), label("module", &*balancer.module)];
+                let labels = [label("cluster", name), label("module", &balancer.module)];
                 (labels, self.sum(|shard| cell(place.of(shard))))
             })
         };
@@ -376,7 +376,7 @@ impl Metrics {
             "trylist_module_time",
             "Time of a request in its calls into the module, for a sample of the requests.",
             self.balancers().map(|(name, balancer, place)| {
-                let labels = [label("cluster", name), label("module", &*balancer.module)];
+                let labels = [label("cluster", name), label("module", &balancer.module)];
                 (labels, self.times(|shard| &place.of(shard).time))
             }),
         )?;
@@ -411,7 +411,7 @@ impl Metrics {
             self.clusters().map(|(idx, cluster)| {
                 let left = left(idx);
                 let entered = self.sum(|shard| &shard.clusters[idx].queue_entered);
-                ([label("cluster", &*cluster.name)], entered.saturating_sub(left))
+                ([label("cluster", &cluster.name)], entered.saturating_sub(left))
             }),
         )?;
         out.counter(
@@ -421,7 +421,7 @@ impl Metrics {
             self.clusters().flat_map(|(idx, cluster)| {
                 QueueEnd::TEXT.iter().enumerate().map(move |(end, text)| {
                     let n = self.sum(|shard| &shard.clusters[idx].queue_left[end]);
-                    ([label("cluster", &*cluster.name), label("end", text)], n)
+                    ([label("cluster", &cluster.name), label("end", text)], n)
                 })
             }),
         )?;
@@ -430,7 +430,7 @@ impl Metrics {
             Some(&Unit::Seconds),
             "Total time of requests in the queue.",
             self.clusters().map(|(idx, cluster)| {
-                ([label("cluster", &*cluster.name)], self.sum(|shard| &shard.clusters[idx].queue_time_ns))
+                ([label("cluster", &cluster.name)], self.sum(|shard| &shard.clusters[idx].queue_time_ns))
             }),
         )?;
         out.counter(
@@ -481,7 +481,7 @@ impl Metrics {
     /// One counter of each cluster.
     fn by_cluster(&self, cell: fn(&ClusterCells) -> &Cell) -> impl Iterator<Item = ([Label<'_>; 1], u64)> {
         self.clusters().map(move |(idx, cluster)| {
-            ([label("cluster", &*cluster.name)], self.sum(|shard| cell(&shard.clusters[idx])))
+            ([label("cluster", &cluster.name)], self.sum(|shard| cell(&shard.clusters[idx])))
         })
     }
 

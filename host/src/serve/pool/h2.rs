@@ -120,7 +120,7 @@ impl SharedConnections {
                 ConnectionReadiness::Allows(max_streams) => making.latest.max_streams.set(Some(max_streams)),
                 ConnectionReadiness::Unsaid => {}
                 ConnectionReadiness::Ended => {
-                    making.failed(&not_begun(&"connection ended before the server's SETTINGS"))
+                    making.failed(&not_begun(&"connection ended before the server's SETTINGS"));
                 }
             }
             // Dropped with this: those who wait look again, or hear of the failure.

@@ -128,7 +128,7 @@ impl Trylist<'_> {
                 }
                 ExplainedStep::Busy => fields.push("X-Trylist-Wait", b"for a server to come free"),
                 ExplainedStep::End { words } if words.is_empty() => {
-                    fields.push("X-Trylist-End", b"none left")
+                    fields.push("X-Trylist-End", b"none left");
                 }
                 ExplainedStep::End { words } => {
                     fields.push("X-Trylist-End", format!("none left; the module: {words}").as_bytes());
