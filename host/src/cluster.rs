@@ -112,10 +112,11 @@ impl Drop for Admitted<'_> {
 impl Cluster {
     /// Sets how many requests of other generations (other processes) are on their way to an endpoint. They count towards its
     /// limit and when the less busy of two is chosen. If the number falls, waiting requests are woken. From any thread.
+    /// Public for tests.
     ///
     /// # Panics
     /// If there is no such endpoint.
-    pub(crate) fn set_in_flight_older(&self, endpoint: usize, n: u32) {
+    pub fn set_in_flight_older(&self, endpoint: usize, n: u32) {
         let n_freed = self.endpoints[endpoint].set_in_flight_older(n);
         self.queue.freed_several(endpoint, n_freed as usize);
     }

@@ -176,8 +176,8 @@ impl Endpoint {
         if self.counters.max_in_flight.load(Relaxed) & !ON_TRIAL == 0 { 0 } else { before.saturating_sub(n) }
     }
 
-    /// Effective weight in 16.16 fixed point.
-    pub(crate) fn effective_weight(&self) -> u32 {
+    /// Effective weight in 16.16 fixed point. Public for tests.
+    pub fn effective_weight(&self) -> u32 {
         self.counters.effective_weight.load(Relaxed)
     }
 

@@ -143,8 +143,8 @@ impl Cluster {
     }
 
     /// Takes over what an earlier worker knew of endpoints that are still there. To be called before this worker serves. A dead
-    /// server stays known as dead, and slow start goes on where it was.
-    pub(crate) fn take_over_health(&self, facts: &[HealthFacts]) {
+    /// server stays known as dead, and slow start goes on where it was. Public for tests.
+    pub fn take_over_health(&self, facts: &[HealthFacts]) {
         let now = Instant::now();
         for facts in facts {
             let Some(idx) = self.endpoints.iter().position(|endpoint| endpoint.id == facts.id) else {

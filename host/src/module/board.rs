@@ -340,11 +340,6 @@ impl Board {
         self.file.as_fd()
     }
 
-    /// How many places it has.
-    pub(crate) fn n_slots(&self) -> usize {
-        self.n_slots
-    }
-
     /// Reads the places of all threads.
     pub fn look(&self) -> Vec<Seen> {
         let seen = |slot| {

@@ -15,8 +15,8 @@ use crate::module::wire::ns;
 
 impl Outlier {
     /// Does what is due: readmits endpoints on trial when their ejection is over, ends trials that went well, and makes
-    /// ejections forgivable. Returns when it is to be called next. Only one caller at a time.
-    pub(crate) fn readmit(&self, cluster: &Cluster, now: Instant) -> Option<Instant> {
+    /// ejections forgivable. Returns when it is to be called next. Only one caller at a time. Public for tests.
+    pub fn readmit(&self, cluster: &Cluster, now: Instant) -> Option<Instant> {
         let now_ns = self.ns(now);
         let next_ns = (0..cluster.endpoints.len())
             .filter_map(|endpoint| {
@@ -107,8 +107,8 @@ impl Outlier {
         }
     }
 
-    /// Ends an interval: ejects endpoints of whose tries too many failed, and counts from zero.
-    pub(crate) fn look_at_rates(&self, cluster: &Cluster, now: Instant, mut random: impl FnMut() -> u64) {
+    /// Ends an interval: ejects endpoints of whose tries too many failed, and counts from zero. Public for tests.
+    pub fn look_at_rates(&self, cluster: &Cluster, now: Instant, mut random: impl FnMut() -> u64) {
         for (idx, endpoint) in cluster.endpoints.iter().enumerate() {
             let record = &endpoint.health.traffic;
             let failed = record.failed.swap(0, Relaxed);
