@@ -37,7 +37,8 @@ fn every_release_has_a_line_in_the_history() {
     for minor in 0..=ABI_MINOR {
         let row = format!("//! | {ABI_MAJOR}.{minor} | ");
         let rows = include_str!("../src/version.rs").lines().filter(|line| line.starts_with(&row)).count();
-        assert_eq!(rows, 1, "{row}");
+        // The others state what held before.
+        assert!(rows >= 1, "{row}");
     }
 }
 
