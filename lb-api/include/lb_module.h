@@ -126,7 +126,9 @@ struct lb_info {
 /* ---- what is balanced -------------------------------------------------------------------------------------------- */
 
 /* The live numbers of one endpoint: written by the host, read by modules without a call. One slot never
- * moves and is never freed, so a module may keep the pointer for the life of the process. */
+ * moves and is never freed, so reading it is allowed for the life of the process. It belongs to its endpoint while an instance that
+ * was built with it lives. Afterwards it means nothing: it says down, weight 0 and none in flight, or has another endpoint's numbers.
+ * What instances share is keyed by the endpoint's id, and each reads the counters of its own build. */
 struct lb_counters {
     /* Size of this struct. */
     uint32_t size;
@@ -152,10 +154,12 @@ struct lb_counters {
 #define LB_STATE_DOWN 1u
 /* Ejected for what its traffic showed. */
 #define LB_STATE_EJECTED 2u
-/* Marked by the operator: finishes what runs, takes nothing new. */
+/* Marked by the operator: finishes what runs, takes nothing new but requests of its sessions, which the host alone brings. A
+ * module never answers such an endpoint. */
 #define LB_STATE_DRAINING 3u
 
-/* Live numbers of one cluster. Never moves and is never freed, like lb_counters. */
+/* Live numbers of the cluster as one instance sees it: they count the endpoints of that instance, and mean nothing once it was
+ * dropped. Never moves and is never freed, like lb_counters. */
 struct lb_cluster_state {
     /* Size of this struct. */
     uint32_t size;
@@ -166,7 +170,7 @@ struct lb_cluster_state {
     uint64_t epoch;
 };
 
-/* One endpoint. The text and pairs are valid for the time of build; the counters for ever. */
+/* One endpoint. The text and pairs are valid for the time of build; of the counters see struct lb_counters. */
 struct lb_endpoint {
     /* Size of this struct; also the stride of a slice of them, unless the sender names a larger one. */
     uint32_t size;
@@ -317,12 +321,13 @@ struct lb_build_cx {
     size_t n_settings;
     /* Bytes from one setting to the next. */
     size_t setting_stride;
-    /* The cluster's live numbers. */
+    /* The cluster's live numbers, of this instance alone. */
     const struct lb_cluster_state *state;
     /* The instance that this one replaces, of the same load of the same module, borrowed for the time of
-     * the call and still in use; or null. */
+     * the call and still in use; or null. Its endpoints may be others, in another order. */
     const void *previous;
-    /* What an instance of an earlier generation saved; absent where there is none. A build that refuses or panics with
+    /* What an instance of an earlier generation saved; absent where there is none, and where
+     * there is a previous instance. A build that refuses or panics with
      * it is called once more without. */
     struct lb_str saved;
     /* The host's services. */

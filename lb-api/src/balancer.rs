@@ -34,8 +34,8 @@ pub trait Balancer: Sized + Send + Sync + 'static {
     /// alignment is 16 at most.
     type Trylist: Send + 'static;
 
-    /// Makes the instance for one cluster: at start, and at every reload, in the process that is to take over. Requests go
-    /// on meanwhile, on the instance before.
+    /// Makes the instance for one cluster: at start, at every reload in the process that is to take over, and when endpoints come,
+    /// go, move or change weight. Requests go on meanwhile, on the instance before.
     ///
     /// Work that grows with the number of endpoints belongs here.
     ///
@@ -121,13 +121,13 @@ impl<'a, B> BuildCx<'a, B> {
     }
 
     /// The instance that this one replaces in the same process. It is still in use: what is learned is best shared with
-    /// it by `Arc`, keyed by [`Endpoint::id`](crate::Endpoint::id), since indices may differ. A reload of `trylist` starts a new
-    /// process, where there is none: see [`saved`](Self::saved).
+    /// it by `Arc`, keyed by [`Endpoint::id`](crate::Endpoint::id), since indices may differ. Live numbers are not: those of this
+    /// build hold. A reload of `trylist` starts a new process, where there is none: see [`saved`](Self::saved).
     pub fn previous(&self) -> Option<&'a B> {
         self.previous
     }
 
-    /// State [saved](Balancer::save) by an instance of an earlier process. Bytes of another module, of another state version
+    /// State [saved](Balancer::save) by an instance of an earlier process; none where there is a previous instance. Bytes of another module, of another state version
     /// or that are damaged are not handed over.
     pub fn saved(&self) -> Option<&'a [u8]> {
         self.saved

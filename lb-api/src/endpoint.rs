@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::export::view::{Strided, View};
 use crate::wire;
 
-/// All endpoints of a balancer in configuration order. An endpoint's index in here is its name in every call, and stays
-/// the same for the balancer's life whatever the endpoint's health.
+/// All endpoints of a balancer in order. An endpoint's index in here is its name in every call, and stays the same for the
+/// balancer's life whatever the endpoint's health. The next instance may have another index for it: [`Endpoint::id`] stays.
 #[derive(Clone, Copy)]
 pub struct Endpoints<'a> {
     pub(crate) slice: Strided<'a, wire::Endpoint>,
@@ -23,10 +23,14 @@ pub struct Endpoint<'a> {
 
 /// The live numbers of one endpoint: written by the host, read by a balancer at any time without a call. Reading one
 /// costs a load. They are read one by one, so that two of them need not be of the same moment.
+///
+/// They are its endpoint's while a balancer that was built with them lives. Afterwards they mean nothing: down, weight 0 and none in
+/// flight, or another endpoint's numbers. A balancer reads those of its own build, never those of
+/// [`previous`](crate::BuildCx::previous).
 #[derive(Clone, Copy, Debug)]
 pub struct Live(&'static wire::Counters);
 
-/// The live numbers of a cluster.
+/// The live numbers of a cluster, for one balancer: they count the endpoints that it was built with.
 #[derive(Clone, Copy, Debug)]
 pub struct Cluster(pub(crate) &'static wire::ClusterState);
 
@@ -40,7 +44,8 @@ pub enum State {
     Down,
     /// Ejected for what its traffic showed.
     Ejected,
-    /// Marked by the operator: finishes what runs, takes nothing new.
+    /// Marked by the operator: finishes what runs, takes nothing new but requests of its sessions, which the host alone brings. A
+    /// balancer never answers it.
     Draining,
 }
 

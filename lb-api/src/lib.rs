@@ -27,13 +27,14 @@
 //! `src/lib.rs` is a state, a trait and an export line:
 //!
 //! ```
+//! use std::sync::Arc;
 //! use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 //!
 //! use lb_api::{Balancer, BuildCx, BuildError, Next, NextCx, Request, export_balancer};
 //!
 //! pub struct Turns {
 //!     n_endpoints: usize,
-//!     turn: AtomicUsize,
+//!     turn: Arc<AtomicUsize>,
 //! }
 //!
 //! impl Balancer for Turns {
@@ -43,7 +44,9 @@
 //!     type Trylist = usize;
 //!
 //!     fn build(cx: &BuildCx<'_, Self>, (): ()) -> Result<Self, BuildError> {
-//!         Ok(Self { n_endpoints: cx.endpoints().len(), turn: AtomicUsize::new(0) })
+//!         // The instance that this one replaces is still in use: both take turns of one counter.
+//!         let turn = cx.previous().map(|previous| Arc::clone(&previous.turn)).unwrap_or_default();
+//!         Ok(Self { n_endpoints: cx.endpoints().len(), turn })
 //!     }
 //!
 //!     fn load_balance(&self, _: &Request<'_>) -> usize {
@@ -79,13 +82,13 @@
 //! servers = ["http://127.0.0.1:9001", "http://127.0.0.1:9002"]
 //! ```
 //!
-//! This is `proxy_lb` (`modules/proxy-lb`), the smallest module of this repository, without the five lines that let it go on after
-//! a reload. Line by line:
+//! This is `proxy_lb` (`modules/proxy-lb`), the smallest module of this repository, without the lines that find the next server by
+//! its id and let it go on after a reload. Line by line:
 //!
-//! - A value of the type is a **balancer**: the instance for one cluster. `build` makes it from the cluster's endpoints and
-//!   the module's own settings (here none: `()`). Work that grows with the number of endpoints belongs there.
-//! - An endpoint is known by its **index**, its place in the configuration. Indices do not change while the balancer lives,
-//!   whatever the endpoints' health.
+//! - A value of the type is a **balancer**: the instance for one cluster and one list of endpoints. `build` makes it from the
+//!   endpoints and the module's own settings (here none: `()`). Work that grows with the number of endpoints belongs there.
+//! - An endpoint is known by its **index**, its place in that list. Indices do not change while the balancer lives, whatever the
+//!   endpoints' health. The next instance may have other ones.
 //! - `load_balance` is the hook. The host calls it once a request; it returns that request's **trylist**, the state between its
 //!   tries. Here that is the server to try next. The host stores it in its own memory, without an allocation.
 //! - `next` returns the endpoint for a try. Most requests call it once. The host calls it again after a failed connection, and
@@ -154,15 +157,62 @@
 //! From then on [`Request::header`]`(0)` is that header's value. The key ([`Needs::key`]) is what the operator chose as the cluster's
 //! `key`; a module that hashes should use it rather than a header of its own choice.
 //!
+//! # Endpoints come and go
+//!
+//! When endpoints come, go, move or change weight, the host builds a new instance in the same process while requests run. `build`
+//! then gets [`BuildCx::previous`], the instance that the new one replaces. That one is borrowed for the time of `build`, stays in
+//! use until its last request has ended, and may still learn. So share what is learned by `Arc`, and key it by [`Endpoint::id`]:
+//!
+//! ```
+//! # use std::collections::HashMap;
+//! # use std::sync::{Arc, atomic::AtomicU64};
+//! # use lb_api::{Balancer, BuildCx, BuildError, Live, Next, NextCx, Request};
+//! struct Known {
+//!     id: u64,
+//!     live: Live,
+//!     learned: Arc<AtomicU64>,
+//! }
+//!
+//! struct Learns {
+//!     endpoints: Vec<Known>,
+//! }
+//!
+//! # impl Balancer for Learns {
+//! # const ID: &'static str = "learns";
+//! # const SUMMARY: &'static str = "";
+//! # type Settings = ();
+//! # type Trylist = ();
+//! fn build(cx: &BuildCx<'_, Self>, (): ()) -> Result<Self, BuildError> {
+//!     let before = cx.previous().map_or(&[][..], |previous| &previous.endpoints);
+//!     let before: HashMap<u64, &Known> = before.iter().map(|known| (known.id, known)).collect();
+//!     let endpoints = cx.endpoints().iter().map(|endpoint| Known {
+//!         id: endpoint.id(),
+//!         // Of this build, never of the one before.
+//!         live: endpoint.live(),
+//!         learned: before.get(&endpoint.id()).map(|known| Arc::clone(&known.learned)).unwrap_or_default(),
+//!     });
+//!     Ok(Self { endpoints: endpoints.collect() })
+//! }
+//! # fn load_balance(&self, _: &Request<'_>) {}
+//! # fn next(&self, _: &mut (), cx: &NextCx<'_>) -> Next {
+//! #     (0..self.endpoints.len()).find(|idx| !cx.tried(*idx)).map_or(Next::Exhausted, Next::Endpoint)
+//! # }
+//! # }
+//! # lb_api::testkit::Contract::<Learns>::new().check();
+//! ```
+//!
+//! A [`Live`] belongs to its endpoint while an instance that was built with it lives, and means nothing afterwards. [`Cluster`],
+//! with its epoch, belongs to one instance. Endpoints that drain are never to be answered: the host alone takes the requests of
+//! their sessions there. A sequence that begins anew with each instance serves only the first endpoints of a cluster that changes
+//! often: let it go on.
+//!
 //! # State that survives a reload
 //!
-//! A reload starts a new process. Its balancers are built while the old ones still serve. [`save`](Balancer::save) returns what
-//! they should know as bytes, and [`BuildCx::saved`] hands these over. Key them by [`Endpoint::id`], since servers come and go, and
-//! raise [`STATE_VERSION`](Balancer::STATE_VERSION) when their form changes. The host also calls `save` every few seconds, so that
-//! a crash loses little. A module that starts at the first server after each reload overloads that server: save the turn.
-//!
-//! A host may also build again within one process. Then [`BuildCx::previous`] is the instance before, and the two can share state by
-//! `Arc`. `trylist` does not do that yet: state that only `previous` carries is lost at a reload. `tests/third-party` does both.
+//! A reload starts a new process, where there is no `previous`. Its balancers are built while the old ones still serve.
+//! [`save`](Balancer::save) returns what they should know as bytes, and [`BuildCx::saved`] hands these over, never together with
+//! `previous`. Key them by [`Endpoint::id`], since servers come and go, and raise [`STATE_VERSION`](Balancer::STATE_VERSION) when
+//! their form changes. The host also calls `save` every few seconds, so that a crash loses little. A module that starts at the
+//! first server after each reload overloads that server: save the turn.
 //!
 //! # Parts
 //!
@@ -192,14 +242,14 @@
 //!
 //! ```
 //! # use lb_api::{Balancer, BuildCx, BuildError, Next, NextCx, Request};
-//! # struct Turns(usize, std::sync::atomic::AtomicUsize);
+//! # struct Turns(usize, std::sync::Arc<std::sync::atomic::AtomicUsize>);
 //! # impl Balancer for Turns {
 //! #     const ID: &'static str = "turns";
 //! #     const SUMMARY: &'static str = "";
 //! #     type Settings = ();
 //! #     type Trylist = usize;
 //! #     fn build(cx: &BuildCx<'_, Self>, (): ()) -> Result<Self, BuildError> {
-//! #         Ok(Self(cx.endpoints().len(), Default::default()))
+//! #         Ok(Self(cx.endpoints().len(), cx.previous().map(|it| it.1.clone()).unwrap_or_default()))
 //! #     }
 //! #     fn load_balance(&self, _: &Request<'_>) -> usize {
 //! #         self.1.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
@@ -218,7 +268,8 @@
 //! assert_eq!(balancer.sequence(4), [0, 1, 2, 0]);
 //! ```
 //!
-//! `Contract` checks more on request: `skips_unavailable` (no unavailable endpoint is answered), `weighted` (shares follow
+//! The contract's chapter on membership lets endpoints come, go, move and change weight while requests run, and poisons the slots
+//! of those that left. `Contract` checks more on request: `skips_unavailable` (no unavailable endpoint is answered), `weighted` (shares follow
 //! weights) and `keyed` (a key keeps its endpoint).
 //!
 //! `trylist module test FILE.so` checks the same contract on a built library in any language. It uses a process of its own, so a

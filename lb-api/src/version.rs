@@ -9,6 +9,7 @@
 //! |---|---|---|
 //! | 1.0 | 2026-11-23 | first release |
 //! | 1.0 | 2026-11-30 | stated, with no change for modules: bit 31 of [`Counters::max_in_flight`](crate::wire::Counters::max_in_flight) is the host's mark of an endpoint on trial; limits stay below 2^31 |
+//! | 1.0 | 2026-11-30 | stated, with no change for modules: a slot of [`Counters`](crate::wire::Counters) belongs to its endpoint while an instance built with it lives, and means nothing afterwards; [`ClusterState`](crate::wire::ClusterState) is one instance's own; what instances share is keyed by id; `build` gets `previous` or `saved`, never both; endpoints that drain are never answered |
 
 /// Modules and hosts of different majors do not understand each other.
 pub const ABI_MAJOR: u32 = 1;

@@ -138,7 +138,9 @@ pub const TRYLIST_ALIGN: usize = 16;
 // ---- what is balanced --------------------------------------------------------------------------------------------
 
 /// The live numbers of one endpoint: written by the host, read by modules without a call. One slot never moves and is
-/// never freed, so a module may keep the pointer for the life of the process.
+/// never freed, so reading it is allowed for the life of the process. It belongs to its endpoint while an instance that was built
+/// with it lives. Afterwards it means nothing: it says down, weight 0 and none in flight, or has another endpoint's numbers. What
+/// instances share is keyed by [`Endpoint::id`], and each reads the counters of its own build.
 #[repr(C)]
 #[derive(Debug)]
 pub struct Counters {
@@ -166,10 +168,12 @@ pub const STATE_AVAILABLE: u32 = 0;
 pub const STATE_DOWN: u32 = 1;
 /// Ejected for what its traffic showed.
 pub const STATE_EJECTED: u32 = 2;
-/// Marked by the operator: finishes what runs, takes nothing new.
+/// Marked by the operator: finishes what runs, takes nothing new but requests of its sessions, which the host alone brings. A
+/// module never answers such an endpoint.
 pub const STATE_DRAINING: u32 = 3;
 
-/// Live numbers of one cluster. Never moves and is never freed, like [`Counters`].
+/// Live numbers of the cluster as one instance sees it: they count the endpoints of that instance, and mean nothing once it was
+/// dropped. Never moves and is never freed, like [`Counters`].
 #[repr(C)]
 #[derive(Debug)]
 pub struct ClusterState {
@@ -182,7 +186,7 @@ pub struct ClusterState {
     pub epoch: AtomicU64,
 }
 
-/// One endpoint. The text and pairs are valid for the time of `build`; the counters for ever.
+/// One endpoint. The text and pairs are valid for the time of `build`; of the counters see [`Counters`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Endpoint {
@@ -333,7 +337,7 @@ pub struct BuildCx {
     pub reserved: u32,
     /// Name of the cluster.
     pub cluster: Str,
-    /// All endpoints of the instance in configuration order; their index is their name in every other call.
+    /// All endpoints of the instance in order; their index is their name in every other call, and another one in the next instance.
     pub endpoints: *const Endpoint,
     /// How many; at least 1.
     pub n_endpoints: usize,
@@ -345,12 +349,12 @@ pub struct BuildCx {
     pub n_settings: usize,
     /// Bytes from one setting to the next.
     pub setting_stride: usize,
-    /// The cluster's live numbers.
+    /// The cluster's live numbers, of this instance alone.
     pub state: *const ClusterState,
     /// The instance that this one replaces, of the same load of the same module, borrowed for the time of the call and
-    /// still in use; or null.
+    /// still in use; or null. Its endpoints may be others, in another order.
     pub previous: *const c_void,
-    /// State saved by an instance of an earlier generation; absent if there is none. A build that refuses or panics with it
+    /// State saved by an instance of an earlier generation; absent if there is none, and where there is a previous instance. A build that refuses or panics with it
     /// is called once more without.
     pub saved: Str,
     /// The host's services.

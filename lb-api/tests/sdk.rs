@@ -385,7 +385,7 @@ fn endpoints_and_requests_are_shown_as_they_are() {
 struct Breaker {
     n_endpoints: usize,
     how: String,
-    turns: AtomicUsize,
+    turns: Arc<AtomicUsize>,
 }
 
 #[derive(Default, Deserialize)]
@@ -402,7 +402,8 @@ impl Balancer for Breaker {
     type Trylist = (usize, bool);
 
     fn build(cx: &BuildCx<'_, Self>, settings: How) -> Result<Self, BuildError> {
-        Ok(Self { n_endpoints: cx.endpoints().len(), how: settings.how, turns: AtomicUsize::new(0) })
+        let turns = cx.previous().map(|previous| Arc::clone(&previous.turns)).unwrap_or_default();
+        Ok(Self { n_endpoints: cx.endpoints().len(), how: settings.how, turns })
     }
 
     fn needs(&self) -> Needs {

@@ -7,6 +7,7 @@
 //!
 //! **When**: servers of equal strength. **When not**: weights, which it ignores.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use lb_api::serde::Deserialize;
@@ -25,12 +26,13 @@ impl Default for Settings {
     }
 }
 
-/// The instance for one cluster, shared by all threads.
+/// The instance for one cluster and one list of its endpoints, shared by all threads.
 #[derive(Debug)]
 pub struct Runs {
     endpoints: Box<[Live]>,
     run: u64,
-    n_requests: AtomicU64,
+    /// Shared by all instances that follow one another in a process.
+    n_requests: Arc<AtomicU64>,
 }
 
 impl Balancer for Runs {
@@ -46,13 +48,20 @@ impl Balancer for Runs {
         if settings.run == 0 {
             return Err(BuildError::setting("run", "expected 1 or more, found 0"));
         }
-        // A reload starts a new process: go on with the turn that the old one saved.
-        let saved = cx.saved().and_then(|bytes| bytes.try_into().ok());
-        let n_requests = saved.map_or(0, u64::from_le_bytes);
+        let n_requests = match cx.previous() {
+            // Endpoints came or went: go on where the instance before stands. It is still in use, so both count together. What
+            // is learned of an endpoint is shared like this too, keyed by `Endpoint::id`, since indices differ.
+            Some(previous) => Arc::clone(&previous.n_requests),
+            // A reload starts a new process: go on with the turn that the old one saved.
+            None => {
+                let saved = cx.saved().and_then(|bytes| bytes.try_into().ok());
+                Arc::new(saved.map_or(0, u64::from_le_bytes).into())
+            }
+        };
         Ok(Self {
             endpoints: cx.endpoints().live(),
             run: settings.run,
-            n_requests: n_requests.into(),
+            n_requests,
         })
     }
 
@@ -132,6 +141,16 @@ mod tests {
             .build()
             .unwrap();
         assert_eq!(after.sequence(2), [1, 2]);
+    }
+
+    #[test]
+    fn goes_on_when_servers_come_and_go() {
+        let all = FakeCluster::equal(4);
+        let three = all.membership(&[0, 1, 2]);
+        let before = three.balancer::<Runs>().build().unwrap();
+        assert_eq!(before.sequence(2), [0, 1]);
+        let after = all.balancer::<Runs>().previous(&before).build().unwrap();
+        assert_eq!(after.sequence(2), [2, 3]);
     }
 
     #[test]
