@@ -291,7 +291,8 @@ fn servers_come_and_go_with_the_addresses_of_their_name_and_nothing_is_lost() {
     scaled.dns.addresses("scaled.test", &[THREE, TWO]);
     eventually("the new server", || (!scaled.servers[2].requests().is_empty()).then_some(()));
     traffic.goes_on_for(50);
-    site.running().logs("\"scaled.test\" has the addresses 127.0.0.2, 127.0.0.3 now; starting a new generation");
+    site.running()
+        .logs("\"scaled.test\" has the addresses 127.0.0.2, 127.0.0.3 now; starting a new generation");
     site.wait_for_only(2);
     let before = scaled.servers[0].requests().len();
     traffic.goes_on_for(50);

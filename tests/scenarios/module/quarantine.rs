@@ -61,7 +61,7 @@ fn is_put_in_quarantine(broken: &str, kind: &str, last: &str) {
         "cluster \"{}\": module \"{module}\" 1.0.0 is in quarantine until the next reload: 5 faults within 60 s (last: ",
         proxy.cluster()
     );
-    let lines = log::lines(&["ERROR", &said, last, "; its requests go to servers chosen by the host"]);
+    let lines = log::lines(&["ERROR", &said, last, "; the host chooses servers for its requests"]);
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(origins.iter().all(|origin| origin.requests().len() > 50), "both get their share");
 }

@@ -94,7 +94,7 @@ fn a_signal_lets_requests_end() {
         client.get("/");
         origin.wait_for_requests(1);
         running.signal(signal);
-        running.logs("requests may end");
+        running.logs("draining; a second signal");
         eventually("the listener is closed", || Client::try_connect(address).err());
         idle.end();
         go.open();
@@ -112,7 +112,7 @@ fn a_second_signal_ends_it_at_once() {
     client.get("/");
     origin.wait_for_requests(1);
     running.signal(Signal::TERM);
-    running.logs("requests may end");
+    running.logs("draining; a second signal");
     running.signal(Signal::TERM);
     let (code, said) = running.end();
     assert_eq!(code, Some(1), "{said}");

@@ -233,7 +233,7 @@ fn the_socket_of_a_killed_supervisor_is_taken_over() {
     wait_for_end_of(&worker);
     assert!(site.folder().socket().exists(), "nobody was there to remove it");
     let (code, _, said) = spoken(&site.folder().command("status", &[]));
-    assert!(code == Some(1) && said.contains("no proxy of this configuration runs"), "{said}");
+    assert!(code == Some(1) && said.contains("no proxy runs with this configuration"), "{said}");
     let next = Running::spawn(site.folder().run());
     assert_eq!(Client::connect(next.address()).get("/").reply().text(), "a");
     next.signal(Signal::TERM);

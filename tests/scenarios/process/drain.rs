@@ -93,7 +93,7 @@ fn what_does_not_end_in_time_is_cut_off() {
     proxy.control().drain(Idle::Close);
     client.end();
     proxy.wait();
-    log::line(&["drain time is over"]);
+    log::line(&["drain timeout: closing the remaining connections"]);
 }
 
 #[test]

@@ -642,7 +642,7 @@ fn the_worker_of_a_supervisor_that_is_killed_lets_requests_end_and_leaves() {
     origin.wait_for_requests(1);
     let worker = process(site.worker()).unwrap();
     site.running().signal(Signal::KILL);
-    site.running().logs("the supervisor is gone: requests may end, then this worker does too");
+    site.running().logs("the supervisor is gone; draining");
     eventually("nobody listens", || Client::try_connect(site.address()).err());
     idle.end();
     gate.open();

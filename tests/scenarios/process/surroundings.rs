@@ -273,7 +273,7 @@ fn commands_do_not_speak_to_the_control_socket_of_another_user() {
         spoken(&command.uid(user).output().unwrap())
     };
     let (code, _, said) = status(NOBODY);
-    let why = format!("is of user {THEM}, and neither root's nor yours; name another by the key control\n");
+    let why = format!("belongs to user {THEM}; set the key control to a socket of yours\n");
     assert!(code == Some(1) && said.ends_with(&why), "{said}");
     for user in [THEM, 0] {
         assert_eq!(status(user).0, Some(0), "{user}");
