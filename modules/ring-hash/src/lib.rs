@@ -153,7 +153,10 @@ impl Balancer for RingHash {
             (Err(factor), Err(fits)) => return Err(factor.and(fits)),
             (Err(error), Ok(())) | (Ok(_), Err(error)) => return Err(error),
         };
-        let ring = Ring::new(&named);
+        let ring = match cx.previous() {
+            Some(previous) => Ring::after(&previous.ring, &named),
+            None => Ring::new(&named),
+        };
         let servers = Servers::new(cx);
         let previous = cx.previous().and_then(|previous| previous.bound.as_ref());
         let bound = factor.map(|factor| Bound::new(factor, cx.cluster(), &servers, previous));

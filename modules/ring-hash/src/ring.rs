@@ -59,6 +59,9 @@ struct Owners {
     endpoints: Vec<Vec<u32>>,
     /// Whether every owner is one endpoint, and they are in the same order.
     single: bool,
+    /// Name and number of points of each owner, for the ring that follows.
+    names: Vec<Box<str>>,
+    points: Vec<u64>,
 }
 
 /// Endpoints that share a point.
@@ -75,6 +78,54 @@ impl Ring {
         let (owners, chains) = owners(endpoints);
         let mut packer = Packer::new(len);
         chains.each(|hash, owner| packer.put(hash, owner));
+        packer.finish(owners)
+    }
+
+    /// The same ring, made from one whose points stay for the most part: those of owners that have the same name and number of
+    /// points are taken over line by line, the others are put in. Where too many differ it is made anew.
+    pub(crate) fn after(before: &Self, endpoints: &[(&str, u32)]) -> Self {
+        let len = endpoints.iter().map(|(_, weight)| u64::from(*weight) * POINTS).sum::<u64>() as usize;
+        let n_lines = before.lines.len();
+        // Lines that are too full or too empty make looks slow, and there are to be more of them than owners.
+        if !(n_lines * (MEAN - 1)..=n_lines * (MEAN + 1)).contains(&len) {
+            return Self::new(endpoints);
+        }
+        let (owners, _) = owners(endpoints);
+        let places: HashMap<&str, usize> = owners.names.iter().map(|name| &**name).zip(0..).collect();
+        let mut is_new = vec![true; owners.names.len()];
+        let stays = before.owners.names.iter().zip(&before.owners.points).map(|(name, points)| {
+            let owner = places.get(&**name).copied().filter(|owner| owners.points[*owner] == *points);
+            owner.map_or(EMPTY, |owner| {
+                is_new[owner] = false;
+                owner as u32
+            })
+        });
+        let stays: Vec<u32> = stays.collect();
+        let mut packer = Packer::with_lines(n_lines);
+        let mask = before.owner_mask;
+        let moved = |slot: u32| match stays[(slot & mask) as usize] {
+            EMPTY => None,
+            owner => Some((slot & !mask) | owner),
+        };
+        for ((to, used), from) in packer.lines.iter_mut().zip(&mut packer.used).zip(&before.lines) {
+            for slot in from.0.iter().take_while(|slot| **slot != EMPTY) {
+                if let Some(slot) = moved(*slot) {
+                    to.0[usize::from(*used)] = slot;
+                    *used += 1;
+                }
+            }
+        }
+        for (line, slot) in &before.more {
+            if let Some(slot) = moved(*slot) {
+                packer.put_slot(*line as usize, slot);
+            }
+        }
+        for owner in (0..is_new.len()).filter(|owner| is_new[*owner]) {
+            let mut chain = Chain::new(&owners.names[owner]);
+            while chain.len < owners.points[owner] {
+                chain.four().into_iter().for_each(|hash| packer.put(hash, owner as u32));
+            }
+        }
         packer.finish(owners)
     }
 
@@ -179,7 +230,10 @@ struct Packer {
 
 impl Packer {
     fn new(points: usize) -> Self {
-        let len = points.div_ceil(MEAN);
+        Self::with_lines(points.div_ceil(MEAN))
+    }
+
+    fn with_lines(len: usize) -> Self {
         let mut lines = large_vec(len);
         lines.resize(len, Line([EMPTY; SLOTS]));
         Self { lines, used: vec![0; len], more: Vec::new(), owner_mask: (1 << len.ilog2()) - 1 }
@@ -190,7 +244,11 @@ impl Packer {
     fn put(&mut self, hash: u32, owner: u32) {
         let place = u64::from(hash) * self.lines.len() as u64;
         let (line, low) = ((place >> 32) as usize, place as u32);
-        let slot = (low & !self.owner_mask) | owner;
+        self.put_slot(line, (low & !self.owner_mask) | owner);
+    }
+
+    #[inline]
+    fn put_slot(&mut self, line: usize, slot: u32) {
         let used = &mut self.used[line];
         match self.lines[line].0.get_mut(usize::from(*used)) {
             Some(free) => {
@@ -304,9 +362,12 @@ fn owners(endpoints: &[(&str, u32)]) -> (Owners, Chains) {
         let owner = *known.entry(*name).or_insert(owners.endpoints.len());
         if owner == owners.endpoints.len() {
             owners.endpoints.push(Vec::new());
+            owners.names.push((*name).into());
+            owners.points.push(0);
             chains.of_owner.push(Chain::new(name));
         }
         owners.endpoints[owner].push(idx as u32);
+        owners.points[owner] = owners.points[owner].max(u64::from(*weight) * POINTS);
         chains.of_endpoint.push((owner, u64::from(*weight) * POINTS));
     }
     owners.single = owners.endpoints.len() == endpoints.len();

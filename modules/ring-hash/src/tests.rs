@@ -252,3 +252,26 @@ fn refuses_weights_that_make_too_many_points() {
          expected 104857 at most (160 points for each unit); smaller weights in the same proportion do as well"
     );
 }
+
+/// How long a build of 10,000 servers takes of which 1 % changed; printed, since it depends on the machine.
+#[test]
+#[ignore = "a measurement, of optimized code: cargo test --release -- --ignored --nocapture"]
+fn a_build_where_one_in_a_hundred_changed() {
+    const SERVERS: usize = 10_000;
+    let pool = FakeCluster::equal(SERVERS + SERVERS / 100);
+    let order: Vec<usize> = (0..SERVERS).collect();
+    let changed: Vec<usize> = (SERVERS / 100..SERVERS + SERVERS / 100).collect();
+    let (before, after) = (pool.membership(&order), pool.membership(&changed));
+    let balancer = built(&before);
+    let took = |build: &dyn Fn() -> TestBalancer<RingHash>| {
+        let times = (0..3).map(|_| {
+            let begun = std::time::Instant::now();
+            drop(build());
+            begun.elapsed()
+        });
+        times.min().unwrap()
+    };
+    let (anew, merged) =
+        (took(&|| built(&after)), took(&|| after.balancer().previous(&balancer).build().unwrap()));
+    println!("a ring of {SERVERS} servers: {anew:?} anew, {merged:?} from the one before");
+}

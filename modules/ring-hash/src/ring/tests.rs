@@ -77,7 +77,7 @@ fn a_line_that_overflows_loses_no_point() {
     // Two hundred of one line, from the last to the first, two of each hash; and the last hash there is.
     let hashes: Vec<u32> = (0..100).map(|i| 0x1000_0000 + 3 * i).chain([0x2000_0002, u32::MAX]).collect();
     hashes.iter().rev().for_each(|hash| [1, 0].into_iter().for_each(|owner| packer.put(*hash, owner)));
-    let ring = packer.finish(Owners { endpoints: vec![vec![0], vec![1]], single: true });
+    let ring = packer.finish(Owners { endpoints: vec![vec![0], vec![1]], single: true, ..Owners::default() });
     assert_eq!(ring.len(), 2 * hashes.len());
     for hash in [0, 0x0fff_ffff, 0x2000_0003, u32::MAX].into_iter().chain(0x0fff_fff0..0x1000_0200) {
         let expected = hashes[hashes.partition_point(|of| *of < hash) % hashes.len()];
@@ -114,4 +114,43 @@ fn only_a_port_is_a_port() {
     assert_eq!(first("a:b"), of(b"a:b\0"));
     assert_eq!(first("[::1]"), of(b"[::1]\0"));
     assert_eq!(first("unix:/run/a:1"), of(b"/run/a:1\0"));
+}
+
+#[test]
+fn a_ring_made_from_the_one_before_is_the_ring_made_anew() {
+    let mut rng = Rng::new(16);
+    let name = |n: u64| format!("10.0.{}.{}:8080", n / 250, n % 250);
+    let mut members: Vec<(String, u32)> = (0..60).map(|n| (name(n), 1 + n as u32 % 3)).collect();
+
+    let ring = |members: &[(String, u32)], before: Option<&Ring>| {
+        let named: Vec<(&str, u32)> = members.iter().map(|(name, weight)| (&**name, *weight)).collect();
+        before.map_or_else(|| Ring::new(&named), |before| Ring::after(before, &named))
+    };
+    let mut before = ring(&members, None);
+    for round in 0..60 {
+        let at = rng.below(members.len() as u64) as usize;
+        match rng.below(5) {
+            0 => members.insert(at, (name(100 + round), 1 + rng.below(4) as u32)),
+            1 => drop(members.remove(at)),
+            2 => members.rotate_left(at),
+            // A name twice is one owner.
+            3 => members.push((members[at].0.clone(), 1 + rng.below(4) as u32)),
+            _ => members[at].1 = 1 + rng.below(5) as u32,
+        }
+        let (after, new) = (ring(&members, Some(&before)), ring(&members, None));
+        assert_eq!(after.len(), new.len(), "round {round}");
+        for _ in 0..2_000 {
+            let hash = rng.bits() as u32;
+            let (mut one, mut other) = (after.find(hash), new.find(hash));
+            for _ in 0..3 {
+                assert_eq!(
+                    (after.owner(one), after.hash(one)),
+                    (new.owner(other), new.hash(other)),
+                    "round {round}"
+                );
+                (one, other) = (after.behind(one), new.behind(other));
+            }
+        }
+        before = after;
+    }
 }
