@@ -16,7 +16,7 @@ const TAKES_OVER: &str = "takes over while requests run";
 
 /// What the part of this name says.
 fn says<B: Balancer>(contract: &Contract<B>, name: &str) -> Option<String> {
-    let (_, part) = Contract::PARTS.into_iter().find(|(part, _)| *part == name).unwrap();
+    let (_, part) = Contract::PARTS.into_iter().find(|(part, _)| *part == name).expect("a part of this name");
     let panic = catch_unwind(AssertUnwindSafe(|| part(contract))).err()?;
     Some(panic.downcast_ref::<String>().expect("a text").clone())
 }
