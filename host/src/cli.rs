@@ -1,11 +1,13 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
-use trylist::process::control::ServerMark;
+use trylist::config;
+use trylist::process::control::ServerOrder;
 
 use crate::log::Filter;
 
@@ -80,21 +82,25 @@ pub(crate) enum CliCommand {
     },
     /// Drain and stop a running proxy
     Stop(Configuration),
-    /// Drain a server, put it back, or change its weight
+    /// Drain, add or remove a server, or change its weight
     ///
-    /// The mark is kept over reloads and crashes, until the configuration of this server changes
+    /// Takes effect without a reload. Kept over reloads and crashes, until taken back, until `--for` is over, or until the
+    /// configuration has a new value for the same setting. The configuration file stays as it is
     Server {
         #[command(flatten)]
         configuration: Configuration,
         /// The cluster's name
         cluster: String,
-        /// The server's URL, as written in the configuration
+        /// The server's URL as written in the configuration, or one of its addresses as logs and metrics name it
         url: String,
-        /// The new state of the server
-        mark: MarkArgument,
+        /// The change
+        order: OrderArgument,
         /// The new weight, 1 to 65,535; with `weight` only
-        #[arg(required_if_eq("mark", "weight"), value_parser = clap::value_parser!(u16).range(1..))]
+        #[arg(required_if_eq("order", "weight"), value_parser = clap::value_parser!(u16).range(1..))]
         weight: Option<u16>,
+        /// Time limit, such as `10m`; then the configuration counts again, but a drain ends in maint
+        #[arg(long = "for", value_name = "TIME", value_parser = time)]
+        lasts: Option<Duration>,
     },
     /// Check a configuration
     ///
@@ -112,31 +118,49 @@ pub(crate) enum CliCommand {
 
 /// Not a subcommand, so that options may stand before or behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum MarkArgument {
-    /// Finish running requests, take no new ones
+pub(crate) enum OrderArgument {
+    /// Keep sessions, take no new ones
     Drain,
+    /// Finish running requests, take no new ones
+    Maint,
     /// Take requests again
     Ready,
     /// Set the weight
     Weight,
+    /// Add a server, or bring back a removed one
+    Add,
+    /// Remove a server, until `add`
+    Remove,
 }
 
-impl MarkArgument {
-    /// The mark as the supervisor takes it.
+impl OrderArgument {
+    /// The order as the supervisor takes it.
     ///
     /// # Errors
-    /// A weight is given with another mark than `weight`. (clap has refused `weight` without one.)
-    pub(crate) fn with(self, weight: Option<u16>) -> Result<ServerMark, clap::Error> {
+    /// A weight is given with another order than `weight`. (clap has refused `weight` without one.)
+    pub(crate) fn with(self, weight: Option<u16>) -> Result<ServerOrder, clap::Error> {
         match (self, weight) {
-            (Self::Drain, None) => Ok(ServerMark::Drain),
-            (Self::Ready, None) => Ok(ServerMark::Ready),
-            (Self::Weight, Some(weight)) => Ok(ServerMark::Weight(weight)),
-            (Self::Drain | Self::Ready | Self::Weight, _) => {
-                let text = "only the mark `weight` takes a weight";
+            (Self::Weight, Some(weight)) => Ok(ServerOrder::Weight(weight)),
+            (Self::Weight, None) | (_, Some(_)) => {
+                let text = "a weight belongs to the change `weight`";
                 Err(CommandLine::command().error(ErrorKind::ArgumentConflict, text))
             }
+            (Self::Drain, None) => Ok(ServerOrder::Drain),
+            (Self::Maint, None) => Ok(ServerOrder::Maintenance),
+            (Self::Ready, None) => Ok(ServerOrder::Ready),
+            (Self::Add, None) => Ok(ServerOrder::Add),
+            (Self::Remove, None) => Ok(ServerOrder::Remove),
         }
     }
+}
+
+/// A time limit in whole seconds, as the supervisor takes it.
+fn time(text: &str) -> Result<Duration, String> {
+    let time = config::parse_duration(text)?;
+    if time.is_zero() || time.subsec_nanos() > 0 {
+        return Err("expected a time of whole seconds, such as \"30s\" or \"10m\"".to_owned());
+    }
+    Ok(time)
 }
 
 #[derive(Debug, Subcommand)]
@@ -262,6 +286,10 @@ mod tests {
             "server app http://127.0.0.1:9001 ready --config a.toml",
             "server app http://127.0.0.1:9001 weight 3 -c a.toml",
             "server app -c a.toml http://127.0.0.1:9001 weight 3",
+            "server -c a.toml app http://127.0.0.1:9001 drain --for 10m",
+            "server -c a.toml app http://127.0.0.1:9001 maint",
+            "server -c a.toml app http://127.0.0.1:9003 add --for 1h",
+            "server -c a.toml app http://127.0.0.1:9003 remove",
             "module release greedy -c a.toml",
             "reload -c a.toml --log-level warn",
             "module release -c a.toml greedy",
@@ -292,10 +320,14 @@ mod tests {
         assert_eq!(weight, ErrorKind::ValueValidation);
         let weight = parse("server -c a.toml app http://a weight").expect_err("no weight");
         assert_eq!(weight, ErrorKind::MissingRequiredArgument);
-        let mark = parse("server -c a.toml app http://a halt").expect_err("no such mark");
-        assert_eq!(mark, ErrorKind::InvalidValue);
-        for mark in [MarkArgument::Drain, MarkArgument::Ready] {
-            assert_eq!(mark.with(Some(3)).expect_err("no weight").kind(), ErrorKind::ArgumentConflict);
+        let order = parse("server -c a.toml app http://a halt").expect_err("no such change");
+        assert_eq!(order, ErrorKind::InvalidValue);
+        for order in [OrderArgument::Drain, OrderArgument::Add] {
+            assert_eq!(order.with(Some(3)).expect_err("no weight").kind(), ErrorKind::ArgumentConflict);
+        }
+        for time in ["10", "0s", "1500ms", "25h", "soon"] {
+            let line = format!("server -c a.toml app http://a drain --for {time}");
+            assert_eq!(parse(&line).expect_err(time), ErrorKind::ValueValidation);
         }
         assert_eq!(parse("demo --log-level loud").expect_err("no level"), ErrorKind::ValueValidation);
     }

@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 use std::path::Path;
 
-use trylist::process::control::{self, Command, ControlReply, Exit, GenerationStatus, Status};
+use trylist::process::control::{self, ActStatus, Command, ControlReply, Exit, GenerationStatus, Status};
 
 use crate::output::{CommandFailure, print};
 
@@ -58,11 +58,10 @@ fn describe(status: &Status) -> String {
             held.reason
         )
     }));
-    lines.extend(status.marks.iter().map(|mark| {
-        let drain = mark.drain.map(|drain| if drain { " drains" } else { " takes requests" });
-        let weight = mark.weight.map(|weight| format!(" weight {weight}")).unwrap_or_default();
-        let (cluster, url) = (&mark.cluster, &mark.url);
-        format!("mark: cluster {cluster}, server {url}:{}{weight}", drain.unwrap_or_default())
+    lines.extend(status.acts.iter().map(|act| {
+        let ActStatus { cluster, url, what, by, age_s, left_s } = act;
+        let left = left_s.map(|left| format!(", for {} more", span(left))).unwrap_or_default();
+        format!("changed: cluster {cluster}, server {url}: {what}, by {by}, {} ago{left}", span(*age_s))
     }));
     lines.iter().map(|line| format!("{line}\n")).collect()
 }

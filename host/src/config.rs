@@ -75,6 +75,14 @@ pub fn parse(name: &str, text: &str, syntax: Syntax) -> Result<(Config, Vec<Warn
     parse_with(name, text, syntax, &mut Files::on_disk())
 }
 
+/// Reads a duration as configurations have it: `250ms`, `10s`, `5m`, `1h`; at most 24 hours.
+///
+/// # Errors
+/// It is none, or too long; in words.
+pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
+    units::parse_time(text)
+}
+
 pub(crate) fn parse_with(
     name: &str,
     text: &str,

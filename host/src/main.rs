@@ -58,9 +58,10 @@ fn obey(command: CliCommand, log_level: &str) -> Result<(), CommandFailure> {
         }
         CliCommand::Status { configuration, json } => command::status(&configuration.config, json),
         CliCommand::Stop(from) => command::ask(&from.config, &Command::Stop),
-        CliCommand::Server { configuration, cluster, url, mark, weight } => {
-            let mark = mark.with(weight).unwrap_or_else(|error| error.exit());
-            command::ask(&configuration.config, &Command::Server { cluster, url, mark })
+        CliCommand::Server { configuration, cluster, url, order, weight, lasts } => {
+            let order = order.with(weight).unwrap_or_else(|error| error.exit());
+            let for_s = lasts.map(|lasts| lasts.as_secs());
+            command::ask(&configuration.config, &Command::Server { cluster, url, order, for_s })
         }
         CliCommand::Check(from) => check::run(&from.config),
         CliCommand::Demo => demo::run(),

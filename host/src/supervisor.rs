@@ -17,10 +17,13 @@
 //! | `requests`, `start`, `changes` | how a new generation comes to serve |
 //! | `reports`, `worker_scope`, `allowance`, `shared_counts` | what workers say, what of it is accepted, and what others hear of it |
 //! | `deaths`, `blame`, `watchdog`, `pulse`, `quarantine` | workers that die or hang, and the modules to blame |
-//! | `generation`, `bundle`, `held`, `marks` | one worker; its files; the sockets; marks on servers |
-//! | `environment`, `notify`, `oom`, `pid_file`, `renewals`, `loads` | details |
+//! | `acts`, `applying` | what operators changed of servers, and how it comes into use |
+//! | `generation`, `bundle`, `held` | one worker; its files; the sockets |
+//! | `environment`, `notify`, `oom`, `pid_file`, `loads` | details |
 
+mod acts;
 mod allowance;
+mod applying;
 mod blame;
 mod bundle;
 mod changes;
@@ -30,14 +33,12 @@ mod environment;
 mod generation;
 mod held;
 mod loads;
-mod marks;
 mod notify;
 mod oom;
 mod orders;
 mod pid_file;
 mod pulse;
 mod quarantine;
-mod renewals;
 mod reports;
 mod requests;
 mod shared_counts;
@@ -60,17 +61,17 @@ use crate::process::preflight::Lacks;
 use crate::process::privileges;
 use crate::process::sockets::{self, Shortage};
 
+use self::acts::Acts;
+use self::applying::Applying;
 use self::blame::WorkerEnd;
 use self::bundle::Bundle;
 use self::commands::Commands;
 use self::generation::{Generation, GenerationPhase, HearingTurn};
 use self::held::HeldSockets;
-use self::marks::Marks;
 use self::notify::Notify;
 use self::oom::OomScore;
 use self::pid_file::PidFile;
 use self::quarantine::{Backoff, FileQuarantine};
-use self::renewals::Renewals;
 use self::requests::WaitingStart;
 use self::signals::Signals;
 use self::start::{StartReason, Starting};
@@ -133,9 +134,10 @@ struct Supervisor {
     backoff: Backoff,
     /// When a worker is to be started in place of one that died.
     replace_at: Option<Instant>,
-    marks: Marks,
-    /// Names whose addresses have changed.
-    renewals: Renewals,
+    /// What operators changed of servers.
+    acts: Acts,
+    /// Those who wait until that is in use.
+    applying: Applying,
     /// Metrics of generations that have ended.
     totals: Totals,
     base_sent: Instant,
@@ -200,8 +202,8 @@ impl Supervisor {
             quarantine: FileQuarantine::default(),
             backoff: Backoff::default(),
             replace_at: None,
-            marks: Marks::default(),
-            renewals: Renewals::default(),
+            acts: Acts::default(),
+            applying: Applying::default(),
             totals: Totals::default(),
             base_sent: now,
             loads_told: now,
@@ -257,8 +259,7 @@ impl Supervisor {
         or(self.notify.due());
         or(self.replace_at);
         or(self.held.due());
-        let may_renew = self.stopping.is_none() && self.starting.is_none() && self.room().is_ok();
-        or(self.renewals.due().filter(|_| may_renew));
+        or(self.acts_due());
         or(self.starting.as_ref().and_then(Starting::due));
         for generation in &self.generations {
             or(generation.due());
@@ -312,7 +313,7 @@ impl Supervisor {
             self.tell_base();
         }
         self.start_waiting()?;
-        self.renew(now)?;
+        self.keep_acts(now);
         let readers = self.held.close_leaving(now);
         self.tell_readers(&readers, false);
         self.give_up_saving(now)?;
@@ -326,14 +327,6 @@ impl Supervisor {
             self.is_late(number)?;
         }
         Ok(())
-    }
-
-    /// Starts a generation for the sake of names whose addresses have changed, if it is time to and one more may drain.
-    fn renew(&mut self, now: Instant) -> Result<(), Refused> {
-        if self.starting.is_some() || self.stopping.is_some() || self.room().is_err() {
-            return Ok(());
-        }
-        self.renewals.take(now).map_or(Ok(()), |why| self.anew(Vec::new(), &why, None))
     }
 
     /// A deadline of a generation has passed.

@@ -11,11 +11,13 @@
 mod background;
 mod control;
 mod layout;
+mod memberships;
 mod orders;
 mod prepared;
 pub mod process;
 mod reporter;
 mod serving;
+mod upkeep;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -30,9 +32,13 @@ pub use self::control::Control;
 pub use self::prepared::{Prepared, StartError};
 
 use self::background::Background;
-use crate::cluster::Clusters;
+use self::memberships::Memberships;
+use self::process::{FIRST_BUILDER, N_BUILDERS};
+use self::upkeep::Upkeep;
+use crate::cluster::checks::FirstCheck;
 use crate::cluster::discovery::Watch;
-use crate::cluster::names::{HostName, Resolver};
+use crate::cluster::learned::Learned;
+use crate::cluster::{Clusters, Snapshot};
 use crate::config::Config;
 use crate::module::board::Board;
 use crate::net::address::Address;
@@ -56,6 +62,8 @@ pub struct Worker {
     background: Option<JoinHandle<()>>,
     /// Set once the threads have ended.
     has_served: watch::Sender<bool>,
+    /// Counts publications of members: threads switch to each.
+    published: watch::Sender<u64>,
     metrics: Arc<Metrics>,
     clusters: Clusters,
     access_log: Option<Arc<AccessLog>>,
@@ -63,8 +71,8 @@ pub struct Worker {
     gates: Arc<[Arc<Gate>]>,
     shortage: Option<Shortage>,
     board: Option<&'static Board>,
-    /// Names of which each address is a server.
-    watched: Vec<Arc<HostName>>,
+    memberships: Arc<Memberships>,
+    builders: Vec<JoinHandle<()>>,
     /// Files of Unix sockets that this process has bound.
     _files: Vec<SocketFile>,
 }
@@ -78,8 +86,6 @@ pub struct Given {
     pub board: Option<&'static Board>,
     /// Counts of other generations.
     pub base: Totals,
-    /// Names of which its servers are.
-    pub watch: Option<Watch>,
 }
 
 /// Sockets for all that a worker listens on.
@@ -138,7 +144,7 @@ impl Worker {
     /// # Errors
     /// [`StartError::System`].
     pub fn start_on(prepared: Prepared, sockets: Sockets, given: Given) -> Result<Self, StartError> {
-        let Prepared { config, registry: _, clusters, warnings: _, ticket_keys } = prepared;
+        let Prepared { config, registry: _, clusters, warnings: _, ticket_keys, membership } = prepared;
         let access_log = AccessLog::open(&config.access_log, given.access_log)
             .map_err(|e| StartError::System(format!("access log {}", config.access_log), e))?
             .map(Arc::new);
@@ -148,7 +154,16 @@ impl Worker {
         let files = listeners.iter_mut().chain(&mut admin).filter_map(|bound| bound.file.take()).collect();
         let metrics = Metrics::new(&layout::of(&addresses, &clusters, access_log.as_deref()), config.threads);
         metrics.set_base(given.base);
-        let (phase, _) = watch::channel(Phase::Serving);
+        let (phase, published) = (watch::channel(Phase::Serving).0, watch::channel(0).0);
+        let runtime = new_runtime("background")?;
+        let handle = runtime.handle().clone();
+        let upkeep = Arc::new(Upkeep::new(handle, &clusters, &config.resolver, phase.subscribe()));
+        let memberships = {
+            let (counts, upkeep) = (Arc::clone(&metrics), Arc::clone(&upkeep));
+            let prepare = move |cluster: usize, snapshot: &Snapshot| counts.prepare(cluster, snapshot);
+            let follow = move |cluster| upkeep.follow(cluster, FirstCheck::AtOnce);
+            Memberships::new(&config, &clusters, membership, published.clone(), prepare, follow)
+        };
         let mut worker = Self {
             addresses,
             admin_address,
@@ -157,6 +172,7 @@ impl Worker {
             threads: Vec::new(),
             background: None,
             has_served: watch::channel(false).0,
+            published,
             metrics,
             clusters,
             access_log,
@@ -164,11 +180,13 @@ impl Worker {
             gates: Arc::default(),
             shortage: None,
             board: given.board,
-            watched: given.watch.iter().flat_map(Watch::names).cloned().collect(),
+            memberships,
+            builders: Vec::new(),
             _files: files,
         };
         // From here on dropping `worker` stops whatever was started.
-        worker.background = Some(worker.spawn_background(&config, admin, given.watch)?);
+        worker.background = Some(worker.spawn_background(runtime, &config, admin, upkeep)?);
+        worker.spawn_builders(&config)?;
         worker.spawn_threads(&config, listeners)?;
         Ok(worker)
     }
@@ -199,14 +217,19 @@ impl Worker {
         layout::faults(&self.clusters)
     }
 
+    /// What it has learned so far, for the next generation. Modules are asked: on a thread that may wait.
+    pub fn learned(&self) -> Learned {
+        Learned::of(&self.clusters, &self.ticket_keys, &self.memberships.addresses())
+    }
+
     /// The shortage of descriptors, if there is one.
     pub(crate) fn shortage(&self) -> Option<&Shortage> {
         self.shortage.as_ref()
     }
 
-    /// Names of which each address is a server.
-    pub(crate) fn watched(&self) -> &[Arc<HostName>] {
-        &self.watched
+    /// Who its clusters' members are.
+    fn memberships(&self) -> &Arc<Memberships> {
+        &self.memberships
     }
 
     /// Its numbers.
@@ -230,6 +253,7 @@ impl Worker {
         // A thread that panicked has said so.
         let cut_off = self.threads.drain(..).map(|thread| thread.join().unwrap_or(0)).sum();
         self.has_served.send_replace(true);
+        self.memberships.end();
         if let Some(background) = self.background.take() {
             let _ = background.join();
         }
@@ -238,15 +262,17 @@ impl Worker {
 
     fn spawn_background(
         &self,
+        runtime: runtime::Runtime,
         config: &Config,
         admin: Option<Bound>,
-        watch: Option<Watch>,
+        upkeep: Arc<Upkeep>,
     ) -> Result<JoinHandle<()>, StartError> {
-        let endpoints = self.clusters.iter().flat_map(|cluster| &cluster.endpoints);
-        let names: Vec<_> = endpoints.filter_map(|endpoint| endpoint.addresses.name()).cloned().collect();
-        let watch = watch.filter(|watch| !watch.is_empty());
-        let has_names = !names.is_empty() || watch.is_some();
-        let resolver = has_names.then(|| Resolver::new(&config.resolver)).transpose();
+        let has_names = self.clusters.iter().any(|cluster| !cluster.names().is_empty());
+        let addresses = self.memberships.addresses();
+        let resolver = (has_names || !addresses.is_empty()).then(|| upkeep.resolver()).transpose();
+        let resolver = resolver.map_err(|e| StartError::System("resolver".into(), e))?;
+        let memberships = Arc::clone(&self.memberships);
+        let watch = Watch::new(addresses, move |name, addresses| memberships.set_addresses(name, addresses));
         let background = Background {
             clusters: Arc::clone(&self.clusters),
             metrics: Arc::clone(&self.metrics),
@@ -255,16 +281,25 @@ impl Worker {
             has_served: self.has_served.subscribe(),
             board: self.board.map(|board| (board, config.threads)),
             admin,
-            names,
-            watch,
-            resolver: resolver.map_err(|e| StartError::System("resolver".into(), e))?.map(Arc::new),
+            upkeep,
+            watch: resolver.map(|resolver| (watch, resolver)),
         };
-        let runtime = new_runtime("background")?;
         spawn("background", move || background.run(runtime))
+    }
+
+    /// Threads that build and publish memberships. They alone call what may take a module long.
+    fn spawn_builders(&mut self, config: &Config) -> Result<(), StartError> {
+        for i in 0..N_BUILDERS {
+            let (memberships, n) = (Arc::clone(&self.memberships), config.threads + FIRST_BUILDER + i);
+            let place = self.board.map(|board| (board, n));
+            self.builders.push(spawn(&format!("builder-{i}"), move || memberships.run(place))?);
+        }
+        Ok(())
     }
 
     fn spawn_threads(&mut self, config: &Arc<Config>, listeners: Vec<Bound>) -> Result<(), StartError> {
         let routes = Arc::new(Routes::new(config));
+        self.clusters.iter().for_each(|cluster| cluster.serve_on(config.threads));
         let epoch = Instant::now();
         let (limits, shortage) = sockets::connection_limits(&config.listeners, config.threads);
         self.shortage = shortage;
@@ -281,10 +316,11 @@ impl Worker {
             let (routes, clusters) = (Arc::clone(&routes), Arc::clone(&self.clusters));
             let (metrics, writer) = (self.metrics.shard(i), self.access_log.as_ref().map(|log| log.writer()));
             let (phase, place) = (self.phase.subscribe(), self.board.map(|board| (board, i)));
+            let published = self.published.subscribe();
             let runtime = new_runtime("worker")?;
             self.threads.push(spawn(&format!("worker-{i}"), move || {
-                let start = || Thread::new(config, routes, clusters, metrics, writer, epoch);
-                serving::run(&runtime, place, start, share, phase)
+                let start = || Thread::new(config, routes, clusters, metrics, writer, epoch, i);
+                serving::run(&runtime, place, start, share, phase, published)
             })?);
         }
         Ok(())
@@ -297,8 +333,12 @@ impl Drop for Worker {
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
+        self.memberships.end();
         if let Some(background) = self.background.take() {
             let _ = background.join();
+        }
+        for builder in self.builders.drain(..) {
+            let _ = builder.join();
         }
     }
 }

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lb_api::wire::{STATE_DOWN, STATE_DRAINING, STATE_EJECTED};
 use trylist::cluster::health::HealthSource;
-use trylist::cluster::learned::Learned;
 use trylist::cluster::{Cluster, Clusters};
 use trylist::config::{self, Config, Syntax};
 use trylist::module::registry::Registry;
@@ -83,7 +82,7 @@ impl Proxy {
     fn after(name: &str, text: &str, old: &Self) -> Result<Self, StartError> {
         let config = Self::config(name, text);
         // As it comes through the supervisor.
-        let state = serde_json::to_string(&Learned::of(old.clusters(), old.worker().ticket_keys())).unwrap();
+        let state = serde_json::to_string(&old.worker().learned()).unwrap();
         let state = serde_json::from_str(&state).unwrap();
         let registry = Registry::load(&config.modules).map_err(StartError::Modules)?;
         Self::start(Prepared::over(config, registry, &state)?)
@@ -141,7 +140,8 @@ impl Proxy {
         // What begins before what ends: it is never available in between.
         for holds in [true, false] {
             for (source, _) in sources.iter().filter(|(_, of)| (*of == state) == holds) {
-                self.first_cluster().set_source(endpoint, *source, holds);
+                let endpoint = std::sync::Arc::clone(&self.first_cluster().newest().endpoints[endpoint]);
+                self.first_cluster().set_source(&endpoint, *source, holds);
             }
         }
     }

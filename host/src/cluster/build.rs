@@ -1,34 +1,72 @@
-//! How a cluster is built: its endpoints, then the balancers of each tier, then what an earlier generation knew.
+//! How a snapshot is built: its endpoints, then the balancers of each tier over them.
+//!
+//! An endpoint whose source says the same of it as before is the same object, and a tier of the same endpoints in the same order
+//! keeps its balancers. What is new is listed with its members before any module is asked, so that a change of state during
+//! `build` is counted.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
-use lb_api::wire;
+use arc_swap::ArcSwap;
+use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
-use super::{Cluster, KeylessChooser, Tier, WaitQueue};
+use super::{Cluster, Instance, KeylessChooser, Snapshot, Tier, WaitQueue};
 use crate::cluster::ejection::Outlier;
-use crate::cluster::endpoint::Endpoint;
+use crate::cluster::endpoint::{Endpoint, addresses_of};
+use crate::cluster::health::HealthSource;
 use crate::cluster::learned::{Learned, LearnedCluster};
+use crate::cluster::live::{Arenas, InstanceState, Live};
+use crate::cluster::membership::Member;
+use crate::cluster::places::Places;
 use crate::cluster::retries::Retries;
 use crate::cluster::slow_start::SlowStart;
+use crate::cluster::snapshot::NO_INDEX;
 use crate::cluster::sticky::Sticky;
-use crate::config::{self, Setting};
+use crate::config::{self, Server, Setting};
+use crate::module::Module;
 use crate::module::balancer::{self, Balancer, BuildError, BuildInput, BuildProblem};
 use crate::module::registry::Registry;
 use crate::net::per_client::PerClient;
 
-/// What the tiers of a cluster are built from.
-struct TierBuilder<'a> {
+/// What the snapshots of a cluster are built with.
+#[derive(Debug)]
+pub(super) struct Builder {
     cluster_idx: usize,
-    config: &'a config::ClusterConfig,
-    registry: &'a Registry,
-    known: Option<&'a LearnedCluster>,
+    /// The module of all requests; `None` where its file is in quarantine.
+    module: Option<Arc<Module>>,
+    /// The module of requests without a key, where the configuration names one.
+    keyless: Option<Arc<Module>>,
     fault_limit: u32,
+    /// What sessions are signed with where the configuration has no secret.
+    secret: [u8; 32],
+    arenas: Arenas,
+    /// What lives of each member, by ID, as long as anything refers to it.
+    lives: FxHashMap<u64, Weak<Live>>,
+    n_instances: u64,
+}
+
+/// What publications of a cluster need.
+#[derive(Debug)]
+pub(super) struct Publishing {
+    pub(super) builder: Builder,
+    /// Snapshots that requests may still use. They end here, and on no thread that serves: a module's `drop` may take long.
+    pub(super) superseded: Vec<Arc<Snapshot>>,
+}
+
+impl Publishing {
+    pub(super) fn new(builder: Builder) -> Self {
+        Self { builder, superseded: Vec::new() }
+    }
+
+    /// Snapshots that no request uses any more, to be dropped by a thread that may wait.
+    pub(super) fn take_unused(&mut self) -> Vec<Arc<Snapshot>> {
+        self.superseded.extract_if(.., |snapshot| Arc::strong_count(snapshot) == 1).collect()
+    }
 }
 
 impl Cluster {
-    /// Builds the endpoints and the balancers, which begin with what an earlier generation learned. A module in quarantine has
+    /// Builds the endpoints of these members and the balancers, which begin with what an earlier generation learned. A module in quarantine has
     /// no balancer, and the host chooses among the endpoints. `idx` is the cluster's index in the configuration; `fault_limit`
     /// is [`BuildInput::fault_limit`].
     ///
@@ -37,9 +75,10 @@ impl Cluster {
     ///
     /// # Panics
     /// If a module of the cluster is not in the registry, which the checked configuration rules out.
-    pub fn build(
+    pub(crate) fn build(
         idx: usize,
         config: &config::ClusterConfig,
+        members: &[Member],
         registry: &Registry,
         learned: &Learned,
         fault_limit: u32,
@@ -51,96 +90,243 @@ impl Cluster {
             );
         }
         let known = learned.cluster(&config.name);
-        let endpoints = Endpoint::of_cluster(config);
+        let module = |id: &str| registry.module(id).cloned();
+        let mut builder = Builder {
+            cluster_idx: idx,
+            module: module(&config.module),
+            keyless: config.key_missing.as_ref().and_then(|missing| module(&missing.module)),
+            fault_limit,
+            secret: *learned.secret(),
+            arenas: Arenas::default(),
+            lives: FxHashMap::default(),
+            n_instances: 0,
+        };
+        let servers: Vec<Server> = members.iter().map(|member| member.server.clone()).collect();
+        let endpoints = builder.endpoints(config, &servers, None);
         if let Some(known) = known {
             known.restore(&endpoints);
         }
-        let tiers =
-            TierBuilder { cluster_idx: idx, config, registry, known, fault_limit }.tiers(&endpoints)?;
-        let cluster = Self::over(config, endpoints, tiers, learned.secret());
+        for endpoint in &endpoints {
+            endpoint.live.set_weight(endpoint.weight);
+        }
+        let snapshot = builder.snapshot(1, config, endpoints, None, known)?;
+        let cluster = Self::over(config, snapshot, builder);
+        cluster.set_duties(members);
         if let Some(known) = known {
             cluster.take_over_health(known.health());
         }
         Ok(cluster)
     }
 
-    /// A cluster without requests. All of its endpoints are as the configuration says.
-    fn over(
-        config: &config::ClusterConfig,
-        endpoints: Box<[Endpoint]>,
-        tiers: Box<[Tier]>,
-        secret: &[u8; 32],
-    ) -> Self {
-        let sticky = config.sticky.as_ref();
+    fn over(config: &config::ClusterConfig, snapshot: Snapshot, builder: Builder) -> Self {
         let has_slow_start = !config.slow_start.is_zero();
-        Self {
+        let mut tiers: Vec<u16> = config.servers.iter().map(|server| server.tier).chain([0]).collect();
+        tiers.sort_unstable();
+        tiers.dedup();
+        let cluster = Self {
             config: config.clone(),
-            has_limits: config.servers.iter().any(|server| server.max_requests > 0),
+            newest: ArcSwap::from_pointee(snapshot),
+            publishing: Mutex::new(Publishing::new(builder)),
+            in_use: OnceLock::new(),
+            n_over: AtomicU64::new(0),
             slow_start: has_slow_start
                 .then(|| SlowStart::new(config.slow_start, config.slow_start_aggression)),
-            sticky: sticky.map(|sticky| Sticky::new(&config.name, sticky, &endpoints, secret)),
-            outlier: Outlier::new(&config.ejection, tiers.iter().map(|tier| tier.n_endpoints)),
+            outlier: Outlier::new(&config.ejection, tiers),
             queue: WaitQueue::new(config.queue_order),
             queue_shares: (config.queue_per_client > 0)
                 .then(|| Arc::new(PerClient::new(config.queue_per_client, config.queue))),
             retries: Retries::default(),
-            endpoints,
-            tiers,
             panics: AtomicBool::new(false),
             changed: Notify::new(),
             requests: AtomicU32::new(0),
             requests_elsewhere: AtomicU32::new(0),
+        };
+        cluster.count_members();
+        cluster
+    }
+}
+
+impl Builder {
+    /// The endpoints of these servers, by tier and then in their order. What `before` has of them goes on.
+    pub(super) fn endpoints(
+        &mut self,
+        config: &config::ClusterConfig,
+        servers: &[Server],
+        before: Option<&Snapshot>,
+    ) -> Vec<Arc<Endpoint>> {
+        let ids = Endpoint::ids(&config.name, servers);
+        let before: FxHashMap<u64, &Arc<Endpoint>> =
+            before.iter().flat_map(|before| &before.endpoints).map(|member| (member.id, member)).collect();
+        let mut endpoints: Vec<Arc<Endpoint>> = Vec::with_capacity(servers.len());
+        for (server, id) in servers.iter().zip(ids) {
+            match before.get(&id) {
+                Some(known) if known.is_as(server) => endpoints.push(Arc::clone(known)),
+                _ => endpoints
+                    .extend(self.live(server, id).map(|live| Endpoint::new(server, id, &live).into())),
+            }
+        }
+        endpoints.sort_by_key(|endpoint| endpoint.tier);
+        endpoints
+    }
+
+    /// What lives of a member, or a new life; `None` where there is no room for one more.
+    fn live(&mut self, server: &Server, id: u64) -> Option<Arc<Live>> {
+        if let Some(live) = self.lives.get(&id).and_then(Weak::upgrade) {
+            return Some(live);
+        }
+        let Some(place) = self.arenas.places.take() else {
+            tracing::error!(
+                "server \"{}\" is left out: a cluster has at most {} members",
+                server.url,
+                Places::MOST
+            );
+            return None;
+        };
+        let reasons = if server.drain { HealthSource::Drain.bit() } else { 0 };
+        let live = Live::new(place, &self.arenas.counters, addresses_of(server), reasons);
+        live.set_limit(server.max_requests);
+        self.lives.insert(id, Arc::downgrade(&live));
+        Some(live)
+    }
+
+    /// Forgets members of which nothing is left.
+    pub(super) fn forget_gone(&mut self) {
+        self.lives.retain(|_, live| live.strong_count() > 0);
+    }
+
+    /// One more than the highest place of any member.
+    pub(super) fn n_places(&self) -> usize {
+        self.arenas.places.bound()
+    }
+
+    /// A snapshot of these endpoints, which are in order. Tiers that are as before keep their balancers.
+    ///
+    /// # Errors
+    /// A module refuses. Nothing that was built for this is left then.
+    pub(super) fn snapshot(
+        &mut self,
+        number: u64,
+        config: &config::ClusterConfig,
+        endpoints: Vec<Arc<Endpoint>>,
+        before: Option<&Snapshot>,
+        known: Option<&LearnedCluster>,
+    ) -> Result<Snapshot, BuildError> {
+        let mut tiers: Vec<Tier> = Vec::new();
+        let mut first = 0;
+        for members in endpoints.chunk_by(|a, b| a.tier == b.tier) {
+            let before =
+                before.and_then(|before| before.tiers.iter().find(|t| t.number() == members[0].tier));
+            let instance = match before.map(|before| &before.instance) {
+                Some(instance) if is_same(&instance.endpoints, members) => Ok(Arc::clone(instance)),
+                previous => self.instance(config, members, previous.map(|arc| &**arc), known),
+            };
+            match instance {
+                Ok(instance) => tiers.push(Tier { first, n_endpoints: members.len(), instance }),
+                Err(error) => {
+                    let is_new = |tier: &&Tier| Arc::strong_count(&tier.instance) == 1;
+                    tiers.iter().filter(is_new).for_each(|tier| tier.instance.unlist());
+                    return Err(error);
+                }
+            }
+            first += members.len();
+        }
+        let mut by_place = vec![NO_INDEX; self.n_places()].into_boxed_slice();
+        for (idx, endpoint) in (0..).zip(&endpoints) {
+            by_place[endpoint.place] = idx;
+        }
+        let balancers = || tiers.iter().filter_map(|tier| tier.instance.balancer.as_ref());
+        let sticky = config.sticky.as_ref();
+        Ok(Snapshot {
+            number,
+            sticky: sticky.map(|sticky| Sticky::new(&config.name, sticky, &endpoints, &self.secret)),
+            has_limits: endpoints.iter().any(|endpoint| endpoint.limit > 0),
+            uses_key: balancers().any(|balancer| balancer.needs().key),
+            all_down: config.all_down,
+            endpoints: endpoints.into(),
+            tiers: tiers.into(),
+            by_place,
+            is_over: AtomicBool::new(false),
+        })
+    }
+
+    /// The balancers of one tier.
+    fn instance(
+        &mut self,
+        config: &config::ClusterConfig,
+        members: &[Arc<Endpoint>],
+        previous: Option<&Instance>,
+        known: Option<&LearnedCluster>,
+    ) -> Result<Arc<Instance>, BuildError> {
+        self.n_instances += 1;
+        let state = InstanceState::new(self.n_instances, &self.arenas.states);
+        members.iter().for_each(|member| member.live.list(&state));
+        let build = InstanceBuild { builder: self, config, members, state: &state, known };
+        match build.balancers(previous) {
+            Ok((balancer, keyless)) => Ok(Arc::new(Instance {
+                tier: members[0].tier,
+                endpoints: members.into(),
+                balancer,
+                keyless,
+                state,
+            })),
+            Err(error) => {
+                members.iter().for_each(|member| member.live.unlist(&state));
+                Err(error)
+            }
         }
     }
 }
 
-impl TierBuilder<'_> {
-    /// One for each run of endpoints of the same tier.
-    fn tiers(&self, endpoints: &[Endpoint]) -> Result<Box<[Tier]>, BuildError> {
-        let mut first = 0;
-        let tiers = endpoints.chunk_by(|a, b| a.tier == b.tier).map(|endpoints| {
-            let tier = self.tier(first, endpoints);
-            first += endpoints.len();
-            tier
+/// One instance that is being built.
+struct InstanceBuild<'a> {
+    builder: &'a Builder,
+    config: &'a config::ClusterConfig,
+    members: &'a [Arc<Endpoint>],
+    state: &'a InstanceState,
+    known: Option<&'a LearnedCluster>,
+}
+
+impl InstanceBuild<'_> {
+    fn balancers(
+        &self,
+        previous: Option<&Instance>,
+    ) -> Result<(Option<Balancer>, KeylessChooser), BuildError> {
+        let before = previous.and_then(|previous| previous.balancer.as_ref());
+        let module = self.builder.module.as_ref();
+        let balancer =
+            module.map(|module| self.balancer(module, &self.config.settings, before)).transpose()?;
+        let Some(missing) = &self.config.key_missing else { return Ok((balancer, KeylessChooser::Same)) };
+        let Some(module) = &self.builder.keyless else { return Ok((balancer, KeylessChooser::Host)) };
+        let before = previous.and_then(|previous| match &previous.keyless {
+            KeylessChooser::Own(balancer) => Some(balancer),
+            KeylessChooser::Same | KeylessChooser::Host => None,
         });
-        tiers.collect()
+        let keyless = self.balancer(module, &missing.settings, before)?;
+        if keyless.needs().key {
+            return Err(self.needs_a_key(missing));
+        }
+        Ok((balancer, KeylessChooser::Own(keyless)))
     }
 
-    fn tier(&self, first: usize, endpoints: &[Endpoint]) -> Result<Tier, BuildError> {
-        let state = new_state(endpoints);
-        let balancer = self.balancer(endpoints, state, &self.config.module, &self.config.settings)?;
-        let keyless = match &self.config.key_missing {
-            None => KeylessChooser::Same,
-            Some(missing) => match self.balancer(endpoints, state, &missing.module, &missing.settings)? {
-                Some(balancer) if balancer.needs().key => return Err(self.needs_a_key(missing)),
-                Some(balancer) => KeylessChooser::Own(balancer),
-                None => KeylessChooser::Host,
-            },
-        };
-        Ok(Tier { first, n_endpoints: endpoints.len(), balancer, keyless, state })
-    }
-
-    /// None where the module is in quarantine.
     fn balancer(
         &self,
-        endpoints: &[Endpoint],
-        state: &'static wire::ClusterState,
-        id: &Arc<str>,
+        module: &Arc<Module>,
         settings: &[Setting],
-    ) -> Result<Option<Balancer>, BuildError> {
-        let Some(module) = self.registry.module(id) else { return Ok(None) };
-        let seen: Vec<balancer::EndpointInput<'_>> = endpoints.iter().map(seen).collect();
+        previous: Option<&Balancer>,
+    ) -> Result<Balancer, BuildError> {
+        let seen: Vec<balancer::EndpointInput<'_>> = self.members.iter().map(|member| seen(member)).collect();
+        let saved = self.known.filter(|_| previous.is_none());
         let input = BuildInput {
             cluster: &self.config.name,
-            cluster_idx: Some(self.cluster_idx),
+            cluster_idx: Some(self.builder.cluster_idx),
             endpoints: &seen,
-            state,
+            state: self.state.get(),
             settings,
-            previous: None,
-            saved: self.known.and_then(|known| known.saved(endpoints[0].tier, id)),
-            fault_limit: self.fault_limit,
+            previous,
+            saved: saved.and_then(|known| known.saved(self.members[0].tier, module.id())),
+            fault_limit: self.builder.fault_limit,
         };
-        Balancer::build(module, input).map(Some)
+        Balancer::build(module, input)
     }
 
     /// The balancer for requests without a key must do without one.
@@ -158,6 +344,11 @@ impl TierBuilder<'_> {
     }
 }
 
+/// Whether these are the same endpoints in the same order.
+pub(super) fn is_same(before: &[Arc<Endpoint>], now: &[Arc<Endpoint>]) -> bool {
+    before.len() == now.len() && before.iter().zip(now).all(|(a, b)| Arc::ptr_eq(a, b))
+}
+
 /// An endpoint as a balancer sees it.
 fn seen(endpoint: &Endpoint) -> balancer::EndpointInput<'_> {
     balancer::EndpointInput {
@@ -170,16 +361,4 @@ fn seen(endpoint: &Endpoint) -> balancer::EndpointInput<'_> {
         metadata: &endpoint.metadata,
         counters: endpoint.counters,
     }
-}
-
-/// What a balancer of these endpoints sees of them as a whole.
-fn new_state(endpoints: &[Endpoint]) -> &'static wire::ClusterState {
-    let is_available = |e: &&Endpoint| e.counters.state.load(Ordering::Relaxed) == wire::STATE_AVAILABLE;
-    let n_available = endpoints.iter().filter(is_available).count();
-    // Never freed, like the endpoints' counters: modules may keep the reference.
-    Box::leak(Box::new(wire::ClusterState {
-        size: size_of::<wire::ClusterState>() as u32,
-        n_available: AtomicU32::new(u32::try_from(n_available).unwrap_or(u32::MAX)),
-        epoch: AtomicU64::new(0),
-    }))
 }

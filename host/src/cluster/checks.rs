@@ -11,6 +11,7 @@ mod http;
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lb_api::wire;
@@ -30,6 +31,15 @@ const JITTER: f64 = 10.0;
 /// First checks are spread over no more than this, because nothing is known before.
 const FIRST_WITHIN: Duration = Duration::from_secs(1);
 
+/// When an endpoint is checked first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FirstCheck {
+    /// At once: it gets no request before.
+    AtOnce,
+    /// Within a second, not all endpoints together.
+    Spread,
+}
+
 /// Why a check failed.
 #[derive(Debug)]
 enum CheckError {
@@ -46,32 +56,39 @@ enum CheckError {
 }
 
 /// Checks one endpoint for ever.
-pub(crate) async fn keep_checked(clusters: Clusters, cluster: usize, endpoint: usize) {
+pub(crate) async fn keep_checked(
+    clusters: Clusters,
+    cluster: usize,
+    endpoint: Arc<Endpoint>,
+    first: FirstCheck,
+) {
     let cluster = &clusters[cluster];
     let Some(check) = &cluster.config.health_check else { return };
     let speaks_h2 = matches!(check.probe, Probe::Grpc { .. });
     let tls = cluster.config.tls.as_ref().map(|tls| tls.checker(speaks_h2));
     let random = Random::new();
-    let first = check.interval.min(FIRST_WITHIN).mul_f64(fraction(random.next()));
+    let spread = check.interval.min(FIRST_WITHIN).mul_f64(fraction(random.next()));
     // A separate port for checks expects no PROXY header.
     let version = cluster.config.send_proxy_protocol.filter(|_| check.port.is_none());
     let preface = version.map(ProxyVersion::own_header).unwrap_or_default();
-    tokio::time::sleep(first).await;
+    if first == FirstCheck::Spread {
+        tokio::time::sleep(spread).await;
+    }
     loop {
-        let result = run(check, &cluster.endpoints[endpoint], &preface, tls.as_ref()).await;
-        judge(cluster, endpoint, check, &result);
+        let result = run(check, &endpoint, &preface, tls.as_ref()).await;
+        judge(cluster, &endpoint, check, &result);
         let jitter = 1.0 + (fraction(random.next()) * 2.0 - 1.0) / JITTER;
         let pause = tokio::time::sleep(check.interval.mul_f64(jitter));
         tokio::select! {
             () = pause => {}
-            () = cluster.endpoints[endpoint].health.check_now.notified() => {}
+            () = endpoint.health.check_now.notified() => {}
         }
     }
 }
 
 /// Counts a check's result, and marks the endpoint up or down.
-fn judge(cluster: &Cluster, idx: usize, check: &HealthCheck, result: &Result<(), CheckError>) {
-    let (endpoint, name) = (&cluster.endpoints[idx], &cluster.config.name);
+fn judge(cluster: &Cluster, endpoint: &Endpoint, check: &HealthCheck, result: &Result<(), CheckError>) {
+    let name = &cluster.config.name;
     let streak = &endpoint.health.checks;
     let is_up = streak.count(result.is_ok(), check);
     if let Some(outlier) = &cluster.outlier {
@@ -85,7 +102,7 @@ fn judge(cluster: &Cluster, idx: usize, check: &HealthCheck, result: &Result<(),
         );
     }
     let Some(is_up) = is_up else { return };
-    if !cluster.set_source(idx, HealthSource::Check, !is_up) {
+    if !cluster.set_source(endpoint, HealthSource::Check, !is_up) {
         return;
     }
     let (n, url, probe) = (streak.get().unsigned_abs(), &endpoint.url, &check.probe);

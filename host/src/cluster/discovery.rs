@@ -1,15 +1,11 @@
 //! Names of which each address is a server of its own: `resolve = "all"`.
 //!
-//! A worker puts a server for each address in the place of the name before it builds anything: modules, checks, sessions and
-//! metrics see servers like any others. It takes the last addresses that the generation before knew, and waits for a name
-//! server only where there are none, and not for long. The endpoints of a worker never change, so an answer that has changed
-//! is told to the supervisor, which starts a new generation of the same files. What is known of servers that stay is handed
-//! over to it like at any reload, and a balancer is never built of half a change.
+//! A worker begins with the last addresses that the generation before knew, and waits for a name server only where there are none,
+//! and not for long. It follows each name by itself: an answer that has changed is a change of its clusters' members, which comes
+//! into use while requests run (see [`membership`](super::membership)).
 //!
 //! ```text
-//! worker: last addresses ─► servers ─► balancers ─► serves ─► look up, and when the TTL is over ─► others? ─► tell
-//!               ▲                                                                                              │
-//! supervisor: next generation ◄─ not too often ◄─ these are the last addresses now ◄───────────────────────────┘
+//! last addresses ─► members ─► serves ─► look up, and when the TTL is over ─► others? ─► members ─► publish
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +18,6 @@ use std::time::Duration;
 use tokio::runtime;
 use tokio::task::{AbortHandle, JoinSet};
 
-use crate::cluster::endpoint::ADDRESS_MARK;
 use crate::cluster::names::{HostName, Resolver, in_order};
 use crate::config::{Config, Resolve, Server};
 
@@ -37,18 +32,18 @@ pub(crate) type KnownAddresses = BTreeMap<String, Vec<IpAddr>>;
 type Tell = Arc<dyn Fn(&str, &[IpAddr]) + Send + Sync>;
 
 /// Names whose addresses servers were made of, and who is to be told when they have others.
-pub struct Watch {
+pub(crate) struct Watch {
     names: Vec<(Arc<HostName>, Vec<IpAddr>)>,
     tell: Tell,
 }
 
-/// Puts a server for each address in the place of each name that is meant so, and returns the names with what was made of
-/// them. Names of `known` have these addresses, and nobody is asked. Others are looked up, all at once and for a fraction of a
-/// second; one that has no address by then stays one server as it was written.
+/// The addresses of the names of which each address is a server. Names of `known` have these, and no name server is asked.
+/// Others are looked up, all at once and for a fraction of a second; a name that has no address by then has none here, and is one
+/// server as it was written.
 ///
 /// # Errors
-/// What the system does not give.
-pub(crate) fn expand(config: &mut Config, known: &KnownAddresses) -> io::Result<KnownAddresses> {
+/// The system does not say which name servers to ask.
+pub(crate) fn first_addresses(config: &Config, known: &KnownAddresses) -> io::Result<KnownAddresses> {
     let is_all = |server: &&Server| server.resolve == Resolve::All;
     let servers = config.clusters.iter().flat_map(|cluster| &cluster.servers);
     let names: BTreeSet<String> = servers.filter(is_all).map(|server| server.host.to_string()).collect();
@@ -69,31 +64,7 @@ pub(crate) fn expand(config: &mut Config, known: &KnownAddresses) -> io::Result<
     for name in unknown {
         now.insert(name.host().to_owned(), in_order(name.known()));
     }
-    for cluster in &mut config.clusters {
-        let each = |server: Server| match now.get(&*server.host) {
-            Some(addresses) if server.resolve == Resolve::All && !addresses.is_empty() => {
-                addresses.iter().map(|address| at(&server, *address)).collect()
-            }
-            _ => vec![server],
-        };
-        cluster.servers = std::mem::take(&mut cluster.servers).into_iter().flat_map(each).collect();
-    }
     Ok(now)
-}
-
-/// What names' addresses these servers are.
-pub(crate) fn known_of<'a>(servers: impl IntoIterator<Item = &'a Server>) -> KnownAddresses {
-    let mut known = KnownAddresses::new();
-    for server in servers {
-        if let Some(address) = server.address {
-            let addresses = known.entry(server.host.to_string()).or_default();
-            // Several clusters may have servers of one name.
-            if !addresses.contains(&address) {
-                addresses.push(address);
-            }
-        }
-    }
-    known
 }
 
 /// Looks these names up, all at once, for as long as a start may wait.
@@ -117,30 +88,12 @@ async fn look_up(config: &Config, names: &[Arc<HostName>]) -> io::Result<()> {
     Ok(())
 }
 
-fn at(server: &Server, address: IpAddr) -> Server {
-    Server {
-        url: format!("{}{ADDRESS_MARK}{address}", server.url).into(),
-        address: Some(address),
-        ..server.clone()
-    }
-}
-
 impl Watch {
     /// Of what [`expand`] has made; `tell` is called with a name and all of its addresses, on a thread that may wait.
     pub(crate) fn new(made: KnownAddresses, tell: impl Fn(&str, &[IpAddr]) + Send + Sync + 'static) -> Self {
         let name =
             |(name, addresses): (String, Vec<IpAddr>)| (HostName::with(&name, 0, &addresses), addresses);
         Self { names: made.into_iter().map(name).collect(), tell: Arc::new(tell) }
-    }
-
-    /// Whether there is nothing to be watched.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.names.is_empty()
-    }
-
-    /// What is watched.
-    pub(crate) fn names(&self) -> impl Iterator<Item = &Arc<HostName>> {
-        self.names.iter().map(|(name, _)| name)
     }
 
     /// Begins, on the runtime that calls. Returns handles by which it ends.
@@ -159,7 +112,8 @@ async fn follow(name: Arc<HostName>, made_of: Vec<IpAddr>, tell: Tell) {
     loop {
         let found: Vec<IpAddr> = name.changed_from(&told).await;
         let (name, now, tell) = (Arc::clone(&name), found.clone(), Arc::clone(&tell));
-        tokio::task::spawn_blocking(move || tell(name.host(), &now));
+        // One after the other: the last one said counts.
+        let _ = tokio::task::spawn_blocking(move || tell(name.host(), &now)).await;
         told = found;
     }
 }
@@ -184,32 +138,22 @@ mod tests {
         config::parse("t.toml", &text, Syntax::Toml).expect("a good file").0
     }
 
-    fn urls(config: &Config) -> Vec<&str> {
-        config.clusters[0].servers.iter().map(|server| &*server.url).collect()
-    }
-
     #[test]
-    fn a_name_that_nobody_answers_for_keeps_its_last_addresses_or_stays_one_server() {
-        let text = "{ url = \"http://a.invalid:81\", resolve = \"all\", weight = 3 }, \"http://b.invalid\"";
-        let (mut fresh, mut later) = (config(text), config(text));
-        let none = expand(&mut fresh, &KnownAddresses::new()).expect("a resolver");
+    fn a_name_that_nobody_answers_for_keeps_its_last_addresses_or_has_none() {
+        let config =
+            config("{ url = \"http://a.invalid:81\", resolve = \"all\", weight = 3 }, \"http://b.invalid\"");
+        let none = first_addresses(&config, &KnownAddresses::new()).expect("a resolver");
         assert_eq!(none, KnownAddresses::from([("a.invalid".into(), vec![])]));
-        assert_eq!(urls(&fresh), ["http://a.invalid:81", "http://b.invalid"]);
         let last =
             KnownAddresses::from([("a.invalid".into(), vec![[10, 0, 0, 1].into(), [10, 0, 0, 2].into()])]);
-        assert_eq!(expand(&mut later, &last).expect("a resolver"), last);
-        let a = ["http://a.invalid:81#10.0.0.1", "http://a.invalid:81#10.0.0.2", "http://b.invalid"];
-        assert_eq!(urls(&later), a);
-        let servers = &later.clusters[0].servers;
-        assert_eq!((servers[1].weight, servers[1].address), (3, Some([10, 0, 0, 2].into())));
-        assert_eq!(known_of(servers), last);
+        assert_eq!(first_addresses(&config, &last).expect("a resolver"), last);
     }
 
     #[test]
     fn nobody_is_asked_where_no_name_is_meant_so() {
-        let mut config = config("\"http://b.invalid\"");
+        let config = config("\"http://b.invalid\"");
         assert_eq!(
-            expand(&mut config, &KnownAddresses::new()).expect("nothing to do"),
+            first_addresses(&config, &KnownAddresses::new()).expect("nothing to do"),
             KnownAddresses::new()
         );
     }

@@ -31,12 +31,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use crate::cluster::Cluster;
+use crate::cluster::endpoint::Endpoint;
 use crate::cluster::health::{HealthSource, Record};
 use crate::cluster::random::fraction;
 use crate::config::Ejection;
 use crate::module::wire::ns;
 
-use self::share::Share;
+use self::share::{Needed, Share};
 pub use self::trial::Trial;
 use self::trial::end_trial;
 pub use self::verdict::TryEnd;
@@ -80,17 +81,13 @@ const FORGIVABLE: u32 = 1 << 30;
 const FLAGS: u32 = ON_TRIAL | FORGIVABLE;
 
 impl Outlier {
-    /// For a cluster with so many endpoints in each of its tiers. `None` if the rules let no endpoint be ejected.
-    pub(crate) fn new(rules: &Ejection, tiers: impl IntoIterator<Item = usize>) -> Option<Self> {
-        let tiers: Box<[Share]> =
-            tiers.into_iter().map(|n| Share::new(n, rules.max_percent.into())).collect();
+    /// For a cluster with these tiers, by number. `None` if the rules let no endpoint be ejected.
+    pub fn new(rules: &Ejection, tiers: impl IntoIterator<Item = u16>) -> Option<Self> {
         let is_on = rules.failures > 0 || rules.failure_percent > 0;
-        // As in nginx, the only server is never ejected: there would be nothing left to try.
-        let n_endpoints: u32 = tiers.iter().map(|share| share.n_endpoints).sum();
-        (is_on && n_endpoints > 1).then(|| Self {
+        is_on.then(|| Self {
             rules: rules.clone(),
             epoch: Instant::now(),
-            tiers,
+            tiers: tiers.into_iter().map(|tier| Share::new(tier, rules.max_percent)).collect(),
             changed: Notify::new(),
         })
     }
@@ -101,12 +98,12 @@ impl Outlier {
     pub fn try_ended(
         &self,
         cluster: &Cluster,
-        endpoint: usize,
+        endpoint: &Endpoint,
         end: &TryEnd,
         now: Instant,
         random: impl FnOnce() -> u64,
     ) {
-        let record = &cluster.endpoints[endpoint].health.traffic;
+        let record = &endpoint.health.traffic;
         match end.verdict(self.rules.statuses) {
             TryVerdict::Good => {
                 // It is zero most of the time, and a store would take the cache line from all other threads.
@@ -127,8 +124,8 @@ impl Outlier {
     }
 
     #[cold]
-    fn succeeded(&self, cluster: &Cluster, endpoint: usize, end: &TryEnd, now: Instant) {
-        let record = &cluster.endpoints[endpoint].health.traffic;
+    fn succeeded(&self, cluster: &Cluster, endpoint: &Endpoint, end: &TryEnd, now: Instant) {
+        let record = &endpoint.health.traffic;
         let mut before = record.in_row.load(Relaxed);
         loop {
             if before & ON_TRIAL != 0 && end.trial == Trial::None {
@@ -151,8 +148,8 @@ impl Outlier {
     }
 
     #[cold]
-    fn failed(&self, cluster: &Cluster, endpoint: usize, end: &TryEnd, now: Instant, random: u64) {
-        let record = &cluster.endpoints[endpoint].health.traffic;
+    fn failed(&self, cluster: &Cluster, endpoint: &Endpoint, end: &TryEnd, now: Instant, random: u64) {
+        let record = &endpoint.health.traffic;
         if self.rules.failure_percent > 0 {
             record.failed.fetch_add(1, Relaxed);
         }
@@ -161,7 +158,7 @@ impl Outlier {
         if end.trial == Trial::None && began_ns < record.readmitted_ns.load(Relaxed) {
             return;
         }
-        if end.trial != Trial::None && end_trial(cluster, endpoint) {
+        if end.trial != Trial::None && end_trial(endpoint) {
             self.eject(cluster, endpoint, &EjectionReason::Trial(end), now, random);
             return self.show(cluster, endpoint);
         }
@@ -173,21 +170,32 @@ impl Outlier {
         }
     }
 
-    fn eject(&self, cluster: &Cluster, endpoint: usize, why: &EjectionReason<'_>, now: Instant, random: u64) {
-        let record = &cluster.endpoints[endpoint].health.traffic;
+    fn eject(
+        &self,
+        cluster: &Cluster,
+        endpoint: &Endpoint,
+        why: &EjectionReason<'_>,
+        now: Instant,
+        random: u64,
+    ) {
+        let record = &endpoint.health.traffic;
         if record.until_ns.compare_exchange(NEVER, CLAIMED, AcqRel, Relaxed).is_err() {
             return;
         }
-        let (name, url) = (&*cluster.config.name, &*cluster.endpoints[endpoint].url);
+        let (name, url) = (&*cluster.config.name, &*endpoint.url);
         if let Err(needed) = self.take_place(cluster, endpoint) {
+            // As in nginx, the only server is never ejected, and nobody need hear of it.
+            let is_only = matches!(needed, Needed::Only);
             // Not looked at again with each failure, but after as many more.
             record.in_row.fetch_and(FLAGS, Relaxed);
             record.until_ns.store(NEVER, Release);
             self.show(cluster, endpoint);
-            tracing::warn!("cluster \"{name}\": server \"{url}\" is not ejected: {why}, but {needed}");
+            if !is_only {
+                tracing::warn!("cluster \"{name}\": server \"{url}\" is not ejected: {why}, but {needed}");
+            }
             return;
         }
-        end_trial(cluster, endpoint);
+        end_trial(endpoint);
         let ejections = record.ejections.load(Relaxed).saturating_add(1);
         record.ejections.store(ejections, Relaxed);
         record.total.fetch_add(1, Relaxed);
@@ -198,8 +206,8 @@ impl Outlier {
     }
 
     /// Ejects the endpoint, whose record is claimed, until then.
-    fn hold(&self, cluster: &Cluster, endpoint: usize, until_ns: u64) {
-        let record = &cluster.endpoints[endpoint].health.traffic;
+    fn hold(&self, cluster: &Cluster, endpoint: &Endpoint, until_ns: u64) {
+        let record = &endpoint.health.traffic;
         record.asked_ns.store(0, Relaxed);
         record.until_ns.store(until_ns.max(PARDONED), Release);
         self.show(cluster, endpoint);
@@ -208,8 +216,8 @@ impl Outlier {
 
     /// Sets the endpoint's state as its record says. To be called after each change of the record: of several threads that
     /// change it at once, the last to look sets what holds.
-    fn show(&self, cluster: &Cluster, endpoint: usize) {
-        let record = &cluster.endpoints[endpoint].health.traffic;
+    fn show(&self, cluster: &Cluster, endpoint: &Endpoint) {
+        let record = &endpoint.health.traffic;
         let is_out = || record.until_ns.load(SeqCst) != NEVER || record.trial.load(SeqCst) == TRIAL_HIDDEN;
         loop {
             let out = is_out();
@@ -238,12 +246,12 @@ impl Outlier {
     pub(crate) fn take_over(
         &self,
         cluster: &Cluster,
-        endpoint: usize,
+        endpoint: &Endpoint,
         ejections: u32,
         left: Option<Duration>,
         now: Instant,
     ) {
-        let record = &cluster.endpoints[endpoint].health.traffic;
+        let record = &endpoint.health.traffic;
         record.ejections.store(ejections, Relaxed);
         record.well_ns.store(self.ns(now), Relaxed);
         let Some(left) = left else { return };
@@ -258,7 +266,7 @@ impl Outlier {
         let left = left.min(self.rules.max_time.max(self.rules.time));
         self.hold(cluster, endpoint, self.ns(now + left));
         if !left.is_zero() {
-            let (name, url) = (&*cluster.config.name, &*cluster.endpoints[endpoint].url);
+            let (name, url) = (&*cluster.config.name, &*endpoint.url);
             tracing::info!(
                 "cluster \"{name}\": server \"{url}\" ejected for {left:?}: {}",
                 EjectionReason::Inherited

@@ -2,17 +2,16 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release, SeqCst};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use lb_api::wire;
+use rustc_hash::FxHashMap;
 use rustls::pki_types::ServerName;
 use sha2::{Digest, Sha256};
 
 use crate::cluster::health::Health;
+use crate::cluster::live::{Live, ON_TRIAL};
 use crate::cluster::names::Addresses;
-use crate::cluster::slow_start::SlowStart;
 use crate::config;
 
 /// Separates the URL of a server, as written, from the address that this endpoint has. No URL as written contains it.
@@ -39,6 +38,8 @@ pub struct Endpoint {
     pub weight: u16,
     /// Used when no endpoint of a lower tier is left.
     pub tier: u16,
+    /// Concurrent requests that it may have; 0 is no limit.
+    pub limit: u32,
     /// What clients' sessions call it.
     pub(crate) route: Option<Arc<str>>,
     /// Pairs for the module.
@@ -46,16 +47,16 @@ pub struct Endpoint {
     /// The `Host` header for this server; `localhost` for a Unix socket.
     pub(crate) authority: Box<str>,
     /// Where it is.
-    pub(crate) addresses: Addresses,
+    pub(crate) addresses: Arc<Addresses>,
+    /// Its place in the worker's tables of this cluster.
+    pub place: usize,
     /// Its live numbers.
     pub counters: &'static wire::Counters,
     /// What is known of its health.
     pub health: Arc<Health>,
+    /// What it shares with the same member of other memberships.
+    pub(crate) live: Arc<Live>,
 }
-
-/// In `max_in_flight` of an endpoint: it is on trial, and its cluster's ejection lets requests in. A try reads this number
-/// anyway, and to modules it is a limit that is never reached.
-const ON_TRIAL: u32 = 1 << 31;
 
 /// A request on its way to an endpoint: counted from the accepted answer until this is dropped.
 #[derive(Debug)]
@@ -68,31 +69,17 @@ pub(crate) enum Which {
     Available,
     /// All but those that drain, because none is available.
     NotDraining,
+    /// Those that keep their sessions, for a request of such a session.
+    Session,
 }
 
 /// An endpoint takes no request now, because of its state or its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Declined;
 
-/// The counters fill a cache line of their own, so that traffic of one endpoint does not slow down reading another's.
-#[repr(align(64))]
-struct CounterSlot(wire::Counters);
-
 impl Endpoint {
-    /// The endpoints of a cluster, by tier and then in the order of the configuration, each with its own counters.
-    ///
-    /// Counters are never freed, as the ABI promises modules. A worker makes them once, so they do not add up.
-    pub(crate) fn of_cluster(cluster: &config::ClusterConfig) -> Box<[Self]> {
-        let occurrence =
-            |i: usize| cluster.servers[..i].iter().filter(|s| s.url == cluster.servers[i].url).count();
-        let new = |(i, server)| Self::new(cluster, server, occurrence(i));
-        let mut endpoints: Vec<Self> = cluster.servers.iter().enumerate().map(new).collect();
-        endpoints.sort_by_key(|endpoint| endpoint.tier);
-        endpoints.into()
-    }
-
-    /// Whether it is the server of this URL in the configuration, or one of its addresses.
-    pub(crate) fn is_of(&self, url: &str) -> bool {
+    /// Whether it is what a configuration's server of this URL stands for, or one of several.
+    pub fn is_of(&self, url: &str) -> bool {
         let behind = self.url.strip_prefix(url);
         // In the path of a Unix socket the mark means nothing.
         let is_one_of = |behind: &str| behind.starts_with(ADDRESS_MARK) && self.port != 0;
@@ -105,6 +92,7 @@ impl Endpoint {
         match (self.counters.state.load(Relaxed), which) {
             (wire::STATE_AVAILABLE, _) => true,
             (state, Which::NotDraining) => state != wire::STATE_DRAINING,
+            (state, Which::Session) => state == wire::STATE_DRAINING && self.health.keeps_sessions(),
             (_, Which::Available) => false,
         }
     }
@@ -118,41 +106,6 @@ impl Endpoint {
     /// Whether nothing but its limit keeps it from taking a request now.
     pub(crate) fn is_full(&self, which: Which) -> bool {
         self.is_usable(which) && self.has_its_limit()
-    }
-
-    /// Sets its state as its sources say. Only this changes the state, so that the numbers of the whole `tier` stay right. True
-    /// if it became available.
-    pub(crate) fn update_state(
-        &self,
-        tier: &'static wire::ClusterState,
-        slow_start: Option<&SlowStart>,
-    ) -> bool {
-        let mut became_available = false;
-        loop {
-            let state = self.health.state();
-            became_available = self.set_state(state, tier, slow_start) || became_available;
-            // Another thread may have changed a source meanwhile: look again.
-            if self.health.state() == state {
-                return became_available && state == wire::STATE_AVAILABLE;
-            }
-        }
-    }
-
-    fn set_state(&self, new: u32, tier: &'static wire::ClusterState, slow_start: Option<&SlowStart>) -> bool {
-        let old = self.counters.state.swap(new, AcqRel);
-        if old == new {
-            return false;
-        }
-        if new == wire::STATE_AVAILABLE {
-            if let Some(slow_start) = slow_start {
-                slow_start.begin(self.counters, self.weight, tier);
-            }
-            tier.n_available.fetch_add(1, Relaxed);
-        } else if old == wire::STATE_AVAILABLE {
-            tier.n_available.fetch_sub(1, Relaxed);
-        }
-        tier.epoch.fetch_add(1, Release);
-        new == wire::STATE_AVAILABLE
     }
 
     #[inline]
@@ -240,9 +193,9 @@ impl Endpoint {
         self.counters.latency_ns.store(new.max(1), Relaxed);
     }
 
-    fn new(cluster: &config::ClusterConfig, server: &config::Server, occurrence: usize) -> Self {
+    /// A server of this cluster, with what lives on of it from an earlier membership, if anything does.
+    pub(super) fn new(server: &config::Server, id: u64, live: &Arc<Live>) -> Self {
         let literal: Option<IpAddr> = server.host.parse().ok();
-        let address = server.address.or(literal);
         let authority = match literal {
             _ if server.unix.is_some() => "localhost".to_owned(),
             Some(IpAddr::V6(address)) => format!("[{address}]:{}", server.port),
@@ -251,7 +204,7 @@ impl Endpoint {
         let default = if server.tls_name.is_some() { ":443" } else { ":80" };
         let authority = authority.strip_suffix(default).unwrap_or(&authority).into();
         Self {
-            id: id(&cluster.name, &server.url, occurrence, address),
+            id,
             url: Arc::clone(&server.url),
             address: server.address,
             name: Arc::clone(&server.host),
@@ -260,17 +213,53 @@ impl Endpoint {
             check_name: server.check_name.clone(),
             weight: server.weight,
             tier: server.tier,
+            limit: server.max_requests,
             route: server.route.clone(),
             metadata: server.metadata.clone(),
             authority,
-            addresses: match (address, &server.unix) {
-                (_, Some(path)) => Addresses::Unix(Arc::clone(path)),
-                (Some(address), None) => Addresses::fixed(SocketAddr::new(address, server.port)),
-                (None, None) => Addresses::named(&server.host, server.port),
-            },
-            counters: new_slot(server),
-            health: Arc::new(Health::new(server.drain)),
+            addresses: Arc::clone(&live.addresses),
+            place: live.place.number(),
+            counters: live.counters.get(),
+            health: Arc::clone(&live.health),
+            live: Arc::clone(live),
         }
+    }
+
+    /// Whether a source says the same of it as when it was made. What can change at once counts for nothing here.
+    pub(super) fn is_as(&self, server: &config::Server) -> bool {
+        self.weight == server.weight
+            && self.tier == server.tier
+            && self.limit == server.max_requests
+            && self.route == server.route
+            && self.metadata == server.metadata
+    }
+
+    /// The IDs of these servers of a cluster, in their order.
+    pub(super) fn ids(cluster: &str, servers: &[config::Server]) -> Vec<u64> {
+        let mut seen = FxHashMap::<&str, usize>::default();
+        let id = |server: &'_ config::Server, seen: usize| id(cluster, &server.url, seen, address_of(server));
+        servers
+            .iter()
+            .map(|server| {
+                let occurrences = seen.entry(&*server.url).or_default();
+                *occurrences += 1;
+                id(server, *occurrences - 1)
+            })
+            .collect()
+    }
+}
+
+/// The address of a server, where it is known for good.
+fn address_of(server: &config::Server) -> Option<IpAddr> {
+    server.address.or_else(|| server.host.parse().ok())
+}
+
+/// Where a server is.
+pub(super) fn addresses_of(server: &config::Server) -> Addresses {
+    match (address_of(server), &server.unix) {
+        (_, Some(path)) => Addresses::Unix(Arc::clone(path)),
+        (Some(address), None) => Addresses::fixed(SocketAddr::new(address, server.port)),
+        (None, None) => Addresses::named(&server.host, server.port),
     }
 }
 
@@ -279,19 +268,6 @@ impl Drop for InFlight {
         // In one order with `Queue`'s count; see `has_its_limit`.
         self.0.in_flight.fetch_sub(1, SeqCst);
     }
-}
-
-fn new_slot(server: &config::Server) -> &'static wire::Counters {
-    let slot: &'static CounterSlot = Box::leak(Box::new(CounterSlot(wire::Counters {
-        size: size_of::<wire::Counters>() as u32,
-        state: AtomicU32::new(if server.drain { wire::STATE_DRAINING } else { wire::STATE_AVAILABLE }),
-        effective_weight: AtomicU32::new(u32::from(server.weight) << 16),
-        in_flight: AtomicU32::new(0),
-        in_flight_older: AtomicU32::new(0),
-        max_in_flight: AtomicU32::new(server.max_requests),
-        latency_ns: AtomicU64::new(0),
-    })));
-    &slot.0
 }
 
 /// An effective weight for people, to four decimals: in 16.16 fixed point a tenth is 0.0999908447265625.
@@ -312,8 +288,10 @@ fn id(cluster: &str, url: &str, occurrence: usize, address: Option<IpAddr>) -> u
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU32;
+
     use super::*;
-    use crate::cluster::health::HealthSource;
+    use crate::cluster::live::Arenas;
 
     #[test]
     fn ids_tell_servers_apart_and_stay() {
@@ -340,7 +318,11 @@ mod tests {
              [[route]]\npath = \"/\"\ncluster = \"c\"\n"
         );
         let (config, _) = config::parse("t.toml", &text, config::Syntax::Toml).expect("a good file");
-        Endpoint::of_cluster(&config.clusters[0]).into_vec().remove(0)
+        let (arenas, server) = (Arenas::default(), &config.clusters[0].servers[0]);
+        let place = arenas.places.take().expect("there is room");
+        let live = Live::new(place, &arenas.counters, addresses_of(server), 0);
+        live.set_limit(max_requests);
+        Endpoint::new(server, 1, &live)
     }
 
     #[test]
@@ -394,59 +376,6 @@ mod tests {
             }
         });
         assert_eq!(endpoint.counters.in_flight.load(Relaxed), 0);
-    }
-
-    #[test]
-    fn a_change_of_state_counts_once() {
-        let endpoint = endpoint(0);
-        let tier = tier();
-        let now = || (tier.n_available.load(Relaxed), tier.epoch.load(Relaxed));
-        let set = |source, holds| {
-            endpoint.health.set(source, holds);
-            endpoint.update_state(tier, None)
-        };
-        assert!(!endpoint.update_state(tier, None));
-        assert_eq!(now(), (1, 0));
-        assert!(!set(HealthSource::Check, true));
-        assert_eq!(now(), (0, 1));
-        assert!(!set(HealthSource::Ejection, true));
-        assert_eq!(now(), (0, 1), "the same to all who look");
-        assert!(!set(HealthSource::Drain, true));
-        assert_eq!(now(), (0, 2));
-        assert!(!set(HealthSource::Check, false) && !set(HealthSource::Drain, false));
-        assert_eq!(now(), (0, 3));
-        assert!(set(HealthSource::Ejection, false));
-        assert_eq!(now(), (1, 4));
-    }
-
-    #[test]
-    fn sources_that_change_at_once_leave_the_state_that_follows_from_them() {
-        let endpoint = endpoint(0);
-        let tier = tier();
-        for round in 0..2_000 {
-            std::thread::scope(|scope| {
-                for source in HealthSource::ALL {
-                    let endpoint = &endpoint;
-                    scope.spawn(move || {
-                        endpoint.health.set(source, true);
-                        endpoint.update_state(tier, None);
-                        endpoint.health.set(source, source == HealthSource::Check && round % 2 == 0);
-                        endpoint.update_state(tier, None);
-                    });
-                }
-            });
-            let (state, n) = if round % 2 == 0 { (wire::STATE_DOWN, 0) } else { (wire::STATE_AVAILABLE, 1) };
-            assert_eq!(endpoint.counters.state.load(Relaxed), state, "round {round}");
-            assert_eq!(tier.n_available.load(Relaxed), n, "round {round}");
-        }
-    }
-
-    fn tier() -> &'static wire::ClusterState {
-        Box::leak(Box::new(wire::ClusterState {
-            size: 0,
-            n_available: AtomicU32::new(1),
-            epoch: AtomicU64::new(0),
-        }))
     }
 
     #[test]

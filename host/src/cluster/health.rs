@@ -8,17 +8,22 @@ use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
 
 use tokio::sync::Notify;
 
+#[cfg(test)]
+use crate::cluster::listing::AvailableCount;
+use crate::cluster::listing::Listing;
 use crate::config::HealthCheck;
 
 pub use self::sources::HealthSource;
-use self::sources::Sources;
+pub(in crate::cluster) use self::sources::PANIC;
+pub(crate) use self::sources::{is_available, keeps_sessions, state_of};
 
 /// What is known of an endpoint's health. A cache line of its own: requests read it, and it rarely changes.
 #[derive(Debug)]
 #[repr(align(64))]
 pub struct Health {
-    sources: Sources,
-    /// What its traffic shows.
+    /// Why it takes no requests, and the instances that count it.
+    pub(super) listing: Listing,
+    /// What its traffic showed.
     pub(crate) traffic: Record,
     /// Results of its active checks.
     pub(crate) checks: Streak,
@@ -28,14 +33,15 @@ pub struct Health {
 
 impl Default for Health {
     fn default() -> Self {
-        Self::new(false)
+        Self::new(0)
     }
 }
 
 impl Health {
-    pub(super) fn new(drains: bool) -> Self {
+    /// Of an endpoint with these reasons to take no requests.
+    pub(super) fn new(reasons: u8) -> Self {
         Self {
-            sources: Sources::new(drains),
+            listing: Listing::new(reasons, AtomicU64::new),
             traffic: Record::default(),
             checks: Streak::default(),
             check_now: Notify::new(),
@@ -44,27 +50,35 @@ impl Health {
 
     /// Whether this source says that the endpoint takes no requests.
     pub fn holds(&self, source: HealthSource) -> bool {
-        self.sources.holds(source)
+        self.listing.reasons() & source.bit() != 0
     }
 
-    /// Sets what a source says. False if nothing changed. [`Endpoint::update_state`](super::endpoint::Endpoint) is to follow.
-    pub(crate) fn set(&self, source: HealthSource, holds: bool) -> bool {
-        self.sources.set(source, holds)
-    }
-
-    /// The state that follows, one of [`lb_api::wire`]'s `STATE_*`.
-    pub(super) fn state(&self) -> u32 {
-        self.sources.state()
+    /// Has a source say that the endpoint takes no requests, where no instance counts it.
+    #[cfg(test)]
+    pub(crate) fn set(&self, source: HealthSource) {
+        struct Uncounted;
+        impl AvailableCount for Uncounted {
+            fn raise(&self) {}
+            fn lower(&self) {}
+        }
+        let _ = self.listing.change(|reasons| reasons | source.bit(), is_available, |_, _| Some(Uncounted));
     }
 
     /// Whether its cluster is in panic.
     pub(crate) fn is_in_panic(&self) -> bool {
-        self.sources.is_in_panic()
+        self.listing.reasons() & PANIC != 0
     }
 
-    /// Starts or ends the cluster's panic for it. False if nothing changed.
-    pub(crate) fn set_panic(&self, panics: bool) -> bool {
-        self.sources.set_panic(panics)
+    /// Whether neither its operator nor its source has taken it out.
+    pub(super) fn is_in_service(&self) -> bool {
+        let out = [HealthSource::Drain, HealthSource::Maintenance, HealthSource::Gone];
+        let reasons = self.listing.reasons();
+        out.iter().all(|source| reasons & source.bit() == 0)
+    }
+
+    /// Whether it keeps its sessions, though it may take no new ones.
+    pub(crate) fn keeps_sessions(&self) -> bool {
+        keeps_sessions(self.listing.reasons())
     }
 }
 

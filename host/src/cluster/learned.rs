@@ -8,9 +8,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::discovery::{self, KnownAddresses};
+use crate::cluster::discovery::KnownAddresses;
 use crate::cluster::endpoint::Endpoint;
-use crate::cluster::names::HostName;
 use crate::cluster::sticky;
 use crate::cluster::{Cluster, HealthFacts, Tier};
 use crate::module::balancer::Balancer;
@@ -76,24 +75,34 @@ struct SavedBalancer {
 impl Learned {
     /// What these clusters know now. Their modules save, which may take long: not to be called from a thread that serves. Requests
     /// go on meanwhile.
-    pub fn of(clusters: &[Cluster], ticket_keys: &TicketKeys) -> Self {
+    pub fn of(clusters: &[Cluster], ticket_keys: &TicketKeys, names: &KnownAddresses) -> Self {
         Self {
             secret: [0; 32],
             ticket_keys: ticket_keys.export().iter().map(|key| key.to_vec()).collect(),
             clusters: clusters.iter().map(LearnedCluster::of).collect(),
-            names: discovery::known_of(clusters.iter().flat_map(|cluster| &cluster.config.servers)),
+            names: names.clone(),
             answers: KnownAddresses::new(),
         }
-        .with_answers(
-            clusters.iter().flat_map(|cluster| &cluster.endpoints).filter_map(|e| e.addresses.name()),
-        )
+        .with_names_of(clusters)
+        .with_addresses(names)
     }
 
-    /// Adds the last addresses of these names.
+    /// With these addresses of names of which each address is a server.
     #[must_use]
-    pub(crate) fn with_answers<'a>(mut self, names: impl IntoIterator<Item = &'a Arc<HostName>>) -> Self {
-        for name in names {
-            self.answered(name.host(), &name.known());
+    fn with_addresses(mut self, names: &KnownAddresses) -> Self {
+        for (name, addresses) in names {
+            self.answered(name, addresses);
+        }
+        self
+    }
+
+    /// With the last addresses of the names of these clusters' members.
+    #[must_use]
+    fn with_names_of(mut self, clusters: &[Cluster]) -> Self {
+        for cluster in clusters {
+            for name in cluster.newest().endpoints.iter().filter_map(|member| member.addresses.name()) {
+                self.answered(name.host(), &name.known());
+            }
         }
         self
     }
@@ -177,11 +186,6 @@ impl Learned {
         &self.secret
     }
 
-    /// Addresses of names with `resolve = "all"`, of which servers were made.
-    pub(crate) fn names(&self) -> &KnownAddresses {
-        &self.names
-    }
-
     /// The last addresses of all names. A generation begins with these and waits for no name server.
     pub(crate) fn answers(&self) -> &KnownAddresses {
         &self.answers
@@ -195,26 +199,27 @@ impl Learned {
 
 impl LearnedCluster {
     fn of(cluster: &Cluster) -> Self {
-        let endpoint = |endpoint: &Endpoint| LearnedEndpoint {
+        let newest = cluster.newest();
+        let endpoint = |endpoint: &Arc<Endpoint>| LearnedEndpoint {
             id: endpoint.id,
             latency_ns: endpoint.counters.latency_ns.load(Relaxed),
         };
         let has_none = |tier: &Tier, module: &str| tier.chooser(*cluster.config.module == *module).is_none();
         let quarantined = |tier: &Tier| -> Vec<(u16, String)> {
             let modules = cluster.config.modules().filter(|module| has_none(tier, module));
-            modules.map(|module| (tier_number(cluster, tier), module.to_string())).collect()
+            modules.map(|module| (tier.number(), module.to_string())).collect()
         };
         Self {
             name: cluster.config.name.to_string(),
-            quarantined: cluster.tiers.iter().flat_map(quarantined).collect(),
-            endpoints: cluster.endpoints.iter().map(endpoint).collect(),
-            balancers: cluster.tiers.iter().flat_map(|tier| saved(cluster, tier)).collect(),
+            quarantined: newest.tiers.iter().flat_map(quarantined).collect(),
+            endpoints: newest.endpoints.iter().map(endpoint).collect(),
+            balancers: newest.tiers.iter().flat_map(|tier| saved(cluster, tier)).collect(),
             health: cluster.health_facts(),
         }
     }
 
     /// Sets endpoints' latencies to what is known. To be called before anything is built over them.
-    pub(crate) fn restore(&self, endpoints: &[Endpoint]) {
+    pub(crate) fn restore(&self, endpoints: &[Arc<Endpoint>]) {
         let known: HashMap<u64, &LearnedEndpoint> =
             self.endpoints.iter().map(|known| (known.id, known)).collect();
         for endpoint in endpoints {
@@ -242,17 +247,12 @@ impl SavedBalancer {
     }
 }
 
-/// As configured.
-fn tier_number(cluster: &Cluster, tier: &Tier) -> u16 {
-    cluster.endpoints[tier.first].tier
-}
-
 fn saved(cluster: &Cluster, tier: &Tier) -> Vec<SavedBalancer> {
-    let in_use = tier.balancers().filter(|balancer| !balancer.is_quarantined());
+    let in_use = tier.instance.balancers().filter(|balancer| !balancer.is_quarantined());
     let save = |balancer: &Balancer| match balancer.save() {
         // Empty means nothing to save.
         Ok(bytes) => bytes.filter(|bytes| !bytes.is_empty()).map(|bytes| SavedBalancer {
-            tier: tier_number(cluster, tier),
+            tier: tier.number(),
             module: balancer.module().id().to_owned(),
             bytes,
         }),

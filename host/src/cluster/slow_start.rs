@@ -3,13 +3,14 @@
 //! Requests pay nothing for it. A task on the worker's background runtime makes the steps. Each is an epoch of its tier, so
 //! modules see it like any other change.
 
-use std::sync::atomic::Ordering::{Relaxed, Release};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use lb_api::wire;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+use crate::cluster::live::Live;
 
 /// The weight starts at this part of the configured one.
 const LEAST: f64 = 0.1;
@@ -29,11 +30,9 @@ pub(crate) struct SlowStart {
 
 #[derive(Debug)]
 struct Rising {
-    counters: &'static wire::Counters,
-    state: &'static wire::ClusterState,
-    weight: u16,
+    live: Arc<Live>,
     since: Instant,
-    /// How far into its window it was by then, in an earlier worker.
+    /// How far into its window it was then, in an earlier worker.
     before: Duration,
 }
 
@@ -49,53 +48,48 @@ impl SlowStart {
         Self { window, aggression, rising: Mutex::default(), begun: Notify::new() }
     }
 
-    /// An endpoint has become available. The caller raises the epoch.
-    pub(crate) fn begin(
-        &self,
-        counters: &'static wire::Counters,
-        weight: u16,
-        state: &'static wire::ClusterState,
-    ) {
-        self.go_on(counters, weight, state, Duration::ZERO);
+    /// An endpoint has become available. The caller shows the change to its instances.
+    pub(crate) fn begin(&self, live: &Arc<Live>) {
+        self.go_on(live, Duration::ZERO);
     }
 
-    /// An endpoint has been available for so long, in an earlier worker. The caller raises the epoch.
-    pub(crate) fn go_on(
-        &self,
-        counters: &'static wire::Counters,
-        weight: u16,
-        state: &'static wire::ClusterState,
-        before: Duration,
-    ) {
+    /// An endpoint has been available for so long, in an earlier worker. The caller shows the change to its instances.
+    pub(crate) fn go_on(&self, live: &Arc<Live>, before: Duration) {
         let since = Instant::now();
         let mut rising = self.rising();
-        rising.retain(|other| !std::ptr::eq(other.counters, counters));
-        counters.effective_weight.store(self.weight(weight, before), Relaxed);
-        rising.push(Rising { counters, state, weight, since, before });
+        rising.retain(|other| !Arc::ptr_eq(&other.live, live));
+        live.counters.effective_weight.store(self.weight(live.weight(), before), Relaxed);
+        rising.push(Rising { live: Arc::clone(live), since, before });
         drop(rising);
         self.begun.notify_one();
     }
 
     /// Gives an endpoint its whole weight at once.
-    pub(crate) fn skip(
-        &self,
-        counters: &'static wire::Counters,
-        weight: u16,
-        state: &'static wire::ClusterState,
-    ) {
+    pub(crate) fn skip(&self, live: &Arc<Live>) {
         let mut rising = self.rising();
-        rising.retain(|other| !std::ptr::eq(other.counters, counters));
-        let full = u32::from(weight) << 16;
-        if counters.effective_weight.swap(full, Relaxed) != full {
-            state.epoch.fetch_add(1, Release);
+        rising.retain(|other| !Arc::ptr_eq(&other.live, live));
+        let full = u32::from(live.weight()) << 16;
+        if live.counters.effective_weight.swap(full, Relaxed) != full {
+            live.changed();
         }
     }
 
-    /// How far into its window this endpoint is; `None` if its weight does not rise.
-    pub(crate) fn elapsed(&self, counters: &'static wire::Counters) -> Option<Duration> {
+    /// Gives an endpoint another configured weight. One whose weight still rises gets its part of it.
+    pub(crate) fn set_weight(&self, live: &Live, weight: u16) {
         let now = Instant::now();
         let rising = self.rising();
-        let it = rising.iter().find(|rising| std::ptr::eq(rising.counters, counters))?;
+        live.set_weight(weight);
+        if let Some(it) = rising.iter().find(|rising| std::ptr::eq(&*rising.live, live)) {
+            live.counters.effective_weight.store(self.weight(weight, it.elapsed(now)), Relaxed);
+            live.changed();
+        }
+    }
+
+    /// How far into its window this endpoint is, if its weight still rises.
+    pub(crate) fn elapsed(&self, live: &Live) -> Option<Duration> {
+        let now = Instant::now();
+        let rising = self.rising();
+        let it = rising.iter().find(|rising| std::ptr::eq(&*rising.live, live))?;
         Some(it.elapsed(now)).filter(|elapsed| *elapsed < self.window)
     }
 
@@ -114,14 +108,15 @@ impl SlowStart {
     fn step(&self, now: Instant) -> bool {
         let mut rising = self.rising();
         rising.retain(|endpoint| {
-            // No longer available. It starts again when it is.
-            if endpoint.counters.state.load(Relaxed) != wire::STATE_AVAILABLE {
+            // No longer available. It starts again when it is. The state that modules see may come a moment later.
+            let live = &endpoint.live;
+            if !live.is_available() {
                 return false;
             }
             let elapsed = endpoint.elapsed(now);
-            let weight = self.weight(endpoint.weight, elapsed);
-            if endpoint.counters.effective_weight.swap(weight, Relaxed) != weight {
-                endpoint.state.epoch.fetch_add(1, Release);
+            let weight = self.weight(live.weight(), elapsed);
+            if live.counters.effective_weight.swap(weight, Relaxed) != weight {
+                live.changed();
             }
             elapsed < self.window
         });
@@ -146,10 +141,9 @@ impl SlowStart {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicU32, AtomicU64};
-
     use super::*;
+    use crate::cluster::health::HealthSource;
+    use crate::cluster::live::tests::{listed, set};
 
     const WINDOW: Duration = Duration::from_secs(100);
 
@@ -174,18 +168,12 @@ mod tests {
         assert_eq!(slow_start.weight(1, Duration::ZERO), 6553);
     }
 
-    fn leaked() -> (&'static wire::Counters, &'static wire::ClusterState) {
-        let counters = wire::Counters {
-            size: 0,
-            state: AtomicU32::new(wire::STATE_AVAILABLE),
-            effective_weight: AtomicU32::new(2 << 16),
-            in_flight: AtomicU32::new(0),
-            in_flight_older: AtomicU32::new(0),
-            max_in_flight: AtomicU32::new(0),
-            latency_ns: AtomicU64::new(0),
-        };
-        let state = wire::ClusterState { size: 0, n_available: AtomicU32::new(1), epoch: AtomicU64::new(0) };
-        (Box::leak(Box::new(counters)), Box::leak(Box::new(state)))
+    /// A member of weight 2, and the epochs that its instance has seen.
+    fn member() -> (Arc<Live>, impl Fn() -> u64) {
+        let (live, instance) = listed();
+        live.set_weight(2);
+        let begun = instance.get().epoch.load(Relaxed);
+        (live, move || instance.get().epoch.load(Relaxed) - begun)
     }
 
     #[tokio::test(start_paused = true)]
@@ -195,47 +183,48 @@ mod tests {
             let slow_start = Arc::clone(&slow_start);
             async move { slow_start.run().await }
         });
-        let (counters, state) = leaked();
-        let weight = || f64::from(counters.effective_weight.load(Relaxed)) / 65536.0;
-        slow_start.begin(counters, 2, state);
+        let (live, epochs) = member();
+        let weight = || f64::from(live.counters.effective_weight.load(Relaxed)) / 65536.0;
+        slow_start.begin(&live);
         assert_eq!((weight() * 10.0).round(), 2.0);
         tokio::time::sleep(WINDOW / 2).await;
         assert!((0.96..=1.0).contains(&weight()), "{}", weight());
-        let half = state.epoch.load(Relaxed);
+        let half = epochs();
         assert!((25..=33).contains(&half), "{half} epochs");
         tokio::time::sleep(WINDOW).await;
         assert_eq!(weight(), 2.0);
-        let end = state.epoch.load(Relaxed);
+        let end = epochs();
         tokio::time::sleep(WINDOW).await;
-        assert_eq!(state.epoch.load(Relaxed), end, "and no more");
+        assert_eq!(epochs(), end, "and no more");
         task.abort();
     }
 
     #[tokio::test(start_paused = true)]
     async fn goes_on_where_an_earlier_worker_was() {
         let slow_start = SlowStart::new(WINDOW, 1.0);
-        let (counters, state) = leaked();
-        assert_eq!(slow_start.elapsed(counters), None);
-        slow_start.begin(counters, 2, state);
+        let (live, _) = member();
+        assert_eq!(slow_start.elapsed(&live), None);
+        slow_start.begin(&live);
         tokio::time::advance(WINDOW / 4).await;
-        let elapsed = slow_start.elapsed(counters);
+        let elapsed = slow_start.elapsed(&live);
         assert_eq!(elapsed, Some(WINDOW / 4));
-        let (next, (counters, state)) = (SlowStart::new(WINDOW, 1.0), leaked());
-        next.go_on(counters, 2, state, WINDOW / 4);
-        assert_eq!(counters.effective_weight.load(Relaxed), 1 << 15);
+        let (next, (live, _)) = (SlowStart::new(WINDOW, 1.0), member());
+        next.go_on(&live, WINDOW / 4);
+        assert_eq!(live.counters.effective_weight.load(Relaxed), 1 << 15);
         assert!(next.step(Instant::now() + WINDOW / 2));
-        assert_eq!(counters.effective_weight.load(Relaxed), 3 << 15);
+        assert_eq!(live.counters.effective_weight.load(Relaxed), 3 << 15);
         assert!(!next.step(Instant::now() + WINDOW / 4 * 3), "it is over");
-        assert_eq!(next.elapsed(counters), None);
+        assert_eq!(next.elapsed(&live), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_endpoint_that_is_gone_again_rises_no_more() {
         let slow_start = SlowStart::new(WINDOW, 1.0);
-        let (counters, state) = leaked();
-        slow_start.begin(counters, 2, state);
-        counters.state.store(wire::STATE_EJECTED, Relaxed);
+        let (live, epochs) = member();
+        slow_start.begin(&live);
+        set(&live, HealthSource::Ejection, true);
+        let seen = epochs();
         assert!(!slow_start.step(Instant::now() + WINDOW));
-        assert_eq!(state.epoch.load(Relaxed), 0);
+        assert_eq!(epochs(), seen);
     }
 }

@@ -1,16 +1,17 @@
 //! Which endpoints take requests: the only way to change that, and what the next worker is told of it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use lb_api::wire;
+use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
-use tokio::task::AbortHandle;
 
 use super::{Cluster, Clusters};
-use crate::cluster::checks;
-use crate::cluster::health::{Health, HealthSource};
+use crate::cluster::endpoint::Endpoint;
+use crate::cluster::health::{Health, HealthSource, PANIC, is_available, state_of};
+use crate::cluster::listing::ReasonChange;
 
 /// What one worker knew of an endpoint's health, for the next. Drain marks are not in it: the supervisor keeps those.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,40 +41,39 @@ impl HealthFacts {
 impl Cluster {
     /// Sets whether a source says that an endpoint takes no requests. The state that modules see follows from all sources.
     /// False if nothing changed. From any thread; with `holds` it does not block.
-    ///
-    /// # Panics
-    /// If there is no such endpoint.
-    pub fn set_source(&self, endpoint: usize, source: HealthSource, holds: bool) -> bool {
-        let changed = self.endpoints[endpoint].health.set(source, holds);
-        if changed {
-            self.update_state(endpoint);
-            if self.config.panic_threshold > 0 {
-                self.changed.notify_one();
-            }
-            if let Some(outlier) = self.outlier.as_ref().filter(|_| holds && self.available_tier(0).is_none())
-            {
-                outlier.relieve(self);
-            }
+    pub fn set_source(&self, endpoint: &Endpoint, source: HealthSource, holds: bool) -> bool {
+        let Some(change) = endpoint.live.set_source(source, holds) else { return false };
+        self.show(endpoint, change);
+        if self.config.panic_threshold > 0 {
+            self.changed.notify_one();
         }
-        changed
+        if let Some(outlier) =
+            self.outlier.as_ref().filter(|_| holds && self.newest().available_tier(0).is_none())
+        {
+            outlier.relieve(self);
+        }
+        true
     }
 
-    fn update_state(&self, endpoint: usize) {
-        let tier = &self.tiers[self.tier_idx(endpoint)];
+    /// Shows modules and waiting requests what follows from a change of an endpoint's reasons.
+    fn show(&self, endpoint: &Endpoint, change: ReasonChange) {
+        if state_of(change.before) == state_of(change.after) {
+            return;
+        }
+        let became_available = is_available(change.after);
         // In panic the load is spread over all endpoints at once.
-        let slow_start = self.slow_start.as_ref().filter(|_| !self.endpoints[endpoint].health.is_in_panic());
-        if self.endpoints[endpoint].update_state(tier.state, slow_start) {
+        if let Some(slow_start) =
+            self.slow_start.as_ref().filter(|_| became_available && !endpoint.health.is_in_panic())
+        {
+            slow_start.begin(&endpoint.live);
+        }
+        endpoint.live.show();
+        if became_available {
             self.queue.all_may_ask();
             if let Some(outlier) = &self.outlier {
                 outlier.hide_shared(self);
             }
         }
-    }
-
-    /// The tier of this endpoint.
-    pub(crate) fn tier_idx(&self, endpoint: usize) -> usize {
-        let tier = self.tiers.iter().rposition(|tier| tier.first <= endpoint);
-        tier.expect("every endpoint is of a tier")
     }
 
     /// Whether it is in panic: too few endpoints are available, so all get requests but those that drain.
@@ -86,11 +86,12 @@ impl Cluster {
     fn judge_panic(&self) {
         let mut counted = (0, 0);
         let mut any_has_enough = false;
-        for tier in &self.tiers {
-            let health = || self.endpoints_of(tier).iter().map(|endpoint| &endpoint.health);
+        let newest = self.newest();
+        for tier in &newest.tiers {
+            let health = || newest.endpoints_of(tier).iter().map(|endpoint| &endpoint.health);
             let is_well =
                 |h: &&Arc<Health>| !h.holds(HealthSource::Check) && !h.holds(HealthSource::Ejection);
-            let of = health().filter(|h| !h.holds(HealthSource::Drain));
+            let of = health().filter(|h| h.is_in_service());
             let (well, of) = (of.clone().filter(is_well).count(), of.count());
             any_has_enough |= of > 0 && well * 100 >= of * usize::from(self.config.panic_threshold);
             counted = (counted.0 + well, counted.1 + of);
@@ -108,13 +109,12 @@ impl Cluster {
         } else {
             tracing::info!("cluster \"{name}\": {well} of {of} servers are available: panic is over");
         }
-        for (idx, endpoint) in self.endpoints.iter().enumerate() {
+        for endpoint in &newest.endpoints {
             if let Some(slow_start) = self.slow_start.as_ref().filter(|_| panics) {
-                let tier = &self.tiers[self.tier_idx(idx)];
-                slow_start.skip(endpoint.counters, endpoint.weight, tier.state);
+                slow_start.skip(&endpoint.live);
             }
-            if endpoint.health.set_panic(panics) {
-                self.update_state(idx);
+            if let Some(change) = endpoint.live.set_reason(PANIC, panics) {
+                self.show(endpoint, change);
             }
         }
         if let Some(outlier) = self.outlier.as_ref().filter(|_| !panics) {
@@ -125,11 +125,11 @@ impl Cluster {
     /// What is known of its endpoints' health, without those of which nothing is.
     pub fn health_facts(&self) -> Vec<HealthFacts> {
         let now = Instant::now();
-        let facts = self.endpoints.iter().map(|endpoint| {
+        let newest = self.newest();
+        let facts = newest.endpoints.iter().map(|endpoint| {
             let health = &endpoint.health;
             let left = self.outlier.as_ref().and_then(|outlier| outlier.time_left(&health.traffic, now));
-            let rising =
-                self.slow_start.as_ref().and_then(|slow_start| slow_start.elapsed(endpoint.counters));
+            let rising = self.slow_start.as_ref().and_then(|slow_start| slow_start.elapsed(&endpoint.live));
             HealthFacts {
                 id: endpoint.id,
                 down: health.holds(HealthSource::Check),
@@ -146,26 +146,24 @@ impl Cluster {
     /// server stays known as dead, and slow start goes on where it was. Public for tests.
     pub fn take_over_health(&self, facts: &[HealthFacts]) {
         let now = Instant::now();
-        for facts in facts {
-            let Some(idx) = self.endpoints.iter().position(|endpoint| endpoint.id == facts.id) else {
-                continue;
-            };
+        let newest = self.newest();
+        let known: FxHashMap<u64, &HealthFacts> = facts.iter().map(|facts| (facts.id, facts)).collect();
+        for endpoint in &newest.endpoints {
+            let Some(facts) = known.get(&endpoint.id) else { continue };
             if self.config.health_check.is_some() {
-                self.endpoints[idx].health.checks.set(facts.checks);
-                self.set_source(idx, HealthSource::Check, facts.down);
+                endpoint.health.checks.set(facts.checks);
+                self.set_source(endpoint, HealthSource::Check, facts.down);
             }
             if let Some(outlier) = &self.outlier {
                 let left = facts.ejected_ms.map(Duration::from_millis);
-                outlier.take_over(self, idx, facts.ejections, left, now);
+                outlier.take_over(self, endpoint, facts.ejections, left, now);
             }
-            let endpoint = &self.endpoints[idx];
             if let Some(before) = facts.rising_ms.map(Duration::from_millis)
                 && let Some(slow_start) = &self.slow_start
                 && endpoint.counters.state.load(Relaxed) == wire::STATE_AVAILABLE
             {
-                let tier = self.tiers[self.tier_idx(idx)].state;
-                slow_start.go_on(endpoint.counters, endpoint.weight, tier, before);
-                tier.epoch.fetch_add(1, Release);
+                slow_start.go_on(&endpoint.live, before);
+                endpoint.live.changed();
             }
         }
     }
@@ -183,10 +181,8 @@ fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Starts the background work of all clusters: slow start, readmission, panic, checks. It runs until the background runtime
-/// ends. The handles returned end the checks before.
-pub(crate) fn keep(clusters: &Clusters) -> Vec<AbortHandle> {
-    let mut checks = Vec::new();
+/// Starts the background work of all clusters: slow start, readmission, panic. It runs until the background runtime ends.
+pub(crate) fn keep(clusters: &Clusters) {
     for (idx, cluster) in clusters.iter().enumerate() {
         if cluster.slow_start.is_some() {
             let clusters = Arc::clone(clusters);
@@ -208,12 +204,5 @@ pub(crate) fn keep(clusters: &Clusters) -> Vec<AbortHandle> {
             let clusters = Arc::clone(clusters);
             tokio::spawn(async move { clusters[idx].keep_from_panic().await });
         }
-        if cluster.config.health_check.is_some() {
-            for endpoint in 0..cluster.endpoints.len() {
-                let task = tokio::spawn(checks::keep_checked(Arc::clone(clusters), idx, endpoint));
-                checks.push(task.abort_handle());
-            }
-        }
     }
-    checks
 }

@@ -4,6 +4,7 @@
 //! look-up; without sticky sessions, nothing.
 
 use std::fmt;
+use std::sync::Arc;
 
 use hmac::{Hmac, KeyInit, Mac};
 use rustc_hash::FxHashMap;
@@ -31,7 +32,7 @@ impl Sticky {
     pub(crate) fn new(
         cluster: &str,
         config: &config::StickyConfig,
-        endpoints: &[Endpoint],
+        endpoints: &[Arc<Endpoint>],
         otherwise: &[u8; 32],
     ) -> Self {
         match config {

@@ -115,6 +115,7 @@ pub(super) struct ClusterTable {
     pub(super) when_full: Option<Spanned<String>>,
     pub(super) slow_start: Option<Spanned<TimeValue>>,
     pub(super) slow_start_aggression: Option<Spanned<f64>>,
+    pub(super) settle: Option<Spanned<TimeValue>>,
     pub(super) ejection: Option<EjectionTable>,
     pub(super) health_check: Option<Spanned<HealthCheckTable>>,
     pub(super) panic_threshold: Option<Spanned<i64>>,

@@ -196,6 +196,8 @@ pub struct ClusterConfig {
     pub slow_start: Duration,
     /// Shape of slow start: 1 is a straight line; more rises faster at first.
     pub slow_start_aggression: f64,
+    /// After a change of its servers the next one waits for this time.
+    pub settle: Duration,
     /// Passive health.
     pub ejection: Ejection,
     /// Active health checks.

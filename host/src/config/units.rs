@@ -21,7 +21,8 @@ pub(super) struct StatusRange(pub(super) RangeInclusive<u16>);
 /// Longer is a mistake of unit rather than a wish, and far from what clocks can be asked to add.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
-fn parse_time(text: &str) -> Result<Duration, String> {
+/// Reads a duration as [`TimeValue`] does.
+pub(super) fn parse_time(text: &str) -> Result<Duration, String> {
     let wrong = || format!("expected {TIME}, found the string {text:?}");
     let (number, unit) = split_unit(text);
     let number: u64 = number.parse().map_err(|_| wrong())?;

@@ -21,19 +21,19 @@ const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
 #[derive(Debug)]
 pub struct PerClient {
     max: u64,
-    lines: Box<[Line]>,
+    lines: Box<[CacheLine]>,
     key: RandomState,
 }
 
 #[repr(align(64))]
 #[derive(Debug, Default)]
-struct Line([AtomicU64; LINE]);
+struct CacheLine([AtomicU64; LINE]);
 
 /// A connection or a request, counted until this is dropped.
 #[derive(Debug)]
 pub struct Counted {
     table: Arc<PerClient>,
-    /// Line and counter; `None` for one that is let through uncounted.
+    /// CacheLine and counter; `None` for one that is let through uncounted.
     place: Option<(u32, u8)>,
 }
 
@@ -41,7 +41,7 @@ impl PerClient {
     /// For at most `max` of each client, of `max_in_all`.
     pub fn new(max: u32, max_in_all: usize) -> Self {
         let n_lines = (2 * max_in_all).div_ceil(LINE).max(1).min(u32::MAX as usize);
-        let lines = (0..n_lines).map(|_| Line::default()).collect();
+        let lines = (0..n_lines).map(|_| CacheLine::default()).collect();
         Self { max: u64::from(max).min(COUNT_MASK), lines, key: RandomState::new() }
     }
 

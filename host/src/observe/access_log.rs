@@ -8,7 +8,7 @@
 //! It is one line. Times are in seconds. ` request_id=…` ends the line if requests have IDs. Bytes that could end a field or a
 //! line are written as `\xHH`, as in nginx.
 //!
-//! A request never waits for the log. Each worker thread formats lines into a buffer of its own ([`LogWriter`]). It hands the
+//! A request never waits for the log. Each worker thread formats lines into a buffer of its own ([`AccessLogWriter`]). It hands the
 //! buffer over when it is full, or every second, through a bounded channel. One thread writes. If that thread is too slow,
 //! lines are dropped and counted, with one warning every ten seconds.
 
@@ -46,7 +46,7 @@ const END_PAUSE: Duration = Duration::from_millis(1);
 /// Interval of repeated warnings.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
-/// The log of one worker: a thread that writes the chunks of all [`LogWriter`]s. Drop the writers first: dropping the log
+/// The log of one worker: a thread that writes the chunks of all [`AccessLogWriter`]s. Drop the writers first: dropping the log
 /// writes what is in the channel and ends the thread. It gives up after a second without a written line.
 #[derive(Debug)]
 pub struct AccessLog {
@@ -65,7 +65,7 @@ pub struct LineCounts {
 
 /// The log of one worker thread.
 #[derive(Debug)]
-pub struct LogWriter {
+pub struct AccessLogWriter {
     sender: SyncSender<LogMessage>,
     shared: Arc<LogState>,
     chunk: LogChunk,
@@ -98,8 +98,8 @@ impl AccessLog {
     }
 
     /// A writer for one thread.
-    pub fn writer(&self) -> LogWriter {
-        LogWriter {
+    pub fn writer(&self) -> AccessLogWriter {
+        AccessLogWriter {
             sender: self.sender.clone(),
             shared: Arc::clone(&self.shared),
             chunk: LogChunk::default(),
@@ -181,7 +181,7 @@ impl LineCounts {
     }
 }
 
-impl LogWriter {
+impl AccessLogWriter {
     /// Writes the line of a request that has just ended, with its tries in order.
     pub fn log<'t>(&mut self, entry: &LogEntry<'_>, tries: impl IntoIterator<Item = Try<'t>>) {
         self.log_at(SystemTime::now(), entry, tries);
@@ -221,7 +221,7 @@ impl LogWriter {
     }
 }
 
-impl Drop for LogWriter {
+impl Drop for AccessLogWriter {
     fn drop(&mut self) {
         self.flush();
         if self.chunk.n_lines > 0 {

@@ -11,6 +11,7 @@ mod families;
 mod format;
 mod labels;
 mod layout;
+mod members;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -22,14 +23,17 @@ use std::time::{Instant, SystemTime};
 use arc_swap::ArcSwap;
 use lb_api::wire;
 
+use crate::cluster::Snapshot;
 use crate::observe::access_log::LineCounts;
 
 pub use self::format::Format;
 pub use self::labels::{ConnectionOrigin, ModuleCall, QueueEnd, failure, outcome, state, try_result};
-pub use self::layout::{BalancerLayout, ClusterLayout, EndpointLayout, MetricsLayout};
+pub use self::layout::{BalancerLayout, ClusterLayout, MetricsLayout};
+pub use self::members::EndpointLayout;
+pub(crate) use self::members::MOST_LEFT;
 pub use self::totals::{Totals, TotalsBounds};
 
-use self::cells::{BalancerCells, ClusterCells, EndpointCells, ListenerCells, RequestCells};
+use self::cells::{BalancerCells, ClusterCells, EndpointCells, EndpointCounts, ListenerCells, RequestCells};
 use self::labels::{FAILURES, OUTCOMES, STATUS_CLASSES, TRY_RESULTS, code_labels, code_slot, kind_idx};
 use self::layout::{ClusterNames, distinct};
 
@@ -93,7 +97,7 @@ pub struct Shard {
 impl Metrics {
     /// Metrics for `n_threads` threads, all zero.
     pub fn new(layout: &MetricsLayout, n_threads: usize) -> Arc<Self> {
-        Arc::new(Self {
+        let metrics = Self {
             shards: (0..n_threads).map(|_| Arc::new(Shard::new(layout))).collect(),
             listeners: distinct(layout.listeners.iter()),
             clusters: layout.clusters.iter().map(ClusterNames::new).collect(),
@@ -102,7 +106,34 @@ impl Metrics {
             started: Instant::now(),
             started_at: SystemTime::now(),
             base: ArcSwap::default(),
-        })
+        };
+        for (idx, cluster) in layout.clusters.iter().enumerate() {
+            metrics.set_members(idx, &cluster.endpoints, metrics.started);
+        }
+        Arc::new(metrics)
+    }
+
+    /// Has series for the members of this snapshot. To be called before a thread can use it, by one thread at a time for each
+    /// cluster. Costs O(members).
+    pub(crate) fn prepare(&self, cluster: usize, snapshot: &Snapshot) {
+        let members: Vec<EndpointLayout> =
+            snapshot.endpoints.iter().map(|endpoint| (&**endpoint).into()).collect();
+        self.set_members(cluster, &members, Instant::now());
+    }
+
+    fn set_members(&self, cluster: usize, members: &[EndpointLayout], now: Instant) {
+        let n_places = members.iter().map(|member| member.place + 1).max().unwrap_or(0);
+        self.shards.iter().for_each(|shard| shard.clusters[cluster].endpoints.grow(n_places));
+        let table = &self.clusters[cluster].members;
+        let next = table.load().next(members, now, |place| self.counted_at(cluster, place));
+        table.store(Arc::new(next));
+    }
+
+    /// What all threads counted at this place.
+    fn counted_at(&self, cluster: usize, place: usize) -> EndpointCounts {
+        let mut counts = EndpointCounts::default();
+        self.shards.iter().for_each(|shard| counts.add_cells(shard.clusters[cluster].endpoints.at(place)));
+        counts
     }
 
     /// The shard of one thread, which becomes its only writer.
@@ -130,7 +161,7 @@ impl Shard {
             clusters: layout
                 .clusters
                 .iter()
-                .map(|cluster| ClusterCells::new(cluster.balancers.len(), cluster.endpoints.len()))
+                .map(|cluster| ClusterCells::new(cluster.balancers.len()))
                 .collect(),
             #[cfg(debug_assertions)]
             owner: std::sync::OnceLock::new(),
@@ -194,8 +225,8 @@ impl Shard {
     }
 
     /// A try has ended.
-    pub fn try_ended(&self, cluster: usize, endpoint: usize, end: &EndedTry) {
-        let cells = self.endpoint(cluster, endpoint);
+    pub fn try_ended(&self, cluster: usize, place: usize, end: &EndedTry) {
+        let cells = self.endpoint(cluster, place);
         cells.tries[kind_idx(end.result, TRY_RESULTS.len(), wire::TRY_BAD_RESPONSE)].add(1);
         if let Some(kind) = end.failure {
             cells.failures[kind_idx(kind, FAILURES.len(), wire::FAILURE_CONNECT)].add(1);
@@ -208,8 +239,8 @@ impl Shard {
     }
 
     /// A try got a connection, or found a reused one stale.
-    pub fn upstream_connection(&self, cluster: usize, endpoint: usize, connection: ConnectionOrigin) {
-        self.endpoint(cluster, endpoint).connections[connection as usize].add(1);
+    pub fn upstream_connection(&self, cluster: usize, place: usize, connection: ConnectionOrigin) {
+        self.endpoint(cluster, place).connections[connection as usize].add(1);
     }
 
     /// This module of this cluster was called.
@@ -299,8 +330,8 @@ impl Shard {
         &self.cluster(cluster).balancers[idx]
     }
 
-    fn endpoint(&self, cluster: usize, idx: usize) -> &EndpointCells {
-        &self.cluster(cluster).endpoints[idx]
+    fn endpoint(&self, cluster: usize, place: usize) -> &EndpointCells {
+        self.cluster(cluster).endpoints.at(place)
     }
 
     #[cfg(debug_assertions)]

@@ -85,27 +85,37 @@ pub enum Command {
         /// The module's ID.
         module: String,
     },
-    /// Say something of a server at run time.
+    /// Change a server at run time. Answered when the change is in use, or is known not to come into use.
     Server {
         /// Name of the cluster.
         cluster: String,
-        /// URL of the server, as written in the configuration.
+        /// URL of the server, as written in the configuration; or one of its addresses, as logs and metrics name it.
         url: String,
-        /// What.
-        mark: ServerMark,
+        /// The change.
+        order: ServerOrder,
+        /// For how long, seconds; without it, until another order or a new value in the configuration.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        for_s: Option<u64>,
     },
 }
 
-/// A mark on a server.
+/// A change of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ServerMark {
-    /// It finishes what runs and takes nothing new.
+pub enum ServerOrder {
+    /// It keeps its sessions and takes no new ones.
     Drain,
+    /// It takes nothing; requests that run may finish.
+    #[serde(rename = "maint")]
+    Maintenance,
     /// It takes requests.
     Ready,
     /// It has this weight.
     Weight(u16),
+    /// It becomes a server of the cluster, or is one again.
+    Add,
+    /// It is no server of the cluster any more.
+    Remove,
 }
 
 /// One line of an answer.
@@ -143,8 +153,8 @@ pub struct Status {
     pub generations: Vec<GenerationStatus>,
     /// Module files that are not opened.
     pub quarantine: Vec<QuarantineStatus>,
-    /// Marks that operators set on servers.
-    pub marks: Vec<MarkStatus>,
+    /// What operators changed of servers, as far as it is in force.
+    pub acts: Vec<ActStatus>,
     /// The start that waits, and its reason.
     pub waiting: Option<String>,
 }
@@ -202,17 +212,21 @@ pub struct QuarantineStatus {
     pub reason: String,
 }
 
-/// A mark that an operator set on a server.
+/// A change of a server that an operator made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct MarkStatus {
+pub struct ActStatus {
     /// Name of the cluster.
     pub cluster: String,
     /// URL of the server.
     pub url: String,
-    /// Whether it drains, if something was said of that.
-    pub drain: Option<bool>,
-    /// Its weight, if something was said of that.
-    pub weight: Option<u16>,
+    /// "drain", "maint", "ready", "weight N", "added" or "removed".
+    pub what: String,
+    /// Name of the user who asked for it, or its number.
+    pub by: String,
+    /// Age, seconds.
+    pub age_s: u64,
+    /// When it ends by itself, in seconds from now.
+    pub left_s: Option<u64>,
 }
 
 /// Longest line of a command; what is longer is none.
@@ -350,11 +364,15 @@ mod tests {
         let command: Command = serde_json::from_str(r#"{"release":{"module":"greedy"}}"#).unwrap();
         assert_eq!(command, Command::Release { module: "greedy".into() });
         assert_eq!(serde_json::to_string(&Command::Reload).unwrap(), r#""reload""#);
-        let weight =
-            Command::Server { cluster: "a".into(), url: "http://b".into(), mark: ServerMark::Weight(3) };
-        assert_eq!(
-            serde_json::to_string(&weight).unwrap(),
-            r#"{"server":{"cluster":"a","url":"http://b","mark":{"weight":3}}}"#
-        );
+        let server = |order, for_s| {
+            let command = Command::Server { cluster: "a".into(), url: "http://b".into(), order, for_s };
+            let text = serde_json::to_string(&command).unwrap();
+            assert_eq!(serde_json::from_str::<Command>(&text).unwrap(), command);
+            text
+        };
+        let weight = r#"{"server":{"cluster":"a","url":"http://b","order":{"weight":3}}}"#;
+        assert_eq!(server(ServerOrder::Weight(3), None), weight);
+        let maint = r#"{"server":{"cluster":"a","url":"http://b","order":"maint","for_s":60}}"#;
+        assert_eq!(server(ServerOrder::Maintenance, Some(60)), maint);
     }
 }

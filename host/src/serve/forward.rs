@@ -50,8 +50,12 @@ pub(crate) async fn forward(
         thread.metrics.overloaded(plan.route.cluster);
         return refuse(thread, down, memory, Error::Overloaded, Some(head)).await;
     };
-    let key = cluster.key_source().and_then(|source| plan.key(source, head));
-    let preferred = cluster.sticky.as_ref().and_then(|sticky| plan.preferred(sticky, head));
+    let members = thread.members(plan.route.cluster);
+    let key = cluster.key_source(&members).and_then(|source| plan.key(source, head));
+    let sticky = members.sticky.as_ref();
+    let preferred =
+        sticky.and_then(|sticky| plan.preferred(sticky, head)).map(|idx| members.endpoints[idx].place);
+    drop(members);
     let view = View { head, plan: &plan, key: key.as_deref(), preferred };
     let mut trylist = Trylist::start(thread, plan.route.cluster, &view, started);
     if head.asks_why && explain::may_ask(thread, plan.client.address) {
@@ -97,11 +101,11 @@ impl Request<'_> {
             now = then;
             let kept = match self.attempt(down, memory, trylist, endpoint, now).await {
                 Ok(exchange) if self.retries_response(&memory.response_head, &exchange) => {
-                    self.let_go(last, now);
+                    self.let_go(trylist, last, now);
                     self.hold(memory, trylist, endpoint, exchange)
                 }
                 Ok(exchange) => {
-                    self.let_go(last, now);
+                    self.let_go(trylist, last, now);
                     if memory.response_head.status == 101 {
                         return Box::pin(self.tunnel(down, memory, trylist, endpoint, exchange)).await;
                     }
@@ -109,7 +113,7 @@ impl Request<'_> {
                 }
                 Err(TryError::NotEstablished(e)) => {
                     now = Instant::now();
-                    self.note(endpoint, &e.text);
+                    self.note(trylist.member(endpoint), &e.text);
                     trylist.not_established(e.kind, e.os_error, now);
                     if self.is_overdue(now) {
                         let failure = self.out_of_time();
@@ -118,7 +122,7 @@ impl Request<'_> {
                     continue;
                 }
                 Err(TryError::NoResponse(e)) => {
-                    self.let_go(last, now);
+                    self.let_go(trylist, last, now);
                     let is_retried = self.retries_failure(&e);
                     let failure = self.no_response(trylist, endpoint, e);
                     if !is_retried {
@@ -146,7 +150,7 @@ impl Request<'_> {
     ) -> Result<(usize, Instant), RequestFailure> {
         // Newcomers stand behind those who wait, or those might wait for ever.
         let is_behind =
-            self.cluster.has_limits && trylist.tries().is_empty() && self.cluster.queue.has_precedence();
+            trylist.members().has_limits && trylist.tries().is_empty() && self.cluster.queue.has_precedence();
         let mut next = if is_behind { NextTry::Wait } else { trylist.next(now) };
         if next == NextTry::Wait {
             (next, now) = self.wait_for_endpoint(down, trylist).await?;

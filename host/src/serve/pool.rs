@@ -6,7 +6,8 @@ use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use self::h2::SharedConnections;
-use crate::cluster::Cluster;
+use crate::cluster::places::PlaceTable;
+use crate::cluster::{Cluster, Snapshot};
 use crate::http::stream::Stream;
 use crate::tls::client::{ClientTls, Connector, Protocol};
 
@@ -23,9 +24,10 @@ struct ClusterPool {
     tls: Option<Connector>,
     /// For requests that only HTTP/1.1 can carry, where servers choose between HTTP/2 and HTTP/1.1.
     http1_tls: Option<Connector>,
-    endpoints: Box<[RefCell<Vec<IdleConnection>>]>,
-    /// Empty in a cluster of HTTP/1.1.
-    h2: Box<[SharedConnections]>,
+    /// By the places of members.
+    idle: PlaceTable<RefCell<Vec<IdleConnection>>>,
+    /// None in a cluster of HTTP/1.1.
+    h2: Option<PlaceTable<SharedConnections>>,
     h2_streams: usize,
 }
 
@@ -46,12 +48,10 @@ impl Pool {
                 Protocol::Auto => cluster.config.tls.as_ref().map(ClientTls::http1_connector),
                 Protocol::Http1 | Protocol::H2 => None,
             },
-            endpoints: cluster.endpoints.iter().map(|_| RefCell::default()).collect(),
+            idle: PlaceTable::new(cluster.newest().n_places()),
             h2: match cluster.config.protocol {
-                Protocol::Http1 => Box::default(),
-                Protocol::H2 | Protocol::Auto => {
-                    cluster.endpoints.iter().map(|_| SharedConnections::default()).collect()
-                }
+                Protocol::Http1 => None,
+                Protocol::H2 | Protocol::Auto => Some(PlaceTable::new(cluster.newest().n_places())),
             },
             h2_streams: cluster.config.h2_streams,
         };
@@ -72,12 +72,12 @@ impl Pool {
     ) -> Option<Stream> {
         let pool = &self.clusters[cluster];
         let may_be_h2 = !upgrade || pool.http1_tls.is_none();
-        if let Some(h2) = pool.h2.get(endpoint).filter(|_| may_be_h2)
+        if let Some(h2) = pool.h2.as_ref().filter(|_| may_be_h2).map(|h2| h2.at(endpoint))
             && let Some(stream) = h2.take(pool.h2_streams)
         {
             return Some(Stream::H2Client(Box::new(stream)));
         }
-        let mut idle = pool.endpoints[endpoint].borrow_mut();
+        let mut idle = pool.idle.at(endpoint).borrow_mut();
         loop {
             let IdleConnection { mut stream, since } = idle.pop()?;
             if now.saturating_duration_since(since) >= pool.timeout {
@@ -94,7 +94,7 @@ impl Pool {
     /// Keeps an idle connection for later requests. A stream of HTTP/2 is dropped: its connection is shared anyway.
     pub(crate) fn put(&self, cluster: usize, endpoint: usize, mut stream: Stream, now: Instant) {
         let pool = &self.clusters[cluster];
-        let mut idle = pool.endpoints[endpoint].borrow_mut();
+        let mut idle = pool.idle.at(endpoint).borrow_mut();
         if stream.is_h2() {
             return;
         }
@@ -117,18 +117,34 @@ impl Pool {
 
     /// An endpoint's connections of HTTP/2, in a cluster that speaks it.
     pub(crate) fn h2(&self, cluster: usize, endpoint: usize) -> &SharedConnections {
-        &self.clusters[cluster].h2[endpoint]
+        let h2 = self.clusters[cluster].h2.as_ref();
+        h2.expect("asked only where HTTP/2 is spoken").at(endpoint)
+    }
+
+    /// Has room for connections to these members, and closes the idle ones to members that have left since `before`.
+    pub(crate) fn switch(&self, cluster: usize, before: &Snapshot, now: &Snapshot) {
+        let pool = &self.clusters[cluster];
+        pool.idle.grow(now.n_places());
+        if let Some(h2) = &pool.h2 {
+            h2.grow(now.n_places());
+        }
+        for left in before.endpoints.iter().filter(|member| now.by_id(member).is_none()) {
+            pool.idle.at(left.place).borrow_mut().drain(..).for_each(|mut c| c.stream.say_farewell());
+            if let Some(h2) = &pool.h2 {
+                h2.at(left.place).clear();
+            }
+        }
     }
 
     /// Drops connections that were idle for too long, that the server has closed, or whose address is no longer one of the
     /// server's.
-    pub(crate) fn sweep(&self, clusters: &[Cluster], now: Instant) {
-        for (pool, cluster) in self.clusters.iter().zip(clusters) {
-            for (h2, endpoint) in pool.h2.iter().zip(&cluster.endpoints) {
-                h2.sweep(&endpoint.addresses, now, pool.timeout);
-            }
-            for (idle, endpoint) in pool.endpoints.iter().zip(&cluster.endpoints) {
-                idle.borrow_mut().retain_mut(|c| {
+    pub(crate) fn sweep<'a>(&self, members: impl IntoIterator<Item = &'a Snapshot>, now: Instant) {
+        for (pool, members) in self.clusters.iter().zip(members) {
+            for endpoint in &members.endpoints {
+                if let Some(h2) = &pool.h2 {
+                    h2.at(endpoint.place).sweep(&endpoint.addresses, now, pool.timeout);
+                }
+                pool.idle.at(endpoint.place).borrow_mut().retain_mut(|c| {
                     let stays = now.saturating_duration_since(c.since) < pool.timeout
                         && c.stream.is_quiet()
                         && endpoint.addresses.still_contain(c.stream.peer_addr().ok());
@@ -143,8 +159,9 @@ impl Pool {
 
     /// Drops all.
     pub(crate) fn clear(&self) {
-        self.clusters.iter().flat_map(|pool| &pool.h2).for_each(SharedConnections::clear);
-        for idle in self.clusters.iter().flat_map(|pool| &pool.endpoints) {
+        let h2 = self.clusters.iter().filter_map(|pool| pool.h2.as_ref());
+        h2.flat_map(PlaceTable::iter).for_each(SharedConnections::clear);
+        for idle in self.clusters.iter().flat_map(|pool| pool.idle.iter()) {
             idle.borrow_mut().drain(..).for_each(|mut c| c.stream.say_farewell());
         }
     }
@@ -170,8 +187,8 @@ mod tests {
                 timeout,
                 tls: None,
                 http1_tls: None,
-                endpoints: Box::new([RefCell::default()]),
-                h2: Box::default(),
+                idle: PlaceTable::new(1),
+                h2: None,
                 h2_streams: 1,
             }]),
         };

@@ -1,17 +1,21 @@
 //! State of one worker thread. Nothing in here is shared, so nothing in here waits.
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
 
+use arc_swap::Guard;
 use slab::Slab;
 use tokio::sync::Notify;
 
-use crate::cluster::Clusters;
+use crate::cluster::endpoint::Endpoint;
 use crate::cluster::random::Random;
+use crate::cluster::{Cluster, Clusters, Snapshot};
 use crate::config::Config;
 use crate::http::date::Date;
+use crate::http::stream::Stream;
 use crate::module::wire::ns;
 use crate::observe::access_log;
 use crate::observe::metrics::Shard;
@@ -22,6 +26,9 @@ use crate::serve::route::Routes;
 /// Lines about failed requests that one thread logs in a second: a server that is down at full load must not turn the log
 /// into the bottleneck. The metrics and the access log count all.
 const LOG_LINES_PER_SECOND: u32 = 10;
+
+/// The members of a cluster as one thread sees them. Its requests share it, and it costs them no atomic operation.
+pub(crate) type Members = Rc<Arc<Snapshot>>;
 
 /// State of one worker thread, and its references to shared state.
 #[derive(Debug)]
@@ -35,11 +42,17 @@ pub(crate) struct Thread {
     /// This thread's numbers.
     pub(crate) metrics: Arc<Shard>,
     /// This thread's end of the access log, if there is one.
-    pub(crate) access_log: Option<RefCell<access_log::LogWriter>>,
+    pub(crate) access_log: Option<RefCell<access_log::AccessLogWriter>>,
     /// Idle connections to servers.
     pub(crate) pool: Pool,
     /// The current date as a header value.
     pub(crate) date: Date,
+    /// The members of each cluster, as this thread sees them.
+    members: Box<[RefCell<Members>]>,
+    /// Its number, from 0.
+    number: usize,
+    /// Snapshots that are over, as of the last switch.
+    n_over: Cell<u64>,
     phase: Cell<Phase>,
     epoch: Instant,
     random: Random,
@@ -64,10 +77,15 @@ impl Thread {
         routes: Arc<Routes>,
         clusters: Clusters,
         metrics: Arc<Shard>,
-        access_log: Option<access_log::LogWriter>,
+        access_log: Option<access_log::AccessLogWriter>,
         epoch: Instant,
+        number: usize,
     ) -> Self {
-        Self {
+        let members = |cluster: &Cluster| RefCell::new(Rc::new(cluster.newest().clone()));
+        let thread = Self {
+            members: clusters.iter().map(members).collect(),
+            number,
+            n_over: Cell::new(0),
             pool: Pool::new(&clusters),
             config,
             routes,
@@ -82,6 +100,57 @@ impl Thread {
             log_budget: Cell::default(),
             connections: RefCell::default(),
             connection_ended: Notify::new(),
+        };
+        thread.tell_use();
+        // What was published while this was made.
+        thread.switch();
+        thread
+    }
+
+    /// The members of a cluster, as this thread sees them now.
+    #[inline]
+    pub(crate) fn members(&self, cluster: usize) -> Members {
+        Rc::clone(&self.members[cluster].borrow())
+    }
+
+    /// Chooses among the newest members of each cluster from now on. Costs O(members) where they have changed.
+    pub(crate) fn switch(&self) {
+        for (idx, cluster) in self.clusters.iter().enumerate() {
+            let newest = Guard::into_inner(cluster.newest());
+            let before = self.members(idx);
+            if newest.number != before.number {
+                self.pool.switch(idx, &before, &newest);
+                self.members[idx].replace(Rc::new(newest));
+            }
+        }
+        self.tell_use();
+        let n_over = self.clusters.iter().map(Cluster::n_over).sum();
+        if self.n_over.replace(n_over) != n_over {
+            self.wake_connections();
+        }
+    }
+
+    /// Nothing of this thread chooses any more.
+    pub(crate) fn ends(&self) {
+        self.clusters.iter().for_each(|cluster| cluster.uses(self.number, u64::MAX));
+    }
+
+    fn tell_use(&self) {
+        for (idx, cluster) in self.clusters.iter().enumerate() {
+            cluster.uses(self.number, self.members(idx).number);
+        }
+    }
+
+    /// Closes idle connections that are of no more use.
+    pub(crate) fn sweep(&self, now: Instant) {
+        let members: Vec<Members> = (0..self.clusters.len()).map(|idx| self.members(idx)).collect();
+        self.pool.sweep(members.iter().map(|members| &***members), now);
+    }
+
+    /// Keeps a connection on which nothing is outstanding, unless its member has left.
+    pub(crate) fn keep_connection(&self, cluster: usize, member: &Endpoint, stream: Stream, now: Instant) {
+        if self.members(cluster).by_id(member).is_some() {
+            self.pool.put(cluster, member.place, stream, now);
         }
     }
 
@@ -132,6 +201,10 @@ impl Thread {
     /// Enters the next phase and wakes every connection, so that each can react to it.
     pub(crate) fn enter_phase(&self, phase: Phase) {
         self.phase.set(phase);
+        self.wake_connections();
+    }
+
+    fn wake_connections(&self) {
         for waker in self.connections.borrow().iter().filter_map(|(_, waker)| waker.as_ref()) {
             waker.wake_by_ref();
         }

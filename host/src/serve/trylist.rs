@@ -11,20 +11,21 @@ mod slot;
 mod view;
 mod why;
 
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lb_api::wire;
 
 use crate::cluster::ejection::{self, Trial};
-use crate::cluster::endpoint::{InFlight, Which};
-use crate::cluster::{Cluster, Tier};
+use crate::cluster::endpoint::{Endpoint, InFlight, Which};
+use crate::cluster::{Cluster, Snapshot, Tier};
 use crate::http::h1::head::ResponseHead;
 use crate::module::balancer::Balancer;
 use crate::module::wire::ns;
 use crate::observe::metrics::EndedTry;
-use crate::serve::thread::Thread;
+use crate::serve::thread::{Members, Thread};
 
-use self::calls::wire_idx;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::choice::check_answer;
 use self::slot::Slot;
@@ -37,12 +38,17 @@ pub(crate) struct Trylist<'a> {
     thread: &'a Thread,
     cluster_idx: usize,
     cluster: &'a Cluster,
+    /// The members that it chooses among.
+    members: Members,
+    /// Tried members of snapshots before that one.
+    older: Vec<Arc<Endpoint>>,
+    /// It has chosen before: members may have changed since.
+    has_chosen: bool,
     tier_idx: usize,
-    tier: &'a Tier,
     /// Index of the module that chooses, in the metrics.
     module_idx: usize,
-    /// The tier's balancer; `None` where the host chooses.
-    balancer: Option<&'a Balancer>,
+    /// The tier's balancer chooses, and not the host.
+    asks_module: bool,
     which: Which,
     /// The tier's endpoint to be tried before the module is asked.
     preferred: Option<usize>,
@@ -81,6 +87,21 @@ enum CallState {
     None,
 }
 
+/// The tier to begin with. A session whose endpoint drains is served in the tier of that endpoint.
+fn first_tier(members: &Snapshot, preferred: Option<usize>) -> (usize, Which) {
+    let first = members.first_tier().unwrap_or((NO_TIER, Which::Available));
+    let idx = preferred.and_then(|place| members.index_of_place(place));
+    match idx.map(|idx| (idx, &members.endpoints[idx])) {
+        Some((idx, endpoint)) if endpoint.is_usable(Which::Session) => {
+            (members.tiers.iter().rposition(|tier| tier.first <= idx).unwrap_or(first.0), first.1)
+        }
+        _ => first,
+    }
+}
+
+/// The cluster has no members, and so no tier.
+const NO_TIER: usize = usize::MAX;
+
 /// The try that is under way.
 #[derive(Debug)]
 struct CurrentTry {
@@ -112,7 +133,8 @@ impl<'a> Trylist<'a> {
     /// Calls the hook. The head stays borrowed until the trylist is dropped, as the module was promised.
     pub(crate) fn start(thread: &'a Thread, cluster_idx: usize, view: &'a View<'a>, now: Instant) -> Self {
         let cluster = &thread.clusters[cluster_idx];
-        let (tier_idx, which) = cluster.first_tier();
+        let members = thread.members(cluster_idx);
+        let (tier_idx, which) = first_tier(&members, view.preferred);
         let mut slot = Slot::lend();
         slot.tries.clear();
         let mut trylist = Self {
@@ -120,15 +142,17 @@ impl<'a> Trylist<'a> {
             cluster_idx,
             cluster,
             tier_idx,
-            tier: &cluster.tiers[tier_idx],
             module_idx: cluster.module_idx(view.key.is_some()),
-            balancer: None,
+            asks_module: false,
             which,
             preferred: None,
             has_waited: false,
             has_spilled: false,
             is_choosy: false,
-            yields: cluster.has_limits,
+            yields: members.has_limits,
+            members,
+            older: Vec::new(),
+            has_chosen: false,
             is_session_kept: false,
             view,
             slot: Some(slot),
@@ -153,10 +177,13 @@ impl<'a> Trylist<'a> {
     pub(crate) fn next(&mut self, now: Instant) -> NextTry {
         debug_assert!(self.current.is_none(), "the last try was not ended");
         self.is_choosy = false;
+        if std::mem::replace(&mut self.has_chosen, true) {
+            self.move_to_newest(now);
+        }
         if self.has_waited {
             // What was declined may be free or available by now.
             self.has_waited = false;
-            let n_endpoints = self.tier.n_endpoints;
+            let n_endpoints = self.n_endpoints();
             self.slot_mut().forget_declined(n_endpoints);
         }
         if self.has_spilled {
@@ -186,12 +213,15 @@ impl<'a> Trylist<'a> {
     /// The try could not be established: nothing of the request was sent.
     pub(crate) fn not_established(&mut self, kind: u32, os_error: Option<i32>, now: Instant) {
         let try_id = self.slot().tries.len() as u32 + 1;
+        let Some(endpoint) = self.current.as_ref().map(|current| self.wire_idx(current.endpoint)) else {
+            return;
+        };
         let Some(current) = &mut self.current else { return };
         (current.failure, current.os_error) = (Some(kind), os_error);
         let failure = wire::Failure {
             size: size_of::<wire::Failure>() as u32,
             kind,
-            endpoint: wire_idx(self.tier, current.endpoint),
+            endpoint,
             try_id,
             os_error: os_error.unwrap_or(0),
             reserved: 0,
@@ -217,14 +247,18 @@ impl<'a> Trylist<'a> {
         let first_byte = now.saturating_duration_since(current.started);
         current.first_byte = Some(first_byte);
         current.status = head.status;
-        let endpoint = &self.cluster.endpoints[current.endpoint];
+        let (place, trial) = (current.endpoint, current.trial);
+        let endpoint = self.member(place);
         endpoint.learn_latency(ns(first_byte));
-        if current.trial == Trial::Own
+        if trial == Trial::Own
             && let Some(outlier) = &self.cluster.outlier
         {
             outlier.answered(endpoint, head.status, now);
         }
-        if let Some(balancer) = self.balancer.filter(|b| b.wants(wire::EVENT_RESPONSE_HEADERS)) {
+        let members = Rc::clone(&self.members);
+        if let Some(balancer) =
+            self.balancer(&members).filter(|balancer| balancer.wants(wire::EVENT_RESPONSE_HEADERS))
+        {
             let mut values = std::mem::take(&mut self.slot_mut().response_headers);
             values.clear();
             let names = balancer.needs().response_headers.iter();
@@ -255,7 +289,7 @@ impl<'a> Trylist<'a> {
 
     /// Whether this endpoint takes a request now.
     pub(crate) fn has_room(&self, endpoint: usize) -> bool {
-        self.cluster.endpoints[endpoint].takes(self.which)
+        self.members.at_place(endpoint).is_some_and(|endpoint| endpoint.takes(self.which))
     }
 
     /// Counts bytes of the current try.
@@ -296,7 +330,8 @@ impl<'a> Trylist<'a> {
                 was_hurried: current.was_hurried,
                 trial: current.trial,
             };
-            outlier.try_ended(self.cluster, current.endpoint, &end, now, || self.thread.random());
+            outlier
+                .try_ended(self.cluster, self.member(current.endpoint), &end, now, || self.thread.random());
         }
         let endpoint = current.endpoint;
         drop(current);
@@ -309,13 +344,58 @@ impl<'a> Trylist<'a> {
     }
 
     /// The endpoint of the last try that was established.
-    pub(crate) fn endpoint(&self) -> Option<usize> {
+    pub(crate) fn last_endpoint(&self) -> Option<usize> {
         self.last.endpoint
     }
 
     /// From the beginning of the last try to the response headers.
     pub(crate) fn first_byte(&self) -> Option<Duration> {
         self.last.first_byte
+    }
+
+    /// The members that it chooses among.
+    pub(crate) fn members(&self) -> &Members {
+        &self.members
+    }
+
+    /// The member at this place: one that is or was tried.
+    pub(crate) fn member(&self, place: usize) -> &Endpoint {
+        let older = self.older.iter().find(|member| member.place == place);
+        older.or_else(|| self.members.at_place(place)).expect("what was tried is kept")
+    }
+
+    /// The tier that chooses; `None` where the cluster has no members.
+    fn tier(&self) -> Option<&Tier> {
+        self.members.tiers.get(self.tier_idx)
+    }
+
+    fn n_endpoints(&self) -> usize {
+        self.tier().map_or(0, |tier| tier.n_endpoints)
+    }
+
+    /// The endpoint of the tier that has this index in it.
+    fn place(&self, idx: usize) -> usize {
+        self.endpoint(idx).place
+    }
+
+    fn endpoint(&self, idx: usize) -> &Endpoint {
+        let first = self.tier().map_or(0, |tier| tier.first);
+        &self.members.endpoints[first + idx]
+    }
+
+    /// The endpoint at this place as the tier's balancer calls it; none where it is of another tier.
+    fn wire_idx(&self, place: usize) -> u32 {
+        let idx = self.tier().and_then(|tier| {
+            let idx = self.members.index_of_place(place)?.wrapping_sub(tier.first);
+            (idx < tier.n_endpoints).then_some(idx)
+        });
+        idx.and_then(|idx| u32::try_from(idx).ok()).unwrap_or(wire::NO_ENDPOINT)
+    }
+
+    /// The balancer that chooses, if one does.
+    fn balancer<'m>(&self, members: &'m Snapshot) -> Option<&'m Balancer> {
+        let tier = members.tiers.get(self.tier_idx).filter(|_| self.asks_module)?;
+        tier.instance.balancer_of(self.view.key.is_some())
     }
 
     fn slot(&self) -> &Slot {

@@ -101,12 +101,12 @@ impl ExchangeTerms<'_> {
 pub(crate) async fn connection(
     thread: &Thread,
     cluster: &Cluster,
-    (cluster_idx, endpoint_idx): (usize, usize),
+    (cluster_idx, endpoint): (usize, &Endpoint),
     patience: Duration,
     preface: &[u8],
     upgrade: bool,
 ) -> Result<Stream, ConnectError> {
-    let (endpoint, config) = (&cluster.endpoints[endpoint_idx], &cluster.config);
+    let config = &cluster.config;
     let tls = thread.pool.tls(cluster_idx);
     if config.protocol == Protocol::Http1 {
         return connect(endpoint, tls, (patience, config.connect_timeout), preface).await;
@@ -115,7 +115,7 @@ pub(crate) async fn connection(
         return connect(endpoint, Some(tls), (patience, config.connect_timeout), preface).await;
     }
     Box::pin(async {
-        let shared = thread.pool.h2(cluster_idx, endpoint_idx);
+        let shared = thread.pool.h2(cluster_idx, endpoint.place);
         let until = Instant::now() + patience;
         let mut making = None;
         // Nobody waits for another's connection unless it is known that it can be shared.

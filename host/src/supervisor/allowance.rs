@@ -10,8 +10,6 @@ use crate::process::channel::message::{N_KINDS, ToSupervisor};
 /// that have piled up while the supervisor did not read are limited by the socket's buffer, to some 300.
 const WINDOW: Duration = Duration::from_secs(10);
 const MAX_OF_A_KIND: u32 = 1000;
-/// Each name with `resolve = "all"` may get new addresses so often within a window: their TTL is a second at least.
-const MAX_MOVES_OF_A_NAME: u32 = 20;
 /// Learned state may be large whatever the configuration, and comes every 5 s: three times within a window at most, and as
 /// often again where the supervisor was late. What was asked for comes on top.
 const MAX_SAVES: u32 = 6;
@@ -24,11 +22,12 @@ const OTHER_BYTES: u64 = 16 << 20;
 /// The allowance of one worker.
 #[derive(Debug)]
 pub(super) struct Allowance {
-    max_moves: u32,
     /// But for learned state, whose messages are counted.
     max_bytes: u64,
     /// Saves that were asked for, and have not come yet.
     n_asked_saves: u32,
+    /// Acts that it was given, and did not answer yet.
+    n_asked_applied: u32,
     since: Instant,
     n_of_kinds: [u32; N_KINDS],
     n_parts: u32,
@@ -37,16 +36,10 @@ pub(super) struct Allowance {
 
 impl Allowance {
     pub(super) fn new(scope: &WorkerScope, now: Instant) -> Self {
-        let n_names = u32::try_from(scope.n_names()).unwrap_or(u32::MAX);
-        let n_moves = n_names.saturating_mul(MAX_MOVES_OF_A_NAME);
-        let max_bytes = OTHER_BYTES
-            + MAX_REPORTS.saturating_mul(scope.report_bytes())
-            + MAX_LOADS.saturating_mul(scope.load_bytes())
-            + u64::from(n_moves).saturating_mul(ADDRESSES_BYTES);
         Self {
-            max_moves: MAX_OF_A_KIND.saturating_add(n_moves),
-            max_bytes,
+            max_bytes: max_bytes(scope, 0),
             n_asked_saves: 0,
+            n_asked_applied: 0,
             since: now,
             n_of_kinds: [0; N_KINDS],
             n_parts: 0,
@@ -57,6 +50,16 @@ impl Allowance {
     /// One more save than it sends by itself is allowed.
     pub(super) fn ask_for_save(&mut self) {
         self.n_asked_saves = self.n_asked_saves.saturating_add(1);
+    }
+
+    /// So many servers may be in its reports besides those of its configuration.
+    pub(super) fn expect_added(&mut self, scope: &WorkerScope, n_added: usize) {
+        self.max_bytes = max_bytes(scope, n_added);
+    }
+
+    /// One more answer to acts than it may send unasked is allowed.
+    pub(super) fn ask_for_applied(&mut self) {
+        self.n_asked_applied = self.n_asked_applied.saturating_add(1);
     }
 
     /// Counts a message.
@@ -71,16 +74,17 @@ impl Allowance {
                 return Ok(());
             }
             ToSupervisor::Saved { .. } => MAX_SAVES,
-            ToSupervisor::Moved { .. } => self.max_moves,
             _ => MAX_OF_A_KIND,
         };
+        let is_answer = matches!(message, ToSupervisor::Applied { .. }) && self.n_asked_applied > 0;
+        self.n_asked_applied -= u32::from(is_answer);
         if !matches!(message, ToSupervisor::Saved { .. }) {
             self.n_bytes = self.n_bytes.saturating_add(n_bytes);
         }
         if self.n_bytes > self.max_bytes {
             return Err(format!("has sent more than {} MiB within {WINDOW:?}", self.max_bytes >> 20));
         }
-        count(&mut self.n_of_kinds[message.kind()], max)
+        if is_answer { Ok(()) } else { count(&mut self.n_of_kinds[message.kind()], max) }
     }
 
     /// Counts a part of a message.
@@ -94,15 +98,15 @@ impl Allowance {
 
     fn begin(&mut self, now: Instant) {
         if now.saturating_duration_since(self.since) >= WINDOW {
-            let (max_moves, max_bytes, n_asked_saves) = (self.max_moves, self.max_bytes, self.n_asked_saves);
-            let (n_of_kinds, n_parts, n_bytes) = ([0; N_KINDS], 0, 0);
-            *self = Self { max_moves, max_bytes, n_asked_saves, since: now, n_of_kinds, n_parts, n_bytes };
+            (self.since, self.n_of_kinds, self.n_parts, self.n_bytes) = (now, [0; N_KINDS], 0, 0);
         }
     }
 }
 
-/// A name with all the addresses that it may have.
-const ADDRESSES_BYTES: u64 = 8 << 10;
+fn max_bytes(scope: &WorkerScope, n_added: usize) -> u64 {
+    let reports = MAX_REPORTS.saturating_mul(scope.report_bytes(n_added));
+    OTHER_BYTES.saturating_add(reports).saturating_add(MAX_LOADS.saturating_mul(scope.load_bytes(n_added)))
+}
 
 fn count(n: &mut u32, max: u32) -> Result<(), String> {
     *n += 1;
@@ -136,8 +140,8 @@ mod tests {
         ToSupervisor::Ended { cut_off: 0, totals: Totals::default() }
     }
 
-    fn moved() -> ToSupervisor {
-        ToSupervisor::Moved { name: String::new(), addresses: Vec::new() }
+    fn applied() -> ToSupervisor {
+        ToSupervisor::Applied { number: 1, problem: None }
     }
 
     fn saved(is_answer: bool) -> ToSupervisor {
@@ -149,13 +153,13 @@ mod tests {
         let now = Instant::now();
         let mut allowance = allowance("\"http://a\"", now);
         for _ in 0..MAX_OF_A_KIND {
-            for message in [ready(), moved()] {
+            for message in [ready(), applied()] {
                 assert_eq!(allowance.take(&message, 1, now), Ok(()));
             }
             assert_eq!(allowance.take_part(now), Ok(()));
         }
         let refused = "has sent more than 1000 messages of one kind within 10s";
-        for message in [ready(), moved()] {
+        for message in [ready(), applied()] {
             assert_eq!(allowance.take(&message, 1, now).unwrap_err(), refused);
         }
         assert_eq!(allowance.take_part(now).unwrap_err(), refused);
@@ -175,14 +179,17 @@ mod tests {
     }
 
     #[test]
-    fn every_name_that_is_configured_may_be_found_at_once() {
+    fn an_answer_for_each_time_that_acts_were_given_comes_on_top() {
         let now = Instant::now();
-        let name = |i: usize| format!("{{ url = \"http://n{i}.test\", resolve = \"all\" }}");
-        let servers: Vec<String> = (0..1500).map(name).collect();
-        let mut allowance = allowance(&servers.join(", "), now);
-        for _ in 0..1500 {
-            assert_eq!(allowance.take(&moved(), ADDRESSES_BYTES, now), Ok(()));
+        let mut allowance = allowance("\"http://a\"", now);
+        for _ in 0..2 * MAX_OF_A_KIND {
+            allowance.ask_for_applied();
+            assert_eq!(allowance.take(&applied(), 1, now), Ok(()));
         }
+        for _ in 0..MAX_OF_A_KIND {
+            assert_eq!(allowance.take(&applied(), 1, now), Ok(()));
+        }
+        assert!(allowance.take(&applied(), 1, now).is_err(), "nobody has asked");
     }
 
     #[test]

@@ -9,16 +9,18 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::unistd::{User, geteuid};
 use rustix::event::PollFlags;
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, flock, fstat};
+use rustix::net::sockopt::socket_peercred;
 
 use crate::os::trusted_path::{self, LastName, SafePath};
 use crate::process::control::{Command, ControlReply, Exit, MAX_COMMAND_BYTES};
 
 /// For a client to say what it wants, and to take what it is told.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Clients at once; people and scripts are few.
-const MAX_CLIENTS: usize = 32;
+/// Clients at once; people and scripts are few. A script may change a server in each of many clusters at the same time.
+const MAX_CLIENTS: usize = 64;
 
 /// Names a client for as long as the supervisor runs.
 pub(super) type ClientId = u64;
@@ -31,6 +33,8 @@ pub(super) struct Commands {
     _lock: Lock,
     clients: BTreeMap<ClientId, CommandClient>,
     n_clients: ClientId,
+    /// Name of the user that the supervisor runs as; beside root, nobody else can connect.
+    own_name: Option<String>,
 }
 
 struct CommandClient {
@@ -82,7 +86,15 @@ impl Commands {
         rustix::process::umask(before);
         let listener = listener.map_err(|error| cannot(&error))?;
         listener.set_nonblocking(true).map_err(|error| cannot(&error))?;
-        Ok(Self { listener, path: path.to_owned(), _lock: lock, clients: BTreeMap::new(), n_clients: 0 })
+        let own = User::from_uid(geteuid()).ok().flatten();
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+            _lock: lock,
+            clients: BTreeMap::new(),
+            n_clients: 0,
+            own_name: own.map(|user| user.name),
+        })
     }
 
     /// Where it is.
@@ -134,6 +146,18 @@ impl Commands {
             is_alive
         });
         asked
+    }
+
+    /// Name or number of the user who asks. Nothing is looked up: that could take long.
+    pub(super) fn user_of(&self, client: ClientId) -> String {
+        let client = self.clients.get(&client);
+        let user = client.and_then(|client| Some(socket_peercred(&client.stream).ok()?.uid));
+        match (user, &self.own_name) {
+            (Some(user), _) if user.is_root() => "root".to_owned(),
+            (Some(user), Some(own)) if user == rustix::process::geteuid() => own.clone(),
+            (Some(user), _) => user.as_raw().to_string(),
+            (None, _) => "unknown".to_owned(),
+        }
     }
 
     /// Tells a client something, if it is still there.
@@ -372,7 +396,7 @@ mod tests {
         one_too_many.read_to_string(&mut text).unwrap();
         assert_eq!(
             text,
-            "{\"problem\":\"32 other clients wait for an answer already\"}\n{\"end\":\"Failed\"}\n"
+            "{\"problem\":\"64 other clients wait for an answer already\"}\n{\"end\":\"Failed\"}\n"
         );
         drop(late);
     }

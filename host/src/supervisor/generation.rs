@@ -19,10 +19,11 @@ use super::environment::environment;
 use super::pulse::{self, Pulse, PulseVerdict};
 use super::watchdog::{CallLimits, Finding, Watchdog, thread_sample};
 use super::{DRAIN_GRACE, StartReason};
+use crate::cluster::membership::ServerAct;
 use crate::module::board::Board;
 use crate::process::channel::message::{Load, ModuleCopy, ModuleSays, ToSupervisor, ToWorker, WorkerReport};
 use crate::process::channel::{self, Received, Receiver, Sender};
-use crate::worker::process::FURTHER_PLACES;
+use crate::worker::process::{FIRST_BUILDER, FURTHER_PLACES};
 
 /// Calls outside of requests may take so many times as long as those that a request waits for, and
 const LONG_FACTOR: u32 = 10;
@@ -58,6 +59,10 @@ pub(super) struct Generation {
     pub(super) is_draining: bool,
     /// The load of others, as last sent to it.
     pub(super) told_elsewhere: Load,
+    /// Number of the change of servers that it was started with.
+    pub(super) started_with: u64,
+    /// How many servers were added so far, each of which it may report on.
+    pub(super) n_added: usize,
     /// It was asked to tell its load.
     tells_load: bool,
     /// Why another one is to take its place.
@@ -144,6 +149,8 @@ impl Generation {
             load: None,
             is_draining: false,
             told_elsewhere: Load::default(),
+            started_with: 0,
+            n_added: 0,
             tells_load: false,
             condemned: None,
             is_unheard: false,
@@ -189,6 +196,28 @@ impl Generation {
             Ok(own) if is_full => self.orders.push_back((message, own)),
             _ => tracing::debug!(generation = self.number, "the worker cannot be told: {error}"),
         }
+    }
+
+    /// So many servers may be in its reports besides those of its configuration.
+    pub(super) fn expect_added(&mut self, n_added: usize) {
+        self.n_added = n_added;
+        self.allowance.expect_added(&self.bundle.scope, n_added);
+    }
+
+    /// Sends what operators changed of servers, in place of what it did not take yet. Returns the number of that.
+    pub(super) fn tell_acts(&mut self, number: u64, acts: Vec<ServerAct>, n_added: usize) -> Option<u64> {
+        self.expect_added(n_added);
+        let mut replaced = None;
+        self.orders.retain(|(order, _)| match order {
+            ToWorker::Acts { number, .. } => {
+                replaced = Some(*number);
+                false
+            }
+            _ => true,
+        });
+        self.allowance.ask_for_applied();
+        self.tell(ToWorker::Acts { number, acts }, &[]);
+        replaced
     }
 
     /// Sends pending orders, as far as it takes them now.
@@ -375,7 +404,13 @@ impl Generation {
 
     /// A thread's name, by its place on the board.
     pub(super) fn thread_name(&self, place: usize) -> String {
-        if place < self.bundle.config.threads { format!("worker-{place}") } else { "background".to_owned() }
+        match place.checked_sub(self.bundle.config.threads) {
+            None => format!("worker-{place}"),
+            Some(0) => "background".to_owned(),
+            Some(1) => "main".to_owned(),
+            Some(2) => "saver".to_owned(),
+            Some(n) => format!("builder-{}", n - FIRST_BUILDER),
+        }
     }
 }
 

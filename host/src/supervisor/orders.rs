@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::os::fd::AsFd as _;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use super::acts::Order;
 use super::commands::ClientId;
 use super::generation::{Generation, GenerationPhase};
 use super::requests::{ReloadSource, WaitingStart};
@@ -14,8 +15,7 @@ use crate::module::Hex;
 use crate::observe::access_log;
 use crate::process::channel::message::ToWorker;
 use crate::process::control::{
-    Command, ControlReply, Exit, GenerationStatus, ModuleStatus, QuarantineStatus, Refused, ServerMark,
-    Status,
+    Command, ControlReply, Exit, GenerationStatus, ModuleStatus, QuarantineStatus, Refused, Status,
 };
 
 impl Supervisor {
@@ -44,7 +44,11 @@ impl Supervisor {
                 Ok(())
             }
             Command::Release { module } => self.release(client, &module),
-            Command::Server { cluster, url, mark } => self.mark(client, &cluster, &url, mark),
+            Command::Server { cluster, url, order, for_s } => {
+                let (lasts, by) = (for_s.map(Duration::from_secs), self.commands.user_of(client));
+                self.act(client, &Order { cluster: &cluster, url: &url, order, lasts, by: &by });
+                Ok(())
+            }
         }
     }
 
@@ -71,7 +75,6 @@ impl Supervisor {
         self.notify.stopping();
         self.stopping = Some(Stopping::default());
         self.replace_at = None;
-        self.renewals.forget();
         let asked = self.starting.take().map(|starting| starting.asked).into_iter();
         let waiting = self.waiting.take().map(WaitingStart::into_asked);
         for client in asked.chain(waiting).flatten().collect::<Vec<_>>() {
@@ -122,41 +125,7 @@ impl Supervisor {
             self.answer(&[client], &Refused::failed(text));
             return Ok(());
         }
-        self.anew(vec![client], &format!("module {module} is released from quarantine"), None)
-    }
-
-    fn mark(&mut self, client: ClientId, cluster: &str, url: &str, mark: ServerMark) -> Result<(), Refused> {
-        if matches!(mark, ServerMark::Weight(_))
-            && let Err(refused) = self.room()
-        {
-            self.answer(&[client], &refused);
-            return Ok(());
-        }
-        let undo = self.marks.clone();
-        let set = match self.marks.set(&self.bundle.config, cluster, url, mark) {
-            Ok(set) => set,
-            Err(text) => {
-                self.answer(&[client], &Refused::failed(text));
-                return Ok(());
-            }
-        };
-        let what = match mark {
-            ServerMark::Drain => "drains".to_owned(),
-            ServerMark::Ready => "takes requests".to_owned(),
-            ServerMark::Weight(weight) => format!("has weight {weight}"),
-        };
-        let text = format!("cluster \"{cluster}\": server \"{url}\" {what} from now on");
-        if matches!(mark, ServerMark::Weight(_)) {
-            // Balancers are built from weights.
-            return self.anew(vec![client], &text, Some(undo));
-        }
-        for generation in &mut self.generations {
-            generation.tell(ToWorker::Mark(set.clone()), &[]);
-        }
-        tracing::info!("{text}");
-        self.tell_all(&[client], &text);
-        self.commands.say(client, &ControlReply::End(Exit::Done));
-        Ok(())
+        self.anew(vec![client], &format!("module {module} is released from quarantine"))
     }
 
     fn status(&self) -> Status {
@@ -176,15 +145,14 @@ impl Supervisor {
             admin: self.held.admin_address().map(ToString::to_string),
             generations: self.generations.iter().map(Generation::status).collect(),
             quarantine: quarantine.collect(),
-            marks: self.marks.status(),
+            acts: self.acts.status(SystemTime::now()),
             waiting: self.what_waits(),
         }
     }
 
     /// The request that waits, in words.
     fn what_waits(&self) -> Option<String> {
-        let names = self.renewals.due().map(|_| "a new generation for the new addresses of names".to_owned());
-        let what = self.waiting.as_ref().map(WaitingStart::describe).or(names)?;
+        let what = self.waiting.as_ref().map(WaitingStart::describe)?;
         match self.room() {
             Ok(()) if self.starting.is_some() => {
                 Some(format!("{what}, which follows the one that starts now"))

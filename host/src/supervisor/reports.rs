@@ -1,8 +1,5 @@
 //! Messages of workers, and the supervisor's reactions.
 
-use std::net::IpAddr;
-use std::time::Instant;
-
 use super::Supervisor;
 use super::generation::HearingTurn;
 use crate::observe::metrics::Totals;
@@ -39,7 +36,7 @@ impl Supervisor {
                     self.ready(number)?;
                 }
                 ToSupervisor::Report(report) => self.reported(idx, *report),
-                ToSupervisor::Moved { name, addresses } => self.moved(idx, &name, &addresses),
+                ToSupervisor::Applied { number, problem } => self.applied(idx, number, problem.as_deref()),
                 ToSupervisor::Saved { state, is_answer } => self.saved(number, state, is_answer)?,
                 ToSupervisor::Ended { cut_off, totals } => self.ended(idx, cut_off, totals),
                 ToSupervisor::Load { is_draining, load } => {
@@ -47,19 +44,6 @@ impl Supervisor {
                     self.are_loads_new = true;
                 }
             }
-        }
-    }
-
-    /// The generation that serves has servers that are not those of a name any more.
-    fn moved(&mut self, idx: usize, name: &str, addresses: &[IpAddr]) {
-        let generation = &mut self.generations[idx];
-        if let Err(what) = generation.bundle.scope.check_addresses(name, addresses) {
-            return generation.ignore(&what);
-        }
-        if self.serving == Some(generation.number) {
-            // The next generation begins with them.
-            self.state.answered(name, addresses);
-            self.renewals.want(name, addresses, Instant::now());
         }
     }
 
@@ -74,7 +58,7 @@ impl Supervisor {
     /// A worker's report.
     fn reported(&mut self, idx: usize, report: WorkerReport) {
         let generation = &mut self.generations[idx];
-        match generation.bundle.scope.check_report(&report) {
+        match generation.bundle.scope.check_report(&report, generation.n_added) {
             Ok(()) => generation.report = report,
             Err(what) => generation.ignore(&what),
         }
@@ -88,7 +72,7 @@ impl Supervisor {
             tracing::warn!("generation {number}: {cut_off} connections closed by the drain timeout");
         }
         tracing::info!("generation {number} has ended (pid {pid})");
-        match generation.bundle.scope.check_totals(&totals) {
+        match generation.bundle.scope.check_totals(&totals, generation.n_added) {
             Ok(()) => generation.report.totals = totals,
             Err(what) => generation.ignore(&what),
         }

@@ -8,7 +8,6 @@ use super::Supervisor;
 use super::bundle::Bundle;
 use super::commands::ClientId;
 use super::generation::{Generation, GenerationPhase};
-use super::marks::Marks;
 use super::pid_file::PidFile;
 use super::start::StartReason;
 use crate::process::control::{self, ControlReply, Exit, Refused};
@@ -174,13 +173,8 @@ impl Supervisor {
     }
 
     /// Starts a generation of the files that serve, because something else is new, or has that wait for what is being started
-    /// now. `undo` is what was said of servers before.
-    pub(super) fn anew(
-        &mut self,
-        asked: Vec<ClientId>,
-        why: &str,
-        undo: Option<Marks>,
-    ) -> Result<(), Refused> {
+    /// now.
+    pub(super) fn anew(&mut self, asked: Vec<ClientId>, why: &str) -> Result<(), Refused> {
         if self.stopping.is_some() {
             self.answer(&asked, &Refused::failed("the proxy is stopping"));
             return Ok(());
@@ -193,11 +187,7 @@ impl Supervisor {
             return Ok(());
         }
         tracing::info!("{why}; starting a new generation of the same files");
-        self.begin(Arc::clone(&self.bundle), StartReason::Anew, asked)?;
-        if let Some(starting) = &mut self.starting {
-            starting.undo = undo;
-        }
-        Ok(())
+        self.begin(Arc::clone(&self.bundle), StartReason::Anew, asked)
     }
 
     /// Nothing has changed, and whoever asked hears why.
@@ -232,7 +222,7 @@ impl Supervisor {
         }
         match is_reload {
             true => self.reload_now(asked, "the reload that waited", cuts_oldest),
-            false => self.anew(asked, "what waited", None),
+            false => self.anew(asked, "what waited"),
         }
     }
 

@@ -1,6 +1,5 @@
 //! Numbers that generations share: the load of all others, for limits; and earlier counts, for metrics.
 
-use std::net::IpAddr;
 use std::time::Instant;
 
 use super::generation::{Generation, GenerationPhase};
@@ -11,19 +10,26 @@ use crate::process::channel::message::ToWorker;
 impl Supervisor {
     /// Adds what a generation that has ended counted to what those before it did.
     pub(super) fn keep_totals(&mut self, totals: &Totals) {
-        if !self.totals.add_up_to(self.bundle.scope.max_kept_series(), totals) {
+        let mut totals = totals.clone();
+        if let Some(serving) =
+            self.generations.iter().find(|generation| Some(generation.number) == self.serving)
+        {
+            totals.move_gone(&serving.report.totals);
+            self.totals.move_gone(&serving.report.totals);
+        }
+        if !self.totals.add_up_to(self.bundle.scope.max_kept_series(), &totals) {
             tracing::warn!("too many metrics of ended generations; new ones are not counted");
         }
-        let names = self.state.names();
-        let is_there = |address: IpAddr| names.values().flatten().any(|known| *known == address);
-        self.totals.keep_addresses(is_there);
     }
 
-    /// The counts of all other generations.
+    /// The counts of all other generations. Servers that this generation does not have count as gone.
     pub(super) fn base_of(&self, number: u64) -> Totals {
         let mut base = self.totals.clone();
         for generation in self.generations.iter().filter(|generation| generation.number != number) {
             base.add(&generation.report.totals);
+        }
+        if let Some(own) = self.generations.iter().find(|generation| generation.number == number) {
+            base.move_gone(&own.report.totals);
         }
         base
     }

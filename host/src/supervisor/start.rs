@@ -4,13 +4,12 @@
 use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::bundle::Bundle;
 use super::commands::ClientId;
 use super::generation::{Generation, GenerationPhase};
 use super::held::{ListenerReader, NewSockets};
-use super::marks::Marks;
 use super::oom::OomScore;
 use super::{DRAIN_GRACE, STOP_TIMEOUT, Supervisor, quarantine};
 use crate::cluster::learned::Learned;
@@ -29,8 +28,6 @@ pub(super) struct Starting {
     /// Clients that wait for the result.
     pub(super) asked: Vec<ClientId>,
     pub(super) step: StartStep,
-    /// The marks before the one that this start is for: restored if it fails.
-    pub(super) undo: Option<Marks>,
     /// Where too many generations would drain, the oldest is cut off.
     pub(super) cuts_oldest: bool,
 }
@@ -49,7 +46,7 @@ pub(super) enum StartReason {
     First,
     /// The files have changed.
     Reload,
-    /// Something else has: a weight, the end of a quarantine.
+    /// A module was released from quarantine.
     Anew,
     /// The one before died or hangs.
     Replace,
@@ -80,7 +77,7 @@ impl Supervisor {
         asked: Vec<ClientId>,
     ) -> Result<(), Refused> {
         let step = StartStep::Saving { until: Instant::now() + SAVE_TIMEOUT };
-        let starting = Starting { bundle, reason, asked, step, undo: None, cuts_oldest: false };
+        let starting = Starting { bundle, reason, asked, step, cuts_oldest: false };
         self.starting = Some(starting);
         // This start replaces a dead worker, too.
         self.replace_at = None;
@@ -158,15 +155,17 @@ impl Supervisor {
             modules: copies.clone(),
             has_access_log: access_log.is_some(),
             state: self.state.clone(),
-            marks: self.marks.of(&bundle.config),
+            acts: self.acts.of(&bundle.config, SystemTime::now()),
             base: self.base_of(number),
         };
         let cannot = |error| Refused::failed(format_args!("no process for generation {number}: {error}"));
         let oom_score_adj = self.oom_score.map(OomScore::of_workers);
         let log_level = &self.options.log_level;
-        let generation =
+        let mut generation =
             Generation::spawn(number, Arc::clone(bundle), copies, reason, log_level, oom_score_adj)
                 .map_err(cannot)?;
+        generation.expect_added(self.applying.n_added);
+        generation.started_with = self.applying.number;
         let open = bundle.modules.iter().zip(&generation.copies).filter(|(_, copy)| !copy.is_quarantined);
         let mut descriptors = vec![generation.board(), bundle.files.as_fd()];
         descriptors.extend(access_log.as_ref().map(File::as_fd));
@@ -235,7 +234,7 @@ impl Supervisor {
     /// The worker serves: the one before drains, and whoever waits hears of it.
     pub(super) fn ready(&mut self, number: u64) -> Result<(), Refused> {
         let Some(starting) = self.starting.take_if(|starting| starting.is_of(number)) else { return Ok(()) };
-        let Starting { bundle, reason, asked, step, undo: _, cuts_oldest } = starting;
+        let Starting { bundle, reason, asked, step, cuts_oldest } = starting;
         if let StartStep::Worker { new: Some(new), .. } = step {
             let readers = self.held.keep(*new, self.serving);
             self.tell_readers(&readers, true);
@@ -245,11 +244,9 @@ impl Supervisor {
             self.warn_all(&asked, refused.iter().map(|line| format!("{line} (warning)")));
         }
         let before = self.serving.replace(number);
-        // It looks names up itself, and says what is other than what it was made of.
-        self.renewals.forget();
         let removed = self.let_go_of_listeners(before, &bundle);
         let mut lines = self.changes(before, number);
-        lines.extend(self.marks.reconcile(&bundle.config));
+        lines.extend(self.acts.reconcile(&bundle.config, SystemTime::now()));
         self.serve_with(number, bundle, reason);
         if before.is_none() && reason == StartReason::First {
             self.log_addresses();
@@ -264,6 +261,8 @@ impl Supervisor {
             self.warn_all(&asked, cut_off);
         }
         self.are_loads_new = true;
+        let started_with = self.generation(number).map_or(0, |generation| generation.started_with);
+        self.started_with(started_with);
         self.notify.ready(&format!("generation {number} serves"));
         for client in asked {
             self.commands.say(client, &ControlReply::End(Exit::Done));
@@ -352,9 +351,6 @@ impl Supervisor {
         let Some(starting) = self.starting.take_if(|starting| starting.is_of(number)) else { return Ok(()) };
         if let StartStep::Worker { new: Some(new), .. } = starting.step {
             self.held.give_back(*new, Some(number));
-        }
-        if let Some(before) = starting.undo {
-            self.marks = before;
         }
         match starting.reason {
             StartReason::First => return Err(refused),

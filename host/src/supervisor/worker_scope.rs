@@ -3,24 +3,27 @@
 //! A module can write to its worker's channel, and the supervisor keeps what it accepts over all reloads. So a message is
 //! accepted whole, or ignored with a line in the log.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
-
+use super::acts::MAX_URL_BYTES;
 use crate::cluster::names::MAX_ADDRESSES;
 use crate::config::{ClusterConfig, Config, Resolve, Server};
-use crate::observe::metrics::{Metrics, Totals, TotalsBounds};
+use crate::observe::metrics::{MOST_LEFT, Metrics, Totals, TotalsBounds};
 use crate::process::channel::message::WorkerReport;
 
 /// The supervisor keeps so many series of generations that have ended, or twice what one generation has if that is more.
 const MIN_KEPT_SERIES: usize = 1 << 20;
 
-/// The bounds for the workers of one bundle.
+/// The most series that one server has, rounded up.
+const SERIES_OF_ONE: usize = 64;
+
+/// A cluster keeps the series of so many servers that left.
+const MAX_LEFT: usize = MOST_LEFT;
+
+/// The bounds for the workers of one bundle. `n_added` is how many servers operators have added besides.
 #[derive(Debug)]
 pub(super) struct WorkerScope {
-    /// Names with `resolve = "all"`.
-    names: BTreeSet<Box<str>>,
     n_modules: usize,
     n_endpoints: usize,
+    max_series: usize,
     n_clusters: usize,
     totals: TotalsBounds,
 }
@@ -28,29 +31,33 @@ pub(super) struct WorkerScope {
 impl WorkerScope {
     pub(super) fn of(config: &Config) -> Self {
         let servers = || config.clusters.iter().flat_map(|cluster| &cluster.servers);
-        let is_all = |server: &&Server| server.resolve == Resolve::All;
-        let n_endpoints = servers().map(n_endpoints).sum();
+        let n_endpoints: usize = servers().map(n_endpoints).sum();
         let n_balancers: usize =
             config.clusters.iter().map(|cluster| ClusterConfig::modules(cluster).count()).sum();
         let longest = |lens: &mut dyn Iterator<Item = usize>| lens.max().unwrap_or(0);
+        // An operator may add servers, of any URL that is short enough.
+        let url_bytes = longest(&mut servers().map(|server| server.url.len())).max(MAX_URL_BYTES);
         let label_bytes = longest(&mut config.clusters.iter().map(|cluster| cluster.name.len()))
-            + longest(&mut servers().map(|server| server.url.len()))
+            + url_bytes
             + longest(&mut config.modules.iter().map(|module| module.id.len()));
         let totals = TotalsBounds {
             families: Metrics::counted_families(),
             clusters: config.clusters.iter().map(|cluster| cluster.name.to_string()).collect(),
+            // It depends on servers that were added, so it is checked here.
+            max_series: usize::MAX,
+            // Twice for what is escaped; and the labels' own names, addresses and kinds.
+            max_label_bytes: 2 * label_bytes + 1024,
+        };
+        // Series of servers that left are kept for a time.
+        let n_left: usize = config.clusters.iter().filter(has_names).map(|_| MAX_LEFT).sum();
+        Self {
+            n_modules: config.modules.len(),
+            n_endpoints: n_endpoints + n_left,
             // The largest numbers of series that one of each has, rounded up.
             max_series: 64
                 + 16 * config.listeners.len()
                 + 256 * config.clusters.len()
-                + 64 * (n_balancers + n_endpoints),
-            // Twice for what is escaped; and the labels' own names, addresses and kinds.
-            max_label_bytes: 2 * label_bytes + 1024,
-        };
-        Self {
-            names: servers().filter(is_all).map(|server| server.host.to_string().into()).collect(),
-            n_modules: config.modules.len(),
-            n_endpoints,
+                + SERIES_OF_ONE * (n_balancers + n_endpoints + n_left),
             n_clusters: config.clusters.len(),
             totals,
         }
@@ -58,46 +65,44 @@ impl WorkerScope {
 
     /// # Errors
     /// What is wrong, in words for the log; here and below.
-    pub(super) fn check_addresses(&self, name: &str, addresses: &[IpAddr]) -> Result<(), String> {
-        if !self.names.contains(name) {
-            return Err("addresses of a name that is not in its configuration".to_owned());
-        }
-        match addresses.len() {
-            0..=MAX_ADDRESSES => Ok(()),
-            n => Err(format!("{n} addresses of the name \"{name}\", which has {MAX_ADDRESSES} at most")),
-        }
-    }
-
-    pub(super) fn check_report(&self, report: &WorkerReport) -> Result<(), String> {
+    pub(super) fn check_report(&self, report: &WorkerReport, n_added: usize) -> Result<(), String> {
         if report.faults.len() > self.n_modules {
             return Err("faults of modules that are not in its configuration".to_owned());
         }
-        self.check_totals(&report.totals)
+        self.check_totals(&report.totals, n_added)
     }
 
-    pub(super) fn check_totals(&self, totals: &Totals) -> Result<(), String> {
+    pub(super) fn check_totals(&self, totals: &Totals, n_added: usize) -> Result<(), String> {
+        if totals.n_series() > self.max_series(n_added) {
+            return Err("more metrics than its configuration can have".to_owned());
+        }
         totals.check(&self.totals)
     }
 
     /// Series of ended generations that the supervisor keeps.
     pub(super) fn max_kept_series(&self) -> usize {
-        MIN_KEPT_SERIES.max(2 * self.totals.max_series)
+        MIN_KEPT_SERIES.max(2 * self.max_series)
     }
 
-    /// Names that may get other addresses.
-    pub(super) fn n_names(&self) -> usize {
-        self.names.len()
+    fn max_series(&self, n_added: usize) -> usize {
+        self.max_series.saturating_add(n_added.saturating_mul(SERIES_OF_ONE))
     }
 
     /// The most bytes of a report, and
-    pub(super) fn report_bytes(&self) -> u64 {
-        (self.totals.max_series * self.totals.max_label_bytes) as u64
+    pub(super) fn report_bytes(&self, n_added: usize) -> u64 {
+        self.max_series(n_added).saturating_mul(self.totals.max_label_bytes) as u64
     }
 
     /// of a load.
-    pub(super) fn load_bytes(&self) -> u64 {
-        (16 * self.n_endpoints + self.n_clusters * self.totals.max_label_bytes) as u64
+    pub(super) fn load_bytes(&self, n_added: usize) -> u64 {
+        let n_endpoints = self.n_endpoints.saturating_add(n_added);
+        n_endpoints.saturating_mul(16).saturating_add(self.n_clusters * self.totals.max_label_bytes) as u64
     }
+}
+
+/// Whether servers come and go with the addresses of a name.
+fn has_names(cluster: &&ClusterConfig) -> bool {
+    cluster.servers.iter().any(|server| server.resolve == Resolve::All)
 }
 
 fn n_endpoints(server: &Server) -> usize {
@@ -117,22 +122,10 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_those_of_names_whose_addresses_are_servers() {
-        let scope = scope();
-        let address = |n: usize| vec![IpAddr::from([10, 0, 0, 1]); n];
-        assert_eq!(scope.check_addresses("all.test", &address(MAX_ADDRESSES)), Ok(()));
-        let unknown = Err("addresses of a name that is not in its configuration".to_owned());
-        assert_eq!(scope.check_addresses("one.test", &address(1)), unknown);
-        assert_eq!(scope.check_addresses("other.test", &address(1)), unknown);
-        let many = scope.check_addresses("all.test", &address(MAX_ADDRESSES + 1)).unwrap_err();
-        assert_eq!(many, "257 addresses of the name \"all.test\", which has 256 at most");
-    }
-
-    #[test]
     fn a_report_is_of_the_modules_that_there_are() {
         let report = |n| WorkerReport { faults: vec![0; n], ..WorkerReport::default() };
-        assert_eq!(scope().check_report(&report(1)), Ok(()));
-        let refused = scope().check_report(&report(2)).unwrap_err();
+        assert_eq!(scope().check_report(&report(1), 0), Ok(()));
+        let refused = scope().check_report(&report(2), 0).unwrap_err();
         assert_eq!(refused, "faults of modules that are not in its configuration");
     }
 }

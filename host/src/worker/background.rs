@@ -7,8 +7,10 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle};
 
 use super::serving::HOUSEKEEPING;
+use super::upkeep::Upkeep;
+use crate::cluster::checks::FirstCheck;
 use crate::cluster::discovery::Watch;
-use crate::cluster::names::{HostName, Resolver};
+use crate::cluster::names::Resolver;
 use crate::cluster::{self, Clusters};
 use crate::module::board::{self, Board};
 use crate::module::crash;
@@ -29,12 +31,10 @@ pub(super) struct Background {
     /// With its place on it.
     pub(super) board: Option<(&'static Board, usize)>,
     pub(super) admin: Option<Bound>,
-    /// Names of servers.
-    pub(super) names: Vec<Arc<HostName>>,
-    /// Names of which each address is a server.
-    pub(super) watch: Option<Watch>,
-    /// None where there are no names: then no name server need be known.
-    pub(super) resolver: Option<Arc<Resolver>>,
+    /// Follows the members of the clusters.
+    pub(super) upkeep: Arc<Upkeep>,
+    /// Names of which each address is a server, with what looks them up.
+    pub(super) watch: Option<(Watch, Arc<Resolver>)>,
 }
 
 impl Background {
@@ -50,7 +50,8 @@ impl Background {
     }
 
     async fn work(mut self) {
-        let asking = self.ask();
+        let watching = self.ask();
+        let upkeep = Arc::clone(&self.upkeep);
         let Self { clusters: _, metrics, ticket_keys, mut phase, has_served, board, admin, .. } = self;
         tokio::spawn(ticket_keys.keep_rotating());
         if board.is_some() {
@@ -61,7 +62,8 @@ impl Background {
         // A sender that is gone means the same as a stop.
         let ending = phase.wait_for(|phase| phase.is_ending()).await.map_or(Phase::Stopped, |phase| *phase);
         // One generation asks servers and name servers how they are, and that is the one that serves.
-        asking.iter().for_each(AbortHandle::abort);
+        watching.iter().for_each(AbortHandle::abort);
+        upkeep.end_checks();
         let _ = ready.send(match ending {
             Phase::Draining { idle: Idle::AnswerOneMore, .. } => admin::Readiness::HandedOver,
             _ => admin::Readiness::Draining,
@@ -72,17 +74,14 @@ impl Background {
         }
     }
 
-    /// Begins to ask name servers and servers how they are. Returns handles by which most of that ends.
+    /// Begins to ask name servers and servers how they are. The handles end what follows names.
     fn ask(&mut self) -> Vec<AbortHandle> {
-        let mut asking = Vec::new();
-        if let Some(resolver) = &self.resolver {
-            for name in self.names.drain(..) {
-                tokio::spawn(look_up_until_ending(name, Arc::clone(resolver), self.phase.clone()));
-            }
-            asking.extend(self.watch.take().into_iter().flat_map(|watch| watch.begin(resolver)));
+        cluster::keep(&self.clusters);
+        for idx in 0..self.clusters.len() {
+            self.upkeep.follow(idx, FirstCheck::Spread);
         }
-        asking.extend(cluster::keep(&self.clusters));
-        asking
+        let watch = self.watch.take();
+        watch.map_or_else(Vec::new, |(watch, resolver)| watch.begin(&resolver))
     }
 }
 
@@ -113,22 +112,6 @@ async fn finish_admin(
     if let Phase::Draining { until, .. } = ending {
         // One that panicked has said so.
         let _ = tokio::time::timeout_at(until.into(), admin).await;
-    }
-}
-
-/// Looks a name up for as long as the worker serves; longer only where requests still wait for its first answer.
-async fn look_up_until_ending(
-    name: Arc<HostName>,
-    resolver: Arc<Resolver>,
-    mut phase: watch::Receiver<Phase>,
-) {
-    let is_over = async {
-        let _ = phase.wait_for(|phase| phase.is_ending()).await;
-        let _ = name.addresses().await;
-    };
-    tokio::select! {
-        () = Arc::clone(&name).keep_resolved(resolver) => {}
-        () = is_over => {}
     }
 }
 

@@ -7,7 +7,7 @@ use crate::cluster::{Cluster, Clusters};
 use crate::module::balancer::ModuleFault;
 use crate::net::address::Address;
 use crate::observe::access_log::AccessLog;
-use crate::observe::metrics::{BalancerLayout, ClusterLayout, EndpointLayout, MetricsLayout};
+use crate::observe::metrics::{BalancerLayout, ClusterLayout, MetricsLayout};
 
 /// How often each module did wrong, over all clusters.
 pub(super) fn faults(clusters: &[Cluster]) -> BTreeMap<Arc<str>, u64> {
@@ -42,16 +42,7 @@ pub(super) fn of(
         };
         ClusterLayout {
             name: Arc::clone(&cluster.config.name),
-            endpoints: cluster
-                .endpoints
-                .iter()
-                .map(|e| EndpointLayout {
-                    url: Arc::clone(&e.url),
-                    address: e.address,
-                    counters: e.counters,
-                    health: Arc::clone(&e.health),
-                })
-                .collect(),
+            endpoints: cluster.newest().endpoints.iter().map(|endpoint| (&**endpoint).into()).collect(),
             balancers: cluster.config.modules().map(balancer).collect(),
             panics: Arc::new(move || judged[idx].is_in_panic()),
         }

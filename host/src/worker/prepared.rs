@@ -6,6 +6,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use super::memberships::Membership;
 use crate::cluster::learned::Learned;
 use crate::cluster::{Cluster, Clusters};
 use crate::config::Config;
@@ -28,6 +29,8 @@ pub struct Prepared {
     pub warnings: Vec<String>,
     /// Keys of TLS tickets: new ones, unless a worker hands its own over.
     pub ticket_keys: Arc<TicketKeys>,
+    /// Who the members of the clusters are, beside what the configuration says.
+    pub(super) membership: Membership,
 }
 
 /// The reasons why a worker did not start: all of one kind.
@@ -77,10 +80,24 @@ impl Prepared {
     /// # Errors
     /// [`StartError::Balancers`].
     pub fn over(config: Arc<Config>, registry: Registry, state: &Learned) -> Result<Self, StartError> {
+        Self::with(config, registry, state, Membership::default())
+    }
+
+    /// The same, where names have these addresses and operators have changed this.
+    ///
+    /// # Errors
+    /// [`StartError::Balancers`].
+    pub(crate) fn with(
+        config: Arc<Config>,
+        registry: Registry,
+        state: &Learned,
+        membership: Membership,
+    ) -> Result<Self, StartError> {
         let mut clusters = Vec::new();
         let mut refused = Vec::new();
         for (idx, cluster) in config.clusters.iter().enumerate() {
-            match Cluster::build(idx, cluster, &registry, state, config.supervision.module_faults) {
+            let members = membership.members_of(&config, idx);
+            match Cluster::build(idx, cluster, &members, &registry, state, config.supervision.module_faults) {
                 Ok(cluster) => clusters.push(cluster),
                 Err(e) => refused.push(e),
             }
@@ -88,8 +105,7 @@ impl Prepared {
         if !refused.is_empty() {
             return Err(StartError::Balancers(refused));
         }
-        let endpoints = || clusters.iter().flat_map(|cluster| &cluster.endpoints);
-        for name in endpoints().filter_map(|endpoint| endpoint.addresses.name()) {
+        for name in clusters.iter().flat_map(Cluster::names) {
             if let Some(known) = state.answers().get(name.host()) {
                 name.recall(known, config.resolver.family);
             }
@@ -99,7 +115,7 @@ impl Prepared {
             .map_err(|e| StartError::System("keys of TLS tickets".into(), io::Error::other(e)))?;
         let warnings = clusters.iter().flat_map(Cluster::warnings).collect();
         let ticket_keys = Arc::new(ticket_keys);
-        Ok(Self { config, registry, clusters: clusters.into(), warnings, ticket_keys })
+        Ok(Self { config, registry, clusters: clusters.into(), warnings, ticket_keys, membership })
     }
 }
 

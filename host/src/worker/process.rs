@@ -14,10 +14,11 @@ use std::time::Duration;
 use nix::sys::signal::{SigSet, Signal as Blocked};
 use rustix::process::{Signal, getpid, kill_process, set_parent_process_death_signal};
 
-use super::orders::{Orders, apply_marks, set_elsewhere};
+use super::memberships::Membership;
+use super::orders::{Orders, set_elsewhere};
 use super::reporter::Reporter;
 use super::{Given, Prepared, Sockets, StartError, Worker};
-use crate::cluster::discovery::{self, Watch};
+use crate::cluster::discovery;
 use crate::config::{self, Config, Files};
 use crate::module::board::Board;
 use crate::module::crash;
@@ -38,7 +39,11 @@ const DRAIN_GRACE: Duration = Duration::from_secs(2);
 const NAME: &CStr = c"trylist-worker";
 
 /// Places on the board behind those of the worker's threads: the background, this process's main thread, the saver.
-pub(crate) const FURTHER_PLACES: usize = 3;
+pub(crate) const FURTHER_PLACES: usize = FIRST_BUILDER + N_BUILDERS;
+/// Of these places the first is the background's, then come this process's main thread and the saver, then the builders.
+pub(crate) const FIRST_BUILDER: usize = 3;
+/// Threads that build memberships.
+pub(super) const N_BUILDERS: usize = 2;
 
 /// The reason why the process ends before it served.
 #[derive(Debug)]
@@ -139,26 +144,22 @@ impl Process {
         // Wiped: keys are in use now, and nobody reads their files again.
         drop(files);
         config.threads = start.n_threads;
-        apply_marks(&mut config, &start.marks);
         let board = open_board(board, config.threads)?;
         let access_log = if start.has_access_log { Some(File::from(descriptors.take()?)) } else { None };
         let copies = copies(start.modules, &mut descriptors)?;
         self.drop_privileges(&config)?;
-        let names = discovery::expand(&mut config, start.state.answers())
+        let addresses = discovery::first_addresses(&config, start.state.answers())
             .map_err(|e| Refused::failed(format_args!("no resolver for servers' names: {e}")))?;
+        let membership = Membership { addresses, acts: start.acts };
         let config = Arc::new(config);
         // Code of modules runs from here on.
         let registry = Registry::open(&config.modules, copies.into_iter().map(Ok))
             .map_err(|e| Refused::from(StartError::Modules(e)))?;
-        let prepared = Prepared::over(Arc::clone(&config), registry, &start.state).map_err(Refused::from)?;
+        let prepared =
+            Prepared::with(Arc::clone(&config), registry, &start.state, membership).map_err(Refused::from)?;
         self.tell_built(&prepared)?;
         let sockets = self.receive_sockets(&prepared)?;
-        let to = self.to.clone();
-        let watch = Watch::new(names, move |name, addresses| {
-            // A supervisor that is gone wants nothing.
-            let _ = to.send(&ToSupervisor::Moved { name: name.into(), addresses: addresses.to_vec() }, &[]);
-        });
-        let given = Given { access_log, board: Some(board), base: start.base, watch: Some(watch) };
+        let given = Given { access_log, board: Some(board), base: start.base };
         let worker = Worker::start_on(prepared, sockets, given).map_err(Refused::from)?;
         // From here on `serve` hears of the supervisor's end, and lets requests end first.
         let _ = set_parent_process_death_signal(None);
@@ -195,7 +196,7 @@ impl Process {
                 }
                 // Limits hold from the first request on.
                 Ok(Some((ToWorker::Elsewhere(load), _))) => set_elsewhere(&prepared.clusters, &load),
-                // An operator's mark, say: there is nobody yet whom it could be told.
+                // An operator's act, say: there is nobody yet whom it could be told.
                 Ok(Some(early)) => self.early.push(early),
                 Ok(None) | Err(_) => return Err(NotStarted::GivenUp),
             }
@@ -218,8 +219,10 @@ impl Process {
         let orders = Orders {
             control: worker.control(),
             clusters: Arc::clone(worker.clusters()),
+            memberships: Arc::clone(worker.memberships()),
             metrics: Arc::clone(worker.metrics()),
             reporter,
+            to: self.to.clone(),
         };
         let end = self.tell_of_the_end(worker, &orders)?;
         for (message, descriptors) in std::mem::take(&mut self.early) {

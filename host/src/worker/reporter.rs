@@ -8,10 +8,9 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use super::memberships::Memberships;
 use super::{Control, Worker, layout};
-use crate::cluster::endpoint::Endpoint;
 use crate::cluster::learned::Learned;
-use crate::cluster::names::HostName;
 use crate::cluster::{Cluster, Clusters};
 use crate::config::{Config, ModuleFile};
 use crate::module::board::Board;
@@ -68,7 +67,7 @@ struct Saver {
     to: Sender<ToSupervisor>,
     clusters: Clusters,
     ticket_keys: Arc<TicketKeys>,
-    watched: Vec<Arc<HostName>>,
+    memberships: Arc<Memberships>,
     /// Tells that the worker drains: what it learns from then on is of no use.
     control: Control,
     board: Option<&'static Board>,
@@ -93,7 +92,7 @@ impl Reporter {
             to,
             clusters: Arc::clone(worker.clusters()),
             ticket_keys: Arc::clone(worker.ticket_keys()),
-            watched: worker.watched().to_vec(),
+            memberships: Arc::clone(worker.memberships()),
             control: worker.control(),
             board: worker.board,
             place: config.threads + 2,
@@ -207,7 +206,7 @@ impl Saver {
     }
 
     fn save(&self, is_answer: bool) {
-        let mut state = Learned::of(&self.clusters, &self.ticket_keys).with_answers(&self.watched);
+        let mut state = Learned::of(&self.clusters, &self.ticket_keys, &self.memberships.addresses());
         for (cluster, module) in state.shorten() {
             tracing::warn!(
                 cluster,
@@ -220,16 +219,17 @@ impl Saver {
 }
 
 fn load_of(clusters: &[Cluster]) -> Load {
-    let endpoint = |endpoint: &Endpoint| {
-        let n = endpoint.counters.in_flight.load(Ordering::Relaxed);
-        (n > 0).then_some((endpoint.id, n))
+    let in_flight = |cluster: &Cluster| -> Vec<(u64, u32)> {
+        let newest = cluster.newest();
+        let counted = newest.endpoints.iter().map(|e| (e.id, e.counters.in_flight.load(Ordering::Relaxed)));
+        counted.filter(|(_, n)| *n > 0).collect()
     };
     let cluster = |cluster: &Cluster| {
         let n = cluster.n_counted();
         (n > 0).then(|| (cluster.config.name.to_string(), n))
     };
     Load {
-        endpoints: clusters.iter().flat_map(|cluster| &cluster.endpoints).filter_map(endpoint).collect(),
+        endpoints: clusters.iter().flat_map(in_flight).collect(),
         clusters: clusters.iter().filter_map(cluster).collect(),
     }
 }

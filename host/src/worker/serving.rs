@@ -59,6 +59,7 @@ pub(super) fn run(
     start: impl FnOnce() -> Thread,
     share: SocketShare,
     phase: watch::Receiver<Phase>,
+    published: watch::Receiver<u64>,
 ) -> usize {
     if let Some((board, place)) = place {
         crash::take_place(board, place);
@@ -66,7 +67,7 @@ pub(super) fn run(
     // Its sockets would have nobody who reads them. With a supervisor, another process is the better end.
     let _end = place.map(|_| AbortOnPanic);
     let local = LocalSet::new();
-    let cut_off = local.block_on(runtime, run_thread(Rc::new(start()), share, phase));
+    let cut_off = local.block_on(runtime, run_thread(Rc::new(start()), share, phase, published));
     // Requests that were cut off tell their modules as their tasks are dropped here, on the runtime.
     let _entered = runtime.enter();
     drop(local);
@@ -86,7 +87,12 @@ impl Drop for AbortOnPanic {
 }
 
 /// Accepts until the drain, then drains. Returns the number of connections left, to be closed.
-async fn run_thread(thread: Rc<Thread>, sockets: SocketShare, mut phase: watch::Receiver<Phase>) -> usize {
+async fn run_thread(
+    thread: Rc<Thread>,
+    sockets: SocketShare,
+    mut phase: watch::Receiver<Phase>,
+    published: watch::Receiver<u64>,
+) -> usize {
     let accepting: Vec<_> = sockets
         .into_iter()
         .filter_map(|(socket, gate)| match Listening::new(&gate.address, socket) {
@@ -101,6 +107,7 @@ async fn run_thread(thread: Rc<Thread>, sockets: SocketShare, mut phase: watch::
         })
         .collect();
     let keeper = tokio::task::spawn_local(keep_house(Rc::clone(&thread)));
+    let switcher = tokio::task::spawn_local(keep_switching(Rc::clone(&thread), published));
     let serving = phase.wait_for(|phase| phase.is_ending()).await.map_or(Phase::Stopped, |phase| *phase);
     thread.enter_phase(serving);
     for task in accepting {
@@ -109,6 +116,8 @@ async fn run_thread(thread: Rc<Thread>, sockets: SocketShare, mut phase: watch::
     }
     drain(&thread, phase).await;
     keeper.abort();
+    switcher.abort();
+    thread.ends();
     thread.pool.clear();
     thread.n_connections()
 }
@@ -147,13 +156,20 @@ async fn drain(thread: &Thread, mut phase: watch::Receiver<Phase>) {
     }
 }
 
+/// Has the thread choose among the members of each publication.
+async fn keep_switching(thread: Rc<Thread>, mut published: watch::Receiver<u64>) {
+    while published.changed().await.is_ok() {
+        thread.switch();
+    }
+}
+
 async fn keep_house(thread: Rc<Thread>) {
     let mut interval = tokio::time::interval(HOUSEKEEPING);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
         board::tick();
-        thread.pool.sweep(&thread.clusters, Instant::now());
+        thread.sweep(Instant::now());
         if let Some(log) = &thread.access_log {
             log.borrow_mut().flush();
         }

@@ -256,6 +256,7 @@ fn refuses_weights_that_make_too_many_points() {
 /// How long a build of 10,000 servers takes of which 1 % changed; printed, since it depends on the machine.
 #[test]
 #[ignore = "a measurement, of optimized code: cargo test --release -- --ignored --nocapture"]
+#[expect(clippy::disallowed_methods, reason = "the test measures, and not the balancer")]
 fn a_build_where_one_in_a_hundred_changed() {
     const SERVERS: usize = 10_000;
     let pool = FakeCluster::equal(SERVERS + SERVERS / 100);

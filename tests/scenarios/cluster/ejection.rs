@@ -362,7 +362,7 @@ fn servers_ejected_because_of_a_backup_are_back_when_that_is_gone() {
     let refused = TryEnd { result: wire::TRY_NOT_ESTABLISHED, ..TryEnd::default() };
     for endpoint in 0..2 {
         let outlier = cluster.outlier.as_ref().unwrap();
-        outlier.try_ended(cluster, endpoint, &refused, Instant::now(), || 0);
+        outlier.try_ended(cluster, &cluster.member(endpoint), &refused, Instant::now(), || 0);
     }
     assert_eq!(proxy.names(2), "backup backup");
     proxy.set_state(2, STATE_DOWN);
@@ -408,7 +408,7 @@ fn asked() -> (Origin, Gate, Gate) {
 }
 
 fn state(proxy: &Proxy, endpoint: usize) -> u32 {
-    proxy.first_cluster().endpoints[endpoint].counters.state.load(Ordering::SeqCst)
+    proxy.first_cluster().member(endpoint).counters.state.load(Ordering::SeqCst)
 }
 
 /// Has the first endpoint be ejected and readmitted.
@@ -417,7 +417,7 @@ fn put_on_trial(proxy: &Proxy) {
     let outlier = cluster.outlier.as_ref().unwrap();
     let refused = TryEnd { result: wire::TRY_NOT_ESTABLISHED, ..TryEnd::default() };
     while state(proxy, 0) == STATE_AVAILABLE {
-        outlier.try_ended(cluster, 0, &refused, Instant::now(), || 0);
+        outlier.try_ended(cluster, &cluster.member(0), &refused, Instant::now(), || 0);
     }
     eventually("its trial", || (state(proxy, 0) == STATE_AVAILABLE).then_some(()));
 }
@@ -554,11 +554,11 @@ fn failures_of_tries_from_before_a_trial_say_nothing_of_it() {
     put_on_trial(&proxy);
     let cluster = proxy.first_cluster();
     let end = TryEnd { result: wire::TRY_TIMED_OUT, total: Duration::from_secs(60), ..TryEnd::default() };
-    cluster.outlier.as_ref().unwrap().try_ended(cluster, 0, &end, Instant::now(), || 0);
+    cluster.outlier.as_ref().unwrap().try_ended(cluster, &cluster.member(0), &end, Instant::now(), || 0);
     assert_eq!((state(&proxy, 0), ejections(&proxy, &origins[0])), (STATE_AVAILABLE, 1.0));
     // Nor does a success.
     let end = TryEnd { result: wire::TRY_SERVED, ..end };
-    cluster.outlier.as_ref().unwrap().try_ended(cluster, 0, &end, Instant::now(), || 0);
+    cluster.outlier.as_ref().unwrap().try_ended(cluster, &cluster.member(0), &end, Instant::now(), || 0);
     assert!(proxy.names(2).contains('a'), "its trial");
     log::line(&[&origins[0].url(), "passed its trial"]);
 }
@@ -634,9 +634,9 @@ fn time_out_grows_while_it_fails_and_shrinks_with_successes() {
         trial: Trial::Beside,
         ..TryEnd::default()
     };
-    let fail = |now| outlier.try_ended(cluster, 0, &refused, now, || 0);
+    let fail = |now| outlier.try_ended(cluster, &cluster.member(0), &refused, now, || 0);
     let served = TryEnd { result: wire::TRY_SERVED, trial: Trial::Beside, ..TryEnd::default() };
-    let serve = |now| outlier.try_ended(cluster, 0, &served, now, || 0);
+    let serve = |now| outlier.try_ended(cluster, &cluster.member(0), &served, now, || 0);
     let seconds = Duration::from_secs;
     let mut now = Instant::now();
     fail(now);

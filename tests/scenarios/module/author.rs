@@ -241,12 +241,13 @@ const BROKEN: [(&str, &str, &str); 38] = [
 ];
 
 /// What is in `tests/broken` and has nothing wrong with it unless it is told to, or is tried by a test of its own.
-const NOT_TRIED: [&str; 9] = [
+const NOT_TRIED: [&str; 10] = [
     "healthy",
     "misbehaves",
     "misbehaves-anew",
     "never-returns",
     "records-calls",
+    "refuses-members",
     "runs-as",
     "saves-rubbish",
     "text-without-end",

@@ -392,7 +392,7 @@ fn tells_what_a_module_is() {
     assert_eq!((module.id(), module.version(), module.abi()), ("exhausts_early", "1.0.0", (1, 0)));
     assert_eq!(module.summary(), "gives up after one endpoint");
     assert_eq!((module.language(), module.file()), (Language::Rust, &*file));
-    assert_eq!(module.trylist(), TrylistLayout { size: 1, align: 1 });
+    assert_eq!(module.trylist(), TrylistLayout { size: 16, align: 8 });
     assert_eq!(module.supports(), Supports { observe: true, save: true, explain: true });
     assert_eq!(hex(module.sha256()), sha256(&file));
 }

@@ -93,7 +93,8 @@ fn a_limit_of_zero_bears_with_everything() {
 fn calls_that_take_too_long_count_as_well() {
     let origin = Origin::named("a");
     let proxy = Proxy::over([&origin]).top("supervision.module_faults = 2").start();
-    let balancer = proxy.clusters()[0].tiers[0].balancer.as_ref().unwrap();
+    let members = proxy.first_cluster().newest();
+    let balancer = members.tiers[0].instance.balancer.as_ref().unwrap();
     for expected in ["0", "1"] {
         balancer.fault(ModuleFault::Overrun, &"next took 1.5 s");
         assert_eq!(balancer.is_quarantined(), expected == "1");

@@ -595,7 +595,7 @@ fn an_access_log_that_cannot_be_opened_changes_nothing() {
 // ---- what was learned goes on ----------------------------------------------------------------------------------------
 
 #[test]
-fn marks_of_operators_stay_until_the_configuration_says_something_new() {
+fn changes_of_operators_stay_until_the_configuration_says_something_new() {
     let origins = ["a", "b"].map(Origin::named);
     let site = Site::run(&over(&origins).module("round_robin"));
     let mark = |origin: usize, words: &[&str]| {
@@ -609,23 +609,72 @@ fn marks_of_operators_stay_until_the_configuration_says_something_new() {
     assert_eq!(site.names(4), "b b b b");
     mark(0, &["ready"]);
     mark(1, &["weight", "3"]);
-    site.wait_for_only(3);
+    assert_eq!((site.generation(), site.status().generations.len()), (2, 1), "a weight starts none");
     let n_b = || site.names(80).matches('b').count();
     assert_eq!(n_b(), 60);
     site.reload_wholly();
     assert_eq!(n_b(), 60);
-    assert_eq!(site.status().marks.len(), 2);
+    assert_eq!(site.status().acts.len(), 2);
     // The file said 1 and says 2 now: that counts.
     site.reload_with(&over(&origins).module("round_robin").server(1, "weight = 2").server(0, "drain = true"));
     site.wait_for_only(site.generation());
     // The one before may still accept a connection until then.
     site.wait_for_only(site.generation());
     assert_eq!(site.names(4), "b b b b");
-    site.running().logs(&format!(
-        "server \"{}\": weight = 2 from the configuration replaces the runtime mark",
-        origins[1].url()
-    ));
-    assert_eq!(site.status().marks, []);
+    site.running()
+        .logs(&format!("server \"{}\": weight = 2 of the configuration counts again", origins[1].url()));
+    assert_eq!(site.status().acts, []);
+}
+
+#[test]
+fn a_weight_starts_no_generation_and_cuts_nothing() {
+    const HALF: usize = 4 << 20;
+    let gate = Gate::default();
+    let slow = Origin::serving({
+        let gate = gate.clone();
+        move |conn| {
+            conn.request();
+            conn.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 2 * HALF));
+            conn.send(vec![1; HALF]);
+            gate.wait();
+            conn.send(vec![2; HALF]);
+        }
+    });
+    let echo = Origin::serving(|conn| {
+        conn.request();
+        conn.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n");
+        loop {
+            let byte = conn.bytes(1);
+            if byte.is_empty() || !conn.send(byte) {
+                return;
+            }
+        }
+    });
+    let other = format!(
+        "[[cluster]]\nname = \"other\"\nmodule = \"proxy_lb\"\nservers = [{:?}]\n[[route]]\npath = \"/echo\"\ncluster = \"other\"",
+        echo.url()
+    );
+    // Whatever drained would be cut off before it ends.
+    let drain = "[timeouts]\ndrain = \"10ms\"";
+    let site = Site::run(&over([&slow]).named("app").route("path = \"/\"").tables(&other).tables(drain));
+    let (mut download, mut tunnel) = (site.connect(), site.connect());
+    assert_eq!(download.get("/").reply_head().status(), 200);
+    assert!(download.bytes(HALF) == vec![1; HALF]);
+    tunnel.send("GET /echo HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n");
+    assert_eq!(tunnel.reply_head().status(), 101);
+    for (cluster, server) in [("app", &slow), ("other", &echo)] {
+        for weight in ["3", "2"] {
+            let words = [cluster, &server.url(), "weight", weight];
+            let (code, said, complained) = spoken(&site.folder().command("server", &words));
+            assert_eq!((code, complained.as_str()), (Some(0), ""), "{said}");
+        }
+    }
+    let status = site.status();
+    assert_eq!((status.generations.len(), status.generations[0].generation, status.acts.len()), (1, 1, 2));
+    tunnel.send("a");
+    assert_eq!(tunnel.bytes(1), b"a");
+    gate.open();
+    assert!(download.bytes(HALF) == vec![2; HALF]);
 }
 
 /// `by_traffic` gives the next request to whoever has sent the fewest bytes. One that knows of none begins with the first.
@@ -776,9 +825,7 @@ fn a_reload_that_would_have_too_many_drain_is_refused_or_cuts_the_oldest_off() {
     let builder = routed(&origin).top("supervision.max_draining = 2");
     let site = Site::run(&builder.tables("[timeouts]\ndrain = \"1h\""));
     let mut clients = draining(&site, &origin, 2);
-    let url = origin.url();
-    let weight = ["app", &url, "weight", "3"];
-    for (words, arguments) in [("reload", &[][..]), ("server", &weight), ("module release", &["proxy_lb"])] {
+    for (words, arguments) in [("reload", &[][..]), ("module release", &["proxy_lb"])] {
         let (code, said, complained) = spoken(&site.folder().command(words, arguments));
         assert_eq!((code, said.as_str()), (Some(1), ""), "{words}");
         let lines: Vec<&str> = complained.lines().collect();
@@ -788,7 +835,7 @@ fn a_reload_that_would_have_too_many_drain_is_refused_or_cuts_the_oldest_off() {
         }
         assert_eq!(lines[3], "wait, or close the oldest with `trylist reload --cut-oldest`");
     }
-    assert_eq!((site.generation(), site.status().marks), (3, Vec::new()));
+    assert_eq!(site.generation(), 3);
     let (_, status, _) = spoken(&site.folder().command("status", &[]));
     assert!(status.contains("generation 1: draining for up to 59m"), "{status}");
 

@@ -123,7 +123,7 @@ fn an_error_status_is_passed_on_and_never_reroutes() {
 
 #[test]
 fn what_is_not_http_is_502() {
-    fails("rubbish\r\n\r\n", 502, "bad_response", "bad response: no version of HTTP in the first line");
+    fails("rubbish\r\n\r\n", 502, "bad_response", "bad response: no HTTP version in the first line");
     fails(
         "HTTP/2.0 200 OK\r\n\r\n",
         502,
@@ -135,7 +135,7 @@ fn what_is_not_http_is_502() {
         "SSH-2.0-OpenSSH_9.2\r\n\r\n",
         502,
         "bad_response",
-        "bad response: no version of HTTP in the first line",
+        "bad response: no HTTP version in the first line",
     );
 }
 

@@ -18,9 +18,12 @@ impl Outlier {
     /// ejections forgivable. Returns when it is to be called next. Only one caller at a time. Public for tests.
     pub fn readmit(&self, cluster: &Cluster, now: Instant) -> Option<Instant> {
         let now_ns = self.ns(now);
-        let next_ns = (0..cluster.endpoints.len())
+        let newest = cluster.newest();
+        let next_ns = newest
+            .endpoints
+            .iter()
             .filter_map(|endpoint| {
-                let record = &cluster.endpoints[endpoint].health.traffic;
+                let record = &endpoint.health.traffic;
                 match (record.until_ns.load(Acquire), record.trial.load(Acquire)) {
                     (CLAIMED, _) => None,
                     (NEVER, TRIAL_NONE) => self.make_forgivable(record, now_ns),
@@ -35,8 +38,14 @@ impl Outlier {
 
     /// Readmits an endpoint whose ejection is over. With health checks it waits for one that passes; the result is how long at
     /// most.
-    fn readmit_one(&self, cluster: &Cluster, endpoint: usize, until_ns: u64, now: Instant) -> Option<u64> {
-        let (url, health) = (&cluster.endpoints[endpoint].url, &cluster.endpoints[endpoint].health);
+    fn readmit_one(
+        &self,
+        cluster: &Cluster,
+        endpoint: &Endpoint,
+        until_ns: u64,
+        now: Instant,
+    ) -> Option<u64> {
+        let (url, health) = (&endpoint.url, &endpoint.health);
         let record = &health.traffic;
         let now_ns = self.ns(now);
         if let Some(check) = cluster.config.health_check.as_ref().filter(|_| until_ns != PARDONED) {
@@ -60,8 +69,8 @@ impl Outlier {
         record.answered_ns.store(0, Relaxed);
         record.readmitted_ns.store(now_ns, Relaxed);
         record.trial.store(TRIAL_OFFERED, SeqCst);
-        cluster.endpoints[endpoint].set_on_trial(true);
-        self.tiers[cluster.tier_idx(endpoint)].n_ejected.fetch_sub(1, AcqRel);
+        endpoint.set_on_trial(true);
+        self.share(endpoint.tier).n_ejected.fetch_sub(1, AcqRel);
         // From here on it may be ejected again.
         record.until_ns.store(NEVER, SeqCst);
         let n = record.ejections.load(Relaxed);
@@ -107,16 +116,16 @@ impl Outlier {
         }
     }
 
-    /// Ends an interval: ejects endpoints of whose tries too many failed, and counts from zero. Public for tests.
+    /// Ends an interval: ejects endpoints of whose tries too many failed, and counts from zero.
     pub fn look_at_rates(&self, cluster: &Cluster, now: Instant, mut random: impl FnMut() -> u64) {
-        for (idx, endpoint) in cluster.endpoints.iter().enumerate() {
+        for endpoint in &cluster.newest().endpoints {
             let record = &endpoint.health.traffic;
             let failed = record.failed.swap(0, Relaxed);
             let of = record.served.swap(0, Relaxed).saturating_add(failed);
             let share_reached =
                 u64::from(failed) * 100 >= u64::from(of) * u64::from(self.rules.failure_percent);
             if of >= self.rules.min_requests && share_reached {
-                self.eject(cluster, idx, &EjectionReason::Rate { failed, of }, now, random());
+                self.eject(cluster, endpoint, &EjectionReason::Rate { failed, of }, now, random());
             }
         }
     }

@@ -1,5 +1,7 @@
 //! What counts, and for how long; that it ejects and readmits is in `tests/scenarios/outlier.rs`.
 
+use std::sync::Arc;
+
 use lb_api::wire;
 use rustix::io::Errno;
 
@@ -123,19 +125,26 @@ fn an_ejection_is_made_forgivable_after_each_time_and_only_once_until_it_is_forg
 fn a_share_of_a_tier_may_be_ejected_and_always_one_but_the_only_one() {
     let most = |tiers: &[usize], max_percent| {
         let rules = Ejection { max_percent, ..Ejection::default() };
-        let outlier = Outlier::new(&rules, tiers.iter().copied())?;
-        Some(outlier.tiers.iter().map(|share| share.max_ejected).collect::<Vec<_>>())
+        let outlier = Outlier::new(&rules, (0..).take(tiers.len())).expect("rules that eject");
+        for (tier, n) in (0..).zip(tiers) {
+            outlier.set_members(tier, *n);
+        }
+        outlier.tiers.iter().map(Share::max_ejected).collect::<Vec<_>>()
     };
     for (n, max_percent, expected) in
         [(2, 50, 1), (3, 50, 1), (4, 50, 2), (10, 33, 3), (2, 1, 1), (3, 10, 1), (3, 100, 3)]
     {
-        assert_eq!(most(&[n], max_percent), Some(vec![expected]), "{max_percent} % of {n}");
+        assert_eq!(most(&[n], max_percent), [expected], "{max_percent} % of {n}");
     }
-    assert_eq!(most(&[4, 2, 1], 50), Some(vec![2, 1, 0]), "each tier has its own");
-    assert_eq!(most(&[1], 100), None, "the only one is needed");
+    assert_eq!(most(&[4, 2, 1], 50), [2, 1, 0], "each tier has its own");
+    assert_eq!(most(&[1], 100), [0], "the only one is needed");
     let off = Ejection { failures: 0, ..Ejection::default() };
     assert!(Outlier::new(&off, [3]).is_none());
     assert!(Outlier::new(&Ejection { failure_percent: 50, ..off }, [3]).is_some());
+}
+
+fn first(cluster: &Cluster) -> Arc<Endpoint> {
+    Arc::clone(&cluster.newest().endpoints[0])
 }
 
 /// Endpoint 0 of two, on trial, and when it was readmitted.
@@ -144,12 +153,12 @@ fn on_trial() -> (Cluster, Instant) {
     let ejection = cluster.outlier.as_ref().expect("on by default");
     let ejected = Instant::now();
     for _ in 0..Ejection::default().failures {
-        ejection.try_ended(&cluster, 0, &end(wire::TRY_CLOSED_EARLY), ejected, || 0);
+        ejection.try_ended(&cluster, &first(&cluster), &end(wire::TRY_CLOSED_EARLY), ejected, || 0);
     }
-    assert!(cluster.endpoints[0].health.holds(HealthSource::Ejection));
+    assert!(first(&cluster).health.holds(HealthSource::Ejection));
     let readmitted = ejected + Duration::from_secs(3600);
     ejection.readmit(&cluster, readmitted);
-    assert!(cluster.endpoints[0].is_on_trial());
+    assert!(first(&cluster).is_on_trial());
     (cluster, readmitted)
 }
 
@@ -169,13 +178,14 @@ fn a_trial_ends_whatever_way_its_request_ends_though_it_came_before_the_readmiss
     ];
     for (end, expected) in ends {
         let (cluster, readmitted) = on_trial();
-        let (in_flight, trial) = cluster.enter_on_trial(0, Which::Available).expect("its request");
+        let (in_flight, trial) =
+            cluster.enter_on_trial(&first(&cluster), Which::Available).expect("its request");
         assert_eq!(trial, Trial::Own);
-        assert!(cluster.endpoints[0].health.holds(HealthSource::Ejection), "to others");
+        assert!(first(&cluster).health.holds(HealthSource::Ejection), "to others");
         drop(in_flight);
         let ejection = cluster.outlier.as_ref().expect("as before");
-        ejection.try_ended(&cluster, 0, &TryEnd { trial, ..end }, readmitted, || 0);
-        let endpoint = &cluster.endpoints[0];
+        ejection.try_ended(&cluster, &first(&cluster), &TryEnd { trial, ..end }, readmitted, || 0);
+        let endpoint = first(&cluster);
         let state = match (endpoint.health.holds(HealthSource::Ejection), endpoint.is_on_trial()) {
             (true, false) => "ejected",
             (false, false) => "in service",
@@ -184,7 +194,10 @@ fn a_trial_ends_whatever_way_its_request_ends_though_it_came_before_the_readmiss
         };
         assert_eq!(state, expected, "{end}");
         if expected == "on trial" {
-            assert!(cluster.enter_on_trial(0, Which::Available).is_ok(), "the next request is let in");
+            assert!(
+                cluster.enter_on_trial(&first(&cluster), Which::Available).is_ok(),
+                "the next request is let in"
+            );
         }
     }
 }

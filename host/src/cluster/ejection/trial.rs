@@ -1,5 +1,6 @@
 //! Endpoints on trial: which requests they get, and what follows from their end.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use std::time::{Duration, Instant};
 
@@ -27,8 +28,13 @@ pub enum Trial {
 
 impl Outlier {
     /// Ends the endpoint's trial well if it answered some time ago. Returns when that will be.
-    pub(super) fn pass_if_answered(&self, cluster: &Cluster, endpoint: usize, now: Instant) -> Option<u64> {
-        let answered_ns = cluster.endpoints[endpoint].health.traffic.answered_ns.load(Relaxed);
+    pub(super) fn pass_if_answered(
+        &self,
+        cluster: &Cluster,
+        endpoint: &Endpoint,
+        now: Instant,
+    ) -> Option<u64> {
+        let answered_ns = endpoint.health.traffic.answered_ns.load(Relaxed);
         if answered_ns == 0 {
             return None;
         }
@@ -48,10 +54,10 @@ impl Outlier {
     pub(crate) fn enter(
         &self,
         cluster: &Cluster,
-        endpoint: usize,
+        endpoint: &Endpoint,
         which: Which,
     ) -> Result<(InFlight, Trial), Declined> {
-        let tried = &cluster.endpoints[endpoint];
+        let tried = endpoint;
         let record = &tried.health.traffic;
         let is_bound = which == Which::Available && is_bound(cluster, endpoint);
         let taken = if is_bound { TRIAL_HIDDEN } else { TRIAL_SHARED };
@@ -79,7 +85,7 @@ impl Outlier {
     /// An endpoint has become available, or panic has ended. Hides those on trial again that were shared for want of another.
     #[cold]
     pub(crate) fn hide_shared(&self, cluster: &Cluster) {
-        for endpoint in 0..cluster.endpoints.len() {
+        for endpoint in &cluster.newest().endpoints {
             if hide_if_bound(cluster, endpoint) {
                 self.show(cluster, endpoint);
             }
@@ -97,8 +103,8 @@ impl Outlier {
 
     /// The request of an endpoint's trial says nothing of it: the next request is its trial.
     #[cold]
-    pub(super) fn offer_again(&self, cluster: &Cluster, endpoint: usize) {
-        let record = &cluster.endpoints[endpoint].health.traffic;
+    pub(super) fn offer_again(&self, cluster: &Cluster, endpoint: &Endpoint) {
+        let record = &endpoint.health.traffic;
         record.answered_ns.store(0, Relaxed);
         for taken in [TRIAL_HIDDEN, TRIAL_SHARED] {
             // If it is neither, the trial is over.
@@ -108,14 +114,14 @@ impl Outlier {
     }
 
     /// A request of its trial was served.
-    pub(super) fn pass(&self, cluster: &Cluster, endpoint: usize, now: Instant) {
-        if !end_trial(cluster, endpoint) {
+    pub(super) fn pass(&self, cluster: &Cluster, endpoint: &Endpoint, now: Instant) {
+        if !end_trial(endpoint) {
             return;
         }
-        cluster.endpoints[endpoint].health.traffic.well_ns.store(self.ns(now), Relaxed);
+        endpoint.health.traffic.well_ns.store(self.ns(now), Relaxed);
         self.show(cluster, endpoint);
         self.changed.notify_one();
-        let (name, url) = (&cluster.config.name, &cluster.endpoints[endpoint].url);
+        let (name, url) = (&cluster.config.name, &endpoint.url);
         tracing::info!("cluster \"{name}\": server \"{url}\" passed its trial");
     }
 
@@ -123,18 +129,20 @@ impl Outlier {
     /// at once those that were ejected because another tier had an endpoint available.
     #[cold]
     pub(crate) fn relieve(&self, cluster: &Cluster) {
-        for (endpoint, of) in cluster.endpoints.iter().enumerate() {
-            let trial = &of.health.traffic.trial;
+        let newest = cluster.newest();
+        for endpoint in &newest.endpoints {
+            let trial = &endpoint.health.traffic.trial;
             if trial.compare_exchange(TRIAL_HIDDEN, TRIAL_SHARED, SeqCst, Relaxed).is_ok() {
                 self.show(cluster, endpoint);
             }
         }
-        for (share, tier) in self.tiers.iter().zip(&cluster.tiers) {
-            if cluster.available_tier(0).is_some() {
+        for tier in &newest.tiers {
+            if newest.available_tier(0).is_some() {
                 return;
             }
+            let share = self.share(tier.number());
             let n_ejected = share.n_ejected.load(Acquire);
-            let endpoints = cluster.endpoints_of(tier).iter().map(|endpoint| &endpoint.health);
+            let endpoints = newest.endpoints_of(tier).iter().map(|endpoint| &endpoint.health);
             let mut ejected: Vec<_> = endpoints
                 .filter(|health| !health.holds(HealthSource::Drain) && !health.holds(HealthSource::Check))
                 .map(|health| (health.traffic.until_ns.load(Acquire), &health.traffic))
@@ -142,7 +150,7 @@ impl Outlier {
                 .collect();
             ejected.sort_by_key(|(until_ns, _)| *until_ns);
             let least = u32::from(!share.may_all());
-            let n = n_ejected.saturating_sub(share.max_ejected).max(least) as usize;
+            let n = n_ejected.saturating_sub(share.max_ejected()).max(least) as usize;
             for (_, record) in ejected.into_iter().take(n) {
                 self.pardon(record);
             }
@@ -152,27 +160,26 @@ impl Outlier {
 
 /// Whether an endpoint on trial takes one request at a time: another endpoint is available, beside those that are shared
 /// as this one would be.
-fn is_bound(cluster: &Cluster, endpoint: usize) -> bool {
-    let is_another = |(idx, other): (usize, &Endpoint)| {
-        idx != endpoint
+fn is_bound(cluster: &Cluster, endpoint: &Endpoint) -> bool {
+    let is_another = |other: &Arc<Endpoint>| {
+        other.place != endpoint.place
             && other.is_usable(Which::Available)
             && other.health.traffic.trial.load(SeqCst) != TRIAL_SHARED
     };
-    cluster.has_another(endpoint)
-        && !cluster.is_in_panic()
-        && cluster.endpoints.iter().enumerate().any(is_another)
+    let newest = cluster.newest();
+    newest.has_another(endpoint) && !cluster.is_in_panic() && newest.endpoints.iter().any(is_another)
 }
 
-fn hide_if_bound(cluster: &Cluster, endpoint: usize) -> bool {
-    let trial = &cluster.endpoints[endpoint].health.traffic.trial;
+fn hide_if_bound(cluster: &Cluster, endpoint: &Endpoint) -> bool {
+    let trial = &endpoint.health.traffic.trial;
     trial.load(SeqCst) == TRIAL_SHARED
         && is_bound(cluster, endpoint)
         && trial.compare_exchange(TRIAL_SHARED, TRIAL_HIDDEN, SeqCst, Relaxed).is_ok()
 }
 
 /// Ends the endpoint's trial, if it is on trial. [`Outlier::show`] is to follow.
-pub(super) fn end_trial(cluster: &Cluster, endpoint: usize) -> bool {
-    let ended = &cluster.endpoints[endpoint];
+pub(super) fn end_trial(endpoint: &Endpoint) -> bool {
+    let ended = endpoint;
     let record = &ended.health.traffic;
     if record.trial.swap(TRIAL_NONE, SeqCst) == TRIAL_NONE {
         return false;

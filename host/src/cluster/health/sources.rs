@@ -1,131 +1,119 @@
-//! Why an endpoint takes no requests. Several sources may say so at once, and none undoes what another says. The state that
+//! Reasons why an endpoint takes no requests. Several may hold at once, and none of them undoes another: the state that
 //! modules see follows from all of them.
-
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering::SeqCst;
 
 use lb_api::wire;
 
-/// A source that can say that an endpoint takes no requests, the strongest first.
+/// A source that may say that an endpoint takes no requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HealthSource {
-    /// The operator, in the configuration or at run time.
+    /// The operator drains it: it takes no new sessions, and keeps those that it has.
     Drain,
     /// Its active checks.
     Check,
-    /// Its traffic.
+    /// The results of its traffic.
     Ejection,
+    /// The operator has taken it out of service: it takes nothing.
+    Maintenance,
+    /// It has left the cluster.
+    Gone,
 }
 
 impl HealthSource {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Drain, Self::Check, Self::Ejection];
+    pub const ALL: [Self; 5] = [Self::Drain, Self::Check, Self::Ejection, Self::Maintenance, Self::Gone];
 
-    /// The word for it, as in labels.
+    /// Its name in labels.
     pub fn name(self) -> &'static str {
         match self {
             Self::Drain => "drain",
             Self::Check => "check",
             Self::Ejection => "ejection",
+            Self::Maintenance => "maint",
+            Self::Gone => "gone",
         }
     }
 
-    fn bit(self) -> u32 {
+    /// Its bit among the reasons of an endpoint.
+    pub(crate) fn bit(self) -> u8 {
         match self {
             Self::Drain => 1,
             Self::Check => 1 << 1,
             Self::Ejection => 1 << 2,
+            Self::Maintenance => 1 << 4,
+            Self::Gone => 1 << 5,
         }
     }
 }
 
-/// The cluster is in panic: checks and traffic are ignored.
-const PANIC: u32 = 1 << 3;
+/// The cluster is in panic: checks and ejections do not count.
+pub(in crate::cluster) const PANIC: u8 = 1 << 3;
 
-/// The sources that say so of one endpoint now.
-#[derive(Debug, Default)]
-pub(super) struct Sources(AtomicU32);
-
-impl Sources {
-    /// Of an endpoint that drains by configuration, or not.
-    pub(super) fn new(drains: bool) -> Self {
-        Self(AtomicU32::new(if drains { HealthSource::Drain.bit() } else { 0 }))
+/// The state that follows from these reasons, one of [`wire`]'s `STATE_*`.
+pub(crate) fn state_of(reasons: u8) -> u32 {
+    let has = |source: HealthSource| reasons & source.bit() != 0;
+    if has(HealthSource::Drain) || has(HealthSource::Maintenance) || has(HealthSource::Gone) {
+        wire::STATE_DRAINING
+    } else if reasons & PANIC != 0 {
+        wire::STATE_AVAILABLE
+    } else if has(HealthSource::Check) {
+        wire::STATE_DOWN
+    } else if has(HealthSource::Ejection) {
+        wire::STATE_EJECTED
+    } else {
+        wire::STATE_AVAILABLE
     }
+}
 
-    /// Whether this source says so.
-    pub(super) fn holds(&self, source: HealthSource) -> bool {
-        self.0.load(SeqCst) & source.bit() != 0
-    }
+/// Whether an endpoint with these reasons is available.
+pub(crate) fn is_available(reasons: u8) -> bool {
+    state_of(reasons) == wire::STATE_AVAILABLE
+}
 
-    /// Whether its cluster is in panic.
-    pub(super) fn is_in_panic(&self) -> bool {
-        self.0.load(SeqCst) & PANIC != 0
-    }
-
-    /// Sets what a source says. False if nothing changed.
-    pub(super) fn set(&self, source: HealthSource, holds: bool) -> bool {
-        self.set_bit(source.bit(), holds)
-    }
-
-    /// Starts or ends panic. False if nothing changed.
-    pub(super) fn set_panic(&self, panics: bool) -> bool {
-        self.set_bit(PANIC, panics)
-    }
-
-    /// The state that follows, one of [`wire`]'s `STATE_*`.
-    pub(super) fn state(&self) -> u32 {
-        let bits = self.0.load(SeqCst);
-        let has = |bit: u32| bits & bit != 0;
-        if has(HealthSource::Drain.bit()) {
-            wire::STATE_DRAINING
-        } else if has(PANIC) {
-            wire::STATE_AVAILABLE
-        } else if has(HealthSource::Check.bit()) {
-            wire::STATE_DOWN
-        } else if has(HealthSource::Ejection.bit()) {
-            wire::STATE_EJECTED
-        } else {
-            wire::STATE_AVAILABLE
-        }
-    }
-
-    fn set_bit(&self, bit: u32, holds: bool) -> bool {
-        let before = if holds { self.0.fetch_or(bit, SeqCst) } else { self.0.fetch_and(!bit, SeqCst) };
-        (before & bit != 0) != holds
-    }
+/// Whether an endpoint with these reasons keeps its sessions: it takes requests, or only drains.
+pub(crate) fn keeps_sessions(reasons: u8) -> bool {
+    is_available(reasons & !HealthSource::Drain.bit())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_strongest_source_makes_the_state_and_none_undoes_another() {
-        let sources = Sources::new(false);
-        assert_eq!(sources.state(), wire::STATE_AVAILABLE);
-        assert!(sources.set(HealthSource::Ejection, true) && !sources.set(HealthSource::Ejection, true));
-        assert_eq!(sources.state(), wire::STATE_EJECTED);
-        assert!(sources.set(HealthSource::Check, true));
-        assert_eq!(sources.state(), wire::STATE_DOWN);
-        assert!(sources.set(HealthSource::Drain, true));
-        assert_eq!(sources.state(), wire::STATE_DRAINING);
-        assert!(sources.set(HealthSource::Check, false) && sources.set(HealthSource::Drain, false));
-        assert_eq!(sources.state(), wire::STATE_EJECTED);
-        assert!(sources.set(HealthSource::Ejection, false) && !sources.set(HealthSource::Ejection, false));
-        assert_eq!(sources.state(), wire::STATE_AVAILABLE);
+    fn state(sources: &[HealthSource], panics: bool) -> u32 {
+        let reasons = sources.iter().fold(if panics { PANIC } else { 0 }, |bits, source| bits | source.bit());
+        state_of(reasons)
     }
 
     #[test]
-    fn panic_passes_over_all_but_the_drain_mark() {
-        let sources = Sources::new(false);
-        sources.set(HealthSource::Check, true);
-        sources.set(HealthSource::Ejection, true);
-        assert!(sources.set_panic(true));
-        assert_eq!(sources.state(), wire::STATE_AVAILABLE);
-        sources.set(HealthSource::Drain, true);
-        assert_eq!(sources.state(), wire::STATE_DRAINING);
-        sources.set(HealthSource::Drain, false);
-        assert!(sources.set_panic(false));
-        assert_eq!(sources.state(), wire::STATE_DOWN);
+    fn the_strongest_source_makes_the_state() {
+        use HealthSource::{Check, Drain, Ejection, Gone, Maintenance};
+        for (sources, expected) in [
+            (&[][..], wire::STATE_AVAILABLE),
+            (&[Ejection], wire::STATE_EJECTED),
+            (&[Check, Ejection], wire::STATE_DOWN),
+            (&[Drain, Check, Ejection], wire::STATE_DRAINING),
+            (&[Maintenance], wire::STATE_DRAINING),
+            (&[Gone, Check], wire::STATE_DRAINING),
+        ] {
+            assert_eq!(state(sources, false), expected, "{sources:?}");
+        }
+    }
+
+    #[test]
+    fn panic_passes_over_all_but_what_operators_say() {
+        use HealthSource::{Check, Drain, Ejection, Gone, Maintenance};
+        assert_eq!(state(&[Check, Ejection], true), wire::STATE_AVAILABLE);
+        for source in [Drain, Maintenance, Gone] {
+            assert_eq!(state(&[Check, source], true), wire::STATE_DRAINING, "{source:?}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_that_only_drains_keeps_its_sessions() {
+        use HealthSource::{Check, Drain, Gone, Maintenance};
+        let keeps = |sources: &[HealthSource]| {
+            keeps_sessions(sources.iter().fold(0, |bits, source| bits | source.bit()))
+        };
+        assert!(keeps(&[]) && keeps(&[Drain]));
+        assert!(!keeps(&[Drain, Check]) && !keeps(&[Maintenance]) && !keeps(&[Drain, Gone]));
     }
 }

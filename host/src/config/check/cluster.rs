@@ -31,6 +31,8 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(4);
 const KEEPALIVE: usize = 64;
 /// What servers commonly allow (nginx 128, Go 250, most others 100).
 const H2_STREAMS: usize = 100;
+/// Short for people, and time enough for what changes together.
+const SETTLE: Duration = Duration::from_millis(100);
 /// A few seconds' worth for a cluster that is only just full; more is better refused at once.
 const QUEUE: usize = 1024;
 /// Longer than a request takes where servers are full by a moment's burst.
@@ -220,6 +222,8 @@ impl Checker<'_> {
         cluster.slow_start = raw.slow_start.as_ref().map_or(Duration::ZERO, |time| time.get_ref().0);
         let aggression = raw.slow_start_aggression.as_ref();
         cluster.slow_start_aggression = self.aggression(&key("slow_start_aggression"), aggression);
+        // Zero is valid: every change is built at once.
+        cluster.settle = raw.settle.as_ref().map_or(SETTLE, |time| time.get_ref().0);
     }
 
     fn set_headers(&mut self, cluster: &mut ClusterConfig, object: &str, raw: &mut file::ClusterTable) {
@@ -307,6 +311,7 @@ impl ClusterConfig {
             when_full: WhenFull::Wait,
             slow_start: Duration::ZERO,
             slow_start_aggression: 1.0,
+            settle: SETTLE,
             ejection: Ejection::default(),
             health_check: None,
             panic_threshold: 0,

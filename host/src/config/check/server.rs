@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::super::shape::{Named, Short};
 use super::super::source::{At, Span};
-use super::super::{Resolve, Server, file};
+use super::super::{ClusterConfig, Resolve, Server, file};
 use super::cluster::MAX_REQUESTS;
 use super::{Checker, address};
 
@@ -139,4 +139,45 @@ fn short_server(server: Spanned<Short<file::ServerTable>>) -> file::ServerTable 
 
 fn pairs(Named(pairs): Named<String>) -> Vec<(Arc<str>, Arc<str>)> {
     pairs.into_iter().map(|(name, value)| (name.into_inner().into(), value.into_inner().into())).collect()
+}
+
+impl ClusterConfig {
+    /// A server of this URL, with the default of every key, as an operator may add it at run time.
+    ///
+    /// # Errors
+    /// The URL is not one of a server, or it is to be reached by https and the cluster has no settings for that.
+    pub fn server_of(&self, url: &str) -> Result<Server, String> {
+        let authority = address::parse_server(url)?;
+        let name = authority.host.strip_suffix('.').unwrap_or(&authority.host).to_owned();
+        let tls_name = match (authority.is_secure, &self.tls) {
+            (false, _) => None,
+            (true, Some(_)) => {
+                let name = ServerName::try_from(name);
+                Some(name.map_err(|_| "no certificate can be valid for this host".to_owned())?)
+            }
+            (true, None) => {
+                return Err(
+                    "needs TLS, but no server of this cluster in the configuration is reached by https"
+                        .to_owned(),
+                );
+            }
+        };
+        Ok(Server {
+            url: url.into(),
+            host: authority.host.into(),
+            resolve: Resolve::One,
+            address: None,
+            port: authority.port,
+            unix: authority.unix,
+            check_name: tls_name.clone(),
+            tls_name,
+            weight: 1,
+            max_requests: 0,
+            tier: 0,
+            drain: false,
+            route: None,
+            metadata: Vec::new(),
+            place: self.place.clone(),
+        })
+    }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::labels::{
     ConnectionOrigin, FAILURES, ModuleCall, N_CODES, OUTCOMES, QueueEnd, STATUS_CLASSES, TRY_RESULTS,
 };
+use crate::cluster::places::PlaceTable;
 
 /// One number of one thread.
 #[derive(Debug, Default)]
@@ -93,7 +94,8 @@ pub(super) struct ClusterCells {
     pub(super) overloaded: Cell,
     pub(super) tunnels_opened: Cell,
     pub(super) tunnels_closed: Cell,
-    pub(super) endpoints: Box<[EndpointCells]>,
+    /// By place: members come and go.
+    pub(super) endpoints: PlaceTable<EndpointCells>,
 }
 
 #[derive(Debug)]
@@ -130,7 +132,7 @@ impl Default for RequestCells {
 }
 
 impl ClusterCells {
-    pub(super) fn new(n_balancers: usize, n_endpoints: usize) -> Self {
+    pub(super) fn new(n_balancers: usize) -> Self {
         Self {
             requests: RequestCells::default(),
             balancers: (0..n_balancers).map(|_| BalancerCells::default()).collect(),
@@ -144,7 +146,7 @@ impl ClusterCells {
             overloaded: Cell::default(),
             tunnels_opened: Cell::default(),
             tunnels_closed: Cell::default(),
-            endpoints: (0..n_endpoints).map(|_| EndpointCells::default()).collect(),
+            endpoints: PlaceTable::new(0),
         }
     }
 }
@@ -170,5 +172,64 @@ impl Default for EndpointCells {
             connections: cells(),
             time_ns: Cell::default(),
         }
+    }
+}
+
+/// What was counted of one endpoint, by all threads and in its health.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct EndpointCounts {
+    pub(super) tries: [u64; TRY_RESULTS.len()],
+    pub(super) failures: [u64; FAILURES.len()],
+    pub(super) statuses: [u64; STATUS_CLASSES.len()],
+    pub(super) connections: [u64; ConnectionOrigin::N],
+    /// Health checks that passed, and that failed.
+    pub(super) checks: [u64; 2],
+    pub(super) time_ns: u64,
+    pub(super) ejections: u64,
+}
+
+impl EndpointCounts {
+    /// Adds one thread's cells.
+    pub(super) fn add_cells(&mut self, cells: &EndpointCells) {
+        add_each(&mut self.tries, &cells.tries);
+        add_each(&mut self.failures, &cells.failures);
+        add_each(&mut self.statuses, &cells.statuses);
+        add_each(&mut self.connections, &cells.connections);
+        self.time_ns = self.time_ns.wrapping_add(cells.time_ns.read());
+    }
+
+    /// The sum. It wraps, as cells do.
+    pub(super) fn plus(self, other: &Self) -> Self {
+        self.with(other, u64::wrapping_add)
+    }
+
+    /// The difference, to which the other can be added again.
+    pub(super) fn less(self, other: &Self) -> Self {
+        self.with(other, u64::wrapping_sub)
+    }
+
+    fn with(mut self, other: &Self, of: fn(u64, u64) -> u64) -> Self {
+        let ours = (self.tries.iter_mut())
+            .chain(&mut self.failures)
+            .chain(&mut self.statuses)
+            .chain(&mut self.connections)
+            .chain(&mut self.checks)
+            .chain([&mut self.time_ns, &mut self.ejections]);
+        let theirs = (other.tries.iter())
+            .chain(&other.failures)
+            .chain(&other.statuses)
+            .chain(&other.connections)
+            .chain(&other.checks)
+            .chain([&other.time_ns, &other.ejections]);
+        for (a, b) in ours.zip(theirs) {
+            *a = of(*a, *b);
+        }
+        self
+    }
+}
+
+fn add_each<const N: usize>(sums: &mut [u64; N], cells: &[Cell; N]) {
+    for (sum, cell) in sums.iter_mut().zip(cells) {
+        *sum = sum.wrapping_add(cell.read());
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::format::{FamilyKind, SampleValue, Text, Unit};
-use super::totals::{Counted, Label, Times, Totals, key};
+use super::totals::{ENDPOINTS, Label, Times, Totals, key};
 
 /// Takes families one after the other.
 pub(super) enum MetricSink<'a> {
@@ -74,9 +74,9 @@ impl MetricSink<'_> {
             Self::Totals(totals) => {
                 let mut counted = BTreeMap::new();
                 for (labels, n) in series {
-                    if n > 0 {
+                    if n > 0 || name == ENDPOINTS {
                         key(&labels, &mut labels_text);
-                        counted.insert(labels_text.as_str().into(), Counted::new(&labels, n));
+                        counted.insert(labels_text.as_str().into(), n);
                     }
                 }
                 totals.put_counters(name, counted);
@@ -87,7 +87,7 @@ impl MetricSink<'_> {
                 for (labels, n) in series {
                     key(&labels, &mut labels_text);
                     let before = base.and_then(|base| base.get(labels_text.as_str()));
-                    let n = n.wrapping_add(before.map_or(0, |before| before.value));
+                    let n = n.wrapping_add(before.copied().unwrap_or(0));
                     if n < least {
                         continue;
                     }
@@ -141,7 +141,7 @@ impl MetricSink<'_> {
                 for (labels, HistogramValue { times, .. }) in series {
                     if times.count() > 0 {
                         key(&labels, &mut labels_text);
-                        counted.insert(labels_text.as_str().into(), Counted::new(&labels, times));
+                        counted.insert(labels_text.as_str().into(), times);
                     }
                 }
                 totals.put_histograms(name, counted);
@@ -152,7 +152,7 @@ impl MetricSink<'_> {
                 for (labels, HistogramValue { mut times, bound }) in series {
                     key(&labels, &mut labels_text);
                     if let Some(before) = base.and_then(|base| base.get(labels_text.as_str())) {
-                        times.add(&before.value);
+                        times.add(before);
                     }
                     // Buckets are cumulative.
                     let mut count = 0_u64;

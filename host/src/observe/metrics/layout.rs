@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use lb_api::wire;
+use arc_swap::ArcSwap;
 
-use crate::cluster::health::Health;
+use super::members::{EndpointLayout, MemberTable};
+use crate::cluster::endpoint::Endpoint;
 use crate::module::balancer::ModuleFault;
 use crate::observe::access_log::LineCounts;
 
@@ -28,7 +28,7 @@ pub struct ClusterLayout {
     pub name: Arc<str>,
     /// Its modules, in the order of [`config::ClusterConfig::modules`](crate::config::ClusterConfig::modules).
     pub balancers: Vec<BalancerLayout>,
-    /// Its endpoints in the order of the configuration.
+    /// Its first members, in their order.
     pub endpoints: Vec<EndpointLayout>,
     /// Whether it is in panic. Called at each scrape.
     pub panics: Panics,
@@ -52,35 +52,34 @@ pub(super) type Faults = Arc<dyn Fn(ModuleFault) -> u64 + Send + Sync>;
 /// Returns whether a cluster is in panic.
 pub(super) type Panics = Arc<dyn Fn() -> bool + Send + Sync>;
 
-/// Metrics of one endpoint.
-#[derive(Clone, Debug)]
-pub struct EndpointLayout {
-    /// The URL as written. A second one of the same URL in a cluster is labelled `URL #2`.
-    pub url: Arc<str>,
-    /// The address, for an endpoint that is one of several addresses of a name.
-    pub address: Option<IpAddr>,
-    /// Its live numbers, read at each scrape.
-    pub counters: &'static wire::Counters,
-    /// What is known of its health, read at each scrape.
-    pub health: Arc<Health>,
+impl From<&Endpoint> for EndpointLayout {
+    fn from(endpoint: &Endpoint) -> Self {
+        Self {
+            id: endpoint.id,
+            place: endpoint.place,
+            url: Arc::clone(&endpoint.url),
+            counters: endpoint.counters,
+            health: Arc::clone(&endpoint.health),
+        }
+    }
 }
 
-/// A cluster with a label for each endpoint.
+/// A cluster, and what it has series for.
 pub(super) struct ClusterNames {
     pub(super) name: Arc<str>,
-    pub(super) endpoints: Vec<(String, EndpointLayout)>,
+    /// Replaced by [`Metrics::prepare`](super::Metrics::prepare).
+    pub(super) members: ArcSwap<MemberTable>,
     pub(super) balancers: Vec<BalancerLayout>,
     pub(super) panics: Panics,
 }
 
 impl ClusterNames {
     pub(super) fn new(layout: &ClusterLayout) -> Self {
-        let urls = distinct(layout.endpoints.iter().map(|endpoint| &endpoint.url));
         Self {
             name: Arc::clone(&layout.name),
             balancers: layout.balancers.clone(),
             panics: Arc::clone(&layout.panics),
-            endpoints: urls.into_iter().zip(layout.endpoints.iter().cloned()).collect(),
+            members: ArcSwap::default(),
         }
     }
 }

@@ -2,8 +2,10 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::time::Duration;
 
 use super::cells::Latency;
+use super::members::{MOST_LEFT, STAY};
 use super::*;
 use crate::cluster::health::HealthSource;
 use crate::module::balancer::ModuleFault;
@@ -152,8 +154,8 @@ fn says_of_each_source_what_it_says() {
     let layout = layout();
     let metrics = Metrics::new(&layout, 1);
     let health = &layout.clusters[0].endpoints[0].health;
-    health.set(HealthSource::Drain, true);
-    health.set(HealthSource::Check, true);
+    health.set(HealthSource::Drain);
+    health.set(HealthSource::Check);
     let text = metrics.text(Format::OpenMetrics);
     for (source, holds) in [("drain", "1"), ("check", "1"), ("ejection", "0")] {
         let labels = format!(r#"cluster="api",endpoint="http://a",source="{source}""#);
@@ -257,13 +259,7 @@ fn what_earlier_generations_counted_is_part_of_every_sum() {
     }
     // What is, and not what was counted, is this worker's alone.
     assert_eq!(value(&text, r#"trylist_open_connections{listener="127.0.0.1:80"}"#), "1");
-    assert_eq!(
-        newer
-            .totals()
-            .counters("trylist_connections")
-            .map(|own| own.values().map(|own| own.value).sum::<u64>()),
-        Some(1)
-    );
+    assert_eq!(newer.totals().counters("trylist_connections").map(|own| own.values().sum::<u64>()), Some(1));
 }
 
 #[test]
@@ -297,6 +293,9 @@ fn what_is_no_longer_configured_vanishes_and_comes_back() {
         let text = metrics.text(Format::OpenMetrics);
         assert_eq!(text.contains(r#"cluster="api",code="200""#), has_cluster);
         assert_eq!(text.contains(r#"cluster="api",endpoint="http://b""#), has_endpoint);
+        // The sum of a cluster that is there has it all the same.
+        let gone = r#"trylist_tries_total{cluster="api",endpoint="gone",result="served"} 1"#;
+        assert_eq!(text.contains(gone), has_cluster && !has_endpoint, "{text}");
     }
 }
 
@@ -327,17 +326,20 @@ fn totals_are_exact_through_serde_and_sums() {
     assert_eq!(value(&text, &format!("trylist_received_bytes_total{{{cluster}}}")), total);
     assert_eq!(value(&text, &format!("trylist_request_duration_seconds_count{{{cluster}}}")), "3");
     let sum_ns = |totals: &Totals| {
-        totals.histograms("trylist_request_duration").map(|s| s.values().map(|t| t.value.sum_ns).sum::<u64>())
+        totals.histograms("trylist_request_duration").map(|s| s.values().map(|t| t.sum_ns).sum::<u64>())
     };
     assert_eq!(sum_ns(&own), Some(MANY));
 }
 
 #[test]
-fn totals_hold_only_what_happened_and_no_gauges() {
+fn totals_hold_what_happened_and_which_endpoints_there_are_but_no_gauges() {
     let mut layout = layout();
     layout.clusters[0].balancers[0].faults = Arc::new(|_| 0);
     let metrics = Metrics::new(&layout, 1);
-    assert!(metrics.totals().is_empty(), "{:?}", metrics.totals());
+    // But for the names of endpoints.
+    let names = metrics.totals();
+    assert!(names.endpoints().count() == 2 && names.n_series() == 2, "{names:?}");
+    assert!(names.counters("trylist_try").is_some_and(|known| known.values().all(|n| *n == 0)));
     metrics.shard(0).connection_opened(0);
     metrics.shard(0).queue_entered(0);
     let mut sum = Totals::default();
@@ -415,6 +417,193 @@ fn a_second_writer_is_noticed() {
     std::panic::resume_unwind(result.expect_err("it panics"));
 }
 
+#[test]
+fn cells_grow_with_the_members_while_threads_count() {
+    let (metrics, shard) = one_thread();
+    shard.try_ended(0, 1, &ended(wire::TRY_SERVED, None, 1));
+    let members: Vec<_> = (0..300).map(|place| endpoint(place, &format!("http://{place}"))).collect();
+    let now = Instant::now();
+    metrics.set_members(0, &members, now);
+    shard.try_ended(0, 299, &ended(wire::TRY_SERVED, None, 1));
+    assert_eq!(served(&metrics, now), [("gone", 0), ("http://299", 1), ("http://b", 1)].map(owned));
+    assert!(metrics.text_at(Format::Prometheus, now).contains("http://150"), "it has series at once");
+}
+
+#[test]
+fn a_member_that_has_left_keeps_its_counters_for_a_while() {
+    let (metrics, shard, mut members) = of_members(&["http://a", "http://b"]);
+    let now = Instant::now();
+    shard.try_ended(0, 1, &ended(wire::TRY_SERVED, None, 1));
+    let b = members.pop();
+    metrics.set_members(0, &members, now);
+    // Its last request ends.
+    shard.try_ended(0, 1, &ended(wire::TRY_SERVED, None, 1));
+    let just_before = now + STAY - Duration::from_nanos(1);
+    assert_eq!(served(&metrics, just_before), [("gone", 0), ("http://b", 2)].map(owned));
+    let text = metrics.text_at(Format::Prometheus, just_before);
+    let of_b = text.lines().filter(|line| line.contains(r#"endpoint="http://b""#));
+    let gauges: Vec<_> = of_b.filter(|line| !line.contains("_total{")).collect();
+    assert_eq!(gauges, [""; 0]);
+    assert_eq!(served(&metrics, now + STAY), [("gone", 2)].map(owned));
+    assert!(!metrics.text_at(Format::Prometheus, now + STAY).contains("http://b"));
+    // So it is after the next publication, with what still refers to it and without.
+    shard.try_ended(0, 1, &ended(wire::TRY_SERVED, None, 1));
+    metrics.set_members(0, &members, now + STAY);
+    assert_eq!(served(&metrics, now + STAY), [("gone", 3)].map(owned));
+    drop(b);
+    metrics.set_members(0, &members, now + STAY);
+    assert_eq!(served(&metrics, now + STAY), [("gone", 3)].map(owned));
+    assert_eq!(metrics.clusters[0].members.load().n_series(), 1, "nothing is left of it");
+}
+
+#[test]
+fn a_member_that_comes_back_goes_on() {
+    let (metrics, shard, both) = of_members(&["http://a", "http://b"]);
+    let now = Instant::now();
+    let mut expected = 0;
+    // At the same place; and, once nothing refers to it any more, at another one.
+    for back in [both[1].clone(), EndpointLayout { id: both[1].id, ..endpoint(2, "http://b") }] {
+        shard.try_ended(0, 1, &ended(wire::TRY_SERVED, None, 1));
+        metrics.set_members(0, &both[..1], now);
+        metrics.set_members(0, &[both[0].clone(), back.clone()], now + STAY / 2);
+        shard.try_ended(0, back.place, &ended(wire::TRY_SERVED, None, 1));
+        expected += 2;
+        assert_eq!(served(&metrics, now + 2 * STAY), [("gone", 0), ("http://b", expected)].map(owned));
+    }
+}
+
+#[test]
+fn a_member_that_comes_back_too_late_begins_anew() {
+    let (metrics, shard, both) = of_members(&["http://a", "http://b"]);
+    let now = Instant::now();
+    shard.try_ended(0, 1, &ended(wire::TRY_SERVED, None, 1));
+    metrics.set_members(0, &both[..1], now);
+    metrics.set_members(0, &both, now + STAY);
+    shard.try_ended(0, 1, &ended(wire::TRY_SERVED, None, 1));
+    assert_eq!(served(&metrics, now + STAY), [("gone", 1), ("http://b", 1)].map(owned));
+}
+
+#[test]
+fn a_member_at_a_place_that_another_had_begins_at_zero() {
+    let (metrics, shard, mut members) = of_members(&["http://a", "http://b"]);
+    let now = Instant::now();
+    shard.try_ended(0, 1, &ended(wire::TRY_SERVED, None, 1));
+    members[1] = endpoint(1, "http://n");
+    metrics.set_members(0, &members, now);
+    assert_eq!(served(&metrics, now), [("gone", 0), ("http://b", 1)].map(owned));
+    shard.try_ended(0, 1, &ended(wire::TRY_SERVED, None, 1));
+    assert_eq!(served(&metrics, now), [("gone", 0), ("http://b", 1), ("http://n", 1)].map(owned));
+    assert_eq!(served(&metrics, now + STAY), [("gone", 1), ("http://n", 1)].map(owned));
+    // It comes back at a third place.
+    members.push(endpoint(2, "http://b"));
+    members[2].id = endpoint(1, "http://b").id;
+    metrics.set_members(0, &members, now);
+    assert_eq!(served(&metrics, now + STAY), [("gone", 0), ("http://b", 1), ("http://n", 1)].map(owned));
+}
+
+#[test]
+fn series_of_members_that_have_left_are_bounded() {
+    let (metrics, shard, first) = of_members(&["http://a"]);
+    let now = Instant::now();
+    let n = MOST_LEFT + 50;
+    for i in 0..n {
+        // Each takes the place of the one before it.
+        metrics.set_members(0, &[first[0].clone(), endpoint(1, &format!("http://{i}"))], now);
+        shard.try_ended(0, 1, &ended(wire::TRY_SERVED, None, 1));
+    }
+    metrics.set_members(0, &first, now);
+    let shown = served(&metrics, now);
+    assert_eq!((shown.len(), &shown[0]), (MOST_LEFT + 1, &owned(("gone", 50))));
+    assert!(
+        !shown.iter().any(|(url, _)| url == "http://49") && shown.iter().any(|(url, _)| url == "http://50")
+    );
+    assert!(metrics.clusters[0].members.load().n_series() <= MOST_LEFT + 1);
+    assert_eq!(served(&metrics, now + STAY), [("gone", n as u64)].map(owned));
+}
+
+#[test]
+fn a_label_is_used_again_once_it_is_free() {
+    let (metrics, _, both) = of_members(&["http://a", "http://a"]);
+    let now = Instant::now();
+    let labels = |now| {
+        let totals = metrics.totals_at(now);
+        totals.endpoints().map(|labels| labels.endpoint.to_owned()).collect::<Vec<_>>()
+    };
+    let label = |label: &str| format!("cluster=\"api\",endpoint=\"{label}\"");
+    assert_eq!(labels(now), ["http://a #2", "http://a"].map(label));
+    let third = endpoint(2, "http://a");
+    metrics.set_members(0, &[both[1].clone(), third.clone()], now);
+    assert_eq!(labels(now), ["http://a #2", "http://a #3", "http://a"].map(label), "the first has just left");
+    drop(both);
+    metrics.set_members(0, std::slice::from_ref(&third), now + STAY);
+    metrics.set_members(0, std::slice::from_ref(&third), now + 2 * STAY);
+    metrics.set_members(0, &[third, endpoint(3, "http://a")], now + 2 * STAY);
+    assert_eq!(labels(now + 2 * STAY), ["http://a #3", "http://a"].map(label));
+}
+
+/// Servers come, go and come back at other places, requests end late, and time passes: nothing counted is lost or doubled.
+#[test]
+fn the_sum_over_a_cluster_is_what_was_counted_whatever_comes_and_goes() {
+    let (metrics, shard, _) = of_members(&[]);
+    let (mut now, mut seed) = (Instant::now(), 7_u64);
+    let mut random = |below: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as usize % below
+    };
+    let (mut members, mut lingering): (Vec<EndpointLayout>, Vec<EndpointLayout>) = Default::default();
+    let mut n = 0;
+    for _ in 0..3_000 {
+        match random(4) {
+            0 if !members.is_empty() => lingering.push(members.swap_remove(random(members.len()))),
+            1 if !lingering.is_empty() => drop(lingering.swap_remove(random(lingering.len()))),
+            2 => now += STAY / 8,
+            _ => {
+                let url = format!("http://{}", random(40));
+                let id = endpoint(0, &url).id;
+                if let Some(known) = lingering.iter().position(|member| member.id == id) {
+                    members.push(lingering.swap_remove(known));
+                } else if members.iter().all(|member| member.id != id) {
+                    let is_taken =
+                        |place: &usize| members.iter().chain(&lingering).any(|member| member.place == *place);
+                    let place = (0..).find(|place| !is_taken(place)).expect("there are many");
+                    members.push(EndpointLayout { id, ..endpoint(place, &url) });
+                }
+            }
+        }
+        metrics.set_members(0, &members, now);
+        let all: Vec<_> = members.iter().chain(&lingering).map(|member| member.place).collect();
+        if let Some(place) = all.get(random(all.len().max(1))) {
+            shard.try_ended(0, *place, &ended(wire::TRY_SERVED, None, 1));
+            n += 1;
+        }
+        let sum: u64 = served(&metrics, now).iter().map(|(_, n)| n).sum();
+        assert_eq!(sum, n, "{members:?} {lingering:?}");
+    }
+}
+
+/// A worker with these members in its cluster.
+fn of_members(urls: &[&str]) -> (Arc<Metrics>, Arc<Shard>, Vec<EndpointLayout>) {
+    let mut layout = layout();
+    layout.clusters[0].endpoints = urls.iter().enumerate().map(|(place, url)| endpoint(place, url)).collect();
+    let metrics = Metrics::new(&layout, 1);
+    let shard = metrics.shard(0);
+    (metrics, shard, std::mem::take(&mut layout.clusters[0].endpoints))
+}
+
+/// Tries that were served, by endpoint: first of those that are gone, then of those that have any.
+fn served(metrics: &Metrics, now: Instant) -> Vec<(String, u64)> {
+    let totals = metrics.totals_at(now);
+    let tries = totals.counters("trylist_tries").into_iter().flatten();
+    let all = tries.map(|(labels, n)| (labels.split('"').nth(3).expect("an endpoint").to_owned(), *n));
+    let (gone, mut others): (Vec<_>, Vec<_>) = all.partition(|(endpoint, _)| endpoint == "gone");
+    others.insert(0, owned(("gone", gone.first().map_or(0, |gone| gone.1))));
+    others
+}
+
+fn owned((endpoint, n): (&str, u64)) -> (String, u64) {
+    (endpoint.to_owned(), n)
+}
+
 fn ended(result: u32, failure: Option<u32>, duration_ns: u64) -> EndedTry {
     EndedTry { result, failure, status: 0, duration_ns }
 }
@@ -426,12 +615,6 @@ fn one_thread() -> (Arc<Metrics>, Arc<Shard>) {
 }
 
 fn layout() -> MetricsLayout {
-    let endpoint = |url: &str| EndpointLayout {
-        address: None,
-        url: url.into(),
-        counters: Box::leak(Box::new(counters())),
-        health: Arc::default(),
-    };
     let balancer = |module: &str, out_of_range| BalancerLayout {
         module: module.into(),
         faults: Arc::new(move |fault| if fault == ModuleFault::OutOfRange { out_of_range } else { 0 }),
@@ -441,11 +624,22 @@ fn layout() -> MetricsLayout {
         listeners: vec!["127.0.0.1:80".into()],
         clusters: vec![ClusterLayout {
             name: "api".into(),
-            endpoints: vec![endpoint("http://a"), endpoint("http://b")],
+            endpoints: vec![endpoint(0, "http://a"), endpoint(1, "http://b")],
             balancers: vec![balancer("round_robin", 3), balancer("random", 0)],
             panics: Arc::new(|| true),
         }],
         access_log: None,
+    }
+}
+
+/// A member at this place, with an ID of its own.
+fn endpoint(place: usize, url: &str) -> EndpointLayout {
+    EndpointLayout {
+        id: url.bytes().chain([place as u8]).fold(7, |id: u64, byte| id.wrapping_mul(257) + u64::from(byte)),
+        place,
+        url: url.into(),
+        counters: Box::leak(Box::new(counters())),
+        health: Arc::default(),
     }
 }
 

@@ -3,15 +3,15 @@
 //! Series whose first increase an alert watches (outcomes, faults, results of tries) begin as zeros. Status codes and kinds
 //! of failure appear with their first count, in this generation or an earlier one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::iter;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::cells::{
-    BalancerCells, Cell, ClusterCells, EndpointCells, Histogram, ListenerCells, RequestCells,
+    BalancerCells, Cell, ClusterCells, EndpointCounts, Histogram, ListenerCells, RequestCells,
 };
 use super::families::{HistogramValue, MetricSink, seconds};
 use super::format::{Format, Text, Unit};
@@ -19,7 +19,8 @@ use super::labels::{
     ConnectionOrigin, FAILURES, ModuleCall, OUTCOMES, QueueEnd, STATES, STATUS_CLASSES, TRY_RESULTS,
 };
 use super::layout::{BalancerLayout, ClusterNames};
-use super::totals::{Label, Times, Totals, label};
+use super::members::{EndpointRow, MemberLife};
+use super::totals::{ENDPOINTS, EndpointLabels, GONE, Label, Times, Totals, key, label};
 use super::{Metrics, MetricsLayout, Shard};
 use crate::cluster::endpoint::shown_weight;
 use crate::cluster::health::HealthSource;
@@ -32,6 +33,12 @@ struct BalancerPlace {
     idx: usize,
 }
 
+/// The endpoints of one cluster.
+struct ClusterEndpoints<'a> {
+    cluster: &'a str,
+    rows: Vec<EndpointRow>,
+}
+
 impl BalancerPlace {
     fn of(self, shard: &Shard) -> &BalancerCells {
         &shard.clusters[self.cluster].balancers[self.idx]
@@ -42,16 +49,30 @@ impl Metrics {
     /// All metrics as text, the base included. Both formats have the same series and values. Walks over all series of all
     /// threads.
     pub fn text(&self, format: Format) -> String {
+        self.text_at(format, Instant::now())
+    }
+
+    pub(super) fn text_at(&self, format: Format, now: Instant) -> String {
         let mut text = Text::new(format);
-        let mut out = MetricSink::Text(&mut text, self.base.load_full());
-        self.walk(&mut out).and_then(|()| process(&mut out)).expect("writing to a string cannot fail");
+        let mut endpoints = self.endpoint_rows(now);
+        let base = with_gone_of(self.base.load_full(), &mut endpoints);
+        let mut out = MetricSink::Text(&mut text, base);
+        self.walk(&mut out, &endpoints)
+            .and_then(|()| process(&mut out))
+            .expect("writing to a string cannot fail");
         text.finish()
     }
 
     /// Counters and histograms of this worker, without the base.
     pub fn totals(&self) -> Totals {
+        self.totals_at(Instant::now())
+    }
+
+    pub(super) fn totals_at(&self, now: Instant) -> Totals {
         let mut totals = Totals::default();
-        self.walk(&mut MetricSink::Totals(&mut totals)).expect("nothing is written that could fail");
+        let endpoints = self.endpoint_rows(now);
+        self.walk(&mut MetricSink::Totals(&mut totals), &endpoints)
+            .expect("nothing is written that could fail");
         totals
     }
 
@@ -60,17 +81,17 @@ impl Metrics {
         let layout = MetricsLayout { access_log: Some(Arc::default()), ..MetricsLayout::default() };
         let mut names = BTreeSet::new();
         let metrics = Self::new(&layout, 0);
-        metrics.walk(&mut MetricSink::Names(&mut names)).expect("nothing is written that could fail");
+        metrics.walk(&mut MetricSink::Names(&mut names), &[]).expect("nothing is written that could fail");
         names
     }
 
-    fn walk(&self, out: &mut MetricSink<'_>) -> fmt::Result {
+    fn walk(&self, out: &mut MetricSink<'_>, endpoints: &[ClusterEndpoints<'_>]) -> fmt::Result {
         self.worker(out)?;
         self.listeners(out)?;
         self.requests(out)?;
-        self.tries(out)?;
-        self.endpoints(out)?;
-        self.health(out)?;
+        self.tries(out, endpoints)?;
+        self.endpoints(out, endpoints)?;
+        self.health(out, endpoints)?;
         self.modules(out)?;
         self.module_answers(out)?;
         self.queues(out)?;
@@ -213,44 +234,39 @@ impl Metrics {
         )
     }
 
-    fn tries(&self, out: &mut MetricSink<'_>) -> fmt::Result {
+    fn tries(&self, out: &mut MetricSink<'_>, endpoints: &[ClusterEndpoints<'_>]) -> fmt::Result {
         out.counter(
             "trylist_tries",
             None,
-            "Tries by endpoint and result.",
-            self.by_kind("result", &TRY_RESULTS, |cells| &cells.tries),
+            "Tries by endpoint and result. Endpoint \"gone\" is the sum of servers that left the cluster.",
+            by_kind(endpoints, "result", &TRY_RESULTS, |counts| &counts.tries),
         )?;
         out.rare_counter(
             "trylist_try_failures",
-            "Tries without an established connection, by reason.",
-            self.by_kind("kind", &FAILURES, |cells| &cells.failures),
+            "Tries without an established connection, by reason. Endpoint \"gone\" is the sum of servers that left.",
+            by_kind(endpoints, "kind", &FAILURES, |counts| &counts.failures),
         )?;
         out.rare_counter(
             "trylist_try_responses",
-            "Responses of an endpoint by status class, including those that were not passed on.",
-            self.by_kind("class", &STATUS_CLASSES, |cells| &cells.statuses),
+            "Responses of an endpoint by status class, including those that were not passed on. Endpoint \"gone\" is the sum of servers that left.",
+            by_kind(endpoints, "class", &STATUS_CLASSES, |counts| &counts.statuses),
         )?;
         out.counter(
             "trylist_try",
             Some(&Unit::Seconds),
             "Total time of tries; divide by trylist_tries_total for the average.",
-            self.endpoint_series().map(|(labels, cluster, endpoint)| {
-                (labels, self.sum(|shard| &shard.clusters[cluster].endpoints[endpoint].time_ns))
-            }),
+            endpoint_series(endpoints).map(|(labels, row)| (labels, row.counts.time_ns)),
         )?;
         out.counter(
             "trylist_upstream_connections",
             None,
-            "Connections that tries got: new, reused (keep-alive), or stale (reused, but closed by the server).",
-            self.by_kind("connection", ConnectionOrigin::TEXT, |cells| &cells.connections),
+            "Connections that tries got: new, reused (keep-alive), or stale (reused, but closed by the server). Endpoint \"gone\" is the sum of servers that left.",
+            by_kind(endpoints, "connection", ConnectionOrigin::TEXT, |counts| &counts.connections),
         )
     }
 
-    fn endpoints(&self, out: &mut MetricSink<'_>) -> fmt::Result {
-        let live = || {
-            self.endpoint_series()
-                .map(|(labels, cluster, idx)| (labels, self.clusters[cluster].endpoints[idx].1.counters))
-        };
+    fn endpoints(&self, out: &mut MetricSink<'_>, endpoints: &[ClusterEndpoints<'_>]) -> fmt::Result {
+        let live = || member_series(endpoints).map(|(labels, life)| (labels, life.counters));
         out.gauge(
             "trylist_endpoint_in_flight",
             None,
@@ -284,34 +300,30 @@ impl Metrics {
         )
     }
 
-    fn health(&self, out: &mut MetricSink<'_>) -> fmt::Result {
-        let each = || {
-            self.endpoint_series()
-                .map(|(labels, cluster, idx)| (labels, &self.clusters[cluster].endpoints[idx].1.health))
-        };
+    fn health(&self, out: &mut MetricSink<'_>, endpoints: &[ClusterEndpoints<'_>]) -> fmt::Result {
         out.gauge(
             "trylist_endpoint_unavailable",
             None,
             "1 while this source marks an endpoint as unavailable, independently of the other sources.",
-            each().flat_map(|([cluster, endpoint], health)| {
+            member_series(endpoints).flat_map(|([cluster, endpoint], life)| {
                 HealthSource::ALL.into_iter().map(move |source| {
                     let labels = [cluster, endpoint, label("source", source.name())];
-                    (labels, u32::from(health.holds(source)))
+                    (labels, u32::from(life.health.holds(source)))
                 })
             }),
         )?;
         out.counter(
             "trylist_endpoint_ejections",
             None,
-            "Ejections of an endpoint because of its traffic (outlier detection).",
-            each().map(|(labels, health)| (labels, health.traffic.total())),
+            "Ejections of an endpoint because of its traffic (outlier detection). Endpoint \"gone\" is the sum of servers that left.",
+            endpoint_series(endpoints).map(|(labels, row)| (labels, row.counts.ejections)),
         )?;
         out.counter(
             "trylist_health_checks",
             None,
-            "Active health checks of an endpoint by result.",
-            each().flat_map(|([cluster, endpoint], health)| {
-                let (passed, failed) = health.checks.totals();
+            "Active health checks of an endpoint by result. Endpoint \"gone\" is the sum of servers that left.",
+            endpoint_series(endpoints).flat_map(|([cluster, endpoint], row)| {
+                let [passed, failed] = row.counts.checks;
                 let labels = move |result| [cluster, endpoint, label("result", result)];
                 let results = [(labels("passed"), passed), (labels("failed"), failed)];
                 results.into_iter().filter(move |_| passed + failed > 0)
@@ -503,27 +515,14 @@ impl Metrics {
         iter::once(("", None)).chain(self.clusters().map(|(idx, cluster)| (&*cluster.name, Some(idx))))
     }
 
-    /// Labels of each endpoint, and its indices.
-    fn endpoint_series(&self) -> impl Iterator<Item = ([Label<'_>; 2], usize, usize)> {
-        self.clusters().flat_map(|(cluster, names)| {
-            names.endpoints.iter().enumerate().map(move |(idx, (url, endpoint))| {
-                ([label("cluster", &names.name), Label::endpoint(url, endpoint.address)], cluster, idx)
-            })
-        })
-    }
-
-    fn by_kind<'a, const N: usize>(
-        &'a self,
-        name: &'static str,
-        texts: &'static [&'static str],
-        cells: fn(&EndpointCells) -> &[Cell; N],
-    ) -> impl Iterator<Item = ([Label<'a>; 3], u64)> {
-        self.endpoint_series().flat_map(move |([cluster_label, endpoint_label], cluster, endpoint)| {
-            texts.iter().enumerate().map(move |(kind, text)| {
-                let n = self.sum(|shard| &cells(&shard.clusters[cluster].endpoints[endpoint])[kind]);
-                ([cluster_label, endpoint_label, label(name, text)], n)
-            })
-        })
+    /// The endpoints of each cluster, as they are now.
+    fn endpoint_rows(&self, now: Instant) -> Vec<ClusterEndpoints<'_>> {
+        let rows = |(idx, names): (usize, &ClusterNames)| {
+            names.members.load().rows(now, |place| self.counted_at(idx, place))
+        };
+        self.clusters()
+            .map(|cluster| ClusterEndpoints { cluster: &cluster.1.name, rows: rows(cluster) })
+            .collect()
     }
 
     /// Client connections that are open now.
@@ -558,6 +557,63 @@ impl Shard {
     fn requests(&self, cluster: Option<usize>) -> &RequestCells {
         cluster.map_or(&self.unrouted, |idx| &self.clusters[idx].requests)
     }
+}
+
+/// Labels and numbers of each endpoint.
+fn endpoint_series<'a>(
+    endpoints: &'a [ClusterEndpoints<'_>],
+) -> impl Iterator<Item = ([Label<'a>; 2], &'a EndpointRow)> {
+    endpoints.iter().flat_map(|ClusterEndpoints { cluster, rows }| {
+        rows.iter().map(move |row| ([label("cluster", cluster), label("endpoint", &row.label)], row))
+    })
+}
+
+/// The same of those that are members.
+fn member_series<'a>(
+    endpoints: &'a [ClusterEndpoints<'_>],
+) -> impl Iterator<Item = ([Label<'a>; 2], &'a MemberLife)> {
+    endpoint_series(endpoints).filter_map(|(labels, row)| Some((labels, row.life.as_deref()?)))
+}
+
+/// What other generations counted, as it is shown with these endpoints. Endpoints that are not among them count as gone, for
+/// which there is a row then.
+fn with_gone_of(mut base: Arc<Totals>, endpoints: &mut [ClusterEndpoints<'_>]) -> Arc<Totals> {
+    if base.endpoints().next().is_none() {
+        return base;
+    }
+    let labels_of = |labels: &[Label<'_>]| {
+        let mut text = String::new();
+        key(labels, &mut text);
+        text
+    };
+    let there: HashSet<String> = endpoint_series(endpoints).map(|(labels, _)| labels_of(&labels)).collect();
+    let clusters: HashSet<String> =
+        endpoints.iter().map(|cluster| labels_of(&[label("cluster", cluster.cluster)])).collect();
+    let is_gone =
+        |labels: &EndpointLabels<'_>| clusters.contains(labels.cluster) && !there.contains(labels.endpoint);
+    if base.endpoints().any(|labels| is_gone(&labels)) {
+        Arc::make_mut(&mut base).move_where(is_gone);
+    }
+    for ClusterEndpoints { cluster, rows } in endpoints {
+        let gone = labels_of(&[label("cluster", cluster), label("endpoint", GONE)]);
+        let is_in = |base: &Totals| base.counters(ENDPOINTS).is_some_and(|known| known.contains_key(&*gone));
+        if is_in(&base) && !rows.iter().any(EndpointRow::is_gone) {
+            rows.push(EndpointRow::gone(EndpointCounts::default()));
+        }
+    }
+    base
+}
+
+fn by_kind<'a, const N: usize>(
+    endpoints: &'a [ClusterEndpoints<'_>],
+    name: &'static str,
+    texts: &'static [&'static str],
+    counts: fn(&EndpointCounts) -> &[u64; N],
+) -> impl Iterator<Item = ([Label<'a>; 3], u64)> {
+    endpoint_series(endpoints).flat_map(move |([cluster_label, endpoint_label], row)| {
+        let each = texts.iter().zip(counts(&row.counts));
+        each.map(move |(text, n)| ([cluster_label, endpoint_label, label(name, text)], *n))
+    })
 }
 
 /// Metrics of the process under their standard names, which common dashboards use.

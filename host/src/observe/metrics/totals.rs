@@ -3,14 +3,16 @@
 //! A supervisor adds the totals of generations that have ended or drain, and hands the sum to the newest generation, which adds
 //! it to its own. So counters never fall over a reload or a crash. Gauges belong to one process and are not here. Values are kept
 //! as counted (`u64`, times in nanoseconds), so that nothing is lost to rounding.
+//!
+//! Servers come and go, but sums over a cluster never fall. Counts of servers that the serving generation does not have move to
+//! `endpoint="gone"` of their cluster. For that, totals name each endpoint, also one that counted nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Bound;
 
 use serde::{Deserialize, Serialize};
 
-/// Counters and histograms by family and labels, without those that are zero. At most as many series as
+/// Counters and histograms by family and labels. Zeros are left out, except in [`ENDPOINTS`]. At most as many series as
 /// [`Metrics::text`](super::Metrics::text) shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
@@ -19,15 +21,13 @@ pub struct Totals {
 }
 
 /// The series of one family, by their labels as [`key`] writes them.
-pub(super) type Series<T> = BTreeMap<Box<str>, Counted<T>>;
+pub(super) type Series<T> = BTreeMap<Box<str>, T>;
 
-/// What was counted in one series.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Counted<T> {
-    pub(super) value: T,
-    /// The address, for an endpoint that is one of several addresses of a name.
-    address: Option<IpAddr>,
-}
+/// The label of what servers counted that are gone. No URL is like it.
+pub(super) const GONE: &str = "gone";
+
+/// The family that has one series of each endpoint.
+pub(super) const ENDPOINTS: &str = "trylist_try";
 
 /// More than any histogram has.
 const MAX_BUCKETS: usize = 128;
@@ -81,7 +81,7 @@ impl Totals {
             return Err("metrics of what is not in its configuration".to_owned());
         }
         let times = self.histograms.values().flat_map(Series::values);
-        if times.into_iter().any(|times| times.value.buckets.len() > MAX_BUCKETS) {
+        if times.into_iter().any(|times| times.buckets.len() > MAX_BUCKETS) {
             return Err("a histogram with more buckets than any has".to_owned());
         }
         Ok(())
@@ -93,8 +93,8 @@ impl Totals {
         counters + self.histograms.values().map(Series::len).sum::<usize>()
     }
 
-    /// As [`Self::add`], but has no more series than this one afterwards, or than before if that is more. False where some were
-    /// left out.
+    /// As [`Self::add`], but has at most this many series afterwards, or as many as before if that is more. Endpoints that do not
+    /// fit count as gone from their cluster, which may need a few series more. False if others were left out.
     pub fn add_up_to(&mut self, max_series: usize, other: &Self) -> bool {
         let mut room = max_series.saturating_sub(self.n_series());
         let mut is_room = |is_new: bool| {
@@ -105,11 +105,16 @@ impl Totals {
         let (mut is_all, mut added) = (true, other.clone());
         for (family, theirs) in &mut added.counters {
             let ours = self.counters.get(family);
-            theirs.retain(|labels, _| {
+            let mut gone = Series::default();
+            theirs.retain(|labels, n| {
                 let fits = is_room(ours.is_none_or(|ours| !ours.contains_key(labels)));
-                is_all &= fits;
+                match EndpointLabels::of(labels).filter(|_| !fits) {
+                    Some(endpoint) => add_to(&mut gone, endpoint.gone(), *n),
+                    None => is_all &= fits,
+                }
                 fits
             });
+            gone.into_iter().for_each(|(labels, n)| add_to(theirs, labels, n));
         }
         for (family, theirs) in &mut added.histograms {
             let ours = self.histograms.get(family);
@@ -127,25 +132,45 @@ impl Totals {
     pub fn add(&mut self, other: &Self) {
         for (family, theirs) in &other.counters {
             let ours = self.counters.entry(family.clone()).or_default();
-            for (labels, n) in theirs {
-                let total = &mut n.of_same(ours, labels).value;
-                *total = total.wrapping_add(n.value);
-            }
+            theirs.iter().for_each(|(labels, n)| add_to(ours, labels.clone(), *n));
         }
         for (family, theirs) in &other.histograms {
             let ours = self.histograms.entry(family.clone()).or_default();
             for (labels, times) in theirs {
-                times.of_same(ours, labels).value.add(&times.value);
+                ours.entry(labels.clone()).or_default().add(times);
             }
         }
     }
 
-    /// Forgets the series of servers that stand for one address of a name (see [`crate::cluster::discovery`]), except for
-    /// these addresses. Otherwise a name with ever new addresses would make the totals grow without bound.
-    pub fn keep_addresses(&mut self, is_kept: impl Fn(IpAddr) -> bool) {
-        let stays = |address: Option<IpAddr>| address.is_none_or(&is_kept);
-        self.counters.values_mut().for_each(|series| series.retain(|_, counted| stays(counted.address)));
-        self.histograms.values_mut().for_each(|series| series.retain(|_, counted| stays(counted.address)));
+    /// Counts endpoints as gone that the generation with these totals does not have. Nothing changes in clusters of which it
+    /// names no endpoint: it does not have them, or has not reported yet.
+    pub fn move_gone(&mut self, serving: &Self) {
+        let Some(there) = serving.counters(ENDPOINTS) else { return };
+        let clusters: HashSet<&str> = serving.endpoints().map(|labels| labels.cluster).collect();
+        self.move_where(|labels| clusters.contains(labels.cluster) && !there.contains_key(labels.endpoint));
+    }
+
+    /// Counts these endpoints as gone from their cluster.
+    pub(super) fn move_where(&mut self, is_gone: impl Fn(&EndpointLabels<'_>) -> bool) {
+        for series in self.counters.values_mut() {
+            let moved: Vec<_> = series
+                .iter()
+                .filter_map(|(labels, n)| {
+                    let endpoint = EndpointLabels::of(labels).filter(&is_gone)?;
+                    Some((labels.clone(), endpoint.gone(), *n))
+                })
+                .collect();
+            for (labels, gone, n) in moved {
+                series.remove(&labels);
+                add_to(series, gone, n);
+            }
+        }
+    }
+
+    /// The endpoints that it names.
+    pub(super) fn endpoints(&self) -> impl Iterator<Item = EndpointLabels<'_>> {
+        let labels = self.counters(ENDPOINTS).into_iter().flat_map(Series::keys);
+        labels.filter_map(|labels| EndpointLabels::of(labels))
     }
 
     /// Whether nothing was counted.
@@ -191,16 +216,46 @@ impl Times {
     }
 }
 
-impl<T: Default> Counted<T> {
-    /// Of the series with these labels.
-    pub(super) fn new(labels: &[Label<'_>], value: T) -> Self {
-        Self { value, address: labels.iter().find_map(|label| label.address) }
+/// The labels of an endpoint's series, as [`key`] writes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct EndpointLabels<'a> {
+    /// The cluster's label.
+    pub(super) cluster: &'a str,
+    /// The labels of cluster and endpoint.
+    pub(super) endpoint: &'a str,
+    all: &'a str,
+}
+
+impl<'a> EndpointLabels<'a> {
+    /// `None` if these are not the labels of an endpoint.
+    pub(super) fn of(all: &'a str) -> Option<Self> {
+        const CLUSTER: &str = "cluster=\"";
+        const ENDPOINT: &str = ",endpoint=\"";
+        let cluster = CLUSTER.len() + quoted_len(all.strip_prefix(CLUSTER)?)?;
+        let endpoint = cluster + ENDPOINT.len() + quoted_len(all[cluster..].strip_prefix(ENDPOINT)?)?;
+        Some(Self { cluster: &all[..cluster], endpoint: &all[..endpoint], all })
     }
 
-    /// The same series in other totals, where it begins at zero.
-    fn of_same<'a>(&self, theirs: &'a mut Series<T>, labels: &str) -> &'a mut Self {
-        theirs.entry(labels.into()).or_insert_with(|| Self { value: T::default(), address: self.address })
+    /// The same labels of what is gone from the cluster.
+    fn gone(&self) -> Box<str> {
+        format!("{},endpoint=\"{GONE}\"{}", self.cluster, &self.all[self.endpoint.len()..]).into()
     }
+}
+
+/// Length of a label's value with the quote that ends it.
+fn quoted_len(text: &str) -> Option<usize> {
+    let mut is_escaped = false;
+    let end = text.bytes().position(|byte| {
+        let ends = byte == b'"' && !is_escaped;
+        is_escaped = byte == b'\\' && !is_escaped;
+        ends
+    });
+    end.map(|end| end + 1)
+}
+
+fn add_to(series: &mut Series<u64>, labels: Box<str>, n: u64) {
+    let total = series.entry(labels).or_default();
+    *total = total.wrapping_add(n);
 }
 
 /// The labels of a cluster's series begin with this.
@@ -213,7 +268,7 @@ fn cluster_label(name: &str) -> String {
 /// Writes labels into `text` as they are exposed.
 pub(super) fn key(labels: &[Label<'_>], text: &mut String) {
     text.clear();
-    for (i, Label { name, value, .. }) in labels.iter().enumerate() {
+    for (i, Label { name, value }) in labels.iter().enumerate() {
         if i > 0 {
             text.push(',');
         }
@@ -236,19 +291,11 @@ pub(super) fn key(labels: &[Label<'_>], text: &mut String) {
 pub(super) struct Label<'a> {
     name: &'static str,
     value: &'a str,
-    address: Option<IpAddr>,
 }
 
 /// A label of this name and value.
 pub(super) fn label<'a>(name: &'static str, value: &'a str) -> Label<'a> {
-    Label { name, value, address: None }
-}
-
-impl<'a> Label<'a> {
-    /// The label of an endpoint, with its address where it is one of several addresses of a name.
-    pub(super) fn endpoint(url: &'a str, address: Option<IpAddr>) -> Self {
-        Self { address, ..label("endpoint", url) }
-    }
+    Label { name, value }
 }
 
 #[cfg(test)]
@@ -258,11 +305,7 @@ mod tests {
     fn totals(series: &[(&str, &str)]) -> Totals {
         let mut totals = Totals::default();
         for (family, labels) in series {
-            totals
-                .counters
-                .entry((*family).into())
-                .or_default()
-                .insert((*labels).into(), Counted::new(&[], 1));
+            totals.counters.entry((*family).into()).or_default().insert((*labels).into(), 1);
         }
         totals
     }
@@ -303,35 +346,67 @@ mod tests {
         assert!(sum.add_up_to(2, &totals(&[("tries", "1")])));
         assert!(!sum.add_up_to(3, &totals(&[("tries", "1"), ("tries", "3"), ("other", "4")])));
         let tries = sum.counters("tries").expect("some");
-        let n = |labels| tries.get(labels).map(|counted| counted.value);
+        let n = |labels| tries.get(labels).copied();
         assert_eq!((n("1"), n("3"), sum.n_series()), (Some(3), None, 3));
     }
 
-    #[test]
-    fn only_series_of_addresses_that_are_gone_are_forgotten() {
-        let (gone, stays) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
-        let endpoints = [
-            ("http://a:1#10.0.0.1", Some(gone)),
-            // A second server of the same address.
-            ("http://a:1#10.0.0.2 #2", Some(stays)),
-            ("http://b", None),
-            ("unix:/x#10.0.0.1", None),
-        ];
-        let mut counted = Series::default();
-        for (url, address) in endpoints {
-            let labels = [label("cluster", "c"), Label::endpoint(url, address), label("result", "served")];
-            let mut text = String::new();
-            key(&labels, &mut text);
-            counted.insert(text.into(), Counted::new(&labels, 1));
-        }
-        let mut series = Totals::default();
-        series.put_counters("tries", counted);
-        // What was added to other totals keeps its address.
+    /// The labels of an endpoint's series.
+    fn series(cluster: &str, endpoint: &str, result: &str) -> Box<str> {
+        let mut text = String::new();
+        let labels = [label("cluster", cluster), label("endpoint", endpoint), label("result", result)];
+        key(&labels[..if result.is_empty() { 2 } else { 3 }], &mut text);
+        text.into()
+    }
+
+    /// What a generation with these endpoints reports, one try for each.
+    fn report(endpoints: &[(&str, &str)]) -> Totals {
         let mut totals = Totals::default();
-        totals.add(&series);
-        totals.keep_addresses(|address| address == stays);
-        let left: Vec<_> = totals.counters("tries").expect("some").keys().cloned().collect();
-        let text = |url| format!("cluster=\"c\",endpoint=\"{url}\",result=\"served\"").into();
-        assert_eq!(left, endpoints[1..].iter().map(|(url, _)| text(url)).collect::<Vec<Box<str>>>());
+        totals.put_counters("tries", endpoints.iter().map(|(c, e)| (series(c, e, "served"), 1)).collect());
+        totals.put_counters(ENDPOINTS, endpoints.iter().map(|(c, e)| (series(c, e, ""), 0)).collect());
+        totals
+    }
+
+    fn tries(totals: &Totals) -> Vec<(&str, u64)> {
+        totals.counters("tries").expect("some").iter().map(|(labels, n)| (&**labels, *n)).collect()
+    }
+
+    #[test]
+    fn labels_of_endpoints_are_told_from_others() {
+        let odd = "a\\\",endpoint=\"";
+        let labels = series(odd, "http://x#10.0.0.1 #2", "served");
+        let found = EndpointLabels::of(&labels).expect("it is one");
+        assert_eq!(found.cluster, cluster_label(odd));
+        assert_eq!(found.endpoint, &*series(odd, "http://x#10.0.0.1 #2", ""));
+        assert_eq!(found.gone(), series(odd, GONE, "served"));
+        let unterminated = "cluster=\"a\\\",endpoint=\"b\"";
+        for other in ["", "cluster=\"a\"", "cluster=\"a\",endpoint=\"b", unterminated, "listener=\"1\""] {
+            assert_eq!(EndpointLabels::of(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn counts_of_servers_that_are_gone_stay_in_the_sum_of_their_cluster() {
+        let mut kept = report(&[("c", "http://a"), ("c", "http://b"), ("d", "http://a")]);
+        kept.add(&report(&[("c", "http://b"), ("c", "http://e")]));
+        kept.move_gone(&Totals::default());
+        assert_eq!(kept.n_series(), 8, "nothing is known of what is there");
+        kept.move_gone(&report(&[("c", "http://a"), ("c", "http://n")]));
+        let (a, gone) = (series("c", "http://a", "served"), series("c", GONE, "served"));
+        let other = series("d", "http://a", "served");
+        assert_eq!(tries(&kept), [(&*gone, 3), (&*a, 1), (&*other, 1)]);
+        kept.move_gone(&report(&[("c", "http://b")]));
+        assert_eq!(tries(&kept), [(&*gone, 4), (&*other, 1)], "what is gone stays so");
+    }
+
+    #[test]
+    fn endpoints_that_do_not_fit_count_as_gone() {
+        let mut kept = report(&[("c", "http://a")]);
+        for n in 0..100 {
+            assert!(kept.add_up_to(4, &report(&[("c", "http://a"), ("c", &format!("http://{n}"))])));
+        }
+        let sum: u64 = tries(&kept).iter().map(|(_, n)| n).sum();
+        assert_eq!((sum, kept.n_series() <= 6), (201, true), "{kept:?}");
+        let (a, gone) = (series("c", "http://a", "served"), series("c", GONE, "served"));
+        assert!(tries(&kept).contains(&(&*a, 101)) && tries(&kept).contains(&(&*gone, 99)), "{kept:?}");
     }
 }

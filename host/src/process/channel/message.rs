@@ -10,7 +10,8 @@
 //! TellLoad, while others run ────────►
 //!             ◄───────────────────────  Load, whenever it has changed
 //! Elsewhere: all others' loads ──────►
-//!             ◄───────────────────────  Moved, when a name's addresses have changed
+//! Acts, whenever they change ────────►  merges, builds, publishes
+//!             ◄───────────────────────  Applied
 //! Save ──────────────────────────────►
 //!             ◄───────────────────────  Saved
 //! HandOver, or Drain ────────────────►  finishes what runs
@@ -19,7 +20,6 @@
 //! ```
 //! The worker ends when the socket does; a supervisor that died has closed it too.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ChannelMessage;
 use crate::cluster::learned::{self, Learned};
+use crate::cluster::membership::ServerAct;
 use crate::observe::metrics::Totals;
 use crate::process::sockets::Shortage;
 
@@ -46,8 +47,13 @@ pub(crate) enum ToWorker {
     },
     /// Send the learned state.
     Save,
-    /// An operator's mark on an endpoint is set or taken away.
-    Mark(OperatorMark),
+    /// What operators changed of servers, all that is in force. Answered by [`ToSupervisor::Applied`].
+    Acts {
+        /// Counts changes.
+        number: u64,
+        /// In place of all that came before.
+        acts: Vec<ServerAct>,
+    },
     /// Counts of other generations.
     Base(Totals),
     /// Whether other generations run too, so that each has to know the load of all.
@@ -101,8 +107,8 @@ pub(crate) struct Start {
     pub(crate) has_access_log: bool,
     /// The state that the generation before saved.
     pub(crate) state: Learned,
-    /// Marks that operators set on servers.
-    pub(crate) marks: Vec<OperatorMark>,
+    /// What operators changed of servers.
+    pub(crate) acts: Vec<ServerAct>,
     /// Counts of other generations.
     pub(crate) base: Totals,
 }
@@ -116,19 +122,6 @@ pub(crate) struct ModuleCopy {
     pub(crate) sha256: [u8; 32],
     /// It is not to be opened.
     pub(crate) is_quarantined: bool,
-}
-
-/// A mark that an operator sets on a server at run time.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct OperatorMark {
-    /// Name of the cluster.
-    pub(crate) cluster: String,
-    /// URL of the server as written in the configuration.
-    pub(crate) url: String,
-    /// Whether it drains, if something was said of that.
-    pub(crate) drain: Option<bool>,
-    /// Its weight, if something was said of that; 1 to 65,535.
-    pub(crate) weight: Option<u16>,
 }
 
 /// From a worker.
@@ -155,12 +148,12 @@ pub(crate) enum ToSupervisor {
     },
     /// A regular report.
     Report(Box<WorkerReport>),
-    /// A name of which each address is a server has others now.
-    Moved {
-        /// The name.
-        name: String,
-        /// All that it has, in order.
-        addresses: Vec<IpAddr>,
+    /// The last thread uses what [`ToWorker::Acts`] asked for, or it was refused.
+    Applied {
+        /// The number of the acts.
+        number: u64,
+        /// Why they are not in use.
+        problem: Option<String>,
     },
     /// The state learned so far: the answer to `Save`, and sent every few seconds.
     Saved {
@@ -196,7 +189,7 @@ impl ToSupervisor {
             Self::Failed { .. } => 1,
             Self::Ready { .. } => 2,
             Self::Report(_) => 3,
-            Self::Moved { .. } => 4,
+            Self::Applied { .. } => 4,
             Self::Saved { .. } => 5,
             Self::Ended { .. } => 6,
             Self::Load { .. } => 7,
@@ -210,7 +203,7 @@ impl ChannelMessage for ToSupervisor {
 
     fn most_bytes(kind: u8) -> u64 {
         match kind {
-            // Lines of text, and the addresses of a name: 65,535 are 1 MiB.
+            // Lines of text.
             0..=2 | 4 => 4 << 20,
             // Metrics: more than 1,000 bytes for each of 65,535 endpoints.
             3 | 6 => 64 << 20,

@@ -42,7 +42,7 @@ impl Request<'_> {
     ) -> LastResort {
         let now = Instant::now();
         let head = std::mem::take(&mut memory.response_head);
-        self.note(endpoint, &format!("answered {}", head.status));
+        self.note(trylist.member(endpoint), &format!("answered {}", head.status));
         trylist.response_headers(&head, now);
         trylist.end_try(wire::TRY_SERVED, now);
         self.rest = exchange.request.take_rest();
@@ -203,12 +203,12 @@ impl Request<'_> {
 
     /// Drops a response that was held back: another try was made. A short response that has come whole leaves its connection
     /// usable.
-    pub(super) fn let_go(&self, last: Option<LastResort>, now: Instant) {
+    pub(super) fn let_go(&self, trylist: &Trylist<'_>, last: Option<LastResort>, now: Instant) {
         let Some(LastResort::Response(held)) = last else { return };
         let HeldResponse { endpoint, exchange: Exchange { server, mut buffer, .. }, head } = *held;
         let ends = BodyReader::of_response(head.framing).take(&mut buffer).is_ok_and(|piece| piece.last);
         if head.keep_alive && ends && buffer.is_empty() {
-            self.thread.pool.put(self.view.plan.route.cluster, endpoint, server, now);
+            self.thread.keep_connection(self.view.plan.route.cluster, trylist.member(endpoint), server, now);
         }
     }
 

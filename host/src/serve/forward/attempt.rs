@@ -1,10 +1,12 @@
 //! One try: a connection kept alive or a new one, the request sent, the response's head received.
 
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use lb_api::wire;
 
 use super::request::{Memory, Request};
+use crate::cluster::endpoint::Endpoint;
 use crate::http::h1::body::Encoding;
 use crate::http::h1::head::{Framing, RequestHead};
 use crate::http::headers::{self, Hop};
@@ -126,8 +128,9 @@ impl Request<'_> {
             .send_proxy_protocol
             .map(|version| version.header(client.socket(), down.stream.local_addr().ok()));
         let preface = preface.as_deref().unwrap_or_default();
-        let (place, upgrade) = ((cluster_idx, endpoint), self.view.plan.upgrade);
-        let made = upstream::connection(thread, self.cluster, place, patience, preface, upgrade).await;
+        let (members, upgrade) = (Rc::clone(trylist.members()), self.view.plan.upgrade);
+        let to = (cluster_idx, &**members.at_place(endpoint).expect("it was just chosen"));
+        let made = upstream::connection(thread, self.cluster, to, patience, preface, upgrade).await;
         let now = Instant::now();
         match made {
             Ok(server) => {
@@ -172,7 +175,7 @@ impl Request<'_> {
             self.n_retried = self.n_sent;
             self.thread.metrics.retried(self.view.plan.route.cluster);
         }
-        let pump = self.request_pump(down, memory, endpoint, server.is_h2());
+        let pump = self.request_pump(down, memory, trylist.member(endpoint), server.is_h2());
         let mut exchange = Exchange::new(server, pump);
         let (response, allowed) = self.patience(self.cluster.config.response_timeout, now);
         let terms = ExchangeTerms {
@@ -216,7 +219,13 @@ impl Request<'_> {
     }
 
     /// What sends the request: its head as the server gets it, then its body.
-    fn request_pump(&mut self, down: &Downstream, memory: &mut Memory, endpoint: usize, to_h2: bool) -> Pump {
+    fn request_pump(
+        &mut self,
+        down: &Downstream,
+        memory: &mut Memory,
+        endpoint: &Endpoint,
+        to_h2: bool,
+    ) -> Pump {
         let head = self.view.head;
         let mut out = std::mem::take(&mut memory.request);
         out.clear();
@@ -243,11 +252,11 @@ impl Request<'_> {
     }
 
     /// Writes the request's head as the server gets it.
-    fn write_request_head(&self, down: &Downstream, endpoint: usize, out: &mut Vec<u8>) {
+    fn write_request_head(&self, down: &Downstream, endpoint: &Endpoint, out: &mut Vec<u8>) {
         let head = self.view.head;
         let target = self.view.plan.target(head);
         let authority = self.view.plan.authority;
-        let own = self.cluster.endpoints[endpoint].authority.as_bytes();
+        let own = endpoint.authority.as_bytes();
         let host = self.cluster.host_header(self.view.plan.route.host_header.as_ref(), endpoint);
         let values;
         let rules = match self.view.plan.route.request_headers.as_deref() {

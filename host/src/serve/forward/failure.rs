@@ -7,6 +7,7 @@ use lb_api::wire;
 
 use super::report::{RequestReport, Served, end, write_all};
 use super::request::{AfterRequest, Memory, Request};
+use crate::cluster::endpoint::Endpoint;
 use crate::http::h1::head::Framing;
 use crate::serve::downstream::Downstream;
 use crate::serve::error::{Error, Side};
@@ -81,7 +82,7 @@ impl Request<'_> {
         now: Instant,
     ) {
         if let Some(text) = &failed.text {
-            self.note(endpoint, text);
+            self.note(trylist.member(endpoint), text);
         }
         trylist.end_try(failed.result, now);
     }
@@ -183,11 +184,11 @@ impl Request<'_> {
 
     /// Remembers why a try failed.
     #[cold]
-    pub(super) fn note(&mut self, endpoint: usize, text: &str) {
+    pub(super) fn note(&mut self, endpoint: &Endpoint, text: &str) {
         if !self.failures.is_empty() {
             self.failures.push_str(", ");
         }
         // Writing to a string cannot fail.
-        let _ = write!(self.failures, "{}: {text}", self.cluster.endpoints[endpoint].url);
+        let _ = write!(self.failures, "{}: {text}", endpoint.url);
     }
 }

@@ -78,7 +78,7 @@ impl Request<'_> {
         down: &mut Downstream,
         trylist: &mut Trylist<'_>,
     ) -> Result<(NextTry, Instant), NoTurn> {
-        let tick = if self.cluster.has_limits { LIMITED_QUEUE_TICK } else { QUEUE_TICK };
+        let tick = if trylist.members().has_limits { LIMITED_QUEUE_TICK } else { QUEUE_TICK };
         let mut now = Instant::now();
         let mut may_ask = place.may_ask;
         let mut signal = None;

@@ -1,6 +1,7 @@
 //! Relays the response to the client, while the rest of the request goes to the server.
 
-use std::future::poll_fn;
+use std::future::{Future as _, poll_fn};
+use std::pin::pin;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
@@ -68,7 +69,15 @@ impl Request<'_> {
         }
 
         let mut sending = Sending { request: &mut request, failed: false };
-        let relayed = self.relay_pumps(down, &mut server, &mut buffer, &mut sending, &mut pump, now).await;
+        let relayed = {
+            let mut relaying =
+                pin!(self.relay_pumps(down, &mut server, &mut buffer, &mut sending, &mut pump, now));
+            poll_fn(|cx| {
+                trylist.let_go_if_over();
+                relaying.as_mut().poll(cx)
+            })
+            .await
+        };
         let is_sent = sending.is_sent();
         let mut at = Instant::now();
         let mut report = self.report_of(memory.response_head.status, &request, &pump);
@@ -83,7 +92,12 @@ impl Request<'_> {
         trylist.end_try(wire::TRY_SERVED, at);
         let then = if is_sent {
             if memory.response_head.keep_alive && buffer.is_empty() {
-                self.thread.pool.put(self.view.plan.route.cluster, endpoint, server, at);
+                self.thread.keep_connection(
+                    self.view.plan.route.cluster,
+                    trylist.member(endpoint),
+                    server,
+                    at,
+                );
             }
             self.end(down, framing.keep)
         } else {
@@ -162,7 +176,7 @@ impl Request<'_> {
         let rules = match self.view.plan.route.response_headers.as_deref() {
             None => None,
             Some(rules) => {
-                values = self.values(down, Some(endpoint), head.status);
+                values = self.values(down, Some(trylist.member(endpoint)), head.status);
                 Some((rules, &values))
             }
         };
@@ -172,11 +186,13 @@ impl Request<'_> {
 
     /// The `Set-Cookie` line of a new session, which brings the client back to this endpoint. Empty where the client's session is
     /// here already, or stays where it is.
-    pub(super) fn session_cookie(&self, trylist: &Trylist<'_>, endpoint: usize) -> &[u8] {
-        let sticky = self.cluster.sticky.as_ref();
+    pub(super) fn session_cookie<'b>(&self, trylist: &'b Trylist<'_>, endpoint: usize) -> &'b [u8] {
+        let members = trylist.members();
+        let sticky = members.sticky.as_ref();
         let sticky = sticky.filter(|_| self.view.preferred != Some(endpoint) && !trylist.is_session_kept());
         let by_tls = self.view.plan.client.is_https;
-        sticky.and_then(|sticky| sticky.set_cookie(endpoint, by_tls)).unwrap_or_default()
+        let idx = members.index_of_place(endpoint);
+        sticky.zip(idx).and_then(|(sticky, idx)| sticky.set_cookie(idx, by_tls)).unwrap_or_default()
     }
 
     /// What becomes of the client's connection after a request that was read to its end.

@@ -111,11 +111,10 @@ impl Request<'_> {
             sent_bytes: report.sent_bytes,
         });
         let Some(log) = &thread.access_log else { return };
-        let endpoints = &self.cluster.endpoints;
         let entry = access_log::LogEntry {
             cluster: Some(&self.cluster.config.name),
             module: Some(trylist.module()),
-            endpoint: trylist.endpoint().map(|endpoint| &*endpoints[endpoint].url),
+            endpoint: trylist.last_endpoint().map(|endpoint| &*trylist.member(endpoint).url),
             duration_ns,
             first_byte_ns,
             request_id: self.view.plan.request_id.as_deref(),
@@ -123,7 +122,7 @@ impl Request<'_> {
             ..entry(down, Some(self.view.head), report)
         };
         let tries = trylist.tries().iter().map(|tried| access_log::Try {
-            endpoint: &endpoints[tried.endpoint].url,
+            endpoint: &trylist.member(tried.endpoint).url,
             result: tried.failure.map_or_else(|| metrics::try_result(tried.result), metrics::failure),
             status: tried.status,
             duration_ns: ns(tried.total),

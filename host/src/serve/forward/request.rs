@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::cluster::Cluster;
+use crate::cluster::endpoint::Endpoint;
 use crate::cluster::retries::Retrying;
 use crate::http::h1::head::{RequestHead, ResponseHead};
 use crate::http::headers::rules::Values;
@@ -88,7 +89,7 @@ impl<'a> Request<'a> {
     pub(super) fn values<'b>(
         &'b self,
         down: &Downstream,
-        endpoint: Option<usize>,
+        endpoint: Option<&'b Endpoint>,
         status: u16,
     ) -> Values<'b> {
         let View { head, plan, .. } = self.view;
@@ -102,7 +103,7 @@ impl<'a> Request<'a> {
             path: &plan.path,
             query: plan.query.unwrap_or_default(),
             cluster: &self.cluster.config.name,
-            endpoint: endpoint.map_or("", |endpoint| &self.cluster.endpoints[endpoint].url),
+            endpoint: endpoint.map_or("", |endpoint| &endpoint.url),
             status,
         }
     }

@@ -1,8 +1,9 @@
 //! A connection that has switched protocols: bytes move both ways until either side ends it.
 
-use std::future::poll_fn;
+use std::future::{Future as _, poll_fn};
 use std::io;
 use std::pin::Pin;
+use std::pin::pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -88,7 +89,14 @@ impl Request<'_> {
         let mut to_client = TunnelDirection::new(buffer);
         let mut to_server = TunnelDirection::new(std::mem::take(&mut down.buffer));
         to_server.source_ended = down.read_closed;
-        let ended = run(thread, down, &mut server, &mut to_client, &mut to_server).await;
+        let ended = {
+            let mut running = pin!(run(thread, down, &mut server, &mut to_client, &mut to_server));
+            poll_fn(|cx| {
+                trylist.let_go_if_over();
+                running.as_mut().poll(cx)
+            })
+            .await
+        };
         thread.metrics.tunnel_closed(cluster);
         // Closed without that, the kernel would keep what a side does not take, for minutes.
         down.reset_on_close(to_client.is_stuck());
@@ -118,7 +126,7 @@ impl Request<'_> {
         head: &ResponseHead,
         out: &mut Vec<u8>,
     ) {
-        let values = self.values(down, Some(endpoint), head.status);
+        let values = self.values(down, Some(trylist.member(endpoint)), head.status);
         let rules = self.view.plan.route.response_headers.as_deref().map(|rules| (rules, &values));
         headers::write_switch(head, self.session_cookie(trylist, endpoint), rules, out);
     }

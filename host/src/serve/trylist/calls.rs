@@ -5,12 +5,12 @@
 )]
 
 use std::ffi::c_void;
+use std::rc::Rc;
 use std::time::Instant;
 
 use lb_api::wire;
 
 use super::{CallState, Trylist, why};
-use crate::cluster::Tier;
 use crate::module::balancer::{Balancer, Panicked};
 use crate::module::wire::ns;
 use crate::observe::metrics::ModuleCall;
@@ -18,14 +18,15 @@ use crate::observe::metrics::ModuleCall;
 impl Trylist<'_> {
     /// Has the tier's balancer, if it may, begin a trylist, of which there is none now.
     pub(super) fn load_balance(&mut self) {
-        let (tier, view) = (self.tier, self.view);
+        let (members, view) = (Rc::clone(&self.members), self.view);
         // Of another tier, it is not wanted: its session moves to the tier in use.
-        let preferred = view.preferred.map_or(wire::NO_ENDPOINT, |endpoint| wire_idx(tier, endpoint));
+        let preferred = view.preferred.map_or(wire::NO_ENDPOINT, |endpoint| self.wire_idx(endpoint));
         self.preferred =
             Some(preferred as usize).filter(|idx| preferred != wire::NO_ENDPOINT && !self.was_tried(*idx));
         self.slot_mut().forget_answers();
-        self.balancer = tier.chooser(view.key.is_some());
-        let Some(balancer) = self.balancer else { return };
+        let chooser = members.tiers.get(self.tier_idx).and_then(|tier| tier.chooser(view.key.is_some()));
+        self.asks_module = chooser.is_some();
+        let Some(balancer) = chooser else { return };
         self.slot_mut().prepare(balancer, view, preferred);
         let storage = self.storage(balancer);
         let request = self.slot().request();
@@ -46,12 +47,15 @@ impl Trylist<'_> {
 
     /// The request is over; `kind` is one of [`wire`]'s `OUTCOME_*`, `status` what the client got, 0 where it got none.
     pub(crate) fn finish(&mut self, kind: u32, status: u16, now: Instant) {
+        // One that still runs counts where the trylist ends before its request.
+        let running = self.current.as_ref().map(|current| current.endpoint);
+        let endpoint = running.or(self.last.endpoint);
         let outcome = wire::Outcome {
             size: size_of::<wire::Outcome>() as u32,
             kind,
-            endpoint: self.last.endpoint.map_or(wire::NO_ENDPOINT, |endpoint| wire_idx(self.tier, endpoint)),
+            endpoint: endpoint.map_or(wire::NO_ENDPOINT, |endpoint| self.wire_idx(endpoint)),
             status: u32::from(status),
-            n_tries: self.slot().tries.len() as u32,
+            n_tries: self.slot().tries.len() as u32 + u32::from(running.is_some()),
             reserved: 0,
             now_ns: self.thread.ns(now),
             connect_ns: ns(self.last.connect),
@@ -70,7 +74,10 @@ impl Trylist<'_> {
     }
 
     pub(super) fn drop_trylist(&mut self) {
-        let Some(balancer) = self.balancer.filter(|_| self.state != CallState::None) else { return };
+        let members = Rc::clone(&self.members);
+        let Some(balancer) = self.balancer(&members).filter(|_| self.state != CallState::None) else {
+            return;
+        };
         let storage = self.storage(balancer);
         // SAFETY: the trylist is alive until this call, its last, as the state says from here on.
         let dropped = self.timed(ModuleCall::Drop, || unsafe { balancer.drop_trylist(storage) });
@@ -79,10 +86,34 @@ impl Trylist<'_> {
         self.state = CallState::None;
     }
 
+    /// Ends the trylist where its snapshot is over, though the request runs: the module hears what it hears when a client leaves.
+    /// One load where it is not.
+    #[inline]
+    pub(crate) fn let_go_if_over(&mut self) {
+        if self.members.is_over() {
+            self.let_go();
+        }
+    }
+
+    #[cold]
+    fn let_go(&mut self) {
+        let now = Instant::now();
+        if self.current.is_some() && self.wants(wire::EVENT_TRY_ENDED) {
+            self.observe(wire::EVENT_TRY_ENDED, wire::TRY_ABORTED, &[], now);
+        }
+        self.finish(wire::OUTCOME_ABORTED, 0, now);
+        self.drop_trylist();
+        self.keep_tried();
+        self.asks_module = false;
+        // With the newest members it holds no balancer for longer than these last.
+        self.members = self.thread.members(self.cluster_idx);
+        self.tier_idx = super::NO_TIER;
+    }
+
     /// Asks the module for the next endpoint.
     pub(super) fn ask(&mut self, balancer: &Balancer, now: Instant) -> Result<wire::Answer, Panicked> {
         let n_tries = self.slot().tries.len() as u32;
-        let n_endpoints = self.tier.n_endpoints;
+        let n_endpoints = self.n_endpoints();
         let storage = self.storage(balancer);
         let slot = self.slot_mut();
         slot.spread(n_endpoints);
@@ -111,7 +142,8 @@ impl Trylist<'_> {
     #[cold]
     pub(super) fn ask_why(&mut self) -> String {
         let is_alive = !matches!(self.state, CallState::Ended | CallState::None);
-        let Some(balancer) = self.balancer.filter(|_| is_alive) else { return String::new() };
+        let members = Rc::clone(&self.members);
+        let Some(balancer) = self.balancer(&members).filter(|_| is_alive) else { return String::new() };
         let (storage, mut words) = (self.storage(balancer), Vec::new());
         // SAFETY: as the state says, the trylist is alive in its storage, and has heard no end.
         if unsafe { balancer.explain(storage, &mut words) }.is_err() {
@@ -128,7 +160,7 @@ impl Trylist<'_> {
             size: size_of::<wire::Event>() as u32,
             kind,
             try_id: self.slot().tries.len() as u32 + 1,
-            endpoint: wire_idx(self.tier, current.endpoint),
+            endpoint: self.wire_idx(current.endpoint),
             status: u32::from(current.status),
             result,
             now_ns: self.thread.ns(now),
@@ -149,7 +181,8 @@ impl Trylist<'_> {
     /// Makes a call on the trylist, if there still is one that may hear of anything.
     fn tell(&mut self, call: ModuleCall, tell: impl FnOnce(&Balancer, *mut c_void) -> Result<(), Panicked>) {
         let hears = !matches!(self.state, CallState::Ended | CallState::None);
-        let Some(balancer) = self.balancer.filter(|_| hears) else { return };
+        let members = Rc::clone(&self.members);
+        let Some(balancer) = self.balancer(&members).filter(|_| hears) else { return };
         let storage = self.storage(balancer);
         if self.timed(call, || tell(balancer, storage)).is_err() {
             self.state = CallState::Ended;
@@ -172,12 +205,6 @@ impl Trylist<'_> {
 
     #[inline]
     pub(super) fn wants(&self, event: u32) -> bool {
-        self.balancer.is_some_and(|balancer| balancer.wants(event))
+        self.balancer(&self.members).is_some_and(|balancer| balancer.wants(event))
     }
-}
-
-/// An endpoint as the tier's balancer calls it; none where it is of another tier.
-pub(super) fn wire_idx(tier: &Tier, endpoint: usize) -> u32 {
-    let idx = endpoint.wrapping_sub(tier.first);
-    if idx < tier.n_endpoints { u32::try_from(idx).unwrap_or(wire::NO_ENDPOINT) } else { wire::NO_ENDPOINT }
 }

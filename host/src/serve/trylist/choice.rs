@@ -1,12 +1,14 @@
 //! How the endpoint of the next try is chosen: by the module of a tier, whose answers are checked like input, or by the host.
 
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lb_api::wire;
 
 use super::view::NextTry;
 use super::why::ChosenBy;
-use super::{CallState, CurrentTry, Trylist};
+use super::{CallState, CurrentTry, NO_TIER, Trylist};
 use crate::cluster::Wanted;
 use crate::cluster::ejection::Trial;
 use crate::cluster::endpoint::{Declined, InFlight, Which};
@@ -20,10 +22,10 @@ impl Trylist<'_> {
     /// Which servers the request waits for, after [`NextTry::Wait`] or before it has asked.
     #[cold]
     pub(crate) fn wanted(&self) -> Wanted {
-        let (slot, first) = (self.slot(), self.tier.first);
+        let slot = self.slot();
         if self.is_choosy && !self.has_spilled {
-            let answered = (0..self.tier.n_endpoints).filter(|idx| slot.is_declined(*idx));
-            return Wanted::Only(answered.map(|idx| first + idx).collect());
+            let answered = (0..self.n_endpoints()).filter(|idx| slot.is_declined(*idx));
+            return Wanted::Only(answered.map(|idx| self.place(idx)).collect());
         }
         if self.is_choosy || !slot.tries.is_empty() {
             return Wanted::AllBut(slot.tries.iter().map(|tried| tried.endpoint).collect());
@@ -35,14 +37,15 @@ impl Trylist<'_> {
     pub(super) fn next_in_tier(&mut self, now: Instant) -> NextTry {
         if let Some(preferred) = self.preferred.take() {
             self.note_chooser(ChosenBy::Session);
-            if let Some(step) = self.begin(preferred, now) {
+            let which = self.which_of_session(preferred);
+            if let Some(step) = self.begin(preferred, which, now) {
                 return step;
             }
-            let endpoint = &self.cluster.endpoints[self.tier.first + preferred];
-            self.is_session_kept = endpoint.is_usable(self.which);
+            self.is_session_kept = self.endpoint(preferred).is_usable(which);
             self.note_chooser(ChosenBy::Module);
         }
-        let (CallState::Chosen, Some(balancer)) = (self.state, self.balancer) else {
+        let members = Rc::clone(&self.members);
+        let (CallState::Chosen, Some(balancer)) = (self.state, self.balancer(&members)) else {
             return self.host_choice(now);
         };
         for _ in 0..MAX_DECLINES {
@@ -60,7 +63,7 @@ impl Trylist<'_> {
                     return self.host_choice(now);
                 }
             };
-            if let Some(step) = self.begin(endpoint, now) {
+            if let Some(step) = self.begin(endpoint, self.which, now) {
                 return step;
             }
             self.thread.metrics.declined(self.cluster_idx, self.module_idx);
@@ -76,10 +79,13 @@ impl Trylist<'_> {
     /// Goes on to the next tier that has an endpoint available; false where there is none.
     #[cold]
     pub(super) fn enter_next_tier(&mut self, now: Instant) -> bool {
+        if self.tier_idx == NO_TIER {
+            return false;
+        }
         let next = self.tier_idx + 1;
         let tier_idx = match self.which {
-            Which::Available => self.cluster.available_tier(next),
-            Which::NotDraining => Some(next).filter(|next| *next < self.cluster.tiers.len()),
+            Which::Available => self.members.available_tier(next),
+            Which::NotDraining | Which::Session => Some(next).filter(|next| *next < self.members.tiers.len()),
         };
         let Some(tier_idx) = tier_idx else { return false };
         self.enter_tier(tier_idx, now);
@@ -90,30 +96,74 @@ impl Trylist<'_> {
     #[cold]
     pub(super) fn enter_first_tier(&mut self, now: Instant) {
         let tier_idx = match self.which {
-            Which::Available => self.cluster.available_tier(0),
-            Which::NotDraining => Some(0),
+            Which::Available => self.members.available_tier(0),
+            Which::NotDraining | Which::Session => Some(0),
         };
         if let Some(tier_idx) = tier_idx.filter(|idx| *idx != self.tier_idx) {
             self.enter_tier(tier_idx, now);
         }
     }
 
+    /// The endpoints that a session with this one of the tier may go to: the endpoint keeps its sessions while it drains.
+    fn which_of_session(&self, idx: usize) -> Which {
+        if self.endpoint(idx).is_usable(self.which) { self.which } else { Which::Session }
+    }
+
+    /// Chooses among the newest members from now on. The balancer before hears that its trylist has come to nothing, as at the end
+    /// of a tier; tried members are known by their places.
+    pub(super) fn move_to_newest(&mut self, now: Instant) {
+        let newest = self.thread.members(self.cluster_idx);
+        if newest.number == self.members.number {
+            return;
+        }
+        self.end_trylist(now);
+        self.keep_tried();
+        self.has_spilled = false;
+        self.yields &= newest.has_limits;
+        (self.tier_idx, self.which) = newest.first_tier().unwrap_or((NO_TIER, Which::Available));
+        self.members = newest;
+        self.begin_tier();
+    }
+
+    /// Keeps the members that were tried, for logs and counts, when the snapshot goes.
+    pub(super) fn keep_tried(&mut self) {
+        let tried = self.slot().tries.iter().map(|tried| tried.endpoint);
+        let current = self.current.as_ref().map(|current| current.endpoint);
+        let tried: Vec<usize> = tried.chain(current).collect();
+        for place in tried {
+            if !self.older.iter().any(|member| member.place == place)
+                && let Some(member) = self.members.at_place(place)
+            {
+                self.older.push(Arc::clone(member));
+            }
+        }
+    }
+
     /// Has the balancer of another tier choose. The one before hears that its trylist has come to nothing.
     fn enter_tier(&mut self, tier_idx: usize, now: Instant) {
+        self.end_trylist(now);
+        self.tier_idx = tier_idx;
+        self.begin_tier();
+    }
+
+    /// Tells the balancer that its trylist has come to nothing.
+    fn end_trylist(&mut self, now: Instant) {
         let has_tried = !self.slot().tries.is_empty();
         self.finish(if has_tried { wire::OUTCOME_FAILED } else { wire::OUTCOME_NO_ENDPOINT }, 0, now);
         self.drop_trylist();
-        self.tier_idx = tier_idx;
-        self.tier = &self.cluster.tiers[tier_idx];
+    }
+
+    /// Has the balancer of the tier begin a trylist.
+    fn begin_tier(&mut self) {
         self.load_balance();
-        let (first, n_endpoints) = (self.tier.first, self.tier.n_endpoints);
-        let slot = self.slot_mut();
-        for n in 0..slot.tries.len() {
-            let idx = slot.tries[n].endpoint.wrapping_sub(first);
-            // This tier was tried before another one.
-            if idx < n_endpoints {
+        let n_endpoints = self.n_endpoints();
+        for n in 0..self.slot().tries.len() {
+            let idx = self.wire_idx(self.slot().tries[n].endpoint);
+            // This tier was tried before another one, or before these were the members.
+            if idx != wire::NO_ENDPOINT {
+                let slot = self.slot_mut();
                 slot.spread(n_endpoints);
-                slot.answered(idx);
+                slot.answered(idx as usize);
             }
         }
         self.note_chooser(ChosenBy::Module);
@@ -122,7 +172,7 @@ impl Trylist<'_> {
 
     /// Checks an answer like input. An endpoint that takes no request now is no fault.
     fn checked(&self, answer: &wire::Answer) -> Result<NextTry, (ModuleFault, String)> {
-        let next = check_answer(answer, self.tier.n_endpoints, |endpoint| self.slot().is_answered(endpoint))?;
+        let next = check_answer(answer, self.n_endpoints(), |endpoint| self.slot().is_answered(endpoint))?;
         if next == NextTry::Wait {
             self.thread.metrics.busy(self.cluster_idx, self.module_idx);
         }
@@ -142,32 +192,36 @@ impl Trylist<'_> {
         }
         self.note_chooser(ChosenBy::Host);
         let (slot, thread) = (self.slot(), self.thread);
-        let chosen =
-            self.cluster.fall_back(self.tier, self.which, |i| !slot.is_declined(i), || thread.random());
-        if let Some(step) = chosen.and_then(|endpoint| self.begin(endpoint, now)) {
+        let chosen = self.fall_back(|i| !slot.is_declined(i), || thread.random());
+        if let Some(step) = chosen.and_then(|endpoint| self.begin(endpoint, self.which, now)) {
             self.thread.metrics.fallback(self.cluster_idx, self.module_idx);
             return step;
         }
         if !self.is_any_full(|idx| self.slot().is_declined(idx)) {
             return NextTry::Exhausted;
         }
-        let endpoints = self.cluster.endpoints_of(self.tier).iter().enumerate();
-        self.is_choosy |= endpoints.into_iter().any(|(idx, endpoint)| {
+        self.is_choosy |= (0..self.n_endpoints()).any(|idx| {
+            let endpoint = self.endpoint(idx);
             !self.slot().is_answered(idx) && endpoint.is_usable(self.which) && endpoint.effective_weight() > 0
         });
         NextTry::Wait
     }
 
+    /// The host's own choice in this tier.
+    fn fall_back(&self, is_tried: impl Fn(usize) -> bool, random: impl FnMut() -> u64) -> Option<usize> {
+        self.members.fall_back(self.tier()?, self.which, is_tried, random)
+    }
+
     fn host_choice(&mut self, now: Instant) -> NextTry {
         self.thread.metrics.fallback(self.cluster_idx, self.module_idx);
         self.note_chooser(ChosenBy::Host);
-        let n_endpoints = self.tier.n_endpoints;
+        let n_endpoints = self.n_endpoints();
         self.slot_mut().spread(n_endpoints);
         loop {
             let (slot, thread) = (self.slot(), self.thread);
-            match self.cluster.fall_back(self.tier, self.which, |i| slot.is_answered(i), || thread.random()) {
+            match self.fall_back(|i| slot.is_answered(i), || thread.random()) {
                 Some(endpoint) => {
-                    if let Some(step) = self.begin(endpoint, now) {
+                    if let Some(step) = self.begin(endpoint, self.which, now) {
                         return step;
                     }
                 }
@@ -179,14 +233,14 @@ impl Trylist<'_> {
 
     /// Whether a try of the tier's endpoint of this index has ended.
     pub(super) fn was_tried(&self, idx: usize) -> bool {
-        self.slot().tries.iter().any(|tried| tried.endpoint == self.tier.first + idx)
+        self.slot().tries.iter().any(|tried| tried.endpoint == self.place(idx))
     }
 
     fn is_any_full(&self, of: impl Fn(usize) -> bool) -> bool {
-        let endpoints = self.cluster.endpoints_of(self.tier);
-        self.cluster.has_limits
-            && endpoints.iter().enumerate().any(|(idx, endpoint)| {
-                of(idx) && (endpoint.is_full(self.which) || self.is_left_to_others(self.tier.first + idx))
+        self.members.has_limits
+            && (0..self.n_endpoints()).any(|idx| {
+                let endpoint = self.endpoint(idx);
+                of(idx) && (endpoint.is_full(self.which) || self.is_left_to_others(endpoint.place))
             })
     }
 
@@ -198,13 +252,13 @@ impl Trylist<'_> {
 
     /// Begins a try of the tier's endpoint of this index, unless it takes none now.
     #[inline]
-    fn begin(&mut self, idx: usize, now: Instant) -> Option<NextTry> {
+    fn begin(&mut self, idx: usize, which: Which, now: Instant) -> Option<NextTry> {
         self.slot_mut().answered(idx);
-        let endpoint = self.tier.first + idx;
-        let (in_flight, trial) = match self.enter(endpoint) {
+        let endpoint = self.place(idx);
+        let (in_flight, trial) = match self.enter(idx, which) {
             Ok(entered) => entered,
             Err(Declined) => {
-                let n_endpoints = self.tier.n_endpoints;
+                let n_endpoints = self.n_endpoints();
                 self.slot_mut().declined(idx, n_endpoints);
                 if self.why.is_some() {
                     self.note_declined(endpoint);
@@ -235,13 +289,14 @@ impl Trylist<'_> {
 
     /// Counts the request as on its way to the endpoint.
     #[inline]
-    fn enter(&self, endpoint: usize) -> Result<(InFlight, Trial), Declined> {
-        if self.is_left_to_others(endpoint) {
+    fn enter(&self, idx: usize, which: Which) -> Result<(InFlight, Trial), Declined> {
+        let endpoint = self.endpoint(idx);
+        if self.is_left_to_others(endpoint.place) {
             return Err(Declined);
         }
-        match self.cluster.endpoints[endpoint].enter(self.which) {
+        match endpoint.enter(which) {
             Ok(in_flight) => Ok((in_flight, Trial::None)),
-            Err(Declined) => self.cluster.enter_on_trial(endpoint, self.which),
+            Err(Declined) => self.cluster.enter_on_trial(endpoint, which),
         }
     }
 }

@@ -40,17 +40,16 @@ impl Trylist<'_> {
     #[cold]
     pub(super) fn note_candidates(&mut self) {
         let Some(why) = &mut self.why else { return };
-        let (first, n) = (self.tier.first, self.tier.n_endpoints);
-        let listed = n.min(MAX_CANDIDATES);
-        why.n_candidates += n - listed;
-        why.candidates.extend(self.cluster.endpoints[first..first + listed].iter().zip(first..).map(
-            |(of, endpoint)| Candidate {
-                endpoint,
-                state: of.counters.state.load(Relaxed),
-                weight: of.effective_weight(),
-                in_flight: of.counters.in_flight.load(Relaxed),
-            },
-        ));
+        let Some(tier) = self.members.tiers.get(self.tier_idx) else { return };
+        let endpoints = self.members.endpoints_of(tier);
+        let listed = endpoints.len().min(MAX_CANDIDATES);
+        why.n_candidates += endpoints.len() - listed;
+        why.candidates.extend(endpoints[..listed].iter().map(|of| Candidate {
+            endpoint: of.place,
+            state: of.counters.state.load(Relaxed),
+            weight: of.effective_weight(),
+            in_flight: of.counters.in_flight.load(Relaxed),
+        }));
     }
 
     /// Records who makes the next choice, where that is not the module.
@@ -64,8 +63,8 @@ impl Trylist<'_> {
     /// Records that an endpoint was declined.
     #[cold]
     pub(super) fn note_declined(&mut self, endpoint: usize) {
+        let state = self.member(endpoint).counters.state.load(Relaxed);
         let Some(why) = &mut self.why else { return };
-        let state = self.cluster.endpoints[endpoint].counters.state.load(Relaxed);
         let by = why.by;
         why.push(ExplainedStep::Declined { endpoint, by, state });
     }
@@ -79,7 +78,7 @@ impl Trylist<'_> {
             NextTry::Endpoint(endpoint) => {
                 let by = self.why.as_ref().map(|why| why.by).unwrap_or_default();
                 let words = if matches!(by, ChosenBy::Module) { self.ask_why() } else { String::new() };
-                let in_flight = self.cluster.endpoints[endpoint].counters.in_flight.load(Relaxed);
+                let in_flight = self.member(endpoint).counters.in_flight.load(Relaxed);
                 // Without this request itself.
                 ExplainedStep::Try { endpoint, by, in_flight: in_flight.saturating_sub(1), words }
             }
@@ -144,9 +143,11 @@ impl Trylist<'_> {
 
     /// An endpoint as the module calls it, and as the operator does.
     fn name(&self, endpoint: usize) -> String {
-        let tiers = &self.cluster.tiers;
-        let at = tiers.iter().rposition(|tier| tier.first <= endpoint).unwrap_or_default();
-        let (idx, url) = (endpoint - tiers[at].first, &self.cluster.endpoints[endpoint].url);
+        let (tiers, url) = (&self.members.tiers, &self.member(endpoint).url);
+        // A member that has left has no number any more.
+        let Some(idx) = self.members.index_of_place(endpoint) else { return url.to_string() };
+        let at = tiers.iter().rposition(|tier| tier.first <= idx).unwrap_or_default();
+        let idx = idx - tiers[at].first;
         match tiers.len() {
             1 => format!("{idx} {url}"),
             _ => format!("tier {at} {idx} {url}"),

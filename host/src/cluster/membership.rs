@@ -1,0 +1,175 @@
+//! Who the members of a cluster are: what its configuration says, the addresses of names, and what operators changed.
+//!
+//! ```text
+//! servers of the configuration ─► each address of `resolve = "all"` ─► acts, field by field ─► members
+//! ```
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::discovery::KnownAddresses;
+use crate::cluster::endpoint::ADDRESS_MARK;
+use crate::config::{Resolve, Server};
+
+/// One server as requests are to see it.
+#[derive(Clone, Debug)]
+pub(crate) struct Member {
+    /// What is known of it.
+    pub server: Server,
+    /// What it is there for.
+    pub duty: Duty,
+}
+
+/// What a member is there for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Duty {
+    /// Requests.
+    #[default]
+    Ready,
+    /// The sessions that it has; nothing new.
+    Drain,
+    /// Nothing: requests that run may finish.
+    Maintenance,
+}
+
+/// What operators changed of one server, field by field; what is `None` is as the configuration says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ServerAct {
+    /// Name of the cluster.
+    pub cluster: String,
+    /// URL of the server as written in the configuration; or one of its addresses, as logs and metrics name it.
+    pub url: String,
+    /// What it is there for.
+    pub duty: Option<Duty>,
+    /// Its weight, 1 to 65,535.
+    pub weight: Option<u16>,
+    /// Whether it is a member at all: one of the configuration can be hidden, another one be added.
+    pub is_member: Option<bool>,
+}
+
+/// The members that follow: the servers of a cluster in their order, with each address of a name that is meant so in its place,
+/// then servers that operators added. `added` makes a server of such a URL; it was checked when it was added.
+pub(crate) fn merge(
+    cluster: &str,
+    servers: &[Server],
+    addresses: &KnownAddresses,
+    acts: &[ServerAct],
+    added: impl Fn(&str) -> Option<Server>,
+) -> Vec<Member> {
+    let acts = || acts.iter().filter(|act| act.cluster == cluster);
+    let is_configured = |act: &&ServerAct| servers.iter().any(|server| names(&act.url, &server.url));
+    let further = acts().filter(|act| act.is_member == Some(true) && !is_configured(act));
+    let further: Vec<Server> = further.filter_map(|act| added(&act.url)).collect();
+    let mut members = Vec::with_capacity(servers.len() + further.len());
+    for server in servers.iter().chain(&further) {
+        for server in at_each_address(server, addresses) {
+            let is_of_it = |act: &&ServerAct| names(&server.url, &act.url);
+            // What is said of one address comes after what is said of its name.
+            let mut said: Vec<&ServerAct> = acts().filter(is_of_it).collect();
+            said.sort_by_key(|act| act.url.len());
+            members.extend(with_acts(server, &said));
+        }
+    }
+    members
+}
+
+/// A server with what was said of it; `None` where it is no member.
+fn with_acts(mut server: Server, said: &[&ServerAct]) -> Option<Member> {
+    let mut duty = if server.drain { Duty::Drain } else { Duty::Ready };
+    let mut is_member = true;
+    for act in said {
+        duty = act.duty.unwrap_or(duty);
+        server.weight = act.weight.unwrap_or(server.weight);
+        is_member = act.is_member.unwrap_or(is_member);
+    }
+    is_member.then_some(Member { server, duty })
+}
+
+/// A server for each address of its name, where that is what the configuration wants and addresses are known.
+fn at_each_address(server: &Server, known: &KnownAddresses) -> Vec<Server> {
+    let addresses = known.get(&*server.host).filter(|_| server.resolve == Resolve::All);
+    match addresses {
+        Some(addresses) if !addresses.is_empty() => addresses.iter().map(|ip| at(server, *ip)).collect(),
+        _ => vec![server.clone()],
+    }
+}
+
+/// A server at one of the addresses of its name.
+pub(super) fn at(server: &Server, address: IpAddr) -> Server {
+    Server {
+        url: format!("{}{ADDRESS_MARK}{address}", server.url).into(),
+        address: Some(address),
+        ..server.clone()
+    }
+}
+
+/// Whether `of` names the server of this URL: by its URL, or by that of the name that it is an address of.
+fn names(url: &str, of: &str) -> bool {
+    url.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with(ADDRESS_MARK))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Syntax};
+
+    fn servers(text: &str) -> Vec<Server> {
+        let text = format!(
+            "[[listener]]\naddress = \"127.0.0.1:0\"\n[load_module]\na = \"a.so\"\n[[cluster]]\nname = \"c\"\n\
+             servers = [{text}]\n[[route]]\npath = \"/\"\ncluster = \"c\"\n"
+        );
+        config::parse("t.toml", &text, Syntax::Toml).expect("a good file").0.clusters[0].servers.clone()
+    }
+
+    fn act(url: &str) -> ServerAct {
+        ServerAct { cluster: "c".into(), url: url.into(), ..ServerAct::default() }
+    }
+
+    /// Each member as URL, weight and duty.
+    fn merged(servers: &[Server], acts: &[ServerAct]) -> Vec<(String, u16, Duty)> {
+        let known = KnownAddresses::from([("a".into(), vec![[10, 0, 0, 1].into(), [10, 0, 0, 2].into()])]);
+        let added = |url: &str| Some(Server { url: url.into(), ..servers[0].clone() });
+        let members = merge("c", servers, &known, acts, added);
+        members.into_iter().map(|m| (m.server.url.to_string(), m.server.weight, m.duty)).collect()
+    }
+
+    #[test]
+    fn members_are_the_configurations_servers_until_an_act_says_otherwise() {
+        let servers = servers("\"http://b\", { url = \"http://d\", weight = 3, drain = true }");
+        let b = ("http://b".to_owned(), 1, Duty::Ready);
+        let d = |weight, duty| ("http://d".to_owned(), weight, duty);
+        assert_eq!(merged(&servers, &[]), [b.clone(), d(3, Duty::Drain)]);
+        let acts = [ServerAct { duty: Some(Duty::Ready), weight: Some(7), ..act("http://d") }];
+        assert_eq!(merged(&servers, &acts), [b.clone(), d(7, Duty::Ready)]);
+        let elsewhere = [ServerAct { cluster: "e".into(), weight: Some(7), ..act("http://d") }];
+        assert_eq!(merged(&servers, &elsewhere), [b.clone(), d(3, Duty::Drain)]);
+        let acts = [
+            ServerAct { is_member: Some(false), ..act("http://d") },
+            ServerAct { is_member: Some(true), weight: Some(9), ..act("http://n") },
+        ];
+        assert_eq!(merged(&servers, &acts), [b, ("http://n".to_owned(), 9, Duty::Ready)]);
+    }
+
+    #[test]
+    fn one_address_of_a_name_can_be_named_and_counts_before_its_name() {
+        let servers = servers("{ url = \"http://a\", resolve = \"all\", weight = 2 }");
+        let url = |n: u8| format!("http://a#10.0.0.{n}");
+        assert_eq!(merged(&servers, &[]), [1, 2].map(|n| (url(n), 2, Duty::Ready)));
+        let acts = [
+            ServerAct { weight: Some(5), ..act(&url(2)) },
+            ServerAct { duty: Some(Duty::Maintenance), weight: Some(4), ..act("http://a") },
+        ];
+        assert_eq!(merged(&servers, &acts), [(url(1), 4, Duty::Maintenance), (url(2), 5, Duty::Maintenance)]);
+        let hidden = [ServerAct { is_member: Some(false), ..act(&url(1)) }];
+        assert_eq!(merged(&servers, &hidden), [(url(2), 2, Duty::Ready)]);
+    }
+
+    #[test]
+    fn a_url_that_only_begins_like_another_is_another() {
+        let servers = servers("\"http://b\", \"http://bb\"");
+        let acts = [ServerAct { is_member: Some(false), ..act("http://b") }];
+        assert_eq!(merged(&servers, &acts), [("http://bb".to_owned(), 1, Duty::Ready)]);
+    }
+}

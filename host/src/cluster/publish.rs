@@ -1,0 +1,483 @@
+//! How a new membership comes into use, while requests run.
+//!
+//! ```text
+//!  at once   states, limits, falling weights, members that leave
+//!  build     a snapshot: new endpoints, and balancers of the tiers that changed
+//!  publish   one pointer; each thread switches to it at a turn of its loop
+//!  then      rising weights, ends of ejections and old lists; those who wait in the queue ask again
+//! ```
+//!
+//! One publication at a time: the next one begins when every thread uses this one. So a member is never counted by more than two
+//! instances, and no instance sees more weight than it was built with.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::sync::{Arc, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::build::{Publishing, is_same};
+use super::{Cluster, Snapshot};
+use crate::cluster::endpoint::{Endpoint, Which};
+use crate::cluster::health::HealthSource;
+use crate::cluster::membership::{Duty, Member};
+use crate::module::balancer::BuildError;
+
+/// How often a publication looks whether all threads use it.
+const LOOK_AGAIN: Duration = Duration::from_micros(500);
+
+/// So many superseded snapshots are kept for requests that have trylists of them.
+const MAX_SUPERSEDED: usize = 16;
+
+/// What a publication has others do.
+pub(crate) struct PublishHooks<'a> {
+    /// Called with the new snapshot before any thread can use it.
+    pub prepare: &'a dyn Fn(&Snapshot),
+    /// Has threads switch to it.
+    pub wake: &'a dyn Fn(),
+    /// Whether nobody waits for it any more: the worker ends.
+    pub is_over: &'a dyn Fn() -> bool,
+}
+
+/// What a publication changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Published {
+    /// The number of the snapshot in use.
+    pub number: u64,
+    /// Members that came.
+    pub n_came: usize,
+    /// Members that left.
+    pub n_left: usize,
+}
+
+impl Cluster {
+    /// Has these servers be its members. Returns when every thread chooses among them. On a thread that may wait: it builds
+    /// balancers. Costs O(members).
+    ///
+    /// # Errors
+    /// A module refuses them. The members stay as they were, but those that would have left get nothing new.
+    pub(crate) fn publish(
+        &self,
+        members: &[Member],
+        hooks: &PublishHooks<'_>,
+    ) -> Result<Published, BuildError> {
+        let mut publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        let unused = publishing.take_unused();
+        let published = self.publish_as(&mut publishing, members, hooks);
+        publishing.builder.forget_gone();
+        drop(publishing);
+        // A module's `drop` may take long.
+        drop(unused);
+        published
+    }
+
+    fn publish_as(
+        &self,
+        publishing: &mut Publishing,
+        members: &[Member],
+        hooks: &PublishHooks<'_>,
+    ) -> Result<Published, BuildError> {
+        let Publishing { builder, superseded } = publishing;
+        let before = self.newest.load_full();
+        let servers: Vec<_> = members.iter().map(|member| member.server.clone()).collect();
+        let endpoints = builder.endpoints(&self.config, &servers, Some(&before));
+        self.change_at_once(&before, &endpoints, members);
+        if is_same(&before.endpoints, &endpoints) {
+            // An earlier change of them may have been refused.
+            before.endpoints.iter().for_each(|endpoint| self.set_weight(endpoint));
+            return Ok(Published { number: before.number, ..Published::default() });
+        }
+        let built = builder.snapshot(before.number + 1, &self.config, endpoints, Some(&before), None);
+        let next = Arc::new(built.inspect_err(|_| self.stay(&before, members))?);
+        (hooks.prepare)(&next);
+        self.newest.store(Arc::clone(&next));
+        self.count_members();
+        (hooks.wake)();
+        self.wait_for_threads(next.number, hooks);
+        let published = self.leave(&before, &next);
+        superseded.push(before);
+        let mut is_any_over = false;
+        for oldest in superseded.iter().rev().skip(MAX_SUPERSEDED) {
+            if !oldest.is_over.swap(true, Relaxed) {
+                self.n_over.fetch_add(1, Release);
+                is_any_over = true;
+            }
+        }
+        if is_any_over {
+            // Requests hear of it now, and not with the next publication.
+            (hooks.wake)();
+        }
+        Ok(published)
+    }
+
+    /// A module refuses these members: those that were there stay, but for those that left.
+    fn stay(&self, before: &Snapshot, members: &[Member]) {
+        let stays = self.duties(members);
+        for endpoint in &before.endpoints {
+            self.set_weight(endpoint);
+            endpoint.live.set_limit(endpoint.limit);
+            if !stays.contains_key(&endpoint.id) {
+                self.set_source(endpoint, HealthSource::Gone, true);
+            }
+        }
+    }
+
+    /// What is written to the live numbers before anything is built: no instance sees more than it was built with.
+    fn change_at_once(&self, before: &Snapshot, endpoints: &[Arc<Endpoint>], members: &[Member]) {
+        let serves = before.available_tier(0).is_some();
+        let duties = self.duties(members);
+        for endpoint in endpoints {
+            match before.by_id(endpoint) {
+                None => self.arrive(endpoint, serves),
+                // A change in which it left may have been refused.
+                Some(_) => _ = self.set_source(endpoint, HealthSource::Gone, false),
+            }
+            endpoint.live.set_limit(endpoint.limit);
+            if endpoint.weight < endpoint.live.weight() {
+                self.set_weight(endpoint);
+            }
+            let duty = duties.get(&endpoint.id).copied().unwrap_or_default();
+            self.set_duty(endpoint, duty);
+        }
+        let stays: FxHashSet<u64> = endpoints.iter().map(|endpoint| endpoint.id).collect();
+        for tier in &before.tiers {
+            let members = before.endpoints_of(tier);
+            let n_staying =
+                members.iter().filter(|m| stays.contains(&m.id) && m.is_usable(Which::Available)).count();
+            if 2 * n_staying < tier.n_available() as usize {
+                // Those that stay could not serve what all did. The others leave when the new ones serve.
+                continue;
+            }
+            for endpoint in members.iter().filter(|member| !stays.contains(&member.id)) {
+                self.set_source(endpoint, HealthSource::Gone, true);
+            }
+        }
+    }
+
+    /// What each of these members is there for, by ID.
+    fn duties(&self, members: &[Member]) -> FxHashMap<u64, Duty> {
+        let servers: Vec<_> = members.iter().map(|member| member.server.clone()).collect();
+        let ids = Endpoint::ids(&self.config.name, &servers);
+        ids.into_iter().zip(members.iter().map(|member| member.duty)).collect()
+    }
+
+    /// Has each member be there for what these say.
+    pub(super) fn set_duties(&self, members: &[Member]) {
+        let duties = self.duties(members);
+        for endpoint in &self.newest().endpoints {
+            self.set_duty(endpoint, duties.get(&endpoint.id).copied().unwrap_or_default());
+        }
+    }
+
+    fn set_duty(&self, endpoint: &Endpoint, duty: Duty) {
+        self.set_source(endpoint, HealthSource::Drain, duty == Duty::Drain);
+        self.set_source(endpoint, HealthSource::Maintenance, duty == Duty::Maintenance);
+    }
+
+    /// A member comes, or comes back. Where the cluster has checks and serves, its first check comes before its first request.
+    fn arrive(&self, endpoint: &Endpoint, serves: bool) {
+        if self.config.health_check.is_some() && serves {
+            self.set_source(endpoint, HealthSource::Check, true);
+        }
+        self.set_source(endpoint, HealthSource::Gone, false);
+        endpoint.live.set_weight(endpoint.weight);
+        if let Some(slow_start) = self.slow_start.as_ref().filter(|_| serves) {
+            slow_start.begin(&endpoint.live);
+        }
+    }
+
+    /// All threads use `next`: what is only of `before` ends.
+    fn leave(&self, before: &Snapshot, next: &Snapshot) -> Published {
+        for endpoint in &next.endpoints {
+            self.set_weight(endpoint);
+        }
+        for tier in &before.tiers {
+            if !next.tiers.iter().any(|other| Arc::ptr_eq(&other.instance, &tier.instance)) {
+                tier.instance.unlist();
+            }
+        }
+        let left: Vec<_> =
+            before.endpoints.iter().filter(|endpoint| next.by_id(endpoint).is_none()).collect();
+        for endpoint in &left {
+            self.set_source(endpoint, HealthSource::Gone, true);
+            if let Some(outlier) = &self.outlier {
+                outlier.left(endpoint);
+            }
+        }
+        self.queue.all_may_ask();
+        if self.config.panic_threshold > 0 {
+            self.changed.notify_one();
+        }
+        let n_came = next.endpoints.iter().filter(|endpoint| before.by_id(endpoint).is_none()).count();
+        Published { number: next.number, n_came, n_left: left.len() }
+    }
+
+    fn set_weight(&self, endpoint: &Endpoint) {
+        match &self.slow_start {
+            Some(slow_start) => slow_start.set_weight(&endpoint.live, endpoint.weight),
+            None => endpoint.live.set_weight(endpoint.weight),
+        }
+    }
+
+    /// Shares of what may be ejected are of the members as they are now.
+    pub(super) fn count_members(&self) {
+        let Some(outlier) = &self.outlier else { return };
+        for tier in &self.newest().tiers {
+            outlier.set_members(tier.number(), tier.n_endpoints);
+        }
+    }
+
+    /// So many threads serve, from 0; to be called before the first of them begins.
+    pub(crate) fn serve_on(&self, n_threads: usize) {
+        // Those of an earlier call stay.
+        let _ = self.in_use.set((0..n_threads).map(|_| AtomicU64::new(0)).collect());
+    }
+
+    /// A thread uses the snapshot of this number from now on; `u64::MAX` where it has ended.
+    pub(crate) fn uses(&self, thread: usize, number: u64) {
+        if let Some(in_use) = self.in_use.get().and_then(|in_use| in_use.get(thread)) {
+            in_use.store(number, SeqCst);
+        }
+    }
+
+    /// Waits until every thread uses the snapshot of this number or a later one. A thread that hangs is the watchdog's.
+    fn wait_for_threads(&self, number: u64, hooks: &PublishHooks<'_>) {
+        let Some(in_use) = self.in_use.get() else { return };
+        while in_use.iter().any(|thread| thread.load(SeqCst) < number) && !(hooks.is_over)() {
+            thread::park_timeout(LOOK_AGAIN);
+        }
+    }
+
+    /// How many snapshots are over: where it has risen, requests look whether theirs is.
+    pub(crate) fn n_over(&self) -> u64 {
+        self.n_over.load(Acquire)
+    }
+
+    /// Ends what requests no longer use. To be called now and then by a thread that may wait.
+    pub(crate) fn drop_superseded(&self) {
+        // A build may take long, and the thread that builds does the same before the next one.
+        let Ok(mut publishing) = self.publishing.try_lock() else { return };
+        let unused = publishing.take_unused();
+        drop(publishing);
+        if unused.is_empty() {
+            return;
+        }
+        drop(unused);
+        if let Ok(mut publishing) = self.publishing.try_lock() {
+            publishing.builder.forget_gone();
+        }
+    }
+
+    /// Snapshots that requests still use, beside the newest.
+    #[cfg(test)]
+    pub(crate) fn n_superseded(&self) -> usize {
+        self.publishing.lock().unwrap_or_else(PoisonError::into_inner).superseded.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use super::*;
+    use crate::cluster::endpoint::Declined;
+    use crate::cluster::tests::cluster;
+
+    /// Members at these ports, each with this weight.
+    fn members(cluster: &Cluster, ports: &[(u16, u16)]) -> Vec<Member> {
+        let server = |(port, weight): &(u16, u16)| {
+            let mut server = cluster.config.servers[0].clone();
+            (server.url, server.port, server.weight) =
+                (format!("http://127.0.0.1:{port}").into(), *port, *weight);
+            Member { server, duty: Duty::Ready }
+        };
+        ports.iter().map(server).collect()
+    }
+
+    fn publish(cluster: &Cluster, members: &[Member]) -> Published {
+        let hooks = PublishHooks { prepare: &|_| (), wake: &|| (), is_over: &|| false };
+        cluster.publish(members, &hooks).expect("no module that could refuse")
+    }
+
+    fn ports(snapshot: &Snapshot) -> Vec<u16> {
+        snapshot.endpoints.iter().map(|endpoint| endpoint.port).collect()
+    }
+
+    #[test]
+    fn members_that_stay_keep_their_places_and_numbers_and_those_that_left_take_nothing() {
+        let cluster = cluster("");
+        let before = cluster.newest().clone();
+        let _running = before.endpoints[1].enter(Which::Available).expect("it is available");
+        let published = publish(&cluster, &members(&cluster, &[(3, 1), (2, 1)]));
+        assert_eq!(published, Published { number: 2, n_came: 1, n_left: 1 });
+        let now = cluster.newest().clone();
+        assert_eq!(ports(&now), [3, 2]);
+        assert!(Arc::ptr_eq(&now.endpoints[1], &before.endpoints[1]), "nothing of it has changed");
+        assert_eq!(now.endpoints[1].in_flight(), 1);
+        assert_ne!(now.endpoints[0].place, before.endpoints[0].place, "its place is still in use");
+        assert_eq!(before.endpoints[0].enter(Which::Available).err(), Some(Declined), "it has left");
+        assert_eq!(now.tiers[0].n_available(), 2);
+        assert_eq!(before.tiers[0].n_available(), 0, "nothing is counted where no thread chooses");
+        assert_eq!(now.at_place(before.endpoints[0].place).map(|endpoint| endpoint.port), None);
+    }
+
+    #[test]
+    fn a_place_is_used_again_when_nothing_refers_to_its_member() {
+        let cluster = cluster("");
+        let (one, two) = (members(&cluster, &[(1, 1)]), members(&cluster, &[(2, 1)]));
+        for _ in 0..1_000 {
+            publish(&cluster, &two);
+            publish(&cluster, &one);
+        }
+        assert!(cluster.newest().n_places() <= 4, "{} places", cluster.newest().n_places());
+        cluster.drop_superseded();
+        assert_eq!(cluster.n_superseded(), 0);
+    }
+
+    #[test]
+    fn a_snapshot_lasts_as_long_as_a_request_uses_it() {
+        let cluster = cluster("");
+        let request = cluster.newest().clone();
+        publish(&cluster, &members(&cluster, &[(3, 1)]));
+        cluster.drop_superseded();
+        assert_eq!(cluster.n_superseded(), 1);
+        drop(request);
+        cluster.drop_superseded();
+        assert_eq!(cluster.n_superseded(), 0);
+    }
+
+    #[test]
+    fn a_weight_falls_before_the_build_and_rises_after_the_switch() {
+        let cluster = cluster("");
+        let weights = |snapshot: &Snapshot| -> Vec<u32> {
+            snapshot.endpoints.iter().map(|endpoint| endpoint.effective_weight() >> 16).collect()
+        };
+        let seen = Cell::new([0, 0]);
+        let hooks = |cluster: &Cluster, members: &[Member]| {
+            let prepare = |snapshot: &Snapshot| {
+                let weights = weights(snapshot);
+                seen.set([weights[0], weights[1]]);
+            };
+            cluster
+                .publish(members, &PublishHooks { prepare: &prepare, wake: &|| (), is_over: &|| false })
+                .expect("no module")
+        };
+        hooks(&cluster, &members(&cluster, &[(1, 5), (2, 5)]));
+        assert_eq!((seen.get(), weights(&cluster.newest())), ([1, 1], vec![5, 5]));
+        hooks(&cluster, &members(&cluster, &[(1, 9), (2, 3)]));
+        assert_eq!((seen.get(), weights(&cluster.newest())), ([5, 3], vec![9, 3]));
+        assert_eq!(cluster.newest().n_places(), 2, "members keep their places");
+    }
+
+    #[test]
+    fn a_cluster_may_lose_all_members_and_get_others() {
+        let cluster = cluster("");
+        publish(&cluster, &[]);
+        let empty = cluster.newest().clone();
+        assert_eq!((empty.endpoints.len(), empty.first_tier()), (0, None));
+        publish(&cluster, &members(&cluster, &[(3, 1)]));
+        assert_eq!(cluster.newest().first_tier(), Some((0, Which::Available)));
+    }
+
+    #[test]
+    fn what_changes_nothing_publishes_nothing() {
+        let cluster = cluster("");
+        let same = members(&cluster, &[(1, 1), (2, 1)]);
+        assert_eq!(publish(&cluster, &same).number, 1);
+        let mut drained = same;
+        drained[0].duty = Duty::Drain;
+        assert_eq!(publish(&cluster, &drained).number, 1, "a state needs no build");
+        let newest = cluster.newest();
+        assert!(newest.endpoints[0].health.holds(HealthSource::Drain));
+        assert_eq!(newest.tiers[0].n_available(), 1);
+        let epoch = newest.tiers[0].instance.state.get().epoch.load(Relaxed);
+        publish(&cluster, &drained);
+        assert_eq!(newest.tiers[0].instance.state.get().epoch.load(Relaxed), epoch);
+    }
+
+    #[test]
+    fn a_server_that_returns_is_the_one_that_left() {
+        let cluster = cluster("");
+        let first = Arc::clone(&cluster.newest().endpoints[0]);
+        cluster.set_source(&first, HealthSource::Ejection, true);
+        publish(&cluster, &members(&cluster, &[(2, 1)]));
+        publish(&cluster, &members(&cluster, &[(1, 1), (2, 1)]));
+        let newest = cluster.newest();
+        assert_eq!(newest.endpoints[0].place, first.place);
+        assert!(newest.endpoints[0].health.holds(HealthSource::Ejection));
+        cluster.set_source(&newest.endpoints[0], HealthSource::Ejection, false);
+        assert!(newest.endpoints[0].takes(Which::Available), "it is no longer gone");
+    }
+
+    #[test]
+    fn members_that_all_leave_at_once_serve_until_the_new_ones_do() {
+        let cluster = cluster("");
+        let before = cluster.newest().clone();
+        let n_available = Cell::new(0);
+        let prepare = |_: &Snapshot| n_available.set(before.tiers[0].n_available());
+        let publish = |ports: &[(u16, u16)]| {
+            let hooks = PublishHooks { prepare: &prepare, wake: &|| (), is_over: &|| false };
+            cluster.publish(&members(&cluster, ports), &hooks).expect("no module that could refuse")
+        };
+        publish(&[(3, 1), (4, 1)]);
+        assert_eq!(n_available.get(), 2);
+        assert!(before.endpoints.iter().all(|endpoint| endpoint.health.holds(HealthSource::Gone)));
+    }
+
+    /// As a module that refuses leaves them.
+    #[test]
+    fn a_change_that_was_refused_leaves_nothing_when_it_is_taken_back() {
+        let cluster = cluster("");
+        let before = cluster.newest().clone();
+        let same = members(&cluster, &[(1, 1), (2, 1)]);
+        before.endpoints[0].live.set_weight(0);
+        cluster.stay(&before, &same[1..]);
+        assert!(before.endpoints[0].health.holds(HealthSource::Gone));
+        before.endpoints[1].live.set_weight(0);
+        assert_eq!(publish(&cluster, &same).number, 1);
+        assert_eq!(before.tiers[0].n_available(), 2);
+        assert!(before.endpoints.iter().all(|endpoint| endpoint.effective_weight() == 1 << 16));
+    }
+
+    #[test]
+    fn only_the_newest_superseded_snapshots_are_kept_and_requests_are_woken_to_hear_so() {
+        let cluster = cluster("");
+        let mut requests = Vec::new();
+        let n_woken = Cell::new(0);
+        for n in 0..MAX_SUPERSEDED as u16 + 2 {
+            requests.push(cluster.newest().clone());
+            let over = cluster.n_over();
+            let wake = || n_woken.set(n_woken.get() + 1);
+            let hooks = PublishHooks { prepare: &|_| (), wake: &wake, is_over: &|| false };
+            let members = members(&cluster, &[(1, 1), (2, n + 2)]);
+            n_woken.set(0);
+            cluster.publish(&members, &hooks).expect("no module that could refuse");
+            assert_eq!(n_woken.get(), 1 + cluster.n_over() - over);
+        }
+        let n_over = requests.iter().take_while(|snapshot| snapshot.is_over()).count();
+        assert_eq!((n_over, cluster.n_over()), (2, 2));
+        assert!(requests[2..].iter().all(|snapshot| !snapshot.is_over()));
+    }
+
+    #[test]
+    fn a_publication_ends_when_every_thread_uses_it() {
+        let cluster = cluster("");
+        cluster.serve_on(2);
+        cluster.uses(0, 1);
+        cluster.uses(1, 1);
+        let next = members(&cluster, &[(3, 1)]);
+        std::thread::scope(|scope| {
+            let publication = scope.spawn(|| publish(&cluster, &next));
+            while cluster.newest().number < 2 {
+                std::thread::yield_now();
+            }
+            cluster.uses(0, 2);
+            assert!(!publication.is_finished());
+            cluster.uses(1, u64::MAX);
+            assert_eq!(publication.join().expect("it ends").number, 2);
+        });
+    }
+}
