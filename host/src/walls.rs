@@ -44,7 +44,7 @@ impl House {
             }
         }
         let owner = |path: &str| owner(path, &files, &shown);
-        let imports = |names: &[Name]| {
+        let imports = |names: &[ImportedName]| {
             names.iter().filter_map(|name| Some((name.line, owner(&name.path)?))).collect::<Vec<_>>()
         };
         Self { imports: names.iter().map(|(module, names)| ((*module).clone(), imports(names))).collect() }
@@ -93,7 +93,7 @@ impl House {
 const ALLOWED: [(&str, &str); 0] = [];
 
 /// What a file names of its crate.
-struct Name {
+struct ImportedName {
     line: usize,
     /// From the crate's root.
     path: String,
@@ -118,7 +118,7 @@ fn add_files(files: &mut BTreeMap<Module, PathBuf>, folder: &Path, module: &str)
 }
 
 /// The names that begin with `crate`, `super` or `self`, groups taken apart. Comments and tests count for nothing.
-fn names_in(module: &str, path: &Path) -> Vec<Name> {
+fn names_in(module: &str, path: &Path) -> Vec<ImportedName> {
     let text = fs::read_to_string(path).expect("a source can be read");
     let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
     let mut names = Vec::new();
@@ -134,7 +134,11 @@ fn names_in(module: &str, path: &Path) -> Vec<Name> {
             let is_shown = statement.starts_with("pub");
             let tree = statement.split("use ").nth(1).unwrap_or_default().trim_end_matches(';').to_owned();
             for path in apart(&tree) {
-                names.extend(absolute(module, &path).map(|path| Name { line: n + 1, path, is_shown }));
+                names.extend(absolute(module, &path).map(|path| ImportedName {
+                    line: n + 1,
+                    path,
+                    is_shown,
+                }));
             }
             statement.clear();
             continue;
@@ -147,7 +151,7 @@ fn names_in(module: &str, path: &Path) -> Vec<Name> {
                 let before = code[..at].chars().next_back();
                 if before.is_none_or(|c| !(c.is_alphanumeric() || c == ':' || c == '_')) {
                     let path = absolute(module, rest[..end].trim_end_matches(':'));
-                    names.extend(path.map(|path| Name { line: n + 1, path, is_shown: false }));
+                    names.extend(path.map(|path| ImportedName { line: n + 1, path, is_shown: false }));
                 }
             }
         }
@@ -303,4 +307,41 @@ fn listed_as_unsafe() -> BTreeSet<String> {
 #[test]
 fn unsafe_is_where_the_page_says() {
     assert_eq!(with_unsafe(), listed_as_unsafe(), "left: sources, right: ARCHITECTURE.md");
+}
+
+/// The types that a file declares: each with its name and the file.
+fn declared_types() -> BTreeMap<String, BTreeSet<String>> {
+    let mut files = BTreeMap::new();
+    for room in rooms() {
+        files.insert(room.to_owned(), src().join(format!("{room}.rs")));
+        add_files(&mut files, &src().join(room), room);
+    }
+    let mut types: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (module, path) in &files {
+        let text = fs::read_to_string(path).expect("a source can be read");
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        for line in code.lines() {
+            let words: Vec<&str> = line
+                .split(|c: char| !c.is_alphanumeric() && c != '_')
+                .filter(|word| !word.is_empty())
+                .collect();
+            let words = words.iter().skip_while(|word| matches!(**word, "pub" | "crate" | "super" | "in"));
+            let mut words = words.skip_while(|word| rooms().contains(word));
+            if let Some("struct" | "enum" | "trait" | "union") = words.next().copied()
+                && let Some(name) = words.next()
+                && line.trim_start().starts_with(|c: char| c.is_ascii_lowercase())
+            {
+                types.entry((*name).to_owned()).or_default().insert(module.clone());
+            }
+        }
+    }
+    types
+}
+
+#[test]
+fn one_name_is_one_type() {
+    let types = declared_types();
+    assert!(types.len() > 400, "the test reads the types");
+    let doubled: Vec<_> = types.iter().filter(|(_, files)| files.len() > 1).collect();
+    assert!(doubled.is_empty(), "names of several types: {doubled:?}");
 }
