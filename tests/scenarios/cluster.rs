@@ -5,4 +5,5 @@ mod discovery;
 pub(crate) mod ejection;
 mod health;
 mod limits_and_sessions;
+mod live;
 mod nginx;
