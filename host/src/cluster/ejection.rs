@@ -202,6 +202,10 @@ impl Outlier {
         let time = self.time(ejections);
         let jitter = time.mul_f64(fraction(random) / JITTER);
         self.hold(cluster, endpoint, self.ns(now + time + jitter));
+        if endpoint.health.holds(HealthSource::Gone) {
+            // It left, and what still ran on it failed. Nobody would readmit it.
+            return self.left(cluster, endpoint);
+        }
         tracing::warn!("cluster \"{name}\": server \"{url}\" ejected for {time:?}: {why}");
     }
 

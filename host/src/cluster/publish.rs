@@ -203,7 +203,7 @@ impl Cluster {
         for endpoint in &left {
             self.set_source(endpoint, HealthSource::Gone, true);
             if let Some(outlier) = &self.outlier {
-                outlier.left(endpoint);
+                outlier.left(self, endpoint);
             }
         }
         self.queue.all_may_ask();
@@ -281,8 +281,12 @@ impl Cluster {
 mod tests {
     use std::cell::Cell;
     use std::sync::atomic::Ordering::Relaxed;
+    use std::time::Instant;
+
+    use lb_api::wire;
 
     use super::*;
+    use crate::cluster::ejection::TryEnd;
     use crate::cluster::endpoint::Declined;
     use crate::cluster::tests::cluster;
 
@@ -402,13 +406,13 @@ mod tests {
     fn a_server_that_returns_is_the_one_that_left() {
         let cluster = cluster("");
         let first = Arc::clone(&cluster.newest().endpoints[0]);
-        cluster.set_source(&first, HealthSource::Ejection, true);
+        cluster.set_source(&first, HealthSource::Check, true);
         publish(&cluster, &members(&cluster, &[(2, 1)]));
         publish(&cluster, &members(&cluster, &[(1, 1), (2, 1)]));
         let newest = cluster.newest();
         assert_eq!(newest.endpoints[0].place, first.place);
-        assert!(newest.endpoints[0].health.holds(HealthSource::Ejection));
-        cluster.set_source(&newest.endpoints[0], HealthSource::Ejection, false);
+        assert!(newest.endpoints[0].health.holds(HealthSource::Check));
+        cluster.set_source(&newest.endpoints[0], HealthSource::Check, false);
         assert!(newest.endpoints[0].takes(Which::Available), "it is no longer gone");
     }
 
@@ -460,6 +464,28 @@ mod tests {
         let n_over = requests.iter().take_while(|snapshot| snapshot.is_over()).count();
         assert_eq!((n_over, cluster.n_over()), (2, 2));
         assert!(requests[2..].iter().all(|snapshot| !snapshot.is_over()));
+    }
+
+    /// What still runs on a server that left may fail. It counted as ejected for good then, and one that came back stayed out.
+    #[test]
+    fn an_ejection_ends_when_its_server_leaves() {
+        let cluster = cluster("");
+        let outlier = cluster.outlier.as_ref().expect("on by default");
+        let end = TryEnd { result: wire::TRY_CLOSED_EARLY, ..TryEnd::default() };
+        let fail = |endpoint: &Endpoint| {
+            (0..5).for_each(|_| outlier.try_ended(&cluster, endpoint, &end, Instant::now(), || 0));
+        };
+        let first = Arc::clone(&cluster.newest().endpoints[0]);
+        fail(&first);
+        assert!(first.health.holds(HealthSource::Ejection));
+        publish(&cluster, &members(&cluster, &[(2, 1), (3, 1)]));
+        assert!(!first.health.holds(HealthSource::Ejection));
+        fail(&first);
+        let second = Arc::clone(&cluster.newest().endpoints[0]);
+        fail(&second);
+        assert!(second.health.holds(HealthSource::Ejection), "nothing of the share is used up");
+        publish(&cluster, &members(&cluster, &[(1, 1), (3, 1)]));
+        assert!(cluster.newest().endpoints[0].takes(Which::Available), "it comes back as it is");
     }
 
     #[test]

@@ -57,13 +57,14 @@ impl Outlier {
         self.share(tier).n_endpoints.store(u32::try_from(n).unwrap_or(u32::MAX), Relaxed);
     }
 
-    /// An endpoint has left the cluster: its ejection ends, and no longer counts.
-    pub(crate) fn left(&self, endpoint: &Endpoint) {
+    /// An endpoint has left the cluster: its ejection and its trial end, and count no longer.
+    pub(crate) fn left(&self, cluster: &Cluster, endpoint: &Endpoint) {
         let ejected = |until_ns: u64| (until_ns != NEVER && until_ns != CLAIMED).then_some(NEVER);
         if endpoint.health.traffic.until_ns.fetch_update(AcqRel, Relaxed, ejected).is_ok() {
             self.share(endpoint.tier).n_ejected.fetch_sub(1, AcqRel);
         }
         end_trial(endpoint);
+        self.show(cluster, endpoint);
     }
 
     /// The share of a tier. Members are of no tiers but those of the configuration.
