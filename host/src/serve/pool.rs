@@ -128,10 +128,13 @@ impl Pool {
         if let Some(h2) = &pool.h2 {
             h2.grow(now.n_places());
         }
-        for left in before.endpoints.iter().filter(|member| now.by_id(member).is_none()) {
-            pool.idle.at(left.place).borrow_mut().drain(..).for_each(|mut c| c.stream.say_farewell());
+        let left = before.endpoints.iter().filter(|member| now.by_id(member).is_none());
+        // A request that began before may have left a connection at a place that another member has now.
+        let came = now.endpoints.iter().filter(|member| before.by_id(member).is_none());
+        for member in left.chain(came) {
+            pool.idle.at(member.place).borrow_mut().drain(..).for_each(|mut c| c.stream.say_farewell());
             if let Some(h2) = &pool.h2 {
-                h2.at(left.place).clear();
+                h2.at(member.place).forget();
             }
         }
     }

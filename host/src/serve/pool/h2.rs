@@ -152,6 +152,13 @@ impl SharedConnections {
         });
     }
 
+    /// Drops all, and what was learnt of the server: another one has this place.
+    pub(crate) fn forget(&self) {
+        self.clear();
+        self.is_known.set(false);
+        self.making.max_streams.set(None);
+    }
+
     /// Drops all; streams that are open go on.
     pub(crate) fn clear(&self) {
         self.open.borrow_mut().clear();
