@@ -22,7 +22,7 @@ mod upkeep;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use tokio::runtime;
@@ -50,6 +50,9 @@ use crate::serve::listener::Gate;
 use crate::serve::route::Routes;
 use crate::serve::thread::Thread;
 use crate::tls::tickets::TicketKeys;
+
+/// For a module to return from `build` at the end of the worker.
+const BUILDER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A running worker. Dropping it stops it at once.
 #[derive(Debug)]
@@ -337,8 +340,12 @@ impl Drop for Worker {
         if let Some(background) = self.background.take() {
             let _ = background.join();
         }
+        // A module should not run while the process ends; but one that hangs in `build` is not waited for.
+        let until = Instant::now() + BUILDER_TIMEOUT;
         for builder in self.builders.drain(..) {
-            let _ = builder.join();
+            while !builder.is_finished() && Instant::now() < until {
+                thread::park_timeout(Duration::from_millis(1));
+            }
         }
     }
 }
