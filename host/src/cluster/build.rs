@@ -17,7 +17,7 @@ use crate::cluster::endpoint::{Endpoint, addresses_of};
 use crate::cluster::health::HealthSource;
 use crate::cluster::learned::{Learned, LearnedCluster};
 use crate::cluster::live::{Arenas, InstanceState, Live};
-use crate::cluster::membership::Member;
+use crate::cluster::membership::{Duty, Member};
 use crate::cluster::places::Places;
 use crate::cluster::retries::Retries;
 use crate::cluster::slow_start::SlowStart;
@@ -101,8 +101,8 @@ impl Cluster {
             lives: FxHashMap::default(),
             n_instances: 0,
         };
-        let servers: Vec<Server> = members.iter().map(|member| member.server.clone()).collect();
-        let endpoints = builder.endpoints(config, &servers, None);
+        let ids = Endpoint::ids(&config.name, members.iter().map(|member| &member.server));
+        let endpoints = builder.endpoints(members, &ids, None);
         if let Some(known) = known {
             known.restore(&endpoints);
         }
@@ -111,7 +111,7 @@ impl Cluster {
         }
         let snapshot = builder.snapshot(1, config, endpoints, None, known)?;
         let cluster = Self::over(config, snapshot, builder);
-        cluster.set_duties(members);
+        cluster.set_duties(&duties(&ids, members));
         if let Some(known) = known {
             cluster.take_over_health(known.health());
         }
@@ -147,18 +147,17 @@ impl Cluster {
 }
 
 impl Builder {
-    /// The endpoints of these servers, by tier and then in their order. What `before` has of them goes on.
+    /// The endpoints of these members, which have these IDs, by tier and then in their order. What `before` has of them goes on.
     pub(super) fn endpoints(
         &mut self,
-        config: &config::ClusterConfig,
-        servers: &[Server],
+        members: &[Member],
+        ids: &[u64],
         before: Option<&Snapshot>,
     ) -> Vec<Arc<Endpoint>> {
-        let ids = Endpoint::ids(&config.name, servers);
         let before: FxHashMap<u64, &Arc<Endpoint>> =
             before.iter().flat_map(|before| &before.endpoints).map(|member| (member.id, member)).collect();
-        let mut endpoints: Vec<Arc<Endpoint>> = Vec::with_capacity(servers.len());
-        for (server, id) in servers.iter().zip(ids) {
+        let mut endpoints: Vec<Arc<Endpoint>> = Vec::with_capacity(members.len());
+        for (Member { server, .. }, &id) in members.iter().zip(ids) {
             match before.get(&id) {
                 Some(known) if known.is_as(server) => endpoints.push(Arc::clone(known)),
                 _ => endpoints
@@ -342,6 +341,14 @@ impl InstanceBuild<'_> {
             }],
         }
     }
+}
+
+/// What each member is there for, by ID.
+pub(super) type Duties = FxHashMap<u64, Duty>;
+
+/// What these members, which have these IDs, are there for.
+pub(super) fn duties(ids: &[u64], members: &[Member]) -> Duties {
+    ids.iter().copied().zip(members.iter().map(|member| member.duty)).collect()
 }
 
 /// Whether these are the same endpoints in the same order.

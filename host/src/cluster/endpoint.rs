@@ -235,11 +235,11 @@ impl Endpoint {
     }
 
     /// The IDs of these servers of a cluster, in their order.
-    pub(super) fn ids(cluster: &str, servers: &[config::Server]) -> Vec<u64> {
+    pub(super) fn ids<'a>(cluster: &str, servers: impl IntoIterator<Item = &'a config::Server>) -> Vec<u64> {
         let mut seen = FxHashMap::<&str, usize>::default();
         let id = |server: &'_ config::Server, seen: usize| id(cluster, &server.url, seen, address_of(server));
         servers
-            .iter()
+            .into_iter()
             .map(|server| {
                 let occurrences = seen.entry(&*server.url).or_default();
                 *occurrences += 1;

@@ -77,8 +77,15 @@ impl Live {
 
     /// Gives it another weight. One whose weight still rises after it became available gets it with the next step.
     pub(crate) fn set_weight(&self, weight: u16) {
-        if self.weight.swap(u32::from(weight), Relaxed) != u32::from(weight) {
-            self.counters.effective_weight.store(u32::from(weight) << 16, Relaxed);
+        if self.weight.load(Relaxed) != u32::from(weight) {
+            self.set_rising_weight(weight, u32::from(weight) << 16);
+        }
+    }
+
+    /// The same for one whose weight still rises to it: `effective` is its part of it, in 16.16 fixed point.
+    pub(crate) fn set_rising_weight(&self, weight: u16, effective: u32) {
+        self.weight.store(u32::from(weight), Relaxed);
+        if self.counters.effective_weight.swap(effective, Relaxed) != effective {
             self.changed();
         }
     }

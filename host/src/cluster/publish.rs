@@ -16,9 +16,7 @@ use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use rustc_hash::{FxHashMap, FxHashSet};
-
-use super::build::{Publishing, is_same};
+use super::build::{Duties, Publishing, duties, is_same};
 use super::{Cluster, Snapshot};
 use crate::cluster::endpoint::{Endpoint, Which};
 use crate::cluster::health::HealthSource;
@@ -81,16 +79,17 @@ impl Cluster {
     ) -> Result<Published, BuildError> {
         let Publishing { builder, superseded } = publishing;
         let before = self.newest.load_full();
-        let servers: Vec<_> = members.iter().map(|member| member.server.clone()).collect();
-        let endpoints = builder.endpoints(&self.config, &servers, Some(&before));
-        self.change_at_once(&before, &endpoints, members);
+        let ids = Endpoint::ids(&self.config.name, members.iter().map(|member| &member.server));
+        let duties = duties(&ids, members);
+        let endpoints = builder.endpoints(members, &ids, Some(&before));
+        self.change_at_once(&before, &endpoints, &duties);
         if is_same(&before.endpoints, &endpoints) {
             // An earlier change of them may have been refused.
             before.endpoints.iter().for_each(|endpoint| self.set_weight(endpoint));
             return Ok(Published { number: before.number, ..Published::default() });
         }
         let built = builder.snapshot(before.number + 1, &self.config, endpoints, Some(&before), None);
-        let next = Arc::new(built.inspect_err(|_| self.stay(&before, members))?);
+        let next = Arc::new(built.inspect_err(|_| self.stay(&before, &duties))?);
         (hooks.prepare)(&next);
         self.newest.store(Arc::clone(&next));
         self.count_members();
@@ -113,8 +112,7 @@ impl Cluster {
     }
 
     /// A module refuses these members: those that were there stay, but for those that left.
-    fn stay(&self, before: &Snapshot, members: &[Member]) {
-        let stays = self.duties(members);
+    fn stay(&self, before: &Snapshot, stays: &Duties) {
         for endpoint in &before.endpoints {
             self.set_weight(endpoint);
             endpoint.live.set_limit(endpoint.limit);
@@ -125,9 +123,8 @@ impl Cluster {
     }
 
     /// What is written to the live numbers before anything is built: no instance sees more than it was built with.
-    fn change_at_once(&self, before: &Snapshot, endpoints: &[Arc<Endpoint>], members: &[Member]) {
+    fn change_at_once(&self, before: &Snapshot, endpoints: &[Arc<Endpoint>], duties: &Duties) {
         let serves = before.available_tier(0).is_some();
-        let duties = self.duties(members);
         for endpoint in endpoints {
             match before.by_id(endpoint) {
                 None => self.arrive(endpoint, serves),
@@ -141,31 +138,24 @@ impl Cluster {
             let duty = duties.get(&endpoint.id).copied().unwrap_or_default();
             self.set_duty(endpoint, duty);
         }
-        let stays: FxHashSet<u64> = endpoints.iter().map(|endpoint| endpoint.id).collect();
         for tier in &before.tiers {
             let members = before.endpoints_of(tier);
-            let n_staying =
-                members.iter().filter(|m| stays.contains(&m.id) && m.is_usable(Which::Available)).count();
+            let n_staying = members
+                .iter()
+                .filter(|m| duties.contains_key(&m.id) && m.is_usable(Which::Available))
+                .count();
             if 2 * n_staying < tier.n_available() as usize {
                 // Those that stay could not serve what all did. The others leave when the new ones serve.
                 continue;
             }
-            for endpoint in members.iter().filter(|member| !stays.contains(&member.id)) {
+            for endpoint in members.iter().filter(|member| !duties.contains_key(&member.id)) {
                 self.set_source(endpoint, HealthSource::Gone, true);
             }
         }
     }
 
-    /// What each of these members is there for, by ID.
-    fn duties(&self, members: &[Member]) -> FxHashMap<u64, Duty> {
-        let servers: Vec<_> = members.iter().map(|member| member.server.clone()).collect();
-        let ids = Endpoint::ids(&self.config.name, &servers);
-        ids.into_iter().zip(members.iter().map(|member| member.duty)).collect()
-    }
-
     /// Has each member be there for what these say.
-    pub(super) fn set_duties(&self, members: &[Member]) {
-        let duties = self.duties(members);
+    pub(super) fn set_duties(&self, duties: &Duties) {
         for endpoint in &self.newest().endpoints {
             self.set_duty(endpoint, duties.get(&endpoint.id).copied().unwrap_or_default());
         }
@@ -438,7 +428,8 @@ mod tests {
         let before = cluster.newest().clone();
         let same = members(&cluster, &[(1, 1), (2, 1)]);
         before.endpoints[0].live.set_weight(0);
-        cluster.stay(&before, &same[1..]);
+        let ids = Endpoint::ids(&cluster.config.name, same[1..].iter().map(|member| &member.server));
+        cluster.stay(&before, &duties(&ids, &same[1..]));
         assert!(before.endpoints[0].health.holds(HealthSource::Gone));
         before.endpoints[1].live.set_weight(0);
         assert_eq!(publish(&cluster, &same).number, 1);

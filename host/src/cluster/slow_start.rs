@@ -78,10 +78,9 @@ impl SlowStart {
     pub(crate) fn set_weight(&self, live: &Live, weight: u16) {
         let now = Instant::now();
         let rising = self.rising();
-        live.set_weight(weight);
-        if let Some(it) = rising.iter().find(|rising| std::ptr::eq(&*rising.live, live)) {
-            live.counters.effective_weight.store(self.weight(weight, it.elapsed(now)), Relaxed);
-            live.changed();
+        match rising.iter().find(|rising| std::ptr::eq(&*rising.live, live)) {
+            Some(it) => live.set_rising_weight(weight, self.weight(weight, it.elapsed(now))),
+            None => live.set_weight(weight),
         }
     }
 
