@@ -310,6 +310,40 @@ fn requests_that_retry_go_to_the_servers_that_are_there_by_then() {
     assert_eq!(site.generation(), 1);
 }
 
+/// What the request saw first is told by name, though none of it is there any more.
+#[test]
+fn an_explanation_names_servers_that_left_meanwhile() {
+    let gate = Gate::default();
+    let failing = Origin::serving({
+        let gate = gate.clone();
+        move |conn| {
+            while conn.request().is_some() {
+                gate.wait();
+                conn.send("HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n");
+            }
+        }
+    });
+    let (idle, new) = (Origin::named("idle"), Origin::named("new"));
+    let retry = "path = \"/\"\nretry = { on = [\"503\"], budget = { percent = 100, min = 100 } }";
+    let explain = "[explain]\nallow = [\"127.0.0.0/8\"]";
+    let site = Site::run(&over([&failing, &idle]).route(retry).tables(explain));
+    let mut client = site.connect();
+    client.send("GET / HTTP/1.1\r\nHost: test\r\nX-Trylist-Explain: 1\r\n\r\n");
+    failing.wait_for_requests(1);
+    change(&site, &new.url(), "add");
+    [&failing, &idle].map(|origin| change(&site, &origin.url(), "remove"));
+    gate.open();
+    let reply = client.reply();
+    assert_eq!(reply.text(), "new");
+    let lines = |name: &str, url: &str| {
+        reply.head.lines().filter(|line| line.starts_with(name) && line.contains(url)).count()
+    };
+    assert_eq!(lines("X-Trylist-Candidate", &failing.url()), 1, "{}", reply.head);
+    assert_eq!(lines("X-Trylist-Candidate", &idle.url()), 1, "{}", reply.head);
+    assert_eq!(lines("X-Trylist-Try", &failing.url()), 1, "{}", reply.head);
+    assert_eq!(lines("X-Trylist-Try", &new.url()), 1, "{}", reply.head);
+}
+
 #[test]
 fn a_cluster_that_loses_all_servers_answers_503_and_serves_again_with_a_new_one() {
     let origins = ["a", "b", "c"].map(Origin::named);

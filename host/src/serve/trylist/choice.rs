@@ -125,12 +125,13 @@ impl Trylist<'_> {
         self.begin_tier();
     }
 
-    /// Keeps the members that were tried and that of the session, for logs and counts, when the snapshot goes.
+    /// Keeps the members that were tried and that of the session, for logs, counts and explanations, when the snapshot goes.
     pub(super) fn keep_tried(&mut self) {
         let tried = self.slot().tries.iter().map(|tried| tried.endpoint);
         let current = self.current.as_ref().map(|current| current.endpoint);
         // Another member might take the place of the session's, and get its requests.
-        let tried: Vec<usize> = tried.chain(current).chain(self.view.preferred).collect();
+        let told = self.why.iter().flat_map(|why| why.places());
+        let tried: Vec<usize> = tried.chain(current).chain(self.view.preferred).chain(told).collect();
         for place in tried {
             if !self.older.iter().any(|member| member.place == place)
                 && let Some(member) = self.members.at_place(place)

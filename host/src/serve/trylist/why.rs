@@ -55,6 +55,18 @@ pub(super) enum ExplainedStep {
 }
 
 impl Explanation {
+    /// The places of all endpoints that it names.
+    pub(super) fn places(&self) -> impl Iterator<Item = usize> {
+        let of_step = |step: &ExplainedStep| match step {
+            ExplainedStep::Try { endpoint, .. } | ExplainedStep::Declined { endpoint, .. } => Some(*endpoint),
+            ExplainedStep::Busy | ExplainedStep::End { .. } => None,
+        };
+        self.candidates
+            .iter()
+            .map(|candidate| candidate.endpoint)
+            .chain(self.steps.iter().filter_map(of_step))
+    }
+
     pub(super) fn push(&mut self, event: ExplainedStep) {
         self.n_steps += 1;
         if self.steps.len() < MAX_STEPS {
