@@ -58,9 +58,11 @@ impl Folder {
         self.file("site.sock")
     }
 
-    /// Replaces the configuration.
+    /// Replaces the configuration. Commands that run meanwhile read it as it was before or as it is then.
     pub fn write(&self, text: &str) {
-        fs::write(self.file("site.toml"), format!("control = {:?}\n{text}", self.socket())).unwrap();
+        let new = self.file("site.toml.new");
+        fs::write(&new, format!("control = {:?}\n{text}", self.socket())).unwrap();
+        fs::rename(new, self.file("site.toml")).unwrap();
     }
 
     /// Runs a command on it, such as `module release` with `greedy`.
