@@ -24,7 +24,7 @@
 //!
 //! ```text
 //!  .so file ─► sealed copy ─► checked: machine, ABI, ID, hash ─► Module, for the life of the process
-//!                                                                   │ build(endpoints, settings), once a cluster
+//!                                                                   │ build(endpoints, settings), for each membership
 //!                                                                   ▼
 //!                                     Balancer ◄── load_balance, next, … from any thread
 //!                                                                   │ dropped after the last request on it
@@ -40,9 +40,10 @@
 //!
 //! # Threads
 //!
-//! A [`worker::Worker`] has one thread for each core, and each (`serve/thread.rs`) owns a runtime, its sockets, its
-//! connections to servers and its numbers. What threads share is atomic or never changes, so that no request waits for
-//! another thread.
+//! A [`worker::Worker`] has one thread for each core. Each thread (`serve/thread.rs`) owns a runtime, its sockets, its
+//! connections to servers, its numbers, and its view of each cluster's members. What threads share is atomic or never changes,
+//! so that no request waits for another thread. A cluster whose members change gets a new snapshot, which each thread switches to
+//! at a turn of its loop ([`cluster`]). Threads beside them look names up, check servers, and build snapshots.
 //!
 //! # Rooms
 //!
