@@ -331,7 +331,9 @@ fn an_explanation_names_servers_that_left_meanwhile() {
     client.send("GET / HTTP/1.1\r\nHost: test\r\nX-Trylist-Explain: 1\r\n\r\n");
     failing.wait_for_requests(1);
     change(&site, &new.url(), "add");
-    [&failing, &idle].map(|origin| change(&site, &origin.url(), "remove"));
+    for leaving in [&failing, &idle] {
+        change(&site, &leaving.url(), "remove");
+    }
     gate.open();
     let reply = client.reply();
     assert_eq!(reply.text(), "new");
