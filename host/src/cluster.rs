@@ -35,7 +35,7 @@ pub(crate) mod random;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use tokio::sync::Notify;
 
 use crate::cluster::ejection::{Outlier, Trial};
@@ -47,6 +47,7 @@ use crate::config::{self, HostHeader, KeySource};
 use crate::module::balancer::ModuleFault;
 use crate::net::per_client::PerClient;
 
+pub(crate) use self::build::IfRefused;
 use self::build::Publishing;
 pub(crate) use self::publish::{PublishHooks, Published};
 pub(crate) use self::queue::{QueuePlace, QueueSignal, WaitQueue, Wanted};
@@ -65,6 +66,8 @@ pub struct Cluster {
     in_use: OnceLock<Box<[AtomicU64]>>,
     /// Snapshots whose trylists are to end.
     n_over: AtomicU64,
+    /// The members of now are refused.
+    refusal: ArcSwapOption<MembershipRefusal>,
     /// Where endpoints that become available get little at first.
     pub(crate) slow_start: Option<SlowStart>,
     /// Where endpoints whose tries fail are left alone for a while.
@@ -82,6 +85,15 @@ pub struct Cluster {
     requests: AtomicU32,
     /// Requests of other generations, as last reported.
     requests_elsewhere: AtomicU32,
+}
+
+/// Members that are not in use as they should be, since the last change of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MembershipRefusal {
+    /// Who refuses them, and why.
+    pub why: String,
+    /// They are in use all the same, and the host chooses among them. Otherwise the members of before are, but for those that left.
+    pub host_chooses: bool,
 }
 
 /// A request that was let in; counted until this is dropped.
@@ -228,13 +240,23 @@ impl Cluster {
     /// Whether the host chooses in one of its tiers, because this module's file or the tier's balancer is in quarantine.
     pub(crate) fn is_quarantined(&self, module: &str) -> bool {
         let has_key = *self.config.module == *module;
-        self.newest().tiers.iter().any(|tier| tier.chooser(has_key).is_none())
+        let is_built = |tier: &&Tier| tier.instance.refused.is_none();
+        self.newest().tiers.iter().filter(is_built).any(|tier| tier.chooser(has_key).is_none())
+    }
+
+    /// Why its members are not in use as they should be, if they are not.
+    pub(crate) fn refusal(&self) -> Option<Arc<MembershipRefusal>> {
+        self.refusal.load_full()
+    }
+
+    fn set_refusal(&self, refusal: Option<MembershipRefusal>) {
+        self.refusal.store(refusal.map(Arc::new));
     }
 
     /// How often this module of the cluster did this wrong.
     pub fn faults(&self, module: &str, fault: ModuleFault) -> u64 {
         let newest = self.newest();
-        let balancers = newest.balancers().filter(|balancer| balancer.module().id() == module);
+        let balancers = newest.counting_balancers().filter(|balancer| balancer.module().id() == module);
         balancers.map(|balancer| balancer.faults(fault)).sum()
     }
 }
@@ -266,7 +288,7 @@ mod tests {
             Registry::load_except(&config.modules, &BTreeSet::from(["a".into()])).expect("none to load");
         let member = |server: &config::Server| Member { server: server.clone(), duty: Duty::Ready };
         let members: Vec<Member> = config.clusters[0].servers.iter().map(member).collect();
-        Cluster::build(0, &config.clusters[0], &members, &registry, &Learned::new(), 10)
+        Cluster::build(0, &config.clusters[0], &members, &registry, &Learned::new(), 10, IfRefused::Nothing)
             .expect("no module that could refuse")
     }
 

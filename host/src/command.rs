@@ -3,7 +3,9 @@
 use std::io::{self, Write as _};
 use std::path::Path;
 
-use trylist::process::control::{self, ActStatus, Command, ControlReply, Exit, GenerationStatus, Status};
+use trylist::process::control::{
+    self, ActStatus, Command, ControlReply, Exit, GenerationStatus, RefusedStatus, Status,
+};
 
 use crate::output::{CommandFailure, print};
 
@@ -87,6 +89,15 @@ fn describe_generation(generation: &GenerationStatus) -> Vec<String> {
             module.faults,
             module.file
         )
+    }));
+    lines.extend(generation.refused.iter().map(|refused| {
+        let RefusedStatus { cluster, why, host_chooses } = refused;
+        let what = if *host_chooses {
+            "the host chooses among its servers"
+        } else {
+            "its servers stay as they were"
+        };
+        format!("  cluster {cluster}: {what}: {why}")
     }));
     lines
 }

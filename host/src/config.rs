@@ -35,8 +35,8 @@ pub use self::health::{CountedStatuses, Ejection, HealthCheck, HttpProbe, Probe,
 pub use self::locate::NotFound;
 pub use self::model::{
     Access, AccessLogTarget, Admin, AllDown, ClusterConfig, Config, CookieTerms, Families, HostHeader,
-    KeyMissing, KeySource, Limits, Listener, ModuleFile, Place, ProxyProtocol, QueueOrder, Resolve,
-    ResolverConfig, Route, RouteOrder, RunAs, SameSite, Server, Setting, SettingValue, StickyConfig,
+    KeyMissing, KeySource, Limits, Listener, MAX_SERVERS, ModuleFile, Place, ProxyProtocol, QueueOrder,
+    Resolve, ResolverConfig, Route, RouteOrder, RunAs, SameSite, Server, Setting, SettingValue, StickyConfig,
     Supervision, Syntax, Timeouts, WhenFull,
 };
 pub use self::problem::{ConfigErrors, Problem, Warning};

@@ -7,11 +7,11 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
-use super::{Cluster, Instance, KeylessChooser, Snapshot, Tier, WaitQueue};
+use super::{Cluster, Instance, KeylessChooser, MembershipRefusal, Snapshot, Tier, WaitQueue};
 use crate::cluster::ejection::Outlier;
 use crate::cluster::endpoint::{Endpoint, addresses_of};
 use crate::cluster::health::HealthSource;
@@ -21,7 +21,7 @@ use crate::cluster::membership::{Duty, Member};
 use crate::cluster::places::Places;
 use crate::cluster::retries::Retries;
 use crate::cluster::slow_start::SlowStart;
-use crate::cluster::snapshot::NO_INDEX;
+use crate::cluster::snapshot::{NO_INDEX, RefusedInstance};
 use crate::cluster::sticky::Sticky;
 use crate::config::{self, Server, Setting};
 use crate::module::Module;
@@ -71,7 +71,7 @@ impl Cluster {
     /// is [`BuildInput::fault_limit`].
     ///
     /// # Errors
-    /// The module refuses its settings or its endpoints.
+    /// The module refuses its settings or its endpoints, unless the host is to choose then.
     ///
     /// # Panics
     /// If a module of the cluster is not in the registry, which the checked configuration rules out.
@@ -82,6 +82,7 @@ impl Cluster {
         registry: &Registry,
         learned: &Learned,
         fault_limit: u32,
+        if_refused: IfRefused,
     ) -> Result<Self, BuildError> {
         for id in config.modules() {
             assert!(
@@ -109,8 +110,13 @@ impl Cluster {
         for endpoint in &endpoints {
             endpoint.live.set_weight(endpoint.weight);
         }
-        let snapshot = builder.snapshot(1, config, endpoints, None, known)?;
+        let from = BuildFrom { before: None, known };
+        let (snapshot, refused) = builder.snapshot(1, config, endpoints, &from, if_refused)?;
         let cluster = Self::over(config, snapshot, builder);
+        if let Some(refused) = refused {
+            cluster.set_refusal(Some(MembershipRefusal { why: refused.to_string(), host_chooses: true }));
+            tracing::error!("cluster \"{}\": the host chooses among its servers: {refused}", config.name);
+        }
         cluster.set_duties(&duties(&ids, members));
         if let Some(known) = known {
             cluster.take_over_health(known.health());
@@ -129,6 +135,7 @@ impl Cluster {
             publishing: Mutex::new(Publishing::new(builder)),
             in_use: OnceLock::new(),
             n_over: AtomicU64::new(0),
+            refusal: ArcSwapOption::empty(),
             slow_start: has_slow_start
                 .then(|| SlowStart::new(config.slow_start, config.slow_start_aggression)),
             outlier: Outlier::new(&config.ejection, tiers),
@@ -198,7 +205,8 @@ impl Builder {
         self.arenas.places.bound()
     }
 
-    /// A snapshot of these endpoints, which are in order. Tiers that are as before keep their balancers.
+    /// A snapshot of these endpoints, which are in order. Tiers that are as before keep their balancers. Where a module refuses
+    /// and `refused` says so, the host chooses in its place; the first refusal is told beside.
     ///
     /// # Errors
     /// A module refuses. Nothing that was built for this is left then.
@@ -207,17 +215,23 @@ impl Builder {
         number: u64,
         config: &config::ClusterConfig,
         endpoints: Vec<Arc<Endpoint>>,
-        before: Option<&Snapshot>,
-        known: Option<&LearnedCluster>,
-    ) -> Result<Snapshot, BuildError> {
+        from: &BuildFrom<'_>,
+        if_refused: IfRefused,
+    ) -> Result<(Snapshot, Option<BuildError>), BuildError> {
         let mut tiers: Vec<Tier> = Vec::new();
-        let mut first = 0;
+        let (mut first, mut refused) = (0, None);
         for members in endpoints.chunk_by(|a, b| a.tier == b.tier) {
-            let before =
-                before.and_then(|before| before.tiers.iter().find(|t| t.number() == members[0].tier));
-            let instance = match before.map(|before| &before.instance) {
-                Some(instance) if is_same(&instance.endpoints, members) => Ok(Arc::clone(instance)),
-                previous => self.instance(config, members, previous.map(|arc| &**arc), known),
+            let previous = from.instance_of(members[0].tier);
+            let instance = match previous {
+                Some(previous) if previous.refused.is_none() && is_same(&previous.endpoints, members) => {
+                    Ok(Arc::clone(previous))
+                }
+                _ => {
+                    self.instance(config, members, previous, from.known, if_refused).map(|(built, error)| {
+                        refused = refused.take().or(error);
+                        built
+                    })
+                }
             };
             match instance {
                 Ok(instance) => tiers.push(Tier { first, n_endpoints: members.len(), instance }),
@@ -235,7 +249,7 @@ impl Builder {
         }
         let balancers = || tiers.iter().filter_map(|tier| tier.instance.balancer.as_ref());
         let sticky = config.sticky.as_ref();
-        Ok(Snapshot {
+        let snapshot = Snapshot {
             number,
             sticky: sticky.map(|sticky| Sticky::new(&config.name, sticky, &endpoints, &self.secret)),
             has_limits: endpoints.iter().any(|endpoint| endpoint.limit > 0),
@@ -245,7 +259,8 @@ impl Builder {
             tiers: tiers.into(),
             by_place,
             is_over: AtomicBool::new(false),
-        })
+        };
+        Ok((snapshot, refused))
     }
 
     /// The balancers of one tier.
@@ -253,27 +268,60 @@ impl Builder {
         &mut self,
         config: &config::ClusterConfig,
         members: &[Arc<Endpoint>],
-        previous: Option<&Instance>,
+        previous: Option<&Arc<Instance>>,
         known: Option<&LearnedCluster>,
-    ) -> Result<Arc<Instance>, BuildError> {
+        if_refused: IfRefused,
+    ) -> Result<(Arc<Instance>, Option<BuildError>), BuildError> {
         self.n_instances += 1;
         let state = InstanceState::new(self.n_instances, &self.arenas.states);
         members.iter().for_each(|member| member.live.list(&state));
+        let last_built = previous.and_then(|previous| match &previous.refused {
+            Some(refused) => refused.last_built.as_ref(),
+            None => Some(previous),
+        });
         let build = InstanceBuild { builder: self, config, members, state: &state, known };
-        match build.balancers(previous) {
-            Ok((balancer, keyless)) => Ok(Arc::new(Instance {
-                tier: members[0].tier,
-                endpoints: members.into(),
-                balancer,
-                keyless,
-                state,
-            })),
-            Err(error) => {
-                members.iter().for_each(|member| member.live.unlist(&state));
-                Err(error)
+        let (balancer, keyless, error) = match (build.balancers(last_built.map(|built| &**built)), if_refused)
+        {
+            (Ok((balancer, keyless)), _) => (balancer, keyless, None),
+            (Err(error), IfRefused::HostChooses) => {
+                let has_two = config.key_missing.is_some();
+                let keyless = if has_two { KeylessChooser::Host } else { KeylessChooser::Same };
+                (None, keyless, Some(error))
             }
-        }
+            (Err(error), IfRefused::Nothing) => {
+                members.iter().for_each(|member| member.live.unlist(&state));
+                return Err(error);
+            }
+        };
+        let refused = error.is_some().then(|| RefusedInstance { last_built: last_built.cloned() });
+        let (tier, endpoints) = (members[0].tier, members.into());
+        let instance = Arc::new(Instance { tier, endpoints, balancer, keyless, state, refused });
+        Ok((instance, error))
     }
+}
+
+/// What a snapshot is built from, beside its members.
+pub(super) struct BuildFrom<'a> {
+    /// The one before it.
+    pub(super) before: Option<&'a Snapshot>,
+    /// What an earlier generation learned.
+    pub(super) known: Option<&'a LearnedCluster>,
+}
+
+impl BuildFrom<'_> {
+    fn instance_of(&self, tier: u16) -> Option<&Arc<Instance>> {
+        let mut tiers = self.before.iter().flat_map(|before| &before.tiers);
+        tiers.find(|known| known.number() == tier).map(|known| &known.instance)
+    }
+}
+
+/// What comes of members that a module refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IfRefused {
+    /// Nothing: there are others to go on with.
+    Nothing,
+    /// The host chooses among them: nobody else could serve.
+    HostChooses,
 }
 
 /// One instance that is being built.

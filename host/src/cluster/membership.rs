@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::discovery::KnownAddresses;
 use crate::cluster::endpoint::ADDRESS_MARK;
-use crate::config::{Resolve, Server};
+use crate::config::{MAX_SERVERS, Resolve, Server};
 
 /// One server as requests are to see it.
 #[derive(Clone, Debug)]
@@ -73,6 +73,17 @@ pub(crate) fn merge(
         }
     }
     members
+}
+
+/// Whether there are no more members than a cluster may have.
+///
+/// # Errors
+/// There are; in words.
+pub(crate) fn check_number(members: &[Member]) -> Result<(), String> {
+    match members.len() {
+        ..=MAX_SERVERS => Ok(()),
+        n => Err(format!("{n} servers are more than a cluster may have ({MAX_SERVERS})")),
+    }
 }
 
 /// A server with what was said of it; `None` where it is no member.

@@ -16,11 +16,11 @@ use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::build::{Duties, Publishing, duties, is_same};
-use super::{Cluster, Snapshot};
+use super::build::{BuildFrom, Duties, IfRefused, Publishing, duties, is_same};
+use super::{Cluster, MembershipRefusal, Snapshot};
 use crate::cluster::endpoint::{Endpoint, Which};
 use crate::cluster::health::HealthSource;
-use crate::cluster::membership::{Duty, Member};
+use crate::cluster::membership::{Duty, Member, check_number};
 use crate::module::balancer::BuildError;
 
 /// How often a publication looks whether all threads use it.
@@ -40,7 +40,7 @@ pub(crate) struct PublishHooks<'a> {
 }
 
 /// What a publication changed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Published {
     /// The number of the snapshot in use.
     pub number: u64,
@@ -48,6 +48,8 @@ pub(crate) struct Published {
     pub n_came: usize,
     /// Members that left.
     pub n_left: usize,
+    /// Why the host chooses among the members, if a module refuses them.
+    pub refused: Option<String>,
 }
 
 impl Cluster {
@@ -55,12 +57,31 @@ impl Cluster {
     /// balancers. Costs O(members).
     ///
     /// # Errors
-    /// A module refuses them. The members stay as they were, but those that would have left get nothing new.
-    pub(crate) fn publish(
-        &self,
-        members: &[Member],
-        hooks: &PublishHooks<'_>,
-    ) -> Result<Published, BuildError> {
+    /// A module refuses them, or there are too many. The members stay as they were, but those that would have left get nothing
+    /// new. Where none of them would stay the new ones are in use all the same: the host chooses among them.
+    pub(crate) fn publish(&self, members: &[Member], hooks: &PublishHooks<'_>) -> Result<Published, String> {
+        let published = match check_number(members) {
+            Ok(()) => self.publish_those(members, hooks).map_err(|refused| refused.to_string()),
+            Err(too_many) => {
+                let ids = Endpoint::ids(&self.config.name, members.iter().map(|member| &member.server));
+                let (before, duties) = (self.newest().clone(), duties(&ids, members));
+                self.stay(&before, &duties);
+                Err(too_many)
+            }
+        };
+        self.set_refusal(match &published {
+            Ok(Published { refused: None, .. }) => None,
+            Ok(Published { refused: Some(why), .. }) => {
+                Some(MembershipRefusal { why: why.clone(), host_chooses: true })
+            }
+            Err(why) => {
+                Some(MembershipRefusal { why: why.clone(), host_chooses: self.newest().is_refused() })
+            }
+        });
+        published
+    }
+
+    fn publish_those(&self, members: &[Member], hooks: &PublishHooks<'_>) -> Result<Published, BuildError> {
         let mut publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         let unused = publishing.take_unused();
         let published = self.publish_as(&mut publishing, members, hooks);
@@ -83,13 +104,16 @@ impl Cluster {
         let duties = duties(&ids, members);
         let endpoints = builder.endpoints(members, &ids, Some(&before));
         self.change_at_once(&before, &endpoints, &duties);
-        if is_same(&before.endpoints, &endpoints) {
+        if is_same(&before.endpoints, &endpoints) && !before.is_refused() {
             // An earlier change of them may have been refused.
             before.endpoints.iter().for_each(|endpoint| self.set_weight(endpoint));
             return Ok(Published { number: before.number, ..Published::default() });
         }
-        let built = builder.snapshot(before.number + 1, &self.config, endpoints, Some(&before), None);
-        let next = Arc::new(built.inspect_err(|_| self.stay(&before, &duties))?);
+        let from = BuildFrom { before: Some(&before), known: None };
+        let if_refused = if_refused(&before, &duties);
+        let built = builder.snapshot(before.number + 1, &self.config, endpoints, &from, if_refused);
+        let (next, refused) = built.inspect_err(|_| self.stay(&before, &duties))?;
+        let next = Arc::new(next);
         (hooks.prepare)(&next);
         self.newest.store(Arc::clone(&next));
         self.count_members();
@@ -108,16 +132,17 @@ impl Cluster {
             // Requests hear of it now, and not with the next publication.
             (hooks.wake)();
         }
-        Ok(published)
+        Ok(Published { refused: refused.map(|refused| refused.to_string()), ..published })
     }
 
-    /// A module refuses these members: those that were there stay, but for those that left.
+    /// Members are refused: those that were there stay, each for what it is there for now, but for those that left.
     fn stay(&self, before: &Snapshot, stays: &Duties) {
         for endpoint in &before.endpoints {
             self.set_weight(endpoint);
             endpoint.live.set_limit(endpoint.limit);
-            if !stays.contains_key(&endpoint.id) {
-                self.set_source(endpoint, HealthSource::Gone, true);
+            match stays.get(&endpoint.id) {
+                Some(duty) => self.set_duty(endpoint, *duty),
+                None => _ = self.set_source(endpoint, HealthSource::Gone, true),
             }
         }
     }
@@ -201,7 +226,7 @@ impl Cluster {
             self.changed.notify_one();
         }
         let n_came = next.endpoints.iter().filter(|endpoint| before.by_id(endpoint).is_none()).count();
-        Published { number: next.number, n_came, n_left: left.len() }
+        Published { number: next.number, n_came, n_left: left.len(), refused: None }
     }
 
     fn set_weight(&self, endpoint: &Endpoint) {
@@ -267,6 +292,12 @@ impl Cluster {
     }
 }
 
+/// Where none of the members stays nobody but the host could serve; and where it chooses already, it goes with every change.
+fn if_refused(before: &Snapshot, stays: &Duties) -> IfRefused {
+    let is_any_left = before.endpoints.iter().any(|endpoint| stays.contains_key(&endpoint.id));
+    if is_any_left && !before.is_refused() { IfRefused::Nothing } else { IfRefused::HostChooses }
+}
+
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
@@ -306,7 +337,7 @@ mod tests {
         let before = cluster.newest().clone();
         let _running = before.endpoints[1].enter(Which::Available).expect("it is available");
         let published = publish(&cluster, &members(&cluster, &[(3, 1), (2, 1)]));
-        assert_eq!(published, Published { number: 2, n_came: 1, n_left: 1 });
+        assert_eq!(published, Published { number: 2, n_came: 1, n_left: 1, refused: None });
         let now = cluster.newest().clone();
         assert_eq!(ports(&now), [3, 2]);
         assert!(Arc::ptr_eq(&now.endpoints[1], &before.endpoints[1]), "nothing of it has changed");

@@ -66,6 +66,15 @@ pub struct Instance {
     pub keyless: KeylessChooser,
     /// What its balancers see of the endpoints as a whole.
     pub(crate) state: Arc<InstanceState>,
+    /// A module refuses these endpoints, so the host chooses among them.
+    pub(super) refused: Option<RefusedInstance>,
+}
+
+/// An instance that has no balancers because a module refuses its endpoints.
+#[derive(Debug)]
+pub(super) struct RefusedInstance {
+    /// The last one of the tier that was built: faults, and what was learned, go on from there.
+    pub(super) last_built: Option<Arc<Instance>>,
 }
 
 /// What balances the requests of a tier that have no key.
@@ -181,6 +190,16 @@ impl Snapshot {
     pub(crate) fn balancers(&self) -> impl Iterator<Item = &Balancer> {
         self.tiers.iter().flat_map(|tier| tier.instance.balancers())
     }
+
+    /// The balancers that count the faults of its modules: those of before where a module refuses the members of now.
+    pub(super) fn counting_balancers(&self) -> impl Iterator<Item = &Balancer> {
+        self.tiers.iter().filter_map(|tier| tier.instance.last_built()).flat_map(Instance::balancers)
+    }
+
+    /// Whether the host chooses in one of its tiers, because a module refuses the members.
+    pub(super) fn is_refused(&self) -> bool {
+        self.tiers.iter().any(|tier| tier.instance.refused.is_some())
+    }
 }
 
 impl Tier {
@@ -203,6 +222,11 @@ impl Tier {
 }
 
 impl Instance {
+    /// The last one of its tier that was built: itself, unless a module refuses its endpoints.
+    fn last_built(&self) -> Option<&Self> {
+        self.refused.as_ref().map_or(Some(self), |refused| refused.last_built.as_deref())
+    }
+
     /// No thread chooses in it any more.
     pub(super) fn unlist(&self) {
         self.endpoints.iter().for_each(|endpoint| endpoint.live.unlist(&self.state));

@@ -148,6 +148,9 @@ pub struct ModuleFile {
     pub place: Place,
 }
 
+/// The most servers of a cluster, whoever names them.
+pub const MAX_SERVERS: usize = 65_535;
+
 /// A named group of servers, balanced together.
 #[derive(Clone, Debug)]
 pub struct ClusterConfig {

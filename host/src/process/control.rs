@@ -180,6 +180,19 @@ pub struct GenerationStatus {
     pub connections: u64,
     /// Its modules.
     pub modules: Vec<ModuleStatus>,
+    /// Clusters whose servers are not in use as they should be, as last reported.
+    pub refused: Vec<RefusedStatus>,
+}
+
+/// A cluster whose servers are not in use as they should be, since the last change of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RefusedStatus {
+    /// Name of the cluster.
+    pub cluster: String,
+    /// Who refuses them, and why.
+    pub why: String,
+    /// They are in use, and the host chooses among them; otherwise the servers of before are in use.
+    pub host_chooses: bool,
 }
 
 /// A module of a generation.

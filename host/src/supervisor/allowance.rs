@@ -122,6 +122,7 @@ mod tests {
     use crate::cluster::learned::Learned;
     use crate::config::{self, Syntax};
     use crate::observe::metrics::Totals;
+    use crate::process::channel::message::ActsResult;
 
     fn allowance(servers: &str, now: Instant) -> Allowance {
         let text = format!(
@@ -141,7 +142,7 @@ mod tests {
     }
 
     fn applied() -> ToSupervisor {
-        ToSupervisor::Applied { number: 1, problem: None }
+        ToSupervisor::Applied { number: 1, result: ActsResult::InUse }
     }
 
     fn saved(is_answer: bool) -> ToSupervisor {

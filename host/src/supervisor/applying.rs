@@ -13,6 +13,7 @@ use super::Supervisor;
 use super::acts::{Order, Undo};
 use super::commands::ClientId;
 use super::generation::GenerationPhase;
+use crate::process::channel::message::ActsResult;
 use crate::process::control::{ControlReply, Exit, Refused, ServerOrder};
 
 /// For a worker to use a change, before whoever asked hears that it does not yet.
@@ -95,7 +96,7 @@ impl Supervisor {
     }
 
     /// A worker uses acts, or says why it does not. Only the one that serves counts.
-    pub(super) fn applied(&mut self, idx: usize, number: u64, problem: Option<&str>) {
+    pub(super) fn applied(&mut self, idx: usize, number: u64, result: &ActsResult) {
         let generation = &mut self.generations[idx];
         if number > self.applying.number {
             return generation.ignore("acts that it was not given");
@@ -104,23 +105,27 @@ impl Supervisor {
             return;
         }
         let over = self.applying.take(|asker| asker.number == number);
-        match problem {
-            None => self.tell_in_use(over),
-            Some(problem) => self.tell_refused(over, problem),
+        match result {
+            ActsResult::InUse => self.tell_in_use(over, ""),
+            ActsResult::HostChooses(why) => {
+                self.tell_in_use(over, &format!(", but the host chooses among the servers: {why}"));
+            }
+            ActsResult::Refused(problem) => self.tell_refused(over, problem),
         }
     }
 
     /// A generation serves that was started with these acts, or later ones.
     pub(super) fn started_with(&mut self, number: u64) {
         let over = self.applying.take(|asker| asker.number <= number);
-        self.tell_in_use(over);
+        self.tell_in_use(over, "");
     }
 
-    fn tell_in_use(&mut self, askers: Vec<Asker>) {
+    /// `but` is what else there is to say.
+    fn tell_in_use(&mut self, askers: Vec<Asker>, but: &str) {
         for Asker { client, what, .. } in askers {
             match client {
-                Some(client) => self.tell_and_end(client, &format!("{what} from now on")),
-                None => tracing::info!("{what}: in use now"),
+                Some(client) => self.tell_and_end(client, &format!("{what} from now on{but}")),
+                None => tracing::info!("{what}: in use now{but}"),
             }
         }
     }

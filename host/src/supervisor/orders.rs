@@ -13,9 +13,10 @@ use super::{DRAIN_GRACE, STOP_TIMEOUT, Stopping, Supervisor};
 use crate::config::AccessLogTarget;
 use crate::module::Hex;
 use crate::observe::access_log;
-use crate::process::channel::message::ToWorker;
+use crate::process::channel::message::{RefusedServers, ToWorker};
 use crate::process::control::{
-    Command, ControlReply, Exit, GenerationStatus, ModuleStatus, QuarantineStatus, Refused, Status,
+    Command, ControlReply, Exit, GenerationStatus, ModuleStatus, QuarantineStatus, Refused, RefusedStatus,
+    Status,
 };
 
 impl Supervisor {
@@ -176,6 +177,10 @@ impl Generation {
             faults: self.report.faults.get(idx).copied().unwrap_or_default(),
             quarantined: copy.is_quarantined,
         };
+        let refused = |refused: &RefusedServers| {
+            let cluster = self.bundle.config.clusters.get(refused.cluster)?.name.to_string();
+            Some(RefusedStatus { cluster, why: refused.why.clone(), host_chooses: refused.host_chooses })
+        };
         let state = match self.phase {
             GenerationPhase::Building { .. } | GenerationPhase::Opening { .. } => "starting",
             GenerationPhase::Serving => "serving",
@@ -192,6 +197,7 @@ impl Generation {
             config_sha256: Hex(&self.bundle.sha256).to_string(),
             connections: self.report.connections,
             modules: self.copies.iter().enumerate().map(module).collect(),
+            refused: self.report.refused.iter().filter_map(refused).collect(),
         }
     }
 }

@@ -36,7 +36,7 @@ impl Supervisor {
                     self.ready(number)?;
                 }
                 ToSupervisor::Report(report) => self.reported(idx, *report),
-                ToSupervisor::Applied { number, problem } => self.applied(idx, number, problem.as_deref()),
+                ToSupervisor::Applied { number, result } => self.applied(idx, number, &result),
                 ToSupervisor::Saved { state, is_answer } => self.saved(number, state, is_answer)?,
                 ToSupervisor::Ended { cut_off, totals } => self.ended(idx, cut_off, totals),
                 ToSupervisor::Load { is_draining, load } => {

@@ -156,6 +156,7 @@ impl Supervisor {
             has_access_log: access_log.is_some(),
             state: self.state.clone(),
             acts: self.acts.of(&bundle.config, SystemTime::now()),
+            must_serve: matches!(reason, StartReason::Replace | StartReason::RollBack),
             base: self.base_of(number),
         };
         let cannot = |error| Refused::failed(format_args!("no process for generation {number}: {error}"));

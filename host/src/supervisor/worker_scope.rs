@@ -7,7 +7,7 @@ use super::acts::MAX_URL_BYTES;
 use crate::cluster::names::MAX_ADDRESSES;
 use crate::config::{ClusterConfig, Config, Resolve, Server};
 use crate::observe::metrics::{MOST_LEFT, Metrics, Totals, TotalsBounds};
-use crate::process::channel::message::WorkerReport;
+use crate::process::channel::message::{RefusedServers, WorkerReport};
 
 /// The supervisor keeps so many series of generations that have ended, or twice what one generation has if that is more.
 const MIN_KEPT_SERIES: usize = 1 << 20;
@@ -69,6 +69,12 @@ impl WorkerScope {
         if report.faults.len() > self.n_modules {
             return Err("faults of modules that are not in its configuration".to_owned());
         }
+        let is_possible = |refused: &RefusedServers| {
+            refused.cluster < self.n_clusters && refused.why.len() <= RefusedServers::MAX_BYTES
+        };
+        if report.refused.len() > self.n_clusters || !report.refused.iter().all(is_possible) {
+            return Err("refused servers of clusters that are not in its configuration".to_owned());
+        }
         self.check_totals(&report.totals, n_added)
     }
 
@@ -90,7 +96,8 @@ impl WorkerScope {
 
     /// The most bytes of a report, and
     pub(super) fn report_bytes(&self, n_added: usize) -> u64 {
-        self.max_series(n_added).saturating_mul(self.totals.max_label_bytes) as u64
+        let refused = self.n_clusters.saturating_mul(2 * RefusedServers::MAX_BYTES);
+        self.max_series(n_added).saturating_mul(self.totals.max_label_bytes).saturating_add(refused) as u64
     }
 
     /// of a load.

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::cluster::{Cluster, Clusters};
+use crate::cluster::{Cluster, Clusters, MembershipRefusal};
 use crate::module::balancer::ModuleFault;
 use crate::net::address::Address;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::{BalancerLayout, ClusterLayout, MetricsLayout};
+use crate::process::channel::message::RefusedServers;
 
 /// How often each module did wrong, over all clusters.
 pub(super) fn faults(clusters: &[Cluster]) -> BTreeMap<Arc<str>, u64> {
@@ -22,6 +23,17 @@ pub(super) fn faults(clusters: &[Cluster]) -> BTreeMap<Arc<str>, u64> {
     faults
 }
 
+/// The clusters whose servers are not in use as they should be.
+pub(super) fn refused(clusters: &[Cluster]) -> Vec<RefusedServers> {
+    let refused = |(idx, cluster): (usize, &Cluster)| {
+        let MembershipRefusal { mut why, host_chooses } = Arc::unwrap_or_clone(cluster.refusal()?);
+        let fits = |n: &usize| *n <= RefusedServers::MAX_BYTES && why.is_char_boundary(*n);
+        why.truncate((0..=why.len()).rev().find(fits).unwrap_or(0));
+        Some(RefusedServers { cluster: idx, why, host_chooses })
+    };
+    clusters.iter().enumerate().filter_map(refused).collect()
+}
+
 /// The layout of its listeners, clusters and access log.
 pub(super) fn of(
     addresses: &[Address],
@@ -30,7 +42,7 @@ pub(super) fn of(
 ) -> MetricsLayout {
     let cluster = |idx: usize| {
         let cluster = &clusters[idx];
-        let judged = Arc::clone(clusters);
+        let (judged, changed) = (Arc::clone(clusters), Arc::clone(clusters));
         let balancer = |module: &Arc<str>| {
             let (counted, watched) = (Arc::clone(clusters), Arc::clone(clusters));
             let (of, id) = (Arc::clone(module), Arc::clone(module));
@@ -45,6 +57,7 @@ pub(super) fn of(
             endpoints: cluster.newest().endpoints.iter().map(|endpoint| (&**endpoint).into()).collect(),
             balancers: cluster.config.modules().map(balancer).collect(),
             panics: Arc::new(move || judged[idx].is_in_panic()),
+            is_refused: Arc::new(move || changed[idx].refusal().is_some()),
         }
     };
     MetricsLayout {

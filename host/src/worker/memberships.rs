@@ -23,6 +23,7 @@ use crate::cluster::{Cluster, Clusters, PublishHooks, Published, Snapshot};
 use crate::config::{Config, Server};
 use crate::module::board::{self, Board};
 use crate::module::crash;
+use crate::process::channel::message::ActsResult;
 
 /// After a build a cluster rests for so many times as long as that took.
 const REST_FACTOR: u32 = 4;
@@ -31,7 +32,7 @@ const REST_FACTOR: u32 = 4;
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// Hears when what was wanted is in use, or why it is not.
-pub(super) type Done = Box<dyn FnOnce(Result<(), String>) + Send>;
+pub(super) type Done = Box<dyn FnOnce(ActsResult) + Send>;
 
 /// Called with a cluster and its snapshot before that is used.
 type Prepare = Box<dyn Fn(usize, &Snapshot) + Send + Sync>;
@@ -81,8 +82,28 @@ struct ClusterWant {
 struct Caller {
     /// Versions of clusters that are to be done.
     needs: BTreeMap<usize, u64>,
-    problem: Option<String>,
+    /// What came of it so far.
+    result: ActsResult,
     done: Done,
+}
+
+impl Caller {
+    /// One of its clusters is done.
+    fn hear(&mut self, published: &Result<Published, String>) {
+        let now = match published {
+            Err(why) => ActsResult::Refused(why.clone()),
+            Ok(Published { refused: Some(why), .. }) => ActsResult::HostChooses(why.clone()),
+            Ok(_) => return,
+        };
+        let is_worse = match self.result {
+            ActsResult::InUse => true,
+            ActsResult::HostChooses(_) => matches!(now, ActsResult::Refused(_)),
+            ActsResult::Refused(_) => false,
+        };
+        if is_worse {
+            self.result = now;
+        }
+    }
 }
 
 /// One build that is due.
@@ -153,9 +174,9 @@ impl Memberships {
         wanted.membership.acts = acts;
         if needs.is_empty() {
             drop(wanted);
-            return done(Ok(()));
+            return done(ActsResult::InUse);
         }
-        wanted.callers.push(Caller { needs, problem: None, done });
+        wanted.callers.push(Caller { needs, result: ActsResult::InUse, done });
         drop(wanted);
         self.changed.notify_all();
     }
@@ -223,9 +244,13 @@ impl Memberships {
             wake: &|| self.published.send_modify(|n| *n += 1),
             is_over: &|| self.wanted().is_over,
         };
+        let was_refused = cluster.refusal().is_some();
         let result = cluster.publish(&build.members, &hooks);
         (self.follow)(build.cluster);
-        result.map_err(|refused| refused.to_string())
+        if was_refused && cluster.refusal().is_none() {
+            tracing::info!("cluster \"{}\": its servers are in use as they should be", cluster.config.name);
+        }
+        result
     }
 
     /// A build is over: those who wait for it hear so.
@@ -240,6 +265,9 @@ impl Memberships {
                 tracing::error!("cluster \"{name}\": its servers stay as they were: {problem}");
             }
         }
+        if let Ok(Published { refused: Some(why), .. }) = result {
+            tracing::error!("cluster \"{name}\": the host chooses among its servers: {why}");
+        }
         let (mut wanted, now) = (self.wanted(), Instant::now());
         let settle = self.clusters[build.cluster].config.settle;
         let want = &mut wanted.clusters[build.cluster];
@@ -249,13 +277,13 @@ impl Memberships {
         for caller in &mut wanted.callers {
             if caller.needs.get(&build.cluster).is_some_and(|version| *version <= build.version) {
                 caller.needs.remove(&build.cluster);
-                caller.problem = caller.problem.take().or_else(|| result.as_ref().err().cloned());
+                caller.hear(result);
             }
         }
         let over: Vec<Caller> = wanted.callers.extract_if(.., |caller| caller.needs.is_empty()).collect();
         drop(wanted);
-        for Caller { problem, done, .. } in over {
-            done(problem.map_or(Ok(()), Err));
+        for Caller { result, done, .. } in over {
+            done(result);
         }
         self.changed.notify_all();
     }

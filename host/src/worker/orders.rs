@@ -13,7 +13,7 @@ use crate::cluster::Clusters;
 use crate::module::balancer::{Balancer, ModuleFault};
 use crate::observe::metrics::Metrics;
 use crate::process::channel::Sender;
-use crate::process::channel::message::{Load, ToSupervisor, ToWorker};
+use crate::process::channel::message::{ActsResult, Load, ToSupervisor, ToWorker};
 use crate::serve::drain::Idle;
 
 /// The parts of a worker that orders act on.
@@ -33,9 +33,9 @@ impl Orders {
             ToWorker::Save => reporter.save(),
             ToWorker::Acts { number, acts } => {
                 let to = to.clone();
-                let done = move |result: Result<(), String>| {
+                let done = move |result: ActsResult| {
                     // A supervisor that is gone wants nothing.
-                    let _ = to.send(&ToSupervisor::Applied { number, problem: result.err() }, &[]);
+                    let _ = to.send(&ToSupervisor::Applied { number, result }, &[]);
                 };
                 memberships.set_acts(acts, Box::new(done));
             }

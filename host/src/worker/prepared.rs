@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use super::memberships::Membership;
 use crate::cluster::learned::Learned;
-use crate::cluster::{Cluster, Clusters};
-use crate::config::Config;
+use crate::cluster::membership::check_number;
+use crate::cluster::{Cluster, Clusters, IfRefused};
+use crate::config::{Config, MAX_SERVERS};
 use crate::module::balancer::BuildError;
 use crate::module::refusal::LoadError;
 use crate::module::registry::Registry;
@@ -38,6 +39,8 @@ pub struct Prepared {
 pub enum StartError {
     /// Modules that were refused.
     Modules(Vec<LoadError>),
+    /// Clusters with more servers than they may have.
+    Servers(Vec<String>),
     /// Balancers that their modules refused to build.
     Balancers(Vec<BuildError>),
     /// Addresses that could not be bound.
@@ -50,7 +53,7 @@ impl From<StartError> for Refused {
     fn from(error: StartError) -> Self {
         let exit = match error {
             StartError::Modules(_) | StartError::Balancers(_) => Exit::Module,
-            StartError::Bind(_) | StartError::System(..) => Exit::Failed,
+            StartError::Servers(_) | StartError::Bind(_) | StartError::System(..) => Exit::Failed,
         };
         Self { exit, lines: error.to_string().lines().map(str::to_owned).collect() }
     }
@@ -80,10 +83,11 @@ impl Prepared {
     /// # Errors
     /// [`StartError::Balancers`].
     pub fn over(config: Arc<Config>, registry: Registry, state: &Learned) -> Result<Self, StartError> {
-        Self::with(config, registry, state, Membership::default())
+        Self::with(config, registry, state, Membership::default(), IfRefused::Nothing)
     }
 
-    /// The same, where names have these addresses and operators have changed this.
+    /// The same, where names have these addresses and operators have changed this. `if_refused` says what comes of a cluster whose
+    /// module refuses its servers.
     ///
     /// # Errors
     /// [`StartError::Balancers`].
@@ -92,15 +96,31 @@ impl Prepared {
         registry: Registry,
         state: &Learned,
         membership: Membership,
+        if_refused: IfRefused,
     ) -> Result<Self, StartError> {
         let mut clusters = Vec::new();
-        let mut refused = Vec::new();
+        let (mut refused, mut too_many) = (Vec::new(), Vec::new());
+        let fault_limit = config.supervision.module_faults;
         for (idx, cluster) in config.clusters.iter().enumerate() {
-            let members = membership.members_of(&config, idx);
-            match Cluster::build(idx, cluster, &members, &registry, state, config.supervision.module_faults) {
+            let mut members = membership.members_of(&config, idx);
+            match check_number(&members) {
+                Err(why) if if_refused == IfRefused::HostChooses => {
+                    tracing::error!("cluster \"{}\": some are left out: {why}", cluster.name);
+                    members.truncate(MAX_SERVERS);
+                }
+                Err(why) => {
+                    too_many.push(format!("cluster \"{}\": {why}", cluster.name));
+                    continue;
+                }
+                Ok(()) => {}
+            }
+            match Cluster::build(idx, cluster, &members, &registry, state, fault_limit, if_refused) {
                 Ok(cluster) => clusters.push(cluster),
                 Err(e) => refused.push(e),
             }
+        }
+        if !too_many.is_empty() {
+            return Err(StartError::Servers(too_many));
         }
         if !refused.is_empty() {
             return Err(StartError::Balancers(refused));
@@ -133,6 +153,7 @@ impl fmt::Display for StartError {
         }
         match self {
             Self::Modules(problems) => lines(f, problems),
+            Self::Servers(problems) => lines(f, problems),
             Self::Balancers(problems) => lines(f, problems),
             Self::Bind(problems) => lines(f, problems),
             Self::System(what, e) => write!(f, "cannot start: {what}: {e}"),

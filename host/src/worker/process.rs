@@ -18,7 +18,7 @@ use super::memberships::Membership;
 use super::orders::{Orders, set_elsewhere};
 use super::reporter::Reporter;
 use super::{Given, Prepared, Sockets, StartError, Worker};
-use crate::cluster::discovery;
+use crate::cluster::{IfRefused, discovery};
 use crate::config::{self, Config, Files};
 use crate::module::board::Board;
 use crate::module::crash;
@@ -151,12 +151,13 @@ impl Process {
         let addresses = discovery::first_addresses(&config, start.state.answers())
             .map_err(|e| Refused::failed(format_args!("no resolver for servers' names: {e}")))?;
         let membership = Membership { addresses, acts: start.acts };
+        let if_refused = if start.must_serve { IfRefused::HostChooses } else { IfRefused::Nothing };
         let config = Arc::new(config);
         // Code of modules runs from here on.
         let registry = Registry::open(&config.modules, copies.into_iter().map(Ok))
             .map_err(|e| Refused::from(StartError::Modules(e)))?;
-        let prepared =
-            Prepared::with(Arc::clone(&config), registry, &start.state, membership).map_err(Refused::from)?;
+        let prepared = Prepared::with(Arc::clone(&config), registry, &start.state, membership, if_refused);
+        let prepared = prepared.map_err(Refused::from)?;
         self.tell_built(&prepared)?;
         let sockets = self.receive_sockets(&prepared)?;
         let given = Given { access_log, board: Some(board), base: start.base };

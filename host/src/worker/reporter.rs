@@ -182,6 +182,7 @@ impl Reporting {
             totals: self.metrics.totals(),
             faults: self.config.modules.iter().map(of_module).collect(),
             connections: self.metrics.open_connections(),
+            refused: layout::refused(&self.clusters),
         };
         let _ = self.to.send(&ToSupervisor::Report(Box::new(report)), &[]);
     }

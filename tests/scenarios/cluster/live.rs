@@ -393,19 +393,26 @@ fn drain_keeps_sessions_and_maint_takes_nothing_until_ready() {
 
 // ---- names -------------------------------------------------------------------------------------------------------------
 
-#[test]
-fn all_addresses_of_a_name_may_change_at_once_and_nothing_is_lost() {
+const ADDRESSES: [[u8; 4]; 5] =
+    [[127, 0, 0, 1], [127, 0, 0, 2], [127, 0, 0, 3], [127, 0, 0, 4], [127, 0, 0, 5]];
+
+/// A server at each of these addresses, all at one port, and that. They answer with their names.
+fn at_addresses() -> ([Origin; 5], u16) {
     let at = |ip: [u8; 4], port: u16, name: &'static str| {
         Origin::listening((ip, port).into(), move |conn| {
             let reply = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{name}", name.len());
             while conn.request().is_some() && conn.send(&reply) {}
         })
     };
-    const ADDRESSES: [[u8; 4]; 4] = [[127, 0, 0, 1], [127, 0, 0, 2], [127, 0, 0, 3], [127, 0, 0, 4]];
     let first = at(ADDRESSES[0], 0, "1");
     let port = first.address().port();
-    let origins =
-        [first, at(ADDRESSES[1], port, "2"), at(ADDRESSES[2], port, "3"), at(ADDRESSES[3], port, "4")];
+    let further = |idx: usize, name| at(ADDRESSES[idx], port, name);
+    ([first, further(1, "2"), further(2, "3"), further(3, "4"), further(4, "5")], port)
+}
+
+#[test]
+fn all_addresses_of_a_name_may_change_at_once_and_nothing_is_lost() {
+    let (origins, port) = at_addresses();
     let dns = NameServer::new();
     dns.addresses("moves.test", &ADDRESSES[..2]);
     let builder = Proxy::over_urls([format!("http://moves.test:{port}")]).named("app").threads(2);
@@ -414,7 +421,7 @@ fn all_addresses_of_a_name_may_change_at_once_and_nothing_is_lost() {
     let site = Site::run(&builder);
     let traffic = Traffic::start(site.address(), 3, 1);
     for round in 1..=6 {
-        let now = if round % 2 == 0 { &ADDRESSES[..2] } else { &ADDRESSES[2..] };
+        let now = if round % 2 == 0 { &ADDRESSES[..2] } else { &ADDRESSES[2..4] };
         let newcomer = &origins[if round % 2 == 0 { 0 } else { 2 }];
         let before = newcomer.requests().len();
         dns.addresses("moves.test", now);
@@ -475,6 +482,69 @@ fn a_server_whose_removal_a_module_refuses_gets_nothing_until_it_is_added() {
     change(&site, &origins[0].url(), "add");
     assert_eq!(who_answers(&site, 8), ["a", "b"]);
     assert_eq!(site.generation(), 1);
+}
+
+/// Nobody else could serve: none of those that the module has built for is left.
+#[test]
+fn the_host_chooses_among_servers_that_a_module_refuses_where_no_other_is_left() {
+    let (_origins, port) = at_addresses();
+    let dns = NameServer::new();
+    dns.addresses("moves.test", &ADDRESSES[..2]);
+    let builder = Proxy::over_urls([format!("http://moves.test:{port}")]).named("app").threads(2);
+    let builder = builder.broken("refuses-members").each_server("resolve = \"all\"").tables(&dns.config());
+    let site = Site::run(&builder.in_cluster("settle = \"0s\"\nsettings = { most_members = 2 }"));
+    assert_eq!(who_answers(&site, 8), ["1", "2"]);
+    let traffic = Traffic::start(site.address(), 2, 1);
+    let refused = "trylist_cluster_servers_refused{cluster=\"app\"}";
+    let fallbacks = "trylist_fallbacks_total{cluster=\"app\",module=\"refuses_members\"}";
+    let quarantined = "trylist_balancer_quarantined{cluster=\"app\",module=\"refuses_members\"}";
+    for (now, names) in [(&ADDRESSES[2..5], &["3", "4", "5"][..]), (&ADDRESSES[1..5], &["2", "3", "4", "5"])]
+    {
+        dns.addresses("moves.test", now);
+        eventually("the new servers", || (who_answers(&site, 40) == names).then_some(()));
+        assert_eq!([refused, quarantined].map(|metric| site.metric(metric)), [1.0, 0.0]);
+        assert!(site.metric(fallbacks) > 0.0);
+    }
+    let status = eventually("its status", || site.serving().refused.pop());
+    assert_eq!((&*status.cluster, status.host_chooses), ("app", true));
+    assert!(status.why.contains("module \"refuses_members\": these are not to its taste"), "{}", status.why);
+    dns.addresses("moves.test", &ADDRESSES[..2]);
+    eventually("a change that it takes", || (site.metric(refused) == 0.0).then_some(()));
+    let before = site.metric(fallbacks);
+    assert_eq!(who_answers(&site, 8), ["1", "2"]);
+    assert_eq!(site.metric(fallbacks), before, "the module chooses again");
+    eventually("its status", || site.serving().refused.is_empty().then_some(()));
+    traffic.ends_whole();
+    assert_eq!(site.generation(), 1);
+}
+
+/// The act holds, and a worker in place of one that died serves with it, though no reload would.
+#[test]
+fn a_server_that_a_module_refuses_serves_where_there_is_no_other_and_after_a_crash_too() {
+    let origins = ["a", "b"].map(Origin::named);
+    let builder = over(&origins[..1]).broken("refuses-members").each_server("weight = 4");
+    let site = Site::run(&builder.in_cluster("settings = { least_weight = 2 }"));
+    let [a, b] = origins.each_ref().map(Origin::url);
+    change(&site, &a, "remove");
+    assert_eq!(site.get("/").status(), 503);
+    let (code, said, complained) = act(&site, &b, &["add"]);
+    assert_eq!((code, complained.as_str()), (Some(0), ""), "{said}");
+    let what = format!(
+        "cluster \"app\": server {b:?} is added from now on, but the host chooses among the servers: "
+    );
+    assert!(said.starts_with(&what) && said.contains("these are not to its taste"), "{said}");
+    assert_eq!(site.names(4), "b b b b");
+    let (code, _, complained) = spoken(&site.folder().command("reload", &[]));
+    assert_eq!(code, Some(4), "{complained}");
+    assert!(complained.contains("these are not to its taste"), "{complained}");
+    let before = site.worker();
+    signal(before, Signal::KILL);
+    eventually("another worker", || (site.worker() != before).then_some(()));
+    eventually("the same server", || (site.get("/").text() == "b").then_some(()));
+    let refused = "trylist_cluster_servers_refused{cluster=\"app\"}";
+    assert_eq!(site.metric(refused), 1.0);
+    change(&site, &b, "weight 3");
+    assert_eq!((site.metric(refused), site.names(2).as_str()), (0.0, "b b"));
 }
 
 #[test]

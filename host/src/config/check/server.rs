@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::super::shape::{Named, Short};
 use super::super::source::{At, Span};
-use super::super::{ClusterConfig, Resolve, Server, file};
+use super::super::{ClusterConfig, MAX_SERVERS, Resolve, Server, file};
 use super::cluster::MAX_REQUESTS;
 use super::{Checker, address};
 
@@ -31,6 +31,10 @@ impl Checker<'_> {
         let servers: Vec<Server> =
             servers.into_iter().filter_map(|server| self.server(object, server)).collect();
         self.warn_of_twins(object, &servers);
+        if servers.len() > MAX_SERVERS {
+            let text = format!("{object}: {} servers, expected at most {MAX_SERVERS}", servers.len());
+            self.report.error(span.start, text);
+        }
         servers
     }
 

@@ -31,7 +31,9 @@ pub struct ClusterLayout {
     /// Its first members, in their order.
     pub endpoints: Vec<EndpointLayout>,
     /// Whether it is in panic. Called at each scrape.
-    pub panics: Panics,
+    pub panics: ClusterFlag,
+    /// Whether its members are refused. Called at each scrape.
+    pub is_refused: ClusterFlag,
 }
 
 /// Metrics of one module of a cluster: its own, or the one for requests without a key.
@@ -49,8 +51,8 @@ pub struct BalancerLayout {
 /// Returns the number of faults of this kind so far.
 pub(super) type Faults = Arc<dyn Fn(ModuleFault) -> u64 + Send + Sync>;
 
-/// Returns whether a cluster is in panic.
-pub(super) type Panics = Arc<dyn Fn() -> bool + Send + Sync>;
+/// Returns whether something holds of a cluster.
+pub(super) type ClusterFlag = Arc<dyn Fn() -> bool + Send + Sync>;
 
 impl From<&Endpoint> for EndpointLayout {
     fn from(endpoint: &Endpoint) -> Self {
@@ -70,7 +72,8 @@ pub(super) struct ClusterNames {
     /// Replaced by [`Metrics::prepare`](super::Metrics::prepare).
     pub(super) members: ArcSwap<MemberTable>,
     pub(super) balancers: Vec<BalancerLayout>,
-    pub(super) panics: Panics,
+    pub(super) panics: ClusterFlag,
+    pub(super) is_refused: ClusterFlag,
 }
 
 impl ClusterNames {
@@ -79,6 +82,7 @@ impl ClusterNames {
             name: Arc::clone(&layout.name),
             balancers: layout.balancers.clone(),
             panics: Arc::clone(&layout.panics),
+            is_refused: Arc::clone(&layout.is_refused),
             members: ArcSwap::default(),
         }
     }

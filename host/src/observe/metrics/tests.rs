@@ -627,6 +627,7 @@ fn layout() -> MetricsLayout {
             endpoints: vec![endpoint(0, "http://a"), endpoint(1, "http://b")],
             balancers: vec![balancer("round_robin", 3), balancer("random", 0)],
             panics: Arc::new(|| true),
+            is_refused: Arc::new(|| false),
         }],
         access_log: None,
     }

@@ -335,6 +335,13 @@ impl Metrics {
             "1 while a cluster is in panic: too few endpoints are available, so all but drained ones get requests.",
             self.clusters()
                 .map(|(_, cluster)| ([label("cluster", &cluster.name)], u32::from((cluster.panics)()))),
+        )?;
+        out.gauge(
+            "trylist_cluster_servers_refused",
+            None,
+            "1 while a change of a cluster's servers is refused: those of before serve, or the host chooses among the new ones.",
+            self.clusters()
+                .map(|(_, cluster)| ([label("cluster", &cluster.name)], u32::from((cluster.is_refused)()))),
         )
     }
 

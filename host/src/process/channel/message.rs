@@ -109,6 +109,8 @@ pub(crate) struct Start {
     pub(crate) state: Learned,
     /// What operators changed of servers.
     pub(crate) acts: Vec<ServerAct>,
+    /// Nobody else would serve: where a module refuses its servers, the host chooses among them.
+    pub(crate) must_serve: bool,
     /// Counts of other generations.
     pub(crate) base: Totals,
 }
@@ -152,8 +154,8 @@ pub(crate) enum ToSupervisor {
     Applied {
         /// The number of the acts.
         number: u64,
-        /// Why they are not in use.
-        problem: Option<String>,
+        /// What came of them.
+        result: ActsResult,
     },
     /// The state learned so far: the answer to `Save`, and sent every few seconds.
     Saved {
@@ -224,6 +226,17 @@ impl ChannelMessage for ToWorker {
     }
 }
 
+/// What came of acts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ActsResult {
+    /// They are in use.
+    InUse,
+    /// They are in use, but the host chooses among the servers, because a module refuses them for this reason.
+    HostChooses(String),
+    /// They are not in use, for this reason.
+    Refused(String),
+}
+
 /// ID and version of a module.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ModuleSays {
@@ -242,6 +255,24 @@ pub(crate) struct WorkerReport {
     pub(crate) faults: Vec<u64>,
     /// Connections that are open.
     pub(crate) connections: u64,
+    /// Clusters whose servers are not in use as they should be.
+    pub(crate) refused: Vec<RefusedServers>,
+}
+
+/// A cluster whose servers are not in use as they should be, since the last change of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RefusedServers {
+    /// Its index in the configuration.
+    pub(crate) cluster: usize,
+    /// Who refuses them, and why.
+    pub(crate) why: String,
+    /// They are in use, and the host chooses among them; otherwise the servers of before are.
+    pub(crate) host_chooses: bool,
+}
+
+impl RefusedServers {
+    /// The longest reason in a report.
+    pub(crate) const MAX_BYTES: usize = 1024;
 }
 
 /// Requests on their way; what has none is left out.
