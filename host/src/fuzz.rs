@@ -20,7 +20,7 @@ mod cases;
 
 pub use self::config::{httpd, toml};
 pub use self::http1::{chunked_body, request_head, response_head};
-pub use self::http2::h2_text;
+pub use self::http2::{h2_frames, h2_hpack, h2_message, h2_text};
 pub use self::module::module_wire;
 pub use self::proxy::proxy_header;
 
@@ -28,11 +28,14 @@ pub use self::proxy::proxy_header;
 pub type Property = fn(&[u8]);
 
 /// Every property, by the name of its folder of seeds.
-pub const TARGETS: [(&str, Property); 8] = [
+pub const TARGETS: [(&str, Property); 11] = [
     ("request_head", request_head),
     ("response_head", response_head),
     ("chunked_body", chunked_body),
     ("proxy_header", proxy_header),
+    ("h2_frames", h2_frames),
+    ("h2_hpack", h2_hpack),
+    ("h2_message", h2_message),
     ("h2_text", h2_text),
     ("toml", toml),
     ("httpd", httpd),

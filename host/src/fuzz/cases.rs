@@ -145,6 +145,21 @@ fn proxy_headers_are_the_same_in_pieces_and_read_as_written() {
 }
 
 #[test]
+fn frames_of_http2_are_written_as_they_were_read() {
+    run("h2_frames");
+}
+
+#[test]
+fn blocks_of_fields_stay_the_same_and_memory_bounded() {
+    run("h2_hpack");
+}
+
+#[test]
+fn what_http2_accepts_is_well_formed_in_http1() {
+    run("h2_message");
+}
+
+#[test]
 fn heads_of_http2_stay_the_same_as_text() {
     run("h2_text");
 }

@@ -1,8 +1,137 @@
-//! Heads of HTTP/2 as the text of HTTP/1.1, and back.
+//! HTTP/2: frames, blocks of fields, what messages may say, and heads as the text of HTTP/1.1 and back.
 
 use super::pieces::{Draws, pieces};
-use crate::http::h1::head::{HeadLimits, RequestHead};
+use crate::http::h1::buffer::Buffer;
+use crate::http::h1::head::{HeadLimits, Method, Refusal, RequestHead, ResponseHead, Scan};
+use crate::http::h2::frame::{FrameHead, HEAD_LEN, Settings, headers_block, unpad, write_settings};
+use crate::http::h2::hpack::{DecodedField, Decoder, Encoder};
+use crate::http::h2::message::{Fault, FieldLimits, RequestFields, ResponseFields, TrailerFields};
 use crate::http::h2::text;
+
+/// What a table of 4096 bytes and its entries may hold in memory, twice as long where they have just grown.
+const TABLE_MEMORY: usize = 2 * (4096 + 128 * 16);
+
+/// Frames are written as they were read; what is taken off a payload leaves a part of it.
+pub fn h2_frames(data: &[u8]) {
+    let mut rest = data;
+    while let Some((head, behind)) = rest.split_first_chunk::<HEAD_LEN>() {
+        let frame = FrameHead::parse(head);
+        let mut same = *head;
+        same[5] &= 0x7f;
+        assert_eq!(frame.to_bytes(), same);
+        let (payload, behind) = behind.split_at(behind.len().min(frame.length as usize));
+        rest = behind;
+        if let Ok(content) = unpad(payload, frame.flags) {
+            assert!(
+                content.len() <= payload.len()
+                    && payload.windows(content.len().max(1)).any(|part| part == content)
+                    || content.is_empty()
+            );
+            let block = headers_block(payload, frame.flags).map(|(block, _)| block);
+            assert!(block.map_or(content.len() < 5, |block| content.ends_with(block)));
+        } else {
+            assert!(headers_block(payload, frame.flags).is_err());
+        }
+        let Ok(settings) = Settings::parse(payload) else { continue };
+        let valid: Vec<_> = settings.map_while(Result::ok).collect();
+        let mut written = Vec::new();
+        write_settings(&valid, &mut written);
+        assert_eq!(written[HEAD_LEN..], payload[..6 * valid.len()]);
+    }
+}
+
+/// A field of a block, as the tests keep it.
+type Kept = (Vec<u8>, Vec<u8>, bool);
+
+fn decode(decoder: &mut Decoder, block: &[u8]) -> Option<Vec<Kept>> {
+    let (mut scratch, mut fields, mut n_bytes) = (Vec::new(), Vec::new(), 0);
+    let each = |field: DecodedField<'_>| {
+        n_bytes += field.name.len() + field.value.len();
+        if n_bytes < 1 << 20 {
+            fields.push((field.name.to_vec(), field.value.to_vec(), field.never_indexed));
+        }
+    };
+    let is_whole = decoder.decode(block, &mut scratch, each).is_ok();
+    assert!(decoder.held() <= TABLE_MEMORY, "{} bytes", decoder.held());
+    assert!(scratch.capacity() <= 2 * (block.len() * 8 / 5 + 4096), "{} bytes", scratch.capacity());
+    is_whole.then_some(fields)
+}
+
+/// What is decoded is the same after it was encoded and decoded again; memory stays within its bound.
+pub fn h2_hpack(data: &[u8]) {
+    let (mut decoder, mut encoder, mut again) = (Decoder::new(4096), Encoder::new(), Decoder::new(4096));
+    let mut draws = Draws::from(data);
+    for block in pieces(data) {
+        let Some(fields) = decode(&mut decoder, block) else { return };
+        if draws.below(4) == 0 {
+            encoder.set_peer_table_size(draws.below(6000) as u32);
+        }
+        for _ in 0..2 {
+            let mut written = Vec::new();
+            encoder.begin(&mut written);
+            fields.iter().for_each(|(name, value, never)| encoder.field(name, value, *never, &mut written));
+            assert!(encoder.held() <= TABLE_MEMORY + 512, "{} bytes", encoder.held());
+            let read = decode(&mut again, &written).expect("what was written can be read");
+            assert_eq!(read.len(), fields.len());
+            for (read, field) in read.iter().zip(&fields) {
+                assert_eq!((&read.0, &read.1), (&field.0.to_ascii_lowercase(), &field.1));
+                assert!(read.2 || !field.2, "never indexed is forgotten");
+            }
+        }
+    }
+}
+
+/// A message that is well-formed in HTTP/2 is so in HTTP/1.1, with as many lines.
+pub fn h2_message(data: &[u8]) {
+    const LIMITS: FieldLimits = FieldLimits { list_bytes: 4096, fields: 64 };
+    let limits = HeadLimits { line_bytes: 8 * 1024, headers: 128 };
+    let (mut scratch, mut text) = (Vec::new(), Vec::new());
+    let ends = Draws::from(data).next().is_multiple_of(2);
+
+    let mut request = RequestFields::new(&mut text, LIMITS, true);
+    if Decoder::new(4096).decode(data, &mut scratch, |field| request.take(&field)).is_err() {
+        return;
+    }
+    if let Ok(checked) = request.finish(ends) {
+        let mut head = RequestHead::default();
+        match head.take_h2(&text, !ends, &limits) {
+            Ok(()) => {
+                assert_eq!(head.text(head.method_text) == b"HEAD", checked.is_head);
+                assert_eq!(head.fields.len() + 2, lines(&text), "{}", text.escape_ascii());
+            }
+            Err(Refusal::Expectation) => {}
+            Err(refusal) => panic!("{refusal:?}: {}", text.escape_ascii()),
+        }
+    }
+
+    let mut response = ResponseFields::new(&mut text, LIMITS);
+    let _ = Decoder::new(4096).decode(data, &mut scratch, |field| response.take(&field));
+    let method = if ends { Method::Head } else { Method::Get };
+    if let Ok(checked) = response.finish(ends, ends) {
+        let mut buffer = Buffer::for_head(8 * 1024);
+        buffer.append(&text);
+        let mut head = ResponseHead::default();
+        assert_eq!(
+            head.read(&mut buffer, &mut Scan::default(), &limits, method),
+            Ok(true),
+            "{}",
+            text.escape_ascii()
+        );
+        assert_eq!((head.status, head.fields.len() + 2), (checked.status, lines(&text)));
+    }
+
+    let mut trailers = TrailerFields::new(&mut text, LIMITS);
+    let _ = Decoder::new(4096).decode(data, &mut scratch, |field| trailers.take(&field));
+    match trailers.finish() {
+        Ok(()) => assert_eq!(sorted(&trailers_text(&text)), sorted(&text)),
+        Err(Fault::Malformed(_) | Fault::Refused(Refusal::HeadTooLarge)) => {}
+        Err(fault) => panic!("{fault:?}"),
+    }
+}
+
+fn lines(text: &[u8]) -> usize {
+    memchr::memmem::find_iter(text, b"\r\n").count()
+}
 
 /// A head is complete at one length alone. What is read and written, and read and written again, stays the same.
 pub fn h2_text(data: &[u8]) {

@@ -8,8 +8,17 @@
 //! ```text
 //!  frames ─► watch ─► h2 ─► server: a task for each stream ─► downstream, forward ─► HTTP/1.1 or client ─► h2 ─► frames
 //! ```
+//!
+//! [`frame`], [`hpack`] and [`message`] are the bottom of a codec of our own: bytes of frames, blocks of fields, and what the
+//! fields of a message may say.
 
 pub mod client;
+#[allow(dead_code, reason = "the session uses it next")]
+pub(crate) mod frame;
+#[allow(dead_code, unused_imports, reason = "the session uses it next")]
+pub(crate) mod hpack;
+#[allow(dead_code, reason = "the session uses it next")]
+pub(crate) mod message;
 mod inbox;
 pub mod connection;
 pub mod server;
