@@ -33,7 +33,7 @@ pub use self::prepared::{Prepared, StartError};
 
 use self::background::Background;
 use self::memberships::Memberships;
-use self::process::{FIRST_BUILDER, N_BUILDERS};
+use self::process::{FIRST_BUILDER, n_builders};
 use self::upkeep::Upkeep;
 use crate::cluster::checks::FirstCheck;
 use crate::cluster::discovery::Watch;
@@ -53,6 +53,9 @@ use crate::tls::tickets::TicketKeys;
 
 /// For a module to return from `build` at the end of the worker.
 const BUILDER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Builder threads are so much nicer than those that serve.
+const BUILDER_NICE: i32 = 5;
 
 /// A running worker. Dropping it stops it at once.
 #[derive(Debug)]
@@ -292,10 +295,17 @@ impl Worker {
 
     /// Threads that build and publish memberships. They alone call what may take a module long.
     fn spawn_builders(&mut self, config: &Config) -> Result<(), StartError> {
-        for i in 0..N_BUILDERS {
-            let (memberships, n) = (Arc::clone(&self.memberships), config.threads + FIRST_BUILDER + i);
-            let place = self.board.map(|board| (board, n));
-            self.builders.push(spawn(&format!("builder-{i}"), move || memberships.run(place))?);
+        let first = config.threads + FIRST_BUILDER;
+        // The supervisor may have seen another number of cores.
+        let n_builders = self.board.map_or_else(n_builders, |board| board.n_slots().saturating_sub(first));
+        for i in 0..n_builders {
+            let memberships = Arc::clone(&self.memberships);
+            let place = self.board.map(|board| (board, first + i));
+            self.builders.push(spawn(&format!("builder-{i}"), move || {
+                // Requests come first. Without it builds only take more of their time.
+                let _ = rustix::process::nice(BUILDER_NICE);
+                memberships.run(place);
+            })?);
         }
         Ok(())
     }

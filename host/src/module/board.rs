@@ -335,6 +335,11 @@ impl Board {
         Ok(Self { memory, n_slots, file })
     }
 
+    /// How many places it has.
+    pub(crate) fn n_slots(&self) -> usize {
+        self.n_slots
+    }
+
     /// The descriptor by which another process opens it.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()

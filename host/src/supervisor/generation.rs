@@ -23,7 +23,7 @@ use crate::cluster::membership::ServerAct;
 use crate::module::board::Board;
 use crate::process::channel::message::{Load, ModuleCopy, ModuleSays, ToSupervisor, ToWorker, WorkerReport};
 use crate::process::channel::{self, Received, Receiver, Sender};
-use crate::worker::process::{FIRST_BUILDER, FURTHER_PLACES};
+use crate::worker::process::{FIRST_BUILDER, n_places};
 
 /// Calls outside of requests may take so many times as long as those that a request waits for, and
 const LONG_FACTOR: u32 = 10;
@@ -116,7 +116,7 @@ impl Generation {
     ) -> io::Result<Self> {
         let limit = bundle.config.supervision.module_time_limit;
         let limits = CallLimits { call: limit, long: (limit * LONG_FACTOR).max(LONG_LEAST) };
-        let board = Board::create(bundle.config.threads + FURTHER_PLACES)?;
+        let board = Board::create(n_places(bundle.config.threads))?;
         let (here, there) = channel::pair()?;
         channel::set_nonblocking(&here)?;
         let mut child = Command::new("/proc/self/exe")

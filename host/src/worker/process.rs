@@ -6,6 +6,7 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
+use std::num::NonZero;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, TryRecvError};
@@ -38,12 +39,21 @@ const DRAIN_GRACE: Duration = Duration::from_secs(2);
 /// The name of a worker in lists of processes, at most 15 bytes. The kernel would name it after its program, `/proc/self/exe`.
 const NAME: &CStr = c"trylist-worker";
 
-/// Places on the board behind those of the worker's threads: the background, this process's main thread, the saver.
-pub(crate) const FURTHER_PLACES: usize = FIRST_BUILDER + N_BUILDERS;
-/// Of these places the first is the background's, then come this process's main thread and the saver, then the builders.
+/// Of the places on the board behind those of the worker's threads the first is the background's, then come this process's main
+/// thread and the saver, then the builders.
 pub(crate) const FIRST_BUILDER: usize = 3;
-/// Threads that build memberships.
-pub(super) const N_BUILDERS: usize = 2;
+
+/// Places on the board for a worker with so many threads that serve.
+pub(crate) fn n_places(n_threads: usize) -> usize {
+    n_threads + FIRST_BUILDER + n_builders()
+}
+
+/// Threads that build memberships: a quarter of the cores, which leaves requests the rest. At least two: one may be with a module
+/// that does not return.
+pub(super) fn n_builders() -> usize {
+    let n_cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    (n_cores / 4).max(2)
+}
 
 /// The reason why the process ends before it served.
 #[derive(Debug)]

@@ -611,6 +611,29 @@ fn tunnels_outlive_the_snapshots_that_they_began_with() {
 
 // ---- crashes and reloads -----------------------------------------------------------------------------------------------
 
+/// Requests come first.
+#[test]
+fn threads_that_build_are_nicer_than_those_that_serve() {
+    let site = Site::run(&over([&Origin::named("a")]));
+    let nice_of = |name: &str| -> Vec<i32> {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", site.worker())).unwrap();
+        let stats =
+            threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap());
+        // Its name is in parentheses, and followed by field 3.
+        let of_name = stats.filter_map(|stat| {
+            let (before, after) = stat.rsplit_once(") ").unwrap();
+            let is_it = before.rsplit_once('(').unwrap().1.starts_with(name);
+            is_it.then(|| after.split(' ').nth(16).unwrap().parse().unwrap())
+        });
+        of_name.collect()
+    };
+    let serving = nice_of("worker-");
+    assert_eq!(serving.len(), 2);
+    assert!(nice_of("builder-").len() >= 2);
+    let expected = (serving[0] + 5).min(19);
+    eventually("nice builders", || nice_of("builder-").iter().all(|nice| *nice == expected).then_some(()));
+}
+
 #[test]
 fn a_crash_in_the_middle_of_changes_keeps_all_of_them() {
     let origins = ["a", "b", "c", "d", "e"].map(Origin::named);
