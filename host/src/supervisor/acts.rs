@@ -241,6 +241,11 @@ impl Acts {
         Some(Undo { cluster: order.cluster.to_owned(), url: order.url.to_owned(), before, configured })
     }
 
+    /// Whether an order is to add a server that an operator has added before: it sets the time limit anew, and no more.
+    pub(super) fn is_added_already(&self, order: &Order<'_>) -> bool {
+        order.order == ServerOrder::Add && self.is_added(order.cluster, order.url)
+    }
+
     /// Makes one field of a server what it was before.
     pub(super) fn undo(&mut self, undo: Undo) {
         let Undo { cluster, url, before, configured } = undo;
@@ -528,6 +533,27 @@ mod tests {
         let with = self::config("\"http://a\", \"http://n\"");
         acts.reconcile(&with, at(110));
         assert_eq!((acts.next_end(), of(&acts, &with)), (None, vec![]));
+    }
+
+    #[test]
+    fn a_server_that_is_added_again_is_there_once_and_for_the_time_that_was_said_last() {
+        let config = config("\"http://a\"");
+        let mut acts = Acts::default();
+        let mut add = |lasts: Option<u64>, now| {
+            let order =
+                Order { lasts: lasts.map(Duration::from_secs), ..order("http://n", ServerOrder::Add) };
+            let was_there = acts.is_added_already(&order);
+            acts.take(&config, &order, at(now)).unwrap();
+            let left: Vec<_> = acts.status(at(now)).into_iter().map(|act| (act.what, act.left_s)).collect();
+            (was_there, left)
+        };
+        let added = |left| vec![("added".to_owned(), left)];
+        assert_eq!(add(Some(60), 0), (false, added(Some(60))));
+        assert_eq!(add(Some(90), 30), (true, added(Some(90))));
+        assert_eq!(add(None, 40), (true, added(None)));
+        acts.take(&config, &order("http://n", ServerOrder::Weight(3)), at(50)).unwrap();
+        assert_eq!(acts.expire(at(1000)), Vec::<String>::new());
+        assert_eq!(of(&acts, &config), [("http://n".into(), None, Some(3), Some(true))]);
     }
 
     #[test]

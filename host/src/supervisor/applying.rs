@@ -57,11 +57,12 @@ impl Supervisor {
         }
         // Balancers may refuse some orders. All else holds even where they do.
         let undo = self.acts.undo_of(order);
+        let is_added_already = self.acts.is_added_already(order);
         if let Err(text) = self.acts.take(&self.bundle.config, order, SystemTime::now()) {
             return self.answer(&[client], &Refused::failed(text));
         }
-        self.applying.n_added += usize::from(order.order == ServerOrder::Add);
-        let what = describe(order);
+        self.applying.n_added += usize::from(order.order == ServerOrder::Add && !is_added_already);
+        let what = if is_added_already { describe_renewal(order) } else { describe(order) };
         tracing::info!("{what} (by {})", order.by);
         if self.serving.is_none() {
             self.tell_acts();
@@ -206,4 +207,13 @@ fn describe(order: &Order<'_>) -> String {
     };
     let lasts = order.lasts.map(|lasts| format!(" for {}s", lasts.as_secs())).unwrap_or_default();
     format!("cluster \"{}\": server \"{}\" {what}{lasts}", order.cluster, order.url)
+}
+
+/// An order to add a server that was added before, in words.
+fn describe_renewal(order: &Order<'_>) -> String {
+    let lasts = match order.lasts {
+        Some(lasts) => format!("for {}s", lasts.as_secs()),
+        None => "without a time limit".to_owned(),
+    };
+    format!("cluster \"{}\": server \"{}\" was added already; it is there {lasts}", order.cluster, order.url)
 }

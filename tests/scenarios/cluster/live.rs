@@ -558,8 +558,13 @@ fn changes_that_make_no_sense_are_refused_with_one_line() {
         assert!(refused(&site, &c, change).starts_with(&format!("cluster \"app\" has no server \"{c}\"")));
     }
     change(&site, &c, "add");
-    change(&site, &c, "add");
-    assert_eq!(site.status().acts.len(), 1, "it is there once");
+    for (words, lasts) in [(&["add", "--for", "10m"][..], "for 600s"), (&["add"], "without a time limit")] {
+        let said =
+            format!("cluster \"app\": server {c:?} was added already; it is there {lasts} from now on\n");
+        assert_eq!(act(&site, &c, words), (Some(0), said, String::new()));
+        let acts = site.status().acts;
+        assert_eq!((acts.len(), acts[0].left_s.is_some()), (1, words.len() > 1), "it is there once");
+    }
     change(&site, &c, "remove");
     assert!(refused(&site, &c, &["weight", "2"]).starts_with("cluster \"app\" has no server"), "it has gone");
     for url in
