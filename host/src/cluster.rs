@@ -13,6 +13,7 @@ pub(crate) mod arena;
 mod build;
 pub(crate) mod membership;
 mod publish;
+mod lives;
 pub(crate) mod listing;
 pub(crate) mod places;
 pub(crate) mod live;
@@ -49,6 +50,8 @@ use crate::net::per_client::PerClient;
 
 pub(crate) use self::build::IfRefused;
 use self::build::Publishing;
+pub(crate) use self::lives::InFlightById;
+use self::lives::Lives;
 pub(crate) use self::publish::{PublishHooks, Published};
 pub(crate) use self::queue::{QueuePlace, QueueSignal, WaitQueue, Wanted};
 pub use self::snapshot::{Instance, KeylessChooser, Snapshot, Tier};
@@ -62,6 +65,8 @@ pub struct Cluster {
     pub config: config::ClusterConfig,
     newest: ArcSwap<Snapshot>,
     publishing: Mutex<Publishing>,
+    /// Its members by their IDs, with those that left and still have requests.
+    lives: Arc<Lives>,
     /// The number of the snapshot that each thread uses.
     in_use: OnceLock<Box<[AtomicU64]>>,
     /// Snapshots whose trylists are to end.
@@ -125,12 +130,23 @@ impl Cluster {
         self.newest().endpoints.iter().filter_map(|member| member.addresses.name().cloned()).collect()
     }
 
-    /// Sets how many requests of other generations, in processes of their own, are on their way to an endpoint: they
-    /// count towards its limit and wherever the less busy of two is wanted. Where it falls, those who wait are woken. From
-    /// any thread.
+    /// Sets how many requests of other generations, in processes of their own, are on their way to endpoints: they count
+    /// towards limits and wherever the less busy of two is wanted. An endpoint that is still to come has its number when it
+    /// comes; one that is not named has none. Where a number falls, those who wait are woken. From any thread.
+    pub(crate) fn set_in_flight_elsewhere(&self, by_id: &Arc<InFlightById>) {
+        for (place, n_freed) in self.lives.set_elsewhere(by_id) {
+            self.queue.freed_several(place, n_freed as usize);
+        }
+    }
+
+    /// The same where only one endpoint has any. Public for tests.
     pub fn set_in_flight_older(&self, endpoint: &Endpoint, n: u32) {
-        let n_freed = endpoint.set_in_flight_older(n);
-        self.queue.freed_several(endpoint.place, n_freed as usize);
+        self.set_in_flight_elsewhere(&Arc::new(InFlightById::from_iter([(endpoint.id, n)])));
+    }
+
+    /// Requests of this generation on their way to endpoints, by ID; also to those that have left.
+    pub(crate) fn in_flight_by_id(&self) -> Vec<(u64, u32)> {
+        self.lives.in_flight()
     }
 
     /// Sets how many requests of other generations this cluster has under way. They count towards its limit. From any thread.
@@ -142,7 +158,10 @@ impl Cluster {
     /// it looks at every endpoint.
     pub(crate) fn n_counted(&self) -> u32 {
         match self.config.max_requests {
-            0 => u32::try_from(self.n_requests()).unwrap_or(u32::MAX),
+            0 => {
+                let in_flight: u64 = self.in_flight_by_id().iter().map(|(_, n)| u64::from(*n)).sum();
+                u32::try_from(in_flight + self.queue.n_waiting() as u64).unwrap_or(u32::MAX)
+            }
             _ => self.requests.load(Ordering::Relaxed),
         }
     }
@@ -295,13 +314,14 @@ mod tests {
     #[test]
     fn as_many_as_places_came_free_are_woken_when_older_requests_end() {
         let cluster = cluster(", max_requests = 2");
-        cluster.set_in_flight_older(&cluster.newest().endpoints[0], 2);
+        let set = |n| cluster.set_in_flight_older(&cluster.member(0), n);
+        set(2);
         let places = [(); 3].map(|()| cluster.queue.enter(9, Wanted::Any).expect("there is room"));
         let mut cx = Context::from_waker(Waker::noop());
         let mut told = || places.each_ref().map(|place| pin!(place.told()).poll(&mut cx).is_ready());
-        cluster.set_in_flight_older(&cluster.newest().endpoints[0], 2);
+        set(2);
         assert_eq!(told(), [false; 3], "nothing came free");
-        cluster.set_in_flight_older(&cluster.newest().endpoints[0], 0);
+        set(0);
         assert_eq!(told(), [true, true, false], "two places, and not three");
     }
 
@@ -312,7 +332,6 @@ mod tests {
         let weight = u64::from(newest.endpoints[0].effective_weight());
         for (busy, idle) in [(0, 1), (1, 0)] {
             cluster.set_in_flight_older(&newest.endpoints[busy], 3);
-            cluster.set_in_flight_older(&newest.endpoints[idle], 0);
             // The first endpoint is kept for certain; these draw one of them first and the other second.
             for bits in [[0, 0, 0, weight], [0, 0, weight, 0]] {
                 let mut bits = bits.into_iter();

@@ -5,7 +5,7 @@
 //! `build` is counted.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustc_hash::FxHashMap;
@@ -17,6 +17,7 @@ use crate::cluster::endpoint::{Endpoint, addresses_of};
 use crate::cluster::health::HealthSource;
 use crate::cluster::learned::{Learned, LearnedCluster};
 use crate::cluster::live::{Arenas, InstanceState, Live};
+use crate::cluster::lives::Lives;
 use crate::cluster::membership::{Duty, Member};
 use crate::cluster::places::Places;
 use crate::cluster::retries::Retries;
@@ -41,8 +42,8 @@ pub(super) struct Builder {
     /// What sessions are signed with where the configuration has no secret.
     secret: [u8; 32],
     arenas: Arenas,
-    /// What lives of each member, by ID, as long as anything refers to it.
-    lives: FxHashMap<u64, Weak<Live>>,
+    /// What lives of each member, as long as anything refers to it.
+    lives: Arc<Lives>,
     n_instances: u64,
 }
 
@@ -99,7 +100,7 @@ impl Cluster {
             fault_limit,
             secret: *learned.secret(),
             arenas: Arenas::default(),
-            lives: FxHashMap::default(),
+            lives: Arc::default(),
             n_instances: 0,
         };
         let ids = Endpoint::ids(&config.name, members.iter().map(|member| &member.server));
@@ -132,6 +133,7 @@ impl Cluster {
         let cluster = Self {
             config: config.clone(),
             newest: ArcSwap::from_pointee(snapshot),
+            lives: Arc::clone(&builder.lives),
             publishing: Mutex::new(Publishing::new(builder)),
             in_use: OnceLock::new(),
             n_over: AtomicU64::new(0),
@@ -156,7 +158,7 @@ impl Cluster {
 impl Builder {
     /// The endpoints of these members, which have these IDs, by tier and then in their order. What `before` has of them goes on.
     pub(super) fn endpoints(
-        &mut self,
+        &self,
         members: &[Member],
         ids: &[u64],
         before: Option<&Snapshot>,
@@ -176,10 +178,11 @@ impl Builder {
     }
 
     /// What lives of a member, or a new life; `None` where there is no room for one more.
-    fn live(&mut self, server: &Server, id: u64) -> Option<Arc<Live>> {
-        if let Some(live) = self.lives.get(&id).and_then(Weak::upgrade) {
-            return Some(live);
-        }
+    fn live(&self, server: &Server, id: u64) -> Option<Arc<Live>> {
+        self.lives.get_or(id, || self.new_live(server))
+    }
+
+    fn new_live(&self, server: &Server) -> Option<Arc<Live>> {
         let Some(place) = self.arenas.places.take() else {
             tracing::error!(
                 "server \"{}\" is left out: a cluster has at most {} members",
@@ -191,13 +194,12 @@ impl Builder {
         let reasons = if server.drain { HealthSource::Drain.bit() } else { 0 };
         let live = Live::new(place, &self.arenas.counters, addresses_of(server), reasons);
         live.set_limit(server.max_requests);
-        self.lives.insert(id, Arc::downgrade(&live));
         Some(live)
     }
 
     /// Forgets members of which nothing is left.
-    pub(super) fn forget_gone(&mut self) {
-        self.lives.retain(|_, live| live.strong_count() > 0);
+    pub(super) fn forget_gone(&self) {
+        self.lives.forget_gone();
     }
 
     /// One more than the highest place of any member.

@@ -123,12 +123,6 @@ impl Endpoint {
         self.counters.in_flight.load(SeqCst).saturating_add(older)
     }
 
-    /// Sets how many requests of other generations are on their way to it. Returns how many places came free, if it has a limit.
-    pub(crate) fn set_in_flight_older(&self, n: u32) -> u32 {
-        let before = self.counters.in_flight_older.swap(n, SeqCst);
-        if self.counters.max_in_flight.load(Relaxed) & !ON_TRIAL == 0 { 0 } else { before.saturating_sub(n) }
-    }
-
     /// Effective weight in 16.16 fixed point. Public for tests.
     pub fn effective_weight(&self) -> u32 {
         self.counters.effective_weight.load(Relaxed)
@@ -343,18 +337,22 @@ mod tests {
     #[test]
     fn requests_of_older_generations_count_towards_the_limit() {
         let endpoint = endpoint(3);
-        assert_eq!(endpoint.set_in_flight_older(2), 0);
+        assert_eq!(endpoint.live.set_in_flight_older(2), 0);
         let one = endpoint.enter(Which::Available).expect("room for one");
         assert_eq!(endpoint.in_flight(), 3);
         assert_eq!(endpoint.enter(Which::Available).err(), Some(Declined));
         assert!(endpoint.is_full(Which::Available) && !endpoint.takes(Which::Available));
         drop(one);
-        assert_eq!(endpoint.set_in_flight_older(5), 0, "more than the limit, which may have been lowered");
+        assert_eq!(
+            endpoint.live.set_in_flight_older(5),
+            0,
+            "more than the limit, which may have been lowered"
+        );
         assert!(endpoint.is_full(Which::Available));
-        assert_eq!(endpoint.set_in_flight_older(1), 4);
+        assert_eq!(endpoint.live.set_in_flight_older(1), 4);
         let _two = [(); 2].map(|()| endpoint.enter(Which::Available).expect("room for two"));
         assert_eq!(endpoint.enter(Which::Available).err(), Some(Declined));
-        endpoint.set_in_flight_older(u32::MAX);
+        endpoint.live.set_in_flight_older(u32::MAX);
         assert_eq!(endpoint.in_flight(), u32::MAX);
     }
 

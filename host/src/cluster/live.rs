@@ -3,9 +3,9 @@
 //! Each membership has an [`Endpoint`](super::endpoint::Endpoint) for the member, with what its source says of it now (weight,
 //! tier, limits). All of them share this.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
+use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use lb_api::wire;
@@ -95,6 +95,17 @@ impl Live {
         // The bit of a trial stays.
         let next = |bits: u32| Some(bits & ON_TRIAL | limit);
         let _ = self.counters.max_in_flight.fetch_update(SeqCst, SeqCst, next);
+    }
+
+    /// Sets how many requests of other generations are on their way to it. Returns how many places came free, if it has a limit.
+    pub(crate) fn set_in_flight_older(&self, n: u32) -> u32 {
+        let before = self.counters.in_flight_older.swap(n, SeqCst);
+        if self.counters.max_in_flight.load(Relaxed) & !ON_TRIAL == 0 { 0 } else { before.saturating_sub(n) }
+    }
+
+    /// Requests of this generation on their way to it.
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.counters.in_flight.load(Relaxed)
     }
 
     /// Has a source say, or no longer say, that it takes no requests. `None` where that is what it said before. The state that

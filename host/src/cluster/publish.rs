@@ -280,7 +280,7 @@ impl Cluster {
             return;
         }
         drop(unused);
-        if let Ok(mut publishing) = self.publishing.try_lock() {
+        if let Ok(publishing) = self.publishing.try_lock() {
             publishing.builder.forget_gone();
         }
     }
@@ -347,6 +347,54 @@ mod tests {
         assert_eq!(now.tiers[0].n_available(), 2);
         assert_eq!(before.tiers[0].n_available(), 0, "nothing is counted where no thread chooses");
         assert_eq!(now.at_place(before.endpoints[0].place).map(|endpoint| endpoint.port), None);
+    }
+
+    /// Generations need not have the same members at the same time.
+    #[test]
+    fn requests_of_other_generations_count_for_members_that_are_still_to_come_and_for_those_that_return() {
+        let cluster = cluster(", max_requests = 2");
+        let servers = members(&cluster, &[(1, 1), (2, 1), (3, 1)]);
+        let older = |idx: usize| cluster.newest().endpoints[idx].in_flight();
+        let ids = Endpoint::ids(&cluster.config.name, servers.iter().map(|member| &member.server));
+        cluster.set_in_flight_elsewhere(&Arc::new([(ids[0], 1), (ids[2], 2), (7, 9)].into_iter().collect()));
+        publish(&cluster, &servers[1..]);
+        assert_eq!([older(0), older(1)], [0, 2]);
+        assert_eq!(cluster.newest().endpoints[1].enter(Which::Available).err(), Some(Declined), "it is full");
+        // One that left hears it too, as long as something of it lives.
+        let held = Arc::clone(&cluster.newest().endpoints[1]);
+        publish(&cluster, &servers[1..2]);
+        cluster.set_in_flight_elsewhere(&Arc::new([(ids[2], 1)].into_iter().collect()));
+        assert_eq!(held.in_flight(), 1);
+        publish(&cluster, &servers);
+        assert_eq!([older(0), older(1), older(2)], [0, 0, 1]);
+    }
+
+    #[test]
+    fn requests_on_a_member_that_left_are_told_to_other_generations() {
+        let cluster = cluster("");
+        let first = Arc::clone(&cluster.newest().endpoints[0]);
+        let running = first.enter(Which::Available).expect("it is available");
+        publish(&cluster, &members(&cluster, &[(2, 1)]));
+        cluster.drop_superseded();
+        assert_eq!((cluster.in_flight_by_id(), cluster.n_counted()), (vec![(first.id, 1)], 1));
+        drop(running);
+        assert_eq!((cluster.in_flight_by_id(), cluster.n_counted()), (vec![], 0));
+    }
+
+    #[test]
+    fn more_members_than_there_may_be_are_refused_and_those_of_before_stay() {
+        let cluster = cluster("");
+        let mut many: Vec<(u16, u16)> = (1..=u16::MAX).map(|port| (port, 1)).collect();
+        many.push((1, 1));
+        let hooks = PublishHooks { prepare: &|_| (), wake: &|| (), is_over: &|| false };
+        let mut members = members(&cluster, &many);
+        let refused = cluster.publish(&members, &hooks).unwrap_err();
+        assert_eq!(refused, "65536 servers are more than a cluster may have (65535)");
+        assert_eq!(cluster.refusal().map(|refusal| refusal.why.clone()), Some(refused));
+        assert_eq!(ports(&cluster.newest()), [1, 2]);
+        members.pop();
+        let published = cluster.publish(&members, &hooks).expect("so many fit");
+        assert_eq!((published.n_came, cluster.refusal()), (65_533, None));
     }
 
     #[test]

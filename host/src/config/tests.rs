@@ -1251,3 +1251,16 @@ fn a_key_that_everybody_can_read_is_a_warning() {
     assert_eq!(warnings(0o644), [format!("t.toml:3: listener \"127.0.0.1:0\": tls: key {key:?}: {said}")]);
     assert_eq!([0o640, 0o600].map(warnings), [[""; 0]; 2]);
 }
+
+#[test]
+fn a_cluster_has_no_more_servers_than_it_may() {
+    let with = |n: usize| {
+        let list: String = (0..n).map(|n| format!("\"http://h{n}\",")).collect();
+        format!(
+            "{HEAD}[[cluster]]\nname = \"app\"\nservers = [{list}]\n[[route]]\npath = \"/\"\ncluster = \"app\"\n"
+        )
+    };
+    let refused = errors(&with(MAX_SERVERS + 1));
+    assert_eq!(refused, ["t.toml:5: cluster \"app\": 65536 servers, expected at most 65535"]);
+    assert!(parse("t.toml", &with(MAX_SERVERS), Syntax::Toml).is_ok());
+}

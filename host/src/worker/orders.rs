@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::Control;
 use super::memberships::Memberships;
 use super::reporter::Reporter;
-use crate::cluster::Clusters;
+use crate::cluster::{Clusters, InFlightById};
 use crate::module::balancer::{Balancer, ModuleFault};
 use crate::observe::metrics::Metrics;
 use crate::process::channel::Sender;
@@ -76,12 +76,10 @@ fn overrun(clusters: &Clusters, cluster: Option<usize>, module: &str, charged: D
 }
 
 pub(super) fn set_elsewhere(clusters: &Clusters, load: &Load) {
-    let endpoints: HashMap<u64, u32> = load.endpoints.iter().copied().collect();
+    let endpoints: Arc<InFlightById> = Arc::new(load.endpoints.iter().copied().collect());
     let requests: HashMap<&str, u32> = load.clusters.iter().map(|(name, n)| (name.as_str(), *n)).collect();
     for cluster in clusters.iter() {
         cluster.set_requests_elsewhere(requests.get(&*cluster.config.name).copied().unwrap_or(0));
-        for endpoint in &cluster.newest().endpoints {
-            cluster.set_in_flight_older(endpoint, endpoints.get(&endpoint.id).copied().unwrap_or(0));
-        }
+        cluster.set_in_flight_elsewhere(&endpoints);
     }
 }

@@ -4,7 +4,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -220,17 +219,12 @@ impl Saver {
 }
 
 fn load_of(clusters: &[Cluster]) -> Load {
-    let in_flight = |cluster: &Cluster| -> Vec<(u64, u32)> {
-        let newest = cluster.newest();
-        let counted = newest.endpoints.iter().map(|e| (e.id, e.counters.in_flight.load(Ordering::Relaxed)));
-        counted.filter(|(_, n)| *n > 0).collect()
-    };
     let cluster = |cluster: &Cluster| {
         let n = cluster.n_counted();
         (n > 0).then(|| (cluster.config.name.to_string(), n))
     };
     Load {
-        endpoints: clusters.iter().flat_map(in_flight).collect(),
+        endpoints: clusters.iter().flat_map(Cluster::in_flight_by_id).collect(),
         clusters: clusters.iter().filter_map(cluster).collect(),
     }
 }
