@@ -25,6 +25,7 @@ pub(crate) mod checks;
 pub mod ejection;
 pub(crate) mod slow_start;
 pub(crate) mod snapshot;
+mod session;
 pub(crate) mod sticky;
 pub(crate) mod retries;
 pub(crate) mod names;
@@ -297,10 +298,19 @@ mod tests {
 
     /// Two servers, without a module.
     pub(super) fn cluster(keys: &str) -> Cluster {
+        cluster_of(keys, "")
+    }
+
+    /// The same, of a cluster with these keys.
+    pub(super) fn cluster_with(keys: &str) -> Cluster {
+        cluster_of("", keys)
+    }
+
+    fn cluster_of(keys: &str, more: &str) -> Cluster {
         let text = format!(
             "[[listener]]\naddress = \"127.0.0.1:0\"\n[load_module]\na = \"a.so\"\n[[cluster]]\nname = \"c\"\n\
              servers = [{{ url = \"http://127.0.0.1:1\"{keys} }}, {{ url = \"http://127.0.0.1:2\"{keys} }}]\n\
-             [[route]]\npath = \"/\"\ncluster = \"c\"\n"
+             {more}\n[[route]]\npath = \"/\"\ncluster = \"c\"\n"
         );
         let (config, _) = config::parse("t.toml", &text, config::Syntax::Toml).expect("a good file");
         let registry =

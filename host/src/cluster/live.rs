@@ -5,7 +5,7 @@
 
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
 use lb_api::wire;
@@ -15,6 +15,7 @@ use crate::cluster::health::{Health, HealthSource, is_available, state_of};
 use crate::cluster::listing::{AvailableCount, ReasonChange, SLOTS, tag_of};
 use crate::cluster::names::Addresses;
 use crate::cluster::places::{MemberPlace, Places};
+use crate::cluster::session::SessionWords;
 
 /// In `max_in_flight` of an endpoint: it is on trial, and the ejection of its cluster lets requests in. A try looks at this
 /// number anyway; and to modules it is a limit that is never reached.
@@ -31,6 +32,8 @@ pub(crate) struct Live {
     pub health: Arc<Health>,
     /// Where it is.
     pub addresses: Arc<Addresses>,
+    /// What sessions call it, where the proxy names them.
+    pub session: OnceLock<Arc<SessionWords>>,
     /// Its configured weight, once its slow start is over: no instance that may choose was built with less.
     weight: AtomicU32,
     /// The instances that count it.
@@ -60,6 +63,7 @@ impl Live {
             counters,
             health: Arc::new(Health::new(reasons)),
             addresses: Arc::new(addresses),
+            session: OnceLock::new(),
             weight: AtomicU32::new(0),
             lists: [const { ArcSwapOption::const_empty() }; SLOTS],
         })

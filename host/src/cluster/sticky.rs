@@ -3,32 +3,49 @@
 //! Everything that can be computed beforehand is, when the cluster is built. A request costs a look at its cookies and one
 //! look-up; without sticky sessions, nothing.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
-use hmac::{Hmac, KeyInit, Mac};
 use rustc_hash::FxHashMap;
-use sha2::Sha256;
 
 use crate::cluster::endpoint::Endpoint;
-use crate::config::{self, CookieTerms, KeySource, SameSite};
+use crate::cluster::session::{SessionWords, id_in};
+use crate::config::{self, KeySource};
 
 /// Which endpoint a session belongs to.
 pub(crate) struct Sticky {
     /// Where a request may name its session, in the order of looking.
     pub(crate) sources: Vec<KeySource>,
-    separator: Option<u8>,
-    /// Endpoints by what sessions call them.
-    names: FxHashMap<Box<[u8]>, usize>,
-    /// `Set-Cookie` for each endpoint, if the proxy sets it: for requests in clear text, and for those over TLS.
-    cookies: Option<[CookieLines; 2]>,
+    sessions: Sessions,
 }
 
-/// A header line for each endpoint.
-type CookieLines = Box<[Box<[u8]>]>;
+/// What sessions call endpoints.
+enum Sessions {
+    /// The proxy names them, and sets a cookie.
+    Issued {
+        /// Of each endpoint.
+        words: Box<[Arc<SessionWords>]>,
+        /// Endpoints by ID.
+        by_id: FxHashMap<u64, usize>,
+    },
+    /// Servers do, by names of the configuration.
+    Route { separator: Option<u8>, names: FxHashMap<RouteName, usize> },
+}
+
+/// A name of the configuration, found by its bytes.
+#[derive(PartialEq, Eq, Hash)]
+struct RouteName(Arc<[u8]>);
+
+impl Borrow<[u8]> for RouteName {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
 
 impl Sticky {
-    /// For these endpoints of the cluster. `otherwise` signs sessions if the configuration has no secret.
+    /// For these endpoints of the cluster. `otherwise` signs sessions if the configuration has no secret. What members that stay
+    /// are called is not computed again.
     pub(crate) fn new(
         cluster: &str,
         config: &config::StickyConfig,
@@ -38,46 +55,48 @@ impl Sticky {
         match config {
             config::StickyConfig::Issued { cookie, secret, terms } => {
                 let secret = secret.as_ref().map_or(&otherwise[..], |secret| secret.as_bytes());
-                let values: Vec<String> = endpoints.iter().map(|e| value(secret, cluster, e.id)).collect();
-                let lines = |by_tls| -> CookieLines {
-                    let attributes = attributes(terms, by_tls);
-                    let line =
-                        |value| format!("Set-Cookie: {cookie}={value}; {attributes}\r\n").into_bytes().into();
-                    values.iter().map(line).collect()
+                let words = |endpoint: &Arc<Endpoint>| {
+                    let make = || SessionWords::new(secret, cluster, endpoint.id, cookie, terms).into();
+                    Arc::clone(endpoint.live.session.get_or_init(make))
                 };
+                let words = endpoints.iter().map(words).collect();
+                let by_id = endpoints.iter().map(|endpoint| endpoint.id).zip(0..).collect();
                 Self {
                     sources: vec![KeySource::Cookie(cookie.clone())],
-                    separator: None,
-                    cookies: Some([lines(false), lines(true)]),
-                    names: values.into_iter().map(|value| value.into_bytes().into()).zip(0..).collect(),
+                    sessions: Sessions::Issued { words, by_id },
                 }
             }
-            config::StickyConfig::Route { sources, separator } => Self {
-                sources: sources.clone(),
-                separator: *separator,
-                cookies: None,
-                names: endpoints
-                    .iter()
-                    .enumerate()
-                    .filter_map(|(i, endpoint)| Some((endpoint.route.as_ref()?.as_bytes().into(), i)))
-                    .collect(),
-            },
+            config::StickyConfig::Route { sources, separator } => {
+                let name = |(idx, endpoint): (usize, &Arc<Endpoint>)| {
+                    Some((RouteName(Arc::clone(endpoint.route.as_ref()?).into()), idx))
+                };
+                let names = endpoints.iter().enumerate().filter_map(name).collect();
+                Self { sources: sources.clone(), sessions: Sessions::Route { separator: *separator, names } }
+            }
         }
     }
 
     /// The endpoint of a session of this name.
     pub(crate) fn endpoint(&self, session: &[u8]) -> Option<usize> {
-        let name = match self.separator {
-            Some(separator) => &session[memchr::memchr(separator, session)? + 1..],
-            None => session,
-        };
-        self.names.get(name).copied()
+        match &self.sessions {
+            Sessions::Issued { words, by_id } => {
+                let idx = *by_id.get(&id_in(session)?)?;
+                words[idx].is_named(session).then_some(idx)
+            }
+            Sessions::Route { separator: Some(separator), names } => {
+                names.get(&session[memchr::memchr(*separator, session)? + 1..]).copied()
+            }
+            Sessions::Route { separator: None, names } => names.get(session).copied(),
+        }
     }
 
     /// The header line that binds a client's session to this endpoint, if the proxy sets it. `by_tls` says that the client came
     /// over TLS.
     pub(crate) fn set_cookie(&self, endpoint: usize, by_tls: bool) -> Option<&[u8]> {
-        self.cookies.as_ref().map(|cookies| &*cookies[usize::from(by_tls)][endpoint])
+        match &self.sessions {
+            Sessions::Issued { words, .. } => Some(words[endpoint].set_cookie(by_tls)),
+            Sessions::Route { .. } => None,
+        }
     }
 }
 
@@ -88,40 +107,7 @@ impl fmt::Debug for Sticky {
     }
 }
 
-/// The attributes behind a cookie's value.
-fn attributes(terms: &CookieTerms, by_tls: bool) -> String {
-    let CookieTerms { secure, same_site, path, domain, max_age } = terms;
-    let mut text = format!("Path={path}; HttpOnly");
-    text += match same_site {
-        SameSite::Lax => "; SameSite=Lax",
-        SameSite::Strict => "; SameSite=Strict",
-        SameSite::None => "; SameSite=None",
-    };
-    if secure.unwrap_or(by_tls) {
-        text += "; Secure";
-    }
-    if let Some(domain) = domain {
-        text += &format!("; Domain={domain}");
-    }
-    if let Some(max_age) = max_age {
-        text += &format!("; Max-Age={}", max_age.as_secs());
-    }
-    text
-}
-
-/// A cookie's value: the endpoint's ID, and a signature, so that clients cannot choose a server.
-fn value(secret: &[u8], cluster: &str, id: u64) -> String {
-    let mac = signature(secret, &[cluster.as_bytes(), &[0], &id.to_be_bytes()].concat());
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    format!("{id:016x}{}", hex(&mac[..16]))
-}
-
-fn signature(key: &[u8], text: &[u8]) -> [u8; 32] {
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
-    mac.update(text);
-    mac.finalize().into_bytes().into()
-}
-
+/// Random bytes of the kernel, to sign with.
 pub(crate) fn random_key() -> [u8; 32] {
     let mut key = [0; 32];
     let n = rustix::rand::getrandom(&mut key, rustix::rand::GetRandomFlags::empty());
@@ -132,49 +118,43 @@ pub(crate) fn random_key() -> [u8; 32] {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+    use crate::cluster::PublishHooks;
+    use crate::cluster::membership::{Duty, Member};
+    use crate::cluster::tests::cluster_with;
 
     #[test]
-    fn signatures_are_those_of_rfc_4231() {
-        let hex = |mac: [u8; 32]| mac.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        assert_eq!(
-            hex(signature(b"Jefe", b"what do ya want for nothing?")),
-            "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
-        );
-        assert_eq!(
-            hex(signature(&[0xaa; 131], b"Test Using Larger Than Block-Size Key - Hash Key First")),
-            "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54"
-        );
-    }
-
-    #[test]
-    fn attributes_are_what_the_terms_say() {
-        let terms = CookieTerms::default();
-        assert_eq!(attributes(&terms, false), "Path=/; HttpOnly; SameSite=Lax");
-        assert_eq!(attributes(&terms, true), "Path=/; HttpOnly; SameSite=Lax; Secure");
-        let terms = CookieTerms {
-            secure: Some(true),
-            same_site: SameSite::None,
-            path: "/app".into(),
-            domain: Some("example.com".into()),
-            max_age: Some(Duration::from_secs(3600)),
-        };
-        let all = "Path=/app; HttpOnly; SameSite=None; Secure; Domain=example.com; Max-Age=3600";
-        assert_eq!([false, true].map(|by_tls| attributes(&terms, by_tls)), [all, all]);
-        let terms =
-            CookieTerms { secure: Some(false), same_site: SameSite::Strict, ..CookieTerms::default() };
-        assert_eq!(attributes(&terms, true), "Path=/; HttpOnly; SameSite=Strict");
-    }
-
-    #[test]
-    fn a_cookie_is_of_one_cluster_endpoint_and_secret() {
-        let one = value(b"secret", "app", 1);
-        assert_eq!(one.len(), 48);
-        assert_eq!(one, value(b"secret", "app", 1));
-        for other in [value(b"secret", "app", 2), value(b"secret", "api", 1), value(b"other", "app", 1)] {
-            assert_ne!(one, other);
+    fn a_session_finds_its_endpoint_and_no_forged_one_does() {
+        let cluster = cluster_with("sticky = { cookie = \"s\" }");
+        let newest = cluster.newest();
+        let sticky = newest.sticky.as_ref().expect("it is configured");
+        for (idx, endpoint) in newest.endpoints.iter().enumerate() {
+            let words = endpoint.live.session.get().expect("they are made with the snapshot");
+            assert_eq!(sticky.endpoint(&words.value), Some(idx));
+            let line = format!("Set-Cookie: s={}; Path=/", String::from_utf8_lossy(&words.value));
+            assert!(sticky.set_cookie(idx, false).is_some_and(|set| set.starts_with(line.as_bytes())));
+            let mut forged = words.value.clone();
+            forged[20] ^= 1;
+            let id = &words.value[..16];
+            for wrong in [&forged[..], id, b"", b"+0000000000000001", "\u{e9}".repeat(24).as_bytes()] {
+                assert_eq!(sticky.endpoint(wrong), None);
+            }
         }
+    }
+
+    #[test]
+    fn what_sessions_call_a_member_is_made_once() {
+        let cluster = cluster_with("sticky = { cookie = \"s\" }");
+        let words = || Arc::clone(cluster.member(1).live.session.get().expect("it is made"));
+        let before = words();
+        let members = |weight| -> Vec<Member> {
+            let mut servers = cluster.config.servers.clone();
+            servers[1].weight = weight;
+            servers.into_iter().map(|server| Member { server, duty: Duty::Ready }).collect()
+        };
+        let hooks = PublishHooks { prepare: &|_| (), wake: &|| (), is_over: &|| false };
+        let published = cluster.publish(&members(7), &hooks).expect("no module that could refuse");
+        assert_eq!(published.number, 2);
+        assert!(Arc::ptr_eq(&before, &words()));
     }
 }
