@@ -13,6 +13,12 @@
 //! fields of a message may say.
 
 pub mod client;
+#[allow(dead_code, reason = "streams use it next")]
+pub(crate) mod driver;
+#[allow(dead_code, reason = "streams use it next")]
+pub(crate) mod lines;
+#[allow(dead_code, unused_imports, reason = "streams use it next")]
+pub(crate) mod session;
 #[allow(dead_code, reason = "the session uses it next")]
 pub(crate) mod frame;
 #[allow(dead_code, unused_imports, reason = "the session uses it next")]

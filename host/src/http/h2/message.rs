@@ -496,8 +496,10 @@ fn is_value(value: &[u8]) -> bool {
 
 /// Whether this is a path with or without a query, or `*`. Bytes above 0x7f are escaped later.
 fn is_path(path: &[u8]) -> bool {
-    let has_blank = || path.iter().fold(false, |found, &byte| found | (byte <= b' ') | (byte == 0x7f));
-    (path.first() == Some(&b'/') || path == b"*") && !has_blank()
+    // A fragment is no part of a target.
+    let is_refused = |byte: u8| (byte <= b' ') | (byte == 0x7f) | (byte == b'#');
+    let has_refused = || path.iter().fold(false, |found, &byte| found | is_refused(byte));
+    (path.first() == Some(&b'/') || path == b"*") && !has_refused()
 }
 
 /// Whether this is a scheme (RFC 3986 section 3.1).
