@@ -20,7 +20,7 @@ mod cases;
 
 pub use self::config::{httpd, toml};
 pub use self::http1::{chunked_body, request_head, response_head};
-pub use self::http2::{h2_frames, h2_hpack, h2_message, h2_text};
+pub use self::http2::{h2_frames, h2_hpack, h2_message, h2_session};
 pub use self::module::module_wire;
 pub use self::proxy::proxy_header;
 
@@ -36,7 +36,7 @@ pub const TARGETS: [(&str, Property); 11] = [
     ("h2_frames", h2_frames),
     ("h2_hpack", h2_hpack),
     ("h2_message", h2_message),
-    ("h2_text", h2_text),
+    ("h2_session", h2_session),
     ("toml", toml),
     ("httpd", httpd),
     ("module_wire", module_wire),

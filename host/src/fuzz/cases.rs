@@ -160,8 +160,8 @@ fn what_http2_accepts_is_well_formed_in_http1() {
 }
 
 #[test]
-fn heads_of_http2_stay_the_same_as_text() {
-    run("h2_text");
+fn connections_of_http2_answer_the_same_in_pieces() {
+    run("h2_session");
 }
 
 #[test]

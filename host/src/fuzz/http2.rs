@@ -1,12 +1,17 @@
-//! HTTP/2: frames, blocks of fields, what messages may say, and heads as the text of HTTP/1.1 and back.
+//! HTTP/2: frames, blocks of fields, what messages may say, and a whole connection.
+
+use std::time::Instant;
 
 use super::pieces::{Draws, pieces};
 use crate::http::h1::buffer::Buffer;
-use crate::http::h1::head::{HeadLimits, Method, Refusal, RequestHead, ResponseHead, Scan};
-use crate::http::h2::frame::{FrameHead, HEAD_LEN, Settings, headers_block, unpad, write_settings};
+use crate::http::h1::head::{
+    HeadLimits, Method, Refusal, RequestHead, ResponseHead, Scan, is_refused_as_trailer,
+};
+use crate::http::h2::frame::{FrameHead, HEAD_LEN, PREFACE, Settings, headers_block, unpad, write_settings};
 use crate::http::h2::hpack::{DecodedField, Decoder, Encoder};
+use crate::http::h2::lines::{HeadLines, fields};
 use crate::http::h2::message::{Fault, FieldLimits, RequestFields, ResponseFields, TrailerFields};
-use crate::http::h2::text;
+use crate::http::h2::session::{Session, SessionTerms, Side};
 
 /// What a table of 4096 bytes and its entries may hold in memory, twice as long where they have just grown.
 const TABLE_MEMORY: usize = 2 * (4096 + 128 * 16);
@@ -123,7 +128,10 @@ pub fn h2_message(data: &[u8]) {
     let mut trailers = TrailerFields::new(&mut text, LIMITS);
     let _ = Decoder::new(4096).decode(data, &mut scratch, |field| trailers.take(&field));
     match trailers.finish() {
-        Ok(()) => assert_eq!(sorted(&trailers_text(&text)), sorted(&text)),
+        Ok(()) => {
+            assert_eq!(fields(&text).count(), lines(&text));
+            assert!(!fields(&text).any(|(name, _)| is_refused_as_trailer(name)));
+        }
         Err(Fault::Malformed(_) | Fault::Refused(Refusal::HeadTooLarge)) => {}
         Err(fault) => panic!("{fault:?}"),
     }
@@ -133,77 +141,42 @@ fn lines(text: &[u8]) -> usize {
     memchr::memmem::find_iter(text, b"\r\n").count()
 }
 
-/// A head is complete at one length alone. What is read and written, and read and written again, stays the same.
-pub fn h2_text(data: &[u8]) {
-    let is_secure = Draws::from(data).next().is_multiple_of(2);
-    if let Ok(Some(first)) = text::read_request(data, is_secure) {
-        for cut in cuts(data, first.taken) {
-            assert!(matches!(text::read_request(&data[..cut], is_secure), Ok(None)), "complete at {cut}");
+/// A connection answers the same however its bytes are cut, and keeps no more than it was sent.
+pub fn h2_session(data: &[u8]) {
+    const SETTINGS: [u8; HEAD_LEN] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let now = Instant::now();
+    let limits = FieldLimits { list_bytes: 4096, fields: 64 };
+    for side in [Side::Server, Side::Client] {
+        let begin = || {
+            let mut session = Session::new(SessionTerms { side, max_streams: 10, limits }, now);
+            if side == Side::Server {
+                assert_eq!(
+                    session.receive(&[&PREFACE[..], &SETTINGS].concat(), 1).0,
+                    PREFACE.len() + HEAD_LEN
+                );
+            }
+            session
+        };
+        let (mut whole, mut cut, mut waiting) = (begin(), begin(), Vec::new());
+        whole.receive(data, usize::MAX);
+        for piece in pieces(data) {
+            waiting.extend_from_slice(piece);
+            let (used, _) = cut.receive(&waiting, usize::MAX);
+            waiting.drain(..used);
         }
-        let written = request_text(first.message);
-        let again = text::read_request(&written, is_secure).expect("what was written can be read");
-        let again = again.expect("what was written is complete");
-        assert_eq!(again.taken, written.len());
-        assert_eq!(again.length, first.length);
-        let (method, target) =
-            (again.message.method().clone(), again.message.uri().path_and_query().cloned());
-        assert_eq!(sorted(&written), sorted(&request_text(again.message)));
-        let mut head = RequestHead::default();
-        let limits = HeadLimits { line_bytes: written.len(), headers: 256 };
-        if head.take_h2(&written, !first.ends, &limits).is_ok() {
-            assert_eq!(head.text(head.method_text), method.as_str().as_bytes());
-            // In a target a byte above 0x7f is escaped.
-            let target = target.as_ref().map_or("/", |target| target.as_str());
-            assert!(!target.is_ascii() || head.text(head.target) == target.as_bytes());
+        assert_eq!(cut.output(), whole.output());
+        assert_eq!(cut.failure(), whole.failure());
+        assert!(whole.output().len() < 1_000 + 8 * data.len(), "{} bytes", whole.output().len());
+        while let (Some(one), Some(other)) = (cut.accept(), whole.accept()) {
+            assert_eq!((one.head, one.has_body), (other.head, other.has_body));
+            whole.release(other.slot);
+            cut.release(one.slot);
         }
+        assert_eq!((whole.n_streams(), cut.n_streams()), (0, 0));
     }
-    for is_head in [false, true] {
-        let Ok(Some(first)) = text::read_response(data, is_head) else { continue };
-        for cut in cuts(data, first.taken) {
-            assert!(matches!(text::read_response(&data[..cut], is_head), Ok(None)), "complete at {cut}");
-        }
-        let written = response_text(&first.message);
-        let again = text::read_response(&written, is_head).expect("what was written can be read");
-        let again = again.expect("what was written is complete");
-        assert_eq!((again.taken, again.length, again.ends), (written.len(), first.length, first.ends));
-        assert_eq!(sorted(&written), sorted(&response_text(&again.message)));
+    for cut in 0..data.len().min(64) {
+        let whole = HeadLines::of(data).map(|head| head.taken);
+        let begun = HeadLines::of(&data[..cut]).map(|head| head.taken);
+        assert!(begun.is_none() || begun == whole, "complete at {cut}");
     }
-    let written = trailers_text(data);
-    assert_eq!(sorted(&written), sorted(&trailers_text(&written)));
-}
-
-/// Some lengths at which a head of `taken` bytes is not complete.
-fn cuts(data: &[u8], taken: usize) -> Vec<usize> {
-    assert!(taken <= data.len());
-    let mut at = 0;
-    let mut ends: Vec<usize> = pieces(&data[..taken]).iter().map(|piece| (at += piece.len(), at).1).collect();
-    ends.pop();
-    ends.truncate(32);
-    ends
-}
-
-fn request_text(request: http::Request<()>) -> Vec<u8> {
-    let (parts, ()) = request.into_parts();
-    let mut out = Vec::new();
-    text::write_request(&parts, &mut out).expect("it has an authority");
-    out
-}
-
-fn response_text(response: &http::Response<()>) -> Vec<u8> {
-    let mut out = Vec::new();
-    text::write_response(response.status(), response.headers(), false, &mut out);
-    out
-}
-
-fn trailers_text(lines: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    text::write_trailers(&text::read_trailers(lines), &mut out);
-    out
-}
-
-/// A map of headers has an order of its own.
-fn sorted(text: &[u8]) -> Vec<&[u8]> {
-    let mut lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').collect();
-    lines.sort();
-    lines
 }

@@ -124,15 +124,6 @@ impl Stream {
         }
     }
 
-    /// Takes in what has come, while nobody can take it: the frames of HTTP/2, which cost memory each. What has come of
-    /// another connection is the kernel's to keep.
-    #[inline]
-    pub fn absorb(&mut self, cx: &mut Context<'_>) {
-        if let Self::H2Client(stream) = self {
-            stream.absorb(cx);
-        }
-    }
-
     /// Makes the kernel detect a dead peer: the connection fails if nothing is acknowledged for `silence`, neither data nor
     /// keepalive probes.
     pub fn notice_death(&self, silence: Duration) {

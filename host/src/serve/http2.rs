@@ -1,24 +1,20 @@
 //! Serves a client's HTTP/2 connection: one task for the connection, and one for each stream.
 
-use std::future::{Future as _, poll_fn};
+use std::cell::RefCell;
+use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use h2::server::SendResponse;
-use h2::{Reason, RecvStream};
-use http::Request;
-
 use crate::http::h1::head::{HeadLimits, Refusal};
-use crate::http::h2::server::{ServerStream, Terms, is_reset, was_reset_here};
-use crate::http::h2::watch::{self, Budget, Watched};
-use crate::http::h2::{SEND_BUFFER, STREAM_WINDOW, connection_window, text};
+use crate::http::h2::driver::{ConnectionEnd, SessionSocket};
+use crate::http::h2::message::FieldLimits;
+use crate::http::h2::server::{ServerStream, Terms};
+use crate::http::h2::session::{Accepted, Session, SessionTerms, Side};
 use crate::http::stream::Stream;
 use crate::net::address::Peer;
-use crate::net::linger;
+use crate::net::linger::{self, Ending as _, Linger};
 use crate::net::timer::Timer;
 use crate::serve::active::Active;
 use crate::serve::downstream::Downstream;
@@ -29,17 +25,6 @@ use crate::serve::thread::{ConnectionPlace, Thread};
 
 /// Maximum concurrent requests of a connection, as in nginx; more wait at the client.
 const MAX_STREAMS: u32 = 128;
-
-/// Streams that a client opened and reset before they were looked at; more end the connection (rapid reset). As many as its
-/// budget pays for: a browser that leaves a page may take back all that it has open.
-const PENDING_RESETS: usize = 100;
-
-/// Streams that we reset and remember, for frames that were already under way.
-const REMEMBERED_RESETS: usize = MAX_STREAMS as usize;
-
-/// What small DATA frames may cost until they are taken off `h2` (256 for each, less its length): more than what comes
-/// between two turns of the streams, which take in all that is there (see [`Inbox`] and [`watch::PORTION`]).
-const DATA_FRAME_BUDGET: usize = 4 << 20;
 
 /// While a worker drains, a connection without requests gets this long to send its first one or to close.
 const GRACE: Duration = Duration::from_millis(500);
@@ -61,37 +46,25 @@ pub(crate) async fn serve(
     client: ConnectedClient,
     place: impl ConnectionPlace,
 ) {
-    let limits = &thread.config.limits;
-    let budget = Rc::new(Budget::new(Instant::now()));
-    let (is_secure, local) = (stream.is_secure(), stream.local_addr().ok());
-    let mut builder = h2::server::Builder::new();
-    builder
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(connection_window(MAX_STREAMS as usize))
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
-        .max_send_buffer_size(SEND_BUFFER)
-        .max_concurrent_reset_streams(REMEMBERED_RESETS)
-        .max_pending_accept_reset_streams(PENDING_RESETS)
-        .data_frame_budget(DATA_FRAME_BUDGET)
-        // For as long as a connection lasts, and without a difference of costs: `watch` counts them.
-        .max_local_error_reset_streams(None);
-    let handshake = builder.handshake(Watched::new(stream, before, Rc::clone(&budget)));
-    let Ok(Ok(connection)) = tokio::time::timeout(thread.config.timeouts.request_head, handshake).await
-    else {
-        return;
-    };
     let now = Instant::now();
+    let limits = &thread.config.limits;
+    let terms = SessionTerms {
+        side: Side::Server,
+        max_streams: MAX_STREAMS,
+        limits: FieldLimits { list_bytes: limits.head_bytes, fields: limits.headers },
+    };
+    let first = thread.config.timeouts.request_head;
     let mut connection = ClientConnection {
-        timer: Timer::new(now, thread.config.timeouts.request_head),
-        h2: connection,
+        timer: Timer::new(now, first),
+        idle_until: Some(now + first),
+        session: Rc::new(RefCell::new(Session::new(terms, now))),
+        is_secure: stream.is_secure(),
+        local: stream.local_addr().ok(),
+        socket: SessionSocket::new(stream, before.into_vec()),
         n_requests: 0,
-        budget,
-        is_secure,
-        local,
         client,
         ending: None,
-        was_busy: false,
+        closing: None,
         thread,
     };
     poll_fn(|cx| {
@@ -100,146 +73,171 @@ pub(crate) async fn serve(
     })
     .await;
     poll_fn(|cx| connection.poll(cx)).await;
+    // Streams that go on say that their client is gone.
+    connection.session.borrow_mut().lost("connection closed");
 }
 
 struct ClientConnection {
     thread: Rc<Thread>,
-    h2: h2::server::Connection<Watched<Stream>, Bytes>,
+    session: Rc<RefCell<Session>>,
+    socket: SessionSocket<Stream>,
     timer: Timer,
     n_requests: u64,
-    budget: Rc<Budget>,
     is_secure: bool,
     local: Option<SocketAddr>,
     client: ConnectedClient,
     /// Why no further request is accepted.
     ending: Option<ConnectionEnding>,
-    was_busy: bool,
+    /// Without requests, it is closed then.
+    idle_until: Option<Instant>,
+    closing: Option<Closing>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ConnectionEnding {
     /// The worker drains, the connection was idle, or it has had its maximum of requests. Running requests go on.
     Graceful,
-    /// The client floods.
+    /// The client floods, or breaks the protocol.
     Refused,
+}
+
+/// How far the end of a connection is.
+enum Closing {
+    /// Its last words are sent until then.
+    Saying(Instant),
+    /// They are sent, and the client may still be sending.
+    Lingering(Linger),
 }
 
 impl ClientConnection {
     /// Ready when the connection is over.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.ending.is_none() && self.thread.phase().is_ending() {
-            self.end_gracefully();
+            self.end_gracefully(Instant::now());
         }
         if self.thread.phase() == Phase::Stopped {
             return Poll::Ready(());
         }
-        if self.budget.poll_spent(cx).is_ready() && self.ending != Some(ConnectionEnding::Refused) {
-            tracing::debug!(client = %self.client.peer, "connection closed: too many control frames");
-            self.ending = Some(ConnectionEnding::Refused);
-            // Where it does not even take that, nothing is read off either.
-            self.timer.bring_forward(Instant::now() + linger::TIME);
-            self.h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-        }
         loop {
-            match self.h2.poll_accept(cx) {
-                Poll::Ready(Some(Ok((request, respond)))) => self.begin(request, respond),
-                Poll::Ready(Some(Err(e))) => {
-                    tracing::debug!(client = %self.client.peer, "HTTP/2 connection ended: {e}");
+            if let Some(Closing::Lingering(linger)) = &mut self.closing {
+                return linger.poll(cx, self.socket.get_mut());
+            }
+            let polled = self.socket.poll(cx, &self.session);
+            self.begin_accepted();
+            match polled {
+                Poll::Ready(ConnectionEnd::Lost) => {
+                    self.socket.get_mut().say_farewell();
                     return Poll::Ready(());
                 }
-                Poll::Ready(None) => return Poll::Ready(()),
-                Poll::Pending => break,
+                Poll::Ready(ConnectionEnd::Said) => {
+                    self.note_refusal();
+                    self.closing = Some(Closing::Lingering(Linger::ending(linger::TIME)));
+                    continue;
+                }
+                Poll::Pending => self.note_refusal(),
+            }
+            let Some(deadline) = self.deadline() else { return Poll::Pending };
+            self.timer.set(deadline);
+            ready!(self.timer.poll_expired(cx));
+            if self.is_over(Instant::now()) {
+                return Poll::Ready(());
             }
         }
-        let is_busy = self.h2.has_streams();
-        if is_busy {
-            self.was_busy = true;
-            return self.poll_stuck(cx);
+    }
+
+    /// When something has to be done though nothing comes.
+    fn deadline(&mut self) -> Option<Instant> {
+        if let Some(Closing::Saying(until)) = self.closing {
+            return Some(until);
         }
-        if std::mem::take(&mut self.was_busy) {
+        let session = self.session.borrow();
+        if session.n_streams() > 0 {
+            self.idle_until = None;
+        } else if self.idle_until.is_none() {
             let patience = match self.ending {
                 None => self.thread.config.timeouts.keepalive,
                 Some(ConnectionEnding::Graceful) => GRACE,
                 Some(ConnectionEnding::Refused) => linger::TIME,
             };
-            self.timer.set(Instant::now() + patience);
+            self.idle_until = Some(Instant::now() + patience);
         }
-        ready!(self.timer.poll_expired(cx));
-        if self.ending.is_some() {
-            // It was told, and does not close.
-            return Poll::Ready(());
+        let stuck = self.socket.stuck_since().map(|since| since + self.thread.config.timeouts.body);
+        [self.idle_until, stuck, session.deadline()].into_iter().flatten().min()
+    }
+
+    /// Acts on deadlines; whether the connection is over.
+    fn is_over(&mut self, now: Instant) -> bool {
+        if let Some(Closing::Saying(until)) = self.closing {
+            if until <= now {
+                // Closed without that, the kernel would keep what the client does not take, for minutes.
+                self.socket.get_mut().set_reset_on_close(true);
+            }
+            return until <= now;
         }
-        self.end_gracefully();
-        self.timer.set(Instant::now() + GRACE);
-        // For GOAWAY to be sent.
-        match self.h2.poll_closed(cx) {
-            Poll::Ready(_) => Poll::Ready(()),
-            Poll::Pending => self.timer.poll_expired(cx),
+        if self.socket.stuck_since().is_some_and(|since| since + self.thread.config.timeouts.body <= now) {
+            tracing::debug!(client = %self.client.peer, "connection reset: the client reads nothing");
+            self.socket.get_mut().set_reset_on_close(true);
+            return true;
+        }
+        self.session.borrow_mut().check_deadlines(now);
+        if self.idle_until.is_none_or(|until| until > now) {
+            return false;
+        }
+        if self.ending.is_some() || self.session.borrow().peer_max_streams().is_none() {
+            // It was told, and does not close; or it has not even begun to speak HTTP/2.
+            return true;
+        }
+        self.end_gracefully(now);
+        self.idle_until = Some(now + GRACE);
+        false
+    }
+
+    /// The client has broken the protocol: it hears why, as far as it takes that.
+    fn note_refusal(&mut self) {
+        let Some(e) = self.session.borrow().failure() else { return };
+        if self.ending != Some(ConnectionEnding::Refused) {
+            tracing::debug!(client = %self.client.peer, code = %e.code, "connection closed: {e}");
+            self.ending = Some(ConnectionEnding::Refused);
+            self.closing = Some(Closing::Saying(Instant::now() + linger::TIME));
         }
     }
 
-    /// Ready when the client has read nothing of its responses for `timeouts.body`.
-    fn poll_stuck(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(since) = self.budget.stuck_since() else { return Poll::Pending };
-        self.timer.set(since + self.thread.config.timeouts.body);
-        ready!(self.timer.poll_expired(cx));
-        tracing::debug!(client = %self.client.peer, "connection reset: the client reads nothing");
-        self.budget.reset_on_close();
-        Poll::Ready(())
-    }
-
-    fn end_gracefully(&mut self) {
+    fn end_gracefully(&mut self, now: Instant) {
         self.ending = Some(ConnectionEnding::Graceful);
-        self.h2.graceful_shutdown();
+        let mut session = self.session.borrow_mut();
+        session.begin_drain(now);
         let patience = match self.thread.phase() {
             Phase::Draining { idle: Idle::Close, .. } => GRACE,
             _ => self.thread.config.timeouts.keepalive,
         };
-        if !self.h2.has_streams() {
-            self.timer.set(Instant::now() + patience.min(GRACE));
+        if session.n_streams() == 0 {
+            self.idle_until = Some(now + patience.min(GRACE));
         }
     }
 
-    fn begin(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
-        self.n_requests += 1;
-        if self.thread.config.limits.requests_per_connection.is_some_and(|max| self.n_requests >= max)
-            && self.ending.is_none()
-        {
-            self.end_gracefully();
-        }
-        let (parts, mut body) = request.into_parts();
-        if is_reset(&mut respond) {
-            // It is no load for any server.
-            if was_reset_here(&mut body) {
-                self.budget.spend(watch::RESET_COST);
+    fn begin_accepted(&mut self) {
+        loop {
+            let accepted = self.session.borrow_mut().accept();
+            let Some(accepted) = accepted else { return };
+            self.n_requests += 1;
+            let max = self.thread.config.limits.requests_per_connection;
+            if max.is_some_and(|max| self.n_requests >= max) && self.ending.is_none() {
+                self.end_gracefully(Instant::now());
             }
-            return;
+            self.begin(accepted);
         }
-        let (thread, budget) = (Rc::clone(&self.thread), Rc::clone(&self.budget));
-        let (client, is_secure, local) = (self.client.clone(), self.is_secure, self.local);
+    }
+
+    fn begin(&self, accepted: Accepted) {
+        let Accepted { slot, head, refusal, is_head, has_body } = accepted;
+        let terms = Terms { is_head, is_secure: self.is_secure, local: self.local };
+        let stream = ServerStream::new(Rc::clone(&self.session), slot, terms);
+        let (thread, client) = (Rc::clone(&self.thread), self.client.clone());
         // In a box, since the runtime moves a task's future several times.
         tokio::task::spawn_local(Box::pin(async move {
-            let terms = Terms { is_head: parts.method == http::Method::HEAD, is_secure, local, budget };
-            let (stream, inbox) = ServerStream::new(body, respond, terms);
             let mut down = Downstream::new(&thread, Stream::H2Server(Box::new(stream)), client.peer);
             down.identity = client.identity;
-            let mut head = Vec::with_capacity(512);
-            let malformed = text::write_request(&parts, &mut head).err();
-            drop(parts);
-            let request = StreamRequest { head: &head, malformed, has_body: inbox.is_some() };
-            {
-                let mut serving = pin!(serve_stream(&thread, &mut down, request));
-                poll_fn(|cx| {
-                    if let Some(inbox) = &inbox {
-                        inbox.absorb(cx);
-                    }
-                    serving.as_mut().poll(cx)
-                })
-                .await;
-            }
-            if let Stream::H2Server(stream) = &mut down.stream {
-                stream.settle();
-            }
+            serve_stream(&thread, &mut down, StreamRequest { head: &head, refusal, has_body }).await;
         }));
     }
 }
@@ -249,8 +247,8 @@ impl ClientConnection {
 struct StreamRequest<'a> {
     /// Its head as one of HTTP/1.1.
     head: &'a [u8],
-    /// Why it is invalid.
-    malformed: Option<&'static str>,
+    /// Why it is answered by an error.
+    refusal: Option<Refusal>,
     /// Whether a body follows.
     has_body: bool,
 }
@@ -263,9 +261,9 @@ async fn serve_stream(thread: &Thread, down: &mut Downstream, request: StreamReq
     down.n_requests = 1;
     let limits = &thread.config.limits;
     let limits = HeadLimits { line_bytes: limits.request_line_bytes, headers: limits.headers };
-    let taken = match request.malformed {
+    let taken = match request.refusal {
         None => head.take_h2(request.head, request.has_body, &limits),
-        Some(reason) => Err(Refusal::Malformed(reason)),
+        Some(refusal) => Err(refusal),
     };
     down.prepare_buffer(thread.config.limits.head_bytes);
     match taken {

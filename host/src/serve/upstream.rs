@@ -167,8 +167,7 @@ async fn connect_h2(
         }
         return Err(not_secured(&io::Error::other("the server does not choose HTTP/2")));
     }
-    let stream = shared.begin(stream, config.h2_streams, making).await?;
-    Ok(Stream::H2Client(Box::new(stream)))
+    Ok(Stream::H2Client(Box::new(shared.begin(stream, making))))
 }
 
 /// Makes a connection to one of the endpoint's addresses; see [`Dial`]. `tls` is for endpoints that are spoken to by it.

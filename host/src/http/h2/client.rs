@@ -1,18 +1,16 @@
 //! HTTP/2 towards servers: one stream of a connection that a thread's requests share.
 
+use std::borrow::Cow;
 use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf as _, Bytes};
-use h2::client::{ResponseFuture, SendRequest};
-use h2::{Reason, SendStream};
 use tokio::io::ReadBuf;
 
+use super::StreamError;
 use super::connection::Lease;
-use super::inbox::Inbox;
-use super::server::{poll_send, take_trailers};
-use super::{StreamError, io_error, text};
+use super::lines::HeadLines;
+use super::session::{RequestLine, StreamFailure};
+use crate::http::h1::head::{Name, is_authority};
 
 /// One stream, as a connection that carries one request and its response.
 #[derive(Debug)]
@@ -20,21 +18,14 @@ pub struct ClientStream {
     lease: Lease,
     /// How often something had come over the connection before.
     n_reads: u64,
-    /// Until the request's head was sent.
-    begin: Option<SendRequest<Bytes>>,
+    /// Once the request was begun.
+    slot: Option<usize>,
     /// A request's head, as far as it was written.
     head: Vec<u8>,
-    send: Option<SendStream<Bytes>>,
+    /// What is left of a body of known length.
     left: Option<u64>,
     sent_all: bool,
-    is_head: bool,
-    response: Option<ResponseFuture>,
-    body: Option<Inbox>,
-    /// The response did not end with its head, and may go on.
-    has_body: bool,
-    /// What of the response's head was not read yet.
-    response_head: Bytes,
-    received_all: bool,
+    is_answered: bool,
     /// The request could not be begun, so nothing comes back.
     is_lost: bool,
 }
@@ -42,21 +33,15 @@ pub struct ClientStream {
 impl ClientStream {
     /// On a connection that has room for it.
     pub fn new(lease: Lease) -> Self {
-        let (begin, n_reads) = (Some(lease.sender()), lease.n_reads());
+        let n_reads = lease.n_reads();
         Self {
             lease,
             n_reads,
-            begin,
+            slot: None,
             head: Vec::new(),
-            send: None,
             left: None,
             sent_all: false,
-            is_head: false,
-            response: None,
-            body: None,
-            has_body: false,
-            response_head: Bytes::new(),
-            received_all: false,
+            is_answered: false,
             is_lost: false,
         }
     }
@@ -82,51 +67,54 @@ impl ClientStream {
         if self.sent_all {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        if let Some(send) = &mut self.send {
-            let n = ready!(poll_send(send, cx, buf, &mut self.left))?;
-            self.sent_all = self.left == Some(0);
-            return Poll::Ready(Ok(n));
+        let Some(slot) = self.slot else {
+            let polled = self.poll_head(cx, buf);
+            self.is_lost |= matches!(polled, Poll::Ready(Err(_)));
+            return polled;
+        };
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
         }
-        if let Some(begin) = &mut self.begin
-            && let Err(e) = ready!(begin.poll_ready(cx))
-        {
-            self.lease.give_up();
-            self.is_lost = true;
-            return Poll::Ready(Err(StreamError::Unprocessed(e).into()));
-        }
-        let taken = self.take_head(buf);
-        self.is_lost = taken.is_err();
-        Poll::Ready(taken)
+        let is_last = match self.left {
+            Some(left) if (buf.len() as u64) > left => {
+                return Poll::Ready(Err(io::Error::other("more body than its length")));
+            }
+            left => left == Some(buf.len() as u64),
+        };
+        let sent = ready!(self.lease.session().poll_data(slot, cx, buf, is_last));
+        let n = sent.map_err(|failure| self.error(failure))?;
+        self.left = self.left.map(|left| left - n as u64);
+        self.sent_all = self.left == Some(0);
+        Poll::Ready(Ok(n))
     }
 
-    fn take_head(&mut self, buf: &[u8]) -> io::Result<usize> {
+    fn poll_head(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        // Mostly whole in one piece.
         let before = self.head.len();
         if before > 0 {
             self.head.extend_from_slice(buf);
         }
         let text = if before > 0 { &self.head[..] } else { buf };
-        let read = text::read_request(text, self.lease.is_secure()).map_err(StreamError::Unsendable)?;
-        let Some(text::Head { message: request, ends, length, taken }) = read else {
+        let Some(head) = HeadLines::of(text) else {
             if before == 0 {
                 self.head.extend_from_slice(buf);
             }
-            return Ok(buf.len());
+            return Poll::Ready(Ok(buf.len()));
         };
+        let (taken, length) = (head.taken, head.length());
+        let is_chunked = head.each().any(|(name, _)| Name::of(name) == Name::TransferEncoding);
+        let ends = !is_chunked && length.unwrap_or(0) == 0;
+        let begun = with_line(&head, self.lease.is_secure(), |line| {
+            self.lease.session().poll_begin(cx, line, &head, ends)
+        });
+        let polled = begun.map_err(StreamError::Unsendable)?;
+        if polled.is_pending() {
+            self.head.truncate(before);
+        }
+        let slot = ready!(polled).map_err(|failure| self.error(failure))?;
+        (self.slot, self.left, self.sent_all) = (Some(slot), length, ends);
         self.head = Vec::new();
-        self.is_head = request.method() == http::Method::HEAD;
-        self.left = length;
-        let mut begin = self.begin.take().ok_or(io::ErrorKind::BrokenPipe)?;
-        let (response, send) = begin.send_request(request, ends).map_err(|e| {
-            if !(e.is_io() || e.is_go_away() || e.is_reset()) {
-                return StreamError::Unsendable("request cannot be sent by HTTP/2");
-            }
-            self.lease.give_up();
-            StreamError::Unprocessed(e)
-        })?;
-        self.response = Some(response);
-        self.send = Some(send);
-        self.sent_all = ends;
-        Ok(taken - before)
+        Poll::Ready(Ok(taken - before))
     }
 
     /// Reads the response: its head (and those of interim responses before it) as text, then its body.
@@ -134,95 +122,95 @@ impl ClientStream {
     /// # Errors
     /// The server has reset the stream or given up the connection.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.response_head.is_empty() && self.response.is_some() {
-            // Never empty.
-            self.response_head = ready!(self.poll_head(cx))?;
-        }
-        if self.response_head.is_empty() {
-            return self.poll_body(cx, buf);
-        }
-        let n = self.response_head.len().min(buf.remaining());
-        buf.put_slice(&self.response_head[..n]);
-        self.response_head.advance(n);
-        if self.response_head.is_empty() && self.has_body && buf.remaining() > 0 {
-            // What has come of the body goes with its head, to the client in one packet. Its end, or an error, is said
-            // again.
-            let _ = self.poll_body(cx, buf);
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Takes in what has come of the response's body, while its client takes nothing.
-    pub fn absorb(&mut self, cx: &mut Context<'_>) {
-        if let Some(body) = &mut self.body {
-            body.absorb(cx);
-        }
-    }
-
-    fn poll_body(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Some(body) = &mut self.body else {
+        let Some(slot) = self.slot else {
             // The request was not sent yet, and who sends it will be woken.
             return if self.is_lost { Poll::Ready(Ok(())) } else { Poll::Pending };
         };
-        let filled = buf.filled().len();
-        ready!(body.poll_read(cx, buf))?;
-        self.received_all |= buf.filled().len() == filled;
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
-        let Some(response) = &mut self.response else { return Poll::Pending };
-        let mut head = Vec::with_capacity(512);
-        if let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
-            text::write_response(interim.status(), interim.headers(), false, &mut head);
-            return Poll::Ready(Ok(head.into()));
+        let read = ready!(self.lease.session().poll_read(slot, cx, buf));
+        read.map_err(|failure| self.error(failure))?;
+        if !std::mem::replace(&mut self.is_answered, true) {
+            self.lease.is_answered();
         }
-        let response = match ready!(Pin::new(response).poll(cx)) {
-            Ok(response) => response,
-            Err(e) => {
-                if e.is_go_away() || e.is_io() {
-                    self.lease.give_up();
-                }
-                return Poll::Ready(Err(io_error(e)));
-            }
-        };
-        self.lease.is_answered();
-        self.response = None;
-        let (parts, body) = response.into_parts();
-        let may_have_body = !self.is_head && !matches!(parts.status.as_u16(), 204 | 304);
-        let is_empty = body.is_end_stream();
-        text::write_response(parts.status, &parts.headers, may_have_body && is_empty, &mut head);
-        self.has_body = may_have_body && !is_empty;
-        self.body = Some(Inbox::new(body));
-        Poll::Ready(Ok(head.into()))
+        Poll::Ready(Ok(()))
     }
 
     /// Lines of the trailers behind a body that was read to its end.
     pub fn trailers(&mut self) -> Vec<u8> {
-        self.body.as_mut().map_or_else(Vec::new, |inbox| take_trailers(&mut inbox.body))
+        self.slot.map_or_else(Vec::new, |slot| self.lease.session().take_trailers(slot))
     }
 
     /// The request is complete, with these lines as its trailers.
     pub fn finish(&mut self, trailers: &[u8]) {
-        let Some(send) = self.send.as_mut().filter(|_| !self.sent_all) else { return };
-        // A stream that the server has reset takes nothing; its response says why.
-        if trailers.is_empty() {
-            let _ = send.send_data(Bytes::new(), true);
-        } else {
-            let _ = send.send_trailers(text::read_trailers(trailers));
+        if let Some(slot) = self.slot.filter(|_| !self.sent_all) {
+            // A stream that the server has reset takes nothing; its response says why.
+            self.lease.session().finish(slot, trailers);
+            self.sent_all = true;
         }
-        self.sent_all = true;
+    }
+
+    fn error(&self, failure: StreamFailure) -> io::Error {
+        match failure {
+            StreamFailure::Reset(code) | StreamFailure::Refused(code) => StreamError::Reset(code).into(),
+            StreamFailure::NotAccepted => StreamError::Unprocessed(failure).into(),
+            StreamFailure::GoneAway(_) | StreamFailure::NotBegun(_) => {
+                self.lease.give_up();
+                StreamError::Unprocessed(failure).into()
+            }
+            StreamFailure::Lost(_) => {
+                self.lease.give_up();
+                failure.into()
+            }
+        }
     }
 }
 
 impl Drop for ClientStream {
     /// A request that is given up is no load for its server any more.
     fn drop(&mut self) {
-        if let Some(send) = self.send.as_mut().filter(|_| !(self.sent_all && self.received_all)) {
-            // Does nothing to a stream that has ended by itself.
-            send.send_reset(Reason::CANCEL);
+        if let Some(slot) = self.slot {
+            self.lease.session().release(slot);
         }
     }
+}
+
+/// Calls `begin` with the request line of a head of ours in the form of HTTP/2.
+///
+/// # Errors
+/// HTTP/2 cannot express it.
+fn with_line<T>(
+    head: &HeadLines<'_>,
+    is_secure: bool,
+    begin: impl FnOnce(RequestLine<'_>) -> T,
+) -> Result<T, &'static str> {
+    let mut parts = head.first.splitn(3, |byte| *byte == b' ');
+    let (Some(method), Some(target)) = (parts.next(), parts.next()) else {
+        return Err("malformed request head");
+    };
+    let host = head.each().find(|(name, _)| Name::of(name) == Name::Host);
+    let (_, authority) = host.ok_or("no Host")?;
+    if !is_authority(authority) || authority.contains(&b'%') || !matches!(target, [b'/', ..] | b"*") {
+        return Err("target cannot be sent by HTTP/2");
+    }
+    let scheme: &[u8] = if is_secure { b"https" } else { b"http" };
+    Ok(begin(RequestLine { method, scheme, authority, path: &escaped(target) }))
+}
+
+/// A target without bytes that many servers of HTTP/2 refuse, though HTTP/1.1 lets them pass.
+fn escaped(target: &[u8]) -> Cow<'_, [u8]> {
+    let is_refused =
+        |byte: &u8| matches!(byte, b'"' | b'#' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}');
+    if !target.iter().any(is_refused) {
+        return Cow::Borrowed(target);
+    }
+    let mut out = Vec::with_capacity(target.len() + 16);
+    for byte in target {
+        if is_refused(byte) {
+            out.extend_from_slice(format!("%{byte:02X}").as_bytes());
+        } else {
+            out.push(*byte);
+        }
+    }
+    Cow::Owned(out)
 }
 
 #[cfg(test)]
@@ -230,11 +218,11 @@ mod tests {
     use std::future::poll_fn;
     use std::pin::pin;
 
+    use bytes::Bytes;
     use tokio::net::{TcpListener, TcpStream};
     use tokio::task::{LocalSet, spawn_local};
 
     use super::*;
-    use crate::http::h2::STREAM_WINDOW;
     use crate::http::h2::connection::Connection;
     use crate::http::stream::Stream;
 
@@ -270,8 +258,7 @@ mod tests {
         let (ours, theirs) = (ours.expect("connected"), theirs.expect("accepted").0);
         let read = async {
             let server = spawn_local(serve(theirs));
-            let begin = Connection::begin(Stream::from(ours), 1, Box::new(|_| ()));
-            let connection = begin.await.expect("a connection");
+            let connection = Connection::begin(Stream::from(ours), Box::new(|_| ()));
             let mut stream = ClientStream::new(Lease::new(&connection));
             let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
             let n = poll_fn(|cx| stream.poll_write(cx, head)).await.expect("sent");
@@ -280,12 +267,15 @@ mod tests {
             let mut memory = [0; 4096];
             let mut buf = ReadBuf::new(&mut memory[..1]);
             poll_fn(|cx| stream.poll_read(cx, &mut buf)).await.expect("the first byte of a head");
-            let kept = poll_fn(|cx| {
-                stream.absorb(cx);
-                let (n_bytes, kept) = stream.body.as_ref().expect("a body").sizes();
-                if n_bytes == N_MESSAGES { Poll::Ready(kept) } else { Poll::Pending }
-            });
-            assert!(kept.await <= STREAM_WINDOW as usize);
+            let slot = stream.slot.expect("begun");
+            let kept = loop {
+                let (n_bytes, kept) = stream.lease.session().sizes(slot);
+                if n_bytes >= N_MESSAGES {
+                    break kept;
+                }
+                tokio::task::yield_now().await;
+            };
+            assert!(kept <= 4 * N_MESSAGES, "{kept}");
             let mut received = Vec::new();
             loop {
                 let mut buf = ReadBuf::new(&mut memory);
@@ -301,5 +291,21 @@ mod tests {
             server.await.expect("the server ends");
         };
         LocalSet::new().run_until(pin!(read)).await;
+    }
+
+    fn line(text: &[u8]) -> Result<[String; 4], &'static str> {
+        let head = HeadLines::of(text).expect("complete");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        with_line(&head, true, |line| [line.method, line.scheme, line.authority, line.path].map(text))
+    }
+
+    #[test]
+    fn a_request_line_is_taken_apart_and_escaped() {
+        let said = line(b"POST /a\"b?<c> HTTP/1.1\r\nX: y\r\nHost: s:1\r\n\r\n").expect("sendable");
+        assert_eq!(said, ["POST", "https", "s:1", "/a%22b?%3Cc%3E"]);
+        assert!(line(b"OPTIONS * HTTP/1.1\r\nHost: s\r\n\r\n").is_ok());
+        assert!(line(b"GET / HTTP/1.1\r\nHost: a%20b\r\n\r\n").is_err());
+        assert!(line(b"GET / HTTP/1.1\r\nHost: \r\n\r\n").is_err());
+        assert!(line(b"GET / HTTP/1.1\r\nX: y\r\n\r\n").is_err());
     }
 }

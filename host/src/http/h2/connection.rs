@@ -1,20 +1,21 @@
 //! One HTTP/2 connection to a server, shared by the streams of one thread.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::fmt;
-use std::future::{Future as _, poll_fn};
-use std::io;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use h2::client::SendRequest;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{SEND_BUFFER, STREAM_WINDOW, connection_window};
+use super::driver::{ConnectionEnd, SessionSocket};
+use super::message::FieldLimits;
+use super::session::{Session, SessionTerms, Side};
+use crate::http::h1::head::MAX_HEADERS;
+use crate::net::timer::Timer;
 
 /// What a connection runs over.
 pub trait Carrier: AsyncRead + AsyncWrite + Unpin + 'static {
@@ -43,10 +44,7 @@ pub enum ConnectionReadiness {
 pub type OnReadiness = Box<dyn FnOnce(ConnectionReadiness)>;
 
 /// Header list of a response; what is larger is refused by its stream alone.
-const MAX_HEADER_LIST: u32 = 64 * 1024;
-
-/// Concurrent streams of a connection whose server has not sent its SETTINGS yet. No server can send this number.
-const UNTOLD: usize = usize::MAX - 1;
+const MAX_HEADER_LIST: usize = 64 * 1024;
 
 /// A server that acknowledges nothing for so long is gone: what gRPC's libraries wait. Many requests share its connection,
 /// and would each learn it by their own time-outs.
@@ -54,7 +52,7 @@ const SILENCE: Duration = Duration::from_secs(20);
 
 /// A connection; dropped by all who hold it, it goes on until its streams have ended.
 pub struct Connection {
-    sender: RefCell<SendRequest<Bytes>>,
+    session: Rc<RefCell<Session>>,
     n_streams: Cell<usize>,
     /// Until the server's SETTINGS have come, which say how many streams it allows: one is begun, and others wait.
     awaited: RefCell<Option<OnReadiness>>,
@@ -64,85 +62,95 @@ pub struct Connection {
     is_secure: bool,
     /// Where it goes; `None` for a Unix socket.
     peer: Option<SocketAddr>,
-    n_reads: Rc<Cell<u64>>,
-}
-
-/// A connection that counts how often something was read of it.
-struct Heard<S> {
-    stream: S,
-    n_reads: Rc<Cell<u64>>,
 }
 
 /// One stream's place on a connection, given up when dropped.
 #[derive(Debug)]
 pub struct Lease(Rc<Connection>);
 
-/// Drives a connection to its end; its streams say what went wrong.
-async fn drive<T: AsyncRead + AsyncWrite + Unpin>(
-    mut driver: h2::client::Connection<T, Bytes>,
+/// What drives a connection to its end; its streams say what went wrong.
+struct Driver<S> {
+    socket: SessionSocket<S>,
+    session: Rc<RefCell<Session>>,
     connection: Weak<Connection>,
-) {
-    let mut is_told = false;
-    poll_fn(|cx| {
-        let polled = Pin::new(&mut driver).poll(cx);
-        if !is_told {
-            let told = driver.max_concurrent_send_streams();
-            is_told = told != UNTOLD;
-            if let Some(connection) = connection.upgrade().filter(|_| is_told) {
-                connection.tell(ConnectionReadiness::Allows(told));
+    timer: Timer,
+    /// The server's SETTINGS have come.
+    is_told: bool,
+    /// All was said, and the socket is being closed.
+    is_closing: bool,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
+    /// Ready when the connection is over.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if self.is_closing {
+                return Pin::new(self.socket.get_mut()).poll_shutdown(cx).map(|_| ());
+            }
+            let polled = self.socket.poll(cx, &self.session);
+            self.tell();
+            match polled {
+                Poll::Ready(ConnectionEnd::Lost) => return Poll::Ready(()),
+                Poll::Ready(ConnectionEnd::Said) => self.is_closing = true,
+                Poll::Pending => {
+                    let deadline = self.session.borrow().deadline();
+                    let Some(deadline) = deadline else { return Poll::Pending };
+                    self.timer.set(deadline);
+                    if self.timer.poll_expired(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                    self.session.borrow_mut().check_deadlines(Instant::now());
+                }
             }
         }
-        polled.map(|_| ())
-    })
-    .await;
-    if let Some(connection) = connection.upgrade() {
-        connection.is_over.set(true);
-        connection.tell(ConnectionReadiness::Ended);
+    }
+
+    fn tell(&mut self) {
+        let allowed = self.session.borrow().peer_max_streams().filter(|_| !self.is_told);
+        if let Some(allowed) = allowed {
+            self.is_told = true;
+            if let Some(connection) = self.connection.upgrade() {
+                connection.tell(ConnectionReadiness::Allows(allowed as usize));
+            }
+        }
     }
 }
 
 impl Connection {
-    /// Begins HTTP/2 on a connection that is to carry up to `max_streams` at once. Until `on_readiness` is called it takes one
-    /// stream.
-    ///
-    /// # Errors
-    /// It ended at once.
-    pub async fn begin(
-        stream: impl Carrier,
-        max_streams: usize,
-        on_readiness: OnReadiness,
-    ) -> Result<Rc<Self>, h2::Error> {
+    /// Begins HTTP/2 on a connection. Until `on_readiness` is called it takes one stream.
+    pub fn begin(stream: impl Carrier, on_readiness: OnReadiness) -> Rc<Self> {
         let (is_secure, peer) = (stream.is_secure(), stream.peer());
         stream.notice_death(SILENCE);
-        let n_reads = Rc::new(Cell::new(0));
-        let stream = Heard { stream, n_reads: Rc::clone(&n_reads) };
-        let mut builder = h2::client::Builder::new();
-        builder
-            .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(connection_window(max_streams))
-            .initial_max_send_streams(UNTOLD)
-            .max_send_buffer_size(SEND_BUFFER)
-            .max_header_list_size(MAX_HEADER_LIST)
-            // Windows bound what a server's small frames cost, and to end the connection would break all streams.
-            .data_frame_budget(usize::MAX)
-            // What a server does wrong on its streams is theirs, however long the connection lasts.
-            .max_local_error_reset_streams(None)
-            // Each of them may be given up at once, with DATA for it on the way.
-            .max_concurrent_reset_streams(max_streams)
-            .enable_push(false);
-        let (sender, driver) = builder.handshake(stream).await?;
-        let connection = Rc::new(Connection {
-            sender: RefCell::new(sender),
+        let now = Instant::now();
+        let limits = FieldLimits { list_bytes: MAX_HEADER_LIST, fields: MAX_HEADERS };
+        let terms = SessionTerms { side: Side::Client, max_streams: 0, limits };
+        let session = Rc::new(RefCell::new(Session::new(terms, now)));
+        let connection = Rc::new(Self {
+            session: Rc::clone(&session),
             n_streams: Cell::new(0),
             awaited: RefCell::new(Some(on_readiness)),
             is_over: Cell::new(false),
-            idle_since: Cell::new(Instant::now()),
+            idle_since: Cell::new(now),
             is_secure,
             peer,
-            n_reads,
         });
-        tokio::task::spawn_local(drive(driver, Rc::downgrade(&connection)));
-        Ok(connection)
+        let mut driver = Driver {
+            socket: SessionSocket::new(stream, Vec::new()),
+            session,
+            connection: Rc::downgrade(&connection),
+            timer: Timer::new(now, SILENCE),
+            is_told: false,
+            is_closing: false,
+        };
+        tokio::task::spawn_local(async move {
+            poll_fn(|cx| driver.poll(cx)).await;
+            driver.session.borrow_mut().lost("connection closed");
+            if let Some(connection) = driver.connection.upgrade() {
+                connection.is_over.set(true);
+                connection.tell(ConnectionReadiness::Ended);
+            }
+        });
+        connection
     }
 
     /// Streams that are open on it.
@@ -162,7 +170,10 @@ impl Connection {
 
     /// How many streams its server allows at once, as far as is known.
     pub fn max_streams(&self) -> usize {
-        if self.awaited.borrow().is_some() { 1 } else { self.sender.borrow().current_max_send_streams() }
+        if self.awaited.borrow().is_some() {
+            return 1;
+        }
+        self.session.borrow().peer_max_streams().map_or(usize::MAX, |max| max as usize)
     }
 
     fn tell(&self, readiness: ConnectionReadiness) {
@@ -173,12 +184,13 @@ impl Connection {
 
     /// Whether nothing more can be begun on it.
     pub fn is_over(&self) -> bool {
-        // Never pending for a handle that has no request of its own waiting.
-        let given_up = || self.sender.borrow_mut().poll_ready(&mut Context::from_waker(Waker::noop()));
-        if !self.is_over.get() && matches!(given_up(), Poll::Ready(Err(_))) {
-            self.is_over.set(true);
-        }
-        self.is_over.get()
+        self.is_over.get() || self.session.borrow().is_over()
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.session.borrow_mut().close();
     }
 }
 
@@ -189,8 +201,8 @@ impl Lease {
         Self(Rc::clone(connection))
     }
 
-    pub(super) fn sender(&self) -> SendRequest<Bytes> {
-        self.0.sender.borrow().clone()
+    pub(super) fn session(&self) -> RefMut<'_, Session> {
+        self.0.session.borrow_mut()
     }
 
     pub(super) fn is_secure(&self) -> bool {
@@ -199,7 +211,7 @@ impl Lease {
 
     /// How often something has come over the connection.
     pub(super) fn n_reads(&self) -> u64 {
-        self.0.n_reads.get()
+        self.0.session.borrow().n_reads()
     }
 
     /// A response has come over it: a server that answers without having sent SETTINGS is not waited for.
@@ -221,46 +233,6 @@ impl Drop for Lease {
         if left == 0 {
             self.0.idle_since.set(Instant::now());
         }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if polled.is_ready() {
-            self.n_reads.set(self.n_reads.get() + 1);
-        }
-        polled
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

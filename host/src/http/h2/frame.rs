@@ -42,8 +42,6 @@ pub(crate) mod kind {
     pub(crate) const GOAWAY: u8 = 7;
     pub(crate) const WINDOW_UPDATE: u8 = 8;
     pub(crate) const CONTINUATION: u8 = 9;
-    /// RFC 9218.
-    pub(crate) const PRIORITY_UPDATE: u8 = 16;
 }
 
 /// Flags of frames.
@@ -106,10 +104,7 @@ impl ErrorCode {
     pub(crate) const REFUSED_STREAM: Self = Self(7);
     pub(crate) const CANCEL: Self = Self(8);
     pub(crate) const COMPRESSION_ERROR: Self = Self(9);
-    pub(crate) const CONNECT_ERROR: Self = Self(10);
     pub(crate) const ENHANCE_YOUR_CALM: Self = Self(11);
-    pub(crate) const INADEQUATE_SECURITY: Self = Self(12);
-    pub(crate) const HTTP_1_1_REQUIRED: Self = Self(13);
 }
 
 const ERROR_NAMES: [&str; 14] = [
@@ -374,7 +369,7 @@ mod tests {
     /// RFC 9113 section 7.
     #[test]
     fn error_codes_have_their_names() {
-        assert_eq!(ErrorCode::HTTP_1_1_REQUIRED.to_string(), "HTTP_1_1_REQUIRED");
+        assert_eq!(ErrorCode(13).to_string(), "HTTP_1_1_REQUIRED");
         assert_eq!(format!("{:?}", ErrorCode(14)), "error 0xe");
         assert_eq!(ErrorCode::ENHANCE_YOUR_CALM, ErrorCode(11));
     }

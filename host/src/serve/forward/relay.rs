@@ -227,7 +227,6 @@ impl Request<'_> {
                     return Poll::Ready(Err(Broken::Client(Error::ClientGone)));
                 }
                 Poll::Ready(Err(e)) => return Poll::Ready(Err(Broken::Server(e))),
-                Poll::Pending if response.waits_for_sink => server.absorb(cx),
                 Poll::Pending => {}
             }
             if sending.request.is_done() {

@@ -1,7 +1,6 @@
 //! HTTP/2 connections to one endpoint, shared by the requests of one thread.
 
 use std::cell::{Cell, RefCell};
-use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -102,43 +101,25 @@ impl SharedConnections {
         Making { latest: Rc::clone(&self.making), attempt }
     }
 
-    /// Begins HTTP/2 on a connection that is to carry up to `max_streams` at once, and takes its first stream. Requests that
-    /// wait for `making` wait on until the server's SETTINGS are there. Where the connection ends before, all of them fail.
-    ///
-    /// # Errors
-    /// It ended at once.
-    pub(crate) async fn begin(
-        &self,
-        stream: Stream,
-        max_streams: usize,
-        making: &mut Option<Making>,
-    ) -> Result<ClientStream, ConnectError> {
+    /// Begins HTTP/2 on a connection, and takes its first stream. Requests that wait for `making` wait on until the server's
+    /// SETTINGS are there. Where the connection ends before, all of them fail.
+    pub(crate) fn begin(&self, stream: Stream, making: &mut Option<Making>) -> ClientStream {
         let making = making.take().unwrap_or_else(|| self.make());
-        let attempt = Rc::clone(&making.attempt);
         let on_readiness = move |readiness| {
             match readiness {
                 ConnectionReadiness::Allows(max_streams) => making.latest.max_streams.set(Some(max_streams)),
                 ConnectionReadiness::Unsaid => {}
                 ConnectionReadiness::Ended => {
-                    making.failed(&not_begun(&"connection ended before the server's SETTINGS"));
+                    making.failed(&not_begun("connection ended before the server's SETTINGS"));
                 }
             }
             // Dropped with this: those who wait look again, or hear of the failure.
         };
-        match Connection::begin(stream, max_streams, Box::new(on_readiness)).await {
-            Ok(connection) => {
-                let first = ClientStream::new(Lease::new(&connection));
-                self.open.borrow_mut().push(connection);
-                self.is_known.set(true);
-                Ok(first)
-            }
-            Err(e) => {
-                // Before this task yields, so that those who wait hear it.
-                let e = not_begun(&e);
-                *attempt.failed.borrow_mut() = Some(e.clone());
-                Err(e)
-            }
-        }
+        let connection = Connection::begin(stream, Box::new(on_readiness));
+        let first = ClientStream::new(Lease::new(&connection));
+        self.open.borrow_mut().push(connection);
+        self.is_known.set(true);
+        first
     }
 
     /// Drops connections that are over, were idle for too long, or go to none of these addresses; streams that are open on
@@ -165,7 +146,7 @@ impl SharedConnections {
     }
 }
 
-fn not_begun(why: &dyn fmt::Display) -> ConnectError {
+fn not_begun(why: &str) -> ConnectError {
     let text = format!("HTTP/2 does not begin: {why}");
     ConnectError { kind: wire::FAILURE_CONNECT, os_error: None, text }
 }
@@ -222,7 +203,7 @@ mod tests {
         let connect = async {
             let connect = TcpStream::connect(listener.local_addr().expect("bound"));
             let (ours, theirs) = tokio::join!(connect, listener.accept());
-            let first = connections.begin(ours.expect("connected").into(), 10, &mut Some(making)).await;
+            let first = connections.begin(ours.expect("connected").into(), &mut Some(making));
             drop(theirs);
             first
         };

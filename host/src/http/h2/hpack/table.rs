@@ -161,6 +161,7 @@ impl Table {
         Self { text, entries, begin: 0, size: 0, max_size, n_inserted: 0 }
     }
 
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
