@@ -12,6 +12,7 @@
 pub(crate) mod arena;
 mod build;
 pub(crate) mod membership;
+mod at_once;
 mod publish;
 mod lives;
 pub(crate) mod listing;
@@ -68,6 +69,8 @@ pub struct Cluster {
     publishing: Mutex<Publishing>,
     /// Its members by their IDs, with those that left and still have requests.
     lives: Arc<Lives>,
+    /// Whose turn it is to write what holds of members at once.
+    turn: Mutex<()>,
     /// The number of the snapshot that each thread uses.
     in_use: OnceLock<Box<[AtomicU64]>>,
     /// Snapshots whose trylists are to end.

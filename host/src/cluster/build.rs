@@ -135,6 +135,7 @@ impl Cluster {
             newest: ArcSwap::from_pointee(snapshot),
             lives: Arc::clone(&builder.lives),
             publishing: Mutex::new(Publishing::new(builder)),
+            turn: Mutex::default(),
             in_use: OnceLock::new(),
             n_over: AtomicU64::new(0),
             refusal: ArcSwapOption::empty(),

@@ -1,7 +1,7 @@
 //! How a new membership comes into use, while requests run.
 //!
 //! ```text
-//!  at once   states, limits, falling weights, members that leave
+//!  at once   what members are there for, falling weights, members that leave (`at_once`)
 //!  build     a snapshot: new endpoints, and balancers of the tiers that changed
 //!  publish   one pointer; each thread switches to it at a turn of its loop
 //!  then      rising weights, ends of ejections and old lists; those who wait in the queue ask again
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use super::build::{BuildFrom, Duties, IfRefused, Publishing, duties, is_same};
 use super::{Cluster, MembershipRefusal, Snapshot};
-use crate::cluster::endpoint::{Endpoint, Which};
+use crate::cluster::endpoint::Endpoint;
 use crate::cluster::health::HealthSource;
 use crate::cluster::membership::{Duty, Member, check_number};
 use crate::module::balancer::BuildError;
@@ -37,6 +37,8 @@ pub(crate) struct PublishHooks<'a> {
     pub wake: &'a dyn Fn(),
     /// Whether nobody waits for it any more: the worker ends.
     pub is_over: &'a dyn Fn() -> bool,
+    /// The members that are wanted by now, if others than those that are published, or for something else.
+    pub newer: &'a dyn Fn() -> Option<Vec<Member>>,
 }
 
 /// What a publication changed.
@@ -69,6 +71,7 @@ impl Cluster {
                 Err(too_many)
             }
         };
+        self.catch_up(hooks.newer);
         self.set_refusal(match &published {
             Ok(Published { refused: None, .. }) => None,
             Ok(Published { refused: Some(why), .. }) => {
@@ -83,12 +86,8 @@ impl Cluster {
 
     fn publish_those(&self, members: &[Member], hooks: &PublishHooks<'_>) -> Result<Published, BuildError> {
         let mut publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-        let unused = publishing.take_unused();
         let published = self.publish_as(&mut publishing, members, hooks);
         publishing.builder.forget_gone();
-        drop(publishing);
-        // A module's `drop` may take long.
-        drop(unused);
         published
     }
 
@@ -103,10 +102,11 @@ impl Cluster {
         let ids = Endpoint::ids(&self.config.name, members.iter().map(|member| &member.server));
         let duties = duties(&ids, members);
         let endpoints = builder.endpoints(members, &ids, Some(&before));
-        self.change_at_once(&before, &endpoints, &duties);
+        self.apply_before_build(&before, &duties, hooks.newer);
+        self.change_before_build(&before, &endpoints, &duties);
         if is_same(&before.endpoints, &endpoints) && !before.is_refused() {
             // An earlier change of them may have been refused.
-            before.endpoints.iter().for_each(|endpoint| self.set_weight(endpoint));
+            before.endpoints.iter().for_each(|endpoint| self.set_weight(endpoint, endpoint.weight));
             return Ok(Published { number: before.number, ..Published::default() });
         }
         let from = BuildFrom { before: Some(&before), known: None };
@@ -117,6 +117,7 @@ impl Cluster {
         (hooks.prepare)(&next);
         self.newest.store(Arc::clone(&next));
         self.count_members();
+        self.catch_up(hooks.newer);
         (hooks.wake)();
         self.wait_for_threads(next.number, hooks);
         let published = self.leave(&before, &next);
@@ -138,7 +139,7 @@ impl Cluster {
     /// Members are refused: those that were there stay, each for what it is there for now, but for those that left.
     fn stay(&self, before: &Snapshot, stays: &Duties) {
         for endpoint in &before.endpoints {
-            self.set_weight(endpoint);
+            self.set_weight(endpoint, endpoint.weight);
             endpoint.live.set_limit(endpoint.limit);
             match stays.get(&endpoint.id) {
                 Some(duty) => self.set_duty(endpoint, *duty),
@@ -148,33 +149,16 @@ impl Cluster {
     }
 
     /// What is written to the live numbers before anything is built: no instance sees more than it was built with.
-    fn change_at_once(&self, before: &Snapshot, endpoints: &[Arc<Endpoint>], duties: &Duties) {
+    fn change_before_build(&self, before: &Snapshot, endpoints: &[Arc<Endpoint>], duties: &Duties) {
         let serves = before.available_tier(0).is_some();
         for endpoint in endpoints {
-            match before.by_id(endpoint) {
-                None => self.arrive(endpoint, serves),
-                // A change in which it left may have been refused.
-                Some(_) => _ = self.set_source(endpoint, HealthSource::Gone, false),
+            if before.by_id(endpoint).is_none() {
+                self.arrive(endpoint, serves);
+                self.set_duty(endpoint, duties.get(&endpoint.id).copied().unwrap_or_default());
             }
             endpoint.live.set_limit(endpoint.limit);
             if endpoint.weight < endpoint.live.weight() {
-                self.set_weight(endpoint);
-            }
-            let duty = duties.get(&endpoint.id).copied().unwrap_or_default();
-            self.set_duty(endpoint, duty);
-        }
-        for tier in &before.tiers {
-            let members = before.endpoints_of(tier);
-            let n_staying = members
-                .iter()
-                .filter(|m| duties.contains_key(&m.id) && m.is_usable(Which::Available))
-                .count();
-            if 2 * n_staying < tier.n_available() as usize {
-                // Those that stay could not serve what all did. The others leave when the new ones serve.
-                continue;
-            }
-            for endpoint in members.iter().filter(|member| !duties.contains_key(&member.id)) {
-                self.set_source(endpoint, HealthSource::Gone, true);
+                self.set_weight(endpoint, endpoint.weight);
             }
         }
     }
@@ -186,7 +170,7 @@ impl Cluster {
         }
     }
 
-    fn set_duty(&self, endpoint: &Endpoint, duty: Duty) {
+    pub(super) fn set_duty(&self, endpoint: &Endpoint, duty: Duty) {
         self.set_source(endpoint, HealthSource::Drain, duty == Duty::Drain);
         self.set_source(endpoint, HealthSource::Maintenance, duty == Duty::Maintenance);
     }
@@ -206,7 +190,7 @@ impl Cluster {
     /// All threads use `next`: what is only of `before` ends.
     fn leave(&self, before: &Snapshot, next: &Snapshot) -> Published {
         for endpoint in &next.endpoints {
-            self.set_weight(endpoint);
+            self.set_weight(endpoint, endpoint.weight);
         }
         for tier in &before.tiers {
             if !next.tiers.iter().any(|other| Arc::ptr_eq(&other.instance, &tier.instance)) {
@@ -229,10 +213,10 @@ impl Cluster {
         Published { number: next.number, n_came, n_left: left.len(), refused: None }
     }
 
-    fn set_weight(&self, endpoint: &Endpoint) {
+    pub(super) fn set_weight(&self, endpoint: &Endpoint, weight: u16) {
         match &self.slow_start {
-            Some(slow_start) => slow_start.set_weight(&endpoint.live, endpoint.weight),
-            None => endpoint.live.set_weight(endpoint.weight),
+            Some(slow_start) => slow_start.set_weight(&endpoint.live, weight),
+            None => endpoint.live.set_weight(weight),
         }
     }
 
@@ -308,7 +292,7 @@ mod tests {
 
     use super::*;
     use crate::cluster::ejection::TryEnd;
-    use crate::cluster::endpoint::Declined;
+    use crate::cluster::endpoint::{Declined, Which};
     use crate::cluster::tests::cluster;
 
     /// Members at these ports, each with this weight.
@@ -323,8 +307,10 @@ mod tests {
     }
 
     fn publish(cluster: &Cluster, members: &[Member]) -> Published {
-        let hooks = PublishHooks { prepare: &|_| (), wake: &|| (), is_over: &|| false };
-        cluster.publish(members, &hooks).expect("no module that could refuse")
+        let hooks = PublishHooks { prepare: &|_| (), wake: &|| (), is_over: &|| false, newer: &|| None };
+        let published = cluster.publish(members, &hooks).expect("no module that could refuse");
+        cluster.drop_superseded();
+        published
     }
 
     fn ports(snapshot: &Snapshot) -> Vec<u16> {
@@ -435,7 +421,10 @@ mod tests {
                 seen.set([weights[0], weights[1]]);
             };
             cluster
-                .publish(members, &PublishHooks { prepare: &prepare, wake: &|| (), is_over: &|| false })
+                .publish(
+                    members,
+                    &PublishHooks { prepare: &prepare, wake: &|| (), is_over: &|| false, newer: &|| None },
+                )
                 .expect("no module")
         };
         hooks(&cluster, &members(&cluster, &[(1, 5), (2, 5)]));
@@ -492,7 +481,7 @@ mod tests {
         let n_available = Cell::new(0);
         let prepare = |_: &Snapshot| n_available.set(before.tiers[0].n_available());
         let publish = |ports: &[(u16, u16)]| {
-            let hooks = PublishHooks { prepare: &prepare, wake: &|| (), is_over: &|| false };
+            let hooks = PublishHooks { prepare: &prepare, wake: &|| (), is_over: &|| false, newer: &|| None };
             cluster.publish(&members(&cluster, ports), &hooks).expect("no module that could refuse")
         };
         publish(&[(3, 1), (4, 1)]);
@@ -525,7 +514,7 @@ mod tests {
             requests.push(cluster.newest().clone());
             let over = cluster.n_over();
             let wake = || n_woken.set(n_woken.get() + 1);
-            let hooks = PublishHooks { prepare: &|_| (), wake: &wake, is_over: &|| false };
+            let hooks = PublishHooks { prepare: &|_| (), wake: &wake, is_over: &|| false, newer: &|| None };
             let members = members(&cluster, &[(1, 1), (2, n + 2)]);
             n_woken.set(0);
             cluster.publish(&members, &hooks).expect("no module that could refuse");

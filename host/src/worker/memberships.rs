@@ -5,7 +5,8 @@
 //! supervisor ─── acts ──────┴─► wanted ─► builder: merge ─► publish ─► each thread switches ─► whoever asked is answered
 //! ```
 //!
-//! A cluster is built once at a time, and always for what is wanted by then: changes that come meanwhile are one. The first change
+//! What needs no build holds at once: a server that is drained or removed gets nothing new, whatever its module does. The rest is
+//! built. A cluster is built once at a time, and always for what is wanted by then: changes that come meanwhile are one. The first change
 //! after a rest is built at once. After it the cluster rests for `settle`, or four times as long as the build took: a
 //! source that changes without end gets a fifth of the builder's time.
 
@@ -15,10 +16,12 @@ use std::net::IpAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustc_hash::FxHashMap;
 use tokio::sync::watch;
 
 use crate::cluster::discovery::KnownAddresses;
-use crate::cluster::membership::{Member, ServerAct, merge};
+use crate::cluster::endpoint::{ADDRESS_MARK, Endpoint};
+use crate::cluster::membership::{Duty, Member, ServerAct, merge};
 use crate::cluster::{Cluster, Clusters, PublishHooks, Published, Snapshot};
 use crate::config::{Config, Server};
 use crate::module::board::{self, Board};
@@ -30,6 +33,9 @@ const REST_FACTOR: u32 = 4;
 
 /// How often what requests no longer use is looked for, where nothing changes.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// A change of more servers is looked at as one of all.
+const FEW: usize = 16;
 
 /// Hears when what was wanted is in use, or why it is not.
 pub(super) type Done = Box<dyn FnOnce(ActsResult) + Send>;
@@ -44,6 +50,8 @@ pub(super) struct Memberships {
     clusters: Clusters,
     wanted: Mutex<WantedMembers>,
     changed: Condvar,
+    /// Held by the builder that ends what requests no longer use.
+    dropping: Mutex<()>,
     /// Has threads switch.
     published: watch::Sender<u64>,
     /// Called with each snapshot before it is used, and after.
@@ -70,8 +78,10 @@ struct WantedMembers {
 /// What is wanted of one cluster.
 #[derive(Debug)]
 struct ClusterWant {
-    /// Counts what was wanted.
+    /// Counts what was wanted and needs a build.
     version: u64,
+    /// Counts all that was wanted.
+    asked: u64,
     /// The version that is in use, or that was tried.
     done: u64,
     is_building: bool,
@@ -110,6 +120,7 @@ impl Caller {
 struct Build {
     cluster: usize,
     version: u64,
+    asked: u64,
     members: Vec<Member>,
 }
 
@@ -124,7 +135,7 @@ impl Memberships {
         follow: impl Fn(usize) + Send + Sync + 'static,
     ) -> Arc<Self> {
         let now = Instant::now();
-        let want = |_| ClusterWant { version: 0, done: 0, is_building: false, not_before: now };
+        let want = |_| ClusterWant { version: 0, asked: 0, done: 0, is_building: false, not_before: now };
         let clusters_wanted = clusters.iter().map(want).collect();
         let wanted =
             WantedMembers { membership, clusters: clusters_wanted, callers: Vec::new(), is_over: false };
@@ -133,6 +144,7 @@ impl Memberships {
             clusters: Arc::clone(clusters),
             wanted: Mutex::new(wanted),
             changed: Condvar::new(),
+            dropping: Mutex::default(),
             published,
             prepare: Box::new(prepare),
             follow: Box::new(follow),
@@ -146,39 +158,69 @@ impl Memberships {
         if before.as_deref() == Some(addresses) {
             return;
         }
-        let has_it = |cluster: usize| self.servers(cluster).iter().any(|server| *server.host == *name);
-        for (_, want) in wanted.clusters.iter_mut().enumerate().filter(|(idx, _)| has_it(*idx)) {
-            want.version += 1;
+        let mut changed = Vec::new();
+        for (idx, want) in wanted.clusters.iter_mut().enumerate() {
+            let of_name = self.servers(idx).iter().filter(|server| *server.host == *name);
+            let urls: Vec<String> = of_name.map(|server| server.url.to_string()).collect();
+            if !urls.is_empty() {
+                want.version += 1;
+                want.asked += 1;
+                changed.push((idx, urls));
+            }
         }
         drop(wanted);
+        changed.iter().for_each(|(cluster, urls)| self.apply_at_once(*cluster, urls));
         self.changed.notify_all();
     }
 
     /// These are the acts in force, all of them. `done` hears when the clusters that they change are in use so.
     pub(super) fn set_acts(&self, acts: Vec<ServerAct>, done: Done) {
         let mut wanted = self.wanted();
-        let of = |acts: &[ServerAct], name: &str| -> Vec<ServerAct> {
-            acts.iter().filter(|act| act.cluster == *name).cloned().collect()
-        };
-        let mut needs = BTreeMap::new();
-        for idx in 0..self.clusters.len() {
-            let name = &self.clusters[idx].config.name;
-            let is_changed = of(&wanted.membership.acts, name) != of(&acts, name);
-            let want = &mut wanted.clusters[idx];
-            want.version += u64::from(is_changed);
-            // A change that came before may not be in use yet.
-            if want.version > want.done {
+        let WantedMembers { membership, clusters, .. } = &mut *wanted;
+        let (mut changed, mut needs) = (Vec::new(), BTreeMap::new());
+        for (idx, want) in clusters.iter_mut().enumerate() {
+            let change = ActsChange::of(&self.clusters[idx].config.name, &membership.acts, &acts);
+            if change.urls.is_empty() {
+                continue;
+            }
+            want.asked += 1;
+            if change.needs_build {
+                want.version += 1;
                 needs.insert(idx, want.version);
             }
+            changed.push((idx, change.urls));
         }
-        wanted.membership.acts = acts;
-        if needs.is_empty() {
-            drop(wanted);
-            return done(ActsResult::InUse);
+        if changed.is_empty() {
+            // It was said before, and may not be in use yet.
+            let pending = clusters.iter().enumerate().filter(|(_, want)| want.version > want.done);
+            needs.extend(pending.map(|(idx, want)| (idx, want.version)));
         }
-        wanted.callers.push(Caller { needs, result: ActsResult::InUse, done });
+        membership.acts = acts;
+        let done = if needs.is_empty() {
+            Some(done)
+        } else {
+            wanted.callers.push(Caller { needs, result: ActsResult::InUse, done });
+            None
+        };
         drop(wanted);
+        changed.iter().for_each(|(cluster, urls)| self.apply_at_once(*cluster, urls));
         self.changed.notify_all();
+        if let Some(done) = done {
+            done(ActsResult::InUse);
+        }
+    }
+
+    /// Has what needs no build hold at once for the servers of a cluster that these URLs name.
+    fn apply_at_once(&self, cluster: usize, urls: &[String]) {
+        let is_any = urls.len() > FEW;
+        let concerns = |endpoint: &Endpoint| is_any || urls.iter().any(|url| endpoint.is_of(url));
+        self.clusters[cluster].apply_at_once(concerns, || {
+            let wanted = self.wanted();
+            match is_any {
+                true => wanted.membership.members_of(&self.config, cluster),
+                false => wanted.membership.members_named(&self.config, cluster, urls),
+            }
+        });
     }
 
     /// The addresses of names of which each is a server.
@@ -201,6 +243,7 @@ impl Memberships {
             let begun = Instant::now();
             let result = self.publish(&build);
             self.built(&build, &result, begun);
+            self.drop_superseded();
         }
         board::leave_place();
     }
@@ -214,13 +257,15 @@ impl Memberships {
             }
             let now = Instant::now();
             let is_wanted = |want: &ClusterWant| want.version > want.done && !want.is_building;
-            let due = wanted.clusters.iter().position(|want| is_wanted(want) && want.not_before <= now);
-            if let Some(cluster) = due {
+            let due = wanted.clusters.iter().enumerate();
+            let due = due.filter(|(_, want)| is_wanted(want) && want.not_before <= now);
+            // The one that has rested for longest, so that those that change without end leave the others their turns.
+            if let Some((cluster, _)) = due.min_by_key(|(_, want)| want.not_before) {
                 let want = &mut wanted.clusters[cluster];
                 want.is_building = true;
-                let version = want.version;
+                let (version, asked) = (want.version, want.asked);
                 let members = wanted.membership.members_of(&self.config, cluster);
-                return Some(Build { cluster, version, members });
+                return Some(Build { cluster, version, asked, members });
             }
             let wanted_at = wanted.clusters.iter().filter(|want| is_wanted(want)).map(|want| want.not_before);
             let next = wanted_at.min().map_or(SWEEP_EVERY, |at| at.saturating_duration_since(now));
@@ -231,9 +276,16 @@ impl Memberships {
             wanted = guard;
             if timeout.timed_out() {
                 drop(wanted);
-                self.clusters.iter().for_each(Cluster::drop_superseded);
+                self.drop_superseded();
                 wanted = self.wanted();
             }
+        }
+    }
+
+    /// Ends what requests no longer use, unless another builder does. A module's `drop` may take long: the others build meanwhile.
+    fn drop_superseded(&self) {
+        if let Ok(_turn) = self.dropping.try_lock() {
+            self.clusters.iter().for_each(Cluster::drop_superseded);
         }
     }
 
@@ -243,6 +295,11 @@ impl Memberships {
             prepare: &|snapshot| (self.prepare)(build.cluster, snapshot),
             wake: &|| self.published.send_modify(|n| *n += 1),
             is_over: &|| self.wanted().is_over,
+            newer: &|| {
+                let wanted = self.wanted();
+                let is_newer = wanted.clusters[build.cluster].asked != build.asked;
+                is_newer.then(|| wanted.membership.members_of(&self.config, build.cluster))
+            },
         };
         let was_refused = cluster.refusal().is_some();
         let result = cluster.publish(&build.members, &hooks);
@@ -297,6 +354,35 @@ impl Memberships {
     }
 }
 
+/// How what operators changed of a cluster differs from what it was.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct ActsChange {
+    /// URLs of the servers.
+    urls: Vec<String>,
+    /// There is something in it that does not hold at once.
+    needs_build: bool,
+}
+
+impl ActsChange {
+    fn of(cluster: &str, before: &[ServerAct], now: &[ServerAct]) -> Self {
+        type Said = (Option<Duty>, (Option<u16>, Option<bool>));
+        fn of<'a>(cluster: &str, acts: &'a [ServerAct]) -> FxHashMap<&'a str, Said> {
+            let own = acts.iter().filter(|act| act.cluster == cluster);
+            own.map(|act| (&*act.url, (act.duty, (act.weight, act.is_member)))).collect()
+        }
+        let (before, now) = (of(cluster, before), of(cluster, now));
+        let mut change = Self::default();
+        for url in now.keys().chain(before.keys().filter(|url| !now.contains_key(*url))) {
+            let [before, now] = [&before, &now].map(|acts| acts.get(url).copied().unwrap_or_default());
+            if before != now {
+                change.needs_build |= before.1 != now.1;
+                change.urls.push((*url).to_owned());
+            }
+        }
+        change
+    }
+}
+
 impl Membership {
     /// The members of a cluster of this configuration.
     pub(super) fn members_of(&self, config: &Config, cluster: usize) -> Vec<Member> {
@@ -304,10 +390,133 @@ impl Membership {
         let added = |url: &str| cluster.server_of(url).ok();
         merge(&cluster.name, &cluster.servers, &self.addresses, &self.acts, added)
     }
+
+    /// Those of them that these URLs name, a server or one of its addresses.
+    fn members_named(&self, config: &Config, cluster: usize, urls: &[String]) -> Vec<Member> {
+        let cluster = &config.clusters[cluster];
+        let is_of = |url: &str, server: &Server| {
+            url.strip_prefix(&*server.url)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(ADDRESS_MARK))
+        };
+        let is_named = |server: &&Server| urls.iter().any(|url| is_of(url, server));
+        let servers: Vec<Server> = cluster.servers.iter().filter(is_named).cloned().collect();
+        let is_related = |act: &&ServerAct| {
+            urls.contains(&act.url) || servers.iter().any(|server| is_of(&act.url, server))
+        };
+        let acts: Vec<ServerAct> =
+            self.acts.iter().filter(|act| act.cluster == *cluster.name).filter(is_related).cloned().collect();
+        merge(&cluster.name, &servers, &self.addresses, &acts, |url| cluster.server_of(url).ok())
+    }
 }
 
 impl fmt::Debug for Memberships {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Memberships").field("membership", &self.wanted().membership).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use super::*;
+    use crate::cluster::health::HealthSource;
+    use crate::config::{self, Syntax};
+    use crate::worker::Prepared;
+
+    /// Of so many clusters without a module, each of two servers, which nobody builds.
+    fn memberships(n: usize) -> Arc<Memberships> {
+        let mut text =
+            "[[listener]]\naddress = \"127.0.0.1:0\"\n[load_module]\na = \"a.so\"\n[[route]]\npath = \"/\"\ncluster = \"c0\"\n"
+                .to_owned();
+        for n in 0..n {
+            text += &format!(
+                "[[cluster]]\nname = \"c{n}\"\nservers = [\"http://127.0.0.1:1\", \"http://127.0.0.1:2\"]\nsettle = \"0s\"\n"
+            );
+        }
+        let config = Arc::new(config::parse("t.toml", &text, Syntax::Toml).expect("a good file").0);
+        let prepared = Prepared::without(config, &BTreeSet::from(["a".into()])).expect("none to load");
+        let (published, _) = watch::channel(0);
+        let membership = Membership::default();
+        Memberships::new(&prepared.config, &prepared.clusters, membership, published, |_, _| (), |_| ())
+    }
+
+    fn act(cluster: usize) -> ServerAct {
+        ServerAct { cluster: format!("c{cluster}"), url: "http://127.0.0.1:1".into(), ..ServerAct::default() }
+    }
+
+    fn weight(cluster: usize, weight: u16) -> ServerAct {
+        ServerAct { weight: Some(weight), ..act(cluster) }
+    }
+
+    fn build_next(memberships: &Memberships) -> usize {
+        let build = memberships.next().expect("something is wanted");
+        memberships.built(&build, &memberships.publish(&build), Instant::now());
+        build.cluster
+    }
+
+    #[test]
+    fn a_cluster_that_changes_without_end_leaves_the_others_their_turns() {
+        let memberships = memberships(3);
+        let others = [weight(1, 2), weight(2, 2)];
+        let mut built = Vec::new();
+        for n in 0..3 {
+            memberships.set_acts([&others[..], &[weight(0, n + 2)]].concat(), Box::new(|_| ()));
+            built.push(build_next(&memberships));
+        }
+        built.sort_unstable();
+        assert_eq!(built, [0, 1, 2]);
+    }
+
+    #[test]
+    fn what_needs_no_build_holds_before_anything_is_built() {
+        let memberships = memberships(2);
+        let endpoint = memberships.clusters[0].member(0);
+        let n_done = Arc::new(AtomicUsize::new(0));
+        let done = || {
+            let n_done = Arc::clone(&n_done);
+            Box::new(move |_: ActsResult| _ = n_done.fetch_add(1, Relaxed))
+        };
+        let drain = ServerAct { duty: Some(Duty::Drain), ..act(0) };
+        memberships.set_acts(vec![drain.clone()], done());
+        assert_eq!(n_done.load(Relaxed), 1);
+        assert!(endpoint.health.holds(HealthSource::Drain));
+        let removed = ServerAct { is_member: Some(false), ..drain.clone() };
+        memberships.set_acts(vec![removed], done());
+        assert_eq!(n_done.load(Relaxed), 1, "there is something to build");
+        assert!(endpoint.health.holds(HealthSource::Gone));
+        memberships.set_acts(vec![], done());
+        assert!(!endpoint.health.holds(HealthSource::Gone) && !endpoint.health.holds(HealthSource::Drain));
+        assert_eq!(build_next(&memberships), 0);
+        assert_eq!(n_done.load(Relaxed), 3, "both callers hear of one build");
+        // The weight falls and does not rise before it is built with.
+        memberships.set_acts(vec![weight(0, 5)], done());
+        assert_eq!(endpoint.live.weight(), 1);
+        build_next(&memberships);
+        assert_eq!(endpoint.live.weight(), 5);
+        memberships.set_acts(vec![weight(0, 2)], done());
+        assert_eq!(endpoint.live.weight(), 2);
+    }
+
+    #[test]
+    fn who_changes_one_cluster_does_not_wait_for_another() {
+        let memberships = memberships(2);
+        let n_done = Arc::new(AtomicUsize::new(0));
+        let done = || {
+            let n_done = Arc::clone(&n_done);
+            Box::new(move |_: ActsResult| _ = n_done.fetch_add(1, Relaxed))
+        };
+        memberships.set_acts(vec![weight(0, 2)], done());
+        let pending = memberships.next().expect("the first cluster");
+        memberships.set_acts(vec![weight(0, 2), weight(1, 2)], done());
+        assert_eq!(build_next(&memberships), 1);
+        assert_eq!(n_done.load(Relaxed), 1);
+        // To say the same again waits for what was said.
+        memberships.set_acts(vec![weight(0, 2), weight(1, 2)], done());
+        assert_eq!(n_done.load(Relaxed), 1);
+        memberships.built(&pending, &memberships.publish(&pending), Instant::now());
+        assert_eq!(n_done.load(Relaxed), 3);
     }
 }
