@@ -8,6 +8,7 @@ pub mod command;
 pub mod grpc;
 pub mod h2;
 pub mod dns;
+pub mod hold;
 pub mod journal;
 pub mod log;
 pub mod nginx;

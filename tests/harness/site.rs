@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
-use trylist::process::control::{self, ControlReply, GenerationStatus, Status};
+use trylist::process::control::{self, ControlReply, Exit, GenerationStatus, ServerOrder, Status};
 
 use crate::client::Client;
 use crate::command::{Running, command, trylist};
@@ -183,6 +183,29 @@ impl Site {
         let (code, said, complained) = spoken(&self.folder.command("reload", &[]));
         assert_eq!(said, "", "what fails is told on stderr");
         (code, complained.lines().map(str::to_owned).collect())
+    }
+
+    /// Changes a server of a cluster as `trylist server` does, without the program: what it says.
+    ///
+    /// # Errors
+    /// What it says of a change that is refused.
+    ///
+    /// # Panics
+    /// Where it does not answer.
+    #[track_caller]
+    pub fn order(&self, cluster: &str, url: &str, order: ServerOrder) -> Result<String, String> {
+        let mut said = String::new();
+        let mut hear = |reply| {
+            if let ControlReply::Line(line) | ControlReply::Problem(line) = reply {
+                said += &line;
+            }
+        };
+        let (cluster, url) = (cluster.to_owned(), url.to_owned());
+        let command = control::Command::Server { cluster, url, order, for_s: None };
+        match control::ask(&self.folder.socket(), &command, &mut hear).unwrap() {
+            Exit::Done => Ok(said),
+            _ => Err(said),
+        }
     }
 
     /// How it is.

@@ -6,4 +6,6 @@ pub(crate) mod ejection;
 mod health;
 mod limits_and_sessions;
 mod live;
+mod live_bad;
+mod live_long;
 mod nginx;

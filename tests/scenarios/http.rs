@@ -11,6 +11,6 @@ mod pipelining;
 pub(crate) mod rubbish;
 mod slow_clients;
 mod tls;
-mod tonic;
+pub(crate) mod tonic;
 mod tunnels;
 mod unix_sockets;

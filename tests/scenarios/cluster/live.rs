@@ -10,20 +10,24 @@ use tests::site::{Site, signal, spoken};
 use tests::stream::End;
 use tests::traffic::Traffic;
 use tests::{Gate, eventually};
+use trylist::process::control::ServerOrder;
+
+use super::live_bad::order;
+use super::live_long::long_or;
 
 /// In front of these servers, with a cluster named `app` whose changes do not wait for each other.
-fn over<'a>(origins: impl IntoIterator<Item = &'a Origin>) -> Builder {
+pub(super) fn over<'a>(origins: impl IntoIterator<Item = &'a Origin>) -> Builder {
     Proxy::over(origins).named("app").module("round_robin").threads(2).in_cluster("settle = \"0s\"")
 }
 
 /// What `trylist server` says of this change: its exit code, stdout and stderr.
-fn act(site: &Site, url: &str, change: &[&str]) -> (Option<i32>, String, String) {
+pub(super) fn act(site: &Site, url: &str, change: &[&str]) -> (Option<i32>, String, String) {
     spoken(&site.folder().command("server", &[&["app", url], change].concat()))
 }
 
 /// Changes this server; the change is in use when this returns.
 #[track_caller]
-fn change(site: &Site, url: &str, change: &str) {
+pub(super) fn change(site: &Site, url: &str, change: &str) {
     let (code, said, complained) = act(site, url, &change.split(' ').collect::<Vec<_>>());
     assert_eq!((code, complained.as_str()), (Some(0), ""), "{change}: {said}");
     assert!(said.ends_with(" from now on\n"), "{change}: {said}");
@@ -31,7 +35,7 @@ fn change(site: &Site, url: &str, change: &str) {
 
 /// What a change that is refused says, on one line.
 #[track_caller]
-fn refused(site: &Site, url: &str, change: &[&str]) -> String {
+pub(super) fn refused(site: &Site, url: &str, change: &[&str]) -> String {
     let (code, said, complained) = act(site, url, change);
     assert_eq!(
         (code, said.as_str(), complained.lines().count()),
@@ -42,7 +46,7 @@ fn refused(site: &Site, url: &str, change: &[&str]) -> String {
 }
 
 /// Names of the servers that answer so many requests, each once, in order.
-fn who_answers(site: &Site, n: usize) -> Vec<String> {
+pub(super) fn who_answers(site: &Site, n: usize) -> Vec<String> {
     let mut names: Vec<_> = site.names(n).split(' ').map(str::to_owned).collect();
     names.sort();
     names.dedup();
@@ -57,7 +61,7 @@ fn tries(site: &Site) -> f64 {
 }
 
 #[track_caller]
-fn every_counter_adds_up(site: &Site, n_sent: usize) {
+pub(super) fn every_counter_adds_up(site: &Site, n_sent: usize) {
     let requests = "trylist_requests_total{cluster=\"app\",code=\"200\"}";
     let outcomes = "trylist_outcomes_total{cluster=\"app\",outcome=\"served\"}";
     for series in [requests, outcomes] {
@@ -67,7 +71,7 @@ fn every_counter_adds_up(site: &Site, n_sent: usize) {
 }
 
 /// Answers with its name, once the gate is open.
-fn gated(name: &'static str, gate: &Gate) -> Origin {
+pub(super) fn gated(name: &'static str, gate: &Gate) -> Origin {
     let gate = gate.clone();
     Origin::serving(move |conn| {
         while conn.request().is_some() {
@@ -80,7 +84,7 @@ fn gated(name: &'static str, gate: &Gate) -> Origin {
 const HALF: usize = 1 << 20;
 
 /// Answers with its name, but `/tunnel` by switching to an echo, and `/download` by one half, and the other when the gate opens.
-fn lasting(name: &'static str, gate: &Gate) -> Origin {
+pub(super) fn lasting(name: &'static str, gate: &Gate) -> Origin {
     let gate = gate.clone();
     Origin::serving(move |conn| {
         while let Some(request) = conn.request() {
@@ -100,7 +104,7 @@ fn lasting(name: &'static str, gate: &Gate) -> Origin {
 }
 
 /// Switches, and says what it gets again until the client ends.
-fn echo(conn: &mut Conn) {
+pub(super) fn echo(conn: &mut Conn) {
     conn.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
     loop {
         let byte = conn.bytes(1);
@@ -112,7 +116,7 @@ fn echo(conn: &mut Conn) {
 
 /// A client that has switched.
 #[track_caller]
-fn tunnel(site: &Site, path: &str) -> Client {
+pub(super) fn tunnel(site: &Site, path: &str) -> Client {
     let mut client = site.connect();
     let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
     let reply = client.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\n{upgrade}\r\n")).reply_head();
@@ -121,13 +125,13 @@ fn tunnel(site: &Site, path: &str) -> Client {
 }
 
 #[track_caller]
-fn lives(tunnel: &mut Client) {
+pub(super) fn lives(tunnel: &mut Client) {
     assert_eq!(tunnel.send("alive?").bytes(6), b"alive?");
 }
 
 /// A client that has half of its download.
 #[track_caller]
-fn download(site: &Site, path: &str) -> Client {
+pub(super) fn download(site: &Site, path: &str) -> Client {
     let mut client = site.connect();
     assert_eq!(client.get(path).reply_head().status(), 200);
     assert!(client.bytes(HALF).iter().all(|byte| *byte == b'1'));
@@ -135,7 +139,7 @@ fn download(site: &Site, path: &str) -> Client {
 }
 
 #[track_caller]
-fn has_the_rest(download: &mut Client) {
+pub(super) fn has_the_rest(download: &mut Client) {
     assert!(download.bytes(HALF).iter().all(|byte| *byte == b'2'));
 }
 
@@ -582,31 +586,31 @@ fn changes_that_make_no_sense_are_refused_with_one_line() {
 /// Their modules hear an abort where a snapshot is superseded too often; the connections do not notice.
 #[test]
 fn tunnels_outlive_the_snapshots_that_they_began_with() {
-    const TUNNELS: usize = 40;
     const KEPT: usize = 16;
+    let n_tunnels = long_or("TRYLIST_TUNNELS", 40);
     let gate = Gate::default();
     let origin = lasting("a", &gate);
     let journal = Journal::of_all_balancers();
     let builder = over([&origin]).broken("records-calls");
     let site = Site::run(&builder.in_cluster(&format!("settings = {}", journal.settings(&["0"]))));
     let mut tunnels = Vec::new();
-    for n in 0..TUNNELS {
+    for n in 0..n_tunnels {
         tunnels.push(tunnel(&site, &format!("/tunnel/{n}")));
-        change(&site, &origin.url(), &format!("weight {}", n + 2));
+        order(&site, &origin.url(), ServerOrder::Weight(n as u16 + 2));
     }
     let aborted = |n: usize| format!("/tunnel/{n} finish Aborted by Some(0), status None, tries 1");
-    for n in 0..TUNNELS - KEPT {
+    for n in 0..n_tunnels - KEPT {
         journal.wait_for(&aborted(n));
     }
     eventually("the end of balancers that nobody uses", || (journal.n_open() <= KEPT + 1).then_some(()));
     tunnels.iter_mut().for_each(lives);
-    for n in TUNNELS - KEPT..TUNNELS {
+    for n in n_tunnels - KEPT..n_tunnels {
         assert!(!journal.so_far().iter().any(|line| line.contains(&format!("/tunnel/{n} finish"))), "{n}");
     }
     for tunnel in &mut tunnels {
         assert_eq!(tunnel.end_sending().end(), End::Eof);
     }
-    for n in 0..TUNNELS {
+    for n in 0..n_tunnels {
         journal.wait_for(&format!("/tunnel/{n} drop"));
     }
     eventually("one balancer", || (journal.n_open() == 1).then_some(()));

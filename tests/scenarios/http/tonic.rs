@@ -21,7 +21,7 @@ use tower::service_fn;
 
 /// Messages that are text.
 #[derive(Clone, Copy, Debug)]
-struct Text;
+pub(crate) struct Text;
 
 impl Codec for Text {
     type Encode = String;
@@ -111,7 +111,7 @@ async fn talk(request: Request<Streaming<String>>) -> Result<Response<Messages>,
     Ok(Response::new(ReceiverStream::new(receiver)))
 }
 
-async fn serve(listener: TcpListener) {
+pub(crate) async fn serve(listener: TcpListener) {
     let service = service_fn(async |request: http::Request<body::Body>| {
         let mut grpc = server::Grpc::new(Text);
         Ok::<_, Infallible>(match request.uri().path() {
@@ -129,7 +129,7 @@ fn over(url: String) -> Builder {
     Proxy::over_urls([url]).listener("h2 = true").in_cluster("protocol = \"h2\"")
 }
 
-fn runtime() -> Runtime {
+pub(crate) fn runtime() -> Runtime {
     runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
 
@@ -146,14 +146,14 @@ fn through_the_proxy(calls: impl AsyncFnOnce(Grpc<Channel>)) {
     });
 }
 
-async fn client(address: SocketAddr) -> Grpc<Channel> {
+pub(crate) async fn client(address: SocketAddr) -> Grpc<Channel> {
     let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
     let mut client = Grpc::new(channel);
     client.ready().await.unwrap();
     client
 }
 
-fn path(method: &str) -> PathAndQuery {
+pub(crate) fn path(method: &str) -> PathAndQuery {
     format!("/test.People/{method}").parse().unwrap()
 }
 

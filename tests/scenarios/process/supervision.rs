@@ -2,12 +2,11 @@
 //! that the proxy goes on.
 
 use std::fs;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
 
 use rustix::process::Signal;
 use tests::client::Client;
 use tests::command::Running;
+use tests::hold::Hold;
 use tests::origin::Origin;
 use tests::proxy::{Builder, Proxy};
 use tests::site::{
@@ -46,32 +45,6 @@ fn gated(gate: &Gate) -> Origin {
             conn.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone");
         }
     })
-}
-
-/// Where the module `waits` tells that a request is inside of it, and is held there.
-struct Hold {
-    path: PathBuf,
-    listener: UnixListener,
-    _folder: tempfile::TempDir,
-}
-
-impl Hold {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("hold");
-        Self { listener: UnixListener::bind(&path).unwrap(), path, _folder: folder }
-    }
-
-    fn request(&self, path: &str) -> String {
-        format!("GET {path} HTTP/1.1\r\nHost: test\r\nX-Wait: {}\r\n\r\n", self.path.display())
-    }
-
-    /// Waits until a request is inside; what it is held by.
-    #[track_caller]
-    fn is_inside(&self) -> UnixStream {
-        self.listener.set_nonblocking(true).unwrap();
-        eventually("a request inside the module", || self.listener.accept().ok()).0
-    }
 }
 
 /// Waits until the supervisor has looked at its workers more often than it takes for one that hangs to be found: ten times.
