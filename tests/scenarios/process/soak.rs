@@ -136,7 +136,7 @@ fn nothing_is_lost_whatever_goes_on() {
         .module("round_robin")
         .threads(2)
         .top("[supervision]\nmax_draining = 64")
-        .route("retry = { on = [\"reset\"], tries = 4, methods = [\"GET\", \"PUT\"], buffer = \"64KiB\" }")
+        .route("path = \"/\"\nretry = { on = [\"reset\"], tries = 4, methods = [\"GET\", \"PUT\"], buffer = \"64KiB\" }")
         .text();
     let folder = Folder::with(&text);
     let (_reader, mut writer) = std::io::pipe().unwrap();
