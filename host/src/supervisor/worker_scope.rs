@@ -45,8 +45,8 @@ impl WorkerScope {
             clusters: config.clusters.iter().map(|cluster| cluster.name.to_string()).collect(),
             // It depends on servers that were added, so it is checked here.
             max_series: usize::MAX,
-            // Twice for what is escaped; and the labels' own names, addresses and kinds.
-            max_label_bytes: 2 * label_bytes + 1024,
+            // Also addresses of listeners, addresses and numbers behind a URL, and kinds.
+            max_label_bytes: label_bytes + 1024,
         };
         // Series of servers that left are kept for a time.
         let n_left: usize = config.clusters.iter().filter(has_names).map(|_| MAX_LEFT).sum();

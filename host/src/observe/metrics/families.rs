@@ -1,11 +1,11 @@
 //! Sinks for the walk over all metric families: text for a scrape, or totals for the next generation.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use super::format::{FamilyKind, SampleValue, Text, Unit};
-use super::totals::{ENDPOINTS, Label, Times, Totals, key};
+use super::format::{FamilyKind, Label, SampleValue, Text, Unit, label, write_labels};
+use super::totals::{SeriesKey, Subject, Times, Totals};
 
 /// Takes families one after the other.
 pub(super) enum MetricSink<'a> {
@@ -15,6 +15,14 @@ pub(super) enum MetricSink<'a> {
     Totals(&'a mut Totals),
     /// The names of those that are in totals.
     Names(&'a mut BTreeSet<Box<str>>),
+}
+
+/// The labels of one series.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SeriesLabels<'a, const N: usize> {
+    pub(super) subject: Subject<'a>,
+    /// Further labels.
+    pub(super) kinds: [Label<'a>; N],
 }
 
 /// One histogram.
@@ -35,7 +43,7 @@ impl MetricSink<'_> {
         let Self::Text(out, _) = self else { return Ok(()) };
         out.family(name, FamilyKind::Info, None, help)?;
         let mut labels_text = String::new();
-        key(&labels, &mut labels_text);
+        write_labels(&labels, &mut labels_text);
         out.sample("_info", &labels_text, 1_u64)
     }
 
@@ -45,7 +53,7 @@ impl MetricSink<'_> {
         name: &str,
         unit: Option<&Unit>,
         help: &str,
-        series: impl IntoIterator<Item = ([Label<'l>; N], u64)>,
+        series: impl IntoIterator<Item = (SeriesLabels<'l, N>, u64)>,
     ) -> fmt::Result {
         self.counter_from(0, name, unit, help, series)
     }
@@ -55,7 +63,7 @@ impl MetricSink<'_> {
         &mut self,
         name: &str,
         help: &str,
-        series: impl IntoIterator<Item = ([Label<'l>; N], u64)>,
+        series: impl IntoIterator<Item = (SeriesLabels<'l, N>, u64)>,
     ) -> fmt::Result {
         self.counter_from(1, name, None, help, series)
     }
@@ -66,31 +74,29 @@ impl MetricSink<'_> {
         name: &str,
         unit: Option<&Unit>,
         help: &str,
-        series: impl IntoIterator<Item = ([Label<'l>; N], u64)>,
+        series: impl IntoIterator<Item = (SeriesLabels<'l, N>, u64)>,
     ) -> fmt::Result {
         let mut labels_text = String::new();
         match self {
             Self::Names(names) => _ = names.insert(name.into()),
             Self::Totals(totals) => {
-                let mut counted = BTreeMap::new();
                 for (labels, n) in series {
-                    if n > 0 || name == ENDPOINTS {
-                        key(&labels, &mut labels_text);
-                        counted.insert(labels_text.as_str().into(), n);
+                    // Totals name each endpoint.
+                    if n > 0 || matches!(labels.subject, Subject::Endpoint(..)) {
+                        totals.counts_mut(labels.subject).put_counter(labels.key(name), n);
                     }
                 }
-                totals.put_counters(name, counted);
             }
             Self::Text(out, base) => {
                 out.family(name, FamilyKind::Counter, unit, help)?;
-                let base = base.counters(name);
                 for (labels, n) in series {
-                    key(&labels, &mut labels_text);
-                    let before = base.and_then(|base| base.get(labels_text.as_str()));
-                    let n = n.wrapping_add(before.copied().unwrap_or(0));
+                    let before = base.counts(labels.subject);
+                    let before = before.and_then(|before| before.counter(&labels.key(name)));
+                    let n = n.wrapping_add(before.unwrap_or(0));
                     if n < least {
                         continue;
                     }
+                    labels.write(&mut labels_text);
                     match unit {
                         Some(Unit::Seconds) => out.sample("_total", &labels_text, seconds(n))?,
                         _ => out.sample("_total", &labels_text, n)?,
@@ -114,13 +120,13 @@ impl MetricSink<'_> {
         name: &str,
         unit: Option<&Unit>,
         help: &str,
-        series: impl IntoIterator<Item = ([Label<'l>; N], V)>,
+        series: impl IntoIterator<Item = (SeriesLabels<'l, N>, V)>,
     ) -> fmt::Result {
         let Self::Text(out, _) = self else { return Ok(()) };
         out.family(name, FamilyKind::Gauge, unit, help)?;
         let mut labels_text = String::new();
         for (labels, value) in series {
-            key(&labels, &mut labels_text);
+            labels.write(&mut labels_text);
             out.sample("", &labels_text, value)?;
         }
         Ok(())
@@ -131,27 +137,24 @@ impl MetricSink<'_> {
         &mut self,
         name: &str,
         help: &str,
-        series: impl IntoIterator<Item = ([Label<'l>; N], HistogramValue)>,
+        series: impl IntoIterator<Item = (SeriesLabels<'l, N>, HistogramValue)>,
     ) -> fmt::Result {
         let mut labels_text = String::new();
         match self {
             Self::Names(names) => _ = names.insert(name.into()),
             Self::Totals(totals) => {
-                let mut counted = BTreeMap::new();
                 for (labels, HistogramValue { times, .. }) in series {
                     if times.count() > 0 {
-                        key(&labels, &mut labels_text);
-                        counted.insert(labels_text.as_str().into(), times);
+                        totals.counts_mut(labels.subject).put_histogram(labels.key(name), times);
                     }
                 }
-                totals.put_histograms(name, counted);
             }
             Self::Text(out, base) => {
                 out.family(name, FamilyKind::Histogram, Some(&Unit::Seconds), help)?;
-                let base = base.histograms(name);
                 for (labels, HistogramValue { mut times, bound }) in series {
-                    key(&labels, &mut labels_text);
-                    if let Some(before) = base.and_then(|base| base.get(labels_text.as_str())) {
+                    labels.write(&mut labels_text);
+                    let before = base.counts(labels.subject);
+                    if let Some(before) = before.and_then(|before| before.histogram(&labels.key(name))) {
                         times.add(before);
                     }
                     // Buckets are cumulative.
@@ -166,6 +169,34 @@ impl MetricSink<'_> {
             }
         }
         Ok(())
+    }
+}
+
+impl<'a> Subject<'a> {
+    /// The labels of a series of this subject, with further ones.
+    pub(super) fn with<const N: usize>(self, kinds: [Label<'a>; N]) -> SeriesLabels<'a, N> {
+        SeriesLabels { subject: self, kinds }
+    }
+}
+
+impl<'a, const N: usize> SeriesLabels<'a, N> {
+    /// The key in totals of this family's series.
+    fn key(&self, family: &'a str) -> SeriesKey<'a> {
+        SeriesKey::new(family, self.kinds.map(|kind| kind.value))
+    }
+
+    /// Replaces `text` by the labels as they are exposed.
+    fn write(&self, text: &mut String) {
+        text.clear();
+        match self.subject {
+            Subject::Process => {}
+            Subject::Listener(address) => write_labels(&[label("listener", address)], text),
+            Subject::Cluster(name) => write_labels(&[label("cluster", name)], text),
+            Subject::Endpoint(cluster, endpoint) => {
+                write_labels(&[label("cluster", cluster), label("endpoint", endpoint)], text);
+            }
+        }
+        write_labels(&self.kinds, text);
     }
 }
 

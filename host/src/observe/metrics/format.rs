@@ -102,6 +102,38 @@ impl Unit {
     }
 }
 
+/// A label of a series.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Label<'a> {
+    pub(super) name: &'static str,
+    pub(super) value: &'a str,
+}
+
+/// A label of this name and value.
+pub(super) fn label<'a>(name: &'static str, value: &'a str) -> Label<'a> {
+    Label { name, value }
+}
+
+/// Appends labels to those in `text`, as they are exposed.
+pub(super) fn write_labels(labels: &[Label<'_>], text: &mut String) {
+    for Label { name, value } in labels {
+        if !text.is_empty() {
+            text.push(',');
+        }
+        text.push_str(name);
+        text.push_str("=\"");
+        for c in value.chars() {
+            match c {
+                '\\' => text.push_str("\\\\"),
+                '"' => text.push_str("\\\""),
+                '\n' => text.push_str("\\n"),
+                c => text.push(c),
+            }
+        }
+        text.push('"');
+    }
+}
+
 /// A sample's value.
 pub(super) trait SampleValue: Copy {
     fn write(self, text: &mut String) -> fmt::Result;

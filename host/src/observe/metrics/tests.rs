@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::cells::Latency;
 use super::members::{MOST_LEFT, STAY};
+use super::totals::{SeriesKey, Subject};
 use super::*;
 use crate::cluster::health::HealthSource;
 use crate::module::balancer::ModuleFault;
@@ -259,7 +260,8 @@ fn what_earlier_generations_counted_is_part_of_every_sum() {
     }
     // What is, and not what was counted, is this worker's alone.
     assert_eq!(value(&text, r#"trylist_open_connections{listener="127.0.0.1:80"}"#), "1");
-    assert_eq!(newer.totals().counters("trylist_connections").map(|own| own.values().sum::<u64>()), Some(1));
+    let own = newer.totals();
+    assert_eq!(counters(&own, "trylist_connections"), [(Subject::Listener("127.0.0.1:80"), "", 1)]);
 }
 
 #[test]
@@ -315,8 +317,8 @@ fn totals_are_exact_through_serde_and_sums() {
     });
     shard.try_ended(0, 0, &ended(wire::TRY_SERVED, None, MANY));
     let own = metrics.totals();
-    let bytes = serde_json::to_vec(&own).expect("plain data");
-    let mut sum: Totals = serde_json::from_slice(&bytes).expect("what was written");
+    let bytes = postcard::to_stdvec(&own).expect("plain data");
+    let mut sum: Totals = postcard::from_bytes(&bytes).expect("the totals that were written");
     assert_eq!(sum, own);
     sum.add(&own);
     metrics.set_base(sum);
@@ -325,10 +327,9 @@ fn totals_are_exact_through_serde_and_sums() {
     let total = (3 * MANY).to_string();
     assert_eq!(value(&text, &format!("trylist_received_bytes_total{{{cluster}}}")), total);
     assert_eq!(value(&text, &format!("trylist_request_duration_seconds_count{{{cluster}}}")), "3");
-    let sum_ns = |totals: &Totals| {
-        totals.histograms("trylist_request_duration").map(|s| s.values().map(|t| t.sum_ns).sum::<u64>())
-    };
-    assert_eq!(sum_ns(&own), Some(MANY));
+    let durations = own.counts(Subject::Cluster("a\"b\\\n")).expect("it has counts");
+    let durations = durations.histogram(&SeriesKey::new("trylist_request_duration", []));
+    assert_eq!(durations.map(|times| times.sum_ns), Some(MANY));
 }
 
 #[test]
@@ -336,18 +337,18 @@ fn totals_hold_what_happened_and_which_endpoints_there_are_but_no_gauges() {
     let mut layout = layout();
     layout.clusters[0].balancers[0].faults = Arc::new(|_| 0);
     let metrics = Metrics::new(&layout, 1);
-    // But for the names of endpoints.
     let names = metrics.totals();
-    assert!(names.endpoints().count() == 2 && names.n_series() == 2, "{names:?}");
-    assert!(names.counters("trylist_try").is_some_and(|known| known.values().all(|n| *n == 0)));
+    let endpoints = [Subject::Endpoint("api", "http://a"), Subject::Endpoint("api", "http://b")];
+    let named = names.subjects().map(|(subject, _)| subject);
+    assert!(named.eq([Subject::Process, Subject::Cluster("api")].into_iter().chain(endpoints)));
+    assert_eq!(names.n_series(), 3, "a cluster and two endpoints: {names:?}");
     metrics.shard(0).connection_opened(0);
     metrics.shard(0).queue_entered(0);
     let mut sum = Totals::default();
     sum.add(&metrics.totals());
     assert_eq!(sum, metrics.totals());
-    let families: Vec<_> = sum.counters("trylist_connections").into_iter().collect();
-    assert_eq!(families.len(), 1);
-    assert!(sum.counters("trylist_queue_length").is_none());
+    assert_eq!(counters(&sum, "trylist_connections").len(), 1);
+    assert_eq!(counters(&sum, "trylist_queue_length"), []);
 }
 
 #[test]
@@ -527,18 +528,17 @@ fn a_label_is_used_again_once_it_is_free() {
     let now = Instant::now();
     let labels = |now| {
         let totals = metrics.totals_at(now);
-        totals.endpoints().map(|labels| labels.endpoint.to_owned()).collect::<Vec<_>>()
+        totals.endpoints().map(|(_, endpoint)| endpoint.to_owned()).collect::<Vec<_>>()
     };
-    let label = |label: &str| format!("cluster=\"api\",endpoint=\"{label}\"");
-    assert_eq!(labels(now), ["http://a #2", "http://a"].map(label));
+    assert_eq!(labels(now), ["http://a", "http://a #2"]);
     let third = endpoint(2, "http://a");
     metrics.set_members(0, &[both[1].clone(), third.clone()], now);
-    assert_eq!(labels(now), ["http://a #2", "http://a #3", "http://a"].map(label), "the first has just left");
+    assert_eq!(labels(now), ["http://a", "http://a #2", "http://a #3"], "the first has just left");
     drop(both);
     metrics.set_members(0, std::slice::from_ref(&third), now + STAY);
     metrics.set_members(0, std::slice::from_ref(&third), now + 2 * STAY);
     metrics.set_members(0, &[third, endpoint(3, "http://a")], now + 2 * STAY);
-    assert_eq!(labels(now + 2 * STAY), ["http://a #3", "http://a"].map(label));
+    assert_eq!(labels(now + 2 * STAY), ["http://a", "http://a #3"]);
 }
 
 /// Servers come, go and come back at other places, requests end late, and time passes: nothing counted is lost or doubled.
@@ -593,11 +593,20 @@ fn of_members(urls: &[&str]) -> (Arc<Metrics>, Arc<Shard>, Vec<EndpointLayout>) 
 /// Tries that were served, by endpoint: first of those that are gone, then of those that have any.
 fn served(metrics: &Metrics, now: Instant) -> Vec<(String, u64)> {
     let totals = metrics.totals_at(now);
-    let tries = totals.counters("trylist_tries").into_iter().flatten();
-    let all = tries.map(|(labels, n)| (labels.split('"').nth(3).expect("an endpoint").to_owned(), *n));
+    let tries = counters(&totals, "trylist_tries").into_iter();
+    let all = tries.map(|(subject, _, n)| match subject {
+        Subject::Endpoint(_, endpoint) => (endpoint.to_owned(), n),
+        _ => panic!("tries of {subject:?}"),
+    });
     let (gone, mut others): (Vec<_>, Vec<_>) = all.partition(|(endpoint, _)| endpoint == "gone");
     others.insert(0, owned(("gone", gone.first().map_or(0, |gone| gone.1))));
     others
+}
+
+/// The counters of a family: their subject, and the value of their first further label.
+fn counters<'a>(totals: &'a Totals, family: &str) -> Vec<(Subject<'a>, &'a str, u64)> {
+    let all = totals.family(family).into_iter();
+    all.map(|(subject, kinds, n)| (subject, &*kinds[0], n)).collect()
 }
 
 fn owned((endpoint, n): (&str, u64)) -> (String, u64) {
@@ -639,12 +648,12 @@ fn endpoint(place: usize, url: &str) -> EndpointLayout {
         id: url.bytes().chain([place as u8]).fold(7, |id: u64, byte| id.wrapping_mul(257) + u64::from(byte)),
         place,
         url: url.into(),
-        counters: Box::leak(Box::new(counters())),
+        counters: Box::leak(Box::new(live_counters())),
         health: Arc::default(),
     }
 }
 
-fn counters() -> wire::Counters {
+fn live_counters() -> wire::Counters {
     wire::Counters {
         size: size_of::<wire::Counters>() as u32,
         state: AtomicU32::new(wire::STATE_AVAILABLE),

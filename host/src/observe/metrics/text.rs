@@ -3,7 +3,7 @@
 //! Series whose first increase an alert watches (outcomes, faults, results of tries) begin as zeros. Status codes and kinds
 //! of failure appear with their first count, in this generation or an earlier one.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::iter;
 use std::sync::Arc;
@@ -13,14 +13,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::cells::{
     BalancerCells, Cell, ClusterCells, EndpointCounts, Histogram, ListenerCells, RequestCells,
 };
-use super::families::{HistogramValue, MetricSink, seconds};
-use super::format::{Format, Text, Unit};
+use super::families::{HistogramValue, MetricSink, SeriesLabels, seconds};
+use super::format::{Format, Text, Unit, label};
 use super::labels::{
     ConnectionOrigin, FAILURES, ModuleCall, OUTCOMES, QueueEnd, STATES, STATUS_CLASSES, TRY_RESULTS,
 };
 use super::layout::{BalancerLayout, ClusterNames};
 use super::members::{EndpointRow, MemberLife};
-use super::totals::{ENDPOINTS, EndpointLabels, GONE, Label, Times, Totals, key, label};
+use super::totals::{GONE, Subject, Times, Totals};
 use super::{Metrics, MetricsLayout, Shard};
 use crate::cluster::endpoint::shown_weight;
 use crate::cluster::health::HealthSource;
@@ -109,29 +109,39 @@ impl Metrics {
             "trylist_start_time",
             Some(&Unit::Seconds),
             "Start time of this worker, in seconds since 1970.",
-            [([], unix_seconds(self.started_at))],
+            [(Subject::Process.with([]), unix_seconds(self.started_at))],
         )?;
         out.gauge(
             "trylist_uptime",
             Some(&Unit::Seconds),
             "Time since this worker started.",
-            [([], self.started.elapsed().as_secs_f64())],
+            [(Subject::Process.with([]), self.started.elapsed().as_secs_f64())],
         )?;
-        out.gauge("trylist_threads", None, "Threads that serve requests.", [([], self.shards.len() as u64)])?;
+        out.gauge(
+            "trylist_threads",
+            None,
+            "Threads that serve requests.",
+            [(Subject::Process.with([]), self.shards.len() as u64)],
+        )?;
         let Some(lines) = &self.access_log else { return Ok(()) };
-        out.counter("trylist_access_log_lines", None, "Access log lines written.", [([], lines.written())])?;
+        out.counter(
+            "trylist_access_log_lines",
+            None,
+            "Access log lines written.",
+            [(Subject::Process.with([]), lines.written())],
+        )?;
         out.counter(
             "trylist_access_log_dropped_lines",
             None,
             "Access log lines lost because writing was too slow or failed.",
-            [([], lines.dropped())],
+            [(Subject::Process.with([]), lines.dropped())],
         )
     }
 
     fn listeners(&self, out: &mut MetricSink<'_>) -> fmt::Result {
         let each = |cell: fn(&ListenerCells) -> &Cell| {
             self.listeners.iter().enumerate().map(move |(idx, address)| {
-                ([label("listener", address.as_str())], self.sum(|shard| cell(&shard.listeners[idx])))
+                (Subject::Listener(address.as_str()).with([]), self.sum(|shard| cell(&shard.listeners[idx])))
             })
         };
         out.counter(
@@ -182,7 +192,7 @@ impl Metrics {
         let codes = self.routed().flat_map(|(name, cluster)| {
             self.codes.iter().enumerate().map(move |(slot, code)| {
                 let n = self.sum(|shard| &shard.requests(cluster).codes[slot]);
-                ([label("cluster", name), label("code", code.as_str())], n)
+                (Subject::Cluster(name).with([label("code", code.as_str())]), n)
             })
         });
         out.rare_counter(
@@ -193,7 +203,7 @@ impl Metrics {
         let outcomes = self.clusters().flat_map(|(idx, cluster)| {
             OUTCOMES.iter().enumerate().map(move |(kind, outcome)| {
                 let n = self.sum(|shard| &shard.clusters[idx].requests.outcomes[kind]);
-                ([label("cluster", &cluster.name), label("outcome", outcome)], n)
+                (Subject::Cluster(&cluster.name).with([label("outcome", outcome)]), n)
             })
         });
         out.counter("trylist_outcomes", None, "Requests by the outcome of their tries.", outcomes)?;
@@ -201,7 +211,7 @@ impl Metrics {
             "trylist_request_duration",
             "Request duration, from the end of the request's head to the end of the response.",
             self.routed().map(|(name, cluster)| {
-                ([label("cluster", name)], self.times(|shard| &shard.requests(cluster).duration))
+                (Subject::Cluster(name).with([]), self.times(|shard| &shard.requests(cluster).duration))
             }),
         )?;
         out.histogram(
@@ -209,14 +219,14 @@ impl Metrics {
             "Time from the end of the request's head to the head of a server's response.",
             self.clusters().map(|(idx, cluster)| {
                 (
-                    [label("cluster", &cluster.name)],
+                    Subject::Cluster(&cluster.name).with([]),
                     self.times(|shard| &shard.clusters[idx].requests.first_byte),
                 )
             }),
         )?;
         let bytes = |cell: fn(&RequestCells) -> &Cell| {
             self.routed().map(move |(name, cluster)| {
-                ([label("cluster", name)], self.sum(|shard| cell(shard.requests(cluster))))
+                (Subject::Cluster(name).with([]), self.sum(|shard| cell(shard.requests(cluster))))
             })
         };
         let unit = Some(&Unit::Bytes);
@@ -255,7 +265,7 @@ impl Metrics {
             "trylist_try",
             Some(&Unit::Seconds),
             "Total time of tries; divide by trylist_tries_total for the average.",
-            endpoint_series(endpoints).map(|(labels, row)| (labels, row.counts.time_ns)),
+            endpoint_series(endpoints).map(|(endpoint, row)| (endpoint.with([]), row.counts.time_ns)),
         )?;
         out.counter(
             "trylist_upstream_connections",
@@ -266,19 +276,17 @@ impl Metrics {
     }
 
     fn endpoints(&self, out: &mut MetricSink<'_>, endpoints: &[ClusterEndpoints<'_>]) -> fmt::Result {
-        let live = || member_series(endpoints).map(|(labels, life)| (labels, life.counters));
+        let live = || member_series(endpoints).map(|(endpoint, life)| (endpoint, life.counters));
         out.gauge(
             "trylist_endpoint_in_flight",
             None,
             "Requests in flight to an endpoint.",
-            live().map(|(labels, counters)| (labels, counters.in_flight.load(Relaxed))),
+            live().map(|(endpoint, counters)| (endpoint.with([]), counters.in_flight.load(Relaxed))),
         )?;
-        let states = live().flat_map(|([cluster, endpoint], counters)| {
+        let states = live().flat_map(|(endpoint, counters)| {
             let now = counters.state.load(Relaxed) as usize;
             let each = STATES.iter().enumerate();
-            each.map(move |(state, text)| {
-                ([cluster, endpoint, label("state", text)], u32::from(now == state))
-            })
+            each.map(move |(state, text)| (endpoint.with([label("state", text)]), u32::from(now == state)))
         });
         out.gauge(
             "trylist_endpoint_state",
@@ -290,13 +298,16 @@ impl Metrics {
             "trylist_endpoint_weight",
             None,
             "Current weight of an endpoint.",
-            live().map(|(labels, counters)| (labels, shown_weight(counters.effective_weight.load(Relaxed)))),
+            live().map(|(endpoint, counters)| {
+                (endpoint.with([]), shown_weight(counters.effective_weight.load(Relaxed)))
+            }),
         )?;
         out.gauge(
             "trylist_endpoint_latency",
             Some(&Unit::Seconds),
             "Smoothed time to the response headers of an endpoint; 0 while unknown.",
-            live().map(|(labels, counters)| (labels, seconds(counters.latency_ns.load(Relaxed)))),
+            live()
+                .map(|(endpoint, counters)| (endpoint.with([]), seconds(counters.latency_ns.load(Relaxed)))),
         )
     }
 
@@ -305,9 +316,9 @@ impl Metrics {
             "trylist_endpoint_unavailable",
             None,
             "1 while this source marks an endpoint as unavailable, independently of the other sources.",
-            member_series(endpoints).flat_map(|([cluster, endpoint], life)| {
+            member_series(endpoints).flat_map(|(endpoint, life)| {
                 HealthSource::ALL.into_iter().map(move |source| {
-                    let labels = [cluster, endpoint, label("source", source.name())];
+                    let labels = endpoint.with([label("source", source.name())]);
                     (labels, u32::from(life.health.holds(source)))
                 })
             }),
@@ -316,15 +327,15 @@ impl Metrics {
             "trylist_endpoint_ejections",
             None,
             "Ejections of an endpoint because of its traffic (outlier detection). Endpoint \"gone\" is the sum of servers that left.",
-            endpoint_series(endpoints).map(|(labels, row)| (labels, row.counts.ejections)),
+            endpoint_series(endpoints).map(|(endpoint, row)| (endpoint.with([]), row.counts.ejections)),
         )?;
         out.counter(
             "trylist_health_checks",
             None,
             "Active health checks of an endpoint by result. Endpoint \"gone\" is the sum of servers that left.",
-            endpoint_series(endpoints).flat_map(|([cluster, endpoint], row)| {
+            endpoint_series(endpoints).flat_map(|(endpoint, row)| {
                 let [passed, failed] = row.counts.checks;
-                let labels = move |result| [cluster, endpoint, label("result", result)];
+                let labels = move |result| endpoint.with([label("result", result)]);
                 let results = [(labels("passed"), passed), (labels("failed"), failed)];
                 results.into_iter().filter(move |_| passed + failed > 0)
             }),
@@ -334,14 +345,14 @@ impl Metrics {
             None,
             "1 while a cluster is in panic: too few endpoints are available, so all but drained ones get requests.",
             self.clusters()
-                .map(|(_, cluster)| ([label("cluster", &cluster.name)], u32::from((cluster.panics)()))),
+                .map(|(_, cluster)| (Subject::Cluster(&cluster.name).with([]), u32::from((cluster.panics)()))),
         )?;
         out.gauge(
             "trylist_cluster_servers_refused",
             None,
             "1 while a change of a cluster's servers is refused: those of before serve, or the host chooses among the new ones.",
             self.clusters()
-                .map(|(_, cluster)| ([label("cluster", &cluster.name)], u32::from((cluster.is_refused)()))),
+                .map(|(_, cluster)| (Subject::Cluster(&cluster.name).with([]), u32::from((cluster.is_refused)()))),
         )
     }
 
@@ -353,7 +364,7 @@ impl Metrics {
             self.balancers().flat_map(|(name, balancer, place)| {
                 ModuleCall::TEXT.iter().enumerate().map(move |(call, text)| {
                     let n = self.sum(|shard| &place.of(shard).calls[call]);
-                    ([label("cluster", name), label("module", &balancer.module), label("call", text)], n)
+                    (Subject::Cluster(name).with([label("module", &balancer.module), label("call", text)]), n)
                 })
             }),
         )?;
@@ -363,11 +374,8 @@ impl Metrics {
             "Faults of a module by kind.",
             self.balancers().flat_map(|(name, balancer, _)| {
                 ModuleFault::ALL.into_iter().map(move |fault| {
-                    let labels = [
-                        label("cluster", name),
-                        label("module", &balancer.module),
-                        label("fault", fault.name()),
-                    ];
+                    let labels = Subject::Cluster(name)
+                        .with([label("module", &balancer.module), label("fault", fault.name())]);
                     (labels, (balancer.faults)(fault))
                 })
             }),
@@ -377,7 +385,7 @@ impl Metrics {
             None,
             "1 while a module is in quarantine after too many faults: the host chooses endpoints until the next reload.",
             self.balancers().map(|(name, balancer, _)| {
-                let labels = [label("cluster", name), label("module", &balancer.module)];
+                let labels = Subject::Cluster(name).with([label("module", &balancer.module)]);
                 (labels, u32::from((balancer.is_quarantined)()))
             }),
         )
@@ -387,7 +395,7 @@ impl Metrics {
     fn module_answers(&self, out: &mut MetricSink<'_>) -> fmt::Result {
         let single = |cell: fn(&BalancerCells) -> &Cell| {
             self.balancers().map(move |(name, balancer, place)| {
-                let labels = [label("cluster", name), label("module", &balancer.module)];
+                let labels = Subject::Cluster(name).with([label("module", &balancer.module)]);
                 (labels, self.sum(|shard| cell(place.of(shard))))
             })
         };
@@ -395,7 +403,7 @@ impl Metrics {
             "trylist_module_time",
             "Time of a request in its calls into the module, for a sample of the requests.",
             self.balancers().map(|(name, balancer, place)| {
-                let labels = [label("cluster", name), label("module", &balancer.module)];
+                let labels = Subject::Cluster(name).with([label("module", &balancer.module)]);
                 (labels, self.times(|shard| &place.of(shard).time))
             }),
         )?;
@@ -430,7 +438,7 @@ impl Metrics {
             self.clusters().map(|(idx, cluster)| {
                 let left = left(idx);
                 let entered = self.sum(|shard| &shard.clusters[idx].queue_entered);
-                ([label("cluster", &cluster.name)], entered.saturating_sub(left))
+                (Subject::Cluster(&cluster.name).with([]), entered.saturating_sub(left))
             }),
         )?;
         out.counter(
@@ -440,7 +448,7 @@ impl Metrics {
             self.clusters().flat_map(|(idx, cluster)| {
                 QueueEnd::TEXT.iter().enumerate().map(move |(end, text)| {
                     let n = self.sum(|shard| &shard.clusters[idx].queue_left[end]);
-                    ([label("cluster", &cluster.name), label("end", text)], n)
+                    (Subject::Cluster(&cluster.name).with([label("end", text)]), n)
                 })
             }),
         )?;
@@ -449,7 +457,10 @@ impl Metrics {
             Some(&Unit::Seconds),
             "Total time of requests in the queue.",
             self.clusters().map(|(idx, cluster)| {
-                ([label("cluster", &cluster.name)], self.sum(|shard| &shard.clusters[idx].queue_time_ns))
+                (
+                    Subject::Cluster(&cluster.name).with([]),
+                    self.sum(|shard| &shard.clusters[idx].queue_time_ns),
+                )
             }),
         )?;
         out.counter(
@@ -498,9 +509,12 @@ impl Metrics {
     }
 
     /// One counter of each cluster.
-    fn by_cluster(&self, cell: fn(&ClusterCells) -> &Cell) -> impl Iterator<Item = ([Label<'_>; 1], u64)> {
+    fn by_cluster(
+        &self,
+        cell: fn(&ClusterCells) -> &Cell,
+    ) -> impl Iterator<Item = (SeriesLabels<'_, 0>, u64)> {
         self.clusters().map(move |(idx, cluster)| {
-            ([label("cluster", &cluster.name)], self.sum(|shard| cell(&shard.clusters[idx])))
+            (Subject::Cluster(&cluster.name).with([]), self.sum(|shard| cell(&shard.clusters[idx])))
         })
     }
 
@@ -566,45 +580,36 @@ impl Shard {
     }
 }
 
-/// Labels and numbers of each endpoint.
+/// The numbers of each endpoint.
 fn endpoint_series<'a>(
     endpoints: &'a [ClusterEndpoints<'_>],
-) -> impl Iterator<Item = ([Label<'a>; 2], &'a EndpointRow)> {
+) -> impl Iterator<Item = (Subject<'a>, &'a EndpointRow)> {
     endpoints.iter().flat_map(|ClusterEndpoints { cluster, rows }| {
-        rows.iter().map(move |row| ([label("cluster", cluster), label("endpoint", &row.label)], row))
+        rows.iter().map(move |row| (Subject::Endpoint(cluster, &row.label), row))
     })
 }
 
 /// The same of those that are members.
 fn member_series<'a>(
     endpoints: &'a [ClusterEndpoints<'_>],
-) -> impl Iterator<Item = ([Label<'a>; 2], &'a MemberLife)> {
-    endpoint_series(endpoints).filter_map(|(labels, row)| Some((labels, row.life.as_deref()?)))
+) -> impl Iterator<Item = (Subject<'a>, &'a MemberLife)> {
+    endpoint_series(endpoints).filter_map(|(endpoint, row)| Some((endpoint, row.life.as_deref()?)))
 }
 
-/// What other generations counted, as it is shown with these endpoints. Endpoints that are not among them count as gone, for
-/// which there is a row then.
+/// The counts of other generations, as they are shown with these endpoints. Other endpoints count as gone, and get a row for that.
 fn with_gone_of(mut base: Arc<Totals>, endpoints: &mut [ClusterEndpoints<'_>]) -> Arc<Totals> {
-    if base.endpoints().next().is_none() {
-        return base;
-    }
-    let labels_of = |labels: &[Label<'_>]| {
-        let mut text = String::new();
-        key(labels, &mut text);
-        text
+    let names = |of: &ClusterEndpoints<'_>| of.rows.iter().map(|row| Arc::clone(&row.label)).collect();
+    let there: HashMap<&str, HashSet<Arc<str>>> =
+        endpoints.iter().map(|of| (of.cluster, names(of))).collect();
+    let is_gone = |cluster: &str, endpoint: &str| {
+        endpoint != GONE && there.get(cluster).is_some_and(|there| !there.contains(endpoint))
     };
-    let there: HashSet<String> = endpoint_series(endpoints).map(|(labels, _)| labels_of(&labels)).collect();
-    let clusters: HashSet<String> =
-        endpoints.iter().map(|cluster| labels_of(&[label("cluster", cluster.cluster)])).collect();
-    let is_gone =
-        |labels: &EndpointLabels<'_>| clusters.contains(labels.cluster) && !there.contains(labels.endpoint);
-    if base.endpoints().any(|labels| is_gone(&labels)) {
+    if base.endpoints().any(|(cluster, endpoint)| is_gone(cluster, endpoint)) {
         Arc::make_mut(&mut base).move_where(is_gone);
     }
     for ClusterEndpoints { cluster, rows } in endpoints {
-        let gone = labels_of(&[label("cluster", cluster), label("endpoint", GONE)]);
-        let is_in = |base: &Totals| base.counters(ENDPOINTS).is_some_and(|known| known.contains_key(&*gone));
-        if is_in(&base) && !rows.iter().any(EndpointRow::is_gone) {
+        let counts = base.counts(Subject::Endpoint(cluster, GONE));
+        if counts.is_some() && !rows.iter().any(EndpointRow::is_gone) {
             rows.push(EndpointRow::gone(EndpointCounts::default()));
         }
     }
@@ -616,10 +621,10 @@ fn by_kind<'a, const N: usize>(
     name: &'static str,
     texts: &'static [&'static str],
     counts: fn(&EndpointCounts) -> &[u64; N],
-) -> impl Iterator<Item = ([Label<'a>; 3], u64)> {
-    endpoint_series(endpoints).flat_map(move |([cluster_label, endpoint_label], row)| {
+) -> impl Iterator<Item = (SeriesLabels<'a, 1>, u64)> {
+    endpoint_series(endpoints).flat_map(move |(endpoint, row)| {
         let each = texts.iter().zip(counts(&row.counts));
-        each.map(move |(text, n)| ([cluster_label, endpoint_label, label(name, text)], *n))
+        each.map(move |(text, n)| (endpoint.with([label(name, text)]), *n))
     })
 }
 
@@ -633,14 +638,24 @@ fn process(out: &mut MetricSink<'_>) -> fmt::Result {
             "process_resident_memory",
             Some(&Unit::Bytes),
             "Resident memory of this process.",
-            [([], bytes)],
+            [(Subject::Process.with([]), bytes)],
         )?;
     }
     if let Ok(descriptors) = std::fs::read_dir("/proc/self/fd") {
-        out.gauge("process_open_fds", None, "Open file descriptors.", [([], descriptors.count() as u64)])?;
+        out.gauge(
+            "process_open_fds",
+            None,
+            "Open file descriptors.",
+            [(Subject::Process.with([]), descriptors.count() as u64)],
+        )?;
     }
     if let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
-        out.gauge("process_max_fds", None, "Maximum number of open file descriptors.", [([], limit)])?;
+        out.gauge(
+            "process_max_fds",
+            None,
+            "Maximum number of open file descriptors.",
+            [(Subject::Process.with([]), limit)],
+        )?;
     }
     Ok(())
 }

@@ -7,30 +7,67 @@
 //! Servers come and go, but sums over a cluster never fall. Counts of servers that the serving generation does not have move to
 //! `endpoint="gone"` of their cluster. For that, totals name each endpoint, also one that counted nothing.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::ops::Bound;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-/// Counters and histograms by family and labels. Zeros are left out, except in [`ENDPOINTS`]. At most as many series as
-/// [`Metrics::text`](super::Metrics::text) shows.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Totals {
-    counters: BTreeMap<Box<str>, Series<u64>>,
-    histograms: BTreeMap<Box<str>, Series<Times>>,
-}
-
-/// The series of one family, by their labels as [`key`] writes them.
-pub(super) type Series<T> = BTreeMap<Box<str>, T>;
-
-/// The label of what servers counted that are gone. No URL is like it.
+/// The endpoint label for the counts of servers that are gone. No URL is like it.
 pub(super) const GONE: &str = "gone";
 
-/// The family that has one series of each endpoint.
-pub(super) const ENDPOINTS: &str = "trylist_try";
+/// Maximum labels of a series besides those of its [`Subject`].
+pub(super) const MAX_KINDS: usize = 2;
 
-/// More than any histogram has.
+/// More buckets than any histogram has.
 const MAX_BUCKETS: usize = 128;
+
+/// Maximum series of the endpoint [`GONE`], rounded up. A worker that invents kinds cannot make more.
+const MAX_GONE_SERIES: usize = 64;
+
+/// Counters and histograms by their subject. Zeros are left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    process: Counts,
+    listeners: BTreeMap<Box<str>, Counts>,
+    /// The cluster without a name has the requests that were not routed.
+    clusters: BTreeMap<Box<str>, ClusterCounts>,
+}
+
+/// What belongs to a cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct ClusterCounts {
+    own: Counts,
+    /// Also endpoints that counted nothing.
+    endpoints: BTreeMap<Box<str>, Counts>,
+}
+
+/// The series of one subject.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Counts {
+    counters: BTreeMap<SeriesKey<'static>, u64>,
+    histograms: BTreeMap<SeriesKey<'static>, Times>,
+}
+
+/// The listener, cluster or endpoint that a series describes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Subject<'a> {
+    /// The whole process.
+    Process,
+    /// The listener of this address.
+    Listener(&'a str),
+    /// The cluster of this name.
+    Cluster(&'a str),
+    /// An endpoint of the cluster that is named first.
+    Endpoint(&'a str, &'a str),
+}
+
+/// A series of a subject.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct SeriesKey<'a> {
+    family: Cow<'a, str>,
+    /// Values of the further labels, in the family's order. Unused ones are empty.
+    kinds: [Cow<'a, str>; MAX_KINDS],
+}
 
 /// A histogram.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,162 +77,252 @@ pub(super) struct Times {
     pub(super) buckets: Vec<u64>,
 }
 
-/// What totals may hold that come from a process that is not trusted.
+/// Bounds of totals that come from an untrusted process.
 #[derive(Debug)]
 pub struct TotalsBounds {
     /// Names of families, as [`Metrics::counted_families`](super::Metrics::counted_families) has them.
     pub families: BTreeSet<Box<str>>,
     /// Names of clusters.
     pub clusters: BTreeSet<String>,
-    /// Series of all families together.
+    /// Maximum of [`Totals::n_series`].
     pub max_series: usize,
-    /// Of one series.
+    /// Maximum length of a series' label values together.
     pub max_label_bytes: usize,
 }
 
 impl Totals {
-    /// Whether they are within these bounds.
+    /// Checks that they are within these bounds.
     ///
     /// # Errors
-    /// What is not.
+    /// The bound that they exceed, in words for the log.
     pub fn check(&self, bounds: &TotalsBounds) -> Result<(), String> {
-        let families = self.counters.keys().chain(self.histograms.keys());
-        if !families.into_iter().all(|family| bounds.families.contains(family)) {
-            return Err("metrics of a family that does not exist".to_owned());
-        }
         if self.n_series() > bounds.max_series {
             return Err("more metrics than its configuration can have".to_owned());
         }
-        let clusters = bounds.clusters.iter().map(String::as_str).chain([""]);
-        let beginnings: BTreeSet<String> = clusters.map(cluster_label).collect();
-        let is_known = |labels: &str| {
-            let cluster = beginnings.range::<str, _>((Bound::Unbounded, Bound::Included(labels))).next_back();
-            labels.len() <= bounds.max_label_bytes
-                && (labels.is_empty()
-                    || labels.starts_with("listener=\"")
-                    || cluster.is_some_and(|beginning| labels.starts_with(beginning.as_str())))
-        };
-        let counters = self.counters.values().flat_map(Series::keys);
-        let histograms = self.histograms.values().flat_map(Series::keys);
-        if !counters.chain(histograms).all(|labels| is_known(labels)) {
-            return Err("metrics of what is not in its configuration".to_owned());
-        }
-        let times = self.histograms.values().flat_map(Series::values);
-        if times.into_iter().any(|times| times.buckets.len() > MAX_BUCKETS) {
-            return Err("a histogram with more buckets than any has".to_owned());
-        }
-        Ok(())
+        self.subjects().try_for_each(|(subject, counts)| {
+            let is_known = match subject {
+                Subject::Process | Subject::Listener(_) => true,
+                Subject::Cluster(name) | Subject::Endpoint(name, _) => {
+                    name.is_empty() || bounds.clusters.contains(name)
+                }
+            };
+            if !is_known {
+                return Err("metrics of a cluster that is not in its configuration".to_owned());
+            }
+            if subject.label_bytes() > bounds.max_label_bytes {
+                return Err("metrics with labels that are too long".to_owned());
+            }
+            counts.check(subject, bounds)
+        })
     }
 
-    /// How many series there are, over all families.
+    /// Number of series over all families. Each listener, cluster and endpoint counts as one more.
     pub fn n_series(&self) -> usize {
-        let counters = self.counters.values().map(Series::len).sum::<usize>();
-        counters + self.histograms.values().map(Series::len).sum::<usize>()
+        let named = self.listeners.len() + self.clusters.len();
+        let endpoints: usize = self.clusters.values().map(|cluster| cluster.endpoints.len()).sum();
+        self.subjects().map(|(_, counts)| counts.n_series()).sum::<usize>() + named + endpoints
+    }
+
+    /// Adds others' counts. Series that only one of the two has are kept.
+    pub fn add(&mut self, other: &Self) {
+        for (subject, theirs) in other.subjects() {
+            self.counts_mut(subject).add(theirs);
+        }
     }
 
     /// As [`Self::add`], but has at most this many series afterwards, or as many as before if that is more. Endpoints that do not
     /// fit count as gone from their cluster, which may need a few series more. False if others were left out.
     pub fn add_up_to(&mut self, max_series: usize, other: &Self) -> bool {
         let mut room = max_series.saturating_sub(self.n_series());
-        let mut is_room = |is_new: bool| {
-            let fits = !is_new || room > 0;
-            room -= usize::from(is_new && fits);
-            fits
-        };
-        let (mut is_all, mut added) = (true, other.clone());
-        for (family, theirs) in &mut added.counters {
-            let ours = self.counters.get(family);
-            let mut gone = Series::default();
-            theirs.retain(|labels, n| {
-                let fits = is_room(ours.is_none_or(|ours| !ours.contains_key(labels)));
-                match EndpointLabels::of(labels).filter(|_| !fits) {
-                    Some(endpoint) => add_to(&mut gone, endpoint.gone(), *n),
-                    None => is_all &= fits,
+        let mut is_all = true;
+        for (subject, theirs) in other.subjects() {
+            let rest = if self.counts(subject).is_some() {
+                self.counts_mut(subject).add_fitting(theirs, &mut room)
+            } else if room > 0 {
+                room -= 1;
+                self.counts_mut(subject).add_fitting(theirs, &mut room)
+            } else {
+                theirs.clone()
+            };
+            is_all &= match subject {
+                _ if rest.is_empty() => true,
+                Subject::Endpoint(cluster, _) => {
+                    let gone = self.counts_mut(Subject::Endpoint(cluster, GONE));
+                    let mut room = MAX_GONE_SERIES.saturating_sub(gone.n_series());
+                    gone.add_fitting(&rest, &mut room).is_empty()
                 }
-                fits
-            });
-            gone.into_iter().for_each(|(labels, n)| add_to(theirs, labels, n));
+                _ => false,
+            };
         }
-        for (family, theirs) in &mut added.histograms {
-            let ours = self.histograms.get(family);
-            theirs.retain(|labels, _| {
-                let fits = is_room(ours.is_none_or(|ours| !ours.contains_key(labels)));
-                is_all &= fits;
-                fits
-            });
-        }
-        self.add(&added);
         is_all
-    }
-
-    /// Adds what others counted. Series that only one of the two has are kept.
-    pub fn add(&mut self, other: &Self) {
-        for (family, theirs) in &other.counters {
-            let ours = self.counters.entry(family.clone()).or_default();
-            theirs.iter().for_each(|(labels, n)| add_to(ours, labels.clone(), *n));
-        }
-        for (family, theirs) in &other.histograms {
-            let ours = self.histograms.entry(family.clone()).or_default();
-            for (labels, times) in theirs {
-                ours.entry(labels.clone()).or_default().add(times);
-            }
-        }
     }
 
     /// Counts endpoints as gone that the generation with these totals does not have. Nothing changes in clusters of which it
     /// names no endpoint: it does not have them, or has not reported yet.
     pub fn move_gone(&mut self, serving: &Self) {
-        let Some(there) = serving.counters(ENDPOINTS) else { return };
-        let clusters: HashSet<&str> = serving.endpoints().map(|labels| labels.cluster).collect();
-        self.move_where(|labels| clusters.contains(labels.cluster) && !there.contains_key(labels.endpoint));
+        self.move_where(|cluster, endpoint| {
+            let serving = serving.clusters.get(cluster).map(|cluster| &cluster.endpoints);
+            serving.is_some_and(|there| !there.is_empty() && !there.contains_key(endpoint))
+        });
     }
 
-    /// Counts these endpoints as gone from their cluster.
-    pub(super) fn move_where(&mut self, is_gone: impl Fn(&EndpointLabels<'_>) -> bool) {
-        for series in self.counters.values_mut() {
-            let moved: Vec<_> = series
-                .iter()
-                .filter_map(|(labels, n)| {
-                    let endpoint = EndpointLabels::of(labels).filter(&is_gone)?;
-                    Some((labels.clone(), endpoint.gone(), *n))
-                })
-                .collect();
-            for (labels, gone, n) in moved {
-                series.remove(&labels);
-                add_to(series, gone, n);
+    /// Counts these endpoints as gone from their cluster. `is_gone` is given the names of cluster and endpoint.
+    pub(super) fn move_where(&mut self, is_gone: impl Fn(&str, &str) -> bool) {
+        for (name, cluster) in &mut self.clusters {
+            let known = cluster.endpoints.keys();
+            let gone: Vec<_> =
+                known.filter(|endpoint| &***endpoint != GONE && is_gone(name, endpoint)).cloned().collect();
+            for endpoint in gone {
+                let counts = cluster.endpoints.remove(&endpoint).unwrap_or_default();
+                cluster.endpoints.entry(GONE.into()).or_default().add(&counts);
             }
         }
     }
 
-    /// The endpoints that it names.
-    pub(super) fn endpoints(&self) -> impl Iterator<Item = EndpointLabels<'_>> {
-        let labels = self.counters(ENDPOINTS).into_iter().flat_map(Series::keys);
-        labels.filter_map(|labels| EndpointLabels::of(labels))
+    /// The endpoints that it names, each after its cluster.
+    pub(super) fn endpoints(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.subjects().filter_map(|(subject, _)| match subject {
+            Subject::Endpoint(cluster, endpoint) => Some((cluster, endpoint)),
+            _ => None,
+        })
     }
 
-    /// Whether nothing was counted.
-    pub fn is_empty(&self) -> bool {
-        self.counters.is_empty() && self.histograms.is_empty()
-    }
-
-    pub(super) fn counters(&self, family: &str) -> Option<&Series<u64>> {
-        self.counters.get(family)
-    }
-
-    pub(super) fn histograms(&self, family: &str) -> Option<&Series<Times>> {
-        self.histograms.get(family)
-    }
-
-    pub(super) fn put_counters(&mut self, family: &str, series: Series<u64>) {
-        if !series.is_empty() {
-            self.counters.insert(family.into(), series);
+    /// The counts of a subject, if it is named.
+    pub(super) fn counts(&self, subject: Subject<'_>) -> Option<&Counts> {
+        match subject {
+            Subject::Process => Some(&self.process),
+            Subject::Listener(address) => self.listeners.get(address),
+            Subject::Cluster(name) => self.clusters.get(name).map(|cluster| &cluster.own),
+            Subject::Endpoint(cluster, endpoint) => self.clusters.get(cluster)?.endpoints.get(endpoint),
         }
     }
 
-    pub(super) fn put_histograms(&mut self, family: &str, series: Series<Times>) {
-        if !series.is_empty() {
-            self.histograms.insert(family.into(), series);
+    /// The counts of a subject, which is named from now on.
+    pub(super) fn counts_mut(&mut self, subject: Subject<'_>) -> &mut Counts {
+        match subject {
+            Subject::Process => &mut self.process,
+            Subject::Listener(address) => named(&mut self.listeners, address),
+            Subject::Cluster(name) => &mut named(&mut self.clusters, name).own,
+            Subject::Endpoint(cluster, endpoint) => {
+                named(&mut named(&mut self.clusters, cluster).endpoints, endpoint)
+            }
         }
+    }
+
+    /// All subjects, a cluster before its endpoints.
+    pub(super) fn subjects(&self) -> impl Iterator<Item = (Subject<'_>, &Counts)> {
+        let listeners = self.listeners.iter().map(|(address, counts)| (Subject::Listener(address), counts));
+        let clusters = self.clusters.iter().flat_map(|(name, cluster)| {
+            let endpoints = cluster.endpoints.iter();
+            let endpoints =
+                endpoints.map(move |(endpoint, counts)| (Subject::Endpoint(name, endpoint), counts));
+            std::iter::once((Subject::Cluster(name), &cluster.own)).chain(endpoints)
+        });
+        std::iter::once((Subject::Process, &self.process)).chain(listeners).chain(clusters)
+    }
+}
+
+impl Subject<'_> {
+    fn label_bytes(self) -> usize {
+        match self {
+            Self::Process => 0,
+            Self::Listener(name) | Self::Cluster(name) => name.len(),
+            Self::Endpoint(cluster, endpoint) => cluster.len() + endpoint.len(),
+        }
+    }
+}
+
+impl Counts {
+    /// The counter's value, if it is above zero.
+    pub(super) fn counter(&self, key: &SeriesKey<'_>) -> Option<u64> {
+        let counters: &BTreeMap<SeriesKey<'_>, u64> = &self.counters;
+        counters.get(key).copied()
+    }
+
+    /// The histogram, if it has an entry.
+    pub(super) fn histogram<'a>(&'a self, key: &SeriesKey<'a>) -> Option<&'a Times> {
+        let histograms: &'a BTreeMap<SeriesKey<'a>, Times> = &self.histograms;
+        histograms.get(key)
+    }
+
+    pub(super) fn put_counter(&mut self, key: SeriesKey<'_>, n: u64) {
+        if n > 0 {
+            self.counters.insert(key.into_owned(), n);
+        }
+    }
+
+    pub(super) fn put_histogram(&mut self, key: SeriesKey<'_>, times: Times) {
+        if times.count() > 0 {
+            self.histograms.insert(key.into_owned(), times);
+        }
+    }
+
+    fn n_series(&self) -> usize {
+        self.counters.len() + self.histograms.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.n_series() == 0
+    }
+
+    fn check(&self, subject: Subject<'_>, bounds: &TotalsBounds) -> Result<(), String> {
+        for key in self.counters.keys().chain(self.histograms.keys()) {
+            if !bounds.families.contains(&*key.family) {
+                return Err("metrics of a family that does not exist".to_owned());
+            }
+            let kinds: usize = key.kinds.iter().map(|kind| kind.len()).sum();
+            if subject.label_bytes() + kinds > bounds.max_label_bytes {
+                return Err("metrics with labels that are too long".to_owned());
+            }
+        }
+        match self.histograms.values().any(|times| times.buckets.len() > MAX_BUCKETS) {
+            true => Err("a histogram with more buckets than any has".to_owned()),
+            false => Ok(()),
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        let mut room = usize::MAX;
+        self.add_fitting(other, &mut room);
+    }
+
+    /// Adds as many series as there is room for, and returns the others.
+    fn add_fitting(&mut self, other: &Self, room: &mut usize) -> Self {
+        let mut rest = Self::default();
+        let mut is_room = |is_new: bool| {
+            let fits = !is_new || *room > 0;
+            *room -= usize::from(is_new && fits);
+            fits
+        };
+        for (key, n) in &other.counters {
+            let fits = is_room(!self.counters.contains_key(key));
+            let counters = if fits { &mut self.counters } else { &mut rest.counters };
+            let total = counters.entry(key.clone()).or_default();
+            *total = total.wrapping_add(*n);
+        }
+        for (key, times) in &other.histograms {
+            let fits = is_room(!self.histograms.contains_key(key));
+            let histograms = if fits { &mut self.histograms } else { &mut rest.histograms };
+            histograms.entry(key.clone()).or_default().add(times);
+        }
+        rest
+    }
+}
+
+impl<'a> SeriesKey<'a> {
+    /// The series of this family whose further labels have these values.
+    pub(super) fn new<const N: usize>(family: &'a str, kinds: [&'a str; N]) -> Self {
+        const { assert!(N <= MAX_KINDS) }
+        let mut key = Self { family: family.into(), kinds: Default::default() };
+        for (kept, kind) in key.kinds.iter_mut().zip(kinds) {
+            *kept = kind.into();
+        }
+        key
+    }
+
+    fn into_owned(self) -> SeriesKey<'static> {
+        let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        SeriesKey { family: owned(self.family), kinds: self.kinds.map(owned) }
     }
 }
 
@@ -216,172 +343,135 @@ impl Times {
     }
 }
 
-/// The labels of an endpoint's series, as [`key`] writes them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct EndpointLabels<'a> {
-    /// The cluster's label.
-    pub(super) cluster: &'a str,
-    /// The labels of cluster and endpoint.
-    pub(super) endpoint: &'a str,
-    all: &'a str,
-}
-
-impl<'a> EndpointLabels<'a> {
-    /// `None` if these are not the labels of an endpoint.
-    pub(super) fn of(all: &'a str) -> Option<Self> {
-        const CLUSTER: &str = "cluster=\"";
-        const ENDPOINT: &str = ",endpoint=\"";
-        let cluster = CLUSTER.len() + quoted_len(all.strip_prefix(CLUSTER)?)?;
-        let endpoint = cluster + ENDPOINT.len() + quoted_len(all[cluster..].strip_prefix(ENDPOINT)?)?;
-        Some(Self { cluster: &all[..cluster], endpoint: &all[..endpoint], all })
+/// The value of this name, which is made if it is missing.
+fn named<'m, T: Default>(map: &'m mut BTreeMap<Box<str>, T>, name: &str) -> &'m mut T {
+    if !map.contains_key(name) {
+        map.insert(name.into(), T::default());
     }
+    map.get_mut(name).expect("it was just made")
+}
 
-    /// The same labels of what is gone from the cluster.
-    fn gone(&self) -> Box<str> {
-        format!("{},endpoint=\"{GONE}\"{}", self.cluster, &self.all[self.endpoint.len()..]).into()
+#[cfg(test)]
+impl Totals {
+    /// The counters of a family: their subjects, and the values of their further labels.
+    pub(super) fn family(&self, family: &str) -> Vec<(Subject<'_>, &[Cow<'static, str>; MAX_KINDS], u64)> {
+        let counters = self
+            .subjects()
+            .flat_map(|(subject, counts)| counts.counters.iter().map(move |(key, n)| (subject, key, *n)));
+        counters.filter(|(_, key, _)| key.family == family).map(|(s, key, n)| (s, &key.kinds, n)).collect()
     }
-}
-
-/// Length of a label's value with the quote that ends it.
-fn quoted_len(text: &str) -> Option<usize> {
-    let mut is_escaped = false;
-    let end = text.bytes().position(|byte| {
-        let ends = byte == b'"' && !is_escaped;
-        is_escaped = byte == b'\\' && !is_escaped;
-        ends
-    });
-    end.map(|end| end + 1)
-}
-
-fn add_to(series: &mut Series<u64>, labels: Box<str>, n: u64) {
-    let total = series.entry(labels).or_default();
-    *total = total.wrapping_add(n);
-}
-
-/// The labels of a cluster's series begin with this.
-fn cluster_label(name: &str) -> String {
-    let mut text = String::new();
-    key(&[label("cluster", name)], &mut text);
-    text
-}
-
-/// Writes labels into `text` as they are exposed.
-pub(super) fn key(labels: &[Label<'_>], text: &mut String) {
-    text.clear();
-    for (i, Label { name, value }) in labels.iter().enumerate() {
-        if i > 0 {
-            text.push(',');
-        }
-        text.push_str(name);
-        text.push_str("=\"");
-        for c in value.chars() {
-            match c {
-                '\\' => text.push_str("\\\\"),
-                '"' => text.push_str("\\\""),
-                '\n' => text.push_str("\\n"),
-                c => text.push(c),
-            }
-        }
-        text.push('"');
-    }
-}
-
-/// A label of a series.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Label<'a> {
-    name: &'static str,
-    value: &'a str,
-}
-
-/// A label of this name and value.
-pub(super) fn label<'a>(name: &'static str, value: &'a str) -> Label<'a> {
-    Label { name, value }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn totals(series: &[(&str, &str)]) -> Totals {
+    /// One series of the family `tries` for each subject, with this further label.
+    fn totals(series: &[(Subject<'_>, &str)]) -> Totals {
         let mut totals = Totals::default();
-        for (family, labels) in series {
-            totals.counters.entry((*family).into()).or_default().insert((*labels).into(), 1);
+        for (subject, kind) in series {
+            totals.counts_mut(*subject).put_counter(SeriesKey::new("tries", [kind]), 1);
         }
         totals
     }
 
-    #[test]
-    fn totals_of_what_there_is_not_are_refused() {
-        let bounds = TotalsBounds {
+    fn bounds() -> TotalsBounds {
+        TotalsBounds {
             families: ["tries".into()].into(),
             clusters: ["a".to_owned(), "ab".to_owned()].into(),
-            max_series: 3,
+            max_series: 6,
             max_label_bytes: 40,
-        };
-        let long = format!("cluster=\"a\",endpoint=\"{}\"", "x".repeat(30));
+        }
+    }
+
+    #[test]
+    fn totals_of_what_there_is_not_are_refused() {
+        use Subject::{Cluster, Endpoint, Listener, Process};
+        let long = "x".repeat(38);
+        let unknown = Some("metrics of a cluster that is not in its configuration");
+        let too_long = Some("metrics with labels that are too long");
+        let many = Some("more metrics than its configuration can have");
         for (series, refused) in [
-            (&[("tries", "cluster=\"ab\",x=\"y\""), ("tries", "cluster=\"\""), ("tries", "")][..], None),
-            (&[("tries", "listener=\"127.0.0.1:80\"")], None),
-            (&[("tried", "")], Some("metrics of a family that does not exist")),
-            (&[("tries", "cluster=\"abc\"")], Some("metrics of what is not in its configuration")),
-            (&[("tries", "x=\"y\"")], Some("metrics of what is not in its configuration")),
-            (&[("tries", &long)], Some("metrics of what is not in its configuration")),
-            (
-                &[
-                    ("tries", ""),
-                    ("tries", "listener=\"1\""),
-                    ("tries", "listener=\"2\""),
-                    ("tries", "listener=\"3\""),
-                ],
-                Some("more metrics than its configuration can have"),
-            ),
+            (&[(Cluster("ab"), "y"), (Cluster(""), ""), (Process, "")][..], None),
+            (&[(Listener("127.0.0.1:80"), "")], None),
+            (&[(Endpoint("a", &long), "y")], None),
+            (&[(Endpoint("a", &long), "yy")], too_long),
+            (&[(Listener("127.0.0.1:80"), &long)], too_long),
+            (&[(Cluster("abc"), "")], unknown),
+            (&[(Endpoint("a\",endpoint=\"b", "c"), "")], unknown),
+            (&[(Process, ""), (Listener("1"), ""), (Listener("2"), ""), (Listener("3"), "")], many),
         ] {
-            assert_eq!(totals(series).check(&bounds).err().as_deref(), refused, "{series:?}");
+            assert_eq!(totals(series).check(&bounds()).err().as_deref(), refused, "{series:?}");
+        }
+        let mut of_no_family = Totals::default();
+        of_no_family.process.put_counter(SeriesKey::new("tried", []), 1);
+        let refused = of_no_family.check(&bounds()).unwrap_err();
+        assert_eq!(refused, "metrics of a family that does not exist");
+    }
+
+    /// Names alone take memory, too.
+    #[test]
+    fn names_without_counts_are_bounded() {
+        for is_listener in [true, false] {
+            let mut totals = Totals::default();
+            for n in 0..7 {
+                let name = n.to_string();
+                let subject =
+                    if is_listener { Subject::Listener(&name) } else { Subject::Endpoint("a", &name) };
+                totals.counts_mut(subject);
+            }
+            let refused = totals.check(&bounds()).unwrap_err();
+            assert_eq!(refused, "more metrics than its configuration can have");
+            let mut long = Totals::default();
+            let name = "x".repeat(41);
+            long.counts_mut(if is_listener {
+                Subject::Listener(&name)
+            } else {
+                Subject::Endpoint("a", &name)
+            });
+            assert_eq!(long.check(&bounds()).unwrap_err(), "metrics with labels that are too long");
+        }
+    }
+
+    #[test]
+    fn a_histogram_with_too_many_buckets_is_refused() {
+        for (n, is_refused) in [(MAX_BUCKETS, false), (MAX_BUCKETS + 1, true)] {
+            let mut totals = Totals::default();
+            let times = Times { sum_ns: 0, buckets: vec![1; n] };
+            totals.process.put_histogram(SeriesKey::new("tries", []), times);
+            assert_eq!(totals.check(&bounds()).is_err(), is_refused, "{n}");
         }
     }
 
     #[test]
     fn the_sum_stays_within_its_bound_and_goes_on_counting_what_it_has() {
-        let mut sum = totals(&[("tries", "1"), ("tries", "2")]);
-        assert!(sum.add_up_to(2, &totals(&[("tries", "1")])));
-        assert!(!sum.add_up_to(3, &totals(&[("tries", "1"), ("tries", "3"), ("other", "4")])));
-        let tries = sum.counters("tries").expect("some");
-        let n = |labels| tries.get(labels).copied();
-        assert_eq!((n("1"), n("3"), sum.n_series()), (Some(3), None, 3));
-    }
-
-    /// The labels of an endpoint's series.
-    fn series(cluster: &str, endpoint: &str, result: &str) -> Box<str> {
-        let mut text = String::new();
-        let labels = [label("cluster", cluster), label("endpoint", endpoint), label("result", result)];
-        key(&labels[..if result.is_empty() { 2 } else { 3 }], &mut text);
-        text.into()
+        let of = |kinds: &[&'static str]| {
+            totals(&kinds.iter().map(|kind| (Subject::Process, *kind)).collect::<Vec<_>>())
+        };
+        let mut sum = of(&["1", "2"]);
+        assert!(sum.add_up_to(2, &of(&["1"])));
+        let mut others = of(&["1", "3"]);
+        others.add(&totals(&[(Subject::Listener("4"), "")]));
+        assert!(!sum.add_up_to(3, &others));
+        let n = |kind| sum.process.counter(&SeriesKey::new("tries", [kind]));
+        assert_eq!((n("1"), n("3"), sum.n_series()), (Some(3), Some(1), 3));
     }
 
     /// What a generation with these endpoints reports, one try for each.
     fn report(endpoints: &[(&str, &str)]) -> Totals {
-        let mut totals = Totals::default();
-        totals.put_counters("tries", endpoints.iter().map(|(c, e)| (series(c, e, "served"), 1)).collect());
-        totals.put_counters(ENDPOINTS, endpoints.iter().map(|(c, e)| (series(c, e, ""), 0)).collect());
-        totals
+        let subjects = endpoints.iter().map(|(cluster, endpoint)| Subject::Endpoint(cluster, endpoint));
+        totals(&subjects.map(|subject| (subject, "served")).collect::<Vec<_>>())
     }
 
-    fn tries(totals: &Totals) -> Vec<(&str, u64)> {
-        totals.counters("tries").expect("some").iter().map(|(labels, n)| (&**labels, *n)).collect()
-    }
-
-    #[test]
-    fn labels_of_endpoints_are_told_from_others() {
-        let odd = "a\\\",endpoint=\"";
-        let labels = series(odd, "http://x#10.0.0.1 #2", "served");
-        let found = EndpointLabels::of(&labels).expect("it is one");
-        assert_eq!(found.cluster, cluster_label(odd));
-        assert_eq!(found.endpoint, &*series(odd, "http://x#10.0.0.1 #2", ""));
-        assert_eq!(found.gone(), series(odd, GONE, "served"));
-        let unterminated = "cluster=\"a\\\",endpoint=\"b\"";
-        for other in ["", "cluster=\"a\"", "cluster=\"a\",endpoint=\"b", unterminated, "listener=\"1\""] {
-            assert_eq!(EndpointLabels::of(other), None, "{other}");
-        }
+    /// The tries of each endpoint.
+    fn tries(totals: &Totals) -> Vec<(&str, &str, u64)> {
+        let tries = totals.family("tries").into_iter();
+        tries
+            .map(|(subject, _, n)| match subject {
+                Subject::Endpoint(cluster, endpoint) => (cluster, endpoint, n),
+                _ => panic!("{subject:?}"),
+            })
+            .collect()
     }
 
     #[test]
@@ -389,24 +479,31 @@ mod tests {
         let mut kept = report(&[("c", "http://a"), ("c", "http://b"), ("d", "http://a")]);
         kept.add(&report(&[("c", "http://b"), ("c", "http://e")]));
         kept.move_gone(&Totals::default());
-        assert_eq!(kept.n_series(), 8, "nothing is known of what is there");
+        assert_eq!(tries(&kept).len(), 4, "nothing is known of what is there");
         kept.move_gone(&report(&[("c", "http://a"), ("c", "http://n")]));
-        let (a, gone) = (series("c", "http://a", "served"), series("c", GONE, "served"));
-        let other = series("d", "http://a", "served");
-        assert_eq!(tries(&kept), [(&*gone, 3), (&*a, 1), (&*other, 1)]);
+        assert_eq!(tries(&kept), [("c", GONE, 3), ("c", "http://a", 1), ("d", "http://a", 1)]);
         kept.move_gone(&report(&[("c", "http://b")]));
-        assert_eq!(tries(&kept), [(&*gone, 4), (&*other, 1)], "what is gone stays so");
+        assert_eq!(tries(&kept), [("c", GONE, 4), ("d", "http://a", 1)], "what is gone stays so");
     }
 
     #[test]
     fn endpoints_that_do_not_fit_count_as_gone() {
         let mut kept = report(&[("c", "http://a")]);
         for n in 0..100 {
-            assert!(kept.add_up_to(4, &report(&[("c", "http://a"), ("c", &format!("http://{n}"))])));
+            assert!(kept.add_up_to(5, &report(&[("c", "http://a"), ("c", &format!("http://{n}"))])));
         }
-        let sum: u64 = tries(&kept).iter().map(|(_, n)| n).sum();
-        assert_eq!((sum, kept.n_series() <= 6), (201, true), "{kept:?}");
-        let (a, gone) = (series("c", "http://a", "served"), series("c", GONE, "served"));
-        assert!(tries(&kept).contains(&(&*a, 101)) && tries(&kept).contains(&(&*gone, 99)), "{kept:?}");
+        assert_eq!(tries(&kept), [("c", GONE, 99), ("c", "http://0", 1), ("c", "http://a", 101)]);
+    }
+
+    #[test]
+    fn kinds_of_servers_that_are_gone_are_bounded() {
+        let mut kept = report(&[("c", "http://a")]);
+        let mut is_all = true;
+        for n in 0..1_000 {
+            let invented = n.to_string();
+            is_all &= kept.add_up_to(0, &totals(&[(Subject::Endpoint("c", "http://b"), &invented)]));
+        }
+        assert!(!is_all);
+        assert!(kept.n_series() < 3 + 1 + 2 * MAX_GONE_SERIES, "{}", kept.n_series());
     }
 }
