@@ -345,3 +345,67 @@ fn one_name_is_one_type() {
     let doubled: Vec<_> = types.iter().filter(|(_, files)| files.len() > 1).collect();
     assert!(doubled.is_empty(), "names of several types: {doubled:?}");
 }
+
+/// No function is longer, its documentation left out.
+const MAX_FUNCTION_LINES: usize = 60;
+
+/// Length of each function outside of tests, by its name. The text is formatted.
+fn function_lengths(text: &str) -> Vec<(String, usize)> {
+    let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    let mut lengths = Vec::new();
+    let mut begun = None;
+    for (n, line) in code.lines().enumerate() {
+        let item = line.trim_start();
+        let indent = &line[..line.len() - item.len()];
+        match begun {
+            None => {
+                let words = item.split(' ').skip_while(|word| {
+                    word.starts_with("pub") || ["async", "const", "unsafe", "extern", "\"C\""].contains(word)
+                });
+                let mut words = words.skip_while(|word| matches!(*word, "in" | "crate)"));
+                if words.next() == Some("fn") && !line.ends_with([';', '}']) {
+                    let name = words.next().unwrap_or_default();
+                    begun = Some((indent, name.split(['(', '<']).next().unwrap_or(name), n));
+                }
+            }
+            Some((outer, name, first)) if outer == indent && item == "}" => {
+                lengths.push((name.to_owned(), n + 1 - first));
+                begun = None;
+            }
+            // A declaration without a body.
+            Some((outer, ..)) if outer == indent && item.starts_with(')') && item.ends_with(';') => {
+                begun = None
+            }
+            Some(_) => {}
+        }
+    }
+    lengths
+}
+
+#[test]
+fn functions_are_short() {
+    let root = src().join("../..");
+    let mut files = BTreeMap::new();
+    for crate_ in ["host", "lb-api"] {
+        add_files(&mut files, &root.join(crate_).join("src"), crate_);
+    }
+    let mut n_functions = 0;
+    let mut long = Vec::new();
+    for (module, path) in &files {
+        let lengths = function_lengths(&fs::read_to_string(path).expect("a source can be read"));
+        n_functions += lengths.len();
+        let is_long = |function: &(String, usize)| function.1 > MAX_FUNCTION_LINES;
+        long.extend(
+            lengths.into_iter().filter(is_long).map(|(name, n)| format!("{module}: {name}, {n} lines")),
+        );
+    }
+    assert!(n_functions > 1_500, "the test reads the functions: {n_functions}");
+    assert!(long.is_empty(), "functions of more than {MAX_FUNCTION_LINES} lines:\n{}", long.join("\n"));
+}
+
+#[test]
+fn sees_where_a_function_ends() {
+    let text = "trait A {\n    fn a(\n        &self,\n    ) -> u8;\n    fn b(&self) {}\n    pub(crate) async fn c<T>(\n    ) {\n        {\n        }\n    }\n}\n\
+                unsafe extern \"C\" fn d(a: u8) -> u8 {\n    a\n}\n#[cfg(test)]\nmod tests {\n    fn e() {\n    }\n}\n";
+    assert_eq!(function_lengths(text), [("c".to_owned(), 5), ("d".to_owned(), 3)]);
+}

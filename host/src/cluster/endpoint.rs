@@ -14,9 +14,6 @@ use crate::cluster::live::{Live, ON_TRIAL};
 use crate::cluster::names::Addresses;
 use crate::config;
 
-/// Separates the URL of a server, as written, from the address that this endpoint has. No URL as written contains it.
-pub(crate) const ADDRESS_MARK: char = '#';
-
 /// One server of a cluster.
 #[derive(Debug)]
 pub struct Endpoint {
@@ -78,14 +75,6 @@ pub(crate) enum Which {
 pub(crate) struct Declined;
 
 impl Endpoint {
-    /// Whether it is what a configuration's server of this URL stands for, or one of several.
-    pub fn is_of(&self, url: &str) -> bool {
-        let behind = self.url.strip_prefix(url);
-        // In the path of a Unix socket the mark means nothing.
-        let is_one_of = |behind: &str| behind.starts_with(ADDRESS_MARK) && self.port != 0;
-        behind.is_some_and(|behind| behind.is_empty() || is_one_of(behind))
-    }
-
     /// Whether its state lets it take requests.
     #[inline]
     pub(crate) fn is_usable(&self, which: Which) -> bool {

@@ -4,12 +4,9 @@
 //! servers of the configuration ─► each address of `resolve = "all"` ─► acts, field by field ─► members
 //! ```
 
-use std::net::IpAddr;
-
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::discovery::KnownAddresses;
-use crate::cluster::endpoint::ADDRESS_MARK;
 use crate::config::{MAX_SERVERS, Resolve, Server};
 
 /// One server as requests are to see it.
@@ -59,13 +56,13 @@ pub(crate) fn merge(
     added: impl Fn(&str) -> Option<Server>,
 ) -> Vec<Member> {
     let acts = || acts.iter().filter(|act| act.cluster == cluster);
-    let is_configured = |act: &&ServerAct| servers.iter().any(|server| names(&act.url, &server.url));
+    let is_configured = |act: &&ServerAct| servers.iter().any(|server| server.is_named_by(&act.url));
     let further = acts().filter(|act| act.is_member == Some(true) && !is_configured(act));
     let further: Vec<Server> = further.filter_map(|act| added(&act.url)).collect();
     let mut members = Vec::with_capacity(servers.len() + further.len());
-    for server in servers.iter().chain(&further) {
-        for server in at_each_address(server, addresses) {
-            let is_of_it = |act: &&ServerAct| names(&server.url, &act.url);
+    for configured in servers.iter().chain(&further) {
+        for server in at_each_address(configured, addresses) {
+            let is_of_it = |act: &&ServerAct| *act.url == *server.url || *act.url == *configured.url;
             // What is said of one address comes after what is said of its name.
             let mut said: Vec<&ServerAct> = acts().filter(is_of_it).collect();
             said.sort_by_key(|act| act.url.len());
@@ -102,23 +99,9 @@ fn with_acts(mut server: Server, said: &[&ServerAct]) -> Option<Member> {
 fn at_each_address(server: &Server, known: &KnownAddresses) -> Vec<Server> {
     let addresses = known.get(&*server.host).filter(|_| server.resolve == Resolve::All);
     match addresses {
-        Some(addresses) if !addresses.is_empty() => addresses.iter().map(|ip| at(server, *ip)).collect(),
+        Some(addresses) if !addresses.is_empty() => addresses.iter().map(|ip| server.at(*ip)).collect(),
         _ => vec![server.clone()],
     }
-}
-
-/// A server at one of the addresses of its name.
-pub(super) fn at(server: &Server, address: IpAddr) -> Server {
-    Server {
-        url: format!("{}{ADDRESS_MARK}{address}", server.url).into(),
-        address: Some(address),
-        ..server.clone()
-    }
-}
-
-/// Whether `of` names the server of this URL: by its URL, or by that of the name that it is an address of.
-fn names(url: &str, of: &str) -> bool {
-    url.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with(ADDRESS_MARK))
 }
 
 #[cfg(test)]
@@ -182,5 +165,12 @@ mod tests {
         let servers = servers("\"http://b\", \"http://bb\"");
         let acts = [ServerAct { is_member: Some(false), ..act("http://b") }];
         assert_eq!(merged(&servers, &acts), [("http://bb".to_owned(), 1, Duty::Ready)]);
+    }
+
+    #[test]
+    fn the_mark_of_an_address_means_nothing_in_the_path_of_a_socket() {
+        let servers = servers("\"unix:/run/b\", \"unix:/run/b#10.0.0.1\"");
+        let acts = [ServerAct { is_member: Some(false), ..act("unix:/run/b") }];
+        assert_eq!(merged(&servers, &acts), [("unix:/run/b#10.0.0.1".to_owned(), 1, Duty::Ready)]);
     }
 }

@@ -223,6 +223,9 @@ pub struct ClusterConfig {
     pub place: Place,
 }
 
+/// Separates the URL of a server, as written, from one of its addresses. No `http` URL as written contains it.
+const ADDRESS_MARK: char = '#';
+
 /// One server of a cluster.
 #[derive(Clone, Debug)]
 pub struct Server {
@@ -256,6 +259,24 @@ pub struct Server {
     pub metadata: Vec<(Arc<str>, Arc<str>)>,
     /// Its place in the file.
     pub place: Place,
+}
+
+impl Server {
+    /// The server at one of the addresses of its name.
+    pub(crate) fn at(&self, address: IpAddr) -> Self {
+        Self {
+            url: format!("{}{ADDRESS_MARK}{address}", self.url).into(),
+            address: Some(address),
+            ..self.clone()
+        }
+    }
+
+    /// Whether this URL, as an operator writes it, names the server or one of its addresses.
+    pub(crate) fn is_named_by(&self, url: &str) -> bool {
+        let behind = url.strip_prefix(&*self.url);
+        let address = behind.and_then(|behind| behind.strip_prefix(ADDRESS_MARK)).map(str::parse::<IpAddr>);
+        behind == Some("") || self.resolve == Resolve::All && matches!(address, Some(Ok(_)))
+    }
 }
 
 impl ClusterConfig {

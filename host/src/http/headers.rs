@@ -245,6 +245,14 @@ pub struct ResponseFraming {
     pub keep: bool,
 }
 
+impl ResponseFraming {
+    /// Whether only the end of an HTTP/1 connection ends the body of this response.
+    pub fn ends_with_connection(&self, response: &ResponseHead) -> bool {
+        let is_of_unknown_length = matches!(response.framing, Framing::Chunked | Framing::UntilClose);
+        is_of_unknown_length && self.encoding == Encoding::Identity
+    }
+}
+
 /// Chooses the framing of a response to a client of this version.
 pub fn response_framing(response: &ResponseHead, client: Version, keep: bool) -> ResponseFraming {
     match response.framing {

@@ -4,7 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use crate::cluster::membership::{Duty, ServerAct};
-use crate::config::{Config, Resolve, Server};
+use crate::config::{Config, Server};
 use crate::process::control::{ActStatus, ServerOrder};
 
 /// An act outlives its server by this time: a configuration that lost a server by mistake brings it back as it was.
@@ -386,13 +386,8 @@ fn configured(config: &Config, cluster: &str, url: &str) -> Result<Option<Config
         let names: Vec<&str> = config.clusters.iter().map(|cluster| &*cluster.name).collect();
         format!("there is no cluster \"{cluster}\" (there are: {})", names.join(", "))
     })?;
-    let is_it = |server: &&Server| {
-        let behind = url.strip_prefix(&*server.url);
-        behind
-            .is_some_and(|rest| rest.is_empty() || (server.resolve == Resolve::All && rest.starts_with('#')))
-    };
     let of = |server: &Server| Configured { drain: server.drain, weight: server.weight };
-    Ok(found.servers.iter().find(is_it).map(of))
+    Ok(found.servers.iter().find(|server| server.is_named_by(url)).map(of))
 }
 
 /// Whether the URL of an order is one of a server that the cluster could have.

@@ -20,6 +20,7 @@ use super::pulse::{self, Pulse, PulseVerdict};
 use super::watchdog::{CallLimits, Finding, Watchdog, thread_sample};
 use super::{DRAIN_GRACE, StartReason};
 use crate::cluster::membership::ServerAct;
+use crate::config::Config;
 use crate::module::board::Board;
 use crate::process::channel::message::{Load, ModuleCopy, ModuleSays, ToSupervisor, ToWorker, WorkerReport};
 use crate::process::channel::{self, Received, Receiver, Sender};
@@ -119,15 +120,7 @@ impl Generation {
         let board = Board::create(n_places(bundle.config.threads))?;
         let (here, there) = channel::pair()?;
         channel::set_nonblocking(&here)?;
-        let mut child = Command::new("/proc/self/exe")
-            .arg0("trylist")
-            .args(["worker", "--log-level", log_level])
-            // A terminal's signals are the supervisor's to understand.
-            .process_group(0)
-            .env_clear()
-            .envs(environment(env::vars_os(), &bundle.config.pass_environment))
-            .stdin(Stdio::from(there))
-            .spawn()?;
+        let mut child = start_process(&bundle.config, log_level, there)?;
         let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).inspect_err(|_| {
             // Without a descriptor its end would go unnoticed.
             let _ = child.kill().and_then(|()| child.wait());
@@ -429,6 +422,19 @@ impl Default for HearingTurn {
     fn default() -> Self {
         Self { n_messages: MESSAGES_A_TURN, n_bytes: BYTES_A_TURN }
     }
+}
+
+/// Starts a worker whose standard input is this end of the channel.
+fn start_process(config: &Config, log_level: &str, channel: OwnedFd) -> io::Result<Child> {
+    Command::new("/proc/self/exe")
+        .arg0("trylist")
+        .args(["worker", "--log-level", log_level])
+        // A terminal's signals are the supervisor's to understand.
+        .process_group(0)
+        .env_clear()
+        .envs(environment(env::vars_os(), &config.pass_environment))
+        .stdin(Stdio::from(channel))
+        .spawn()
 }
 
 fn again() -> io::Error {

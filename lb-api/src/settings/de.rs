@@ -17,6 +17,8 @@ use crate::error::Problem;
 pub(super) struct Error {
     pub(super) path: Option<String>,
     pub(super) text: String,
+    /// The field that is missing in the table in whose name the error will be raised.
+    missing: Option<&'static str>,
 }
 
 impl Error {
@@ -27,7 +29,10 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        match self.missing {
+            Some(field) if self.path.is_none() => write!(f, "{field:?} {}", self.text),
+            _ => f.write_str(&self.text),
+        }
     }
 }
 
@@ -36,7 +41,7 @@ impl std::error::Error for Error {}
 impl de::Error for Error {
     fn custom<T: fmt::Display>(text: T) -> Self {
         let text = text.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-        Self { path: None, text }
+        Self { path: None, text, missing: None }
     }
 
     fn invalid_type(found: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
@@ -56,8 +61,8 @@ impl de::Error for Error {
     }
 
     fn missing_field(field: &'static str) -> Self {
-        // The path is the table's, and is put in front.
-        Self { path: None, text: format!("{MISSING}{field}") }
+        // The table puts its path in front.
+        Self { path: None, text: "is missing".into(), missing: Some(field) }
     }
 }
 
@@ -89,9 +94,6 @@ fn shown(found: de::Unexpected<'_>) -> String {
         other => other.to_string(),
     }
 }
-
-/// Marks an error about a field of the table in whose name it will be raised.
-const MISSING: &str = "\0missing ";
 
 /// The nearest known key, or all known keys.
 fn instead(name: &str, known: &[&str]) -> String {
@@ -142,11 +144,9 @@ impl<'a> Deserializer<'a> {
     }
 
     fn located<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
-        result.map_err(|error| match error.text.strip_prefix(MISSING) {
-            Some(field) if error.path.is_none() => {
-                Error { path: Some(self.key(field)), text: "is missing".into() }
-            }
-            _ => error.at(&self.path),
+        result.map_err(|error| match error.missing {
+            Some(field) => error.at(&self.key(field)),
+            None => error.at(&self.path),
         })
     }
 

@@ -1,6 +1,6 @@
 //! Relays the response to the client, while the rest of the request goes to the server.
 
-use std::future::{Future as _, poll_fn};
+use std::future::poll_fn;
 use std::pin::pin;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
@@ -11,7 +11,6 @@ use super::explain;
 use super::failure::{FailedTry, RequestFailure};
 use super::report::{RequestReport, Served};
 use super::request::{AfterRequest, Memory, Request};
-use crate::http::h1::body::Encoding;
 use crate::http::h1::buffer::Buffer;
 use crate::http::h1::head::{Framing, ResponseHead};
 use crate::http::headers::{self, Reply, ResponseFraming};
@@ -59,24 +58,17 @@ impl Request<'_> {
         let terms = self.response_terms(&memory.response_head, framing, server.is_h2());
         let mut pump =
             Pump::of_response(self.response_head(down, memory, (trylist, endpoint), framing, now), terms);
-        // Where the end of the connection is all that ends the body, it must not come but for a reason, whatever becomes
-        // of this future.
-        let until_close = framing.encoding == Encoding::Identity
-            && !down.stream.is_h2()
-            && matches!(memory.response_head.framing, Framing::Chunked | Framing::UntilClose);
+        let until_close = !down.stream.is_h2() && framing.ends_with_connection(&memory.response_head);
         if until_close {
+            // A body that breaks off must not look whole, whatever becomes of this future.
             down.reset_on_close(true);
         }
 
         let mut sending = Sending { request: &mut request, failed: false };
         let relayed = {
-            let mut relaying =
+            let relaying =
                 pin!(self.relay_pumps(down, &mut server, &mut buffer, &mut sending, &mut pump, now));
-            poll_fn(|cx| {
-                trylist.let_go_if_over();
-                relaying.as_mut().poll(cx)
-            })
-            .await
+            trylist.let_go_during(relaying).await
         };
         let is_sent = sending.is_sent();
         let mut at = Instant::now();
@@ -92,12 +84,8 @@ impl Request<'_> {
         trylist.end_try(wire::TRY_SERVED, at);
         let then = if is_sent {
             if memory.response_head.keep_alive && buffer.is_empty() {
-                self.thread.keep_connection(
-                    self.view.plan.route.cluster,
-                    trylist.member(endpoint),
-                    server,
-                    at,
-                );
+                let member = trylist.member(endpoint);
+                self.thread.keep_connection(self.view.plan.route.cluster, member, server, at);
             }
             self.end(down, framing.keep)
         } else {

@@ -1,6 +1,6 @@
 //! A connection that has switched protocols: bytes move both ways until either side ends it.
 
-use std::future::{Future as _, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::pin::pin;
@@ -54,6 +54,16 @@ enum TunnelEnd {
     Drained,
 }
 
+impl TunnelEnd {
+    /// The result of the try and the outcome of the request.
+    fn for_module(self) -> (u32, u32) {
+        match self {
+            Self::BySide | Self::Idle => (wire::TRY_SERVED, wire::OUTCOME_SERVED),
+            Self::Drained => (wire::TRY_ABORTED, wire::OUTCOME_ABORTED),
+        }
+    }
+}
+
 impl Request<'_> {
     /// Tells the client that the server has switched, and moves what they say until the tunnel ends.
     pub(super) async fn tunnel(
@@ -90,12 +100,8 @@ impl Request<'_> {
         let mut to_server = TunnelDirection::new(std::mem::take(&mut down.buffer));
         to_server.source_ended = down.read_closed;
         let ended = {
-            let mut running = pin!(run(thread, down, &mut server, &mut to_client, &mut to_server));
-            poll_fn(|cx| {
-                trylist.let_go_if_over();
-                running.as_mut().poll(cx)
-            })
-            .await
+            let running = pin!(run(thread, down, &mut server, &mut to_client, &mut to_server));
+            trylist.let_go_during(running).await
         };
         thread.metrics.tunnel_closed(cluster);
         // Closed without that, the kernel would keep what a side does not take, for minutes.
@@ -103,10 +109,7 @@ impl Request<'_> {
         server.set_reset_on_close(to_server.is_stuck());
         let now = Instant::now();
         trylist.count_bytes(request_bytes + to_server.moved, head_bytes + to_client.moved);
-        let (result, outcome) = match ended {
-            TunnelEnd::BySide | TunnelEnd::Idle => (wire::TRY_SERVED, wire::OUTCOME_SERVED),
-            TunnelEnd::Drained => (wire::TRY_ABORTED, wire::OUTCOME_ABORTED),
-        };
+        let (result, outcome) = ended.for_module();
         trylist.end_try(result, now);
         tracing::debug!(client = %self.view.plan.client.address, "tunnel closed: {ended:?}");
         let report = RequestReport {

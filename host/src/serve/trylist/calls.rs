@@ -5,6 +5,8 @@
 )]
 
 use std::ffi::c_void;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -86,10 +88,20 @@ impl Trylist<'_> {
         self.state = CallState::None;
     }
 
+    /// Runs this to its end, and lets the trylist go once its snapshot is over. The future is pinned by the caller, because an
+    /// argument would be a second copy of it in every request.
+    pub(crate) async fn let_go_during<F: Future>(&mut self, mut running: Pin<&mut F>) -> F::Output {
+        poll_fn(|cx| {
+            self.let_go_if_over();
+            running.as_mut().poll(cx)
+        })
+        .await
+    }
+
     /// Ends the trylist where its snapshot is over, though the request runs: the module hears what it hears when a client leaves.
     /// One load where it is not.
     #[inline]
-    pub(crate) fn let_go_if_over(&mut self) {
+    fn let_go_if_over(&mut self) {
         if self.members.is_over() {
             self.let_go();
         }

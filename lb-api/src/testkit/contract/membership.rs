@@ -177,30 +177,19 @@ impl<B> Contract<B> {
         let mut cluster = pool.membership(&order);
         let mut balancer = self.build(&cluster);
         for _ in 0..CHANGES {
-            let (at, mut weight) = (rng.below(order.len() as u64) as usize, None);
-            match rng.below(4) {
-                0 if order.len() < POOL => {
-                    let new = (0..POOL).find(|idx| !order.contains(idx)).expect("there are more");
-                    order.insert(at, new);
-                }
-                1 if order.len() > 2 => drop(order.remove(at)),
-                2 => order.rotate_left(at),
-                _ => weight = Some(1 + rng.below(5) as u32),
-            }
+            let new_weight = change(&mut order, POOL, &mut rng);
             if !self.takes(order.len()) {
                 return;
             }
             let mut next = pool.membership_after(&cluster, &order);
-            if let Some(weight) = weight {
+            if let Some((at, weight)) = new_weight {
                 next.set_weight(at, weight);
             }
-            for idx in 0..next.len() {
-                let (effective, configured) = (next.effective_weight(idx), next.endpoints[idx].weight << 16);
-                assert!(
-                    effective <= configured,
-                    "the testkit: an effective weight of {effective} of {configured}"
-                );
-            }
+            let is_within = |idx| next.effective_weight(idx) <= next.endpoints[idx].weight << 16;
+            assert!(
+                (0..next.len()).all(is_within),
+                "the testkit: an effective weight above the configured one"
+            );
             let new = self.rebuild(&next, &balancer, "endpoints came, went, moved or changed weight");
             drop(balancer);
             cluster.leave_to(&next);
@@ -310,6 +299,22 @@ fn first<B>(balancer: &TestBalancer<B>, n: usize) -> usize {
     let Next::Endpoint(endpoint) = trylist.next() else { panic!("contract: no endpoint for a first try") };
     trylist.serve();
     endpoint
+}
+
+/// Changes the order of a membership: an endpoint of the pool comes, one leaves, or all move. Otherwise returns an index with its
+/// new weight.
+fn change(order: &mut Vec<usize>, pool: usize, rng: &mut Rng) -> Option<(usize, u32)> {
+    let at = rng.below(order.len() as u64) as usize;
+    match rng.below(4) {
+        0 if order.len() < pool => {
+            let new = (0..pool).find(|idx| !order.contains(idx)).expect("there are more");
+            order.insert(at, new);
+        }
+        1 if order.len() > 2 => drop(order.remove(at)),
+        2 => order.rotate_left(at),
+        _ => return Some((at, 1 + rng.below(5) as u32)),
+    }
+    None
 }
 
 /// Whether two counts may be of one share: by chance they are less than five deviations apart.
