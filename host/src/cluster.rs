@@ -227,12 +227,12 @@ impl Cluster {
         self.config.key.as_ref().filter(|_| members.uses_key || self.config.key_missing.is_some())
     }
 
-    /// What its operator may not have meant, one line each.
+    /// Warnings for the operator, one line each.
     pub fn warnings(&self) -> Vec<String> {
         let newest = self.newest();
         let mut balancers = newest.tiers.iter().filter_map(|tier| tier.instance.balancer.as_ref()).peekable();
         let config::ClusterConfig { name, module, key, place, .. } = &self.config;
-        // What a module in quarantine needs is unknown.
+        // The needs of a module in quarantine are unknown.
         let is_known = balancers.peek().is_some();
         let text = match (key, balancers.any(|balancer| balancer.needs().key)) {
             // It would scatter requests that belong together, and nobody would see why.

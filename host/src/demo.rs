@@ -291,7 +291,7 @@ async fn answer(number: usize, address: SocketAddr, request: Request<Incoming>) 
     response
 }
 
-/// What the proxy has a hand in.
+/// Headers that the proxy writes itself.
 fn is_shown(name: &HeaderName) -> bool {
     matches!(name.as_str(), "host" | "via" | "forwarded") || name.as_str().starts_with("x-forwarded-")
 }

@@ -1,4 +1,4 @@
-//! What must hold for everything that reads bytes from outside. Each property is a function of arbitrary bytes that panics
+//! Properties of all parsers of bytes from outside. Each property is a function of arbitrary bytes that panics
 //! where it does not hold.
 //!
 //! ```text

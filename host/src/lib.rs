@@ -35,13 +35,13 @@
 //! # Processes
 //!
 //! `trylist run` is the [`supervisor`]: it holds the listening sockets, opens no module, and starts a worker for each
-//! generation as a process of its own ([`worker::process`]). What one generation learned goes to the next
-//! ([`cluster::learned`]). A [`worker::Worker`] can also be started in a process that has something else to do, as tests and the demo do.
+//! generation as a process of its own ([`worker::process`]). The learned state of one generation goes to the next
+//! ([`cluster::learned`]). Tests and the demo start a [`worker::Worker`] in their own process.
 //!
 //! # Threads
 //!
 //! A [`worker::Worker`] has one thread for each core. Each thread (`serve/thread.rs`) owns a runtime, its sockets, its
-//! connections to servers, its numbers, and its view of each cluster's members. What threads share is atomic or never changes,
+//! connections to servers, its numbers, and its view of each cluster's members. Shared state is atomic or never changes,
 //! so that no request waits for another thread. A cluster whose members change gets a new snapshot, which each thread switches to
 //! at a turn of its loop ([`cluster`]). Threads beside them look names up, check servers, and build snapshots.
 //!

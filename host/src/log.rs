@@ -24,8 +24,8 @@ use trylist::os::log_queue::{self, LogWriter};
 
 use self::fields::LogFields;
 
-/// Whose warnings are of what peers send, a line for each if these like. They are for who looks for something in particular:
-/// at level debug, or by name.
+/// Libraries that warn about peers' input, so that peers could fill the log. Their lines show at level debug, or if they are
+/// named.
 const TALKATIVE: &str = "h2";
 
 /// The log level, and levels for parts of the program.

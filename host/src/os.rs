@@ -1,4 +1,4 @@
-//! What is asked of the system: files that nobody else can put in the way, and output that loses no line. Knows nothing of
+//! Safe use of the system: files that nobody else can put in the way, and output that loses no line. Knows nothing of
 //! proxies.
 
 pub(crate) mod trusted_path;

@@ -134,7 +134,7 @@ struct Supervisor {
     backoff: Backoff,
     /// When a worker is to be started in place of one that died.
     replace_at: Option<Instant>,
-    /// What operators changed of servers.
+    /// Operators' changes of servers.
     acts: Acts,
     /// Those who wait until that is in use.
     applying: Applying,

@@ -92,7 +92,7 @@ impl House {
 /// Files that import each other on purpose: folder and file.
 const ALLOWED: [(&str, &str); 0] = [];
 
-/// What a file names of its crate.
+/// A name of the crate in a file.
 struct ImportedName {
     line: usize,
     /// From the crate's root.
@@ -374,7 +374,7 @@ fn function_lengths(text: &str) -> Vec<(String, usize)> {
             }
             // A declaration without a body.
             Some((outer, ..)) if outer == indent && item.starts_with(')') && item.ends_with(';') => {
-                begun = None
+                begun = None;
             }
             Some(_) => {}
         }

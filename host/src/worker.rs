@@ -223,7 +223,7 @@ impl Worker {
         layout::faults(&self.clusters)
     }
 
-    /// What it has learned so far, for the next generation. Modules are asked: on a thread that may wait.
+    /// The learned state so far, for the next generation. Calls modules: only on a thread that may wait.
     pub fn learned(&self) -> Learned {
         Learned::of(&self.clusters, &self.ticket_keys, &self.memberships.addresses())
     }
@@ -233,7 +233,7 @@ impl Worker {
         self.shortage.as_ref()
     }
 
-    /// Who its clusters' members are.
+    /// The members of its clusters.
     fn memberships(&self) -> &Arc<Memberships> {
         &self.memberships
     }

@@ -22,7 +22,7 @@
  * - Pointers are valid for the time of the call unless the field says otherwise.
  * - Any call may come from any thread, calls on one balancer run at the same time, calls on one trylist never do.
  * - No call may unwind (C++: catch everything) or longjmp out of itself. A module does no I/O, starts no threads, and
- *   reads no clock and no random source: what it needs of these is in its arguments.
+ *   reads no clock and no random source: its arguments have time and random values.
  */
 #ifndef LB_MODULE_H
 #define LB_MODULE_H

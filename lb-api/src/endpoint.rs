@@ -119,7 +119,7 @@ impl<'a> Endpoint<'a> {
         socket_addr(&self.view.address)
     }
 
-    /// Weight as configured, 1 to 65,535. What is in force now is [`Live::effective_weight`].
+    /// Weight as configured, 1 to 65,535. [`Live::effective_weight`] is the weight in force now.
     pub fn weight(self) -> u32 {
         self.view.weight
     }

@@ -1,5 +1,5 @@
 //! A release of the ABI is for ever: `abi-1.N.txt` is what minor N had, and today's structs and constants must still have
-//! all of it at its place. What has come since may only stand behind it, and needs a minor number and a file of its own.
+//! all of it at its place. Additions may only stand behind it, and need a minor number and a file of their own.
 #![cfg(target_pointer_width = "64")]
 #![allow(clippy::unwrap_used, reason = "a test may end where it fails")]
 
@@ -122,7 +122,7 @@ fn leaked(text: &str) -> RStr<'static> {
 
 // ---- the rules of growth -------------------------------------------------------------------------------------------
 
-/// What of `today` is not as that minor released it, a line each; `newest` is today's minor.
+/// The differences of `today` from the release of that minor, a line each; `newest` is today's minor.
 fn differences(released: &str, today: &str, minor: u32, newest: u32) -> Vec<String> {
     let (released, today) = (Release::read(released), Release::read(today));
     let mut wrong = Vec::new();

@@ -14,7 +14,7 @@ const SHARES: &str = "keeps its shares over rebuilds";
 const CHOOSES: &str = "chooses as a new instance after changes";
 const TAKES_OVER: &str = "takes over while requests run";
 
-/// What the part of this name says.
+/// The text of the part of this name.
 fn says<B: Balancer>(contract: &Contract<B>, name: &str) -> Option<String> {
     let (_, part) = Contract::PARTS.into_iter().find(|(part, _)| *part == name).expect("a part of this name");
     let panic = catch_unwind(AssertUnwindSafe(|| part(contract))).err()?;

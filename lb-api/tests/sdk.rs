@@ -41,10 +41,10 @@ impl Drop for List {
     }
 }
 
-/// What they write down, how many trylists were dropped, and the log of the last.
+/// Their records, the number of dropped trylists, and the log of the last.
 type Shared = (Arc<Mutex<Vec<String>>>, Arc<AtomicUsize>, Option<Log>);
 
-/// What the instances of the tests share with them, since a module's only way out is what it saves.
+/// State that instances share with the tests, since saved state is a module's only way out.
 static CALLS: Mutex<Option<Shared>> = Mutex::new(None);
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 

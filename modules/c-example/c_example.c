@@ -30,7 +30,7 @@
  * What a module must get right, and where it is done here:
  *   - no globals that change: two clusters are two instances (`struct balancer`), and nothing is shared between them;
  *   - servers come and go: `build` then gets the instance that the new one replaces (`previous`), which is still in use and is
- *     dropped later. What both need is counted by its users (`struct turns`) and keyed by the id of a server, because indices
+ *     dropped later. State that both need is counted by its users (`struct turns`) and keyed by the id of a server, because indices
  *     differ. Counters of a server are those that this `build` got, and are not looked up in the instance before;
  *   - threads: `load_balance` and `next` run on many threads at once on one instance, so what changes in it is atomic
  *     (`turn`), and the rest is written by `build` alone. A trylist is never used by two threads at once;

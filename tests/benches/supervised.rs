@@ -1,4 +1,4 @@
-//! What being watched costs a request: a worker under its supervisor, with its crumbs, its reports and its watchdog, beside the
+//! The cost of supervision for a request: a worker under its supervisor, with its crumbs, its reports and its watchdog, beside the
 //! same worker in a process of its own that nobody watches.
 //!
 //! ```text

@@ -1,4 +1,4 @@
-//! What one trylist costs: `load_balance`, one `next`, `finish` and `drop`, through a real `.so` as the host calls it.
+//! The cost of one trylist: `load_balance`, one `next`, `finish` and `drop`, through a real `.so` as the host calls it.
 //!
 //! ```text
 //! cargo bench -p tests --bench trylist                      # every module
@@ -73,7 +73,7 @@ fn main() {
             line(&subject.name, load.name, &cells, subject.build_ms(load));
         }
     }
-    // What is to be had on this machine: nothing is shared, and nothing written.
+    // The most that this machine can give: nothing is shared, and nothing written.
     if let Some(random) = subjects.iter().find(|subject| subject.name == "random") {
         let cells = SIZES.map(|n| {
             let servers = Servers::new(n, LOADS[0]);
@@ -93,7 +93,7 @@ fn line(name: &str, load: &str, cells: &[Cell; 3], build_ms: f64) {
     println!("{build_ms:>10.2}");
 }
 
-/// What is measured: a module with some settings.
+/// A measured line: a module with some settings.
 struct Subject {
     name: String,
     module: Arc<Module>,
@@ -173,7 +173,7 @@ impl Subject {
     }
 }
 
-/// What the endpoints of a line have to do.
+/// The load of a line's endpoints.
 #[derive(Clone, Copy)]
 struct Load {
     name: &'static str,

@@ -192,7 +192,7 @@ func (c client) upload(ctx context.Context, n, size int) error {
 		return err
 	}
 	if err := send(stream.SendMsg, n, size); err != nil {
-		// What became of the stream is what its response says.
+		// The response has the result of the stream.
 		var answer []byte
 		return fmt.Errorf("%v; %w", err, stream.RecvMsg(&answer))
 	}

@@ -167,8 +167,8 @@ fn cargo_build(workspace: &Path, profile: &str, packages: &[String], target: &Pa
     String::from_utf8(output.stdout).expect("cargo writes UTF-8")
 }
 
-/// What the Cargo that runs this test has set for it is not meant for another build. Where Cargo keeps its things, and
-/// how it reaches a registry, is.
+/// Variables of the Cargo that runs this test are not meant for another build. Those for its folders and
+/// its registry are.
 fn is_of_outer_cargo(name: &OsString) -> bool {
     let name = name.to_string_lossy();
     let for_all = ["CARGO_HOME", "CARGO_NET_", "CARGO_HTTP_", "CARGO_REGISTR", "CARGO_TERM_"];

@@ -24,7 +24,7 @@ impl Client {
     /// Connects.
     ///
     /// # Panics
-    /// Where nobody listens.
+    /// If nobody listens.
     #[track_caller]
     pub fn connect(address: SocketAddr) -> Self {
         Self::try_connect(address).unwrap_or_else(|e| panic!("{address}: {e}"))
@@ -53,7 +53,7 @@ impl Client {
     /// Connects to a Unix socket.
     ///
     /// # Panics
-    /// Where nobody listens.
+    /// If nobody listens.
     #[track_caller]
     pub fn connect_unix(path: &Path) -> Self {
         Self::try_connect_unix(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
@@ -68,7 +68,7 @@ impl Client {
         Self { stream: Stream::new(socket), address: Some(address) }
     }
 
-    /// The socket, for whoever speaks something else over it. What was read and not used is lost.
+    /// The socket, for another protocol. Bytes that were read and not used are lost.
     pub fn socket(&self) -> &TcpStream {
         self.stream.socket()
     }
@@ -84,7 +84,7 @@ impl Client {
     /// Connects from this address of the machine's own, all of 127.0.0.0/8 among them.
     ///
     /// # Panics
-    /// Where nobody listens, or the address is not the machine's.
+    /// If nobody listens, or the address is not the machine's.
     #[track_caller]
     pub fn connect_from(own: IpAddr, address: SocketAddr) -> Self {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();

@@ -27,7 +27,7 @@ pub struct Running {
     stderr: Text,
 }
 
-/// What it wrote so far.
+/// Its output so far.
 #[derive(Debug)]
 struct Text {
     text: Arc<Mutex<String>>,

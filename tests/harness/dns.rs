@@ -14,7 +14,7 @@ pub struct NameServer {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What a name server says of a name.
+/// The answer of a name server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// These addresses, for so many seconds; of none of a family it says that the name has none.

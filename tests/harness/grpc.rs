@@ -148,7 +148,7 @@ pub async fn message(body: &mut RecvStream) -> String {
     String::from_utf8_lossy(&data).into_owned()
 }
 
-/// What comes up to the end, and the trailers.
+/// The bytes up to the end, and the trailers.
 pub async fn rest(body: &mut RecvStream) -> (String, HeaderMap) {
     let mut text = Vec::new();
     while let Some(data) = body.data().await {

@@ -1,4 +1,4 @@
-//! What a module was called for, told by the module itself: `tests/broken/records-calls` writes a line for each call to
+//! The calls of a module, in its own words: `tests/broken/records-calls` writes a line for each call to
 //! a socket whose path its settings name.
 
 use std::io::{BufRead, BufReader};
@@ -73,7 +73,7 @@ impl Journal {
         self.wait_until("its end", |heard| heard.ended)
     }
 
-    /// What they were called for so far.
+    /// Their calls so far.
     pub fn so_far(&self) -> Vec<String> {
         self.heard.0.lock().unwrap_or_else(PoisonError::into_inner).lines.clone()
     }

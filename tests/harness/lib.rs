@@ -1,4 +1,4 @@
-//! What keeps scenarios short: real origins, a real proxy in this process on a free port, real `.so` modules, and
+//! The tools that keep scenarios short: real origins, a real proxy in this process on a free port, real `.so` modules, and
 //! clients that see every byte. Whatever waits, waits for an event, and fails at [`DEADLINE`] instead of hanging.
 #![allow(clippy::unwrap_used, reason = "a harness that unwraps fails its test, as it should")]
 

@@ -171,7 +171,7 @@ impl Origin {
         self.shared.n_connections.load(Ordering::SeqCst)
     }
 
-    /// What it was sent so far.
+    /// The bytes that it received so far.
     pub fn requests(&self) -> Vec<Message> {
         lock(&self.shared.requests).clone()
     }
@@ -208,7 +208,7 @@ impl Drop for Origin {
     fn drop(&mut self) {
         self.stop();
         if let Some(acceptor) = self.acceptor.take() {
-            // What it panicked for was printed, and the test that waited for it has failed.
+            // Its panic was printed, and the test that waited for it has failed.
             let _ = acceptor.join();
         }
     }

@@ -137,7 +137,7 @@ impl Proxy {
             (HealthSource::Check, STATE_DOWN),
             (HealthSource::Ejection, STATE_EJECTED),
         ];
-        // What begins before what ends: it is never available in between.
+        // New marks before old ones end: it is never available in between.
         for holds in [true, false] {
             for (source, _) in sources.iter().filter(|(_, of)| (*of == state) == holds) {
                 let endpoint = std::sync::Arc::clone(&self.first_cluster().newest().endpoints[endpoint]);
@@ -190,8 +190,8 @@ impl Proxy {
         (0..n).map(|_| client.get("/").reply().text()).collect::<Vec<_>>().join(" ")
     }
 
-    /// One number of its metrics, by the name and labels of its line but for the cluster, which stands as `%`. What has
-    /// no line is 0.
+    /// One number of its metrics, by the name and labels of its line but for the cluster, which stands as `%`. A number
+    /// without a line is 0.
     ///
     /// # Panics
     /// Where the admin listener does not answer, or what it answers is no number.

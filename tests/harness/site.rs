@@ -26,7 +26,7 @@ pub struct Site {
     address: SocketAddr,
 }
 
-/// What a site consists of before it runs, and what stays of it.
+/// The parts of a site before it runs, and those that stay after it.
 #[derive(Debug)]
 pub struct Folder(tempfile::TempDir);
 
@@ -282,7 +282,7 @@ impl Site {
         values.next().map_or(0.0, |value| value.trim().parse().expect("a number"))
     }
 
-    /// What its admin listener answers.
+    /// The answer of its admin listener.
     ///
     /// # Panics
     /// Where it has none.
@@ -347,7 +347,7 @@ pub fn process(process: u32) -> Option<OwnedFd> {
     pidfd_open(pid(process), PidfdFlags::empty()).ok()
 }
 
-/// What descriptors a process has open, and how many of each kind: `socket`, `anon_inode:[eventpoll]`, a file's path.
+/// The open descriptors of a process, counted by kind: `socket`, `anon_inode:[eventpoll]`, a file's path.
 pub fn descriptors(process: u32) -> BTreeMap<String, usize> {
     let mut kinds = BTreeMap::new();
     for descriptor in fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten() {
@@ -360,7 +360,7 @@ pub fn descriptors(process: u32) -> BTreeMap<String, usize> {
     kinds
 }
 
-/// What one line of `/proc/PID/status` says, in its first number: `VmRSS` (KiB), `Uid`, `NoNewPrivs`.
+/// The first number in a line of `/proc/PID/status`: `VmRSS` (KiB), `Uid`, `NoNewPrivs`.
 ///
 /// # Panics
 /// Where the process is gone, or has no such line.
@@ -388,7 +388,7 @@ pub fn thread_states(process: u32) -> String {
 pub struct Thread {
     /// Its number.
     pub tid: u32,
-    /// What it is called.
+    /// Its name.
     pub name: String,
     /// Processor time that it has had, nanoseconds.
     pub ran_ns: u64,

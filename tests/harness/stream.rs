@@ -41,7 +41,7 @@ pub struct Stream {
     buffer: Vec<u8>,
 }
 
-/// What ends a body.
+/// The end of a body.
 enum Framing {
     Length(usize),
     Chunked,
@@ -195,7 +195,7 @@ impl Stream {
         (self.buffer.drain(..n).collect(), cut)
     }
 
-    /// What has come by now and was not used.
+    /// The bytes that have come by now and were not used.
     pub fn has_come(&mut self) -> &[u8] {
         self.socket.set_nonblocking(true).unwrap();
         // An end shows in the next read that waits.

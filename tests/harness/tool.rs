@@ -33,7 +33,7 @@ pub fn tool_fed(name: &str, arguments: &[&str], input: &str) -> Option<Output> {
     Some(child.wait_with_output().unwrap())
 }
 
-/// What a program wrote to its standard output; it has to have ended well.
+/// The standard output of a program, which must end well.
 ///
 /// # Panics
 /// Where it did not.
@@ -67,7 +67,7 @@ impl RunningTool {
         }
     }
 
-    /// What it said, if it has ended by itself.
+    /// Its output, if it has ended by itself.
     pub fn ended(&mut self) -> Option<String> {
         self.0.try_wait().ok().flatten()?;
         let mut said = String::new();

@@ -22,14 +22,14 @@ struct Shared {
     n_sent: AtomicUsize,
 }
 
-/// What became of all requests.
+/// The results of all requests.
 #[derive(Debug)]
 pub struct Counts {
     /// Those that were sent.
     pub sent: usize,
     /// Those that were answered 200, whole.
     pub served: usize,
-    /// What became of each of the others.
+    /// The results of the others.
     pub failed: Vec<String>,
 }
 

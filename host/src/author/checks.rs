@@ -61,7 +61,7 @@ impl ChildLine {
             Self::Ended(check, CheckResult::Skipped(text)) => format!("skipped\t{check}\t{text}"),
         };
         let text = text.replace(['\n', '\r'], " ");
-        // Where nobody listens any more, nobody misses it.
+        // A parent that is gone misses nothing.
         let mut stdout = io::stdout().lock();
         let _ = write!(stdout, "\n{MARK}{text}\n").and_then(|()| stdout.flush());
     }
@@ -105,7 +105,7 @@ pub(super) fn settings(test: &Test) -> Result<Vec<Setting>, Failure> {
     Ok(config::settings("--setting", &lines)?)
 }
 
-/// Runs the checks from `first` on. What it finds it says; it fails at nothing itself.
+/// Runs the checks from `first` on and prints their results. It does not fail itself.
 pub(super) fn run(test: &Test, settings: Vec<Setting>, first: usize) {
     panic::set_hook(Box::new(|panic| {
         let payload = panic.payload();
@@ -213,15 +213,15 @@ fn value_of(value: config::SettingValue) -> SettingValue {
 
 // ---- memory --------------------------------------------------------------------------------------------------------
 
-/// That many requests, and that many instances, go by in a round. What is left of them must show in whole pages.
+/// That many requests, and that many instances, go by in a round. A leak of theirs must show in whole pages.
 const REQUESTS: usize = 50_000;
 const INSTANCES: usize = 1_000;
 /// Fewer instances where building them takes long; what takes long to build is large, and shows sooner.
 const ROUND: Duration = Duration::from_secs(1);
 const FEWEST_INSTANCES: usize = 50;
-/// What some rounds may leave behind: an allocator's own doing. Less than two bytes a request.
+/// Growth that some rounds may leave behind, because of the allocator. Less than two bytes a request.
 const LEFT_BYTES: usize = 256 << 10;
-/// What leaks may go into pages that others have left for a while, but not for so many rounds.
+/// A leak may go into pages that others have left for a while, but not for so many rounds.
 const ROUNDS: usize = 3;
 
 fn keeps_nothing(contract: &Contract<Table>) {

@@ -71,7 +71,7 @@ impl ChildProcess {
     fn follow(&mut self, time_limit: Duration, report: &mut TestReport) -> Result<ChildEnd, Failure> {
         loop {
             match self.lines.recv_timeout(time_limit) {
-                // What the module prints is its author's to see.
+                // The author sees the module's own output.
                 Ok(line) => match ChildLine::read(&line) {
                     Some(said) => report.said(said)?,
                     None if line.is_empty() => {}

@@ -1,7 +1,7 @@
 //! How a snapshot is built: its endpoints, then the balancers of each tier over them.
 //!
 //! An endpoint whose source says the same of it as before is the same object, and a tier of the same endpoints in the same order
-//! keeps its balancers. What is new is listed with its members before any module is asked, so that a change of state during
+//! keeps its balancers. New balancers are listed with their members before any module is asked, so that a change of state during
 //! `build` is counted.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
@@ -30,7 +30,7 @@ use crate::module::balancer::{self, Balancer, BuildError, BuildInput, BuildProbl
 use crate::module::registry::Registry;
 use crate::net::per_client::PerClient;
 
-/// What the snapshots of a cluster are built with.
+/// The inputs of a cluster's snapshots.
 #[derive(Debug)]
 pub(super) struct Builder {
     cluster_idx: usize,
@@ -39,7 +39,7 @@ pub(super) struct Builder {
     /// The module of requests without a key, where the configuration names one.
     keyless: Option<Arc<Module>>,
     fault_limit: u32,
-    /// What sessions are signed with where the configuration has no secret.
+    /// The key that signs sessions where the configuration has no secret.
     secret: [u8; 32],
     arenas: Arenas,
     /// What lives of each member, as long as anything refers to it.
@@ -47,7 +47,7 @@ pub(super) struct Builder {
     n_instances: u64,
 }
 
-/// What publications of a cluster need.
+/// The state for publications of a cluster.
 #[derive(Debug)]
 pub(super) struct Publishing {
     pub(super) builder: Builder,
@@ -67,9 +67,9 @@ impl Publishing {
 }
 
 impl Cluster {
-    /// Builds the endpoints of these members and the balancers, which begin with what an earlier generation learned. A module in quarantine has
-    /// no balancer, and the host chooses among the endpoints. `idx` is the cluster's index in the configuration; `fault_limit`
-    /// is [`BuildInput::fault_limit`].
+    /// Builds the endpoints of these members and the balancers, which begin with the learned state of an earlier generation. A
+    /// module in quarantine has no balancer, and the host chooses among the endpoints. `idx` is the cluster's index in the
+    /// configuration; `fault_limit` is [`BuildInput::fault_limit`].
     ///
     /// # Errors
     /// The module refuses its settings or its endpoints, unless the host is to choose then.
@@ -394,10 +394,10 @@ impl InstanceBuild<'_> {
     }
 }
 
-/// What each member is there for, by ID.
+/// The duty of each member, by ID.
 pub(super) type Duties = FxHashMap<u64, Duty>;
 
-/// What these members, which have these IDs, are there for.
+/// The duties of these members, which have these IDs.
 pub(super) fn duties(ids: &[u64], members: &[Member]) -> Duties {
     ids.iter().copied().zip(members.iter().map(|member| member.duty)).collect()
 }

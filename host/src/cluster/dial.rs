@@ -1,8 +1,8 @@
 //! A connection to a server, by whichever of its addresses takes one: for requests and for checks.
 //!
 //! One address of a name may be dead, or a whole family may lead nowhere. So `race` tries them as RFC 8305 (Happy Eyeballs)
-//! says: one after the other, each without a long wait for the one before, and the first that answers wins. What is learned
-//! of each address ([`Reach`](crate::cluster::names::Reach)) is kept. One that failed or was much slower is tried after the
+//! says: one after the other, each without a long wait for the one before, and the first that answers wins. The result for
+//! each address ([`Reach`](crate::cluster::names::Reach)) is kept. One that failed or was much slower is tried after the
 //! others from then on, and first again now and then.
 //!
 //! ```text
@@ -169,7 +169,7 @@ impl From<io::Error> for ConnectError {
         use rustix::io::Errno;
         let os_error = e.raw_os_error();
         let kind = match os_error.map(Errno::from_raw_os_error) {
-            // What the proxy itself has run out of.
+            // A shortage of the proxy itself.
             Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL) => {
                 wire::FAILURE_LOCAL
             }

@@ -1,4 +1,4 @@
-//! Names of which each address is a server of its own: `resolve = "all"`.
+//! Names with `resolve = "all"`: each address is a server of its own.
 //!
 //! A worker begins with the last addresses that the generation before knew, and waits for a name server only where there are none,
 //! and not for long. It follows each name by itself: an answer that has changed is a change of its clusters' members, which comes
@@ -21,8 +21,8 @@ use tokio::task::{AbortHandle, JoinSet};
 use crate::cluster::names::{HostName, Resolver, in_order};
 use crate::config::{Config, Resolve, Server};
 
-/// A worker waits so long for names that nobody has looked up yet. Most name servers answer within it, which spares a
-/// generation; clusters without names wait for nothing else.
+/// A worker waits this long for names without a known address. Most name servers answer within it, which spares a change of
+/// members. Clusters without names do not wait.
 const FIRST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// The addresses of names, in order.
@@ -31,15 +31,15 @@ pub(crate) type KnownAddresses = BTreeMap<String, Vec<IpAddr>>;
 /// Hears a name and all of its addresses.
 type Tell = Arc<dyn Fn(&str, &[IpAddr]) + Send + Sync>;
 
-/// Names whose addresses servers were made of, and who is to be told when they have others.
+/// The names to follow, and the callback for a change of their addresses.
 pub(crate) struct Watch {
     names: Vec<(Arc<HostName>, Vec<IpAddr>)>,
     tell: Tell,
 }
 
-/// The addresses of the names of which each address is a server. Names of `known` have these, and no name server is asked.
-/// Others are looked up, all at once and for a fraction of a second; a name that has no address by then has none here, and is one
-/// server as it was written.
+/// The addresses of names with `resolve = "all"`. Names in `known` keep their addresses, and no name server is asked.
+/// Others are looked up, all at once and for a fraction of a second. A name without an address by then is left out: it is one
+/// server, as written.
 ///
 /// # Errors
 /// The system does not say which name servers to ask.
@@ -70,7 +70,7 @@ pub(crate) fn first_addresses(config: &Config, known: &KnownAddresses) -> io::Re
 /// Looks these names up, all at once, for as long as a start may wait.
 async fn look_up(config: &Config, names: &[Arc<HostName>]) -> io::Result<()> {
     let resolver = Arc::new(Resolver::new(&config.resolver)?);
-    // What is not over by then ends with this set.
+    // Look-ups that still run end with this set.
     let mut lookups = JoinSet::new();
     for name in names {
         lookups.spawn(Arc::clone(name).keep_resolved(Arc::clone(&resolver)));
@@ -112,7 +112,7 @@ async fn follow(name: Arc<HostName>, made_of: Vec<IpAddr>, tell: Tell) {
     loop {
         let found: Vec<IpAddr> = name.changed_from(&told).await;
         let (name, now, tell) = (Arc::clone(&name), found.clone(), Arc::clone(&tell));
-        // One after the other: the last one said counts.
+        // One after the other: the last answer counts.
         let _ = tokio::task::spawn_blocking(move || tell(name.host(), &now)).await;
         told = found;
     }

@@ -37,7 +37,7 @@ pub struct Endpoint {
     pub tier: u16,
     /// Concurrent requests that it may have; 0 is no limit.
     pub limit: u32,
-    /// What clients' sessions call it.
+    /// Its name in clients' sessions.
     pub(crate) route: Option<Arc<str>>,
     /// Pairs for the module.
     pub(crate) metadata: Vec<(Arc<str>, Arc<str>)>,
@@ -49,9 +49,9 @@ pub struct Endpoint {
     pub place: usize,
     /// Its live numbers.
     pub counters: &'static wire::Counters,
-    /// What is known of its health.
+    /// Its health.
     pub health: Arc<Health>,
-    /// What it shares with the same member of other memberships.
+    /// The state that it shares with the same member of other memberships.
     pub(crate) live: Arc<Live>,
 }
 
@@ -208,7 +208,7 @@ impl Endpoint {
         }
     }
 
-    /// Whether a source says the same of it as when it was made. What can change at once counts for nothing here.
+    /// Whether a source says the same of it as when it was made. Sources that change at once do not count.
     pub(super) fn is_as(&self, server: &config::Server) -> bool {
         self.weight == server.weight
             && self.tier == server.tier

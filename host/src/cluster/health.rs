@@ -1,4 +1,4 @@
-//! What is known of one endpoint's health: its sources, its traffic, and its checks. Data only: [`ejection`](super::ejection) and
+//! The health of one endpoint: its sources, its traffic, and its checks. Data only: [`ejection`](super::ejection) and
 //! [`checks`](super::checks) decide.
 
 mod sources;
@@ -17,13 +17,13 @@ pub use self::sources::HealthSource;
 pub(in crate::cluster) use self::sources::PANIC;
 pub(crate) use self::sources::{is_available, keeps_sessions, state_of};
 
-/// What is known of an endpoint's health. A cache line of its own: requests read it, and it rarely changes.
+/// The health of an endpoint. A cache line of its own: requests read it, and it rarely changes.
 #[derive(Debug)]
 #[repr(align(64))]
 pub struct Health {
     /// Why it takes no requests, and the instances that count it.
     pub(super) listing: Listing,
-    /// What its traffic showed.
+    /// The record of its traffic.
     pub(crate) traffic: Record,
     /// Results of its active checks.
     pub(crate) checks: Streak,
@@ -82,7 +82,7 @@ impl Health {
     }
 }
 
-/// What the traffic of one endpoint shows.
+/// The record of an endpoint's traffic.
 #[derive(Debug, Default)]
 pub(crate) struct Record {
     /// Failures since the last success, below the flags of [`ejection`](super::ejection). Zero while all is well; a success

@@ -1,4 +1,4 @@
-//! What one generation learned, for the next one to begin with: health and latencies of endpoints, what balancers saved, secrets
+//! The learned state that one generation hands to the next: health and latencies of endpoints, balancers' saved state, secrets
 //! of sessions and tickets, and addresses of names.
 
 use std::collections::HashMap;
@@ -20,7 +20,7 @@ pub(crate) const MOST_BYTES: u64 = 256 << 20;
 /// Maximum bytes of all that balancers saved, which leaves room for the rest.
 const MOST_SAVED_BYTES: usize = 192 << 20;
 
-/// What a worker learned of all its clusters.
+/// The learned state of all clusters of a worker.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Learned {
     /// Signs sessions if the configuration names no secret. It stays as long as the supervisor lives.
@@ -43,7 +43,7 @@ impl std::fmt::Debug for Learned {
     }
 }
 
-/// What was learned of one cluster.
+/// The learned state of one cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LearnedCluster {
     name: String,
@@ -56,14 +56,14 @@ pub(crate) struct LearnedCluster {
     health: Vec<HealthFacts>,
 }
 
-/// What was learned of one endpoint.
+/// The learned state of one endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct LearnedEndpoint {
     id: u64,
     latency_ns: u64,
 }
 
-/// What a balancer saved.
+/// The saved state of a balancer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct SavedBalancer {
     /// Number of its tier, as configured.
@@ -73,8 +73,8 @@ struct SavedBalancer {
 }
 
 impl Learned {
-    /// What these clusters know now. Their modules save, which may take long: not to be called from a thread that serves. Requests
-    /// go on meanwhile.
+    /// The state of these clusters now. Their modules save, which may take long: not to be called from a thread that
+    /// serves. Requests go on meanwhile.
     pub fn of(clusters: &[Cluster], ticket_keys: &TicketKeys, names: &KnownAddresses) -> Self {
         Self {
             secret: [0; 32],
@@ -155,7 +155,7 @@ impl Learned {
         }
     }
 
-    /// Takes over what a later generation knows. Clusters that it does not have are forgotten. What a balancer saved is kept
+    /// Takes over the state of a later generation. Clusters that it does not have are forgotten. A balancer's saved state is kept
     /// while the balancer or its module is in quarantine.
     pub(crate) fn learn(&mut self, later: Self) {
         self.ticket_keys = later.ticket_keys;
@@ -191,7 +191,7 @@ impl Learned {
         &self.answers
     }
 
-    /// What is known of the cluster of this name.
+    /// The learned state of the cluster of this name.
     pub(crate) fn cluster(&self, name: &str) -> Option<&LearnedCluster> {
         self.clusters.iter().find(|cluster| cluster.name == name)
     }
@@ -229,12 +229,12 @@ impl LearnedCluster {
         }
     }
 
-    /// What is known of its endpoints' health.
+    /// The health of its endpoints.
     pub(crate) fn health(&self) -> &[HealthFacts] {
         &self.health
     }
 
-    /// What the balancer of this tier and module saved.
+    /// The saved state of the balancer of this tier and module.
     pub(crate) fn saved(&self, tier: u16, module: &str) -> Option<&[u8]> {
         self.balancers.iter().find(|saved| saved.is_of(tier, module)).map(|saved| saved.bytes.as_slice())
     }

@@ -1,4 +1,4 @@
-//! What lives on of a member while memberships come and go: its place, its numbers, its health, its addresses.
+//! The lasting part of a member while memberships come and go: its place, its numbers, its health, its addresses.
 //!
 //! Each membership has an [`Endpoint`](super::endpoint::Endpoint) for the member, with what its source says of it now (weight,
 //! tier, limits). All of them share this.
@@ -21,14 +21,14 @@ use crate::cluster::session::SessionWords;
 /// number anyway; and to modules it is a limit that is never reached.
 pub(super) const ON_TRIAL: u32 = 1 << 31;
 
-/// What the memberships that have a member share of it.
+/// The state of a member that its memberships share.
 #[derive(Debug)]
 pub(crate) struct Live {
     /// Its place.
     pub place: MemberPlace,
     /// The numbers that modules see.
     pub counters: Lent<wire::Counters>,
-    /// What is known of its health.
+    /// Its health.
     pub health: Arc<Health>,
     /// Where it is.
     pub addresses: Arc<Addresses>,
@@ -40,7 +40,7 @@ pub(crate) struct Live {
     lists: [ArcSwapOption<InstanceState>; SLOTS],
 }
 
-/// What one instance sees of its members as a whole.
+/// The counts over all members that one instance sees.
 #[derive(Debug)]
 pub(crate) struct InstanceState {
     /// The number of the instance, by which members know it.
@@ -169,7 +169,7 @@ impl InstanceState {
         Arc::new(Self { tag: tag_of(number), state: states.lend() })
     }
 
-    /// What its balancers see.
+    /// The counts that its balancers see.
     pub(crate) fn get(&self) -> &'static wire::ClusterState {
         self.state.get()
     }

@@ -1,4 +1,4 @@
-//! Who the members of a cluster are: what its configuration says, the addresses of names, and what operators changed.
+//! The members of a cluster: servers of its configuration, addresses of names, and changes by operators.
 //!
 //! ```text
 //! servers of the configuration ─► each address of `resolve = "all"` ─► acts, field by field ─► members
@@ -12,13 +12,13 @@ use crate::config::{MAX_SERVERS, Resolve, Server};
 /// One server as requests are to see it.
 #[derive(Clone, Debug)]
 pub(crate) struct Member {
-    /// What is known of it.
+    /// The server.
     pub server: Server,
-    /// What it is there for.
+    /// Its duty.
     pub duty: Duty,
 }
 
-/// What a member is there for.
+/// The duty of a member.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Duty {
@@ -31,14 +31,14 @@ pub(crate) enum Duty {
     Maintenance,
 }
 
-/// What operators changed of one server, field by field; what is `None` is as the configuration says.
+/// Operators' changes of one server, field by field; a field that is `None` is as in the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ServerAct {
     /// Name of the cluster.
     pub cluster: String,
     /// URL of the server as written in the configuration; or one of its addresses, as logs and metrics name it.
     pub url: String,
-    /// What it is there for.
+    /// Its duty.
     pub duty: Option<Duty>,
     /// Its weight, 1 to 65,535.
     pub weight: Option<u16>,
@@ -63,7 +63,7 @@ pub(crate) fn merge(
     for configured in servers.iter().chain(&further) {
         for server in at_each_address(configured, addresses) {
             let is_of_it = |act: &&ServerAct| *act.url == *server.url || *act.url == *configured.url;
-            // What is said of one address comes after what is said of its name.
+            // Acts on an address come after acts on its name.
             let mut said: Vec<&ServerAct> = acts().filter(is_of_it).collect();
             said.sort_by_key(|act| act.url.len());
             members.extend(with_acts(server, &said));

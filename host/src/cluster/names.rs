@@ -62,7 +62,7 @@ pub(crate) type Answer = Result<Box<[NamedAddress]>, ResolveError>;
 pub(crate) struct NamedAddress {
     /// The address, with the server's port.
     pub(crate) address: SocketAddr,
-    /// What connections have learned of it.
+    /// Its reachability, as connections have found it.
     pub(crate) reach: Arc<Reach>,
 }
 

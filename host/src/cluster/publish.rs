@@ -29,7 +29,7 @@ const LOOK_AGAIN: Duration = Duration::from_micros(500);
 /// So many superseded snapshots are kept for requests that have trylists of them.
 const MAX_SUPERSEDED: usize = 16;
 
-/// What a publication has others do.
+/// The tasks that a publication leaves to others.
 pub(crate) struct PublishHooks<'a> {
     /// Called with the new snapshot before any thread can use it.
     pub prepare: &'a dyn Fn(&Snapshot),
@@ -41,7 +41,7 @@ pub(crate) struct PublishHooks<'a> {
     pub newer: &'a dyn Fn() -> Option<Vec<Member>>,
 }
 
-/// What a publication changed.
+/// The changes of a publication.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Published {
     /// The number of the snapshot in use.
@@ -525,7 +525,8 @@ mod tests {
         assert!(requests[2..].iter().all(|snapshot| !snapshot.is_over()));
     }
 
-    /// What still runs on a server that left may fail. It counted as ejected for good then, and one that came back stayed out.
+    /// A request on a server that left may still fail. The server counted as ejected for good then, and stayed out when it came
+    /// back.
     #[test]
     fn an_ejection_ends_when_its_server_leaves() {
         let cluster = cluster("");

@@ -71,7 +71,7 @@ struct QueueEntry {
     waker: Option<Waker>,
 }
 
-/// What a request that waits was told.
+/// The news for a request that waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum QueueSignal {
     /// An endpoint has room.
@@ -413,7 +413,7 @@ mod tests {
 
     use super::*;
 
-    /// What each was told, one word each.
+    /// The news for each, one word each.
     fn told<'a>(places: &[impl Borrow<QueuePlace<'a>>]) -> Vec<Option<usize>> {
         let mut cx = Context::from_waker(Waker::noop());
         let mut of = |place: &QueuePlace<'_>| match pin!(place.told()).poll(&mut cx) {

@@ -1,7 +1,7 @@
 //! The members of a cluster and the balancers that order them, as of one publication. A snapshot never changes.
 //!
 //! An endpoint has two numbers: its *index* in a snapshot, which lasts as long as the snapshot, and its *place*, which lasts as
-//! long as the member. What belongs to a request's choice uses indices; what belongs to the member uses places.
+//! long as the member. Choices use indices; data of members uses places.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -31,7 +31,7 @@ pub struct Snapshot {
     pub has_limits: bool,
     /// Whether a balancer asks for the key.
     pub uses_key: bool,
-    /// What a request does where no endpoint is available.
+    /// The fate of a request where no endpoint is available.
     pub(super) all_down: AllDown,
     /// The index of each place, or `NO_INDEX`.
     pub(super) by_place: Box<[u32]>,
@@ -58,13 +58,13 @@ pub struct Tier {
 pub struct Instance {
     /// Number of the tier, as configured.
     pub tier: u16,
-    /// What it was built over.
+    /// The members that it was built over.
     pub endpoints: Box<[Arc<Endpoint>]>,
     /// The balancer; none where its module's file is in quarantine. To begin a trylist, ask [`Tier::chooser`].
     pub balancer: Option<Balancer>,
-    /// What balances requests without a key.
+    /// The balancer of requests without a key.
     pub keyless: KeylessChooser,
-    /// What its balancers see of the endpoints as a whole.
+    /// The counts over all endpoints that its balancers see.
     pub(crate) state: Arc<InstanceState>,
     /// A module refuses these endpoints, so the host chooses among them.
     pub(super) refused: Option<RefusedInstance>,
@@ -77,7 +77,7 @@ pub(super) struct RefusedInstance {
     pub(super) last_built: Option<Arc<Instance>>,
 }
 
-/// What balances the requests of a tier that have no key.
+/// The balancer of a tier's requests without a key.
 #[derive(Debug)]
 pub enum KeylessChooser {
     /// The balancer of all requests.

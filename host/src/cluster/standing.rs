@@ -13,7 +13,7 @@ use crate::cluster::endpoint::Endpoint;
 use crate::cluster::health::{Health, HealthSource, PANIC, is_available, state_of};
 use crate::cluster::listing::ReasonChange;
 
-/// What one worker knew of an endpoint's health, for the next. Drain marks are not in it: the supervisor keeps those.
+/// The health of an endpoint that one worker hands to the next. Drain marks are not in it: the supervisor keeps those.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HealthFacts {
@@ -122,7 +122,7 @@ impl Cluster {
         }
     }
 
-    /// What is known of its endpoints' health, without those of which nothing is.
+    /// The health of its endpoints, without those of unknown health.
     pub fn health_facts(&self) -> Vec<HealthFacts> {
         let now = Instant::now();
         let newest = self.newest();

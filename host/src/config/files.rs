@@ -126,7 +126,7 @@ impl fmt::Debug for FileBytes {
     }
 }
 
-/// What is in a file, and its permissions.
+/// A file's content and permissions.
 fn read(path: &Path) -> Result<(FileBytes, u32), String> {
     let (bytes, mode) = read_file(path).map_err(|error| format!("cannot be read: {}", cause(&error)))?;
     if bytes.len() as u64 > MAX_FILE_BYTES {

@@ -40,7 +40,7 @@ pub enum CountedStatuses {
 /// How the servers of a cluster are asked whether they are well.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HealthCheck {
-    /// What is asked.
+    /// The question that is asked.
     pub probe: Probe,
     /// From the end of one check to the next.
     pub interval: Duration,
@@ -54,7 +54,7 @@ pub struct HealthCheck {
     pub port: Option<u16>,
 }
 
-/// What a check asks.
+/// The question of a check.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Probe {
     /// Whether it can be connected to.
@@ -79,7 +79,7 @@ pub struct HttpProbe {
     pub host: Option<Arc<str>>,
     /// Of these the response's status must be one.
     pub statuses: Vec<RangeInclusive<u16>>,
-    /// What the response's body must contain, in its first 64 KiB.
+    /// Text that the response's body must contain, in its first 64 KiB.
     pub body: Option<Arc<str>>,
 }
 
@@ -93,7 +93,7 @@ pub enum ProbeMethod {
 }
 
 impl Default for Ejection {
-    /// What suits most: connections that fail eject, statuses do not. Like nginx, a server that was ejected is tried again
+    /// Suits most clusters: connections that fail eject, statuses do not. Like nginx, a server that was ejected is tried again
     /// after 10 s.
     fn default() -> Self {
         Self {

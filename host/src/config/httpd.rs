@@ -38,7 +38,7 @@ use super::file::RootTable;
 use super::source::{Diagnostics, Span};
 use super::suggest::{did_you_mean, nearest};
 
-/// What marks call the whole; see [`Diagnostics::mark_lost`].
+/// The whole in marks; see [`Diagnostics::mark_lost`].
 const ROOT: Span = 0..0;
 
 /// Reads `text` and what it includes. Lines with mistakes in them are reported and left out.
@@ -56,7 +56,7 @@ pub(super) fn read(
     Some((reader.file, ROOT))
 }
 
-/// What the last `LBControl` of a text says. It is looked for in this file alone, not in what it includes.
+/// The value of the last `LBControl` of a text. Included files are not searched.
 pub(super) fn control_of(text: &str) -> Option<String> {
     let lines = lines(text, 0).into_iter().rev().filter_map(|line| words(&line.text).ok());
     let mut found = lines.filter(|words| words.len() == 2 && is(&words[0], "LBControl"));
@@ -129,7 +129,7 @@ impl HttpdReader<'_> {
         if let Some((skipped, depth)) = &mut sections.skipped {
             *depth += usize::from(is(&skipped.name, name));
         } else if is(name, "VirtualHost") {
-            // What stands in it is what the file is about, most often.
+            // Its content is the main part of most files.
             self.mark(ANYTHING);
             let right = "remove the two lines around its content";
             self.report.error(line.at, format!("<{head}>: virtual hosts are not supported ({right})"));
@@ -240,7 +240,7 @@ impl HttpdReader<'_> {
     /// Remembers that a line was left out that should have filled this part of the raw form.
     fn mark(&mut self, part: &str) {
         match part {
-            // What is not loaded is not asked for either, so the sections about it say nothing.
+            // Nobody asks for a module that is not loaded, so its sections are ignored.
             ANYTHING | "load_module" => {
                 for part in ["listener", "load_module", "cluster", "route"] {
                     self.report.mark_lost(&ROOT, part);
@@ -251,10 +251,10 @@ impl HttpdReader<'_> {
     }
 }
 
-/// What is said of lines for httpd's own mod_proxy.
+/// The warning about lines for httpd's own mod_proxy.
 const DIALECT: &str = "is a directive of mod_proxy, which is not supported here";
 
-/// What to write for a line that is for mod_proxy.
+/// The replacement of a line that is for mod_proxy.
 fn mod_proxy(name: &str, arguments: &[String]) -> Option<String> {
     let argument = |i: usize| arguments.get(i).map_or("", String::as_str);
     if is(name, "BalancerMember") {

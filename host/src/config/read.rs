@@ -62,7 +62,7 @@ fn report_syntax(text: &str, errors: &[toml::de::Error], report: &mut Diagnostic
     for error in errors {
         let span = error.span().unwrap_or(text.len()..text.len());
         let line = report.place(span.start).line;
-        // What follows the first mistake of a line is mostly its echo.
+        // Further faults of a line mostly echo the first one.
         if line == last_line {
             continue;
         }
@@ -110,7 +110,7 @@ fn report_mistake(error: &TreeError, root: &Spanned<DeValue<'_>>, at: usize, rep
     }
 }
 
-/// What a path leads to, in words: `cluster "api": servers.weight`.
+/// The object of a path, in words: `cluster "api": servers.weight`.
 fn object(path: &[TreeStep], root: &Spanned<DeValue<'_>>) -> String {
     let mut words = String::new();
     let mut value = Some(root);

@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-/// What a route says of retries.
+/// The retry policy of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// What is tried again.
+    /// The failures that are tried again.
     pub on: RetryCauses,
     /// How often a request may be sent, the first time included.
     pub tries: u32,
@@ -28,14 +28,14 @@ pub struct RetryPolicy {
     pub buffer_bytes: usize,
 }
 
-/// What is tried again, beside connections that could not be made.
+/// The failures that are tried again, beside connections that could not be made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RetryCauses {
     /// The connection ended before a response.
     pub reset: bool,
     /// No response in time.
     pub timeout: bool,
-    /// What came is not HTTP.
+    /// The response is not HTTP.
     pub bad_response: bool,
     /// A bit for each status from 0 to 639.
     statuses: [u64; 10],

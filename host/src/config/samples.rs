@@ -57,7 +57,7 @@ fn every_sample_loads_without_warning() {
 fn the_reference_writes_the_defaults() {
     let (mut written, _) = parse("t.toml", &reference(), Syntax::Toml).unwrap();
     let (mut default, _) = load(&conf().join("minimal.toml")).unwrap();
-    // What must be given differs, and so do places; the rest of every struct is compared as it prints.
+    // Required values and places differ; the rest of every struct is compared as it prints.
     let place = Place { file: "".into(), line: 0 };
     for config in [&mut written, &mut default] {
         config.source = PathBuf::new();
@@ -240,7 +240,7 @@ fn hidden_tables_of_the_reference_say_their_defaults() {
     assert_eq!(proxy(&whole), proxy(&short));
     let retry = |config: &Config| {
         let retry = (**config.routes[0].retry.as_ref().unwrap()).clone();
-        // What has no default is the same for both.
+        // Values without a default are the same for both.
         retry::RetryPolicy { on: Default::default(), timeout: None, try_timeout: None, ..retry }
     };
     assert_eq!(retry(&whole), retry(&short));

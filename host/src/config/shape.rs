@@ -24,7 +24,7 @@ pub(super) enum Short<T> {
     Table(T),
 }
 
-/// What to write, for whoever wrote something else.
+/// A valid value, for the error about another one.
 pub(super) trait Expecting {
     /// "expected …".
     const EXPECTED: &str;

@@ -1,4 +1,4 @@
-//! What good files become, and the exact line for every way of being wrong.
+//! The values of good files, and the exact line for every fault.
 
 use std::time::Duration;
 

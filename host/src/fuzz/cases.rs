@@ -11,7 +11,7 @@ const CASES: usize = 1_000;
 /// Longest input.
 const MAX_BYTES: usize = 4096;
 
-/// What the parsers look for.
+/// The bytes that parsers look for.
 const WORDS: [&[u8]; 40] = [
     b"\r\n",
     b"\n",

@@ -40,7 +40,7 @@ pub fn request_head(data: &[u8]) {
     sent_on(&head);
 }
 
-/// What a server gets of a request has one meaning, and that of the request.
+/// The request that a server gets has one meaning: that of the client's request.
 fn sent_on(head: &RequestHead) {
     let host = head.host.map_or(&b"x"[..], |host| head.text(host));
     for (read, upgrade) in [(Source::XForwardedFor, head.asks_upgrade), (Source::Standard, false)] {

@@ -1,4 +1,4 @@
-//! What a module hands to the host: its table of calls, what it says of itself, and its answers.
+//! Input from a module: its table of calls, its description and its answers.
 
 use std::collections::BTreeSet;
 

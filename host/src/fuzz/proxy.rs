@@ -37,7 +37,7 @@ pub fn proxy_header(data: &[u8]) {
     }
 }
 
-/// What is read of a connection that brings these bytes and ends: the address or why there is none, and what is left.
+/// The result for a connection that sends these bytes and ends: the address or the error, and the bytes that are left.
 fn read_of(pieces: Vec<&[u8]>) -> (Result<Option<SocketAddr>, String>, Vec<u8>) {
     thread_local! {
         static RUNTIME: tokio::runtime::Runtime =

@@ -27,7 +27,7 @@ use std::{fmt, io};
 use self::frame::ErrorCode;
 use self::session::StreamFailure;
 
-/// What becomes of a stream that its server ends, or that never begins, where that says more than the end of a connection.
+/// The end of a stream by its server, or before it began, where that says more than the end of a connection.
 #[derive(Debug)]
 pub(crate) enum StreamError {
     /// HTTP/2 cannot say the request; in words.

@@ -1,5 +1,5 @@
-//! What a proxy does to the headers of a message: it removes hop-by-hop headers, adds its own (RFC 9110 section 7.6), and frames
-//! the message again.
+//! The headers of a message that passes through: the proxy removes hop-by-hop headers, adds its own (RFC 9110 section 7.6),
+//! and frames the message again.
 
 pub mod forwarded;
 pub mod rules;

@@ -76,7 +76,7 @@ pub struct PumpTerms {
     pub keep_bytes: Option<usize>,
 }
 
-/// What was taken of a body, kept to be sent again.
+/// The part of a body that was read, kept to be sent again.
 #[derive(Debug)]
 struct Kept {
     data: Vec<u8>,
@@ -543,7 +543,7 @@ mod tests {
         let _ = poll_fn(|cx| Poll::Ready(pump.poll(cx, &mut source, &mut buffer, &mut sink))).await;
     }
 
-    /// What a pump sends of a source that sends this and ends.
+    /// The output of a pump whose source sends this and ends.
     async fn sent_by(mut pump: Pump, source: &[u8]) -> String {
         let (mut client, from) = connected().await;
         let (sink, mut server) = connected().await;

@@ -118,7 +118,7 @@ impl Stream {
     pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(socket) => socket.poll_read_ready(cx),
-            // What came with the end of the handshake was taken off the socket already.
+            // Bytes that came with the end of the handshake are no longer in the socket.
             Self::Tls(tls) if tls.get_ref().1.wants_read() => tls.get_ref().0.poll_read_ready(cx),
             Self::Tls(_) | Self::H2Server(_) | Self::H2Client(_) => Poll::Ready(Ok(())),
         }
@@ -243,7 +243,7 @@ impl AsyncWrite for Stream {
         true
     }
 
-    /// What was written has left for the socket when this is ready; only TLS holds anything back. Streams are flushed by
+    /// When this is ready, all written bytes are in the socket; only TLS holds anything back. Streams are flushed by
     /// their connection's task.
     #[inline]
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

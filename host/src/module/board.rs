@@ -25,7 +25,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 /// Memory shared by a supervisor and one worker: a place for each thread that calls modules, and the record of the thread
 /// that brought the worker down.
 ///
-/// A module that writes wildly may write here. What is read from a board may be wrong, and an index in it may be one that
+/// A module that writes wildly may write here. The words of a board may be wrong, and an index in it may be one that
 /// the configuration does not have; but the memory itself can be neither cut nor grown.
 #[derive(Debug)]
 pub struct Board {
@@ -207,7 +207,7 @@ impl BoardSlot {
     #[inline(always)]
     fn write(&'static self, now: u64, then: u64) -> CrumbGuard {
         self.crumb.store(now, Ordering::Relaxed);
-        // Who else of this thread looks at it is a signal handler: the stores must stand around the call in the code.
+        // The only other reader on this thread is a signal handler: the stores must stand around the call in the code.
         compiler_fence(Ordering::SeqCst);
         CrumbGuard { slot: self, then }
     }
@@ -231,7 +231,7 @@ impl ModuleMark {
     /// Of what no supervisor wants to know.
     pub const NONE: Self = Self(0);
 
-    /// Of a module, by its index in the configuration's list. What is beyond the bits for it (2,047 modules) is not marked.
+    /// Of a module, by its index in the configuration's list. Modules beyond the bits for it (2,047) are not marked.
     #[must_use]
     pub(crate) fn of_module(module: usize) -> Self {
         Self(field(module, MODULE) << CLUSTER_BITS)
@@ -307,7 +307,7 @@ impl Board {
     ///
     /// It is no board.
     pub fn open(file: OwnedFd) -> io::Result<Self> {
-        // What could be cut short under the mapping would end the process when it is.
+        // A file that can shrink under the mapping would end the process when it does.
         if !fcntl_get_seals(&file).is_ok_and(|seals| seals.contains(SIZE_SEALS)) {
             return Err(invalid("no board: its size is not sealed"));
         }
@@ -357,8 +357,8 @@ impl Board {
         (0..self.n_slots).filter_map(seen).collect()
     }
 
-    /// Who brought the worker down, if it was one of its threads and could still say so. To be believed where it fits how
-    /// the process ended.
+    /// The culprit of the worker's end, if it was one of its threads and could still say so. Believe it where it fits the
+    /// way that the process ended.
     pub(crate) fn fatal(&self) -> Option<Fatal> {
         let record = self.head().fatal.load(Ordering::Relaxed);
         let slot = (record >> 32 & 0xffff) as usize;

@@ -49,7 +49,7 @@ pub fn install(board: &'static Board) -> io::Result<()> {
 /// for each thread that it starts, unless this process was started with SIGSEGV ignored or handled.
 pub(crate) fn ensure_alternate_stack() {
     let mut stack = MaybeUninit::<libc::stack_t>::zeroed();
-    // SAFETY: only asks. What is zero is a valid value of the struct.
+    // SAFETY: only asks. Zero is a valid value of the struct.
     let stack = unsafe {
         libc::sigaltstack(ptr::null(), stack.as_mut_ptr());
         &mut *stack.as_mut_ptr()
@@ -133,7 +133,7 @@ mod tests {
 
     const ROLE: &str = "TRYLIST_CRASH_ROLE";
 
-    /// What a process leaves behind that does `role` on the thread in slot 1, inside module 1 of cluster 3, while the
+    /// The remains of a process that does `role` on the thread in slot 1, inside module 1 of cluster 3, while the
     /// thread in slot 0 is inside module 0.
     fn dies(role: &str) -> (ExitStatus, Option<Fatal>) {
         let board = Board::create(2).unwrap();

@@ -33,7 +33,7 @@ const MACHINES: [(u16, &str); 10] = [
 ///
 /// # Errors
 ///
-/// What is wrong and what would be right, as text that follows the file's name.
+/// The fault and the remedy, as text that follows the file's name.
 pub(super) fn check<S: ElfSource + ?Sized>(source: &S) -> Result<(), String> {
     let length = source.length();
     let mut head = [0; HEADER_BYTES];

@@ -74,7 +74,7 @@ impl Image {
             .map_err(LoadRefusal::Copy)
             .and_then(|mut file| fill(&mut file))
             .and_then(|filled| Ok((File::open(&path).map_err(LoadRefusal::Copy)?, filled)));
-        // Without the name it goes away with the process. What cannot be removed is left behind, but harms nobody.
+        // Without the name it goes away with the process. A file that cannot be removed stays, but harms nobody.
         let _ = fs::remove_dir_all(&folder);
         let (file, filled) = copy?;
         Ok((Self { file: file.into() }, filled))

@@ -156,7 +156,7 @@ static OPENED: Mutex<Option<HashMap<[u8; 32], &'static Library>>> = Mutex::new(N
 /// Opens a library, or finds that these very bytes are open: a process that builds several configurations one after
 /// another (as tests do) has each module once.
 fn library(sha256: [u8; 32], image: Image, mark: ModuleMark) -> Result<&'static Library, LoadRefusal> {
-    // Held while the library is opened, so that two threads do not open it twice. Whoever panicked left the map whole.
+    // Held while the library is opened, so that two threads do not open it twice. A panic leaves the map whole.
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
     let opened = opened.get_or_insert_default();
     if let Some(library) = opened.get(&sha256) {
@@ -287,7 +287,7 @@ pub(crate) fn c_table(symbol: *const *const wire::Module) -> Result<wire::Module
     }
     let mut copy = MaybeUninit::<wire::Module>::zeroed();
     let len = (size as usize).min(size_of::<wire::Module>());
-    // SAFETY: `len` bytes are readable there and fit here. What is not copied is null, which is an absent call.
+    // SAFETY: `len` bytes are readable there and fit here. Bytes beyond the copy are null, which means an absent call.
     Ok(unsafe {
         ptr::copy_nonoverlapping(table.cast::<u8>(), copy.as_mut_ptr().cast(), len);
         copy.assume_init()
@@ -316,7 +316,7 @@ pub(crate) struct ModuleInfo {
 /// Longest of the texts that a module says of itself.
 const MAX_TEXT: usize = 512;
 
-/// Largest trylist: one a request, so that many of them must fit. What is larger belongs on the heap, by need.
+/// Largest trylist: one a request, so that many of them must fit. Larger state belongs on the heap, by need.
 const MAX_TRYLIST: usize = 64 << 10;
 
 impl ModuleInfo {

@@ -21,7 +21,7 @@ const ROOT: u32 = 0;
 ///
 /// # Errors
 ///
-/// Who could change what, and what would be right, as text that follows the file's name.
+/// The user that can change the file or a folder, and the remedy, as text that follows the file's name.
 pub(super) fn check(path: &Path, file: &Metadata, owner: u32) -> Result<(), String> {
     let whose = if owner == ROOT { "root".to_owned() } else { format!("user {owner}") };
     let advice = format!("modules run by {whose} must be for {whose} alone to change");

@@ -78,7 +78,7 @@ fn masked(ip: IpAddr, prefix: u8) -> Option<IpAddr> {
 }
 
 impl FromStr for Network {
-    /// What is expected.
+    /// A valid value.
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {

@@ -79,7 +79,7 @@ impl Drop for Counted {
     }
 }
 
-/// What is one client: an IPv4 address, or the /64 that a subscriber of IPv6 has to himself.
+/// One client: an IPv4 address, or the /64 that a subscriber of IPv6 has to himself.
 fn prefix(client: IpAddr) -> (bool, u64) {
     match client.to_canonical() {
         IpAddr::V4(v4) => (true, u64::from(v4.to_bits())),

@@ -239,7 +239,7 @@ mod tests {
 
     use super::*;
 
-    /// What is read of a connection that sends `bytes`, in pieces of `step`, and ends; and what is left of it.
+    /// The result for a connection that sends `bytes`, in pieces of `step`, and ends; and the bytes that are left.
     async fn read_of(bytes: &[u8], step: usize) -> (Result<Option<SocketAddr>, String>, Vec<u8>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");

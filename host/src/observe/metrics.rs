@@ -129,7 +129,7 @@ impl Metrics {
         table.store(Arc::new(next));
     }
 
-    /// What all threads counted at this place.
+    /// The counts of all threads at this place.
     fn counted_at(&self, cluster: usize, place: usize) -> EndpointCounts {
         let mut counts = EndpointCounts::default();
         self.shards.iter().for_each(|shard| counts.add_cells(shard.clusters[cluster].endpoints.at(place)));

@@ -1,4 +1,4 @@
-//! Where a path leads, and who could have it lead elsewhere.
+//! The target of a path, and the users who could redirect it.
 //!
 //! A supervisor that is root makes and changes files by name: sockets, logs, the pid file. If somebody else may write to a
 //! folder on the way, they can put a symbolic link there, and root would follow it to any file of root's. So paths are
@@ -10,7 +10,7 @@
 //!   the next name on the way is checked by itself. Access lists count too, since their mask shows as the group's bits.
 //! - Behind the first folder that somebody else could change nothing is trusted any more, and no link is followed.
 //!
-//! A [`SafePath`] holds the folder at its end by a descriptor, so that what is found is what is used.
+//! A [`SafePath`] holds the folder at its end by a descriptor, so the folder that was checked is the one that is used.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -29,7 +29,7 @@ const STICKY: u32 = 0o1000;
 const ROOT: u32 = 0;
 /// As in the kernel's own walk.
 const MAX_LINKS: usize = 40;
-/// File systems whose links are the kernel's own words (`/proc/self/fd/1`): what they read as need not exist.
+/// File systems whose links the kernel makes up (`/proc/self/fd/1`): their targets need not exist as paths.
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 
 /// The way to a name in a folder.
@@ -64,7 +64,7 @@ pub(crate) enum DistrustCause {
     WritableByOthers(u32),
 }
 
-/// Why a path leads nowhere.
+/// The reason why a path cannot be used.
 #[derive(Debug)]
 pub(crate) enum PathError {
     /// An error of the system.
@@ -156,7 +156,7 @@ impl SafePath {
         Ok(Self { folder, name, distrust, is_shared: self.is_shared, is_magic: false })
     }
 
-    /// Opens the file. Whatever the name has become since it was found, no link is followed.
+    /// Opens the file. No link is followed, even if the name has become one since it was found.
     ///
     /// # Errors
     /// The system refuses; or the file has other names, where somebody else could have given it this one.
@@ -187,8 +187,8 @@ impl SafePath {
         Ok(accessat(&self.folder, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)?)
     }
 
-    /// Whether this user may write to what has this name. Nothing but a file is opened for that: the reader of a pipe would
-    /// take our end of it for the end of the log.
+    /// Whether this user may write to the file of this name. A pipe is not opened for that: its reader would take our end of
+    /// it for the end of the log.
     ///
     /// # Errors
     /// Why not.
@@ -219,13 +219,13 @@ impl SafePath {
         Ok(unlinkat(&self.folder, &self.name, AtFlags::empty())?)
     }
 
-    /// Whether `file` is what has the name now.
+    /// Whether the name still belongs to `file`.
     pub(crate) fn is(&self, file: &Stat) -> bool {
         self.stat().is_ok_and(|now| (now.st_dev, now.st_ino) == (file.st_dev, file.st_ino))
     }
 
-    /// The way to it for system calls that take a path alone: `path`, as it was looked for, where nobody else can change what that
-    /// leads to; else one by the folder's descriptor, which is right for as long as this lives.
+    /// The way to it for system calls that take only a path. This is `path` if nobody else can change its target. Otherwise it
+    /// goes by the folder's descriptor, and is right for as long as this lives.
     pub(crate) fn path<'a>(&self, path: &'a Path) -> std::borrow::Cow<'a, Path> {
         if self.distrust.is_none() {
             return path.into();
@@ -234,7 +234,7 @@ impl SafePath {
     }
 }
 
-/// Makes a folder, and those above it that do not exist yet, where nobody else could have them be made elsewhere.
+/// Makes a folder, and those above it that do not exist yet, if nobody else can redirect the path.
 ///
 /// # Errors
 /// The system refuses, or there is a link that is not to be followed.
@@ -252,8 +252,8 @@ pub(crate) fn make_folders(path: &Path, mode: Mode) -> Result<(), PathError> {
     Ok(())
 }
 
-/// A descriptor that was opened for nothing but to say which file is meant, as a path: for calls that take no such
-/// descriptor. It is right for as long as the descriptor is open.
+/// A path to the file of an `O_PATH` descriptor, for calls that take no such descriptor. It is right for as long as the
+/// descriptor is open.
 pub(crate) fn path_of(file: &OwnedFd) -> PathBuf {
     format!("/proc/self/fd/{}", file.as_raw_fd()).into()
 }
@@ -313,7 +313,7 @@ impl Walk {
         metadata.st_uid == self.owner || metadata.st_uid == ROOT
     }
 
-    /// Looks at the folder that it has come to. What is distrusted once stays so, whatever comes behind it.
+    /// Looks at the folder that it has come to. A distrusted folder stays so, whatever comes behind it.
     fn judge(&mut self) -> Result<(), PathError> {
         let metadata = fstat(&self.folder)?;
         let is_writable = metadata.st_mode & WRITABLE_BY_OTHERS != 0;
@@ -516,7 +516,7 @@ mod tests {
         tree.link("../victim", "theirs/log");
         let error = way.open(OFlags::WRONLY | OFlags::TRUNC, Mode::empty()).unwrap_err().to_string();
         assert_eq!(error, "a symbolic link has been put in its place");
-        // And a folder that comes in the place of the one found is not the one that is used.
+        // A folder that takes the place of the checked one is not used.
         fs::rename(tree.path("theirs"), tree.path("moved")).unwrap();
         fs::create_dir(tree.path("theirs")).unwrap();
         way.sibling(".lock").unwrap().open(OFlags::WRONLY | OFlags::CREATE, Mode::RUSR).unwrap();

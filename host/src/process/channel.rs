@@ -116,8 +116,8 @@ impl<T: Serialize> Sender<T> {
     /// Sends a message and the descriptors that belong to it, which stay open here.
     ///
     /// # Errors
-    /// The other end is gone, or (where the socket does not wait) takes nothing now. What it was sent of this message is
-    /// then of no use to it.
+    /// The other end is gone, or (where the socket does not wait) takes nothing now. A part of the message that
+    /// was sent is then of no use to it.
     pub(crate) fn send(&self, message: &T, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let bytes = serialized(message)?;
         let mut descriptors = descriptors.to_vec();
@@ -172,7 +172,7 @@ impl<T: DeserializeOwned + ChannelMessage> Receiver<T> {
     /// The next packet, and the message that it completes.
     ///
     /// # Errors
-    /// An invalid message, or one that is too long for its kind. What follows cannot be trusted.
+    /// An invalid message, or one that is too long for its kind. Later messages cannot be trusted.
     pub(crate) fn receive(&mut self) -> io::Result<Received<T>> {
         let mut buffer = Zeroizing::new([0; INLINE_BYTES + 1]);
         let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS))];
@@ -235,7 +235,7 @@ impl<T> Receiver<T> {
         poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().intersects(PollFlags::HUP)
     }
 
-    /// Takes nothing more: whoever sends is told that nobody listens, and does not wait. What goes the other way is
+    /// Takes nothing more: senders get an error and do not wait. The other direction is
     /// unaffected.
     pub(crate) fn close(self) {
         // Where the other end is gone already, that is as good.

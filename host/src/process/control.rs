@@ -153,7 +153,7 @@ pub struct Status {
     pub generations: Vec<GenerationStatus>,
     /// Module files that are not opened.
     pub quarantine: Vec<QuarantineStatus>,
-    /// What operators changed of servers, as far as it is in force.
+    /// The changes of servers by operators that are in force.
     pub acts: Vec<ActStatus>,
     /// The start that waits, and its reason.
     pub waiting: Option<String>,

@@ -130,7 +130,7 @@ pub fn raise_descriptor_limit() {
 }
 
 /// Has no process that this one starts inherit what this one did: whoever started it may have left anything open, and a
-/// service manager leaves its sockets. What is opened later is for this process alone from the beginning.
+/// service manager leaves its sockets. Descriptors that are opened later close on exec from the beginning.
 ///
 /// # Errors
 /// `/proc` is not there.
@@ -188,8 +188,8 @@ pub(crate) fn connection_limits(listeners: &[Listener], n_threads: usize) -> (Ve
     (limits, shortage)
 }
 
-/// What is not for connections: what is open before there are any (modules, logs, listening sockets, the supervisor's channel)
-/// with some to spare, and what each thread will hold for itself (its reactor, pipes).
+/// Descriptors that connections cannot have: those open before the first one (modules, logs, listening sockets, the
+/// supervisor's channel) with some to spare, and those that each thread holds for itself (its reactor, pipes).
 fn descriptors_for(connections: usize, n_threads: usize, open: usize) -> usize {
     (open + 12).max(32) + n_threads * 8 + connections.saturating_mul(2)
 }

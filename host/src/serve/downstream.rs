@@ -76,14 +76,14 @@ impl Downstream {
             self.buffer.compact();
             return;
         }
-        // It grew for a body. What follows one of known length is not read with it, and `watch` reads no more than fits.
+        // It grew for a body. Bytes behind a body of known length are not read with it, and `watch` reads no more than fits.
         let mut buffer = Buffer::for_head(head_bytes);
         let kept = buffer.append(self.buffer.bytes());
         debug_assert_eq!(kept, self.buffer.len(), "bytes of the client's stream are lost");
         self.buffer = buffer;
     }
 
-    /// Looks whether the client is still there while a response is awaited. What it sends meanwhile is kept, as far as
+    /// Looks whether the client is still there while a response is awaited. Its bytes are kept meanwhile, as far as
     /// there is room; that it has ended its half means only that this is its last request.
     ///
     /// # Errors

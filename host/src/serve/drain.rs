@@ -13,14 +13,14 @@ pub enum Phase {
     Draining {
         /// When requests that still run are cut off.
         until: Instant,
-        /// What becomes of idle connections.
+        /// The treatment of idle connections.
         idle: Idle,
     },
     /// Everything is cut off.
     Stopped,
 }
 
-/// What becomes of idle connections when a drain begins.
+/// The treatment of idle connections when a drain begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Idle {
     /// They close at once: no other generation takes over.

@@ -43,7 +43,7 @@ pub(crate) enum Error {
     ClientGone,
 }
 
-/// Who is at fault.
+/// The side at fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     /// The client.
@@ -53,7 +53,7 @@ pub(crate) enum Side {
 }
 
 impl Error {
-    /// Who is at fault.
+    /// The side at fault.
     pub(crate) fn side(self) -> Side {
         match self {
             Self::Head(_)

@@ -84,7 +84,7 @@ pub(crate) async fn forward(
 impl Request<'_> {
     /// Tries endpoints until one answers, and relays its response.
     ///
-    /// What is rare has a future of its own, so that all others are not the larger for it.
+    /// A rare case has a future of its own, so that all others stay small.
     async fn serve(
         &mut self,
         down: &mut Downstream,

@@ -1,6 +1,6 @@
 //! Serves a client's HTTP/1.1 connection: requests one after the other, time-outs, and next to no memory in between.
 //!
-//! What a request needs (buffers, heads, the state of everything that waits) lives in `requests`, in a future that
+//! The state of a request (buffers, heads, pending waits) lives in `requests`, in a future that
 //! exists only while the connection is busy. A connection that was idle for `LINGER` waits as a socket and a timer.
 
 use std::future::poll_fn;
@@ -24,7 +24,7 @@ use crate::serve::thread::{ConnectionPlace, Thread};
 /// An idle connection keeps its request memory for this long, so that a busy client does not pay for giving it back.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// What a connection without a request yet gets for it, from its beginning, while a worker ends.
+/// The time that a connection has for its first request, from its beginning, while a worker ends.
 pub(crate) const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(500);
 
 /// How a run of requests ended.
@@ -37,7 +37,7 @@ enum RunEnd {
     Http2,
 }
 
-/// What a wait for a request brought.
+/// The result of a wait for a request.
 enum HeadWait {
     Head,
     Idle,

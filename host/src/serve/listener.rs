@@ -40,11 +40,11 @@ pub(crate) struct Gate {
     per_client: Option<Arc<PerClient>>,
     open: AtomicUsize,
     closed: Notify,
-    /// What becomes of its sockets when this worker hands over.
+    /// The fate of its sockets when this worker hands over.
     fate: watch::Sender<Fate>,
 }
 
-/// What becomes of a listener's sockets when its worker hands over.
+/// The fate of a listener's sockets when its worker hands over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
     /// Another worker reads them.

@@ -1,4 +1,4 @@
-//! What a request's head and the configuration decide, before a server is chosen.
+//! The decisions of a request's head and the configuration, before a server is chosen.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -14,11 +14,11 @@ use crate::serve::request_id;
 use crate::serve::route;
 use crate::serve::thread::Thread;
 
-/// What a request's head and the configuration decide.
+/// The decisions of a request's head and the configuration.
 #[derive(Debug)]
 pub(crate) struct Plan<'a> {
     pub(crate) route: &'a Route,
-    /// Host and port asked for.
+    /// Host and port of the request.
     pub(crate) authority: Option<&'a [u8]>,
     /// In normal form.
     pub(crate) path: Cow<'a, [u8]>,

@@ -88,7 +88,7 @@ fn is_grpc(head: &RequestHead) -> bool {
     head.version == Version::Http2 && head.field(b"content-type").is_some_and(is_type)
 }
 
-/// What gRPC calls a status, as its "HTTP to gRPC Status Code Mapping" says; where a client was not at fault, it may try
+/// The gRPC code of a status, by gRPC's "HTTP to gRPC Status Code Mapping". A client that is not at fault may try
 /// again.
 fn grpc_status(status: u16) -> Option<u8> {
     match status {

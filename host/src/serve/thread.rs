@@ -102,7 +102,7 @@ impl Thread {
             connection_ended: Notify::new(),
         };
         thread.tell_use();
-        // What was published while this was made.
+        // Snapshots that were published meanwhile.
         thread.switch();
         thread
     }

@@ -70,11 +70,11 @@ pub(crate) struct Trylist<'a> {
     last: TryTotals,
     /// Time spent in module calls, if those of this request are sampled.
     module_time: Option<Duration>,
-    /// What is recorded for a client that asks why; nearly always `None`.
+    /// The record for a client that asks for an explanation; nearly always `None`.
     why: Option<Box<Explanation>>,
 }
 
-/// What the module may still be called with.
+/// The calls that the module may still get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CallState {
     /// There is a trylist, and the module chooses.
@@ -181,7 +181,7 @@ impl<'a> Trylist<'a> {
             self.move_to_newest(now);
         }
         if self.has_waited {
-            // What was declined may be free or available by now.
+            // Declined endpoints may be free or available by now.
             self.has_waited = false;
             let n_endpoints = self.n_endpoints();
             self.slot_mut().forget_declined(n_endpoints);
@@ -408,7 +408,7 @@ impl<'a> Trylist<'a> {
 }
 
 impl Drop for Trylist<'_> {
-    /// What was not said yet is said: a request that is dropped half-way was given up by the client, or by the worker's
+    /// Reports what is still missing: a request that is dropped half-way was given up by the client, or by the worker's
     /// end.
     fn drop(&mut self) {
         if self.current.is_some() {

@@ -358,7 +358,7 @@ fn check_switch(request: &RequestHead, response: &ResponseHead) -> Result<(), No
     let fields = || response.fields.iter().filter(|field| field.kind == Name::Upgrade);
     let mut protocols = fields().flat_map(|field| tokens(response.text(field.value))).peekable();
     if protocols.peek().is_none() || !protocols.all(asked) {
-        return bad("101 Switching Protocols to one that nobody asked for");
+        return bad("101 Switching Protocols to a protocol that the client did not ask for");
     }
     Ok(())
 }
@@ -372,7 +372,9 @@ async fn pass_on_interim(
 ) -> Result<bool, NoResponse> {
     if response.status == 101 {
         // No upgrade was passed on, so none was asked for.
-        return Err(NoResponse::Bad(Refusal::Malformed("101 Switching Protocols that nobody asked for")));
+        return Err(NoResponse::Bad(Refusal::Malformed(
+            "101 Switching Protocols without an Upgrade request",
+        )));
     }
     if request_head.version == Version::Http10 {
         return Ok(false);

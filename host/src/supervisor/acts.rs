@@ -1,5 +1,5 @@
-//! What operators changed of servers at run time: kept over reloads and crashes, until it is taken back, its time is over, or the
-//! configuration says something new of the same field.
+//! Operators' changes of servers at run time. A change is kept over reloads and crashes, until it is taken back, its time is
+//! over, or the configuration changes the same field.
 
 use std::time::{Duration, SystemTime};
 
@@ -20,7 +20,7 @@ const MAX_LISTED: usize = 10;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Acts(Vec<Entry>);
 
-/// What is in force of one server.
+/// The changes in force of one server.
 #[derive(Clone, Debug)]
 struct Entry {
     cluster: String,
@@ -28,7 +28,7 @@ struct Entry {
     duty: Option<Act<Duty>>,
     weight: Option<Act<u16>>,
     is_member: Option<Act<bool>>,
-    /// What the configuration said when it was looked at last; `None` for a server that it does not have.
+    /// The configuration's values when it was read last; `None` for a server that it does not have.
     configured: Option<Configured>,
     /// Since when the configuration has lost the server.
     lost: Option<SystemTime>,
@@ -58,7 +58,7 @@ pub(super) struct Order<'a> {
     pub(super) order: ServerOrder,
     /// For how long it holds.
     pub(super) lasts: Option<Duration>,
-    /// Who gives it.
+    /// The operator that gives it.
     pub(super) by: &'a str,
 }
 
@@ -71,7 +71,7 @@ pub(super) struct Undo {
     configured: Option<Configured>,
 }
 
-/// What was in force of a field.
+/// The earlier change of a field.
 #[derive(Debug)]
 enum FieldBefore {
     Weight(Option<Act<u16>>),
@@ -138,7 +138,7 @@ impl Acts {
             ServerOrder::Weight(value) => entry.weight = Some(Act { value, by, since: now, until }),
             ServerOrder::Add if found.is_some() => entry.is_member = None,
             ServerOrder::Add => {
-                // What the configuration said of such a server before is over.
+                // The configuration's earlier values for such a server are over.
                 (entry.configured, entry.lost) = (None, None);
                 entry.is_member = Some(Act { value: true, by, since: now, until });
             }
@@ -227,7 +227,7 @@ impl Acts {
         self.0.iter().cloned().map(Entry::into_act).collect()
     }
 
-    /// What takes an order back that is about to be given, if it is one that a balancer may refuse.
+    /// The order that takes back one about to be given, if a balancer may refuse that.
     pub(super) fn undo_of(&self, order: &Order<'_>) -> Option<Undo> {
         let entry = self.0.iter().find(|entry| entry.is_of(order.cluster, order.url));
         let before = match order.order {
@@ -379,7 +379,7 @@ impl Entry {
     }
 }
 
-/// What the configuration says of the server of this URL, or of the name that it is an address of.
+/// The configuration's values for the server of this URL, or for the name that it is an address of.
 fn configured(config: &Config, cluster: &str, url: &str) -> Result<Option<Configured>, String> {
     let found = config.clusters.iter().find(|known| *known.name == *cluster);
     let found = found.ok_or_else(|| {

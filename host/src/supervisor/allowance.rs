@@ -11,7 +11,7 @@ use crate::process::channel::message::{N_KINDS, ToSupervisor};
 const WINDOW: Duration = Duration::from_secs(10);
 const MAX_OF_A_KIND: u32 = 1000;
 /// Learned state may be large whatever the configuration, and comes every 5 s: three times within a window at most, and as
-/// often again where the supervisor was late. What was asked for comes on top.
+/// often again where the supervisor was late. Requested messages come on top.
 const MAX_SAVES: u32 = 6;
 /// Reports come every second at most, loads every 50 ms.
 const MAX_REPORTS: u64 = 24;

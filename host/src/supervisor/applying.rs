@@ -32,14 +32,14 @@ pub(super) struct Applying {
 /// A change that is not in use yet.
 #[derive(Debug)]
 struct Asker {
-    /// Who is to be answered, unless the time for that is over.
+    /// The client that waits for an answer, unless its time is over.
     client: Option<ClientId>,
     number: u64,
     /// The change, in words.
     what: String,
     /// When the client is answered whatever has come of it.
     until: Instant,
-    /// What takes it back, if a balancer refuses it.
+    /// The order that takes it back, if a balancer refuses it.
     undo: Option<Undo>,
 }
 
@@ -50,7 +50,7 @@ impl Applying {
 }
 
 impl Supervisor {
-    /// Takes an operator's order and hands it to the workers. Whoever asked is answered then or later.
+    /// Takes an operator's order and hands it to the workers. The client is answered then or later.
     pub(super) fn act(&mut self, client: ClientId, order: &Order<'_>) {
         if self.stopping.is_some() {
             return self.answer(&[client], &Refused::failed("the proxy is stopping"));
@@ -80,7 +80,7 @@ impl Supervisor {
         let (number, n_added, now) = (self.applying.number, self.applying.n_added, SystemTime::now());
         for generation in &mut self.generations {
             let acts = match generation.phase {
-                // What its configuration says otherwise counts once it serves; it may never do so.
+                // Other values of its configuration count once it serves; it may never do so.
                 GenerationPhase::Building { .. } | GenerationPhase::Opening { .. } => {
                     self.acts.of(&generation.bundle.config, now)
                 }
@@ -88,7 +88,7 @@ impl Supervisor {
                 GenerationPhase::Ended { .. } => continue,
             };
             let replaced = generation.tell_acts(number, acts, n_added);
-            // What was not taken yet is part of what is sent now.
+            // Orders that were not taken yet are part of this one.
             if self.serving == Some(generation.number) {
                 let is_replaced = |asker: &&mut Asker| replaced == Some(asker.number);
                 self.applying.waiting.iter_mut().filter(is_replaced).for_each(|asker| asker.number = number);

@@ -40,7 +40,7 @@ impl Generation {
     }
 
     /// Whether a thread of it hangs while, as far as it last said, nothing is on its way to a server: what is may be another
-    /// thread's, and end. What hangs does so before there is a server to go to, most often.
+    /// thread's, and end. Most hanging calls hang before there is a server to go to.
     pub(super) fn has_only_what_hangs(&self) -> bool {
         let hangs = self.watchdog.n_hanging(self.bundle.config.threads) > 0;
         hangs && self.is_draining && self.load.as_ref().is_some_and(|load| load.endpoints.is_empty())

@@ -1,4 +1,4 @@
-//! What is logged when one generation takes over from another.
+//! The lines of the log when one generation takes over from another.
 
 use super::Supervisor;
 use super::bundle::short_hash;

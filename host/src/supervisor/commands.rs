@@ -202,8 +202,8 @@ impl Commands {
         }
     }
 
-    /// Gives up whoever has been here longest without having asked for anything; false where all have. Who says nothing
-    /// keeps nobody out.
+    /// Closes the oldest connection that has not asked for anything; false if all have asked. So a silent client keeps
+    /// nobody out.
     fn makes_room(&mut self) -> bool {
         let has_said =
             |client: &mut CommandClient| client.has_asked || client.read() && client.inbox.contains(&b'\n');

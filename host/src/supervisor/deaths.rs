@@ -59,7 +59,7 @@ impl Supervisor {
         is_held
     }
 
-    /// Starts a worker in place of the one that served. What was rolled back once is not again.
+    /// Starts a worker in place of the one that served. A configuration is rolled back once at most.
     fn replace(&mut self, dead: &Generation, blame: Option<Blame>, is_held: bool) -> Result<(), Refused> {
         if self.stopping.is_some() {
             return Ok(());

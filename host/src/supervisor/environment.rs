@@ -2,8 +2,8 @@
 
 use std::ffi::OsString;
 
-/// What workers get of the environment: code of modules runs there, and what the supervisor was started with may hold
-/// secrets. These are names that the system's libraries and this program look at, and those that are configured.
+/// The environment of workers. Code of modules runs there, and the supervisor's own environment may hold secrets. So
+/// workers get the names that the system's libraries and this program read, and those that are configured.
 pub(super) fn environment(
     all: impl Iterator<Item = (OsString, OsString)>,
     configured: &[Box<str>],

@@ -2,7 +2,7 @@
 //!
 //! The supervisor looks at the worker's [`Board`](crate::module::board::Board) ever so often. A thread that stands in the
 //! same call at two looks in a row is charged for the time between them, and a call whose charge reaches the limit hangs.
-//! What is charged is what the module itself used: where the thread waited inside the module all the time, that time;
+//! It is charged its own time: where the thread waited inside the module all the time, that time;
 //! else the processor time that it got. So a worker that is starved, throttled, stopped, traced, swapped out or waits for
 //! a disk is not condemned, however long it takes. If it is the supervisor that was late, nobody is charged.
 //!

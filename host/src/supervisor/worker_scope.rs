@@ -64,7 +64,7 @@ impl WorkerScope {
     }
 
     /// # Errors
-    /// What is wrong, in words for the log; here and below.
+    /// The fault, in words for the log; here and below.
     pub(super) fn check_report(&self, report: &WorkerReport, n_added: usize) -> Result<(), String> {
         if report.faults.len() > self.n_modules {
             return Err("faults of modules that are not in its configuration".to_owned());

@@ -37,7 +37,7 @@ pub struct Validity {
     not_after: Duration,
 }
 
-/// What is wrong with one of the two files.
+/// A fault of one of the two files.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Wrong {
     /// The certificate file.
@@ -98,7 +98,7 @@ impl Validity {
     }
 }
 
-/// What is wrong with certificates that does not keep them from being used, a line for each; `is_chain` where each has to be
+/// Warnings about certificates that can be used all the same, a line for each; `is_chain` where each has to be
 /// issued by the next. Of the first of a chain [`Identity::parse`] says all there is.
 pub fn troubles(certificates: &[CertificateDer<'_>], is_chain: bool, now: SystemTime) -> Vec<String> {
     let mut troubles = Vec::new();
@@ -137,7 +137,7 @@ pub fn troubles(certificates: &[CertificateDer<'_>], is_chain: bool, now: System
 /// All certificates of a PEM file; at least one.
 ///
 /// # Errors
-/// What is wrong with it.
+/// Its fault.
 pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     let found = found.map_err(|e| format!("is not valid PEM: {e}"))?;
@@ -265,7 +265,7 @@ struct Element<'a> {
     tag: u8,
     content: &'a [u8],
     whole: &'a [u8],
-    /// What follows it.
+    /// The bytes that follow it.
     after: &'a [u8],
 }
 

@@ -27,11 +27,11 @@ const HANDSHAKE: u8 = 0x16;
 #[derive(Clone)]
 pub struct ServerTls {
     config: Arc<ServerConfig>,
-    /// What is required of clients; tickets are bound to it.
+    /// The requirement for clients; tickets are bound to it.
     context: [u8; 32],
 }
 
-/// What a listener requires of its clients.
+/// A listener's requirement for its clients.
 #[derive(Clone, Debug, Default)]
 pub enum ClientAuth {
     /// No certificate.
@@ -70,7 +70,7 @@ impl ServerTls {
     /// With these certificates; the first is the default for unknown names.
     ///
     /// # Errors
-    /// What is wrong with the issuers of clients' certificates.
+    /// The faults of the issuers of clients' certificates.
     pub fn new(
         identities: Vec<Identity>,
         client_auth: &ClientAuth,

@@ -38,7 +38,7 @@ struct Key {
 #[derive(Debug)]
 pub(super) struct Tickets {
     pub(super) keys: Arc<TicketKeys>,
-    /// What tickets are bound to.
+    /// The settings that tickets are bound to.
     pub(super) context: [u8; 32],
 }
 

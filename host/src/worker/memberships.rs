@@ -1,4 +1,4 @@
-//! Who the members of the clusters are, and how a change of that comes into use: merged, built on a thread of its own, published.
+//! The members of the clusters, and how a change of them comes into use: merged, built on a thread of its own, published.
 //!
 //! ```text
 //! name servers ─ addresses ─┐
@@ -59,12 +59,12 @@ pub(super) struct Memberships {
     follow: Box<dyn Fn(usize) + Send + Sync>,
 }
 
-/// What decides on members, beside the configuration.
+/// The inputs that decide on members, beside the configuration.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Membership {
     /// Addresses of the names of which each address is a server.
     pub(super) addresses: KnownAddresses,
-    /// What operators changed.
+    /// Changes by operators.
     pub(super) acts: Vec<ServerAct>,
 }
 
@@ -75,7 +75,7 @@ struct WantedMembers {
     is_over: bool,
 }
 
-/// What is wanted of one cluster.
+/// The pending change of one cluster.
 #[derive(Debug)]
 struct ClusterWant {
     /// Counts what was wanted and needs a build.

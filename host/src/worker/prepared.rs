@@ -1,4 +1,4 @@
-//! What a worker is before it has a socket: a configuration whose modules are loaded and whose balancers are built. All that
+//! A worker before it has a socket: a configuration whose modules are loaded and whose balancers are built. All that
 //! can fail fails here, with every problem in one run.
 
 use std::collections::BTreeSet;
@@ -30,7 +30,7 @@ pub struct Prepared {
     pub warnings: Vec<String>,
     /// Keys of TLS tickets: new ones, unless a worker hands its own over.
     pub ticket_keys: Arc<TicketKeys>,
-    /// Who the members of the clusters are, beside what the configuration says.
+    /// The members of the clusters, beside those of the configuration.
     pub(super) membership: Membership,
 }
 

@@ -1,4 +1,4 @@
-//! What each member needs beside requests: its name is looked up, its health is checked. Follows the members as they come and go.
+//! The upkeep of members: names are looked up, health is checked. Follows the members as they come and go.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

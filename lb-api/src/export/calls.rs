@@ -20,7 +20,7 @@ struct Instance<B> {
     balancer: B,
     host: Host,
     log: Log,
-    /// Own the text and the slices that the host was told of. Vectors, because moving a `Box` takes away the right to use
+    /// They own the text and the slices that the host has pointers to. Vectors, because moving a `Box` takes away the right to use
     /// the pointers that were made of it before.
     _needs: Needs,
     _headers: [Vec<Str>; 2],
@@ -127,9 +127,9 @@ fn make<B: Balancer>(view: View<'_, wire::BuildCx>) -> Result<Box<Instance<B>>, 
     // SAFETY: the host's promise; the instance closes its `Log` when it is dropped, and uses `host` in calls only.
     let host = unsafe { Host::new(view) }.ok_or_else(broken)?;
     let log = Log::new(host);
-    // Whatever way this ends without an instance, a `Log` that was kept must not write any more.
+    // If this ends without an instance, a `Log` that was kept must not write any more.
     let close = CloseOnDrop(Some(&log));
-    // SAFETY: what the host passes as `previous` is an instance that `build` of this same module made.
+    // SAFETY: `previous` of the host is an instance that `build` of this same module made.
     let previous = unsafe { view.previous.cast::<Instance<B>>().as_ref() }.map(|instance| &instance.balancer);
     let saved = view.bytes(|cx| cx.saved).and_then(|sealed| {
         state::open(B::ID, B::STATE_VERSION, sealed)
@@ -239,7 +239,7 @@ unsafe extern "C" fn next<B: Balancer>(
     let (Some(trylist), Some(cx)) = (slot, cx) else { return STATUS_REFUSED };
     contain(instance, || {
         let (kind, endpoint) = match instance.balancer.next(trylist, &NextCx::new(cx)) {
-            // An index beyond u32 does not exist, and is told as one that does not.
+            // An index beyond u32 does not exist; `NO_ENDPOINT` does not either.
             Next::Endpoint(idx) => (wire::NEXT_ENDPOINT, u32::try_from(idx).unwrap_or(wire::NO_ENDPOINT)),
             Next::Exhausted => (wire::NEXT_EXHAUSTED, wire::NO_ENDPOINT),
             Next::Busy => (wire::NEXT_BUSY, wire::NO_ENDPOINT),

@@ -2,7 +2,7 @@
 //!
 //! A module has a standard library of its own and so a panic hook of its own. The hook cannot ask whether the panic will
 //! be caught without a flag that every call sets and clears, which in a shared library costs more than all the rest of
-//! `next`. So it only notes message and place in the thread, and whoever catches the panic takes the note. A note that
+//! `next`. So it only notes message and place in the thread, and the catcher of the panic takes the note. A note that
 //! nobody took, of a thread that the module started itself, is printed when that thread ends.
 
 use std::any::Any;
@@ -50,7 +50,7 @@ fn note(info: &PanicHookInfo<'_>) {
         Some(at) => format!("panicked at {}:{}: {message}", at.file(), at.line()),
         None => format!("panicked: {message}"),
     };
-    // A thread that is ending has no place for notes any more; nobody is left to read it either.
+    // A thread that is ending has no place for notes any more, and no reader of them.
     let _ = NOTE.try_with(|note| note.replace(Note(Some(text))));
 }
 
@@ -68,7 +68,7 @@ fn message(payload: &(dyn Any + Send)) -> &str {
 /// It panicked: message and place in one line.
 #[inline(always)]
 pub(crate) fn catch<R>(call: impl FnOnce() -> R) -> Result<R, String> {
-    // Whatever the call left half done is never looked at again: after a panic the host only drops.
+    // State that the call left half done is never read again: after a panic the host only drops.
     panic::catch_unwind(AssertUnwindSafe(call)).map_err(explain)
 }
 

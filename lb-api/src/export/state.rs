@@ -1,11 +1,11 @@
-//! The wrapping of saved state: whose it is, of which version, and whether it is whole.
+//! The wrapping of saved state: its module, its version, and a check that it is whole.
 //!
 //! Form, numbers little-endian: `TLS1`, length of the ID (u32), the ID, state version (u32), length of the bytes (u64),
 //! the bytes, FNV-1a 64 of all that stands before it (u64).
 
 const MAGIC: &[u8; 4] = b"TLS1";
 
-/// Wraps what a balancer saved.
+/// Wraps a balancer's saved state.
 pub(crate) fn seal(id: &str, version: u32, bytes: &[u8]) -> Vec<u8> {
     let mut sealed = Vec::with_capacity(28 + id.len() + bytes.len());
     sealed.extend_from_slice(MAGIC);
@@ -22,7 +22,7 @@ pub(crate) fn seal(id: &str, version: u32, bytes: &[u8]) -> Vec<u8> {
 /// Unwraps it.
 ///
 /// # Errors
-/// Why these bytes are not for this module.
+/// The reason why these bytes are not for this module.
 pub(crate) fn open<'a>(id: &str, version: u32, sealed: &'a [u8]) -> Result<&'a [u8], String> {
     let damaged = || String::from("is damaged");
     let (body, sum) = sealed.split_last_chunk::<8>().ok_or_else(damaged)?;

@@ -8,7 +8,7 @@ use std::slice;
 
 use crate::wire::{self, Str};
 
-/// A wire struct whose pointers all stay valid for `'a`: whoever makes one vouches for that, and the accessors of the
+/// A wire struct whose pointers all stay valid for `'a`. Its maker vouches for that, and the accessors of the
 /// public types on top of it are safe.
 pub(crate) struct View<'a, T> {
     it: &'a T,
@@ -82,7 +82,7 @@ impl<'a, T> View<'a, T> {
         unsafe { field(self.it).bytes() }
     }
 
-    /// As [`bytes`](Self::bytes), for fields that are UTF-8 by contract; what is not is shown as empty.
+    /// As [`bytes`](Self::bytes), for fields that are UTF-8 by contract. Other bytes are shown as empty.
     pub(crate) fn text(self, field: impl FnOnce(&T) -> Str) -> &'a str {
         self.bytes(field).and_then(|bytes| str::from_utf8(bytes).ok()).unwrap_or_default()
     }
@@ -189,7 +189,7 @@ impl<'a, T: Sized32> Strided<'a, T> {
     }
 }
 
-/// Where `save` and `explain` write to.
+/// The sink that `save` and `explain` write to.
 pub(crate) fn write(sink: View<'_, wire::Sink>, bytes: &[u8]) {
     // SAFETY: the sink is valid for the time of the call, as its view says, and copies the bytes.
     unsafe { (sink.write)(sink.ctx, Str::of(bytes)) }
@@ -231,7 +231,7 @@ impl Host {
     }
 }
 
-/// Reports why `build` refuses.
+/// Reports the reason why `build` refuses.
 pub(crate) fn report(cx: View<'_, wire::BuildCx>, path: &str, text: &str) {
     if let Some(sink) = cx.inner(|cx| cx.errors) {
         // SAFETY: the sink is valid for the time of `build`, and copies both.

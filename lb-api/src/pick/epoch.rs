@@ -35,7 +35,7 @@ impl Epoch {
     fn remake(&self, epoch: u64, make: impl FnOnce()) {
         let _making = match self.maker.try_lock() {
             Ok(making) => making,
-            // Who panicked here left a table that is as good as any.
+            // A panic here leaves a table that is as good as any.
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return,
         };

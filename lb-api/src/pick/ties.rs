@@ -93,7 +93,7 @@ impl Ties {
     pub fn least(&self, loads: impl Iterator<Item = Load>, rng: &mut Rng) -> Option<Load> {
         let mut rounds = match self.rounds.try_lock() {
             Ok(rounds) => rounds,
-            // Who panicked here left current weights that are as good as any.
+            // A panic here leaves current weights that are as good as any.
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return draw_instead(loads, rng),
         };

@@ -105,8 +105,8 @@ impl FakeCluster {
         Self { state: new_state(), ..self.reordered(order) }.counted()
     }
 
-    /// The membership that follows another one. Whoever was there keeps its slot and weight. All others get a slot of their own, also
-    /// if they were there before.
+    /// The membership that follows another one. Endpoints that stay keep their slot and weight. All others get a slot of their
+    /// own, also if they were there before.
     pub(super) fn membership_after(&self, before: &Self, order: &[usize]) -> Self {
         let mut next = self.membership(order);
         for it in &mut next.endpoints {

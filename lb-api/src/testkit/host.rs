@@ -59,7 +59,7 @@ unsafe extern "C" fn host_log(ctx: *mut c_void, level: u32, line: Str) {
         _ => "info",
     };
     let mut log = host.log.lock().unwrap_or_else(PoisonError::into_inner);
-    // What is kept for ever would pass for a leak of the module's.
+    // Memory that is kept for ever would pass for a leak of the module's.
     if log.len() < MAX_LINES {
         log.push(format!("{level}: {}", owned(line)));
     }

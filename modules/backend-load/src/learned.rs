@@ -64,7 +64,7 @@ impl Learned {
     }
 }
 
-/// What is known of servers, by their ids: for each that has reported id, weight, and for how long reports have come and for
+/// The learned state of servers, by their ids: for each that has reported id, weight, and for how long reports have come and for
 /// how long none has, 64 bits each, little-endian. No process knows the time of another, so these are the ages at `now_ns`.
 pub(crate) fn save<'a>(servers: impl Iterator<Item = (u64, &'a Learned)>, now_ns: u64) -> Vec<u8> {
     let now_ns = now_ns.saturating_add(CLOCK_BEGINS_NS);

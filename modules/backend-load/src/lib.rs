@@ -94,7 +94,7 @@ pub struct BackendLoad {
     log: Log,
 }
 
-/// What instances that follow one another have together, beside the reports.
+/// The state that successive instances share, beside the reports.
 #[derive(Debug, Default)]
 struct Shared {
     turn: Turn,
@@ -284,12 +284,12 @@ impl BackendLoad {
         !cx.tried(server) && self.servers[server].live.is_available()
     }
 
-    /// Whoever comes first makes the new plan, others go by the old one meanwhile.
+    /// The first caller makes the new plan; others use the old one meanwhile.
     #[cold]
     fn replan(&self, now_ns: u64) {
         let _making = match self.making.try_lock() {
             Ok(making) => making,
-            // Who panicked here left a plan that is as good as any.
+            // A panic here leaves a plan that is as good as any.
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return,
         };

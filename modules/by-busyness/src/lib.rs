@@ -6,7 +6,7 @@
 //! httpd's `lbmethod=bybusyness`. For each choice every candidate's `lbstatus`, at first 0, rises by its `lbfactor`, which is
 //! 100 times its weight. The candidate with the fewest requests in flight is chosen; of several, the one with the largest
 //! lbstatus, the first of equals. The sum of all candidates' lbfactors is taken off the lbstatus of the one chosen, so that
-//! the sum of all stays what it was. What is not available, full or already tried is no candidate, and is not advanced.
+//! the sum of all stays what it was. Servers that are unavailable, full or already tried are no candidates, and are not advanced.
 //!
 //! By hand, for weights a=2, b=1 (lbfactors 200, 100; sum 300), where the first request does not end:
 //!
@@ -99,7 +99,7 @@ impl Balancer for ByBusyness {
     fn next(&self, chosen: &mut Chosen, cx: &NextCx<'_>) -> Next {
         chosen.0 = match self.lbstatus.try_lock() {
             Ok(mut lbstatus) => self.by_the_books(cx, &mut lbstatus),
-            // Who panicked here left books that are as good as any.
+            // A panic here leaves books that are as good as any.
             Err(TryLockError::Poisoned(poisoned)) => self.by_the_books(cx, &mut poisoned.into_inner()),
             Err(TryLockError::WouldBlock) => self.by_chance(cx),
         };

@@ -3,7 +3,7 @@
 //! Sends each request to the server that has moved the fewest bytes for its weight. Use it to move from httpd's
 //! `lbmethod=bytraffic`, or where the network is the bottleneck. A choice looks at every server. Source: httpd.
 //!
-//! httpd's `lbmethod=bytraffic`. What counts is not the number of requests but what they carried, both ways, since the
+//! httpd's `lbmethod=bytraffic`. It counts not the requests but their bytes, both ways, since the
 //! beginning: bytes sent to the server divided by its `lbfactor`, which is 100 times its weight, plus bytes received from it
 //! divided by the same, each division a whole-number one. The least is chosen, the first of equals.
 //!
@@ -170,7 +170,7 @@ impl Balancer for ByTraffic {
         if counted.try_id != event.try_id {
             *counted = Counted { try_id: event.try_id, sent: 0, received: 0, ..*counted };
         }
-        // What an event says is the try's so far.
+        // An event has the bytes of the try so far.
         let sent = event.bytes_sent.saturating_sub(counted.sent);
         let received = event.bytes_received.saturating_sub(counted.received);
         counted.sent += sent;

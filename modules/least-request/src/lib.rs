@@ -29,7 +29,7 @@
 //!
 //! # Where it departs from nginx and Envoy
 //! - Weights are the host's effective ones, in steps of 1/65,536, so that slow start reaches in here; nginx compares by the
-//!   configured weight and lets failures lower the other one, of the round robin. Who is available is the host's business.
+//!   configured weight and lets failures lower the other one, of the round robin. The host decides on availability.
 //! - A name with several addresses is one endpoint, unless the host makes one of each (`resolve = "all"`), as nginx does.
 //! - In nginx the choice and the count of it are one step under a lock. Here the host counts when it has accepted the
 //!   answer, so that two threads that look at the same time may choose the same endpoint. The lock around the current weights

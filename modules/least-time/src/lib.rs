@@ -129,7 +129,7 @@ impl Balancer for LeastTime {
     const ID: &'static str = "least_time";
     const SUMMARY: &'static str =
         "the server that should be done first, by average time and requests in flight";
-    /// What was timed, a byte; the number of endpoints, 32 bits; then id, 64 bits, and average, 32 bits, of each, little-endian;
+    /// The kind of time, a byte; the number of endpoints, 32 bits; then id, 64 bits, and average, 32 bits, of each, little-endian;
     /// then the current weights of ties, as [`Ties::save`] has them.
     const STATE_VERSION: u32 = 2;
     type Settings = Settings;

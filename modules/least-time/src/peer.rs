@@ -57,7 +57,7 @@ pub(crate) struct Look {
     /// Counted from so early that [`RESTORED`] is longer ago than any time-out.
     secs: u32,
     fail_timeout_secs: u32,
-    /// Whoever was checked before that was so for longer than the time-out.
+    /// A server checked before that was checked longer ago than the time-out.
     oldest: u32,
 }
 

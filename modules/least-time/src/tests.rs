@@ -219,7 +219,7 @@ fn like_nginx(header: bool, use_inflight: bool, weights: &[u32]) {
         let step = if rng.below(500) == 0 { rng.below(20_000) } else { rng.below(30) };
         cluster.advance(step as u32 * MS);
         now += step;
-        // What is due by now ends.
+        // Requests that are due by now end.
         while let Some(due) = open.iter().position(|(end, ..)| *end <= now) {
             let (_, began, served, endpoint, mut trylist) = open.swap_remove(due);
             let elapsed = (now - began) as u32 * MS;
@@ -341,7 +341,7 @@ fn remembers_over_reloads_and_restarts_by_id() {
     assert_eq!(averages(&restarted, &reordered), ["300", "100"]);
     let second = reordered.balancer::<LeastTime>().previous(&first).build().unwrap();
     assert_eq!(averages(&second, &reordered), ["300", "100"]);
-    // What an instance still learns reaches the one after it, where the servers are the same and where they are not.
+    // Later samples of an instance reach the one after it, with the same servers and with others.
     let third = reordered.balancer::<LeastTime>().previous(&second).build().unwrap();
     answers_after(&second, &reordered, 0, 700);
     assert_eq!(averages(&third, &reordered), ["320", "100"]);

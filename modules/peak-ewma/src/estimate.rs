@@ -101,7 +101,7 @@ impl Estimate {
     #[cold]
     fn begin(&self, packed: u64, now: u32) {
         let begun = Word { at: Some(now), ..Word::unpack(packed) };
-        // Whoever was faster has begun it, or has a sample.
+        // Another thread was faster: it has begun, or has a sample.
         let _ = self.0.compare_exchange(packed, begun.pack(), Relaxed, Relaxed);
     }
 

@@ -30,7 +30,7 @@
 //!   sample, and threads that look share no line that is written.
 //! - There a request that fails is a sample like any other, and servers that fail fast attract requests. Here a try that ends
 //!   without response headers (refused, timed out, broken off, given up by the client) may raise the estimate to the time that
-//!   it took, and never lowers it. What the proxy itself lacked says nothing.
+//!   it took, and never lowers it. A shortage of the proxy itself is no failure of the server.
 //! - tower draws uniformly; and an unknown endpoint has `default_rtt` there from when it was discovered, here from when it was
 //!   first looked at.
 //! - Responses with an error status are samples here as there: a server that answers 500 at once is to be ejected by the host.

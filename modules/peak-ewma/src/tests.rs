@@ -196,7 +196,7 @@ fn remembers_over_reloads_and_restarts_by_id() {
     let restarted = reordered.balancer::<PeakEwma>().saved(first.save()).build().unwrap();
     assert_eq!(estimates(&restarted, &reordered), ["4000.000", "2000.000"]);
     let second = reordered.balancer::<PeakEwma>().previous(&first).saved(first.save()).build().unwrap();
-    // What the previous instance still learns is seen here.
+    // This instance sees later samples of the previous one.
     answers_after(&first, &cluster, 2, 7_000 * MS);
     assert_eq!(estimates(&second, &reordered), ["7000.000", "2000.000"]);
     // With another decay time estimates are copied; and a new endpoint has the default.

@@ -128,9 +128,9 @@ mod tests {
         let cluster = all.reordered(&[4, 5, 0, 1, 2, 3]);
         let after = cluster.balancer::<ProxyLb>().previous(&before).build().unwrap();
         assert_eq!(after.sequence(1), [4]);
-        // What the old one still serves is not served again.
+        // Turns that the old one still takes are not taken again.
         assert_eq!((before.sequence(1), after.sequence(2)), (vec![3], vec![0, 1]));
-        // Whose turn it is has left: the one behind it is next.
+        // The server whose turn it is has left: the one behind it is next.
         let fewer = all.reordered(&[3, 1, 4]);
         let last = fewer.balancer::<ProxyLb>().previous(&after).build().unwrap();
         assert_eq!(last.sequence(4), [1, 2, 0, 1]);

@@ -11,7 +11,7 @@ pub(crate) const POINTS: u64 = 160;
 
 /// The ring in lines of memory, which say all that a look at it has to know.
 ///
-/// What a look costs in a large ring is memory that no near cache holds, so that it is one cache line. The hashes of a ring
+/// A look into a large ring costs memory that no near cache holds, so it reads one cache line. The hashes of a ring
 /// are even enough to be parted into stretches of so many points that nearly each has room in one, in any order: the
 /// nearest point is found without a branch that depends on the hash, which would be mispredicted every other time. Which
 /// line a point is in says the upper part of its hash, so that the lower one and its owner fit into 32 bits: there are
@@ -205,7 +205,7 @@ impl Ring {
     /// The first of a line at or behind `low`.
     #[inline]
     fn nearest(&self, line: usize, Line(slots): &Line, low: u32) -> Option<u32> {
-        // What is before `low` wraps around to more than an empty slot makes.
+        // A distance before `low` wraps around to more than an empty slot makes.
         let distance = slots.iter().fold(EMPTY, |nearest, slot| nearest.min(slot.wrapping_sub(low)));
         let found = Some(distance).filter(|distance| *distance < EMPTY - low).map(|distance| low + distance);
         if slots[SLOTS - 1] == EMPTY { found } else { self.nearest_of_more(line, found, low) }

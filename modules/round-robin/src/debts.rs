@@ -25,7 +25,7 @@ impl Debts {
         )
     }
 
-    /// Those of another instance for endpoints that were there in these places. What the others owe is owed no more.
+    /// Those of another instance for endpoints that were there in these places. The others' debts are forgotten.
     pub(crate) fn going_on(before: &Self, places: impl Iterator<Item = Option<usize>>) -> Self {
         let mut stays = vec![false; before.owed.len()];
         let owed = places.map(|place| {

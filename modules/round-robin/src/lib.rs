@@ -205,7 +205,7 @@ impl RoundRobin {
         Some(taken)
     }
 
-    /// What an instance with these endpoints goes on with: the counter of turns, and credits and debts for each.
+    /// The state that an instance with these endpoints starts from: the counter of turns, and credits and debts for each.
     fn taken_over_by(&self, ids: &[u64]) -> (Arc<Turn>, Box<[f64]>, Debts) {
         let credits = self.sequence.credits(self.turn.0.load(Relaxed));
         let places: HashMap<u64, usize> = self.ids.iter().copied().zip(0..).collect();
@@ -262,7 +262,7 @@ impl RoundRobin {
         }
     }
 
-    /// What is available without being in the sequence: endpoints of weight 0, and those of a long period's other
+    /// Available endpoints that are not in the sequence: those of weight 0, and those of a long period's other
     /// batches.
     #[cold]
     fn left_over(&self, cx: &NextCx<'_>) -> Next {

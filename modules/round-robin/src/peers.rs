@@ -9,7 +9,7 @@
 pub(crate) struct Peers {
     /// In ascending order of endpoints.
     peers: Vec<Peer>,
-    /// What all weights are multiplied by.
+    /// All weights are multiplied by this.
     scale: i64,
 }
 
@@ -46,7 +46,7 @@ impl Peers {
         self.peers.len() as u64
     }
 
-    /// What each of so many endpoints has been owed: its current weight as a part of the sum of all weights.
+    /// The debt to each of so many endpoints: its current weight as a part of the sum of all weights.
     #[cfg(test)]
     pub(crate) fn credits(&self, n_endpoints: usize) -> Vec<f64> {
         let mut credits = vec![0.0; n_endpoints];

@@ -54,7 +54,7 @@ struct Writer {
     /// The current weights at a turn that is in the table, or was before those that are. None where they are not known: in
     /// a long sequence that no failed try has changed.
     known: Option<Known>,
-    /// What each endpoint of the cluster was owed when it was last in a table; the next table goes on from there.
+    /// The debt to each endpoint of the cluster when it was last in a table; the next table goes on from there.
     credits: Box<[f64]>,
 }
 
@@ -121,7 +121,7 @@ impl Sequence {
         }
     }
 
-    /// What each endpoint is owed before this turn. Waits for a table that is being made.
+    /// The debt to each endpoint before this turn. Waits for a table that is being made.
     pub(crate) fn credits(&self, turn: u64) -> Box<[f64]> {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         self.note_credits(&mut writer, turn);
@@ -415,7 +415,7 @@ mod tests {
         // It goes on where that stands: the first had its turn at 3.
         assert_eq!(read(&sequence, 4..8, 2, &[1, 0, 1]), [2, 0, 2, 0]);
         assert!(sequence.at(8, 3, || numbered(&[0, 0, 0])).is_none());
-        // Whoever was away is owed what it was owed when it left.
+        // An endpoint that was away keeps the debt from when it left.
         assert_eq!(read(&sequence, 9..12, 4, &[1, 1, 1]), [2, 1, 0]);
     }
 

@@ -18,7 +18,7 @@ pub(crate) struct Smooth {
     classes: Vec<Class>,
     /// Sum of all weights.
     total: i64,
-    /// What all weights are multiplied by, so that credits are no fractions.
+    /// All weights are multiplied by this, so that credits are no fractions.
     scale: i64,
 }
 
@@ -28,7 +28,7 @@ struct Class {
     weight: i64,
     /// In the order of their turns.
     members: Vec<u32>,
-    /// What each began with, in descending order; empty at the beginning of a sequence.
+    /// The initial credit of each, in descending order; empty at the beginning of a sequence.
     offsets: Vec<i64>,
     /// Index of the member whose turn it is.
     turn: usize,
@@ -53,7 +53,7 @@ impl Smooth {
         if members.all(|endpoint| credit(*endpoint) == 0.0) {
             return smooth;
         }
-        // Who has left took a credit along, or left a debt: what the others have more or less than nothing says nothing.
+        // A server that left took a credit along, or left a debt, so the others' sum need not be zero.
         let members = smooth.classes.iter().flat_map(|class| &class.members);
         let n_members = members.clone().count().max(1);
         let mean = members.map(|endpoint| credit(*endpoint)).sum::<f64>() / n_members as f64;

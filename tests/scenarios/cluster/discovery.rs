@@ -225,7 +225,7 @@ fn a_name_of_one_server_keeps_its_address_over_reloads_and_crashes() {
     let dns = NameServer::new();
     for (name, answer) in [("down.test", Answer::Failure), ("mute.test", Answer::Silence)] {
         dns.addresses(name, &[ONE]);
-        // Whoever waited for the name server would wait for longer than this test may take.
+        // A request that waited for the name server would outlast this test.
         let resolver = dns.config_with("timeout = \"10m\"");
         let url = format!("http://{name}:{}", one.address().port());
         let site =

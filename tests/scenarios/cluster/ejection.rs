@@ -109,7 +109,7 @@ fn ejects_after_two(mood: Mood, more: &str, statuses: [u16; 2], result: &str, he
     let ejection = format!("ejection = {{ failures = 2, time = \"24h\"{more} }}");
     let proxy = first_before_second([&origins[0], &origins[1]], &journal).in_cluster(&ejection).start();
     for status in statuses {
-        // What breaks off in its body has said its status before.
+        // A response that breaks off in its body has sent its status before.
         assert_eq!(proxy.connect().get("/failing").reply_head().status(), status, "{mood:?}");
     }
     eventually("the ejection", || is_ejected(&proxy, &origins[0]).then_some(()));
@@ -203,7 +203,7 @@ fn a_success_in_between_begins_the_count_anew() {
         assert_eq!(proxy.get("/").text(), "a");
     }
     assert_eq!(ejections(&proxy, &origins[0]), 0.0);
-    // What the client gives up says nothing of the server, and does not end a row.
+    // A request that its client gives up says nothing about the server, and does not end a row.
     switch.set(Mood::Closes);
     assert_eq!([proxy.get("/").status(), proxy.get("/").status()], [502, 502]);
     switch.set(Mood::Hangs);

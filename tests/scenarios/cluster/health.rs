@@ -369,7 +369,7 @@ fn panic_gives_all_servers_their_whole_weight_at_once() {
     for name in ["a", "b", "c", "d"] {
         assert_eq!(proxy.names(40).matches(name).count(), 10, "{name}");
     }
-    // Who is well again afterwards begins with little, as always.
+    // A server that is healthy again begins with little, as always.
     proxy.set_state(1, STATE_AVAILABLE);
     proxy.wait_for_metric("trylist_cluster_panic{cluster=\"%\"}", 0.0);
     wait_for_state(&proxy, 2, STATE_DOWN);
@@ -506,7 +506,7 @@ fn a_generation_that_drains_checks_no_servers() {
 fn a_server_that_is_reached_by_http_can_be_checked_by_https() {
     let (ca, well) = (Authority::new("ca"), switch(true));
     let (origin, checked) = (Origin::named("a"), checked("checked", &well));
-    // What it is called there is not its address.
+    // Its name there is not its address.
     let tls = format!("tls = {{ certificates = [{}] }}", ca.issue(&["check.example"]).toml());
     let secure = Proxy::over([&checked]).listener(&tls).start();
     let port = secure.address().port();

@@ -1,4 +1,4 @@
-//! What the host does for every module alike: limits of servers and the queue before them,
+//! The host's own work for every module: limits of servers and the queue before them,
 //! tiers, states, slow start, sessions.
 
 use std::fmt;
@@ -13,8 +13,8 @@ use tests::proxy::{Builder, Proxy};
 use tests::{Gate, eventually};
 use trylist::cluster::health::HealthSource;
 
-/// A module of ours, and what its clusters need beside. What the host does is the same with each of them, whether it looks
-/// at limits, states, weights, times, keys or nothing.
+/// A module of ours, and the further settings of its clusters. The host does the same with each of them, whether it reads
+/// limits, states, weights, times, keys or nothing.
 struct Case {
     module: String,
     keys: &'static str,
@@ -302,7 +302,7 @@ fn nobody_waits_behind_a_request_whose_module_answers_another_server() {
     assert_eq!(order, [0, 1, 2, 3].map(|i| format!("GET /0/{i} HTTP/1.1")), "in the order of coming");
 }
 
-/// What comes free goes to whoever can use it.
+/// A free server goes to a request that can use it.
 #[test]
 fn a_server_that_comes_free_is_not_offered_to_a_retry_that_has_tried_it() {
     let (first, second) = (Gate::default(), Gate::default());
@@ -390,7 +390,7 @@ fn a_client_has_its_share_of_the_queue_and_no_more() {
     wait_for("trylist_queue_length", 5.0);
     gate.open();
     assert!(all.iter_mut().all(|connection| connection.reply().status() == 200));
-    // What has left the queue counts no more.
+    // Requests that left the queue no longer count.
     assert_eq!(ask("192.0.2.1").reply().status(), 200);
 }
 

@@ -33,7 +33,7 @@ pub(super) fn change(site: &Site, url: &str, change: &str) {
     assert!(said.ends_with(" from now on\n"), "{change}: {said}");
 }
 
-/// What a change that is refused says, on one line.
+/// The one line of a refused change.
 #[track_caller]
 pub(super) fn refused(site: &Site, url: &str, change: &[&str]) -> String {
     let (code, said, complained) = act(site, url, change);
@@ -155,7 +155,7 @@ fn servers_come_and_go_while_requests_run_and_every_counter_adds_up() {
     change(&site, &origins[2].url(), "add");
     origins[2].wait_for_requests(20);
     change(&site, &origins[0].url(), "remove");
-    // What was on its way to it.
+    // The request that was on its way to it.
     traffic.goes_on_for(50);
     let before = origins[0].requests().len();
     traffic.goes_on_for(50);
@@ -314,7 +314,7 @@ fn requests_that_retry_go_to_the_servers_that_are_there_by_then() {
     assert_eq!(site.generation(), 1);
 }
 
-/// What the request saw first is told by name, though none of it is there any more.
+/// The first members are named, though none is there any more.
 #[test]
 fn an_explanation_names_servers_that_left_meanwhile() {
     let gate = Gate::default();

@@ -64,7 +64,7 @@ fn letter(i: usize) -> char {
     char::from(b'0' + u8::try_from(i).expect("few servers"))
 }
 
-/// Who answered each of these requests, sent over one connection.
+/// The servers that answered these requests, sent over one connection.
 fn ask(mut client: Client, requests: impl Iterator<Item = String>) -> String {
     let requests: Vec<String> = requests.collect();
     let batches = requests.chunks(BATCH).flat_map(|batch| {
@@ -256,7 +256,7 @@ fn held(weights: &[u32]) -> (Servers, mpsc::Receiver<Arrival>) {
     (Servers::of(weights, origins), arrived)
 }
 
-/// Who got each request.
+/// The server of each request.
 fn play(events: &[Event], address: SocketAddr, arrived: &mpsc::Receiver<Arrival>) -> String {
     let (mut open, mut idle, mut chosen) = (Vec::new(), Vec::new(), String::new());
     for event in events {

@@ -65,7 +65,7 @@ fn httpd_lines_are_blamed_by_their_number() {
     assert!(said.contains("/site.conf:5: "), "{said}");
 }
 
-/// What stands in a section that is not known was called missing, before anything was said of the section.
+/// Keys of an unknown section were called missing, before the section itself was named.
 #[test]
 fn a_file_for_httpds_own_balancer_is_told_what_to_write() {
     let (said, code) = check(

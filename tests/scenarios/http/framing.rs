@@ -261,7 +261,7 @@ fn trailers_that_speak_of_framing_or_route_are_taken_out() {
     assert_eq!(origin.request().trailers, "X-A: b\n");
 }
 
-/// What a client may not say in its headers, or servers look at before they act, it may not say behind them.
+/// Headers that a client may not send, or that servers read before they act, are refused as trailers.
 #[test]
 fn trailers_that_would_be_taken_for_headers_of_the_proxys_are_taken_out() {
     let origin = Origin::named("a");

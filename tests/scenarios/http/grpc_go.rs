@@ -80,7 +80,7 @@ fn call(program: &Path, port: u16, call: &str, secure: &[&str]) {
 fn through_the_proxy(name: &str) {
     let Some(program) = program() else { return };
     let server = Server::start(program, None);
-    // What is asked for can be had.
+    // The request can be served.
     call(program, server.port, name, &[]);
     let proxy = Proxy::over_urls([format!("http://localhost:{}", server.port)])
         .listener("h2 = true")

@@ -130,7 +130,7 @@ fn a_body_of_no_bytes_that_ends_apart_has_one_framing() {
     client.send(frame(HEADERS, END_HEADERS, 1, &request("POST", "/", &[("content-length", "0")])));
     client.send(frame(DATA, END_STREAM, 1, b""));
     assert_eq!(client.body(1), "a");
-    // Whoever reads the first one's framing in another way than it was sent takes this for something else.
+    // A reader that misreads the first one's framing takes this for something else.
     client.get(3, "/next");
     assert_eq!(client.body(3), "a");
     let requests = origin.requests();
@@ -532,7 +532,7 @@ fn a_call_is_made_again_where_its_server_has_refused_the_stream() {
     assert_eq!(tries(&proxy, "served"), 6.0);
 }
 
-/// What the proxy adds has room beside it.
+/// Headers that the proxy adds have room beside it.
 #[test]
 fn as_many_header_lines_as_a_client_may_send_reach_a_server() {
     let origin = Origin::serving(|conn| {

@@ -1,4 +1,4 @@
-//! What clients of HTTP/2 have done to servers since 2019, written frame by frame: the connection is refused, memory
+//! Attacks of HTTP/2 clients on servers since 2019, written frame by frame: the connection is refused, memory
 //! stays, and others are served.
 
 use tests::h2::{
@@ -17,7 +17,7 @@ const PROTOCOL_ERROR: u32 = 1;
 const REFUSED_STREAM: u32 = 7;
 const ENHANCE_YOUR_CALM: u32 = 11;
 
-/// What a flood may cost at most: far less than what is sent, and far more than the noise of an allocator.
+/// Maximum memory for a flood: far less than its bytes, and far more than the noise of an allocator.
 const FLAT_KIB: u64 = 24 << 10;
 
 /// The program, in front of this origin.

@@ -108,7 +108,7 @@ fn the_limit_of_heads_is_that_of_responses_too() {
     }
 }
 
-/// What a client is told that has asked nothing, it takes for the answer to what it asks next.
+/// A client without a request would take an error for the answer to its next request.
 #[test]
 fn a_client_that_says_nothing_is_let_go_without_a_word() {
     let origin = Origin::named("never");
@@ -206,7 +206,7 @@ fn what_its_client_has_given_up_is_not_sent_from_the_queue() {
     }
 }
 
-/// What comes of a body while its request waits is the server's all the same.
+/// The server gets the bytes of a body that come while its request waits.
 /// Its responses are with the library for HTTP/2, whole, and no stream waits for anything.
 #[test]
 fn an_http2_client_that_takes_nothing_is_reset() {

@@ -317,7 +317,7 @@ fn a_connection_to_a_server_is_ended_in_words_too() {
     let url = format!("https://{}", listener.local_addr().unwrap());
     let server = std::thread::spawn(move || {
         let mut stream = answer(listener.accept().unwrap().0, &files, false);
-        // What comes next is the end.
+        // The end comes next.
         stream.read(&mut [0; 100])
     });
     let proxy =
@@ -358,7 +358,7 @@ fn a_client_of_http_1_0_is_served() {
     }
 }
 
-/// What appliances and older tools make, and nginx takes.
+/// Certificates as appliances and older tools make them, and as nginx takes them.
 #[test]
 fn a_certificate_of_version_1_is_shown_and_taken_unverified() {
     let (folder, origin) = (tempfile::tempdir().unwrap(), Origin::named("a"));
@@ -378,7 +378,7 @@ fn a_certificate_of_version_1_is_shown_and_taken_unverified() {
             server.join().unwrap();
         }
     }
-    // Whose key it is is looked at all the same.
+    // The owner of the key is checked all the same.
     let [a, b] = tls::of_version_1(&folder);
     assert!(refused(&a.cert, &b.key).contains("does not belong to the certificate"));
 }
@@ -516,7 +516,7 @@ fn check(tls: &str) -> (Option<i32>, String) {
     (output.status.code(), said)
 }
 
-/// What it says, which is one line, of this certificate and this key.
+/// The one line of `check` about this certificate and this key.
 #[track_caller]
 fn refused(cert: &std::path::Path, key: &std::path::Path) -> String {
     let (code, said) = check(&format!("certificates = [{{ cert = {cert:?}, key = {key:?} }}]"));

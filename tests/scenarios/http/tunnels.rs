@@ -129,7 +129,7 @@ fn a_server_that_does_not_switch_just_answers() {
     let origin = Origin::replying("HTTP/1.1 426 No\r\nUpgrade: other\r\nContent-Length: 2\r\n\r\nno");
     let proxy = Proxy::over([&origin]).start();
     let mut client = proxy.connect();
-    // What a client has to switch to is what such an answer is about (RFC 9110 section 15.5.22).
+    // Such an answer names the protocols that a client has to switch to (RFC 9110 section 15.5.22).
     for _ in 0..2 {
         let reply = client.send(format!("{UPGRADE}\r\n")).reply();
         assert_eq!((reply.status(), reply.text().as_str()), (426, "no"));

@@ -122,7 +122,7 @@ fn clients_of_a_unix_socket_can_be_trusted_named_and_allowed_to_ask_why() {
     // They cannot be told apart, so none of them keeps another out.
     let mut second = Client::connect_unix(&path.with_extension("2"));
     assert_eq!(second.get("/").reply().text(), "a");
-    // What is believed of them is not believed of others.
+    // Only they are believed.
     let other = proxy.connect().send(format!("GET / HTTP/1.1\r\nHost: a\r\n{trusted}")).reply();
     assert_eq!((other.text().as_str(), other.header("x-trylist-module")), ("a", None));
     assert_eq!(origin.requests()[4].header("x-client"), Some("127.0.0.1 http"));

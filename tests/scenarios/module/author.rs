@@ -1,4 +1,4 @@
-//! What authors of modules get: `module new` writes one that works, `module test` tells a good one from a bad one.
+//! The tools for authors of modules: `module new` writes one that works, `module test` tells a good one from a bad one.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -87,7 +87,7 @@ fn the_report_has_a_line_for_each_check_and_says_how_long_calls_take() {
     let report = test(&file, &["--setting", "first=1"]);
     assert_eq!(report.lines[0], format!("c_example 1.0.0, in C: {}", file.display()));
     assert_eq!(report.lines[1], "ok       loads");
-    // What its settings are wrong for is no fault of a module that says so.
+    // A module that refuses its settings for some sizes is not at fault.
     let builds = "builds with its settings: but not for clusters of 1 (first: expected the index of an endpoint, from 0)";
     assert!(report.of(builds).starts_with("ok "));
     assert_eq!(report.lines.last().unwrap(), "18 checks: 16 ok, 0 failed, 2 skipped");
@@ -240,7 +240,7 @@ const BROKEN: [(&str, &str, &str); 38] = [
     ("wrong-abi", LOADS, "built for ABI 2.0, this host provides 1.0"),
 ];
 
-/// What is in `tests/broken` and has nothing wrong with it unless it is told to, or is tried by a test of its own.
+/// Modules in `tests/broken` that are good unless a setting breaks them, or that have a test of their own.
 const NOT_TRIED: [&str; 10] = [
     "healthy",
     "misbehaves",

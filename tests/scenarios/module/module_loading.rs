@@ -260,7 +260,7 @@ fn refuses_a_trylist_that_no_host_can_place() {
 
 // ---- building ------------------------------------------------------------------------------------------------------
 
-/// What a broken module says to a cluster `api` with this setting in line 9.
+/// The error of a broken module in a cluster `api` with this setting in line 9.
 fn build(id: &str, setting: Option<(&str, i64)>) -> Result<Balancer, Vec<String>> {
     build_from(&broken(&id.replace('_', "-")), id, setting)
 }

@@ -1,5 +1,5 @@
-//! What a module is called for, exactly, however a request ends; and what becomes of requests whose module answers what
-//! it must not. The module of these tests tells of every call itself.
+//! The exact calls of a module, however a request ends, and the fate of requests whose module gives forbidden answers. The
+//! module of these tests reports every call itself.
 
 use tests::Gate;
 use tests::artifacts;
@@ -335,7 +335,7 @@ fn whatever_happens_at_once_each_trylist_hears_its_end_once() {
         }
     });
     let (builder, journal) = with([&dead, &odd], &["0", "1"]);
-    // What is ejected is declined, and no try begins.
+    // An ejected server is declined, and no try begins.
     let builder = builder.in_cluster("response_timeout = \"20ms\"\nejection = { failures = 0 }");
     let proxy = builder.threads(2).start();
     std::thread::scope(|scope| {

@@ -89,7 +89,7 @@ fn a_signal_lets_requests_end() {
         let (_folder, running) = run([&origin], "");
         let address = running.address();
         let (mut client, mut idle) = (Client::connect(address), Client::connect(address));
-        // Who says nothing at all is not known to the proxy yet.
+        // The proxy does not know a silent client yet.
         idle.send("\r\n");
         client.get("/");
         origin.wait_for_requests(1);

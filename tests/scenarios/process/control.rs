@@ -23,7 +23,7 @@ fn over<'a>(origins: impl IntoIterator<Item = &'a Origin>) -> Builder {
     Proxy::over(origins).named("app").module("round_robin")
 }
 
-/// Whose generations are not ready before their time is over.
+/// Its generations are not ready before their time is over.
 fn blocking(origin: &Origin) -> Builder {
     let builder = Proxy::over([origin]).named("app").broken("misbehaves");
     builder.in_cluster("settings = { build = \"block\" }").top("supervision.start_timeout = \"3s\"")
@@ -493,7 +493,7 @@ fn workers_become_who_the_configuration_says_and_reloads_go_on() {
     is_dropped();
     site.reload_wholly();
     is_dropped();
-    // What is bound for a reload is bound by the supervisor.
+    // The supervisor binds the sockets of a reload.
     let more = low_port();
     site.folder().write(&text(&format!("[[listener]]\naddress = \"127.0.0.1:{more}\"")));
     site.reload_wholly();
@@ -615,7 +615,7 @@ impl Manager {
         command
     }
 
-    /// What it is told next.
+    /// The next order.
     #[track_caller]
     fn hears(&self) -> String {
         let mut bytes = [0; 4096];
@@ -686,7 +686,7 @@ fn a_socket_of_the_service_manager_is_listened_on() {
     shell.args(["-c", "export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$@\" 3<&0 0</dev/null", "sh"]);
     shell.arg(folder.run().get_program()).args(folder.run().get_args());
     shell.stdin(Stdio::from(OwnedFd::from(socket.try_clone().unwrap())));
-    // Whoever comes before it runs waits.
+    // Clients that come before it runs wait.
     let mut early = Client::connect(address);
     early.get("/");
     let site = Site::start(folder, shell);

@@ -218,7 +218,7 @@ fn a_listener_comes_and_goes_with_the_configuration() {
     assert_eq!(kept.get("/").reply().text(), "a");
     site.reload_with(&more);
     is_answered_and_closed(&mut kept);
-    // Whoever has connected by now is served, accepted or not.
+    // Clients that have connected by now are served, accepted or not.
     let mut late: Vec<Client> = (0..20).map(|_| Client::connect(listeners[1])).collect();
     site.reload_with(&over([&origin]));
     for client in &mut late {
@@ -375,7 +375,7 @@ fn fifty_reloads_leave_nothing_behind() {
     }
 }
 
-/// What a balancer saved is a gift: one that cannot use it starts as if there were nothing.
+/// Saved state is a gift: a balancer that cannot use it starts without.
 #[test]
 fn a_module_that_cannot_use_what_was_saved_starts_without() {
     let origin = Origin::named("a");
@@ -397,7 +397,7 @@ fn a_module_that_cannot_use_what_was_saved_starts_without() {
     traffic.ends_whole();
 }
 
-/// What the module of the next generation cannot read it is not given, which is said once, and no request notices.
+/// A module does not get saved state that it cannot read. One line says so, and no request notices.
 #[track_caller]
 fn is_not_handed_over(before: &Path, after: &Path, why: &str) {
     let origin = Origin::named("a");
@@ -413,7 +413,7 @@ fn is_not_handed_over(before: &Path, after: &Path, why: &str) {
     site.running().logs(&cold);
     let begins_with = "begins with what was saved: app";
     assert_eq!(site.running().logged(&[begins_with]), [""; 0]);
-    // What it saves by itself, the next one of its kind has.
+    // The next one of its kind has its saved state.
     site.reload();
     site.running().logs(begins_with);
     assert_eq!(site.running().logged(&[&cold]).len(), 1);
@@ -431,7 +431,7 @@ fn what_was_saved_as_rubbish_is_not_handed_to_a_module() {
     is_not_handed_over(&rubbish, &sealed, "is damaged");
 }
 
-/// What was checked is what runs. The supervisor has read all by the time that it asks the generation before for what it
+/// The checked files are the ones that run. The supervisor has read all by the time that it asks the generation before for what it
 /// learned, which does not answer.
 #[test]
 fn files_that_go_between_check_and_load_are_missed_by_nobody_but_the_next_reload() {
@@ -463,8 +463,7 @@ fn files_that_go_between_check_and_load_are_missed_by_nobody_but_the_next_reload
     assert_eq!((site.worker(), site.names(2)), (third.pid, "a a".into()));
 }
 
-/// What is learned is kept in memory, so no disk can be too full for it: wherever a program would put what it has no place for,
-/// there is none.
+/// Learned state stays in memory, so no disk can be too full for it: every folder for temporary files is full here.
 #[test]
 fn a_disk_that_is_full_is_noticed_by_nobody() {
     let full = tempfile::tempdir().unwrap();
@@ -723,7 +722,7 @@ fn requests_of_the_generation_before_count_towards_a_servers_limit() {
     eventually("the last answer", || {
         last.get("/").reply().header("connection").map(|said| assert_eq!(said, "close"))
     });
-    // The new generation hears of it just after it has begun. What it forwards before it does is taken back.
+    // The new generation hears of it just after it has begun. Requests that it forwards before are taken back.
     let refused = eventually("the new generation counts it", || {
         let n_forwarded = origin.requests().len();
         let mut client = site.connect();

@@ -54,7 +54,7 @@ fn serving(folder: &Folder) -> Option<GenerationStatus> {
     found?.generations.into_iter().rfind(|generation| generation.state == "serving")
 }
 
-/// What clients have seen.
+/// The results that clients have seen.
 #[derive(Default)]
 struct Seen {
     is_over: AtomicBool,

@@ -22,7 +22,7 @@ fn n_requests() -> usize {
     told.unwrap_or(4_000) / CLIENTS
 }
 
-/// What a server sends for this path: up to 48 KiB, so that some is copied and some is spliced.
+/// The body that a server sends for this path: up to 48 KiB, so that some is copied and some is spliced.
 fn body_of(path: &str) -> Vec<u8> {
     let mut dice = Dice(path.bytes().fold(7, |seed, byte| seed * 31 + u64::from(byte)));
     let step = dice.below(250) + 1;
@@ -60,7 +60,7 @@ fn server(switch: &Switch) -> Origin {
     })
 }
 
-/// What clients saw, and what the log has of them, by one word for each.
+/// The results of clients and those in the log, by one word for each.
 type Seen = BTreeMap<String, usize>;
 
 #[test]
@@ -69,7 +69,7 @@ fn every_response_is_right_or_explained() {
     assert_eq!(seen, logged);
 }
 
-/// What clients speak with is a proxy of its own here, which speaks HTTP/2 over TLS with the one under the storm.
+/// Clients use a proxy of their own here, which speaks HTTP/2 over TLS with the one under the storm.
 #[test]
 fn so_is_every_one_by_http2_over_tls() {
     let (mut seen, mut logged) = storm(|builder, log| {
@@ -92,8 +92,8 @@ fn so_is_every_one_by_http2_over_tls() {
     assert_eq!(seen, logged);
 }
 
-/// What clients saw, and what the log has of it. `start` starts what clients speak with, over this proxy, with this table for
-/// its log; what is behind it comes first.
+/// The results of clients and those in the log. `start` starts the proxy of the clients over this proxy, with this table for
+/// its log. The proxies behind it come first.
 fn storm(start: impl FnOnce(Builder, &str) -> (Vec<Proxy>, Proxy)) -> (Seen, Seen) {
     let switches = [(); SERVERS].map(|()| Switch::to(Mood::Well));
     let origins = switches.each_ref().map(server);
@@ -172,7 +172,7 @@ fn client(proxy: &Proxy, switches: &[Switch], number: usize) -> Seen {
     seen
 }
 
-/// What a line of the log says became of a request. It has to say why.
+/// The result of a request in a line of the log, which must have a reason.
 fn explained(line: &str) -> String {
     let after = |text: &str| line.split_once(text).unwrap_or_else(|| panic!("{text:?} in {line}")).1;
     let status = after(" HTTP/").split_once("\" ").unwrap().1.split(' ').next().unwrap();

@@ -82,7 +82,7 @@ fn thread_of(client: &mut Client, worker: u32) -> String {
 
 // ---- deaths ----------------------------------------------------------------------------------------------------------
 
-/// What this kills fails, and nothing else; and the log names it though another thread is inside an innocent module.
+/// The requests of the killed thread fail, and no others. The log names the module, though another thread is inside an innocent one.
 #[track_caller]
 fn is_named(misdeed: &str, death: &str) {
     const CLIENTS: usize = 4;
@@ -229,7 +229,7 @@ fn a_generation_that_a_new_module_kills_is_rolled_back() {
     assert_eq!(site.connect().send(asking_for("segfault")).reply().status(), 200);
     assert_eq!(site.generation(), 3);
     assert_eq!(site.status().quarantine, [], "once is not twice");
-    // Who insists gets it again; but then twice is twice, and what is served with it is rolled back too.
+    // An operator who insists gets it again. But then twice is twice, and the generation with it is rolled back too.
     site.reload();
     assert_eq!(site.serving().modules[0].id, "misbehaves");
     brings_down(&site, "segfault");
@@ -291,7 +291,7 @@ fn a_module_that_dies_as_it_saves_does_not_keep_the_next_generation() {
     assert_eq!(site.names(2), "a a");
 }
 
-/// What cannot be had in time is done without: no request and no reload is kept for longer than the supervisor is patient, and
+/// The supervisor does without an answer that is late: no request and no reload waits for longer than it is patient, and
 /// the thread goes with its process.
 #[track_caller]
 fn does_not_end_its_save(misdeed: &str, line: &str) {
@@ -388,7 +388,7 @@ fn hangs(misdeed: &str) {
     let traffic = Traffic::start(site.address(), 2, 2);
     traffic.goes_on_for(20);
     gate.open();
-    // Whoever shares the thread with the guilty one waits in vain, and is cut off with it.
+    // A request on the thread of the guilty one waits in vain, and is cut off with it.
     let replies: Vec<bool> = under_way.iter_mut().map(|client| client.try_reply().is_ok()).collect();
     assert!(replies.iter().any(|served| *served), "{replies:?}");
     guilty.end();
@@ -609,7 +609,7 @@ fn the_worker_of_a_supervisor_that_is_killed_lets_requests_end_and_leaves() {
     let origin = gated(&gate);
     let site = Site::run(&Proxy::over([&origin]).named("app").threads(2));
     let (mut client, mut idle) = (site.connect(), site.connect());
-    // Who says nothing at all is not known to the proxy yet.
+    // The proxy does not know a silent client yet.
     idle.send("\r\n");
     client.get("/");
     origin.wait_for_requests(1);

@@ -180,7 +180,7 @@ fn a_link_in_the_place_of_a_listener_s_socket_is_not_followed_by_a_reload() {
     theirs.link_to_the_victim("front.sock");
     site.reload_with(&listener("0666"));
     theirs.is_left_alone();
-    // What was changed is the socket itself, wherever it is now.
+    // The socket itself was changed, wherever it is now.
     assert_eq!(id(fs::metadata(theirs.path("old")).unwrap()), (NOBODY, 0o666));
     assert_eq!(Client::connect_unix(&theirs.path("old")).get("/").reply().text(), "a");
     // It goes with its listener, and what has its name does not.
@@ -266,7 +266,7 @@ fn commands_do_not_speak_to_the_control_socket_of_another_user() {
     let mut command = folder.run();
     command.uid(THEM).env_remove("XDG_RUNTIME_DIR");
     let site = Site::start(folder, command);
-    // Whoever wants to be spoken to lets everybody connect.
+    // A service that wants clients lets everybody connect.
     fs::set_permissions(site.folder().socket(), Permissions::from_mode(0o666)).unwrap();
     let status = |user: u32| {
         let mut command = tests::command::command(&["status", "-c", &site.folder().config()]);
@@ -388,7 +388,7 @@ fn is_in_memory(process: u32, text: &[u8]) -> bool {
         let mut present = Vec::new();
         for (idx, entry) in entries.chunks_exact(8).enumerate() {
             let mut page = [0; PAGE as usize];
-            // The highest bit: it is there. What cannot be read even so is the kernel's.
+            // The highest bit: it is there. Pages that are unreadable even so are the kernel's.
             if entry[7] & 0x80 != 0 && memory.read_exact_at(&mut page, from + idx as u64 * PAGE).is_ok() {
                 present.extend(page);
             }

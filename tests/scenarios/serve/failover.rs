@@ -151,7 +151,7 @@ fn ambiguous_framing_of_a_response_is_502() {
 
 #[test]
 fn a_switch_of_protocols_that_nobody_asked_for_is_502() {
-    let why = "bad response: 101 Switching Protocols that nobody asked for";
+    let why = "bad response: 101 Switching Protocols without an Upgrade request";
     fails("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n", 502, "bad_response", why);
 }
 

@@ -1,4 +1,4 @@
-//! What a proxy does to the heads that pass through it, and to which server a request goes.
+//! The heads that pass through a proxy, and the server that a request goes to.
 
 use tests::origin::Origin;
 use tests::proxy::Proxy;

@@ -15,7 +15,7 @@ fn route(lines: &str) -> String {
     format!("path = \"/\"\n{lines}")
 }
 
-/// What a server gets of this request, sent through a proxy with this route and these tables.
+/// The request as a server gets it, sent through a proxy with this route and these tables.
 #[track_caller]
 fn received(route_lines: &str, top: &str, request: &str) -> Message {
     let origin = Origin::named("a");
@@ -483,7 +483,7 @@ fn names_that_a_server_cannot_tell_from_ours_are_left_out() {
 /// One function says whether two names are the same, wherever that is asked.
 #[test]
 fn a_name_with_an_underscore_is_the_same_name_everywhere() {
-    // What frames, routes or speaks of one hop, in another spelling: to servers that cannot tell, it would say so.
+    // Headers of framing, of routing or of one hop, in another spelling: some servers would take them for the real ones.
     let forged = "Content_Length: 5\r\nTransfer_Encoding: chunked\r\nKeep_Alive: 1\r\nproxy-connection: 1\r\n\
                   Max_Forwards: 1\r\nX_Trylist_Explain: 1\r\nX_Hop: 1\r\nConnection: x-hop\r\nX_End: 1\r\n";
     let head = received("", "", &format!("{GET}{forged}\r\n")).head;

@@ -21,7 +21,7 @@ fn origins() -> [Origin; 3] {
     ["a", "b", "c"].map(Origin::named)
 }
 
-/// Who answers this request, again and again.
+/// The servers that answer this request, again and again.
 fn answers(client: &mut Client, request: &str) -> String {
     let head = format!("{request}\r\n\r\n");
     let names: Vec<String> = (0..6).map(|_| client.send(&head).reply().text()).collect();

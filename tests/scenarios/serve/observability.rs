@@ -1,4 +1,4 @@
-//! What can be seen from outside: access log, metrics, and whether it is ready.
+//! The view from outside: access log, metrics and readiness.
 
 use std::fs;
 

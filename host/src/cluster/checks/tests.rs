@@ -55,7 +55,7 @@ fn probe() -> HttpProbe {
     }
 }
 
-/// What a check says to a server that answers with these bytes, and what it sent.
+/// The result of a check of a server that answers with these bytes, and the check's request.
 async fn ask(probe: &HttpProbe, answer: &str) -> (Result<(), String>, String) {
     let (ours, mut theirs) = tokio::io::duplex(1 << 20);
     let server = async {

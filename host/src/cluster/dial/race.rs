@@ -26,7 +26,7 @@ struct Attempt<'a, F> {
     future: Pin<Box<F>>,
 }
 
-/// What comes next in a race.
+/// The next step of a race.
 enum RaceStep {
     /// This attempt has won.
     Connection(usize, Dialled),
@@ -73,7 +73,7 @@ impl Dial<'_> {
                 }
                 RaceStep::Failure(idx, e) => {
                     let attempt = running.remove(idx);
-                    // What this process has run out of says nothing of the address.
+                    // A shortage of this process says nothing about the address.
                     if e.kind != wire::FAILURE_LOCAL {
                         self.learn(&attempt, false);
                     }

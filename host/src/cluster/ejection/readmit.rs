@@ -1,4 +1,4 @@
-//! What follows an ejection: readmission on trial, forgiveness, and failure rates, on the background runtime.
+//! After an ejection: readmission on trial, forgiveness, and failure rates, on the background runtime.
 
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! What counts, and for how long; that it ejects and readmits is in `tests/scenarios/outlier.rs`.
+//! Which results count, and for how long. `tests/scenarios/cluster/ejection.rs` has ejection and readmission.
 
 use std::sync::Arc;
 

@@ -14,7 +14,7 @@ use crate::module::wire::ns;
 /// last for hours.
 const ANSWERED_FOR: Duration = Duration::from_secs(1);
 
-/// What a try is to the trial of its endpoint.
+/// The part of a try in the trial of its endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Trial {
     /// The endpoint was not on trial when the try began.

@@ -26,7 +26,7 @@ pub struct TryEnd {
     pub trial: Trial,
 }
 
-/// What a try's end says of its server.
+/// The verdict of a try's end on its server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TryVerdict {
     Good,
@@ -48,7 +48,7 @@ pub(super) enum EjectionReason<'a> {
 }
 
 impl TryEnd {
-    /// What it says of its server, where these statuses count as failures.
+    /// The verdict on its server, where these statuses count as failures.
     pub(super) fn verdict(&self, counted: CountedStatuses) -> TryVerdict {
         match (self.result, self.failure) {
             (wire::TRY_NOT_ESTABLISHED, Some((wire::FAILURE_LOCAL, _))) | (wire::TRY_ABORTED, _) => {

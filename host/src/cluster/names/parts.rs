@@ -1,4 +1,4 @@
-//! What is known of a name's addresses: IPv4 and IPv6 are two parts, looked up independently and merged here.
+//! The addresses of a name: IPv4 and IPv6 are two parts, looked up independently and merged here.
 //!
 //! | latest look-up of a family | its part of the name's addresses |
 //! |---|---|
@@ -74,7 +74,7 @@ enum LatestLookup {
     Failed(ResolveError),
 }
 
-/// What is to be logged of a look-up.
+/// The log line of a look-up.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum News {
     /// Nothing: the same as before.
@@ -149,7 +149,7 @@ impl Parts {
         }
     }
 
-    /// What is to be logged of a look-up that was recorded.
+    /// The log line of a look-up that was recorded.
     pub(super) fn news(&mut self, family: Family) -> News {
         let nowhere = match self.merged() {
             Some(Err(e)) => Some(e),

@@ -1,4 +1,4 @@
-//! What connections have learned of one address: whether it takes them, and when an address that failed is tried again.
+//! The reachability of one address: whether it takes connections, and when an address that failed is tried again.
 //!
 //! Shared by all threads, and kept over look-ups for as long as the name has the address.
 //!

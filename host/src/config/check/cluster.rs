@@ -21,7 +21,7 @@ use super::{Checker, address};
 /// Long enough for two lost SYNs (sent again after 1 s and 3 s), short enough to try the next server while the
 /// client still waits.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// What nginx allows, and twice what most applications need.
+/// As many as nginx allows, and twice as many as most applications need.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Like `timeouts.body` on the client's side.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -29,7 +29,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Enough for some thousand requests a second and thread at 10 ms each, at one descriptor a connection.
 const KEEPALIVE: usize = 64;
-/// What servers commonly allow (nginx 128, Go 250, most others 100).
+/// Servers commonly allow as many (nginx 128, Go 250, most others 100).
 const H2_STREAMS: usize = 100;
 /// Short for people, and time enough for what changes together.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -112,7 +112,7 @@ impl Checker<'_> {
         cluster
     }
 
-    /// What is spoken with servers, and TLS.
+    /// The protocol with servers, and TLS.
     fn set_protocol(
         &mut self,
         cluster: &mut ClusterConfig,

@@ -30,7 +30,7 @@ impl Checker<'_> {
         let Some(raw) = raw else { return default };
         let key = |key: &str| format!("{cluster}: ejection.{key}");
         let time = self.time(&key("time"), raw.time.as_ref(), default.time);
-        // Who writes a longer time alone means it.
+        // A longer time that stands alone is on purpose.
         let max_time = self.time(&key("max_time"), raw.max_time.as_ref(), default.max_time.max(time));
         let ejection = Ejection {
             failures: self.integer(
@@ -163,7 +163,7 @@ impl Checker<'_> {
             let right = "a response to HEAD has none; write method = \"GET\"";
             self.report.error(body.at(), format!("{object}.body: needs a body ({right})"));
         }
-        // What was in it may have been complained of already.
+        // An earlier error may be about the same value.
         let is_empty = |list: &&Spanned<Vec<StatusRange>>| {
             list.get_ref().is_empty() && !self.report.is_lost(span, "statuses")
         };

@@ -23,7 +23,7 @@ const MAX_BACKOFF: Duration = Duration::from_millis(250);
 const BUDGET: RetryBudget = RetryBudget { percent: 20, min: 3 };
 /// Forms and API calls fit in, uploads do not.
 const BUFFER_BYTES: usize = 64 * 1024;
-/// What is buffered is held by every request under way.
+/// Every request under way holds its buffered body.
 const LARGEST_BUFFER: u64 = 16 << 20;
 /// Those that may be sent twice by their definition (RFC 9110 section 9.2.2), of those that are served.
 const METHODS: [&str; 5] = ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"];

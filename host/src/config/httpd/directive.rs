@@ -1,4 +1,4 @@
-//! What each directive takes and does.
+//! The arguments and effect of each directive.
 
 use std::ops::RangeInclusive;
 use std::path::Path;

@@ -128,7 +128,7 @@ pub struct HeadText {
     bare_line_feeds: bool,
 }
 
-/// What the header lines of a message say of its body and its connection.
+/// The meaning of a message's header lines for its body and its connection.
 #[derive(Clone, Copy, Debug, Default)]
 struct MessageFields {
     length: Option<u64>,

@@ -1,4 +1,4 @@
-//! What an operator wants of headers: lines removed, set and added, with variables in their values. Compiled once for each
+//! An operator's rules for headers: lines removed, set and added, with variables in their values. Compiled once for each
 //! configuration; a request whose route has no rules pays nothing for them.
 
 use std::io::Write;
@@ -9,10 +9,10 @@ use crate::net::address::Peer;
 /// Rules for one direction of a route, its cluster's among them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
-    /// Names of which no line that came is passed on.
+    /// Names of received lines that are removed.
     removed: Vec<Box<[u8]>>,
     lines: Vec<Line>,
-    /// Of the lines that the proxy writes by itself, those that it does not.
+    /// Names of the proxy's own lines that it leaves out.
     own_lines_off: Vec<Name>,
 }
 
@@ -29,7 +29,7 @@ enum Part {
     Variable(Variable),
 }
 
-/// What can stand in a value as `${…}`.
+/// A variable of a value, written `${…}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "their names and meanings are in conf/reference.toml")]
 pub enum Variable {
@@ -52,13 +52,13 @@ pub enum Variable {
 pub struct Values<'a> {
     /// The client, as trusted proxies name it.
     pub client: Peer,
-    /// Who is at the other end of the connection.
+    /// The other end of the connection.
     pub peer: Peer,
-    /// Empty where nobody asked for one.
+    /// Empty if no rule needs it.
     pub request_id: &'a [u8],
     /// `http` or `https`.
     pub scheme: &'a [u8],
-    /// Host and port asked for.
+    /// Host and port of the request.
     pub host: &'a [u8],
     /// As sent.
     pub method: &'a [u8],
@@ -70,11 +70,11 @@ pub struct Values<'a> {
     pub cluster: &'a str,
     /// URL of the endpoint.
     pub endpoint: &'a str,
-    /// Of the response; 0 while there is none.
+    /// Status of the response; 0 before there is one.
     pub status: u16,
 }
 
-/// Rules and what they are applied to.
+/// Rules and the values for their variables.
 pub type Applied<'a> = (&'a Rules, &'a Values<'a>);
 
 /// Why a value cannot be compiled.
@@ -82,7 +82,7 @@ pub type Applied<'a> = (&'a Rules, &'a Values<'a>);
 pub enum BadValue {
     /// A `${` without its end.
     Unclosed,
-    /// A variable that there is not, by its name.
+    /// An unknown variable, by its name.
     Unknown(String),
 }
 
@@ -115,7 +115,7 @@ impl Rules {
         }
     }
 
-    /// Has this be the only line of its name.
+    /// Makes this the only line of its name.
     ///
     /// # Errors
     /// The value cannot be compiled.
@@ -153,12 +153,12 @@ impl Rules {
         parts().any(|part| *part == Part::Variable(Variable::RequestId))
     }
 
-    /// Whether a line of this name that came is not passed on.
+    /// Whether a received line of this name is removed.
     pub fn removes(&self, name: &[u8]) -> bool {
         self.removed.iter().any(|removed| same_name(removed, name))
     }
 
-    /// Whole lines, each ended by CRLF, without those that are not passed on: trailers, and lines of the proxy's own.
+    /// Whole lines, each ended by CRLF, without those that are removed: for trailers, and for lines of the proxy's own.
     #[cold]
     pub fn strip(&self, lines: &[u8]) -> Vec<u8> {
         let name = |line: &[u8]| line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
@@ -166,7 +166,7 @@ impl Rules {
         lines.split_inclusive(|byte| *byte == b'\n').filter(stays).flatten().copied().collect()
     }
 
-    /// Whether the proxy is to write no line of its own of this name.
+    /// Whether the proxy leaves out its own line of this name.
     pub fn replaces(&self, name: Name) -> bool {
         self.own_lines_off.contains(&name)
     }
@@ -224,7 +224,7 @@ fn write_address(peer: Peer, out: &mut Vec<u8>) {
     };
 }
 
-/// A `$` that is meant is written `$$` before a brace, and by itself elsewhere.
+/// A literal `$` is written `$$` before a brace, and `$` elsewhere.
 fn compile(value: &str) -> Result<Box<[Part]>, BadValue> {
     let mut parts = Vec::new();
     let mut text = String::new();
@@ -331,7 +331,7 @@ mod tests {
         assert_eq!((rules.replaces(Name::Via), rules.replaces(Name::XForwardedFor)), (true, false));
     }
 
-    /// To servers that cannot tell "_" from "-" there were two lines of one name, or the proxy's own beside the operator's.
+    /// Servers that cannot tell "_" from "-" saw two lines of one name, or the proxy's own beside the operator's.
     #[test]
     fn a_name_with_an_underscore_is_the_one_with_a_hyphen() {
         let mut rules = Rules::default();

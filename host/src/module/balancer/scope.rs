@@ -179,7 +179,7 @@ unsafe extern "C" fn log(ctx: *mut c_void, level: u32, text: wire::Str) {
     let (module, cluster) = (scope.module.id(), &*scope.cluster);
     // SAFETY: the ABI promises valid text for the time of the call.
     let text = OneLine(unsafe { slice(&text) });
-    // Whoever reads the log may be slow, and that is not the module's fault.
+    // A slow reader of the log is not the module's fault.
     board::in_host(|| match level {
         wire::LOG_ERROR => tracing::error!(module, cluster, "{text}"),
         wire::LOG_WARN => tracing::warn!(module, cluster, "{text}"),

@@ -99,7 +99,7 @@ fn input() -> BuildInput<'static> {
     }
 }
 
-/// What is logged, at `debug` and above, while `f` runs.
+/// The lines of the log, at `debug` and above, while `f` runs.
 fn logged(f: impl FnOnce()) -> String {
     struct LogLines(Arc<Mutex<Vec<u8>>>);
     impl io::Write for LogLines {

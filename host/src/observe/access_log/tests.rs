@@ -1,4 +1,4 @@
-//! What a line looks like, and what becomes of lines that cannot be written.
+//! The form of a line, and the fate of lines that cannot be written.
 
 use std::sync::Mutex;
 

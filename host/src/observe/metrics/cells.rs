@@ -1,4 +1,4 @@
-//! What a shard is made of.
+//! The parts of a shard.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -175,7 +175,7 @@ impl Default for EndpointCells {
     }
 }
 
-/// What was counted of one endpoint, by all threads and in its health.
+/// The counts of one endpoint, of all threads and of its health.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct EndpointCounts {
     pub(super) tries: [u64; TRY_RESULTS.len()],

@@ -1,4 +1,4 @@
-//! What there is to count: listeners, clusters, modules and endpoints, in the index spaces of the configuration.
+//! The subjects of metrics: listeners, clusters, modules and endpoints, in the index spaces of the configuration.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,7 +11,7 @@ use crate::cluster::endpoint::Endpoint;
 use crate::module::balancer::ModuleFault;
 use crate::observe::access_log::LineCounts;
 
-/// What there is to count, in the index spaces of the configuration.
+/// The subjects of metrics, in the index spaces of the configuration.
 #[derive(Default)]
 pub struct MetricsLayout {
     /// Addresses of the listeners, as bound.

@@ -34,7 +34,7 @@ pub struct EndpointLayout {
     pub url: Arc<str>,
     /// Its live numbers, read at each scrape.
     pub counters: &'static wire::Counters,
-    /// What is known of its health, read at each scrape.
+    /// Its health, read at each scrape.
     pub health: Arc<Health>,
 }
 use crate::cluster::health::Health;
@@ -51,7 +51,7 @@ pub(super) struct MemberTable {
     members: Vec<Arc<MemberSeries>>,
     /// Those that have left, the last one at the end.
     left: Vec<Arc<MemberSeries>>,
-    /// What members counted that are neither.
+    /// The counts of members that are neither.
     gone: EndpointCounts,
 }
 
@@ -63,7 +63,7 @@ struct MemberSeries {
     label: Arc<str>,
     /// Where it counts; `None` once nothing refers to it any more.
     life: Option<Arc<MemberLife>>,
-    /// What to add to what was counted in its life.
+    /// Added to the counts of its life.
     offset: EndpointCounts,
     left: Option<Instant>,
     /// Too many left after it.
@@ -75,7 +75,7 @@ pub(super) struct MemberLife {
     place: usize,
     /// Its live numbers, which are another's once it has left.
     pub(super) counters: &'static wire::Counters,
-    /// What is known of its health.
+    /// Its health.
     pub(super) health: Arc<Health>,
 }
 
@@ -261,7 +261,7 @@ impl MemberLife {
     /// Whether nothing else refers to the member, so that nothing more is counted.
     fn is_over(&self) -> bool {
         let is_over = Arc::strong_count(&self.health) == 1;
-        // What threads counted before they let it go is seen from here on.
+        // Counts of threads from before they let it go are visible from here on.
         fence(Acquire);
         is_over
     }

@@ -258,7 +258,7 @@ fn what_earlier_generations_counted_is_part_of_every_sum() {
     ] {
         assert_eq!(value(&text, series), expected, "{series}");
     }
-    // What is, and not what was counted, is this worker's alone.
+    // Gauges are this worker's alone.
     assert_eq!(value(&text, r#"trylist_open_connections{listener="127.0.0.1:80"}"#), "1");
     let own = newer.totals();
     assert_eq!(counters(&own, "trylist_connections"), [(Subject::Listener("127.0.0.1:80"), "", 1)]);

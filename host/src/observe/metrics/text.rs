@@ -391,7 +391,7 @@ impl Metrics {
         )
     }
 
-    /// What modules answered, and how long it took.
+    /// Answers of modules and their time.
     fn module_answers(&self, out: &mut MetricSink<'_>) -> fmt::Result {
         let single = |cell: fn(&BalancerCells) -> &Cell| {
             self.balancers().map(move |(name, balancer, place)| {

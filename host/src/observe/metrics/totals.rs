@@ -33,7 +33,7 @@ pub struct Totals {
     clusters: BTreeMap<Box<str>, ClusterCounts>,
 }
 
-/// What belongs to a cluster.
+/// The counts of a cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct ClusterCounts {
     own: Counts,
@@ -457,7 +457,7 @@ mod tests {
         assert_eq!((n("1"), n("3"), sum.n_series()), (Some(3), Some(1), 3));
     }
 
-    /// What a generation with these endpoints reports, one try for each.
+    /// The report of a generation with these endpoints, one try for each.
     fn report(endpoints: &[(&str, &str)]) -> Totals {
         let subjects = endpoints.iter().map(|(cluster, endpoint)| Subject::Endpoint(cluster, endpoint));
         totals(&subjects.map(|subject| (subject, "served")).collect::<Vec<_>>())

@@ -47,7 +47,7 @@ pub(crate) enum ToWorker {
     },
     /// Send the learned state.
     Save,
-    /// What operators changed of servers, all that is in force. Answered by [`ToSupervisor::Applied`].
+    /// All changes of servers by operators that are in force. Answered by [`ToSupervisor::Applied`].
     Acts {
         /// Counts changes.
         number: u64,
@@ -107,7 +107,7 @@ pub(crate) struct Start {
     pub(crate) has_access_log: bool,
     /// The state that the generation before saved.
     pub(crate) state: Learned,
-    /// What operators changed of servers.
+    /// Operators' changes of servers.
     pub(crate) acts: Vec<ServerAct>,
     /// Nobody else would serve: where a module refuses its servers, the host chooses among them.
     pub(crate) must_serve: bool,

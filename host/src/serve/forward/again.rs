@@ -18,7 +18,7 @@ use crate::serve::error::Error;
 use crate::serve::trylist::Trylist;
 use crate::serve::upstream::{Exchange, NoResponse};
 
-/// What the client gets unless another try brings something better.
+/// The client's response unless another try brings a better one.
 pub(super) enum LastResort {
     Failure(RequestFailure),
     Response(Box<HeldResponse>),

@@ -212,13 +212,13 @@ impl Request<'_> {
     fn keep_rest(&mut self, memory: &mut Memory, mut exchange: Exchange, held_body: bool) {
         self.sending += self.uploading;
         self.has_passed_on |= exchange.has_passed_on;
-        // What is behind a body that was sent whole may be read over it.
+        // Bytes behind a body that was sent whole may be read over it.
         self.is_untouched = !exchange.request.has_read && (held_body || exchange.sent_at.is_none());
         self.rest = exchange.request.take_rest();
         memory.request = exchange.request.into_memory();
     }
 
-    /// What sends the request: its head as the server gets it, then its body.
+    /// The pump of the request: its head as the server gets it, then its body.
     fn request_pump(
         &mut self,
         down: &Downstream,

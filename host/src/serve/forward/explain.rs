@@ -1,4 +1,4 @@
-//! Explains to permitted clients why a request went where it went. What is recorded is in `trylist/why.rs`.
+//! Explains a request's choices to permitted clients. `trylist/why.rs` has the record.
 
 use std::fmt::Write as _;
 use std::time::Instant;

@@ -118,7 +118,7 @@ fn busy() -> RequestFailure {
     RequestFailure { error: Error::Busy, outcome: wire::OUTCOME_NO_ENDPOINT, begun: None }
 }
 
-/// What a request that waits is told next; `None` after this time.
+/// The next signal for a request that waits; `None` after this time.
 async fn next_signal(
     place: &QueuePlace<'_>,
     time: Duration,
@@ -130,7 +130,7 @@ async fn next_signal(
     });
     tokio::select! {
         biased;
-        // First, or a request whose client is gone would be sent when its turn comes. What came of its body is kept.
+        // First, or a request whose client is gone would be sent when its turn comes. Its body so far is kept.
         error = gone => {
             let failure = RequestFailure { error, outcome: wire::OUTCOME_ABORTED, begun: None };
             Err(NoTurn { end: QueueEnd::Abandoned, failure })

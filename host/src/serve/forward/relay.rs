@@ -22,8 +22,8 @@ use crate::serve::thread::Thread;
 use crate::serve::trylist::Trylist;
 use crate::serve::upstream::{self, Exchange};
 
-/// What is left of a request's body when its response is complete is read up to this many bytes, so that the connection
-/// can go on; more ends it.
+/// When a response is complete, at most this many bytes of the request's body are still read, so that the connection
+/// can go on. More ends it.
 const SKIP_BYTES: u64 = 256 * 1024;
 /// Why a response broke off.
 pub(super) enum Broken {
@@ -183,7 +183,7 @@ impl Request<'_> {
         sticky.zip(idx).and_then(|(sticky, idx)| sticky.set_cookie(idx, by_tls)).unwrap_or_default()
     }
 
-    /// What becomes of the client's connection after a request that was read to its end.
+    /// The fate of the client's connection after a request that was read to its end.
     fn end(&self, down: &Downstream, keep: bool) -> AfterRequest {
         match keep {
             true => AfterRequest::Keep,

@@ -15,7 +15,7 @@ use crate::serve::respond::{self, status_of};
 use crate::serve::thread::Thread;
 use crate::serve::trylist::Trylist;
 
-/// What the client got, for metrics and log.
+/// The response that the client got, for metrics and log.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct RequestReport {
     pub(super) status: u16,
@@ -29,7 +29,7 @@ pub(super) struct RequestReport {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Served {
     pub(super) report: RequestReport,
-    /// What becomes of its connection.
+    /// The fate of its connection.
     pub(super) then: AfterRequest,
     /// When it was over.
     pub(super) at: Instant,
@@ -149,7 +149,7 @@ pub(super) async fn write_all(thread: &Thread, down: &mut Downstream, bytes: &[u
     }
 }
 
-/// What becomes of a connection after a response of the proxy's own.
+/// The fate of a connection after a response of the proxy's own.
 pub(super) fn end(sent: bool, keep: bool) -> AfterRequest {
     match (sent, keep) {
         (true, true) => AfterRequest::Keep,

@@ -20,7 +20,7 @@ pub(crate) struct Memory {
     pub(super) response_head: ResponseHead,
 }
 
-/// What becomes of the client's connection after a request.
+/// The fate of the client's connection after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AfterRequest {
     /// The next request may come.
@@ -43,7 +43,7 @@ pub(super) struct Request<'a> {
     pub(super) n_sent: u32,
     /// Of these, the last that was counted as a retry.
     pub(super) n_retried: u32,
-    /// What was taken of its body, and what is still to come, after a try that can be repeated.
+    /// The part of its body that was read, and the part still to come, after a try that can be repeated.
     pub(super) rest: Option<Rest>,
     /// Whether the last try left what it took of the body where it was.
     pub(super) is_untouched: bool,
@@ -84,7 +84,7 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// What headers can say of this request, and of the endpoint that answers it, if one does.
+    /// Values of this request for headers, and of the endpoint that answers it, if one does.
     #[cold]
     pub(super) fn values<'b>(
         &'b self,

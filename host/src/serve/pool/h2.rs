@@ -39,7 +39,7 @@ struct PendingConnection {
     failed: RefCell<Option<ConnectError>>,
 }
 
-/// What to do for a stream.
+/// The next step for a stream.
 #[derive(Debug)]
 pub(crate) enum Turn {
     /// Make a connection.

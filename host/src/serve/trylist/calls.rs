@@ -150,7 +150,7 @@ impl Trylist<'_> {
         Ok(answer)
     }
 
-    /// What the module says of its last answer, as a header's value may have it.
+    /// The module's words about its last answer, as a valid header value.
     #[cold]
     pub(super) fn ask_why(&mut self) -> String {
         let is_alive = !matches!(self.state, CallState::Ended | CallState::None);

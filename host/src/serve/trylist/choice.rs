@@ -303,7 +303,7 @@ impl Trylist<'_> {
     }
 }
 
-/// What a module's answer means in a tier of so many endpoints, of which some were answered before in this request.
+/// The meaning of a module's answer in a tier of so many endpoints, of which some were answered before in this request.
 ///
 /// # Errors
 /// It is wrong; how, and in words.

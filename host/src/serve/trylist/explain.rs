@@ -1,4 +1,4 @@
-//! What is written down of a trylist for a client that asks why, and how it is told.
+//! The record of a trylist for a client that asks for an explanation, and its text.
 //!
 //! All other requests pay for a look at an empty pointer each try.
 

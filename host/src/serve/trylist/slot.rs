@@ -1,4 +1,4 @@
-//! What a trylist is kept in while its request lasts: the storage that the module writes to, and the request it looks at.
+//! The memory of a trylist while its request lasts: the storage that the module writes to, and the request it reads.
 #![allow(unsafe_code, reason = "a module holds pointers into this, so it is reached by raw pointer alone")]
 
 use std::cell::RefCell;
@@ -36,7 +36,7 @@ pub(super) struct Slot {
     pub(super) tries: Vec<Tried>,
 }
 
-/// What a module may hold pointers to from `load_balance` to `drop`. Reached by raw pointer alone: a reference would
+/// The memory that a module may point to from `load_balance` to `drop`. Reached by raw pointer alone: a reference would
 /// claim for the host what the module has its hands on.
 #[derive(Debug)]
 struct Pinned {

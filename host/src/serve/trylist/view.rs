@@ -1,4 +1,4 @@
-//! What goes into a trylist and what comes out of it.
+//! The input and output of a trylist.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::serve::plan::Plan;
 pub(crate) struct View<'a> {
     /// Its head.
     pub(crate) head: &'a RequestHead,
-    /// What head and configuration decide.
+    /// The decisions of head and configuration.
     pub(crate) plan: &'a Plan<'a>,
     /// The cluster's key, if a module asked for it and the request has one.
     pub(crate) key: Option<&'a [u8]>,
@@ -18,7 +18,7 @@ pub(crate) struct View<'a> {
     pub(crate) preferred: Option<usize>,
 }
 
-/// What to do for the next try.
+/// The next step of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NextTry {
     /// Try this endpoint.

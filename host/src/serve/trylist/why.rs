@@ -17,7 +17,7 @@ pub(super) struct Explanation {
     pub(super) n_candidates: usize,
     pub(super) steps: Vec<ExplainedStep>,
     pub(super) n_steps: usize,
-    /// Who makes the choice that comes next.
+    /// The author of the next choice.
     pub(super) by: ChosenBy,
 }
 
@@ -30,7 +30,7 @@ pub(super) struct Candidate {
     pub(super) in_flight: u32,
 }
 
-/// Who chose.
+/// The author of a choice.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) enum ChosenBy {
     #[default]
@@ -41,7 +41,7 @@ pub(super) enum ChosenBy {
     Host,
 }
 
-/// What happened, in its order.
+/// The events, in their order.
 #[derive(Debug)]
 pub(super) enum ExplainedStep {
     /// A try began. How it ended is in the list of tries.

@@ -23,11 +23,11 @@ use lb_api::{Balancer, BuildCx, BuildError, Needs, Next, NextCx, Request};
 #[derive(Default, Deserialize)]
 #[serde(crate = "lb_api::serde", default, deny_unknown_fields)]
 struct Settings {
-    /// What to do when it is built; also `refuse what was saved` and `panic at what was saved`.
+    /// Its fault in `build`; also `refuse what was saved` and `panic at what was saved`.
     build: String,
-    /// What to do when it is to save what it learned; else it saves the name of its cluster.
+    /// Its fault in `save`; without one it saves the name of its cluster.
     save: String,
-    /// What to do when the balancer is dropped.
+    /// Its fault when the balancer is dropped.
     drop: String,
 }
 

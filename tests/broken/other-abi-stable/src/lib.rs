@@ -1,4 +1,4 @@
-//! What a module looks like that was built with the next abi_stable: of its header only the first words are known.
+//! A module as the next abi_stable would build it: only the first words of its header are known.
 
 use abi_stable::library::AbiHeader;
 

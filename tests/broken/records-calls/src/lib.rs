@@ -27,7 +27,7 @@ struct Settings {
     /// A call in which it panics: `load_balance`, `report_failure`, `observe`, `explain`, `finish` or `drop`.
     #[serde(default)]
     panics_in: String,
-    /// What it says where somebody asks why.
+    /// Its explanation.
     #[serde(default)]
     words: String,
 }

@@ -1,7 +1,7 @@
-//! What nginx chooses, written down for machines without it: the data of the modules' own tests.
+//! The choices of nginx, recorded for machines without it: the data of the modules' own tests.
 //!
-//! `cargo test -p tests --test scenarios record -- --ignored` writes all of it to the modules' `tests/data`. What it writes
-//! is what is there, unless nginx or this file has changed.
+//! `cargo test -p tests --test scenarios record -- --ignored` writes all of it to the modules' `tests/data`. The files
+//! stay the same, unless nginx or this file has changed.
 
 use std::fs;
 use std::path::Path;
