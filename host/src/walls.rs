@@ -112,6 +112,7 @@ fn add_files(files: &mut BTreeMap<Module, PathBuf>, folder: &Path, module: &str)
         match name.strip_suffix(".rs") {
             Some("tests" | "samples") => {}
             Some(name) => drop(files.insert(format!("{module}::{name}"), path)),
+            None if name == "tests" => {}
             None => add_files(files, &path, &format!("{module}::{name}")),
         }
     }
