@@ -40,6 +40,7 @@ mod balancer;
 mod trylist;
 mod calls;
 mod host;
+pub mod keyed;
 
 pub use balancer::TestBalancer;
 pub use build::Builder;

@@ -1,25 +1,8 @@
-use lb_api::testkit::{Contract, FakeCluster, FakeRequest, TestBalancer};
-use lb_api::{State, WEIGHT_ONE};
+use lb_api::State;
+use lb_api::testkit::keyed::{self, KEYS, built, firsts};
+use lb_api::testkit::{Contract, FakeCluster, FakeRequest};
 
 use super::*;
-
-const KEYS: usize = 20_000;
-
-fn keyed(key: usize) -> FakeRequest {
-    FakeRequest::get("/").key(format!("/page/{key}"))
-}
-
-fn built(cluster: &FakeCluster) -> TestBalancer<Maglev> {
-    cluster.balancer().build().unwrap()
-}
-
-fn firsts(balancer: &TestBalancer<Maglev>) -> Vec<usize> {
-    let first = |key| match balancer.load_balance(keyed(key)).next() {
-        Next::Endpoint(endpoint) => endpoint,
-        other => panic!("{other:?}"),
-    };
-    (0..KEYS).map(first).collect()
-}
 
 #[test]
 fn keeps_the_contract_where_requests_have_no_key() {
@@ -29,18 +12,14 @@ fn keeps_the_contract_where_requests_have_no_key() {
 
 #[test]
 fn requests_without_a_key_are_drawn_by_weight() {
-    // Four deviations of 500 of 20,000 are 88, and those of the larger shares 15 for each unit at most.
-    let counts = built(&FakeCluster::weighted(&[5, 1, 1, 13, 20])).distribution(20_000);
-    for (count, weight) in counts.iter().zip([5, 1, 1, 13, 20]) {
-        assert!(count.abs_diff(500 * weight) < 88 + 15 * weight, "{count} for weight {weight}");
-    }
+    keyed::draws_by_weight_without_a_key::<Maglev>();
 }
 
 #[test]
 fn looks_where_envoy_looks() {
     // xxHash64 of "a", from the function's own documentation.
     assert_eq!(xxh64(b"a", 0), 0xd24e_c4f1_a98c_6e5b);
-    let balancer = built(&FakeCluster::equal(3));
+    let balancer = built::<Maglev>(&FakeCluster::equal(3));
     let mut trylist = balancer.load_balance(FakeRequest::get("/").key("a"));
     let first = trylist.next();
     let slot = 0xd24e_c4f1_a98c_6e5b_u64 % 65_537;
@@ -59,8 +38,9 @@ fn looks_where_envoy_looks() {
 #[test]
 fn few_keys_but_its_own_move_when_one_of_n_leaves() {
     let all = FakeCluster::equal(20);
-    let before = firsts(&built(&all));
-    let after = firsts(&built(&all.reordered(&(0..20).filter(|idx| *idx != 7).collect::<Vec<_>>())));
+    let before = firsts(&built::<Maglev>(&all));
+    let after =
+        firsts(&built::<Maglev>(&all.reordered(&(0..20).filter(|idx| *idx != 7).collect::<Vec<_>>())));
     let moved = |own: bool| {
         let pairs = before.iter().zip(&after).filter(|(before, _)| (**before == 7) == own);
         pairs.filter(|(before, after)| **before != **after + usize::from(**after >= 7)).count()
@@ -72,16 +52,13 @@ fn few_keys_but_its_own_move_when_one_of_n_leaves() {
 
 #[test]
 fn the_order_in_the_file_makes_no_difference() {
-    let all = FakeCluster::weighted(&[1, 2, 3, 4]);
-    let order = [2, 0, 3, 1];
-    let (as_is, reordered) = (firsts(&built(&all)), firsts(&built(&all.reordered(&order))));
-    assert!(as_is.iter().zip(reordered).all(|(as_is, reordered)| *as_is == order[reordered]));
+    keyed::ignores_the_order::<Maglev>();
 }
 
 #[test]
 fn only_keys_of_an_unavailable_server_move_and_spread_over_the_others() {
     let cluster = FakeCluster::equal(10);
-    let balancer = built(&cluster);
+    let balancer = built::<Maglev>(&cluster);
     let before = firsts(&balancer);
     cluster.set_state(3, State::Ejected);
     let mut taken = [0_usize; 10];
@@ -97,7 +74,7 @@ fn only_keys_of_an_unavailable_server_move_and_spread_over_the_others() {
 #[test]
 fn spreads_the_keys_of_nearly_all_servers() {
     let cluster = FakeCluster::equal(200);
-    let balancer = built(&cluster);
+    let balancer = built::<Maglev>(&cluster);
     (2..200).for_each(|server| cluster.set_state(server, State::Down));
     let first = firsts(&balancer).into_iter().filter(|server| *server == 0).count();
     assert!(first.abs_diff(KEYS / 2) < KEYS / 40, "{first} of {KEYS}");
@@ -105,45 +82,17 @@ fn spreads_the_keys_of_nearly_all_servers() {
 
 #[test]
 fn slow_start_brings_the_same_keys_back_one_after_the_other() {
-    let cluster = FakeCluster::equal(5);
-    let balancer = built(&cluster);
-    let before = firsts(&balancer);
-    let own = before.iter().filter(|server| **server == 2).count() as f64;
-    let mut held = vec![false; KEYS];
-    for (weight, share) in [(0, 0.0), (WEIGHT_ONE / 10, 0.1), (WEIGHT_ONE / 2, 0.5), (WEIGHT_ONE, 1.0)] {
-        cluster.set_effective_weight(2, weight);
-        for (key, now) in firsts(&balancer).into_iter().enumerate() {
-            assert!(now == 2 || !held[key], "key {key} left at a share of {share}");
-            assert!(
-                now == before[key] || (before[key] == 2 && now != 2),
-                "key {key} of another server moved"
-            );
-            held[key] |= now == 2;
-        }
-        let n_held = held.iter().filter(|held| **held).count() as f64;
-        // A fifth of what it leaves over comes to it again, for another try.
-        let most = share / (1.0 - (1.0 - share) / 5.0);
-        let held = n_held / own;
-        assert!((share - 0.03..most + 0.03).contains(&held), "{n_held} of {own} keys at a share of {share}");
-    }
+    keyed::returns_keys_in_slow_start::<Maglev>();
 }
 
 #[test]
 fn an_endpoint_of_weight_0_is_the_last_resort() {
-    let cluster = FakeCluster::equal(3);
-    let balancer = built(&cluster);
-    cluster.set_effective_weight(1, 0);
-    for key in 0..100 {
-        assert_eq!(balancer.load_balance(keyed(key)).all().last(), Some(&1));
-    }
+    keyed::keeps_weight_0_for_the_end::<Maglev>();
 }
 
 #[test]
 fn a_key_in_the_metadata_keeps_the_place_when_the_address_changes() {
-    let before = FakeCluster::equal(3).metadata(0, "hash_key", "x").metadata(1, "hash_key", "y");
-    let swapped = FakeCluster::equal(3).metadata(0, "hash_key", "y").metadata(1, "hash_key", "x");
-    let (before, after) = (firsts(&built(&before)), firsts(&built(&swapped)));
-    assert!(before.iter().zip(after).all(|(before, after)| [1, 0, 2][*before] == after));
+    keyed::follows_the_metadata::<Maglev>();
 }
 
 #[test]

@@ -1,30 +1,11 @@
+use lb_api::State;
+use lb_api::testkit::keyed::{self, KEYS, built, first, firsts, request};
 use lb_api::testkit::{Contract, FakeCluster, FakeRequest, TestBalancer};
-use lb_api::{State, WEIGHT_ONE};
 
 use super::*;
 
-const KEYS: usize = 20_000;
-
-fn keyed(key: usize) -> FakeRequest {
-    FakeRequest::get("/").key(format!("/page/{key}"))
-}
-
-fn built(cluster: &FakeCluster) -> TestBalancer<RingHash> {
-    cluster.balancer().build().unwrap()
-}
-
 fn bounded(cluster: &FakeCluster, factor: i64) -> TestBalancer<RingHash> {
     cluster.balancer().setting("balance_factor", factor).build().unwrap()
-}
-
-fn first(balancer: &TestBalancer<RingHash>, key: usize) -> usize {
-    let mut trylist = balancer.load_balance(keyed(key));
-    let Next::Endpoint(endpoint) = trylist.next() else { panic!("no endpoint") };
-    endpoint
-}
-
-fn firsts(balancer: &TestBalancer<RingHash>) -> Vec<usize> {
-    (0..KEYS).map(|key| first(balancer, key)).collect()
 }
 
 #[test]
@@ -35,16 +16,12 @@ fn keeps_the_contract_where_requests_have_no_key() {
 
 #[test]
 fn requests_without_a_key_are_drawn_by_weight() {
-    // Every server has the same number of points for each unit. Four deviations of 500 of 20,000 are 88.
-    let counts = built(&FakeCluster::weighted(&[5, 1, 1, 13, 20])).distribution(20_000);
-    for (count, weight) in counts.iter().zip([5, 1, 1, 13, 20]) {
-        assert!(count.abs_diff(500 * weight) < 88 + 15 * weight, "{count} for weight {weight}");
-    }
+    keyed::draws_by_weight_without_a_key::<RingHash>();
 }
 
 #[test]
 fn an_empty_key_is_none() {
-    let balancer = built(&FakeCluster::equal(3));
+    let balancer = built::<RingHash>(&FakeCluster::equal(3));
     let drawn = (0..100).map(|_| balancer.load_balance(FakeRequest::get("/").key("")).all()[0]);
     assert_eq!(drawn.collect::<std::collections::BTreeSet<_>>().len(), 3);
 }
@@ -52,7 +29,7 @@ fn an_empty_key_is_none() {
 #[test]
 fn the_example_of_the_docs_comes_out() {
     let cluster = FakeCluster::equal(2);
-    let balancer = built(&cluster);
+    let balancer = built::<RingHash>(&cluster);
     let k0 = || balancer.load_balance(FakeRequest::get("/").key("k0"));
     let mut trylist = k0();
     assert_eq!(trylist.next(), Next::Endpoint(0));
@@ -66,9 +43,9 @@ fn the_example_of_the_docs_comes_out() {
 #[test]
 fn one_of_n_servers_that_leaves_moves_its_own_keys_only() {
     let all = FakeCluster::equal(20);
-    let before = firsts(&built(&all));
+    let before = firsts(&built::<RingHash>(&all));
     let left = all.reordered(&(0..20).filter(|idx| *idx != 7).collect::<Vec<_>>());
-    let after = firsts(&built(&left));
+    let after = firsts(&built::<RingHash>(&left));
     let mut taken = [0; 20];
     for (before, after) in before.iter().zip(after) {
         let after = after + usize::from(after >= 7);
@@ -86,9 +63,9 @@ fn one_of_n_servers_that_leaves_moves_its_own_keys_only() {
 #[test]
 fn an_ejected_server_moves_the_same_keys_as_one_that_left() {
     let all = FakeCluster::equal(20);
-    let balancer = built(&all);
+    let balancer = built::<RingHash>(&all);
     let order: Vec<_> = (0..20).filter(|idx| *idx != 7).collect();
-    let left = firsts(&built(&all.reordered(&order)));
+    let left = firsts(&built::<RingHash>(&all.reordered(&order)));
     all.set_state(7, State::Ejected);
     let ejected = firsts(&balancer);
     assert!(ejected.iter().zip(left).all(|(ejected, left)| *ejected == order[left]));
@@ -97,61 +74,33 @@ fn an_ejected_server_moves_the_same_keys_as_one_that_left() {
 #[test]
 fn shares_are_off_by_a_tenth_or_so() {
     let mut counts = [0_usize; 20];
-    firsts(&built(&FakeCluster::equal(20))).into_iter().for_each(|server| counts[server] += 1);
+    firsts(&built::<RingHash>(&FakeCluster::equal(20))).into_iter().for_each(|server| counts[server] += 1);
     // 160 points have a deviation of 1 / sqrt(160), 8 %; three of them, and of the keys' own, sqrt(1000).
     assert!(counts.iter().all(|count| count.abs_diff(KEYS / 20) < 300), "{counts:?}");
 }
 
 #[test]
 fn slow_start_brings_the_same_keys_back_one_after_the_other() {
-    let cluster = FakeCluster::equal(5);
-    let balancer = built(&cluster);
-    let before = firsts(&balancer);
-    let own = before.iter().filter(|server| **server == 2).count() as f64;
-    let mut held = vec![false; KEYS];
-    for (weight, share) in [(0, 0.0), (WEIGHT_ONE / 10, 0.1), (WEIGHT_ONE / 2, 0.5), (WEIGHT_ONE, 1.0)] {
-        cluster.set_effective_weight(2, weight);
-        for (key, now) in firsts(&balancer).into_iter().enumerate() {
-            assert!(now == 2 || !held[key], "key {key} left at a share of {share}");
-            assert!(
-                now == before[key] || (before[key] == 2 && now != 2),
-                "key {key} of another server moved"
-            );
-            held[key] |= now == 2;
-        }
-        let n_held = held.iter().filter(|held| **held).count() as f64;
-        // A fifth of what it leaves over comes to it again, for another try.
-        let most = share / (1.0 - (1.0 - share) / 5.0);
-        let held = n_held / own;
-        assert!((share - 0.03..most + 0.03).contains(&held), "{n_held} of {own} keys at a share of {share}");
-    }
+    keyed::returns_keys_in_slow_start::<RingHash>();
 }
 
 #[test]
 fn an_endpoint_of_weight_0_is_the_last_resort() {
-    let cluster = FakeCluster::equal(3);
-    let balancer = built(&cluster);
-    cluster.set_effective_weight(1, 0);
-    for key in 0..100 {
-        assert_eq!(balancer.load_balance(keyed(key)).all().last(), Some(&1));
-    }
+    keyed::keeps_weight_0_for_the_end::<RingHash>();
 }
 
 #[test]
 fn a_key_in_the_metadata_keeps_the_place_when_the_address_changes() {
-    let before = FakeCluster::equal(3).metadata(0, "hash_key", "x").metadata(1, "hash_key", "y");
-    let swapped = FakeCluster::equal(3).metadata(0, "hash_key", "y").metadata(1, "hash_key", "x");
-    let (before, after) = (firsts(&built(&before)), firsts(&built(&swapped)));
-    assert!(before.iter().zip(after).all(|(before, after)| [1, 0, 2][*before] == after));
+    keyed::follows_the_metadata::<RingHash>();
 }
 
 #[test]
 fn endpoints_of_one_name_take_turns() {
     let cluster = FakeCluster::weighted(&[5, 1, 1, 1]);
     let cluster = (0..3).fold(cluster, |cluster, idx| cluster.metadata(idx, "hash_key", "a:80"));
-    let balancer = built(&cluster);
+    let balancer = built::<RingHash>(&cluster);
     let mine = (0..KEYS).find(|key| first(&balancer, *key) != 3).unwrap();
-    let balancer = built(&cluster);
+    let balancer = built::<RingHash>(&cluster);
     let turns: Vec<_> = (0..7).map(|_| first(&balancer, mine)).collect();
     assert_eq!(turns, [0, 0, 1, 0, 2, 0, 0]);
 }
@@ -164,7 +113,7 @@ fn no_server_gets_more_than_its_bound() {
     // One popular key: unbounded, it would be all one server's. The host counts what is on its way; here the test does.
     let (mut open, mut in_flight) = (Vec::new(), [0_u32; 3]);
     for n in 1..=OPEN {
-        let mut trylist = balancer.load_balance(keyed(1));
+        let mut trylist = balancer.load_balance(request(1));
         let Next::Endpoint(server) = trylist.next() else { panic!("no endpoint") };
         in_flight[server] += 1;
         cluster.set_in_flight(server, in_flight[server]);
@@ -174,7 +123,7 @@ fn no_server_gets_more_than_its_bound() {
             assert!(f64::from(in_flight[server]) <= most.ceil().max(1.0), "{in_flight:?} of {n}");
         }
     }
-    let preferred = first(&built(&cluster), 1);
+    let preferred = first(&built::<RingHash>(&cluster), 1);
     let share = [50, 50, 100][preferred];
     assert!(in_flight[preferred] > share, "as much as it may have: {in_flight:?}, preferred {preferred}");
     // All ended: the key is its own server's again.
@@ -188,7 +137,7 @@ fn the_bound_counts_the_requests_of_the_instance_before() {
     let cluster = FakeCluster::equal(2);
     let old = bounded(&cluster, 200);
     let mine = first(&old, 1);
-    let open: Vec<_> = (0..10).map(|_| old.load_balance(keyed(1))).collect();
+    let open: Vec<_> = (0..10).map(|_| old.load_balance(request(1))).collect();
     cluster.set_in_flight(mine, 10);
     let new = cluster.balancer::<RingHash>().setting("balance_factor", 200).previous(&old).build().unwrap();
     // Of 11 requests it may have 11 · 200 % / 2, that is 11.
@@ -205,7 +154,7 @@ fn where_nobody_has_room_the_bound_is_left_aside() {
     // Turns, so that nobody gets it all.
     let firsts: Vec<_> = (0..6).map(|key| first(&bounded, key)).collect();
     assert_eq!(firsts, [0, 1, 2, 0, 1, 2]);
-    assert!(bounded.load_balance(keyed(1)).all().len() == 3);
+    assert!(bounded.load_balance(request(1)).all().len() == 3);
 }
 
 /// The whole ring is 48,000 points.
@@ -214,7 +163,7 @@ fn who_finds_nobody_with_room_has_not_looked_at_every_point() {
     let cluster = FakeCluster::equal(300);
     (0..300).for_each(|server| cluster.set_in_flight(server, 100));
     let balancer = bounded(&cluster, 101);
-    let mut trylist = balancer.load_balance(keyed(1));
+    let mut trylist = balancer.load_balance(request(1));
     assert!(matches!(trylist.next(), Next::Endpoint(_)));
     assert!(trylist.explain().ends_with("points passed: 37"), "{}", trylist.explain());
     // Where one has, it is found, however far.
@@ -263,7 +212,7 @@ fn a_build_where_one_in_a_hundred_changed() {
     let order: Vec<usize> = (0..SERVERS).collect();
     let changed: Vec<usize> = (SERVERS / 100..SERVERS + SERVERS / 100).collect();
     let (before, after) = (pool.membership(&order), pool.membership(&changed));
-    let balancer = built(&before);
+    let balancer = built::<RingHash>(&before);
     let took = |build: &dyn Fn() -> TestBalancer<RingHash>| {
         let times = (0..3).map(|_| {
             let begun = std::time::Instant::now();
@@ -272,7 +221,9 @@ fn a_build_where_one_in_a_hundred_changed() {
         });
         times.min().unwrap()
     };
-    let (anew, merged) =
-        (took(&|| built(&after)), took(&|| after.balancer().previous(&balancer).build().unwrap()));
+    let (anew, merged) = (
+        took(&|| built::<RingHash>(&after)),
+        took(&|| after.balancer().previous(&balancer).build().unwrap()),
+    );
     println!("a ring of {SERVERS} servers: {anew:?} anew, {merged:?} from the one before");
 }
