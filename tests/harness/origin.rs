@@ -13,8 +13,8 @@ use std::time::Duration;
 use rustix::net::SocketFlags;
 use socket2::{Domain, SockRef, Socket, Type};
 
-use crate::DEADLINE;
 use crate::stream::{End, Message, Stream};
+use crate::{DEADLINE, Gate};
 
 /// A server on a free port of its own, which nobody else gets as long as this lives, even when it is stopped.
 #[derive(Debug)]
@@ -85,6 +85,29 @@ impl Origin {
     pub fn replying(reply: impl Into<Vec<u8>>) -> Self {
         let reply = reply.into();
         Self::serving(move |conn| while conn.request().is_some() && conn.send(&reply) {})
+    }
+
+    /// Answers every request with its name, once the gate is open.
+    pub fn gated(name: &'static str, gate: &Gate) -> Self {
+        let gate = gate.clone();
+        Self::serving(move |conn| {
+            while conn.request().is_some() {
+                gate.wait();
+                conn.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{name}", name.len()));
+            }
+        })
+    }
+
+    /// Answers one request with two halves of this length, of ones and of twos. The second half waits for the gate.
+    pub fn in_halves(half: usize, gate: &Gate) -> Self {
+        let gate = gate.clone();
+        Self::serving(move |conn| {
+            conn.request();
+            conn.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 2 * half));
+            conn.send(vec![1; half]);
+            gate.wait();
+            conn.send(vec![2; half]);
+        })
     }
 
     /// Answers every request with exactly these bytes and closes the connection.

@@ -212,6 +212,15 @@ impl Proxy {
         crate::eventually(&format!("{series} at {value}"), || (self.metric(series) == value).then_some(()));
     }
 
+    /// Waits until so many requests wait in the cluster's queue.
+    ///
+    /// # Panics
+    /// At the deadline.
+    #[track_caller]
+    pub fn wait_for_queue(&self, n: usize) {
+        self.wait_for_metric("trylist_queue_length{cluster=\"%\"}", n as f64);
+    }
+
     /// All its metrics.
     #[track_caller]
     pub fn metrics(&self) -> String {

@@ -3,8 +3,8 @@
 mod balancing;
 mod discovery;
 pub(crate) mod ejection;
+mod every_module;
 mod health;
-mod limits_and_sessions;
 mod live;
 mod live_bad;
 mod live_long;

@@ -70,17 +70,6 @@ pub(super) fn every_counter_adds_up(site: &Site, n_sent: usize) {
     eventually("all tries", || (tries(site) == n_sent as f64).then_some(()));
 }
 
-/// Answers with its name, once the gate is open.
-pub(super) fn gated(name: &'static str, gate: &Gate) -> Origin {
-    let gate = gate.clone();
-    Origin::serving(move |conn| {
-        while conn.request().is_some() {
-            gate.wait();
-            conn.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{name}", name.len()));
-        }
-    })
-}
-
 const HALF: usize = 1 << 20;
 
 /// Answers with its name, but `/tunnel` by switching to an echo, and `/download` by one half, and the other when the gate opens.
@@ -252,7 +241,7 @@ fn all_servers_are_replaced_again_and_again_and_no_request_fails() {
 #[test]
 fn a_full_queue_goes_to_a_server_that_is_added() {
     let gate = Gate::default();
-    let origins = ["a", "b"].map(|name| gated(name, &gate));
+    let origins = ["a", "b"].map(|name| Origin::gated(name, &gate));
     let new = ["c", "d"].map(Origin::named);
     let builder =
         over(&origins).each_server("max_requests = 1").in_cluster("queue = 6\nqueue_timeout = \"20s\"");

@@ -13,7 +13,7 @@ use tests::traffic::Traffic;
 use tests::{Gate, eventually};
 use trylist::process::control::ServerOrder::{self, Add, Drain, Maintenance, Ready, Remove, Weight};
 
-use super::live::{act, gated, over, who_answers};
+use super::live::{act, over, who_answers};
 
 /// Gives this order; it is in use when this returns.
 #[track_caller]
@@ -312,7 +312,7 @@ fn a_module_that_kills_in_build_is_in_quarantine_soon_and_all_servers_serve() {
 #[test]
 fn requests_that_wait_are_answered_when_the_last_server_leaves() {
     let gate = Gate::default();
-    let origin = gated("a", &gate);
+    let origin = Origin::gated("a", &gate);
     let builder = over([&origin]).each_server("max_requests = 1");
     let site = Site::run(&builder.in_cluster("queue = 6\nqueue_timeout = \"20s\""));
     let mut clients: Vec<_> = (0..4).map(|_| site.connect()).collect();

@@ -83,15 +83,7 @@ const REFUSALS: u32 = 98;
 #[test]
 fn streams_beyond_the_most_are_refused_and_then_their_connection() {
     let go = Gate::default();
-    let origin = Origin::serving({
-        let go = go.clone();
-        move |conn| {
-            while conn.request().is_some() {
-                go.wait();
-                conn.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na");
-            }
-        }
-    });
+    let origin = Origin::gated("a", &go);
     let site = program(&origin);
     let mut client = Frames::connect(site.address());
     let mut streams = (0..).map(|n| 2 * n + 1);

@@ -196,7 +196,7 @@ fn what_its_client_has_given_up_is_not_sent_from_the_queue() {
         origin.wait_for_requests(1);
         let mut client = proxy.connect();
         client.send(format!("POST /given-up HTTP/1.1\r\nHost: a\r\n{rest}"));
-        proxy.wait_for_metric("trylist_queue_length{cluster=\"%\"}", 1.0);
+        proxy.wait_for_queue(1);
         client.reset();
         proxy.wait_for_metric("trylist_outcomes_total{cluster=\"%\",outcome=\"aborted\"}", 1.0);
         go.open();
@@ -223,28 +223,35 @@ fn an_http2_client_that_takes_nothing_is_reset() {
     proxy.wait_for_metric("trylist_open_connections", 0.0);
 }
 
+/// A server for one request at a time, and its proxy. Once the gate is open, it answers each body with this text.
+fn one_at_a_time(
+    go: &tests::Gate,
+    answer: impl Fn(Vec<u8>) -> String + Send + Sync + 'static,
+) -> (Origin, Proxy) {
+    let go = go.clone();
+    let origin = Origin::serving(move |conn| {
+        while let Some(request) = conn.request() {
+            go.wait();
+            let text = answer(request.body);
+            conn.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len()));
+        }
+    });
+    let builder = Proxy::over([&origin]).each_server("max_requests = 1");
+    let proxy = builder.in_cluster("queue_timeout = \"20s\"").start();
+    (origin, proxy)
+}
+
 /// Its pieces are framed anew where they lie, and a size may take more digits than that of the client's first chunk had.
 #[test]
 fn a_chunked_body_that_comes_while_its_request_waits_arrives_whole() {
     let go = tests::Gate::default();
-    let origin = Origin::serving({
-        let go = go.clone();
-        move |conn| {
-            while let Some(request) = conn.request() {
-                go.wait();
-                let body = String::from_utf8(request.body).unwrap();
-                conn.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
-            }
-        }
-    });
-    let proxy =
-        Proxy::over([&origin]).each_server("max_requests = 1").in_cluster("queue_timeout = \"20s\"").start();
+    let (origin, proxy) = one_at_a_time(&go, |body| String::from_utf8(body).unwrap());
     let mut first = proxy.connect();
     first.get("/first");
     origin.wait_for_requests(1);
     let mut client = proxy.connect();
     client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
-    proxy.wait_for_metric("trylist_queue_length{cluster=\"%\"}", 1.0);
+    proxy.wait_for_queue(1);
     client.send("1\r\na\r\n13\r\nbcdefghijklmnopqrst\r\n0\r\n\r\nGET /next HTTP/1.1\r\nHost: a\r\n\r\n");
     go.open();
     assert_eq!(client.reply().text(), "abcdefghijklmnopqrst");
@@ -254,18 +261,7 @@ fn a_chunked_body_that_comes_while_its_request_waits_arrives_whole() {
 #[test]
 fn a_body_that_comes_while_its_request_waits_arrives_whole() {
     let go = tests::Gate::default();
-    let origin = Origin::serving({
-        let go = go.clone();
-        move |conn| {
-            while let Some(request) = conn.request() {
-                go.wait();
-                let n = request.body.len().to_string();
-                conn.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{n}", n.len()));
-            }
-        }
-    });
-    let proxy =
-        Proxy::over([&origin]).each_server("max_requests = 1").in_cluster("queue_timeout = \"20s\"").start();
+    let (origin, proxy) = one_at_a_time(&go, |body| body.len().to_string());
     let mut first = proxy.connect();
     first.get("/first");
     origin.wait_for_requests(1);
@@ -279,7 +275,7 @@ fn a_body_that_comes_while_its_request_waits_arrives_whole() {
             (client, format!("{body}{next}"), n)
         })
         .collect();
-    proxy.wait_for_metric("trylist_queue_length{cluster=\"%\"}", 3.0);
+    proxy.wait_for_queue(3);
     std::thread::scope(|scope| {
         for (mut client, rest, n) in waiting {
             scope.spawn(move || {

@@ -19,17 +19,6 @@ fn metric(proxy: &Proxy, series: &str, module: &str) -> f64 {
     proxy.metric(&series.replace("MODULE", module))
 }
 
-/// A server that answers once the gate is open.
-fn gated(gate: &Gate) -> Origin {
-    let gate = gate.clone();
-    Origin::serving(move |conn| {
-        while conn.request().is_some() {
-            gate.wait();
-            conn.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\ngated");
-        }
-    })
-}
-
 // ---- a balancer that did wrong ---------------------------------------------------------------------------------------
 
 /// This module does wrong at every request. Each is answered all the same, and after some of them it is not asked.
@@ -110,7 +99,7 @@ fn calls_that_take_too_long_count_as_well() {
 #[test]
 fn what_was_begun_is_ended() {
     let gate = Gate::default();
-    let origins = [gated(&gate), Origin::named("free")];
+    let origins = [Origin::gated("gated", &gate), Origin::named("free")];
     let journal = Journal::new();
     let proxy = Proxy::over(&origins)
         .module_file("records_calls", &artifacts::broken("records-calls"))
@@ -204,14 +193,14 @@ fn tiers_follow_each_other_without_a_module() {
 #[test]
 fn limits_and_the_queue_hold_without_a_module() {
     let gate = Gate::default();
-    let origin = gated(&gate);
+    let origin = Origin::gated("gated", &gate);
     let builder = unopened([&origin]).each_server("max_requests = 1");
     let proxy = builder.in_cluster("queue = 1\nqueue_timeout = \"20s\"").start_without_module();
     let (mut busy, mut waiting) = (proxy.connect(), proxy.connect());
     busy.get("/");
     origin.wait_for_requests(1);
     waiting.get("/");
-    proxy.wait_for_metric("trylist_queue_length{cluster=\"%\"}", 1.0);
+    proxy.wait_for_queue(1);
     assert_eq!(proxy.get("/").status(), 503);
     gate.open();
     assert_eq!([busy.reply().text(), waiting.reply().text()], ["gated", "gated"]);

@@ -179,6 +179,16 @@ fn a_server_that_breaks_off() {
     assert_eq!(calls[5..], ["/ finish Broken by Some(0), status Some(200), tries 1", "/ drop"]);
 }
 
+/// After so many calls, the module hears that its client is gone, and nothing more.
+#[track_caller]
+fn is_told_of_an_abort(journal: Journal, proxy: Proxy, n_before: usize, status: &str) {
+    let calls = journal.wait_for("/ drop");
+    let finish = format!("/ finish Aborted by Some(0), status {status}, tries 1");
+    assert_eq!(calls[n_before..], ["/ observe 0 TryEnded Aborted", &finish, "/ drop"]);
+    drop(proxy);
+    assert_eq!(journal.all().len(), calls.len(), "and nothing more");
+}
+
 #[test]
 fn a_client_that_goes_within_its_request() {
     let origin = Origin::serving(|conn| {
@@ -191,13 +201,7 @@ fn a_client_that_goes_within_its_request() {
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\npart");
     origin.wait_for_requests(1);
     client.reset();
-    let calls = journal.wait_for("/ drop");
-    assert_eq!(
-        calls[3..],
-        ["/ observe 0 TryEnded Aborted", "/ finish Aborted by Some(0), status None, tries 1", "/ drop"]
-    );
-    drop(proxy);
-    assert_eq!(journal.all().len(), 6, "and nothing more");
+    is_told_of_an_abort(journal, proxy, 3, "None");
 }
 
 #[test]
@@ -212,13 +216,7 @@ fn a_client_that_goes_while_it_waits() {
     client.get("/");
     origin.wait_for_requests(1);
     client.reset();
-    let calls = journal.wait_for("/ drop");
-    assert_eq!(
-        calls[3..],
-        ["/ observe 0 TryEnded Aborted", "/ finish Aborted by Some(0), status None, tries 1", "/ drop"]
-    );
-    drop(proxy);
-    assert_eq!(journal.all().len(), 6, "and nothing more");
+    is_told_of_an_abort(journal, proxy, 3, "None");
 }
 
 #[test]
@@ -234,13 +232,7 @@ fn a_client_that_goes_within_its_response() {
     client.get("/").reply_head();
     client.bytes(10_000);
     client.reset();
-    let calls = journal.wait_for("/ drop");
-    assert_eq!(
-        calls[4..],
-        ["/ observe 0 TryEnded Aborted", "/ finish Aborted by Some(0), status Some(200), tries 1", "/ drop"]
-    );
-    drop(proxy);
-    assert_eq!(journal.all().len(), 7, "and nothing more");
+    is_told_of_an_abort(journal, proxy, 4, "Some(200)");
 }
 
 #[test]
@@ -471,11 +463,11 @@ fn busy_waits_until_one_comes_free() {
     arrived.wait();
     second.get("/2");
     journal.wait_for("/2 next after []: busy");
-    proxy.wait_for_metric("trylist_queue_length{cluster=\"%\"}", 1.0);
+    proxy.wait_for_queue(1);
     assert_eq!(origin.requests().len(), 1);
     go.open();
     assert_eq!((first.reply().text(), second.reply().text()), ("ok".into(), "ok".into()));
-    proxy.wait_for_metric("trylist_queue_length{cluster=\"%\"}", 0.0);
+    proxy.wait_for_queue(0);
     assert_eq!(proxy.metric(&fault("already_tried")), 0.0, "busy is no fault");
 }
 
@@ -487,7 +479,7 @@ fn busy_for_too_long_is_503() {
     let proxy = builder.in_cluster("queue_timeout = \"60ms\"").start();
     let reply = proxy.get("/");
     assert_eq!((reply.status(), reply.text().contains("busy")), (503, true), "{reply:?}");
-    proxy.wait_for_metric("trylist_queue_length{cluster=\"%\"}", 0.0);
+    proxy.wait_for_queue(0);
     drop(proxy);
     let calls = journal.all();
     assert!(calls[1..calls.len() - 2].iter().all(|call| call == "/ next after []: busy"), "{calls:?}");
@@ -517,7 +509,7 @@ fn a_client_that_goes_while_it_waits_in_the_queue() {
     client.reset();
     journal.wait_for("/ finish Aborted by None, status None, tries 0");
     journal.wait_for("/ drop");
-    proxy.wait_for_metric("trylist_queue_length{cluster=\"%\"}", 0.0);
+    proxy.wait_for_queue(0);
 }
 
 // ---- faults ----------------------------------------------------------------------------------------------------------

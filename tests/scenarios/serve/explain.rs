@@ -225,15 +225,7 @@ fn a_503_says_that_none_was_left_and_why() {
 #[test]
 fn a_request_that_waited_says_what_for() {
     let gate = Gate::default();
-    let origin = Origin::serving({
-        let gate = gate.clone();
-        move |conn| {
-            while conn.request().is_some() {
-                gate.wait();
-                conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-            }
-        }
-    });
+    let origin = Origin::gated("ok", &gate);
     let builder =
         Proxy::over([&origin]).each_server("max_requests = 1").in_cluster("queue_timeout = \"20s\"");
     let proxy = open(builder).start();
@@ -241,7 +233,7 @@ fn a_request_that_waited_says_what_for() {
     busy.get("/busy");
     origin.wait_for_requests(1);
     waiting.send(ASK);
-    proxy.wait_for_metric("trylist_queue_length{cluster=\"%\"}", 1.0);
+    proxy.wait_for_queue(1);
     gate.open();
     assert_eq!(busy.reply().text(), "ok");
     let told = why(&waiting.reply(), &[&origin]);
