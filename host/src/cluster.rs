@@ -99,7 +99,7 @@ pub struct Cluster {
 /// Members that are not in use as they should be, since the last change of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MembershipRefusal {
-    /// Who refuses them, and why.
+    /// The modules that refuse them, with their reasons.
     pub why: String,
     /// They are in use all the same, and the host chooses among them. Otherwise the members of before are, but for those that left.
     pub host_chooses: bool,

@@ -303,11 +303,11 @@ impl Builder {
     }
 }
 
-/// What a snapshot is built from, beside its members.
+/// The inputs of a snapshot, beside its members.
 pub(super) struct BuildFrom<'a> {
     /// The one before it.
     pub(super) before: Option<&'a Snapshot>,
-    /// What an earlier generation learned.
+    /// The learned state of an earlier generation.
     pub(super) known: Option<&'a LearnedCluster>,
 }
 
@@ -318,7 +318,7 @@ impl BuildFrom<'_> {
     }
 }
 
-/// What comes of members that a module refuses.
+/// The result for members that a module refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum IfRefused {
     /// Nothing: there are others to go on with.

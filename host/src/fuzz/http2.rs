@@ -13,7 +13,7 @@ use crate::http::h2::lines::{HeadLines, fields};
 use crate::http::h2::message::{Fault, FieldLimits, RequestFields, ResponseFields, TrailerFields};
 use crate::http::h2::session::{Session, SessionTerms, Side};
 
-/// What a table of 4096 bytes and its entries may hold in memory, twice as long where they have just grown.
+/// Maximum memory of a table of 4096 bytes and its entries. Vectors that have just grown are twice as long.
 const TABLE_MEMORY: usize = 2 * (4096 + 128 * 16);
 
 /// Frames are written as they were read; what is taken off a payload leaves a part of it.
@@ -62,7 +62,7 @@ fn decode(decoder: &mut Decoder, block: &[u8]) -> Option<Vec<Kept>> {
     is_whole.then_some(fields)
 }
 
-/// What is decoded is the same after it was encoded and decoded again; memory stays within its bound.
+/// Decoded fields are the same after they were encoded and decoded again. Memory stays within its bound.
 pub fn h2_hpack(data: &[u8]) {
     let (mut decoder, mut encoder, mut again) = (Decoder::new(4096), Encoder::new(), Decoder::new(4096));
     let mut draws = Draws::from(data);

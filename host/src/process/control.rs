@@ -189,7 +189,7 @@ pub struct GenerationStatus {
 pub struct RefusedStatus {
     /// Name of the cluster.
     pub cluster: String,
-    /// Who refuses them, and why.
+    /// The modules that refuse them, with their reasons.
     pub why: String,
     /// They are in use, and the host chooses among them; otherwise the servers of before are in use.
     pub host_chooses: bool,

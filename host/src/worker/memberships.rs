@@ -92,7 +92,7 @@ struct ClusterWant {
 struct Caller {
     /// Versions of clusters that are to be done.
     needs: BTreeMap<usize, u64>,
-    /// What came of it so far.
+    /// Its result so far.
     result: ActsResult,
     done: Done,
 }

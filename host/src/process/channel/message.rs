@@ -154,7 +154,7 @@ pub(crate) enum ToSupervisor {
     Applied {
         /// The number of the acts.
         number: u64,
-        /// What came of them.
+        /// Their result.
         result: ActsResult,
     },
     /// The state learned so far: the answer to `Save`, and sent every few seconds.
@@ -226,7 +226,7 @@ impl ChannelMessage for ToWorker {
     }
 }
 
-/// What came of acts.
+/// The result of acts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum ActsResult {
     /// They are in use.
@@ -264,7 +264,7 @@ pub(crate) struct WorkerReport {
 pub(crate) struct RefusedServers {
     /// Its index in the configuration.
     pub(crate) cluster: usize,
-    /// Who refuses them, and why.
+    /// The modules that refuse them, with their reasons.
     pub(crate) why: String,
     /// They are in use, and the host chooses among them; otherwise the servers of before are.
     pub(crate) host_chooses: bool,
