@@ -1,4 +1,4 @@
-//! One check at a time, against servers in this process; that states follow is in `tests/scenarios/health.rs`.
+//! One check at a time, against servers in this process. `tests/scenarios/cluster/health.rs` has the states that follow.
 
 use std::convert::Infallible;
 
