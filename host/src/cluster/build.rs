@@ -178,7 +178,7 @@ impl Builder {
         endpoints
     }
 
-    /// What lives of a member, or a new life; `None` where there is no room for one more.
+    /// The life of a member, or a new one; `None` where there is no room for one more.
     fn live(&self, server: &Server, id: u64) -> Option<Arc<Live>> {
         self.lives.get_or(id, || self.new_live(server))
     }

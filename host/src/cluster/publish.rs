@@ -148,7 +148,7 @@ impl Cluster {
         }
     }
 
-    /// What is written to the live numbers before anything is built: no instance sees more than it was built with.
+    /// The live numbers that are written before anything is built: no instance sees more than it was built with.
     fn change_before_build(&self, before: &Snapshot, endpoints: &[Arc<Endpoint>], duties: &Duties) {
         let serves = before.available_tier(0).is_some();
         for endpoint in endpoints {

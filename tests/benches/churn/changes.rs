@@ -9,7 +9,7 @@ use lb_api::Rng;
 use crate::servers::Servers;
 use crate::site::{Change, Site};
 
-/// What changes showed.
+/// The results of the changes.
 #[derive(Default)]
 pub(crate) struct Seen {
     /// How long the rounds with changes took.
