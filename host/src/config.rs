@@ -33,6 +33,7 @@ use std::path::{Path, PathBuf};
 pub use self::files::Files;
 pub use self::health::{CountedStatuses, Ejection, HealthCheck, HttpProbe, Probe, ProbeMethod};
 pub use self::locate::NotFound;
+pub(crate) use self::model::url_at;
 pub use self::model::{
     Access, AccessLogTarget, Admin, AllDown, ClusterConfig, Config, CookieTerms, Families, HostHeader,
     KeyMissing, KeySource, Limits, Listener, MAX_SERVERS, ModuleFile, Place, ProxyProtocol, QueueOrder,

@@ -75,6 +75,11 @@ pub(crate) enum Which {
 pub(crate) struct Declined;
 
 impl Endpoint {
+    /// Whether this URL, as an operator writes it, names it: by its own, or by that of the name whose address it has.
+    pub(crate) fn is_of(&self, url: &str) -> bool {
+        *self.url == *url || self.address.is_some_and(|address| *self.url == config::url_at(url, address))
+    }
+
     /// Whether its state lets it take requests.
     #[inline]
     pub(crate) fn is_usable(&self, which: Which) -> bool {

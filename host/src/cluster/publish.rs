@@ -372,7 +372,7 @@ mod tests {
         let cluster = cluster("");
         let mut many: Vec<(u16, u16)> = (1..=u16::MAX).map(|port| (port, 1)).collect();
         many.push((1, 1));
-        let hooks = PublishHooks { prepare: &|_| (), wake: &|| (), is_over: &|| false };
+        let hooks = PublishHooks { prepare: &|_| (), wake: &|| (), is_over: &|| false, newer: &|| None };
         let mut members = members(&cluster, &many);
         let refused = cluster.publish(&members, &hooks).unwrap_err();
         assert_eq!(refused, "65536 servers are more than a cluster may have (65535)");

@@ -152,7 +152,7 @@ mod tests {
             servers[1].weight = weight;
             servers.into_iter().map(|server| Member { server, duty: Duty::Ready }).collect()
         };
-        let hooks = PublishHooks { prepare: &|_| (), wake: &|| (), is_over: &|| false };
+        let hooks = PublishHooks { prepare: &|_| (), wake: &|| (), is_over: &|| false, newer: &|| None };
         let published = cluster.publish(&members(7), &hooks).expect("no module that could refuse");
         assert_eq!(published.number, 2);
         assert!(Arc::ptr_eq(&before, &words()));

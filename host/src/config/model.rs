@@ -261,14 +261,15 @@ pub struct Server {
     pub place: Place,
 }
 
+/// The URL of a server at one of the addresses of its name.
+pub(crate) fn url_at(url: &str, address: IpAddr) -> String {
+    format!("{url}{ADDRESS_MARK}{address}")
+}
+
 impl Server {
     /// The server at one of the addresses of its name.
     pub(crate) fn at(&self, address: IpAddr) -> Self {
-        Self {
-            url: format!("{}{ADDRESS_MARK}{address}", self.url).into(),
-            address: Some(address),
-            ..self.clone()
-        }
+        Self { url: url_at(&self.url, address).into(), address: Some(address), ..self.clone() }
     }
 
     /// Whether this URL, as an operator writes it, names the server or one of its addresses.

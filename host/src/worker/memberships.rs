@@ -20,7 +20,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::watch;
 
 use crate::cluster::discovery::KnownAddresses;
-use crate::cluster::endpoint::{ADDRESS_MARK, Endpoint};
+use crate::cluster::endpoint::Endpoint;
 use crate::cluster::membership::{Duty, Member, ServerAct, merge};
 use crate::cluster::{Cluster, Clusters, PublishHooks, Published, Snapshot};
 use crate::config::{Config, Server};
@@ -394,14 +394,10 @@ impl Membership {
     /// Those of them that these URLs name, a server or one of its addresses.
     fn members_named(&self, config: &Config, cluster: usize, urls: &[String]) -> Vec<Member> {
         let cluster = &config.clusters[cluster];
-        let is_of = |url: &str, server: &Server| {
-            url.strip_prefix(&*server.url)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with(ADDRESS_MARK))
-        };
-        let is_named = |server: &&Server| urls.iter().any(|url| is_of(url, server));
+        let is_named = |server: &&Server| urls.iter().any(|url| server.is_named_by(url));
         let servers: Vec<Server> = cluster.servers.iter().filter(is_named).cloned().collect();
         let is_related = |act: &&ServerAct| {
-            urls.contains(&act.url) || servers.iter().any(|server| is_of(&act.url, server))
+            urls.contains(&act.url) || servers.iter().any(|server| server.is_named_by(&act.url))
         };
         let acts: Vec<ServerAct> =
             self.acts.iter().filter(|act| act.cluster == *cluster.name).filter(is_related).cloned().collect();
