@@ -7,6 +7,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use base64ct::{Base64, Encoding as _};
+
 use crate::http::h1::head::{HeadLimits, Refusal};
 use crate::http::h2::driver::{ConnectionEnd, SessionSocket};
 use crate::http::h2::message::FieldLimits;
@@ -229,8 +231,11 @@ impl ClientConnection {
     }
 
     fn begin(&self, accepted: Accepted) {
-        let Accepted { slot, head, refusal, is_head, has_body } = accepted;
-        let terms = Terms { is_head, is_secure: self.is_secure, local: self.local };
+        let Accepted { slot, mut head, refusal, is_head, is_connect, has_body } = accepted;
+        if is_connect {
+            add_key(&self.thread, &mut head);
+        }
+        let terms = Terms { is_head, is_connect, is_secure: self.is_secure, local: self.local };
         let stream = ServerStream::new(Rc::clone(&self.session), slot, terms);
         let (thread, client) = (Rc::clone(&self.thread), self.client.clone());
         // In a box, since the runtime moves a task's future several times.
@@ -240,6 +245,21 @@ impl ClientConnection {
             serve_stream(&thread, &mut down, StreamRequest { head: &head, refusal, has_body }).await;
         }));
     }
+}
+
+/// Adds the key that a server of HTTP/1.1 wants of a WebSocket, and that HTTP/2 has not (RFC 8441 section 5).
+#[cold]
+fn add_key(thread: &Thread, head: &mut Vec<u8>) {
+    let mut key = [0; 16];
+    for part in key.chunks_mut(8) {
+        part.copy_from_slice(&thread.random().to_ne_bytes());
+    }
+    head.truncate(head.len().saturating_sub(2));
+    head.extend_from_slice(b"sec-websocket-key: ");
+    let mut text = [0; 24];
+    // It has room for exactly that.
+    head.extend_from_slice(Base64::encode(&key, &mut text).unwrap_or_default().as_bytes());
+    head.extend_from_slice(b"\r\n\r\n");
 }
 
 /// The request of an HTTP/2 stream.

@@ -5,6 +5,7 @@ use std::net::{Shutdown, TcpStream};
 
 use tests::DEADLINE;
 use tests::client::Client;
+use tests::h2::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, RST_STREAM, SETTINGS, block, frame};
 use tests::origin::{Conn, Origin};
 use tests::proxy::Proxy;
 use tests::stream::End;
@@ -317,4 +318,43 @@ fn a_drain_lets_tunnels_go_on_and_closes_them_at_its_end() {
     proxy.wait();
     let log = std::fs::read_to_string(&file).unwrap();
     assert!(log.contains("\" 101 16 ") && log.contains(" aborted "), "{log}");
+}
+
+/// An extended CONNECT for a WebSocket (RFC 8441).
+fn extended_connect() -> Vec<u8> {
+    let pseudo = [(":method", "CONNECT"), (":protocol", "websocket"), (":scheme", "http")];
+    let more = [(":authority", "test"), (":path", "/chat"), ("sec-websocket-version", "13")];
+    frame(HEADERS, END_HEADERS, 1, &block(&[&pseudo[..], &more].concat()))
+}
+
+#[test]
+fn a_websocket_over_http2_reaches_a_server_of_http1() {
+    let (url, server) = echo(1);
+    let proxy = Proxy::over_urls([url]).listener("h2 = true").start();
+    let mut client = Frames::connect(proxy.address());
+    let settings = client.wait_for(SETTINGS).payload;
+    assert!(settings.chunks(6).any(|setting| setting == [0, 8, 0, 0, 0, 1]), "{settings:?}");
+    client.send(extended_connect());
+    let head = client.wait_for(HEADERS);
+    // RFC 7541 appendix A, entry 8: status 200.
+    assert_eq!((head.payload[0], head.flags & END_STREAM), (0x88, 0));
+    let accept = b"sec-websocket-accept";
+    assert!(!head.payload.windows(accept.len()).any(|name| name == accept));
+    // Masked by zeros, as a client's frames have to be.
+    client.send(frame(DATA, 0, 1, b"\x81\x82\0\0\0\0hi"));
+    assert_eq!(client.wait_for(DATA).payload, b"\x81\x02hi");
+    client.send(frame(DATA, END_STREAM, 1, b"\x88\x80\0\0\0\0"));
+    while client.wait_for(DATA).flags & END_STREAM == 0 {}
+    server.join().unwrap();
+}
+
+/// To the client success would mean that there is a tunnel.
+#[test]
+fn a_stream_whose_server_does_not_switch_is_no_tunnel() {
+    let origin = Origin::named("a");
+    let proxy = Proxy::over([&origin]).route("path = \"/\"\nupgrade = false").listener("h2 = true").start();
+    let mut client = Frames::connect(proxy.address());
+    client.send(extended_connect());
+    assert_eq!(client.wait_for(RST_STREAM).stream, 1);
+    assert_eq!(origin.requests()[0].header("upgrade"), None);
 }

@@ -213,7 +213,7 @@ async fn serve(socket: DuplexStream) {
     poll_fn(|cx| {
         let polled = socket.poll(cx, &session);
         while let Some(accepted) = { session.borrow_mut().accept() } {
-            let terms = Terms { is_head: accepted.is_head, is_secure: false, local: None };
+            let terms = Terms { is_head: accepted.is_head, is_connect: false, is_secure: false, local: None };
             let mut stream = ServerStream::new(Rc::clone(&session), accepted.slot, terms);
             spawn_local(async move {
                 let text = String::from_utf8(accepted.head.clone()).expect("ASCII");

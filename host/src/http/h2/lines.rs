@@ -57,17 +57,21 @@ pub(crate) fn fields(mut lines: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     })
 }
 
-/// Whether frames say what this header says, so that HTTP/2 forbids it (RFC 9113 section 8.2.2).
+/// Whether frames say what this header says, so that HTTP/2 forbids it (RFC 9113 section 8.2.2), or has no use for it (RFC 8441
+/// section 5).
 pub(crate) fn is_said_by_frames(name: &[u8]) -> bool {
-    matches!(
-        Name::of(name),
-        Name::Connection
-            | Name::KeepAlive
-            | Name::Lookalike
-            | Name::ProxyConnection
-            | Name::TransferEncoding
-            | Name::Upgrade
-    )
+    const ACCEPT: &[u8] = b"sec-websocket-accept";
+    let is_accept = name.len() == ACCEPT.len() && name.eq_ignore_ascii_case(ACCEPT);
+    is_accept
+        || matches!(
+            Name::of(name),
+            Name::Connection
+                | Name::KeepAlive
+                | Name::Lookalike
+                | Name::ProxyConnection
+                | Name::TransferEncoding
+                | Name::Upgrade
+        )
 }
 
 #[cfg(test)]

@@ -25,6 +25,8 @@ pub struct ServerStream {
     /// The request's method is HEAD.
     is_head: bool,
     ended: bool,
+    /// It asks to become a tunnel (RFC 8441).
+    is_connect: bool,
     is_secure: bool,
     /// The proxy's end of its connection.
     local: Option<SocketAddr>,
@@ -35,6 +37,8 @@ pub struct ServerStream {
 pub struct Terms {
     /// The request's method is HEAD.
     pub is_head: bool,
+    /// It asks to become a tunnel (extended CONNECT, RFC 8441).
+    pub is_connect: bool,
     /// The connection is encrypted.
     pub is_secure: bool,
     /// The proxy's end of the connection.
@@ -44,7 +48,7 @@ pub struct Terms {
 impl ServerStream {
     /// The stream of a request that was accepted; it stands at `slot`.
     pub(crate) fn new(session: Rc<RefCell<Session>>, slot: usize, terms: Terms) -> Self {
-        let Terms { is_head, is_secure, local } = terms;
+        let Terms { is_head, is_connect, is_secure, local } = terms;
         Self {
             session,
             slot,
@@ -53,6 +57,7 @@ impl ServerStream {
             left: None,
             is_head,
             ended: false,
+            is_connect,
             is_secure,
             local,
         }
@@ -121,7 +126,13 @@ impl ServerStream {
             return Poll::Ready(Ok(buf.len()));
         };
         let status = head.status().ok_or_else(|| io::Error::other("malformed response head"))?;
-        let length = head.length();
+        // RFC 8441 section 4: in HTTP/2 a stream becomes a tunnel by success, and in HTTP/1.1 by 101 alone.
+        let becomes_tunnel = self.is_connect && status == 101;
+        if self.is_connect && matches!(status, 200..300) {
+            return Poll::Ready(Err(io::Error::other("the server does not switch protocols")));
+        }
+        let status = if becomes_tunnel { 200 } else { status };
+        let length = head.length().filter(|_| !becomes_tunnel);
         let is_final = status >= 200;
         let ends = is_final && (self.is_head || matches!(status, 204 | 304) || length == Some(0));
         let taken = head.taken;

@@ -136,6 +136,8 @@ pub(crate) struct Accepted {
     pub(crate) refusal: Option<Refusal>,
     /// Its method is HEAD.
     pub(crate) is_head: bool,
+    /// It asks to become a tunnel (extended CONNECT, RFC 8441), and its head says so in the words of HTTP/1.1.
+    pub(crate) is_connect: bool,
     /// A body follows.
     pub(crate) has_body: bool,
 }
@@ -216,7 +218,7 @@ impl Session {
             side: terms.side,
             max_streams: terms.max_streams,
             limits: terms.limits,
-            reader: FieldReader::new(TABLE_BYTES, terms.limits),
+            reader: FieldReader::new(TABLE_BYTES, terms.limits, is_server),
             encoder: Encoder::new(),
             text: Vec::new(),
             streams: Streams::default(),
@@ -257,6 +259,7 @@ impl Session {
                 &[
                     (setting::MAX_CONCURRENT_STREAMS, self.max_streams),
                     (setting::MAX_HEADER_LIST_SIZE, head_bytes),
+                    (setting::ENABLE_CONNECT_PROTOCOL, 1),
                 ],
                 out,
             ),
@@ -285,6 +288,7 @@ impl Session {
                         head: std::mem::take(&mut stream.head),
                         refusal: stream.refusal,
                         is_head: stream.is_head_method,
+                        is_connect: stream.is_connect,
                         has_body: stream.has_body,
                     });
                 }

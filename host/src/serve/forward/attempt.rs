@@ -234,7 +234,8 @@ impl Request<'_> {
             Framing::Chunked | Framing::UntilClose if !to_h2 => Encoding::Chunked,
             Framing::None | Framing::Length(_) | Framing::Chunked | Framing::UntilClose => Encoding::Identity,
         };
-        let ends_apart = down.stream.is_h2();
+        // Behind a request that asks for another protocol, a stream goes on in that.
+        let ends_apart = down.stream.is_h2() && !head.asks_upgrade;
         let may_have_trailers = ends_apart || head.framing == Framing::Chunked;
         let rules = self.view.plan.route.request_headers.as_ref();
         let policy = self.policy().filter(|_| head.framing != Framing::None);

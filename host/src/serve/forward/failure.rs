@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use lb_api::wire;
 
-use super::report::{RequestReport, Served, end, write_all};
+use super::report::{RequestReport, Served, end, write_whole};
 use super::request::{AfterRequest, Memory, Request};
 use crate::cluster::endpoint::Endpoint;
 use crate::http::h1::head::Framing;
@@ -131,7 +131,7 @@ impl Request<'_> {
             &mut memory.response,
         );
         self.apply_rules(down, status_of.status, &mut memory.response);
-        let sent = write_all(self.thread, down, &memory.response).await;
+        let sent = write_whole(self.thread, down, &memory.response).await;
         let report = RequestReport {
             status: status_of.status,
             outcome,

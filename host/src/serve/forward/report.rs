@@ -49,7 +49,7 @@ pub(crate) async fn refuse(
         && head.is_some_and(|head| head.framing == Framing::None && keeps(thread, down, head));
     memory.response.clear();
     let body_bytes = respond::write_error(&thread.date, error, head, keep, &[], now, &mut memory.response);
-    let sent = write_all(thread, down, &memory.response).await;
+    let sent = write_whole(thread, down, &memory.response).await;
     let report = RequestReport {
         status: status_of(error).status,
         received_bytes: head.map_or(0, |head| head.len() as u64),
@@ -73,7 +73,7 @@ pub(super) async fn answer_options(
     let keep = head.framing == Framing::None && keeps(thread, down, head);
     memory.response.clear();
     respond::write_options(&thread.date, head, keep, started, &mut memory.response);
-    let sent = write_all(thread, down, &memory.response).await;
+    let sent = write_whole(thread, down, &memory.response).await;
     let sent_bytes = memory.response.len() as u64;
     let report = RequestReport {
         status: 204,
@@ -132,12 +132,19 @@ impl Request<'_> {
 }
 
 /// Writes a response of the proxy's own; false where the client does not take it, whose connection is then of no use.
+pub(super) async fn write_whole(thread: &Thread, down: &mut Downstream, response: &[u8]) -> bool {
+    let is_written = write_all(thread, down, response).await;
+    if is_written {
+        down.stream.finish(b"");
+    }
+    is_written
+}
+
+/// Writes the beginning of a response that goes on; false as above.
 pub(super) async fn write_all(thread: &Thread, down: &mut Downstream, bytes: &[u8]) -> bool {
     let write = async {
         down.stream.write_all(bytes).await?;
-        down.stream.flush().await?;
-        down.stream.finish(b"");
-        Ok::<_, std::io::Error>(())
+        down.stream.flush().await
     };
     match tokio::time::timeout(thread.config.timeouts.body, write).await {
         Ok(written) => written.is_ok(),

@@ -191,6 +191,7 @@ impl TunnelDirection {
         loop {
             ready!(self.poll_write(cx, sink))?;
             if self.source_ended {
+                sink.finish(b"");
                 ready!(Pin::new(&mut *sink).poll_shutdown(cx))?;
                 self.is_done = true;
                 return Poll::Ready(Ok(()));

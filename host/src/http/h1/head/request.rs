@@ -96,6 +96,8 @@ impl RequestHead {
         self.head.text = text;
         self.version = Version::Http2;
         self.framing = match self.framing {
+            // What follows belongs to the other protocol.
+            _ if self.asks_upgrade => Framing::None,
             Framing::Length(n) => Framing::Length(n),
             // No body; the stream ends by itself.
             _ if self.known(Name::ContentLength).is_some() => Framing::None,

@@ -13,6 +13,8 @@ pub(super) struct FieldReader {
     decoder: Decoder,
     scratch: Vec<u8>,
     limits: FieldLimits,
+    /// Streams may become tunnels (RFC 8441).
+    allows_protocol: bool,
 }
 
 fn compression(_: CompressionError) -> SessionError {
@@ -20,8 +22,8 @@ fn compression(_: CompressionError) -> SessionError {
 }
 
 impl FieldReader {
-    pub(super) fn new(table_bytes: usize, limits: FieldLimits) -> Self {
-        Self { decoder: Decoder::new(table_bytes), scratch: Vec::new(), limits }
+    pub(super) fn new(table_bytes: usize, limits: FieldLimits, allows_protocol: bool) -> Self {
+        Self { decoder: Decoder::new(table_bytes), scratch: Vec::new(), limits, allows_protocol }
     }
 
     /// Reads a block of which nothing is of use: the table is the connection's.
@@ -36,7 +38,7 @@ impl FieldReader {
         ends: bool,
         text: &mut Vec<u8>,
     ) -> Result<Result<CheckedRequest, Fault>, SessionError> {
-        let mut fields = RequestFields::new(text, self.limits, false);
+        let mut fields = RequestFields::new(text, self.limits, self.allows_protocol);
         self.decoder.decode(block, &mut self.scratch, |field| fields.take(&field)).map_err(compression)?;
         Ok(fields.finish(ends))
     }

@@ -280,6 +280,7 @@ impl Session {
             Ok(request) => {
                 stream.expected = request.length;
                 stream.is_head_method = request.is_head;
+                stream.is_connect = request.is_extended_connect;
             }
             Err(Fault::Malformed(_)) => {
                 self.streams.remember_reset(of.id);

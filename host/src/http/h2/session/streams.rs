@@ -54,6 +54,8 @@ pub(super) struct StreamState {
     /// What is left of a body by its Content-Length.
     pub(super) expected: Option<u64>,
     pub(super) is_head_method: bool,
+    /// It asks to become a tunnel.
+    pub(super) is_connect: bool,
     /// The request did not end with its head.
     pub(super) has_body: bool,
     pub(super) receive: ReceiveWindow,
@@ -84,6 +86,7 @@ impl StreamState {
             refusal: None,
             expected: None,
             is_head_method: false,
+            is_connect: false,
             has_body: false,
             receive: ReceiveWindow::new(DEFAULT_WINDOW),
             window: i64::from(window),
