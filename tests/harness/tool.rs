@@ -23,7 +23,7 @@ pub fn tool_fed(name: &str, arguments: &[&str], input: &str) -> Option<Output> {
     let mut child = match command.spawn() {
         Ok(child) => child,
         Err(e) if e.kind() == ErrorKind::NotFound => {
-            eprintln!("SKIPPED: there is no {name} here (.ci/run installs it)");
+            eprintln!("SKIPPED: there is no {name} here (tests/README.md says where it comes from)");
             return None;
         }
         Err(e) => panic!("{name}: {e}"),
@@ -60,7 +60,7 @@ impl RunningTool {
         match command.spawn() {
             Ok(child) => Some(Self(child)),
             Err(e) if e.kind() == ErrorKind::NotFound => {
-                eprintln!("SKIPPED: there is no {name} here (.ci/run installs it)");
+                eprintln!("SKIPPED: there is no {name} here (tests/README.md says where it comes from)");
                 None
             }
             Err(e) => panic!("{name}: {e}"),

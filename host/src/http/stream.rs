@@ -101,6 +101,15 @@ impl Stream {
         }
     }
 
+    /// How many bytes the connection of a client's stream has sent, if the stream waits until others have had their turn: a slow
+    /// client takes something all the while, though nothing of this stream.
+    pub fn turn(&self) -> Option<u64> {
+        match self {
+            Self::H2Server(stream) => stream.turn(),
+            Self::Tcp(_) | Self::Tls(_) | Self::H2Client(_) => None,
+        }
+    }
+
     /// Lines of the trailers after the end of the stream.
     pub fn trailers(&mut self) -> Vec<u8> {
         match self {

@@ -197,8 +197,7 @@ fn with_line<T>(
 
 /// A target without bytes that many servers of HTTP/2 refuse, though HTTP/1.1 lets them pass.
 fn escaped(target: &[u8]) -> Cow<'_, [u8]> {
-    let is_refused =
-        |byte: &u8| matches!(byte, b'"' | b'#' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}');
+    let is_refused = |byte: &u8| matches!(byte, b'"' | b'#' | b'<' | b'>' | b'`');
     if !target.iter().any(is_refused) {
         return Cow::Borrowed(target);
     }
@@ -301,8 +300,8 @@ mod tests {
 
     #[test]
     fn a_request_line_is_taken_apart_and_escaped() {
-        let said = line(b"POST /a\"b?<c> HTTP/1.1\r\nX: y\r\nHost: s:1\r\n\r\n").expect("sendable");
-        assert_eq!(said, ["POST", "https", "s:1", "/a%22b?%3Cc%3E"]);
+        let said = line(b"POST /{a}\"b?<c> HTTP/1.1\r\nX: y\r\nHost: s:1\r\n\r\n").expect("sendable");
+        assert_eq!(said, ["POST", "https", "s:1", "/{a}%22b?%3Cc%3E"]);
         assert!(line(b"OPTIONS * HTTP/1.1\r\nHost: s\r\n\r\n").is_ok());
         assert!(line(b"GET / HTTP/1.1\r\nHost: a%20b\r\n\r\n").is_err());
         assert!(line(b"GET / HTTP/1.1\r\nHost: \r\n\r\n").is_err());

@@ -246,6 +246,13 @@ impl<'a> RequestFields<'a> {
         self.authority.clone().is_some_and(|at| self.lines.text[at].eq_ignore_ascii_case(host))
     }
 
+    /// Whether the method is HEAD, as far as it has come.
+    pub(crate) fn is_head(&self) -> bool {
+        self.is_head
+            || (!self.lines.has_regular
+                && self.method.clone().is_some_and(|at| self.lines.text[at] == *b"HEAD"))
+    }
+
     /// All fields are there. `ends`: the stream ended with them.
     ///
     /// # Errors

@@ -156,6 +156,11 @@ impl ServerStream {
         }
     }
 
+    /// How many bytes the connection has sent, if this stream waits until others have had their turn.
+    pub fn turn(&self) -> Option<u64> {
+        self.session.borrow_mut().turn(self.slot)
+    }
+
     /// Ready when the client has reset the stream or lost its connection.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.session.borrow_mut().poll_gone(self.slot, cx)

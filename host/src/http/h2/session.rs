@@ -203,6 +203,8 @@ pub(crate) struct Session {
     next_id: u32,
     output: Vec<u8>,
     output_at: usize,
+    /// Bytes that were sent in all.
+    n_sent: u64,
     /// A task was woken since this was cleared, and may have more to send.
     has_woken: bool,
     driver: Option<Waker>,
@@ -242,6 +244,7 @@ impl Session {
             next_id: 1,
             output: Vec::new(),
             output_at: 0,
+            n_sent: 0,
             has_woken: false,
             driver: None,
             is_driver_woken: false,
@@ -340,6 +343,12 @@ impl Session {
         (arrived.len(), arrived.capacity())
     }
 
+    /// How many bytes the connection has sent, if this stream waits until others have had their turn: it moves while they do.
+    pub(crate) fn turn(&mut self, slot: usize) -> Option<u64> {
+        let stream = self.streams.at(slot);
+        (stream.is_queued || stream.has_turn).then_some(self.n_sent)
+    }
+
     /// Lines of the trailers, each ended by CRLF, behind a body that was read to its end.
     pub(crate) fn take_trailers(&mut self, slot: usize) -> Vec<u8> {
         std::mem::take(&mut self.streams.at(slot).trailers)
@@ -405,6 +414,7 @@ impl Session {
     /// So many bytes of it were sent.
     pub(crate) fn sent(&mut self, n: usize) {
         self.output_at += n;
+        self.n_sent += n as u64;
         if self.output_at == self.output.len() {
             self.output_at = 0;
             self.output.clear();
@@ -427,6 +437,7 @@ impl Session {
             self.output = Vec::new();
         }
         if self.streams.len() == 0 {
+            self.streams.rest();
             self.reader.rest();
             self.text = Vec::new();
             self.queue = VecDeque::new();

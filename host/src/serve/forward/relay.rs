@@ -205,7 +205,7 @@ impl Request<'_> {
         let client_patience = self.thread.config.timeouts.body;
         let server_patience = self.cluster.config.body_timeout;
         let until = self.view.plan.timeout.map(|allowed| self.started + allowed);
-        let mut waited_for_sink = None;
+        let (mut waited_for_sink, mut turn) = (None, None);
         let mut known = Some(now);
         poll_fn(|cx| {
             sending.poll(cx, down, server)?;
@@ -228,7 +228,16 @@ impl Request<'_> {
                 let deadline = known.take().unwrap_or_else(Instant::now) + patience;
                 down.timer.set(until.map_or(deadline, |until| deadline.min(until)));
             }
-            ready!(down.timer.poll_expired(cx));
+            loop {
+                ready!(down.timer.poll_expired(cx));
+                let now = Instant::now();
+                let is_over = until.is_some_and(|until| now >= until);
+                if is_over || !response.waits_for_sink || !takes_others(down, &mut turn) {
+                    break;
+                }
+                let deadline = now + client_patience;
+                down.timer.set(until.map_or(deadline, |until| deadline.min(until)));
+            }
             // The side that is waited for has used up the time.
             Poll::Ready(Err(if response.waits_for_sink {
                 // Closed without that, the kernel would keep what the client does not take, for minutes.
@@ -318,6 +327,13 @@ impl Sending<'_> {
     fn waits_for_client(&self) -> bool {
         !self.failed && !self.request.is_done() && !self.request.waits_for_sink
     }
+}
+
+/// Whether a client that takes nothing of this response takes what other streams of its connection have sent: it is slow, and
+/// they have their turn.
+fn takes_others(down: &Downstream, turn: &mut Option<u64>) -> bool {
+    let before = std::mem::replace(turn, down.stream.turn());
+    turn.is_some() && *turn != before
 }
 
 /// Discards the rest of a request's body; false where it is too long or does not come.

@@ -31,16 +31,16 @@ impl FieldReader {
         self.decoder.decode(block, &mut self.scratch, |_| {}).map_err(compression)
     }
 
-    /// The head of a request, as text of HTTP/1.1 in `text`.
+    /// The head of a request, as text of HTTP/1.1 in `text`; and whether its method is HEAD, however it is refused.
     pub(super) fn request(
         &mut self,
         block: &[u8],
         ends: bool,
         text: &mut Vec<u8>,
-    ) -> Result<Result<CheckedRequest, Fault>, SessionError> {
+    ) -> Result<(bool, Result<CheckedRequest, Fault>), SessionError> {
         let mut fields = RequestFields::new(text, self.limits, self.allows_protocol);
         self.decoder.decode(block, &mut self.scratch, |field| fields.take(&field)).map_err(compression)?;
-        Ok(fields.finish(ends))
+        Ok((fields.is_head(), fields.finish(ends)))
     }
 
     /// The head of a response, the same. `to_head`: the request was HEAD.

@@ -11,7 +11,7 @@ use crate::http::h2::message::{CheckedResponse, Fault};
 /// A field block may have this many bytes for each byte that its header list may have, and at least [`MIN_BLOCK`]: one that
 /// is refused by its stream has to be read to its end, since its connection's table changes with it.
 const BLOCK_RATIO: usize = 4;
-const MIN_BLOCK: usize = 128 << 10;
+const MIN_BLOCK: usize = 64 << 10;
 
 /// A field block of which more comes.
 #[derive(Debug)]
@@ -276,10 +276,11 @@ impl Session {
         }
         let mut head = Vec::with_capacity(512);
         let mut stream = StreamState::new(of.id, self.peer.initial_window);
-        match self.reader.request(block, of.ends_stream, &mut head)? {
+        let (is_head, checked) = self.reader.request(block, of.ends_stream, &mut head)?;
+        stream.is_head_method = is_head;
+        match checked {
             Ok(request) => {
                 stream.expected = request.length;
-                stream.is_head_method = request.is_head;
                 stream.is_connect = request.is_extended_connect;
             }
             Err(Fault::Malformed(_)) => {

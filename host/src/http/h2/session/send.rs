@@ -77,7 +77,9 @@ impl Session {
             return Poll::Ready(Err(StreamFailure::NotBegun("connection given up")));
         }
         if self.n_open >= self.peer.max_streams {
-            self.openers.push(cx.waker().clone());
+            if !self.openers.iter().any(|waker| waker.will_wake(cx.waker())) {
+                self.openers.push(cx.waker().clone());
+            }
             return Poll::Pending;
         }
         let id = self.next_id;

@@ -180,10 +180,6 @@ impl Streams {
         if let Ok(at) = self.ids.binary_search_by_key(&stream.id, |(id, _)| *id) {
             self.ids.remove(at);
         }
-        if self.slots.is_empty() && self.slots.capacity() > 8 {
-            self.slots = Slab::new();
-            self.ids = Vec::new();
-        }
         if stream.peer != Half::Ended && !matches!(stream.failure, Some(StreamFailure::Reset(_))) {
             self.remember_reset(stream.id);
         } else {
@@ -193,6 +189,20 @@ impl Streams {
             self.ended.push_back(stream.id);
         }
         stream
+    }
+
+    /// Gives back the memory of streams, while there are none.
+    pub(super) fn rest(&mut self) {
+        self.slots = Slab::new();
+        self.ids = Vec::new();
+    }
+
+    /// Memory that is held.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.slots.capacity() * size_of::<StreamState>()
+            + self.ids.capacity() * size_of::<(u32, u32)>()
+            + (self.reset_here.capacity() + self.ended.capacity()) * size_of::<u32>()
     }
 
     /// Frames may still come for a stream that was reset, or never accepted.

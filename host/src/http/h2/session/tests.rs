@@ -638,7 +638,7 @@ fn section_10_5_floods_and_a_block_without_end() {
     feed(&mut session, &ping.repeat(10_000));
     assert_eq!(session.failure(), None, "a server may");
     let more = frame(kind::CONTINUATION, 0, 1, &[0; 16_000]);
-    let endless = [frame(kind::HEADERS, END, 1, &block(&GET)), more.repeat(9)].concat();
+    let endless = [frame(kind::HEADERS, END, 1, &block(&GET)), more.repeat(5)].concat();
     fails(&mut server(), &endless, ErrorCode::ENHANCE_YOUR_CALM);
 }
 
@@ -648,6 +648,10 @@ fn section_10_5_1_a_header_list_above_its_limit_is_answered() {
     let long = "x".repeat(120);
     feed(&mut session, &request_with(1, END, &[("x", long.as_str()); 9]));
     assert_eq!(session.accept().expect("a request").refusal, Some(Refusal::HeadTooLarge));
+    let fields = [&[(":method", "HEAD")][..], &GET[1..], &[("x", long.as_str()); 9]].concat();
+    feed(&mut session, &frame(kind::HEADERS, WHOLE | END, 3, &block(&fields)));
+    let accepted = session.accept().expect("a request");
+    assert!(accepted.refusal.is_some() && accepted.is_head, "its answer has no body");
 }
 
 #[test]
@@ -702,4 +706,49 @@ fn streams_send_in_turn() {
     }
     let first = order.iter().position(|stream| *stream != 1).expect("others have their turn");
     assert_eq!(order[first..first + 4], [3, 5, 3, 5], "{order:?}");
+}
+
+#[test]
+fn a_stream_that_waits_for_its_turn_sees_others_move() {
+    let mut session = server();
+    feed(&mut session, &frame(kind::WINDOW_UPDATE, 0, 0, &(1_u32 << 20).to_be_bytes()));
+    let [first, second] = [1, 3].map(|stream| {
+        feed(&mut session, &request(stream, END));
+        let slot = session.accept().expect("a request").slot;
+        respond(&mut session, slot, false);
+        slot
+    });
+    while session.poll_data(first, &cx(), &[7; 60_000], false).is_ready() {}
+    assert!(session.poll_data(second, &cx(), b"x", false).is_pending());
+    let turn = session.turn(second).expect("it waits for room");
+    sent(&mut session);
+    assert!(session.turn(second) > Some(turn));
+    session.give_turns();
+    assert!(session.poll_data(second, &cx(), &[7; 60_000], false).is_ready());
+    for _ in 0..10 {
+        sent(&mut session);
+        session.give_turns();
+        let _ = [first, second].map(|slot| session.poll_data(slot, &cx(), &[7; 60_000], false));
+    }
+    assert_eq!(session.turn(second), None, "it waits for its own window");
+}
+
+#[test]
+fn a_connection_without_streams_holds_little() {
+    let mut session = server();
+    for n in 0..100 {
+        let stream = 2 * n + 1;
+        feed(&mut session, &[request(stream, 0), frame(kind::DATA, END, stream, &[7; 10_000])].concat());
+        let slot = session.accept().expect("a request").slot;
+        read(&mut session, slot).expect("a body");
+        respond(&mut session, slot, false);
+        assert_eq!(session.poll_data(slot, &cx(), &[7; 500], true), Poll::Ready(Ok(500)));
+        session.release(slot);
+        sent(&mut session);
+    }
+    session.rest();
+    let queues = (session.queue.capacity() + session.accepted.capacity()) * size_of::<usize>();
+    let bytes = session.output.capacity() + session.text.capacity();
+    let held = size_of::<Session>() + session.streams.held() + queues + bytes;
+    assert!(held <= 1_024, "{held} bytes beside HPACK's tables");
 }
