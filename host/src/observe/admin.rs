@@ -36,8 +36,10 @@ pub enum Readiness {
     Ready,
     /// It drains: it finishes running requests.
     Draining,
-    /// Another generation serves and answers here, or the worker ends: no new connection is answered.
+    /// Another generation serves and answers here. Those who have connected by now are answered, too.
     HandedOver,
+    /// The worker ends. The same holds.
+    Ending,
 }
 
 /// Maximum concurrent connections. One more closes the oldest without a request.
@@ -48,11 +50,13 @@ const TIME_TO_ANSWER: Duration = Duration::from_secs(1);
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Timeout from the connection to the end of the response.
 const TOTAL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Timeout from the hand-over to the request's head.
+const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(500);
 /// Pause after a failed accept, such as when file descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves on a non-blocking listening socket until the sender of `ready` is dropped, which cuts off running requests. When the
-/// socket is handed over, it accepts nothing more and finishes running requests.
+/// socket is handed over, it accepts those who have connected by then, nothing more, and answers them.
 ///
 /// # Errors
 /// The runtime cannot take the socket.
@@ -73,6 +77,13 @@ pub async fn serve(
         let accepted = tokio::select! {
             accepted = next => accepted,
             is_handed_over = handed_over_or_gone(&mut ready) => {
+                // Closing the last descriptor of the socket resets connections that nobody has accepted.
+                while is_handed_over
+                    && connections.has_room()
+                    && let Ok((stream, _)) = listener.take()
+                {
+                    connections.begin(stream, Arc::clone(&metrics), ready.clone());
+                }
                 drop(listener);
                 while is_handed_over && connections.tasks.join_next().await.is_some() {}
                 return Ok(());
@@ -112,14 +123,19 @@ impl Connections {
         self.open.push_back(Open { task, since: Instant::now(), has_asked });
     }
 
+    fn has_room(&mut self) -> bool {
+        self.open.retain(|open| !open.task.is_finished());
+        self.open.len() < MAX_CONNECTIONS
+    }
+
     /// Waits for room for one more connection, a second at most, so that silent or stalled clients do not block others.
     async fn make_room(&mut self) {
         loop {
             while self.tasks.try_join_next().is_some() {}
-            self.open.retain(|open| !open.task.is_finished());
-            let Some(oldest) = self.open.front().filter(|_| self.open.len() >= MAX_CONNECTIONS) else {
+            if self.has_room() {
                 return;
-            };
+            }
+            let Some(oldest) = self.open.front() else { return };
             let until = oldest.since + TIME_TO_ANSWER;
             let is_idle = |open: &Open| !open.has_asked.load(Ordering::Relaxed);
             let oldest = (Instant::now() >= until).then_some(0);
@@ -137,7 +153,8 @@ impl Connections {
 
 /// Waits for the hand-over (true) or the end of the sender (false).
 async fn handed_over_or_gone(ready: &mut watch::Receiver<Readiness>) -> bool {
-    ready.wait_for(|ready| *ready == Readiness::HandedOver).await.is_ok()
+    let is_over = |ready: &Readiness| matches!(ready, Readiness::HandedOver | Readiness::Ending);
+    ready.wait_for(is_over).await.is_ok()
 }
 
 async fn connection(
@@ -158,9 +175,15 @@ async fn connection(
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
+    let told = async {
+        if handed_over_or_gone(&mut ready).await {
+            // Its request may be under way.
+            sleep(FIRST_REQUEST_GRACE).await;
+        }
+    };
     tokio::select! {
         ended = &mut connection => return ended,
-        _ = handed_over_or_gone(&mut ready) => {}
+        () = told => {}
     }
     // A connection without a request is closed; others get their response.
     connection.as_mut().graceful_shutdown();
@@ -183,8 +206,8 @@ fn respond<B>(request: &Request<B>, metrics: &Metrics, ready: Readiness) -> Resp
             response
         }
         ("/healthz", _) => text(StatusCode::OK, "ok\n"),
-        ("/readyz", Readiness::Ready) => text(StatusCode::OK, "ready\n"),
-        ("/readyz", Readiness::Draining | Readiness::HandedOver) => {
+        ("/readyz", Readiness::Ready | Readiness::HandedOver) => text(StatusCode::OK, "ready\n"),
+        ("/readyz", Readiness::Draining | Readiness::Ending) => {
             text(StatusCode::SERVICE_UNAVAILABLE, "draining\n")
         }
         _ => text(StatusCode::NOT_FOUND, "not found; there are /metrics, /healthz and /readyz\n"),
@@ -308,6 +331,29 @@ mod tests {
         assert_eq!((begun.elapsed(), connections.open.len()), (TIME_TO_ANSWER, MAX_CONNECTIONS - 1));
         tokio::task::yield_now().await;
         assert!(first.is_finished());
+    }
+
+    #[tokio::test]
+    async fn those_who_have_connected_before_the_hand_over_are_answered() {
+        for (readiness, word) in [(Readiness::HandedOver, "ready\n"), (Readiness::Ending, "draining\n")] {
+            let admin = TestAdmin::start(Readiness::Ready);
+            // Nobody has accepted them: the task that does has not had its turn.
+            let waiting: Vec<_> = (0..3)
+                .map(|_| std::net::TcpStream::connect(admin.address).expect("the kernel accepts"))
+                .collect();
+            admin.ready.send_replace(readiness);
+            // One is accepted and silent by the time of the hand-over.
+            tokio::task::yield_now().await;
+            for stream in waiting {
+                stream.set_nonblocking(true).expect("a socket");
+                let mut stream = TcpStream::from_std(stream).expect("a socket");
+                stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("sent");
+                let mut text = String::new();
+                stream.read_to_string(&mut text).await.expect("a response, and no reset");
+                assert!(text.ends_with(word), "{text}");
+            }
+            admin.task.await.expect("no panic").expect("no error");
+        }
     }
 
     #[tokio::test]

@@ -108,7 +108,13 @@ async fn finish_admin(
 ) {
     // A sender that is gone means the same.
     let _ = has_served.wait_for(|has_served| *has_served).await;
-    ready.send_replace(admin::Readiness::HandedOver);
+    ready.send_if_modified(|ready| {
+        let is_new = *ready != admin::Readiness::HandedOver;
+        if is_new {
+            *ready = admin::Readiness::Ending;
+        }
+        is_new
+    });
     if let Phase::Draining { until, .. } = ending {
         // One that panicked has said so.
         let _ = tokio::time::timeout_at(until.into(), admin).await;
