@@ -13,7 +13,7 @@ use tests::traffic::Traffic;
 use tests::{Gate, eventually};
 use trylist::process::control::ServerOrder::{self, Add, Drain, Maintenance, Ready, Remove, Weight};
 
-use super::live::{act, over, who_answers};
+use super::live::{act, answer, over, who_answers};
 
 /// Gives this order; it is in use when this returns.
 #[track_caller]
@@ -158,22 +158,22 @@ fn while_a_module_builds_servers_drain_and_leave_at_once_and_what_it_built_late_
     thread::scope(|scope| {
         let add = scope.spawn(|| site.order("app", &d, Add));
         let inside = hold.is_inside();
-        assert_eq!(who_answers(&site, 9), ["a", "b", "c"]);
+        answer(&site, &["a", "b", "c"]);
         order(&site, &a, Drain);
-        assert_eq!(who_answers(&site, 9), ["b", "c"]);
+        answer(&site, &["b", "c"]);
         order(&site, &a, Ready);
         order(&site, &b, Maintenance);
-        assert_eq!(who_answers(&site, 9), ["a", "c"]);
+        answer(&site, &["a", "c"]);
         let remove = scope.spawn(|| site.order("app", &c, Remove));
         answers_by(&site, &["a"]);
         traffic.goes_on_for(20);
-        assert_eq!(who_answers(&site, 9), ["a"]);
+        answer(&site, &["a"]);
         drop(inside);
         is_done(add);
         is_done(remove);
         order(&site, &b, Ready);
     });
-    assert_eq!(who_answers(&site, 9), ["a", "b", "d"]);
+    answer(&site, &["a", "b", "d"]);
     traffic.ends_whole();
     assert_eq!(site.generation(), 1);
 }
@@ -255,10 +255,10 @@ fn a_module_whose_drop_takes_long_delays_no_change() {
     for n in 3..20 {
         order(&site, &origins[0].url(), Weight(n));
         order(&site, &origins[1].url(), Remove);
-        assert_eq!(who_answers(&site, 30), ["a", "c"]);
+        answer(&site, &["a", "c"]);
         order(&site, &origins[1].url(), Add);
     }
-    assert_eq!(who_answers(&site, 60), ["a", "b", "c"]);
+    answer(&site, &["a", "b", "c"]);
     drop(inside);
     drop(hold);
     traffic.ends_whole();
@@ -279,7 +279,7 @@ fn a_module_that_never_returns_from_build_is_found_and_its_requests_go_on() {
         let said = add.join().unwrap().unwrap();
         assert!(said.ends_with("kept, but not in use yet after 5s"), "{said}");
         order(&site, &origins[0].url(), Drain);
-        assert_eq!(who_answers(&site, 6), ["b"]);
+        answer(&site, &["b"]);
         site.running().logs("hangs inside module \"waits\"");
         // The host chooses from now on, among all three.
         eventually("another worker", || (site.generation() == 2).then_some(()));
@@ -403,18 +403,18 @@ fn a_reload_while_a_module_builds_loses_neither() {
         let inside_too = hold.is_inside();
         // This changes both, while both build.
         order(&site, &origins[0].url(), Drain);
-        assert_eq!(who_answers(&site, 4), ["b"]);
+        answer(&site, &["b"]);
         drop(inside_too);
         reload.join().unwrap();
         drop(inside);
         is_done(add);
     });
     site.wait_for_only(2);
-    assert_eq!(who_answers(&site, 9), ["b", "c"]);
+    answer(&site, &["b", "c"]);
     order(&site, &origins[0].url(), Ready);
     let weight = format!("trylist_endpoint_weight{{cluster=\"app\",endpoint=\"{}\"}}", origins[0].url());
     assert_eq!(site.metric(&weight), 2.0);
-    assert_eq!(who_answers(&site, 9), ["a", "b", "c"]);
+    answer(&site, &["a", "b", "c"]);
     traffic.ends_whole();
 }
 
