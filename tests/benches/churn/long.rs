@@ -18,8 +18,7 @@ const ALL: usize = 100_000;
 pub(crate) fn run(module: &Path) {
     let servers = Servers::start(2 * MEMBERS);
     let builder = builder("round_robin", module, &servers, MEMBERS).threads(2);
-    let site = builder.in_cluster("settle = \"0s\"").tables("[admin]\naddress = \"127.0.0.1:0\"\n");
-    let mut site = Trylist::start(&site);
+    let mut site = Trylist::start(&builder.in_cluster("settle = \"0s\""));
     let (mut changes, mut seen) = (Changes::new(MEMBERS), Seen::default());
     let begun = Instant::now();
     println!(
