@@ -36,6 +36,7 @@
 //! | HEADERS behind the first that do not end the stream | 8.1 | stream | PROTOCOL_ERROR |
 //! | a malformed head or trailers | 8.1.1 | stream | PROTOCOL_ERROR |
 //! | DATA that differ from Content-Length | 8.1.1 | stream | PROTOCOL_ERROR |
+//! | interim responses without end, and nobody reads them | 10.5 | stream | ENHANCE_YOUR_CALM |
 //! | more frames of no use than a budget allows; a field block without end | 10.5 | connection | ENHANCE_YOUR_CALM |
 
 mod arrived;
@@ -199,6 +200,8 @@ pub(crate) struct Session {
     is_over: bool,
     /// The highest id that the peer has begun.
     last_peer_id: u32,
+    /// The highest of those that are served, which GOAWAY names.
+    last_served_id: u32,
     /// The id of our next stream.
     next_id: u32,
     output: Vec<u8>,
@@ -241,6 +244,7 @@ impl Session {
             failure: None,
             is_over: false,
             last_peer_id: 0,
+            last_served_id: 0,
             next_id: 1,
             output: Vec::new(),
             output_at: 0,
@@ -514,14 +518,14 @@ impl Session {
 
     fn tell_last(&mut self) {
         self.drain = DrainStep::Told;
-        frame::write_goaway(self.last_peer_id, ErrorCode::NO_ERROR, b"", &mut self.output);
+        frame::write_goaway(self.last_served_id, ErrorCode::NO_ERROR, b"", &mut self.output);
         self.wake_driver();
     }
 
     /// Ends the connection with an error, and all its streams.
     pub(crate) fn fail(&mut self, e: SessionError) {
         if self.failure.is_none() {
-            frame::write_goaway(self.last_peer_id, e.code, e.text.as_bytes(), &mut self.output);
+            frame::write_goaway(self.last_served_id, e.code, e.text.as_bytes(), &mut self.output);
             self.lose(e);
         }
     }

@@ -262,11 +262,13 @@ impl Session {
 
     /// A client begins a stream.
     fn request(&mut self, of: BlockOf, block: &[u8]) -> Received {
+        self.last_peer_id = of.id;
         if self.drain == DrainStep::Told {
-            // It was told that this one will not be served.
+            // The client was told that this one is not served, and what else it has sent of it is ignored (section 6.8).
+            self.streams.remember_reset(of.id);
             return self.reader.skip(block);
         }
-        self.last_peer_id = of.id;
+        self.last_served_id = of.id;
         let is_refused = self.n_open >= self.max_streams;
         if is_refused || of.is_circular {
             let code = if is_refused { ErrorCode::REFUSED_STREAM } else { ErrorCode::PROTOCOL_ERROR };
@@ -318,6 +320,10 @@ impl Session {
 
     fn response_head(&mut self, slot: usize, response: CheckedResponse, text: &[u8], ends: bool) {
         let stream = self.streams.at(slot);
+        if response.status < 200 && stream.arrived.len() + text.len() > self.limits.list_bytes {
+            // No window counts them, and their reader may be slow.
+            return self.reset(slot, ErrorCode::ENHANCE_YOUR_CALM);
+        }
         stream.arrived.push_head(text);
         if response.status >= 200 {
             stream.peer = Half::Body;

@@ -453,6 +453,29 @@ fn section_6_8_a_drain_does_not_wait_for_long() {
 }
 
 #[test]
+fn section_6_8_what_comes_of_streams_above_the_last_one_is_ignored() {
+    let (mut session, now) = (server(), Instant::now());
+    feed(&mut session, &request(1, 0));
+    session.begin_drain(now);
+    session.check_deadlines(now + DRAIN_TIMEOUT);
+    sent(&mut session);
+    feed(&mut session, &request(3, 0));
+    for (kind, payload) in
+        [(kind::DATA, &b"data"[..]), (kind::WINDOW_UPDATE, &[0, 0, 0, 1]), (kind::RST_STREAM, &[0; 4])]
+    {
+        feed(&mut session, &frame(kind, 0, 3, payload));
+    }
+    assert_eq!((session.failure(), sent(&mut session)), (None, Vec::new()));
+    let slot = session.accept().expect("the first request").slot;
+    respond(&mut session, slot, true);
+    assert!(session.accept().is_none());
+    // Its last word about the last one stays.
+    feed(&mut session, &frame(kind::PING, 0, 1, &[0; 8]));
+    let (_, _, _, payload) = sent(&mut session).pop().expect("a GOAWAY");
+    assert_eq!(payload[..4], 1_u32.to_be_bytes());
+}
+
+#[test]
 fn section_6_8_streams_above_a_goaway_were_not_processed() {
     let (mut session, first) = client();
     let second = begin(&mut session);
@@ -628,6 +651,21 @@ fn section_8_1_interim_responses_come_before_the_final_one() {
         let response = frame(kind::HEADERS, WHOLE | end, 1, &block(&[(":status", status)]));
         resets(&mut session, &response, 1, ErrorCode::PROTOCOL_ERROR);
     }
+}
+
+/// No window counts them.
+#[test]
+fn section_10_5_interim_responses_without_end() {
+    let (mut session, slot) = client();
+    let interim = frame(kind::HEADERS, WHOLE, 1, &block(&[(":status", "103"), ("link", &"x".repeat(100))]));
+    for _ in 0..20 {
+        feed(&mut session, &interim);
+        assert!(!read(&mut session, slot).expect("a head").is_empty());
+    }
+    for _ in 0..3 {
+        feed(&mut session, &interim);
+    }
+    resets(&mut session, &interim.repeat(10), 1, ErrorCode::ENHANCE_YOUR_CALM);
 }
 
 #[test]
