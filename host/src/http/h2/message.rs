@@ -140,11 +140,11 @@ impl<'a> RequestFields<'a> {
         self.lines.check_pseudo(field)?;
         let value = field.value;
         let place = match field.name {
-            b":method" if !value.is_empty() && value.iter().all(|b| is_token(*b)) => &mut self.method,
+            b":method" if is_word(value) => &mut self.method,
             b":path" if is_path(value) => &mut self.path,
             // Whether it is one is for the answer 400, as over HTTP/1.1.
             b":authority" => &mut self.authority,
-            b":protocol" if self.allows_protocol && value.iter().all(|b| is_token(*b)) => &mut self.protocol,
+            b":protocol" if self.allows_protocol && is_word(value) => &mut self.protocol,
             b":scheme" if !self.has_scheme && is_scheme(value) => {
                 self.has_scheme = true;
                 return Ok(());
@@ -486,6 +486,11 @@ impl Cookies {
 /// Whether this is a field name in lower case: a token of RFC 9110 section 5.6.2 without upper case.
 fn is_name(name: &[u8]) -> bool {
     !name.is_empty() && name.iter().all(|byte| is_token(*byte) && !byte.is_ascii_uppercase())
+}
+
+/// Whether this is a token (RFC 9110 section 5.6.2).
+fn is_word(text: &[u8]) -> bool {
+    !text.is_empty() && text.iter().all(|byte| is_token(*byte))
 }
 
 const fn is_token(byte: u8) -> bool {
