@@ -8,7 +8,7 @@ use tokio::io::ReadBuf;
 
 use super::StreamError;
 use super::connection::Lease;
-use super::lines::HeadLines;
+use super::lines::{BodyLeft, HeadLines};
 use super::session::{RequestLine, StreamFailure};
 use crate::http::h1::head::{Name, is_authority};
 
@@ -22,8 +22,8 @@ pub struct ClientStream {
     slot: Option<usize>,
     /// A request's head, as far as it was written.
     head: Vec<u8>,
-    /// What is left of a body of known length.
-    left: Option<u64>,
+    /// The rest of a body of known length.
+    left: BodyLeft,
     sent_all: bool,
     is_answered: bool,
     /// The request could not be begun, so nothing comes back.
@@ -39,7 +39,7 @@ impl ClientStream {
             n_reads,
             slot: None,
             head: Vec::new(),
-            left: None,
+            left: BodyLeft::default(),
             sent_all: false,
             is_answered: false,
             is_lost: false,
@@ -75,16 +75,10 @@ impl ClientStream {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        let is_last = match self.left {
-            Some(left) if (buf.len() as u64) > left => {
-                return Poll::Ready(Err(io::Error::other("more body than its length")));
-            }
-            left => left == Some(buf.len() as u64),
-        };
+        let is_last = self.left.ends_with(buf)?;
         let sent = ready!(self.lease.session().poll_data(slot, cx, buf, is_last));
         let n = sent.map_err(|failure| self.error(failure))?;
-        self.left = self.left.map(|left| left - n as u64);
-        self.sent_all = self.left == Some(0);
+        self.sent_all = self.left.sent(n);
         Poll::Ready(Ok(n))
     }
 
@@ -112,7 +106,7 @@ impl ClientStream {
             self.head.truncate(before);
         }
         let slot = ready!(polled).map_err(|failure| self.error(failure))?;
-        (self.slot, self.left, self.sent_all) = (Some(slot), length, ends);
+        (self.slot, self.left, self.sent_all) = (Some(slot), BodyLeft::of(length), ends);
         self.head = Vec::new();
         Poll::Ready(Ok(taken - before))
     }

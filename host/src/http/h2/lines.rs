@@ -1,7 +1,8 @@
 //! Heads and trailers that the proxy has written itself, as text, taken apart again: their lines are well-formed.
 
-use memchr::memchr;
-use memchr::memmem;
+use std::io;
+
+use memchr::{memchr, memmem};
 
 use crate::http::h1::head::Name;
 
@@ -43,6 +44,34 @@ impl<'a> HeadLines<'a> {
     }
 }
 
+/// The rest of a body of ours, where its head had a `Content-Length`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct BodyLeft(Option<u64>);
+
+impl BodyLeft {
+    /// The whole body of a head with this `Content-Length`.
+    pub(crate) fn of(length: Option<u64>) -> Self {
+        Self(length)
+    }
+
+    /// Whether the body ends with this data.
+    ///
+    /// # Errors
+    /// There is more data than its length.
+    pub(crate) fn ends_with(self, data: &[u8]) -> io::Result<bool> {
+        match self.0 {
+            Some(left) if data.len() as u64 > left => Err(io::Error::other("more body than its length")),
+            left => Ok(left == Some(data.len() as u64)),
+        }
+    }
+
+    /// So much was sent; whether that was the end.
+    pub(crate) fn sent(&mut self, n: usize) -> bool {
+        self.0 = self.0.map(|left| left.saturating_sub(n as u64));
+        self.0 == Some(0)
+    }
+}
+
 /// Name and value of each header in these lines.
 pub(crate) fn fields(mut lines: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     std::iter::from_fn(move || {
@@ -77,6 +106,16 @@ pub(crate) fn is_said_by_frames(name: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_body_ends_with_its_last_byte_and_has_no_more() {
+        let mut left = BodyLeft::of(Some(4));
+        assert!(!left.ends_with(b"abc").expect("within it") && left.ends_with(b"abcd").expect("all of it"));
+        assert!(left.ends_with(b"abcde").is_err());
+        assert!(!left.sent(3) && left.sent(1));
+        let mut unknown = BodyLeft::of(None);
+        assert!(!unknown.ends_with(b"abc").expect("no length") && !unknown.sent(3));
+    }
 
     #[test]
     fn a_head_is_taken_apart_once_it_is_whole() {

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::ReadBuf;
 
-use super::lines::HeadLines;
+use super::lines::{BodyLeft, HeadLines};
 use super::session::Session;
 
 /// One stream, as a connection that carries one request and its response.
@@ -20,8 +20,8 @@ pub struct ServerStream {
     head: Vec<u8>,
     /// The final head was sent.
     has_begun: bool,
-    /// What is left of a body of known length.
-    left: Option<u64>,
+    /// The rest of a body of known length.
+    left: BodyLeft,
     /// The request's method is HEAD.
     is_head: bool,
     ended: bool,
@@ -32,7 +32,7 @@ pub struct ServerStream {
     local: Option<SocketAddr>,
 }
 
-/// What a stream needs to know of its request and connection.
+/// A stream's request and connection, as far as it needs them.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
     /// The request's method is HEAD.
@@ -54,7 +54,7 @@ impl ServerStream {
             slot,
             head: Vec::new(),
             has_begun: false,
-            left: None,
+            left: BodyLeft::default(),
             is_head,
             ended: false,
             is_connect,
@@ -100,15 +100,9 @@ impl ServerStream {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        let is_last = match self.left {
-            Some(left) if (buf.len() as u64) > left => {
-                return Poll::Ready(Err(io::Error::other("more body than its length")));
-            }
-            left => left == Some(buf.len() as u64),
-        };
+        let is_last = self.left.ends_with(buf)?;
         let n = ready!(self.session.borrow_mut().poll_data(self.slot, cx, buf, is_last))?;
-        self.left = self.left.map(|left| left - n as u64);
-        self.ended = self.left == Some(0);
+        self.ended = self.left.sent(n);
         Poll::Ready(Ok(n))
     }
 
@@ -143,7 +137,7 @@ impl ServerStream {
         ready!(polled)?;
         self.head = Vec::new();
         if is_final {
-            (self.has_begun, self.left, self.ended) = (true, length, ends);
+            (self.has_begun, self.left, self.ended) = (true, BodyLeft::of(length), ends);
         }
         Poll::Ready(Ok(taken - before))
     }
