@@ -69,7 +69,7 @@ pub struct Cluster {
     publishing: Mutex<Publishing>,
     /// Its members by their IDs, with those that left and still have requests.
     lives: Arc<Lives>,
-    /// Whose turn it is to write what holds of members at once.
+    /// Held by the thread that writes what holds of members at once.
     turn: Mutex<()>,
     /// The number of the snapshot that each thread uses.
     in_use: OnceLock<Box<[AtomicU64]>>,

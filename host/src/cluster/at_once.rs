@@ -1,4 +1,4 @@
-//! What of a change of members holds at once: what they are there for, falling weights, who leaves. It waits for no module: one
+//! The part of a change of members that holds at once: duties, falling weights, leaving. It waits for no module: one
 //! that builds for long, or never returns, keeps no server from being drained or removed.
 //!
 //! A build that began before a change knows nothing of it. So whoever writes to members has a turn, and asks in its turn who
@@ -14,7 +14,7 @@ use crate::cluster::endpoint::{Endpoint, Which};
 use crate::cluster::health::HealthSource;
 use crate::cluster::membership::{Duty, Member};
 
-/// What holds of a member that stays.
+/// The duty and weight of a member that stays.
 #[derive(Clone, Copy, Debug)]
 struct HoldsNow {
     duty: Duty,
@@ -52,7 +52,7 @@ impl Cluster {
         }
     }
 
-    /// What changed since a build began holds for what it built, too.
+    /// Changes since a build began hold for its members, too.
     pub(super) fn catch_up(&self, newer: &dyn Fn() -> Option<Vec<Member>>) {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(newer) = newer() {

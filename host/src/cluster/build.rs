@@ -42,7 +42,7 @@ pub(super) struct Builder {
     /// The key that signs sessions where the configuration has no secret.
     secret: [u8; 32],
     arenas: Arenas,
-    /// What lives of each member, as long as anything refers to it.
+    /// The life of each member, as long as anything refers to it.
     lives: Arc<Lives>,
     n_instances: u64,
 }
@@ -157,7 +157,7 @@ impl Cluster {
 }
 
 impl Builder {
-    /// The endpoints of these members, which have these IDs, by tier and then in their order. What `before` has of them goes on.
+    /// The endpoints of these members, which have these IDs, by tier and then in their order. Those of `before` go on.
     pub(super) fn endpoints(
         &self,
         members: &[Member],

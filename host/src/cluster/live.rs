@@ -32,7 +32,7 @@ pub(crate) struct Live {
     pub health: Arc<Health>,
     /// Where it is.
     pub addresses: Arc<Addresses>,
-    /// What sessions call it, where the proxy names them.
+    /// Its name in sessions, where the proxy names them.
     pub session: OnceLock<Arc<SessionWords>>,
     /// Its configured weight, once its slow start is over: no instance that may choose was built with less.
     weight: AtomicU32,

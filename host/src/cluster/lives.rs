@@ -24,7 +24,7 @@ struct ById {
 }
 
 impl Lives {
-    /// What lives of the member of this ID, or the new life that `new` makes.
+    /// The life of the member of this ID, or the new life that `new` makes.
     pub(super) fn get_or(&self, id: u64, new: impl FnOnce() -> Option<Arc<Live>>) -> Option<Arc<Live>> {
         let mut known = self.known();
         if let Some(live) = known.lives.get(&id).and_then(Weak::upgrade) {

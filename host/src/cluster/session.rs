@@ -1,4 +1,4 @@
-//! What the proxy calls an endpoint in the cookies of sessions: its ID, and a signature of that.
+//! The name of an endpoint in the cookies of sessions: its ID, and a signature of that.
 //!
 //! It follows from the ID, so it is made once in the life of a member, and a publication computes it only for those that are new.
 
@@ -9,7 +9,7 @@ use sha2::Sha256;
 
 use crate::config::{CookieTerms, SameSite};
 
-/// What the proxy calls an endpoint in cookies.
+/// The name of an endpoint in cookies.
 pub(crate) struct SessionWords {
     pub(super) value: Box<[u8]>,
     /// `Set-Cookie` for requests in clear text, and for those over TLS.

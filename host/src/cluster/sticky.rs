@@ -20,7 +20,7 @@ pub(crate) struct Sticky {
     sessions: Sessions,
 }
 
-/// What sessions call endpoints.
+/// The names of endpoints in sessions.
 enum Sessions {
     /// The proxy names them, and sets a cookie.
     Issued {

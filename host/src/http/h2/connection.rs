@@ -17,7 +17,7 @@ use super::session::{Session, SessionTerms, Side};
 use crate::http::h1::head::MAX_HEADERS;
 use crate::net::timer::Timer;
 
-/// What a connection runs over.
+/// The byte stream under a connection.
 pub trait Carrier: AsyncRead + AsyncWrite + Unpin + 'static {
     /// Whether it is encrypted.
     fn is_secure(&self) -> bool;
@@ -29,7 +29,7 @@ pub trait Carrier: AsyncRead + AsyncWrite + Unpin + 'static {
     fn notice_death(&self, silence: Duration);
 }
 
-/// What a new connection turns out to be good for.
+/// The use of a new connection, once it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectionReadiness {
     /// The server has sent its SETTINGS, and allows so many streams at once.
@@ -68,7 +68,7 @@ pub struct Connection {
 #[derive(Debug)]
 pub struct Lease(Rc<Connection>);
 
-/// What drives a connection to its end; its streams say what went wrong.
+/// Drives a connection to its end; its streams report errors.
 struct Driver<S> {
     socket: SessionSocket<S>,
     session: Rc<RefCell<Session>>,

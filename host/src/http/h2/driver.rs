@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::session::Session;
 
-/// What is read at once. A thread's connections share the memory, since none reads while another does.
+/// Bytes read at once. A thread's connections share the memory, since none reads while another does.
 const READ_BYTES: usize = 64 << 10;
 /// Frames that are taken in until all streams had a turn.
 const PORTION: usize = 1_000;
@@ -72,7 +72,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> SessionSocket<S> {
             }
             session.give_turns();
             if session.take_woken() && !self.has_yielded && session.failure().is_none() {
-                // What they send leaves with what there is.
+                // Their bytes leave together with those that wait.
                 self.has_yielded = true;
                 cx.waker().wake_by_ref();
                 return Poll::Pending;

@@ -5,7 +5,7 @@ use std::fmt;
 /// Bytes in front of a frame's payload.
 pub(crate) const HEAD_LEN: usize = 9;
 
-/// What a client sends first.
+/// The first bytes of a client.
 pub(crate) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Window of a stream, and of a connection, before anybody has said otherwise.
@@ -248,7 +248,7 @@ pub(crate) fn unpad(payload: &[u8], flags: u8) -> Result<&[u8], ErrorCode> {
     Ok(&rest[..len])
 }
 
-/// What a stream depends on, in PRIORITY and in HEADERS; ignored, but that no stream depends on itself.
+/// The stream that another depends on, in PRIORITY and in HEADERS. Ignored, except that no stream may depend on itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Dependency(pub(crate) u32);
 

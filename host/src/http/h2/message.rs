@@ -1,4 +1,4 @@
-//! What the fields of a message may say in HTTP/2 (RFC 9113 section 8), checked while they are decoded.
+//! The rules for the fields of a message in HTTP/2 (RFC 9113 section 8), checked while they are decoded.
 //!
 //! A message whose fields are wrong is malformed: its stream ends with PROTOCOL_ERROR, and all others go on. Bytes of names,
 //! values and targets are valid where they are in HTTP/1.1.
@@ -11,10 +11,10 @@ use http::StatusCode;
 use super::hpack::DecodedField;
 use crate::http::h1::head::{Name, Refusal, is_authority, is_refused_as_trailer};
 
-/// What a field counts beyond its bytes in a header list's size (RFC 9113 section 6.5.2).
+/// Size of a field beyond its bytes in a header list (RFC 9113 section 6.5.2).
 const FIELD_OVERHEAD: usize = 32;
 
-/// What is wrong with a message.
+/// The fault of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// Malformed (RFC 9113 section 8.1.1): its stream is reset with PROTOCOL_ERROR.
@@ -83,7 +83,7 @@ pub(crate) struct TrailerFields<'a> {
     lines: Lines<'a>,
 }
 
-/// What all three have in common: fields as lines, and what is wrong with them.
+/// The common part of all three: fields as lines, and their first fault.
 #[derive(Debug)]
 struct Lines<'a> {
     text: &'a mut Vec<u8>,

@@ -89,7 +89,7 @@ pub(crate) enum Side {
     Client,
 }
 
-/// What a connection allows its peer.
+/// The terms of a connection for its peer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SessionTerms {
     /// Which end this is.
@@ -143,7 +143,7 @@ pub(crate) struct Accepted {
     pub(crate) has_body: bool,
 }
 
-/// What the peer has announced.
+/// The peer's announcements.
 #[derive(Clone, Copy, Debug)]
 struct PeerSettings {
     initial_window: u32,
@@ -188,7 +188,7 @@ pub(crate) struct Session {
     /// A field block that goes on.
     block: Option<Block>,
     peer: PeerSettings,
-    /// What we may send on all streams together.
+    /// Bytes that we may send on all streams together.
     window: i64,
     receive: ReceiveWindow,
     pool: SharedWindow,
@@ -383,7 +383,7 @@ impl Session {
         if !stream.is_over() {
             let code = match (self.side, is_complete) {
                 (Side::Client, _) => ErrorCode::CANCEL,
-                // What is left of the request is of no more use (RFC 9113 section 8.1).
+                // The rest of the request is of no more use (RFC 9113 section 8.1).
                 (Side::Server, true) => ErrorCode::NO_ERROR,
                 (Side::Server, false) => ErrorCode::INTERNAL_ERROR,
             };
@@ -410,7 +410,7 @@ impl Session {
         std::mem::take(&mut self.has_woken)
     }
 
-    /// What is to be sent.
+    /// Bytes to send.
     pub(crate) fn output(&self) -> &[u8] {
         &self.output[self.output_at..]
     }

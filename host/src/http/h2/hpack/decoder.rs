@@ -9,7 +9,7 @@ use super::{CompressionError, huffman};
 #[derive(Debug)]
 pub(crate) struct Decoder {
     table: Table,
-    /// What we allow the table to be.
+    /// The table's maximum size, as announced.
     max_table_size: usize,
 }
 
@@ -20,7 +20,7 @@ pub(crate) struct DecodedField<'a> {
     pub(crate) value: &'a [u8],
     /// Index in the static table, 1 to 61, where the name came from it.
     pub(crate) static_name: Option<u8>,
-    /// Whoever passes it on says so too (RFC 7541 section 7.1.3).
+    /// Passed on with the same mark (RFC 7541 section 7.1.3).
     pub(crate) never_indexed: bool,
 }
 

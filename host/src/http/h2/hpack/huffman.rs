@@ -37,7 +37,7 @@ const LONGEST: usize = 30;
 struct Canon {
     /// First code of each length.
     first: [u32; LONGEST + 1],
-    /// What the next 32 bits are below, if they begin with a code of this length or a shorter one.
+    /// The next 32 bits are below this if they begin with a code of this length or a shorter one.
     limit: [u64; LONGEST + 1],
     /// Place of the first symbol of each length in `sorted`.
     place: [u16; LONGEST + 1],

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-/// What an entry takes beyond its text (RFC 7541 section 4.1).
+/// Size of an entry beyond its text (RFC 7541 section 4.1).
 pub(super) const ENTRY_OVERHEAD: usize = 32;
 
 /// The table's size that both sides begin with (RFC 9113 section 6.5.2).
@@ -126,8 +126,8 @@ pub(super) fn static_name(name: &[u8]) -> Option<u8> {
 /// Entries in the order in which they came; the oldest leave when the table is full.
 #[derive(Debug)]
 pub(super) struct Table {
-    /// Names and values of all entries, each pair in one piece. What the oldest left in front is taken out when there is no
-    /// more room behind, so an entry is never in two parts, and this grows to the table's size at most.
+    /// Names and values of all entries, each pair in one piece. The space that the oldest left in front is taken out when
+    /// there is no more room behind, so an entry is never in two parts, and this grows to the table's size at most.
     text: Vec<u8>,
     entries: VecDeque<TableEntry>,
     /// Where `text` begins in all that ever was in it, modulo 2^32, as the places of entries are.

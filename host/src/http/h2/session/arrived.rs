@@ -1,4 +1,4 @@
-//! What has come of a message and was not read yet, however small the frames were that carried it.
+//! Bytes of a message that have come and were not read yet, however small their frames were.
 
 use tokio::io::ReadBuf;
 

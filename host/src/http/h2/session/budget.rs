@@ -1,7 +1,7 @@
-//! What a client's frames may cost: floods of frames that belong to no request, and streams that are reset at once.
+//! The budget of a client's frames: floods of frames that belong to no request, and streams that are reset at once.
 //!
 //! Every connection begins with a budget. Frames of no use take from it, answered requests and sent bytes refill it, and so
-//! does time. What the proxy provokes is free: acknowledgements, and window updates for what it has sent.
+//! does time. Answers to the proxy's own frames are free: acknowledgements, and window updates for what it has sent.
 
 use std::time::Instant;
 

@@ -5,14 +5,14 @@
 
 use crate::http::h2::frame::{DEFAULT_WINDOW, MAX_WINDOW};
 
-/// What a connection may send ahead of its streams' windows: more than all of them together allow.
+/// Window of a connection: more than all of its streams' windows together.
 pub(super) const CONNECTION_WINDOW: u32 = 16 << 20;
 /// Bytes beyond their initial windows that all streams of a connection share.
 const POOL: u32 = 1_600 << 10;
 /// The largest window of one stream whose reader keeps up.
 const LARGEST: u32 = 1 << 20;
 
-/// What the peer may still send, and what is owed to it.
+/// Bytes that the peer may still send, and credit that is owed to it.
 #[derive(Debug)]
 pub(super) struct ReceiveWindow {
     /// Bytes that the peer may send.

@@ -7,7 +7,7 @@ use crate::http::h2::message::{
     CheckedRequest, CheckedResponse, Fault, FieldLimits, RequestFields, ResponseFields, TrailerFields,
 };
 
-/// What decodes the field blocks of a connection.
+/// Decodes the field blocks of a connection.
 #[derive(Debug)]
 pub(super) struct FieldReader {
     decoder: Decoder,

@@ -20,7 +20,7 @@ pub(super) struct Block {
     of: BlockOf,
 }
 
-/// What a field block belongs to.
+/// The message of a field block.
 #[derive(Clone, Copy, Debug)]
 struct BlockOf {
     id: u32,
@@ -40,7 +40,7 @@ fn wrong_size<T>(text: &'static str) -> Result<T, SessionError> {
 }
 
 impl Session {
-    /// Takes in whole frames, at most so many, and returns how many bytes they had. What is left is to be passed again, with
+    /// Takes in whole frames, at most so many, and returns how many bytes they had. The rest is to be passed again, with
     /// more behind it; the flag says that it may hold whole frames.
     pub(crate) fn receive(&mut self, bytes: &[u8], max_frames: usize) -> (usize, bool) {
         if self.failure.is_some() {

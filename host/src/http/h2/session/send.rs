@@ -1,6 +1,6 @@
-//! What streams send: heads, bodies in their turn, ends. All of it goes into one output, which leaves when no stream is ready.
+//! Sending: heads, bodies in their turn, ends. All of it goes into one output, which leaves when no stream is ready.
 //!
-//! Streams that find no room, or no window of the connection, stand in a queue. Whoever has a turn sends one frame, and then
+//! Streams that find no room, or no window of the connection, stand in a queue. A stream in its turn sends one frame, and then
 //! stands behind all others (RFC 9113 leaves the order open; priorities are ignored).
 
 use std::task::{Context, Poll};

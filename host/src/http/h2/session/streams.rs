@@ -38,9 +38,9 @@ pub(super) enum Half {
 #[derive(Debug)]
 pub(super) struct StreamState {
     pub(super) id: u32,
-    /// What comes from the peer.
+    /// The peer's direction.
     pub(super) peer: Half,
-    /// What goes to the peer.
+    /// Our direction.
     pub(super) own: Half,
     /// Why it has ended before both halves did.
     pub(super) failure: Option<StreamFailure>,
@@ -51,7 +51,7 @@ pub(super) struct StreamState {
     pub(super) trailers: Vec<u8>,
     /// Why the head of a request is answered by an error.
     pub(super) refusal: Option<Refusal>,
-    /// What is left of a body by its Content-Length.
+    /// The rest of a body by its Content-Length.
     pub(super) expected: Option<u64>,
     pub(super) is_head_method: bool,
     /// It asks to become a tunnel.
@@ -59,9 +59,9 @@ pub(super) struct StreamState {
     /// The request did not end with its head.
     pub(super) has_body: bool,
     pub(super) receive: ReceiveWindow,
-    /// What we may send; negative after a change of the peer's settings.
+    /// Bytes that we may send; negative after a change of the peer's settings.
     pub(super) window: i64,
-    /// What its task waits for.
+    /// The events that its task waits for.
     pub(super) interest: u8,
     pub(super) waker: Option<Waker>,
     /// Stands in the queue of those that want to send.
@@ -124,7 +124,7 @@ impl StreamState {
     }
 }
 
-/// What is known of a stream that is not there.
+/// The memory of a stream that is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Past {
     /// It was reset by us: frames for it may have been under way.
@@ -213,7 +213,7 @@ impl Streams {
         self.reset_here.push_back(id);
     }
 
-    /// What is known of a stream that is not there.
+    /// The memory of a stream that is not there.
     pub(super) fn past(&self, id: u32) -> Past {
         if self.reset_here.contains(&id) {
             Past::ResetHere

@@ -55,7 +55,7 @@ fn feed(session: &mut Session, bytes: &[u8]) {
     assert!(used == bytes.len() || session.failure().is_some(), "{used} of {} bytes", bytes.len());
 }
 
-/// What a session has sent since this was asked.
+/// The frames that a session has sent since this was asked.
 fn sent(session: &mut Session) -> Vec<Sent> {
     let mut found = Vec::new();
     let mut rest = session.output();
