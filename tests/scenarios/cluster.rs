@@ -6,6 +6,4 @@ pub(crate) mod ejection;
 mod every_module;
 mod health;
 mod live;
-mod live_bad;
-mod live_long;
 mod nginx;

@@ -1,4 +1,4 @@
-//! Who is a member, what changes next, and how soon it shows.
+//! The members, the next change, and how soon it shows.
 
 use std::sync::atomic::Ordering;
 use std::thread;

@@ -11,7 +11,7 @@ use tests::client::Client;
 /// Requests at once, at most.
 const CLIENTS: usize = 64;
 
-/// What became of the requests of an open loop.
+/// The requests of an open loop.
 pub(crate) struct Loaded {
     /// From when each was to be sent to its answer; sorted.
     pub(crate) times: Vec<Duration>,

@@ -1,4 +1,4 @@
-//! What it costs requests that servers come, go and change weight: failures, the slowest hundredth, CPU, and how soon a change shows.
+//! The cost to requests of servers that come, go and change weight: failures, the slowest hundredth, CPU, and how soon a change shows.
 //!
 //! ```text
 //! cargo bench -p tests --bench churn                       # each module at 1,000 and 10,000 members: 12 minutes

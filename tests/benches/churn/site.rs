@@ -11,7 +11,7 @@ use trylist::process::control::{self, Command as Order, ControlReply, Exit, Serv
 
 use crate::servers::Servers;
 
-/// What changes of a server.
+/// A change of one server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Change {
     /// It becomes a member with this weight, which it had when it was one before.
@@ -81,7 +81,7 @@ impl Trylist {
         self.folder.path().join("site.sock")
     }
 
-    /// What `trylist status` shows; `None` before the control socket is there.
+    /// The status as `trylist status` shows it; `None` before the control socket is there.
     pub(crate) fn status(&self) -> Option<Status> {
         let mut found = None;
         let take = |reply| {

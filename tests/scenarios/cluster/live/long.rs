@@ -1,8 +1,8 @@
-//! Live clusters and what lasts: downloads, streams of gRPC and WebSockets that outlive many publications, and requests that retry
+//! Long lives: downloads, streams of gRPC and WebSockets that outlive many publications, and requests that retry
 //! and wait while all servers are replaced.
 //!
 //! `TRYLIST_PUBLICATIONS=1000` has them live through that many, with a download of 1 GiB; `TRYLIST_TUNNELS=1000` opens as many
-//! WebSockets in `live::tunnels_outlive_the_snapshots_that_they_began_with`.
+//! WebSockets in `changes::tunnels_outlive_the_snapshots_that_they_began_with`.
 
 use std::collections::HashSet;
 use std::io::{Read as _, Write as _};
@@ -22,14 +22,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Streaming};
 use trylist::process::control::ServerOrder::{Add, Remove, Weight};
 
-use super::live::{echo, lives, over, tunnel};
-use super::live_bad::{order, order_in};
+use super::{echo, lives, long_or, order, order_in, over, tunnel};
 use crate::http::tonic::{Text, client, path, runtime, serve};
-
-/// How long a test is: what this variable says, or this.
-pub(super) fn long_or(variable: &str, short: usize) -> usize {
-    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(short)
-}
 
 const BLOCK: usize = 1 << 20;
 

@@ -1,5 +1,5 @@
-//! Live clusters where something is wrong: changes that make no sense, modules that take long, hang or kill, all servers that go,
-//! and changes that race with each other, with crashes and with reloads. What runs is not to notice.
+//! Something is wrong: changes that make no sense, modules that take long, hang or kill, all servers that go,
+//! and changes that race with each other, with crashes and with reloads. Requests do not notice.
 
 use std::thread::{self, ScopedJoinHandle};
 
@@ -11,21 +11,9 @@ use tests::proxy::{Builder, Proxy};
 use tests::site::{Site, signal};
 use tests::traffic::Traffic;
 use tests::{Gate, eventually};
-use trylist::process::control::ServerOrder::{self, Add, Drain, Maintenance, Ready, Remove, Weight};
+use trylist::process::control::ServerOrder::{Add, Drain, Maintenance, Ready, Remove, Weight};
 
-use super::live::{act, answer, over, who_answers};
-
-/// Gives this order; it is in use when this returns.
-#[track_caller]
-pub(super) fn order(site: &Site, url: &str, order: ServerOrder) {
-    order_in(site, "app", url, order);
-}
-
-#[track_caller]
-pub(super) fn order_in(site: &Site, cluster: &str, url: &str, order: ServerOrder) {
-    let said = site.order(cluster, url, order);
-    assert!(said.as_ref().is_ok_and(|said| said.ends_with(" from now on")), "{order:?}: {said:?}");
-}
+use super::{act, answer, order, order_in, over, who_answers};
 
 /// Waits until only these servers answer.
 #[track_caller]
@@ -43,7 +31,7 @@ fn held<'a>(
     over(origins).broken("waits").in_cluster(&hold.settings(call, members))
 }
 
-/// What an order that was given on another thread came to.
+/// An order that was given on another thread is in use.
 #[track_caller]
 fn is_done(order: ScopedJoinHandle<'_, Result<String, String>>) {
     let said = order.join().unwrap();
@@ -148,7 +136,7 @@ fn a_server_that_has_just_gone_can_be_told_nothing_and_its_address_what_it_is_wh
 
 // ---- modules that take long ------------------------------------------------------------------------------------------------
 
-/// What the host does by itself does not wait for a module.
+/// The host does not wait for a module with its own part.
 #[test]
 fn while_a_module_builds_servers_drain_and_leave_at_once_and_what_it_built_late_is_used() {
     let (hold, origins) = (Hold::new(), ["a", "b", "c", "d"].map(Origin::named));
@@ -224,7 +212,7 @@ fn a_module_that_builds_keeps_no_other_cluster_from_its_changes() {
     assert_eq!(who_answers(&site, 9), ["a", "b", "c"]);
 }
 
-/// What comes while a module builds is one more build, and not one for each change.
+/// Changes that come while a module builds are one more build, and not one each.
 #[test]
 fn changes_that_come_while_a_module_builds_are_in_use_when_it_has_built() {
     let (hold, origins) = (Hold::new(), ["a", "b", "c", "d", "e"].map(Origin::named));
