@@ -1,7 +1,8 @@
 //! HTTP/2: one connection for many streams.
 //!
 //! A stream is shown to the rest of the proxy as a connection that carries one exchange of HTTP/1.1 with its framing
-//! taken out: a head as text, then the body as it is, and an end that is told apart from it. So one request is routed,
+//! taken out: the body as it is, and an end that is told apart from it. Heads of requests come as [`message`] has put them
+//! together, all others as text. So one request is routed,
 //! balanced, tried, relayed, counted and logged by the same code whatever its client and its server speak, and each of the
 //! four combinations is made of the same two halves: [`server`] and [`client`].
 //!

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use base64ct::{Base64, Encoding as _};
 
-use crate::http::h1::head::{HeadLimits, Refusal};
+use crate::http::h1::head::{Name, Refusal, RequestHead};
 use crate::http::h2::driver::{ConnectionEnd, SessionSocket};
 use crate::http::h2::message::FieldLimits;
 use crate::http::h2::server::{ServerStream, Terms};
-use crate::http::h2::session::{Accepted, Session, SessionTerms, Side};
+use crate::http::h2::session::{self, Accepted, Session, SessionTerms, Side};
 use crate::http::stream::Stream;
 use crate::net::address::Peer;
 use crate::net::linger::{self, Ending as _, Linger};
@@ -231,7 +231,7 @@ impl ClientConnection {
     }
 
     fn begin(&self, accepted: Accepted) {
-        let Accepted { slot, mut head, refusal, is_head, is_connect, has_body } = accepted;
+        let Accepted { slot, mut head, refusal, is_head, is_connect } = accepted;
         if is_connect {
             add_key(&self.thread, &mut head);
         }
@@ -242,53 +242,42 @@ impl ClientConnection {
         tokio::task::spawn_local(Box::pin(async move {
             let mut down = Downstream::new(&thread, Stream::H2Server(Box::new(stream)), client.peer);
             down.identity = client.identity;
-            serve_stream(&thread, &mut down, StreamRequest { head: &head, refusal, has_body }).await;
+            serve_stream(&thread, &mut down, head, refusal).await;
         }));
     }
 }
 
 /// Adds the key that a server of HTTP/1.1 wants of a WebSocket, and that HTTP/2 has not (RFC 8441 section 5).
 #[cold]
-fn add_key(thread: &Thread, head: &mut Vec<u8>) {
+fn add_key(thread: &Thread, head: &mut RequestHead) {
     let mut key = [0; 16];
     for part in key.chunks_mut(8) {
         part.copy_from_slice(&thread.random().to_ne_bytes());
     }
-    head.truncate(head.len().saturating_sub(2));
-    head.extend_from_slice(b"sec-websocket-key: ");
     let mut text = [0; 24];
     // It has room for exactly that.
-    head.extend_from_slice(Base64::encode(&key, &mut text).unwrap_or_default().as_bytes());
-    head.extend_from_slice(b"\r\n\r\n");
+    let text = Base64::encode(&key, &mut text).unwrap_or_default();
+    head.add_line(Name::Other, b"sec-websocket-key", text.as_bytes());
 }
 
-/// The request of an HTTP/2 stream.
-#[derive(Clone, Copy, Debug)]
-struct StreamRequest<'a> {
-    /// Its head as one of HTTP/1.1.
-    head: &'a [u8],
-    /// Why it is answered by an error.
+/// Serves the one request of an HTTP/2 stream. `refusal`: its head is answered by an error.
+async fn serve_stream(
+    thread: &Thread,
+    down: &mut Downstream,
+    mut request: Box<RequestHead>,
     refusal: Option<Refusal>,
-    /// Whether a body follows.
-    has_body: bool,
-}
-
-/// Serves the one request of an HTTP/2 stream.
-async fn serve_stream(thread: &Thread, down: &mut Downstream, request: StreamRequest<'_>) {
+) {
     let mut active = Active::lend();
     let Active { head, memory } = &mut *active;
-    head.clear();
+    std::mem::swap(head, &mut request);
+    session::give_back(request);
     down.n_requests = 1;
     let limits = &thread.config.limits;
-    let limits = HeadLimits { line_bytes: limits.request_line_bytes, headers: limits.headers };
-    let taken = match request.refusal {
-        None => head.take_h2(request.head, request.has_body, &limits),
-        Some(refusal) => Err(refusal),
-    };
-    down.prepare_buffer(thread.config.limits.head_bytes);
-    match taken {
-        Ok(()) => _ = forward::forward(thread, down, memory, head).await,
-        Err(refusal) => _ = forward::refuse(thread, down, memory, Error::Head(refusal), Some(head)).await,
+    let is_too_long = head.first_line_len() > limits.request_line_bytes;
+    down.prepare_buffer(limits.head_bytes);
+    match refusal.or(is_too_long.then_some(Refusal::LineTooLong)) {
+        None => _ = forward::forward(thread, down, memory, head).await,
+        Some(refusal) => _ = forward::refuse(thread, down, memory, Error::Head(refusal), Some(head)).await,
     }
     Active::give_back(active);
 }

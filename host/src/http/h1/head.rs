@@ -77,6 +77,8 @@ pub struct Field {
     pub name: Span,
     /// Its value, without the white space around it.
     pub value: Span,
+    /// Whoever passes it on over HTTP/2 says that it enters no table (RFC 7541 section 7.1.3).
+    pub never_indexed: bool,
 }
 
 /// How the end of a body is found.
@@ -181,6 +183,13 @@ pub struct HeadLimits {
 }
 
 impl Span {
+    const EMPTY: Self = Self { start: 0, end: 0 };
+
+    /// Whether it is empty.
+    pub fn is_empty(self) -> bool {
+        self.start == self.end
+    }
+
     fn of(self, text: &[u8]) -> &[u8] {
         &text[self.start as usize..self.end as usize]
     }
@@ -244,6 +253,7 @@ impl Field {
             kind: Name::of(header.name.as_bytes()),
             name: Span::within(text, header.name.as_bytes()),
             value: Span::within(text, header.value),
+            never_indexed: false,
         }
     }
 }
@@ -371,7 +381,8 @@ pub fn same_name(name: &[u8], other: &[u8]) -> bool {
 }
 
 impl Method {
-    fn of(method: &[u8]) -> Self {
+    /// The method of this name.
+    pub(crate) fn of(method: &[u8]) -> Self {
         match method {
             b"GET" => Self::Get,
             b"HEAD" => Self::Head,
@@ -400,6 +411,11 @@ impl Default for HeadText {
 }
 
 impl HeadText {
+    /// One without memory.
+    const fn empty() -> Self {
+        Self { text: Vec::new(), fields: Vec::new(), bare_line_feeds: false }
+    }
+
     /// The text of a span of this head.
     pub fn text(&self, span: Span) -> &[u8] {
         span.of(&self.text)
@@ -459,6 +475,70 @@ impl HeadText {
         out.extend_from_slice(&text[run..end]);
     }
 
+    /// Appends text in front of all lines, for heads that come field by field.
+    pub(crate) fn push_text(&mut self, part: &[u8]) -> Span {
+        debug_assert!(self.fields.is_empty());
+        let start = self.text.len() as u32;
+        self.text.extend_from_slice(part);
+        Span { start, end: self.text.len() as u32 }
+    }
+
+    /// Appends a line, for heads that come field by field. Name and value are well-formed.
+    pub(crate) fn push_line(&mut self, kind: Name, name: &[u8], value: &[u8], never_indexed: bool) {
+        let start = self.text.len() as u32;
+        let name_end = start + name.len() as u32;
+        let value_start = name_end + 2;
+        self.text.reserve(name.len() + value.len() + 4);
+        self.text.extend_from_slice(name);
+        self.text.extend_from_slice(b": ");
+        self.text.extend_from_slice(value);
+        self.text.extend_from_slice(b"\r\n");
+        self.fields.push(Field {
+            kind,
+            name: Span { start, end: name_end },
+            value: Span { start: value_start, end: value_start + value.len() as u32 },
+            never_indexed,
+        });
+    }
+
+    /// The same with a value that stands in this text already.
+    pub(crate) fn push_line_of(&mut self, kind: Name, name: &[u8], value: Span) {
+        self.push_line(kind, name, b"", false);
+        let Some(last) = self.fields.last_mut() else { return };
+        self.text.truncate(last.value.end as usize);
+        self.text.extend_from_within(value.start as usize..value.end as usize);
+        last.value.end = self.text.len() as u32;
+        self.text.extend_from_slice(b"\r\n");
+    }
+
+    /// Has nobody see this line any more.
+    pub(crate) fn hide(&mut self, i: usize) {
+        let field = &mut self.fields[i];
+        field.kind = Name::Nominated;
+        field.name.end = field.name.start;
+    }
+
+    /// Appends to the value of the last line.
+    pub(crate) fn extend_last(&mut self, part: &[u8]) {
+        let Some(last) = self.fields.last_mut() else { return };
+        self.text.truncate(last.value.end as usize);
+        self.text.extend_from_slice(part);
+        last.value.end = self.text.len() as u32;
+        self.text.extend_from_slice(b"\r\n");
+    }
+
+    /// Appends the empty line, behind the last line.
+    pub(crate) fn end_lines(&mut self) {
+        self.text.extend_from_slice(b"\r\n");
+    }
+
+    /// Adds a line to a head that is complete.
+    pub(crate) fn add_line(&mut self, kind: Name, name: &[u8], value: &[u8]) {
+        self.text.truncate(self.text.len().saturating_sub(2));
+        self.push_line(kind, name, value, false);
+        self.end_lines();
+    }
+
     /// The memory of its text, with this text in it; to be put back when that was parsed.
     fn lend_with(&mut self, head: &[u8]) -> Vec<u8> {
         let mut text = std::mem::take(&mut self.text);
@@ -468,9 +548,10 @@ impl HeadText {
     }
 
     /// Forgets the head, and keeps the memory.
-    fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.text.clear();
         self.fields.clear();
+        self.bare_line_feeds = false;
     }
 }
 

@@ -216,11 +216,12 @@ async fn serve(socket: DuplexStream) {
             let terms = Terms { is_head: accepted.is_head, is_connect: false, is_secure: false, local: None };
             let mut stream = ServerStream::new(Rc::clone(&session), accepted.slot, terms);
             spawn_local(async move {
-                let text = String::from_utf8(accepted.head.clone()).expect("ASCII");
+                let head = accepted.head.to_text();
+                let text = String::from_utf8(head.clone()).expect("ASCII");
                 let path = text.split(' ').nth(1).expect("a target");
                 let number = path[1..].parse().expect("a number");
                 let (request, response) = (request_of(number), response_of(number));
-                assert_eq!(said(&accepted.head), request.fields);
+                assert_eq!(said(&head), request.fields);
                 let head = format!("HTTP/1.1 200 OK\r\n{}\r\n", Message::text(&response.fields));
                 let ops = (ServerStream::poll_write, ServerStream::poll_read, ServerStream::finish);
                 let body = exchange(&mut stream, head.into_bytes(), &response, ops).await;

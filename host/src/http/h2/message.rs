@@ -1,15 +1,19 @@
 //! The rules for the fields of a message in HTTP/2 (RFC 9113 section 8), checked while they are decoded.
 //!
 //! A message whose fields are wrong is malformed: its stream ends with PROTOCOL_ERROR, and all others go on. Bytes of names,
-//! values and targets are valid where they are in HTTP/1.1.
+//! values and targets are valid where they are in HTTP/1.1. Heads are put together field by field, in the form in which
+//! those of HTTP/1.1 are read: `request` and `response` (with trailers); this page has what they share.
 
-use std::io::Write as _;
-use std::ops::Range;
-
-use http::StatusCode;
+mod request;
+mod response;
+#[cfg(test)]
+mod tests;
 
 use super::hpack::DecodedField;
-use crate::http::h1::head::{Name, Refusal, is_authority, is_refused_as_trailer};
+use crate::http::h1::head::{Name, Refusal};
+
+pub(crate) use self::request::{CheckedRequest, RequestFields};
+pub(crate) use self::response::{CheckedResponse, ResponseFields, TrailerFields};
 
 /// Size of a field beyond its bytes in a header list (RFC 9113 section 6.5.2).
 const FIELD_OVERHEAD: usize = 32;
@@ -28,65 +32,13 @@ pub(crate) enum Fault {
 pub(crate) struct FieldLimits {
     /// Size of all fields, as SETTINGS_MAX_HEADER_LIST_SIZE counts it.
     pub(crate) list_bytes: usize,
-    /// Number of fields.
+    /// Number of header lines: pseudo-headers are none, and all crumbs of cookies are one.
     pub(crate) fields: usize,
 }
 
-/// The fields of a request, one after the other.
+/// The first fault of a message's fields so far, and the facts that a verdict needs.
 #[derive(Debug)]
-pub(crate) struct RequestFields<'a> {
-    lines: Lines<'a>,
-    method: Option<Range<usize>>,
-    path: Option<Range<usize>>,
-    authority: Option<Range<usize>>,
-    protocol: Option<Range<usize>>,
-    has_scheme: bool,
-    allows_protocol: bool,
-    has_host: bool,
-    is_head: bool,
-    refused: Option<Refusal>,
-    cookies: Cookies,
-}
-
-/// A request that is well-formed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct CheckedRequest {
-    /// Its method is HEAD.
-    pub(crate) is_head: bool,
-    /// Its Content-Length: what all its DATA together has to be.
-    pub(crate) length: Option<u64>,
-    /// It is an extended CONNECT (RFC 8441), and was written as a GET that asks to switch protocols.
-    pub(crate) is_extended_connect: bool,
-}
-
-/// The fields of a response.
-#[derive(Debug)]
-pub(crate) struct ResponseFields<'a> {
-    lines: Lines<'a>,
-    status: Option<u16>,
-}
-
-/// A response that is well-formed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct CheckedResponse {
-    /// 100 to 999, but 101.
-    pub(crate) status: u16,
-    /// Its Content-Length. All its DATA together has to be as long, unless it has no body ([`has_no_body`](Self::has_no_body)).
-    pub(crate) length: Option<u64>,
-    /// No DATA may have content: the request was HEAD, or the status is 204 or 304.
-    pub(crate) has_no_body: bool,
-}
-
-/// The fields of trailers.
-#[derive(Debug)]
-pub(crate) struct TrailerFields<'a> {
-    lines: Lines<'a>,
-}
-
-/// The common part of all three: fields as lines, and their first fault.
-#[derive(Debug)]
-struct Lines<'a> {
-    text: &'a mut Vec<u8>,
+struct FieldCheck {
     limits: FieldLimits,
     list_bytes: usize,
     n_fields: usize,
@@ -96,300 +48,13 @@ struct Lines<'a> {
     length: Option<u64>,
 }
 
-/// Crumbs of cookies (RFC 9113 section 8.2.3), joined.
-#[derive(Debug, Default)]
-struct Cookies {
-    /// The line with the first ones, while there is one.
-    line: Option<Range<usize>>,
-    /// Those that came with other fields between.
-    apart: Vec<u8>,
-}
-
-impl<'a> RequestFields<'a> {
-    /// Writes the head as text of HTTP/1.1 into `text`, which is cleared. `allows_protocol`: we have sent
-    /// SETTINGS_ENABLE_CONNECT_PROTOCOL.
-    pub(crate) fn new(text: &'a mut Vec<u8>, limits: FieldLimits, allows_protocol: bool) -> Self {
-        Self {
-            lines: Lines::new(text, limits),
-            method: None,
-            path: None,
-            authority: None,
-            protocol: None,
-            has_scheme: false,
-            allows_protocol,
-            has_host: false,
-            is_head: false,
-            refused: None,
-            cookies: Cookies::default(),
-        }
-    }
-
-    /// Takes in the next field.
-    pub(crate) fn take(&mut self, field: &DecodedField<'_>) {
-        if !self.lines.counts(field) {
-            return;
-        }
-        let taken = match field.name.first() {
-            Some(b':') => self.take_pseudo(field),
-            _ => self.take_regular(field),
-        };
-        self.lines.note(taken);
-    }
-
-    fn take_pseudo(&mut self, field: &DecodedField<'_>) -> Result<(), &'static str> {
-        self.lines.check_pseudo(field)?;
-        let value = field.value;
-        let place = match field.name {
-            b":method" if is_word(value) => &mut self.method,
-            b":path" if is_path(value) => &mut self.path,
-            // Whether it is one is for the answer 400, as over HTTP/1.1.
-            b":authority" => &mut self.authority,
-            b":protocol" if self.allows_protocol && is_word(value) => &mut self.protocol,
-            b":scheme" if !self.has_scheme && is_scheme(value) => {
-                self.has_scheme = true;
-                return Ok(());
-            }
-            b":method" | b":path" | b":scheme" => return Err("invalid pseudo-header"),
-            _ => return Err("unknown pseudo-header"),
-        };
-        let start = self.lines.text.len();
-        if place.replace(start..start + value.len()).is_some() {
-            return Err("a pseudo-header twice");
-        }
-        self.lines.text.extend_from_slice(value);
-        Ok(())
-    }
-
-    fn take_regular(&mut self, field: &DecodedField<'_>) -> Result<(), &'static str> {
-        self.begin_lines()?;
-        match self.lines.check(field)? {
-            Name::Te if !field.value.eq_ignore_ascii_case(b"trailers") => Err("te other than trailers"),
-            Name::Host => {
-                self.take_host(field.value);
-                Ok(())
-            }
-            Name::Other if field.name == b"cookie" => {
-                self.cookies.take(field.value, &mut self.lines);
-                Ok(())
-            }
-            _ => {
-                self.lines.push(field.name, field.value);
-                Ok(())
-            }
-        }
-    }
-
-    fn take_host(&mut self, host: &[u8]) {
-        let wrong = if self.has_host {
-            "more than one Host"
-        } else if self.authority.is_some() && !self.is_authority(host) {
-            "Host is not :authority"
-        } else if !host.is_empty() && !is_authority(host) {
-            "Host is not a host and port"
-        } else {
-            if self.authority.is_none() {
-                self.lines.push(b"host", host);
-            }
-            self.has_host = true;
-            return;
-        };
-        self.refused = Some(Refusal::Malformed(wrong));
-    }
-
-    /// Writes the first line and Host, before the first line of a regular field.
-    fn begin_lines(&mut self) -> Result<(), &'static str> {
-        if std::mem::replace(&mut self.lines.has_regular, true) {
-            return Ok(());
-        }
-        let text = &mut *self.lines.text;
-        let n_raw = text.len();
-        let method = self.method.clone().ok_or("no :method")?;
-        let is_connect = text[method.clone()] == *b"CONNECT";
-        let target = match (is_connect, &self.protocol) {
-            (true, None) if self.has_scheme || self.path.is_some() => {
-                return Err(":scheme or :path in a CONNECT");
-            }
-            (true, None) => self.authority.clone().ok_or("no :authority in a CONNECT")?,
-            (false, Some(_)) => return Err(":protocol without CONNECT"),
-            _ if !self.has_scheme => return Err("no :scheme"),
-            _ => self.path.clone().ok_or("no :path")?,
-        };
-        if text[target.clone()] == *b"*" && text[method.clone()] != *b"OPTIONS" {
-            return Err("a :path of * without OPTIONS");
-        }
-        self.is_head = text[method.clone()] == *b"HEAD";
-        match self.protocol {
-            Some(_) => text.extend_from_slice(b"GET"),
-            None => text.extend_from_within(method),
-        }
-        text.push(b' ');
-        text.extend_from_within(target);
-        text.extend_from_slice(b" HTTP/1.1\r\n");
-        if let Some(authority) = self.authority.clone() {
-            text.extend_from_slice(b"host: ");
-            let start = text.len();
-            text.extend_from_within(authority);
-            self.authority = Some(start - n_raw..text.len() - n_raw);
-            text.extend_from_slice(b"\r\n");
-        }
-        if let Some(protocol) = self.protocol.clone() {
-            text.extend_from_slice(b"connection: upgrade\r\nupgrade: ");
-            text.extend_from_within(protocol);
-            text.extend_from_slice(b"\r\n");
-        }
-        text.drain(..n_raw);
-        Ok(())
-    }
-
-    /// Whether that is the :authority.
-    fn is_authority(&self, host: &[u8]) -> bool {
-        self.authority.clone().is_some_and(|at| self.lines.text[at].eq_ignore_ascii_case(host))
-    }
-
-    /// Whether the method is HEAD, as far as it has come.
-    pub(crate) fn is_head(&self) -> bool {
-        self.is_head
-            || (!self.lines.has_regular
-                && self.method.clone().is_some_and(|at| self.lines.text[at] == *b"HEAD"))
-    }
-
-    /// All fields are there. `ends`: the stream ended with them.
-    ///
-    /// # Errors
-    /// The message is malformed or refused.
-    pub(crate) fn finish(mut self, ends: bool) -> Result<CheckedRequest, Fault> {
-        if self.lines.malformed.is_none() {
-            let begun = self.begin_lines();
-            self.lines.note(begun);
-        }
-        self.lines.verdict()?;
-        if ends && self.lines.length.is_some_and(|length| length > 0) {
-            return Err(Fault::Malformed("content-length without a body"));
-        }
-        match &self.authority {
-            Some(at) if !is_authority(&self.lines.text[at.clone()]) => {
-                self.refused = Some(Refusal::Malformed(":authority is not a host and port"));
-            }
-            None if !self.has_host => self.refused = Some(Refusal::Malformed("neither :authority nor Host")),
-            _ => {}
-        }
-        if let Some(refusal) = self.refused {
-            return Err(Fault::Refused(refusal));
-        }
-        self.cookies.finish(&mut self.lines);
-        self.lines.text.extend_from_slice(b"\r\n");
-        let is_extended_connect = self.protocol.is_some();
-        Ok(CheckedRequest { is_head: self.is_head, length: self.lines.length, is_extended_connect })
-    }
-}
-
-impl<'a> ResponseFields<'a> {
-    /// Writes the head as text of HTTP/1.1 into `text`, which is cleared.
-    pub(crate) fn new(text: &'a mut Vec<u8>, limits: FieldLimits) -> Self {
-        Self { lines: Lines::new(text, limits), status: None }
-    }
-
-    /// Takes in the next field.
-    pub(crate) fn take(&mut self, field: &DecodedField<'_>) {
-        if self.lines.counts(field) {
-            let taken = match field.name.first() {
-                Some(b':') => self.take_status(field),
-                _ => self.take_regular(field),
-            };
-            self.lines.note(taken);
-        }
-    }
-
-    fn take_status(&mut self, field: &DecodedField<'_>) -> Result<(), &'static str> {
-        self.lines.check_pseudo(field)?;
-        let status = match (field.name, field.value) {
-            (b":status", [a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9']) => {
-                [a, b, c].iter().fold(0, |n, digit| 10 * n + u16::from(**digit - b'0'))
-            }
-            (b":status", _) => return Err("invalid :status"),
-            _ => return Err("unknown pseudo-header"),
-        };
-        if self.status.replace(status).is_some() {
-            return Err("a pseudo-header twice");
-        }
-        if status == 101 {
-            return Err("status 101");
-        }
-        let reason = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
-        // Writing to a vector cannot fail.
-        let _ = write!(self.lines.text, "HTTP/1.1 {status} {}\r\n", reason.unwrap_or(""));
-        Ok(())
-    }
-
-    fn take_regular(&mut self, field: &DecodedField<'_>) -> Result<(), &'static str> {
-        self.lines.has_regular = true;
-        self.lines.check(field)?;
-        self.lines.push(field.name, field.value);
-        Ok(())
-    }
-
-    /// All fields are there. `to_head`: the request was HEAD; `ends`: the stream ended with them.
-    ///
-    /// # Errors
-    /// The message is malformed or over its limits.
-    pub(crate) fn finish(mut self, to_head: bool, ends: bool) -> Result<CheckedResponse, Fault> {
-        self.lines.verdict()?;
-        let status = self.status.ok_or(Fault::Malformed("no :status"))?;
-        let (is_interim, length) = (status < 200, self.lines.length);
-        let has_no_body = to_head || matches!(status, 204 | 304);
-        if is_interim && ends {
-            return Err(Fault::Malformed("an interim response that ends its stream"));
-        }
-        if ends && !has_no_body {
-            match length {
-                Some(0) => {}
-                Some(_) => return Err(Fault::Malformed("content-length without a body")),
-                None => self.lines.push(b"content-length", b"0"),
-            }
-        }
-        self.lines.text.extend_from_slice(b"\r\n");
-        Ok(CheckedResponse { status, length, has_no_body })
-    }
-}
-
-impl<'a> TrailerFields<'a> {
-    /// Writes trailers as lines into `text`, which is cleared. Those that are never passed on are left out.
-    pub(crate) fn new(text: &'a mut Vec<u8>, limits: FieldLimits) -> Self {
-        Self { lines: Lines::new(text, limits) }
-    }
-
-    /// Takes in the next field.
-    pub(crate) fn take(&mut self, field: &DecodedField<'_>) {
-        if self.lines.counts(field) {
-            let taken = match field.name.first() {
-                Some(b':') => Err("a pseudo-header in trailers"),
-                _ => self.lines.check(field).map(|_| ()),
-            };
-            if taken.is_ok() && !is_refused_as_trailer(field.name) {
-                self.lines.push(field.name, field.value);
-            }
-            self.lines.note(taken);
-        }
-    }
-
-    /// All fields are there.
-    ///
-    /// # Errors
-    /// The message is malformed or over its limits.
-    pub(crate) fn finish(self) -> Result<(), Fault> {
-        self.lines.verdict()
-    }
-}
-
-impl<'a> Lines<'a> {
-    fn new(text: &'a mut Vec<u8>, limits: FieldLimits) -> Self {
-        text.clear();
-        Self { text, limits, list_bytes: 0, n_fields: 0, malformed: None, has_regular: false, length: None }
+impl FieldCheck {
+    fn new(limits: FieldLimits) -> Self {
+        Self { limits, list_bytes: 0, n_fields: 0, malformed: None, has_regular: false, length: None }
     }
 
     /// Counts a field, and says whether it is looked at: not after one that was malformed, nor beyond the limits.
     fn counts(&mut self, field: &DecodedField<'_>) -> bool {
-        self.n_fields += 1;
         self.list_bytes =
             self.list_bytes.saturating_add(field.name.len() + field.value.len() + FIELD_OVERHEAD);
         self.malformed.is_none() && !self.is_too_large()
@@ -423,6 +88,7 @@ impl<'a> Lines<'a> {
 
     /// Checks a field that is no pseudo-header (RFC 9113 sections 8.2.1 and 8.2.2).
     fn check(&mut self, field: &DecodedField<'_>) -> Result<Name, &'static str> {
+        self.n_fields += 1;
         // Names of the static table are as they should be.
         if field.static_name.is_none() && !is_name(field.name) {
             return Err("invalid field name");
@@ -430,7 +96,7 @@ impl<'a> Lines<'a> {
         if !is_value(field.value) {
             return Err("invalid field value");
         }
-        let kind = Name::of(field.name);
+        let kind = field.static_name.map_or_else(|| Name::of(field.name), kind_of_static);
         match kind {
             Name::Connection
             | Name::KeepAlive
@@ -443,50 +109,42 @@ impl<'a> Lines<'a> {
         }
         Ok(kind)
     }
-
-    fn push(&mut self, name: &[u8], value: &[u8]) {
-        for part in [name, b": ", value, b"\r\n"] {
-            self.text.extend_from_slice(part);
-        }
-    }
 }
 
-impl Cookies {
-    fn take(&mut self, crumb: &[u8], lines: &mut Lines<'_>) {
-        let text = &mut *lines.text;
-        match &mut self.line {
-            _ if crumb.is_empty() => {}
-            None => {
-                let start = text.len();
-                lines.push(b"cookie", crumb);
-                self.line = Some(start..lines.text.len());
-            }
-            Some(line) if line.end == text.len() => {
-                text.truncate(line.end - 2);
-                for part in [&b"; "[..], crumb, b"\r\n"] {
-                    text.extend_from_slice(part);
-                }
-                line.end = text.len();
-            }
-            Some(_) => {
-                self.apart.extend_from_slice(b"; ");
-                self.apart.extend_from_slice(crumb);
-            }
-        }
-    }
-
-    /// Puts those that came apart behind the others.
-    fn finish(self, lines: &mut Lines<'_>) {
-        if let Some(line) = self.line.filter(|_| !self.apart.is_empty()) {
-            lines.text.splice(line.end - 2..line.end - 2, self.apart);
-        }
+/// The header of this name of the static table (RFC 7541 appendix A).
+fn kind_of_static(index: u8) -> Name {
+    match index {
+        28 => Name::ContentLength,
+        33 => Name::Date,
+        35 => Name::Expect,
+        38 => Name::Host,
+        47 => Name::MaxForwards,
+        48 => Name::ProxyAuthenticate,
+        49 => Name::ProxyAuthorization,
+        51 => Name::Referer,
+        57 => Name::TransferEncoding,
+        58 => Name::UserAgent,
+        60 => Name::Via,
+        _ => Name::Other,
     }
 }
 
 /// Whether this is a field name in lower case: a token of RFC 9110 section 5.6.2 without upper case.
+#[inline]
 fn is_name(name: &[u8]) -> bool {
-    !name.is_empty() && name.iter().all(|byte| is_token(*byte) && !byte.is_ascii_uppercase())
+    !name.is_empty() && name.iter().all(|byte| NAME_BYTES[usize::from(*byte)])
 }
+
+/// Bytes of a field name in lower case.
+static NAME_BYTES: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = is_token(byte as u8) && !(byte as u8).is_ascii_uppercase();
+        byte += 1;
+    }
+    table
+};
 
 /// Whether this is a token (RFC 9110 section 5.6.2).
 fn is_word(text: &[u8]) -> bool {
@@ -498,19 +156,45 @@ const fn is_token(byte: u8) -> bool {
 }
 
 /// Whether this is a field value: no control byte but tabs, and no white space around it.
+#[inline]
 fn is_value(value: &[u8]) -> bool {
     let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
-    // Without an early end, which allows many bytes at once.
-    let has_control =
-        value.iter().fold(false, |found, &byte| found | ((byte < b' ') & (byte != b'\t')) | (byte == 0x7f));
-    !has_control && !is_blank(value.first()) && !is_blank(value.last())
+    let is_control = |byte: &u8| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f;
+    if is_blank(value.first()) || is_blank(value.last()) {
+        return false;
+    }
+    // Tabs are rare.
+    !may_have_control(value) || !value.iter().any(is_control)
+}
+
+/// Whether there is a control byte or a tab, found eight bytes at a time.
+#[inline]
+fn may_have_control(text: &[u8]) -> bool {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGH: u64 = 0x80 * ONES;
+    // The highest bit of a byte is set where that is below a space, or DEL; none is where no byte is.
+    let found = |word: u64| {
+        let del = word ^ (0x7f * ONES);
+        (word.wrapping_sub(0x20 * ONES) & !word | del.wrapping_sub(ONES) & !del) & HIGH
+    };
+    let (words, rest) = text.as_chunks::<8>();
+    let mut all = words.iter().fold(0, |all, word| all | found(u64::from_le_bytes(*word)));
+    if !rest.is_empty() {
+        // The last eight bytes, or fewer with spaces in front.
+        let mut last = [b' '; 8];
+        match text.last_chunk::<8>() {
+            Some(word) => last = *word,
+            None => last[8 - rest.len()..].copy_from_slice(rest),
+        }
+        all |= found(u64::from_le_bytes(last));
+    }
+    all != 0
 }
 
 /// Whether this is a path with or without a query, or `*`. Bytes above 0x7f are escaped later.
 fn is_path(path: &[u8]) -> bool {
-    // A fragment is no part of a target.
-    let is_refused = |byte: u8| (byte <= b' ') | (byte == 0x7f) | (byte == b'#');
-    let has_refused = || path.iter().fold(false, |found, &byte| found | is_refused(byte));
+    // A fragment is no part of a target. Whether there are control bytes is checked as of every value, but for tabs.
+    let has_refused = || memchr::memchr3(b' ', b'#', b'\t', path).is_some();
     (path.first() == Some(&b'/') || path == b"*") && !has_refused()
 }
 
@@ -527,6 +211,3 @@ fn content_length(value: &[u8]) -> Result<u64, &'static str> {
     }
     Ok(value.iter().fold(0, |n, &digit| n * 10 + u64::from(digit - b'0')))
 }
-
-#[cfg(test)]
-mod tests;

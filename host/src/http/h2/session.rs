@@ -65,8 +65,9 @@ use self::streams::{Half, READS, Streams, WATCHES, WRITES};
 use super::frame::{self, DEFAULT_WINDOW, ErrorCode, MAX_WINDOW, PREFACE, setting};
 use super::hpack::Encoder;
 use super::message::FieldLimits;
-use crate::http::h1::head::Refusal;
+use crate::http::h1::head::{Refusal, RequestHead};
 
+pub(crate) use self::heads::give_back;
 pub(super) use self::send::RequestLine;
 
 /// How long the peer has to acknowledge our SETTINGS.
@@ -131,16 +132,14 @@ pub(crate) enum StreamFailure {
 pub(crate) struct Accepted {
     /// Its stream.
     pub(crate) slot: usize,
-    /// The text of its head.
-    pub(crate) head: Vec<u8>,
+    /// Its head.
+    pub(crate) head: Box<RequestHead>,
     /// Why it is answered by an error.
     pub(crate) refusal: Option<Refusal>,
     /// Its method is HEAD.
     pub(crate) is_head: bool,
     /// It asks to become a tunnel (extended CONNECT, RFC 8441), and its head says so in the words of HTTP/1.1.
     pub(crate) is_connect: bool,
-    /// A body follows.
-    pub(crate) has_body: bool,
 }
 
 /// The peer's announcements.
@@ -292,11 +291,10 @@ impl Session {
                 None => {
                     return Some(Accepted {
                         slot,
-                        head: std::mem::take(&mut stream.head),
+                        head: stream.head.take().unwrap_or_default(),
                         refusal: stream.refusal,
                         is_head: stream.is_head_method,
                         is_connect: stream.is_connect,
-                        has_body: stream.has_body,
                     });
                 }
                 // It is no load for any server.

@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::mem::MaybeUninit;
-use std::ops::{Deref, Range};
+use std::ops::{Deref, DerefMut, Range};
 
 use super::{
     Field, Framing, HeadLimits, HeadText, MAX_HEADERS, MessageFields, Method, Name, Refusal, Scan, Span,
@@ -41,11 +41,19 @@ pub struct RequestHead {
 
 impl Default for RequestHead {
     fn default() -> Self {
+        let head = HeadText::default();
+        Self { head, ..Self::empty() }
+    }
+}
+
+impl RequestHead {
+    /// One without memory.
+    const fn empty() -> Self {
         Self {
-            head: HeadText::default(),
+            head: HeadText::empty(),
             method: Method::Other,
-            method_text: Span::default(),
-            target: Span::default(),
+            method_text: Span::EMPTY,
+            target: Span::EMPTY,
             version: Version::Http11,
             host: None,
             framing: Framing::None,
@@ -56,9 +64,7 @@ impl Default for RequestHead {
             asks_why: false,
         }
     }
-}
 
-impl RequestHead {
     /// Takes a head out of `buffer` once it is complete, and returns whether it was. `scan` begins as its default for each
     /// head.
     ///
@@ -80,31 +86,18 @@ impl RequestHead {
         result.map(|()| true)
     }
 
-    /// Takes a head of HTTP/2 in the text of HTTP/1.1. `has_body` says whether the stream goes on after it, because the body
-    /// needs no length.
-    ///
-    /// # Errors
-    /// The head is refused.
-    pub fn take_h2(&mut self, head: &[u8], has_body: bool, limits: &HeadLimits) -> Result<(), Refusal> {
-        let mut text = self.head.lend_with(head);
-        let line = memchr::memchr(b'\r', &text).unwrap_or(text.len());
-        let result = if line > limits.line_bytes {
-            Err(Refusal::LineTooLong)
-        } else {
-            self.parse_any(&mut text, limits)
-        };
-        self.head.text = text;
-        self.version = Version::Http2;
-        self.framing = match self.framing {
-            // What follows belongs to the other protocol.
-            _ if self.asks_upgrade => Framing::None,
-            Framing::Length(n) => Framing::Length(n),
-            // No body; the stream ends by itself.
-            _ if self.known(Name::ContentLength).is_some() => Framing::None,
-            _ if has_body => Framing::UntilClose,
-            _ => Framing::None,
-        };
-        result
+    /// Bytes of its first line, as it is in HTTP/1.1.
+    pub(crate) fn first_line_len(&self) -> usize {
+        self.text(self.method_text).len() + self.text(self.target).len() + "  HTTP/1.1".len()
+    }
+
+    /// Its text in HTTP/1.1.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn to_text(&self) -> Vec<u8> {
+        let mut text = [self.text(self.method_text), b" ", self.text(self.target), b" HTTP/1.1\r\n"].concat();
+        self.write_fields(&mut text, |kind| kind == Name::Nominated);
+        text.extend_from_slice(b"\r\n");
+        text
     }
 
     /// Whether this is the preface of HTTP/2.
@@ -154,8 +147,10 @@ impl RequestHead {
 
     /// Clears everything, so that a refused head is not taken for the last good one.
     pub fn clear(&mut self) {
-        *self = Self { head: std::mem::take(&mut self.head), ..Self::default() };
-        self.head.clear();
+        let Self { head, .. } = self;
+        head.clear();
+        let head = std::mem::replace(head, HeadText::empty());
+        *self = Self { head, ..Self::empty() };
     }
 
     fn check_fields(&mut self, text: &[u8], headers: &[httparse::Header<'_>]) -> Result<(), Refusal> {
@@ -213,6 +208,12 @@ impl Deref for RequestHead {
 
     fn deref(&self) -> &HeadText {
         &self.head
+    }
+}
+
+impl DerefMut for RequestHead {
+    fn deref_mut(&mut self) -> &mut HeadText {
+        &mut self.head
     }
 }
 

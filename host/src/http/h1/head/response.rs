@@ -1,7 +1,8 @@
 //! Heads of responses.
 
+use std::io::Write as _;
 use std::mem::MaybeUninit;
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 
 use super::{
     Field, Framing, HeadLimits, HeadText, MAX_HEADERS, MessageFields, Method, Name, Refusal, Scan, Span,
@@ -108,6 +109,16 @@ impl ResponseHead {
         self.check_fields(text, parsed.headers, method)
     }
 
+    /// Appends its text in HTTP/1.1.
+    pub(crate) fn write_text(&self, out: &mut Vec<u8>) {
+        // Writing to a vector cannot fail.
+        let _ = write!(out, "HTTP/1.1 {} ", self.status);
+        out.extend_from_slice(self.text(self.reason));
+        out.extend_from_slice(b"\r\n");
+        self.write_fields(out, |_| false);
+        out.extend_from_slice(b"\r\n");
+    }
+
     /// Whether this is an interim response, after which another one comes.
     pub fn is_interim(&self) -> bool {
         self.status < 200
@@ -148,6 +159,12 @@ impl Deref for ResponseHead {
 
     fn deref(&self) -> &HeadText {
         &self.head
+    }
+}
+
+impl DerefMut for ResponseHead {
+    fn deref_mut(&mut self) -> &mut HeadText {
+        &mut self.head
     }
 }
 

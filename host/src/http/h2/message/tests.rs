@@ -1,9 +1,12 @@
 //! Each test has the section of RFC 9113 that it is about.
 
 use super::*;
-use crate::http::h1::head::{Framing, HeadLimits, RequestHead};
+use crate::http::h1::buffer::Buffer;
+use crate::http::h1::head::{Framing, HeadLimits, HeadText, Method, RequestHead, ResponseHead, Scan};
+use crate::http::h2::hpack::Decoder;
 
 const LIMITS: FieldLimits = FieldLimits { list_bytes: 4000, fields: 20 };
+const WIDE: HeadLimits = HeadLimits { line_bytes: 4000, headers: 40 };
 
 const GET: [(&str, &str); 4] =
     [(":method", "GET"), (":scheme", "https"), (":authority", "a.test"), (":path", "/x")];
@@ -12,20 +15,46 @@ fn field<'a>((name, value): &'a (&str, &str)) -> DecodedField<'a> {
     DecodedField { name: name.as_bytes(), value: value.as_bytes(), static_name: None, never_indexed: false }
 }
 
-/// The head as text, if the request is well-formed, has a body and is served.
+/// The head as text of HTTP/1.1, if the request is well-formed, has a body and is served.
 fn request(fields: &[(&str, &str)]) -> Result<String, Fault> {
     checked(fields, false).map(|(text, _)| text)
 }
 
 fn checked(fields: &[(&str, &str)], ends: bool) -> Result<(String, CheckedRequest), Fault> {
-    let mut text = b"of the last one".to_vec();
-    let mut request = RequestFields::new(&mut text, LIMITS, true);
+    head_of(fields, ends).map(|(head, checked)| (text(&head), checked))
+}
+
+fn head_of(fields: &[(&str, &str)], ends: bool) -> Result<(RequestHead, CheckedRequest), Fault> {
+    let mut head = RequestHead::default();
+    // What was there before leaves no trace.
+    head.push_line(Name::Date, b"date", b"of the last one", true);
+    let mut request = RequestFields::new(&mut head, LIMITS, true);
     fields.iter().for_each(|pair| request.take(&field(pair)));
     let checked = request.finish(ends)?;
-    // What is well-formed here is well-formed in HTTP/1.1.
-    let limits = HeadLimits { line_bytes: 4000, headers: 40 };
-    assert_eq!(RequestHead::default().take_h2(&text, !ends, &limits), Ok(()));
-    Ok((String::from_utf8(text).expect("text"), checked))
+    // What is well-formed here is so in HTTP/1.1, and the same.
+    let mut buffer = Buffer::for_head(8000);
+    buffer.append(text(&head).as_bytes());
+    let mut same = RequestHead::default();
+    assert_eq!(same.read(&mut buffer, &mut Scan::default(), &WIDE), Ok(true));
+    assert_eq!(
+        (same.method, same.host.map(|host| same.text(host))),
+        (head.method, head.host.map(|host| head.text(host)))
+    );
+    assert_eq!(
+        (same.takes_trailers, same.expects_continue, same.asks_why),
+        (head.takes_trailers, head.expects_continue, head.asks_why)
+    );
+    assert_eq!(shape(&same), shape(&head));
+    Ok((head, checked))
+}
+
+fn shape(head: &HeadText) -> Vec<(Name, &[u8], &[u8])> {
+    let seen = head.fields.iter().filter(|field| field.kind != Name::Nominated);
+    seen.map(|field| (field.kind, head.text(field.name), head.text(field.value))).collect()
+}
+
+fn text(head: &RequestHead) -> String {
+    String::from_utf8(head.to_text()).expect("text")
 }
 
 /// A request with these fields behind the usual ones.
@@ -47,10 +76,20 @@ fn response_to(
     to_head: bool,
     ends: bool,
 ) -> Result<(String, CheckedResponse), Fault> {
-    let mut text = Vec::new();
-    let mut response = ResponseFields::new(&mut text, LIMITS);
+    let mut head = ResponseHead::default();
+    head.push_line(Name::Date, b"date", b"of the last one", true);
+    let mut response = ResponseFields::new(&mut head, LIMITS);
     fields.iter().for_each(|pair| response.take(&field(pair)));
     let checked = response.finish(to_head, ends)?;
+    let mut text = Vec::new();
+    head.write_text(&mut text);
+    let mut buffer = Buffer::for_head(8000);
+    buffer.append(&text);
+    let mut same = ResponseHead::default();
+    let method = if to_head { Method::Head } else { Method::Get };
+    assert_eq!(same.read(&mut buffer, &mut Scan::default(), &WIDE, method), Ok(true));
+    assert_eq!((same.status, same.framing, same.has_date), (head.status, head.framing, head.has_date));
+    assert_eq!(shape(&same), shape(&head));
     Ok((String::from_utf8(text).expect("text"), checked))
 }
 
@@ -127,6 +166,22 @@ fn section_8_2_1_values_hold_no_control_bytes_and_no_blanks_around() {
     for value in ["", "a\tb c", "\u{e9}", "a\"<>\\{}"] {
         assert!(with(&[("x", value)]).is_ok(), "{value}");
     }
+}
+
+#[test]
+fn section_8_2_1_a_control_byte_is_found_wherever_it_stands() {
+    for len in 1..40 {
+        for at in 0..len {
+            for byte in 0..=255 {
+                let mut value = vec![b'v'; len];
+                value[at] = byte;
+                let is_blank = matches!(byte, b' ' | b'\t') && (at == 0 || at + 1 == len);
+                let is_control = (byte < b' ' && byte != b'\t') || byte == 0x7f;
+                assert_eq!(is_value(&value), !is_blank && !is_control, "{byte:#x} at {at} of {len}");
+            }
+        }
+    }
+    assert!(is_value(b""));
 }
 
 #[test]
@@ -275,10 +330,10 @@ fn an_extended_connect_asks_to_switch_protocols() {
     is_malformed(request(&fields), "GET with :protocol");
     fields[0].1 = "CONNECT";
     let (text, request) = checked(&fields, false).expect("well-formed");
-    assert_eq!(text, "GET /x HTTP/1.1\r\nhost: a.test\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n");
+    assert_eq!(text, "GET /x HTTP/1.1\r\nhost: a.test\r\nupgrade: websocket\r\n\r\n");
     assert!(request.is_extended_connect);
-    let mut text = Vec::new();
-    let mut request = RequestFields::new(&mut text, LIMITS, false);
+    let mut head = RequestHead::default();
+    let mut request = RequestFields::new(&mut head, LIMITS, false);
     fields.iter().for_each(|pair| request.take(&field(pair)));
     is_malformed(request.finish(false), "not allowed");
 }
@@ -288,28 +343,59 @@ fn section_6_5_2_a_list_beyond_its_limits_is_too_large() {
     let too_large = Err(Fault::Refused(Refusal::HeadTooLarge));
     let long = "v".repeat(3900);
     assert_eq!(with(&[("x", &long)]), too_large, "the four of the request are 153 bytes");
-    assert_eq!(with(&[("x", "y"); 17]), too_large);
-    assert!(with(&[("x", "y"); 16]).is_ok());
+    assert_eq!(with(&[("x", "y"); 21]), too_large);
+    assert!(with(&[("x", "y"); 20]).is_ok());
+    assert!(with(&[("cookie", "a=b"); 50]).is_ok(), "crumbs are one line");
     assert_eq!(response(&[(":status", "200"), ("x", &long), ("y", &long)]), too_large);
     assert_eq!(trailers(&[("x", &long), ("y", &long)]), too_large);
     // What is kept of it stays within the limit.
-    let mut text = Vec::new();
-    let mut request = RequestFields::new(&mut text, LIMITS, true);
+    let mut head = RequestHead::default();
+    let mut request = RequestFields::new(&mut head, LIMITS, true);
     (0..10_000).for_each(|_| request.take(&field(&("x", &long))));
     let _ = request.finish(true);
-    assert!(text.len() <= 4000);
+    assert!(head.len() <= 4000);
+}
+
+#[test]
+fn an_expectation_is_100_continue() {
+    assert!(with(&[("expect", "100-Continue")]).is_ok());
+    assert_eq!(with(&[("expect", "x")]), Err(Fault::Refused(Refusal::Expectation)));
 }
 
 #[test]
 fn the_body_of_a_request_is_framed_as_its_fields_say() {
     let framing = |more: &[(&str, &str)], ends: bool| {
-        let (text, _) = checked(&[&GET[..], more].concat(), ends).expect("well-formed");
-        let mut head = RequestHead::default();
-        head.take_h2(text.as_bytes(), !ends, &HeadLimits { line_bytes: 4000, headers: 40 })
-            .expect("accepted");
-        head.framing
+        head_of(&[&GET[..], more].concat(), ends).expect("well-formed").0.framing
     };
     assert_eq!(framing(&[("content-length", "7")], false), Framing::Length(7));
+    assert_eq!(framing(&[("content-length", "0")], false), Framing::None);
     assert_eq!(framing(&[], false), Framing::UntilClose);
     assert_eq!(framing(&[], true), Framing::None);
+}
+
+#[test]
+fn names_of_the_static_table_are_known_without_comparing_them() {
+    for index in 1..=61 {
+        let mut names = Vec::new();
+        let each = |field: DecodedField<'_>| names.push((field.name.to_vec(), field.static_name));
+        Decoder::new(4096).decode(&[0x80 | index], &mut Vec::new(), each).expect("an entry");
+        let (name, static_name) = names.remove(0);
+        assert_eq!(static_name.map(kind_of_static), Some(Name::of(&name)), "{index}");
+    }
+}
+
+/// RFC 7541 section 7.1.3.
+#[test]
+fn what_is_never_to_be_indexed_stays_so() {
+    let mut head = RequestHead::default();
+    let mut request = RequestFields::new(&mut head, LIMITS, false);
+    GET.iter().for_each(|pair| request.take(&field(pair)));
+    request.take(&DecodedField { never_indexed: true, ..field(&("cookie", "a=b")) });
+    request.take(&field(&("x", "y")));
+    request.take(&field(&("cookie", "c=d")));
+    request.finish(true).expect("well-formed");
+    let never: Vec<_> =
+        head.fields.iter().filter(|field| field.never_indexed).map(|field| head.text(field.value)).collect();
+    assert_eq!(never.last(), Some(&&b"a=b; c=d"[..]));
+    assert_eq!(head.field(b"cookie"), Some(&b"a=b; c=d"[..]));
 }

@@ -1,17 +1,44 @@
 //! Field blocks as heads and trailers, by what RFC 9113 section 8 allows in them.
 
+use std::cell::RefCell;
+
 use super::SessionError;
+use crate::http::h1::head::{RequestHead, ResponseHead};
 use crate::http::h2::frame::ErrorCode;
 use crate::http::h2::hpack::{CompressionError, Decoder};
 use crate::http::h2::message::{
     CheckedRequest, CheckedResponse, Fault, FieldLimits, RequestFields, ResponseFields, TrailerFields,
 };
 
+/// Heads that a thread keeps for reuse.
+const MAX_SPARE: usize = 128;
+
+thread_local! {
+    #[expect(clippy::vec_box, reason = "lent and given back as a pointer, not copied")]
+    static SPARE: RefCell<Vec<Box<RequestHead>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Memory for the head of a request.
+pub(super) fn lend() -> Box<RequestHead> {
+    SPARE.with_borrow_mut(Vec::pop).unwrap_or_default()
+}
+
+/// Gives memory back that is no longer used.
+pub(crate) fn give_back(head: Box<RequestHead>) {
+    SPARE.with_borrow_mut(|spare| {
+        if spare.len() < MAX_SPARE {
+            spare.push(head);
+        }
+    });
+}
+
 /// Decodes the field blocks of a connection.
 #[derive(Debug)]
 pub(super) struct FieldReader {
     decoder: Decoder,
     scratch: Vec<u8>,
+    /// Memory for heads of responses, while there are some.
+    response: Option<Box<ResponseHead>>,
     limits: FieldLimits,
     /// Streams may become tunnels (RFC 8441).
     allows_protocol: bool,
@@ -23,7 +50,8 @@ fn compression(_: CompressionError) -> SessionError {
 
 impl FieldReader {
     pub(super) fn new(table_bytes: usize, limits: FieldLimits, allows_protocol: bool) -> Self {
-        Self { decoder: Decoder::new(table_bytes), scratch: Vec::new(), limits, allows_protocol }
+        let decoder = Decoder::new(table_bytes);
+        Self { decoder, scratch: Vec::new(), response: None, limits, allows_protocol }
     }
 
     /// Reads a block of which nothing is of use: the table is the connection's.
@@ -31,28 +59,34 @@ impl FieldReader {
         self.decoder.decode(block, &mut self.scratch, |_| {}).map_err(compression)
     }
 
-    /// The head of a request, as text of HTTP/1.1 in `text`; and whether its method is HEAD, however it is refused.
+    /// The head of a request; and whether its method is HEAD, however it is refused.
     pub(super) fn request(
         &mut self,
         block: &[u8],
         ends: bool,
-        text: &mut Vec<u8>,
+        head: &mut RequestHead,
     ) -> Result<(bool, Result<CheckedRequest, Fault>), SessionError> {
-        let mut fields = RequestFields::new(text, self.limits, self.allows_protocol);
+        let mut fields = RequestFields::new(head, self.limits, self.allows_protocol);
         self.decoder.decode(block, &mut self.scratch, |field| fields.take(&field)).map_err(compression)?;
         Ok((fields.is_head(), fields.finish(ends)))
     }
 
-    /// The head of a response, the same. `to_head`: the request was HEAD.
+    /// The head of a response, as text of HTTP/1.1 in `text`. `to_head`: the request was HEAD.
     pub(super) fn response(
         &mut self,
         block: &[u8],
         (to_head, ends): (bool, bool),
         text: &mut Vec<u8>,
     ) -> Result<Result<CheckedResponse, Fault>, SessionError> {
-        let mut fields = ResponseFields::new(text, self.limits);
+        let head = &mut **self.response.get_or_insert_default();
+        let mut fields = ResponseFields::new(head, self.limits);
         self.decoder.decode(block, &mut self.scratch, |field| fields.take(&field)).map_err(compression)?;
-        Ok(fields.finish(to_head, ends))
+        let checked = fields.finish(to_head, ends);
+        if checked.is_ok() {
+            text.clear();
+            head.write_text(text);
+        }
+        Ok(checked)
     }
 
     /// The lines of trailers.
@@ -68,6 +102,6 @@ impl FieldReader {
 
     /// Gives back the memory of the last block.
     pub(super) fn rest(&mut self) {
-        self.scratch = Vec::new();
+        (self.scratch, self.response) = (Vec::new(), None);
     }
 }

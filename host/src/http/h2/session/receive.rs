@@ -1,6 +1,7 @@
 //! Frames that come: each is checked, and changes its stream or the connection.
 
 use super::flow::widened;
+use super::heads;
 use super::streams::{Half, Past, READS, StreamState, WRITES};
 use super::{DRAIN_PING, DrainStep, Session, SessionError, Side, StreamFailure};
 use crate::http::h2::frame::{
@@ -276,7 +277,7 @@ impl Session {
             self.refuse(of.id, code);
             return self.reader.skip(block);
         }
-        let mut head = Vec::with_capacity(512);
+        let mut head = heads::lend();
         let mut stream = StreamState::new(of.id, self.peer.initial_window);
         let (is_head, checked) = self.reader.request(block, of.ends_stream, &mut head)?;
         stream.is_head_method = is_head;
@@ -288,12 +289,12 @@ impl Session {
             Err(Fault::Malformed(_)) => {
                 self.streams.remember_reset(of.id);
                 self.refuse(of.id, ErrorCode::PROTOCOL_ERROR);
+                heads::give_back(head);
                 return Ok(());
             }
             Err(Fault::Refused(refusal)) => stream.refusal = Some(refusal),
         }
-        stream.head = head;
-        stream.has_body = !of.ends_stream;
+        stream.head = Some(head);
         stream.peer = if of.ends_stream { Half::Ended } else { Half::Body };
         self.n_open += 1;
         let slot = self.streams.insert(stream);

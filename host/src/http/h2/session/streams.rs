@@ -8,7 +8,7 @@ use slab::Slab;
 use super::StreamFailure;
 use super::arrived::Arrived;
 use super::flow::ReceiveWindow;
-use crate::http::h1::head::Refusal;
+use crate::http::h1::head::{Refusal, RequestHead};
 use crate::http::h2::frame::DEFAULT_WINDOW;
 
 /// Its task waits for bytes, its end, or a failure.
@@ -44,8 +44,8 @@ pub(super) struct StreamState {
     pub(super) own: Half,
     /// Why it has ended before both halves did.
     pub(super) failure: Option<StreamFailure>,
-    /// The text of a request's head.
-    pub(super) head: Vec<u8>,
+    /// A request's head, until somebody looks at it.
+    pub(super) head: Option<Box<RequestHead>>,
     pub(super) arrived: Arrived,
     /// Lines of the trailers.
     pub(super) trailers: Vec<u8>,
@@ -56,8 +56,6 @@ pub(super) struct StreamState {
     pub(super) is_head_method: bool,
     /// It asks to become a tunnel.
     pub(super) is_connect: bool,
-    /// The request did not end with its head.
-    pub(super) has_body: bool,
     pub(super) receive: ReceiveWindow,
     /// Bytes that we may send; negative after a change of the peer's settings.
     pub(super) window: i64,
@@ -80,14 +78,13 @@ impl StreamState {
             peer: Half::Head,
             own: Half::Head,
             failure: None,
-            head: Vec::new(),
+            head: None,
             arrived: Arrived::default(),
             trailers: Vec::new(),
             refusal: None,
             expected: None,
             is_head_method: false,
             is_connect: false,
-            has_body: false,
             receive: ReceiveWindow::new(DEFAULT_WINDOW),
             window: i64::from(window),
             interest: 0,
