@@ -12,6 +12,7 @@ pub mod refusal;
 pub mod registry;
 pub mod balancer;
 mod contract;
+pub(crate) mod code;
 pub(crate) mod calls;
 pub mod wire;
 mod mapped;
@@ -25,6 +26,7 @@ use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use self::calls::Calls;
+use self::code::CodeRanges;
 use crate::module::board::ModuleMark;
 
 /// A module that passed every check of [`load`].
@@ -49,6 +51,7 @@ struct Library {
     trylist: TrylistLayout,
     sha256: [u8; 32],
     calls: Calls,
+    code: CodeRanges,
 }
 
 /// Language of a module, as its envelope tells.
@@ -114,6 +117,11 @@ impl Module {
     /// Hash of the bytes that run.
     pub fn sha256(&self) -> &[u8; 32] {
         &self.library.sha256
+    }
+
+    /// Where its code is in this process.
+    pub(crate) fn code(&self) -> &CodeRanges {
+        &self.library.code
     }
 
     /// The room that one of its trylists needs.

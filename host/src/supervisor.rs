@@ -63,7 +63,7 @@ use crate::process::sockets::{self, Shortage};
 
 use self::acts::Acts;
 use self::applying::Applying;
-use self::blame::WorkerEnd;
+use self::blame::{Culprit, Presence, WorkerEnd};
 use self::bundle::Bundle;
 use self::commands::Commands;
 use self::generation::{Generation, GenerationPhase, HearingTurn};
@@ -132,6 +132,7 @@ struct Supervisor {
     previous: Option<Arc<Bundle>>,
     quarantine: FileQuarantine,
     backoff: Backoff,
+    presence: Presence,
     /// When a worker is to be started in place of one that died.
     replace_at: Option<Instant>,
     /// Operators' changes of servers.
@@ -201,6 +202,7 @@ impl Supervisor {
             previous: None,
             quarantine: FileQuarantine::default(),
             backoff: Backoff::default(),
+            presence: Presence::default(),
             replace_at: None,
             acts: Acts::default(),
             applying: Applying::default(),
@@ -276,7 +278,7 @@ impl Supervisor {
     fn bury(&mut self) -> Result<(), Refused> {
         let mut idx = 0;
         while idx < self.generations.len() {
-            let Some(end) = self.generations[idx].end() else {
+            let Some(end) = self.generations[idx].end(&self.presence) else {
                 idx += 1;
                 continue;
             };
@@ -288,10 +290,10 @@ impl Supervisor {
             match end {
                 // An orderly end that was not ordered counts as a death.
                 WorkerEnd::Orderly if self.stopping.is_none() && self.serving == Some(generation.number) => {
-                    self.died(&generation, "ended by itself", None)?;
+                    self.died(&generation, "ended by itself", Culprit::Unknown)?;
                 }
                 WorkerEnd::Orderly => {}
-                WorkerEnd::Death { text, blame } => self.died(&generation, &text, blame)?,
+                WorkerEnd::Death { text, culprit } => self.died(&generation, &text, culprit)?,
             }
             // Last, since a start that failed may still have given it something.
             self.held.ended(number);

@@ -41,6 +41,15 @@ pub fn broken(fault: &str) -> PathBuf {
     BUILT.get_or_init(|| cargo(&root().join("tests/broken"), "dev", &[])).path(fault)
 }
 
+/// The module `tests/broken/c/fault.c`, compiled with these macros: `ID="other"`, `CONSTRUCTOR=segv`.
+pub fn fault(macros: &[&str]) -> PathBuf {
+    let defines: Vec<String> = macros.iter().map(|name| format!("-D{name}")).collect();
+    let name = std::iter::once("fault").chain(macros.iter().copied()).collect::<Vec<_>>().join("-");
+    let name: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).collect();
+    compile_with(&root().join("lb-api/include"), &root().join("tests/broken/c/fault.c"), &name, &defines)
+}
+
 /// The module of a stranger, who knows `lb-api` and nothing else.
 pub fn third_party() -> PathBuf {
     static BUILT: OnceLock<Libraries> = OnceLock::new();
@@ -57,7 +66,9 @@ pub fn c_module() -> PathBuf {
 pub fn first_release_c() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let folder = root().join("tests/abi-1.0/c");
-    BUILT.get_or_init(|| compile_with(&folder, &folder.join("first_release_c.c"))).clone()
+    BUILT
+        .get_or_init(|| compile_with(&folder, &folder.join("first_release_c.c"), "first_release_c", &[]))
+        .clone()
 }
 
 /// The Rust module of the first release of the ABI, built with that release's side of it.
@@ -187,19 +198,21 @@ fn library(message: &str) -> Option<(String, PathBuf)> {
 
 /// Compiles a C module as its author would, with the header of `lb-api` and nothing else.
 fn compile(source: &Path) -> PathBuf {
-    compile_with(&root().join("lb-api/include"), source)
+    let name = source.file_stem().expect("a file").to_str().expect("a plain name");
+    compile_with(&root().join("lb-api/include"), source, name, &[])
 }
 
-fn compile_with(headers: &Path, source: &Path) -> PathBuf {
+fn compile_with(headers: &Path, source: &Path, name: &str, defines: &[String]) -> PathBuf {
     let folder = target().join("c");
     fs::create_dir_all(&folder).expect("the target folder can be written");
-    let library = folder.join(source.file_name().expect("a file")).with_extension("so");
+    let library = folder.join(format!("{name}.so"));
     // Into a file of its own first: another test may be loading the last one just now.
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let n = COUNT.fetch_add(1, Ordering::Relaxed);
     let fresh = library.with_extension(format!("{}-{n}.so", std::process::id()));
     let status = Command::new("cc")
         .args(["-std=c11", "-Wall", "-Wextra", "-O1", "-fvisibility=hidden", "-shared", "-fPIC"])
+        .args(defines)
         .arg("-I")
         .arg(headers)
         .arg("-o")

@@ -278,6 +278,13 @@ impl Builder {
         self
     }
 
+    /// With this module loaded beside the cluster's, from this file.
+    #[must_use]
+    pub fn and_module_file(mut self, id: &str, file: &Path) -> Self {
+        self.more_modules += &format!("{id} = {file:?}\n");
+        self
+    }
+
     /// With a module of `tests/broken` loaded beside the cluster's.
     #[must_use]
     pub fn and_broken(mut self, fault: &str) -> Self {

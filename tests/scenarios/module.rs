@@ -2,6 +2,7 @@
 
 mod abi;
 mod author;
+mod blame;
 mod module_loading;
 mod quarantine;
 mod trylist_calls;

@@ -87,6 +87,8 @@ pub(crate) struct Fatal {
     pub crumb: Option<Crumb>,
     /// How it ended the worker.
     pub by: FatalCause,
+    /// Address of the instruction that a signal came at; 0 where it is not known.
+    pub ip: u64,
 }
 
 /// How a thread ended its worker.
@@ -110,6 +112,8 @@ struct BoardHead {
     reserved: AtomicU32,
     /// 0, or who was first: the lower half of the crumb, then 16 bits of slot + 1, then 8 bits of what it did.
     fatal: AtomicU64,
+    /// Where the signal came at, raw: what is mapped there is looked up by who reads it.
+    fatal_ip: AtomicU64,
 }
 
 /// One thread's place. Two cache lines, because processors fetch lines in pairs, and the neighbour writes all the time.
@@ -122,7 +126,7 @@ struct BoardSlot {
 }
 
 /// "trylist", and the version of what follows.
-const MAGIC: u64 = u64::from_be_bytes(*b"trylist\x02");
+const MAGIC: u64 = u64::from_be_bytes(*b"trylist\x03");
 /// Slots of the largest board: more threads than a worker can be told to have, and what 16 bits hold.
 const MAX_SLOTS: usize = 4096;
 const SLOTS: usize = size_of::<BoardHead>();
@@ -370,24 +374,26 @@ impl Board {
                 EXIT => FatalCause::Exit,
                 signal => FatalCause::Signal(signal.into()),
             },
+            ip: self.head().fatal_ip.load(Ordering::Relaxed),
         })
     }
 
-    /// Writes down that the calling thread dies by this signal, unless another one was first. To be called by a signal
-    /// handler.
-    pub(crate) fn record_signal(&self, signal: i32) {
-        self.record(signal as u8);
+    /// Writes down that the calling thread dies by this signal, which came at instruction `ip`, unless another one was first.
+    /// To be called by a signal handler.
+    pub(crate) fn record_signal(&self, signal: i32, ip: u64) {
+        self.record(signal as u8, ip);
     }
 
-    /// Writes down that the calling thread ends the process, if it does so inside a module.
+    /// Writes down that the calling thread ends the process, if it does so inside a module, or is no thread of the host's that has a
+    /// place. The host ends its process from one that has.
     pub(crate) fn record_exit(&self) {
-        let raw = PLACE.get().map_or(0, |slot| slot.crumb.load(Ordering::Relaxed));
-        if Crumb::read(raw).is_some() {
-            self.record(EXIT);
+        let crumb = PLACE.get().map(|slot| Crumb::read(slot.crumb.load(Ordering::Relaxed)));
+        if crumb.is_none_or(|crumb| crumb.is_some()) {
+            self.record(EXIT, 0);
         }
     }
 
-    fn record(&self, what: u8) {
+    fn record(&self, what: u8, ip: u64) {
         let (slot, crumb) = PLACE.get().map_or((0, 0), |place| {
             let first = self.memory.as_ptr().addr() + SLOTS;
             let slot = (ptr::from_ref(place).addr().wrapping_sub(first)) / size_of::<BoardSlot>();
@@ -397,7 +403,9 @@ impl Board {
         });
         let record = u64::from(what) << 48 | slot << 32 | crumb;
         // One word, so that there is no record of which half is missing. Where this fails, another was first.
-        let _ = self.head().fatal.compare_exchange(0, record, Ordering::Relaxed, Ordering::Relaxed);
+        if self.head().fatal.compare_exchange(0, record, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            self.head().fatal_ip.store(ip, Ordering::Relaxed);
+        }
     }
 
     fn head(&self) -> &BoardHead {
@@ -581,9 +589,9 @@ mod tests {
             worker.record_exit();
             assert_eq!(board.fatal(), None, "the host may end its process");
             inside(ModuleMark::of_module(6).in_cluster(2), || worker.record_exit());
-            let first = Some(Fatal { slot: Some(1), crumb: serving(6, 2), by: FatalCause::Exit });
+            let first = Some(Fatal { slot: Some(1), crumb: serving(6, 2), by: FatalCause::Exit, ip: 0 });
             assert_eq!(board.fatal(), first);
-            worker.record_signal(11);
+            worker.record_signal(11, 0x1234);
             assert_eq!(board.fatal(), first);
         });
     }
@@ -591,8 +599,13 @@ mod tests {
     #[test]
     fn a_thread_without_a_place_dies_inside_of_nothing() {
         let (board, worker) = boards(2);
-        on_a_thread(move || worker.record_signal(6));
-        assert_eq!(board.fatal(), Some(Fatal { slot: None, crumb: None, by: FatalCause::Signal(6) }));
+        on_a_thread(move || worker.record_exit());
+        let fatal = Fatal { slot: None, crumb: None, by: FatalCause::Exit, ip: 0 };
+        assert_eq!(board.fatal(), Some(fatal));
+        let (board, worker) = boards(2);
+        on_a_thread(move || worker.record_signal(6, 0x1234));
+        let fatal = Fatal { slot: None, crumb: None, by: FatalCause::Signal(6), ip: 0x1234 };
+        assert_eq!(board.fatal(), Some(fatal));
     }
 
     #[test]

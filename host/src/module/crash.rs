@@ -66,9 +66,9 @@ pub(crate) fn ensure_alternate_stack() {
 
 /// Only what is safe in a signal handler: thread-local and shared words, system calls, and a short sleep while the log's
 /// thread writes the last lines.
-extern "C" fn handle(signal: c_int, info: *mut siginfo_t, _context: *mut c_void) {
+extern "C" fn handle(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
     if let Some(board) = board() {
-        board.record_signal(signal);
+        board.record_signal(signal, instruction(context));
     }
     log_queue::settle();
     let default = handled_by(libc::SIG_DFL);
@@ -80,6 +80,19 @@ extern "C" fn handle(signal: c_int, info: *mut siginfo_t, _context: *mut c_void)
             libc::raise(signal);
         }
     }
+}
+
+/// Address of the instruction that the signal came at; 0 on processors that this file does not know.
+fn instruction(context: *const c_void) -> u64 {
+    let context = context.cast::<libc::ucontext_t>();
+    // SAFETY: the kernel gives a handler with SA_SIGINFO the context of the thread that it interrupted.
+    let Some(context) = (unsafe { context.as_ref() }) else { return 0 };
+    #[cfg(target_arch = "x86_64")]
+    return context.uc_mcontext.gregs[libc::REG_RIP as usize].cast_unsigned();
+    #[cfg(target_arch = "aarch64")]
+    return context.uc_mcontext.pc;
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    return 0;
 }
 
 /// Runs when anybody calls `exit`, on the thread that does; also when `main` returns.
@@ -148,12 +161,15 @@ mod tests {
         assert_eq!(innocent.len(), 2, "both were there: {output:?}");
         let inside_of = Crumb { kind: CallKind::Serving, module: 0, cluster: Some(0), in_host: false };
         assert_eq!(innocent[0].crumb, Some(inside_of));
-        (output.status, board.fatal())
+        let fatal = board.fatal().inspect(|fatal| {
+            assert_eq!(fatal.ip != 0, matches!(fatal.by, FatalCause::Signal(_)), "where a signal came at");
+        });
+        (output.status, fatal.map(|fatal| Fatal { ip: 0, ..fatal }))
     }
 
     fn guilty(by: FatalCause) -> Option<Fatal> {
         let crumb = Crumb { kind: CallKind::Serving, module: 1, cluster: Some(3), in_host: false };
-        Some(Fatal { slot: Some(1), crumb: Some(crumb), by })
+        Some(Fatal { slot: Some(1), crumb: Some(crumb), by, ip: 0 })
     }
 
     /// Dies by this signal as if nobody handled it, and the one at fault is on record.
@@ -280,7 +296,7 @@ mod tests {
 
     #[test]
     fn a_death_outside_of_modules_blames_none() {
-        let nobody = |slot| Some(Fatal { slot, crumb: None, by: FatalCause::Signal(libc::SIGSEGV) });
+        let nobody = |slot| Some(Fatal { slot, crumb: None, by: FatalCause::Signal(libc::SIGSEGV), ip: 0 });
         assert_eq!(dies("segv outside").1, nobody(Some(1)));
         assert_eq!(dies("segv of another").1, nobody(None));
     }

@@ -28,6 +28,7 @@ use sha2::{Digest as _, Sha256};
 use crate::config::ModuleFile;
 use crate::module::board::{self, ModuleMark};
 use crate::module::calls::Calls;
+use crate::module::code::CodeRanges;
 use crate::module::image::{self, Image};
 use crate::module::mapped::{can_be_read, is_mapped, is_readable};
 use crate::module::refusal::{LoadError, LoadRefusal, MAX_FILE_BYTES, TABLE_BYTES};
@@ -176,6 +177,7 @@ fn library(sha256: [u8; 32], image: Image, mark: ModuleMark) -> Result<&'static 
         trylist: info.trylist,
         sha256,
         calls,
+        code: exports.code(),
     }));
     opened.insert(sha256, library);
     Ok(library)
@@ -235,6 +237,18 @@ fn error_text(error: &libloading::Error) -> String {
 }
 
 impl Exports {
+    /// Where the library's code is, found by the symbol that it is a module by.
+    fn code(&self) -> CodeRanges {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+        let address = |symbol: &str| {
+            // SAFETY: only the symbol's own address is used, whatever is there.
+            let symbol = unsafe { self.0.get::<*const c_void>(symbol) };
+            symbol.ok().map(|symbol| symbol.as_raw_ptr().addr() as u64)
+        };
+        let address = address(ROOT_SYMBOL).or_else(|| address(C_SYMBOL));
+        address.map_or_else(CodeRanges::default, |address| CodeRanges::around(&maps, address))
+    }
+
     fn table(&self, mark: ModuleMark) -> Result<(Language, wire::Module), LoadRefusal> {
         // SAFETY: what stands under this name is a header of abi_stable, or the file was forged.
         if let Ok(header) = unsafe { self.0.get::<AbiHeaderRef>(ROOT_SYMBOL) } {
@@ -500,6 +514,7 @@ mod tests {
             trylist: TrylistLayout { size: 0, align: 1 },
             sha256,
             calls: crate::module::balancer::tests::NOTHING,
+            code: CodeRanges::default(),
         }));
         OPENED.lock().unwrap().get_or_insert_default().insert(sha256, known);
         assert!(ptr::eq(library(sha256, image(), ModuleMark::NONE).unwrap(), known));

@@ -1,10 +1,23 @@
 //! Where a worker was when it hung or died, and which module is to blame.
+//!
+//! | death | blamed | rolled back within its probation |
+//! |---|---|---|
+//! | the record on the board fits, inside a module | that module | if its file or settings are new |
+//! | the record's instruction is a module's code, on any thread | that module | if its file or settings are new |
+//! | no record, and all threads inside of modules are inside the same one | probably that module | if any module's file or settings are new |
+//! | several modules, none, or code of the host or of a library | nobody | if any module's file or settings are new |
+//! | SIGKILL: want of memory, or an operator | nobody | if any module's file is new |
+//!
+//! A module that only probably did it gets into quarantine when that was so at two deaths. There is no such guess about a module
+//! that threads are inside of nearly all the time: it would be found there whoever did it.
 
+use std::collections::{BTreeSet, HashMap};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 
+use super::bundle::short_path;
 use super::generation::{Generation, GenerationPhase};
-use crate::module::board::{CallKind, Crumb, FatalCause};
+use crate::module::board::{CallKind, Crumb, Fatal, FatalCause, Seen};
 
 /// The module that is to blame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,12 +27,69 @@ pub(super) struct Blame {
     pub(super) cluster: Option<usize>,
 }
 
+/// What is known of whose fault the end of a worker is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Culprit {
+    /// This module's.
+    Certain(Blame),
+    /// Nothing shows who did it, and this is the only module that a thread was inside of.
+    Probable(Blame),
+    /// It may be any module's, or none's.
+    Unknown,
+    /// Whoever sent SIGKILL: the kernel for want of memory, or an operator.
+    Killer,
+}
+
+impl Culprit {
+    /// The module that is held to account.
+    pub(super) fn blame(self) -> Option<Blame> {
+        match self {
+            Self::Certain(blame) | Self::Probable(blame) => Some(blame),
+            Self::Unknown | Self::Killer => None,
+        }
+    }
+}
+
 /// How its process ended.
 pub(super) enum WorkerEnd {
     /// As it was to.
     Orderly,
-    /// Somehow else; what is to be said of it, and whose fault it is if that is known.
-    Death { text: String, blame: Option<Blame> },
+    /// Somehow else; what is to be said of it, and whose fault it is.
+    Death { text: String, culprit: Culprit },
+}
+
+/// How often threads of the workers of one bundle were seen inside of each module.
+#[derive(Debug, Default)]
+pub(super) struct Presence {
+    n_looks: u32,
+    /// Of these, how many showed a thread inside of it. By the module's index.
+    seen: HashMap<usize, u32>,
+}
+
+/// With fewer looks it is not known what is usual.
+const FEW_LOOKS: u32 = 10;
+/// With more looks than this, older ones count for less.
+const MANY_LOOKS: u32 = 600;
+
+impl Presence {
+    /// Counts what a look at the board showed.
+    pub(super) fn look(&mut self, seen: &[Seen]) {
+        if self.n_looks >= MANY_LOOKS {
+            self.n_looks /= 2;
+            self.seen.values_mut().for_each(|n_seen| *n_seen /= 2);
+        }
+        self.n_looks += 1;
+        let modules: BTreeSet<usize> = seen.iter().filter_map(|seen| Some(seen.crumb?.module)).collect();
+        for module in modules {
+            *self.seen.entry(module).or_default() += 1;
+        }
+    }
+
+    /// Whether it says nothing that a thread is inside of this module: one was at every other look, or more often.
+    fn is_usual(&self, module: usize) -> bool {
+        let n_seen = self.seen.get(&module).copied().unwrap_or_default();
+        self.n_looks >= FEW_LOOKS && n_seen >= self.n_looks / 2
+    }
 }
 
 impl Generation {
@@ -66,13 +136,13 @@ impl Generation {
     }
 
     /// How its process ended, if it has.
-    pub(super) fn end(&mut self) -> Option<WorkerEnd> {
+    pub(super) fn end(&mut self, presence: &Presence) -> Option<WorkerEnd> {
         let status = match self.child.try_wait() {
             Ok(Some(status)) => status,
             Ok(None) => return None,
             Err(error) => {
                 let text = format!("its end cannot be waited for: {error}");
-                return Some(WorkerEnd::Death { text, blame: None });
+                return Some(WorkerEnd::Death { text, culprit: Culprit::Unknown });
             }
         };
         // The board may hold what a module wrote there: it counts where it fits the end.
@@ -80,24 +150,84 @@ impl Generation {
             FatalCause::Signal(signal) => status.signal() == Some(signal),
             FatalCause::Exit => status.code().is_some(),
         });
-        let blame = fatal.and_then(|fatal| fatal.crumb).and_then(|crumb| self.blame(crumb));
+        let recorded = fatal.and_then(|fatal| self.recorded(fatal));
         // One that is not listened to cannot say that it has ended.
         let is_done = self.is_unheard && self.is_leaving() && status.success();
-        if (matches!(self.phase, GenerationPhase::Ended { .. }) || is_done) && blame.is_none() {
+        if (matches!(self.phase, GenerationPhase::Ended { .. }) || is_done) && recorded.is_none() {
             return Some(WorkerEnd::Orderly);
         }
-        // A SIGKILL, which leaves no record, is the kernel's for want of memory, or an operator's: no module's, whatever one
-        // was doing.
         let mut text = died_by(status);
-        if let Some(blame) = blame {
-            text += &format!(" while inside {}", self.describe(blame));
+        let culprit = match recorded {
+            Some((blame, how)) => {
+                text += &how;
+                Culprit::Certain(blame)
+            }
+            None if status.signal() == Some(SIGKILL) => Culprit::Killer,
+            // Who died outside of modules left a record too: what other threads did then is no evidence.
+            None if fatal.is_some() => Culprit::Unknown,
+            None => self.guess(presence, &mut text),
+        };
+        Some(WorkerEnd::Death { text, culprit })
+    }
+
+    /// The module that a record names, and how, in words that follow what happened.
+    fn recorded(&self, fatal: Fatal) -> Option<(Blame, String)> {
+        let code = self.code_at(fatal.ip);
+        let at = |module: usize| match code {
+            Some((of, offset)) if of == module => {
+                format!(" ({}+{offset:#x})", short_path(&self.copies[of].file))
+            }
+            _ => String::new(),
+        };
+        match (fatal.crumb.and_then(|crumb| self.blame(crumb)), code) {
+            (Some(blame), _) => {
+                Some((blame, format!(" while inside {}{}", self.describe(blame), at(blame.module))))
+            }
+            (None, Some((module, _))) => {
+                let blame = Blame { module, cluster: None };
+                let what = self.describe(blame);
+                Some((blame, format!(" in code of {what}{}, outside of the host's calls", at(module))))
+            }
+            (None, None) => None,
         }
-        Some(WorkerEnd::Death { text, blame })
+    }
+
+    /// The module whose code this instruction is, and where in its image that is.
+    fn code_at(&self, ip: u64) -> Option<(usize, u64)> {
+        let modules = self.says.iter().take(self.copies.len()).enumerate();
+        modules.filter_map(|(module, says)| Some((module, says.as_ref()?.code.offset_of(ip)?))).next()
+    }
+
+    /// Whose fault a death without a record probably is, by where threads were. Adds that in words.
+    fn guess(&self, presence: &Presence, text: &mut String) -> Culprit {
+        let crumbs = self.board.look().into_iter().filter_map(|seen| self.blame(seen.crumb?));
+        let mut there: Vec<Blame> = crumbs.collect();
+        there.sort_by_key(|blame| blame.module);
+        there.dedup_by_key(|blame| blame.module);
+        let names = there.iter().map(|blame| self.describe(*blame)).collect::<Vec<_>>().join("; ");
+        match there[..] {
+            [] => Culprit::Unknown,
+            [blame] if !presence.is_usual(blame.module) => {
+                *text += &format!(", probably by {names}, the only one that a thread was inside of");
+                Culprit::Probable(blame)
+            }
+            [_] => {
+                *text += &format!("; nobody is blamed: threads are inside of {names} most of the time");
+                Culprit::Unknown
+            }
+            _ => {
+                *text += &format!("; nobody is blamed: threads were inside of several modules ({names})");
+                Culprit::Unknown
+            }
+        }
     }
 }
 
+const SIGKILL: i32 = nix::sys::signal::Signal::SIGKILL as i32;
+
 fn died_by(status: ExitStatus) -> String {
     match (status.signal(), status.code()) {
+        (Some(SIGKILL), _) => "died by SIGKILL (for want of memory, or by somebody's hand)".to_owned(),
         (Some(signal), _) => format!("died by {}", signal_name(signal)),
         (None, Some(code)) => format!("exited unexpectedly with code {code}"),
         (None, None) => "ended somehow".to_owned(),
@@ -107,4 +237,38 @@ fn died_by(status: ExitStatus) -> String {
 fn signal_name(signal: i32) -> String {
     let known = nix::sys::signal::Signal::try_from(signal);
     known.map_or_else(|_| format!("signal {signal}"), |signal| signal.as_str().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inside(modules: &[usize]) -> Vec<Seen> {
+        let crumb = |module| Crumb { kind: CallKind::Serving, module, cluster: Some(0), in_host: false };
+        let seen = |(slot, &module)| Seen { slot, tid: 1, crumb: Some(crumb(module)), raw: 1, tick: 0 };
+        modules.iter().enumerate().map(seen).collect()
+    }
+
+    #[test]
+    fn a_module_is_usual_where_it_was_seen_at_every_other_look() {
+        let mut presence = Presence::default();
+        for n in 0..10 {
+            assert!(!presence.is_usual(1), "after {n} looks nothing is known");
+            // Two threads at once are one look.
+            presence.look(&inside(if n % 2 == 0 { &[1, 1, 2] } else { &[2] }));
+        }
+        assert_eq!([0, 1, 2].map(|module| presence.is_usual(module)), [false, true, true]);
+        presence.look(&[]);
+        presence.look(&[]);
+        assert_eq!([0, 1, 2].map(|module| presence.is_usual(module)), [false, false, true]);
+    }
+
+    #[test]
+    fn what_was_usual_long_ago_is_so_no_more() {
+        let mut presence = Presence::default();
+        (0..100_000).for_each(|_| presence.look(&inside(&[1])));
+        assert!(presence.is_usual(1));
+        (0..1000).for_each(|_| presence.look(&inside(&[2])));
+        assert_eq!([1, 2].map(|module| presence.is_usual(module)), [false, true]);
+    }
 }

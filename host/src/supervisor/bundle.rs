@@ -2,11 +2,12 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
 use super::worker_scope::WorkerScope;
-use crate::config::{Config, Files};
+use crate::config::{Config, Files, Setting};
 use crate::module::Hex;
 use crate::module::load::{self, Copied};
 use crate::process::channel;
@@ -68,10 +69,41 @@ impl Bundle {
         self.modules.iter().map(copy).collect()
     }
 
+    /// Whether it has module files that the other one does not have.
+    pub(super) fn has_new_files(&self, before: &Self) -> bool {
+        self.modules.iter().any(|copied| !before.has_module(&copied.sha256))
+    }
+
+    /// Whether it has settings of a module that the other one does not have; of this module, if one is named.
+    pub(super) fn has_new_settings(&self, before: &Self, module: Option<&str>) -> bool {
+        let before: Vec<_> = module_settings(&before.config).collect();
+        module_settings(&self.config)
+            .filter(|(id, _)| module.is_none_or(|module| module == &***id))
+            .any(|(id, settings)| !before.iter().any(|(other, of)| *other == id && are_equal(of, settings)))
+    }
+
     /// Whether a module of these bytes is in it.
     pub(super) fn has_module(&self, sha256: &[u8; 32]) -> bool {
         self.modules.iter().any(|copied| copied.sha256 == *sha256)
     }
+}
+
+/// Modules with the settings that clusters give them.
+fn module_settings(config: &Config) -> impl Iterator<Item = (&Arc<str>, &[Setting])> {
+    config.clusters.iter().flat_map(|cluster| {
+        let missing = cluster.key_missing.as_ref().map(|missing| (&missing.module, &missing.settings[..]));
+        std::iter::once((&cluster.module, &cluster.settings[..])).chain(missing)
+    })
+}
+
+/// Wherever they stand.
+fn are_equal(a: &[Setting], b: &[Setting]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.path == b.path && a.value == b.value)
+}
+
+/// The name of a file without its folders.
+pub(super) fn short_path(path: &Path) -> impl std::fmt::Display {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
 /// A hash as people compare them at a glance.

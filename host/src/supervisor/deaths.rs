@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::blame::Blame;
+use super::blame::{Blame, Culprit};
 use super::bundle::short_hash;
 use super::generation::{Generation, GenerationPhase};
 use super::pulse::PulseVerdict;
@@ -19,20 +19,20 @@ impl Supervisor {
         &mut self,
         generation: &Generation,
         text: &str,
-        blame: Option<Blame>,
+        culprit: Culprit,
     ) -> Result<(), Refused> {
         let number = generation.number;
         tracing::error!("generation {number}: its worker (pid {}) {text}", generation.pid());
         // If another generation serves, this one only failed to start: its module may be the very file that serves.
         let counts = generation.ready.is_some() || self.serving.is_none();
-        let is_held = blame.is_some_and(|blame| counts && self.blame(generation, blame, text));
+        let is_held = counts && self.blame(generation, culprit, text);
         if let Some(stopping) = &mut self.stopping {
             let n = usize::try_from(generation.report.connections).unwrap_or(usize::MAX).max(1);
             stopping.cut_off = stopping.cut_off.saturating_add(n);
         }
         if self.serving == Some(number) {
             self.serving = None;
-            return self.replace(generation, blame, is_held);
+            return self.replace(generation, Some(culprit), is_held);
         }
         let is_of = |starting: &super::start::Starting| starting.is_of(number);
         if self.starting.as_ref().is_some_and(is_of) {
@@ -43,10 +43,15 @@ impl Supervisor {
     }
 
     /// Holds a module's file to account for a worker. True where it is in quarantine from now on.
-    fn blame(&mut self, generation: &Generation, blame: Blame, text: &str) -> bool {
+    fn blame(&mut self, generation: &Generation, culprit: Culprit, text: &str) -> bool {
+        let Some(blame) = culprit.blame() else { return false };
         let Some(copy) = generation.copies.get(blame.module) else { return false };
         let id = &generation.bundle.config.modules[blame.module].id;
-        let limit = generation.bundle.config.supervision.module_deaths;
+        let limit = match (generation.bundle.config.supervision.module_deaths, culprit) {
+            // One may be chance.
+            (1, Culprit::Probable(_)) => 2,
+            (limit, _) => limit,
+        };
         let is_held = self.quarantine.died(copy.sha256, id, text, limit, Instant::now());
         if is_held {
             tracing::error!(
@@ -59,8 +64,9 @@ impl Supervisor {
         is_held
     }
 
-    /// Starts a worker in place of the one that served. A configuration is rolled back once at most.
-    fn replace(&mut self, dead: &Generation, blame: Option<Blame>, is_held: bool) -> Result<(), Refused> {
+    /// Starts a worker in place of the one that served. A configuration is rolled back once at most. `culprit` is absent where it
+    /// is known that modules have nothing to do with it.
+    fn replace(&mut self, dead: &Generation, culprit: Option<Culprit>, is_held: bool) -> Result<(), Refused> {
         if self.stopping.is_some() {
             return Ok(());
         }
@@ -68,11 +74,11 @@ impl Supervisor {
             // The generation that is starting takes over.
             return self.save_no_more();
         }
-        if let Some(before) = blame.and_then(|blame| self.roll_back_to(dead, blame)) {
+        if let Some((before, why)) = culprit.and_then(|culprit| self.roll_back_to(dead, culprit)) {
             let number = dead.number;
             tracing::error!(
-                "generation {number} is rolled back: a module killed it within its probation; the files of the \
-                 generation before serve again. Mend the current files and reload"
+                "generation {number} is rolled back: {why}; the files of the generation before serve again. Mend the current \
+                 files and reload"
             );
             return self.begin(before, StartReason::RollBack, Vec::new());
         }
@@ -87,15 +93,38 @@ impl Supervisor {
         Ok(())
     }
 
-    /// The files to roll back to, if a module that is not among them killed a new generation within its probation.
-    fn roll_back_to(&mut self, dead: &Generation, blame: Blame) -> Option<Arc<super::Bundle>> {
+    /// The files to roll back to, and why: a new generation died within its probation, and what is new of its modules may be
+    /// the reason.
+    fn roll_back_to(
+        &mut self,
+        dead: &Generation,
+        culprit: Culprit,
+    ) -> Option<(Arc<super::Bundle>, &'static str)> {
         let served = dead.ready?.elapsed();
         // Once: what was rolled back to has another reason to be there, and there is no bundle before it.
         if dead.reason != StartReason::Reload || served >= dead.bundle.config.supervision.probation {
             return None;
         }
-        let condemned = dead.copies.get(blame.module)?.sha256;
-        self.previous.take_if(|previous| !previous.has_module(&condemned))
+        let before = self.previous.as_ref()?;
+        let now = &dead.bundle;
+        let is_any_new = || now.has_new_files(before) || now.has_new_settings(before, None);
+        let (is_to_blame, why) = match culprit {
+            Culprit::Certain(blame) => {
+                let is_new = !before.has_module(&dead.copies.get(blame.module)?.sha256);
+                let id = now.config.modules.get(blame.module).map(|module| &*module.id);
+                (is_new || now.has_new_settings(before, id), "a module killed it within its probation")
+            }
+            Culprit::Probable(_) => (is_any_new(), "a module probably killed it within its probation"),
+            Culprit::Unknown => {
+                (is_any_new(), "it died within its probation, and modules or their settings have changed")
+            }
+            Culprit::Killer => (
+                now.has_new_files(before),
+                "it was killed within its probation, and module files have changed",
+            ),
+        };
+        let before = self.previous.take_if(|_| is_to_blame)?;
+        Some((before, why))
     }
 
     /// Looks at what the threads of every worker do, if it is time to.
@@ -107,6 +136,9 @@ impl Supervisor {
         }
         self.looked = now;
         for idx in 0..self.generations.len() {
+            if Some(self.generations[idx].number) == self.serving {
+                self.presence.look(&self.generations[idx].board.look());
+            }
             let (findings, verdicts) = self.generations[idx].look(now);
             for finding in findings {
                 self.found(idx, finding)?;
@@ -173,8 +205,9 @@ impl Supervisor {
     /// Starts a worker in place of one whose process goes on, which drains then. `blame` is a module's, and what it did.
     fn replace_one_that_runs(&mut self, idx: usize, blame: Option<(Blame, &str)>) -> Result<(), Refused> {
         let generation = self.generations.remove(idx);
-        let is_held = blame.is_some_and(|(blame, text)| self.blame(&generation, blame, text));
-        let result = self.replace(&generation, blame.map(|(blame, _)| blame), is_held);
+        let certain = |blame: (Blame, _)| Culprit::Certain(blame.0);
+        let is_held = blame.is_some_and(|blame| self.blame(&generation, certain(blame), blame.1));
+        let result = self.replace(&generation, blame.map(certain), is_held);
         // In its place, since the oldest come first.
         let idx = self.generations.partition_point(|other| other.number < generation.number);
         self.generations.insert(idx, generation);

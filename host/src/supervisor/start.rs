@@ -6,6 +6,7 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::blame::Presence;
 use super::bundle::Bundle;
 use super::commands::ClientId;
 use super::generation::{Generation, GenerationPhase};
@@ -284,6 +285,9 @@ impl Supervisor {
         if let Some(generation) = self.generation(number) {
             generation.phase = GenerationPhase::Serving;
             generation.ready = Some(Instant::now());
+        }
+        if !Arc::ptr_eq(&self.bundle, &bundle) {
+            self.presence = Presence::default();
         }
         let before = std::mem::replace(&mut self.bundle, bundle);
         if reason == StartReason::Reload {

@@ -189,7 +189,8 @@ impl Process {
     fn tell_built(&self, prepared: &Prepared) -> Result<(), NotStarted> {
         let says = |module: &config::ModuleFile| {
             let module = prepared.registry.module(&module.id)?;
-            Some(ModuleSays { id: module.id().to_owned(), version: module.version().to_owned() })
+            let (id, version) = (module.id().to_owned(), module.version().to_owned());
+            Some(ModuleSays { id, version, code: module.code().clone() })
         };
         let modules = prepared.config.modules.iter().map(says).collect();
         let built = ToSupervisor::Built { modules, warnings: prepared.warnings.clone() };

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
 use crate::config::{Place, Setting, SettingValue};
+use crate::module::code::CodeRanges;
 use crate::module::{Language, Library, TrylistLayout};
 
 // ---- a module that does nothing, of which a test replaces what it is about ------------------------------------------
@@ -66,6 +67,7 @@ fn module(calls: Calls) -> Arc<Module> {
         trylist: TrylistLayout { size: 0, align: 1 },
         sha256: [0; 32],
         calls,
+        code: CodeRanges::default(),
     }));
     Arc::new(Module { library, file: "fake.so".into(), mark: ModuleMark::NONE })
 }

@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use super::ChannelMessage;
 use crate::cluster::learned::{self, Learned};
 use crate::cluster::membership::ServerAct;
+use crate::module::code::CodeRanges;
 use crate::observe::metrics::Totals;
 use crate::process::sockets::Shortage;
 
@@ -244,6 +245,8 @@ pub(crate) struct ModuleSays {
     pub(crate) id: String,
     /// Its version.
     pub(crate) version: String,
+    /// Where its code is in the worker.
+    pub(crate) code: CodeRanges,
 }
 
 /// A worker's report.
