@@ -72,13 +72,22 @@ pub(crate) enum CliCommand {
         #[arg(long)]
         cut_oldest: bool,
     },
-    /// Show generations, modules and quarantine of a running proxy
+    /// Show clusters, servers, generations and modules of a running proxy
+    ///
+    /// A server that takes no requests is shown with the reason, and since when
     Status {
         #[command(flatten)]
         configuration: Configuration,
         /// Print JSON
         #[arg(long)]
         json: bool,
+        /// Show only this cluster
+        #[arg(long, value_name = "NAME")]
+        cluster: Option<String>,
+        /// Show it again every two seconds, or so many
+        #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", require_equals = true,
+              value_parser = clap::value_parser!(u64).range(1..=3600))]
+        watch: Option<u64>,
     },
     /// Drain and stop a running proxy
     Stop(Configuration),
@@ -279,6 +288,8 @@ mod tests {
             "reload -c a.toml",
             "reload -c a.toml --cut-oldest",
             "status -c a.toml --json",
+            "status -c a.toml --cluster app --watch",
+            "status --watch=5 -c a.toml",
             "stop -c a.toml",
             "server -c a.toml app http://127.0.0.1:9001 drain",
             "server -c a.toml app http://127.0.0.1:9001 weight 3",

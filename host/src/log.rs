@@ -23,6 +23,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use trylist::os::log_queue::{self, LogWriter};
 
 use self::fields::LogFields;
+pub(crate) use self::fields::is_special;
 
 /// Libraries that warn about peers' input, so that peers could fill the log. Their lines show at level debug, or if they are
 /// named.

@@ -9,9 +9,11 @@ mod foreground;
 mod inspect;
 mod log;
 mod output;
+mod status;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser as _;
 use trylist::process::control::{Command, Exit};
@@ -56,7 +58,10 @@ fn obey(command: CliCommand, log_level: &str) -> Result<(), CommandFailure> {
             let reload = if cut_oldest { Command::ReloadCutOldest } else { Command::Reload };
             command::ask(&configuration.config, &reload)
         }
-        CliCommand::Status { configuration, json } => command::status(&configuration.config, json),
+        CliCommand::Status { configuration, json, cluster, watch } => {
+            let wanted = status::Wanted { json, cluster, watch: watch.map(Duration::from_secs) };
+            status::run(&configuration.config, &wanted)
+        }
         CliCommand::Stop(from) => command::ask(&from.config, &Command::Stop),
         CliCommand::Server { configuration, cluster, url, order, weight, lasts } => {
             let order = order.with(weight).unwrap_or_else(|error| error.exit());

@@ -3,8 +3,10 @@
 //! ```text
 //!  serve ─► metrics: a shard for each thread ─► totals ─► admin: /metrics, /healthz, /readyz
 //!        └► access_log: a line for each request ─► a file
+//!  cluster ─► status: how everything is ─► `trylist status`
 //! ```
 
 pub mod metrics;
+pub mod status;
 pub mod access_log;
 pub mod admin;

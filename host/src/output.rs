@@ -1,11 +1,14 @@
 //! Output and failures of commands.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{self, Write as _};
 
 use trylist::config;
 use trylist::process::control::{Exit, Refused};
 use trylist::worker::StartError;
+
+use crate::log::is_special;
 
 /// A failed command: exit code and text.
 #[derive(Debug)]
@@ -58,6 +61,28 @@ pub(crate) fn lines<'t, T: Display + 't>(texts: impl IntoIterator<Item = &'t T>)
 /// `1 server`, `2 servers`.
 pub(crate) fn count(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+/// A time of so many seconds.
+pub(crate) fn span(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m {}s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{}h {}m", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{}d {}h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
+/// Text of others, with characters that a terminal obeys as their escapes.
+pub(crate) fn safe(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_special) {
+        return text.into();
+    }
+    let mut safe = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if is_special(c) { safe.extend(c.escape_default()) } else { safe.push(c) }
+    }
+    safe.into()
 }
 
 /// Prints to standard output. A reader that has gone has read enough.

@@ -17,6 +17,7 @@
 //! | `requests`, `start`, `changes` | how a new generation comes to serve |
 //! | `reports`, `worker_scope`, `allowance`, `shared_counts` | what workers say, what of it is accepted, and what others hear of it |
 //! | `deaths`, `blame`, `watchdog`, `pulse`, `quarantine` | workers that die or hang, and the modules to blame |
+//! | `asking` | how the worker that serves is, for those who ask |
 //! | `acts`, `applying` | what operators changed of servers, and how it comes into use |
 //! | `generation`, `bundle`, `held` | one worker; its files; the sockets |
 //! | `environment`, `notify`, `oom`, `pid_file`, `loads` | details |
@@ -24,6 +25,7 @@
 mod acts;
 mod allowance;
 mod applying;
+mod asking;
 mod blame;
 mod bundle;
 mod changes;
@@ -63,6 +65,7 @@ use crate::process::sockets::{self, Shortage};
 
 use self::acts::Acts;
 use self::applying::Applying;
+use self::asking::Asking;
 use self::blame::{Culprit, Presence, WorkerEnd};
 use self::bundle::Bundle;
 use self::commands::Commands;
@@ -139,6 +142,8 @@ struct Supervisor {
     acts: Acts,
     /// Those who wait until that is in use.
     applying: Applying,
+    /// Those who wait for the state of a worker.
+    asking: Asking,
     /// Metrics of generations that have ended.
     totals: Totals,
     base_sent: Instant,
@@ -206,6 +211,7 @@ impl Supervisor {
             replace_at: None,
             acts: Acts::default(),
             applying: Applying::default(),
+            asking: Asking::default(),
             totals: Totals::default(),
             base_sent: now,
             loads_told: now,
@@ -262,6 +268,7 @@ impl Supervisor {
         or(self.replace_at);
         or(self.held.due());
         or(self.acts_due());
+        or(self.asking.due());
         or(self.starting.as_ref().and_then(Starting::due));
         for generation in &self.generations {
             or(generation.due());
@@ -316,6 +323,7 @@ impl Supervisor {
         }
         self.start_waiting()?;
         self.keep_acts(now);
+        self.keep_asking(now);
         let readers = self.held.close_leaving(now);
         self.tell_readers(&readers, false);
         self.give_up_saving(now)?;

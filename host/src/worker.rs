@@ -17,6 +17,7 @@ mod prepared;
 pub mod process;
 mod reporter;
 mod serving;
+mod status;
 mod upkeep;
 
 use std::collections::BTreeMap;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
+use trylist::observe::status::{ServerStatus, WorkerStatus};
 use trylist::process::control::{self, ControlReply, Exit, GenerationStatus, ServerOrder, Status};
 
 use crate::client::Client;
@@ -222,6 +223,37 @@ impl Site {
         };
         control::ask(&self.folder.socket(), &control::Command::Status, &mut take).unwrap();
         found.expect("a status")
+    }
+
+    /// How the generation that serves is.
+    ///
+    /// # Errors
+    /// What is said instead.
+    ///
+    /// # Panics
+    /// Where neither is said.
+    #[track_caller]
+    pub fn state(&self) -> Result<WorkerStatus, String> {
+        let mut found = Err("nothing was said".to_owned());
+        let mut take = |reply| match reply {
+            ControlReply::Worker(worker) => found = Ok(*worker),
+            ControlReply::Problem(line) => found = Err(line),
+            ControlReply::Status(_) | ControlReply::Line(_) | ControlReply::End(_) => {}
+        };
+        let command = control::Command::State { cluster: None };
+        control::ask(&self.folder.socket(), &command, &mut take).unwrap();
+        found
+    }
+
+    /// A server of its first cluster, as it says.
+    ///
+    /// # Panics
+    /// Where it has none of this URL.
+    #[track_caller]
+    pub fn server(&self, url: &str) -> ServerStatus {
+        let state = self.state().unwrap();
+        let servers = state.clusters.into_iter().next().unwrap().servers;
+        servers.into_iter().find(|server| server.server == url).expect("a server of this URL")
     }
 
     /// The generation that serves, once one does.

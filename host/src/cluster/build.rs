@@ -121,6 +121,7 @@ impl Cluster {
         cluster.set_duties(&duties(&ids, members));
         if let Some(known) = known {
             cluster.take_over_health(known.health());
+            known.tell_on(&cluster.newest().endpoints);
         }
         Ok(cluster)
     }

@@ -102,11 +102,14 @@ fn judge(cluster: &Cluster, endpoint: &Endpoint, check: &HealthCheck, result: &R
         );
     }
     let Some(is_up) = is_up else { return };
+    let (n, url, probe) = (streak.get().unsigned_abs(), &endpoint.url, &check.probe);
+    let n = if n == 1 { "1 check".into() } else { format!("{n} consecutive checks") };
+    if let Err(e) = result {
+        endpoint.health.told.because(HealthSource::Check, &format_args!("{n} failed ({probe}: {e})"));
+    }
     if !cluster.set_source(endpoint, HealthSource::Check, !is_up) {
         return;
     }
-    let (n, url, probe) = (streak.get().unsigned_abs(), &endpoint.url, &check.probe);
-    let n = if n == 1 { "1 check".into() } else { format!("{n} consecutive checks") };
     match result {
         Ok(()) => {
             tracing::info!("cluster \"{name}\": server \"{url}\" is up: {n} passed ({probe})");

@@ -201,6 +201,7 @@ impl Outlier {
         record.total.fetch_add(1, Relaxed);
         let time = self.time(ejections);
         let jitter = time.mul_f64(fraction(random) / JITTER);
+        endpoint.health.told.because(HealthSource::Ejection, why);
         self.hold(cluster, endpoint, self.ns(now + time + jitter));
         if endpoint.health.holds(HealthSource::Gone) {
             // It left, and what still ran on it failed. Nobody would readmit it.
@@ -266,6 +267,7 @@ impl Outlier {
             record.until_ns.store(NEVER, Release);
             return self.show(cluster, endpoint);
         }
+        endpoint.health.told.because(HealthSource::Ejection, &EjectionReason::Inherited);
         // The rules may have changed.
         let left = left.min(self.rules.max_time.max(self.rules.time));
         self.hold(cluster, endpoint, self.ns(now + left));

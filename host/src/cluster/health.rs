@@ -2,6 +2,7 @@
 //! [`checks`](super::checks) decide.
 
 mod sources;
+mod told;
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
@@ -16,6 +17,8 @@ use crate::config::HealthCheck;
 pub use self::sources::HealthSource;
 pub(in crate::cluster) use self::sources::PANIC;
 pub(crate) use self::sources::{is_available, keeps_sessions, state_of};
+use self::told::Told;
+pub(crate) use self::told::{ToldReason, unix_ms};
 
 /// The health of an endpoint. A cache line of its own: requests read it, and it rarely changes.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ pub struct Health {
     pub(crate) checks: Streak,
     /// Its next check is wanted at once.
     pub(crate) check_now: Notify,
+    /// Since when, and why.
+    pub(crate) told: Told,
 }
 
 impl Default for Health {
@@ -45,12 +50,19 @@ impl Health {
             traffic: Record::default(),
             checks: Streak::default(),
             check_now: Notify::new(),
+            told: Told::new(),
         }
     }
 
     /// Whether this source says that the endpoint takes no requests.
     pub fn holds(&self, source: HealthSource) -> bool {
         self.listing.reasons() & source.bit() != 0
+    }
+
+    /// The sources that say so, since when and why.
+    pub(crate) fn reasons(&self) -> Vec<ToldReason> {
+        let holding = HealthSource::ALL.into_iter().filter(|source| self.holds(*source));
+        holding.map(|source| self.told.of(source)).collect()
     }
 
     /// Has a source say that the endpoint takes no requests, where no instance counts it.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::discovery::KnownAddresses;
 use crate::cluster::endpoint::Endpoint;
+use crate::cluster::health::ToldReason;
 use crate::cluster::sticky;
 use crate::cluster::{Cluster, HealthFacts, Tier};
 use crate::module::balancer::Balancer;
@@ -61,6 +62,13 @@ pub(crate) struct LearnedCluster {
 struct LearnedEndpoint {
     id: u64,
     latency_ns: u64,
+    /// Its state, since when, and why.
+    #[serde(default)]
+    state: u32,
+    #[serde(default)]
+    since_ms: u64,
+    #[serde(default)]
+    reasons: Vec<ToldReason>,
 }
 
 /// The saved state of a balancer.
@@ -203,6 +211,9 @@ impl LearnedCluster {
         let endpoint = |endpoint: &Arc<Endpoint>| LearnedEndpoint {
             id: endpoint.id,
             latency_ns: endpoint.counters.latency_ns.load(Relaxed),
+            state: endpoint.counters.state.load(Relaxed),
+            since_ms: endpoint.health.told.since_ms(),
+            reasons: endpoint.health.reasons(),
         };
         let has_none = |tier: &Tier, module: &str| tier.chooser(*cluster.config.module == *module).is_none();
         let quarantined = |tier: &Tier| -> Vec<(u16, String)> {
@@ -225,6 +236,21 @@ impl LearnedCluster {
         for endpoint in endpoints {
             if let Some(known) = known.get(&endpoint.id) {
                 endpoint.counters.latency_ns.store(known.latency_ns, Relaxed);
+            }
+        }
+    }
+
+    /// Tells of endpoints what was told of them, as far as it still holds. To be called once their health is known.
+    pub(crate) fn tell_on(&self, endpoints: &[Arc<Endpoint>]) {
+        let known: HashMap<u64, &LearnedEndpoint> =
+            self.endpoints.iter().map(|known| (known.id, known)).collect();
+        for endpoint in endpoints {
+            let Some(known) = known.get(&endpoint.id) else { continue };
+            for reason in known.reasons.iter().filter(|reason| endpoint.health.holds(reason.source)) {
+                endpoint.health.told.go_on_with(reason.clone());
+            }
+            if known.since_ms > 0 && known.state == endpoint.counters.state.load(Relaxed) {
+                endpoint.health.told.go_on(known.since_ms);
             }
         }
     }

@@ -178,6 +178,7 @@ impl Cluster {
     /// A member comes, or comes back. Where the cluster has checks and serves, its first check comes before its first request.
     fn arrive(&self, endpoint: &Endpoint, serves: bool) {
         if self.config.health_check.is_some() && serves {
+            endpoint.health.told.because(HealthSource::Check, &"its first check is awaited");
             self.set_source(endpoint, HealthSource::Check, true);
         }
         self.set_source(endpoint, HealthSource::Gone, false);

@@ -13,6 +13,11 @@ pub(crate) struct Retries(AtomicU32);
 pub(crate) struct Retrying<'a>(&'a Retries);
 
 impl Retries {
+    /// How many are under way.
+    pub(crate) fn n_under_way(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
     /// Begins a retry, unless the budget is spent. `n_requests` counts the cluster's requests in flight; it is called only when
     /// the budget's minimum is used up.
     pub(crate) fn begin(

@@ -43,6 +43,9 @@ impl Cluster {
     /// False if nothing changed. From any thread; with `holds` it does not block.
     pub fn set_source(&self, endpoint: &Endpoint, source: HealthSource, holds: bool) -> bool {
         let Some(change) = endpoint.live.set_source(source, holds) else { return false };
+        if holds {
+            endpoint.health.told.began(source);
+        }
         self.show(endpoint, change);
         if self.config.panic_threshold > 0 {
             self.changed.notify_one();
@@ -60,6 +63,7 @@ impl Cluster {
         if state_of(change.before) == state_of(change.after) {
             return;
         }
+        endpoint.health.told.changed();
         let became_available = is_available(change.after);
         // In panic the load is spread over all endpoints at once.
         if let Some(slow_start) =

@@ -65,7 +65,7 @@ impl Write for Escaping<'_, '_> {
 }
 
 /// Control characters (C0, DEL and C1), ends of lines of Unicode's own, and marks that turn the direction of text.
-fn is_special(c: char) -> bool {
+pub(crate) fn is_special(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -12,6 +12,7 @@ mod format;
 mod labels;
 mod layout;
 mod members;
+mod numbers;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -31,6 +32,8 @@ pub use self::labels::{ConnectionOrigin, ModuleCall, QueueEnd, failure, outcome,
 pub use self::layout::{BalancerLayout, ClusterLayout, MetricsLayout};
 pub use self::members::EndpointLayout;
 pub(crate) use self::members::MOST_LEFT;
+pub(crate) use self::numbers::CountedServer;
+pub use self::numbers::{ByName, ClusterNumbers, ModuleNumbers, ServerNumbers};
 pub use self::totals::{Totals, TotalsBounds};
 
 use self::cells::{BalancerCells, ClusterCells, EndpointCells, EndpointCounts, ListenerCells, RequestCells};

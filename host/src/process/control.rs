@@ -17,6 +17,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::config::{self, Config};
 
+pub use crate::observe::status::{
+    ActStatus, GenerationStatus, QuarantineStatus, RefusedStatus, Status, SupervisedModule, WorkerStatus,
+};
+
 /// Exit codes of the program, and results of commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Exit {
@@ -76,8 +80,14 @@ pub enum Command {
     Reload,
     /// The same, but where too many would drain the oldest is cut off once the new one serves.
     ReloadCutOldest,
-    /// Send the status.
+    /// Send the status, as far as the supervisor knows it by itself.
     Status,
+    /// Send the status with that of the generation that serves. Its worker has two seconds to answer.
+    State {
+        /// Only this cluster.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cluster: Option<String>,
+    },
     /// Let requests end and stop. Answered by the end of the connection, when it has stopped.
     Stop,
     /// Open a module's file again though it is in quarantine.
@@ -128,118 +138,10 @@ pub enum ControlReply {
     Problem(String),
     /// The status.
     Status(Box<Status>),
+    /// The status of the generation that serves.
+    Worker(Box<WorkerStatus>),
     /// The last one.
     End(Exit),
-}
-
-/// The status of a running proxy.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Status {
-    /// Process ID of the supervisor.
-    pub pid: u32,
-    /// Version of the program.
-    pub version: String,
-    /// Uptime, seconds.
-    pub uptime_s: u64,
-    /// The configuration's file.
-    pub config: String,
-    /// The socket that this came over.
-    pub control: String,
-    /// Where it listens.
-    pub listeners: Vec<String>,
-    /// Where its admin listener is.
-    pub admin: Option<String>,
-    /// Generations that have a process, the oldest first.
-    pub generations: Vec<GenerationStatus>,
-    /// Module files that are not opened.
-    pub quarantine: Vec<QuarantineStatus>,
-    /// The changes of servers by operators that are in force.
-    pub acts: Vec<ActStatus>,
-    /// The start that waits, and its reason.
-    pub waiting: Option<String>,
-}
-
-/// One generation.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct GenerationStatus {
-    /// Its number, from 1.
-    pub generation: u64,
-    /// Process ID of its worker.
-    pub pid: u32,
-    /// "starting", "serving", "draining" or "ended".
-    pub state: String,
-    /// Uptime, seconds.
-    pub uptime_s: u64,
-    /// For how long it may still drain, seconds.
-    pub drain_left_s: Option<u64>,
-    /// Why another one takes its place, if it is not for a reload.
-    pub trouble: Option<String>,
-    /// Hash of the files of its configuration.
-    pub config_sha256: String,
-    /// Connections that are open, as it last said.
-    pub connections: u64,
-    /// Its modules.
-    pub modules: Vec<ModuleStatus>,
-    /// Clusters whose servers are not in use as they should be, as last reported.
-    pub refused: Vec<RefusedStatus>,
-}
-
-/// A cluster whose servers are not in use as they should be, since the last change of them.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct RefusedStatus {
-    /// Name of the cluster.
-    pub cluster: String,
-    /// The modules that refuse them, with their reasons.
-    pub why: String,
-    /// They are in use, and the host chooses among them; otherwise the servers of before are in use.
-    pub host_chooses: bool,
-}
-
-/// A module of a generation.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ModuleStatus {
-    /// Its ID.
-    pub id: String,
-    /// Its own version, where it was opened.
-    pub version: Option<String>,
-    /// The file that it was read from.
-    pub file: String,
-    /// Hash of the bytes that run.
-    pub sha256: String,
-    /// Its faults in this generation, as last reported.
-    pub faults: u64,
-    /// This generation did not open it.
-    pub quarantined: bool,
-}
-
-/// A module file that is not opened.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct QuarantineStatus {
-    /// The ID that it had.
-    pub module: String,
-    /// Hash of its bytes.
-    pub sha256: String,
-    /// For how long, seconds.
-    pub for_s: u64,
-    /// The reason.
-    pub reason: String,
-}
-
-/// A change of a server that an operator made.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ActStatus {
-    /// Name of the cluster.
-    pub cluster: String,
-    /// URL of the server.
-    pub url: String,
-    /// "drain", "maint", "ready", "weight N", "added" or "removed".
-    pub what: String,
-    /// Name of the user who asked for it, or its number.
-    pub by: String,
-    /// Age, seconds.
-    pub age_s: u64,
-    /// When it ends by itself, in seconds from now.
-    pub left_s: Option<u64>,
 }
 
 /// Longest line of a command; what is longer is none.

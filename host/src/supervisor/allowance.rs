@@ -26,6 +26,8 @@ pub(super) struct Allowance {
     max_bytes: u64,
     /// Saves that were asked for, and have not come yet.
     n_asked_saves: u32,
+    /// States that it was asked for, and did not tell yet.
+    n_asked_states: u32,
     /// Acts that it was given, and did not answer yet.
     n_asked_applied: u32,
     since: Instant,
@@ -39,6 +41,7 @@ impl Allowance {
         Self {
             max_bytes: max_bytes(scope, 0),
             n_asked_saves: 0,
+            n_asked_states: 0,
             n_asked_applied: 0,
             since: now,
             n_of_kinds: [0; N_KINDS],
@@ -50,6 +53,11 @@ impl Allowance {
     /// One more save than it sends by itself is allowed.
     pub(super) fn ask_for_save(&mut self) {
         self.n_asked_saves = self.n_asked_saves.saturating_add(1);
+    }
+
+    /// One more answer to the question how it is may come.
+    pub(super) fn ask_for_state(&mut self) {
+        self.n_asked_states = self.n_asked_states.saturating_add(1);
     }
 
     /// So many servers may be in its reports besides those of its configuration.
@@ -74,6 +82,11 @@ impl Allowance {
                 return Ok(());
             }
             ToSupervisor::Saved { .. } => MAX_SAVES,
+            ToSupervisor::State { .. } if self.n_asked_states > 0 => {
+                self.n_asked_states -= 1;
+                return Ok(());
+            }
+            ToSupervisor::State { .. } => return Err("tells its state unasked".to_owned()),
             _ => MAX_OF_A_KIND,
         };
         let is_answer = matches!(message, ToSupervisor::Applied { .. }) && self.n_asked_applied > 0;
@@ -191,6 +204,16 @@ mod tests {
             assert_eq!(allowance.take(&applied(), 1, now), Ok(()));
         }
         assert!(allowance.take(&applied(), 1, now).is_err(), "nobody has asked");
+    }
+
+    #[test]
+    fn a_state_that_nobody_asked_for_is_refused_however_short() {
+        let now = Instant::now();
+        let mut allowance = allowance("\"http://a\"", now);
+        let state = ToSupervisor::State { number: 1, json: String::new() };
+        allowance.ask_for_state();
+        assert_eq!(allowance.take(&state, 64 << 20, now), Ok(()));
+        assert!(allowance.take(&state, 1, now).is_err());
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! The control socket: who may ask for something, and that nobody who asks keeps the supervisor from its work.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::unistd::{User, geteuid};
@@ -40,7 +41,7 @@ pub(super) struct Commands {
 struct CommandClient {
     stream: UnixStream,
     inbox: Vec<u8>,
-    outbox: Vec<u8>,
+    outbox: Outbox,
     /// When it is given up: it has said nothing whole, or does not take what it is told.
     until: Option<Instant>,
     has_asked: bool,
@@ -171,13 +172,22 @@ impl Commands {
         }
     }
 
+    /// The same of a whole line, which others may be told too.
+    pub(super) fn say_line(&mut self, client: ClientId, line: Arc<[u8]>) {
+        let Some(known) = self.clients.get_mut(&client) else { return };
+        known.say_line(line);
+        if !known.write() {
+            self.clients.remove(&client);
+        }
+    }
+
     fn accept(&mut self) {
         while let Ok((stream, _)) = self.listener.accept() {
             if stream.set_nonblocking(true).is_err() {
                 continue;
             }
             let until = Some(Instant::now() + CLIENT_TIMEOUT);
-            let (inbox, outbox) = (Vec::new(), Vec::new());
+            let (inbox, outbox) = (Vec::new(), Outbox::default());
             let mut client = CommandClient {
                 stream,
                 inbox,
@@ -216,6 +226,32 @@ impl Drop for Commands {
     fn drop(&mut self) {
         // Before the lock goes: the next one's socket is not to be removed.
         let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// The lines that a client has still to take.
+#[derive(Default)]
+struct Outbox {
+    lines: VecDeque<Arc<[u8]>>,
+    /// Of the first.
+    n_sent: usize,
+}
+
+impl Outbox {
+    fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    fn next(&self) -> &[u8] {
+        self.lines.front().map_or(&[], |line| &line[self.n_sent..])
+    }
+
+    fn sent(&mut self, n: usize) {
+        self.n_sent += n;
+        if self.next().is_empty() {
+            self.lines.pop_front();
+            self.n_sent = 0;
+        }
     }
 }
 
@@ -272,16 +308,20 @@ impl CommandClient {
     fn say(&mut self, reply: &ControlReply) {
         if let Ok(mut line) = serde_json::to_vec(reply) {
             line.push(b'\n');
-            self.outbox.extend(line);
-            self.until = Some(Instant::now() + CLIENT_TIMEOUT);
+            self.say_line(line.into());
         }
+    }
+
+    fn say_line(&mut self, line: Arc<[u8]>) {
+        self.outbox.lines.push_back(line);
+        self.until = Some(Instant::now() + CLIENT_TIMEOUT);
     }
 
     /// False where there is nobody to be told more.
     fn write(&mut self) -> bool {
         while !self.outbox.is_empty() {
-            match self.stream.write(&self.outbox) {
-                Ok(n) => drop(self.outbox.drain(..n)),
+            match self.stream.write(self.outbox.next()) {
+                Ok(n) => self.outbox.sent(n),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return error.kind() == ErrorKind::WouldBlock,
             }

@@ -230,6 +230,12 @@ impl Generation {
         self.to.as_ref().map_or(Ok(()), |to| to.send(message, descriptors))
     }
 
+    /// Asks how it is; only the cluster of this name, if one is given.
+    pub(super) fn ask_for_state(&mut self, number: u64, cluster: Option<String>) {
+        self.allowance.ask_for_state();
+        self.tell(ToWorker::TellState { number, cluster }, &[]);
+    }
+
     /// Asks for what it has learned.
     pub(super) fn ask_for_save(&mut self) {
         self.allowance.ask_for_save();

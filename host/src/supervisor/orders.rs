@@ -15,8 +15,8 @@ use crate::module::Hex;
 use crate::observe::access_log;
 use crate::process::channel::message::{RefusedServers, ToWorker};
 use crate::process::control::{
-    Command, ControlReply, Exit, GenerationStatus, ModuleStatus, QuarantineStatus, Refused, RefusedStatus,
-    Status,
+    Command, ControlReply, Exit, GenerationStatus, QuarantineStatus, Refused, RefusedStatus, Status,
+    SupervisedModule,
 };
 
 impl Supervisor {
@@ -37,6 +37,10 @@ impl Supervisor {
                 let status = ControlReply::Status(Box::new(self.status()));
                 self.commands.say(client, &status);
                 self.commands.say(client, &ControlReply::End(Exit::Done));
+                Ok(())
+            }
+            Command::State { cluster } => {
+                self.tell_state(client, cluster);
                 Ok(())
             }
             Command::Stop => {
@@ -129,7 +133,7 @@ impl Supervisor {
         self.anew(vec![client], &format!("module {module} is released from quarantine"))
     }
 
-    fn status(&self) -> Status {
+    pub(super) fn status(&self) -> Status {
         let quarantine = self.quarantine.iter().map(|(file, held)| QuarantineStatus {
             module: held.module.clone(),
             sha256: Hex(file).to_string(),
@@ -169,7 +173,7 @@ impl Supervisor {
 
 impl Generation {
     fn status(&self) -> GenerationStatus {
-        let module = |(idx, copy): (usize, &crate::process::channel::message::ModuleCopy)| ModuleStatus {
+        let module = |(idx, copy): (usize, &crate::process::channel::message::ModuleCopy)| SupervisedModule {
             id: self.bundle.config.modules[idx].id.to_string(),
             version: self.says.get(idx).and_then(|says| says.as_ref().map(|says| says.version.clone())),
             file: copy.file.display().to_string(),

@@ -39,6 +39,7 @@ impl Orders {
                 };
                 memberships.set_acts(acts, Box::new(done));
             }
+            ToWorker::TellState { number, cluster } => reporter.tell_state(number, cluster),
             ToWorker::Base(totals) => metrics.set_base(totals),
             ToWorker::TellLoad(tells) => reporter.tell_load(tells),
             ToWorker::Elsewhere(load) => set_elsewhere(clusters, &load),

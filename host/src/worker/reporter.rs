@@ -8,6 +8,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use super::memberships::Memberships;
+use super::status::StatusReader;
 use super::{Control, Worker, layout};
 use crate::cluster::learned::Learned;
 use crate::cluster::{Cluster, Clusters};
@@ -44,6 +45,7 @@ pub(super) struct Reporter {
 
 enum ReporterOrder {
     TellLoad(bool),
+    TellState(u64, Option<String>),
     Draining,
     Stop,
 }
@@ -112,6 +114,10 @@ impl Reporter {
         let _ = self.orders.send(ReporterOrder::TellLoad(tells));
     }
 
+    pub(super) fn tell_state(&self, number: u64, cluster: Option<String>) {
+        let _ = self.orders.send(ReporterOrder::TellState(number, cluster));
+    }
+
     pub(super) fn drains(&self) {
         let _ = self.orders.send(ReporterOrder::Draining);
     }
@@ -147,6 +153,7 @@ impl Reporting {
                     self.tells_load = tells;
                     self.told = None;
                 }
+                Ok(ReporterOrder::TellState(number, cluster)) => self.tell_state(number, cluster.as_deref()),
                 Ok(ReporterOrder::Draining) => self.is_draining = true,
                 Ok(ReporterOrder::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
@@ -172,6 +179,14 @@ impl Reporting {
             let _ = self.to.send(&message, &[]);
         }
         self.told = now;
+    }
+
+    fn tell_state(&self, number: u64, cluster: Option<&str>) {
+        let reader =
+            StatusReader { clusters: Arc::clone(&self.clusters), metrics: Arc::clone(&self.metrics) };
+        // A status has no keys that JSON cannot have.
+        let json = serde_json::to_string(&reader.status(cluster)).unwrap_or_default();
+        let _ = self.to.send(&ToSupervisor::State { number, json }, &[]);
     }
 
     fn report(&self) {

@@ -4,6 +4,7 @@
 mod commands;
 mod servers;
 mod socket;
+mod status;
 mod users;
 mod admin;
 mod service_manager;

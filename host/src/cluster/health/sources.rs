@@ -2,9 +2,10 @@
 //! modules see follows from all of them.
 
 use lb_api::wire;
+use serde::{Deserialize, Serialize};
 
 /// A source that may say that an endpoint takes no requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HealthSource {
     /// The operator drains it: it takes no new sessions, and keeps those that it has.
     Drain,

@@ -253,6 +253,10 @@ impl MemberLife {
         Self { place: member.place, counters: member.counters, health: Arc::clone(&member.health) }
     }
 
+    pub(super) fn place(&self) -> usize {
+        self.place
+    }
+
     /// Whether it is what this member counts in.
     fn is_of(&self, member: &EndpointLayout) -> bool {
         self.place == member.place && Arc::ptr_eq(&self.health, &member.health)

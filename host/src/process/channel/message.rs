@@ -12,6 +12,8 @@
 //! Elsewhere: all others' loads ──────►
 //! Acts, whenever they change ────────►  merges, builds, publishes
 //!             ◄───────────────────────  Applied
+//! TellState, for who asks ───────────►
+//!             ◄───────────────────────  State
 //! Save ──────────────────────────────►
 //!             ◄───────────────────────  Saved
 //! HandOver, or Drain ────────────────►  finishes what runs
@@ -54,6 +56,13 @@ pub(crate) enum ToWorker {
         number: u64,
         /// In place of all that came before.
         acts: Vec<ServerAct>,
+    },
+    /// Say how everything is. Answered by [`ToSupervisor::State`].
+    TellState {
+        /// Names the question.
+        number: u64,
+        /// Only the cluster of this name.
+        cluster: Option<String>,
     },
     /// Counts of other generations.
     Base(Totals),
@@ -179,10 +188,17 @@ pub(crate) enum ToSupervisor {
         /// The load of this generation.
         load: Load,
     },
+    /// How everything is: the answer to [`ToWorker::TellState`].
+    State {
+        /// The question's.
+        number: u64,
+        /// A [`WorkerStatus`](crate::observe::status::WorkerStatus) as JSON, on one line. The supervisor passes it on unread.
+        json: String,
+    },
 }
 
 /// Kinds of [`ToSupervisor`].
-pub(crate) const N_KINDS: usize = 8;
+pub(crate) const N_KINDS: usize = 9;
 
 impl ToSupervisor {
     /// Number of its variant.
@@ -196,6 +212,7 @@ impl ToSupervisor {
             Self::Saved { .. } => 5,
             Self::Ended { .. } => 6,
             Self::Load { .. } => 7,
+            Self::State { .. } => 8,
         }
     }
 }
@@ -209,7 +226,7 @@ impl ChannelMessage for ToSupervisor {
             // Lines of text.
             0..=2 | 4 => 4 << 20,
             // Metrics: more than 1,000 bytes for each of 65,535 endpoints.
-            3 | 6 => 64 << 20,
+            3 | 6 | 8 => 64 << 20,
             5 => learned::MOST_BYTES,
             7 => 8 << 20,
             _ => 0,
