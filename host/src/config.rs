@@ -11,6 +11,7 @@
 //!
 //! `model.rs` has every type of a [`Config`] on one page, `problem.rs` what is shown when there is none.
 
+mod answer;
 mod check;
 mod de;
 mod file;
@@ -30,15 +31,16 @@ mod units;
 
 use std::path::{Path, PathBuf};
 
+pub use self::answer::{Answer, ERROR_STATUSES, ErrorPages, Page, Redirect, Respond};
 pub use self::files::Files;
 pub use self::health::{CountedStatuses, Ejection, HealthCheck, HttpProbe, Probe, ProbeMethod};
 pub use self::locate::NotFound;
 pub(crate) use self::model::url_at;
 pub use self::model::{
     Access, AccessLogTarget, Admin, AllDown, ClusterConfig, Config, CookieTerms, Families, HostHeader,
-    KeyMissing, KeySource, Limits, Listener, MAX_SERVERS, ModuleFile, Place, ProxyProtocol, QueueOrder,
-    Resolve, ResolverConfig, Route, RouteOrder, RunAs, SameSite, Server, Setting, SettingValue, StickyConfig,
-    Supervision, Syntax, Timeouts, WhenFull,
+    HostPattern, KeyMissing, KeySource, Limits, Listener, MAX_SERVERS, ModuleFile, Place, ProxyProtocol,
+    QueueOrder, Resolve, ResolverConfig, Route, RouteOrder, RunAs, SameSite, Server, Setting, SettingValue,
+    StickyConfig, Supervision, Syntax, Timeouts, WhenFull,
 };
 pub use self::problem::{ConfigErrors, Problem, Warning};
 

@@ -1,5 +1,6 @@
 //! One request: where it goes, what it carries, when it is tried again, and what is said of it.
 
+mod answers;
 mod explain;
 mod failover;
 mod forwarding;

@@ -4,6 +4,7 @@
 //! not be read (see [`super::read`]) is not reported as missing too.
 
 mod address;
+mod answer;
 mod cluster;
 mod forwarded;
 mod headers;
@@ -23,9 +24,10 @@ mod values;
 
 use std::path::Path;
 
+use self::route::RouteTerms;
 use super::file::RootTable;
 use super::source::{Diagnostics, Span};
-use super::{AccessLogTarget, Config, Files, RouteOrder, RunAs, Syntax};
+use super::{AccessLogTarget, Config, ErrorPages, Files, RouteOrder, RunAs, Syntax};
 
 /// The state that all checks share. Its methods are in the files of `check/`, one for each part of a configuration.
 pub(super) struct Checker<'a> {
@@ -50,7 +52,17 @@ impl Checker<'_> {
         let clusters = self.clusters(file.cluster.0, &modules);
         self.warn_of_unused(&modules.checked, &clusters.checked);
         let request_id = file.request_id.and_then(|name| self.request_id(&name));
-        let routes = self.routes(file.route.0, &clusters, request_id.as_deref());
+        let mut errors = ErrorPages::default();
+        if let Some(pages) = file.errors {
+            self.errors("errors.", pages, &mut errors);
+        }
+        let terms = RouteTerms {
+            listeners: &listeners,
+            clusters: &clusters,
+            request_id: request_id.as_deref(),
+            errors: &errors,
+        };
+        let routes = self.routes(file.route.0, terms);
         let admin = file.admin.and_then(|admin| self.admin(admin, &listeners));
         Config {
             source: self.source.to_owned(),
@@ -63,6 +75,7 @@ impl Checker<'_> {
                 Syntax::Toml => RouteOrder::Longest,
                 Syntax::Httpd => RouteOrder::First,
             },
+            errors,
             request_id,
             forwarded: self.forwarded(file.forwarded.unwrap_or_default()),
             limits: self.limits(file.limits.unwrap_or_default()),

@@ -38,6 +38,7 @@ pub(super) struct RootTable {
     pub(super) access_log: Option<Spanned<AccessLogTable>>,
     pub(super) admin: Option<Spanned<AdminTable>>,
     pub(super) explain: Option<ExplainTable>,
+    pub(super) errors: Option<Named<Short<PageTable>>>,
 }
 
 /// `[[listener]]`
@@ -228,14 +229,51 @@ pub(super) struct ServerTable {
 pub(super) struct RouteTable {
     pub(super) path: Option<Spanned<String>>,
     pub(super) host: Option<Spanned<String>>,
+    pub(super) hosts: Option<Spanned<Vec<Spanned<String>>>>,
+    pub(super) listeners: Option<Spanned<Vec<Spanned<String>>>>,
     pub(super) cluster: Option<Spanned<String>>,
+    pub(super) redirect: Option<Spanned<RedirectTable>>,
+    pub(super) respond: Option<Spanned<RespondTable>>,
+    pub(super) errors: Option<Named<Short<PageTable>>>,
     pub(super) rewrite: Option<Spanned<String>>,
     pub(super) host_header: Option<Spanned<String>>,
     pub(super) timeout: Option<Spanned<TimeValue>>,
     pub(super) retry: Option<Spanned<RetryTable>>,
     pub(super) request_headers: Option<HeadersTable>,
     pub(super) response_headers: Option<HeadersTable>,
-    pub(super) upgrade: Option<bool>,
+    pub(super) upgrade: Option<Spanned<bool>>,
+}
+
+/// `redirect` of a route.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table such as { https = true }")]
+pub(super) struct RedirectTable {
+    pub(super) https: Option<Spanned<bool>>,
+    pub(super) scheme: Option<Spanned<String>>,
+    pub(super) host: Option<Spanned<String>>,
+    pub(super) port: Option<Spanned<i64>>,
+    pub(super) path: Option<Spanned<String>>,
+    pub(super) status: Option<Spanned<i64>>,
+}
+
+/// `respond` of a route.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table such as { status = 503, body = \"closed\" }")]
+pub(super) struct RespondTable {
+    pub(super) status: Option<Spanned<i64>>,
+    pub(super) body: Option<Spanned<String>>,
+    pub(super) file: Option<Spanned<String>>,
+    #[serde(rename = "type")]
+    pub(super) kind: Option<Spanned<String>>,
+}
+
+/// A page of `errors`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct PageTable {
+    pub(super) file: Option<Spanned<String>>,
+    #[serde(rename = "type")]
+    pub(super) kind: Option<Spanned<String>>,
 }
 
 /// `retry` of a route.
@@ -344,6 +382,10 @@ pub(super) struct ExplainTable {
 
 impl Expecting for ModuleTable {
     const EXPECTED: &str = "a module's file, or a table such as { path = \"libmod_x.so\", sha256 = \"…\" }";
+}
+
+impl Expecting for PageTable {
+    const EXPECTED: &str = "a file, or a table such as { file = \"sorry.html\", type = \"text/html\" }";
 }
 
 impl Expecting for KeyMissingTable {

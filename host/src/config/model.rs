@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 
+use super::answer::{Answer, ErrorPages};
 use super::health::{Ejection, HealthCheck};
 use super::retry;
 use crate::http::headers::forwarded::Forwarded;
@@ -54,6 +55,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// Precedence if several routes match.
     pub route_order: RouteOrder,
+    /// Pages for the proxy's own errors.
+    pub errors: ErrorPages,
     /// The header in which servers get the request's ID, if any.
     pub request_id: Option<Arc<str>>,
     /// Trust in proxies in front, and headers for servers.
@@ -443,15 +446,21 @@ pub enum HostHeader {
 /// Requests of one host and path prefix.
 #[derive(Clone, Debug)]
 pub struct Route {
-    /// Lower-case host without port, or all hosts.
-    pub host: Option<Box<str>>,
+    /// Its hosts; empty means all.
+    pub hosts: Arc<[HostPattern]>,
+    /// Indices of its listeners in [`Config::listeners`]; `None` means all.
+    pub listeners: Option<Arc<[usize]>>,
     /// Path prefix, by segment: `/a` matches `/a` and `/a/b`, not `/ab`. Begins with a slash.
     pub path: Box<str>,
     /// Replacement of the prefix on the way to the server, as written, if any. Begins with a slash; slashes are merged when
     /// it is used.
     pub rewrite: Option<Box<str>>,
-    /// Index into [`Config::clusters`].
-    pub cluster: usize,
+    /// Index into [`Config::clusters`]; `None` if no request goes to a server.
+    pub cluster: Option<usize>,
+    /// Its answer without a server, for all requests or for those by http.
+    pub answer: Option<Arc<Answer>>,
+    /// Pages for the proxy's own errors, including [`Config::errors`], if they differ from those.
+    pub errors: Option<Arc<ErrorPages>>,
     /// `Host` for this route, if it differs from its cluster's.
     pub host_header: Option<HostHeader>,
     /// Maximum time of a whole request, if it differs from [`Timeouts::request`].
@@ -470,10 +479,21 @@ pub struct Route {
     pub place: Place,
 }
 
+/// Hosts of a route, in lower case and without port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostPattern {
+    /// This one.
+    Exact(Box<str>),
+    /// Every host that ends with this and has more before it. It begins with a dot.
+    Below(Box<str>),
+    /// All hosts.
+    Any,
+}
+
 /// Precedence of routes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RouteOrder {
-    /// Routes of the request's own host before those of all hosts, then the longest path.
+    /// Routes of the request's own host before those of patterns and of all hosts, then the longest path.
     Longest,
     /// The first of the file, as httpd does.
     First,
@@ -678,6 +698,17 @@ impl fmt::Display for AccessLogTarget {
             Self::Off => f.write_str("off"),
             Self::Stdout => f.write_str("stdout"),
             Self::File(path) => write!(f, "\"{}\"", path.display()),
+        }
+    }
+}
+
+impl fmt::Display for HostPattern {
+    /// As it is written in a configuration.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(host) => f.write_str(host),
+            Self::Below(suffix) => write!(f, "*{suffix}"),
+            Self::Any => f.write_str("*"),
         }
     }
 }

@@ -133,6 +133,7 @@ fn the_reference_hides_only_keys_without_a_default() {
         "cluster.tls",
         "cluster.when_full",
         "control",
+        "errors",
         "group",
         "limits.body_bytes",
         "limits.requests_per_connection",
@@ -147,9 +148,14 @@ fn the_reference_hides_only_keys_without_a_default() {
         "module_path",
         "pid_file",
         "request_id",
+        "route.errors",
         "route.host",
         "route.host_header",
+        "route.hosts",
+        "route.listeners",
+        "route.redirect",
         "route.request_headers",
+        "route.respond",
         "route.response_headers",
         "route.retry",
         "route.rewrite",
@@ -170,6 +176,7 @@ fn whole_reference() -> Config {
         fs::write(folder.path().join(name).with_extension("pem"), made.cert.pem()).unwrap();
         fs::write(folder.path().join(name).with_extension("key"), made.signing_key.serialize_pem()).unwrap();
     }
+    fs::write(folder.path().join("sorry.html"), "<p>Sorry</p>").unwrap();
     let name = folder.path().join("t.toml").display().to_string();
     // `tls` of a cluster is for servers that are reached by it.
     let secure = text.replace("\"http://127.0.0.1:9001\"", "\"https://127.0.0.1:9001\"");
@@ -180,7 +187,7 @@ fn whole_reference() -> Config {
 #[test]
 fn the_reference_has_every_key() {
     let found = tables(&uncommented(&reference()));
-    let known: [(&str, &[&str]); 26] = [
+    let known: [(&str, &[&str]); 29] = [
         ("", keys_of::<file::RootTable>()),
         ("access_log.", keys_of::<file::AccessLogTable>()),
         ("admin.", keys_of::<file::AdminTable>()),
@@ -202,6 +209,9 @@ fn the_reference_has_every_key() {
         ("load_module.random.", keys_of::<file::ModuleTable>()),
         ("resolver.", keys_of::<file::ResolverTable>()),
         ("route.", keys_of::<file::RouteTable>()),
+        ("route.errors.503.", keys_of::<file::PageTable>()),
+        ("route.redirect.", keys_of::<file::RedirectTable>()),
+        ("route.respond.", keys_of::<file::RespondTable>()),
         ("route.request_headers.", keys_of::<file::HeadersTable>()),
         ("route.response_headers.", keys_of::<file::HeadersTable>()),
         ("route.retry.", keys_of::<file::RetryTable>()),

@@ -40,6 +40,8 @@ pub(crate) struct Downstream {
     resets: bool,
     /// Our half has ended.
     has_ended: bool,
+    /// Number of its listener in the configuration.
+    pub(crate) listener: u16,
     /// The client may speak HTTP/2 without TLS (prior knowledge).
     pub(crate) may_be_h2: bool,
     /// Requests served.
@@ -63,6 +65,7 @@ impl Downstream {
             holds_body: false,
             resets: false,
             has_ended: false,
+            listener: 0,
             may_be_h2: false,
             n_requests: 0,
             served_at: now,

@@ -1,9 +1,11 @@
 //! One request, from its head to the end of its response: route, load_balance, try, move on or give up, relay.
 //!
 //! [`request`] is what is known of a request under way. The other files are the steps of this story, in its order: [`queue`],
-//! [`attempt`], [`again`], [`relay`] or [`tunnel`], [`failure`] where there is no response, [`report`].
+//! [`attempt`], [`again`], [`relay`] or [`tunnel`], [`failure`] where there is no response, [`report`]. [`answer`] is for routes
+//! whose requests go to no server.
 
 mod again;
+mod answer;
 mod attempt;
 mod explain;
 mod failure;
@@ -27,6 +29,7 @@ use self::attempt::TryError;
 use self::failure::RequestFailure;
 use self::report::Served;
 pub(crate) use self::report::refuse;
+use self::report::refuse_routed;
 use self::request::Request;
 pub(crate) use self::request::{AfterRequest, Memory};
 
@@ -38,26 +41,34 @@ pub(crate) async fn forward(
     head: &RequestHead,
 ) -> AfterRequest {
     let started = Instant::now();
-    let plan = match Plan::of(thread, head, down.peer, down.stream.is_secure()) {
+    let plan = match Plan::of(thread, head, down) {
         Ok(plan) => plan,
         Err(error) => return refuse(thread, down, memory, error, Some(head)).await,
     };
     if plan.max_forwards == Some(0) {
         return report::answer_options(thread, down, memory, head, started).await;
     }
-    let cluster = &thread.clusters[plan.route.cluster];
+    if let Some(answer) = &plan.route.answer {
+        if answer.is_for(plan.client.is_https) {
+            return Box::pin(answer::answer(thread, down, memory, (&plan, head), answer, started)).await;
+        }
+        if plan.route.cluster.is_none() {
+            return Box::pin(refuse_routed(thread, down, memory, (&plan, head), Error::NoRoute)).await;
+        }
+    }
+    let cluster = &thread.clusters[plan.cluster];
     let Ok(_admitted) = cluster.admit() else {
-        thread.metrics.overloaded(plan.route.cluster);
-        return refuse(thread, down, memory, Error::Overloaded, Some(head)).await;
+        thread.metrics.overloaded(plan.cluster);
+        return refuse_routed(thread, down, memory, (&plan, head), Error::Overloaded).await;
     };
-    let members = thread.members(plan.route.cluster);
+    let members = thread.members(plan.cluster);
     let key = cluster.key_source(&members).and_then(|source| plan.key(source, head));
     let sticky = members.sticky.as_ref();
     let preferred =
         sticky.and_then(|sticky| plan.preferred(sticky, head)).map(|idx| members.endpoints[idx].place);
     drop(members);
     let view = View { head, plan: &plan, key: key.as_deref(), preferred };
-    let mut trylist = Trylist::start(thread, plan.route.cluster, &view, started);
+    let mut trylist = Trylist::start(thread, plan.cluster, &view, started);
     if head.asks_why && explain::may_ask(thread, plan.client.address) {
         trylist.explain();
     }

@@ -129,7 +129,7 @@ impl Downstream {
     /// Serves it as one of HTTP/2, of whose first bytes the head was taken already.
     async fn into_h2(self, thread: Rc<Thread>, place: impl ConnectionPlace) {
         let before = [PREFACE_HEAD, self.buffer.bytes()].concat().into_boxed_slice();
-        let client = ConnectedClient { peer: self.peer, identity: self.identity };
+        let client = ConnectedClient { peer: self.peer, identity: self.identity, listener: self.listener };
         http2::serve(thread, self.stream, before, client, place).await;
     }
 

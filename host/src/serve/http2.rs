@@ -38,6 +38,8 @@ pub(crate) struct ConnectedClient {
     pub(crate) peer: Peer,
     /// Header lines that name its certificate.
     pub(crate) identity: Option<Rc<[u8]>>,
+    /// Number of its listener in the configuration.
+    pub(crate) listener: u16,
 }
 
 /// Serves a connection until it ends. `before` are bytes that were read of it already.
@@ -241,6 +243,7 @@ impl ClientConnection {
         // In a box, since the runtime moves a task's future several times.
         tokio::task::spawn_local(Box::pin(async move {
             let mut down = Downstream::new(&thread, Stream::H2Server(Box::new(stream)), client.peer);
+            down.listener = client.listener;
             down.identity = client.identity;
             serve_stream(&thread, &mut down, head, refusal).await;
         }));

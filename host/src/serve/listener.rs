@@ -152,7 +152,7 @@ fn admit(thread: &Rc<Thread>, gate: &Arc<Gate>, stream: TcpStream, peer: Peer) {
                 return serve_tls(thread, stream, peer, admitted).await;
             }
             let mut connection = Downstream::new(&thread, stream.into(), peer);
-            connection.may_be_h2 = admitted.gate.h2;
+            admitted.gate.mark(&mut connection);
             http1::serve(thread, connection, admitted).await;
         });
         return;
@@ -162,7 +162,7 @@ fn admit(thread: &Rc<Thread>, gate: &Arc<Gate>, stream: TcpStream, peer: Peer) {
         return;
     }
     let mut connection = Downstream::new(thread, stream.into(), peer);
-    connection.may_be_h2 = gate.h2;
+    gate.mark(&mut connection);
     tokio::task::spawn_local(http1::serve(Rc::clone(thread), connection, admitted));
 }
 
@@ -171,10 +171,11 @@ async fn serve_tls(thread: Rc<Thread>, socket: TcpStream, peer: Peer, admitted: 
     let handshake = Box::pin(shake_hands(&thread, &admitted.gate, socket, peer));
     let Some(Secured { stream, identity, is_h2 }) = handshake.await else { return };
     if is_h2 {
-        let client = ConnectedClient { peer, identity };
+        let client = ConnectedClient { peer, identity, listener: admitted.gate.number() };
         return Box::pin(http2::serve(thread, stream, Box::default(), client, admitted)).await;
     }
     let mut connection = Downstream::new(&thread, stream, peer);
+    connection.listener = admitted.gate.number();
     connection.identity = identity;
     http1::serve(thread, connection, admitted).await;
 }
@@ -275,6 +276,17 @@ impl Gate {
     /// Says what becomes of its sockets when this worker hands over.
     pub(crate) fn decide(&self, fate: Fate) {
         self.fate.send_replace(fate);
+    }
+
+    /// What requests of a connection in clear text know of its listener.
+    fn mark(&self, connection: &mut Downstream) {
+        connection.may_be_h2 = self.h2;
+        connection.listener = self.number();
+    }
+
+    /// Index of the listener as connections keep it.
+    fn number(&self) -> u16 {
+        u16::try_from(self.listener).unwrap_or(u16::MAX)
     }
 
     fn has_room(&self) -> bool {

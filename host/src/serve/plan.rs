@@ -8,7 +8,7 @@ use crate::config::{KeySource, Route};
 use crate::http::h1::head::{Framing, Method, Name, RequestHead, is_authority, tokens};
 use crate::http::headers::forwarded::Client;
 use crate::http::path::normal_path;
-use crate::net::address::Peer;
+use crate::serve::downstream::Downstream;
 use crate::serve::error::Error;
 use crate::serve::request_id;
 use crate::serve::route;
@@ -18,6 +18,8 @@ use crate::serve::thread::Thread;
 #[derive(Debug)]
 pub(crate) struct Plan<'a> {
     pub(crate) route: &'a Route,
+    /// The route's cluster; without meaning where the request is answered without a server.
+    pub(crate) cluster: usize,
     /// Host and port of the request.
     pub(crate) authority: Option<&'a [u8]>,
     /// In normal form.
@@ -103,12 +105,7 @@ fn split_target<'a>(
 
 impl<'a> Plan<'a> {
     /// Reads target, host and route out of a head.
-    pub(crate) fn of(
-        thread: &'a Thread,
-        head: &'a RequestHead,
-        peer: Peer,
-        is_secure: bool,
-    ) -> Result<Self, Error> {
+    pub(crate) fn of(thread: &'a Thread, head: &'a RequestHead, down: &Downstream) -> Result<Self, Error> {
         if matches!(head.method, Method::Connect | Method::Trace) {
             return Err(Error::Method);
         }
@@ -122,18 +119,30 @@ impl<'a> Plan<'a> {
         let path = if path == b"*" { Cow::Borrowed(path) } else { normal_path(path) };
         // `OPTIONS *` is about the server as a whole, so it goes where the root goes.
         let routed = if *path == *b"*" { b"/" } else { &*path };
-        let route = thread.routes.find(authority, routed).ok_or(Error::NoRoute)?;
+        let route = thread.routes.find(down.listener, authority, routed).ok_or(Error::NoRoute)?;
         let max_forwards = match head.method {
             Method::Options => head.known(Name::MaxForwards).and_then(number),
             _ => None,
         };
         let timeout = route.timeout.or(thread.config.timeouts.request);
-        let mut client = thread.config.forwarded.client(head, peer);
+        let mut client = thread.config.forwarded.client(head, down.peer);
         // A trusted proxy's word takes precedence.
-        client.is_https |= is_secure && !client.is_scheme_told;
+        client.is_https |= down.stream.is_secure() && !client.is_scheme_told;
         let request_id = route.has_request_id.then(|| request_id(thread, head, client.is_trusted));
         let upgrade = head.asks_upgrade && route.upgrade && asks_for_a_tunnel(head);
-        Ok(Self { route, authority, path, query, max_forwards, client, request_id, upgrade, timeout })
+        let cluster = route.cluster.unwrap_or_default();
+        Ok(Self {
+            route,
+            cluster,
+            authority,
+            path,
+            query,
+            max_forwards,
+            client,
+            request_id,
+            upgrade,
+            timeout,
+        })
     }
 }
 

@@ -1,12 +1,24 @@
-//! Error responses: the one place that gives an error its status.
+//! Responses of the proxy's own: errors, redirects, and what a configuration fixes. The one place that gives an error its status.
 
 use std::io::Write;
 use std::time::Instant;
 
+use crate::config::{ErrorPages, Redirect, Respond};
 use crate::http::date::Date;
 use crate::http::h1::head::{Method, Refusal, RequestHead, Version};
 use crate::http::headers;
+use crate::http::headers::rules::{Rules, Values};
 use crate::serve::error::{Error, Side};
+use crate::serve::plan::Plan;
+use crate::serve::route;
+
+/// The type of the proxy's own lines.
+const TEXT: &str = "text/plain; charset=utf-8";
+/// A body up to this many bytes is sent in one piece with its head.
+const MAX_COPIED: usize = 16 * 1024;
+
+/// What writes the date, and when that is.
+type DateNow<'a> = (&'a Date, Instant);
 
 /// An error's status, and whether its connection can go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,28 +53,51 @@ pub(crate) fn status_of(error: Error) -> ErrorStatus {
     ErrorStatus { status, keep }
 }
 
-/// Writes the whole response to an error, and returns the length of its body: one line that says what happened. "trylist:"
-/// marks errors that are not the client's. `more` is additional header lines.
-pub(crate) fn write_error(
-    date: &Date,
-    error: Error,
-    head: Option<&RequestHead>,
-    keep: bool,
-    more: &[u8],
-    now: Instant,
-    out: &mut Vec<u8>,
-) -> u64 {
+/// An error, and what its response depends on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ErrorReply<'a> {
+    pub(crate) error: Error,
+    pub(crate) head: Option<&'a RequestHead>,
+    /// Whether the connection goes on.
+    pub(crate) keep: bool,
+    /// Additional header lines.
+    pub(crate) more: &'a [u8],
+    /// The operator's pages.
+    pub(crate) pages: &'a ErrorPages,
+}
+
+/// A response that was written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Written<'a> {
+    pub(crate) status: u16,
+    /// Length of its body, as it is sent.
+    pub(crate) body_bytes: u64,
+    /// What is left of the body to send: a long one is not copied.
+    pub(crate) rest: &'a [u8],
+}
+
+/// Writes the response to an error: the operator's page, or one line that says what happened. "trylist:" marks errors that are
+/// not the client's.
+pub(crate) fn write_error<'a>(date: DateNow<'_>, reply: &ErrorReply<'a>, out: &mut Vec<u8>) -> Written<'a> {
+    let ErrorReply { error, head, keep, more, pages } = *reply;
     let status = status_of(error).status;
     let who = match error.side() {
         Side::Downstream => "",
         Side::Upstream => "trylist: ",
     };
     if let Some(grpc) = head.filter(|head| is_grpc(head)).and(grpc_status(status)) {
-        write_grpc(date, grpc, &format!("{who}{error}"), now, out);
-        return 0;
+        write_grpc(date, grpc, &format!("{who}{error}"), out);
+        return Written { status, body_bytes: 0, rest: &[] };
     }
-    let body = format!("{status} {}: {who}{error}\n", reason(status));
-    write_head(date, status, body.len(), now, out);
+    let line;
+    let (content_type, body) = match pages.get(status) {
+        Some(page) => (&*page.content_type, Body::Page(&page.body)),
+        None => {
+            line = format!("{status} {}: {who}{error}\n", reason(status));
+            (TEXT, Body::Line(line.as_bytes()))
+        }
+    };
+    write_head(date, status, (content_type, body.len()), out);
     let client = head.map_or(Version::Http11, |head| head.version);
     headers::write_connection(keep, client, out);
     match error {
@@ -74,11 +109,138 @@ pub(crate) fn write_error(
     }
     out.extend_from_slice(more);
     out.extend_from_slice(b"\r\n");
-    if head.is_some_and(|head| head.method == Method::Head) {
-        return 0;
+    write_body(status, body, head, out)
+}
+
+/// Writes the fixed response of a route.
+pub(crate) fn write_fixed<'a>(
+    date: DateNow<'_>,
+    fixed: &'a Respond,
+    head: &RequestHead,
+    keep: bool,
+    out: &mut Vec<u8>,
+) -> Written<'a> {
+    let Respond { status, page } = fixed;
+    write_head(date, *status, (&page.content_type, page.body.len()), out);
+    headers::write_connection(keep, head.version, out);
+    out.extend_from_slice(b"\r\n");
+    write_body(*status, Body::Page(&page.body), Some(head), out)
+}
+
+/// Writes a redirect, whose `Location` is always a whole URL.
+///
+/// # Errors
+/// The request names no host, and the redirect has none of its own.
+pub(crate) fn write_redirect(
+    date: DateNow<'_>,
+    redirect: &Redirect,
+    (plan, head): (&Plan<'_>, &RequestHead),
+    keep: bool,
+    out: &mut Vec<u8>,
+) -> Result<Written<'static>, Error> {
+    let status = redirect.status;
+    let mut location = Vec::with_capacity(128);
+    write_location(redirect, plan, &mut location)?;
+    let line = [format!("{status} {}: ", reason(status)).as_bytes(), &location, b"\n"].concat();
+    write_head(date, status, (TEXT, line.len()), out);
+    out.extend_from_slice(b"Location: ");
+    out.extend_from_slice(&location);
+    out.extend_from_slice(b"\r\n");
+    headers::write_connection(keep, head.version, out);
+    out.extend_from_slice(b"\r\n");
+    Ok(write_body(status, Body::Line(&line), Some(head), out))
+}
+
+/// Appends the URL of a redirect. The request's host gets into it only where the route names its hosts.
+fn write_location(redirect: &Redirect, plan: &Plan<'_>, out: &mut Vec<u8>) -> Result<(), Error> {
+    out.extend_from_slice(redirect.scheme.map_or(plan.scheme(), str::as_bytes));
+    out.extend_from_slice(b"://");
+    let authority = plan.authority.unwrap_or_default();
+    let own = route::host_of(authority);
+    match &redirect.host {
+        Some(host) => out.extend_from_slice(host.as_bytes()),
+        None if own.is_empty() => return Err(Error::Target("request has no host to redirect to")),
+        None => out.extend_from_slice(&own),
     }
-    out.extend_from_slice(body.as_bytes());
-    body.len() as u64
+    match (redirect.port, redirect.scheme) {
+        (Some(port), _) => drop(write!(out, ":{port}")),
+        // The port of the other scheme would be that of this listener.
+        (None, Some(_)) => {}
+        (None, None) if redirect.host.is_some() => {}
+        (None, None) => {
+            let port = memchr::memrchr(b':', authority).map(|at| &authority[at..]);
+            let port = port.filter(|port| port.len() > 1 && port[1..].iter().all(u8::is_ascii_digit));
+            out.extend_from_slice(port.unwrap_or_default());
+        }
+    }
+    match &redirect.path {
+        Some(path) => out.extend_from_slice(path.as_bytes()),
+        None => write_escaped(&route::rewrite(plan.route, &plan.path), out),
+    }
+    let replaces_query = redirect.path.as_ref().is_some_and(|path| path.contains('?'));
+    if let Some(query) = plan.query.filter(|_| !replaces_query) {
+        out.push(b'?');
+        write_escaped(query, out);
+    }
+    Ok(())
+}
+
+/// Appends a part of a URL, with whatever is no visible ASCII percent-encoded.
+fn write_escaped(text: &[u8], out: &mut Vec<u8>) {
+    for byte in text {
+        match byte {
+            b'!'..=b'~' => out.push(*byte),
+            // Writing to a vector cannot fail.
+            _ => drop(write!(out, "%{byte:02X}")),
+        }
+    }
+}
+
+/// Applies a route's rules for response headers to a response of the proxy's own, as to those of servers.
+pub(crate) fn apply_rules(rules: &Rules, values: &Values<'_>, response: &mut Vec<u8>) {
+    let end_of = |text: &[u8]| memchr::memmem::find(response, text).map(|at| at + 2);
+    let (Some(first), Some(last)) = (end_of(b"\r\n"), end_of(b"\r\n\r\n")) else { return };
+    let mut lines = rules.strip(&response[first..last]);
+    rules.write(values, &mut lines);
+    response.splice(first..last, lines);
+}
+
+/// A body.
+#[derive(Clone, Copy, Debug)]
+enum Body<'a, 'b> {
+    /// Of the configuration.
+    Page(&'a [u8]),
+    /// Made for this response.
+    Line(&'b [u8]),
+}
+
+impl Body<'_, '_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Page(bytes) => bytes.len(),
+            Self::Line(bytes) => bytes.len(),
+        }
+    }
+}
+
+/// Appends a body, or leaves it to be sent apart where it is long.
+fn write_body<'a>(
+    status: u16,
+    body: Body<'a, '_>,
+    head: Option<&RequestHead>,
+    out: &mut Vec<u8>,
+) -> Written<'a> {
+    if head.is_some_and(|head| head.method == Method::Head) {
+        return Written { status, body_bytes: 0, rest: &[] };
+    }
+    let body_bytes = body.len() as u64;
+    match body {
+        Body::Page(page) if page.len() > MAX_COPIED => Written { status, body_bytes, rest: page },
+        Body::Page(bytes) | Body::Line(bytes) => {
+            out.extend_from_slice(bytes);
+            Written { status, body_bytes, rest: &[] }
+        }
+    }
 }
 
 /// Whether a request is a gRPC call: its client expects errors as gRPC statuses.
@@ -102,7 +264,7 @@ fn grpc_status(status: u16) -> Option<u8> {
 }
 
 /// Writes a response that is nothing but its end: "Trailers-Only".
-fn write_grpc(date: &Date, grpc: u8, message: &str, now: Instant, out: &mut Vec<u8>) {
+fn write_grpc((date, now): DateNow<'_>, grpc: u8, message: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"HTTP/1.1 200 OK\r\nDate: ");
     date.write(now, out);
     // Writing to a vector cannot fail. No message of ours has a "%" or a byte that is not ASCII.
@@ -114,38 +276,72 @@ fn write_grpc(date: &Date, grpc: u8, message: &str, now: Instant, out: &mut Vec<
 
 /// Writes the proxy's own answer to OPTIONS that it is not to pass on (`Max-Forwards: 0`).
 pub(crate) fn write_options(date: &Date, head: &RequestHead, keep: bool, now: Instant, out: &mut Vec<u8>) {
-    write_head(date, 204, 0, now, out);
+    write_head((date, now), 204, (TEXT, 0), out);
     headers::write_connection(keep, head.version, out);
     out.extend_from_slice(b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n\r\n");
 }
 
-fn write_head(date: &Date, status: u16, body_bytes: usize, now: Instant, out: &mut Vec<u8>) {
+fn write_head(
+    (date, now): DateNow<'_>,
+    status: u16,
+    (content_type, body_bytes): (&str, usize),
+    out: &mut Vec<u8>,
+) {
     // Writing to a vector cannot fail.
     let _ = write!(out, "HTTP/1.1 {status} {}\r\nServer: trylist\r\nDate: ", reason(status));
     date.write(now, out);
     out.extend_from_slice(b"\r\n");
-    if status != 204 {
-        let _ = write!(out, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: {body_bytes}\r\n");
+    match status {
+        204 | 304 => {}
+        205 => out.extend_from_slice(b"Content-Length: 0\r\n"),
+        _ => {
+            let _ = write!(out, "Content-Type: {content_type}\r\nContent-Length: {body_bytes}\r\n");
+        }
     }
 }
 
-/// The reason phrase of a status that the proxy itself sends.
+/// The reason phrase of a status.
 fn reason(status: u16) -> &'static str {
+    let known = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
     match status {
-        204 => "No Content",
-        400 => "Bad Request",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        408 => "Request Timeout",
+        // As RFC 9110 has them since 2022.
         413 => "Content Too Large",
-        414 => "URI Too Long",
-        417 => "Expectation Failed",
-        431 => "Request Header Fields Too Large",
-        501 => "Not Implemented",
-        502 => "Bad Gateway",
-        503 => "Service Unavailable",
-        504 => "Gateway Timeout",
-        505 => "HTTP Version Not Supported",
-        _ => "Error",
+        422 => "Unprocessable Content",
+        _ => known.unwrap_or("Status"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ERROR_STATUSES;
+
+    #[test]
+    fn pages_can_be_set_for_every_status_that_has_an_error() {
+        let errors = [
+            Error::Head(Refusal::LineTooLong),
+            Error::Head(Refusal::HeadTooLarge),
+            Error::Head(Refusal::Version),
+            Error::Head(Refusal::TransferCoding),
+            Error::Head(Refusal::Expectation),
+            Error::Head(Refusal::Malformed("x")),
+            Error::HeadTimeout,
+            Error::Method,
+            Error::BodyTooLarge,
+            Error::NoRoute,
+            Error::NoEndpoint,
+            Error::Failed,
+            Error::ServerTimeout,
+        ];
+        let mut statuses = errors.map(|error| status_of(error).status);
+        statuses.sort_unstable();
+        assert_eq!(statuses, ERROR_STATUSES);
+    }
+
+    #[test]
+    fn what_is_no_visible_ascii_does_not_get_into_a_location() {
+        let mut out = Vec::new();
+        write_escaped(b"/a%20b\xc3\xa9\r\n\x00~", &mut out);
+        assert_eq!(out, b"/a%20b%C3%A9%0D%0A%00~");
     }
 }

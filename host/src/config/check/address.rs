@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::super::HostPattern;
 use crate::net::address::{Address, UNIX};
 
 /// The length of `sun_path` of `sockaddr_un`, without the zero at its end.
@@ -120,12 +121,32 @@ pub(super) fn parse_route_host(text: &str) -> Result<String, String> {
     }
     if host.contains('*') {
         return Err(
-            "patterns are not supported; write a route for each host, or leave the key out".to_owned()
+            "is a pattern (write hosts = [\"*.example.com\"], or leave the key out for all hosts)".to_owned()
         );
     }
     let host = host.strip_suffix('.').unwrap_or(host);
     check_name(host)?;
     Ok(if host.contains(':') { format!("[{host}]") } else { host.to_owned() })
+}
+
+/// A host of a route, or a pattern of hosts: `*.` before a host is everything below it, `*` alone is all.
+pub(super) fn parse_host_pattern(text: &str) -> Result<HostPattern, String> {
+    if text == "*" {
+        return Ok(HostPattern::Any);
+    }
+    let Some(parent) = text.strip_prefix("*.") else {
+        return match text.contains('*') {
+            true => {
+                Err("\"*\" stands for whole labels at the beginning (write \"*.example.com\")".to_owned())
+            }
+            false => parse_route_host(text).map(|host| HostPattern::Exact(host.into())),
+        };
+    };
+    let parent = parse_route_host(parent)?;
+    if parent.starts_with('[') || parent.parse::<Ipv4Addr>().is_ok() {
+        return Err("an address has no names below it".to_owned());
+    }
+    Ok(HostPattern::Below(format!(".{parent}").into()))
 }
 
 /// A text that is fit to be sent as `Host`: host, and port if any.
@@ -247,7 +268,10 @@ mod tests {
             ("http://a", "is not a host (write, for example, \"example.com\")"),
             ("A.com:80", "a route's host has no port (write \"a.com\")"),
             ("[::1]:80", "a route's host has no port (write \"[::1]\")"),
-            ("*.a.com", "patterns are not supported; write a route for each host, or leave the key out"),
+            (
+                "*.a.com",
+                "is a pattern (write hosts = [\"*.example.com\"], or leave the key out for all hosts)",
+            ),
             ("a b", "\"a b\" is neither a host name nor an IP address"),
         ] {
             assert_eq!(parse_route_host(text).unwrap_err(), error, "{text}");

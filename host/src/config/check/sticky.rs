@@ -6,7 +6,9 @@ use toml::Spanned;
 
 use super::super::source::At;
 use super::super::units::TimeValue;
-use super::super::{ClusterConfig, CookieTerms, KeySource, Route, SameSite, Server, StickyConfig, file};
+use super::super::{
+    ClusterConfig, CookieTerms, HostPattern, KeySource, Route, SameSite, Server, StickyConfig, file,
+};
 use super::Checker;
 use super::headers::token;
 
@@ -168,33 +170,33 @@ impl Checker<'_> {
         let mut owners: BTreeMap<(&str, &str, Option<&str>), Owners<'_>> = BTreeMap::new();
         let mut told = BTreeSet::new();
         for route in routes {
-            let Some(StickyConfig::Issued { cookie, terms, .. }) =
-                clusters.get(route.cluster).and_then(|cluster| cluster.sticky.as_ref())
-            else {
+            let Some((idx, cluster)) = route.cluster.and_then(|idx| Some((idx, clusters.get(idx)?))) else {
                 continue;
             };
+            let Some(StickyConfig::Issued { cookie, terms, .. }) = &cluster.sticky else { continue };
             let owners = owners.entry((&**cookie, &*terms.path, terms.domain.as_deref())).or_default();
             // With a domain, clients send it to other hosts than the one that has set it.
-            let host = route.host.as_deref().filter(|_| terms.domain.is_none());
-            let other = match host {
-                Some(_) => [owners.get(&host), owners.get(&None)]
-                    .into_iter()
-                    .flatten()
-                    .find(|owner| **owner != route.cluster),
-                None => owners.values().find(|owner| **owner != route.cluster),
-            };
-            if let (Some(other), Some(Some(at))) = (other, cookies.get(route.cluster))
-                && told.insert(route.cluster)
-            {
-                let (name, other) = (&clusters[route.cluster].name, &clusters[*other].name);
-                let right = "give them different names or paths";
-                let text = format!(
-                    "cluster \"{name}\": sticky: cookie \"{cookie}\" is also that of cluster \"{other}\", which has the \
-                     same host, so that each breaks the other's sessions ({right})"
-                );
-                self.report.error(*at, text);
+            for host in hosts_of(route, terms.domain.is_some()) {
+                let other = match host {
+                    Some(_) => [owners.get(&host), owners.get(&None)]
+                        .into_iter()
+                        .flatten()
+                        .find(|owner| **owner != idx),
+                    None => owners.values().find(|owner| **owner != idx),
+                };
+                if let (Some(other), Some(Some(at))) = (other, cookies.get(idx))
+                    && told.insert(idx)
+                {
+                    let (name, other) = (&cluster.name, &clusters[*other].name);
+                    let right = "give them different names or paths";
+                    let text = format!(
+                        "cluster \"{name}\": sticky: cookie \"{cookie}\" is also that of cluster \"{other}\", \
+                         which has the same host, so that each breaks the other's sessions ({right})"
+                    );
+                    self.report.error(*at, text);
+                }
+                owners.entry(host).or_insert(idx);
             }
-            owners.entry(host).or_insert(route.cluster);
         }
     }
 
@@ -263,6 +265,18 @@ impl Checker<'_> {
         }
         token
     }
+}
+
+/// The hosts of a route, by what they are told apart here; `None` is all hosts.
+fn hosts_of(route: &Route, has_domain: bool) -> Vec<Option<&str>> {
+    if has_domain || route.hosts.is_empty() {
+        return vec![None];
+    }
+    let name = |host| match host {
+        &HostPattern::Exact(ref name) | &HostPattern::Below(ref name) => Some(&**name),
+        HostPattern::Any => None,
+    };
+    route.hosts.iter().map(name).collect()
 }
 
 /// Whether it can stand as a cookie's `Domain`, which has no dot before it (RFC 6265 section 5.2.3 drops one).

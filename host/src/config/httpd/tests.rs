@@ -24,7 +24,7 @@ fn routes(config: &Config) -> Vec<(&str, &str, Option<&str>)> {
     config
         .routes
         .iter()
-        .map(|route| (&*route.path, cluster(route.cluster), route.rewrite.as_deref()))
+        .map(|route| (&*route.path, cluster(route.cluster.unwrap()), route.rewrite.as_deref()))
         .collect()
 }
 

@@ -52,6 +52,161 @@ fn refuses_bad_routes() {
 }
 
 #[test]
+fn refuses_bad_hosts_and_listeners() {
+    let route = |keys: &str| with_route(&format!("{ROUTE}{keys}\n"));
+    let two = |own: &str, other: &str| with_route(&format!("{ROUTE}{own}\n{ROUTE}{other}\n"));
+    assert_lines(&[
+        (route("hosts = [\"a\"]\nhost = \"b\""), r#"t.toml:11: route "b/": host and hosts (leave host out)"#),
+        (route("hosts = []"), r#"t.toml:11: route "/": hosts is empty (leave the key out for all hosts)"#),
+        (
+            route("hosts = [\"a*.org\"]"),
+            r#"t.toml:11: route "a*.org/": hosts: "a*.org": "*" stands for whole labels at the beginning (write "*.example.com")"#,
+        ),
+        (
+            route("hosts = [\"*.10.0.0.1\"]"),
+            r#"t.toml:11: route "*.10.0.0.1/": hosts: "*.10.0.0.1": an address has no names below it"#,
+        ),
+        (
+            route("hosts = [\"x\", \"a:80\"]"),
+            r#"t.toml:11: route "x/": hosts: "a:80": a route's host has no port (write "a")"#,
+        ),
+        (
+            route("host = \"*.a\""),
+            r#"t.toml:11: route "*.a/": host "*.a": is a pattern (write hosts = ["*.example.com"], or leave the key out for all hosts)"#,
+        ),
+        (
+            two("hosts = [\"a\", \"*.b\"]", "hosts = [\"*.B.\"]"),
+            r#"t.toml:12: route "*.b/": already defined at t.toml:8"#,
+        ),
+        (two("", "hosts = [\"*\"]"), r#"t.toml:12: route "/": already defined at t.toml:8"#),
+        (
+            route("listeners = [\"127.0.0.1:1\"]"),
+            r#"t.toml:11: route "/": listeners: no listener has the address "127.0.0.1:1" (there are: "127.0.0.1:0")"#,
+        ),
+        (
+            route("listeners = []"),
+            r#"t.toml:11: route "/": listeners is empty (leave the key out for all listeners)"#,
+        ),
+        (
+            two("listeners = [\"127.0.0.1:0\"]", "listeners = [\"127.0.0.1:0\"]"),
+            r#"t.toml:12: route "/": already defined at t.toml:8"#,
+        ),
+    ]);
+    // One of them names its listener, and so comes first there.
+    parse("t.toml", &two("", "listeners = [\"127.0.0.1:0\"]"), Syntax::Toml).unwrap();
+}
+
+#[test]
+fn warns_of_a_listener_without_routes() {
+    let text = with_head(&format!("[[listener]]\naddress = \"127.0.0.1:1\"\n{HEAD}"));
+    let text = format!("{text}listeners = [\"127.0.0.1:0\"]\n");
+    let (_, warnings) = parse("t.toml", &text, Syntax::Toml).unwrap();
+    let line = r#"t.toml:2: listener "127.0.0.1:1": no route is for it, so every request is answered 404"#;
+    assert_eq!(warnings.iter().map(ToString::to_string).collect::<Vec<_>>(), [line]);
+}
+
+#[test]
+fn refuses_bad_answers() {
+    let route = |keys: &str| with_route(&format!("[[route]]\npath = \"/\"\n{keys}\n"));
+    assert_lines(&[
+        (
+            route("redirect = {}"),
+            r#"t.toml:10: route "/": redirect: leads to the same URL again (write https = true, or a host, scheme, port or path)"#,
+        ),
+        (
+            route("redirect = { https = true }"),
+            r#"t.toml:10: route "/": redirect: would repeat whatever host a client names (write hosts = ["www.example.com"] in the route, hosts = ["*"] to allow every host, or a host here)"#,
+        ),
+        (
+            route("hosts = [\"A.org\"]\nredirect = { host = \"a.org\" }"),
+            r#"t.toml:11: route "A.org/": redirect: leads to the same URL again (write https = true, or a host, scheme, port or path)"#,
+        ),
+        (
+            route("redirect = { host = \"a:8\" }"),
+            r#"t.toml:10: route "/": redirect: host "a:8": a route's host has no port (write "a"); a port has a key of its own"#,
+        ),
+        (
+            route("redirect = { host = \"a\", scheme = \"ftp\" }"),
+            r#"t.toml:10: route "/": redirect: scheme: "ftp" is not one of "http" and "https""#,
+        ),
+        (
+            route("redirect = { host = \"a\", https = true, scheme = \"https\" }"),
+            r#"t.toml:10: route "/": redirect: scheme with https = true (leave scheme out)"#,
+        ),
+        (
+            route("redirect = { host = \"a\", status = 300 }"),
+            r#"t.toml:10: route "/": redirect: status 300 is not 301, 302, 303, 307 or 308"#,
+        ),
+        (
+            route("redirect = { host = \"a\", path = \"x\" }"),
+            r#"t.toml:10: route "/": redirect: path "x" does not begin with "/" (write "/x")"#,
+        ),
+        (
+            route("rewrite = \"/b\"\nredirect = { host = \"a\", path = \"/x\" }"),
+            r#"t.toml:11: route "/": redirect: path with rewrite (leave one of them out)"#,
+        ),
+        (
+            route("redirect = { host = \"a\" }\ncluster = \"app\""),
+            r#"t.toml:11: route "/": a route with a cluster answers by itself only redirect = { https = true } (leave cluster out, or move the answer to a route of its own)"#,
+        ),
+        (
+            route("respond = { status = 200 }\ntimeout = \"1s\""),
+            r#"t.toml:11: route "/": timeout is for requests that go to a server, and this route answers all by itself (leave it out)"#,
+        ),
+        (
+            route("respond = {}"),
+            r#"t.toml:10: route "/": respond: no status (write, for example, status = 503)"#,
+        ),
+        (
+            route("respond = { status = 100 }"),
+            r#"t.toml:10: route "/": respond: status: 100 is not a number from 200 to 599"#,
+        ),
+        (
+            route("respond = { status = 204, body = \"x\" }"),
+            r#"t.toml:10: route "/": respond: status 204 has no body (leave it out)"#,
+        ),
+        (
+            route("respond = { status = 200, file = \"/nowhere/x.html\" }"),
+            r#"t.toml:10: route "/": respond: file "/nowhere/x.html" cannot be read: file not found"#,
+        ),
+        (
+            route("respond = { status = 200, body = \"x\", type = \"text\" }"),
+            r#"t.toml:10: route "/": respond: type "text" is not a media type (write, for example, "text/html; charset=utf-8")"#,
+        ),
+        (
+            route("respond = { status = 200 }\nredirect = { host = \"a\" }"),
+            r#"t.toml:10: route "/": redirect and respond (leave one of them out)"#,
+        ),
+    ]);
+}
+
+#[test]
+fn refuses_bad_pages() {
+    let folder = tempfile::tempdir().unwrap();
+    let long = folder.path().join("long.html");
+    std::fs::write(&long, vec![b' '; (1 << 20) + 1]).unwrap();
+    let page = |keys: &str| with_route(&format!("{ROUTE}[errors]\n{keys}\n"));
+    assert_lines(&[
+        (
+            page("500 = \"/x\""),
+            "t.toml:12: errors.500: the proxy itself answers no such status; errors of servers are passed on (known: 400, 404, 405, 408, 413, 414, 417, 431, 501, 502, 503, 504, 505)",
+        ),
+        (
+            page("503 = \"/nowhere/x\""),
+            r#"t.toml:12: errors.503: file "/nowhere/x" cannot be read: file not found"#,
+        ),
+        (
+            page("503 = { type = \"text/html\" }"),
+            r#"t.toml:12: errors.503: no file (write, for example, file = "sorry.html")"#,
+        ),
+        (
+            page(&format!("503 = {long:?}")),
+            &format!("t.toml:12: errors.503: file {long:?} is larger than 1 MiB; let a server send it"),
+        ),
+    ]);
+}
+
+#[test]
 fn refuses_bad_headers() {
     let route = |keys: &str| with_route(&format!("{ROUTE}{keys}\n"));
     assert_lines(&[

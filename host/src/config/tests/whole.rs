@@ -147,10 +147,10 @@ retry = { on = ["connect", "reset", "timeout", "bad_response", "gateway", "429"]
     assert_eq!((cluster.queue_order, cluster.when_full), (QueueOrder::Lifo, WhenFull::Wait));
     let route = &config.routes[0];
     assert_eq!(
-        (route.host.as_deref(), &*route.path, route.rewrite.as_deref()),
-        (Some("a.example"), "/a", Some("/b/"))
+        (&*route.hosts, &*route.path, route.rewrite.as_deref()),
+        (&[HostPattern::Exact("a.example".into())][..], "/a", Some("/b/"))
     );
-    assert_eq!((route.cluster, &route.host_header), (0, &Some(HostHeader::Server)));
+    assert_eq!((route.cluster, &route.host_header), (Some(0), &Some(HostHeader::Server)));
     assert_eq!(route.timeout, Some(Duration::from_secs(5)));
     let to_server = route.request_headers.as_deref().unwrap();
     let removed = ["a", "B", "c", "d", "X-ID"].map(|name| to_server.removes(name.as_bytes()));
@@ -280,7 +280,7 @@ fn refuses_unknown_keys_at_every_level() {
         (with_top("thread = 3\n"), r#"t.toml:1: unknown key "thread" (did you mean "threads"?)"#),
         (
             with_top("worker_count = 3\n"),
-            r#"t.toml:1: unknown key "worker_count" (known here: threads, module_path, user, group, control, pid_file, pass_environment, core_dumps, request_id, listener, load_module, cluster, route, forwarded, limits, timeouts, supervision, resolver, access_log, admin, explain)"#,
+            r#"t.toml:1: unknown key "worker_count" (known here: threads, module_path, user, group, control, pid_file, pass_environment, core_dumps, request_id, listener, load_module, cluster, route, forwarded, limits, timeouts, supervision, resolver, access_log, admin, explain, errors)"#,
         ),
         (
             with_top("[limits]\nheader = 3\n"),
@@ -296,7 +296,7 @@ fn refuses_unknown_keys_at_every_level() {
         ),
         (
             with_route("[[route]]\nprefix = \"/\"\npath = \"/a\"\ncluster = \"app\"\n"),
-            r#"t.toml:9: route "/a": unknown key "prefix" (known here: path, host, cluster, rewrite, host_header, timeout, retry, request_headers, response_headers, upgrade)"#,
+            r#"t.toml:9: route "/a": unknown key "prefix" (known here: path, host, hosts, listeners, cluster, redirect, respond, errors, rewrite, host_header, timeout, retry, request_headers, response_headers, upgrade)"#,
         ),
     ]);
 }

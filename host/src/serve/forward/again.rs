@@ -154,7 +154,7 @@ impl Request<'_> {
             // This request is not in flight now, but counts.
             self.retrying = cluster.retries.begin(policy.budget, || cluster.n_requests() + 1);
             if self.retrying.is_none() {
-                self.thread.metrics.retry_denied(self.view.plan.route.cluster);
+                self.thread.metrics.retry_denied(self.view.plan.cluster);
                 return Ok(None);
             }
         }
@@ -208,7 +208,7 @@ impl Request<'_> {
         let HeldResponse { endpoint, exchange: Exchange { server, mut buffer, .. }, head } = *held;
         let ends = BodyReader::of_response(head.framing).take(&mut buffer).is_ok_and(|piece| piece.last);
         if head.keep_alive && ends && buffer.is_empty() {
-            self.thread.keep_connection(self.view.plan.route.cluster, trylist.member(endpoint), server, now);
+            self.thread.keep_connection(self.view.plan.cluster, trylist.member(endpoint), server, now);
         }
     }
 

@@ -72,7 +72,7 @@ impl Request<'_> {
         endpoint: usize,
         now: Instant,
     ) -> Result<Exchange, TryError> {
-        let (thread, cluster_idx) = (self.thread, self.view.plan.route.cluster);
+        let (thread, cluster_idx) = (self.thread, self.view.plan.cluster);
         let replay = Replay::of(self.view.head, down, self.policy().is_some());
         if let Some(server) =
             thread.pool.take(cluster_idx, endpoint, !replay.is_safe, self.view.plan.upgrade, now)
@@ -112,7 +112,7 @@ impl Request<'_> {
         trylist: &mut Trylist<'_>,
         endpoint: usize,
     ) -> Result<(Stream, Instant), TryError> {
-        let (thread, cluster_idx, config) = (self.thread, self.view.plan.route.cluster, &self.cluster.config);
+        let (thread, cluster_idx, config) = (self.thread, self.view.plan.cluster, &self.cluster.config);
         let before = Instant::now();
         let (patience, _) = self.patience(config.connect_timeout, before);
         let left = self.last_moment().map(|(end, _)| end.saturating_duration_since(before));
@@ -173,7 +173,7 @@ impl Request<'_> {
     ) -> Result<Exchange, TryError> {
         if self.n_sent > self.n_retried {
             self.n_retried = self.n_sent;
-            self.thread.metrics.retried(self.view.plan.route.cluster);
+            self.thread.metrics.retried(self.view.plan.cluster);
         }
         let pump = self.request_pump(down, memory, trylist.member(endpoint), server.is_h2());
         let mut exchange = Exchange::new(server, pump);

@@ -11,7 +11,7 @@ use crate::cluster::endpoint::Endpoint;
 use crate::http::h1::head::Framing;
 use crate::serve::downstream::Downstream;
 use crate::serve::error::{Error, Side};
-use crate::serve::respond::{self, status_of};
+use crate::serve::respond::{self, ErrorReply, Written, status_of};
 use crate::serve::trylist::Trylist;
 use crate::serve::upstream::NoResponse;
 
@@ -121,35 +121,23 @@ impl Request<'_> {
         let keep = status_of.keep && self.view.head.framing == Framing::None && self.keeps(down);
         memory.response.clear();
         let now = Instant::now();
-        let body_bytes = respond::write_error(
-            &self.thread.date,
-            error,
-            Some(self.view.head),
-            keep,
-            more,
-            now,
-            &mut memory.response,
-        );
-        self.apply_rules(down, status_of.status, &mut memory.response);
-        let sent = write_whole(self.thread, down, &memory.response).await;
+        let pages = self.view.plan.route.errors.as_deref().unwrap_or(&self.thread.config.errors);
+        let reply = ErrorReply { error, head: Some(self.view.head), keep, more, pages };
+        let Written { body_bytes, rest, .. } =
+            respond::write_error((&self.thread.date, now), &reply, &mut memory.response);
+        if let Some(rules) = self.view.plan.route.response_headers.as_deref() {
+            let values = self.values(down, None, status_of.status);
+            respond::apply_rules(rules, &values, &mut memory.response);
+        }
+        let sent = write_whole(self.thread, down, &memory.response, rest).await;
         let report = RequestReport {
             status: status_of.status,
             outcome,
             received_bytes: self.view.head.len() as u64,
-            sent_bytes: if sent { memory.response.len() as u64 } else { 0 },
+            sent_bytes: if sent { (memory.response.len() + rest.len()) as u64 } else { 0 },
             body_bytes: if sent { body_bytes } else { 0 },
         };
         Served { report, then: end(sent, keep), at: Instant::now() }
-    }
-
-    /// Applies the route's header rules to a response of the proxy's own, as to those of servers.
-    fn apply_rules(&self, down: &Downstream, status: u16, response: &mut Vec<u8>) {
-        let Some(rules) = self.view.plan.route.response_headers.as_deref() else { return };
-        let end_of = |text: &[u8]| memchr::memmem::find(response, text).map(|at| at + 2);
-        let (Some(first), Some(last)) = (end_of(b"\r\n"), end_of(b"\r\n\r\n")) else { return };
-        let mut lines = rules.strip(&response[first..last]);
-        rules.write(&self.values(down, None, status), &mut lines);
-        response.splice(first..last, lines);
     }
 
     fn log_failure(&self, error: Error) {

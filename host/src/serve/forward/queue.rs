@@ -34,7 +34,7 @@ impl Request<'_> {
         down: &mut Downstream,
         trylist: &mut Trylist<'_>,
     ) -> Result<(NextTry, Instant), RequestFailure> {
-        let (metrics, cluster_idx) = (&self.thread.metrics, self.view.plan.route.cluster);
+        let (metrics, cluster_idx) = (&self.thread.metrics, self.view.plan.cluster);
         let config = &self.cluster.config;
         // Held while it waits.
         let _share = self.share_of_queue()?;
@@ -65,7 +65,7 @@ impl Request<'_> {
         let shares = self.cluster.queue_shares.as_ref().zip(plan.client.address.ip());
         let Some((shares, client)) = shares else { return Ok(None) };
         let share = shares.enter(client).ok_or_else(|| {
-            self.thread.metrics.queue_client_full(plan.route.cluster);
+            self.thread.metrics.queue_client_full(plan.cluster);
             RequestFailure { error: Error::ClientBusy, outcome: wire::OUTCOME_NO_ENDPOINT, begun: None }
         });
         share.map(Some)

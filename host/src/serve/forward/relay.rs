@@ -85,7 +85,7 @@ impl Request<'_> {
         let then = if is_sent {
             if memory.response_head.keep_alive && buffer.is_empty() {
                 let member = trylist.member(endpoint);
-                self.thread.keep_connection(self.view.plan.route.cluster, member, server, at);
+                self.thread.keep_connection(self.view.plan.cluster, member, server, at);
             }
             self.end(down, framing.keep)
         } else {

@@ -11,7 +11,8 @@ use crate::observe::access_log;
 use crate::observe::metrics::{self, EndedRequest};
 use crate::serve::downstream::Downstream;
 use crate::serve::error::Error;
-use crate::serve::respond::{self, status_of};
+use crate::serve::plan::Plan;
+use crate::serve::respond::{self, ErrorReply, Written, status_of};
 use crate::serve::thread::Thread;
 use crate::serve::trylist::Trylist;
 
@@ -35,7 +36,7 @@ pub(super) struct Served {
     pub(super) at: Instant,
 }
 
-/// Answers a request that is sent to no server with an error.
+/// Answers a request that has no route with an error.
 pub(crate) async fn refuse(
     thread: &Thread,
     down: &mut Downstream,
@@ -43,22 +44,47 @@ pub(crate) async fn refuse(
     error: Error,
     head: Option<&RequestHead>,
 ) -> AfterRequest {
+    refuse_with(thread, down, memory, error, head, None).await
+}
+
+/// Answers a request that its route sends to no server with an error.
+pub(super) async fn refuse_routed(
+    thread: &Thread,
+    down: &mut Downstream,
+    memory: &mut Memory,
+    (plan, head): (&Plan<'_>, &RequestHead),
+    error: Error,
+) -> AfterRequest {
+    refuse_with(thread, down, memory, error, Some(head), Some(plan)).await
+}
+
+async fn refuse_with(
+    thread: &Thread,
+    down: &mut Downstream,
+    memory: &mut Memory,
+    error: Error,
+    head: Option<&RequestHead>,
+    plan: Option<&Plan<'_>>,
+) -> AfterRequest {
     let now = Instant::now();
     // An unread body stands between this request and the next.
     let keep = status_of(error).keep
         && head.is_some_and(|head| head.framing == Framing::None && keeps(thread, down, head));
     memory.response.clear();
-    let body_bytes = respond::write_error(&thread.date, error, head, keep, &[], now, &mut memory.response);
-    let sent = write_whole(thread, down, &memory.response).await;
+    let pages = plan.and_then(|plan| plan.route.errors.as_deref()).unwrap_or(&thread.config.errors);
+    let reply = ErrorReply { error, head, keep, more: &[], pages };
+    let Written { status, body_bytes, rest } =
+        respond::write_error((&thread.date, now), &reply, &mut memory.response);
+    let sent = write_whole(thread, down, &memory.response, rest).await;
     let report = RequestReport {
-        status: status_of(error).status,
+        status,
         received_bytes: head.map_or(0, |head| head.len() as u64),
-        sent_bytes: if sent { memory.response.len() as u64 } else { 0 },
+        sent_bytes: if sent { (memory.response.len() + rest.len()) as u64 } else { 0 },
         body_bytes: if sent { body_bytes } else { 0 },
         ..RequestReport::default()
     };
     tracing::debug!(client = %down.peer, status = report.status, "request refused: {error}");
-    conclude_unrouted(thread, down, head, report, now);
+    conclude_without_server(thread, down, head, plan, report, now);
     down.served_at = Instant::now();
     end(sent, keep)
 }
@@ -73,7 +99,7 @@ pub(super) async fn answer_options(
     let keep = head.framing == Framing::None && keeps(thread, down, head);
     memory.response.clear();
     respond::write_options(&thread.date, head, keep, started, &mut memory.response);
-    let sent = write_whole(thread, down, &memory.response).await;
+    let sent = write_whole(thread, down, &memory.response, &[]).await;
     let sent_bytes = memory.response.len() as u64;
     let report = RequestReport {
         status: 204,
@@ -81,7 +107,7 @@ pub(super) async fn answer_options(
         sent_bytes,
         ..RequestReport::default()
     };
-    conclude_unrouted(thread, down, Some(head), report, started);
+    conclude_without_server(thread, down, Some(head), None, report, started);
     down.served_at = Instant::now();
     end(sent, keep)
 }
@@ -102,7 +128,7 @@ impl Request<'_> {
         let duration_ns = ns(now.saturating_duration_since(self.started));
         let first_byte_ns = trylist.first_byte().map(ns);
         thread.metrics.request(&EndedRequest {
-            cluster: Some(self.view.plan.route.cluster),
+            cluster: Some(self.view.plan.cluster),
             outcome: report.outcome,
             status: report.status,
             duration_ns,
@@ -131,9 +157,18 @@ impl Request<'_> {
     }
 }
 
-/// Writes a response of the proxy's own; false where the client does not take it, whose connection is then of no use.
-pub(super) async fn write_whole(thread: &Thread, down: &mut Downstream, response: &[u8]) -> bool {
-    let is_written = write_all(thread, down, response).await;
+/// Writes a response of the proxy's own, and the rest of its body behind it; false where the client does not take it, whose
+/// connection is then of no use.
+pub(super) async fn write_whole(
+    thread: &Thread,
+    down: &mut Downstream,
+    response: &[u8],
+    rest: &[u8],
+) -> bool {
+    let mut is_written = write_all(thread, down, response).await;
+    if is_written && !rest.is_empty() {
+        is_written = write_all(thread, down, rest).await;
+    }
     if is_written {
         down.stream.finish(b"");
     }
@@ -165,10 +200,12 @@ pub(super) fn end(sent: bool, keep: bool) -> AfterRequest {
     }
 }
 
-fn conclude_unrouted(
+/// Updates metrics and access log after a request that went to no server.
+pub(super) fn conclude_without_server(
     thread: &Thread,
     down: &Downstream,
     head: Option<&RequestHead>,
+    plan: Option<&Plan<'_>>,
     report: RequestReport,
     started: Instant,
 ) {
@@ -185,7 +222,8 @@ fn conclude_unrouted(
     if let Some(log) = &thread.access_log {
         let client = head.map_or(down.peer, |head| thread.config.forwarded.client(head, down.peer).address);
         let client = client.ip();
-        let entry = access_log::LogEntry { client, duration_ns, ..entry(down, head, report) };
+        let request_id = plan.and_then(|plan| plan.request_id.as_deref());
+        let entry = access_log::LogEntry { client, duration_ns, request_id, ..entry(down, head, report) };
         log.borrow_mut().log(&entry, []);
     }
 }

@@ -9,6 +9,7 @@ use crate::http::h1::head::{RequestHead, ResponseHead};
 use crate::http::headers::rules::Values;
 use crate::http::pump::Rest;
 use crate::serve::downstream::Downstream;
+use crate::serve::plan::Plan;
 use crate::serve::thread::Thread;
 use crate::serve::trylist::View;
 
@@ -93,23 +94,35 @@ impl<'a> Request<'a> {
         status: u16,
     ) -> Values<'b> {
         let View { head, plan, .. } = self.view;
-        Values {
-            client: plan.client.address,
-            peer: down.peer,
-            request_id: plan.request_id.as_deref().unwrap_or_default(),
-            scheme: plan.scheme(),
-            host: plan.authority.unwrap_or_default(),
-            method: head.text(head.method_text),
-            path: &plan.path,
-            query: plan.query.unwrap_or_default(),
-            cluster: &self.cluster.config.name,
-            endpoint: endpoint.map_or("", |endpoint| &endpoint.url),
-            status,
-        }
+        let server = (&*self.cluster.config.name, endpoint.map_or("", |endpoint| &endpoint.url));
+        values((plan, head), down, server, status)
     }
 
     pub(super) fn keeps(&self, down: &Downstream) -> bool {
         keeps(self.thread, down, self.view.head)
+    }
+}
+
+/// Values of a request for headers. `server` is the name of its cluster and the URL of its endpoint, or empty texts.
+#[cold]
+pub(super) fn values<'a>(
+    (plan, head): (&'a Plan<'_>, &'a RequestHead),
+    down: &Downstream,
+    (cluster, endpoint): (&'a str, &'a str),
+    status: u16,
+) -> Values<'a> {
+    Values {
+        client: plan.client.address,
+        peer: down.peer,
+        request_id: plan.request_id.as_deref().unwrap_or_default(),
+        scheme: plan.scheme(),
+        host: plan.authority.unwrap_or_default(),
+        method: head.text(head.method_text),
+        path: &plan.path,
+        query: plan.query.unwrap_or_default(),
+        cluster,
+        endpoint,
+        status,
     }
 }
 

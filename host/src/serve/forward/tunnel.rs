@@ -75,7 +75,7 @@ impl Request<'_> {
         exchange: Exchange,
     ) -> Result<Served, RequestFailure> {
         let Exchange { mut server, buffer, request, .. } = exchange;
-        let (thread, cluster) = (self.thread, self.view.plan.route.cluster);
+        let (thread, cluster) = (self.thread, self.view.plan.cluster);
         let now = Instant::now();
         trylist.response_headers(&memory.response_head, now);
         let head_bytes = buffer.range().start as u64;
