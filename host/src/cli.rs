@@ -111,6 +111,9 @@ pub(crate) enum CliCommand {
         #[arg(long = "for", value_name = "TIME", value_parser = time)]
         lasts: Option<Duration>,
     },
+    /// Show sources of servers, and accept what they say
+    #[command(subcommand)]
+    Discovery(DiscoveryCommand),
     /// Check a configuration
     ///
     /// Loads its modules and builds its balancers, but listens nowhere
@@ -123,6 +126,33 @@ pub(crate) enum CliCommand {
     /// Internal: the worker process that `run` starts
     #[command(hide = true)]
     Worker,
+    /// Internal: the process that asks sources of servers, which `run` starts
+    #[command(hide = true)]
+    Scout,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DiscoveryCommand {
+    /// Show the sources of a running proxy: last answer, its age, its servers, and errors
+    Status {
+        #[command(flatten)]
+        configuration: Configuration,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Obey an answer without servers
+    ///
+    /// A source that names no server any more, after it named some, is not believed unless `empty = "obey"`: its last servers
+    /// stay. This command has the proxy believe it
+    Accept {
+        #[command(flatten)]
+        configuration: Configuration,
+        /// The cluster's name
+        cluster: String,
+        /// The source's name
+        source: String,
+    },
 }
 
 /// Not a subcommand, so that options may stand before or behind it.
@@ -290,6 +320,9 @@ mod tests {
             "status -c a.toml --json",
             "status -c a.toml --cluster app --watch",
             "status --watch=5 -c a.toml",
+            "discovery status -c a.toml",
+            "discovery status --json -c a.toml",
+            "discovery accept app file -c a.toml",
             "stop -c a.toml",
             "server -c a.toml app http://127.0.0.1:9001 drain",
             "server -c a.toml app http://127.0.0.1:9001 weight 3",

@@ -14,6 +14,7 @@
 mod answer;
 mod check;
 mod de;
+pub(crate) mod discover;
 mod file;
 mod files;
 mod health;
@@ -32,16 +33,18 @@ mod units;
 use std::path::{Path, PathBuf};
 
 pub use self::answer::{Answer, ERROR_STATUSES, ErrorPages, Page, Redirect, Respond};
+pub(crate) use self::check::canonical_url;
+pub use self::discover::{MayName, MemberTemplate, SourceKind, SourceSpec, WhenEmpty};
 pub use self::files::Files;
 pub use self::health::{CountedStatuses, Ejection, HealthCheck, HttpProbe, Probe, ProbeMethod};
 pub use self::locate::NotFound;
-pub(crate) use self::model::url_at;
 pub use self::model::{
-    Access, AccessLogTarget, Admin, AllDown, ClusterConfig, Config, CookieTerms, Families, HostHeader,
-    HostPattern, KeyMissing, KeySource, Limits, Listener, MAX_SERVERS, ModuleFile, Place, ProxyProtocol,
-    QueueOrder, Resolve, ResolverConfig, Route, RouteOrder, RunAs, SameSite, Server, Setting, SettingValue,
-    StickyConfig, Supervision, Syntax, Timeouts, WhenFull,
+    Access, AccessLogTarget, Admin, AllDown, ClusterConfig, Config, CookieTerms, Discover, Families,
+    HostHeader, HostPattern, KeyMissing, KeySource, Limits, Listener, MAX_SERVERS, ModuleFile, Place,
+    ProxyProtocol, QueueOrder, Resolve, ResolverConfig, Route, RouteOrder, RunAs, SameSite, Server, Setting,
+    SettingValue, StickyConfig, Supervision, Syntax, Timeouts, WhenFull,
 };
+pub(crate) use self::model::{LAST_TIER, url_at};
 pub use self::problem::{ConfigErrors, Problem, Warning};
 
 use self::check::Checker;

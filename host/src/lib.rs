@@ -59,9 +59,11 @@
 pub mod fuzz;
 pub mod supervisor;
 pub mod worker;
+pub mod scout;
 pub mod process;
 pub mod serve;
 pub mod observe;
+pub mod discovery;
 pub mod cluster;
 pub mod module;
 pub mod config;

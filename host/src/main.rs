@@ -9,6 +9,7 @@ mod foreground;
 mod inspect;
 mod log;
 mod output;
+mod sources;
 mod status;
 
 use std::path::Path;
@@ -21,7 +22,7 @@ use trylist::process::privileges;
 use trylist::supervisor;
 use trylist::worker::process::{self, WorkerFailure};
 
-use self::cli::{CliCommand, CommandLine, ModuleCommand};
+use self::cli::{CliCommand, CommandLine, DiscoveryCommand, ModuleCommand};
 use self::log::Log;
 use self::output::CommandFailure;
 
@@ -35,7 +36,7 @@ fn main() -> ExitCode {
     let log_level = line.log_level();
     let log = match line.command {
         CliCommand::Run(_) | CliCommand::Demo => Log::of_a_service(&log_level),
-        CliCommand::Worker => {
+        CliCommand::Worker | CliCommand::Scout => {
             // Each thread has it of its own, so before there is another one. A failure shows again in `drop_to`.
             let _ = privileges::gain_none();
             Log::of_a_service(&log_level)
@@ -54,6 +55,13 @@ fn obey(command: CliCommand, log_level: &str) -> Result<(), CommandFailure> {
     match command {
         CliCommand::Run(from) => run(&from.config, log_level),
         CliCommand::Worker => worker(),
+        CliCommand::Scout => trylist::scout::run().map_err(CommandFailure::new),
+        CliCommand::Discovery(DiscoveryCommand::Status { configuration, json }) => {
+            sources::run(&configuration.config, json)
+        }
+        CliCommand::Discovery(DiscoveryCommand::Accept { configuration, cluster, source }) => {
+            command::ask(&configuration.config, &Command::AcceptDiscovery { cluster, source })
+        }
         CliCommand::Reload { configuration, cut_oldest } => {
             let reload = if cut_oldest { Command::ReloadCutOldest } else { Command::Reload };
             command::ask(&configuration.config, &reload)

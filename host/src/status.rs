@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use serde::Serialize;
 use trylist::process::control::{
-    self, ActStatus, Command, ControlReply, GenerationStatus, RefusedStatus, Status, WorkerStatus,
+    self, ActStatus, Command, ControlReply, GenerationStatus, RefusedStatus, SourceStatus, Status,
+    WorkerStatus,
 };
 
 use self::table::{Paint, describe_cluster};
 use crate::output::{CommandFailure, safe, span};
+use crate::sources;
 
 /// What to show.
 pub(crate) struct Wanted {
@@ -115,6 +117,9 @@ fn describe(said: &Said, paint: Paint) -> String {
             held.reason
         )
     }));
+    let is_in_trouble =
+        |source: &&SourceStatus| source.held || source.error.is_some() || source.answer.is_none();
+    lines.extend(status.discovery.iter().filter(is_in_trouble).map(sources::describe));
     lines.extend(status.acts.iter().map(|act| {
         let ActStatus { cluster, url, what, by, age_s, left_s } = act;
         let left = left_s.map(|left| format!(", for {} more", span(left))).unwrap_or_default();

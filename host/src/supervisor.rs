@@ -18,6 +18,7 @@
 //! | `reports`, `worker_scope`, `allowance`, `shared_counts` | what workers say, what of it is accepted, and what others hear of it |
 //! | `deaths`, `blame`, `watchdog`, `pulse`, `quarantine` | workers that die or hang, and the modules to blame |
 //! | `asking` | how the worker that serves is, for those who ask |
+//! | `scouting` | the process that asks sources who the servers are, and what it says |
 //! | `acts`, `applying` | what operators changed of servers, and how it comes into use |
 //! | `generation`, `bundle`, `held` | one worker; its files; the sockets |
 //! | `environment`, `notify`, `oom`, `pid_file`, `loads` | details |
@@ -43,6 +44,7 @@ mod pulse;
 mod quarantine;
 mod reports;
 mod requests;
+mod scouting;
 mod shared_counts;
 mod signals;
 mod start;
@@ -76,6 +78,7 @@ use self::oom::OomScore;
 use self::pid_file::PidFile;
 use self::quarantine::{Backoff, FileQuarantine};
 use self::requests::WaitingStart;
+use self::scouting::Scouting;
 use self::signals::Signals;
 use self::start::{StartReason, Starting};
 
@@ -144,6 +147,8 @@ struct Supervisor {
     applying: Applying,
     /// Those who wait for the state of a worker.
     asking: Asking,
+    /// Sources of servers, and who asks them.
+    scouting: Scouting,
     /// Metrics of generations that have ended.
     totals: Totals,
     base_sent: Instant,
@@ -212,6 +217,7 @@ impl Supervisor {
             acts: Acts::default(),
             applying: Applying::default(),
             asking: Asking::default(),
+            scouting: Scouting::default(),
             totals: Totals::default(),
             base_sent: now,
             loads_told: now,
@@ -237,6 +243,7 @@ impl Supervisor {
                 self.obey(client, command)?;
             }
             self.hear()?;
+            self.hear_scout()?;
             self.bury()?;
             self.look_after_threads()?;
             self.keep_time()?;
@@ -252,6 +259,7 @@ impl Supervisor {
         let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
         fds.extend(self.commands.interests().map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
         let interests = self.generations.iter().flat_map(Generation::interests);
+        let interests = interests.chain(self.scouting.interests());
         fds.extend(interests.map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
         let timeout = self.due().saturating_duration_since(Instant::now());
         let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
@@ -269,6 +277,7 @@ impl Supervisor {
         or(self.held.due());
         or(self.acts_due());
         or(self.asking.due());
+        or(self.scouting.due());
         or(self.starting.as_ref().and_then(Starting::due));
         for generation in &self.generations {
             or(generation.due());
@@ -306,6 +315,7 @@ impl Supervisor {
             self.held.ended(number);
             self.are_loads_new = true;
             self.tell_base();
+            self.leave_sources();
         }
         Ok(())
     }
@@ -327,6 +337,8 @@ impl Supervisor {
         let readers = self.held.close_leaving(now);
         self.tell_readers(&readers, false);
         self.give_up_saving(now)?;
+        self.give_up_discovering(now)?;
+        self.keep_scout(now);
         let late: Vec<u64> = self
             .generations
             .iter()

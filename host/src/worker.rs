@@ -8,6 +8,7 @@
 //! In two steps, so that everything that can fail has failed before a socket is touched: [`Prepared::new`] loads the
 //! modules and builds the balancers, [`Worker::start`] starts the threads. [`process`] does the same as a process of its own.
 
+mod answers;
 mod background;
 mod control;
 mod layout;

@@ -7,3 +7,4 @@ mod every_module;
 mod health;
 mod live;
 mod nginx;
+mod sources;

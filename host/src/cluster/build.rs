@@ -24,7 +24,7 @@ use crate::cluster::retries::Retries;
 use crate::cluster::slow_start::SlowStart;
 use crate::cluster::snapshot::{NO_INDEX, RefusedInstance};
 use crate::cluster::sticky::Sticky;
-use crate::config::{self, Server, Setting};
+use crate::config::{self, LAST_TIER, Server, Setting};
 use crate::module::Module;
 use crate::module::balancer::{self, Balancer, BuildError, BuildInput, BuildProblem};
 use crate::module::registry::Registry;
@@ -128,7 +128,9 @@ impl Cluster {
 
     fn over(config: &config::ClusterConfig, snapshot: Snapshot, builder: Builder) -> Self {
         let has_slow_start = !config.slow_start.is_zero();
-        let mut tiers: Vec<u16> = config.servers.iter().map(|server| server.tier).chain([0]).collect();
+        // Sources may name servers of any tier.
+        let of_sources = if config.discover.is_empty() { 0..=0 } else { 0..=LAST_TIER };
+        let mut tiers: Vec<u16> = config.servers.iter().map(|server| server.tier).chain(of_sources).collect();
         tiers.sort_unstable();
         tiers.dedup();
         let cluster = Self {

@@ -1,13 +1,17 @@
-//! The members of a cluster: servers of its configuration, addresses of names, and changes by operators.
+//! The members of a cluster: servers of its configuration, those that sources name, addresses of names, and changes by operators.
 //!
 //! ```text
-//! servers of the configuration ─► each address of `resolve = "all"` ─► acts, field by field ─► members
+//! servers of the configuration ─┬─► each address of `resolve = "all"` ─► acts, field by field ─► members
+//! answers of sources ───────────┘
 //! ```
 
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::discovery::KnownAddresses;
-use crate::config::{MAX_SERVERS, Resolve, Server};
+use crate::config::{MAX_SERVERS, Resolve, Server, canonical_url};
 
 /// One server as requests are to see it.
 #[derive(Clone, Debug)]
@@ -19,7 +23,7 @@ pub(crate) struct Member {
 }
 
 /// The duty of a member.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Duty {
     /// Requests.
@@ -46,27 +50,58 @@ pub(crate) struct ServerAct {
     pub is_member: Option<bool>,
 }
 
-/// The members that follow: the servers of a cluster in their order, with each address of a name that is meant so in its place,
-/// then servers that operators added. `added` makes a server of such a URL; it was checked when it was added.
+/// The servers of the configuration, then those of each source, in their order. Of servers that several of them name the first
+/// one's words count, except that any can drain it.
+pub(crate) fn joined<'a>(servers: &[Server], sources: impl IntoIterator<Item = &'a [Member]>) -> Vec<Member> {
+    let duty = |server: &Server| if server.drain { Duty::Drain } else { Duty::Ready };
+    let configured = servers.iter().map(|server| Member { server: server.clone(), duty: duty(server) });
+    let mut members: Vec<Member> = configured.collect();
+    let mut sources = sources.into_iter().peekable();
+    if sources.peek().is_none() {
+        return members;
+    }
+    let mut known: FxHashMap<Arc<str>, Vec<usize>> = FxHashMap::default();
+    for (idx, server) in servers.iter().enumerate() {
+        if let Ok(url) = canonical_url(&server.url) {
+            known.entry(url.into()).or_default().push(idx);
+        }
+    }
+    for named in sources.flatten() {
+        match known.get(&named.server.url) {
+            Some(twins) => {
+                twins.iter().for_each(|idx| members[*idx].duty = members[*idx].duty.max(named.duty));
+            }
+            None => {
+                known.insert(Arc::clone(&named.server.url), vec![members.len()]);
+                members.push(named.clone());
+            }
+        }
+    }
+    members
+}
+
+/// The members that follow: those of a cluster ([`joined`]) in their order, with each address of a name that is meant so in its
+/// place, then servers that operators added. `added` makes a server of such a URL; it was checked when it was added.
 pub(crate) fn merge(
     cluster: &str,
-    servers: &[Server],
+    servers: &[Member],
     addresses: &KnownAddresses,
     acts: &[ServerAct],
     added: impl Fn(&str) -> Option<Server>,
 ) -> Vec<Member> {
     let acts = || acts.iter().filter(|act| act.cluster == cluster);
-    let is_configured = |act: &&ServerAct| servers.iter().any(|server| server.is_named_by(&act.url));
+    let is_configured = |act: &&ServerAct| servers.iter().any(|known| known.server.is_named_by(&act.url));
     let further = acts().filter(|act| act.is_member == Some(true) && !is_configured(act));
-    let further: Vec<Server> = further.filter_map(|act| added(&act.url)).collect();
+    let further = further.filter_map(|act| added(&act.url));
+    let further: Vec<Member> = further.map(|server| Member { server, duty: Duty::Ready }).collect();
     let mut members = Vec::with_capacity(servers.len() + further.len());
-    for configured in servers.iter().chain(&further) {
+    for Member { server: configured, duty } in servers.iter().chain(&further) {
         for server in at_each_address(configured, addresses) {
             let is_of_it = |act: &&ServerAct| *act.url == *server.url || *act.url == *configured.url;
             // Acts on an address come after acts on its name.
             let mut said: Vec<&ServerAct> = acts().filter(is_of_it).collect();
             said.sort_by_key(|act| act.url.len());
-            members.extend(with_acts(server, &said));
+            members.extend(with_acts(server, *duty, &said));
         }
     }
     members
@@ -84,8 +119,7 @@ pub(crate) fn check_number(members: &[Member]) -> Result<(), String> {
 }
 
 /// A server with what was said of it; `None` where it is no member.
-fn with_acts(mut server: Server, said: &[&ServerAct]) -> Option<Member> {
-    let mut duty = if server.drain { Duty::Drain } else { Duty::Ready };
+fn with_acts(mut server: Server, mut duty: Duty, said: &[&ServerAct]) -> Option<Member> {
     let mut is_member = true;
     for act in said {
         duty = act.duty.unwrap_or(duty);
@@ -125,7 +159,7 @@ mod tests {
     fn merged(servers: &[Server], acts: &[ServerAct]) -> Vec<(String, u16, Duty)> {
         let known = KnownAddresses::from([("a".into(), vec![[10, 0, 0, 1].into(), [10, 0, 0, 2].into()])]);
         let added = |url: &str| Some(Server { url: url.into(), ..servers[0].clone() });
-        let members = merge("c", servers, &known, acts, added);
+        let members = merge("c", &joined(servers, []), &known, acts, added);
         members.into_iter().map(|m| (m.server.url.to_string(), m.server.weight, m.duty)).collect()
     }
 

@@ -6,6 +6,7 @@
 mod address;
 mod answer;
 mod cluster;
+mod discover;
 mod forwarded;
 mod headers;
 mod health;
@@ -24,7 +25,9 @@ mod values;
 
 use std::path::Path;
 
+pub(crate) use self::discover::canonical_url;
 use self::route::RouteTerms;
+
 use super::file::RootTable;
 use super::source::{Diagnostics, Span};
 use super::{AccessLogTarget, Config, ErrorPages, Files, RouteOrder, RunAs, Syntax};

@@ -97,6 +97,8 @@ pub(super) struct ClusterTable {
     pub(super) name: Option<Spanned<String>>,
     pub(super) module: Option<Spanned<String>>,
     pub(super) servers: Option<Vec<Spanned<Short<ServerTable>>>>,
+    #[serde(default)]
+    pub(super) discover: Tables<DiscoverTable>,
     pub(super) tls: Option<Spanned<ClusterTlsTable>>,
     pub(super) protocol: Option<Spanned<String>>,
     pub(super) h2_streams: Option<Spanned<i64>>,
@@ -220,6 +222,30 @@ pub(super) struct ServerTable {
     pub(super) backup: Option<Spanned<bool>>,
     pub(super) drain: Option<bool>,
     pub(super) route: Option<Spanned<String>>,
+    pub(super) metadata: Option<Named<String>>,
+}
+
+/// `[[cluster.discover]]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct DiscoverTable {
+    #[serde(rename = "type")]
+    pub(super) kind: Option<Spanned<String>>,
+    pub(super) name: Option<Spanned<String>>,
+    pub(super) path: Option<Spanned<String>>,
+    pub(super) empty: Option<Spanned<String>>,
+    pub(super) schemes: Option<Vec<Spanned<String>>>,
+    pub(super) unix: Option<Vec<Spanned<String>>>,
+    pub(super) server: Option<TemplateTable>,
+}
+
+/// `server` of a source.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct TemplateTable {
+    pub(super) weight: Option<Spanned<i64>>,
+    pub(super) max_requests: Option<Spanned<i64>>,
+    pub(super) tier: Option<Spanned<i64>>,
     pub(super) metadata: Option<Named<String>>,
 }
 

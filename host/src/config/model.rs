@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 
 use super::answer::{Answer, ErrorPages};
+use super::discover::{MemberTemplate, SourceSpec};
 use super::health::{Ejection, HealthCheck};
 use super::retry;
 use crate::http::headers::forwarded::Forwarded;
@@ -154,6 +155,20 @@ pub struct ModuleFile {
 /// The most servers of a cluster, whoever names them.
 pub const MAX_SERVERS: usize = 65_535;
 
+/// The highest tier. Each has a balancer of its own; more than a few are a mistake.
+pub(crate) const LAST_TIER: u16 = 15;
+
+/// One source of a cluster's servers.
+#[derive(Clone, Debug)]
+pub struct Discover {
+    /// The source, as the process that asks it is told.
+    pub source: SourceSpec,
+    /// What its servers have where it does not say so itself.
+    pub template: MemberTemplate,
+    /// Its place in the file.
+    pub place: Place,
+}
+
 /// A named group of servers, balanced together.
 #[derive(Clone, Debug)]
 pub struct ClusterConfig {
@@ -161,8 +176,12 @@ pub struct ClusterConfig {
     pub name: Arc<str>,
     /// Module ID of its balancer; one of [`Config::modules`].
     pub module: Arc<str>,
-    /// Its servers, at least one.
+    /// Its servers; at least one, unless there are sources of further ones.
     pub servers: Vec<Server>,
+    /// Sources of further servers, the first ranks highest.
+    pub discover: Vec<Discover>,
+    /// The name in the certificate of every server, if the configuration says one.
+    pub server_name: Option<ServerName<'static>>,
     /// TLS to servers that are reached by https.
     pub tls: Option<ClientTls>,
     /// Protocol to servers.

@@ -121,6 +121,7 @@ fn the_reference_hides_only_keys_without_a_default() {
     let without_default = [
         "access_log",
         "admin",
+        "cluster.discover",
         "cluster.health_check",
         "cluster.key",
         "cluster.key_missing",
@@ -187,11 +188,13 @@ fn whole_reference() -> Config {
 #[test]
 fn the_reference_has_every_key() {
     let found = tables(&uncommented(&reference()));
-    let known: [(&str, &[&str]); 29] = [
+    let known: [(&str, &[&str]); 31] = [
         ("", keys_of::<file::RootTable>()),
         ("access_log.", keys_of::<file::AccessLogTable>()),
         ("admin.", keys_of::<file::AdminTable>()),
         ("cluster.", keys_of::<file::ClusterTable>()),
+        ("cluster.discover.", keys_of::<file::DiscoverTable>()),
+        ("cluster.discover.server.", keys_of::<file::TemplateTable>()),
         ("cluster.ejection.", keys_of::<file::EjectionTable>()),
         ("cluster.health_check.", keys_of::<file::HealthCheckTable>()),
         ("cluster.key_missing.", keys_of::<file::KeyMissingTable>()),

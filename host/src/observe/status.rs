@@ -37,8 +37,35 @@ pub struct Status {
     pub quarantine: Vec<QuarantineStatus>,
     /// The changes of servers by operators that are in force.
     pub acts: Vec<ActStatus>,
+    /// Sources of servers.
+    pub discovery: Vec<SourceStatus>,
     /// The start that waits, and its reason.
     pub waiting: Option<String>,
+}
+
+/// A source of servers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceStatus {
+    /// Name of its cluster.
+    pub cluster: String,
+    /// Its own name.
+    pub source: String,
+    /// Its type, as in the configuration.
+    pub kind: String,
+    /// How many servers its last answer names; nothing before the first.
+    pub members: Option<u32>,
+    /// Number of that answer. Numbers rise with every answer of any source.
+    pub answer: Option<u64>,
+    /// Age of that answer, seconds.
+    pub age_s: Option<u64>,
+    /// An answer without servers is held back.
+    pub held: bool,
+    /// Answers that were news, since the scout was started.
+    pub answers: u64,
+    /// Failures since the scout was started.
+    pub errors: u64,
+    /// The failure now.
+    pub error: Option<String>,
 }
 
 /// One generation.

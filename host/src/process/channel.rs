@@ -8,12 +8,13 @@
 //! message is read, and [`Receiver::receive`] returns after every packet: its caller decides how many it takes.
 
 pub(crate) mod message;
+pub(crate) mod scouting;
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Write as _};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
@@ -275,6 +276,30 @@ pub(crate) fn unseal<T: DeserializeOwned>(file: OwnedFd) -> io::Result<T> {
     let mut bytes = Zeroizing::new(vec![0; n_bytes]);
     file.read_exact_at(&mut bytes, 0)?;
     postcard::from_bytes(&bytes).map_err(io::Error::other)
+}
+
+/// Checks memory that another process has made: nobody can change it any more, and it has no more bytes than these.
+///
+/// # Errors
+/// It is something else.
+pub(crate) fn check_sealed(file: &OwnedFd, most_bytes: u64) -> io::Result<()> {
+    if !fcntl_get_seals(file).is_ok_and(|seals| seals.contains(SEALS)) {
+        return Err(invalid("a message outside of sealed memory"));
+    }
+    match rustix::fs::fstat(file)?.st_size {
+        n if u64::try_from(n).is_ok_and(|n| n <= most_bytes) => Ok(()),
+        n => Err(invalid(format!("a message of {n} bytes, {most_bytes} are the most"))),
+    }
+}
+
+/// Standard input's descriptor, with nothing in its place: the end of a channel that a process was started with.
+///
+/// # Errors
+/// It is closed.
+pub(crate) fn take_stdin() -> io::Result<OwnedFd> {
+    let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), RawFd::from(3_u8))?;
+    rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
+    Ok(socket)
 }
 
 fn in_file(bytes: &[u8]) -> io::Result<OwnedFd> {

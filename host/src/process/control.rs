@@ -18,7 +18,8 @@ use sha2::{Digest as _, Sha256};
 use crate::config::{self, Config};
 
 pub use crate::observe::status::{
-    ActStatus, GenerationStatus, QuarantineStatus, RefusedStatus, Status, SupervisedModule, WorkerStatus,
+    ActStatus, GenerationStatus, QuarantineStatus, RefusedStatus, SourceStatus, Status, SupervisedModule,
+    WorkerStatus,
 };
 
 /// Exit codes of the program, and results of commands.
@@ -94,6 +95,13 @@ pub enum Command {
     Release {
         /// The module's ID.
         module: String,
+    },
+    /// Obey an answer without servers that a source gave and that is held back. Answered when it is obeyed.
+    AcceptDiscovery {
+        /// Name of the cluster.
+        cluster: String,
+        /// Name of the source.
+        source: String,
     },
     /// Change a server at run time. Answered when the change is in use, or is known not to come into use.
     Server {

@@ -4,14 +4,12 @@
 use std::time::{Duration, SystemTime};
 
 use crate::cluster::membership::{Duty, ServerAct};
+use crate::config::discover::MAX_URL_BYTES;
 use crate::config::{Config, Server};
 use crate::process::control::{ActStatus, ServerOrder};
 
 /// An act outlives its server by this time: a configuration that lost a server by mistake brings it back as it was.
 const OUTLIVES: Duration = Duration::from_secs(600);
-
-/// The longest URL of an added server: a whole host name, scheme and port fit into it. Labels of metrics have a limit too.
-pub(super) const MAX_URL_BYTES: usize = 300;
 
 /// An error that lists servers lists so many.
 const MAX_LISTED: usize = 10;
@@ -118,6 +116,10 @@ impl Acts {
             }
             ServerOrder::Add if found.is_none() => check_new(config, order)?,
             ServerOrder::Add => {}
+            // Which servers sources name is not known here: any server that they could name will do.
+            _ if found.is_none() && !is_added && has_sources(config, order.cluster) => {
+                check_new(config, order)?;
+            }
             _ if found.is_none() && !is_added => return Err(unknown(config, order)),
             _ => {}
         }
@@ -399,6 +401,11 @@ fn check_new(config: &Config, order: &Order<'_>) -> Result<(), String> {
     let cluster = config.clusters.iter().find(|known| *known.name == *order.cluster);
     let server = cluster.map_or(Ok(()), |cluster| cluster.server_of(url).map(drop));
     server.map_err(|problem| format!("cluster \"{}\": server \"{url}\": {problem}", order.cluster))
+}
+
+/// Whether a cluster has servers that are not in the configuration.
+fn has_sources(config: &Config, cluster: &str) -> bool {
+    config.clusters.iter().any(|known| *known.name == *cluster && !known.discover.is_empty())
 }
 
 fn unknown(config: &Config, order: &Order<'_>) -> String {

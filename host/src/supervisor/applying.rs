@@ -77,8 +77,10 @@ impl Supervisor {
     /// Sends what is in force to every worker.
     pub(super) fn tell_acts(&mut self) {
         self.applying.number += 1;
-        let (number, n_added, now) = (self.applying.number, self.applying.n_added, SystemTime::now());
-        for generation in &mut self.generations {
+        let (number, now) = (self.applying.number, SystemTime::now());
+        let n_further: Vec<usize> =
+            self.generations.iter().map(|generation| self.n_further(&generation.sources)).collect();
+        for (generation, n_further) in self.generations.iter_mut().zip(n_further) {
             let acts = match generation.phase {
                 // Other values of its configuration count once it serves; it may never do so.
                 GenerationPhase::Building { .. } | GenerationPhase::Opening { .. } => {
@@ -87,7 +89,7 @@ impl Supervisor {
                 GenerationPhase::Serving | GenerationPhase::Draining { .. } => self.acts.all(),
                 GenerationPhase::Ended { .. } => continue,
             };
-            let replaced = generation.tell_acts(number, acts, n_added);
+            let replaced = generation.tell_acts(number, acts, n_further);
             // Orders that were not taken yet are part of this one.
             if self.serving == Some(generation.number) {
                 let is_replaced = |asker: &&mut Asker| replaced == Some(asker.number);
@@ -189,7 +191,7 @@ impl Supervisor {
         }
     }
 
-    fn tell_and_end(&mut self, client: ClientId, text: &str) {
+    pub(super) fn tell_and_end(&mut self, client: ClientId, text: &str) {
         self.tell_all(&[client], text);
         self.commands.say(client, &ControlReply::End(Exit::Done));
     }

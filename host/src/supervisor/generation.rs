@@ -64,6 +64,8 @@ pub(super) struct Generation {
     pub(super) started_with: u64,
     /// How many servers were added so far, each of which it may report on.
     pub(super) n_added: usize,
+    /// Numbers of the sources of servers that its configuration has, in its order.
+    pub(super) sources: Vec<u64>,
     /// It was asked to tell its load.
     tells_load: bool,
     /// Why another one is to take its place.
@@ -120,7 +122,7 @@ impl Generation {
         let board = Board::create(n_places(bundle.config.threads))?;
         let (here, there) = channel::pair()?;
         channel::set_nonblocking(&here)?;
-        let mut child = start_process(&bundle.config, log_level, there)?;
+        let mut child = start_process("worker", &bundle.config, log_level, there)?;
         let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).inspect_err(|_| {
             // Without a descriptor its end would go unnoticed.
             let _ = child.kill().and_then(|()| child.wait());
@@ -144,6 +146,7 @@ impl Generation {
             told_elsewhere: Load::default(),
             started_with: 0,
             n_added: 0,
+            sources: Vec::new(),
             tells_load: false,
             condemned: None,
             is_unheard: false,
@@ -211,6 +214,15 @@ impl Generation {
         self.allowance.ask_for_applied();
         self.tell(ToWorker::Acts { number, acts }, &[]);
         replaced
+    }
+
+    /// Sends the newest answer of a source, in place of one that it did not take yet.
+    pub(super) fn tell_answer(&mut self, source: u64, number: u64, memory: BorrowedFd<'_>) {
+        if self.sources.contains(&source) && !matches!(self.phase, GenerationPhase::Ended { .. }) {
+            self.orders
+                .retain(|(order, _)| !matches!(order, ToWorker::Answer { source: of, .. } if *of == source));
+            self.tell(ToWorker::Answer { source, number }, &[memory]);
+        }
     }
 
     /// Sends pending orders, as far as it takes them now.
@@ -430,11 +442,16 @@ impl Default for HearingTurn {
     }
 }
 
-/// Starts a worker whose standard input is this end of the channel.
-fn start_process(config: &Config, log_level: &str, channel: OwnedFd) -> io::Result<Child> {
+/// Starts a process of this program, a worker say, whose standard input is this end of the channel.
+pub(super) fn start_process(
+    command: &str,
+    config: &Config,
+    log_level: &str,
+    channel: OwnedFd,
+) -> io::Result<Child> {
     Command::new("/proc/self/exe")
         .arg0("trylist")
-        .args(["worker", "--log-level", log_level])
+        .args([command, "--log-level", log_level])
         // A terminal's signals are the supervisor's to understand.
         .process_group(0)
         .env_clear()

@@ -49,6 +49,10 @@ impl Supervisor {
                 Ok(())
             }
             Command::Release { module } => self.release(client, &module),
+            Command::AcceptDiscovery { cluster, source } => {
+                self.accept(client, &cluster, &source);
+                Ok(())
+            }
             Command::Server { cluster, url, order, for_s } => {
                 let (lasts, by) = (for_s.map(Duration::from_secs), self.commands.user_of(client));
                 self.act(client, &Order { cluster: &cluster, url: &url, order, lasts, by: &by });
@@ -80,6 +84,8 @@ impl Supervisor {
         self.notify.stopping();
         self.stopping = Some(Stopping::default());
         self.replace_at = None;
+        // Nothing that comes to be known from now on is of use.
+        self.scouting.end();
         let asked = self.starting.take().map(|starting| starting.asked).into_iter();
         let waiting = self.waiting.take().map(WaitingStart::into_asked);
         for client in asked.chain(waiting).flatten().collect::<Vec<_>>() {
@@ -151,6 +157,7 @@ impl Supervisor {
             generations: self.generations.iter().map(Generation::status).collect(),
             quarantine: quarantine.collect(),
             acts: self.acts.status(SystemTime::now()),
+            discovery: self.scouting.status(),
             waiting: self.what_waits(),
         }
     }

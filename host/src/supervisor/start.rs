@@ -12,6 +12,7 @@ use super::commands::ClientId;
 use super::generation::{Generation, GenerationPhase};
 use super::held::{ListenerReader, NewSockets};
 use super::oom::OomScore;
+use super::scouting::descriptors_of;
 use super::{DRAIN_GRACE, STOP_TIMEOUT, Supervisor, quarantine};
 use crate::cluster::learned::Learned;
 use crate::config::AccessLogTarget;
@@ -21,6 +22,9 @@ use crate::process::control::{ControlReply, Exit, Refused};
 
 /// For a worker to hand over what it learned; the next one begins with what it sent by itself otherwise.
 const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A start waits no longer for the first answers of new sources of servers.
+const FIRST_ANSWERS: Duration = Duration::from_secs(5);
 
 /// A generation on its way.
 pub(super) struct Starting {
@@ -36,6 +40,8 @@ pub(super) struct Starting {
 pub(super) enum StartStep {
     /// The one that serves is asked for what it learned.
     Saving { until: Instant },
+    /// New sources are asked for their servers.
+    Discovering { until: Instant },
     /// The worker of this generation builds, or begins to serve on what was bound for it.
     Worker { number: u64, new: Option<Box<NewSockets>> },
 }
@@ -58,7 +64,7 @@ pub(super) enum StartReason {
 impl Starting {
     pub(super) fn due(&self) -> Option<Instant> {
         match self.step {
-            StartStep::Saving { until } => Some(until),
+            StartStep::Saving { until } | StartStep::Discovering { until } => Some(until),
             StartStep::Worker { .. } => None,
         }
     }
@@ -79,6 +85,7 @@ impl Supervisor {
     ) -> Result<(), Refused> {
         let step = StartStep::Saving { until: Instant::now() + SAVE_TIMEOUT };
         let starting = Starting { bundle, reason, asked, step, cuts_oldest: false };
+        self.scout_for(&starting.bundle);
         self.starting = Some(starting);
         // This start replaces a dead worker, too.
         self.replace_at = None;
@@ -123,8 +130,22 @@ impl Supervisor {
         self.spawn()
     }
 
-    /// Starts the worker of the generation that is on its way.
+    /// Starts the worker of the generation that is on its way, when the servers of its sources are known. Nobody waits for that
+    /// in place of a worker that died.
     pub(super) fn spawn(&mut self) -> Result<(), Refused> {
+        let Some(starting) = &self.starting else { return Ok(()) };
+        let is_replacement = matches!(starting.reason, StartReason::Replace | StartReason::RollBack);
+        if is_replacement || self.have_answered(&starting.bundle.config) {
+            return self.spawn_now();
+        }
+        if let Some(starting) = &mut self.starting {
+            starting.step = StartStep::Discovering { until: Instant::now() + FIRST_ANSWERS };
+        }
+        Ok(())
+    }
+
+    /// Starts that worker with what is known.
+    pub(super) fn spawn_now(&mut self) -> Result<(), Refused> {
         let Some(starting) = &mut self.starting else { return Ok(()) };
         self.n_generations += 1;
         let number = self.n_generations;
@@ -133,6 +154,30 @@ impl Supervisor {
         match self.spawn_worker(number, &bundle, reason) {
             Ok(()) => Ok(()),
             Err(refused) => self.start_failed(number, refused),
+        }
+    }
+
+    /// A start that waits for first answers goes on when they are here.
+    pub(super) fn first_answers_came(&mut self) -> Result<(), Refused> {
+        let waits = |starting: &Starting| matches!(starting.step, StartStep::Discovering { .. });
+        let bundle =
+            self.starting.as_ref().filter(|starting| waits(starting)).map(|starting| &starting.bundle);
+        match bundle.map(Arc::clone) {
+            Some(bundle) if self.have_answered(&bundle.config) => self.spawn_now(),
+            _ => Ok(()),
+        }
+    }
+
+    /// A start waits no longer.
+    pub(super) fn give_up_discovering(&mut self, now: Instant) -> Result<(), Refused> {
+        match &self.starting {
+            Some(Starting { step: StartStep::Discovering { until }, .. }) if now >= *until => {
+                tracing::warn!(
+                    "sources of servers have not answered within {FIRST_ANSWERS:?}; starting without"
+                );
+                self.spawn_now()
+            }
+            _ => Ok(()),
         }
     }
 
@@ -149,6 +194,7 @@ impl Supervisor {
             AccessLogTarget::Off | AccessLogTarget::Stdout => None,
         };
         let copies = bundle.copies(|sha256| self.quarantine.holds(sha256));
+        let sources = self.sources_of(&bundle.config);
         let start = Start {
             generation: number,
             n_threads: bundle.config.threads,
@@ -157,6 +203,7 @@ impl Supervisor {
             has_access_log: access_log.is_some(),
             state: self.state.clone(),
             acts: self.acts.of(&bundle.config, SystemTime::now()),
+            sources: sources.iter().map(|(number, memory)| (*number, memory.is_some())).collect(),
             must_serve: matches!(reason, StartReason::Replace | StartReason::RollBack),
             base: self.base_of(number),
         };
@@ -166,12 +213,14 @@ impl Supervisor {
         let mut generation =
             Generation::spawn(number, Arc::clone(bundle), copies, reason, log_level, oom_score_adj)
                 .map_err(cannot)?;
-        generation.expect_added(self.applying.n_added);
+        generation.has_sources(&sources);
+        generation.expect_added(self.n_further(&generation.sources));
         generation.started_with = self.applying.number;
         let open = bundle.modules.iter().zip(&generation.copies).filter(|(_, copy)| !copy.is_quarantined);
         let mut descriptors = vec![generation.board(), bundle.files.as_fd()];
         descriptors.extend(access_log.as_ref().map(File::as_fd));
         descriptors.extend(open.map(|(copied, _)| copied.image()));
+        descriptors.extend(descriptors_of(&sources));
         generation.order(&ToWorker::Start(Box::new(start)), &descriptors).map_err(cannot)?;
         tracing::info!("generation {number} started (pid {})", generation.pid());
         self.generations.push(generation);

@@ -3,8 +3,8 @@
 //! A module can write to its worker's channel, and the supervisor keeps what it accepts over all reloads. So a message is
 //! accepted whole, or ignored with a line in the log.
 
-use super::acts::MAX_URL_BYTES;
 use crate::cluster::names::MAX_ADDRESSES;
+use crate::config::discover::MAX_URL_BYTES;
 use crate::config::{ClusterConfig, Config, Resolve, Server};
 use crate::observe::metrics::{MOST_LEFT, Metrics, Totals, TotalsBounds};
 use crate::process::channel::message::{RefusedServers, WorkerReport};
@@ -107,9 +107,9 @@ impl WorkerScope {
     }
 }
 
-/// Whether servers come and go with the addresses of a name.
+/// Whether servers come and go with the addresses of a name, or as a source says.
 fn has_names(cluster: &&ClusterConfig) -> bool {
-    cluster.servers.iter().any(|server| server.resolve == Resolve::All)
+    !cluster.discover.is_empty() || cluster.servers.iter().any(|server| server.resolve == Resolve::All)
 }
 
 fn n_endpoints(server: &Server) -> usize {

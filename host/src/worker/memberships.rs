@@ -1,8 +1,8 @@
 //! The members of the clusters, and how a change of them comes into use: merged, built on a thread of its own, published.
 //!
 //! ```text
-//! name servers ─ addresses ─┐
-//! supervisor ─── acts ──────┴─► wanted ─► builder: merge ─► publish ─► each thread switches ─► whoever asked is answered
+//! name servers ─ addresses ──────┐
+//! supervisor ─── acts, answers ──┴─► wanted ─► builder: merge ─► publish ─► each thread switches ─► whoever asked is answered
 //! ```
 //!
 //! A change that needs no build holds at once: a server that is drained or removed gets nothing new, whatever its module does. The rest is
@@ -21,9 +21,9 @@ use tokio::sync::watch;
 
 use crate::cluster::discovery::KnownAddresses;
 use crate::cluster::endpoint::Endpoint;
-use crate::cluster::membership::{Duty, Member, ServerAct, merge};
+use crate::cluster::membership::{Duty, Member, ServerAct, joined, merge};
 use crate::cluster::{Cluster, Clusters, PublishHooks, Published, Snapshot};
-use crate::config::{Config, Server};
+use crate::config::{ClusterConfig, Config, Server};
 use crate::module::board::{self, Board};
 use crate::module::crash;
 use crate::process::channel::message::ActsResult;
@@ -66,7 +66,12 @@ pub(crate) struct Membership {
     pub(super) addresses: KnownAddresses,
     /// Changes by operators.
     pub(super) acts: Vec<ServerAct>,
+    /// Servers that sources name: the newest answer of each, by the index of the cluster and of the source in it.
+    pub(super) answers: SourceAnswers,
 }
+
+/// Servers that sources name, by the index of the cluster and of the source in it.
+pub(super) type SourceAnswers = BTreeMap<(usize, usize), Arc<[Member]>>;
 
 struct WantedMembers {
     membership: Membership,
@@ -170,6 +175,20 @@ impl Memberships {
         }
         drop(wanted);
         changed.iter().for_each(|(cluster, urls)| self.apply_at_once(*cluster, urls));
+        self.changed.notify_all();
+    }
+
+    /// A source of a cluster names these servers now. `done` hears when they are in use.
+    pub(super) fn set_answer(&self, (cluster, source): (usize, usize), members: &Arc<[Member]>, done: Done) {
+        let mut wanted = self.wanted();
+        let before = wanted.membership.answers.insert((cluster, source), Arc::clone(members));
+        let urls = changed_urls(before.as_deref().unwrap_or_default(), members);
+        let want = &mut wanted.clusters[cluster];
+        (want.version, want.asked) = (want.version + 1, want.asked + 1);
+        let needs = BTreeMap::from([(cluster, want.version)]);
+        wanted.callers.push(Caller { needs, result: ActsResult::InUse, done });
+        drop(wanted);
+        self.apply_at_once(cluster, &urls);
         self.changed.notify_all();
     }
 
@@ -354,6 +373,17 @@ impl Memberships {
     }
 }
 
+/// URLs of servers that two answers do not describe in the same way.
+fn changed_urls(before: &[Member], now: &[Member]) -> Vec<String> {
+    let old: FxHashMap<&str, &Member> = before.iter().map(|member| (&*member.server.url, member)).collect();
+    let new: FxHashMap<&str, &Member> = now.iter().map(|member| (&*member.server.url, member)).collect();
+    let is_same = |a: &Member, b: &Member| a.duty == b.duty && a.server.weight == b.server.weight;
+    let left = old.keys().filter(|url| !new.contains_key(*url));
+    let others =
+        new.iter().filter(|(url, member)| !old.get(*url).is_some_and(|before| is_same(before, member)));
+    others.map(|(url, _)| url).chain(left).map(|url| (*url).to_owned()).collect()
+}
+
 /// How what operators changed of a cluster differs from what it was.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct ActsChange {
@@ -385,23 +415,30 @@ impl ActsChange {
 
 impl Membership {
     /// The members of a cluster of this configuration.
-    pub(super) fn members_of(&self, config: &Config, cluster: usize) -> Vec<Member> {
-        let cluster = &config.clusters[cluster];
+    pub(super) fn members_of(&self, config: &Config, idx: usize) -> Vec<Member> {
+        let cluster = &config.clusters[idx];
         let added = |url: &str| cluster.server_of(url).ok();
-        merge(&cluster.name, &cluster.servers, &self.addresses, &self.acts, added)
+        merge(&cluster.name, &self.joined(cluster, idx), &self.addresses, &self.acts, added)
     }
 
     /// Those of them that these URLs name, a server or one of its addresses.
-    fn members_named(&self, config: &Config, cluster: usize, urls: &[String]) -> Vec<Member> {
-        let cluster = &config.clusters[cluster];
-        let is_named = |server: &&Server| urls.iter().any(|url| server.is_named_by(url));
-        let servers: Vec<Server> = cluster.servers.iter().filter(is_named).cloned().collect();
+    fn members_named(&self, config: &Config, idx: usize, urls: &[String]) -> Vec<Member> {
+        let cluster = &config.clusters[idx];
+        let is_named = |known: &Member| urls.iter().any(|url| known.server.is_named_by(url));
+        let mut servers = self.joined(cluster, idx);
+        servers.retain(is_named);
         let is_related = |act: &&ServerAct| {
-            urls.contains(&act.url) || servers.iter().any(|server| server.is_named_by(&act.url))
+            urls.contains(&act.url) || servers.iter().any(|known| known.server.is_named_by(&act.url))
         };
         let acts: Vec<ServerAct> =
             self.acts.iter().filter(|act| act.cluster == *cluster.name).filter(is_related).cloned().collect();
         merge(&cluster.name, &servers, &self.addresses, &acts, |url| cluster.server_of(url).ok())
+    }
+
+    /// The servers of the configuration and of the sources of a cluster.
+    fn joined(&self, cluster: &ClusterConfig, idx: usize) -> Vec<Member> {
+        let answers = self.answers.range((idx, 0)..(idx + 1, 0));
+        joined(&cluster.servers, answers.map(|(_, members)| &**members))
     }
 }
 

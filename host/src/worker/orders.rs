@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Control;
-use super::memberships::Memberships;
+use super::answers::{self, Sources};
+use super::memberships::{Done, Memberships};
 use super::reporter::Reporter;
 use crate::cluster::{Clusters, InFlightById};
+use crate::config::Config;
 use crate::module::balancer::{Balancer, ModuleFault};
 use crate::observe::metrics::Metrics;
 use crate::process::channel::Sender;
@@ -21,6 +23,8 @@ pub(super) struct Orders {
     pub(super) control: Control,
     pub(super) clusters: Clusters,
     pub(super) memberships: Arc<Memberships>,
+    pub(super) config: Arc<Config>,
+    pub(super) sources: Sources,
     pub(super) metrics: Arc<Metrics>,
     pub(super) reporter: Reporter,
     pub(super) to: Sender<ToSupervisor>,
@@ -28,7 +32,7 @@ pub(super) struct Orders {
 
 impl Orders {
     pub(super) fn obey(&self, message: ToWorker, descriptors: Vec<OwnedFd>) {
-        let Self { control, clusters, memberships, metrics, reporter, to } = self;
+        let Self { control, clusters, memberships, metrics, reporter, to, .. } = self;
         match message {
             ToWorker::Save => reporter.save(),
             ToWorker::Acts { number, acts } => {
@@ -40,6 +44,9 @@ impl Orders {
                 memberships.set_acts(acts, Box::new(done));
             }
             ToWorker::TellState { number, cluster } => reporter.tell_state(number, cluster),
+            ToWorker::Answer { source, .. } => {
+                take_answer(memberships, &self.config, &self.sources, source, descriptors, Box::new(|_| ()));
+            }
             ToWorker::Base(totals) => metrics.set_base(totals),
             ToWorker::TellLoad(tells) => reporter.tell_load(tells),
             ToWorker::Elsewhere(load) => set_elsewhere(clusters, &load),
@@ -60,6 +67,22 @@ impl Orders {
             // They have come.
             ToWorker::Start(_) | ToWorker::Serve { .. } => {}
         }
+    }
+}
+
+/// A source names other servers.
+pub(super) fn take_answer(
+    memberships: &Memberships,
+    config: &Config,
+    sources: &Sources,
+    number: u64,
+    descriptors: Vec<OwnedFd>,
+    done: Done,
+) {
+    let (Some(place), Some(memory)) = (sources.place(number), descriptors.into_iter().next()) else { return };
+    match answers::members_of(config, place, memory) {
+        Ok(members) => memberships.set_answer(place, &members, done),
+        Err(why) => tracing::error!("{}: an answer is ignored: {why}", answers::name_of(config, place)),
     }
 }
 

@@ -7,16 +7,17 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::num::NonZero;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, TryRecvError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal as Blocked};
 use rustix::process::{Signal, getpid, kill_process, set_parent_process_death_signal};
 
-use super::memberships::Membership;
-use super::orders::{Orders, set_elsewhere};
+use super::answers::{self, Sources};
+use super::memberships::{Membership, SourceAnswers};
+use super::orders::{Orders, set_elsewhere, take_answer};
 use super::reporter::Reporter;
 use super::{Given, Prepared, Sockets, StartError, Worker};
 use crate::cluster::{IfRefused, discovery};
@@ -35,6 +36,9 @@ use crate::serve::drain::Idle;
 
 /// After the time that it has for its drain, before an orphan ends whatever still runs.
 const DRAIN_GRACE: Duration = Duration::from_secs(2);
+
+/// For answers of sources that came during the start to be in use, before the generation is ready all the same.
+const EARLY_ANSWERS: Duration = Duration::from_secs(5);
 
 /// The name of a worker in lists of processes, at most 15 bytes. The kernel would name it after its program, `/proc/self/exe`.
 const NAME: &CStr = c"trylist-worker";
@@ -79,6 +83,13 @@ impl From<Refused> for NotStarted {
     }
 }
 
+/// A worker that serves.
+struct Started {
+    worker: Worker,
+    config: Arc<Config>,
+    sources: Sources,
+}
+
 /// The worker process and its channel to the supervisor.
 struct Process {
     to: Sender<ToSupervisor>,
@@ -100,16 +111,9 @@ pub fn run() -> Result<(), WorkerFailure> {
         signals.add(signal);
     }
     signals.thread_block().map_err(|e| WorkerFailure::NoSupervisor(e.into()))?;
-    let socket = take_stdin().map_err(WorkerFailure::NoSupervisor)?;
+    let socket = channel::take_stdin().map_err(WorkerFailure::NoSupervisor)?;
     let (to, from) = channel::connect(socket);
     Process { to, from, early: Vec::new() }.run()
-}
-
-/// Standard input's descriptor, with nothing in its place.
-fn take_stdin() -> io::Result<OwnedFd> {
-    let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), RawFd::from(3_u8))?;
-    rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
-    Ok(socket)
 }
 
 impl Process {
@@ -118,7 +122,7 @@ impl Process {
         let Some((ToWorker::Start(start), descriptors)) = self.next()? else {
             return Err(WorkerFailure::NoSupervisor(io::Error::other("it did not say what to run")));
         };
-        let (worker, config) = match self.start(*start, descriptors) {
+        let Started { worker, config, sources } = match self.start(*start, descriptors) {
             Ok(started) => started,
             Err(NotStarted::Refused(Refused { exit, lines })) => {
                 let _ = self.to.send(&ToSupervisor::Failed { exit: exit as u8, lines }, &[]);
@@ -127,7 +131,7 @@ impl Process {
             Err(NotStarted::GivenUp) => return Ok(()),
         };
         let _ = self.to.send(&ToSupervisor::Ready { shortage: worker.shortage().cloned() }, &[]);
-        self.serve(worker, &config).map_err(WorkerFailure::NoThread)
+        self.serve(worker, &config, sources).map_err(WorkerFailure::NoThread)
     }
 
     fn next(&mut self) -> Result<Option<(ToWorker, Vec<OwnedFd>)>, WorkerFailure> {
@@ -141,11 +145,7 @@ impl Process {
     }
 
     /// Prepares and starts the worker.
-    fn start(
-        &mut self,
-        start: Start,
-        descriptors: Vec<OwnedFd>,
-    ) -> Result<(Worker, Arc<Config>), NotStarted> {
+    fn start(&mut self, start: Start, descriptors: Vec<OwnedFd>) -> Result<Started, NotStarted> {
         let mut descriptors = Descriptors(descriptors.into_iter());
         let board = descriptors.take()?;
         let mut files: Files = channel::unseal(descriptors.take()?)
@@ -157,10 +157,12 @@ impl Process {
         let board = open_board(board, config.threads)?;
         let access_log = if start.has_access_log { Some(File::from(descriptors.take()?)) } else { None };
         let copies = copies(start.modules, &mut descriptors)?;
+        let sources = Sources::of(&config, start.sources.iter().map(|(number, _)| *number));
+        let answers = first_answers(&config, &sources, &start.sources, &mut descriptors)?;
         self.drop_privileges(&config)?;
         let addresses = discovery::first_addresses(&config, start.state.answers())
             .map_err(|e| Refused::failed(format_args!("no resolver for servers' names: {e}")))?;
-        let membership = Membership { addresses, acts: start.acts };
+        let membership = Membership { addresses, acts: start.acts, answers };
         let if_refused = if start.must_serve { IfRefused::HostChooses } else { IfRefused::Nothing };
         let config = Arc::new(config);
         // Code of modules runs from here on.
@@ -172,9 +174,24 @@ impl Process {
         let sockets = self.receive_sockets(&prepared)?;
         let given = Given { access_log, board: Some(board), base: start.base };
         let worker = Worker::start_on(prepared, sockets, given).map_err(Refused::from)?;
+        self.take_early_answers(&worker, &config, &sources);
         // From here on `serve` hears of the supervisor's end, and lets requests end first.
         let _ = set_parent_process_death_signal(None);
-        Ok((worker, config))
+        Ok(Started { worker, config, sources })
+    }
+
+    /// Uses answers of sources that came since the start, before it is ready.
+    fn take_early_answers(&mut self, worker: &Worker, config: &Config, sources: &Sources) {
+        let is_answer = |(order, _): &mut (ToWorker, _)| matches!(order, ToWorker::Answer { .. });
+        let until = Instant::now() + EARLY_ANSWERS;
+        for (order, descriptors) in self.early.extract_if(.., is_answer) {
+            let ToWorker::Answer { source, .. } = order else { continue };
+            let (done, is_done) = mpsc::channel();
+            let done = Box::new(move |_| _ = done.send(()));
+            take_answer(worker.memberships(), config, sources, source, descriptors, done);
+            // A module that builds for longer does not keep this generation from serving.
+            let _ = is_done.recv_timeout(until.saturating_duration_since(Instant::now()));
+        }
     }
 
     fn drop_privileges(&self, config: &Config) -> Result<(), Refused> {
@@ -226,12 +243,14 @@ impl Process {
     }
 
     /// Obeys the supervisor until it is gone.
-    fn serve(mut self, worker: Worker, config: &Arc<Config>) -> io::Result<()> {
+    fn serve(mut self, worker: Worker, config: &Arc<Config>, sources: Sources) -> io::Result<()> {
         let reporter = Reporter::start(&worker, config, self.to.clone())?;
         let orders = Orders {
             control: worker.control(),
             clusters: Arc::clone(worker.clusters()),
             memberships: Arc::clone(worker.memberships()),
+            config: Arc::clone(config),
+            sources,
             metrics: Arc::clone(worker.metrics()),
             reporter,
             to: self.to.clone(),
@@ -310,6 +329,25 @@ fn copies(modules: Vec<ModuleCopy>, descriptors: &mut Descriptors) -> Result<Vec
         false => Ok(Some(Copied::from_parts(module.file, module.sha256, descriptors.take()?))),
     };
     modules.into_iter().map(copy).collect()
+}
+
+/// The servers that sources named when this generation was started.
+fn first_answers(
+    config: &Config,
+    sources: &Sources,
+    given: &[(u64, bool)],
+    descriptors: &mut Descriptors,
+) -> Result<SourceAnswers, Refused> {
+    let mut answers = SourceAnswers::new();
+    for (number, _) in given.iter().filter(|(_, has_answer)| *has_answer) {
+        let memory = descriptors.take()?;
+        let Some(place) = sources.place(*number) else { continue };
+        match answers::members_of(config, place, memory) {
+            Ok(members) => drop(answers.insert(place, members)),
+            Err(why) => tracing::error!("{}: an answer is ignored: {why}", answers::name_of(config, place)),
+        }
+    }
+    Ok(answers)
 }
 
 fn sockets(

@@ -100,7 +100,11 @@ impl Checker<'_> {
         cluster.module = module.unwrap_or_default();
         let settings = raw.settings.take();
         cluster.settings = settings.map(|settings| flatten(settings, self.report)).unwrap_or_default();
-        cluster.servers = self.servers(&object, span, raw.servers.take());
+        cluster.servers = self.servers(&object, span, raw.servers.take(), !raw.discover.0.is_empty());
+        // Sources wait for each other as long as changes do. Zero is valid: every change is built at once.
+        cluster.settle = raw.settle.as_ref().map_or(SETTLE, |time| time.get_ref().0);
+        let sources = std::mem::take(&mut raw.discover);
+        cluster.discover = self.discover(&object, &cluster, sources);
         self.set_protocol(&mut cluster, &object, span, &mut raw);
         self.set_connections(&mut cluster, &object, &raw);
         self.set_key(&mut cluster, &object, &mut raw, modules);
@@ -108,7 +112,7 @@ impl Checker<'_> {
         self.set_health(&mut cluster, &object, &mut raw);
         self.set_headers(&mut cluster, &object, &mut raw);
         let sticky = raw.sticky;
-        cluster.sticky = sticky.and_then(|sticky| self.sticky(&object, sticky, &cluster.servers));
+        cluster.sticky = sticky.and_then(|sticky| self.sticky(&object, sticky, &cluster));
         cluster
     }
 
@@ -124,7 +128,8 @@ impl Checker<'_> {
         if let Some(text) = &raw.protocol {
             let protocol = self.word(&format!("{object}: protocol"), text, &words);
             cluster.protocol = protocol.unwrap_or(cluster.protocol);
-            let is_secure = cluster.servers.iter().all(|server| server.tls_name.is_some());
+            let is_secure = cluster.servers.iter().all(|server| server.tls_name.is_some())
+                && cluster.discover.iter().all(|discover| !discover.source.may_name.http);
             if cluster.protocol == Protocol::Auto && !is_secure {
                 let what = "protocol \"auto\" is for servers that are all reached by https";
                 let right = "write \"http1\" or \"h2\"";
@@ -136,8 +141,7 @@ impl Checker<'_> {
         cluster.h2_streams =
             self.integer(&format!("{object}: h2_streams"), streams, 1..=10_000, cluster.h2_streams);
         let by_tls = raw.health_check.as_ref().and_then(|check| check.get_ref().tls.as_ref());
-        let (protocol, servers) = (cluster.protocol, &mut cluster.servers);
-        cluster.tls = self.cluster_tls(object, span.start, raw.tls.take(), protocol, by_tls, servers);
+        cluster.tls = self.cluster_tls(object, span.start, raw.tls.take(), by_tls, cluster);
     }
 
     /// Connections to servers: their times, how many are kept, and the PROXY header.
@@ -222,8 +226,6 @@ impl Checker<'_> {
         cluster.slow_start = raw.slow_start.as_ref().map_or(Duration::ZERO, |time| time.get_ref().0);
         let aggression = raw.slow_start_aggression.as_ref();
         cluster.slow_start_aggression = self.aggression(&key("slow_start_aggression"), aggression);
-        // Zero is valid: every change is built at once.
-        cluster.settle = raw.settle.as_ref().map_or(SETTLE, |time| time.get_ref().0);
     }
 
     fn set_headers(&mut self, cluster: &mut ClusterConfig, object: &str, raw: &mut file::ClusterTable) {
@@ -292,6 +294,8 @@ impl ClusterConfig {
             name,
             module: "".into(),
             servers: Vec::new(),
+            discover: Vec::new(),
+            server_name: None,
             tls: None,
             protocol: Protocol::Http1,
             h2_streams: H2_STREAMS,

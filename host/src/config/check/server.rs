@@ -9,12 +9,9 @@ use toml::Spanned;
 
 use super::super::shape::{Named, Short};
 use super::super::source::{At, Span};
-use super::super::{ClusterConfig, MAX_SERVERS, Resolve, Server, file};
+use super::super::{ClusterConfig, LAST_TIER, MAX_SERVERS, Resolve, Server, file};
 use super::cluster::MAX_REQUESTS;
 use super::{Checker, address};
-
-/// Each tier has a balancer of its own; more than a few are a mistake.
-const LAST_TIER: i64 = 15;
 
 impl Checker<'_> {
     pub(super) fn servers(
@@ -22,9 +19,10 @@ impl Checker<'_> {
         object: &str,
         span: &Span,
         servers: Option<Vec<Spanned<Short<file::ServerTable>>>>,
+        has_sources: bool,
     ) -> Vec<Server> {
         let servers = servers.unwrap_or_default();
-        if servers.is_empty() && !self.report.is_touched(span, "servers") {
+        if servers.is_empty() && !has_sources && !self.report.is_touched(span, "servers") {
             let right = "write, for example, servers = [\"http://127.0.0.1:9001\"]";
             self.report.error(span.start, format!("{object}: no server ({right})"));
         }
@@ -107,7 +105,7 @@ impl Checker<'_> {
             self.report.error(tier.at(), format!("{object}: tier and backup ({right})"));
         }
         let default = u16::from(backup.is_some_and(|backup| *backup.get_ref()));
-        self.integer(&format!("{object}: tier"), tier, 0..=LAST_TIER, default)
+        self.integer(&format!("{object}: tier"), tier, 0..=LAST_TIER.into(), default)
     }
 
     /// The name that the certificate of a server must have. Every host of a URL can be one, except names with "_" and
@@ -141,7 +139,7 @@ fn short_server(server: Spanned<Short<file::ServerTable>>) -> file::ServerTable 
     }
 }
 
-fn pairs(Named(pairs): Named<String>) -> Vec<(Arc<str>, Arc<str>)> {
+pub(super) fn pairs(Named(pairs): Named<String>) -> Vec<(Arc<str>, Arc<str>)> {
     pairs.into_iter().map(|(name, value)| (name.into_inner().into(), value.into_inner().into())).collect()
 }
 
@@ -155,6 +153,7 @@ impl ClusterConfig {
         let name = authority.host.strip_suffix('.').unwrap_or(&authority.host).to_owned();
         let tls_name = match (authority.is_secure, &self.tls) {
             (false, _) => None,
+            (true, Some(_)) if self.server_name.is_some() => self.server_name.clone(),
             (true, Some(_)) => {
                 let name = ServerName::try_from(name);
                 Some(name.map_err(|_| "no certificate can be valid for this host".to_owned())?)

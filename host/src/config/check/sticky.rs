@@ -6,9 +6,7 @@ use toml::Spanned;
 
 use super::super::source::At;
 use super::super::units::TimeValue;
-use super::super::{
-    ClusterConfig, CookieTerms, HostPattern, KeySource, Route, SameSite, Server, StickyConfig, file,
-};
+use super::super::{ClusterConfig, CookieTerms, HostPattern, KeySource, Route, SameSite, StickyConfig, file};
 use super::Checker;
 use super::headers::token;
 
@@ -22,7 +20,7 @@ impl Checker<'_> {
         &mut self,
         cluster: &str,
         sticky: Spanned<file::StickyTable>,
-        servers: &[Server],
+        of: &ClusterConfig,
     ) -> Option<StickyConfig> {
         let (at, raw) = (sticky.at(), sticky.into_inner());
         let object = format!("{cluster}: sticky");
@@ -34,7 +32,7 @@ impl Checker<'_> {
                 }
                 self.issued(&object, cookie, &raw)
             }
-            (None, true) => self.by_route(&object, at, &raw, servers),
+            (None, true) => self.by_route(&object, at, &raw, of),
             (Some(_), true) | (None, false) => {
                 let right = "write either cookie, or app_cookie, url_parameter or header";
                 self.report.error(at, format!("{object}: sessions need exactly one kind of key ({right})"));
@@ -205,7 +203,7 @@ impl Checker<'_> {
         object: &str,
         at: usize,
         raw: &file::StickyTable,
-        servers: &[Server],
+        of: &ClusterConfig,
     ) -> Option<StickyConfig> {
         let mut sources = Vec::new();
         if let Some(name) = &raw.url_parameter {
@@ -240,7 +238,9 @@ impl Checker<'_> {
                 None
             }
         };
-        if servers.iter().all(|server| server.route.is_none()) && !servers.is_empty() {
+        let servers = &of.servers;
+        let is_known = !servers.is_empty() && of.discover.is_empty();
+        if servers.iter().all(|server| server.route.is_none()) && is_known {
             let right = "write, for example, { url = \"…\", route = \"a\" }";
             self.report.error(at, format!("{object}: no server has a route ({right})"));
         }

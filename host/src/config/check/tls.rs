@@ -7,11 +7,11 @@ use toml::Spanned;
 
 use super::super::files::FileBytes;
 use super::super::source::At;
-use super::super::{Server, file};
+use super::super::{ClusterConfig, Server, file};
 use super::Checker;
 use crate::tls::MinVersion;
 use crate::tls::certificate::{self, Identity, Wrong};
-use crate::tls::client::{ClientTls, Protocol, Trust};
+use crate::tls::client::{ClientTls, Trust};
 use crate::tls::server::{ClientAuth, ServerTls};
 
 impl Checker<'_> {
@@ -58,16 +58,17 @@ impl Checker<'_> {
         cluster: &str,
         at: usize,
         tls: Option<Spanned<file::ClusterTlsTable>>,
-        protocol: Protocol,
         checks_by_tls: Option<&Spanned<bool>>,
-        servers: &mut [Server],
+        of: &mut ClusterConfig,
     ) -> Option<ClientTls> {
+        let (protocol, servers) = (of.protocol, &mut of.servers);
         let object = format!("{cluster}: tls");
         let server_name = tls.as_ref().and_then(|tls| tls.get_ref().server_name.as_ref());
         if let Some(by_tls) = checks_by_tls {
             self.check_names(cluster, by_tls, server_name, servers);
         }
         let is_secure = servers.iter().any(|server| server.tls_name.is_some())
+            || of.discover.iter().any(|discover| discover.source.may_name.https)
             || checks_by_tls.is_some_and(|by_tls| *by_tls.get_ref());
         if let (Some(tls), false) = (&tls, is_secure || servers.is_empty()) {
             let right = "write https://host, or leave tls out";
@@ -80,7 +81,7 @@ impl Checker<'_> {
         let (at, raw) =
             tls.map_or((at, file::ClusterTlsTable::default()), |tls| (tls.at(), tls.into_inner()));
         if let Some(name) = &raw.server_name {
-            self.set_server_name(&object, name, servers);
+            of.server_name = self.set_server_name(&object, name, servers);
         }
         let min_version = self.min_version(&object, raw.min_version.as_ref());
         let identity = match (&raw.cert, &raw.key) {
@@ -140,7 +141,12 @@ impl Checker<'_> {
         }
     }
 
-    fn set_server_name(&mut self, object: &str, name: &Spanned<String>, servers: &mut [Server]) {
+    fn set_server_name(
+        &mut self,
+        object: &str,
+        name: &Spanned<String>,
+        servers: &mut [Server],
+    ) -> Option<ServerName<'static>> {
         match ServerName::try_from(name.get_ref().clone()) {
             Ok(checked) => {
                 for name in
@@ -148,10 +154,12 @@ impl Checker<'_> {
                 {
                     *name = name.take().map(|_| checked.clone());
                 }
+                Some(checked)
             }
             Err(_) => {
                 let text = format!("{object}: server_name {:?} is not a name or an address", name.get_ref());
                 self.report.error(name.at(), text);
+                None
             }
         }
     }

@@ -11,6 +11,7 @@
 //!             ◄───────────────────────  Load, whenever it has changed
 //! Elsewhere: all others' loads ──────►
 //! Acts, whenever they change ────────►  merges, builds, publishes
+//! Answer, whenever there is one ─────►  the same
 //!             ◄───────────────────────  Applied
 //! TellState, for who asks ───────────►
 //!             ◄───────────────────────  State
@@ -38,8 +39,8 @@ use crate::process::sockets::Shortage;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToWorker {
     /// First of all, and before anything else is done. Descriptors: the board; the files of the configuration, sealed; the
-    /// access log's file if [`Start::has_access_log`]; and the image of each module that is not in quarantine, in the order
-    /// of the configuration.
+    /// access log's file if [`Start::has_access_log`]; the image of each module that is not in quarantine, in the order
+    /// of the configuration; and the newest answers of sources.
     Start(Box<Start>),
     /// Then. Descriptors: the sockets of each listener in the order of the configuration, then the admin listener's.
     Serve {
@@ -63,6 +64,13 @@ pub(crate) enum ToWorker {
         number: u64,
         /// Only the cluster of this name.
         cluster: Option<String>,
+    },
+    /// The newest answer of a source. Descriptor: its memory, sealed.
+    Answer {
+        /// The number of the source, as in [`Start::sources`].
+        source: u64,
+        /// Counts answers.
+        number: u64,
     },
     /// Counts of other generations.
     Base(Totals),
@@ -119,6 +127,9 @@ pub(crate) struct Start {
     pub(crate) state: Learned,
     /// Operators' changes of servers.
     pub(crate) acts: Vec<ServerAct>,
+    /// The sources of servers, in the order of the configuration: their numbers, and whether an answer's memory is among the
+    /// last descriptors.
+    pub(crate) sources: Vec<(u64, bool)>,
     /// Nobody else would serve: where a module refuses its servers, the host chooses among them.
     pub(crate) must_serve: bool,
     /// Counts of other generations.

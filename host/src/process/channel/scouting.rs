@@ -1,0 +1,129 @@
+//! The messages between supervisor and scout.
+//!
+//! ```text
+//! supervisor                          scout
+//! Start: whose rights it has ───────►  becomes that user
+//! Follow: a source, its last answer ►  asks it from now on
+//!             ◄───────────────────────  Answer, in sealed memory that the supervisor does not read
+//!             ◄───────────────────────  Report, whenever something of it has changed
+//! Accept ────────────────────────────►
+//!             ◄───────────────────────  Accepted
+//! Leave ─────────────────────────────►  asks it no more
+//! ```
+//! The scout ends when the socket does; a supervisor that died has closed it too.
+
+use serde::{Deserialize, Serialize};
+
+use super::ChannelMessage;
+use crate::config::{Place, RunAs, SourceSpec};
+use crate::discovery::follow::SourceReport;
+
+/// To the scout.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum ToScout {
+    /// First of all.
+    Start(ScoutSetup),
+    /// Follow a source. Descriptor: its last answer, where one is known.
+    Follow {
+        /// Its number, never used again.
+        source: u64,
+        /// The source.
+        spec: Box<SourceSpec>,
+    },
+    /// No generation has this source any more.
+    Leave {
+        /// Its number.
+        source: u64,
+    },
+    /// Obey the answer that is held back.
+    Accept {
+        /// The number of the source.
+        source: u64,
+    },
+}
+
+/// What a scout is started with. Where it changes, another scout is started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ScoutSetup {
+    user: Option<ScoutAccount>,
+    group: Option<ScoutAccount>,
+    /// Whether it may leave a core dump.
+    pub(crate) core_dumps: bool,
+}
+
+/// A user or a group, and where the configuration names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct ScoutAccount {
+    name: String,
+    file: String,
+    line: usize,
+}
+
+/// From the scout.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum FromScout {
+    /// A complete answer. Descriptor: its memory, sealed.
+    Answer {
+        /// The number of the source.
+        source: u64,
+        /// How many servers it names.
+        n_members: u32,
+        /// How the source is with it.
+        report: SourceReport,
+    },
+    /// How a source is.
+    Report {
+        /// The number of the source.
+        source: u64,
+        /// How it is.
+        report: SourceReport,
+    },
+    /// The result of [`ToScout::Accept`].
+    Accepted {
+        /// The number of the source.
+        source: u64,
+        /// How many servers the answer names that was held back; `None` where none was.
+        n_members: Option<u32>,
+    },
+}
+
+impl ScoutSetup {
+    /// With the rights of workers.
+    pub(crate) fn of(run_as: &RunAs, core_dumps: bool) -> Self {
+        let account = |account: &Option<(Box<str>, Place)>| {
+            account.as_ref().map(|(name, place)| ScoutAccount {
+                name: name.to_string(),
+                file: place.file.to_string(),
+                line: place.line,
+            })
+        };
+        Self { user: account(&run_as.user), group: account(&run_as.group), core_dumps }
+    }
+
+    /// Whose rights it has.
+    pub(crate) fn run_as(self) -> RunAs {
+        let account = |account: ScoutAccount| {
+            (account.name.into(), Place { file: account.file.into(), line: account.line })
+        };
+        RunAs { user: self.user.map(account), group: self.group.map(account) }
+    }
+}
+
+impl ChannelMessage for ToScout {
+    const MOST_DESCRIPTORS: usize = 2;
+
+    /// It comes from the supervisor, which a scout trusts.
+    fn most_bytes(_: u8) -> u64 {
+        1 << 30
+    }
+}
+
+impl ChannelMessage for FromScout {
+    /// The answer's, and the one of the memory that a message would be in.
+    const MOST_DESCRIPTORS: usize = 2;
+
+    /// A line of text at most.
+    fn most_bytes(_: u8) -> u64 {
+        16 << 10
+    }
+}

@@ -1,0 +1,240 @@
+//! The scout: the process that asks who the servers are. It parses what strangers say and holds the credentials of sources; so it
+//! runs as the workers' user, loads no module, and has no key and no socket of a listener.
+//!
+//! ```text
+//! supervisor ── Follow, Accept, Leave ─► scout ─► a task for each source ─► files, …
+//!            ◄─ the newest answer and report of each, as soon as the supervisor takes them ─┘
+//! ```
+//!
+//! It keeps nothing: where it dies another one is started, which is handed the last answers. All that it says is complete and
+//! replaces what it said of that source before, so that nothing has to wait in order.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::sync::Arc;
+
+use nix::sys::signal::{SigSet, Signal as Blocked};
+use rustix::process::{Signal, getpid, kill_process, set_parent_process_death_signal};
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::discovery;
+use crate::discovery::answer::SourceAnswer;
+use crate::discovery::follow::{SourceNews, SourceReport};
+use crate::process::channel::scouting::{FromScout, ScoutSetup, ToScout};
+use crate::process::channel::{self, Received, Receiver, Sender};
+use crate::process::privileges;
+
+/// Its name in lists of processes.
+const NAME: &CStr = c"trylist-scout";
+/// Orders to one source that wait.
+const MOST_ORDERS: usize = 8;
+
+/// Runs the scout on the socket that the supervisor gave as standard input, until the supervisor is gone.
+///
+/// # Errors
+/// It was not started by a supervisor, or cannot become the user that it is to be; in words.
+pub fn run() -> Result<(), String> {
+    // Only for people; nothing depends on it.
+    let _ = rustix::thread::set_name(NAME);
+    // The supervisor decides what signals mean, also those sent to all processes of a service.
+    let mut signals = SigSet::empty();
+    for signal in [Blocked::SIGTERM, Blocked::SIGINT, Blocked::SIGHUP, Blocked::SIGUSR1, Blocked::SIGUSR2] {
+        signals.add(signal);
+    }
+    signals.thread_block().map_err(|error| error.to_string())?;
+    let socket = channel::take_stdin().map_err(|error| error.to_string())?;
+    let (to, mut from) = channel::connect(socket);
+    end_with_supervisor(&from);
+    let setup = loop {
+        match from.receive().map_err(|error| error.to_string())? {
+            Received::Message(ToScout::Start(setup), _) => break setup,
+            Received::Part => {}
+            Received::Message(..) | Received::Nothing => {
+                return Err("it was not told how to start".to_owned());
+            }
+            Received::End => return Ok(()),
+        }
+    };
+    confine(setup)?;
+    // The system forgets it when the user changes.
+    end_with_supervisor(&from);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| error.to_string())?;
+    let result = runtime.block_on(async { Scout::new(to)?.serve(from).await });
+    // A read of a disk that does not answer is not waited for.
+    runtime.shutdown_background();
+    result.map_err(|error| error.to_string())
+}
+
+/// Gives up all that asking sources does not need.
+fn confine(setup: ScoutSetup) -> Result<(), String> {
+    let core_dumps = setup.core_dumps;
+    privileges::drop_to(&setup.run_as())?;
+    privileges::allow_core_dumps(core_dumps).map_err(|error| format!("core_dumps: {error}"))
+    // The place for the sandbox of this process: files, name servers and HTTP are read, and only sources that are commands start
+    // programs. Nothing was asked yet.
+}
+
+/// Has the process end at once with its supervisor, and its commands with it.
+fn end_with_supervisor(from: &Receiver<ToScout>) {
+    let _ = set_parent_process_death_signal(Some(Signal::KILL));
+    // It may have ended before that.
+    if from.is_closed() {
+        let _ = kill_process(getpid(), Signal::KILL);
+    }
+}
+
+/// All sources that are followed, and what is still to be said of them.
+struct Scout {
+    to: Sender<FromScout>,
+    sources: BTreeMap<u64, Followed>,
+    /// By source, the newest only.
+    unsaid: BTreeMap<u64, Unsaid>,
+    accepted: VecDeque<(u64, Option<u32>)>,
+    /// Without a bound, because each source has a pause after its news, and this thread takes them at once.
+    news: mpsc::UnboundedReceiver<(u64, SourceNews)>,
+    tell: mpsc::UnboundedSender<(u64, SourceNews)>,
+}
+
+/// A source that is followed, as long as this lives.
+struct Followed {
+    task: JoinHandle<()>,
+    orders: mpsc::Sender<()>,
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What the supervisor did not take yet.
+#[derive(Default)]
+struct Unsaid {
+    answer: Option<(u32, OwnedFd)>,
+    report: SourceReport,
+}
+
+impl Scout {
+    fn new(to: Sender<FromScout>) -> io::Result<Self> {
+        channel::set_nonblocking(&to)?;
+        let (tell, news) = mpsc::unbounded_channel();
+        let (sources, unsaid, accepted) = (BTreeMap::new(), BTreeMap::new(), VecDeque::new());
+        Ok(Self { to, sources, unsaid, accepted, news, tell })
+    }
+
+    /// Until the supervisor is gone.
+    async fn serve(mut self, mut from: Receiver<ToScout>) -> io::Result<()> {
+        // Only its readiness is asked for.
+        let socket = UnixStream::from_std(StdUnixStream::from(from.as_fd().try_clone_to_owned()?))?;
+        loop {
+            let is_all_said = self.say()?;
+            tokio::select! {
+                ready = socket.readable() => {
+                    ready?;
+                    let step = socket.try_io(Interest::READABLE, || match from.receive()? {
+                        Received::Nothing => Err(io::ErrorKind::WouldBlock.into()),
+                        step => Ok(step),
+                    });
+                    match step {
+                        Ok(Received::Message(order, descriptors)) => self.obey(order, descriptors),
+                        Ok(Received::Part | Received::Nothing) => {}
+                        Ok(Received::End) => return Ok(()),
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                ready = socket.writable(), if !is_all_said => {
+                    ready?;
+                    // It was found full; there is room when the next event says so.
+                    let full = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+                    let _ = socket.try_io(Interest::WRITABLE, || if self.say()? { Ok(()) } else { full() });
+                }
+                Some((source, news)) = self.news.recv() => self.hear(source, news),
+            }
+        }
+    }
+
+    fn obey(&mut self, order: ToScout, descriptors: Vec<OwnedFd>) {
+        match order {
+            ToScout::Start(_) => {}
+            ToScout::Follow { source, spec } => {
+                let last = descriptors.into_iter().next().and_then(|memory| {
+                    let last = channel::unseal::<SourceAnswer>(memory);
+                    last.inspect_err(|error| tracing::error!("the last answer of a source is lost: {error}"))
+                        .ok()
+                });
+                let (orders, inbox) = mpsc::channel(MOST_ORDERS);
+                let tell = self.tell.clone();
+                let follow = discovery::follow(Arc::new(*spec), last.map(Arc::new), inbox, move |news| {
+                    // The other end lives as long as this task.
+                    let _ = tell.send((source, news));
+                });
+                let task = tokio::spawn(follow);
+                self.sources.insert(source, Followed { task, orders });
+            }
+            ToScout::Leave { source } => {
+                self.sources.remove(&source);
+                self.unsaid.remove(&source);
+            }
+            ToScout::Accept { source } => {
+                let followed = self.sources.get(&source);
+                if followed.is_none_or(|followed| followed.orders.try_send(()).is_err()) {
+                    self.accepted.push_back((source, None));
+                }
+            }
+        }
+    }
+
+    /// A source has something to tell.
+    fn hear(&mut self, source: u64, news: SourceNews) {
+        if !self.sources.contains_key(&source) {
+            return;
+        }
+        match news {
+            SourceNews::Answer(answer, report) => match channel::seal(&*answer) {
+                Ok(memory) => {
+                    let n_members = u32::try_from(answer.members.len()).unwrap_or(u32::MAX);
+                    self.unsaid.insert(source, Unsaid { answer: Some((n_members, memory)), report });
+                }
+                Err(error) => tracing::error!("an answer is lost: no memory for it: {error}"),
+            },
+            SourceNews::Report(report) => self.unsaid.entry(source).or_default().report = report,
+            SourceNews::Accepted(n_members) => self.accepted.push_back((source, n_members)),
+        }
+    }
+
+    /// Says what there is to say, as far as the supervisor takes it now. True if that was all.
+    fn say(&mut self) -> io::Result<bool> {
+        let is_full = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+        while let Some((&source, Unsaid { answer, report })) = self.unsaid.first_key_value() {
+            let report = report.clone();
+            let sent = match answer {
+                Some((n_members, memory)) => {
+                    let answer = FromScout::Answer { source, n_members: *n_members, report };
+                    self.to.send(&answer, &[memory.as_fd()])
+                }
+                None => self.to.send(&FromScout::Report { source, report }, &[]),
+            };
+            match sent {
+                Ok(()) => drop(self.unsaid.pop_first()),
+                Err(error) if is_full(&error) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        while let Some(&(source, n_members)) = self.accepted.front() {
+            match self.to.send(&FromScout::Accepted { source, n_members }, &[]) {
+                Ok(()) => drop(self.accepted.pop_front()),
+                Err(error) if is_full(&error) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+}

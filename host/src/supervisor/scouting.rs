@@ -1,0 +1,436 @@
+//! The scout as its supervisor sees it, and the newest answer of each source.
+//!
+//! ```text
+//! configurations ─ sources ─► scout ─ answer, in sealed memory ─► kept, unread ─► every generation that has the source
+//!                               └ dies: another one is started, with the last answers; nothing else changes
+//! ```
+//!
+//! A source has a number, which it keeps over reloads as long as its configuration says the same of it.
+
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::process::Child;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::PollFlags;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::Supervisor;
+use super::bundle::Bundle;
+use super::commands::ClientId;
+use super::generation::{Generation, start_process};
+use super::quarantine::{self, Backoff};
+use crate::config::{Config, SourceSpec};
+use crate::discovery::answer::MOST_SEALED_BYTES;
+use crate::discovery::follow::SourceReport;
+use crate::process::channel::scouting::{FromScout, ScoutSetup, ToScout};
+use crate::process::channel::{self, Received, Receiver, Sender};
+use crate::process::control::{Refused, SourceStatus};
+
+/// Messages of the scout that are read before others have their turn.
+const MESSAGES_A_TURN: usize = 64;
+
+/// All sources of all generations, and the process that asks them.
+#[derive(Default)]
+pub(super) struct Scouting {
+    scout: Option<ScoutProcess>,
+    sources: Vec<KnownSource>,
+    n_sources: u64,
+    n_answers: u64,
+    backoff: Backoff,
+    /// When a scout is to be started in place of one that died.
+    start_at: Option<Instant>,
+    /// Operators who wait until a source obeys what it held back.
+    asked: Vec<(ClientId, u64)>,
+}
+
+/// A source that a generation has.
+struct KnownSource {
+    number: u64,
+    spec: SourceSpec,
+    newest: Option<NewestAnswer>,
+    /// As it said last; nothing before it was asked.
+    report: Option<SourceReport>,
+    /// The most servers that it has named.
+    most_members: usize,
+}
+
+/// The newest answer of a source. The supervisor does not read it.
+struct NewestAnswer {
+    number: u64,
+    n_members: u32,
+    memory: Arc<OwnedFd>,
+    at: Instant,
+}
+
+/// The process.
+struct ScoutProcess {
+    setup: ScoutSetup,
+    child: Child,
+    process: OwnedFd,
+    started: Instant,
+    to: Sender<ToScout>,
+    from: Option<Receiver<FromScout>>,
+    /// Orders that it did not take yet.
+    orders: Vec<(ToScout, Option<Arc<OwnedFd>>)>,
+}
+
+impl Supervisor {
+    /// Has the sources of a configuration be asked.
+    pub(super) fn scout_for(&mut self, bundle: &Bundle) {
+        for spec in specs(&bundle.config) {
+            self.scouting.follow(spec);
+        }
+        let setup = ScoutSetup::of(&bundle.config.run_as, bundle.config.core_dumps);
+        let is_other = |scout: &mut ScoutProcess| scout.setup != setup;
+        if self.scouting.scout.take_if(is_other).is_some() {
+            tracing::info!("another scout is started: its user or its rights have changed");
+        }
+        if self.scouting.scout.is_none() && !self.scouting.sources.is_empty() {
+            self.start_scout(&bundle.config);
+        }
+    }
+
+    /// The sources of a configuration: their numbers, and the newest answers.
+    pub(super) fn sources_of(&self, config: &Config) -> Vec<(u64, Option<Arc<OwnedFd>>)> {
+        let known = specs(config).filter_map(|spec| self.scouting.sources.iter().find(|s| s.spec == *spec));
+        known
+            .map(|source| (source.number, source.newest.as_ref().map(|newest| Arc::clone(&newest.memory))))
+            .collect()
+    }
+
+    /// Whether each source of a configuration has answered, or cannot.
+    pub(super) fn have_answered(&self, config: &Config) -> bool {
+        let is_new = |spec: &SourceSpec| {
+            let source = self.scouting.sources.iter().find(|source| source.spec == *spec);
+            source.is_some_and(|source| source.report.is_none())
+        };
+        !specs(config).any(is_new)
+    }
+
+    /// Servers that operators have added and that the sources of a generation have named, so that it may report on them.
+    pub(super) fn n_further(&self, sources: &[u64]) -> usize {
+        let named = self.scouting.sources.iter().filter(|source| sources.contains(&source.number));
+        // Those of before may still be in use.
+        let n_named: usize = named.map(|source| 2 * source.most_members).sum();
+        self.applying.n_added.saturating_add(n_named)
+    }
+
+    /// Reads what the scout says, and sends it what it did not take yet.
+    pub(super) fn hear_scout(&mut self) -> Result<(), Refused> {
+        for _ in 0..MESSAGES_A_TURN {
+            let Some(scout) = &mut self.scouting.scout else { return Ok(()) };
+            scout.tell_on();
+            let Some(from) = &mut scout.from else { break };
+            match from.receive() {
+                Ok(Received::Message(message, descriptors)) => {
+                    if let Err(why) = self.scout_says(message, descriptors) {
+                        self.give_scout_up(&why);
+                    }
+                }
+                Ok(Received::Part) => {}
+                Ok(Received::Nothing) => break,
+                // Its process's end is what tells.
+                Ok(Received::End) => scout.from = None,
+                Err(error) => self.give_scout_up(&format!("sends invalid messages ({error})")),
+            }
+        }
+        self.bury_scout();
+        self.first_answers_came()
+    }
+
+    fn scout_says(&mut self, message: FromScout, descriptors: Vec<OwnedFd>) -> Result<(), String> {
+        match message {
+            FromScout::Answer { source, n_members, report } => {
+                let memory = descriptors.into_iter().next().ok_or("sends an answer without its memory")?;
+                channel::check_sealed(&memory, MOST_SEALED_BYTES)
+                    .map_err(|error| format!("sends an answer that is none ({error})"))?;
+                self.answered(source, n_members, report, memory);
+            }
+            FromScout::Report { source, report } => {
+                if let Some(source) = self.scouting.source(source) {
+                    source.report = Some(report);
+                }
+            }
+            FromScout::Accepted { source, n_members } => self.accepted(source, n_members),
+        }
+        Ok(())
+    }
+
+    /// Keeps an answer, and hands it to every generation that has its source.
+    fn answered(&mut self, number: u64, n_members: u32, report: SourceReport, memory: OwnedFd) {
+        let Scouting { sources, n_answers, .. } = &mut self.scouting;
+        let Some(source) = sources.iter_mut().find(|source| source.number == number) else { return };
+        *n_answers += 1;
+        let memory = Arc::new(memory);
+        source.report = Some(report);
+        source.most_members = source.most_members.max(n_members as usize);
+        let answer = *n_answers;
+        source.newest =
+            Some(NewestAnswer { number: answer, n_members, memory: Arc::clone(&memory), at: Instant::now() });
+        for idx in 0..self.generations.len() {
+            let n_further = self.n_further(&self.generations[idx].sources);
+            let generation = &mut self.generations[idx];
+            generation.expect_added(n_further);
+            generation.tell_answer(number, answer, memory.as_fd());
+        }
+    }
+
+    /// Forgets sources that no generation has any more; without any, there is no scout.
+    pub(super) fn leave_sources(&mut self) {
+        let starting = self.starting.as_ref().map(|starting| &starting.bundle.config);
+        let running = self.generations.iter().map(|generation| &generation.bundle.config);
+        // What is to be started in place of a worker that died has the same.
+        let configs: Vec<&Config> = running.chain(starting).chain([&self.bundle.config]).collect();
+        let is_used = |source: &KnownSource| {
+            configs.iter().any(|config| specs(config).any(|spec| *spec == source.spec))
+        };
+        let left: Vec<u64> =
+            self.scouting.sources.extract_if(.., |source| !is_used(source)).map(|s| s.number).collect();
+        for source in left {
+            self.scouting.tell(ToScout::Leave { source }, None);
+        }
+        if self.scouting.sources.is_empty() {
+            self.scouting.end();
+        }
+    }
+
+    /// Starts a scout, and has it follow all sources.
+    fn start_scout(&mut self, config: &Config) {
+        self.scouting.start_at = None;
+        match ScoutProcess::spawn(config, &self.options.log_level) {
+            Ok(scout) => {
+                tracing::info!("scout started (pid {})", scout.child.id());
+                self.scouting.scout = Some(scout);
+                for idx in 0..self.scouting.sources.len() {
+                    self.scouting.tell_source(idx);
+                }
+            }
+            Err(error) => {
+                let wait = self.scouting.backoff.died(Duration::ZERO).max(Duration::from_millis(100));
+                tracing::error!("no process for the scout: {error}; {}", quarantine::next_attempt(wait));
+                self.scouting.start_at = Some(Instant::now() + wait);
+            }
+        }
+    }
+
+    /// Starts another scout when it is time.
+    pub(super) fn keep_scout(&mut self, now: Instant) {
+        if self.scouting.start_at.is_some_and(|at| now >= at) && self.stopping.is_none() {
+            let bundle = Arc::clone(&self.bundle);
+            self.start_scout(&bundle.config);
+        }
+    }
+
+    fn give_scout_up(&mut self, why: &str) {
+        if let Some(scout) = &mut self.scouting.scout {
+            tracing::error!("the scout (pid {}) {why}; it is replaced", scout.child.id());
+            scout.from = None;
+            scout.kill();
+        }
+    }
+
+    /// Replaces a scout that has died. What it said holds.
+    fn bury_scout(&mut self) {
+        let Some(scout) = &mut self.scouting.scout else { return };
+        let status = match scout.child.try_wait() {
+            Ok(Some(status)) => status,
+            Ok(None) | Err(_) => return,
+        };
+        let (pid, lived) = (scout.child.id(), scout.started.elapsed());
+        self.scouting.scout = None;
+        let wait = self.scouting.backoff.died(lived);
+        tracing::error!(
+            "the scout (pid {pid}) died ({status}); servers stay as they are; {}",
+            quarantine::next_attempt(wait)
+        );
+        self.scouting.start_at = Some(Instant::now() + wait);
+        for (client, _) in std::mem::take(&mut self.scouting.asked) {
+            self.answer(&[client], &Refused::failed("the scout died; ask again"));
+        }
+    }
+
+    /// Has a source obey what it holds back.
+    pub(super) fn accept(&mut self, client: ClientId, cluster: &str, name: &str) {
+        let is_it = |source: &&KnownSource| source.spec.cluster == cluster && source.spec.name == name;
+        let serves = |source: &&KnownSource| specs(&self.bundle.config).any(|spec| *spec == source.spec);
+        let Some(source) = self.scouting.sources.iter().filter(is_it).find(serves) else {
+            let known: Vec<String> =
+                specs(&self.bundle.config).map(|spec| format!("{} {}", spec.cluster, spec.name)).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            let text = format!("cluster \"{cluster}\" has no source \"{name}\" (there are: {known})");
+            return self.answer(&[client], &Refused::failed(text));
+        };
+        let number = source.number;
+        if self.scouting.scout.is_none() {
+            return self.answer(&[client], &Refused::failed("no scout runs now; ask again"));
+        }
+        self.scouting.asked.push((client, number));
+        self.scouting.tell(ToScout::Accept { source: number }, None);
+    }
+
+    fn accepted(&mut self, number: u64, n_members: Option<u32>) {
+        let asked: Vec<_> = self.scouting.asked.extract_if(.., |(_, of)| *of == number).collect();
+        let Some(source) = self.scouting.source(number) else { return };
+        let what = format!("cluster \"{}\": source \"{}\"", source.spec.cluster, source.spec.name);
+        for (client, _) in asked {
+            match n_members {
+                Some(n) => {
+                    tracing::info!("{what}: accepted: {n} servers");
+                    self.tell_and_end(client, &format!("{what}: accepted; it names {n} servers from now on"));
+                }
+                None => {
+                    self.answer(&[client], &Refused::failed(format_args!("{what}: holds no answer back")));
+                }
+            }
+        }
+    }
+}
+
+impl Scouting {
+    /// Descriptors to poll.
+    pub(super) fn interests(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
+        self.scout.iter().flat_map(ScoutProcess::interests)
+    }
+
+    /// When another scout is to be started.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.start_at
+    }
+
+    /// Ends the process.
+    pub(super) fn end(&mut self) {
+        self.scout = None;
+        self.start_at = None;
+    }
+
+    /// For an operator, in the order in which sources came.
+    pub(super) fn status(&self) -> Vec<SourceStatus> {
+        self.sources.iter().map(KnownSource::status).collect()
+    }
+
+    fn source(&mut self, number: u64) -> Option<&mut KnownSource> {
+        self.sources.iter_mut().find(|source| source.number == number)
+    }
+
+    /// Adds a source, unless it is known. One that only asks in another way than one of the same name begins with that one's
+    /// answer.
+    fn follow(&mut self, spec: &SourceSpec) {
+        if self.sources.iter().any(|source| source.spec == *spec) {
+            return;
+        }
+        self.n_sources += 1;
+        let is_before =
+            |source: &&KnownSource| source.spec.cluster == spec.cluster && source.spec.name == spec.name;
+        let before = self.sources.iter().rfind(is_before).and_then(|source| source.newest.as_ref());
+        let newest = before.map(|before| NewestAnswer { memory: Arc::clone(&before.memory), ..*before });
+        let most_members = newest.as_ref().map_or(0, |newest| newest.n_members as usize);
+        let source =
+            KnownSource { number: self.n_sources, spec: spec.clone(), newest, report: None, most_members };
+        self.sources.push(source);
+        self.tell_source(self.sources.len() - 1);
+    }
+
+    fn tell_source(&mut self, idx: usize) {
+        let source = &self.sources[idx];
+        let order = ToScout::Follow { source: source.number, spec: Box::new(source.spec.clone()) };
+        let memory = source.newest.as_ref().map(|newest| Arc::clone(&newest.memory));
+        self.tell(order, memory);
+    }
+
+    fn tell(&mut self, order: ToScout, memory: Option<Arc<OwnedFd>>) {
+        if let Some(scout) = &mut self.scout {
+            scout.orders.push((order, memory));
+            scout.tell_on();
+        }
+    }
+}
+
+impl KnownSource {
+    fn status(&self) -> SourceStatus {
+        let report = self.report.clone().unwrap_or_default();
+        SourceStatus {
+            cluster: self.spec.cluster.clone(),
+            source: self.spec.name.clone(),
+            kind: self.spec.kind.word().to_owned(),
+            members: self.newest.as_ref().map(|newest| newest.n_members),
+            answer: self.newest.as_ref().map(|newest| newest.number),
+            age_s: self.newest.as_ref().map(|newest| newest.at.elapsed().as_secs()),
+            held: report.is_held,
+            answers: report.n_answers,
+            errors: report.n_errors,
+            error: report.error,
+        }
+    }
+}
+
+impl ScoutProcess {
+    fn spawn(config: &Config, log_level: &str) -> io::Result<Self> {
+        let (here, there) = channel::pair()?;
+        channel::set_nonblocking(&here)?;
+        let mut child = start_process("scout", config, log_level, there)?;
+        let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).inspect_err(|_| {
+            // Without a descriptor its end would go unnoticed.
+            let _ = child.kill().and_then(|()| child.wait());
+        })?;
+        let (to, from) = channel::connect(here);
+        let setup = ScoutSetup::of(&config.run_as, config.core_dumps);
+        let orders = vec![(ToScout::Start(setup.clone()), None)];
+        Ok(Self { setup, child, process, started: Instant::now(), to, from: Some(from), orders })
+    }
+
+    fn interests(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
+        let end = Some((self.process.as_fd(), PollFlags::IN));
+        let words = self.from.as_ref().map(|from| (from.as_fd(), PollFlags::IN));
+        let room = (!self.orders.is_empty()).then(|| (self.to.as_fd(), PollFlags::OUT));
+        [end, words, room].into_iter().flatten()
+    }
+
+    /// Sends what it did not take yet. Never waits.
+    fn tell_on(&mut self) {
+        let mut n_sent = 0;
+        for (order, memory) in &self.orders {
+            let descriptors: Vec<_> = memory.iter().map(|memory| memory.as_fd()).collect();
+            match self.to.send(order, &descriptors) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // If the channel is broken, its end is noticed elsewhere.
+                Ok(()) | Err(_) => n_sent += 1,
+            }
+        }
+        self.orders.drain(..n_sent);
+    }
+
+    fn kill(&self) {
+        // It may have ended by itself.
+        let _ = pidfd_send_signal(&self.process, Signal::KILL);
+    }
+}
+
+impl Drop for ScoutProcess {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            self.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// The sources of a configuration, in its order.
+fn specs(config: &Config) -> impl Iterator<Item = &SourceSpec> {
+    config.clusters.iter().flat_map(|cluster| &cluster.discover).map(|discover| &discover.source)
+}
+
+/// The sources of a generation with their newest answers, as it is told of them at its start.
+pub(super) fn descriptors_of(
+    sources: &[(u64, Option<Arc<OwnedFd>>)],
+) -> impl Iterator<Item = BorrowedFd<'_>> {
+    sources.iter().filter_map(|(_, memory)| memory.as_ref().map(|memory| memory.as_fd()))
+}
+
+impl Generation {
+    /// Notes the sources that it was started with.
+    pub(super) fn has_sources(&mut self, sources: &[(u64, Option<Arc<OwnedFd>>)]) {
+        self.sources = sources.iter().map(|(number, _)| *number).collect();
+    }
+}

@@ -1,0 +1,121 @@
+//! Input that is wrong: the outcomes that conf/README.md promises.
+
+use std::fs::File;
+use std::time::Duration;
+
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use tests::site::spoken;
+use tests::traffic::Traffic;
+
+use super::*;
+
+#[test]
+fn no_mistake_in_a_file_takes_a_server_out() {
+    let origins = ["a", "b"].map(Origin::named);
+    let said = Said::new();
+    said.name(&origins);
+    let site = Site::run(&said.proxy(""));
+    let traffic = Traffic::start(site.address(), 1, 0);
+    let url = origins[0].url();
+    let many = format!("[{}{url:?}]", format!("{url:?},").repeat(65_535));
+    for (text, error) in [
+        ("", "line 1, column 0: EOF while parsing a value"),
+        ("[\"http://127.0.0.1:1\"", "line 1, column 21: EOF while parsing a list"),
+        ("nonsense", "line 1, column 2: expected ident"),
+        ("[{ \"url\": \"http://a\",\n\"wieght\": 1 }]", "line 2, column 8: unknown key \"wieght\""),
+        ("[\"ftp://a\"]", "server 1 of the list, \"ftp://a\": scheme \"ftp\" is not supported"),
+        ("[\"https://a\"]", "may not name servers of scheme https"),
+        ("[\"unix:/run/x\"]", "a Unix socket that this source may not name"),
+        (&many, "has more than 65535 servers"),
+    ] {
+        said.say(text);
+        let is_told = |source: &SourceStatus| source.error.as_ref().is_some_and(|told| told.contains(error));
+        source_is(&site, error, is_told);
+        assert_eq!(source(&site).members, Some(2), "{error}");
+    }
+    fs::remove_file(said.file()).unwrap();
+    let errs = |site: &Site, error: &str| {
+        source_is(site, error, |source| source.error.as_ref().is_some_and(|told| told.contains(error)));
+    };
+    errs(&site, "cannot be opened: No such file");
+    fs::create_dir(said.file()).unwrap();
+    errs(&site, "is a folder");
+    fs::remove_dir(said.file()).unwrap();
+    // It would be waited for.
+    mknodat(CWD, said.file(), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    errs(&site, "is not a regular file");
+    let huge = said.path().join("huge");
+    File::create(&huge).unwrap().set_len(33 << 20).unwrap();
+    fs::rename(huge, said.file()).unwrap();
+    errs(&site, "is longer than 32 MiB");
+    // The file alone is gone in all of that; now its folder is another one.
+    fs::rename(said.path(), said.path().with_extension("old")).unwrap();
+    fs::create_dir(said.path()).unwrap();
+    said.name(&origins[..1]);
+    source_is(&site, "an answer from the new folder", |source| {
+        source.members == Some(1) && source.error.is_none()
+    });
+    fs::remove_dir_all(said.path().with_extension("old")).unwrap();
+    traffic.ends_whole();
+    answered_by(&site, "a a");
+}
+
+#[test]
+fn a_source_that_names_no_server_any_more_is_not_believed_until_it_is_accepted() {
+    let origins = ["a", "b"].map(Origin::named);
+    let said = Said::new();
+    said.name(&origins);
+    let site = Site::run(&said.proxy(""));
+    let accept = |words: &[&str]| spoken(&site.folder().command("discovery accept", words));
+    assert_eq!(
+        accept(&["app", "file"]),
+        (Some(1), String::new(), "cluster \"app\": source \"file\": holds no answer back\n".to_owned())
+    );
+    assert_eq!(
+        accept(&["app", "files"]),
+        (
+            Some(1),
+            String::new(),
+            "cluster \"app\" has no source \"files\" (there are: app file)\n".to_owned()
+        )
+    );
+    said.say("[]");
+    assert_eq!(source_is(&site, "held", |source| source.held).members, Some(2));
+    site.reload_wholly();
+    answered_by(&site, "a b a b");
+    assert_eq!(
+        accept(&["app", "file"]),
+        (
+            Some(0),
+            "cluster \"app\": source \"file\": accepted; it names 0 servers from now on\n".to_owned(),
+            String::new()
+        )
+    );
+    eventually("503", || (site.get("/").status() == 503).then_some(()));
+    said.name(&origins[..1]);
+    answered_by(&site, "a a");
+    // Fewer is no mistake, and where the configuration says so, none is neither.
+    let config = said.proxy(", empty = \"obey\"");
+    site.reload_with(&config);
+    said.say("[]");
+    eventually("503", || (site.get("/").status() == 503).then_some(()));
+}
+
+/// 100 times a second, between two lists that have one server in common.
+#[test]
+fn a_source_that_flaps_costs_no_request() {
+    let origins = ["a", "b", "c"].map(Origin::named);
+    let said = Said::new();
+    said.name(&origins[..2]);
+    let site = Site::run(&said.proxy("").threads(2));
+    let traffic = Traffic::start(site.address(), 2, 1);
+    for i in 0..200 {
+        said.name(if i % 2 == 0 { &origins[..2] } else { &origins[1..] });
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    said.name(&origins[..1]);
+    source_is(&site, "the last list", |source| source.members == Some(1));
+    answered_by(&site, "a a a");
+    traffic.ends_whole();
+    assert_eq!(site.generation(), 1);
+}
