@@ -27,6 +27,7 @@ pub mod ejection;
 pub(crate) mod slow_start;
 pub(crate) mod snapshot;
 mod session;
+pub(crate) mod journal;
 pub(crate) mod sticky;
 pub(crate) mod retries;
 pub(crate) mod names;
@@ -43,6 +44,7 @@ use tokio::sync::Notify;
 
 use crate::cluster::ejection::{Outlier, Trial};
 use crate::cluster::endpoint::{Declined, Endpoint, InFlight, Which};
+use crate::cluster::journal::{Journal, NoteKind};
 use crate::cluster::names::HostName;
 use crate::cluster::retries::Retries;
 use crate::cluster::slow_start::SlowStart;
@@ -88,6 +90,8 @@ pub struct Cluster {
     panics: AtomicBool,
     /// A health source of some endpoint has changed.
     changed: Notify,
+    /// Where it notes what happens, once somebody looks on.
+    journal: OnceLock<Journal>,
     /// Retries that are under way.
     pub(crate) retries: Retries,
     /// Requests under way; counted only if they have a limit.
@@ -272,7 +276,24 @@ impl Cluster {
         self.refusal.load_full()
     }
 
+    /// Has it note from now on what happens.
+    pub(crate) fn keep_journal(&self, journal: &Journal) {
+        let _ = self.journal.set(journal.clone());
+    }
+
+    /// Notes something, of a server or of all. From any thread; waits for nobody.
+    fn note(&self, server: Option<&Endpoint>, kind: NoteKind, text: impl FnOnce() -> String) {
+        if let Some(journal) = self.journal.get() {
+            journal.note(&self.config.name, server.map(|server| &server.url), kind, text());
+        }
+    }
+
     fn set_refusal(&self, refusal: Option<MembershipRefusal>) {
+        if let Some(refusal) = &refusal {
+            self.note(None, NoteKind::Refused, || {
+                format!("a change of its servers is refused: {}", refusal.why)
+            });
+        }
         self.refusal.store(refusal.map(Arc::new));
     }
 

@@ -17,8 +17,8 @@
 //! | `requests`, `start`, `changes` | how a new generation comes to serve |
 //! | `reports`, `worker_scope`, `allowance`, `shared_counts` | what workers say, what of it is accepted, and what others hear of it |
 //! | `deaths`, `blame`, `watchdog`, `pulse`, `quarantine` | workers that die or hang, and the modules to blame |
-//! | `asking` | how the worker that serves is, for those who ask |
 //! | `scouting` | the process that asks sources who the servers are, and what it says |
+//! | `asking`, `events` | how the worker that serves is, for those who ask; the last events of all processes |
 //! | `acts`, `applying` | what operators changed of servers, and how it comes into use |
 //! | `generation`, `bundle`, `held` | one worker; its files; the sockets |
 //! | `environment`, `notify`, `oom`, `pid_file`, `loads` | details |
@@ -33,6 +33,7 @@ mod changes;
 mod commands;
 mod deaths;
 mod environment;
+mod events;
 mod generation;
 mod held;
 mod loads;
@@ -59,6 +60,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::cluster::learned::Learned;
 use crate::config::Config;
+use crate::observe::events::Numbered;
 use crate::observe::metrics::Totals;
 use crate::process::control::{self, Exit, Refused};
 use crate::process::preflight::Lacks;
@@ -145,6 +147,8 @@ struct Supervisor {
     acts: Acts,
     /// Those who wait until that is in use.
     applying: Applying,
+    /// The last events of all processes.
+    events: Numbered,
     /// Those who wait for the state of a worker.
     asking: Asking,
     /// Sources of servers, and who asks them.
@@ -216,6 +220,7 @@ impl Supervisor {
             replace_at: None,
             acts: Acts::default(),
             applying: Applying::default(),
+            events: Numbered::default(),
             asking: Asking::default(),
             scouting: Scouting::default(),
             totals: Totals::default(),
@@ -248,6 +253,7 @@ impl Supervisor {
             self.look_after_threads()?;
             self.keep_time()?;
             self.share_loads();
+            self.share_events();
             if let Some(stopping) = self.stopping.as_ref().filter(|_| self.generations.is_empty()) {
                 return stopping.result();
             }

@@ -11,10 +11,12 @@
 mod answers;
 mod background;
 mod control;
+mod events;
 mod layout;
 mod memberships;
 mod orders;
 mod prepared;
+mod relay;
 pub mod process;
 mod reporter;
 mod serving;
@@ -32,10 +34,12 @@ use tokio::sync::watch;
 
 pub use self::control::Control;
 pub use self::prepared::{Prepared, StartError};
+pub use self::relay::Relay;
 
 use self::background::Background;
 use self::memberships::Memberships;
 use self::process::{FIRST_BUILDER, n_builders};
+use self::status::StatusReader;
 use self::upkeep::Upkeep;
 use crate::cluster::checks::FirstCheck;
 use crate::cluster::discovery::Watch;
@@ -45,6 +49,8 @@ use crate::config::Config;
 use crate::module::board::Board;
 use crate::net::address::Address;
 use crate::observe::access_log::AccessLog;
+use crate::observe::admin::{AdminAccess, AdminServed};
+use crate::observe::events::EventLog;
 use crate::observe::metrics::{Metrics, Totals};
 use crate::process::sockets::{self, Bound, InTheWay, Shortage, SocketFile};
 use crate::serve::drain::Phase;
@@ -80,6 +86,7 @@ pub struct Worker {
     shortage: Option<Shortage>,
     board: Option<&'static Board>,
     memberships: Arc<Memberships>,
+    reader: StatusReader,
     builders: Vec<JoinHandle<()>>,
     /// Files of Unix sockets that this process has bound.
     _files: Vec<SocketFile>,
@@ -94,6 +101,10 @@ pub struct Given {
     pub board: Option<&'static Board>,
     /// Counts of other generations.
     pub base: Totals,
+    /// Number of its generation.
+    pub generation: Option<u64>,
+    /// The way to the supervisor.
+    pub relay: Option<Arc<Relay>>,
 }
 
 /// Sockets for all that a worker listens on.
@@ -162,6 +173,18 @@ impl Worker {
         let files = listeners.iter_mut().chain(&mut admin).filter_map(|bound| bound.file.take()).collect();
         let metrics = Metrics::new(&layout::of(&addresses, &clusters, access_log.as_deref()), config.threads);
         metrics.set_base(given.base);
+        let events =
+            given.relay.clone().map(|relay| -> events::ToRelay { Box::new(move |all| relay.events(all)) });
+        let reader = StatusReader {
+            config: Arc::clone(&config),
+            addresses: addresses.iter().map(ToString::to_string).collect(),
+            clusters: Arc::clone(&clusters),
+            metrics: Arc::clone(&metrics),
+            events: Arc::new(EventLog::new(events)),
+            relay: given.relay,
+            generation: given.generation,
+            started: Instant::now(),
+        };
         let (phase, published) = (watch::channel(Phase::Serving).0, watch::channel(0).0);
         let runtime = new_runtime("background")?;
         let handle = runtime.handle().clone();
@@ -189,6 +212,7 @@ impl Worker {
             shortage: None,
             board: given.board,
             memberships,
+            reader,
             builders: Vec::new(),
             _files: files,
         };
@@ -233,6 +257,11 @@ impl Worker {
     /// The shortage of descriptors, if there is one.
     pub(crate) fn shortage(&self) -> Option<&Shortage> {
         self.shortage.as_ref()
+    }
+
+    /// Reads how it is.
+    pub(crate) fn reader(&self) -> &StatusReader {
+        &self.reader
     }
 
     /// The members of its clusters.
@@ -283,7 +312,8 @@ impl Worker {
         let watch = Watch::new(addresses, move |name, addresses| memberships.set_addresses(name, addresses));
         let background = Background {
             clusters: Arc::clone(&self.clusters),
-            metrics: Arc::clone(&self.metrics),
+            served: self.served(config),
+            events: Arc::clone(&self.reader.events),
             ticket_keys: Arc::clone(&self.ticket_keys),
             phase: self.phase.subscribe(),
             has_served: self.has_served.subscribe(),
@@ -293,6 +323,18 @@ impl Worker {
             watch: resolver.map(|resolver| (watch, resolver)),
         };
         spawn("background", move || background.run(runtime))
+    }
+
+    /// What its admin listener shows.
+    fn served(&self, config: &Config) -> Arc<AdminServed> {
+        let admin = config.admin.as_ref();
+        let mut hosts = admin.map_or_else(Vec::new, |admin| admin.hosts.clone());
+        // The machine's own name. A page of another site cannot have it.
+        let own = std::fs::read_to_string("/proc/sys/kernel/hostname");
+        hosts.extend(own.ok().map(|name| name.trim().to_ascii_lowercase().into()));
+        let access = AdminAccess { allow: admin.and_then(|admin| admin.allow.clone()), hosts };
+        let (metrics, reader) = (Arc::clone(&self.metrics), self.reader.clone());
+        AdminServed::new(metrics, Arc::new(reader), Arc::clone(&self.reader.events), access)
     }
 
     /// Threads that build and publish memberships. They alone call what may take a module long.

@@ -14,6 +14,7 @@ pub mod log;
 pub mod nginx;
 pub mod origin;
 pub mod proxy;
+pub mod schema;
 pub mod site;
 pub mod stream;
 pub mod tls;

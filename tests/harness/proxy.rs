@@ -225,7 +225,7 @@ impl Proxy {
     #[track_caller]
     pub fn metrics(&self) -> String {
         let mut client = Client::connect(self.admin_address());
-        client.send("GET /metrics HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").reply().text()
+        client.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").reply().text()
     }
 
     /// Tries of its first cluster that ended in another way than this.

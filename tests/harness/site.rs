@@ -322,7 +322,7 @@ impl Site {
     pub fn admin(&self, path: &str) -> Message {
         let address = self.status().admin.expect("the configuration has an admin listener");
         let mut client = Client::connect(address.parse().unwrap());
-        client.send(format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n")).reply()
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).reply()
     }
 
     /// Process IDs of its workers, whatever they are about.

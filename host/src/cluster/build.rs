@@ -151,6 +151,7 @@ impl Cluster {
             retries: Retries::default(),
             panics: AtomicBool::new(false),
             changed: Notify::new(),
+            journal: OnceLock::new(),
             requests: AtomicU32::new(0),
             requests_elsewhere: AtomicU32::new(0),
         };

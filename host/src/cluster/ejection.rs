@@ -33,6 +33,7 @@ use tokio::sync::Notify;
 use crate::cluster::Cluster;
 use crate::cluster::endpoint::Endpoint;
 use crate::cluster::health::{HealthSource, Record};
+use crate::cluster::journal::NoteKind;
 use crate::cluster::random::fraction;
 use crate::config::Ejection;
 use crate::module::wire::ns;
@@ -192,6 +193,8 @@ impl Outlier {
             self.show(cluster, endpoint);
             if !is_only {
                 tracing::warn!("cluster \"{name}\": server \"{url}\" is not ejected: {why}, but {needed}");
+                let note = || format!("is not ejected: {why}, but {needed}");
+                cluster.note(Some(endpoint), NoteKind::Server, note);
             }
             return;
         }

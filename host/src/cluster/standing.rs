@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{Cluster, Clusters};
 use crate::cluster::endpoint::Endpoint;
 use crate::cluster::health::{Health, HealthSource, PANIC, is_available, state_of};
+use crate::cluster::journal::NoteKind;
 use crate::cluster::listing::ReasonChange;
 
 /// The health of an endpoint that one worker hands to the next. Drain marks are not in it: the supervisor keeps those.
@@ -64,6 +65,7 @@ impl Cluster {
             return;
         }
         endpoint.health.told.changed();
+        self.note(Some(endpoint), NoteKind::Server, || changed_to(endpoint, change.after));
         let became_available = is_available(change.after);
         // In panic the load is spread over all endpoints at once.
         if let Some(slow_start) =
@@ -113,6 +115,10 @@ impl Cluster {
         } else {
             tracing::info!("cluster \"{name}\": {well} of {of} servers are available: panic is over");
         }
+        self.note(None, NoteKind::Panic, || {
+            let what = if panics { "panic, all get requests" } else { "panic is over" };
+            format!("{well} of {of} servers are available: {what}")
+        });
         for endpoint in &newest.endpoints {
             if let Some(slow_start) = self.slow_start.as_ref().filter(|_| panics) {
                 slow_start.skip(&endpoint.live);
@@ -179,6 +185,22 @@ impl Cluster {
             self.changed.notified().await;
         }
     }
+}
+
+/// The state that follows from these reasons, and why, in words.
+fn changed_to(endpoint: &Endpoint, reasons: u8) -> String {
+    let told = |source: HealthSource| endpoint.health.told.of(source).why;
+    let holds = |source: HealthSource| reasons & source.bit() != 0;
+    let (what, why) = match state_of(reasons) {
+        wire::STATE_DOWN => ("is down", told(HealthSource::Check)),
+        wire::STATE_EJECTED => ("is ejected", told(HealthSource::Ejection)),
+        wire::STATE_DRAINING if holds(HealthSource::Gone) => ("leaves the cluster", None),
+        wire::STATE_DRAINING if holds(HealthSource::Maintenance) => ("is in maintenance", None),
+        wire::STATE_DRAINING => ("is drained", None),
+        _ if reasons & PANIC != 0 => ("is available, because its cluster is in panic", None),
+        _ => ("is available", None),
+    };
+    why.map_or_else(|| what.to_owned(), |why| format!("{what}: {why}"))
 }
 
 fn milliseconds(time: Duration) -> u64 {

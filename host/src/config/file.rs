@@ -396,6 +396,9 @@ pub(super) struct AdminTable {
     pub(super) mode: Option<Spanned<String>>,
     pub(super) owner: Option<Spanned<String>>,
     pub(super) group: Option<Spanned<String>>,
+    pub(super) allow: Option<Vec<Spanned<String>>>,
+    #[serde(default)]
+    pub(super) hosts: Vec<Spanned<String>>,
 }
 
 /// `[explain]`

@@ -634,6 +634,10 @@ pub struct Admin {
     pub address: Address,
     /// Permissions and owner, for a Unix socket.
     pub access: Access,
+    /// Networks of those who may read; `None` means everybody who can connect.
+    pub allow: Option<Networks>,
+    /// Names besides addresses and `localhost` that requests may have in `Host`; in lower case.
+    pub hosts: Vec<Box<str>>,
     /// Its place in the file.
     pub place: Place,
 }

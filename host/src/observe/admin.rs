@@ -1,7 +1,12 @@
-//! The admin listener: `/metrics`, `/healthz` (the process runs) and `/readyz` (it takes requests).
+//! The admin listener: `/metrics`, `/healthz` (the process runs), `/readyz` (it takes requests), and the API for reading.
 //!
 //! It runs on the background runtime, beside the threads that serve requests. It should not be reachable from the internet.
-//! Its load is bounded all the same: few connections, one request each, and a deadline.
+//! Its load is bounded all the same: few connections, one request each, and a deadline. EventStreams of events are counted apart.
+
+mod access;
+mod query;
+mod api;
+mod stream;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -9,13 +14,15 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue, VARY};
+use hyper::header::{
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, RETRY_AFTER, VARY,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -25,9 +32,40 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::net::address::Address;
+use self::query::Query;
+use self::stream::{EventStreams, StreamBody, StreamTerms};
+use crate::net::address::{Address, Peer};
 use crate::net::listening::Listening;
+use crate::observe::events::EventLog;
 use crate::observe::metrics::{Format, Metrics};
+
+pub use self::access::AdminAccess;
+pub use self::api::{StateSource, SupervisorAnswer, WantedServers};
+pub use self::query::Paging;
+
+/// All that is read here.
+pub struct AdminServed {
+    metrics: Arc<Metrics>,
+    state: Arc<dyn StateSource>,
+    events: Arc<EventLog>,
+    access: AdminAccess,
+    streams: EventStreams,
+}
+
+impl AdminServed {
+    /// To those who have access.
+    pub fn new(
+        metrics: Arc<Metrics>,
+        state: Arc<dyn StateSource>,
+        events: Arc<EventLog>,
+        access: AdminAccess,
+    ) -> Arc<Self> {
+        Arc::new(Self { metrics, state, events, access, streams: EventStreams::default() })
+    }
+}
+
+/// What is answered: a text, or a stream.
+type Answer = Response<Either<Full<Bytes>, StreamBody>>;
 
 /// Whether the worker is ready for requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +101,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub async fn serve(
     address: &Address,
     socket: OwnedFd,
-    metrics: Arc<Metrics>,
+    served: Arc<AdminServed>,
     mut ready: watch::Receiver<Readiness>,
 ) -> io::Result<()> {
     let listener = Listening::new(address, socket)?;
@@ -80,9 +118,9 @@ pub async fn serve(
                 // Closing the last descriptor of the socket resets connections that nobody has accepted.
                 while is_handed_over
                     && connections.has_room()
-                    && let Ok((stream, _)) = listener.take()
+                    && let Ok((stream, peer)) = listener.take()
                 {
-                    connections.begin(stream, Arc::clone(&metrics), ready.clone());
+                    connections.begin(stream, peer, Arc::clone(&served), ready.clone());
                 }
                 drop(listener);
                 while is_handed_over && connections.tasks.join_next().await.is_some() {}
@@ -90,7 +128,7 @@ pub async fn serve(
             }
         };
         match accepted {
-            Ok((stream, _)) => connections.begin(stream, Arc::clone(&metrics), ready.clone()),
+            Ok((stream, peer)) => connections.begin(stream, peer, Arc::clone(&served), ready.clone()),
             Err(error) => {
                 tracing::warn!(%error, "admin listener: accept failed");
                 sleep(ACCEPT_PAUSE).await;
@@ -110,21 +148,53 @@ struct Connections {
 struct Open {
     task: AbortHandle,
     since: Instant,
+    progress: Arc<AdminProgress>,
+}
+
+/// How far a connection has come.
+#[derive(Debug, Default)]
+struct AdminProgress(AtomicU8);
+
+impl AdminProgress {
     /// It has sent a whole request head.
-    has_asked: Arc<AtomicBool>,
+    const ASKED: u8 = 1;
+    /// It gets a stream of events.
+    const STREAMS: u8 = 2;
+
+    fn reach(&self, step: u8) {
+        self.0.store(step, Ordering::Relaxed);
+    }
+
+    fn is(&self, step: u8) -> bool {
+        self.0.load(Ordering::Relaxed) == step
+    }
 }
 
 impl Connections {
-    fn begin(&mut self, stream: TcpStream, metrics: Arc<Metrics>, ready: watch::Receiver<Readiness>) {
-        let has_asked = Arc::new(AtomicBool::new(false));
-        let connection = connection(stream, metrics, ready, Arc::clone(&has_asked));
-        // Errors are the client's to notice.
-        let task = self.tasks.spawn(async move { drop(timeout(TOTAL_TIMEOUT, connection).await) });
-        self.open.push_back(Open { task, since: Instant::now(), has_asked });
+    fn begin(
+        &mut self,
+        stream: TcpStream,
+        peer: Peer,
+        served: Arc<AdminServed>,
+        ready: watch::Receiver<Readiness>,
+    ) {
+        let progress = Arc::new(AdminProgress::default());
+        let reached = Arc::clone(&progress);
+        let task = self.tasks.spawn(async move {
+            let mut connection = pin!(connection(stream, peer, served, ready, Arc::clone(&reached)));
+            // Errors are the client's to notice.
+            let ended = timeout(TOTAL_TIMEOUT, &mut connection).await;
+            if ended.is_err() && reached.is(AdminProgress::STREAMS) {
+                // It has an end of its own.
+                let _ = connection.await;
+            }
+        });
+        self.open.push_back(Open { task, since: Instant::now(), progress });
     }
 
     fn has_room(&mut self) -> bool {
-        self.open.retain(|open| !open.task.is_finished());
+        // EventStreams have a limit of their own.
+        self.open.retain(|open| !open.task.is_finished() && !open.progress.is(AdminProgress::STREAMS));
         self.open.len() < MAX_CONNECTIONS
     }
 
@@ -137,7 +207,7 @@ impl Connections {
             }
             let Some(oldest) = self.open.front() else { return };
             let until = oldest.since + TIME_TO_ANSWER;
-            let is_idle = |open: &Open| !open.has_asked.load(Ordering::Relaxed);
+            let is_idle = |open: &Open| open.progress.is(0);
             let oldest = (Instant::now() >= until).then_some(0);
             if let Some(idx) = self.open.iter().position(is_idle).or(oldest) {
                 self.open.remove(idx).inspect(|open| open.task.abort());
@@ -159,15 +229,22 @@ async fn handed_over_or_gone(ready: &mut watch::Receiver<Readiness>) -> bool {
 
 async fn connection(
     stream: TcpStream,
-    metrics: Arc<Metrics>,
+    peer: Peer,
+    served: Arc<AdminServed>,
     mut ready: watch::Receiver<Readiness>,
-    has_asked: Arc<AtomicBool>,
+    progress: Arc<AdminProgress>,
 ) -> hyper::Result<()> {
     let asked = ready.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        has_asked.store(true, Ordering::Relaxed);
-        let response = respond(&request, &metrics, *asked.borrow());
-        async move { Ok::<_, Infallible>(response) }
+        progress.reach(AdminProgress::ASKED);
+        let (served, ready, progress) = (Arc::clone(&served), asked.clone(), Arc::clone(&progress));
+        async move {
+            let response = respond(&request, peer, &served, ready).await;
+            if matches!(response.body(), Either::Right(_)) {
+                progress.reach(AdminProgress::STREAMS);
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -190,16 +267,21 @@ async fn connection(
     connection.await
 }
 
-fn respond<B>(request: &Request<B>, metrics: &Metrics, ready: Readiness) -> Response<Full<Bytes>> {
-    if request.method() != Method::GET && request.method() != Method::HEAD {
-        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+async fn respond<B>(
+    request: &Request<B>,
+    peer: Peer,
+    served: &AdminServed,
+    ready: watch::Receiver<Readiness>,
+) -> Answer {
+    let path = request.uri().path();
+    if let Some(response) = refused(request, peer, &served.access) {
         return response;
     }
-    match (request.uri().path(), ready) {
+    let readiness = *ready.borrow();
+    match (path, readiness) {
         ("/metrics", _) => {
             let format = Format::accepted_by(&accept(request.headers()));
-            let mut response = text(StatusCode::OK, metrics.text(format));
+            let mut response = text(StatusCode::OK, served.metrics.text(format));
             let content_type = HeaderValue::from_static(format.content_type());
             response.headers_mut().insert(CONTENT_TYPE, content_type);
             response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
@@ -210,8 +292,75 @@ fn respond<B>(request: &Request<B>, metrics: &Metrics, ready: Readiness) -> Resp
         ("/readyz", Readiness::Draining | Readiness::Ending) => {
             text(StatusCode::SERVICE_UNAVAILABLE, "draining\n")
         }
-        _ => text(StatusCode::NOT_FOUND, "not found; there are /metrics, /healthz and /readyz\n"),
+        ("/api/v1/events", _) => events(request, served, ready).await,
+        _ if path.starts_with(api::PREFIX) => {
+            api::answer(request.uri(), &*served.state).await.map(Either::Left)
+        }
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "not found; there are /metrics, /healthz, /readyz and /api/v1/status\n",
+        ),
     }
+}
+
+/// The answer to a request that is not allowed.
+fn refused<B>(request: &Request<B>, peer: Peer, access: &AdminAccess) -> Option<Answer> {
+    if !access.allows(peer) {
+        let line = "your address is not in allow of [admin]\n";
+        return Some(text(StatusCode::FORBIDDEN, line));
+    }
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return Some(response);
+    }
+    // Probes tell nothing, and come under any name.
+    let is_probe = ["/healthz", "/readyz"].contains(&request.uri().path());
+    let host = request.headers().get(HOST).map(|host| host.to_str().unwrap_or_default());
+    if is_probe || access.is_ours(host, peer) {
+        return None;
+    }
+    let line = "unknown host name; ask by address, or add the name to hosts of [admin]\n";
+    Some(text(StatusCode::MISDIRECTED_REQUEST, line))
+}
+
+/// The last events, or a stream of them where that is accepted.
+async fn events<B>(request: &Request<B>, served: &AdminServed, ready: watch::Receiver<Readiness>) -> Answer {
+    let refusal = |why: &str| api::refusal(StatusCode::BAD_REQUEST, why).map(Either::Left);
+    let query = match Query::parse(request.uri().query().unwrap_or_default()) {
+        Ok(query) => query,
+        Err(why) => return refusal(&why),
+    };
+    let is_stream = accept(request.headers()).contains("text/event-stream");
+    let names = ["after", "cluster", Paging::NAMES[0], Paging::NAMES[1]];
+    if let Err(why) = query.takes(request.uri().path(), if is_stream { &names[..2] } else { &names }) {
+        return refusal(&why);
+    }
+    let header = request.headers().get("last-event-id").map(|id| id.to_str().unwrap_or_default());
+    let mut after = 0;
+    for id in header.into_iter().chain(query.get("after")) {
+        let Ok(id) = id.parse::<u64>() else {
+            return refusal("after and Last-Event-ID are the number of an event");
+        };
+        after = id;
+    }
+    let terms = StreamTerms { after, cluster: query.get("cluster").map(str::to_owned) };
+    if !is_stream {
+        let events = served.events.after(after).into_iter().filter(|event| terms.shows(event)).collect();
+        return api::events(request.uri(), &query, events).map(Either::Left);
+    }
+    let Some(open) = served.streams.open() else {
+        let mut response =
+            api::refusal(StatusCode::SERVICE_UNAVAILABLE, "too many streams of events are open");
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
+        return response.map(Either::Left);
+    };
+    let body = StreamBody::begin(open, Arc::clone(&served.events), terms, ready);
+    let mut response = Response::new(Either::Right(body));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 /// All `Accept` lines of a request, joined by commas; invalid ones are ignored.
@@ -220,8 +369,8 @@ fn accept(headers: &HeaderMap) -> String {
     lines.join(",")
 }
 
-fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(text.into()));
+fn text(status: StatusCode, text: impl Into<Bytes>) -> Answer {
+    let mut response = Response::new(Either::Left(Full::new(text.into())));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
@@ -234,7 +383,9 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::observe::events::Event;
     use crate::observe::metrics::MetricsLayout;
+    use crate::observe::status::{ClusterStatus, ListenerStatus, ModuleStatus, ServerStatus, WorkerSummary};
 
     #[tokio::test]
     async fn answers_each_path() {
@@ -246,6 +397,109 @@ mod tests {
         assert!(head.starts_with("HTTP/1.1 200 ") && body == "ok\n", "{head}{body}");
         let (head, body) = admin.ask("GET /").await;
         assert!(head.starts_with("HTTP/1.1 404 ") && body.contains("/metrics"), "{head}{body}");
+    }
+
+    #[tokio::test]
+    async fn what_the_api_does_not_have_is_one_clear_line() {
+        let admin = TestAdmin::start(Readiness::Ready);
+        let paths = "/api/v1/ has status, clusters, clusters/NAME, servers, modules, generations, listeners and events";
+        for (path, status, error) in [
+            ("/api/v1/server", 404, format!("there is no \"/api/v1/server\"; {paths}")),
+            ("/api/", 404, format!("there is no \"/api/\"; {paths}")),
+            ("/api/v1/clusters/a/b", 404, format!("there is no \"/api/v1/clusters/a/b\"; {paths}")),
+            ("/api/v1/clusters/a%20b", 404, "there is no cluster \"a b\"".into()),
+            ("/api/v1/servers?cluster=x", 404, "there is no cluster \"x\"".into()),
+            ("/api/v1/status?x", 400, "unknown parameter \"x\"; /api/v1/status takes no parameters".into()),
+            ("/api/v1/modules?limit=0", 400, "limit \"0\" is not a number from 1 to 1000".into()),
+            (
+                "/api/v1/servers?state=up",
+                400,
+                "unknown state \"up\"; use available, down, ejected, draining".into(),
+            ),
+            ("/api/v1/events?after=x", 400, "after and Last-Event-ID are the number of an event".into()),
+            ("/api/v1/generations", 503, "the supervisor did not answer within 1s".into()),
+        ] {
+            let (head, body) = admin.ask(&format!("GET {path}")).await;
+            assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {head}");
+            assert!(head.contains("content-type: application/json\r\n"), "{head}");
+            assert_eq!(body, serde_json::json!({ "error": error }).to_string() + "\n", "{path}");
+        }
+        let (head, body) = admin.ask("GET /api/v1/status").await;
+        assert!(head.starts_with("HTTP/1.1 200 ") && body.contains("did not answer within 1s"), "{body}");
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_not_ours_gets_nothing_but_probes() {
+        let admin = TestAdmin::start(Readiness::Ready);
+        for (path, status) in
+            [("/metrics", 421), ("/api/v1/status", 421), ("/healthz", 200), ("/readyz", 200)]
+        {
+            let request = format!("GET {path} HTTP/1.1\r\nHost: evil.example\r\n\r\n");
+            let (head, body) = admin.say(&request).await;
+            assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {head}");
+            assert!(status == 200 || body.contains("hosts of [admin]"), "{body}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_networks_that_are_allowed_may_read() {
+        for (network, status) in [("10.0.0.0/8", 403), ("127.0.0.0/8", 200)] {
+            let allow = Some([network.parse().expect("a network")].into_iter().collect());
+            let admin = TestAdmin::with(Readiness::Ready, AdminAccess { allow, hosts: Vec::new() });
+            for path in ["/metrics", "/healthz", "/api/v1/clusters"] {
+                let head = admin.ask(&format!("GET {path}")).await.0;
+                assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{network} {path}: {head}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn events_come_as_they_happen_and_go_on_where_a_client_left_off() {
+        let admin = TestAdmin::start(Readiness::Ready);
+        admin.events.note(vec![Event::now("act", "one").of_cluster("a"), Event::now("act", "two")]);
+        let mut stream = admin.stream("", "").await;
+        assert!(read_until(&mut stream, "\"text\":\"two\"").await.contains("event: act\ndata: {\"id\":"));
+        admin.events.note(vec![Event::now("panic", "three")]);
+        let text = read_until(&mut stream, "\"text\":\"three\"").await;
+        let id = text.lines().rev().find_map(|line| line.strip_prefix("id: ")).expect("a number").to_owned();
+        admin.events.note(vec![Event::now("act", "four"), Event::now("act", "five").of_cluster("a")]);
+        let mut again = admin.stream("", &format!("Last-Event-ID: {id}\r\n")).await;
+        let text = read_until(&mut again, "five").await;
+        assert!(text.contains("four") && !text.contains("three"), "{text}");
+        let mut filtered = admin.stream("?cluster=a", "").await;
+        let text = read_until(&mut filtered, "five").await;
+        assert!(text.contains("one") && !text.contains("two") && !text.contains("four"), "{text}");
+        let (_, body) = admin.ask(&format!("GET /api/v1/events?after={id}&limit=1")).await;
+        assert!(body.contains("\"total\":2,") && body.contains("four") && !body.contains("five"), "{body}");
+        // The next generation has the rest.
+        admin.ready.send_replace(Readiness::HandedOver);
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).await.expect("an end");
+    }
+
+    #[tokio::test]
+    async fn a_hundred_streams_keep_no_probe_out() {
+        let admin = TestAdmin::start(Readiness::Ready);
+        admin.events.note(vec![Event::now("act", "one")]);
+        let (mut open, mut refused) = (Vec::new(), 0);
+        for _ in 0..100 {
+            let mut stream = admin.stream("", "").await;
+            let text = read_until(&mut stream, "\n").await;
+            if text.contains(" 200 ") { open.push(stream) } else { refused += 1 }
+        }
+        assert_eq!((open.len(), refused), (32, 68));
+        for _ in 0..MAX_CONNECTIONS + 1 {
+            assert_eq!(admin.ask("GET /healthz").await.1, "ok\n");
+        }
+        open.truncate(31);
+        // Its end is noticed when there is something to say.
+        for n in 0.. {
+            admin.events.note(vec![Event::now("act", n)]);
+            let text = read_until(&mut admin.stream("", "").await, "\n").await;
+            if text.contains(" 200 ") {
+                break;
+            }
+        }
     }
 
     #[tokio::test]
@@ -323,8 +577,9 @@ mod tests {
         let mut connections = Connections::default();
         for _ in 0..MAX_CONNECTIONS {
             let task = connections.tasks.spawn(std::future::pending());
-            let has_asked = Arc::new(AtomicBool::new(true));
-            connections.open.push_back(Open { task, since: Instant::now(), has_asked });
+            let progress = Arc::new(AdminProgress::default());
+            progress.reach(AdminProgress::ASKED);
+            connections.open.push_back(Open { task, since: Instant::now(), progress });
         }
         let (begun, first) = (Instant::now(), connections.open[0].task.clone());
         connections.make_room().await;
@@ -364,7 +619,35 @@ mod tests {
         TcpStream::connect(admin.address).await.expect_err("it listens no more");
     }
 
+    /// A worker without anything.
+    struct Nothing;
+
+    impl StateSource for Nothing {
+        fn summary(&self) -> WorkerSummary {
+            WorkerSummary::default()
+        }
+        fn clusters(&self, _: Paging) -> (usize, Vec<ClusterStatus>) {
+            (0, Vec::new())
+        }
+        fn cluster(&self, _: &str, _: Paging) -> Option<ClusterStatus> {
+            None
+        }
+        fn servers(&self, wanted: &WantedServers<'_>, _: Paging) -> Option<(usize, Vec<ServerStatus>)> {
+            wanted.cluster.is_none().then(|| (0, Vec::new()))
+        }
+        fn listeners(&self) -> Vec<ListenerStatus> {
+            Vec::new()
+        }
+        fn modules(&self) -> Vec<ModuleStatus> {
+            Vec::new()
+        }
+        fn supervisor(&self) -> SupervisorAnswer {
+            Box::pin(std::future::ready(Err("the supervisor did not answer within 1s".to_owned())))
+        }
+    }
+
     struct TestAdmin {
+        events: Arc<EventLog>,
         address: SocketAddr,
         ready: watch::Sender<Readiness>,
         task: tokio::task::JoinHandle<io::Result<()>>,
@@ -372,17 +655,24 @@ mod tests {
 
     impl TestAdmin {
         fn start(readiness: Readiness) -> Self {
+            Self::with(readiness, AdminAccess::default())
+        }
+
+        fn with(readiness: Readiness, access: AdminAccess) -> Self {
             let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
             listener.set_nonblocking(true).expect("a socket");
             let address = listener.local_addr().expect("it is bound");
             let (ready, receiver) = watch::channel(readiness);
             let metrics = Metrics::new(&MetricsLayout::default(), 1);
+            let events = Arc::new(EventLog::new(None));
+            let served = AdminServed::new(metrics, Arc::new(Nothing), Arc::clone(&events), access);
             Self {
+                events,
                 address,
                 ready,
-                task: tokio::spawn(async move {
-                    serve(&address.into(), listener.into(), metrics, receiver).await
-                }),
+                task: tokio::spawn(
+                    async move { serve(&address.into(), listener.into(), served, receiver).await },
+                ),
             }
         }
 
@@ -393,14 +683,38 @@ mod tests {
 
         /// As [`Self::ask`], with these header lines.
         async fn ask_with(&self, method_and_path: &str, lines: &[&str]) -> (String, String) {
-            let mut stream = TcpStream::connect(self.address).await.expect("it listens");
             let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
-            let request = format!("{method_and_path} HTTP/1.1\r\nHost: admin\r\n{lines}\r\n");
+            let request = format!("{method_and_path} HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n");
+            self.say(&request).await
+        }
+
+        /// A stream of events that has begun.
+        async fn stream(&self, query: &str, lines: &str) -> TcpStream {
+            let mut stream = TcpStream::connect(self.address).await.expect("it listens");
+            let accept = "Host: localhost\r\nAccept: text/event-stream\r\n";
+            let request = format!("GET /api/v1/events{query} HTTP/1.1\r\n{accept}{lines}\r\n");
+            stream.write_all(request.as_bytes()).await.expect("sent");
+            stream
+        }
+
+        async fn say(&self, request: &str) -> (String, String) {
+            let mut stream = TcpStream::connect(self.address).await.expect("it listens");
             stream.write_all(request.as_bytes()).await.expect("sent");
             let mut text = String::new();
             stream.read_to_string(&mut text).await.expect("received");
             let (head, body) = text.split_once("\r\n\r\n").expect("a head");
             (head.into(), body.into())
         }
+    }
+    /// All that comes until this has come.
+    async fn read_until(stream: &mut TcpStream, text: &str) -> String {
+        let mut received = String::new();
+        while !received.contains(text) {
+            let mut buffer = [0; 4096];
+            let n = stream.read(&mut buffer).await.expect("more");
+            assert!(n > 0, "it ends before {text}: {received}");
+            received += std::str::from_utf8(&buffer[..n]).expect("text");
+        }
+        received
     }
 }

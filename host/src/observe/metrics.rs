@@ -33,7 +33,7 @@ pub use self::layout::{BalancerLayout, ClusterLayout, MetricsLayout};
 pub use self::members::EndpointLayout;
 pub(crate) use self::members::MOST_LEFT;
 pub(crate) use self::numbers::CountedServer;
-pub use self::numbers::{ByName, ClusterNumbers, ModuleNumbers, ServerNumbers};
+pub use self::numbers::{ByName, ClusterNumbers, ListenerNumbers, ModuleNumbers, ServerNumbers};
 pub use self::totals::{Totals, TotalsBounds};
 
 use self::cells::{BalancerCells, ClusterCells, EndpointCells, EndpointCounts, ListenerCells, RequestCells};

@@ -3,16 +3,16 @@
 //! ```text
 //! Status: the supervisor ─┬─ generations, each with its modules
 //!                         └─ quarantine, acts
-//! WorkerStatus: the generation that serves ─── clusters ─┬─ servers
+//! WorkerStatus: the generation that serves ─┬─ listeners, modules, events
+//!                                           └─ clusters ─┬─ servers
 //!                                                        └─ tiers, modules, queue, retries
 //! ```
 //! Counts are those of the metrics. Maps leave out what is zero.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
 use serde::{Deserialize, Serialize};
 
-use crate::observe::metrics::{ClusterNumbers, ModuleNumbers, ServerNumbers};
+use crate::observe::events::Event;
+use crate::observe::metrics::{ClusterNumbers, ListenerNumbers, ModuleNumbers, ServerNumbers};
 
 /// The status of a running proxy.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -79,6 +79,9 @@ pub struct GenerationStatus {
     pub state: String,
     /// Uptime, seconds.
     pub uptime_s: u64,
+    /// What it waits for, where it neither serves nor has ended.
+    #[serde(default)]
+    pub waits_for: Option<String>,
     /// For how long it may still drain, seconds.
     pub drain_left_s: Option<u64>,
     /// Why another one takes its place, if it is not for a reload.
@@ -154,12 +157,98 @@ pub struct ActStatus {
 /// The status of one generation, as its worker says.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct WorkerStatus {
-    /// When it was so.
-    pub at: String,
+    /// In a few numbers.
+    #[serde(flatten)]
+    pub summary: WorkerSummary,
+    /// Its listeners, in the order of the configuration.
+    pub listeners: Vec<ListenerStatus>,
+    /// Its modules, in the order of the configuration.
+    pub modules: Vec<ModuleStatus>,
     /// Its clusters, in the order of the configuration.
     pub clusters: Vec<ClusterStatus>,
     /// Servers that are left out, because there are too many for one answer.
     pub servers_left_out: usize,
+    /// The last events.
+    pub events: Vec<Event>,
+}
+
+/// A worker in a few numbers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct WorkerSummary {
+    /// When it was so: RFC 3339, in UTC.
+    pub at: String,
+    /// Version of the program.
+    pub version: String,
+    /// Process ID.
+    pub worker_pid: u32,
+    /// Number of its generation; none without a supervisor.
+    pub generation: Option<u64>,
+    /// Uptime, seconds.
+    pub worker_uptime_s: u64,
+    /// Client connections that are open.
+    pub connections: u64,
+    /// Requests on their way to servers.
+    pub in_flight: u64,
+    /// How many clusters it has.
+    pub n_clusters: u64,
+    /// Its servers over all clusters, by state.
+    pub states: ServerStates,
+}
+
+/// A listener.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ListenerStatus {
+    /// Its address.
+    pub listener: String,
+    /// How many connections it may have.
+    pub max_connections: u64,
+    /// Its counts.
+    #[serde(flatten)]
+    pub numbers: ListenerNumbers,
+    /// Its certificates, the default first; none without TLS.
+    pub certificates: Vec<CertificateStatus>,
+}
+
+/// A certificate.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CertificateStatus {
+    /// The names that it is for.
+    pub names: Vec<String>,
+    /// Valid from this time on: RFC 3339, in UTC.
+    pub not_before: String,
+    /// Valid until this time.
+    pub not_after: String,
+    /// Days until then; below zero once it has expired.
+    pub days_left: i64,
+}
+
+/// A module, over all clusters.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ModuleStatus {
+    /// Its ID.
+    pub module: String,
+    /// Its version; none where it was not opened, or no cluster uses it.
+    pub version: Option<String>,
+    /// Its file, as configured.
+    pub file: String,
+    /// Calls into it.
+    pub calls: u64,
+    /// Its faults.
+    pub faults: u64,
+    /// Clusters in which it is in quarantine.
+    pub quarantined_in: Vec<String>,
+    /// The same by cluster.
+    pub clusters: Vec<ModuleInCluster>,
+}
+
+/// A module in one of its clusters.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ModuleInCluster {
+    /// Name of the cluster.
+    pub cluster: String,
+    /// Its counts there.
+    #[serde(flatten)]
+    pub numbers: ModuleNumbers,
 }
 
 /// A cluster.
@@ -294,31 +383,4 @@ pub struct ReasonStatus {
     pub why: Option<String>,
     /// How much longer, in seconds; of an ejection.
     pub left_s: Option<u64>,
-}
-
-/// A time as the status shows it: RFC 3339, in UTC, to the millisecond.
-pub fn rfc3339(unix_ms: u64) -> String {
-    let time = UNIX_EPOCH + Duration::from_millis(unix_ms);
-    // `Mon, 23 Nov 2026 01:40:34 GMT`, which has every part in a fixed place.
-    let http = httpdate::fmt_http_date(time);
-    let months = "JanFebMarAprMayJunJulAugSepOctNovDec";
-    let month = months.find(&http[8..11]).map_or(0, |at| at / 3 + 1);
-    format!("{}-{month:02}-{}T{}.{:03}Z", &http[12..16], &http[5..7], &http[17..25], unix_ms % 1000)
-}
-
-/// How long ago a time was, seconds.
-pub fn seconds_since(unix_ms: u64, now: SystemTime) -> u64 {
-    let time = UNIX_EPOCH + Duration::from_millis(unix_ms);
-    now.duration_since(time).unwrap_or_default().as_secs()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_rfc_3339() {
-        assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000Z");
-        assert_eq!(rfc3339(1_796_089_234_056), "2026-12-01T01:40:34.056Z");
-    }
 }

@@ -13,6 +13,7 @@ use super::Supervisor;
 use super::acts::{Order, Undo};
 use super::commands::ClientId;
 use super::generation::GenerationPhase;
+use crate::observe::events::Event;
 use crate::process::channel::message::ActsResult;
 use crate::process::control::{ControlReply, Exit, Refused, ServerOrder};
 
@@ -64,6 +65,8 @@ impl Supervisor {
         self.applying.n_added += usize::from(order.order == ServerOrder::Add && !is_added_already);
         let what = if is_added_already { describe_renewal(order) } else { describe(order) };
         tracing::info!("{what} (by {})", order.by);
+        let event = Event::now("act", format_args!("{what}, by {}", order.by));
+        self.events.add(event.of_cluster(order.cluster).of_server(order.url));
         if self.serving.is_none() {
             self.tell_acts();
             let text = format!("{what} from now on; kept until a worker serves, none does now");

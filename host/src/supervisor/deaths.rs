@@ -10,6 +10,7 @@ use super::pulse::PulseVerdict;
 use super::start::StartReason;
 use super::watchdog::Finding;
 use super::{Supervisor, quarantine};
+use crate::observe::events::Event;
 use crate::process::channel::message::ToWorker;
 use crate::process::control::Refused;
 
@@ -23,6 +24,8 @@ impl Supervisor {
     ) -> Result<(), Refused> {
         let number = generation.number;
         tracing::error!("generation {number}: its worker (pid {}) {text}", generation.pid());
+        let event = Event::now("death", format_args!("its worker (pid {}) {text}", generation.pid()));
+        self.events.add(event.of_generation(number));
         // If another generation serves, this one only failed to start: its module may be the very file that serves.
         let counts = generation.ready.is_some() || self.serving.is_none();
         let is_held = counts && self.blame(generation, culprit, text);
@@ -54,6 +57,9 @@ impl Supervisor {
         };
         let is_held = self.quarantine.died(copy.sha256, id, text, limit, Instant::now());
         if is_held {
+            let event =
+                Event::now("quarantine", format_args!("{limit} workers died of the module within 60 s"));
+            self.events.add(event.of_generation(generation.number).of_module(id));
             tracing::error!(
                 "module \"{id}\": {} ({}) is in quarantine: {limit} workers died of it within 60 s; the host chooses the \
                  servers of its clusters until the file changes or `trylist module release {id}`",
@@ -173,6 +179,9 @@ impl Supervisor {
         let (number, what) = (generation.number, generation.describe(blame));
         let text = format!("hangs inside {what} (for {charged:.1?} so far)");
         tracing::error!("generation {number}: a thread of its worker (pid {}) {text}", generation.pid());
+        let event = Event::now("hang", format_args!("a thread of its worker {text}"));
+        self.events.add(event.of_generation(number));
+        let generation = &mut self.generations[idx];
         let is_first = generation.condemn(&text, true);
         if self.serving == Some(number) {
             self.serving_hangs(idx, blame, &text, is_first)

@@ -22,6 +22,8 @@ use super::{DRAIN_GRACE, StartReason};
 use crate::cluster::membership::ServerAct;
 use crate::config::Config;
 use crate::module::board::Board;
+use crate::observe::events::Numbered;
+use crate::observe::status::Status;
 use crate::process::channel::message::{Load, ModuleCopy, ModuleSays, ToSupervisor, ToWorker, WorkerReport};
 use crate::process::channel::{self, Received, Receiver, Sender};
 use crate::worker::process::{FIRST_BUILDER, n_places};
@@ -66,6 +68,8 @@ pub(super) struct Generation {
     pub(super) n_added: usize,
     /// Numbers of the sources of servers that its configuration has, in its order.
     pub(super) sources: Vec<u64>,
+    /// Number of the newest event that it was told of.
+    told_events: u64,
     /// It was asked to tell its load.
     tells_load: bool,
     /// Why another one is to take its place.
@@ -147,6 +151,7 @@ impl Generation {
             started_with: 0,
             n_added: 0,
             sources: Vec::new(),
+            told_events: 0,
             tells_load: false,
             condemned: None,
             is_unheard: false,
@@ -240,6 +245,24 @@ impl Generation {
     /// Sends an order.
     pub(super) fn order(&self, message: &ToWorker, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         self.to.as_ref().map_or(Ok(()), |to| to.send(message, descriptors))
+    }
+
+    /// Tells it of events that it has not heard of; later, if it has not taken those before.
+    pub(super) fn tell_events(&mut self, events: &Numbered) {
+        let is_busy = self.orders.iter().any(|(order, _)| matches!(order, ToWorker::Events(_)));
+        if events.newest() > self.told_events && !is_busy {
+            let new = events.after(self.told_events);
+            self.told_events = events.newest();
+            if !new.is_empty() {
+                self.tell(ToWorker::Events(new), &[]);
+            }
+        }
+    }
+
+    /// Tells it how everything is, in place of what it did not take yet.
+    pub(super) fn tell_status(&mut self, status: Status) {
+        self.orders.retain(|(order, _)| !matches!(order, ToWorker::Status(_)));
+        self.tell(ToWorker::Status(Box::new(status)), &[]);
     }
 
     /// Asks how it is; only the cluster of this name, if one is given.

@@ -203,12 +203,29 @@ impl Generation {
             pid: self.pid(),
             state: state.to_owned(),
             uptime_s: seconds(self.started.elapsed()),
+            waits_for: self.waits_for(),
             drain_left_s: self.drain_left(Instant::now()).map(seconds),
             trouble: self.condemned().map(str::to_owned),
             config_sha256: Hex(&self.bundle.sha256).to_string(),
             connections: self.report.connections,
             modules: self.copies.iter().enumerate().map(module).collect(),
             refused: self.report.refused.iter().filter_map(refused).collect(),
+        }
+    }
+}
+
+impl Generation {
+    /// What it waits for, in words.
+    fn waits_for(&self) -> Option<String> {
+        match self.phase {
+            GenerationPhase::Building { .. } => {
+                Some("its modules are opened and its balancers built".to_owned())
+            }
+            GenerationPhase::Opening { .. } => Some("its threads begin to accept".to_owned()),
+            GenerationPhase::Draining { .. } => {
+                Some(format!("the end of {} connections", self.report.connections))
+            }
+            GenerationPhase::Serving | GenerationPhase::Ended { .. } => None,
         }
     }
 }

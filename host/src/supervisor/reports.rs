@@ -39,6 +39,8 @@ impl Supervisor {
                 ToSupervisor::Applied { number, result } => self.applied(idx, number, &result),
                 ToSupervisor::Saved { state, is_answer } => self.saved(number, state, is_answer)?,
                 ToSupervisor::Ended { cut_off, totals } => self.ended(idx, cut_off, totals),
+                ToSupervisor::AskStatus => self.asked_for_status(idx),
+                ToSupervisor::Events(events) => self.told_events(idx, events),
                 ToSupervisor::State { number, json } => self.told_state(number, &json),
                 ToSupervisor::Load { is_draining, load } => {
                     self.generations[idx].told_load(load, is_draining);

@@ -10,6 +10,7 @@ use super::commands::ClientId;
 use super::generation::{Generation, GenerationPhase};
 use super::pid_file::PidFile;
 use super::start::StartReason;
+use crate::observe::events::Event;
 use crate::process::control::{self, ControlReply, Exit, Refused};
 
 /// A request that starts once the present start is over and one more generation may drain.
@@ -195,6 +196,8 @@ impl Supervisor {
         for line in &refused.lines {
             tracing::error!("{line}");
         }
+        let first = refused.lines.first().map_or("", String::as_str);
+        self.events.add(Event::now("refused", format_args!("a new generation failed: {first}")));
         let text = match self.serving {
             Some(number) => format!("unchanged: generation {number} keeps serving"),
             None => "no generation serves".to_owned(),

@@ -17,6 +17,7 @@ use super::{DRAIN_GRACE, STOP_TIMEOUT, Supervisor, quarantine};
 use crate::cluster::learned::Learned;
 use crate::config::AccessLogTarget;
 use crate::observe::access_log;
+use crate::observe::events::Event;
 use crate::process::channel::message::{ModuleSays, Start, ToWorker};
 use crate::process::control::{ControlReply, Exit, Refused};
 
@@ -315,6 +316,7 @@ impl Supervisor {
         let started_with = self.generation(number).map_or(0, |generation| generation.started_with);
         self.started_with(started_with);
         self.notify.ready(&format!("generation {number} serves"));
+        self.events.add(Event::now("reload", "it serves").of_generation(number));
         for client in asked {
             self.commands.say(client, &ControlReply::End(Exit::Done));
         }

@@ -78,6 +78,24 @@ impl Identity {
     }
 }
 
+/// What there is to tell of a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CertificateFacts {
+    /// [`Identity::names`].
+    pub names: Vec<Box<str>>,
+    /// When it begins to be valid, since 1970.
+    pub not_before: Duration,
+    /// When it ends to be valid, since 1970.
+    pub not_after: Duration,
+}
+
+impl CertificateFacts {
+    pub(super) fn of(identity: &Identity) -> Self {
+        let Validity { not_before, not_after } = identity.validity;
+        Self { names: identity.names.clone(), not_before, not_after }
+    }
+}
+
 impl Validity {
     fn of(certificate: &Certificate) -> Self {
         let validity = &certificate.tbs_certificate.validity;

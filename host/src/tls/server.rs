@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::certificate::{Identity, identity_lines};
+use super::certificate::{CertificateFacts, Identity, identity_lines};
 use super::tickets::{TicketKeys, Tickets};
 use super::{ALPN_H2, ALPN_HTTP10, ALPN_HTTP11, MinVersion, provider};
 
@@ -29,6 +29,7 @@ pub struct ServerTls {
     config: Arc<ServerConfig>,
     /// The requirement for clients; tickets are bound to it.
     context: [u8; 32],
+    certificates: Arc<[CertificateFacts]>,
 }
 
 /// A listener's requirement for its clients.
@@ -98,13 +99,19 @@ impl ServerTls {
                 builder.with_client_cert_verifier(verifier.build().map_err(|e| e.to_string())?)
             }
         };
+        let certificates = identities.iter().map(CertificateFacts::of).collect();
         let mut config = builder.with_cert_resolver(Arc::new(ByName::new(identities)));
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.alpn_protocols = vec![ALPN_HTTP11.to_vec(), ALPN_HTTP10.to_vec()];
         if h2 {
             config.alpn_protocols.insert(0, ALPN_H2.to_vec());
         }
-        Ok(Self { config: Arc::new(config), context: context.finalize().into() })
+        Ok(Self { config: Arc::new(config), context: context.finalize().into(), certificates })
+    }
+
+    /// What is known of its certificates, the default first.
+    pub(crate) fn certificates(&self) -> &Arc<[CertificateFacts]> {
+        &self.certificates
     }
 
     /// With these keys for tickets.

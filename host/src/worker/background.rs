@@ -10,12 +10,13 @@ use super::serving::HOUSEKEEPING;
 use super::upkeep::Upkeep;
 use crate::cluster::checks::FirstCheck;
 use crate::cluster::discovery::Watch;
+use crate::cluster::journal::Journal;
 use crate::cluster::names::Resolver;
 use crate::cluster::{self, Clusters};
 use crate::module::board::{self, Board};
 use crate::module::crash;
-use crate::observe::admin;
-use crate::observe::metrics::Metrics;
+use crate::observe::admin::{self, AdminServed};
+use crate::observe::events::EventLog;
 use crate::process::sockets::Bound;
 use crate::serve::drain::{Idle, Phase};
 use crate::tls::tickets::TicketKeys;
@@ -23,7 +24,8 @@ use crate::tls::tickets::TicketKeys;
 /// The data of the thread.
 pub(super) struct Background {
     pub(super) clusters: Clusters,
-    pub(super) metrics: Arc<Metrics>,
+    pub(super) served: Arc<AdminServed>,
+    pub(super) events: Arc<EventLog>,
     pub(super) ticket_keys: Arc<TicketKeys>,
     pub(super) phase: watch::Receiver<Phase>,
     /// Set once the threads that serve have ended.
@@ -52,13 +54,16 @@ impl Background {
     async fn work(mut self) {
         let watching = self.ask();
         let upkeep = Arc::clone(&self.upkeep);
-        let Self { clusters: _, metrics, ticket_keys, mut phase, has_served, board, admin, .. } = self;
+        let Self { clusters, served, events, ticket_keys, mut phase, has_served, board, admin, .. } = self;
+        let (journal, notes) = Journal::new();
+        clusters.iter().for_each(|cluster| cluster.keep_journal(&journal));
+        tokio::spawn(super::events::keep(clusters, notes, events));
         tokio::spawn(ticket_keys.keep_rotating());
         if board.is_some() {
             tokio::spawn(keep_ticking());
         }
         let (ready, readiness) = watch::channel(admin::Readiness::Ready);
-        let admin = tokio::spawn(serve_admin(admin, metrics, readiness));
+        let admin = tokio::spawn(serve_admin(admin, served, readiness));
         // A sender that is gone means the same as a stop.
         let ending = phase.wait_for(|phase| phase.is_ending()).await.map_or(Phase::Stopped, |phase| *phase);
         // One generation asks servers and name servers how they are, and that is the one that serves.
@@ -87,12 +92,12 @@ impl Background {
 
 async fn serve_admin(
     admin: Option<Bound>,
-    metrics: Arc<Metrics>,
+    served: Arc<AdminServed>,
     readiness: watch::Receiver<admin::Readiness>,
 ) {
     if let Some(Bound { address, mut sockets, .. }) = admin
         && let Some(socket) = sockets.pop()
-        && let Err(e) = admin::serve(&address, socket, metrics, readiness).await
+        && let Err(e) = admin::serve(&address, socket, served, readiness).await
     {
         tracing::error!("admin listener: {e}");
     }

@@ -10,6 +10,7 @@ use super::Control;
 use super::answers::{self, Sources};
 use super::memberships::{Done, Memberships};
 use super::reporter::Reporter;
+use super::status::StatusReader;
 use crate::cluster::{Clusters, InFlightById};
 use crate::config::Config;
 use crate::module::balancer::{Balancer, ModuleFault};
@@ -26,13 +27,14 @@ pub(super) struct Orders {
     pub(super) config: Arc<Config>,
     pub(super) sources: Sources,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) reader: StatusReader,
     pub(super) reporter: Reporter,
     pub(super) to: Sender<ToSupervisor>,
 }
 
 impl Orders {
     pub(super) fn obey(&self, message: ToWorker, descriptors: Vec<OwnedFd>) {
-        let Self { control, clusters, memberships, metrics, reporter, to, .. } = self;
+        let Self { control, clusters, memberships, metrics, reader, reporter, to, .. } = self;
         match message {
             ToWorker::Save => reporter.save(),
             ToWorker::Acts { number, acts } => {
@@ -47,6 +49,8 @@ impl Orders {
             ToWorker::Answer { source, .. } => {
                 take_answer(memberships, &self.config, &self.sources, source, descriptors, Box::new(|_| ()));
             }
+            ToWorker::Status(status) => reader.told(status),
+            ToWorker::Events(events) => reader.events.push(events),
             ToWorker::Base(totals) => metrics.set_base(totals),
             ToWorker::TellLoad(tells) => reporter.tell_load(tells),
             ToWorker::Elsewhere(load) => set_elsewhere(clusters, &load),

@@ -19,7 +19,7 @@ use super::answers::{self, Sources};
 use super::memberships::{Membership, SourceAnswers};
 use super::orders::{Orders, set_elsewhere, take_answer};
 use super::reporter::Reporter;
-use super::{Given, Prepared, Sockets, StartError, Worker};
+use super::{Given, Prepared, Relay, Sockets, StartError, Worker};
 use crate::cluster::{IfRefused, discovery};
 use crate::config::{self, Config, Files};
 use crate::module::board::Board;
@@ -172,7 +172,11 @@ impl Process {
         let prepared = prepared.map_err(Refused::from)?;
         self.tell_built(&prepared)?;
         let sockets = self.receive_sockets(&prepared)?;
-        let given = Given { access_log, board: Some(board), base: start.base };
+        let relay = Relay::start(self.to.clone())
+            .map_err(|e| Refused::failed(format_args!("no thread for messages to the supervisor: {e}")))?;
+        let generation = Some(start.generation);
+        let given =
+            Given { access_log, board: Some(board), base: start.base, generation, relay: Some(relay) };
         let worker = Worker::start_on(prepared, sockets, given).map_err(Refused::from)?;
         self.take_early_answers(&worker, &config, &sources);
         // From here on `serve` hears of the supervisor's end, and lets requests end first.
@@ -252,6 +256,7 @@ impl Process {
             config: Arc::clone(config),
             sources,
             metrics: Arc::clone(worker.metrics()),
+            reader: worker.reader().clone(),
             reporter,
             to: self.to.clone(),
         };

@@ -57,6 +57,7 @@ struct Reporting {
     to: Sender<ToSupervisor>,
     clusters: Clusters,
     metrics: Arc<Metrics>,
+    reader: StatusReader,
     config: Arc<Config>,
     is_draining: bool,
     tells_load: bool,
@@ -84,6 +85,7 @@ impl Reporter {
             to: to.clone(),
             clusters: Arc::clone(worker.clusters()),
             metrics: Arc::clone(worker.metrics()),
+            reader: worker.reader().clone(),
             config: Arc::clone(config),
             is_draining: false,
             tells_load: false,
@@ -182,10 +184,8 @@ impl Reporting {
     }
 
     fn tell_state(&self, number: u64, cluster: Option<&str>) {
-        let reader =
-            StatusReader { clusters: Arc::clone(&self.clusters), metrics: Arc::clone(&self.metrics) };
         // A status has no keys that JSON cannot have.
-        let json = serde_json::to_string(&reader.status(cluster)).unwrap_or_default();
+        let json = serde_json::to_string(&self.reader.status(cluster)).unwrap_or_default();
         let _ = self.to.send(&ToSupervisor::State { number, json }, &[]);
     }
 

@@ -2,42 +2,63 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use lb_api::wire;
+use rustc_hash::FxHashSet;
 
+use super::relay::Relay;
 use crate::cluster::endpoint::{Endpoint, shown_weight};
-use crate::cluster::health::{HealthSource, ToldReason, unix_ms};
+use crate::cluster::health::{HealthSource, ToldReason};
 use crate::cluster::{Cluster, Clusters, Snapshot, Tier};
-use crate::observe::metrics::{self, CountedServer, Metrics};
+use crate::config::{Config, ModuleFile};
+use crate::observe::admin::{Paging, StateSource, SupervisorAnswer, WantedServers};
+use crate::observe::events::EventLog;
+use crate::observe::metrics::{self, CountedServer, Metrics, ServerNumbers};
 use crate::observe::status::{
-    ClusterModule, ClusterStatus, ReasonStatus, ServerStates, ServerStatus, TierStatus, WorkerStatus,
-    rfc3339, seconds_since,
+    CertificateStatus, ClusterModule, ClusterStatus, ListenerStatus, ModuleInCluster, ModuleStatus,
+    ReasonStatus, ServerStates, ServerStatus, Status, TierStatus, WorkerStatus, WorkerSummary,
 };
+use crate::observe::time::{rfc3339, seconds_since, unix_ms};
+use crate::tls::certificate::CertificateFacts;
+use crate::tls::server::ServerTls;
 
 /// Most servers of one answer over the control socket: some tens of megabytes.
 const MAX_SERVERS_TOLD: usize = 20_000;
 
 /// Reads how a worker is.
 #[derive(Clone, Debug)]
-pub(super) struct StatusReader {
+pub(crate) struct StatusReader {
+    pub(super) config: Arc<Config>,
+    /// Of its listeners, as bound.
+    pub(super) addresses: Arc<[String]>,
     pub(super) clusters: Clusters,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) events: Arc<EventLog>,
+    pub(super) relay: Option<Arc<Relay>>,
+    pub(super) generation: Option<u64>,
+    pub(super) started: Instant,
 }
 
 impl StatusReader {
     /// The status of all clusters with their servers, or of the one of this name.
     pub(super) fn status(&self, cluster: Option<&str>) -> WorkerStatus {
-        let mut status = WorkerStatus { at: rfc3339(unix_ms(SystemTime::now())), ..WorkerStatus::default() };
+        let mut status = WorkerStatus {
+            summary: self.summary(),
+            listeners: self.listeners(),
+            modules: self.modules(),
+            events: self.events.after(0),
+            ..WorkerStatus::default()
+        };
         let is_wanted =
             |(_, known): &(usize, &Cluster)| cluster.is_none_or(|name| *known.config.name == *name);
         let mut room = MAX_SERVERS_TOLD;
         for (idx, cluster) in self.clusters.iter().enumerate().filter(is_wanted) {
             let members = cluster.newest().clone();
-            let mut told = self.cluster(idx, &members);
+            let mut told = self.cluster_status(idx, &members);
             let n = members.endpoints.len();
             if n <= room {
-                told.servers = self.servers(idx, &members);
+                told.servers = self.servers_of(idx, members.endpoints.iter());
                 room -= n;
             } else {
                 status.servers_left_out += n;
@@ -47,8 +68,15 @@ impl StatusReader {
         status
     }
 
+    /// The supervisor has said how it is.
+    pub(super) fn told(&self, status: Box<Status>) {
+        if let Some(relay) = &self.relay {
+            relay.told(status);
+        }
+    }
+
     /// A cluster without its servers.
-    pub(super) fn cluster(&self, idx: usize, members: &Snapshot) -> ClusterStatus {
+    fn cluster_status(&self, idx: usize, members: &Snapshot) -> ClusterStatus {
         let cluster = &self.clusters[idx];
         let refusal = cluster.refusal();
         let module = |(module, numbers, quarantined): (Arc<str>, _, _)| ClusterModule {
@@ -76,20 +104,156 @@ impl StatusReader {
         }
     }
 
-    /// The servers of a cluster.
-    pub(super) fn servers(&self, idx: usize, members: &Snapshot) -> Vec<ServerStatus> {
+    /// These servers of a cluster.
+    fn servers_of<'a>(
+        &self,
+        idx: usize,
+        endpoints: impl Iterator<Item = &'a Arc<Endpoint>> + Clone,
+    ) -> Vec<ServerStatus> {
         let (wall, now) = (SystemTime::now(), Instant::now());
-        let mut counted = self.metrics.counted_servers(idx);
+        let places: FxHashSet<usize> = endpoints.clone().map(|endpoint| endpoint.place).collect();
+        let mut counted = self.metrics.counted_servers(idx, |place| places.contains(&place));
         let cluster = &self.clusters[idx];
         let server = |endpoint: &Arc<Endpoint>| {
             // None where it has just come, or gone.
             let numbers = counted.remove(&endpoint.place).unwrap_or_else(|| CountedServer {
                 label: Arc::clone(&endpoint.url),
-                numbers: metrics::ServerNumbers::default(),
+                numbers: ServerNumbers::default(),
             });
             server_status(cluster, endpoint, numbers, wall, now)
         };
-        members.endpoints.iter().map(server).collect()
+        endpoints.map(server).collect()
+    }
+
+    fn named(&self, cluster: &str) -> Option<usize> {
+        self.clusters.iter().position(|known| *known.config.name == *cluster)
+    }
+}
+
+impl StateSource for StatusReader {
+    fn summary(&self) -> WorkerSummary {
+        let mut all = ServerStates::default();
+        let mut in_flight = 0;
+        for cluster in self.clusters.iter() {
+            let members = cluster.newest();
+            let of = states(&members);
+            all.servers += of.servers;
+            all.available += of.available;
+            all.down += of.down;
+            all.ejected += of.ejected;
+            all.draining += of.draining;
+            in_flight += members.tiers.iter().map(|tier| tier_status(&members, tier).in_flight).sum::<u64>();
+        }
+        WorkerSummary {
+            at: rfc3339(unix_ms(SystemTime::now())),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            worker_pid: std::process::id(),
+            generation: self.generation,
+            worker_uptime_s: self.started.elapsed().as_secs(),
+            connections: self.metrics.open_connections(),
+            in_flight,
+            n_clusters: self.clusters.len() as u64,
+            states: all,
+        }
+    }
+
+    fn clusters(&self, page: Paging) -> (usize, Vec<ClusterStatus>) {
+        let wanted = (0..self.clusters.len()).skip(page.offset).take(page.limit);
+        let of = |idx: usize| self.cluster_status(idx, &self.clusters[idx].newest());
+        (self.clusters.len(), wanted.map(of).collect())
+    }
+
+    fn cluster(&self, name: &str, page: Paging) -> Option<ClusterStatus> {
+        let idx = self.named(name)?;
+        let members = self.clusters[idx].newest().clone();
+        let endpoints = members.endpoints.iter().skip(page.offset).take(page.limit);
+        let mut status = self.cluster_status(idx, &members);
+        status.servers = self.servers_of(idx, endpoints);
+        Some(status)
+    }
+
+    fn servers(&self, wanted: &WantedServers<'_>, page: Paging) -> Option<(usize, Vec<ServerStatus>)> {
+        let clusters = match wanted.cluster {
+            Some(name) => self.named(name).map(|idx| idx..idx + 1)?,
+            None => 0..self.clusters.len(),
+        };
+        let (mut total, mut servers) = (0, Vec::new());
+        for idx in clusters {
+            let members = self.clusters[idx].newest().clone();
+            let is_wanted = |endpoint: &&Arc<Endpoint>| {
+                let state = metrics::state(endpoint.counters.state.load(Relaxed));
+                wanted.state.is_none_or(|wanted| wanted == state)
+            };
+            let found: Vec<&Arc<Endpoint>> = members.endpoints.iter().filter(is_wanted).collect();
+            let skipped = page.offset.saturating_sub(total);
+            let shown = found.iter().copied().skip(skipped).take(page.limit - servers.len());
+            servers.extend(self.servers_of(idx, shown));
+            total += found.len();
+        }
+        Some((total, servers))
+    }
+
+    fn listeners(&self) -> Vec<ListenerStatus> {
+        let listener = |(idx, address): (usize, &String)| {
+            let config = self.config.listeners.get(idx);
+            let certificates = config.and_then(|config| config.tls.as_ref()).map(ServerTls::certificates);
+            ListenerStatus {
+                listener: address.clone(),
+                max_connections: config.map_or(0, |config| config.max_connections as u64),
+                certificates: certificates.iter().flat_map(|all| all.iter()).map(certificate).collect(),
+                numbers: self.metrics.counted_listener(idx),
+            }
+        };
+        self.addresses.iter().enumerate().map(listener).collect()
+    }
+
+    fn modules(&self) -> Vec<ModuleStatus> {
+        let mut modules: Vec<ModuleStatus> = self.config.modules.iter().map(module).collect();
+        for (idx, cluster) in self.clusters.iter().enumerate() {
+            for (id, numbers, is_quarantined) in self.metrics.counted_modules(idx) {
+                let Some(known) = modules.iter_mut().find(|known| *known.module == *id) else { continue };
+                let newest = cluster.newest();
+                let balancer = newest.balancers().find(|balancer| balancer.module().id() == &*id);
+                known.version =
+                    balancer.map(|known| known.module().version().to_owned()).or(known.version.take());
+                known.calls += numbers.calls.values().sum::<u64>();
+                known.faults += numbers.faults.values().sum::<u64>();
+                let cluster = cluster.config.name.to_string();
+                known.quarantined_in.extend(is_quarantined.then(|| cluster.clone()));
+                known.clusters.push(ModuleInCluster { cluster, numbers });
+            }
+        }
+        modules
+    }
+
+    fn supervisor(&self) -> SupervisorAnswer {
+        let relay = self.relay.clone();
+        Box::pin(async move {
+            match relay {
+                Some(relay) => relay.status().await.map(Some),
+                None => Ok(None),
+            }
+        })
+    }
+}
+
+fn module(module: &ModuleFile) -> ModuleStatus {
+    ModuleStatus {
+        module: module.id.to_string(),
+        file: module.file.display().to_string(),
+        ..ModuleStatus::default()
+    }
+}
+
+fn certificate(facts: &CertificateFacts) -> CertificateStatus {
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let seconds = |ms: u64| i64::try_from(ms / 1000).unwrap_or(i64::MAX);
+    let left = seconds(ms(facts.not_after)) - seconds(unix_ms(SystemTime::now()));
+    CertificateStatus {
+        names: facts.names.iter().map(ToString::to_string).collect(),
+        not_before: rfc3339(ms(facts.not_before)),
+        not_after: rfc3339(ms(facts.not_after)),
+        days_left: left.div_euclid(86_400),
     }
 }
 

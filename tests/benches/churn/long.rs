@@ -47,7 +47,7 @@ pub(crate) fn run(module: &Path) {
 
 fn series(site: &Trylist) -> usize {
     let admin = site.status().unwrap().admin.unwrap();
-    let get = "GET /metrics HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n";
+    let get = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     let metrics = Client::connect(admin.parse().unwrap()).send(get).reply().text();
     metrics.lines().filter(|line| !line.starts_with('#')).count()
 }

@@ -393,7 +393,8 @@ fn metrics_come_over_a_unix_socket() {
     let site = Site::of(&text);
     for _ in 0..2 {
         let mut client = Client::connect_unix(&path);
-        let reply = client.send("GET /readyz HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").reply();
+        let reply =
+            client.send("GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").reply();
         assert_eq!(reply.text(), "ready\n");
         site.reload();
     }

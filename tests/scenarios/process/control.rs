@@ -7,6 +7,7 @@ mod socket;
 mod status;
 mod users;
 mod admin;
+mod api;
 mod service_manager;
 
 use std::fs::{self, Permissions};

@@ -94,7 +94,27 @@ impl Checker<'_> {
         }
         let raw = RawAccess { mode: admin.mode, owner: admin.owner, group: admin.group };
         let access = self.access("admin", &text, &address, raw);
-        Some(Admin { address, access, place: self.report.place(text.at()) })
+        let allow = admin.allow.map(|texts| {
+            if texts.is_empty() {
+                let right = "leave it out to allow everybody who can connect";
+                self.report.error(span.start, format!("admin: allow lists no network ({right})"));
+            }
+            self.networks("admin: allow", &texts)
+        });
+        let hosts = admin.hosts.iter().filter_map(|host| self.admin_host(host)).collect();
+        Some(Admin { address, access, allow, hosts, place: self.report.place(text.at()) })
+    }
+
+    /// A name that requests to the admin listener may have in `Host`.
+    fn admin_host(&mut self, text: &Spanned<String>) -> Option<Box<str>> {
+        let name = text.get_ref().to_ascii_lowercase();
+        let is_name = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'.' | b'_');
+        if !name.is_empty() && name.bytes().all(is_name) {
+            return Some(name.into());
+        }
+        let right = "write it without scheme and port, such as \"proxy.example.com\"";
+        self.report.error(text.at(), format!("admin: hosts: \"{text}\" is not a host name ({right})"));
+        None
     }
 
     fn address(&mut self, object: &str, text: &Spanned<String>) -> Option<Address> {

@@ -203,6 +203,20 @@ impl MemberTable {
         });
     }
 
+    /// The members at these places as they are now.
+    pub(super) fn members_at(
+        &self,
+        is_wanted: impl Fn(usize) -> bool,
+        cells: impl Fn(usize) -> EndpointCounts,
+    ) -> Vec<EndpointRow> {
+        let row = |series: &Arc<MemberSeries>| {
+            let life = series.life.as_ref().filter(|life| is_wanted(life.place))?;
+            let counts = series.counts(&cells);
+            Some(EndpointRow { label: Arc::clone(&series.label), counts, life: Some(Arc::clone(life)) })
+        };
+        self.members.iter().filter_map(row).collect()
+    }
+
     /// All series as they are now. Those that are gone have one together, if they counted anything.
     pub(super) fn rows(&self, now: Instant, cells: impl Fn(usize) -> EndpointCounts) -> Vec<EndpointRow> {
         let mut rows = Vec::with_capacity(self.members.len() + self.left.len() + 1);

@@ -4,11 +4,10 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::iter;
 use std::sync::Arc;
-use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::cells::{Cell, ClusterCells, EndpointCounts};
+use super::cells::{Cell, ClusterCells, EndpointCounts, ListenerCells};
 use super::labels::{
     ConnectionOrigin, FAILURES, ModuleCall, OUTCOMES, QueueEnd, STATUS_CLASSES, TRY_RESULTS,
 };
@@ -69,6 +68,25 @@ pub struct ClusterNumbers {
     pub retries_denied: u64,
 }
 
+/// The counts of one listener.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ListenerNumbers {
+    /// Client connections that are open.
+    pub connections: u64,
+    /// Client connections accepted.
+    pub accepted: u64,
+    /// Those that could not be accepted.
+    pub accept_failures: u64,
+    /// How often it stopped accepting at its limit.
+    pub full: u64,
+    /// Connections closed because their client was at its limit.
+    pub client_full: u64,
+    /// Connections closed because of their PROXY header.
+    pub bad_proxy_headers: u64,
+    /// TLS handshakes that failed.
+    pub handshake_failures: u64,
+}
+
 /// The counts of one module of a cluster.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ModuleNumbers {
@@ -127,17 +145,42 @@ impl Before {
 }
 
 impl Metrics {
-    /// The servers of a cluster, by place.
-    pub(crate) fn counted_servers(&self, cluster: usize) -> BTreeMap<usize, CountedServer> {
+    /// The servers of a cluster at these places.
+    pub(crate) fn counted_servers(
+        &self,
+        cluster: usize,
+        is_wanted: impl Fn(usize) -> bool,
+    ) -> BTreeMap<usize, CountedServer> {
         let names = &self.clusters[cluster];
         let before = Before(self.base.load_full());
-        let rows = names.members.load().rows(Instant::now(), |place| self.counted_at(cluster, place));
+        let rows = names.members.load().members_at(is_wanted, |place| self.counted_at(cluster, place));
         let member = |row: super::members::EndpointRow| {
             let place = row.life?.place();
             let numbers = server(&before, Subject::Endpoint(&names.name, &row.label), &row.counts);
             Some((place, CountedServer { label: row.label, numbers }))
         };
         rows.into_iter().filter_map(member).collect()
+    }
+
+    /// The counts of a listener.
+    pub(crate) fn counted_listener(&self, listener: usize) -> ListenerNumbers {
+        let before = Before(self.base.load_full());
+        let subject = Subject::Listener(&self.listeners[listener]);
+        let sum = |cell: fn(&ListenerCells) -> &Cell| self.sum_of(|shard| cell(&shard.listeners[listener]));
+        let total = |family: &str, cell: fn(&ListenerCells) -> &Cell| {
+            sum(cell).wrapping_add(before.n(subject, family, []))
+        };
+        // Closed is read before opened, so that the difference is never negative.
+        let closed = sum(|cells| &cells.closed);
+        ListenerNumbers {
+            connections: sum(|cells| &cells.opened).saturating_sub(closed),
+            accepted: total("trylist_connections", |cells| &cells.opened),
+            accept_failures: total("trylist_accept_failures", |cells| &cells.accept_failures),
+            full: total("trylist_listener_full", |cells| &cells.full),
+            client_full: total("trylist_client_full", |cells| &cells.over_per_client),
+            bad_proxy_headers: total("trylist_bad_proxy_headers", |cells| &cells.bad_proxy_headers),
+            handshake_failures: total("trylist_tls_handshake_failures", |cells| &cells.failed_handshakes),
+        }
     }
 
     /// The counts of a cluster.

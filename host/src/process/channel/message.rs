@@ -32,7 +32,9 @@ use super::ChannelMessage;
 use crate::cluster::learned::{self, Learned};
 use crate::cluster::membership::ServerAct;
 use crate::module::code::CodeRanges;
+use crate::observe::events::Event;
 use crate::observe::metrics::Totals;
+use crate::observe::status::Status;
 use crate::process::sockets::Shortage;
 
 /// To a worker.
@@ -72,6 +74,10 @@ pub(crate) enum ToWorker {
         /// Counts answers.
         number: u64,
     },
+    /// The answer to [`ToSupervisor::AskStatus`].
+    Status(Box<Status>),
+    /// Events with their numbers, which it did not have before.
+    Events(Vec<Event>),
     /// Counts of other generations.
     Base(Totals),
     /// Whether other generations run too, so that each has to know the load of all.
@@ -206,10 +212,14 @@ pub(crate) enum ToSupervisor {
         /// A [`WorkerStatus`](crate::observe::status::WorkerStatus) as JSON, on one line. The supervisor passes it on unread.
         json: String,
     },
+    /// Somebody reads here how the supervisor is.
+    AskStatus,
+    /// These have happened. The supervisor gives them numbers.
+    Events(Vec<Event>),
 }
 
 /// Kinds of [`ToSupervisor`].
-pub(crate) const N_KINDS: usize = 9;
+pub(crate) const N_KINDS: usize = 11;
 
 impl ToSupervisor {
     /// Number of its variant.
@@ -224,6 +234,8 @@ impl ToSupervisor {
             Self::Ended { .. } => 6,
             Self::Load { .. } => 7,
             Self::State { .. } => 8,
+            Self::AskStatus => 9,
+            Self::Events(_) => 10,
         }
     }
 }
@@ -240,6 +252,7 @@ impl ChannelMessage for ToSupervisor {
             3 | 6 | 8 => 64 << 20,
             5 => learned::MOST_BYTES,
             7 => 8 << 20,
+            9 | 10 => 1 << 20,
             _ => 0,
         }
     }

@@ -33,7 +33,7 @@ fn a_scrape_that_a_reload_meets_is_answered_whole() {
     let admin = site.status().admin.unwrap().parse().unwrap();
     let before = site.worker();
     let mut client = Client::connect(admin);
-    client.send("GET /metrics HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n");
+    client.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     // It has begun to answer.
     client.socket().peek(&mut [0]).unwrap();
     let worker = process(before).unwrap();
