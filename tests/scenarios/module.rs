@@ -3,6 +3,7 @@
 mod abi;
 mod author;
 mod blame;
+mod debug;
 mod module_loading;
 mod quarantine;
 mod trylist_calls;

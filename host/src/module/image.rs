@@ -97,8 +97,12 @@ impl Image {
 
     /// Path for the dynamic linker, valid until the image is dropped. The linker remembers libraries by this path, so an opened
     /// image must stay open as long as the process: the next file with the same descriptor would be taken for this one.
+    ///
+    /// It has the number of this process in it, which is what `/proc/self` links to (in a PID namespace another one than the
+    /// parent's). A debugger opens the path as well, and for it `/proc/self` is the debugger.
     pub(super) fn path(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+        let process = fs::read_link("/proc/self").unwrap_or_else(|_| PathBuf::from("self"));
+        Path::new("/proc").join(process).join("fd").join(self.file.as_raw_fd().to_string())
     }
 }
 
