@@ -270,9 +270,21 @@ pub(crate) struct Test {
     /// Requests with one key must have one first choice; only keys of an endpoint that is down may move
     #[arg(long)]
     pub(crate) keyed: bool,
+    /// A trylist may end before it has offered every endpoint, as those of balancers that choose a subset do
+    #[arg(long)]
+    pub(crate) may_end_early: bool,
+    /// Random numbers begin with this seed
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Run only the checks that have this text in their name
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) only: Option<String>,
     /// Time limit of one check; a check that takes longer has failed
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) time_limit: u64,
+    /// Time limit of one call of the module; a check with a call that takes longer has failed
+    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) call_limit: u64,
     /// Internal: run the checks from this one on, in this process
     #[arg(long, value_name = "CHECK", hide = true)]
     pub(crate) child: Option<usize>,

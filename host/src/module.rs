@@ -11,7 +11,7 @@ pub mod load;
 pub mod refusal;
 pub mod registry;
 pub mod balancer;
-mod contract;
+pub mod contract;
 pub(crate) mod code;
 pub(crate) mod calls;
 pub mod wire;

@@ -3,7 +3,7 @@
  *
  * A module is a shared object that exports one symbol:
  *
- *     const struct lb_module *const lb_module = &my_module;
+ *     LB_EXPORT const lb_module_table *const lb_module = &my_table;
  *
  *     cc -std=c11 -O2 -fPIC -shared -fvisibility=hidden -o libmod_mine.so mine.c
  *
@@ -571,8 +571,11 @@ struct lb_module {
     uint32_t (*drop_balancer)(void *balancer);
 };
 
+/* The same type by a name that is not the symbol's, which C++ needs. */
+typedef struct lb_module lb_module_table;
+
 /* The module's one symbol. */
-extern LB_EXPORT const struct lb_module *const lb_module;
+extern LB_EXPORT const lb_module_table *const lb_module;
 
 /* ---- helpers ----------------------------------------------------------------------------------------------------- */
 

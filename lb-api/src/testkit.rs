@@ -40,11 +40,12 @@ mod balancer;
 mod trylist;
 mod calls;
 mod host;
+mod memory;
 pub mod keyed;
 
 pub use balancer::TestBalancer;
 pub use build::Builder;
-pub use calls::Table;
+pub use calls::{Table, running as running_calls};
 pub use cluster::{FakeCluster, FakeRequest, SettingValue};
 pub use contract::{Contract, Part};
 pub use trylist::TestTrylist;

@@ -29,6 +29,47 @@ fn the_header_is_cplusplus_too() {
     }
 }
 
+/// Standards that authors compile by, with the file that they compile.
+const STANDARDS: [(&str, &str, &str); 10] = [
+    ("cc", "c99", "header.c"),
+    ("cc", "c11", "header.c"),
+    ("cc", "c17", "header.c"),
+    ("cc", "c11", "c_example.c"),
+    ("cc", "c17", "c_example.c"),
+    ("c++", "c++11", "header.cpp"),
+    ("c++", "c++11", "cpp_example.cpp"),
+    ("c++", "c++14", "cpp_example.cpp"),
+    ("c++", "c++17", "cpp_example.cpp"),
+    ("c++", "c++20", "cpp_example.cpp"),
+];
+
+#[test]
+fn header_and_models_compile_without_a_warning_by_every_standard() {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("standards");
+    std::fs::create_dir_all(&dir).unwrap();
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../modules/c-example");
+    for name in ["header.c", "header.cpp"] {
+        // A file must declare something of its own.
+        std::fs::write(dir.join(name), "#include \"lb_module.h\"\n\nint nothing;\n").unwrap();
+    }
+    for (compiler, standard, file) in STANDARDS {
+        let source = if file.starts_with("header") { dir.join(file) } else { models.join(file) };
+        let compiled = Command::new(compiler)
+            .arg(format!("-std={standard}"))
+            .args(["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only", "-I"])
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/include"))
+            .arg(source)
+            .output();
+        match compiled {
+            Ok(output) => {
+                let said = String::from_utf8_lossy(&output.stderr);
+                assert!(output.status.success(), "{file} by {standard}: {said}");
+            }
+            Err(_) => println!("SKIPPED: no compiler `{compiler}` on this machine for {file} by {standard}"),
+        }
+    }
+}
+
 fn compare(ours: &BTreeMap<String, u64>, theirs: &BTreeMap<String, u64>) {
     let differences: Vec<_> = ours
         .iter()

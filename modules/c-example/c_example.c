@@ -1,6 +1,6 @@
-/* c_example: round robin in C, and the model for whoever writes a module in C or C++.
+/* c_example: round robin in C, and the model for whoever writes a module in C. In C++ it is `cpp_example.cpp`.
  *
- * Build, from the top of the checkout (a module in C++ with `c++ -std=c++17` and the same flags):
+ * Build, from the top of the checkout:
  *
  *     cc -std=c11 -Wall -Wextra -O2 -fPIC -shared -fvisibility=hidden -I lb-api/include -o libmod_c_example.so modules/c-example/c_example.c
  *
@@ -395,7 +395,7 @@ static uint32_t drop_balancer(void *instance)
 
 /* Calls that are left out are null. `observe`, `save` and `explain` are optional. This module asks for no events, so it has no
  * `observe`. */
-static const struct lb_module table = {
+static const lb_module_table table = {
     .size = sizeof(table),
     .abi_major = LB_ABI_MAJOR,
     .abi_minor = LB_ABI_MINOR,
@@ -412,4 +412,4 @@ static const struct lb_module table = {
 };
 
 /* The one symbol that a module exports: a pointer to the table, not the table. */
-LB_EXPORT const struct lb_module *const lb_module = &table;
+LB_EXPORT const lb_module_table *const lb_module = &table;

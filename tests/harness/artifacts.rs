@@ -62,6 +62,16 @@ pub fn c_module() -> PathBuf {
     BUILT.get_or_init(|| compile(&root().join("modules/c-example/c_example.c"))).clone()
 }
 
+/// The module written in C++, as the line at its top builds it; none where there is no compiler.
+pub fn cpp_module() -> Option<PathBuf> {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    Command::new("c++").arg("--version").stdout(Stdio::null()).status().ok()?;
+    let source = root().join("modules/c-example/cpp_example.cpp");
+    let build =
+        || compile_by(["c++", "-std=c++17"], &root().join("lb-api/include"), &source, ("cpp_example", &[]));
+    Some(BUILT.get_or_init(build).clone())
+}
+
 /// The module in C of the first release of the ABI, compiled with that release's header.
 pub fn first_release_c() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
@@ -203,6 +213,15 @@ fn compile(source: &Path) -> PathBuf {
 }
 
 fn compile_with(headers: &Path, source: &Path, name: &str, defines: &[String]) -> PathBuf {
+    compile_by(["cc", "-std=c11"], headers, source, (name, defines))
+}
+
+fn compile_by(
+    [compiler, standard]: [&str; 2],
+    headers: &Path,
+    source: &Path,
+    (name, defines): (&str, &[String]),
+) -> PathBuf {
     let folder = target().join("c");
     fs::create_dir_all(&folder).expect("the target folder can be written");
     let library = folder.join(format!("{name}.so"));
@@ -210,16 +229,16 @@ fn compile_with(headers: &Path, source: &Path, name: &str, defines: &[String]) -
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let n = COUNT.fetch_add(1, Ordering::Relaxed);
     let fresh = library.with_extension(format!("{}-{n}.so", std::process::id()));
-    let status = Command::new("cc")
-        .args(["-std=c11", "-Wall", "-Wextra", "-O1", "-fvisibility=hidden", "-shared", "-fPIC"])
+    let status = Command::new(compiler)
+        .args([standard, "-g", "-Wall", "-Wextra", "-O1", "-fvisibility=hidden", "-shared", "-fPIC"])
         .args(defines)
         .arg("-I")
         .arg(headers)
         .arg("-o")
         .args([fresh.as_path(), source])
         .status()
-        .expect("cc can be started: a C compiler is needed, as it is to link Rust programs");
-    assert!(status.success(), "cc could not compile {}", source.display());
+        .unwrap_or_else(|e| panic!("{compiler} is needed, as it is to link Rust programs: {e}"));
+    assert!(status.success(), "{compiler} could not compile {}", source.display());
     fs::rename(&fresh, &library).expect("the target folder can be written");
     library
 }

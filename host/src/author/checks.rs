@@ -4,23 +4,29 @@
 use std::fs;
 use std::io::{self, Write};
 use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use lb_api::testkit::{Contract, FakeCluster, FakeRequest, Part, SettingValue, Table, TestBalancer};
+use lb_api::testkit::{
+    Contract, FakeCluster, FakeRequest, Part, SettingValue, Table, TestBalancer, running_calls,
+};
 use lb_api::{Next, OutcomeKind};
 use trylist::config::{self, Setting};
 use trylist::module::{Module, load};
 
+use super::process_state::ProcessState;
 use crate::cli::Test;
-use crate::output::{CommandFailure as Failure, line};
+use crate::output::{CommandFailure as Failure, count, line};
 
 const LOADS: &str = "loads";
 const BUILDS: &str = "builds with its settings";
 const KEYS: &str = "keeps each key on its endpoint";
 const WEIGHTS: &str = "follows effective weights";
-const OWN: [Part<Table>; 2] =
-    [("frees what has ended", keeps_nothing), ("time of a request's calls", |_| {})];
+const PROCESS: &str = "leaves its process as it was";
+const TIME: &str = "time of a request's calls";
+const OWN: [Part<Table>; 3] = [("frees what has ended", keeps_nothing), (TIME, |_| {}), (PROCESS, |_| {})];
 
 /// Names of all checks, in their order.
 pub(super) fn names() -> Vec<&'static str> {
@@ -46,6 +52,8 @@ pub(super) enum ChildLine {
     Module(String),
     Begun(usize),
     Ended(usize, CheckResult),
+    /// A call does not return, so this process is of no more use.
+    Hangs(usize, String),
 }
 
 /// Before each line, so that what a module prints is told apart.
@@ -59,6 +67,7 @@ impl ChildLine {
             Self::Ended(check, CheckResult::Ok(text)) => format!("ok\t{check}\t{text}"),
             Self::Ended(check, CheckResult::Failed(text)) => format!("failed\t{check}\t{text}"),
             Self::Ended(check, CheckResult::Skipped(text)) => format!("skipped\t{check}\t{text}"),
+            Self::Hangs(check, text) => format!("hangs\t{check}\t{text}"),
         };
         let text = text.replace(['\n', '\r'], " ");
         // A parent that is gone misses nothing.
@@ -79,6 +88,7 @@ impl ChildLine {
             "ok" => Self::Ended(check, CheckResult::Ok(text)),
             "failed" => Self::Ended(check, CheckResult::Failed(text)),
             "skipped" => Self::Ended(check, CheckResult::Skipped(text)),
+            "hangs" => Self::Hangs(check, text),
             _ => return None,
         })
     }
@@ -121,39 +131,113 @@ pub(super) fn run(test: &Test, settings: Vec<Setting>, first: usize) {
             said.say();
         }
     };
-    ChildLine::Begun(0).say();
+    watch_calls(Duration::from_secs(test.call_limit));
+    begin(0);
+    let without = ProcessState::now();
     let module = match load::inspect(&test.file) {
         Ok(module) => module,
         Err(error) => return ChildLine::Ended(0, CheckResult::Failed(error.to_string())).say(),
     };
+    let loaded = ProcessState::now();
     tell(ChildLine::Module(describe(&module)));
     tell(ChildLine::Ended(0, CheckResult::Ok(String::new())));
     let contract = contract(&module, test, settings);
-    ChildLine::Begun(1).say();
+    begin(1);
     match attempt(|| builds(&contract)) {
         Ok(text) => tell(ChildLine::Ended(1, CheckResult::Ok(text))),
         Err(why) => return ChildLine::Ended(1, CheckResult::Failed(why)).say(),
     }
-    for (check, (name, part)) in (2..).zip(parts()).filter(|(check, _)| *check >= first) {
-        ChildLine::Begun(check).say();
-        let verdict = attempt(|| match name {
-            WEIGHTS if test.weighted.is_none() => {
-                let found = match contract.largest_difference() {
-                    (difference, _) if difference < 1.0 => {
-                        format!("each endpoint is within {:.1} % of its share", 100.0 * difference)
-                    }
-                    (_, example) => example,
-                };
-                CheckResult::Skipped(format!("not requested (--weighted TOLERANCE); {found}"))
+    for (check, part) in (2..).zip(parts()).filter(|(check, _)| *check >= first) {
+        begin(check);
+        let verdict = match not_requested(test, part.0, &contract) {
+            Some(text) => CheckResult::Skipped(text),
+            None if part.0 == PROCESS => process_is_as_before(&without, &loaded),
+            None => verdict(part, &contract),
+        };
+        ChildLine::Ended(check, verdict).say();
+    }
+}
+
+/// The check that runs.
+static RUNNING: AtomicUsize = AtomicUsize::new(0);
+
+fn begin(check: usize) {
+    RUNNING.store(check, Relaxed);
+    ChildLine::Begun(check).say();
+}
+
+/// Tells the parent when a call takes longer than its limit. The parent ends this process.
+fn watch_calls(limit: Duration) {
+    let watch = move || {
+        let mut seen = Vec::new();
+        loop {
+            std::thread::sleep(limit / 8);
+            let running = running_calls();
+            seen.retain(|(call, _)| running.contains(call));
+            let new: Vec<_> =
+                running.into_iter().filter(|call| !seen.iter().any(|(seen, _)| seen == call)).collect();
+            seen.extend(new.into_iter().map(|call| (call, Instant::now())));
+            if let Some(((_, name), _)) = seen.iter().find(|(_, since)| since.elapsed() >= limit) {
+                let limit = count(limit.as_secs() as usize, "second");
+                return ChildLine::Hangs(
+                    RUNNING.load(Relaxed),
+                    format!("{name} did not return within {limit}"),
+                )
+                .say();
             }
-            KEYS if !test.keyed => CheckResult::Skipped("not requested (--keyed)".into()),
-            name if name == OWN[1].0 => CheckResult::Ok(times(&contract)),
-            _ => {
-                part(&contract);
-                CheckResult::Ok(String::new())
-            }
-        });
-        ChildLine::Ended(check, verdict.unwrap_or_else(CheckResult::Failed)).say();
+        }
+    };
+    // Without the thread, the parent's time limit remains.
+    let _ = std::thread::Builder::new().name("time limit".to_owned()).spawn(watch);
+}
+
+/// Why a check is left out.
+fn not_requested(test: &Test, name: &str, contract: &Contract<Table>) -> Option<String> {
+    if test.only.as_ref().is_some_and(|only| !name.contains(only.as_str())) {
+        return Some("not requested (--only)".to_owned());
+    }
+    match name {
+        WEIGHTS if test.weighted.is_none() => {
+            let found = match attempt(|| contract.largest_difference()) {
+                Ok((difference, _)) if difference < 1.0 => {
+                    format!("each endpoint is within {:.1} % of its share", 100.0 * difference)
+                }
+                Ok((_, text)) | Err(text) => text,
+            };
+            Some(format!("not requested (--weighted TOLERANCE); {found}"))
+        }
+        KEYS if !test.keyed => Some("not requested (--keyed)".to_owned()),
+        _ => None,
+    }
+}
+
+fn verdict((name, part): Part<Table>, contract: &Contract<Table>) -> CheckResult {
+    let checked = attempt(|| match name {
+        TIME => times(contract),
+        _ => {
+            part(contract);
+            String::new()
+        }
+    });
+    checked.map_or_else(CheckResult::Failed, CheckResult::Ok)
+}
+
+/// A runtime that comes with the library may install its own handlers and threads when it is loaded; nothing may change later.
+fn process_is_as_before(without: &ProcessState, loaded: &ProcessState) -> CheckResult {
+    let has_runtime = loaded.has_more_threads_than(without);
+    // The image itself is a descriptor.
+    let at_load = loaded.changes_since(&without.with_descriptors_of(loaded), has_runtime);
+    let since = ProcessState::now().changes_since(loaded, has_runtime);
+    match (since, at_load, has_runtime) {
+        (Some(changes), ..) => CheckResult::Failed(changes),
+        (None, Some(changes), false) => CheckResult::Failed(format!("{changes} (when it was loaded)")),
+        (None, Some(changes), true) => {
+            CheckResult::Ok(format!("but for the runtime that came with it: {changes}"))
+        }
+        (None, None, true) => {
+            CheckResult::Ok("but for the threads of the runtime that came with it".to_owned())
+        }
+        (None, None, false) => CheckResult::Ok(String::new()),
     }
 }
 
@@ -188,8 +272,12 @@ fn contract(module: &Arc<Module>, test: &Test, settings: Vec<Setting>) -> Contra
     for Setting { path, value, .. } in settings {
         contract = contract.setting(&path, value_of(value));
     }
+    contract = contract.seed(test.seed);
     if test.skips_unavailable {
         contract = contract.skips_unavailable();
+    }
+    if test.may_end_early {
+        contract = contract.may_end_early();
     }
     if test.keyed {
         contract = contract.keyed();
@@ -215,6 +303,8 @@ fn value_of(value: config::SettingValue) -> SettingValue {
 
 /// That many requests, and that many instances, go by in a round. A leak of theirs must show in whole pages.
 const REQUESTS: usize = 50_000;
+const SAVES: usize = 2_000;
+const EXPLANATIONS: usize = 10_000;
 const INSTANCES: usize = 1_000;
 /// Fewer instances where building them takes long; what takes long to build is large, and shows sooner.
 const ROUND: Duration = Duration::from_secs(1);
@@ -228,6 +318,13 @@ fn keeps_nothing(contract: &Contract<Table>) {
     let few = FakeCluster::equal(3);
     let balancer = contract.build(&few);
     grows("request", REQUESTS, || (0..REQUESTS).for_each(|n| request(&balancer, n)));
+    grows("save", SAVES, || (0..SAVES).for_each(|_| drop(balancer.save())));
+    grows("explain", EXPLANATIONS, || {
+        (0..EXPLANATIONS).for_each(|_| {
+            let mut trylist = balancer.load_balance(FakeRequest::get("/"));
+            let _ = (trylist.next(), trylist.explain());
+        });
+    });
     let many = FakeCluster::equal(200);
     let cluster = if contract.try_build(&many).is_ok() { &many } else { &few };
     let started = Instant::now();
@@ -294,26 +391,32 @@ fn resident_bytes() -> usize {
 const MEASURED: Duration = Duration::from_millis(20);
 
 fn times(contract: &Contract<Table>) -> String {
-    let of = |n: usize| {
-        let cluster = FakeCluster::equal(n);
-        let started = Instant::now();
-        let balancer = contract.try_build(&cluster);
-        let built = started.elapsed();
-        match balancer {
-            Ok(balancer) => format!("{} at {n} endpoints (built in {built:.1?})", time(&balancer)),
-            Err(why) => format!("refuses {n} endpoints ({why})"),
+    let of = |n: usize| match contract.try_build(&FakeCluster::equal(n)) {
+        Ok(balancer) => {
+            let built = balancer.built_in();
+            format!("{} at {n} endpoints (built in {built:.1?})", time(TestBalancer::time, &balancer))
         }
+        Err(why) => format!("refuses {n} endpoints ({why})"),
     };
-    [3, 100, 10_000].map(of).join(", ")
+    let served = [3, 100, 10_000].map(of).join(", ");
+    match contract.try_build(&FakeCluster::equal(100)) {
+        Ok(balancer) => {
+            format!("{served}; {} after a failed try", time(TestBalancer::time_of_failure, &balancer))
+        }
+        Err(_) => served,
+    }
 }
 
 /// Of one request: the best of several measurements, because others use this machine too.
-fn time(balancer: &TestBalancer<Table>) -> String {
+fn time(
+    of: fn(&TestBalancer<Table>, FakeRequest, usize) -> Duration,
+    balancer: &TestBalancer<Table>,
+) -> String {
     let request = || FakeRequest::get("/").key("a key");
     let few = 10;
-    let one = balancer.time(request(), few).max(Duration::from_nanos(1)) / few as u32;
+    let one = of(balancer, request(), few).max(Duration::from_nanos(1)) / few as u32;
     let n = (MEASURED.as_nanos() / one.as_nanos().max(1)).clamp(few as u128, 1_000_000) as usize;
-    let best = (0..5).map(|_| balancer.time(request(), n)).min().expect("five are more than none");
+    let best = (0..5).map(|_| of(balancer, request(), n)).min().expect("five are more than none");
     format!("{:.0} ns", best.as_nanos() as f64 / n as f64)
 }
 

@@ -1,10 +1,10 @@
 //! `trylist module test`: checks the contract on a module, in a process of its own. A module that crashes, ends its process or
 //! never returns is a line of the report.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
 use super::checks::{self, CheckResult, ChildLine};
@@ -28,9 +28,14 @@ pub(crate) fn run(test: &Test) -> Result<(), Failure> {
     report.finish()
 }
 
+/// The check of the module's own output, which the parent makes.
+const PRINTS: &str = "prints nothing";
+
 /// How a child ended.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum ChildEnd {
+    /// One of its calls takes longer than its limit: which.
+    Hung(String),
     /// By itself, or by what the module did.
     Exited(ExitStatus),
     /// It was silent for longer than a check may take.
@@ -40,7 +45,13 @@ enum ChildEnd {
 /// This program once more, as the process that runs checks.
 struct ChildProcess {
     child: Child,
-    lines: Receiver<String>,
+    lines: Receiver<PrintedLine>,
+}
+
+/// A line of the checks' process, or of the module that runs in it.
+enum PrintedLine {
+    Stdout(String),
+    Stderr(String),
 }
 
 impl ChildProcess {
@@ -52,18 +63,14 @@ impl ChildProcess {
             .arg(format!("--child={first}"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .map_err(failed)?;
-        let stdout = BufReader::new(child.stdout.take().expect("it was asked for"));
         let (send, lines) = mpsc::channel();
-        // It ends with the child's output.
-        std::thread::spawn(move || {
-            for line in stdout.split(b'\n').map_while(Result::ok) {
-                if send.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
-                    break;
-                }
-            }
-        });
+        let stdout = child.stdout.take().expect("it was asked for");
+        let stderr = child.stderr.take().expect("it was asked for");
+        pass_lines(stdout, send.clone(), PrintedLine::Stdout);
+        pass_lines(stderr, send, PrintedLine::Stderr);
         Ok(Self { child, lines })
     }
 
@@ -71,12 +78,15 @@ impl ChildProcess {
     fn follow(&mut self, time_limit: Duration, report: &mut TestReport) -> Result<ChildEnd, Failure> {
         loop {
             match self.lines.recv_timeout(time_limit) {
-                // The author sees the module's own output.
-                Ok(line) => match ChildLine::read(&line) {
+                Ok(PrintedLine::Stdout(line)) => match ChildLine::read(&line) {
+                    Some(ChildLine::Hangs(check, why)) => {
+                        report.running = Some(check);
+                        return Ok(ChildEnd::Hung(why));
+                    }
                     Some(said) => report.said(said)?,
-                    None if line.is_empty() => {}
-                    None => eprintln!("{line}"),
+                    None => report.printed(&line),
                 },
+                Ok(PrintedLine::Stderr(line)) => report.printed(&line),
                 Err(RecvTimeoutError::Timeout) => return Ok(ChildEnd::Silent),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
@@ -86,6 +96,21 @@ impl ChildProcess {
             .map(ChildEnd::Exited)
             .map_err(|error| Failure::new(format_args!("the checks' process: {error}")))
     }
+}
+
+/// Sends each line, until the child's output ends.
+fn pass_lines(
+    output: impl Read + Send + 'static,
+    lines: Sender<PrintedLine>,
+    as_line: fn(String) -> PrintedLine,
+) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+            if lines.send(as_line(String::from_utf8_lossy(&line).into_owned())).is_err() {
+                break;
+            }
+        }
+    });
 }
 
 impl Drop for ChildProcess {
@@ -102,13 +127,15 @@ struct TestReport {
     verdicts: Vec<CheckResult>,
     /// The check that runs.
     running: Option<usize>,
+    /// The first line that the module itself printed, and the check that ran.
+    printed: Option<(String, usize)>,
     /// Something is wrong that is no check's.
     is_failed: bool,
 }
 
 impl TestReport {
     fn new() -> Self {
-        Self { names: checks::names(), verdicts: Vec::new(), running: None, is_failed: false }
+        Self { names: checks::names(), verdicts: Vec::new(), running: None, printed: None, is_failed: false }
     }
 
     /// The first check without a verdict.
@@ -119,6 +146,7 @@ impl TestReport {
     fn said(&mut self, said: ChildLine) -> Result<(), Failure> {
         match said {
             ChildLine::Module(text) => print(&format!("{text}\n")),
+            ChildLine::Hangs(..) => Ok(()),
             ChildLine::Begun(check) => {
                 self.running = Some(check);
                 Ok(())
@@ -129,6 +157,15 @@ impl TestReport {
                 let check = check.max(self.verdicts.len());
                 self.verdict(check, verdict)
             }
+        }
+    }
+
+    /// The author sees what the module prints.
+    fn printed(&mut self, line: &str) {
+        if !line.is_empty() {
+            eprintln!("{line}");
+            let check = self.running.unwrap_or(self.verdicts.len());
+            self.printed.get_or_insert_with(|| (line.to_owned(), check));
         }
     }
 
@@ -155,6 +192,7 @@ impl TestReport {
                 ChildEnd::Exited(status) if status.success() => return Ok(()),
                 ChildEnd::Exited(status) => how(status),
                 ChildEnd::Silent => limit(),
+                ChildEnd::Hung(why) => why,
             };
             self.is_failed = true;
             return print(&format!("FAILED   ends its process cleanly: {why}\n"));
@@ -162,6 +200,10 @@ impl TestReport {
         match end {
             ChildEnd::Silent => {
                 self.verdict(n_after, CheckResult::Failed(limit()))?;
+                return self.skip_rest("not run, because an earlier call did not return");
+            }
+            ChildEnd::Hung(why) => {
+                self.verdict(n_after, CheckResult::Failed(why))?;
                 return self.skip_rest("not run, because an earlier call did not return");
             }
             ChildEnd::Exited(status) if is_cut => self.verdict(n_after, CheckResult::Failed(how(status)))?,
@@ -187,8 +229,31 @@ impl TestReport {
         Ok(())
     }
 
-    /// The last line, and the exit code.
-    fn finish(self) -> Result<(), Failure> {
+    /// The module has ended its process by a signal or on its own: whatever was printed then is no fault of its own.
+    fn prints(&self) -> CheckResult {
+        match (&self.printed, self.verdicts.first()) {
+            (_, Some(CheckResult::Failed(_))) | (_, None) => {
+                CheckResult::Skipped("it does not load".to_owned())
+            }
+            (None, _) => CheckResult::Ok(String::new()),
+            (Some((line, check)), _) => {
+                let when = self.names.get(*check).copied().unwrap_or("the end");
+                let line: String = line.chars().take(200).collect();
+                CheckResult::Failed(format!(
+                    "printed {line:?} while \"{when}\" ran, or just before; a module logs by HostApi"
+                ))
+            }
+        }
+    }
+
+    /// The last lines, and the exit code.
+    fn finish(mut self) -> Result<(), Failure> {
+        self.names.push(PRINTS);
+        self.verdict(self.names.len() - 1, self.prints())?;
+        let is_failed = |verdict: &CheckResult| matches!(verdict, CheckResult::Failed(_));
+        if let Some(first) = self.verdicts.iter().position(is_failed) {
+            print(&format!("again: {}\n", again(std::env::args(), self.names[first])))?;
+        }
         let n = |is: fn(&CheckResult) -> bool| self.verdicts.iter().filter(|verdict| is(verdict)).count();
         let n_failed = n(|verdict| matches!(verdict, CheckResult::Failed(_))) + usize::from(self.is_failed);
         print(&format!(
@@ -200,6 +265,23 @@ impl TestReport {
         // The report says why.
         if n_failed == 0 { Ok(()) } else { Err(Failure { exit: Exit::Module, text: String::new() }) }
     }
+}
+
+/// The command that repeats one check, for a shell.
+fn again(arguments: impl Iterator<Item = String>, check: &str) -> String {
+    let quoted = |text: String| {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+        if text.chars().all(is_plain) && !text.is_empty() {
+            text
+        } else {
+            format!("'{}'", text.replace('\'', r"'\''"))
+        }
+    };
+    let mut words: Vec<String> = arguments.map(quoted).collect();
+    if !words.iter().any(|word| word.starts_with("--only")) && check != PRINTS {
+        words.extend(["--only".to_owned(), quoted(check.to_owned())]);
+    }
+    words.join(" ")
 }
 
 /// How a process ended that should not have.

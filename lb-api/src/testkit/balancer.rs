@@ -56,16 +56,33 @@ impl<B> TestBalancer<B> {
         counts
     }
 
-    /// Time of `n` requests that are all served at the first try: the calls `load_balance`, `next`, `finish` and drop, and
-    /// nothing else. The answers are not checked.
+    /// Time of `n` requests that are all served at the first try: all calls that a host makes for such a request, and nothing
+    /// else. The answers are not checked.
     ///
     /// # Panics
     /// The balancer panicked, or refused a call.
     pub fn time(&self, request: FakeRequest, n: usize) -> Duration {
+        self.time_of(request, n, false)
+    }
+
+    /// The same where the first try cannot be established, and the second one is served.
+    ///
+    /// # Panics
+    /// As [`time`](Self::time).
+    pub fn time_of_failure(&self, request: FakeRequest, n: usize) -> Duration {
+        self.time_of(request, n, true)
+    }
+
+    fn time_of(&self, request: FakeRequest, n: usize, fails: bool) -> Duration {
         let calls = TrylistCalls::load_balance(&self.instance, request);
         let calls = calls.unwrap_or_else(|why| panic!("load_balance: {why}"));
-        let took = calls.time(n, self.world.now_ns(), self.world.random());
+        let took = calls.time(n, (self.world.now_ns(), self.world.random()), fails);
         took.unwrap_or_else(|why| panic!("a request: {why}"))
+    }
+
+    /// Time that its `build` took.
+    pub fn built_in(&self) -> Duration {
+        self.instance.built_in()
     }
 
     /// Its saved state, wrapped as a host gets it; empty if it saves nothing.

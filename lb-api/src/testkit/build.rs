@@ -16,11 +16,12 @@ pub struct Builder<'a, B> {
     settings: Vec<(String, u32, SettingValue)>,
     previous: Option<&'a TestBalancer<B>>,
     saved: Option<Vec<u8>>,
+    spoils: bool,
 }
 
 impl<'a, B> Builder<'a, B> {
     pub(super) fn new(cluster: &'a FakeCluster, table: Table) -> Self {
-        Self { cluster, table, settings: Vec::new(), previous: None, saved: None }
+        Self { cluster, table, settings: Vec::new(), previous: None, saved: None, spoils: false }
     }
 
     /// One more setting, by its path: `choices`, `tiers[1].name`.
@@ -71,6 +72,13 @@ impl<'a, B> Builder<'a, B> {
         self
     }
 
+    /// Overwrites all texts behind the call that they were lent to, instead of leaving them as they are.
+    #[must_use]
+    pub fn spoils_texts(mut self) -> Self {
+        self.spoils = true;
+        self
+    }
+
     /// Calls `build` as a host does.
     ///
     /// # Errors
@@ -85,8 +93,13 @@ impl<'a, B> Builder<'a, B> {
     /// The same, with a panic told apart from a refusal.
     pub(super) fn try_build(self) -> Result<TestBalancer<B>, BuildFailure> {
         let previous = self.previous.map(|previous| &previous.instance);
-        let instance =
-            Instance::build(self.table, self.cluster, &self.settings, previous, self.saved.as_deref())?;
+        let instance = Instance::build(
+            self.table,
+            (self.cluster, &self.settings),
+            previous,
+            self.saved.as_deref(),
+            self.spoils,
+        )?;
         Ok(TestBalancer {
             instance,
             n_endpoints: self.cluster.len(),

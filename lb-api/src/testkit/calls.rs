@@ -1,20 +1,29 @@
 //! The calls of a module, with types that Rust checks around them: the one file of the testkit that calls through a table.
 #![allow(unsafe_code, reason = "calls a module as a host does")]
 
-use std::alloc::{Layout, alloc, dealloc};
+use std::alloc::Layout;
 use std::ffi::c_void;
-use std::ptr::{self, NonNull};
+use std::ptr;
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::build::BuildFailure;
 use super::cluster::{FakeCluster, FakeRequest, SettingValue};
-use super::host::{self, Host, Padded, address, pairs, text};
+use super::host::{self, Host, LentTexts, Padded, Written, maybe_address, pairs};
+use super::memory::{self, Block};
 use crate::balancer::Balancer;
 use crate::error::{BuildError, Problem};
 use crate::export;
 use crate::wire::{self, STATUS_OK, Str};
+
+/// Most that a host takes of a saved state.
+const SAVE_BYTES: usize = 64 << 20;
+
+/// Most that a host takes of an explanation.
+const EXPLAIN_BYTES: usize = 64 << 10;
 
 /// A module's table of calls and the layout of its trylist: all that the testkit needs to know of a module, whatever
 /// language it is written in.
@@ -70,6 +79,32 @@ pub(super) struct Instance {
     needs: GatheredNeeds,
     /// Shared and not boxed: moving a `Box` takes away the right to use the pointer that the module was given.
     host: Arc<Host>,
+    /// Time that the module took to build it.
+    built_in: Duration,
+    /// Texts are overwritten behind the call that they were lent to.
+    spoils: bool,
+    /// What its module was lent. A module that keeps a pointer into it reads the wrong thing and nobody else's memory.
+    lent: Mutex<Vec<LentTexts>>,
+    _arguments: BuildArguments,
+}
+
+/// The arrays that `build` was called with.
+struct BuildArguments {
+    endpoints: Vec<Padded<wire::Endpoint>>,
+    settings: Vec<Padded<wire::Setting>>,
+    _pairs: Vec<Vec<wire::Pair>>,
+}
+
+impl BuildArguments {
+    fn new(cluster: &FakeCluster, settings: &[(String, u32, SettingValue)], texts: &mut LentTexts) -> Self {
+        let pairs: Vec<_> = cluster.endpoints.iter().map(|e| pairs(&e.metadata, texts)).collect();
+        let endpoints = cluster.endpoints.iter().zip(&pairs);
+        let endpoints = endpoints.map(|(e, pairs)| Padded::new(host::endpoint(e, pairs, texts))).collect();
+        let setting = |(path, kind, value): &(String, u32, SettingValue)| {
+            Padded::new(host::setting(path, *kind, value, texts))
+        };
+        Self { endpoints, settings: settings.iter().map(setting).collect(), _pairs: pairs }
+    }
 }
 
 // SAFETY: the ABI promises that any call on a balancer may come from any thread, and the rest is not changed after `build`.
@@ -78,25 +113,16 @@ unsafe impl Send for Instance {}
 unsafe impl Sync for Instance {}
 
 impl Instance {
-    /// Calls `build`. Settings are path, `wire::SETTING_*` kind and value.
+    /// Calls `build`. Settings are path, `wire::SETTING_*` kind and value. `spoils`: texts are overwritten behind each call.
     pub(super) fn build(
         table: Table,
-        cluster: &FakeCluster,
-        settings: &[(String, u32, SettingValue)],
+        (cluster, settings): (&FakeCluster, &[(String, u32, SettingValue)]),
         previous: Option<&Self>,
         saved: Option<&[u8]>,
+        spoils: bool,
     ) -> Result<Self, BuildFailure> {
-        let pairs: Vec<Vec<wire::Pair>> = cluster.endpoints.iter().map(|e| pairs(&e.metadata)).collect();
-        let endpoints: Vec<Padded<wire::Endpoint>> = cluster
-            .endpoints
-            .iter()
-            .zip(&pairs)
-            .map(|(e, pairs)| Padded::new(host::endpoint(e, pairs)))
-            .collect();
-        let settings: Vec<Padded<wire::Setting>> = settings
-            .iter()
-            .map(|(path, kind, value)| Padded::new(host::setting(path, *kind, value)))
-            .collect();
+        let mut texts = LentTexts::default();
+        let arguments = BuildArguments::new(cluster, settings, &mut texts);
         let host = Host::new();
         let errors = Mutex::new(Vec::<Problem>::new());
         let sink = host::error_sink(&errors);
@@ -104,26 +130,37 @@ impl Instance {
         let cx = wire::BuildCx {
             size: size_of::<wire::BuildCx>() as u32,
             reserved: 0,
-            cluster: text("test"),
-            endpoints: endpoints.as_ptr().cast(),
-            n_endpoints: endpoints.len(),
+            cluster: texts.lend(b"test"),
+            endpoints: arguments.endpoints.as_ptr().cast(),
+            n_endpoints: arguments.endpoints.len(),
             endpoint_stride: size_of::<Padded<wire::Endpoint>>(),
-            settings: settings.as_ptr().cast(),
-            n_settings: settings.len(),
+            settings: arguments.settings.as_ptr().cast(),
+            n_settings: arguments.settings.len(),
             setting_stride: size_of::<Padded<wire::Setting>>(),
             state: cluster.state,
             previous: previous.map_or(ptr::null(), |previous| previous.balancer.cast_const()),
-            saved: Str::maybe(saved),
+            saved: texts.maybe(saved),
             host: host.api(),
             errors: &raw const sink,
             needs: &raw mut needs,
         };
         let mut balancer = ptr::null_mut();
+        let started = Instant::now();
+        let build = call(table.calls.build);
         // SAFETY: all that `cx` points to lives to the end of this function, the host API and the counters longer.
-        let status = unsafe { call(table.calls.build)(&raw const cx, &raw mut balancer) };
+        let status = inside(CallName::Build, || unsafe { build(&raw const cx, &raw mut balancer) });
+        let built_in = started.elapsed();
         let problems = errors.into_inner().unwrap_or_else(PoisonError::into_inner);
         match status {
-            STATUS_OK => Ok(Self { needs: GatheredNeeds::new(&needs), table, balancer, host }),
+            STATUS_OK => {
+                let needs = GatheredNeeds::new(&needs);
+                if spoils {
+                    texts.spoil();
+                }
+                let lent = Mutex::new(vec![texts]);
+                let _arguments = arguments;
+                Ok(Self { table, balancer, needs, host, built_in, spoils, lent, _arguments })
+            }
             wire::STATUS_PANICKED => {
                 let text = problems.first().map(|problem| problem.text.clone());
                 Err(BuildFailure::Panicked(text.unwrap_or_else(|| NO_PANIC_TEXT.into())))
@@ -139,12 +176,17 @@ impl Instance {
     /// Calls `save`: the bytes as a host gets them, wrapped by the SDK; empty where the module has no such call.
     pub(super) fn save(&self) -> Result<Vec<u8>, String> {
         let Some(save) = self.table.calls.save else { return Ok(Vec::new()) };
-        let bytes = Mutex::new(Vec::new());
-        let sink = host::sink(&bytes);
+        let written = Written::up_to(SAVE_BYTES);
+        let sink = written.sink();
         // SAFETY: the sink lives to the end of the call.
-        let status = unsafe { save(self.balancer, &raw const sink) };
+        let status = inside(CallName::Save, || unsafe { save(self.balancer, &raw const sink) });
         self.judge(status)?;
-        Ok(bytes.into_inner().unwrap_or_else(PoisonError::into_inner))
+        written.into_bytes()
+    }
+
+    /// Time that the module took to build it.
+    pub(super) fn built_in(&self) -> Duration {
+        self.built_in
     }
 
     /// Lines that it wrote to the log.
@@ -155,6 +197,14 @@ impl Instance {
     /// Whether it asked for this event, one of `wire::EVENT_*`, and can be told of it.
     pub(super) fn observes(&self, event: u32) -> bool {
         self.needs.events & 1 << event != 0
+    }
+
+    /// Takes back the texts of a call that has returned.
+    fn take_back(&self, mut texts: LentTexts) {
+        if self.spoils {
+            texts.spoil();
+            self.lent.lock().unwrap_or_else(PoisonError::into_inner).push(texts);
+        }
     }
 
     /// Judges a status. The error is the text of the panic, or names a status that no call may return.
@@ -171,8 +221,9 @@ const NO_PANIC_TEXT: &str = "panicked without a message";
 
 impl Drop for Instance {
     fn drop(&mut self) {
+        let drop_balancer = call(self.table.calls.drop_balancer);
         // SAFETY: it came from `build`, and trylists borrow it, so that none is left.
-        let status = unsafe { call(self.table.calls.drop_balancer)(self.balancer) };
+        let status = inside(CallName::DropBalancer, || unsafe { drop_balancer(self.balancer) });
         if status != STATUS_OK && !std::thread::panicking() {
             panic!("drop of the balancer: {:?}", self.host.last_panic());
         }
@@ -184,8 +235,7 @@ pub(super) struct TrylistCalls<'a> {
     instance: &'a Instance,
     /// As [`Instance::host`].
     request: Rc<SentRequest>,
-    storage: NonNull<u8>,
-    layout: Layout,
+    storage: Block,
     made: bool,
 }
 
@@ -193,20 +243,15 @@ impl<'a> TrylistCalls<'a> {
     /// Calls `load_balance`. After an error no trylist came to be, and none is dropped.
     pub(super) fn load_balance(instance: &'a Instance, request: FakeRequest) -> Result<Self, String> {
         let request = Rc::new(SentRequest::new(request, &instance.needs));
-        let layout = instance.table.trylist;
-        let layout = Layout::from_size_align(layout.size().max(1), layout.align())
-            .expect("one byte has no layout that zero have not");
-        // SAFETY: the layout is not empty.
-        let storage = NonNull::new(unsafe { alloc(layout) }).expect("enough memory");
-        let mut trylist = Self { instance, request, storage, layout, made: false };
+        debug_assert!(instance.table.trylist.align() <= memory::ALIGN);
+        let storage = Block::new(instance.table.trylist.size());
+        let mut trylist = Self { instance, request, storage, made: false };
+        let load_balance = call(instance.table.calls.load_balance);
+        let wire = &raw const trylist.request.wire;
         // SAFETY: `request` belongs to the trylist, is not moved, and so lives until after its drop; the storage is as `info` says.
-        let status = unsafe {
-            call(instance.table.calls.load_balance)(
-                instance.balancer,
-                &raw const trylist.request.wire,
-                storage.as_ptr().cast(),
-            )
-        };
+        let status = inside(CallName::LoadBalance, || unsafe {
+            load_balance(instance.balancer, wire, trylist.storage.as_ptr().cast())
+        });
         trylist.made = status == STATUS_OK;
         instance.judge(status).map(|()| trylist)
     }
@@ -221,17 +266,20 @@ impl<'a> TrylistCalls<'a> {
     ) -> Result<wire::Answer, String> {
         let cx = self.next_cx(n_tries, now_ns, random, tried);
         let mut answer = NO_ANSWER;
+        let (next, balancer, trylist) = (call(self.calls().next), self.balancer(), self.trylist());
         // SAFETY: the trylist is made, and all pointers live to the end of the call.
-        let status = unsafe {
-            call(self.calls().next)(self.balancer(), self.trylist(), &raw const cx, &raw mut answer)
-        };
+        let status =
+            inside(CallName::Next, || unsafe { next(balancer, trylist, &raw const cx, &raw mut answer) });
         self.instance.judge(status).map(|()| answer)
     }
 
     /// Calls `report_failure`.
     pub(super) fn report_failure(&mut self, failure: &wire::Failure) -> Result<(), String> {
+        let report_failure = call(self.calls().report_failure);
+        let (balancer, trylist) = (self.balancer(), self.trylist());
         // SAFETY: the trylist is made, and the failure lives to the end of the call.
-        let status = unsafe { call(self.calls().report_failure)(self.balancer(), self.trylist(), failure) };
+        let status =
+            inside(CallName::ReportFailure, || unsafe { report_failure(balancer, trylist, failure) });
         self.instance.judge(status)
     }
 
@@ -239,63 +287,110 @@ impl<'a> TrylistCalls<'a> {
     pub(super) fn observe(&mut self, event: wire::Event, headers: &[(&str, &str)]) -> Result<(), String> {
         let Some(observe) = self.calls().observe else { return Ok(()) };
         let headers = headers.iter().map(|(name, value)| (*name, value.as_bytes()));
-        let headers = select(&self.instance.needs.response_headers, headers);
+        let mut texts = LentTexts::default();
+        let headers = select(&self.instance.needs.response_headers, headers, &mut texts);
         let event = wire::Event { headers: headers.as_ptr(), n_headers: headers.len(), ..event };
+        let (balancer, trylist) = (self.balancer(), self.trylist());
         // SAFETY: the trylist is made, and the event and its headers live to the end of the call.
-        let status = unsafe { observe(self.balancer(), self.trylist(), &raw const event) };
+        let status = inside(CallName::Observe, || unsafe { observe(balancer, trylist, &raw const event) });
+        self.instance.take_back(texts);
         self.instance.judge(status)
     }
 
     /// Calls `finish`.
     pub(super) fn finish(&mut self, outcome: &wire::Outcome) -> Result<(), String> {
+        let (finish, balancer, trylist) = (call(self.calls().finish), self.balancer(), self.trylist());
         // SAFETY: the trylist is made, and the outcome lives to the end of the call.
-        let status = unsafe { call(self.calls().finish)(self.balancer(), self.trylist(), outcome) };
+        let status = inside(CallName::Finish, || unsafe { finish(balancer, trylist, outcome) });
         self.instance.judge(status)
     }
 
     /// Calls `explain`; empty where the module has no such call.
     pub(super) fn explain(&mut self) -> Result<String, String> {
         let Some(explain) = self.calls().explain else { return Ok(String::new()) };
-        let text = Mutex::new(Vec::new());
-        let sink = host::sink(&text);
+        let written = Written::up_to(EXPLAIN_BYTES);
+        let sink = written.sink();
+        let (balancer, trylist) = (self.balancer(), self.trylist());
         // SAFETY: the trylist is made, and the sink lives to the end of the call.
-        let status = unsafe { explain(self.balancer(), self.trylist(), &raw const sink) };
+        let status = inside(CallName::Explain, || unsafe { explain(balancer, trylist, &raw const sink) });
         self.instance.judge(status)?;
-        Ok(String::from_utf8_lossy(&text.into_inner().unwrap_or_else(PoisonError::into_inner)).into_owned())
+        Ok(String::from_utf8_lossy(&written.into_bytes()?).into_owned())
     }
 
-    /// How long `n` requests take like the one that this trylist was made for, with nothing in between but the calls. This
-    /// trylist is dropped first, and its storage lent to the others.
-    pub(super) fn time(mut self, n: usize, now_ns: u64, random: u64) -> Result<Duration, String> {
-        let (balancer, room) = (self.balancer(), self.trylist());
+    /// Time of `n` requests like the one that this trylist was made for, with nothing in between but the calls: all that a host
+    /// makes for a request that is served at the first try, or at the second one after a failure to connect. This trylist is
+    /// dropped first, and its storage lent to the others.
+    pub(super) fn time(
+        mut self,
+        n: usize,
+        (now_ns, random): (u64, u64),
+        fails: bool,
+    ) -> Result<Duration, String> {
+        let room = self.trylist();
         let status = self.drop_in_module();
         self.instance.judge(status)?;
-        let calls = self.calls();
-        let (load_balance, next) = (call(calls.load_balance), call(calls.next));
-        let (finish, drop_trylist) = (call(calls.finish), call(calls.drop_trylist));
-        let request = &raw const self.request.wire;
+        let outcome =
+            host::outcome(wire::OUTCOME_SERVED, 0, Some(200), 1 + usize::from(fails), (now_ns, 1_000_000));
+        let events = [wire::EVENT_CONNECTED, wire::EVENT_RESPONSE_HEADERS, wire::EVENT_TRY_ENDED];
+        let events: Vec<wire::Event> = events
+            .into_iter()
+            .filter(|event| self.instance.observes(*event))
+            .map(|kind| host::served(kind, now_ns))
+            .collect();
+        let failure = fails.then(|| host::failure(wire::FAILURE_CONNECT, now_ns));
         let mut cx = self.next_cx(0, now_ns, random, &[]);
-        let outcome = host::outcome(wire::OUTCOME_SERVED, 0, Some(200), 1, now_ns);
         let mut worst = STATUS_OK;
         let started = Instant::now();
         for _ in 0..n {
             cx.random = cx.random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-            let mut answer = NO_ANSWER;
-            // SAFETY: the calls of a request in their order, on storage of the right layout that holds no trylist before
-            // and after them; a trylist that could not be made is neither asked nor dropped.
-            unsafe {
-                let mut status = load_balance(balancer, request, room);
-                if status == STATUS_OK {
-                    status = status.max(next(balancer, room, &raw const cx, &raw mut answer));
-                    status = status.max(finish(balancer, room, &raw const outcome));
-                    status = status.max(drop_trylist(balancer, room));
-                }
-                worst = worst.max(status);
-            }
-            std::hint::black_box(answer.endpoint);
+            worst = worst.max(self.one(room, &mut cx, failure, (&events, &outcome)));
         }
         let took = started.elapsed();
         self.instance.judge(worst).map(|()| took)
+    }
+
+    /// The calls of one request, unchecked; the worst status.
+    #[inline]
+    fn one(
+        &self,
+        room: *mut c_void,
+        cx: &mut wire::NextCx,
+        failure: Option<wire::Failure>,
+        (events, outcome): (&[wire::Event], &wire::Outcome),
+    ) -> u32 {
+        let (calls, balancer) = (self.calls(), self.balancer());
+        let mut tried = [0_u64; 4];
+        (cx.n_tries, cx.tried, cx.n_tried_words) = (0, ptr::null(), 0);
+        let mut answer = NO_ANSWER;
+        // SAFETY: the calls of a request in their order, on storage of the right layout that holds no trylist before and after
+        // them; a trylist that could not be made is neither asked nor dropped. Arguments live to the end of each call.
+        unsafe {
+            let mut status = call(calls.load_balance)(balancer, &raw const self.request.wire, room);
+            if status != STATUS_OK {
+                return status;
+            }
+            status = status.max(call(calls.next)(balancer, room, &raw const *cx, &raw mut answer));
+            if let Some(mut failure) = failure {
+                failure.endpoint = answer.endpoint;
+                status = status.max(call(calls.report_failure)(balancer, room, &raw const failure));
+                // A set that reaches as far as the endpoints of a small cluster.
+                if let Some(word) = tried.get_mut(answer.endpoint as usize / 64) {
+                    *word |= 1 << (answer.endpoint % 64);
+                    (cx.n_tries, cx.tried, cx.n_tried_words) = (1, tried.as_ptr(), tried.len());
+                    status = status.max(call(calls.next)(balancer, room, &raw const *cx, &raw mut answer));
+                }
+            }
+            if let Some(observe) = calls.observe {
+                for event in events {
+                    let event = wire::Event { endpoint: answer.endpoint, ..*event };
+                    status = status.max(observe(balancer, room, &raw const event));
+                }
+            }
+            let outcome = wire::Outcome { endpoint: answer.endpoint, ..*outcome };
+            status = status.max(call(calls.finish)(balancer, room, &raw const outcome));
+            std::hint::black_box(answer.endpoint);
+            status.max(call(calls.drop_trylist)(balancer, room))
+        }
     }
 
     fn next_cx(&self, n_tries: usize, now_ns: u64, random: u64, tried: &[u64]) -> wire::NextCx {
@@ -317,8 +412,9 @@ impl<'a> TrylistCalls<'a> {
         }
         let trylist = self.trylist();
         self.made = false;
+        let (drop_trylist, balancer) = (call(self.calls().drop_trylist), self.balancer());
         // SAFETY: the trylist was made, and this is its last call.
-        unsafe { call(self.calls().drop_trylist)(self.balancer(), trylist) }
+        inside(CallName::DropTrylist, || unsafe { drop_trylist(balancer, trylist) })
     }
 
     fn calls(&self) -> wire::Module {
@@ -338,8 +434,9 @@ impl<'a> TrylistCalls<'a> {
 impl Drop for TrylistCalls<'_> {
     fn drop(&mut self) {
         let status = self.drop_in_module();
-        // SAFETY: allocated with this layout.
-        unsafe { dealloc(self.storage.as_ptr(), self.layout) };
+        if let Some(request) = Rc::get_mut(&mut self.request) {
+            self.instance.take_back(std::mem::take(&mut request.texts));
+        }
         if !std::thread::panicking() {
             self.instance.judge(status).unwrap_or_else(|why| panic!("drop of the trylist: {why}"));
         }
@@ -395,36 +492,124 @@ impl GatheredNeeds {
 /// A request with the memory that its wire form points to.
 struct SentRequest {
     wire: wire::Request,
+    texts: LentTexts,
     _request: FakeRequest,
     _headers: Vec<Str>,
 }
 
 impl SentRequest {
     fn new(request: FakeRequest, needs: &GatheredNeeds) -> Self {
-        let headers =
-            select(&needs.request_headers, request.headers.iter().map(|(n, v)| (n.as_str(), v.as_slice())));
+        let mut texts = LentTexts::default();
+        let sent = request.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
+        let headers = select(&needs.request_headers, sent, &mut texts);
         let wire = wire::Request {
             size: size_of::<wire::Request>() as u32,
             preferred: request.preferred.map_or(wire::NO_ENDPOINT, |endpoint| endpoint as u32),
-            method: text(&request.method),
-            scheme: text("http"),
-            authority: Str::maybe(request.authority.as_deref().map(str::as_bytes)),
-            path: text(&request.path),
-            query: Str::maybe(request.query.as_deref().map(str::as_bytes)),
-            client: address(request.client),
-            key: Str::maybe(request.key.as_deref().filter(|_| needs.key)),
+            method: texts.lend(request.method.as_bytes()),
+            scheme: texts.lend(b"http"),
+            authority: texts.maybe(request.authority.as_deref()),
+            path: texts.lend(&request.path),
+            query: texts.maybe(request.query.as_deref()),
+            client: maybe_address(request.client),
+            key: texts.maybe(request.key.as_deref().filter(|_| needs.key)),
             headers: headers.as_ptr(),
             n_headers: headers.len(),
         };
-        // Moving these moves no text: it is on the heap.
-        Self { wire, _request: request, _headers: headers }
+        Self { wire, texts, _request: request, _headers: headers }
     }
 }
 
 /// The values of the headers asked for, in the order asked.
-fn select<'a>(asked: &[String], sent: impl Iterator<Item = (&'a str, &'a [u8])>) -> Vec<Str> {
+fn select<'a>(
+    asked: &[String],
+    sent: impl Iterator<Item = (&'a str, &'a [u8])>,
+    texts: &mut LentTexts,
+) -> Vec<Str> {
     let sent: Vec<_> = sent.collect();
     let value =
-        |asked: &String| sent.iter().find(|(name, _)| name.eq_ignore_ascii_case(asked)).map(|(_, v)| *v);
-    asked.iter().map(|name| Str::maybe(value(name))).collect()
+        |name: &String| sent.iter().find(|(sent, _)| sent.eq_ignore_ascii_case(name)).map(|(_, v)| *v);
+    asked.iter().map(|name| texts.maybe(value(name))).collect()
+}
+
+// ---- the call that runs --------------------------------------------------------------------------------------------
+
+thread_local! {
+    static RUNNING: RunningCall = RunningCall::new();
+}
+
+/// Calls that run now, one of each thread; for who watches over them.
+static CALLS: Mutex<Vec<Arc<CallSlot>>> = Mutex::new(Vec::new());
+
+#[derive(Debug, Default)]
+struct CallSlot {
+    /// Place of the name in [`CALL_NAMES`] and one more, or 0 outside of calls.
+    name: AtomicUsize,
+    /// Rises with each call.
+    number: AtomicU64,
+}
+
+struct RunningCall(Arc<CallSlot>);
+
+impl RunningCall {
+    fn new() -> Self {
+        let slot = Arc::<CallSlot>::default();
+        CALLS.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&slot));
+        Self(slot)
+    }
+}
+
+impl Drop for RunningCall {
+    fn drop(&mut self) {
+        CALLS.lock().unwrap_or_else(PoisonError::into_inner).retain(|slot| !Arc::ptr_eq(slot, &self.0));
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum CallName {
+    Build,
+    LoadBalance,
+    Next,
+    ReportFailure,
+    Observe,
+    Finish,
+    Save,
+    Explain,
+    DropTrylist,
+    DropBalancer,
+}
+
+/// In the order of [`CallName`].
+const CALL_NAMES: [&str; 10] = [
+    "build",
+    "load_balance",
+    "next",
+    "report_failure",
+    "observe",
+    "finish",
+    "save",
+    "explain",
+    "drop of the trylist",
+    "drop of the balancer",
+];
+
+/// Notes that this thread is inside this call.
+#[inline]
+fn inside(name: CallName, call: impl FnOnce() -> u32) -> u32 {
+    RUNNING.with(|RunningCall(slot)| {
+        slot.number.fetch_add(1, Relaxed);
+        slot.name.store(name as usize + 1, Relaxed);
+        let status = call();
+        slot.name.store(0, Relaxed);
+        status
+    })
+}
+
+/// The calls that run now, in all threads: a number that no other call has, and the call's name. For who watches over time limits.
+pub fn running() -> Vec<((usize, u64), &'static str)> {
+    let slots = CALLS.lock().unwrap_or_else(PoisonError::into_inner);
+    let running = slots.iter().enumerate().filter_map(|(thread, slot)| {
+        let name = CALL_NAMES.get(slot.name.load(Relaxed).checked_sub(1)?)?;
+        Some(((thread, slot.number.load(Relaxed)), *name))
+    });
+    running.collect()
 }

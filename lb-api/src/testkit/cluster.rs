@@ -74,6 +74,24 @@ impl FakeCluster {
         self
     }
 
+    /// Endpoints of weight 1 with these URLs, all available: `http://name:80`, which has no address yet,
+    /// `http://[::1]:80`, or `unix:/path`. Ports are written out.
+    pub fn at(urls: &[&str]) -> Self {
+        let mut cluster = Self::equal(urls.len());
+        for (endpoint, url) in cluster.endpoints.iter_mut().zip(urls) {
+            endpoint.url = (*url).into();
+            if let Some(path) = url.strip_prefix("unix:") {
+                (endpoint.name, endpoint.port) = (path.into(), 0);
+                continue;
+            }
+            let host = url.split_once("://").map_or(*url, |(_, host)| host);
+            let (name, port) =
+                host.rsplit_once(':').map_or((host, 80), |(name, port)| (name, port.parse().unwrap_or(80)));
+            (endpoint.name, endpoint.port) = (name.trim_matches(['[', ']']).into(), port);
+        }
+        cluster
+    }
+
     /// Adds a metadata pair to an endpoint.
     #[must_use]
     pub fn metadata(mut self, endpoint: usize, name: &str, value: &str) -> Self {
@@ -269,10 +287,10 @@ fn new_counters(weight: u32) -> &'static wire::Counters {
 #[derive(Clone, Debug)]
 pub struct FakeRequest {
     pub(super) method: String,
-    pub(super) path: String,
-    pub(super) query: Option<String>,
-    pub(super) authority: Option<String>,
-    pub(super) client: SocketAddr,
+    pub(super) path: Vec<u8>,
+    pub(super) query: Option<Vec<u8>>,
+    pub(super) authority: Option<Vec<u8>>,
+    pub(super) client: Option<SocketAddr>,
     pub(super) key: Option<Vec<u8>>,
     pub(super) headers: Vec<(String, Vec<u8>)>,
     pub(super) preferred: Option<usize>,
@@ -287,7 +305,7 @@ impl FakeRequest {
             path: path.into(),
             query: query.map(Into::into),
             authority: Some("test.example".into()),
-            client: SocketAddr::from(([192, 0, 2, 1], 40_000)),
+            client: Some(SocketAddr::from(([192, 0, 2, 1], 40_000))),
             key: None,
             headers: Vec::new(),
             preferred: None,
@@ -318,7 +336,28 @@ impl FakeRequest {
     /// Another client.
     #[must_use]
     pub fn client(mut self, client: SocketAddr) -> Self {
-        self.client = client;
+        self.client = Some(client);
+        self
+    }
+
+    /// A client without an address: it came over a Unix socket.
+    #[must_use]
+    pub fn without_client(mut self) -> Self {
+        self.client = None;
+        self
+    }
+
+    /// Another path, of any bytes: HTTP allows those above 0x7f.
+    #[must_use]
+    pub fn path(mut self, path: impl AsRef<[u8]>) -> Self {
+        self.path = path.as_ref().into();
+        self
+    }
+
+    /// Another query, or none.
+    #[must_use]
+    pub fn query(mut self, query: Option<&[u8]>) -> Self {
+        self.query = query.map(Into::into);
         self
     }
 

@@ -1,6 +1,8 @@
 //! The contract: rules for every balancer, whatever its strategy.
 
+mod inputs;
 mod membership;
+mod threads;
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -28,7 +30,10 @@ const SIZES: [usize; 6] = [1, 2, 3, 10, 64, 130];
 /// - it may be dropped at any time, with and without `finish`;
 /// - every kind of failure, event and outcome can be reported;
 /// - `build` works with its saved state, with damaged state, and with a previous instance that has other endpoints;
-/// - all of this works on several threads at once;
+/// - every endpoint of 300 and of 10,000 is reached; endpoints have names, IPv6 addresses and Unix sockets; requests have no client,
+///   bytes above 0x7f and long keys; effective weights are 0; endpoints are full, and Busy means that all that are left are;
+/// - no text is read after the call that brought it: the kit overwrites them;
+/// - all of this works on several threads at once, and exact turns are exact between threads;
 /// - it goes on while endpoints come, go, move and change weight: each membership has an instance and live numbers of its own, a
 ///   new instance takes over from the one before under calls, keeps the shares that there are without rebuilds, chooses as one that
 ///   was built anew, and reads nothing of an endpoint that has left.
@@ -46,6 +51,8 @@ pub struct Contract<B> {
     tolerance: Option<f64>,
     skips_unavailable: bool,
     keyed: bool,
+    may_end_early: bool,
+    seed: u64,
     of: PhantomData<fn() -> B>,
 }
 
@@ -80,6 +87,8 @@ impl<B> Contract<B> {
             tolerance: None,
             skips_unavailable: false,
             keyed: false,
+            may_end_early: false,
+            seed: 0,
             of: PhantomData,
         }
     }
@@ -114,19 +123,35 @@ impl<B> Contract<B> {
         self
     }
 
+    /// A trylist may end before it has offered every endpoint, as those of balancers that choose a subset do. It still offers
+    /// one where all are available, and none twice.
+    #[must_use]
+    pub fn may_end_early(mut self) -> Self {
+        self.may_end_early = true;
+        self
+    }
+
+    /// Random numbers begin with this seed. Without, it is 0.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
     /// Checks the whole contract.
     ///
     /// # Panics
     /// The balancer broke the contract; the message says how.
     pub fn check(&self) {
-        drop(self.build(&FakeCluster::equal(3)));
-        for (_, part) in Self::PARTS {
+        drop(self.build(&self.equal(3)));
+        for (name, part) in Self::PARTS {
+            let _named = NamedPart { name, seed: self.seed };
             part(self);
         }
     }
 
     /// The contract, part by part.
-    pub const PARTS: [Part<B>; 14] = [
+    pub const PARTS: [Part<B>; 21] = [
         ("offers every endpoint once, then ends", |it| it.at_every_size(Self::offers_each_endpoint_once)),
         ("skips what the host has tried", |it| it.at_every_size(Self::honours_what_the_host_has_tried)),
         ("ends when endpoints are unavailable", |it| {
@@ -136,7 +161,14 @@ impl<B> Contract<B> {
         ("accepts every kind of report", |it| it.at_every_size(Self::takes_every_report)),
         ("saves, restores and follows a reload", |it| it.at_every_size(Self::builds_from_what_it_saved)),
         ("keeps each key on its endpoint", |it| it.at_every_size(Self::keeps_keys)),
+        ("reaches every endpoint of 300 and of 10,000", Self::reaches_every_endpoint_of_many),
+        ("takes endpoints without an address", Self::takes_endpoints_without_an_address),
+        ("takes every request", Self::takes_every_request),
+        ("ends when weights are 0", |it| it.at_every_size(Self::ends_when_weights_are_zero)),
+        ("waits only while all are full", |it| it.at_every_size(Self::waits_only_while_all_are_full)),
+        ("keeps no text past its call", Self::keeps_no_text),
         ("works on several threads", Self::works_on_several_threads),
+        ("loses no turn between threads", Self::loses_no_turn),
         ("follows effective weights", Self::follows_effective_weights),
         ("follows endpoints that come, go and move", |it| it.at_every_size(Self::follows_members)),
         ("reads nothing of an endpoint that has left", Self::reads_its_own_numbers),
@@ -151,26 +183,26 @@ impl<B> Contract<B> {
 
     /// Settings may be right for some sizes of cluster only, and a module that says so is right.
     fn takes(&self, n: usize) -> bool {
-        self.settings.is_empty() || self.try_build(&FakeCluster::equal(n)).is_ok()
+        self.settings.is_empty() || self.try_build(&self.equal(n)).is_ok()
     }
 
     /// The sizes of cluster that the balancer refuses, of those that are tried, and why. With settings these are left out;
     /// without, they break the contract.
     pub fn refused_sizes(&self) -> Vec<(usize, BuildError)> {
-        let refused = |n| self.try_build(&FakeCluster::equal(n)).err().map(|why| (n, why));
+        let refused = |n| self.try_build(&self.equal(n)).err().map(|why| (n, why));
         SIZES.into_iter().filter_map(refused).collect()
     }
 
     fn offers_each_endpoint_once(&self, n: usize) {
-        let cluster = FakeCluster::equal(n);
+        let cluster = self.equal(n);
         let balancer = self.build(&cluster);
         for _ in 0..n.min(10) {
-            expect_all(&balancer, n, "every endpoint available");
+            self.expect_all(&balancer, n, "every endpoint available");
         }
     }
 
     fn honours_what_the_host_has_tried(&self, n: usize) {
-        let cluster = FakeCluster::equal(n);
+        let cluster = self.equal(n);
         let balancer = self.build(&cluster);
         // Marked from behind, so that every word of the set is there at the first `next`.
         for (step, request) in (1..=3).flat_map(|step| kinds(step).map(|request| (step, request))) {
@@ -181,12 +213,16 @@ impl<B> Contract<B> {
             let mut offered = trylist.all();
             offered.sort_unstable();
             let rest: Vec<_> = (0..n).filter(|idx| !marked.contains(idx)).collect();
-            same(&offered, &rest, format_args!("{key}, with {} tried by the host before", List(&marked)));
+            self.same(
+                &offered,
+                &rest,
+                format_args!("{key}, with {} tried by the host before", List(&marked)),
+            );
         }
     }
 
     fn ends_when_endpoints_are_unavailable(&self, n: usize) {
-        let cluster = FakeCluster::equal(n);
+        let cluster = self.equal(n);
         let balancer = self.build(&cluster);
         let states = [State::Down, State::Ejected, State::Draining];
         for idx in (0..n).filter(|idx| idx % 3 != 1) {
@@ -214,7 +250,7 @@ impl<B> Contract<B> {
                 );
             }
             served.sort_unstable();
-            same(&served, &available, format_args!("of those that are available, {key}"));
+            self.same(&served, &available, format_args!("of those that are available, {key}"));
         }
         (0..n).for_each(|idx| cluster.set_state(idx, State::Down));
         for request in kinds(5) {
@@ -222,11 +258,11 @@ impl<B> Contract<B> {
             assert!(trylist.all().len() <= n, "contract: a trylist ends when nothing is available");
         }
         (0..n).for_each(|idx| cluster.set_state(idx, State::Available));
-        expect_all(&balancer, n, "every endpoint available again");
+        self.expect_all(&balancer, n, "every endpoint available again");
     }
 
     fn may_be_dropped_at_any_time(&self, n: usize) {
-        let cluster = FakeCluster::equal(n);
+        let cluster = self.equal(n);
         let balancer = self.build(&cluster);
         for (step, request) in (0..50).flat_map(kinds).enumerate() {
             let mut trylist = balancer.load_balance(request);
@@ -241,7 +277,7 @@ impl<B> Contract<B> {
         for request in kinds(0) {
             balancer.load_balance(request).finish(OutcomeKind::NoEndpoint, Some(503));
         }
-        expect_all(&balancer, n, "100 requests dropped");
+        self.expect_all(&balancer, n, "100 requests dropped");
         // Many at once, ended in another order than begun.
         let mut open: Vec<_> =
             (0..25).flat_map(kinds).map(|request| balancer.load_balance(request)).collect();
@@ -251,11 +287,11 @@ impl<B> Contract<B> {
         while !open.is_empty() {
             open.swap_remove(open.len() / 2).serve();
         }
-        expect_all(&balancer, n, "50 requests at once");
+        self.expect_all(&balancer, n, "50 requests at once");
     }
 
     fn takes_every_report(&self, n: usize) {
-        let cluster = FakeCluster::equal(n);
+        let cluster = self.equal(n);
         let balancer = self.build(&cluster);
         let failures = [
             FailureKind::Resolve,
@@ -297,11 +333,11 @@ impl<B> Contract<B> {
             let _ = trylist.next();
             trylist.finish(kind, None);
         }
-        expect_all(&balancer, n, "every kind of report");
+        self.expect_all(&balancer, n, "every kind of report");
     }
 
     fn builds_from_what_it_saved(&self, n: usize) {
-        let cluster = FakeCluster::equal(n);
+        let cluster = self.equal(n);
         let balancer = self.build(&cluster);
         let _ = balancer.sequence(7);
         let saved = balancer.save();
@@ -309,7 +345,7 @@ impl<B> Contract<B> {
         for bytes in [saved, cut, Vec::new(), b"what another module saved".to_vec()] {
             let next = self.builder(&cluster).saved(bytes).build();
             let next = next.unwrap_or_else(|why| panic!("contract: built from saved bytes: {why}"));
-            expect_all(&next, n, "saved bytes");
+            self.expect_all(&next, n, "saved bytes");
         }
         // The endpoints of a reload: another order, and the first one gone where settings allow it.
         let fewer = n - usize::from(n > 1 && self.takes(n - 1));
@@ -317,16 +353,16 @@ impl<B> Contract<B> {
         let reordered = cluster.reordered(&order);
         let next = self.builder(&reordered).previous(&balancer).build();
         let next = next.unwrap_or_else(|why| panic!("contract: built with a previous instance: {why}"));
-        expect_all(&balancer, n, "an instance that is being replaced");
+        self.expect_all(&balancer, n, "an instance that is being replaced");
         drop(balancer);
-        expect_all(&next, order.len(), "an instance whose previous one is gone");
+        self.expect_all(&next, order.len(), "an instance whose previous one is gone");
     }
 
     fn keeps_keys(&self, n: usize) {
         if !self.keyed {
             return;
         }
-        let cluster = FakeCluster::equal(n);
+        let cluster = self.equal(n);
         let balancer = self.build(&cluster);
         let before = first_choices(&balancer, n, "for the first time");
         let stay = |balancer: &TestBalancer<B>, when: &str| {
@@ -356,43 +392,6 @@ impl<B> Contract<B> {
         }
     }
 
-    fn works_on_several_threads(&self) {
-        let cluster = FakeCluster::equal(5);
-        let balancer = self.build(&cluster);
-        std::thread::scope(|scope| {
-            for thread in 0..8 {
-                let (balancer, cluster) = (&balancer, &cluster);
-                scope.spawn(move || {
-                    for (step, request) in (0..100).flat_map(kinds).enumerate() {
-                        let mut trylist = balancer.load_balance(request);
-                        let first = trylist.next();
-                        assert!(
-                            matches!(first, Next::Endpoint(_)),
-                            "contract: answered {first:?} for a first try, with endpoints available, on several threads"
-                        );
-                        match step % 4 {
-                            0 => drop(trylist),
-                            1 => {
-                                trylist.fail();
-                                let _ = trylist.next();
-                                trylist.finish(OutcomeKind::Failed, Some(502));
-                            }
-                            _ => trylist.serve(),
-                        }
-                        // One thread changes the world under the others, and saves.
-                        if thread == 0 && step % 10 == 0 {
-                            let state = if step % 20 == 0 { State::Down } else { State::Available };
-                            cluster.set_state(step / 20 % 4, state);
-                            let _ = balancer.save();
-                        }
-                    }
-                });
-            }
-        });
-        (0..5).for_each(|idx| cluster.set_state(idx, State::Available));
-        expect_all(&balancer, 5, "requests on several threads");
-    }
-
     fn follows_effective_weights(&self) {
         let Some(tolerance) = self.tolerance else { return };
         let (difference, example) = self.largest_difference();
@@ -403,6 +402,7 @@ impl<B> Contract<B> {
     /// it), and the endpoint where they do, in words.
     pub fn largest_difference(&self) -> (f64, String) {
         let cluster = FakeCluster::weighted(&[5, 1, 1, 13, 20]);
+        cluster.seed(self.seed);
         let balancer = self.build(&cluster);
         let of = |keyed| Self::difference(&cluster, &balancer, keyed);
         let configured = [of(true), of(false)];
@@ -442,11 +442,36 @@ impl<B> Contract<B> {
         let worst = worst.expect("the cluster has endpoints");
         let (off, share) = difference(worst);
         let text = format!(
-            "endpoint {worst} was chosen {} times of {REQUESTS}, {} a key, its weight's share is {share:.0} (all: {counts:?})",
+            "endpoint {worst} was chosen {} times of {REQUESTS}, {} a key, its weight's share is {share:.0} (weights {:?}, all: {counts:?})",
             counts[worst],
-            if keyed { "with" } else { "without" }
+            if keyed { "with" } else { "without" },
+            (0..cluster.len()).map(|idx| weight(idx) / 65_536.0).collect::<Vec<_>>()
         );
         (off, text)
+    }
+
+    /// Trylists offer all `n` endpoints, each once, and stay exhausted.
+    fn expect_all(&self, balancer: &TestBalancer<B>, n: usize, after: &str) {
+        // A key alone may begin where it comes out right.
+        for request in [0, n, 2 * n].into_iter().flat_map(kinds) {
+            let when = format!("{}, after {after}", key_of(&request));
+            let mut trylist = balancer.load_balance(request);
+            let (mut offered, end) = to_the_end(&mut trylist, &when);
+            assert!(end != Next::Busy, "contract: answered Busy, but no endpoint is full; {when}");
+            offered.sort_unstable();
+            self.same(&offered, &(0..n).collect::<Vec<_>>(), format_args!("{when}"));
+            assert!(!offered.is_empty(), "contract: offered no endpoint, and {n} are available; {when}");
+            let again = trylist.next();
+            assert!(again == Next::Exhausted, "contract: was exhausted, and then answered {again:?}; {when}");
+            trylist.finish(OutcomeKind::Failed, Some(502));
+        }
+    }
+
+    /// So many endpoints of weight 1, with random numbers of this contract's seed.
+    fn equal(&self, n: usize) -> FakeCluster {
+        let cluster = FakeCluster::equal(n);
+        cluster.seed(self.seed);
+        cluster
     }
 
     fn builder<'a>(&self, cluster: &'a FakeCluster) -> Builder<'a, B> {
@@ -512,22 +537,6 @@ fn first_choices<B>(balancer: &TestBalancer<B>, n: usize, when: &str) -> Vec<usi
     (0..997).map(first).collect()
 }
 
-/// Trylists offer all `n` endpoints, each once, and stay exhausted.
-fn expect_all<B>(balancer: &TestBalancer<B>, n: usize, after: &str) {
-    // A key alone may begin where it comes out right.
-    for request in [0, n, 2 * n].into_iter().flat_map(kinds) {
-        let when = format!("{}, after {after}", key_of(&request));
-        let mut trylist = balancer.load_balance(request);
-        let (mut offered, end) = to_the_end(&mut trylist, &when);
-        assert!(end != Next::Busy, "contract: answered Busy, but no endpoint is full; {when}");
-        offered.sort_unstable();
-        same(&offered, &(0..n).collect::<Vec<_>>(), format_args!("{when}"));
-        let again = trylist.next();
-        assert!(again == Next::Exhausted, "contract: was exhausted, and then answered {again:?}; {when}");
-        trylist.finish(OutcomeKind::Failed, Some(502));
-    }
-}
-
 /// Every endpoint that is answered while each fails to connect, and the answer that is none.
 fn to_the_end<B>(trylist: &mut TestTrylist<'_, B>, when: &str) -> (Vec<usize>, Next) {
     let mut offered = Vec::new();
@@ -540,9 +549,18 @@ fn to_the_end<B>(trylist: &mut TestTrylist<'_, B>, when: &str) -> (Vec<usize>, N
     }
 }
 
-#[track_caller]
-fn same(offered: &[usize], expected: &[usize], when: fmt::Arguments<'_>) {
-    assert!(offered == expected, "contract: offered {}, expected {}; {when}", List(offered), List(expected));
+/// Says on standard error which part of a contract was broken, for tests that check all of it.
+struct NamedPart {
+    name: &'static str,
+    seed: u64,
+}
+
+impl Drop for NamedPart {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("contract: the part that {}, with random numbers of seed {}", self.name, self.seed);
+        }
+    }
 }
 
 /// Endpoints, as many as one reads.

@@ -7,6 +7,7 @@ use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::cluster::{FakeEndpoint, SettingValue};
+use super::memory::Block;
 use crate::error::Problem;
 use crate::outcome::EventKind;
 use crate::wire::{self, Str};
@@ -88,15 +89,40 @@ unsafe extern "C" fn note_error(ctx: *mut c_void, path: Str, line: Str) {
     errors.lock().unwrap_or_else(PoisonError::into_inner).push(problem);
 }
 
-/// Where `save` and `explain` write.
-pub(super) fn sink(bytes: &Mutex<Vec<u8>>) -> wire::Sink {
-    unsafe extern "C" fn write(ctx: *mut c_void, bytes: Str) {
-        // SAFETY: `ctx` is the buffer that the sink was made of, and the bytes live to the end of the call.
-        let (all, bytes) = unsafe { (&*ctx.cast::<Mutex<Vec<u8>>>(), bytes.bytes()) };
-        all.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes.unwrap_or_default());
+/// Bytes that a module writes, up to the limit of a host.
+pub(super) struct Written {
+    bytes: Mutex<(Vec<u8>, bool)>,
+    limit: usize,
+}
+
+impl Written {
+    pub(super) fn up_to(limit: usize) -> Self {
+        Self { bytes: Mutex::default(), limit }
     }
-    let ctx = ptr::from_ref(bytes).cast_mut().cast();
-    wire::Sink { size: size_of::<wire::Sink>() as u32, reserved: 0, ctx, write }
+
+    pub(super) fn sink(&self) -> wire::Sink {
+        unsafe extern "C" fn write(ctx: *mut c_void, bytes: Str) {
+            // SAFETY: `ctx` is what the sink was made of, and the bytes live to the end of the call.
+            let (written, bytes) = unsafe { (&*ctx.cast::<Written>(), bytes.bytes().unwrap_or_default()) };
+            let mut all = written.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+            let room = written.limit.saturating_sub(all.0.len());
+            all.1 |= bytes.len() > room;
+            all.0.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        }
+        let ctx = ptr::from_ref(self).cast_mut().cast();
+        wire::Sink { size: size_of::<wire::Sink>() as u32, reserved: 0, ctx, write }
+    }
+
+    /// All of it.
+    ///
+    /// # Errors
+    /// It was more than the limit.
+    pub(super) fn into_bytes(self) -> Result<Vec<u8>, String> {
+        match self.bytes.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            (_, true) => Err(format!("wrote more than {} KiB, and a host takes no more", self.limit >> 10)),
+            (bytes, false) => Ok(bytes),
+        }
+    }
 }
 
 fn owned(text: Str) -> String {
@@ -117,22 +143,45 @@ impl<T> Padded<T> {
     }
 }
 
-pub(super) fn text(text: &str) -> Str {
-    Str::of(text.as_bytes())
+/// Texts that a call may read while it lasts: copies, so that they can be spoiled behind it. They are readable until this is
+/// dropped.
+#[derive(Default)]
+pub(super) struct LentTexts(Vec<Block>);
+
+impl LentTexts {
+    pub(super) fn lend(&mut self, text: &[u8]) -> Str {
+        let copy = Block::copy_of(text);
+        let lent = Str { ptr: copy.as_ptr(), len: copy.len() };
+        self.0.push(copy);
+        lent
+    }
+
+    pub(super) fn maybe(&mut self, text: Option<&[u8]>) -> Str {
+        text.map_or(Str::ABSENT, |text| self.lend(text))
+    }
+
+    pub(super) fn spoil(&mut self) {
+        self.0.iter_mut().for_each(Block::spoil);
+    }
 }
 
-pub(super) fn pairs(pairs: &[(String, String)]) -> Vec<wire::Pair> {
-    pairs.iter().map(|(name, value)| wire::Pair { name: text(name), value: text(value) }).collect()
+pub(super) fn pairs(pairs: &[(String, String)], texts: &mut LentTexts) -> Vec<wire::Pair> {
+    let mut lend = |text: &String| texts.lend(text.as_bytes());
+    pairs.iter().map(|(name, value)| wire::Pair { name: lend(name), value: lend(value) }).collect()
 }
 
-pub(super) fn endpoint(endpoint: &FakeEndpoint, metadata: &[wire::Pair]) -> wire::Endpoint {
+pub(super) fn endpoint(
+    endpoint: &FakeEndpoint,
+    metadata: &[wire::Pair],
+    texts: &mut LentTexts,
+) -> wire::Endpoint {
     let FakeEndpoint { id, weight, url, name, port, counters, .. } = endpoint;
     wire::Endpoint {
         size: size_of::<Padded<wire::Endpoint>>() as u32,
         weight: *weight,
         id: *id,
-        url: text(url),
-        name: text(name),
+        url: texts.lend(url.as_bytes()),
+        name: texts.lend(name.as_bytes()),
         address: name.parse().map_or(NO_ADDRESS, |ip| address(SocketAddr::new(ip, *port))),
         port: (*port).into(),
         reserved: 0,
@@ -142,13 +191,13 @@ pub(super) fn endpoint(endpoint: &FakeEndpoint, metadata: &[wire::Pair]) -> wire
     }
 }
 
-pub(super) fn setting(path: &str, kind: u32, value: &SettingValue) -> wire::Setting {
+pub(super) fn setting(path: &str, kind: u32, value: &SettingValue, texts: &mut LentTexts) -> wire::Setting {
     wire::Setting {
         size: size_of::<Padded<wire::Setting>>() as u32,
         kind,
-        path: text(path),
+        path: texts.lend(path.as_bytes()),
         text: match value {
-            SettingValue::String(value) => text(value),
+            SettingValue::String(value) => texts.lend(value.as_bytes()),
             _ => Str::ABSENT,
         },
         integer: match value {
@@ -163,12 +212,14 @@ pub(super) fn setting(path: &str, kind: u32, value: &SettingValue) -> wire::Sett
         },
     }
 }
+
+/// The request's end. `total_ns`: time of the last try.
 pub(super) fn outcome(
     kind: u32,
     endpoint: u32,
     status: Option<u16>,
     n_tries: usize,
-    now_ns: u64,
+    (now_ns, total_ns): (u64, u64),
 ) -> wire::Outcome {
     wire::Outcome {
         size: size_of::<wire::Outcome>() as u32,
@@ -179,10 +230,45 @@ pub(super) fn outcome(
         reserved: 0,
         now_ns,
         connect_ns: 0,
-        first_byte_ns: 1_000_000,
-        total_ns: 1_000_000,
+        first_byte_ns: total_ns,
+        total_ns,
         bytes_sent: 100,
         bytes_received: 1000,
+    }
+}
+
+/// An event of a try that is served.
+pub(super) fn served(kind: u32, now_ns: u64) -> wire::Event {
+    let (has_response, has_ended) = (kind != wire::EVENT_CONNECTED, kind == wire::EVENT_TRY_ENDED);
+    wire::Event {
+        size: size_of::<wire::Event>() as u32,
+        kind,
+        try_id: 1,
+        endpoint: wire::NO_ENDPOINT,
+        status: if has_response { 200 } else { 0 },
+        result: if has_ended { wire::TRY_SERVED } else { 0 },
+        now_ns,
+        connect_ns: 0,
+        first_byte_ns: if has_response { 1_000_000 } else { 0 },
+        total_ns: 1_000_000,
+        bytes_sent: 100,
+        bytes_received: if has_response { 1000 } else { 0 },
+        headers: ptr::null(),
+        n_headers: 0,
+    }
+}
+
+/// A first try that could not be established.
+pub(super) fn failure(kind: u32, now_ns: u64) -> wire::Failure {
+    wire::Failure {
+        size: size_of::<wire::Failure>() as u32,
+        kind,
+        endpoint: wire::NO_ENDPOINT,
+        try_id: 1,
+        os_error: if kind == wire::FAILURE_CONNECT { 111 } else { 0 },
+        reserved: 0,
+        now_ns,
+        elapsed_ns: 1_000_000,
     }
 }
 
@@ -196,6 +282,10 @@ pub(super) fn event_kind(kind: EventKind) -> u32 {
 
 const NO_ADDRESS: wire::Address =
     wire::Address { family: wire::ADDRESS_NONE, port: 0, reserved: 0, bytes: [0; 16] };
+
+pub(super) fn maybe_address(address: Option<SocketAddr>) -> wire::Address {
+    address.map_or(NO_ADDRESS, self::address)
+}
 
 pub(super) fn address(address: SocketAddr) -> wire::Address {
     let mut bytes = [0; 16];

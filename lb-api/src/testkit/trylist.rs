@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::balancer::TestBalancer;
 use super::calls::TrylistCalls;
-use super::host::{event_kind, outcome};
+use super::host::{self, event_kind, outcome};
 use crate::outcome::{EventKind, FailureKind, OutcomeKind, TryResult};
 use crate::trylist::Next;
 use crate::wire;
@@ -82,6 +82,12 @@ impl<'a, B> TestTrylist<'a, B> {
         self.tried[endpoint / 64] |= 1 << (endpoint % 64);
     }
 
+    /// Forgets what was tried, as a host does that was told to wait: all of it was full, and may be answered again.
+    pub(super) fn wait(&mut self) {
+        self.tries.clear();
+        self.tried.clear();
+    }
+
     /// Takes back the last answer, as a host does that found the endpoint full and has waited since: it was no try, and
     /// may be answered again.
     pub fn decline_and_wait(&mut self) {
@@ -100,21 +106,17 @@ impl<'a, B> TestTrylist<'a, B> {
     /// # Panics
     /// The balancer panicked.
     pub fn fail_with(&mut self, kind: FailureKind) {
+        let kind = match kind {
+            FailureKind::Resolve => wire::FAILURE_RESOLVE,
+            FailureKind::Connect => wire::FAILURE_CONNECT,
+            FailureKind::ConnectTimeout => wire::FAILURE_CONNECT_TIMEOUT,
+            FailureKind::Tls => wire::FAILURE_TLS,
+            FailureKind::Local => wire::FAILURE_LOCAL,
+        };
         let failure = wire::Failure {
-            size: size_of::<wire::Failure>() as u32,
-            kind: match kind {
-                FailureKind::Resolve => wire::FAILURE_RESOLVE,
-                FailureKind::Connect => wire::FAILURE_CONNECT,
-                FailureKind::ConnectTimeout => wire::FAILURE_CONNECT_TIMEOUT,
-                FailureKind::Tls => wire::FAILURE_TLS,
-                FailureKind::Local => wire::FAILURE_LOCAL,
-            },
             endpoint: self.last(),
             try_id: self.tries.len() as u32,
-            os_error: if kind == FailureKind::Connect { 111 } else { 0 },
-            reserved: 0,
-            now_ns: self.of.world.now_ns(),
-            elapsed_ns: 1_000_000,
+            ..host::failure(kind, self.of.world.now_ns())
         };
         self.calls.report_failure(&failure).unwrap_or_else(|why| panic!("report_failure: {why}"));
         self.observe(EventKind::TryEnded, None, Some(TryResult::NotEstablished), Duration::from_millis(1));
@@ -178,23 +180,35 @@ impl<'a, B> TestTrylist<'a, B> {
         self.calls.observe(event, headers).unwrap_or_else(|why| panic!("observe: {why}"));
     }
 
-    /// The last try is served with a 200, and the request ends.
-    pub fn serve(mut self) {
-        let total = Duration::from_millis(1);
+    /// The last try is served with a 200 after a millisecond, and the request ends.
+    pub fn serve(self) {
+        self.serve_after(Duration::from_millis(1));
+    }
+
+    /// The same after this time, for balancers that learn. The cluster's clock stands where it is; see
+    /// [`FakeCluster::advance`](super::FakeCluster::advance).
+    ///
+    /// # Panics
+    /// The balancer panicked.
+    pub fn serve_after(mut self, total: Duration) {
         self.observe(EventKind::Connected, None, None, total);
         self.observe(EventKind::ResponseHeaders, Some(200), None, total);
         self.observe(EventKind::TryEnded, Some(200), Some(TryResult::Served), total);
-        self.finish(OutcomeKind::Served, Some(200));
+        self.end(OutcomeKind::Served, Some(200), total);
     }
 
     /// The request ends: calls `finish`, then `drop_trylist`.
     ///
     /// # Panics
     /// The balancer panicked.
-    pub fn finish(mut self, kind: OutcomeKind, status: Option<u16>) {
+    pub fn finish(self, kind: OutcomeKind, status: Option<u16>) {
+        self.end(kind, status, Duration::from_millis(1));
+    }
+
+    fn end(mut self, kind: OutcomeKind, status: Option<u16>, total: Duration) {
         let endpoint = if kind == OutcomeKind::Served { self.last() } else { wire::NO_ENDPOINT };
-        let now_ns = self.of.world.now_ns();
-        let outcome = outcome(outcome_kind(kind), endpoint, status, self.tries.len(), now_ns);
+        let times = (self.of.world.now_ns(), total.as_nanos() as u64);
+        let outcome = outcome(outcome_kind(kind), endpoint, status, self.tries.len(), times);
         self.calls.finish(&outcome).unwrap_or_else(|why| panic!("finish: {why}"));
     }
 

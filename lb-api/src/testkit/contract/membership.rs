@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, RwLock};
 
-use super::{Contract, expect_all, kinds};
+use super::{Contract, kinds};
 use crate::endpoint::State;
 use crate::outcome::OutcomeKind;
 use crate::testkit::balancer::TestBalancer;
@@ -30,7 +30,7 @@ type Counts = Vec<(u64, usize)>;
 impl<B> Contract<B> {
     /// Each step builds from the instance of the step before.
     pub(super) fn follows_members(&self, n: usize) {
-        let pool = FakeCluster::equal(2 * n + 1);
+        let pool = self.equal(2 * n + 1);
         let all: Vec<usize> = (0..n).collect();
         let steps = [
             ("the first endpoint left", all[1..].to_vec()),
@@ -53,8 +53,8 @@ impl<B> Contract<B> {
             let new = self.rebuild(&next, &balancer, what);
             // A full pass over many endpoints takes some modules long, and tells nothing that few do not.
             if n <= FEW {
-                expect_all(&balancer, cluster.len(), &before);
-                expect_all(&new, next.len(), what);
+                self.expect_all(&balancer, cluster.len(), &before);
+                self.expect_all(&new, next.len(), what);
             }
             for mut trylist in open {
                 if trylist.next() == Next::Exhausted {
@@ -65,7 +65,7 @@ impl<B> Contract<B> {
             }
             drop(balancer);
             cluster.leave_to(&next);
-            expect_all(&new, next.len(), &format!("{what}, and the instance before was dropped"));
+            self.expect_all(&new, next.len(), &format!("{what}, and the instance before was dropped"));
             (cluster, balancer) = (next, new);
         }
     }
@@ -78,7 +78,7 @@ impl<B> Contract<B> {
         if !self.takes(N) || !self.takes(N - 1) {
             return;
         }
-        let pool = FakeCluster::equal(N);
+        let pool = self.equal(N);
         let all: Vec<usize> = (0..N).collect();
         let without: Vec<usize> = all.iter().copied().filter(|idx| *idx != GONE).collect();
         let (first, second) = (pool.membership(&all), pool.membership(&without));
@@ -125,7 +125,7 @@ impl<B> Contract<B> {
         if !self.takes(N) || !self.takes(N + 1) {
             return;
         }
-        let pool = FakeCluster::equal(N + 1);
+        let pool = self.equal(N + 1);
         let all: Vec<usize> = (0..N).collect();
         // One in front of all others comes and goes.
         let memberships = [all.clone(), [&[N], &all[..]].concat()];
@@ -168,7 +168,7 @@ impl<B> Contract<B> {
     pub(super) fn chooses_as_a_new_instance(&self) {
         const POOL: usize = 24;
         const CHANGES: usize = 40;
-        let pool = FakeCluster::equal(POOL);
+        let pool = self.equal(POOL);
         let mut rng = Rng::new(16);
         let mut order: Vec<usize> = (0..POOL / 2).collect();
         if !self.takes(order.len()) {
@@ -232,7 +232,7 @@ impl<B> Contract<B> {
         if (N / 2..=N).any(|n| !self.takes(n)) {
             return;
         }
-        let pool = FakeCluster::equal(N);
+        let pool = self.equal(N);
         let mut order: Vec<usize> = (0..N).collect();
         let mut cluster = pool.membership(&order);
         let newest = RwLock::new(Arc::new(self.build(&cluster)));
@@ -270,7 +270,7 @@ impl<B> Contract<B> {
             }
         });
         let newest = newest.into_inner().expect("nobody panics with it");
-        expect_all(&newest, cluster.len(), "an instance took over while requests ran");
+        self.expect_all(&newest, cluster.len(), "an instance took over while requests ran");
     }
 
     fn rebuild(&self, cluster: &FakeCluster, previous: &TestBalancer<B>, what: &str) -> TestBalancer<B> {
