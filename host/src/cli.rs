@@ -129,6 +129,15 @@ pub(crate) enum CliCommand {
     /// Internal: the process that asks sources of servers, which `run` starts
     #[command(hide = true)]
     Scout,
+    /// Internal: becomes a command of a source, which dies with the scout
+    #[command(hide = true)]
+    ScoutCommand {
+        /// Process ID of the scout
+        parent: u32,
+        /// The command
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -34,7 +34,7 @@ use std::path::{Path, PathBuf};
 
 pub use self::answer::{Answer, ERROR_STATUSES, ErrorPages, Page, Redirect, Respond};
 pub(crate) use self::check::canonical_url;
-pub use self::discover::{MayName, MemberTemplate, SourceKind, SourceSpec, WhenEmpty};
+pub use self::discover::{DnsRecord, MayName, MemberTemplate, SourceKind, SourceSpec, WhenEmpty};
 pub use self::files::Files;
 pub use self::health::{CountedStatuses, Ejection, HealthCheck, HttpProbe, Probe, ProbeMethod};
 pub use self::locate::NotFound;

@@ -1,4 +1,4 @@
-//! Who the servers are, as somebody outside says it: a file, so far. Everything here runs in the scout, a process of its own that
+//! Who the servers are, as somebody outside says it: a file, a program, an inventory over HTTP, DNS. Everything here runs in the scout, a process of its own that
 //! loads no module and has no key of a listener; nothing here knows what a cluster does with an answer.
 //!
 //! ```text
@@ -11,39 +11,56 @@
 //! | `read` | JSON or TOML becomes an answer, or a line that says what is wrong and where |
 //! | `follow` | one source for as long as it is asked: what counts as news, and what is held back |
 //! | `file` | a file and its changes |
+//! | `exec` | a program that writes an answer a line |
+//! | `http` | a server that is asked by GET |
+//! | `dns` | A, AAAA and SRV records |
 
 pub(crate) mod answer;
+mod dns;
+pub(crate) mod exec;
 mod file;
 pub(crate) mod follow;
+mod http;
 pub(crate) mod read;
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
 use self::answer::SourceAnswer;
+use self::dns::DnsSource;
+use self::exec::ExecSource;
 use self::file::FileSource;
 use self::follow::{Follower, SourceNews};
-use crate::config::{SourceKind, SourceSpec};
+use self::http::HttpSource;
+use crate::config::{ResolverConfig, SourceKind, SourceSpec};
 
 /// Something that says who the servers are. It is started by making it, and stopped by dropping it.
 pub(crate) trait DiscoverySource: Send {
     /// The next answer, complete: the first one at once, then each that may be another one. Waits for as long as there is none.
+    /// `None` where it says that nothing has changed.
     ///
     /// # Errors
     /// It cannot be asked, or what it says is refused; in one line. It goes on to be asked, not without a pause.
-    fn next(&mut self) -> impl Future<Output = Result<SourceAnswer, String>> + Send;
+    fn next(&mut self) -> impl Future<Output = Result<Option<SourceAnswer>, String>> + Send;
 }
 
 /// Follows a source for ever. `last` is its last answer as an earlier scout sent it; `orders` has it accept what it holds back.
-pub(crate) async fn follow(
-    spec: Arc<SourceSpec>,
+pub(crate) fn follow(
+    spec: &Arc<SourceSpec>,
+    resolver: &ResolverConfig,
     last: Option<Arc<SourceAnswer>>,
     orders: mpsc::Receiver<()>,
-    tell: impl Fn(SourceNews) + Send,
-) {
-    let follower = Follower::new(Arc::clone(&spec), last, orders, tell);
+    tell: impl Fn(SourceNews) + Send + 'static,
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    let follower = Follower::new(Arc::clone(spec), last, orders, tell);
     match &spec.kind {
-        SourceKind::File { path } => follower.run(FileSource::new(path, &spec)).await,
+        SourceKind::File { path } => Box::pin(follower.run(FileSource::new(path, spec))),
+        SourceKind::Exec { command, environment } => {
+            Box::pin(follower.run(ExecSource::new(command, environment, spec)))
+        }
+        SourceKind::Http { .. } => Box::pin(follower.run(HttpSource::new(spec, resolver))),
+        SourceKind::Dns { .. } => Box::pin(follower.run(DnsSource::new(spec, resolver))),
     }
 }

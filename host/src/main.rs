@@ -33,6 +33,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let line = CommandLine::parse();
+    if let CliCommand::ScoutCommand { parent, command } = &line.command {
+        // Before anything else is done in this process, which is not to stay.
+        eprintln!("{}", trylist::scout::become_command(*parent, command));
+        return ExitCode::FAILURE;
+    }
     let log_level = line.log_level();
     let log = match line.command {
         CliCommand::Run(_) | CliCommand::Demo => Log::of_a_service(&log_level),
@@ -55,6 +60,7 @@ fn obey(command: CliCommand, log_level: &str) -> Result<(), CommandFailure> {
     match command {
         CliCommand::Run(from) => run(&from.config, log_level),
         CliCommand::Worker => worker(),
+        CliCommand::ScoutCommand { .. } => Ok(()),
         CliCommand::Scout => trylist::scout::run().map_err(CommandFailure::new),
         CliCommand::Discovery(DiscoveryCommand::Status { configuration, json }) => {
             sources::run(&configuration.config, json)

@@ -23,8 +23,10 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::config::ResolverConfig;
 use crate::discovery;
 use crate::discovery::answer::SourceAnswer;
+pub use crate::discovery::exec::become_command;
 use crate::discovery::follow::{SourceNews, SourceReport};
 use crate::process::channel::scouting::{FromScout, ScoutSetup, ToScout};
 use crate::process::channel::{self, Received, Receiver, Sender};
@@ -61,12 +63,13 @@ pub fn run() -> Result<(), String> {
             Received::End => return Ok(()),
         }
     };
+    let resolver = Arc::new(setup.resolver.clone());
     confine(setup)?;
     // The system forgets it when the user changes.
     end_with_supervisor(&from);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
-    let result = runtime.block_on(async { Scout::new(to)?.serve(from).await });
+    let result = runtime.block_on(async { Scout::new(to, resolver)?.serve(from).await });
     // A read of a disk that does not answer is not waited for.
     runtime.shutdown_background();
     result.map_err(|error| error.to_string())
@@ -93,6 +96,7 @@ fn end_with_supervisor(from: &Receiver<ToScout>) {
 /// All sources that are followed, and what is still to be said of them.
 struct Scout {
     to: Sender<FromScout>,
+    resolver: Arc<ResolverConfig>,
     sources: BTreeMap<u64, Followed>,
     /// By source, the newest only.
     unsaid: BTreeMap<u64, Unsaid>,
@@ -122,11 +126,11 @@ struct Unsaid {
 }
 
 impl Scout {
-    fn new(to: Sender<FromScout>) -> io::Result<Self> {
+    fn new(to: Sender<FromScout>, resolver: Arc<ResolverConfig>) -> io::Result<Self> {
         channel::set_nonblocking(&to)?;
         let (tell, news) = mpsc::unbounded_channel();
         let (sources, unsaid, accepted) = (BTreeMap::new(), BTreeMap::new(), VecDeque::new());
-        Ok(Self { to, sources, unsaid, accepted, news, tell })
+        Ok(Self { to, resolver, sources, unsaid, accepted, news, tell })
     }
 
     /// Until the supervisor is gone.
@@ -172,10 +176,16 @@ impl Scout {
                 });
                 let (orders, inbox) = mpsc::channel(MOST_ORDERS);
                 let tell = self.tell.clone();
-                let follow = discovery::follow(Arc::new(*spec), last.map(Arc::new), inbox, move |news| {
-                    // The other end lives as long as this task.
-                    let _ = tell.send((source, news));
-                });
+                let follow = discovery::follow(
+                    &Arc::from(spec),
+                    &self.resolver,
+                    last.map(Arc::new),
+                    inbox,
+                    move |news| {
+                        // The other end lives as long as this task.
+                        let _ = tell.send((source, news));
+                    },
+                );
                 let task = tokio::spawn(follow);
                 self.sources.insert(source, Followed { task, orders });
             }

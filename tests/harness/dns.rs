@@ -19,6 +19,8 @@ pub struct NameServer {
 pub enum Answer {
     /// These addresses, for so many seconds; of none of a family it says that the name has none.
     Addresses(Vec<IpAddr>, u32),
+    /// These services (SRV): priority, weight, port and target of each, for so many seconds.
+    Services(Vec<(u16, u16, u16, &'static str)>, u32),
     /// There is no such name.
     NoSuchName,
     /// That it failed.
@@ -122,15 +124,16 @@ fn serve(shared: &Shared) {
             let own = names.get(&(name.clone(), Some(kind)));
             own.or_else(|| names.get(&(name, None))).cloned().unwrap_or(Answer::NoSuchName)
         };
-        let (code, addresses, ttl) = match answer {
-            Answer::Addresses(addresses, ttl) => (0, addresses, ttl),
+        let (code, records, ttl) = match answer {
+            Answer::Addresses(addresses, ttl) => (0, addresses.into_iter().map(of_address).collect(), ttl),
+            Answer::Services(services, ttl) => (0, services.into_iter().map(of_service).collect(), ttl),
             Answer::Failure => (2, Vec::new(), 0),
             Answer::NoSuchName => (3, Vec::new(), 0),
             Answer::Silence => continue,
         };
-        let is_of_kind = |ip: &IpAddr| kind == if ip.is_ipv4() { A } else { AAAA };
-        let addresses: Vec<_> = addresses.into_iter().filter(is_of_kind).collect();
-        let _ = shared.socket.send_to(&response(&query[..end], kind, code, &addresses, ttl), from);
+        let of_kind = records.into_iter().filter(|(of, _): &Record| *of == kind);
+        let records: Vec<Vec<u8>> = of_kind.map(|(_, data)| data).collect();
+        let _ = shared.socket.send_to(&response(&query[..end], kind, code, &records, ttl), from);
     }
 }
 
@@ -138,6 +141,29 @@ fn serve(shared: &Shared) {
 const A: u16 = 1;
 /// And with an IPv6 address.
 const AAAA: u16 = 28;
+/// And with a service.
+const SRV: u16 = 33;
+
+/// Type and data of a record.
+type Record = (u16, Vec<u8>);
+
+fn of_address(address: IpAddr) -> Record {
+    match address {
+        IpAddr::V4(address) => (A, address.octets().to_vec()),
+        IpAddr::V6(address) => (AAAA, address.octets().to_vec()),
+    }
+}
+
+/// RFC 2782.
+fn of_service((priority, weight, port, target): (u16, u16, u16, &str)) -> Record {
+    let mut data: Vec<u8> = [priority, weight, port].into_iter().flat_map(u16::to_be_bytes).collect();
+    for label in target.split('.').filter(|label| !label.is_empty()) {
+        data.push(u8::try_from(label.len()).unwrap());
+        data.extend(label.bytes());
+    }
+    data.push(0);
+    (SRV, data)
+}
 
 /// Name and type that a query asks for (RFC 1035 section 4.1), and where its question ends.
 fn question(query: &[u8]) -> Option<(String, u16, usize)> {
@@ -155,26 +181,22 @@ fn question(query: &[u8]) -> Option<(String, u16, usize)> {
     Some((labels.join("."), kind, at + 4))
 }
 
-fn response(question: &[u8], kind: u16, code: u8, addresses: &[IpAddr], ttl: u32) -> Vec<u8> {
-    let n = u16::try_from(addresses.len()).unwrap();
+fn response(question: &[u8], kind: u16, code: u8, records: &[Vec<u8>], ttl: u32) -> Vec<u8> {
+    let n = u16::try_from(records.len()).unwrap();
     // The same ID; a response, recursion desired and available; one question, n answers.
     let mut bytes = question[..2].to_vec();
     bytes.extend([0x81, 0x80 | code, 0, 1]);
     bytes.extend(n.to_be_bytes());
     bytes.extend([0; 4]);
     bytes.extend(&question[12..]);
-    for address in addresses {
-        let octets = match address {
-            IpAddr::V4(address) => address.octets().to_vec(),
-            IpAddr::V6(address) => address.octets().to_vec(),
-        };
+    for data in records {
         // The name as in the question; class IN.
         bytes.extend([0xc0, 12]);
         bytes.extend(kind.to_be_bytes());
         bytes.extend([0, 1]);
         bytes.extend(ttl.to_be_bytes());
-        bytes.extend(u16::try_from(octets.len()).unwrap().to_be_bytes());
-        bytes.extend(octets);
+        bytes.extend(u16::try_from(data.len()).unwrap().to_be_bytes());
+        bytes.extend(data);
     }
     bytes
 }

@@ -25,7 +25,7 @@ use crate::config::Families;
 pub(crate) use self::error::ResolveError;
 pub(crate) use self::parts::MAX_ADDRESSES;
 pub(crate) use self::reach::Reach;
-pub(crate) use self::resolver::Resolver;
+pub(crate) use self::resolver::{Resolver, SrvRecord};
 
 /// A failed look-up is repeated after the shortest TTL, then after twice as long, and so on up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);

@@ -35,6 +35,47 @@ pub enum SourceKind {
         /// The file.
         path: PathBuf,
     },
+    /// A program that writes an answer a line.
+    Exec {
+        /// The program and its arguments.
+        command: Vec<String>,
+        /// All of its environment.
+        environment: Vec<(String, String)>,
+    },
+    /// A server that is asked by GET.
+    Http {
+        /// What is asked for.
+        url: String,
+        /// From the beginning of one request to that of the next.
+        interval: Duration,
+        /// Maximum time of one request.
+        timeout: Duration,
+        /// The file with the bearer token, read for each request.
+        token_file: Option<PathBuf>,
+        /// The file with the issuers of its certificate; by default those that the system trusts.
+        ca: Option<PathBuf>,
+    },
+    /// Records of a name.
+    Dns {
+        /// The name.
+        host: String,
+        /// The port of its servers; an SRV record has its own.
+        port: u16,
+        /// Whether its servers are reached by https.
+        is_secure: bool,
+        /// Which records.
+        record: DnsRecord,
+    },
+}
+
+/// The records of a name that say who the servers are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DnsRecord {
+    /// A and AAAA: each address is a server.
+    #[default]
+    Address,
+    /// SRV: each record is a server, with its priority as tier and its weight.
+    Srv,
 }
 
 /// Servers that a source may name.
@@ -76,6 +117,9 @@ impl SourceKind {
     pub(crate) fn word(&self) -> &'static str {
         match self {
             Self::File { .. } => "file",
+            Self::Exec { .. } => "exec",
+            Self::Http { .. } => "http",
+            Self::Dns { .. } => "dns",
         }
     }
 }

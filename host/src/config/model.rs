@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
+use serde::{Deserialize, Serialize};
 
 use super::answer::{Answer, ErrorPages};
 use super::discover::{MemberTemplate, SourceSpec};
@@ -165,6 +166,8 @@ pub struct Discover {
     pub source: SourceSpec,
     /// What its servers have where it does not say so itself.
     pub template: MemberTemplate,
+    /// The name in the certificates of its servers, where it is not that of their URL.
+    pub tls_name: Option<ServerName<'static>>,
     /// Its place in the file.
     pub place: Place,
 }
@@ -579,7 +582,7 @@ pub struct Supervision {
 }
 
 /// Address families of look-ups.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Families {
     /// Both, looked up independently.
     #[default]
@@ -602,7 +605,7 @@ impl Families {
 }
 
 /// DNS look-ups of servers' names.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResolverConfig {
     /// Name servers; empty means those of the system.
     pub servers: Vec<SocketAddr>,

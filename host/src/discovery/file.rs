@@ -65,7 +65,7 @@ impl FileSource {
 }
 
 impl DiscoverySource for FileSource {
-    async fn next(&mut self) -> Result<SourceAnswer, String> {
+    async fn next(&mut self) -> Result<Option<SourceAnswer>, String> {
         if std::mem::replace(&mut self.was_read, true) {
             self.changed().await;
         }
@@ -84,7 +84,7 @@ impl DiscoverySource for FileSource {
         if n_twins > 0 {
             tracing::warn!("{shown}: {n_twins} servers are left out: they are named before");
         }
-        Ok(answer)
+        Ok(Some(answer))
     }
 }
 

@@ -94,7 +94,7 @@ impl<F: Fn(SourceNews) + Send> Follower<F> {
         }
     }
 
-    fn take(&mut self, result: Result<SourceAnswer, String>) {
+    fn take(&mut self, result: Result<Option<SourceAnswer>, String>) {
         let answer = match result {
             Ok(answer) => answer,
             Err(error) => return self.failed(&error),
@@ -102,6 +102,7 @@ impl<F: Fn(SourceNews) + Send> Follower<F> {
         if let Some(error) = self.report.error.take() {
             tracing::info!("{}: answers again (it was: {error})", self.name());
         }
+        let Some(answer) = answer else { return (self.tell)(SourceNews::Report(self.report.clone())) };
         let had_any = self.last.as_ref().is_some_and(|last| !last.members.is_empty());
         if answer.members.is_empty() && had_any && self.spec.empty == WhenEmpty::Keep {
             return self.hold(answer);
@@ -223,9 +224,9 @@ mod tests {
     struct Script(VecDeque<Result<SourceAnswer, String>>);
 
     impl DiscoverySource for Script {
-        async fn next(&mut self) -> Result<SourceAnswer, String> {
+        async fn next(&mut self) -> Result<Option<SourceAnswer>, String> {
             match self.0.pop_front() {
-                Some(result) => result,
+                Some(result) => result.map(Some),
                 None => std::future::pending().await,
             }
         }

@@ -157,7 +157,7 @@ impl Supervisor {
             generations: self.generations.iter().map(Generation::status).collect(),
             quarantine: quarantine.collect(),
             acts: self.acts.status(SystemTime::now()),
-            discovery: self.scouting.status(),
+            discovery: self.scouting.status(&self.bundle.config),
             waiting: self.what_waits(),
         }
     }

@@ -13,7 +13,7 @@ use std::process::Child;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::event::PollFlags;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::Supervisor;
@@ -28,6 +28,8 @@ use crate::process::channel::scouting::{FromScout, ScoutSetup, ToScout};
 use crate::process::channel::{self, Received, Receiver, Sender};
 use crate::process::control::{Refused, SourceStatus};
 
+/// For a scout that was told to end.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 /// Messages of the scout that are read before others have their turn.
 const MESSAGES_A_TURN: usize = 64;
 
@@ -35,6 +37,8 @@ const MESSAGES_A_TURN: usize = 64;
 #[derive(Default)]
 pub(super) struct Scouting {
     scout: Option<ScoutProcess>,
+    /// Processes that were told to end, and when they are killed if they have not.
+    ending: Vec<(ScoutProcess, Instant)>,
     sources: Vec<KnownSource>,
     n_sources: u64,
     n_answers: u64,
@@ -70,7 +74,8 @@ struct ScoutProcess {
     child: Child,
     process: OwnedFd,
     started: Instant,
-    to: Sender<ToScout>,
+    /// Until it is told to end.
+    to: Option<Sender<ToScout>>,
     from: Option<Receiver<FromScout>>,
     /// Orders that it did not take yet.
     orders: Vec<(ToScout, Option<Arc<OwnedFd>>)>,
@@ -82,9 +87,9 @@ impl Supervisor {
         for spec in specs(&bundle.config) {
             self.scouting.follow(spec);
         }
-        let setup = ScoutSetup::of(&bundle.config.run_as, bundle.config.core_dumps);
-        let is_other = |scout: &mut ScoutProcess| scout.setup != setup;
-        if self.scouting.scout.take_if(is_other).is_some() {
+        let setup = ScoutSetup::of(&bundle.config);
+        if self.scouting.scout.as_ref().is_some_and(|scout| scout.setup != setup) {
+            self.scouting.end();
             tracing::info!("another scout is started: its user or its rights have changed");
         }
         if self.scouting.scout.is_none() && !self.scouting.sources.is_empty() {
@@ -120,7 +125,7 @@ impl Supervisor {
     /// Reads what the scout says, and sends it what it did not take yet.
     pub(super) fn hear_scout(&mut self) -> Result<(), Refused> {
         for _ in 0..MESSAGES_A_TURN {
-            let Some(scout) = &mut self.scouting.scout else { return Ok(()) };
+            let Some(scout) = &mut self.scouting.scout else { break };
             scout.tell_on();
             let Some(from) = &mut scout.from else { break };
             match from.receive() {
@@ -137,6 +142,7 @@ impl Supervisor {
             }
         }
         self.bury_scout();
+        self.scouting.bury_ending();
         self.first_answers_came()
     }
 
@@ -291,23 +297,38 @@ impl Supervisor {
 impl Scouting {
     /// Descriptors to poll.
     pub(super) fn interests(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
-        self.scout.iter().flat_map(ScoutProcess::interests)
+        let ending = self.ending.iter().map(|(scout, _)| (scout.process.as_fd(), PollFlags::IN));
+        self.scout.iter().flat_map(ScoutProcess::interests).chain(ending)
     }
 
     /// When another scout is to be started.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.start_at
+        self.ending.iter().map(|(_, until)| *until).chain(self.start_at).min()
     }
 
-    /// Ends the process.
+    /// Has the process end, with the commands that it has started.
     pub(super) fn end(&mut self) {
-        self.scout = None;
+        if let Some(mut scout) = self.scout.take() {
+            (scout.to, scout.from) = (None, None);
+            self.ending.push((scout, Instant::now() + END_TIMEOUT));
+        }
         self.start_at = None;
     }
 
-    /// For an operator, in the order in which sources came.
-    pub(super) fn status(&self) -> Vec<SourceStatus> {
-        self.sources.iter().map(KnownSource::status).collect()
+    /// Forgets processes that have ended as they were told, and kills those that have not.
+    fn bury_ending(&mut self) {
+        let now = Instant::now();
+        self.ending.retain_mut(|(scout, until)| match scout.child.try_wait() {
+            // Dropping it kills it.
+            Ok(None) => now < *until,
+            Ok(Some(_)) | Err(_) => false,
+        });
+    }
+
+    /// For an operator: the sources of a configuration, in its order.
+    pub(super) fn status(&self, config: &Config) -> Vec<SourceStatus> {
+        let known = specs(config).filter_map(|spec| self.sources.iter().find(|source| source.spec == *spec));
+        known.map(KnownSource::status).collect()
     }
 
     fn source(&mut self, number: u64) -> Option<&mut KnownSource> {
@@ -375,24 +396,26 @@ impl ScoutProcess {
             let _ = child.kill().and_then(|()| child.wait());
         })?;
         let (to, from) = channel::connect(here);
-        let setup = ScoutSetup::of(&config.run_as, config.core_dumps);
+        let setup = ScoutSetup::of(config);
         let orders = vec![(ToScout::Start(setup.clone()), None)];
-        Ok(Self { setup, child, process, started: Instant::now(), to, from: Some(from), orders })
+        Ok(Self { setup, child, process, started: Instant::now(), to: Some(to), from: Some(from), orders })
     }
 
     fn interests(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
         let end = Some((self.process.as_fd(), PollFlags::IN));
         let words = self.from.as_ref().map(|from| (from.as_fd(), PollFlags::IN));
-        let room = (!self.orders.is_empty()).then(|| (self.to.as_fd(), PollFlags::OUT));
+        let to = self.to.as_ref().filter(|_| !self.orders.is_empty());
+        let room = to.map(|to| (to.as_fd(), PollFlags::OUT));
         [end, words, room].into_iter().flatten()
     }
 
     /// Sends what it did not take yet. Never waits.
     fn tell_on(&mut self) {
+        let Some(to) = &self.to else { return };
         let mut n_sent = 0;
         for (order, memory) in &self.orders {
             let descriptors: Vec<_> = memory.iter().map(|memory| memory.as_fd()).collect();
-            match self.to.send(order, &descriptors) {
+            match to.send(order, &descriptors) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // If the channel is broken, its end is noticed elsewhere.
                 Ok(()) | Err(_) => n_sent += 1,
@@ -410,6 +433,11 @@ impl ScoutProcess {
 impl Drop for ScoutProcess {
     fn drop(&mut self) {
         if let Ok(None) = self.child.try_wait() {
+            if self.to.is_none() {
+                // The supervisor itself ends: there is a moment for commands to be ended.
+                let mut fds = [PollFd::new(&self.process, PollFlags::IN)];
+                let _ = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 200_000_000 }));
+            }
             self.kill();
             let _ = self.child.wait();
         }

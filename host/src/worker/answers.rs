@@ -68,6 +68,9 @@ fn member(cluster: &ClusterConfig, discover: &Discover, said: SourceMember) -> R
     let SourceMember { url, weight, tier, max_requests, zone, route, state, metadata } = said;
     let url = discover.source.admit(&url)?;
     let mut server = cluster.server_of(&url)?;
+    if let (Some(name), None, true) = (&discover.tls_name, &cluster.server_name, server.tls_name.is_some()) {
+        (server.tls_name, server.check_name) = (Some(name.clone()), Some(name.clone()));
+    }
     let template = &discover.template;
     server.weight = weight.filter(|weight| *weight > 0).unwrap_or(template.weight);
     server.tier = tier.unwrap_or(template.tier);

@@ -1,7 +1,10 @@
 //! Servers that sources outside name: they come, go and change while requests run, and no mistake of a source takes one out.
 
 mod bad;
+mod commands;
+mod dns;
 mod files;
+mod http;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -44,13 +47,21 @@ impl Said {
 
     /// A proxy whose cluster `app` has the servers of the file, and further keys for the source.
     fn proxy(&self, keys: &str) -> Builder {
-        let source = format!("discover = [{{ type = \"file\", path = {:?}{keys} }}]", self.file());
-        Proxy::over_urls([""; 0])
-            .named("app")
-            .module("round_robin")
-            .in_cluster(&source)
-            .in_cluster("settle = \"0s\"")
+        from(&format!("type = \"file\", path = {:?}{keys}", self.file()))
     }
+}
+
+/// A proxy whose cluster `app` has the servers of a source with these keys.
+fn from(keys: &str) -> Builder {
+    let source = format!("discover = [{{ {keys} }}]");
+    let over = Proxy::over_urls([""; 0]).named("app").module("round_robin");
+    over.in_cluster(&source).in_cluster("settle = \"0s\"")
+}
+
+/// Waits until the source fails for this reason.
+#[track_caller]
+fn source_fails(site: &Site, why: &str) -> SourceStatus {
+    source_is(site, why, |source| source.error.as_ref().is_some_and(|error| error.contains(why)))
 }
 
 /// How its only source is.
@@ -63,7 +74,16 @@ fn source(site: &Site) -> SourceStatus {
 /// Waits until the source is so.
 #[track_caller]
 fn source_is(site: &Site, what: &str, is_so: impl Fn(&SourceStatus) -> bool) -> SourceStatus {
-    eventually(what, || Some(source(site)).filter(&is_so))
+    let mut last = None;
+    eventually(what, || {
+        let now = source(site);
+        if last.as_ref() != Some(&now) {
+            // Shown where the test fails.
+            eprintln!("{now:?}");
+            last = Some(now.clone());
+        }
+        is_so(&now).then_some(now)
+    })
 }
 
 /// Waits until as many requests are answered by these, in their order.

@@ -14,8 +14,9 @@ use hickory_resolver::config::{NameServerConfig, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
-use hickory_resolver::proto::rr::{Name as DnsName, RecordType};
+use hickory_resolver::proto::rr::{Name as DnsName, RData, RecordType};
 use hickory_resolver::system_conf::read_system_conf;
+use tokio::time::error::Elapsed;
 
 use super::error::ResolveError;
 use super::parts::{Family, LookupEnd};
@@ -32,6 +33,35 @@ pub(crate) struct Resolver {
     search: Vec<DnsName>,
     /// Names with so many dots are first looked up as they are.
     ndots: usize,
+}
+
+/// Records of a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FoundRecords<T> {
+    /// All of them; none where the name has none, or is none.
+    pub(crate) records: Vec<T>,
+    /// For how long they hold; of none nobody says so.
+    pub(crate) valid_for: Option<Duration>,
+}
+
+/// One record of type SRV (RFC 2782).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SrvRecord {
+    /// The lowest is tried first.
+    pub(crate) priority: u16,
+    /// The share within a priority.
+    pub(crate) weight: u16,
+    /// The port.
+    pub(crate) port: u16,
+    /// The name of the server; `.` where there decidedly is none.
+    pub(crate) target: String,
+}
+
+/// How a look-up of records ended.
+enum RecordsEnd<T> {
+    Has { records: Vec<T>, valid_for: Duration, depth: usize },
+    Without(ResolveError),
+    Failed(ResolveError),
 }
 
 impl Resolver {
@@ -72,29 +102,91 @@ impl Resolver {
         asked.await.unwrap_or_else(|_| LookupEnd::Failed(ResolveError::no_answer()))
     }
 
-    /// Tries the candidates of the search list until one has addresses.
     async fn ask(&self, host: &str, family: Family) -> LookupEnd {
-        let names = match self.candidates(host) {
-            Ok(names) => names,
-            Err(e) => return LookupEnd::Failed(e),
-        };
         let record = match family {
             Family::V4 => RecordType::A,
             Family::V6 => RecordType::AAAA,
+        };
+        match self.first_with(host, record, RData::ip_addr).await {
+            RecordsEnd::Has { records, valid_for, depth } => {
+                LookupEnd::Has { addresses: records, valid_for, depth }
+            }
+            RecordsEnd::Without(e) => LookupEnd::Without(e),
+            RecordsEnd::Failed(e) => LookupEnd::Failed(e),
+        }
+    }
+
+    /// The SRV records of a name, within the time for a look-up; none if there are none.
+    ///
+    /// # Errors
+    /// The look-up failed.
+    pub(crate) async fn services(&self, host: &str) -> Result<FoundRecords<SrvRecord>, ResolveError> {
+        let service = |data: &RData| match data {
+            RData::SRV(srv) => Some(SrvRecord {
+                priority: srv.priority,
+                weight: srv.weight,
+                port: srv.port,
+                target: srv.target.to_utf8(),
+            }),
+            _ => None,
+        };
+        let asked = self.first_with(host, RecordType::SRV, service);
+        self.found(tokio::time::timeout(self.rules.timeout, asked).await)
+    }
+
+    /// The addresses of a name in one family, in the same way. None where that family is not to be looked up.
+    ///
+    /// # Errors
+    /// The look-up failed.
+    pub(crate) async fn addresses(
+        &self,
+        host: &str,
+        is_v6: bool,
+    ) -> Result<FoundRecords<IpAddr>, ResolveError> {
+        let (family, record) =
+            if is_v6 { (Family::V6, RecordType::AAAA) } else { (Family::V4, RecordType::A) };
+        if !family.is_of(self.rules.family) {
+            return Ok(FoundRecords { records: Vec::new(), valid_for: None });
+        }
+        let asked = self.first_with(host, record, RData::ip_addr);
+        self.found(tokio::time::timeout(self.rules.timeout, asked).await)
+    }
+
+    fn found<T>(&self, end: Result<RecordsEnd<T>, Elapsed>) -> Result<FoundRecords<T>, ResolveError> {
+        match end {
+            Ok(RecordsEnd::Has { records, valid_for, .. }) => {
+                Ok(FoundRecords { records, valid_for: Some(valid_for) })
+            }
+            Ok(RecordsEnd::Without(_)) => Ok(FoundRecords { records: Vec::new(), valid_for: None }),
+            Ok(RecordsEnd::Failed(e)) => Err(e),
+            Err(_) => Err(ResolveError::no_answer()),
+        }
+    }
+
+    /// Tries the candidates of the search list until one has records of this type.
+    async fn first_with<T>(
+        &self,
+        host: &str,
+        record: RecordType,
+        read: impl Fn(&RData) -> Option<T>,
+    ) -> RecordsEnd<T> {
+        let names = match self.candidates(host) {
+            Ok(names) => names,
+            Err(e) => return RecordsEnd::Failed(e),
         };
         let (mut failed, mut without) = (None, None);
         for (depth, name) in names.into_iter().enumerate() {
             match self.inner.lookup(name, record).await {
                 Ok(answer) => {
-                    let addresses: Vec<IpAddr> =
-                        answer.answers().iter().filter_map(|record| record.data.ip_addr()).collect();
-                    if addresses.is_empty() {
+                    let records: Vec<T> =
+                        answer.answers().iter().filter_map(|record| read(&record.data)).collect();
+                    if records.is_empty() {
                         without = Some(ResolveError::no_address());
                         continue;
                     }
                     let valid_for = answer.valid_until().saturating_duration_since(Instant::now());
                     let valid_for = valid_for.clamp(self.rules.min_ttl, self.rules.max_ttl);
-                    return LookupEnd::Has { addresses, valid_for, depth };
+                    return RecordsEnd::Has { records, valid_for, depth };
                 }
                 Err(NetError::Dns(DnsError::NoRecordsFound(none))) => match none.response_code {
                     ResponseCode::NXDomain => {
@@ -108,8 +200,8 @@ impl Resolver {
             }
         }
         match failed {
-            Some(e) => LookupEnd::Failed(e),
-            None => LookupEnd::Without(without.unwrap_or_else(ResolveError::no_address)),
+            Some(e) => RecordsEnd::Failed(e),
+            None => RecordsEnd::Without(without.unwrap_or_else(ResolveError::no_address)),
         }
     }
 

@@ -15,7 +15,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::ChannelMessage;
-use crate::config::{Place, RunAs, SourceSpec};
+use crate::config::{Config, Place, ResolverConfig, RunAs, SourceSpec};
 use crate::discovery::follow::SourceReport;
 
 /// To the scout.
@@ -49,6 +49,8 @@ pub(crate) struct ScoutSetup {
     group: Option<ScoutAccount>,
     /// Whether it may leave a core dump.
     pub(crate) core_dumps: bool,
+    /// How it looks names up.
+    pub(crate) resolver: ResolverConfig,
 }
 
 /// A user or a group, and where the configuration names it.
@@ -89,7 +91,8 @@ pub(crate) enum FromScout {
 
 impl ScoutSetup {
     /// With the rights of workers.
-    pub(crate) fn of(run_as: &RunAs, core_dumps: bool) -> Self {
+    pub(crate) fn of(config: &Config) -> Self {
+        let Config { run_as, core_dumps, resolver, .. } = config;
         let account = |account: &Option<(Box<str>, Place)>| {
             account.as_ref().map(|(name, place)| ScoutAccount {
                 name: name.to_string(),
@@ -97,7 +100,12 @@ impl ScoutSetup {
                 line: place.line,
             })
         };
-        Self { user: account(&run_as.user), group: account(&run_as.group), core_dumps }
+        Self {
+            user: account(&run_as.user),
+            group: account(&run_as.group),
+            core_dumps: *core_dumps,
+            resolver: resolver.clone(),
+        }
     }
 
     /// Whose rights it has.
