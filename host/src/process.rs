@@ -10,3 +10,4 @@ pub(crate) mod channel;
 pub mod sockets;
 pub mod preflight;
 pub mod privileges;
+pub mod sandbox;

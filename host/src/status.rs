@@ -155,6 +155,7 @@ fn describe_generation(generation: &GenerationStatus) -> Vec<String> {
         beginning(&generation.config_sha256)
     )];
     lines.extend(generation.trouble.as_ref().map(|trouble| format!("  trouble: its worker {trouble}")));
+    lines.extend(generation.sandbox.as_ref().map(|sandbox| format!("  sandbox: {sandbox}")));
     lines.extend(generation.modules.iter().map(|module| {
         let version = module.version.as_deref().unwrap_or("not opened");
         let held = if module.quarantined { ", in quarantine" } else { "" };

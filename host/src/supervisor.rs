@@ -16,7 +16,7 @@
 //! | `orders`, `commands`, `signals` | what operators ask for, and how it comes in |
 //! | `requests`, `start`, `changes` | how a new generation comes to serve |
 //! | `reports`, `worker_scope`, `allowance`, `shared_counts` | what workers say, what of it is accepted, and what others hear of it |
-//! | `deaths`, `blame`, `watchdog`, `pulse`, `quarantine` | workers that die or hang, and the modules to blame |
+//! | `deaths`, `blame`, `watchdog`, `pulse`, `quarantine`, `strangers` | workers that die or hang, the modules to blame, and what they leave behind |
 //! | `scouting` | the process that asks sources who the servers are, and what it says |
 //! | `asking`, `events` | how the worker that serves is, for those who ask; the last events of all processes |
 //! | `acts`, `applying` | what operators changed of servers, and how it comes into use |
@@ -49,14 +49,17 @@ mod scouting;
 mod shared_counts;
 mod signals;
 mod start;
+mod strangers;
 mod worker_scope;
 mod watchdog;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::Pid;
 
 use crate::cluster::learned::Learned;
 use crate::config::Config;
@@ -83,6 +86,7 @@ use self::requests::WaitingStart;
 use self::scouting::Scouting;
 use self::signals::Signals;
 use self::start::{StartReason, Starting};
+use self::strangers::Strangers;
 
 /// After the time that a worker has for its drain, before it is killed.
 const DRAIN_GRACE: Duration = Duration::from_secs(2);
@@ -141,6 +145,7 @@ struct Supervisor {
     quarantine: FileQuarantine,
     backoff: Backoff,
     presence: Presence,
+    strangers: Strangers,
     /// When a worker is to be started in place of one that died.
     replace_at: Option<Instant>,
     /// Operators' changes of servers.
@@ -217,6 +222,7 @@ impl Supervisor {
             quarantine: FileQuarantine::default(),
             backoff: Backoff::default(),
             presence: Presence::default(),
+            strangers: Strangers::adopt(),
             replace_at: None,
             acts: Acts::default(),
             applying: Applying::default(),
@@ -255,6 +261,7 @@ impl Supervisor {
             self.share_loads();
             self.share_events();
             if let Some(stopping) = self.stopping.as_ref().filter(|_| self.generations.is_empty()) {
+                self.strangers.end_all(&self.own_processes());
                 return stopping.result();
             }
         }
@@ -280,6 +287,7 @@ impl Supervisor {
         or(self.commands.due());
         or(self.notify.due());
         or(self.replace_at);
+        or(self.strangers.due());
         or(self.held.due());
         or(self.acts_due());
         or(self.asking.due());
@@ -308,6 +316,7 @@ impl Supervisor {
             self.hear_one(idx, HearingTurn::WHOLE)?;
             let generation = self.generations.remove(idx);
             let number = generation.number;
+            self.strangers.end(&self.own_processes(), Instant::now());
             self.keep_totals(&generation.report.totals);
             match end {
                 // An orderly end that was not ordered counts as a death.
@@ -330,6 +339,7 @@ impl Supervisor {
     fn keep_time(&mut self) -> Result<(), Refused> {
         let now = Instant::now();
         self.notify.alive(now);
+        self.strangers.look(&self.own_processes(), now);
         if self.replace_at.is_some_and(|at| now >= at) && self.starting.is_none() {
             self.replace_at = None;
             self.begin(Arc::clone(&self.bundle), StartReason::Replace, Vec::new())?;
@@ -385,6 +395,12 @@ impl Supervisor {
             }
             GenerationPhase::Serving => Ok(()),
         }
+    }
+
+    /// The processes that it started.
+    fn own_processes(&self) -> HashSet<Pid> {
+        let workers = self.generations.iter().map(|generation| Pid::from_child(&generation.child));
+        workers.chain(self.scout_pid()).collect()
     }
 
     fn is_any_draining(&self) -> bool {

@@ -6,4 +6,5 @@ mod blame;
 mod debug;
 mod module_loading;
 mod quarantine;
+mod sandbox;
 mod trylist_calls;

@@ -376,6 +376,7 @@ pub(super) struct SupervisionTable {
     pub(super) probation: Option<Spanned<TimeValue>>,
     pub(super) start_timeout: Option<Spanned<TimeValue>>,
     pub(super) max_draining: Option<Spanned<i64>>,
+    pub(super) sandbox: Option<Spanned<String>>,
 }
 
 /// `[resolver]`

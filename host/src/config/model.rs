@@ -579,6 +579,8 @@ pub struct Supervision {
     pub start_timeout: Duration,
     /// Maximum generations that drain at once; further reloads are refused.
     pub max_draining: usize,
+    /// Whether workers confine themselves before they open a module.
+    pub sandbox: bool,
 }
 
 /// Address families of look-ups.
@@ -676,6 +678,7 @@ impl Default for Supervision {
             probation: Duration::from_secs(10),
             start_timeout: Duration::from_secs(60),
             max_draining: 16,
+            sandbox: true,
         }
     }
 }

@@ -87,8 +87,10 @@ pub(crate) struct Fatal {
     pub crumb: Option<Crumb>,
     /// How it ended the worker.
     pub by: FatalCause,
-    /// Address of the instruction that a signal came at; 0 where it is not known.
+    /// Address of the instruction that it came at; 0 where it is not known.
     pub ip: u64,
+    /// The address that the system call which ended the process was to return to; 0 where it was none, or it is not known.
+    pub caller: u64,
 }
 
 /// How a thread ended its worker.
@@ -114,6 +116,7 @@ struct BoardHead {
     fatal: AtomicU64,
     /// Where the signal came at, raw: what is mapped there is looked up by who reads it.
     fatal_ip: AtomicU64,
+    fatal_caller: AtomicU64,
 }
 
 /// One thread's place. Two cache lines, because processors fetch lines in pairs, and the neighbour writes all the time.
@@ -375,25 +378,26 @@ impl Board {
                 signal => FatalCause::Signal(signal.into()),
             },
             ip: self.head().fatal_ip.load(Ordering::Relaxed),
+            caller: self.head().fatal_caller.load(Ordering::Relaxed),
         })
     }
 
     /// Writes down that the calling thread dies by this signal, which came at instruction `ip`, unless another one was first.
     /// To be called by a signal handler.
     pub(crate) fn record_signal(&self, signal: i32, ip: u64) {
-        self.record(signal as u8, ip);
+        self.record(signal as u8, ip, 0);
     }
 
     /// Writes down that the calling thread ends the process, if it does so inside a module, or is no thread of the host's that has a
-    /// place. The host ends its process from one that has.
-    pub(crate) fn record_exit(&self) {
+    /// place. The host ends its process from one that has. `ip` and `caller` are as in [`Fatal`].
+    pub(crate) fn record_exit(&self, ip: u64, caller: u64) {
         let crumb = PLACE.get().map(|slot| Crumb::read(slot.crumb.load(Ordering::Relaxed)));
         if crumb.is_none_or(|crumb| crumb.is_some()) {
-            self.record(EXIT, 0);
+            self.record(EXIT, ip, caller);
         }
     }
 
-    fn record(&self, what: u8, ip: u64) {
+    fn record(&self, what: u8, ip: u64, caller: u64) {
         let (slot, crumb) = PLACE.get().map_or((0, 0), |place| {
             let first = self.memory.as_ptr().addr() + SLOTS;
             let slot = (ptr::from_ref(place).addr().wrapping_sub(first)) / size_of::<BoardSlot>();
@@ -405,6 +409,7 @@ impl Board {
         // One word, so that there is no record of which half is missing. Where this fails, another was first.
         if self.head().fatal.compare_exchange(0, record, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             self.head().fatal_ip.store(ip, Ordering::Relaxed);
+            self.head().fatal_caller.store(caller, Ordering::Relaxed);
         }
     }
 
@@ -586,10 +591,11 @@ mod tests {
         assert_eq!(board.fatal(), None);
         on_a_thread(move || {
             take_place(worker, 1);
-            worker.record_exit();
+            worker.record_exit(0, 0);
             assert_eq!(board.fatal(), None, "the host may end its process");
-            inside(ModuleMark::of_module(6).in_cluster(2), || worker.record_exit());
-            let first = Some(Fatal { slot: Some(1), crumb: serving(6, 2), by: FatalCause::Exit, ip: 0 });
+            inside(ModuleMark::of_module(6).in_cluster(2), || worker.record_exit(0, 0));
+            let first =
+                Some(Fatal { slot: Some(1), crumb: serving(6, 2), by: FatalCause::Exit, ip: 0, caller: 0 });
             assert_eq!(board.fatal(), first);
             worker.record_signal(11, 0x1234);
             assert_eq!(board.fatal(), first);
@@ -599,12 +605,12 @@ mod tests {
     #[test]
     fn a_thread_without_a_place_dies_inside_of_nothing() {
         let (board, worker) = boards(2);
-        on_a_thread(move || worker.record_exit());
-        let fatal = Fatal { slot: None, crumb: None, by: FatalCause::Exit, ip: 0 };
+        on_a_thread(move || worker.record_exit(0, 0));
+        let fatal = Fatal { slot: None, crumb: None, by: FatalCause::Exit, ip: 0, caller: 0 };
         assert_eq!(board.fatal(), Some(fatal));
         let (board, worker) = boards(2);
         on_a_thread(move || worker.record_signal(6, 0x1234));
-        let fatal = Fatal { slot: None, crumb: None, by: FatalCause::Signal(6), ip: 0x1234 };
+        let fatal = Fatal { slot: None, crumb: None, by: FatalCause::Signal(6), ip: 0x1234, caller: 0 };
         assert_eq!(board.fatal(), Some(fatal));
     }
 

@@ -22,6 +22,10 @@ const FATAL: [c_int; 7] =
 /// A handler needs little, but some kernels save much of the processor's state on its stack.
 const STACK_BYTES: usize = 64 << 10;
 
+/// In the upper half of the argument of `exit_group`, which the kernel does not read: a call that this file makes. The sandbox traps
+/// those without it (`process::sandbox`).
+pub(crate) const EXIT_MARK: u32 = u32::from_be_bytes(*b"exit");
+
 static BOARD: AtomicPtr<Board> = AtomicPtr::new(ptr::null_mut());
 
 /// From now on the board records a fatal signal, and an `exit` inside a module. To be called once, before a module is loaded; a
@@ -67,8 +71,14 @@ pub(crate) fn ensure_alternate_stack() {
 /// Only what is safe in a signal handler: thread-local and shared words, system calls, and a short sleep while the log's
 /// thread writes the last lines.
 extern "C" fn handle(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
+    let context = context.cast::<libc::ucontext_t>();
+    // SAFETY: the kernel gives a handler with SA_SIGINFO the context of the thread that it interrupted.
+    let at = unsafe { context.as_ref() }.map(Interrupted::read).unwrap_or_default();
+    if let Some(code) = at.exit.filter(|_| signal == libc::SIGSYS) {
+        end(code, &at);
+    }
     if let Some(board) = board() {
-        board.record_signal(signal, instruction(context));
+        board.record_signal(signal, at.ip);
     }
     log_queue::settle();
     let default = handled_by(libc::SIG_DFL);
@@ -82,23 +92,69 @@ extern "C" fn handle(signal: c_int, info: *mut siginfo_t, context: *mut c_void) 
     }
 }
 
-/// Address of the instruction that the signal came at; 0 on processors that this file does not know.
-fn instruction(context: *const c_void) -> u64 {
-    let context = context.cast::<libc::ucontext_t>();
-    // SAFETY: the kernel gives a handler with SA_SIGINFO the context of the thread that it interrupted.
-    let Some(context) = (unsafe { context.as_ref() }) else { return 0 };
+/// Ends the process as a thread wanted to that called `exit_group` in its own way, and writes down who it was.
+fn end(code: u64, at: &Interrupted) -> ! {
+    if let Some(board) = board() {
+        board.record_exit(at.ip, at.caller());
+    }
+    log_queue::settle();
+    let marked = u64::from(EXIT_MARK) << 32 | code & u64::from(u32::MAX);
+    loop {
+        // SAFETY: ends the process, and where a filter forbids even that, the thread stays here.
+        unsafe { libc::syscall(libc::SYS_exit_group, marked) };
+    }
+}
+
+/// A thread as a signal found it. All is 0 on processors that this file does not know.
+#[derive(Default)]
+struct Interrupted {
+    /// Its instruction.
+    ip: u64,
+    /// What it would have ended the process with, if it was at that system call.
+    exit: Option<u64>,
+    /// Where the address is that the function which it was in returns to, or that address itself.
+    back: u64,
+}
+
+impl Interrupted {
     #[cfg(target_arch = "x86_64")]
-    return context.uc_mcontext.gregs[libc::REG_RIP as usize].cast_unsigned();
+    fn read(context: &libc::ucontext_t) -> Self {
+        let register = |number: c_int| context.uc_mcontext.gregs[number as usize].cast_unsigned();
+        let is_exit = register(libc::REG_RAX) == libc::SYS_exit_group as u64;
+        Self {
+            ip: register(libc::REG_RIP),
+            exit: is_exit.then(|| register(libc::REG_RDI)),
+            back: register(libc::REG_RSP),
+        }
+    }
+
     #[cfg(target_arch = "aarch64")]
-    return context.uc_mcontext.pc;
+    fn read(context: &libc::ucontext_t) -> Self {
+        let registers = &context.uc_mcontext.regs;
+        let is_exit = registers[8] == libc::SYS_exit_group as u64;
+        Self { ip: context.uc_mcontext.pc, exit: is_exit.then(|| registers[0]), back: registers[30] }
+    }
+
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    return 0;
+    fn read(_: &libc::ucontext_t) -> Self {
+        Self::default()
+    }
+
+    /// Who called the function that makes the system call, which has no frame of its own in libc. Anything where it is another
+    /// function: it is only looked up.
+    fn caller(&self) -> u64 {
+        if cfg!(target_arch = "x86_64") && self.back != 0 && self.back.is_multiple_of(8) {
+            // SAFETY: the stack of a thread that runs; the handler may be on it right now.
+            return unsafe { ptr::with_exposed_provenance::<u64>(self.back as usize).read_volatile() };
+        }
+        self.back
+    }
 }
 
 /// Runs when anybody calls `exit`, on the thread that does; also when `main` returns.
 extern "C" fn exiting() {
     if let Some(board) = board() {
-        board.record_exit();
+        board.record_exit(0, 0);
     }
     log_queue::settle();
 }
@@ -169,7 +225,7 @@ mod tests {
 
     fn guilty(by: FatalCause) -> Option<Fatal> {
         let crumb = Crumb { kind: CallKind::Serving, module: 1, cluster: Some(3), in_host: false };
-        Some(Fatal { slot: Some(1), crumb: Some(crumb), by, ip: 0 })
+        Some(Fatal { slot: Some(1), crumb: Some(crumb), by, ip: 0, caller: 0 })
     }
 
     /// Dies by this signal as if nobody handled it, and the one at fault is on record.
@@ -296,7 +352,8 @@ mod tests {
 
     #[test]
     fn a_death_outside_of_modules_blames_none() {
-        let nobody = |slot| Some(Fatal { slot, crumb: None, by: FatalCause::Signal(libc::SIGSEGV), ip: 0 });
+        let nobody =
+            |slot| Some(Fatal { slot, crumb: None, by: FatalCause::Signal(libc::SIGSEGV), ip: 0, caller: 0 });
         assert_eq!(dies("segv outside").1, nobody(Some(1)));
         assert_eq!(dies("segv of another").1, nobody(None));
     }

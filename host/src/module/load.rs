@@ -86,6 +86,15 @@ impl Copied {
         Self { file, sha256, image: Image::from(image) }
     }
 
+    /// The same where this process may run it: as it is, or copied once more, into a private file.
+    ///
+    /// # Errors
+    ///
+    /// No such file can be made.
+    pub(crate) fn runnable(self) -> Result<Self, LoadRefusal> {
+        Ok(Self { image: runnable(self.image)?, ..self })
+    }
+
     /// The copy, to be handed on.
     pub(crate) fn image(&self) -> BorrowedFd<'_> {
         self.image.fd()
@@ -187,13 +196,17 @@ fn library(sha256: [u8; 32], image: Image, mark: ModuleMark) -> Result<&'static 
 struct Exports(&'static Opened);
 
 fn dlopen(image: Image, mark: ModuleMark) -> Result<Exports, LoadRefusal> {
+    dlopen_image(runnable(image)?, mark)
+}
+
+fn runnable(image: Image) -> Result<Image, LoadRefusal> {
     if may_run(&image) {
-        return dlopen_image(image, mark);
+        return Ok(image);
     }
     // The policy allows memory files but does not allow running them (SELinux, a noexec mount of shared memory).
     let copy = image.into_file();
     let (in_file, _) = Image::in_file(&image::private_folders(), |to| pour(&copy, to))?;
-    dlopen_image(in_file, mark)
+    Ok(in_file)
 }
 
 /// Whether the system lets this process run the image. It is mapped as code once, as the linker is about to do.

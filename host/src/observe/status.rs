@@ -90,6 +90,9 @@ pub struct GenerationStatus {
     pub config_sha256: String,
     /// Connections that are open, as it last said.
     pub connections: u64,
+    /// How its modules are confined; none before it is built.
+    #[serde(default)]
+    pub sandbox: Option<String>,
     /// Its modules.
     pub modules: Vec<SupervisedModule>,
     /// Clusters whose servers are not in use as they should be, as last reported.

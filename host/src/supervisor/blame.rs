@@ -15,8 +15,11 @@ use std::collections::{BTreeSet, HashMap};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 
+use rustix::process::Pid;
+
 use super::bundle::short_path;
 use super::generation::{Generation, GenerationPhase};
+use super::strangers::end_group;
 use crate::module::board::{CallKind, Crumb, Fatal, FatalCause, Seen};
 
 /// The module that is to blame.
@@ -137,6 +140,9 @@ impl Generation {
 
     /// How its process ended, if it has.
     pub(super) fn end(&mut self, presence: &Presence) -> Option<WorkerEnd> {
+        if !end_group(Pid::from_child(&self.child)) {
+            return None;
+        }
         let status = match self.child.try_wait() {
             Ok(Some(status)) => status,
             Ok(None) => return None,
@@ -172,7 +178,7 @@ impl Generation {
 
     /// The module that a record names, and how, in words that follow what happened.
     fn recorded(&self, fatal: Fatal) -> Option<(Blame, String)> {
-        let code = self.code_at(fatal.ip);
+        let code = self.code_at(fatal.ip).or_else(|| self.code_at(fatal.caller));
         let at = |module: usize| match code {
             Some((of, offset)) if of == module => {
                 format!(" ({}+{offset:#x})", short_path(&self.copies[of].file))

@@ -26,6 +26,7 @@ use crate::observe::events::Numbered;
 use crate::observe::status::Status;
 use crate::process::channel::message::{Load, ModuleCopy, ModuleSays, ToSupervisor, ToWorker, WorkerReport};
 use crate::process::channel::{self, Received, Receiver, Sender};
+use crate::process::sandbox::Confinement;
 use crate::worker::process::{FIRST_BUILDER, n_places};
 
 /// Calls outside of requests may take so many times as long as those that a request waits for, and
@@ -55,6 +56,8 @@ pub(super) struct Generation {
     pub(super) copies: Vec<ModuleCopy>,
     /// ID and version of the modules that it opened.
     pub(super) says: Vec<Option<ModuleSays>>,
+    /// How it has confined itself, once it has.
+    pub(super) confinement: Option<Confinement>,
     pub(super) report: WorkerReport,
     /// Its requests in flight, as last reported.
     pub(super) load: Option<Load>,
@@ -144,6 +147,7 @@ impl Generation {
             started,
             ready: None,
             says: Vec::new(),
+            confinement: None,
             report: WorkerReport::default(),
             load: None,
             is_draining: false,

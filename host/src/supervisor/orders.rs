@@ -208,6 +208,7 @@ impl Generation {
             trouble: self.condemned().map(str::to_owned),
             config_sha256: Hex(&self.bundle.sha256).to_string(),
             connections: self.report.connections,
+            sandbox: self.confinement.as_ref().map(ToString::to_string),
             modules: self.copies.iter().enumerate().map(module).collect(),
             refused: self.report.refused.iter().filter_map(refused).collect(),
         }

@@ -26,7 +26,9 @@ impl Supervisor {
                 Err(why) => return self.is_unheard(idx, &why),
             };
             match message {
-                ToSupervisor::Built { modules, warnings } => self.built(number, modules, &warnings)?,
+                ToSupervisor::Built { modules, confinement, warnings } => {
+                    self.built(number, modules, confinement, &warnings)?;
+                }
                 ToSupervisor::Failed { exit, lines } => {
                     self.generations[idx].has_ended();
                     self.start_failed(number, Refused { exit: Exit::of(exit), lines })?;

@@ -221,6 +221,11 @@ impl Supervisor {
         }
     }
 
+    /// The scout's process, if there is one.
+    pub(super) fn scout_pid(&self) -> Option<Pid> {
+        self.scouting.scout.as_ref().map(|scout| Pid::from_child(&scout.child))
+    }
+
     /// Starts another scout when it is time.
     pub(super) fn keep_scout(&mut self, now: Instant) {
         if self.scouting.start_at.is_some_and(|at| now >= at) && self.stopping.is_none() {

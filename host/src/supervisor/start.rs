@@ -20,6 +20,7 @@ use crate::observe::access_log;
 use crate::observe::events::Event;
 use crate::process::channel::message::{ModuleSays, Start, ToWorker};
 use crate::process::control::{ControlReply, Exit, Refused};
+use crate::process::sandbox::Confinement;
 
 /// For a worker to hand over what it learned; the next one begins with what it sent by itself otherwise.
 const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -233,6 +234,7 @@ impl Supervisor {
         &mut self,
         number: u64,
         modules: Vec<Option<ModuleSays>>,
+        confinement: Confinement,
         warnings: &[String],
     ) -> Result<(), Refused> {
         let is_it = |starting: &Starting| starting.is_of(number);
@@ -240,10 +242,16 @@ impl Supervisor {
         let Some(idx) = idx.filter(|_| self.starting.as_ref().is_some_and(is_it)) else { return Ok(()) };
         let bundle = Arc::clone(&self.generations[idx].bundle);
         self.generations[idx].says = modules;
+        let lacks = confinement.lacks();
+        self.generations[idx].confinement = Some(confinement);
         // Warnings about the same files were logged before.
         let is_new =
             |starting: &&Starting| matches!(starting.reason, StartReason::First | StartReason::Reload);
         if let Some(asked) = self.starting.as_ref().filter(is_new).map(|starting| starting.asked.clone()) {
+            if !lacks.is_empty() {
+                // Nobody who reloads can mend the kernel.
+                tracing::warn!("modules are not wholly confined (supervision.sandbox): {}", lacks.join("; "));
+            }
             for warning in warnings {
                 tracing::warn!("{warning}");
                 self.tell_all(&asked, &format!("{warning} (warning)"));

@@ -31,6 +31,7 @@ use crate::process::channel::message::{ModuleCopy, ModuleSays, Start, ToSupervis
 use crate::process::channel::{self, Received, Receiver, Sender};
 use crate::process::control::Refused;
 use crate::process::privileges;
+use crate::process::sandbox::{self, Confinement};
 use crate::process::sockets::{Bound, address_of};
 use crate::serve::drain::Idle;
 
@@ -160,6 +161,7 @@ impl Process {
         let sources = Sources::of(&config, start.sources.iter().map(|(number, _)| *number));
         let answers = first_answers(&config, &sources, &start.sources, &mut descriptors)?;
         self.drop_privileges(&config)?;
+        let (copies, confinement) = confine(&config, copies)?;
         let addresses = discovery::first_addresses(&config, start.state.answers())
             .map_err(|e| Refused::failed(format_args!("no resolver for servers' names: {e}")))?;
         let membership = Membership { addresses, acts: start.acts, answers };
@@ -170,7 +172,7 @@ impl Process {
             .map_err(|e| Refused::from(StartError::Modules(e)))?;
         let prepared = Prepared::with(Arc::clone(&config), registry, &start.state, membership, if_refused);
         let prepared = prepared.map_err(Refused::from)?;
-        self.tell_built(&prepared)?;
+        self.tell_built(&prepared, confinement)?;
         let sockets = self.receive_sockets(&prepared)?;
         let relay = Relay::start(self.to.clone())
             .map_err(|e| Refused::failed(format_args!("no thread for messages to the supervisor: {e}")))?;
@@ -207,14 +209,14 @@ impl Process {
         Ok(())
     }
 
-    fn tell_built(&self, prepared: &Prepared) -> Result<(), NotStarted> {
+    fn tell_built(&self, prepared: &Prepared, confinement: Confinement) -> Result<(), NotStarted> {
         let says = |module: &config::ModuleFile| {
             let module = prepared.registry.module(&module.id)?;
             let (id, version) = (module.id().to_owned(), module.version().to_owned());
             Some(ModuleSays { id, version, code: module.code().clone() })
         };
         let modules = prepared.config.modules.iter().map(says).collect();
-        let built = ToSupervisor::Built { modules, warnings: prepared.warnings.clone() };
+        let built = ToSupervisor::Built { modules, confinement, warnings: prepared.warnings.clone() };
         self.to.send(&built, &[]).map_err(|_| NotStarted::GivenUp)
     }
 
@@ -353,6 +355,21 @@ fn first_answers(
         }
     }
     Ok(answers)
+}
+
+/// Confines this process, if that is configured. Copies that may not run where they are go into files before, which it may not make
+/// afterwards.
+fn confine(
+    config: &Config,
+    copies: Vec<Option<Copied>>,
+) -> Result<(Vec<Option<Copied>>, Confinement), Refused> {
+    if !config.supervision.sandbox {
+        return Ok((copies, Confinement::default()));
+    }
+    let runnable = |copied: Option<Copied>| copied.map(Copied::runnable).transpose();
+    let copies = copies.into_iter().map(runnable).collect::<Result<_, _>>();
+    let copies = copies.map_err(|e| Refused::failed(format_args!("modules: {e}")))?;
+    Ok((copies, sandbox::confine(true)))
 }
 
 fn sockets(

@@ -17,6 +17,11 @@ fn fault(origin: &Origin, at: &str, does: &str) -> Builder {
         .in_cluster(&settings)
 }
 
+/// The same without the sandbox, which tells who exits.
+fn unconfined(origin: &Origin, at: &str, does: &str) -> Builder {
+    fault(origin, at, does).top("supervision.sandbox = \"off\"")
+}
+
 /// Has it do that, which ends the worker, and waits for the next one.
 #[track_caller]
 fn brings_down(site: &Site) {
@@ -29,7 +34,7 @@ fn brings_down(site: &Site) {
 #[track_caller]
 fn is_suspected(does: &str, death: &str) {
     let origin = Origin::named("a");
-    let site = Site::run(&fault(&origin, "next", does));
+    let site = Site::run(&unconfined(&origin, "next", does));
     brings_down(&site);
     let said = format!(
         "generation 1: its worker (pid PID) {death}, probably by module \"fault\" 1.0.0, cluster \"app\", the only one that a \
@@ -64,7 +69,7 @@ fn a_module_that_takes_the_handlers_stack_away_is_suspected() {
 fn a_limit_of_one_death_is_for_what_is_certain() {
     let origin = Origin::named("a");
     let top = "supervision.module_deaths = 1";
-    let site = Site::run(&fault(&origin, "next", "_exit_0").top(top));
+    let site = Site::run(&unconfined(&origin, "next", "_exit_0").top(top));
     brings_down(&site);
     assert_eq!(site.status().quarantine, []);
     let site = Site::run(&fault(&origin, "next", "segv").top(top));
@@ -105,7 +110,7 @@ fn is_not_suspected_beside(does: &str) {
         .module_file("slow", &slow)
         .in_cluster("settings = { at = \"always\", does = \"sleep_10ms\" }")
         .route("path = \"/\"")
-        .top("supervision = { module_time_limit = \"100ms\", module_deaths = 100 }")
+        .top("supervision = { module_time_limit = \"100ms\", module_deaths = 100, sandbox = \"off\" }")
         .and_module_file("fault", &artifacts::fault(&[]))
         .tables(&format!(
             "[[cluster]]\nname = \"other\"\nmodule = \"fault\"\nservers = [{:?}]\n\
@@ -151,7 +156,7 @@ fn what_dies_of_its_own_thread_is_rolled_back_where_settings_are_new() {
     let origin = Origin::named("a");
     let site = Site::run(&fault(&origin, "never", "spin"));
     let old = site.serving().config_sha256;
-    site.reload_with(&fault(&origin, "next", "thread__exit"));
+    site.reload_with(&unconfined(&origin, "next", "thread__exit"));
     brings_down(&site);
     is_rolled_back(&site, "it died within its probation, and modules or their settings have changed");
     assert_eq!(site.serving().config_sha256, old);
@@ -167,7 +172,7 @@ fn what_dies_by_new_settings_of_a_known_file_is_rolled_back() {
     brings_down(&site);
     is_rolled_back(&site, "a module killed it within its probation");
     assert_eq!(site.connect().get("/boom").reply().text(), "a");
-    site.reload_with(&fault(&origin, "next", "_exit_0"));
+    site.reload_with(&unconfined(&origin, "next", "_exit_0"));
     brings_down(&site);
     is_rolled_back(&site, "a module probably killed it within its probation");
 }

@@ -90,6 +90,10 @@ impl Checker<'_> {
                 1..=256,
                 defaults.max_draining,
             ),
+            sandbox: raw
+                .sandbox
+                .and_then(|text| self.word(&of("sandbox"), &text, &[("on", true), ("off", false)]))
+                .unwrap_or(defaults.sandbox),
         }
     }
 

@@ -141,6 +141,10 @@ fn checks_who_runs_it_and_where_it_is_spoken_to() {
             "t.toml:2: supervision.module_time_limit: must be longer than 0s (the default is 1s)",
         ),
         (
+            with_top("[supervision]\nsandbox = \"maybe\"\n"),
+            "t.toml:2: supervision.sandbox: \"maybe\" is not one of \"on\" and \"off\"",
+        ),
+        (
             with_top("[supervision]\nmodule_deaths = -1\n"),
             "t.toml:2: supervision.module_deaths: -1 is not a number from 0 to 1000",
         ),

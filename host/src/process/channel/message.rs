@@ -35,6 +35,7 @@ use crate::module::code::CodeRanges;
 use crate::observe::events::Event;
 use crate::observe::metrics::Totals;
 use crate::observe::status::Status;
+use crate::process::sandbox::Confinement;
 use crate::process::sockets::Shortage;
 
 /// To a worker.
@@ -160,6 +161,8 @@ pub(crate) enum ToSupervisor {
     Built {
         /// ID and version of the modules, in the order of the configuration; `None` for one in quarantine.
         modules: Vec<Option<ModuleSays>>,
+        /// How it has confined itself.
+        confinement: Confinement,
         /// Warnings for the operator.
         warnings: Vec<String>,
     },
