@@ -1,11 +1,13 @@
 //! `trylist check`: everything that `run` would refuse, without listening anywhere.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 
+use serde::Serialize;
+use serde_json::json;
 use trylist::cluster::learned::Learned;
-use trylist::config::{Config, Files, Warning};
+use trylist::config::{self, Config, Excerpt, Files, Place, Problem, Warning};
 use trylist::module::load;
 use trylist::module::registry::Registry;
 use trylist::process::control::{Exit, Refused};
@@ -13,31 +15,155 @@ use trylist::process::preflight::{self, Lacks};
 use trylist::process::privileges;
 use trylist::worker::{Prepared, StartError};
 
-use crate::output::{CommandFailure, count, lines, print};
+use crate::output::{CommandFailure, count, print};
 
-pub(crate) fn run(file: &Path) -> Result<(), CommandFailure> {
-    let (config, warnings) = preflight::load(file, &mut Files::on_disk())?;
-    let config = Arc::new(config);
-    let lacks = Lacks::of(&config);
-    let prepared = match (prepare(&config), lacks.errors.is_empty()) {
-        (Ok(prepared), true) => prepared,
-        (Ok(_), false) => return Err(CommandFailure { exit: Exit::Failed, text: lines(&lacks.errors) }),
-        (Err(refused), _) => {
-            // The two may name the same account.
-            let lacks = lacks.errors.iter().filter(|lack| !refused.lines.contains(lack));
-            return Err(CommandFailure {
-                exit: refused.exit,
-                text: lines(refused.lines.iter().chain(lacks)),
-            });
+/// What `check` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CheckOutput {
+    /// Lines for people.
+    Lines,
+    /// One object.
+    Json,
+    /// The configuration as it counts.
+    Dump,
+}
+
+/// One thing that is wrong, or hardly meant.
+#[derive(Debug, Default, Serialize)]
+struct Finding {
+    file: Option<String>,
+    line: Option<usize>,
+    column: Option<usize>,
+    message: String,
+    /// As people see it.
+    #[serde(skip)]
+    shown: String,
+    #[serde(skip)]
+    excerpt: Option<Excerpt>,
+}
+
+/// All that was found.
+#[derive(Debug, Default)]
+struct Findings {
+    errors: Vec<Finding>,
+    warnings: Vec<Finding>,
+    /// Of the errors.
+    exit: Option<Exit>,
+    config: Option<Arc<Config>>,
+}
+
+pub(crate) fn run(file: &Path, output: CheckOutput) -> Result<(), CommandFailure> {
+    if output == CheckOutput::Dump {
+        let dumped = config::dump(file, &mut Files::on_disk());
+        return print(
+            &dumped.map_err(|text| CommandFailure { exit: Exit::Configuration, text: text + "\n" })?,
+        );
+    }
+    let found = Findings::of(file);
+    match output {
+        CheckOutput::Json => found.print_json(file),
+        _ => found.print_lines(),
+    }
+}
+
+impl Finding {
+    fn new(shown: String, place: Option<&Place>, message: &str, excerpt: Option<&Excerpt>) -> Self {
+        Self {
+            file: place.map(|place| place.file.to_string()),
+            line: place.map(|place| place.line),
+            column: excerpt.map(|excerpt| excerpt.column),
+            message: message.to_owned(),
+            shown,
+            excerpt: excerpt.cloned(),
         }
-    };
-    let warnings = warnings.iter().map(Warning::to_string).chain(prepared.warnings).chain(lacks.warnings);
-    let warnings: String = warnings.map(|warning| format!("{warning} (warning)\n")).collect();
-    // Not by the log, whose level may hide them: they are what was asked for.
-    io::stderr()
-        .write_all(warnings.as_bytes())
-        .map_err(|error| CommandFailure::new(format_args!("stderr: {error}")))?;
-    print(&summary(&config))
+    }
+
+    fn of_line(line: String) -> Self {
+        Self { message: line.clone(), shown: line, ..Self::default() }
+    }
+
+    fn of_warning(warning: &Warning) -> Self {
+        Self::new(warning.to_string(), warning.place.as_ref(), &warning.text, warning.excerpt.as_ref())
+    }
+}
+
+impl Findings {
+    fn of(file: &Path) -> Self {
+        let (config, warnings) = match preflight::read(file, &mut Files::on_disk()) {
+            Ok(read) => read,
+            Err((errors, modules)) => {
+                let problem = |problem: &Problem| {
+                    let (place, excerpt) = (problem.place.as_ref(), problem.excerpt.as_ref());
+                    Finding::new(problem.to_string(), place, &problem.text, excerpt)
+                };
+                let errors = errors.problems.iter().map(problem);
+                let errors = errors.chain(modules.into_iter().map(Finding::of_line)).collect();
+                return Self { errors, exit: Some(Exit::Configuration), ..Self::default() };
+            }
+        };
+        let config = Arc::new(config);
+        let lacks = Lacks::of(&config);
+        let prepared = match (prepare(&config), lacks.errors.is_empty()) {
+            (Ok(prepared), true) => prepared,
+            (Ok(_), false) => return Self::refused(Exit::Failed, lacks.errors),
+            (Err(refused), _) => {
+                // The two may name the same account.
+                let more = lacks.errors.into_iter().filter(|lack| !refused.lines.contains(lack));
+                let more: Vec<_> = more.collect();
+                return Self::refused(refused.exit, refused.lines.into_iter().chain(more));
+            }
+        };
+        let warnings = warnings.iter().map(Finding::of_warning);
+        let lines = prepared.warnings.into_iter().chain(lacks.warnings).map(Finding::of_line);
+        Self { warnings: warnings.chain(lines).collect(), config: Some(config), ..Self::default() }
+    }
+
+    fn refused(exit: Exit, lines: impl IntoIterator<Item = String>) -> Self {
+        let errors = lines.into_iter().map(Finding::of_line).collect();
+        Self { errors, exit: Some(exit), ..Self::default() }
+    }
+
+    /// Errors and warnings go to stderr, and the summary to stdout. A terminal sees the lines of the file too.
+    fn print_lines(self) -> Result<(), CommandFailure> {
+        let with_source = io::stderr().is_terminal();
+        let show = |finding: &Finding, mark: &str| match &finding.excerpt {
+            Some(excerpt) if with_source => format!("{}{mark}\n{excerpt}\n", finding.shown),
+            _ => format!("{}{mark}\n", finding.shown),
+        };
+        if let Some(exit) = self.exit {
+            let text = self.errors.iter().map(|finding| show(finding, "")).collect();
+            return Err(CommandFailure { exit, text });
+        }
+        let warnings: String = self.warnings.iter().map(|finding| show(finding, " (warning)")).collect();
+        // Not by the log, whose level may hide them: they are what was asked for.
+        io::stderr()
+            .write_all(warnings.as_bytes())
+            .map_err(|error| CommandFailure::new(format_args!("stderr: {error}")))?;
+        print(&self.config.map(|config| summary(&config)).unwrap_or_default())
+    }
+
+    fn print_json(self, file: &Path) -> Result<(), CommandFailure> {
+        let n_servers =
+            |config: &Config| config.clusters.iter().map(|cluster| cluster.servers.len()).sum::<usize>();
+        let object = json!({
+            "file": file.display().to_string(),
+            "ok": self.exit.is_none(),
+            "errors": self.errors,
+            "warnings": self.warnings,
+            "summary": self.config.as_ref().map(|config| json!({
+                "listeners": config.listeners.len(),
+                "modules": config.modules.len(),
+                "clusters": config.clusters.len(),
+                "servers": n_servers(config),
+                "routes": config.routes.len(),
+            })),
+        });
+        print(&format!("{object:#}\n"))?;
+        match self.exit {
+            Some(exit) => Err(CommandFailure { exit, text: String::new() }),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Loads the modules and builds the balancers as a worker does: the files are read by the user that started this command, and

@@ -1,15 +1,21 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use lb_api::version::{ABI_MAJOR, ABI_MINOR};
 use tracing::level_filters::LevelFilter;
 use trylist::config;
 use trylist::process::control::ServerOrder;
 
+use crate::check::CheckOutput;
 use crate::log::Filter;
+
+/// The configuration where none is named.
+const DEFAULT_CONFIG: &str = "/etc/trylist/trylist.toml";
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -21,7 +27,7 @@ Exit codes:
 
 /// A load-balancing reverse proxy. Modules choose the servers; the configuration names them
 #[derive(Debug, Parser)]
-#[command(name = "trylist", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+#[command(name = "trylist", version = version(), after_help = EXIT_CODES, disable_help_subcommand = true)]
 pub(crate) struct CommandLine {
     /// Log level: error, warn, info, debug, trace or off [default: info; check: warn]
     ///
@@ -89,6 +95,8 @@ pub(crate) enum CliCommand {
               value_parser = clap::value_parser!(u64).range(1..=3600))]
         watch: Option<u64>,
     },
+    /// Open the access log again, after a rotation
+    Reopen(Configuration),
     /// Drain and stop a running proxy
     Stop(Configuration),
     /// Drain, add or remove a server, or change its weight
@@ -117,9 +125,19 @@ pub(crate) enum CliCommand {
     /// Check a configuration
     ///
     /// Loads its modules and builds its balancers, but listens nowhere
-    Check(Configuration),
+    Check(CheckArguments),
     /// Run three demo servers and a proxy, and print what to try
     Demo,
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write those of all commands to a folder
+    Man {
+        /// The folder
+        folder: Option<PathBuf>,
+    },
     /// Inspect, write, test and release modules
     #[command(subcommand)]
     Module(ModuleCommand),
@@ -308,9 +326,44 @@ fn tolerance(text: &str) -> Result<f64, String> {
 
 #[derive(Args, Debug)]
 pub(crate) struct Configuration {
-    /// Configuration file: TOML, or httpd's syntax if its name ends in `.conf`
-    #[arg(short, long, value_name = "FILE")]
+    /// Configuration file: TOML, or httpd's syntax if its name ends in `.conf`; `-` is standard input
+    #[arg(short, long, value_name = "FILE", env = "TRYLIST_CONFIG", default_value = DEFAULT_CONFIG)]
     pub(crate) config: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CheckArguments {
+    #[command(flatten)]
+    configuration: Configuration,
+    /// The same as `--config FILE`
+    file: Option<PathBuf>,
+    /// Print JSON: errors and warnings with file, line and column
+    #[arg(long, conflicts_with = "dump")]
+    json: bool,
+    /// Print the effective configuration instead: with what it includes, variables and defaults; secrets are hidden
+    #[arg(long)]
+    dump: bool,
+}
+
+impl CheckArguments {
+    /// The file, and what to print of it.
+    pub(crate) fn wanted(self) -> (PathBuf, CheckOutput) {
+        let output = match (self.json, self.dump) {
+            (_, true) => CheckOutput::Dump,
+            (true, false) => CheckOutput::Json,
+            (false, false) => CheckOutput::Lines,
+        };
+        (self.file.unwrap_or(self.configuration.config), output)
+    }
+}
+
+/// Version, commit, and the ABI of modules.
+fn version() -> &'static str {
+    static VERSION: OnceLock<String> = OnceLock::new();
+    VERSION.get_or_init(|| {
+        let (version, commit) = (env!("CARGO_PKG_VERSION"), env!("TRYLIST_COMMIT"));
+        format!("{version} (commit {commit}, module ABI {ABI_MAJOR}.{ABI_MINOR})")
+    })
 }
 
 #[cfg(test)]
@@ -329,6 +382,11 @@ mod tests {
         for line in [
             "run -c a.toml",
             "check --config a.conf",
+            "run",
+            "check a.toml --json",
+            "check -c - --dump",
+            "completions bash",
+            "man folder",
             "demo",
             "module inspect a.so",
             "module new mine --lang c --path elsewhere",
@@ -345,6 +403,7 @@ mod tests {
             "discovery status --json -c a.toml",
             "discovery accept app file -c a.toml",
             "stop -c a.toml",
+            "reopen -c a.toml",
             "server -c a.toml app http://127.0.0.1:9001 drain",
             "server -c a.toml app http://127.0.0.1:9001 weight 3",
             "server app http://127.0.0.1:9001 drain -c a.toml",
@@ -374,7 +433,7 @@ mod tests {
 
     #[test]
     fn refuses_what_it_does_not_know() {
-        assert_eq!(parse("run").expect_err("no file"), ErrorKind::MissingRequiredArgument);
+        assert_eq!(parse("check --json --dump").expect_err("both"), ErrorKind::ArgumentConflict);
         assert_eq!(parse("module list").expect_err("no such command"), ErrorKind::InvalidSubcommand);
         assert_eq!(parse("module test a.so --weighted 2").expect_err("too much"), ErrorKind::ValueValidation);
         assert_eq!(

@@ -40,6 +40,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
+use lb_api::wire;
 use tokio::sync::Notify;
 
 use crate::cluster::ejection::{Outlier, Trial};
@@ -238,6 +239,15 @@ impl Cluster {
         let config::ClusterConfig { name, module, key, place, .. } = &self.config;
         // The needs of a module in quarantine are unknown.
         let is_known = balancers.peek().is_some();
+        let learns = balancers.peek().is_some_and(|balancer| balancer.wants(wire::EVENT_TRY_ENDED));
+        let counts_none = matches!(self.config.ejection.statuses, config::CountedStatuses::None);
+        let blind = (learns && counts_none).then(|| {
+            format!(
+                "{place}: cluster \"{name}\": module \"{module}\" learns from each response, and ejection.statuses is \
+                 \"none\": a server that answers errors at once looks like the best one (write statuses = \"gateway\" in \
+                 ejection)"
+            )
+        });
         let text = match (key, balancers.any(|balancer| balancer.needs().key)) {
             // It would scatter requests that belong together, and nobody would see why.
             (None, true) => format!(
@@ -247,9 +257,10 @@ impl Cluster {
             (Some(_), false) if is_known => {
                 format!("key: ignored, because module \"{module}\" does not use one")
             }
-            _ => return Vec::new(),
+            _ => String::new(),
         };
-        vec![format!("{place}: cluster \"{name}\": {text}")]
+        let key = (!text.is_empty()).then(|| format!("{place}: cluster \"{name}\": {text}"));
+        key.into_iter().chain(blind).collect()
     }
 
     /// ID of the module of requests with a key, or without.

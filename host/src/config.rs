@@ -4,22 +4,26 @@
 //! problem of the file.
 //!
 //! ```text
-//! TOML ── read.rs (de.rs) ──┐
-//!                           ├── file.rs, the raw form ── check.rs ── Config
-//! .conf ─ httpd.rs ─────────┘
+//! TOML ── gather.rs ── read.rs (de.rs) ──┐
+//!                                        ├── file.rs, the raw form ── check.rs ── Config
+//! .conf ─ httpd.rs ──────────────────────┘
 //! ```
 //!
 //! `model.rs` has every type of a [`Config`] on one page, `problem.rs` what is shown when there is none.
 
 mod answer;
 mod check;
+mod dump;
 mod de;
 pub(crate) mod discover;
 mod file;
 mod files;
+mod gather;
 mod health;
 mod httpd;
+mod include;
 mod locate;
+mod log_format;
 mod model;
 mod problem;
 mod read;
@@ -38,6 +42,7 @@ pub use self::discover::{DnsRecord, MayName, MemberTemplate, SourceKind, SourceS
 pub use self::files::Files;
 pub use self::health::{CountedStatuses, Ejection, HealthCheck, HttpProbe, Probe, ProbeMethod};
 pub use self::locate::NotFound;
+pub use self::log_format::{LogField, LogFormat, LogPart};
 pub use self::model::{
     Access, AccessLogTarget, Admin, AllDown, ClusterConfig, Config, CookieTerms, Discover, Families,
     HostHeader, HostPattern, KeyMissing, KeySource, Limits, Listener, MAX_SERVERS, ModuleFile, Place,
@@ -45,10 +50,16 @@ pub use self::model::{
     SettingValue, StickyConfig, Supervision, Syntax, Timeouts, WhenFull,
 };
 pub(crate) use self::model::{LAST_TIER, url_at};
-pub use self::problem::{ConfigErrors, Problem, Warning};
+pub use self::problem::{ConfigErrors, Excerpt, Problem, Warning};
 
 use self::check::Checker;
 use self::source::Diagnostics;
+
+/// The name that stands for standard input. It is read once in the life of the process.
+pub const STDIN: &str = "-";
+
+/// Words in the names of keys whose values are not shown.
+const SECRET_WORDS: [&str; 5] = ["secret", "password", "token", "authorization", "api-key"];
 
 /// Reads and checks the configuration file at `path`; a name that ends in `.conf` is read as httpd's syntax.
 ///
@@ -63,11 +74,12 @@ pub fn load(path: &Path) -> Result<(Config, Vec<Warning>), ConfigErrors> {
 /// # Errors
 /// As [`load`].
 pub fn load_from(path: &Path, files: &mut Files) -> Result<(Config, Vec<Warning>), ConfigErrors> {
-    let name = path.display().to_string();
+    let name = if path == Path::new(STDIN) { "<stdin>".to_owned() } else { path.display().to_string() };
     match files.text(path) {
-        Ok(text) => parse_with(&name, &text, Syntax::of(path), files),
+        Ok(text) => parse_with(&name, &text, Syntax::of(path), files)
+            .map(|(config, warnings)| (Config { source: path.to_owned(), ..config }, warnings)),
         Err(reason) => {
-            let problem = Problem { place: None, text: format!("{name}: {reason}") };
+            let problem = Problem { place: None, text: format!("{name}: {reason}"), excerpt: None };
             Err(ConfigErrors { problems: vec![problem], modules: Vec::new() })
         }
     }
@@ -89,6 +101,23 @@ pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
     units::parse_time(text)
 }
 
+/// A configuration as it counts, in TOML: what it includes and the variables of the environment are in place, and so is every
+/// default that `conf/reference.toml` shows. Secrets are hidden.
+///
+/// # Errors
+/// It is in httpd's syntax, or is not TOML.
+pub fn dump(path: &Path, files: &mut Files) -> Result<String, String> {
+    if Syntax::of(path) == Syntax::Httpd {
+        return Err("only TOML can be dumped, and this file is in httpd's syntax".to_owned());
+    }
+    let name = path.display().to_string();
+    let text = files.text(path).map_err(|reason| format!("{name}: {reason}"))?;
+    let mut report = Diagnostics::new(&name);
+    let texts = gather::texts(&name, &text, files, &mut report);
+    let tree = gather::tree(&texts, files, &mut report);
+    tree.map(|tree| dump::show(&tree)).ok_or_else(|| format!("{name}: is not TOML"))
+}
+
 pub(crate) fn parse_with(
     name: &str,
     text: &str,
@@ -97,7 +126,7 @@ pub(crate) fn parse_with(
 ) -> Result<(Config, Vec<Warning>), ConfigErrors> {
     let mut report = Diagnostics::new(name);
     let raw = match syntax {
-        Syntax::Toml => read::read(name, text, &mut report),
+        Syntax::Toml => read::read(name, text, files, &mut report),
         Syntax::Httpd => httpd::read(name, text, files, &mut report),
     };
     let config = raw.map(|(file, root)| {

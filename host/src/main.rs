@@ -10,6 +10,7 @@ mod inspect;
 mod log;
 mod output;
 mod sources;
+mod pages;
 mod status;
 
 use std::path::Path;
@@ -76,13 +77,19 @@ fn obey(command: CliCommand, log_level: &str) -> Result<(), CommandFailure> {
             let wanted = status::Wanted { json, cluster, watch: watch.map(Duration::from_secs) };
             status::run(&configuration.config, &wanted)
         }
+        CliCommand::Reopen(from) => command::ask(&from.config, &Command::Reopen),
         CliCommand::Stop(from) => command::ask(&from.config, &Command::Stop),
         CliCommand::Server { configuration, cluster, url, order, weight, lasts } => {
             let order = order.with(weight).unwrap_or_else(|error| error.exit());
             let for_s = lasts.map(|lasts| lasts.as_secs());
             command::ask(&configuration.config, &Command::Server { cluster, url, order, for_s })
         }
-        CliCommand::Check(from) => check::run(&from.config),
+        CliCommand::Check(arguments) => {
+            let (file, output) = arguments.wanted();
+            check::run(&file, output)
+        }
+        CliCommand::Completions { shell } => pages::completions(shell),
+        CliCommand::Man { folder } => pages::man(folder.as_deref()),
         CliCommand::Demo => demo::run(),
         CliCommand::Module(ModuleCommand::Inspect { file }) => inspect::run(&file),
         CliCommand::Module(ModuleCommand::New(new)) => author::new::run(&new),

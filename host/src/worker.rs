@@ -166,7 +166,7 @@ impl Worker {
         let Prepared { config, registry: _, clusters, warnings: _, ticket_keys, membership } = prepared;
         let access_log = AccessLog::open(&config.access_log, given.access_log)
             .map_err(|e| StartError::System(format!("access log {}", config.access_log), e))?
-            .map(Arc::new);
+            .map(|log| Arc::new(log.with_format(&config.access_log_format)));
         let Sockets { mut listeners, mut admin } = sockets;
         let addresses: Vec<_> = listeners.iter().map(|bound| bound.address.clone()).collect();
         let admin_address = admin.as_ref().map(|bound| bound.address.clone());

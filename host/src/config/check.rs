@@ -66,6 +66,10 @@ impl Checker<'_> {
             errors: &errors,
         };
         let routes = self.routes(file.route.0, terms);
+        if self.report.n_errors() == 0 {
+            self.warn_of_idle_clusters(&clusters.checked, &routes);
+            self.warn_of_loops(&clusters.checked, &listeners);
+        }
         let admin = file.admin.and_then(|admin| self.admin(admin, &listeners));
         Config {
             source: self.source.to_owned(),
@@ -90,6 +94,7 @@ impl Checker<'_> {
             core_dumps: file.core_dumps.unwrap_or(false),
             supervision: self.supervision(file.supervision.unwrap_or_default()),
             resolver: self.resolver(file.resolver.unwrap_or_default()),
+            access_log_format: self.log_format(file.access_log.as_ref()).into(),
             access_log: file.access_log.map_or(AccessLogTarget::Off, |log| self.access_log(log)),
             admin,
             explain_to: self.networks("explain.allow", &file.explain.unwrap_or_default().allow),

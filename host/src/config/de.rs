@@ -12,6 +12,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 use std::slice;
+use std::str::FromStr;
 
 use serde::Deserializer;
 use serde::de::{
@@ -28,13 +29,28 @@ use super::source::{At, Span};
 #[derive(Clone, Copy)]
 pub(super) struct TreeNode<'de> {
     value: &'de Spanned<DeValue<'de>>,
-    left_out: &'de HashSet<Span>,
+    terms: &'de TreeTerms,
+}
+
+/// How a tree is read.
+#[derive(Debug, Default)]
+pub(super) struct TreeTerms {
+    /// Values and keys that are not looked at.
+    pub(super) left_out: HashSet<Span>,
+    /// Texts that may also be read as a number or a boolean.
+    pub(super) from_environment: HashSet<Span>,
 }
 
 impl<'de> TreeNode<'de> {
-    /// The tree's root, without the values and keys at these spans.
-    pub(super) fn new(value: &'de Spanned<DeValue<'de>>, left_out: &'de HashSet<Span>) -> Self {
-        Self { value, left_out }
+    /// The tree's root.
+    pub(super) fn new(value: &'de Spanned<DeValue<'de>>, terms: &'de TreeTerms) -> Self {
+        Self { value, terms }
+    }
+
+    /// The value that the text of a variable stands for.
+    fn meant<T: FromStr>(&self) -> Option<T> {
+        let text = self.value.get_ref().as_str()?;
+        self.terms.from_environment.contains(&self.value.span()).then_some(text)?.trim().parse().ok()
     }
 
     fn visit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TreeError> {
@@ -51,7 +67,7 @@ impl<'de> TreeNode<'de> {
             DeValue::Boolean(boolean) => visitor.visit_bool(*boolean),
             DeValue::Datetime(datetime) => visitor.visit_string(datetime.to_string()),
             DeValue::Array(array) => {
-                visitor.visit_seq(TreeElements { left: array.iter(), left_out: self.left_out, next: 0 })
+                visitor.visit_seq(TreeElements { left: array.iter(), terms: self.terms, next: 0 })
             }
             DeValue::Table(table) => visitor.visit_map(TreeEntries::new(table, self)),
         }
@@ -67,6 +83,27 @@ impl<'de> Deserializer<'de> for TreeNode<'de> {
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TreeError> {
         visitor.visit_some(self)
+    }
+
+    fn deserialize_i64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TreeError> {
+        match self.meant() {
+            Some(number) => visitor.visit_i64(number),
+            None => self.deserialize_any(visitor),
+        }
+    }
+
+    fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TreeError> {
+        match self.meant() {
+            Some(number) => visitor.visit_f64(number),
+            None => self.deserialize_any(visitor),
+        }
+    }
+
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TreeError> {
+        match self.meant() {
+            Some(boolean) => visitor.visit_bool(boolean),
+            None => self.deserialize_any(visitor),
+        }
     }
 
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TreeError> {
@@ -111,7 +148,7 @@ impl<'de> Deserializer<'de> for TreeNode<'de> {
     }
 
     forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char bytes byte_buf unit unit_struct seq tuple
+        i8 i16 i32 i128 u8 u16 u32 u64 u128 f32 char bytes byte_buf unit unit_struct seq tuple
         tuple_struct map enum identifier ignored_any
     }
 }
@@ -126,7 +163,7 @@ impl<'de> IntoDeserializer<'de, TreeError> for TreeNode<'de> {
 
 struct TreeElements<'de> {
     left: slice::Iter<'de, Spanned<DeValue<'de>>>,
-    left_out: &'de HashSet<Span>,
+    terms: &'de TreeTerms,
     next: usize,
 }
 
@@ -137,8 +174,8 @@ impl<'de> SeqAccess<'de> for TreeElements<'de> {
         for value in self.left.by_ref() {
             let index = self.next;
             self.next += 1;
-            if !self.left_out.contains(&value.span()) {
-                let element = seed.deserialize(TreeNode { value, left_out: self.left_out });
+            if !self.terms.left_out.contains(&value.span()) {
+                let element = seed.deserialize(TreeNode { value, terms: self.terms });
                 return element.map(Some).map_err(|error| error.below(TreeStep::Index(index)));
             }
         }
@@ -157,7 +194,8 @@ struct TreeEntries<'de> {
 impl<'de> TreeEntries<'de> {
     fn new(entries: &'de DeTable<'de>, table: TreeNode<'de>) -> Self {
         let is_kept = |(key, value): &TreeEntry<'_>| {
-            !table.left_out.contains(&key.span()) && !table.left_out.contains(&value.span())
+            let left_out = &table.terms.left_out;
+            !left_out.contains(&key.span()) && !left_out.contains(&value.span())
         };
         let mut entries: Vec<TreeEntry<'de>> = entries.iter().filter(is_kept).collect();
         // The order of the file, where `toml` keeps that of the alphabet.
@@ -179,8 +217,7 @@ impl<'de> MapAccess<'de> for TreeEntries<'de> {
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, TreeError> {
         let (key, value) = self.current.take().expect("serde asks for a value after its key");
         let step = || TreeStep::Key { table: self.table.value.span(), key: key.to_string() };
-        seed.deserialize(TreeNode { value, left_out: self.table.left_out })
-            .map_err(|error| error.below(step()))
+        seed.deserialize(TreeNode { value, terms: self.table.terms }).map_err(|error| error.below(step()))
     }
 }
 

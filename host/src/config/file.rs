@@ -14,6 +14,9 @@ use super::units::{SizeValue, StatusRange, TimeValue};
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub(super) struct RootTable {
+    /// Read before, in `gather.rs`.
+    #[expect(dead_code, reason = "so that it is known here")]
+    pub(super) include: Option<Vec<Spanned<String>>>,
     pub(super) threads: Option<Spanned<i64>>,
     pub(super) module_path: Option<Vec<Spanned<String>>>,
     pub(super) user: Option<Spanned<String>>,
@@ -395,6 +398,7 @@ pub(super) struct ResolverTable {
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub(super) struct AccessLogTable {
     pub(super) path: Option<Spanned<String>>,
+    pub(super) format: Option<Spanned<String>>,
 }
 
 /// `[admin]`

@@ -7,11 +7,16 @@ use std::io::{self, Read as _};
 use std::ops::Deref;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize as _;
 
+use super::STDIN;
+
+/// Standard input, which can be read only once.
+static STDIN_BYTES: OnceLock<Result<FileBytes, String>> = OnceLock::new();
 /// Maximum size of a file. A larger one, or an endless one, is a mistake.
 const MAX_FILE_BYTES: u64 = 16 << 20;
 
@@ -22,6 +27,8 @@ pub struct Files {
     is_whole: bool,
     read: Vec<KnownFile>,
     found: Vec<(IncludePattern, Result<Vec<PathBuf>, String>)>,
+    /// Variables of the environment that the configuration names, with their values: a worker does not get them otherwise.
+    variables: Vec<(String, Option<String>)>,
 }
 
 /// A file that was read, or could not be.
@@ -100,6 +107,21 @@ impl Files {
         found
     }
 
+    /// A variable of the environment; `None` where it is unset, or no text.
+    pub(super) fn variable(&mut self, name: &str) -> Option<String> {
+        if let Some((_, value)) = self.variables.iter().find(|(known, _)| known == name) {
+            return value.clone();
+        }
+        let value = if self.is_whole { None } else { std::env::var(name).ok() };
+        self.variables.push((name.to_owned(), value.clone()));
+        value
+    }
+
+    /// The variables of the environment that were read, with their values.
+    pub fn variables(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.variables.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_deref()?)))
+    }
+
     /// Every file with its bytes, in the order of reading.
     pub fn iter(&self) -> impl Iterator<Item = (&Path, &[u8])> {
         self.read.iter().filter_map(|known| Some((known.path.as_path(), &**known.bytes.as_ref().ok()?)))
@@ -128,11 +150,26 @@ impl fmt::Debug for FileBytes {
 
 /// A file's content and permissions.
 fn read(path: &Path) -> Result<(FileBytes, u32), String> {
+    if path == Path::new(STDIN) {
+        let read = STDIN_BYTES.get_or_init(read_stdin);
+        return read.clone().map(|bytes| (bytes, 0));
+    }
     let (bytes, mode) = read_file(path).map_err(|error| format!("cannot be read: {}", cause(&error)))?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(format!("cannot be read: it is larger than {} MiB", MAX_FILE_BYTES >> 20));
     }
     Ok((bytes, mode))
+}
+
+fn read_stdin() -> Result<FileBytes, String> {
+    let mut bytes = FileBytes(Vec::new());
+    match io::stdin().lock().take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes.0) {
+        Ok(_) if bytes.len() as u64 > MAX_FILE_BYTES => {
+            Err(format!("cannot be read: it is larger than {} MiB", MAX_FILE_BYTES >> 20))
+        }
+        Ok(_) => Ok(bytes),
+        Err(error) => Err(format!("cannot be read: {}", cause(&error))),
+    }
 }
 
 fn read_file(path: &Path) -> io::Result<(FileBytes, u32)> {
@@ -155,8 +192,8 @@ fn cause(error: &io::Error) -> String {
     }
 }
 
-/// The files that an argument of `Include` means, those of a pattern in the order of their names. Relative ones are
-/// looked for in `directory`, that of the including file.
+/// The files that an argument of `Include` means, those of a pattern in the order of their names; there may be none. Relative
+/// ones are looked for in `directory`, that of the including file.
 fn included(argument: &str, directory: &Path) -> Result<Vec<PathBuf>, String> {
     if !argument.contains(['*', '?', '[']) {
         return Ok(vec![directory.join(argument)]);
@@ -169,11 +206,7 @@ fn included(argument: &str, directory: &Path) -> Result<Vec<PathBuf>, String> {
     let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
     let found =
         glob::glob_with(&pattern, options).map_err(|error| format!("is not a pattern: {}", error.msg))?;
-    let files: Vec<PathBuf> = found.flatten().filter(|path| path.is_file()).collect();
-    match files.is_empty() {
-        true => Err("matches no file".to_owned()),
-        false => Ok(files),
-    }
+    Ok(found.flatten().filter(|path| path.is_file()).collect())
 }
 
 #[cfg(test)]

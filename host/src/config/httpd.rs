@@ -23,7 +23,6 @@
 //! LoadModule of one module; `Listen 80` is IPv4; there is no Define, no `${VAR}` and no IncludeOptional.
 
 mod directive;
-mod include;
 mod line;
 
 use std::path::Path;
@@ -31,10 +30,10 @@ use std::path::Path;
 use toml::Spanned;
 
 use self::directive::{ANYTHING, DIRECTIVES, DirectiveLine};
-use self::include::IncludeStack;
 use self::line::{LogicalLine, lines, words};
 use super::Files;
 use super::file::RootTable;
+use super::include::IncludeStack;
 use super::source::{Diagnostics, Span};
 use super::suggest::{did_you_mean, nearest};
 

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::answer::{Answer, ErrorPages};
 use super::discover::{MemberTemplate, SourceSpec};
 use super::health::{Ejection, HealthCheck};
+use super::log_format::LogFormat;
 use super::retry;
 use crate::http::headers::forwarded::Forwarded;
 use crate::http::headers::rules::Rules;
@@ -83,6 +84,8 @@ pub struct Config {
     pub resolver: ResolverConfig,
     /// Target of the access log.
     pub access_log: AccessLogTarget,
+    /// The form of its lines.
+    pub access_log_format: Arc<LogFormat>,
     /// The admin listener, if any.
     pub admin: Option<Admin>,
     /// Clients that may ask for explanations; empty by default.

@@ -1,33 +1,37 @@
 //! TOML text → the raw form. Reports every mistake of syntax, or every wrong type and unknown key.
 
-use std::collections::HashSet;
-
 use serde::Deserialize;
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::DeValue;
 
-use super::Setting;
-use super::de::{TreeError, TreeFault, TreeNode, TreeStep};
+use super::de::{TreeError, TreeFault, TreeNode, TreeStep, TreeTerms};
 use super::file::RootTable;
+use super::gather::{self, Gathered};
 use super::settings::{self, SettingTree};
 use super::shape::Named;
 use super::source::{Diagnostics, Span};
 use super::suggest::{did_you_mean, nearest};
+use super::{Files, Setting};
 
-/// Reads `text`, the only file of `report`. Of a file with mistakes in it, what is right; of one that is not TOML,
-/// nothing. The span is that of the whole file, as marks know it.
-pub(super) fn read(name: &str, text: &str, report: &mut Diagnostics) -> Option<(RootTable, Span)> {
-    let root = parse(name, text, report)?;
+/// Reads `text` and what it includes. Of files with mistakes in them, what is right; of one that is not TOML, nothing. The span
+/// is that of the whole file, as marks know it.
+pub(super) fn read(
+    name: &str,
+    text: &str,
+    files: &mut Files,
+    report: &mut Diagnostics,
+) -> Option<(RootTable, Span)> {
+    let texts = gather::texts(name, text, files, report);
+    let Gathered { root, mut terms } = gather::tree(&texts, files, report)?;
     let span = root.span();
-    let mut left_out = HashSet::new();
     loop {
-        let error = match RootTable::deserialize(TreeNode::new(&root, &left_out)) {
+        let error = match RootTable::deserialize(TreeNode::new(&root, &terms)) {
             Ok(file) => return Some((file, span)),
             Err(error) => error,
         };
         let at = error.span.clone().unwrap_or_else(|| span.clone());
         report_mistake(&error, &root, at.start, report);
-        if !left_out.insert(at) {
+        if !terms.left_out.insert(at) {
             // Leaving it out did not help; what was reported so far has to do.
             return None;
         }
@@ -36,44 +40,14 @@ pub(super) fn read(name: &str, text: &str, report: &mut Diagnostics) -> Option<(
 
 /// Reads a module's settings, which are all that is in `text`.
 pub(super) fn read_settings(name: &str, text: &str, report: &mut Diagnostics) -> Option<Vec<Setting>> {
-    let root = parse(name, text, report)?;
-    match Named::<SettingTree>::deserialize(TreeNode::new(&root, &HashSet::new())) {
+    let root = gather::alone(name, text, report)?;
+    match Named::<SettingTree>::deserialize(TreeNode::new(&root, &TreeTerms::default())) {
         Ok(settings) => Some(settings::flatten(settings, report)),
         Err(error) => {
             let at = error.span.clone().unwrap_or_else(|| root.span());
             report_mistake(&error, &root, at.start, report);
             None
         }
-    }
-}
-
-fn parse<'a>(name: &str, text: &'a str, report: &mut Diagnostics) -> Option<Spanned<DeValue<'a>>> {
-    report.add_file(name, text);
-    let (root, errors) = DeTable::parse_recoverable(text);
-    if !errors.is_empty() {
-        report_syntax(text, &errors, report);
-        return None;
-    }
-    Some(Spanned::new(root.span(), DeValue::Table(root.into_inner())))
-}
-
-fn report_syntax(text: &str, errors: &[toml::de::Error], report: &mut Diagnostics) {
-    let mut last_line = 0;
-    for error in errors {
-        let span = error.span().unwrap_or(text.len()..text.len());
-        let line = report.place(span.start).line;
-        // Further faults of a line mostly echo the first one.
-        if line == last_line {
-            continue;
-        }
-        last_line = line;
-        let here = text.get(span.clone()).unwrap_or_default();
-        let object = match error.message() {
-            "duplicate key" => format!(" \"{}\"", here.trim_matches('"')),
-            _ => String::new(),
-        };
-        let message = error.message().replace('\n', " ");
-        report.error(span.start, format!("not valid TOML: {message}{object}"));
     }
 }
 

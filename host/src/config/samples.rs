@@ -8,7 +8,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::DeTable;
 
-use super::de::{TreeFault, TreeNode};
+use super::de::{TreeFault, TreeNode, TreeTerms};
 use super::*;
 
 fn conf() -> PathBuf {
@@ -137,6 +137,7 @@ fn the_reference_hides_only_keys_without_a_default() {
         "control",
         "errors",
         "group",
+        "include",
         "limits.body_bytes",
         "limits.requests_per_connection",
         "listener.group",
@@ -284,7 +285,7 @@ fn keys_of<'de, T: Deserialize<'de> + std::fmt::Debug>() -> &'static [&'static s
     // Leaked, so that the tree lives as long as what is read from it may.
     let table = DeTable::parse("no_such_key = 0").unwrap();
     let root = Box::leak(Box::new(Spanned::new(table.span(), toml::de::DeValue::Table(table.into_inner()))));
-    match T::deserialize(TreeNode::new(root, Box::leak(Box::default()))).unwrap_err().fault {
+    match T::deserialize(TreeNode::new(root, Box::leak(Box::<TreeTerms>::default()))).unwrap_err().fault {
         TreeFault::UnknownKey(known) => known,
         TreeFault::Wrong(text) => panic!("{text}"),
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use toml::Spanned;
 
-use super::{ConfigErrors, Place, Problem, Warning};
+use super::{ConfigErrors, Excerpt, Place, Problem, Warning};
 
 /// A stretch of the configuration's text.
 pub(super) type Span = Range<usize>;
@@ -29,6 +29,7 @@ pub(super) struct Diagnostics {
 #[derive(Debug)]
 struct SourceFile {
     name: Arc<str>,
+    text: Box<str>,
     base: usize,
     /// Offsets at which lines begin.
     lines: Vec<usize>,
@@ -53,7 +54,7 @@ impl Diagnostics {
         let base = self.end;
         let starts = text.bytes().enumerate().filter(|&(_, byte)| byte == b'\n').map(|(at, _)| base + at + 1);
         let lines = std::iter::once(base).chain(starts).collect();
-        self.files.push(SourceFile { name: name.into(), base, lines });
+        self.files.push(SourceFile { name: name.into(), text: text.into(), base, lines });
         // One more than its length, so that the end of one file is not the beginning of the next.
         self.end = base + text.len() + 1;
         base
@@ -61,9 +62,27 @@ impl Diagnostics {
 
     /// File and line of an offset.
     pub(super) fn place(&self, at: usize) -> Place {
-        let before = self.files.partition_point(|file| file.base <= at);
-        let file = &self.files[before.checked_sub(1).expect("offsets come from files that were added")];
+        let file = self.file_of(at);
         Place { file: file.name.clone(), line: file.lines.partition_point(|&start| start <= at) }
+    }
+
+    fn file_of(&self, at: usize) -> &SourceFile {
+        let before = self.files.partition_point(|file| file.base <= at);
+        &self.files[before.checked_sub(1).expect("offsets come from files that were added")]
+    }
+
+    /// The line of an offset.
+    fn excerpt(&self, at: usize) -> Option<Excerpt> {
+        let file = self.file_of(at);
+        let line = file.lines.partition_point(|&start| start <= at).checked_sub(1)?;
+        Excerpt::of(file.line(line)?, at - file.lines[line])
+    }
+
+    /// The line of a place, from its first word.
+    fn line_of(&self, place: &Place) -> Option<Excerpt> {
+        let line =
+            self.files.iter().find(|file| file.name == place.file)?.line(place.line.checked_sub(1)?)?;
+        Excerpt::of(line, line.len() - line.trim_start().len())
     }
 
     pub(super) fn error(&mut self, at: usize, text: impl Into<String>) {
@@ -81,7 +100,8 @@ impl Diagnostics {
     }
 
     pub(super) fn warn(&mut self, place: Place, text: impl Into<String>) {
-        self.warnings.push(Warning { place: Some(place), text: one_line(text.into()) });
+        let excerpt = self.line_of(&place);
+        self.warnings.push(Warning { place: Some(place), text: one_line(text.into()), excerpt });
     }
 
     /// Remembers that `key` of `table` is there but could not be read, so that it is not reported as missing.
@@ -114,9 +134,20 @@ impl Diagnostics {
             return Ok((value, self.warnings));
         }
         let problems = self.errors.iter();
-        let problems =
-            problems.map(|(at, text)| Problem { place: at.map(|at| self.place(at)), text: text.clone() });
+        let problems = problems.map(|(at, text)| Problem {
+            place: at.map(|at| self.place(at)),
+            text: text.clone(),
+            excerpt: at.and_then(|at| self.excerpt(at)),
+        });
         Err(ConfigErrors { problems: problems.collect(), modules: Vec::new() })
+    }
+}
+
+impl SourceFile {
+    /// A line, from 0.
+    fn line(&self, line: usize) -> Option<&str> {
+        let start = self.lines.get(line)? - self.base;
+        self.text.get(start..)?.lines().next()
     }
 }
 

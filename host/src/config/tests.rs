@@ -1,6 +1,7 @@
 //! The values of good files, and the exact line for every fault.
 
 mod whole;
+mod files;
 mod listeners;
 mod servers;
 mod clusters;

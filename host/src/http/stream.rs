@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustix::net::RecvFlags;
+use rustls::ProtocolVersion;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
@@ -79,6 +80,26 @@ impl Stream {
             Self::Tls(_) => true,
             Self::H2Server(stream) => stream.is_secure(),
             Self::H2Client(stream) => stream.is_secure(),
+        }
+    }
+
+    /// Version of TLS and the name that the client asked for, of a client's connection that is encrypted.
+    pub fn tls(&self) -> Option<(&'static str, Option<&str>)> {
+        match self {
+            Self::Tls(tls) => match &**tls {
+                TlsStream::Server(tls) => {
+                    let session = tls.get_ref().1;
+                    let version = match session.protocol_version()? {
+                        ProtocolVersion::TLSv1_2 => "1.2",
+                        ProtocolVersion::TLSv1_3 => "1.3",
+                        _ => "unknown",
+                    };
+                    Some((version, session.server_name()))
+                }
+                TlsStream::Client(_) => None,
+            },
+            Self::H2Server(stream) => stream.tls(),
+            Self::Tcp(_) | Self::H2Client(_) => None,
         }
     }
 

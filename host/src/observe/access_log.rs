@@ -5,14 +5,16 @@
 //!   endpoint=http://127.0.0.1:9001 tries="http://127.0.0.1:9002 connect 0.000312, http://127.0.0.1:9001 served 200 0.002107"
 //!   time=0.003110 first_byte=0.002044
 //! ```
-//! It is one line. Times are in seconds. ` request_id=…` ends the line if requests have IDs. Bytes that could end a field or a
+//! It is one line, unless `format` asks for another form: `combined`, `json`, or a template of fields. Times are in seconds. ` request_id=…` ends the line if requests have IDs. Bytes that could end a field or a
 //! line are written as `\xHH`, as in nginx.
 //!
 //! A request never waits for the log. Each worker thread formats lines into a buffer of its own ([`AccessLogWriter`]). It hands the
 //! buffer over when it is full, or every second, through a bounded channel. One thread writes. If that thread is too slow,
 //! lines are dropped and counted, with one warning every ten seconds.
 
+mod json;
 mod line;
+mod template;
 #[cfg(test)]
 mod tests;
 
@@ -27,13 +29,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FileType, Mode, OFlags, fcntl_getfl, fcntl_setfl};
 
-use crate::config::AccessLogTarget;
+use crate::config::{AccessLogTarget, LogFormat};
 use crate::os::blocking_writer::BlockingWriter;
 use crate::os::trusted_path::{LastName, SafePath};
 
 use self::line::LogDate;
 
-pub use self::line::{LogEntry, Try};
+pub use self::line::{LogEntry, TlsSeen, Try};
 
 /// Bytes of a chunk: some 150 lines, so that the channel costs a line next to nothing.
 const CHUNK_BYTES: usize = 32 * 1024;
@@ -52,6 +54,8 @@ const WARN_EVERY: Duration = Duration::from_secs(10);
 pub struct AccessLog {
     sender: SyncSender<LogMessage>,
     shared: Arc<LogState>,
+    /// The form of its lines.
+    format: Arc<LogFormat>,
     /// Until it is ended. Locked by nobody who serves.
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -70,6 +74,7 @@ pub struct AccessLogWriter {
     shared: Arc<LogState>,
     chunk: LogChunk,
     date: LogDate,
+    format: Arc<LogFormat>,
 }
 
 impl AccessLog {
@@ -94,7 +99,14 @@ impl AccessLog {
         let shared = Arc::new(LogState::default());
         let scribe = LogThread { output, shared: Arc::clone(&shared), warned: None };
         let thread = thread::Builder::new().name("access-log".into()).spawn(move || scribe.run(&receiver))?;
-        Ok(Self { sender, shared, thread: Mutex::new(Some(thread)) })
+        Ok(Self { sender, shared, format: Arc::default(), thread: Mutex::new(Some(thread)) })
+    }
+
+    /// With lines of this form, for the writers to come.
+    #[must_use]
+    pub fn with_format(mut self, format: &Arc<LogFormat>) -> Self {
+        self.format = Arc::clone(format);
+        self
     }
 
     /// A writer for one thread.
@@ -104,6 +116,7 @@ impl AccessLog {
             shared: Arc::clone(&self.shared),
             chunk: LogChunk::default(),
             date: LogDate::default(),
+            format: Arc::clone(&self.format),
         }
     }
 
@@ -183,7 +196,11 @@ impl LineCounts {
 
 impl AccessLogWriter {
     /// Writes the line of a request that has just ended, with its tries in order.
-    pub fn log<'t>(&mut self, entry: &LogEntry<'_>, tries: impl IntoIterator<Item = Try<'t>>) {
+    pub fn log<'t>(
+        &mut self,
+        entry: &LogEntry<'_>,
+        tries: impl IntoIterator<Item = Try<'t>, IntoIter: Clone>,
+    ) {
         self.log_at(SystemTime::now(), entry, tries);
     }
 
@@ -206,7 +223,7 @@ impl AccessLogWriter {
         &mut self,
         now: SystemTime,
         entry: &LogEntry<'_>,
-        tries: impl IntoIterator<Item = Try<'t>>,
+        tries: impl IntoIterator<Item = Try<'t>, IntoIter: Clone>,
     ) {
         if self.chunk.bytes.len() >= CHUNK_BYTES {
             self.flush();
@@ -216,7 +233,13 @@ impl AccessLogWriter {
             }
         }
         self.date.set(now);
-        entry.format(&mut self.chunk.bytes, self.date.text(), tries);
+        let (line, date) = (&mut self.chunk.bytes, &self.date);
+        match &*self.format {
+            LogFormat::Full => entry.format(line, date.text(), tries),
+            LogFormat::Combined => entry.format_combined(line, date.text()),
+            LogFormat::Json => entry.format_json(line, date, tries),
+            LogFormat::Template(parts) => entry.format_template(line, date, parts, tries),
+        }
         self.chunk.n_lines += 1;
     }
 }

@@ -91,6 +91,8 @@ pub enum Command {
     },
     /// Let requests end and stop. Answered by the end of the connection, when it has stopped.
     Stop,
+    /// Open the files of the access log again, after a rotation.
+    Reopen,
     /// Open a module's file again though it is in quarantine.
     Release {
         /// The module's ID.

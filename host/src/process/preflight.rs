@@ -6,7 +6,7 @@
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
-use crate::config::{self, AccessLogTarget, Config, Files, Warning};
+use crate::config::{self, AccessLogTarget, Config, ConfigErrors, Files, Warning};
 use crate::module::load;
 use crate::net::address::Address;
 use crate::os::trusted_path::{LastName, SafePath};
@@ -20,11 +20,21 @@ use crate::process::sockets::BindError;
 /// # Errors
 /// Every problem of the configuration, and then of the modules' files.
 pub fn load(path: &Path, files: &mut Files) -> Result<(Config, Vec<Warning>), Refused> {
+    read(path, files).map_err(|(errors, modules)| {
+        let lines = errors.problems.iter().map(ToString::to_string).chain(modules).collect();
+        Refused { exit: Exit::Configuration, lines }
+    })
+}
+
+/// As [`load`], but with each problem of the configuration as it is, and then those of its modules as lines.
+///
+/// # Errors
+/// As [`load`].
+pub fn read(path: &Path, files: &mut Files) -> Result<(Config, Vec<Warning>), (ConfigErrors, Vec<String>)> {
     config::load_from(path, files).map_err(|errors| {
         let modules = errors.modules.iter().filter_map(|module| load::read(module).err());
-        let mut lines: Vec<_> = errors.problems.iter().map(ToString::to_string).collect();
-        lines.extend(modules.map(|error| error.to_string()));
-        Refused { exit: Exit::Configuration, lines }
+        let modules = modules.map(|error| error.to_string()).collect();
+        (errors, modules)
     })
 }
 

@@ -12,7 +12,7 @@ use base64ct::{Base64, Encoding as _};
 use crate::http::h1::head::{Name, Refusal, RequestHead};
 use crate::http::h2::driver::{ConnectionEnd, SessionSocket};
 use crate::http::h2::message::FieldLimits;
-use crate::http::h2::server::{ServerStream, Terms};
+use crate::http::h2::server::{ServerStream, Terms, TlsOfConnection};
 use crate::http::h2::session::{self, Accepted, Session, SessionTerms, Side};
 use crate::http::stream::Stream;
 use crate::net::address::Peer;
@@ -64,6 +64,9 @@ pub(crate) async fn serve(
         session: Rc::new(RefCell::new(Session::new(terms, now))),
         is_secure: stream.is_secure(),
         local: stream.local_addr().ok(),
+        tls: stream
+            .tls()
+            .map(|(version, name)| Rc::new(TlsOfConnection { version, name: name.map(Into::into) })),
         socket: SessionSocket::new(stream, before.into_vec()),
         n_requests: 0,
         client,
@@ -88,6 +91,7 @@ struct ClientConnection {
     timer: Timer,
     n_requests: u64,
     is_secure: bool,
+    tls: Option<Rc<TlsOfConnection>>,
     local: Option<SocketAddr>,
     client: ConnectedClient,
     /// Why no further request is accepted.
@@ -238,7 +242,7 @@ impl ClientConnection {
             add_key(&self.thread, &mut head);
         }
         let terms = Terms { is_head, is_connect, is_secure: self.is_secure, local: self.local };
-        let stream = ServerStream::new(Rc::clone(&self.session), slot, terms);
+        let stream = ServerStream::new(Rc::clone(&self.session), slot, terms).with_tls(self.tls.clone());
         let (thread, client) = (Rc::clone(&self.thread), self.client.clone());
         // In a box, since the runtime moves a task's future several times.
         tokio::task::spawn_local(Box::pin(async move {

@@ -52,6 +52,12 @@ impl Bundle {
             hash.update((bytes.len() as u64).to_le_bytes());
             hash.update(bytes);
         }
+        for (name, value) in files.variables() {
+            hash.update(name);
+            hash.update([0]);
+            hash.update((value.len() as u64).to_le_bytes());
+            hash.update(value);
+        }
         let warnings = warnings.iter().map(ToString::to_string).collect();
         let (sha256, scope) = (hash.finalize().into(), WorkerScope::of(&config));
         let files = channel::seal(&files.sealed())

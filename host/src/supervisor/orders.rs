@@ -23,7 +23,7 @@ impl Supervisor {
     pub(super) fn obey_signal(&mut self, asked: SignalOrder) -> Result<(), Refused> {
         match asked {
             SignalOrder::Reload(name) => self.reload(ReloadSource::Signal(name))?,
-            SignalOrder::ReopenLog => self.reopen_access_logs(),
+            SignalOrder::ReopenLog => drop(self.reopen_access_logs("SIGUSR2")),
             SignalOrder::Stop(name) => self.stop(name),
         }
         Ok(())
@@ -46,6 +46,16 @@ impl Supervisor {
             Command::Stop => {
                 self.commands.say(client, &ControlReply::Line("draining, then stopping".to_owned()));
                 self.stop("trylist stop");
+                Ok(())
+            }
+            Command::Reopen => {
+                match self.reopen_access_logs("trylist reopen") {
+                    Ok(text) => {
+                        self.commands.say(client, &ControlReply::Line(text.to_owned()));
+                        self.commands.say(client, &ControlReply::End(Exit::Done));
+                    }
+                    Err(refused) => self.answer(&[client], &refused),
+                }
                 Ok(())
             }
             Command::Release { module } => self.release(client, &module),
@@ -106,17 +116,31 @@ impl Supervisor {
         }
     }
 
-    fn reopen_access_logs(&mut self) {
-        tracing::info!("SIGUSR2: reopening the access log");
+    /// Hands the files of access logs, opened anew, to the workers that write them.
+    fn reopen_access_logs(&mut self, why: &str) -> Result<&'static str, Refused> {
+        tracing::info!("{why}: reopening the access log");
+        let (mut n_opened, mut refused) = (0, Vec::new());
         for generation in &mut self.generations {
             let AccessLogTarget::File(path) = &generation.bundle.config.access_log else { continue };
             match access_log::append_to(path) {
-                Ok(file) => generation.tell(ToWorker::ReopenLog, &[File::as_fd(&file)]),
-                Err(error) => tracing::error!(
-                    "access log \"{}\" cannot be reopened; the old file stays in use: {error}",
-                    path.display()
-                ),
+                Ok(file) => {
+                    n_opened += 1;
+                    generation.tell(ToWorker::ReopenLog, &[File::as_fd(&file)]);
+                }
+                Err(error) => {
+                    let path = path.display();
+                    let text = format!(
+                        "access log \"{path}\" cannot be reopened; the old file stays in use: {error}"
+                    );
+                    tracing::error!("{text}");
+                    refused.push(text);
+                }
             }
+        }
+        match (refused.is_empty(), n_opened) {
+            (false, _) => Err(Refused { exit: Exit::Failed, lines: refused }),
+            (true, 0) => Ok("no access log is written to a file"),
+            (true, _) => Ok("access log reopened"),
         }
     }
 

@@ -16,8 +16,8 @@ fn every_sample_is_ready_to_run() {
     let mut n = 0;
     for entry in fs::read_dir(conf()).unwrap() {
         let file = entry.unwrap().path();
-        // The unit and the page about all of them are no configurations.
-        if file.extension().is_some_and(|extension| extension == "service" || extension == "md") {
+        // The unit, descriptions for other programs, and the page about all of them are no configurations.
+        if !file.extension().is_some_and(|extension| extension == "toml" || extension == "conf") {
             continue;
         }
         let output = trylist(&["check", "-c", file.to_str().unwrap()]);

@@ -65,7 +65,7 @@ fn inspect_says_why_a_module_would_be_refused() {
 
 #[test]
 fn a_command_line_that_is_wrong_is_2() {
-    assert_eq!(trylist(&["run"]).status.code(), Some(2));
+    assert_eq!(trylist(&["run", "--nonsense"]).status.code(), Some(2));
     assert_eq!(trylist(&["chekc", "-c", "x"]).status.code(), Some(2));
 }
 

@@ -90,8 +90,9 @@ fn redirects_change_what_they_name_and_keep_the_rest() {
     assert_eq!(found("/path/z?q"), to(303, "http://a.test:8080/new?q"));
     assert_eq!(found("/prefix/z%2F"), to(307, "http://a.test/z%2F"));
     assert_eq!(found("/port"), to(302, "http://a.test:81/port"));
-    // No browser takes this for a host of its own.
-    assert_eq!(found("//evil.test/%2e%2e/port"), to(302, "http://a.test:81/port"));
+    assert_eq!(found("/evil/%2e%2e/port"), to(302, "http://a.test:81/port"));
+    // A path is no host: what a browser could take for one has the whole URL before it.
+    assert_eq!(found("/prefix//evil.test"), to(307, "http://a.test//evil.test"));
     let head = ask(proxy.address(), "HEAD /host HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     assert_eq!((head.status(), head.header("location")), (302, Some("http://www.b.test/host")));
 }

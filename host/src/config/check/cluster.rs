@@ -1,19 +1,24 @@
 //! `[[cluster]]`, step by step.
 
 use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use toml::Spanned;
 
 use crate::http::headers::rules::Rules;
+use crate::net::address::Address;
 use crate::net::proxy_protocol::ProxyVersion;
 use crate::tls::client::Protocol;
 
 use super::super::settings::flatten;
 use super::super::source::{At, Span};
 use super::super::units::TimeValue;
-use super::super::{AllDown, ClusterConfig, Ejection, HostHeader, Place, QueueOrder, Syntax, WhenFull, file};
+use super::super::{
+    AllDown, ClusterConfig, Ejection, HostHeader, Listener, Place, QueueOrder, Route, Server, Syntax,
+    WhenFull, file,
+};
 use super::headers::Direction;
 use super::module::CheckedModules;
 use super::{Checker, address};
@@ -50,6 +55,22 @@ pub(super) struct CheckedClusters {
     pub(super) cookies: Vec<Option<usize>>,
 }
 
+/// Whether connections to a server arrive at this listener, as far as that can be told without looking names up.
+fn is_itself(server: &Server, listener: &Address) -> bool {
+    match (listener, &server.unix) {
+        (Address::Unix(path), Some(own)) => path == own,
+        (Address::Ip(listener), None) if listener.port() == server.port && server.port != 0 => {
+            let host = match server.host.parse::<IpAddr>() {
+                Ok(host) => host,
+                Err(_) if &*server.host == "localhost" => Ipv4Addr::LOCALHOST.into(),
+                Err(_) => return false,
+            };
+            listener.ip() == host || listener.ip().is_unspecified() && host.is_loopback()
+        }
+        _ => false,
+    }
+}
+
 impl Checker<'_> {
     pub(super) fn clusters(
         &mut self,
@@ -82,6 +103,34 @@ impl Checker<'_> {
             clusters.checked.push(self.cluster(&span, cluster, modules));
         }
         clusters
+    }
+
+    /// Says which clusters no route is for.
+    pub(super) fn warn_of_idle_clusters(&mut self, clusters: &[ClusterConfig], routes: &[Route]) {
+        for (idx, cluster) in clusters.iter().enumerate() {
+            if !routes.iter().any(|route| route.cluster == Some(idx)) {
+                let text = format!("cluster \"{}\": no route is for it", cluster.name);
+                self.report.warn(cluster.place.clone(), text);
+            }
+        }
+    }
+
+    /// Says which servers are this proxy itself: a request to one would come in again and again.
+    pub(super) fn warn_of_loops(&mut self, clusters: &[ClusterConfig], listeners: &[Listener]) {
+        for cluster in clusters {
+            for server in &cluster.servers {
+                if let Some(listener) = listeners.iter().find(|listener| is_itself(server, &listener.address))
+                {
+                    let Listener { address, place, .. } = listener;
+                    let (name, url) = (&cluster.name, &server.url);
+                    let text = format!(
+                        "cluster \"{name}\": server \"{url}\" is this proxy's own listener \"{address}\" at {place}, so \
+                         that its requests come in again"
+                    );
+                    self.report.warn(server.place.clone(), text);
+                }
+            }
+        }
     }
 
     fn cluster(

@@ -16,15 +16,20 @@ const PROXY_TIMEOUT: Duration = Duration::from_secs(5);
 
 const X_FORWARDED_FOR: &str = "X-Forwarded-For";
 const FORWARDED: &str = "Forwarded";
+const X_REAL_IP: &str = "X-Real-IP";
 
 impl Checker<'_> {
     pub(super) fn forwarded(&mut self, raw: file::ForwardedTable) -> Forwarded {
         let defaults = Forwarded::default();
         let trusted = raw.trusted.map(|networks| self.networks("forwarded.trusted", &networks));
-        let read = raw.read.and_then(|text| self.source("forwarded.read", &text));
-        let written: Option<Vec<Source>> = raw
-            .write
-            .map(|texts| texts.iter().filter_map(|text| self.source("forwarded.write", text)).collect());
+        let read = raw.read.and_then(|text| match text.get_ref().eq_ignore_ascii_case(X_REAL_IP) {
+            true => Some(Source::RealIp),
+            false => self.source("forwarded.read", &text, &[X_FORWARDED_FOR, FORWARDED, X_REAL_IP]),
+        });
+        let written: Option<Vec<Source>> = raw.write.map(|texts| {
+            let known = [X_FORWARDED_FOR, FORWARDED];
+            texts.iter().filter_map(|text| self.source("forwarded.write", text, &known)).collect()
+        });
         let writes = |source, default| written.as_ref().map_or(default, |all| all.contains(&source));
         Forwarded {
             trusted: trusted.unwrap_or_default(),
@@ -51,12 +56,15 @@ impl Checker<'_> {
         ProxyProtocol { from, timeout }
     }
 
-    fn source(&mut self, object: &str, text: &Spanned<String>) -> Option<Source> {
+    /// One of the first two; `known` are all that may stand there.
+    fn source(&mut self, object: &str, text: &Spanned<String>, known: &[&str]) -> Option<Source> {
         match text.get_ref() {
             name if name.eq_ignore_ascii_case(X_FORWARDED_FOR) => Some(Source::XForwardedFor),
             name if name.eq_ignore_ascii_case(FORWARDED) => Some(Source::Standard),
             name => {
-                let right = format!("\"{X_FORWARDED_FOR}\" and \"{FORWARDED}\"");
+                let (last, others) = known.split_last().expect("there are some");
+                let others: Vec<_> = others.iter().map(|name| format!("{name:?}")).collect();
+                let right = format!("{} and {last:?}", others.join(", "));
                 self.report.error(text.at(), format!("{object}: {name:?} is not one of {right}"));
                 None
             }

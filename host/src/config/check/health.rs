@@ -97,6 +97,13 @@ impl Checker<'_> {
         let key = |key: &str| format!("{object}.{key}");
         let interval = self.time(&key("interval"), raw.interval.as_ref(), INTERVAL);
         let timeout = self.time(&key("timeout"), raw.timeout.as_ref(), TIMEOUT);
+        if timeout > interval {
+            let at = raw.timeout.as_ref().or(raw.interval.as_ref()).map_or(at, At::at);
+            let (timeout, interval) = (show_time(timeout), show_time(interval));
+            let what = format!("timeout: {timeout} is longer than the interval of {interval}");
+            let text = format!("{object}.{what}, so that a silent server is noticed late");
+            self.report.warn(self.report.place(at), text);
+        }
         let rise = self.integer(&key("rise"), raw.rise.as_ref(), 1..=MOST_IN_ROW, RISE);
         let fall = self.integer(&key("fall"), raw.fall.as_ref(), 1..=MOST_IN_ROW, FALL);
         let port = raw.port.as_ref();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use toml::Spanned;
 
 use super::super::source::At;
-use super::super::{AccessLogTarget, Place, Supervision, file};
+use super::super::{AccessLogTarget, LogFormat, Place, Supervision, file};
 use super::Checker;
 use super::address::LONGEST_SOCKET_PATH;
 
@@ -95,6 +95,15 @@ impl Checker<'_> {
                 .and_then(|text| self.word(&of("sandbox"), &text, &[("on", true), ("off", false)]))
                 .unwrap_or(defaults.sandbox),
         }
+    }
+
+    /// The form of the access log's lines.
+    pub(super) fn log_format(&mut self, log: Option<&Spanned<file::AccessLogTable>>) -> LogFormat {
+        let Some(text) = log.and_then(|log| log.get_ref().format.as_ref()) else { return LogFormat::Full };
+        LogFormat::parse(text.get_ref()).unwrap_or_else(|wrong| {
+            self.report.error(text.at(), format!("access_log.format: {:?} {wrong}", text.get_ref()));
+            LogFormat::Full
+        })
     }
 
     pub(super) fn access_log(&mut self, log: Spanned<file::AccessLogTable>) -> AccessLogTarget {

@@ -226,6 +226,7 @@ impl HttpdReader<'_> {
 
     fn include(&mut self, line: &DirectiveLine<'_>) {
         let files = match self.files.included(&line.words[0], line.directory) {
+            Ok(files) if files.is_empty() => return self.refuse(line, "matches no file"),
             Ok(files) => files,
             Err(reason) => return self.refuse(line, &reason),
         };

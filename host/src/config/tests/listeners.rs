@@ -56,8 +56,8 @@ fn refuses_bad_words_on_other_proxies() {
             r#"t.toml:1: forwarded.trusted: "10.0.0.1/8": has bits behind its prefix (write "10.0.0.0/8")"#,
         ),
         (
-            with_top("forwarded.read = \"X-Real-IP\"\n"),
-            r#"t.toml:1: forwarded.read: "X-Real-IP" is not one of "X-Forwarded-For" and "Forwarded""#,
+            with_top("forwarded.read = \"X-Real\"\n"),
+            r#"t.toml:1: forwarded.read: "X-Real" is not one of "X-Forwarded-For", "Forwarded" and "X-Real-IP""#,
         ),
         (
             listener("proxy_protocol = {}"),

@@ -30,6 +30,16 @@ pub struct ServerStream {
     is_secure: bool,
     /// The proxy's end of its connection.
     local: Option<SocketAddr>,
+    tls: Option<Rc<TlsOfConnection>>,
+}
+
+/// TLS of a connection, which all of its streams share.
+#[derive(Debug)]
+pub struct TlsOfConnection {
+    /// `1.2` or `1.3`.
+    pub version: &'static str,
+    /// The name that the client asked for.
+    pub name: Option<Box<str>>,
 }
 
 /// A stream's request and connection, as far as it needs them.
@@ -60,7 +70,20 @@ impl ServerStream {
             is_connect,
             is_secure,
             local,
+            tls: None,
         }
+    }
+
+    /// On a connection with this TLS.
+    #[must_use]
+    pub(crate) fn with_tls(mut self, tls: Option<Rc<TlsOfConnection>>) -> Self {
+        self.tls = tls;
+        self
+    }
+
+    /// Version of TLS and the name that the client asked for.
+    pub fn tls(&self) -> Option<(&'static str, Option<&str>)> {
+        self.tls.as_ref().map(|tls| (tls.version, tls.name.as_deref()))
     }
 
     /// Whether its connection is encrypted.

@@ -26,6 +26,8 @@ pub enum Source {
     XForwardedFor,
     /// `Forwarded` (RFC 7239).
     Standard,
+    /// `X-Real-IP`: one address, and nothing else.
+    RealIp,
 }
 
 /// The client of a request, as far as known.
@@ -63,6 +65,7 @@ impl Forwarded {
         match self.read {
             Source::XForwardedFor => self.x_forwarded(head, peer),
             Source::Standard => self.standard(head, peer),
+            Source::RealIp => real_ip(head, peer),
         }
     }
 
@@ -103,6 +106,18 @@ impl Forwarded {
         }
         client
     }
+}
+
+/// The client that a trusted proxy names. With several lines nobody knows which of them is the proxy's.
+fn real_ip(head: &RequestHead, peer: Peer) -> Client {
+    let mut lines =
+        head.fields.iter().filter(|field| head.text(field.name).eq_ignore_ascii_case(b"x-real-ip"));
+    let named = match (lines.next(), lines.next()) {
+        (Some(field), None) => node(head.text(field.value).trim_ascii()),
+        _ => None,
+    };
+    let address = named.map_or(peer, Peer::Ip);
+    Client { address, is_trusted: true, is_https: false, is_scheme_told: false }
 }
 
 /// An address with an optional port, in any form that proxies write.
@@ -228,6 +243,22 @@ mod tests {
         ] {
             assert_eq!(address(x, lines), expected, "{lines}");
         }
+    }
+
+    #[test]
+    fn takes_the_one_address_of_x_real_ip() {
+        for (lines, expected) in [
+            ("X-Real-IP: 1.1.1.1\r\nX-Forwarded-For: 6.6.6.6\r\n", "1.1.1.1:0"),
+            ("x-real-ip: 2001:db8::1\r\n", "[2001:db8::1]:0"),
+            ("", "10.9.9.9:99"),
+            ("X-Real-IP: 1.1.1.1, 2.2.2.2\r\n", "10.9.9.9:99"),
+            ("X-Real-IP: 6.6.6.6\r\nX-Real-IP: 1.1.1.1\r\n", "10.9.9.9:99"),
+        ] {
+            assert_eq!(address(Source::RealIp, lines), expected, "{lines}");
+        }
+        let stranger: SocketAddr = "9.9.9.9:9".parse().expect("an address");
+        let named = client_of(stranger.into(), Source::RealIp, "X-Real-IP: 1.1.1.1\r\n");
+        assert_eq!((named.address, named.is_trusted), (stranger.into(), false));
     }
 
     #[test]

@@ -17,6 +17,16 @@ pub struct LogEntry<'a> {
     pub target: &'a [u8],
     /// `HTTP/1.1` or `HTTP/1.0`.
     pub version: &'a str,
+    /// Host and port that the client asked for.
+    pub host: Option<&'a [u8]>,
+    /// `http` or `https`, as the client sees it.
+    pub scheme: &'static str,
+    /// TLS of its connection.
+    pub tls: Option<TlsSeen<'a>>,
+    /// Bytes of the request, as far as they were read.
+    pub received_bytes: u64,
+    /// Bytes of the response that were sent, with its head.
+    pub sent_bytes: u64,
     /// Status sent to the client; 0 if none.
     pub status: u16,
     /// Bytes of the response's body sent to the client.
@@ -37,6 +47,15 @@ pub struct LogEntry<'a> {
     pub first_byte_ns: Option<u64>,
     /// The request's ID, if any.
     pub request_id: Option<&'a [u8]>,
+}
+
+/// TLS of a connection, as the log has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TlsSeen<'a> {
+    /// `1.2` or `1.3`.
+    pub version: &'static str,
+    /// The name that the client asked for (SNI).
+    pub name: Option<&'a str>,
 }
 
 /// One try of a request.
@@ -61,14 +80,7 @@ impl LogEntry<'_> {
         date: &[u8],
         tries: impl IntoIterator<Item = Try<'t>>,
     ) {
-        self.put_client(line);
-        put(line, " - - [");
-        put(line, date);
-        put(line, "] \"");
-        self.put_request(line);
-        put_format(line, format_args!("\" {:03} {}", self.status, self.body_bytes));
-        put_quoted(line, self.referer);
-        put_quoted(line, self.user_agent);
+        self.put_combined(line, date);
         put_word(line, " cluster=", self.cluster);
         put_word(line, " module=", self.module);
         put_word(line, " endpoint=", self.endpoint);
@@ -89,7 +101,24 @@ impl LogEntry<'_> {
         put(line, "\n");
     }
 
-    fn put_client(&self, line: &mut Vec<u8>) {
+    /// Appends the line in combined format, and nothing else.
+    pub(super) fn format_combined(&self, line: &mut Vec<u8>, date: &[u8]) {
+        self.put_combined(line, date);
+        put(line, "\n");
+    }
+
+    fn put_combined(&self, line: &mut Vec<u8>, date: &[u8]) {
+        self.put_client(line);
+        put(line, " - - [");
+        put(line, date);
+        put(line, "] \"");
+        self.put_request(line);
+        put_format(line, format_args!("\" {:03} {}", self.status, self.body_bytes));
+        put_quoted(line, self.referer);
+        put_quoted(line, self.user_agent);
+    }
+
+    pub(super) fn put_client(&self, line: &mut Vec<u8>) {
         match self.client {
             Some(client) => put_format(line, format_args!("{client}")),
             None => put(line, UNIX),
@@ -108,7 +137,7 @@ impl LogEntry<'_> {
     }
 }
 
-fn put_tries<'t>(line: &mut Vec<u8>, tries: impl IntoIterator<Item = Try<'t>>) {
+pub(super) fn put_tries<'t>(line: &mut Vec<u8>, tries: impl IntoIterator<Item = Try<'t>>) {
     let mut separator = "";
     for tried in tries {
         put(line, separator);
@@ -127,7 +156,7 @@ fn put_tries<'t>(line: &mut Vec<u8>, tries: impl IntoIterator<Item = Try<'t>>) {
     }
 }
 
-fn put(line: &mut Vec<u8>, text: impl AsRef<[u8]>) {
+pub(super) fn put(line: &mut Vec<u8>, text: impl AsRef<[u8]>) {
     line.extend_from_slice(text.as_ref());
 }
 
@@ -142,13 +171,31 @@ fn put_format(line: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
     line.write_fmt(text).expect("writing to a vector cannot fail");
 }
 
-fn put_seconds(line: &mut Vec<u8>, ns: u64) {
+/// Appends a number. It is on the way of every request that is logged.
+pub(super) fn put_number(line: &mut Vec<u8>, number: u64) {
+    put_digits(line, number, 1);
+}
+
+/// Appends a number with at least so many digits.
+fn put_digits(line: &mut Vec<u8>, mut number: u64, least: usize) {
+    let (mut digits, mut at) = ([b'0'; 20], 20);
+    while number > 0 {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+    }
+    line.extend_from_slice(&digits[at.min(20 - least)..]);
+}
+
+pub(super) fn put_seconds(line: &mut Vec<u8>, ns: u64) {
     let us = ns / 1_000;
-    put_format(line, format_args!("{}.{:06}", us / 1_000_000, us % 1_000_000));
+    put_number(line, us / 1_000_000);
+    line.push(b'.');
+    put_digits(line, us % 1_000_000, 6);
 }
 
 /// Appends bytes inside quotes. Escapes what nginx escapes: quotes, backslashes, control bytes, and non-ASCII bytes.
-fn escape(line: &mut Vec<u8>, bytes: &[u8]) {
+pub(super) fn escape(line: &mut Vec<u8>, bytes: &[u8]) {
     escape_if(line, bytes, |byte| matches!(byte, b'"' | b'\\' | ..b' ' | 0x7f..));
 }
 
@@ -168,16 +215,24 @@ fn escape_if(line: &mut Vec<u8>, mut bytes: &[u8], is_special: impl Fn(u8) -> bo
     line.extend_from_slice(bytes);
 }
 
+const MONTHS: [&str; 12] =
+    ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+
 /// `23/Nov/2026:01:40:34 +0000`, made once a second.
 #[derive(Debug, Default)]
 pub(super) struct LogDate {
     of_s: u64,
     text: Vec<u8>,
+    /// `2026-11-23T01:40:34`
+    iso: Vec<u8>,
+    ms: u32,
 }
 
 impl LogDate {
     pub(super) fn set(&mut self, now: SystemTime) {
-        let now_s = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now_s = now.as_secs();
+        self.ms = now.subsec_millis();
         if now_s == self.of_s && !self.text.is_empty() {
             return;
         }
@@ -189,6 +244,20 @@ impl LogDate {
             &mut self.text,
             format_args!("{}/{}/{}:{} +0000", &http[5..7], &http[8..11], &http[12..16], &http[17..25]),
         );
+        let month = MONTHS.iter().position(|name| *name == &http[8..11]).map_or(0, |month| month + 1);
+        self.iso.clear();
+        put_format(
+            &mut self.iso,
+            format_args!("{}-{month:02}-{}T{}", &http[12..16], &http[5..7], &http[17..25]),
+        );
+    }
+
+    /// Appends `2026-11-23T01:40:34.007Z` (RFC 3339).
+    pub(super) fn put_iso(&self, line: &mut Vec<u8>) {
+        put(line, &self.iso);
+        line.push(b'.');
+        put_digits(line, self.ms.into(), 3);
+        line.push(b'Z');
     }
 
     pub(super) fn text(&self) -> &[u8] {

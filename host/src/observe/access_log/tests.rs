@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 
 use super::*;
+use crate::config::{LogField, LogPart};
 
 #[test]
 fn writes_the_documented_line() {
@@ -19,12 +20,88 @@ fn writes_the_documented_line() {
 }
 
 #[test]
+fn writes_the_combined_format_alone() {
+    assert_eq!(
+        line_as(LogFormat::Combined, &entry(), []),
+        "10.0.0.9 - - [23/Nov/2026:01:40:34 +0000] \"GET /x HTTP/1.1\" 200 130 \"-\" \"curl/8.5.0\"\n"
+    );
+}
+
+#[test]
+fn writes_every_field_as_json() {
+    let tries = [
+        Try { endpoint: "http://127.0.0.1:9002", result: "connect", status: 0, duration_ns: 312_400 },
+        Try { endpoint: "http://127.0.0.1:9001", result: "served", status: 200, duration_ns: 2_107_000 },
+    ];
+    let line = line_as(LogFormat::Json, &entry(), tries);
+    assert!(line.ends_with("}\n") && line.matches('\n').count() == 1, "{line}");
+    let object: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+    let expected = serde_json::json!({
+        "time": "2026-11-23T01:40:34.007Z", "client": "10.0.0.9", "method": "GET", "target": "/x",
+        "version": "HTTP/1.1", "host": "site.test", "scheme": "https", "tls_version": "1.3", "sni": "site.test",
+        "status": 200, "received_bytes": 77, "sent_bytes": 300, "body_bytes": 130, "referer": null,
+        "user_agent": "curl/8.5.0", "cluster": "api", "module": "round_robin",
+        "endpoint": "http://127.0.0.1:9001",
+        "tries": [
+            { "endpoint": "http://127.0.0.1:9002", "result": "connect", "status": null, "time": 0.000_312 },
+            { "endpoint": "http://127.0.0.1:9001", "result": "served", "status": 200, "time": 0.002_107 },
+        ],
+        "duration": 0.003_110, "first_byte": 0.002_044, "request_id": null,
+    });
+    assert_eq!(object, expected);
+    // Every name of a template is there, but for the two forms of the time.
+    for (name, _) in crate::config::LogField::ALL {
+        assert!(name == "time_iso" || object.get(name).is_some(), "{name}");
+    }
+}
+
+#[test]
+fn every_byte_of_a_peer_is_valid_json() {
+    let every: Vec<u8> = (0..=255).collect();
+    let entry = LogEntry { target: &every, user_agent: Some("é\u{2028}\"".as_bytes()), ..entry() };
+    let line = line_as(LogFormat::Json, &entry, []);
+    assert!(!line.trim_end().contains(char::is_control), "{line}");
+    let object: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+    assert_eq!(object["user_agent"], "é\u{2028}\"");
+    let target = object["target"].as_str().expect("a text");
+    assert!(
+        target.starts_with("\0\u{1}") && target.contains("!\"#") && target.ends_with('\u{fffd}'),
+        "{target}"
+    );
+}
+
+#[test]
+fn writes_a_template() {
+    let field = LogPart::Field;
+    let parts = vec![
+        LogPart::Text("t=".into()),
+        field(LogField::TimeIso),
+        LogPart::Text(" ua=\"".into()),
+        field(LogField::UserAgent),
+        LogPart::Text("\" ".into()),
+        field(LogField::Tries),
+        LogPart::Text(" ".into()),
+        field(LogField::RequestId),
+    ];
+    let entry = LogEntry { user_agent: Some(b"a \"b\"\n"), ..entry() };
+    assert_eq!(
+        line_as(LogFormat::Template(parts), &entry, []),
+        "t=2026-11-23T01:40:34.007Z ua=\"a \\x22b\\x22\\x0A\" - -\n"
+    );
+}
+
+#[test]
 fn what_is_not_known_is_a_dash_and_a_unix_socket_is_called_so() {
     let entry = LogEntry {
         client: None,
         method: b"",
         target: b"",
         version: "",
+        host: None,
+        scheme: "http",
+        tls: None,
+        received_bytes: 0,
+        sent_bytes: 0,
         status: 0,
         body_bytes: 0,
         referer: None,
@@ -328,6 +405,11 @@ fn entry() -> LogEntry<'static> {
         method: b"GET",
         target: b"/x",
         version: "HTTP/1.1",
+        host: Some(b"site.test"),
+        scheme: "https",
+        tls: Some(TlsSeen { version: "1.3", name: Some("site.test") }),
+        received_bytes: 77,
+        sent_bytes: 300,
         status: 200,
         body_bytes: 130,
         referer: None,
@@ -342,9 +424,19 @@ fn entry() -> LogEntry<'static> {
 }
 
 /// The line that a writer would write at a fixed time.
-fn line<'t>(entry: &LogEntry<'_>, tries: impl IntoIterator<Item = Try<'t>>) -> String {
+fn line<'t>(entry: &LogEntry<'_>, tries: impl IntoIterator<Item = Try<'t>, IntoIter: Clone>) -> String {
+    line_as(LogFormat::Full, entry, tries)
+}
+
+/// The same in another form.
+fn line_as<'t>(
+    format: LogFormat,
+    entry: &LogEntry<'_>,
+    tries: impl IntoIterator<Item = Try<'t>, IntoIter: Clone>,
+) -> String {
     let now = httpdate::parse_http_date("Mon, 23 Nov 2026 01:40:34 GMT").expect("a date");
-    let log = start(io::sink());
+    let now = now + Duration::from_millis(7);
+    let log = start(io::sink()).with_format(&Arc::new(format));
     let mut writer = log.writer();
     writer.log_at(now, entry, tries);
     String::from_utf8(writer.chunk.bytes.clone()).expect("ASCII")

@@ -145,7 +145,7 @@ impl Request<'_> {
             first_byte_ns,
             request_id: self.view.plan.request_id.as_deref(),
             client: self.view.plan.client.address.ip(),
-            ..entry(down, Some(self.view.head), report)
+            ..entry(down, Some(self.view.head), Some(self.view.plan), report)
         };
         let tries = trylist.tries().iter().map(|tried| access_log::Try {
             endpoint: &trylist.member(tried.endpoint).url,
@@ -223,14 +223,16 @@ pub(super) fn conclude_without_server(
         let client = head.map_or(down.peer, |head| thread.config.forwarded.client(head, down.peer).address);
         let client = client.ip();
         let request_id = plan.and_then(|plan| plan.request_id.as_deref());
-        let entry = access_log::LogEntry { client, duration_ns, request_id, ..entry(down, head, report) };
+        let entry =
+            access_log::LogEntry { client, duration_ns, request_id, ..entry(down, head, plan, report) };
         log.borrow_mut().log(&entry, []);
     }
 }
 
 fn entry<'a>(
-    down: &Downstream,
+    down: &'a Downstream,
     head: Option<&'a RequestHead>,
+    plan: Option<&Plan<'a>>,
     report: RequestReport,
 ) -> access_log::LogEntry<'a> {
     access_log::LogEntry {
@@ -242,6 +244,17 @@ fn entry<'a>(
             Some(Version::Http11) | None => "HTTP/1.1",
             Some(Version::Http2) => "HTTP/2.0",
         },
+        host: match plan {
+            Some(plan) => plan.authority,
+            None => head.and_then(|head| head.host.map(|host| head.text(host))),
+        },
+        scheme: match plan.map_or(down.stream.is_secure(), |plan| plan.client.is_https) {
+            true => "https",
+            false => "http",
+        },
+        tls: down.stream.tls().map(|(version, name)| access_log::TlsSeen { version, name }),
+        received_bytes: report.received_bytes,
+        sent_bytes: report.sent_bytes,
         status: report.status,
         body_bytes: report.body_bytes,
         referer: head.and_then(|head| head.known(Name::Referer)),

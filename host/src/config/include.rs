@@ -1,4 +1,4 @@
-//! `Include`: which files a pattern means, and no file inside itself.
+//! Files that include others: no file inside itself.
 
 use std::path::{Path, PathBuf};
 
