@@ -6,8 +6,10 @@
 //!            ◄─ the newest answer and report of each, as soon as the supervisor takes them ─┘
 //! ```
 //!
-//! It keeps nothing: where it dies another one is started, which is handed the last answers. All that it says is complete and
+//! It keeps nothing but what `state` writes to a disk, for another run of the proxy: where it dies another one is started, which is handed the last answers. All that it says is complete and
 //! replaces what it said of that source before, so that nothing has to wait in order.
+
+mod state;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::CStr;
@@ -15,6 +17,7 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal as Blocked};
 use rustix::process::{Signal, getpid, kill_process, set_parent_process_death_signal};
@@ -22,6 +25,9 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+
+use self::state::{Answers, State};
 
 use crate::config::ResolverConfig;
 use crate::discovery;
@@ -34,6 +40,8 @@ use crate::process::privileges;
 
 /// Its name in lists of processes.
 const NAME: &CStr = c"trylist-scout";
+/// What is new is written this often at most.
+const WRITE_EVERY: Duration = Duration::from_secs(1);
 /// Orders to one source that wait.
 const MOST_ORDERS: usize = 8;
 
@@ -53,9 +61,9 @@ pub fn run() -> Result<(), String> {
     let socket = channel::take_stdin().map_err(|error| error.to_string())?;
     let (to, mut from) = channel::connect(socket);
     end_with_supervisor(&from);
-    let setup = loop {
+    let (setup, files) = loop {
         match from.receive().map_err(|error| error.to_string())? {
-            Received::Message(ToScout::Start(setup), _) => break setup,
+            Received::Message(ToScout::Start(setup), files) => break (setup, files),
             Received::Part => {}
             Received::Message(..) | Received::Nothing => {
                 return Err("it was not told how to start".to_owned());
@@ -64,12 +72,15 @@ pub fn run() -> Result<(), String> {
         }
     };
     let resolver = Arc::new(setup.resolver.clone());
-    confine(setup)?;
+    let state = setup.state.clone();
+    confine(*setup)?;
     // The system forgets it when the user changes.
     end_with_supervisor(&from);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
-    let result = runtime.block_on(async { Scout::new(to, resolver)?.serve(from).await });
+    let files: Option<[OwnedFd; 2]> = files.try_into().ok();
+    let state = state.zip(files).map(|(path, files)| State::open(&path, files));
+    let result = runtime.block_on(async { Scout::new(to, resolver, state)?.serve(from).await });
     // A read of a disk that does not answer is not waited for.
     runtime.shutdown_background();
     result.map_err(|error| error.to_string())
@@ -97,6 +108,7 @@ fn end_with_supervisor(from: &Receiver<ToScout>) {
 struct Scout {
     to: Sender<FromScout>,
     resolver: Arc<ResolverConfig>,
+    keeping: Keeping,
     sources: BTreeMap<u64, Followed>,
     /// By source, the newest only.
     unsaid: BTreeMap<u64, Unsaid>,
@@ -108,6 +120,8 @@ struct Scout {
 
 /// A source that is followed, as long as this lives.
 struct Followed {
+    /// Its cluster and its own name.
+    name: (String, String),
     task: JoinHandle<()>,
     orders: mpsc::Sender<()>,
 }
@@ -118,6 +132,19 @@ impl Drop for Followed {
     }
 }
 
+/// The last answers, and how they come to a disk.
+struct Keeping {
+    /// None where nothing is kept, and while it is being written.
+    state: Option<State>,
+    /// Of an earlier run.
+    stored: Answers,
+    last: Answers,
+    /// What is on the disk is out of date.
+    is_new: bool,
+    writing: Option<JoinHandle<(State, bool)>>,
+    next_at: Instant,
+}
+
 /// What the supervisor did not take yet.
 #[derive(Default)]
 struct Unsaid {
@@ -125,12 +152,65 @@ struct Unsaid {
     report: SourceReport,
 }
 
+impl Keeping {
+    /// Writes what is new at once, because the proxy ends.
+    async fn finish(&mut self) {
+        while self.writing.is_some() || self.is_new && self.state.as_ref().is_some_and(State::is_open) {
+            let is_last = self.writing.is_some() && !self.is_new;
+            self.next_at = Instant::now();
+            self.step().await;
+            if is_last {
+                return;
+            }
+        }
+    }
+
+    /// Writes what is new, at most once a second. Returns when there is more to do; the disk is waited for on another thread.
+    async fn step(&mut self) {
+        if let Some(writing) = &mut self.writing {
+            // A write that panicked has said so, and nothing more is kept.
+            if let Ok((state, is_done)) = writing.await {
+                self.state = Some(state);
+                self.is_new |= !is_done;
+            }
+            self.writing = None;
+            self.next_at = Instant::now() + WRITE_EVERY;
+            return;
+        }
+        if !self.is_new || !self.state.as_ref().is_some_and(State::is_open) {
+            return std::future::pending().await;
+        }
+        sleep_until(self.next_at).await;
+        if let Some(mut state) = self.state.take() {
+            let last = self.last.clone();
+            self.is_new = false;
+            self.writing = Some(tokio::task::spawn_blocking(move || {
+                let is_done = state.write(&last);
+                (state, is_done)
+            }));
+        }
+    }
+}
+
 impl Scout {
-    fn new(to: Sender<FromScout>, resolver: Arc<ResolverConfig>) -> io::Result<Self> {
+    fn new(
+        to: Sender<FromScout>,
+        resolver: Arc<ResolverConfig>,
+        state: Option<(State, Answers)>,
+    ) -> io::Result<Self> {
         channel::set_nonblocking(&to)?;
         let (tell, news) = mpsc::unbounded_channel();
         let (sources, unsaid, accepted) = (BTreeMap::new(), BTreeMap::new(), VecDeque::new());
-        Ok(Self { to, resolver, sources, unsaid, accepted, news, tell })
+        let (state, stored) = state.map_or((None, Answers::new()), |(state, stored)| (Some(state), stored));
+        let keeping = Keeping {
+            state,
+            stored,
+            last: Answers::new(),
+            is_new: false,
+            writing: None,
+            next_at: Instant::now(),
+        };
+        Ok(Self { to, resolver, keeping, sources, unsaid, accepted, news, tell })
     }
 
     /// Until the supervisor is gone.
@@ -140,6 +220,7 @@ impl Scout {
         loop {
             let is_all_said = self.say()?;
             tokio::select! {
+                () = self.keeping.step() => {}
                 ready = socket.readable() => {
                     ready?;
                     let step = socket.try_io(Interest::READABLE, || match from.receive()? {
@@ -149,7 +230,10 @@ impl Scout {
                     match step {
                         Ok(Received::Message(order, descriptors)) => self.obey(order, descriptors),
                         Ok(Received::Part | Received::Nothing) => {}
-                        Ok(Received::End) => return Ok(()),
+                        Ok(Received::End) => {
+                            self.keeping.finish().await;
+                            return Ok(());
+                        }
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                         Err(error) => return Err(error),
                     }
@@ -169,29 +253,33 @@ impl Scout {
         match order {
             ToScout::Start(_) => {}
             ToScout::Follow { source, spec } => {
+                let name = (spec.cluster.clone(), spec.name.clone());
                 let last = descriptors.into_iter().next().and_then(|memory| {
                     let last = channel::unseal::<SourceAnswer>(memory);
                     last.inspect_err(|error| tracing::error!("the last answer of a source is lost: {error}"))
                         .ok()
                 });
+                let last = last.map(Arc::new).or_else(|| self.recall(source, &name));
+                if let Some(last) = &last {
+                    self.keeping.last.insert(name.clone(), Arc::clone(last));
+                }
                 let (orders, inbox) = mpsc::channel(MOST_ORDERS);
                 let tell = self.tell.clone();
-                let follow = discovery::follow(
-                    &Arc::from(spec),
-                    &self.resolver,
-                    last.map(Arc::new),
-                    inbox,
-                    move |news| {
-                        // The other end lives as long as this task.
-                        let _ = tell.send((source, news));
-                    },
-                );
+                let follow = discovery::follow(&Arc::from(spec), &self.resolver, last, inbox, move |news| {
+                    // The other end lives as long as this task.
+                    let _ = tell.send((source, news));
+                });
                 let task = tokio::spawn(follow);
-                self.sources.insert(source, Followed { task, orders });
+                self.sources.insert(source, Followed { name, task, orders });
             }
             ToScout::Leave { source } => {
-                self.sources.remove(&source);
+                let left = self.sources.remove(&source);
                 self.unsaid.remove(&source);
+                // Another one may go on under its name.
+                let left = left.filter(|left| !self.sources.values().any(|other| other.name == left.name));
+                if let Some(left) = left {
+                    self.keeping.is_new |= self.keeping.last.remove(&left.name).is_some();
+                }
             }
             ToScout::Accept { source } => {
                 let followed = self.sources.get(&source);
@@ -202,16 +290,31 @@ impl Scout {
         }
     }
 
+    /// The last answer of an earlier run, which is said at once: the source itself may be down.
+    fn recall(&mut self, source: u64, name: &(String, String)) -> Option<Arc<SourceAnswer>> {
+        let answer = self.keeping.stored.remove(name)?;
+        let memory = channel::seal(&*answer).ok()?;
+        let n_members = u32::try_from(answer.members.len()).unwrap_or(u32::MAX);
+        tracing::info!(
+            "cluster \"{}\": source \"{}\": its last {n_members} servers are those of before the start, until it answers",
+            name.0,
+            name.1
+        );
+        let report = SourceReport::default();
+        self.unsaid.insert(source, Unsaid { answer: Some((n_members, memory)), report });
+        Some(answer)
+    }
+
     /// A source has something to tell.
     fn hear(&mut self, source: u64, news: SourceNews) {
-        if !self.sources.contains_key(&source) {
-            return;
-        }
+        let Some(followed) = self.sources.get(&source) else { return };
         match news {
             SourceNews::Answer(answer, report) => match channel::seal(&*answer) {
                 Ok(memory) => {
                     let n_members = u32::try_from(answer.members.len()).unwrap_or(u32::MAX);
                     self.unsaid.insert(source, Unsaid { answer: Some((n_members, memory)), report });
+                    self.keeping.last.insert(followed.name.clone(), answer);
+                    self.keeping.is_new = true;
                 }
                 Err(error) => tracing::error!("an answer is lost: no memory for it: {error}"),
             },

@@ -21,7 +21,7 @@
 //! | `asking`, `events` | how the worker that serves is, for those who ask; the last events of all processes |
 //! | `acts`, `applying` | what operators changed of servers, and how it comes into use |
 //! | `generation`, `bundle`, `held` | one worker; its files; the sockets |
-//! | `environment`, `notify`, `oom`, `pid_file`, `loads` | details |
+//! | `environment`, `notify`, `oom`, `pid_file`, `state_folder`, `loads` | details |
 
 mod acts;
 mod allowance;
@@ -50,6 +50,7 @@ mod shared_counts;
 mod signals;
 mod start;
 mod strangers;
+mod state_folder;
 mod worker_scope;
 mod watchdog;
 
@@ -400,7 +401,7 @@ impl Supervisor {
     /// The processes that it started.
     fn own_processes(&self) -> HashSet<Pid> {
         let workers = self.generations.iter().map(|generation| Pid::from_child(&generation.child));
-        workers.chain(self.scout_pid()).collect()
+        workers.chain(self.scout_pids()).collect()
     }
 
     fn is_any_draining(&self) -> bool {

@@ -89,6 +89,7 @@ impl Checker<'_> {
             timeouts: self.timeouts(file.timeouts.unwrap_or_default()),
             run_as: RunAs { user: self.account("user", file.user), group: self.account("group", file.group) },
             control: self.control(file.control),
+            state: file.state.and_then(|path| self.file_name("state", &path)),
             pid_file: file.pid_file.and_then(|path| self.file_name("pid_file", &path)),
             pass_environment: self.variables(file.pass_environment.unwrap_or_default()),
             core_dumps: file.core_dumps.unwrap_or(false),

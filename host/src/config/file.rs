@@ -23,6 +23,7 @@ pub(super) struct RootTable {
     pub(super) group: Option<Spanned<String>>,
     pub(super) control: Option<Spanned<String>>,
     pub(super) pid_file: Option<Spanned<String>>,
+    pub(super) state: Option<Spanned<String>>,
     pub(super) pass_environment: Option<Vec<Spanned<String>>>,
     pub(super) core_dumps: Option<bool>,
     pub(super) request_id: Option<Spanned<String>>,

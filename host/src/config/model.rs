@@ -72,6 +72,8 @@ pub struct Config {
     pub run_as: RunAs,
     /// The control socket; by default it is derived from [`Config::source`].
     pub control: Option<PathBuf>,
+    /// The folder in which the last answers of sources are kept.
+    pub state: Option<PathBuf>,
     /// The file for the supervisor's process ID.
     pub pid_file: Option<PathBuf>,
     /// Names of further environment variables for workers.

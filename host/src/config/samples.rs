@@ -163,6 +163,7 @@ fn the_reference_hides_only_keys_without_a_default() {
         "route.retry",
         "route.rewrite",
         "route.timeout",
+        "state",
         "threads",
         "timeouts.request",
         "user",

@@ -21,6 +21,7 @@ use super::bundle::Bundle;
 use super::commands::ClientId;
 use super::generation::{Generation, start_process};
 use super::quarantine::{self, Backoff};
+use super::state_folder::StateFolder;
 use crate::config::{Config, SourceSpec};
 use crate::discovery::answer::MOST_SEALED_BYTES;
 use crate::discovery::follow::SourceReport;
@@ -39,6 +40,8 @@ pub(super) struct Scouting {
     scout: Option<ScoutProcess>,
     /// Processes that were told to end, and when they are killed if they have not.
     ending: Vec<(ScoutProcess, Instant)>,
+    /// Where the scout keeps the last answers.
+    state: Option<StateFolder>,
     sources: Vec<KnownSource>,
     n_sources: u64,
     n_answers: u64,
@@ -78,12 +81,21 @@ struct ScoutProcess {
     to: Option<Sender<ToScout>>,
     from: Option<Receiver<FromScout>>,
     /// Orders that it did not take yet.
-    orders: Vec<(ToScout, Option<Arc<OwnedFd>>)>,
+    orders: Vec<(ToScout, Vec<Arc<OwnedFd>>)>,
 }
 
 impl Supervisor {
     /// Has the sources of a configuration be asked.
-    pub(super) fn scout_for(&mut self, bundle: &Bundle) {
+    ///
+    /// # Errors
+    /// The folder for their last answers cannot be used.
+    pub(super) fn scout_for(&mut self, bundle: &Bundle) -> Result<(), Refused> {
+        let is_any = specs(&bundle.config).next().is_some();
+        let state = bundle.config.state.as_deref().filter(|_| is_any);
+        if state != self.scouting.state.as_ref().map(StateFolder::path) && is_any {
+            let files = state.map(StateFolder::open).transpose().map_err(Refused::failed)?;
+            self.scouting.state = files;
+        }
         for spec in specs(&bundle.config) {
             self.scouting.follow(spec);
         }
@@ -95,6 +107,7 @@ impl Supervisor {
         if self.scouting.scout.is_none() && !self.scouting.sources.is_empty() {
             self.start_scout(&bundle.config);
         }
+        Ok(())
     }
 
     /// The sources of a configuration: their numbers, and the newest answers.
@@ -195,7 +208,7 @@ impl Supervisor {
         let left: Vec<u64> =
             self.scouting.sources.extract_if(.., |source| !is_used(source)).map(|s| s.number).collect();
         for source in left {
-            self.scouting.tell(ToScout::Leave { source }, None);
+            self.scouting.tell(ToScout::Leave { source }, Vec::new());
         }
         if self.scouting.sources.is_empty() {
             self.scouting.end();
@@ -205,7 +218,7 @@ impl Supervisor {
     /// Starts a scout, and has it follow all sources.
     fn start_scout(&mut self, config: &Config) {
         self.scouting.start_at = None;
-        match ScoutProcess::spawn(config, &self.options.log_level) {
+        match ScoutProcess::spawn(config, &self.options.log_level, self.scouting.state.as_ref()) {
             Ok(scout) => {
                 tracing::info!("scout started (pid {})", scout.child.id());
                 self.scouting.scout = Some(scout);
@@ -222,8 +235,9 @@ impl Supervisor {
     }
 
     /// The scout's process, if there is one.
-    pub(super) fn scout_pid(&self) -> Option<Pid> {
-        self.scouting.scout.as_ref().map(|scout| Pid::from_child(&scout.child))
+    pub(super) fn scout_pids(&self) -> impl Iterator<Item = Pid> {
+        let ending = self.scouting.ending.iter().map(|(scout, _)| scout);
+        self.scouting.scout.iter().chain(ending).map(|scout| Pid::from_child(&scout.child))
     }
 
     /// Starts another scout when it is time.
@@ -278,7 +292,7 @@ impl Supervisor {
             return self.answer(&[client], &Refused::failed("no scout runs now; ask again"));
         }
         self.scouting.asked.push((client, number));
-        self.scouting.tell(ToScout::Accept { source: number }, None);
+        self.scouting.tell(ToScout::Accept { source: number }, Vec::new());
     }
 
     fn accepted(&mut self, number: u64, n_members: Option<u32>) {
@@ -361,13 +375,13 @@ impl Scouting {
     fn tell_source(&mut self, idx: usize) {
         let source = &self.sources[idx];
         let order = ToScout::Follow { source: source.number, spec: Box::new(source.spec.clone()) };
-        let memory = source.newest.as_ref().map(|newest| Arc::clone(&newest.memory));
+        let memory = source.newest.iter().map(|newest| Arc::clone(&newest.memory)).collect();
         self.tell(order, memory);
     }
 
-    fn tell(&mut self, order: ToScout, memory: Option<Arc<OwnedFd>>) {
+    fn tell(&mut self, order: ToScout, descriptors: Vec<Arc<OwnedFd>>) {
         if let Some(scout) = &mut self.scout {
-            scout.orders.push((order, memory));
+            scout.orders.push((order, descriptors));
             scout.tell_on();
         }
     }
@@ -392,7 +406,7 @@ impl KnownSource {
 }
 
 impl ScoutProcess {
-    fn spawn(config: &Config, log_level: &str) -> io::Result<Self> {
+    fn spawn(config: &Config, log_level: &str, state: Option<&StateFolder>) -> io::Result<Self> {
         let (here, there) = channel::pair()?;
         channel::set_nonblocking(&here)?;
         let mut child = start_process("scout", config, log_level, there)?;
@@ -402,7 +416,8 @@ impl ScoutProcess {
         })?;
         let (to, from) = channel::connect(here);
         let setup = ScoutSetup::of(config);
-        let orders = vec![(ToScout::Start(setup.clone()), None)];
+        let files = state.iter().flat_map(|state| state.files()).collect();
+        let orders = vec![(ToScout::Start(Box::new(setup.clone())), files)];
         Ok(Self { setup, child, process, started: Instant::now(), to: Some(to), from: Some(from), orders })
     }
 
@@ -418,8 +433,8 @@ impl ScoutProcess {
     fn tell_on(&mut self) {
         let Some(to) = &self.to else { return };
         let mut n_sent = 0;
-        for (order, memory) in &self.orders {
-            let descriptors: Vec<_> = memory.iter().map(|memory| memory.as_fd()).collect();
+        for (order, descriptors) in &self.orders {
+            let descriptors: Vec<_> = descriptors.iter().map(|descriptor| descriptor.as_fd()).collect();
             match to.send(order, &descriptors) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // If the channel is broken, its end is noticed elsewhere.

@@ -87,7 +87,12 @@ impl Supervisor {
     ) -> Result<(), Refused> {
         let step = StartStep::Saving { until: Instant::now() + SAVE_TIMEOUT };
         let starting = Starting { bundle, reason, asked, step, cuts_oldest: false };
-        self.scout_for(&starting.bundle);
+        if let Err(refused) = self.scout_for(&starting.bundle) {
+            return match reason {
+                StartReason::First => Err(refused),
+                _ => self.reload_failed(&starting.asked, refused),
+            };
+        }
         self.starting = Some(starting);
         // This start replaces a dead worker, too.
         self.replace_at = None;

@@ -5,6 +5,7 @@ mod commands;
 mod dns;
 mod files;
 mod http;
+mod state;
 
 use std::fs;
 use std::path::{Path, PathBuf};

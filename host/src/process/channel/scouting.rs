@@ -12,6 +12,8 @@
 //! ```
 //! The scout ends when the socket does; a supervisor that died has closed it too.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use super::ChannelMessage;
@@ -21,8 +23,8 @@ use crate::discovery::follow::SourceReport;
 /// To the scout.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToScout {
-    /// First of all.
-    Start(ScoutSetup),
+    /// First of all. Descriptors: the two files of [`ScoutSetup::state`].
+    Start(Box<ScoutSetup>),
     /// Follow a source. Descriptor: its last answer, where one is known.
     Follow {
         /// Its number, never used again.
@@ -51,6 +53,8 @@ pub(crate) struct ScoutSetup {
     pub(crate) core_dumps: bool,
     /// How it looks names up.
     pub(crate) resolver: ResolverConfig,
+    /// Where it keeps the last answers.
+    pub(crate) state: Option<PathBuf>,
 }
 
 /// A user or a group, and where the configuration names it.
@@ -92,7 +96,7 @@ pub(crate) enum FromScout {
 impl ScoutSetup {
     /// With the rights of workers.
     pub(crate) fn of(config: &Config) -> Self {
-        let Config { run_as, core_dumps, resolver, .. } = config;
+        let Config { run_as, core_dumps, resolver, state, .. } = config;
         let account = |account: &Option<(Box<str>, Place)>| {
             account.as_ref().map(|(name, place)| ScoutAccount {
                 name: name.to_string(),
@@ -105,6 +109,7 @@ impl ScoutSetup {
             group: account(&run_as.group),
             core_dumps: *core_dumps,
             resolver: resolver.clone(),
+            state: state.clone(),
         }
     }
 
@@ -118,7 +123,7 @@ impl ScoutSetup {
 }
 
 impl ChannelMessage for ToScout {
-    const MOST_DESCRIPTORS: usize = 2;
+    const MOST_DESCRIPTORS: usize = 3;
 
     /// It comes from the supervisor, which a scout trusts.
     fn most_bytes(_: u8) -> u64 {
