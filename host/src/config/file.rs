@@ -115,6 +115,8 @@ pub(super) struct ClusterTable {
     pub(super) body_timeout: Option<Spanned<TimeValue>>,
     pub(super) keepalive: Option<Spanned<i64>>,
     pub(super) keepalive_timeout: Option<Spanned<TimeValue>>,
+    pub(super) keepalive_requests: Option<Spanned<i64>>,
+    pub(super) keepalive_time: Option<Spanned<TimeValue>>,
     pub(super) queue: Option<Spanned<i64>>,
     pub(super) queue_per_client: Option<Spanned<i64>>,
     pub(super) queue_timeout: Option<Spanned<TimeValue>>,

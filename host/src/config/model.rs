@@ -215,6 +215,10 @@ pub struct ClusterConfig {
     pub keepalive_timeout: Duration,
     /// Maximum idle connections to each server, per thread.
     pub keepalive: usize,
+    /// Requests after which a connection of HTTP/1.1 to a server is closed; `None` is no limit.
+    pub keepalive_requests: Option<u32>,
+    /// Age after which such a connection is used for no further request; `None` is no limit.
+    pub keepalive_time: Option<Duration>,
     /// Maximum time in the queue.
     pub queue_timeout: Duration,
     /// Maximum requests in the queue, over all threads.

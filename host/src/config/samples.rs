@@ -124,6 +124,8 @@ fn the_reference_hides_only_keys_without_a_default() {
         "admin",
         "cluster.discover",
         "cluster.health_check",
+        "cluster.keepalive_requests",
+        "cluster.keepalive_time",
         "cluster.key",
         "cluster.key_missing",
         "cluster.request_headers",

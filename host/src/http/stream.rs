@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -217,6 +218,11 @@ impl Stream {
     }
 
     #[inline]
+    /// The number of its descriptor, where it has one of its own.
+    pub(crate) fn descriptor(&self) -> Option<RawFd> {
+        self.socket().map(AsRawFd::as_raw_fd)
+    }
+
     fn socket(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(socket) => Some(socket),

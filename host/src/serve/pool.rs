@@ -3,7 +3,10 @@
 pub(crate) mod h2;
 
 use std::cell::RefCell;
+use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
+
+use rustc_hash::FxHashMap;
 
 use self::h2::SharedConnections;
 use crate::cluster::places::PlaceTable;
@@ -29,6 +32,24 @@ struct ClusterPool {
     /// None in a cluster of HTTP/1.1.
     h2: Option<PlaceTable<SharedConnections>>,
     h2_streams: usize,
+    /// Where connections wear out: what those have had that are in use or idle.
+    worn: Option<Worn>,
+}
+
+/// How much of their life connections have had. Only a cluster with limits for that has it.
+#[derive(Debug)]
+struct Worn {
+    max_requests: u32,
+    max_age: Duration,
+    /// By descriptor. Every new connection is told, so what a closed one has left means nothing.
+    wear: RefCell<FxHashMap<RawFd, Wear>>,
+}
+
+/// The life of a connection so far.
+#[derive(Clone, Copy, Debug)]
+struct Wear {
+    since: Instant,
+    n_requests: u32,
 }
 
 #[derive(Debug)]
@@ -54,6 +75,7 @@ impl Pool {
                 Protocol::H2 | Protocol::Auto => Some(PlaceTable::new(cluster.newest().n_places())),
             },
             h2_streams: cluster.config.h2_streams,
+            worn: Worn::of(cluster.config.keepalive_requests, cluster.config.keepalive_time),
         };
         Self { clusters: clusters.iter().map(cluster).collect() }
     }
@@ -80,6 +102,10 @@ impl Pool {
         let mut idle = pool.idle.at(endpoint).borrow_mut();
         loop {
             let IdleConnection { mut stream, since } = idle.pop()?;
+            if pool.worn.as_ref().is_some_and(|worn| worn.is_old(&stream, now)) {
+                stream.say_farewell();
+                continue;
+            }
             if now.saturating_duration_since(since) >= pool.timeout {
                 // So are those that were used before it; the next sweep drops them.
                 stream.say_farewell();
@@ -91,6 +117,14 @@ impl Pool {
         }
     }
 
+    /// Says that a connection has been made. Costs nothing where connections may live for ever.
+    #[inline]
+    pub(crate) fn begun(&self, cluster: usize, stream: &Stream, now: Instant) {
+        if let Some(worn) = &self.clusters[cluster].worn {
+            worn.begun(stream, now);
+        }
+    }
+
     /// Keeps an idle connection for later requests. A stream of HTTP/2 is dropped: its connection is shared anyway.
     pub(crate) fn put(&self, cluster: usize, endpoint: usize, mut stream: Stream, now: Instant) {
         let pool = &self.clusters[cluster];
@@ -98,7 +132,8 @@ impl Pool {
         if stream.is_h2() {
             return;
         }
-        if idle.len() < pool.keepalive {
+        let is_worn = pool.worn.as_ref().is_some_and(|worn| worn.served(&stream, now));
+        if idle.len() < pool.keepalive && !is_worn {
             idle.push(IdleConnection { stream, since: now });
         } else {
             stream.say_farewell();
@@ -170,6 +205,37 @@ impl Pool {
     }
 }
 
+impl Worn {
+    fn of(max_requests: Option<u32>, max_age: Option<Duration>) -> Option<Self> {
+        (max_requests.is_some() || max_age.is_some()).then(|| Self {
+            max_requests: max_requests.unwrap_or(u32::MAX),
+            max_age: max_age.unwrap_or(Duration::MAX),
+            wear: RefCell::default(),
+        })
+    }
+
+    fn begun(&self, stream: &Stream, now: Instant) {
+        if let Some(descriptor) = stream.descriptor() {
+            self.wear.borrow_mut().insert(descriptor, Wear { since: now, n_requests: 0 });
+        }
+    }
+
+    /// Counts a request of a connection; true where it was the last.
+    fn served(&self, stream: &Stream, now: Instant) -> bool {
+        let Some(descriptor) = stream.descriptor() else { return false };
+        let mut wear = self.wear.borrow_mut();
+        let own = wear.entry(descriptor).or_insert(Wear { since: now, n_requests: 0 });
+        own.n_requests += 1;
+        own.n_requests >= self.max_requests || now.saturating_duration_since(own.since) >= self.max_age
+    }
+
+    fn is_old(&self, stream: &Stream, now: Instant) -> bool {
+        let wear = self.wear.borrow();
+        let own = stream.descriptor().and_then(|descriptor| wear.get(&descriptor));
+        own.is_some_and(|own| now.saturating_duration_since(own.since) >= self.max_age)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::net::{TcpListener, TcpStream};
@@ -193,6 +259,7 @@ mod tests {
                 idle: PlaceTable::new(1),
                 h2: None,
                 h2_streams: 1,
+                worn: None,
             }]),
         };
         let now = Instant::now();
@@ -201,5 +268,24 @@ mod tests {
             pool.take(0, 0, false, false, now + timeout - Duration::from_millis(1)).expect("it is young");
         pool.put(0, 0, young, now);
         assert!(pool.take(0, 0, false, false, now + timeout).is_none());
+    }
+    #[tokio::test]
+    async fn a_connection_ends_after_its_requests_and_at_its_age() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let connect = TcpStream::connect(listener.local_addr().expect("bound"));
+        let (ours, theirs) = tokio::join!(connect, listener.accept());
+        let (ours, _theirs) = (Stream::from(ours.expect("connected")), theirs.expect("accepted"));
+        let (now, minute) = (Instant::now(), Duration::from_secs(60));
+        let by_requests = Worn::of(Some(2), None).expect("limited");
+        by_requests.begun(&ours, now);
+        assert_eq!([by_requests.served(&ours, now), by_requests.served(&ours, now)], [false, true]);
+        // The number of a descriptor comes again.
+        by_requests.begun(&ours, now);
+        assert!(!by_requests.served(&ours, now));
+        let by_age = Worn::of(None, Some(minute)).expect("limited");
+        by_age.begun(&ours, now);
+        assert!(!by_age.served(&ours, now) && !by_age.is_old(&ours, now));
+        assert!(by_age.is_old(&ours, now + minute) && by_age.served(&ours, now + minute));
+        assert!(Worn::of(None, None).is_none());
     }
 }

@@ -236,6 +236,14 @@ fn requests_of_one_connection_share_one_to_the_server() {
 }
 
 #[test]
+fn a_connection_to_a_server_ends_after_its_requests() {
+    let origin = Origin::named("a");
+    let proxy = Proxy::over([&origin]).in_cluster("keepalive_requests = 2\nkeepalive_time = \"1h\"").start();
+    assert_eq!(proxy.names(5), "a a a a a");
+    assert_eq!(origin.n_connections(), 3);
+}
+
+#[test]
 fn pipelined_requests_are_answered_in_their_order() {
     let origin = Origin::serving(|conn| {
         while let Some(request) = conn.request() {

@@ -203,6 +203,10 @@ impl Checker<'_> {
             self.time(&key("body_timeout"), raw.body_timeout.as_ref(), cluster.body_timeout);
         cluster.keepalive = self.integer(&key("keepalive"), raw.keepalive.as_ref(), 0..=65_535, KEEPALIVE);
         cluster.keepalive_timeout = self.keepalive_timeout(object, raw.keepalive_timeout.as_ref());
+        let most = raw.keepalive_requests.as_ref();
+        cluster.keepalive_requests =
+            most.map(|most| self.integer(&key("keepalive_requests"), Some(most), 1..=i64::from(u32::MAX), 1));
+        cluster.keepalive_time = self.limit_of_time(&key("keepalive_time"), raw.keepalive_time.as_ref());
         let versions = [("v1", ProxyVersion::V1), ("v2", ProxyVersion::V2)];
         let version = raw.send_proxy_protocol.as_ref();
         cluster.send_proxy_protocol =
@@ -357,6 +361,8 @@ impl ClusterConfig {
             body_timeout: BODY_TIMEOUT,
             keepalive_timeout: KEEPALIVE_TIMEOUT,
             keepalive: KEEPALIVE,
+            keepalive_requests: None,
+            keepalive_time: None,
             queue_timeout: QUEUE_TIMEOUT,
             queue: QUEUE,
             queue_per_client: 0,

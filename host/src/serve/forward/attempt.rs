@@ -135,6 +135,7 @@ impl Request<'_> {
         match made {
             Ok(server) => {
                 thread.metrics.upstream_connection(cluster_idx, endpoint, ConnectionOrigin::New);
+                thread.pool.begun(cluster_idx, &server, now);
                 trylist.connected(now - before, || now);
                 Ok((server, now))
             }
