@@ -20,6 +20,7 @@ pub mod board;
 pub mod crash;
 mod elf;
 mod image;
+mod kept;
 mod owner;
 
 use std::fmt::{self, Write as _};

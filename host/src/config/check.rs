@@ -51,7 +51,7 @@ impl Checker<'_> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = self.integer("threads", file.threads.as_ref(), 1..=1024, threads);
         let listeners = self.listeners(file.listener.0);
-        let modules = self.modules(file.load_module, file.module_path);
+        let modules = self.modules(file.load_module, file.module_path, file.module_files);
         let clusters = self.clusters(file.cluster.0, &modules);
         self.warn_of_unused(&modules.checked, &clusters.checked);
         let request_id = file.request_id.and_then(|name| self.request_id(&name));

@@ -19,6 +19,7 @@ pub(super) struct RootTable {
     pub(super) include: Option<Vec<Spanned<String>>>,
     pub(super) threads: Option<Spanned<i64>>,
     pub(super) module_path: Option<Vec<Spanned<String>>>,
+    pub(super) module_files: Option<Spanned<String>>,
     pub(super) user: Option<Spanned<String>>,
     pub(super) group: Option<Spanned<String>>,
     pub(super) control: Option<Spanned<String>>,

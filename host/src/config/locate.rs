@@ -80,6 +80,7 @@ mod tests {
             file: file.into(),
             search: search.iter().map(|path| path.to_path_buf()).collect(),
             sha256: None,
+            kept_in: None,
             place: Place { file: "t.toml".into(), line: 1 },
         }
     }

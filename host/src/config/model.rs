@@ -154,6 +154,8 @@ pub struct ModuleFile {
     pub search: Arc<[PathBuf]>,
     /// The required SHA-256 of the file, if any.
     pub sha256: Option<[u8; 32]>,
+    /// Folder in which its copy has a name (`module_files`); without it the copy is in memory.
+    pub kept_in: Option<Arc<Path>>,
     /// Its place in the file.
     pub place: Place,
 }

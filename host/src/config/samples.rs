@@ -151,6 +151,7 @@ fn the_reference_hides_only_keys_without_a_default() {
         "listener.tls",
         "load_module.random",
         "module_path",
+        "module_files",
         "pid_file",
         "request_id",
         "route.errors",

@@ -30,6 +30,7 @@ use crate::module::board::{self, ModuleMark};
 use crate::module::calls::Calls;
 use crate::module::code::CodeRanges;
 use crate::module::image::{self, Image};
+use crate::module::kept;
 use crate::module::mapped::{can_be_read, is_mapped, is_readable};
 use crate::module::refusal::{LoadError, LoadRefusal, MAX_FILE_BYTES, TABLE_BYTES};
 use crate::module::wire::slice;
@@ -54,7 +55,20 @@ pub fn read(request: &ModuleFile) -> Result<Copied, LoadError> {
     let error = |file: &Path, refusal| LoadError::of(request, file, refusal);
     let file =
         request.locate().map_err(|not_found| error(&request.file, LoadRefusal::NotFound(not_found)))?;
-    copy(&file, &request.id, request.sha256).map_err(|refusal| error(&file, refusal))
+    let copied = copy(&file, &request.id, request.sha256);
+    let kept = copied.and_then(|copied| match &request.kept_in {
+        Some(folder) => keep(folder, &request.id, copied),
+        None => Ok(copied),
+    });
+    kept.map_err(|refusal| error(&file, refusal))
+}
+
+/// The same copy under a name, which stays.
+fn keep(folder: &Path, id: &str, copied: Copied) -> Result<Copied, LoadRefusal> {
+    let Copied { file, sha256, image } = copied;
+    let copy = image.into_file();
+    let image = kept::keep((folder, id, &sha256), |to| pour(&copy, to), hash)?;
+    Ok(Copied { file, sha256, image })
 }
 
 /// Opens the copy. `mark` identifies the module's calls to the supervisor, by the module's index in the configuration.
@@ -142,6 +156,15 @@ fn open_file(path: &Path) -> Result<(File, Metadata), LoadRefusal> {
 /// Copies a file and says its hash. It goes piece by piece: a supervisor that had held whole modules in memory of its own
 /// would keep that memory, and be the first that the kernel kills for want of it.
 fn pour(from: &File, to: &mut File) -> Result<[u8; 32], LoadRefusal> {
+    read_all(from, |piece| to.write_all(piece))
+}
+
+fn hash(file: &File) -> Result<[u8; 32], LoadRefusal> {
+    read_all(file, |_| Ok(()))
+}
+
+/// The hash of a file's bytes, which are passed to `take` piece by piece.
+fn read_all(from: &File, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> Result<[u8; 32], LoadRefusal> {
     let mut piece = vec![0; PIECE_BYTES];
     let (mut hash, mut at) = (Sha256::new(), 0);
     loop {
@@ -156,7 +179,7 @@ fn pour(from: &File, to: &mut File) -> Result<[u8; 32], LoadRefusal> {
             return Err(LoadRefusal::TooLarge);
         }
         hash.update(&piece[..n]);
-        to.write_all(&piece[..n]).map_err(LoadRefusal::Copy)?;
+        take(&piece[..n]).map_err(LoadRefusal::Copy)?;
     }
 }
 

@@ -47,6 +47,10 @@ pub enum LoadRefusal {
     },
     NoLibrary(String),
     Copy(io::Error),
+    Kept {
+        path: PathBuf,
+        error: io::Error,
+    },
     Linker(String),
     NoModule,
     NoTable,
@@ -106,6 +110,9 @@ impl fmt::Display for LoadRefusal {
                 write!(f, "sha256 is {}, the configuration pins {}", Hex(&found[..]), Hex(&pinned[..]))
             }
             Self::Copy(error) => write!(f, "cannot be copied to memory or to a private folder: {error}"),
+            Self::Kept { path, error } => {
+                write!(f, "cannot be kept as {} (module_files): {error}", path.display())
+            }
             Self::Linker(text) => {
                 write!(f, "cannot be linked: {text}; `ldd -r FILE` lists what is missing")
             }

@@ -18,6 +18,39 @@ const STEPS: [&str; 6] = [
     "continue",
 ];
 
+/// Names of the files that a worker has mapped.
+fn mapped(site: &Site) -> Vec<String> {
+    let maps = std::fs::read_to_string(format!("/proc/{}/maps", site.worker())).unwrap();
+    maps.lines().filter_map(|line| line.split_whitespace().nth(5)).map(str::to_owned).collect()
+}
+
+#[test]
+fn copies_of_modules_are_files_where_a_folder_is_named_for_them() {
+    let origin = Origin::named("a");
+    let folder = tempfile::tempdir().unwrap();
+    let key = format!("module_files = {:?}", folder.path());
+    let proxy = Proxy::over([&origin]).module_file("c_example", &artifacts::c_module()).top(&key);
+    let site = Site::run(&proxy);
+    let kept = || -> Vec<String> {
+        let files = std::fs::read_dir(folder.path()).unwrap();
+        files.map(|file| file.unwrap().path().display().to_string()).collect()
+    };
+    let [file] = &kept()[..] else { panic!("{:?}", kept()) };
+    assert!(file.contains("/c_example-") && mapped(&site).contains(file), "{file}: {:?}", mapped(&site));
+    site.reload_wholly();
+    assert_eq!(kept(), std::slice::from_ref(file), "generations share it");
+    assert!(mapped(&site).contains(file));
+    // Nobody is served by what somebody has put in its place.
+    let spoiled = file.clone();
+    std::fs::remove_file(&spoiled).unwrap();
+    std::fs::write(&spoiled, "no module").unwrap();
+    site.reload_wholly();
+    assert_eq!(site.names(1), "a");
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let (_, said) = site.fails_to_reload();
+    assert!(said[0].contains("code is kept only where nobody else can change it"), "{said:?}");
+}
+
 /// The debugger opens the module by the path that the worker opened it by.
 #[test]
 fn a_debugger_stops_in_a_modules_source() {

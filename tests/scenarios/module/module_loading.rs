@@ -24,6 +24,7 @@ fn line(id: &str, file: impl Into<PathBuf>) -> ModuleFile {
         file: file.into(),
         search: Arc::default(),
         sha256: None,
+        kept_in: None,
         place: Place { file: "site.toml".into(), line: 7 },
     }
 }

@@ -1,4 +1,4 @@
-//! `[load_module]` and `module_path`.
+//! `[load_module]`, `module_path` and `module_files`.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -24,8 +24,10 @@ impl Checker<'_> {
         &mut self,
         table: Option<Spanned<Named<Short<file::ModuleTable>>>>,
         module_path: Option<Vec<Spanned<String>>>,
+        module_files: Option<Spanned<String>>,
     ) -> CheckedModules {
         let search = self.search(module_path);
+        let kept_in: Option<Arc<Path>> = self.kept_in(module_files);
         let span = table.as_ref().map(Spanned::span);
         let entries = table.map(|table| table.into_inner().0).unwrap_or_default();
         if entries.is_empty() && !self.report.is_touched(&self.root, "load_module") {
@@ -55,6 +57,7 @@ impl Checker<'_> {
                 file,
                 search: search.clone(),
                 sha256,
+                kept_in: kept_in.clone(),
                 place,
             });
         }
@@ -70,6 +73,18 @@ impl Checker<'_> {
             );
         }
         directories.iter().map(|directory| self.relative(directory.get_ref())).collect()
+    }
+
+    fn kept_in(&mut self, folder: Option<Spanned<String>>) -> Option<Arc<Path>> {
+        let folder = folder?;
+        if folder.get_ref().is_empty() {
+            self.report.error(
+                folder.at(),
+                "module_files: the directory is empty (write \".\" for that of this file)",
+            );
+            return None;
+        }
+        Some(self.relative(folder.get_ref()).into())
     }
 
     fn check_id(&mut self, id: &Spanned<String>) {
