@@ -14,7 +14,7 @@ use trylist::process::control::{
     WorkerStatus,
 };
 
-use self::table::{Paint, describe_cluster};
+use self::table::{Paint, describe_cluster, describe_events, describe_listeners};
 use crate::output::{CommandFailure, safe, span};
 use crate::sources;
 
@@ -128,9 +128,11 @@ fn describe(said: &Said, paint: Paint) -> String {
     lines.extend(said.problem.as_ref().map(|problem| paint.bad(problem)));
     let mut text: String = lines.iter().map(|line| format!("{}\n", safe_but_paint(line, paint))).collect();
     if let Some(worker) = &said.worker {
+        text += &describe_listeners(&worker.listeners, paint);
         for cluster in &worker.clusters {
-            text += &describe_cluster(cluster, paint);
+            text += &describe_cluster(cluster, &status.acts, paint);
         }
+        text += &describe_events(&worker.events);
         if worker.servers_left_out > 0 {
             let n = worker.servers_left_out;
             text += &format!("{n} more servers are left out; --cluster shows those of one cluster\n");

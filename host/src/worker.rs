@@ -171,16 +171,15 @@ impl Worker {
         let addresses: Vec<_> = listeners.iter().map(|bound| bound.address.clone()).collect();
         let admin_address = admin.as_ref().map(|bound| bound.address.clone());
         let files = listeners.iter_mut().chain(&mut admin).filter_map(|bound| bound.file.take()).collect();
-        let metrics = Metrics::new(&layout::of(&addresses, &clusters, access_log.as_deref()), config.threads);
+        let metrics =
+            Metrics::new(&layout::of(&config, &addresses, &clusters, access_log.as_deref()), config.threads);
         metrics.set_base(given.base);
-        let events =
-            given.relay.clone().map(|relay| -> events::ToRelay { Box::new(move |all| relay.events(all)) });
         let reader = StatusReader {
             config: Arc::clone(&config),
             addresses: addresses.iter().map(ToString::to_string).collect(),
             clusters: Arc::clone(&clusters),
             metrics: Arc::clone(&metrics),
-            events: Arc::new(EventLog::new(events)),
+            events: Arc::new(EventLog::new(given.relay.clone().map(events::to_relay))),
             relay: given.relay,
             generation: given.generation,
             started: Instant::now(),

@@ -479,6 +479,8 @@ pub enum HostHeader {
 /// Requests of one host and path prefix.
 #[derive(Clone, Debug)]
 pub struct Route {
+    /// Its index in [`Config::routes`].
+    pub idx: usize,
     /// Its hosts; empty means all.
     pub hosts: Arc<[HostPattern]>,
     /// Indices of its listeners in [`Config::listeners`]; `None` means all.
@@ -510,6 +512,24 @@ pub struct Route {
     pub upgrade: bool,
     /// Its place in the file.
     pub place: Place,
+}
+
+/// The longest label of a route.
+const MAX_ROUTE_LABEL_BYTES: usize = 128;
+
+impl Route {
+    /// What it is called in metrics: its first host, how many more it has, and its path.
+    pub fn label(&self) -> String {
+        let mut label = match &*self.hosts {
+            [] => String::new(),
+            [only] => only.to_string(),
+            [first, more @ ..] => format!("{first}+{}", more.len()),
+        };
+        label += &self.path;
+        let end = (0..=MAX_ROUTE_LABEL_BYTES.min(label.len())).rev().find(|end| label.is_char_boundary(*end));
+        label.truncate(end.unwrap_or(0));
+        label
+    }
 }
 
 /// Hosts of a route, in lower case and without port.

@@ -279,14 +279,7 @@ async fn respond<B>(
     }
     let readiness = *ready.borrow();
     match (path, readiness) {
-        ("/metrics", _) => {
-            let format = Format::accepted_by(&accept(request.headers()));
-            let mut response = text(StatusCode::OK, served.metrics.text(format));
-            let content_type = HeaderValue::from_static(format.content_type());
-            response.headers_mut().insert(CONTENT_TYPE, content_type);
-            response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
-            response
-        }
+        ("/metrics", _) => metrics(request, &served.metrics),
         ("/healthz", _) => text(StatusCode::OK, "ok\n"),
         ("/readyz", Readiness::Ready | Readiness::HandedOver) => text(StatusCode::OK, "ready\n"),
         ("/readyz", Readiness::Draining | Readiness::Ending) => {
@@ -301,6 +294,27 @@ async fn respond<B>(
             "not found; there are /metrics, /healthz, /readyz and /api/v1/status\n",
         ),
     }
+}
+
+/// The metrics, of one cluster where that is asked for.
+fn metrics<B>(request: &Request<B>, metrics: &Metrics) -> Answer {
+    let format = Format::accepted_by(&accept(request.headers()));
+    let query = Query::parse(request.uri().query().unwrap_or_default());
+    let query = query.and_then(|query| query.takes("/metrics", &["cluster"]).map(|()| query));
+    let body = match query {
+        Err(why) => return text(StatusCode::BAD_REQUEST, why + "\n"),
+        Ok(query) => match query.get("cluster") {
+            None => metrics.text(format),
+            Some(cluster) => match metrics.text_of(cluster, format) {
+                Some(body) => body,
+                None => return text(StatusCode::NOT_FOUND, format!("there is no cluster \"{cluster}\"\n")),
+            },
+        },
+    };
+    let mut response = text(StatusCode::OK, body);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+    response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+    response
 }
 
 /// The answer to a request that is not allowed.

@@ -29,20 +29,26 @@ use crate::observe::access_log::LineCounts;
 
 pub use self::format::Format;
 pub use self::labels::{ConnectionOrigin, ModuleCall, QueueEnd, failure, outcome, state, try_result};
-pub use self::layout::{BalancerLayout, ClusterLayout, MetricsLayout};
+pub use self::layout::{BalancerLayout, CertificateLayout, ClusterLayout, MetricsLayout};
 pub use self::members::EndpointLayout;
 pub(crate) use self::members::MOST_LEFT;
 pub(crate) use self::numbers::CountedServer;
 pub use self::numbers::{ByName, ClusterNumbers, ListenerNumbers, ModuleNumbers, ServerNumbers};
 pub use self::totals::{Totals, TotalsBounds};
 
-use self::cells::{BalancerCells, ClusterCells, EndpointCells, EndpointCounts, ListenerCells, RequestCells};
-use self::labels::{FAILURES, OUTCOMES, STATUS_CLASSES, TRY_RESULTS, code_labels, code_slot, kind_idx};
+use self::cells::{
+    BalancerCells, ClusterCells, EndpointCells, EndpointCounts, ListenerCells, RequestCells, RouteCells,
+};
+use self::labels::{FAILURES, OUTCOMES, TRY_RESULTS, class_idx, code_labels, code_slot, kind_idx};
 use self::layout::{ClusterNames, distinct};
 
 /// A request that has ended, for [`Shard::request`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EndedRequest {
+    /// Its listener.
+    pub listener: usize,
+    /// Its route; `None` if none matched or it was refused before routing.
+    pub route: Option<usize>,
     /// Its cluster; `None` if no route matched or it was refused before routing.
     pub cluster: Option<usize>,
     /// One of [`wire`]'s `OUTCOME_*`; 0 without a trylist.
@@ -77,6 +83,8 @@ pub struct EndedTry {
 pub struct Metrics {
     shards: Box<[Arc<Shard>]>,
     listeners: Vec<String>,
+    certificates: Vec<CertificateLayout>,
+    routes: Vec<String>,
     clusters: Vec<ClusterNames>,
     codes: Vec<String>,
     access_log: Option<Arc<LineCounts>>,
@@ -91,6 +99,7 @@ pub struct Metrics {
 #[derive(Debug)]
 pub struct Shard {
     listeners: Box<[ListenerCells]>,
+    routes: Box<[RouteCells]>,
     unrouted: RequestCells,
     clusters: Box<[ClusterCells]>,
     #[cfg(debug_assertions)]
@@ -103,6 +112,8 @@ impl Metrics {
         let metrics = Self {
             shards: (0..n_threads).map(|_| Arc::new(Shard::new(layout))).collect(),
             listeners: distinct(layout.listeners.iter()),
+            certificates: layout.certificates.clone(),
+            routes: distinct(layout.routes.iter()),
             clusters: layout.clusters.iter().map(ClusterNames::new).collect(),
             codes: code_labels(),
             access_log: layout.access_log.clone(),
@@ -160,6 +171,7 @@ impl Shard {
     fn new(layout: &MetricsLayout) -> Self {
         Self {
             listeners: layout.listeners.iter().map(|_| ListenerCells::default()).collect(),
+            routes: layout.routes.iter().map(|_| RouteCells::default()).collect(),
             unrouted: RequestCells::default(),
             clusters: layout
                 .clusters
@@ -215,6 +227,12 @@ impl Shard {
                 &self.unrouted
             }
         };
+        let class = class_idx(end.status);
+        self.listener(end.listener).requests[class].add(1);
+        if let Some(route) = end.route {
+            self.routes[route].requests[class].add(1);
+            self.routes[route].time_ns.add(end.duration_ns);
+        }
         cells.codes[code_slot(end.status)].add(1);
         if end.outcome != 0 {
             cells.outcomes[kind_idx(end.outcome, OUTCOMES.len(), wire::OUTCOME_FAILED)].add(1);
@@ -235,8 +253,7 @@ impl Shard {
             cells.failures[kind_idx(kind, FAILURES.len(), wire::FAILURE_CONNECT)].add(1);
         }
         if end.status != 0 {
-            let class = usize::from(end.status / 100).wrapping_sub(1).min(STATUS_CLASSES.len() - 1);
-            cells.statuses[class].add(1);
+            cells.statuses[class_idx(end.status)].add(1);
         }
         cells.time_ns.add(end.duration_ns);
     }

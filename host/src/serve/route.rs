@@ -245,6 +245,7 @@ mod tests {
             None => HostPattern::Exact((*host).into()),
         };
         config::Route {
+            idx: 0,
             hosts: hosts.iter().map(pattern).collect(),
             listeners: None,
             path: path.into(),

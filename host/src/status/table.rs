@@ -2,8 +2,10 @@
 
 use std::borrow::Cow;
 
+use trylist::observe::events::Event;
 use trylist::observe::metrics::ByName;
-use trylist::observe::status::{ClusterStatus, ServerStatus};
+use trylist::observe::status::{CertificateStatus, ClusterStatus, ListenerStatus, ServerStatus};
+use trylist::process::control::ActStatus;
 
 use crate::output::{safe, span};
 
@@ -24,11 +26,67 @@ impl Paint {
     }
 }
 
+/// The last events are shown, so many.
+const EVENTS_SHOWN: usize = 5;
+/// Days before the end of a certificate from which on it is marked.
+const SOON_DAYS: i64 = 14;
+
+/// A line for each listener, and one for each of its certificates.
+pub(super) fn describe_listeners(listeners: &[ListenerStatus], paint: Paint) -> String {
+    let mut text = String::new();
+    for ListenerStatus { listener, max_connections, numbers, certificates } in listeners {
+        text += &format!(
+            "listener {}: {} of {max_connections} connections, {} accepted",
+            safe(listener),
+            numbers.connections,
+            numbers.accepted
+        );
+        for (what, n) in [("failed handshakes", numbers.handshake_failures), ("times full", numbers.full)] {
+            text += &if n > 0 { format!(", {n} {what}") } else { String::new() };
+        }
+        text.push('\n');
+        for CertificateStatus { names, not_after, days_left, .. } in certificates {
+            let left = match days_left {
+                ..0 => "has expired".to_owned(),
+                days => format!("{days} days left"),
+            };
+            let left = if *days_left < SOON_DAYS { paint.bad(&left) } else { left };
+            let day = not_after.split('T').next().unwrap_or_default();
+            text += &format!("  certificate for {}, until {}: {left}\n", safe(&names.join(", ")), safe(day));
+        }
+    }
+    text
+}
+
+/// The last events.
+pub(super) fn describe_events(events: &[Event]) -> String {
+    let mut text = String::new();
+    let last = &events[events.len().saturating_sub(EVENTS_SHOWN)..];
+    if !last.is_empty() {
+        text += "\nlast events (all by --json, or /api/v1/events)\n";
+    }
+    for event in last {
+        let of = [
+            event.generation.map(|generation| format!("generation {generation}: ")),
+            event
+                .cluster
+                .as_ref()
+                .filter(|_| event.kind != "act")
+                .map(|cluster| format!("cluster {cluster}: ")),
+            event.server.as_ref().filter(|_| event.kind != "act").map(|server| format!("{server} ")),
+            event.module.as_ref().map(|module| format!("module {module}: ")),
+        ];
+        let of: String = of.into_iter().flatten().collect();
+        text += &format!("  {}  {}{}\n", safe(&event.at), safe(&of), safe(&event.text));
+    }
+    text
+}
+
 const HEADS: [&str; 10] =
     ["SERVER", "STATE", "FOR", "WEIGHT", "FLIGHT", "TRIES", "2xx", "4xx", "5xx", "FAILED"];
 
 /// A line for the cluster, and a table of its servers.
-pub(super) fn describe_cluster(cluster: &ClusterStatus, paint: Paint) -> String {
+pub(super) fn describe_cluster(cluster: &ClusterStatus, acts: &[ActStatus], paint: Paint) -> String {
     let mut text = format!("\n{}\n", head(cluster, paint));
     if let Some(refused) = &cluster.refused {
         text += &format!("  {}\n", paint.bad(&format!("its servers are refused: {refused}")));
@@ -58,7 +116,7 @@ pub(super) fn describe_cluster(cluster: &ClusterStatus, paint: Paint) -> String 
             line += &if idx == 1 { paint.coloured(colour(server), &padded) } else { padded };
         }
         let latency = server.latency_ms.map_or_else(|| "-".to_owned(), milliseconds);
-        line += &format!("{latency:<7}  {}", safe(&why(server)));
+        line += &format!("{latency:<7}  {}", safe(&why(server, acts)));
         text += line.trim_end();
         text.push('\n');
     }
@@ -137,8 +195,15 @@ fn colour(server: &ServerStatus) -> &'static str {
     }
 }
 
-fn why(server: &ServerStatus) -> String {
+fn why(server: &ServerStatus, acts: &[ActStatus]) -> String {
+    // An act on a name is one on each of its addresses.
+    let is_of = |act: &&ActStatus| {
+        let url = server.server.split_once('#').map_or(server.server.as_str(), |(url, _)| url);
+        act.cluster == server.cluster && (act.url == server.server || act.url == url)
+    };
     let each = server.reasons.iter().map(|reason| {
+        let act = acts.iter().filter(is_of).find(|act| act.what == reason.source);
+        let by = act.map(|act| format!(" by {}", act.by)).unwrap_or_default();
         let text = reason.why.as_deref().unwrap_or(match reason.source.as_str() {
             "drain" => "drained",
             "maint" => "in maintenance",
@@ -147,7 +212,7 @@ fn why(server: &ServerStatus) -> String {
         });
         match reason.left_s {
             Some(left) => format!("{text}, {} left", span(left)),
-            None => text.to_owned(),
+            None => format!("{text}{by}"),
         }
     });
     each.collect::<Vec<_>>().join("; ")
@@ -201,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_server_has_a_line_that_says_why_it_is_out() {
-        let text = describe_cluster(&cluster(), Paint { is_on: false });
+        let text = describe_cluster(&cluster(), &[], Paint { is_on: false });
         let expected = "
 cluster app: p2c, 1 of 2 servers available, 0 in flight, 0 requests
   SERVER      STATE      FOR  WEIGHT  FLIGHT  TRIES  2xx  4xx  5xx  FAILED  LATENCY  WHY
@@ -212,8 +277,49 @@ cluster app: p2c, 1 of 2 servers available, 0 in flight, 0 requests
     }
 
     #[test]
+    fn a_server_that_was_taken_out_is_shown_with_who_did_it() {
+        let mut cluster = cluster();
+        let server = &mut cluster.servers[0];
+        (server.cluster, server.server) = ("app".into(), "http://a#10.0.0.1".into());
+        server.reasons = vec![ReasonStatus { source: "maint".into(), ..ReasonStatus::default() }];
+        let act = ActStatus {
+            cluster: "app".into(),
+            url: "http://a".into(),
+            what: "maint".into(),
+            by: "ann".into(),
+            age_s: 3,
+            left_s: None,
+        };
+        let text = describe_cluster(&cluster, &[act], Paint { is_on: false });
+        assert!(text.contains(" in maintenance by ann\n"), "{text}");
+    }
+
+    #[test]
+    fn a_certificate_that_ends_soon_is_marked() {
+        let certificate = |days_left| CertificateStatus {
+            names: vec!["a.test".into(), "b.test".into()],
+            not_after: "2026-12-09T01:02:03.000Z".into(),
+            days_left,
+            ..CertificateStatus::default()
+        };
+        let listener = ListenerStatus {
+            listener: "0.0.0.0:443".into(),
+            max_connections: 9,
+            certificates: vec![certificate(90), certificate(8), certificate(-1)],
+            ..ListenerStatus::default()
+        };
+        let expected = "\
+listener 0.0.0.0:443: 0 of 9 connections, 0 accepted
+  certificate for a.test, b.test, until 2026-12-09: 90 days left
+  certificate for a.test, b.test, until 2026-12-09: \x1b[31m8 days left\x1b[0m
+  certificate for a.test, b.test, until 2026-12-09: \x1b[31mhas expired\x1b[0m
+";
+        assert_eq!(describe_listeners(&[listener], Paint { is_on: true }), expected);
+    }
+
+    #[test]
     fn colours_are_ours_alone() {
-        let text = describe_cluster(&cluster(), Paint { is_on: true });
+        let text = describe_cluster(&cluster(), &[], Paint { is_on: true });
         assert!(text.contains("\x1b[31mejected") && text.contains("\x1b[32mavailable"), "{text:?}");
         assert!(text.contains("(\\u{1b}[31mstatus"), "{text:?}");
     }

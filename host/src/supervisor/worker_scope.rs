@@ -55,7 +55,8 @@ impl WorkerScope {
             n_endpoints: n_endpoints + n_left,
             // The largest numbers of series that one of each has, rounded up.
             max_series: 64
-                + 16 * config.listeners.len()
+                + 32 * config.listeners.len()
+                + 16 * config.routes.len()
                 + 256 * config.clusters.len()
                 + SERIES_OF_ONE * (n_balancers + n_endpoints + n_left),
             n_clusters: config.clusters.len(),

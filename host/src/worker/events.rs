@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::relay::Relay;
 use crate::cluster::Clusters;
 use crate::cluster::journal::{ClusterNote, NoteKind};
 use crate::observe::events::{Event, EventLog, MAX_EVENTS};
@@ -15,7 +16,9 @@ use crate::observe::events::{Event, EventLog, MAX_EVENTS};
 const GATHER: Duration = Duration::from_millis(200);
 
 /// Takes the events of a worker to its supervisor.
-pub(super) type ToRelay = Box<dyn Fn(Vec<Event>) + Send + Sync>;
+pub(super) fn to_relay(relay: Arc<Relay>) -> Box<dyn Fn(Vec<Event>) + Send + Sync> {
+    Box::new(move |events| relay.events(events))
+}
 
 /// Makes events of what happens to clusters, for ever.
 pub(super) async fn keep(clusters: Clusters, mut notes: mpsc::Receiver<ClusterNote>, log: Arc<EventLog>) {

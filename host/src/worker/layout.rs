@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::cluster::{Cluster, Clusters, MembershipRefusal};
+use crate::config::Config;
 use crate::module::balancer::ModuleFault;
 use crate::net::address::Address;
 use crate::observe::access_log::AccessLog;
-use crate::observe::metrics::{BalancerLayout, ClusterLayout, MetricsLayout};
+use crate::observe::metrics::{BalancerLayout, CertificateLayout, ClusterLayout, MetricsLayout};
 use crate::process::channel::message::RefusedServers;
 
 /// How often each module did wrong, over all clusters.
@@ -36,6 +37,7 @@ pub(super) fn refused(clusters: &[Cluster]) -> Vec<RefusedServers> {
 
 /// The layout of its listeners, clusters and access log.
 pub(super) fn of(
+    config: &Config,
     addresses: &[Address],
     clusters: &Clusters,
     access_log: Option<&AccessLog>,
@@ -60,7 +62,18 @@ pub(super) fn of(
             is_refused: Arc::new(move || changed[idx].refusal().is_some()),
         }
     };
+    let certificates = config.listeners.iter().enumerate().flat_map(|(listener, config)| {
+        let all = config.tls.iter().flat_map(|tls| tls.certificates().iter());
+        all.enumerate().map(move |(number, facts)| CertificateLayout {
+            listener,
+            number: number.to_string(),
+            name: facts.names.first().map_or("", |name| name).into(),
+            not_after_s: facts.not_after.as_secs_f64(),
+        })
+    });
     MetricsLayout {
+        certificates: certificates.collect(),
+        routes: config.routes.iter().map(|route| route.label().into()).collect(),
         listeners: addresses.iter().map(|address| address.to_string().into()).collect(),
         clusters: (0..clusters.len()).map(cluster).collect(),
         access_log: access_log.map(AccessLog::lines),

@@ -5,6 +5,7 @@ use std::fs;
 use tests::client::Client;
 use tests::origin::Origin;
 use tests::proxy::Proxy;
+use tests::tool::{said, tool, tool_fed};
 
 /// The access log's lines for this traffic, after the proxy has ended.
 fn access_log<'a>(
@@ -102,8 +103,9 @@ fn metrics_come_in_the_format_that_is_asked_for() {
     proxy.wait_for_metric("trylist_requests_total{cluster=\"%\",code=\"200\"}", 2.0);
     let ask = |accept: &str| {
         let mut client = Client::connect(proxy.admin_address());
-        let request =
-            format!("GET /metrics HTTP/1.1\r\nHost: a\r\nAccept: {accept}\r\nConnection: close\r\n\r\n");
+        let request = format!(
+            "GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"
+        );
         client.send(request).reply()
     };
     let (open, plain) =
@@ -214,7 +216,10 @@ fn a_worker_says_whether_it_is_ready() {
     let proxy = Proxy::over([&origin]).start();
     let ask = |path: &str| {
         let mut client = Client::connect(proxy.admin_address());
-        client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")).reply().status()
+        client
+            .send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"))
+            .reply()
+            .status()
     };
     assert_eq!([ask("/healthz"), ask("/readyz"), ask("/other")], [200, 200, 404]);
     let mut busy = proxy.connect();
@@ -223,4 +228,150 @@ fn a_worker_says_whether_it_is_ready() {
     proxy.control().drain(trylist::serve::drain::Idle::Close);
     tests::eventually("it says that it drains", || (ask("/readyz") == 503).then_some(()));
     assert_eq!(ask("/healthz"), 200);
+}
+
+/// The names of all series in a text.
+fn series_names(text: &str) -> std::collections::BTreeSet<&str> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines.map(|line| line.split(['{', ' ']).next().unwrap()).collect()
+}
+
+/// The text in OpenMetrics, or what Prometheus reads.
+fn scrape(proxy: &Proxy, target: &str, accept: &str) -> tests::stream::Message {
+    let mut client = Client::connect(proxy.admin_address());
+    let lines = format!("Host: localhost\r\nAccept: {accept}\r\nConnection: close\r\n\r\n");
+    client.send(format!("GET {target} HTTP/1.1\r\n{lines}")).reply()
+}
+
+const OPEN_METRICS: &str = "application/openmetrics-text;version=1.0.0";
+
+/// A proxy with traffic of most kinds, over two listeners, of which one has a certificate.
+fn with_traffic() -> (Proxy, [Origin; 2]) {
+    let (origin, dead) = (Origin::named("alive"), Origin::dead());
+    let authority = tests::tls::Authority::new("test");
+    let files = authority.issue(&["a.test", "b.test"]);
+    let secured = format!(
+        "[[listener]]\naddress = \"127.0.0.1:0\"\ntls = {{ certificates = [{{ cert = {:?}, key = {:?} }}] }}\n",
+        files.cert, files.key
+    );
+    let gone = "[[route]]\npath = \"/gone\"\nrespond = { status = 410 }\n";
+    let builder = Proxy::over([&origin, &dead]).named("app").tables(&secured).tables(gone);
+    let hosts = "path = \"/b\"\nhosts = [\"b.test\", \"*.b.test\"]";
+    let proxy = builder.route("path = \"/\"").route(hosts).start();
+    for path in ["/", "/", "/gone"] {
+        proxy.get(path);
+    }
+    let of_host = "GET /b HTTP/1.1\r\nHost: b.test\r\nConnection: close\r\n\r\n";
+    assert_eq!(proxy.connect().send(of_host).reply().status(), 200);
+    assert_eq!(proxy.connect().send("GET / HTTP/1.1\r\n\r\n").reply().status(), 400);
+    (proxy, [origin, dead])
+}
+
+#[test]
+fn requests_are_counted_by_listener_and_route_and_certificates_have_their_end() {
+    let (proxy, _origins) = with_traffic();
+    for (series, n) in [
+        ("trylist_route_requests_total{route=\"/\",class=\"2xx\"}", 2.0),
+        ("trylist_route_requests_total{route=\"b.test+1/b\",class=\"2xx\"}", 1.0),
+        ("trylist_route_requests_total{route=\"/gone\",class=\"4xx\"}", 1.0),
+    ] {
+        proxy.wait_for_metric(series, n);
+    }
+    let listener = proxy.addresses()[0];
+    proxy.wait_for_metric(
+        &format!("trylist_listener_requests_total{{listener=\"{listener}\",class=\"2xx\"}}"),
+        3.0,
+    );
+    proxy.wait_for_metric(
+        &format!("trylist_listener_requests_total{{listener=\"{listener}\",class=\"4xx\"}}"),
+        2.0,
+    );
+    let secured = proxy.addresses()[1];
+    let labels = format!("{{listener=\"{secured}\",certificate=\"0\",name=\"a.test\"}}");
+    let end = proxy.metric(&format!("trylist_certificate_not_after_seconds{labels}"));
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
+    assert!(end > now, "{end}");
+    assert!(proxy.metric("trylist_route_time_seconds_total{route=\"/\"}") > 0.0);
+}
+
+#[test]
+fn a_scrape_of_one_cluster_has_its_series_alone() {
+    let (proxy, _origins) = with_traffic();
+    let all = scrape(&proxy, "/metrics", "text/plain").text();
+    let one = scrape(&proxy, "/metrics?cluster=app", "text/plain").text();
+    let of_it = |text: &str| {
+        let lines = text.lines().filter(|line| line.contains("cluster=\"app\""));
+        lines.map(|line| line.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(of_it(&one), of_it(&all));
+    let other = |line: &&str| !line.starts_with('#') && !line.contains("cluster=\"app\"");
+    let others: Vec<_> = one.lines().filter(other).collect();
+    assert_eq!(others.len(), 1, "the build alone: {others:?}");
+    let unknown = scrape(&proxy, "/metrics?cluster=nope", "text/plain");
+    assert_eq!((unknown.status(), unknown.text().as_str()), (404, "there is no cluster \"nope\"\n"));
+    let unknown = scrape(&proxy, "/metrics?clusters=app", "text/plain");
+    let line = "unknown parameter \"clusters\"; /metrics takes cluster\n";
+    assert_eq!((unknown.status(), unknown.text().as_str()), (400, line));
+}
+
+#[test]
+fn programs_of_others_read_both_formats_and_find_the_same() {
+    let (proxy, _origins) = with_traffic();
+    let (text, open) = (scrape(&proxy, "/metrics", "text/plain"), scrape(&proxy, "/metrics", OPEN_METRICS));
+    assert!(open.header("content-type").unwrap().starts_with("application/openmetrics-text"));
+    if let Some(output) = tool_fed("promtool", &["check", "metrics"], &text.text()) {
+        said(&output);
+    }
+    // The official parser of each format, and the samples of both but for those that change by themselves.
+    let script = "\
+import sys
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
+from prometheus_client.parser import text_string_to_metric_families as prometheus
+both = sys.stdin.read().split('\\0')
+own = ('process_', 'trylist_uptime')
+def samples(families):
+    return sorted((s.name, sorted(s.labels.items()), s.value)
+        for f in families for s in f.samples if not s.name.startswith(own))
+a, b = samples(prometheus(both[0])), samples(openmetrics(both[1]))
+assert a == b, set(map(str, a)) ^ set(map(str, b))
+assert len(a) > 200, len(a)
+";
+    let has_parser =
+        tool("python3", &["-c", "import prometheus_client"]).is_some_and(|it| it.status.success());
+    if has_parser {
+        let both = format!("{}\0{}", text.text(), open.text());
+        said(&tool_fed("python3", &["-c", script], &both).unwrap());
+    } else {
+        eprintln!("SKIPPED: there is no prometheus-client for python3 here");
+    }
+}
+
+#[test]
+fn the_rules_and_the_dashboard_name_metrics_that_there_are() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../conf");
+    let read = |file: &str| fs::read_to_string(format!("{folder}/{file}")).unwrap();
+    let (rules, dashboard) = (read("prometheus/alerts.yml"), read("grafana/trylist.json"));
+    serde_json::from_str::<serde_json::Value>(&dashboard).expect("Grafana reads JSON");
+    let (proxy, _origins) = with_traffic();
+    let text = proxy.metrics();
+    let mut there = series_names(&text);
+    // They appear with their first count, or with an access log.
+    there.extend(["trylist_access_log_dropped_lines_total", "trylist_health_checks_total"]);
+    let is_of_a_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    for text in [&rules, &dashboard] {
+        let names = text.split(|c: char| !is_of_a_name(c));
+        let named: Vec<_> =
+            names.filter(|n| n.starts_with("trylist_") || n.starts_with("process_")).collect();
+        assert!(named.len() > 15, "{named:?}");
+        for name in named {
+            assert!(there.contains(name), "{name} is no metric");
+        }
+    }
+    let (rules, cases) =
+        (format!("{folder}/prometheus/alerts.yml"), format!("{folder}/prometheus/alerts.test.yml"));
+    for arguments in [["check", "rules", &rules], ["test", "rules", &cases]] {
+        if let Some(output) = tool("promtool", &arguments) {
+            said(&output);
+        }
+    }
 }

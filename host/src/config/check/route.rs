@@ -45,7 +45,8 @@ impl Checker<'_> {
                 Syntax::Toml => self.check_duplicate(&span, &route, &routes),
                 Syntax::Httpd => self.warn_if_hidden(&span, &route, &routes),
             }
-            routes.push(route);
+            let idx = routes.len();
+            routes.push(Route { idx, ..route });
         }
         // A route whose cluster is unknown has none to compare.
         if self.report.n_errors() == n_errors {
@@ -87,6 +88,8 @@ impl Checker<'_> {
         let (to_server, to_client) = (to_server.then(&request_headers), to_client.then(&response_headers));
         let path = path?;
         Some(Route {
+            // Set where all of them are known.
+            idx: 0,
             hosts: hosts.into(),
             listeners: listeners.map(Into::into),
             rewrite: rewrite.map(Into::into),

@@ -4,7 +4,8 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::labels::{
-    ConnectionOrigin, FAILURES, ModuleCall, N_CODES, OUTCOMES, QueueEnd, STATUS_CLASSES, TRY_RESULTS,
+    CLIENT_CLASSES, ConnectionOrigin, FAILURES, ModuleCall, N_CODES, OUTCOMES, QueueEnd, STATUS_CLASSES,
+    TRY_RESULTS,
 };
 use crate::cluster::places::PlaceTable;
 
@@ -66,6 +67,14 @@ pub(super) struct ListenerCells {
     pub(super) over_per_client: Cell,
     pub(super) bad_proxy_headers: Cell,
     pub(super) failed_handshakes: Cell,
+    pub(super) requests: [Cell; CLIENT_CLASSES.len()],
+}
+
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(super) struct RouteCells {
+    pub(super) requests: [Cell; CLIENT_CLASSES.len()],
+    pub(super) time_ns: Cell,
 }
 
 #[derive(Debug)]

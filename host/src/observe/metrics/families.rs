@@ -9,8 +9,8 @@ use super::totals::{SeriesKey, Subject, Times, Totals};
 
 /// Takes families one after the other.
 pub(super) enum MetricSink<'a> {
-    /// Text, with the counts of earlier generations in every sum.
-    Text(&'a mut Text, Arc<Totals>),
+    /// Text, with the counts of earlier generations in every sum; where a cluster is named, without the series of others.
+    Text(&'a mut Text, Arc<Totals>, Option<&'a str>),
     /// Counts of this worker only.
     Totals(&'a mut Totals),
     /// The names of those that are in totals.
@@ -40,7 +40,7 @@ impl MetricSink<'_> {
         help: &str,
         labels: [Label<'_>; N],
     ) -> fmt::Result {
-        let Self::Text(out, _) = self else { return Ok(()) };
+        let Self::Text(out, ..) = self else { return Ok(()) };
         out.family(name, FamilyKind::Info, None, help)?;
         let mut labels_text = String::new();
         write_labels(&labels, &mut labels_text);
@@ -87,9 +87,9 @@ impl MetricSink<'_> {
                     }
                 }
             }
-            Self::Text(out, base) => {
+            Self::Text(out, base, only) => {
                 out.family(name, FamilyKind::Counter, unit, help)?;
-                for (labels, n) in series {
+                for (labels, n) in series.into_iter().filter(|(labels, _)| labels.is_of(*only)) {
                     let before = base.counts(labels.subject);
                     let before = before.and_then(|before| before.counter(&labels.key(name)));
                     let n = n.wrapping_add(before.unwrap_or(0));
@@ -109,7 +109,7 @@ impl MetricSink<'_> {
 
     /// A counter of the process, which begins at zero in each process.
     pub(super) fn process_seconds(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
-        let Self::Text(out, _) = self else { return Ok(()) };
+        let Self::Text(out, ..) = self else { return Ok(()) };
         out.family(name, FamilyKind::Counter, Some(&Unit::Seconds), help)?;
         out.sample("_total", "", value)
     }
@@ -122,10 +122,10 @@ impl MetricSink<'_> {
         help: &str,
         series: impl IntoIterator<Item = (SeriesLabels<'l, N>, V)>,
     ) -> fmt::Result {
-        let Self::Text(out, _) = self else { return Ok(()) };
+        let Self::Text(out, _, only) = self else { return Ok(()) };
         out.family(name, FamilyKind::Gauge, unit, help)?;
         let mut labels_text = String::new();
-        for (labels, value) in series {
+        for (labels, value) in series.into_iter().filter(|(labels, _)| labels.is_of(*only)) {
             labels.write(&mut labels_text);
             out.sample("", &labels_text, value)?;
         }
@@ -149,8 +149,9 @@ impl MetricSink<'_> {
                     }
                 }
             }
-            Self::Text(out, base) => {
+            Self::Text(out, base, only) => {
                 out.family(name, FamilyKind::Histogram, Some(&Unit::Seconds), help)?;
+                let series = series.into_iter().filter(|(labels, _)| labels.is_of(*only));
                 for (labels, HistogramValue { mut times, bound }) in series {
                     labels.write(&mut labels_text);
                     let before = base.counts(labels.subject);
@@ -183,6 +184,12 @@ impl<'a, const N: usize> SeriesLabels<'a, N> {
     /// The key in totals of this family's series.
     fn key(&self, family: &'a str) -> SeriesKey<'a> {
         SeriesKey::new(family, self.kinds.map(|kind| kind.value))
+    }
+
+    /// Whether it is of this cluster, if one is named.
+    fn is_of(&self, cluster: Option<&str>) -> bool {
+        let Some(cluster) = cluster else { return true };
+        matches!(self.subject, Subject::Cluster(name) | Subject::Endpoint(name, _) if name == cluster)
     }
 
     /// Replaces `text` by the labels as they are exposed.

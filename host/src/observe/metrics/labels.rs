@@ -90,6 +90,8 @@ pub(super) const TRY_RESULTS: [&str; 7] =
     ["served", "not_established", "closed_early", "bad_response", "timed_out", "broken", "aborted"];
 /// Status classes by first digit less one.
 pub(super) const STATUS_CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "other"];
+/// The same for clients, some of which got no status.
+pub(super) const CLIENT_CLASSES: [&str; 7] = ["1xx", "2xx", "3xx", "4xx", "5xx", "other", "none"];
 pub(super) const FAILURES: [&str; 5] = ["resolve", "connect", "connect_timeout", "tls", "local"];
 pub(super) const OUTCOMES: [&str; 6] = ["served", "no_endpoint", "failed", "timed_out", "broken", "aborted"];
 pub(super) const STATES: [&str; 4] = ["available", "down", "ejected", "draining"];
@@ -124,6 +126,14 @@ static CODE_SLOTS: [u8; 600] = {
 
 pub(super) fn code_slot(status: u16) -> usize {
     CODE_SLOTS.get(usize::from(status)).map_or(CODE_OTHER, |slot| usize::from(*slot))
+}
+
+/// Index of a status among [`STATUS_CLASSES`], and among [`CLIENT_CLASSES`].
+pub(super) fn class_idx(status: u16) -> usize {
+    match status {
+        0 => CLIENT_CLASSES.len() - 1,
+        _ => usize::from(status / 100).wrapping_sub(1).min(STATUS_CLASSES.len() - 1),
+    }
 }
 
 pub(super) fn code_labels() -> Vec<String> {

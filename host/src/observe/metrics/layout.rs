@@ -16,10 +16,27 @@ use crate::observe::access_log::LineCounts;
 pub struct MetricsLayout {
     /// Addresses of the listeners, as bound.
     pub listeners: Vec<Arc<str>>,
+    /// Their certificates.
+    pub certificates: Vec<CertificateLayout>,
+    /// What the routes are called; a second one of the same name is labelled `NAME #2`.
+    pub routes: Vec<Arc<str>>,
     /// Clusters in the order of the configuration.
     pub clusters: Vec<ClusterLayout>,
     /// Lines of the access log, if there is one.
     pub access_log: Option<Arc<LineCounts>>,
+}
+
+/// A certificate of a listener.
+#[derive(Clone, Debug)]
+pub struct CertificateLayout {
+    /// The listener.
+    pub listener: usize,
+    /// Its number among those of the listener, from 0.
+    pub number: String,
+    /// The first name that it is for.
+    pub name: Arc<str>,
+    /// Valid until this time, in seconds since 1970.
+    pub not_after_s: f64,
 }
 
 /// Metrics of one cluster.

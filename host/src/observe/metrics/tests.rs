@@ -65,6 +65,8 @@ fn a_module_for_requests_without_a_key_has_series_of_its_own() {
 fn counts_a_request_in_every_family_that_speaks_of_it() {
     let (metrics, shard) = one_thread();
     shard.request(&EndedRequest {
+        listener: 0,
+        route: None,
         cluster: Some(0),
         outcome: wire::OUTCOME_SERVED,
         status: 200,
@@ -223,6 +225,8 @@ fn gauges_are_what_came_less_what_went() {
 fn what_earlier_generations_counted_is_part_of_every_sum() {
     let (older, shard) = one_thread();
     let request = EndedRequest {
+        listener: 0,
+        route: Some(0),
         cluster: Some(0),
         outcome: wire::OUTCOME_SERVED,
         status: 200,
@@ -244,6 +248,13 @@ fn what_earlier_generations_counted_is_part_of_every_sum() {
     for (series, expected) in [
         (r#"trylist_connections_total{listener="127.0.0.1:80"}"#, "2"),
         (r#"trylist_requests_total{cluster="api",code="200"}"#, "2"),
+        (r#"trylist_route_requests_total{route="/",class="2xx"}"#, "2"),
+        (r#"trylist_listener_requests_total{listener="127.0.0.1:80",class="2xx"}"#, "2"),
+        (r#"trylist_listener_requests_total{listener="127.0.0.1:80",class="4xx"}"#, "1"),
+        (
+            r#"trylist_certificate_not_after_seconds{listener="127.0.0.1:80",certificate="0",name="a.test"}"#,
+            "1500000000.0",
+        ),
         (r#"trylist_requests_total{cluster="",code="404"}"#, "1"),
         (r#"trylist_outcomes_total{cluster="api",outcome="served"}"#, "2"),
         (r#"trylist_request_duration_seconds_count{cluster="api"}"#, "2"),
@@ -427,7 +438,7 @@ fn cells_grow_with_the_members_while_threads_count() {
     metrics.set_members(0, &members, now);
     shard.try_ended(0, 299, &ended(wire::TRY_SERVED, None, 1));
     assert_eq!(served(&metrics, now), [("gone", 0), ("http://299", 1), ("http://b", 1)].map(owned));
-    assert!(metrics.text_at(Format::Prometheus, now).contains("http://150"), "it has series at once");
+    assert!(metrics.text_at(Format::Prometheus, None, now).contains("http://150"), "it has series at once");
 }
 
 #[test]
@@ -441,12 +452,12 @@ fn a_member_that_has_left_keeps_its_counters_for_a_while() {
     shard.try_ended(0, 1, &ended(wire::TRY_SERVED, None, 1));
     let just_before = now + STAY - Duration::from_nanos(1);
     assert_eq!(served(&metrics, just_before), [("gone", 0), ("http://b", 2)].map(owned));
-    let text = metrics.text_at(Format::Prometheus, just_before);
+    let text = metrics.text_at(Format::Prometheus, None, just_before);
     let of_b = text.lines().filter(|line| line.contains(r#"endpoint="http://b""#));
     let gauges: Vec<_> = of_b.filter(|line| !line.contains("_total{")).collect();
     assert_eq!(gauges, [""; 0]);
     assert_eq!(served(&metrics, now + STAY), [("gone", 2)].map(owned));
-    assert!(!metrics.text_at(Format::Prometheus, now + STAY).contains("http://b"));
+    assert!(!metrics.text_at(Format::Prometheus, None, now + STAY).contains("http://b"));
     // So it is after the next publication, with what still refers to it and without.
     shard.try_ended(0, 1, &ended(wire::TRY_SERVED, None, 1));
     metrics.set_members(0, &members, now + STAY);
@@ -631,6 +642,13 @@ fn layout() -> MetricsLayout {
     };
     MetricsLayout {
         listeners: vec!["127.0.0.1:80".into()],
+        certificates: vec![CertificateLayout {
+            listener: 0,
+            number: "0".into(),
+            name: "a.test".into(),
+            not_after_s: 1.5e9,
+        }],
+        routes: vec!["/".into(), "/".into()],
         clusters: vec![ClusterLayout {
             name: "api".into(),
             endpoints: vec![endpoint(0, "http://a"), endpoint(1, "http://b")],

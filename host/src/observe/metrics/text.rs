@@ -16,7 +16,8 @@ use super::cells::{
 use super::families::{HistogramValue, MetricSink, SeriesLabels, seconds};
 use super::format::{Format, Text, Unit, label};
 use super::labels::{
-    ConnectionOrigin, FAILURES, ModuleCall, OUTCOMES, QueueEnd, STATES, STATUS_CLASSES, TRY_RESULTS,
+    CLIENT_CLASSES, ConnectionOrigin, FAILURES, ModuleCall, OUTCOMES, QueueEnd, STATES, STATUS_CLASSES,
+    TRY_RESULTS,
 };
 use super::layout::{BalancerLayout, ClusterNames};
 use super::members::{EndpointRow, MemberLife};
@@ -49,16 +50,22 @@ impl Metrics {
     /// All metrics as text, the base included. Both formats have the same series and values. Walks over all series of all
     /// threads.
     pub fn text(&self, format: Format) -> String {
-        self.text_at(format, Instant::now())
+        self.text_at(format, None, Instant::now())
     }
 
-    pub(super) fn text_at(&self, format: Format, now: Instant) -> String {
+    /// The same with the series of this cluster alone; `None` where there is no cluster of this name.
+    pub fn text_of(&self, cluster: &str, format: Format) -> Option<String> {
+        let is_known = self.clusters.iter().any(|known| *known.name == *cluster);
+        is_known.then(|| self.text_at(format, Some(cluster), Instant::now()))
+    }
+
+    pub(super) fn text_at(&self, format: Format, cluster: Option<&str>, now: Instant) -> String {
         let mut text = Text::new(format);
-        let mut endpoints = self.endpoint_rows(now);
+        let mut endpoints = self.endpoint_rows(cluster, now);
         let base = with_gone_of(self.base.load_full(), &mut endpoints);
-        let mut out = MetricSink::Text(&mut text, base);
+        let mut out = MetricSink::Text(&mut text, base, cluster);
         self.walk(&mut out, &endpoints)
-            .and_then(|()| process(&mut out))
+            .and_then(|()| if cluster.is_none() { process(&mut out) } else { Ok(()) })
             .expect("writing to a string cannot fail");
         text.finish()
     }
@@ -70,7 +77,7 @@ impl Metrics {
 
     pub(super) fn totals_at(&self, now: Instant) -> Totals {
         let mut totals = Totals::default();
-        let endpoints = self.endpoint_rows(now);
+        let endpoints = self.endpoint_rows(None, now);
         self.walk(&mut MetricSink::Totals(&mut totals), &endpoints)
             .expect("nothing is written that could fail");
         totals
@@ -88,6 +95,8 @@ impl Metrics {
     fn walk(&self, out: &mut MetricSink<'_>, endpoints: &[ClusterEndpoints<'_>]) -> fmt::Result {
         self.worker(out)?;
         self.listeners(out)?;
+        self.certificates(out)?;
+        self.routes(out)?;
         self.requests(out)?;
         self.tries(out, endpoints)?;
         self.endpoints(out, endpoints)?;
@@ -185,6 +194,55 @@ impl Metrics {
             None,
             "TLS handshakes with clients that failed or timed out, including plain HTTP on a TLS port.",
             each(|cells| &cells.failed_handshakes),
+        )
+    }
+
+    fn certificates(&self, out: &mut MetricSink<'_>) -> fmt::Result {
+        out.gauge(
+            "trylist_certificate_not_after",
+            Some(&Unit::Seconds),
+            "End of the validity of a listener's certificate, in seconds since 1970. The name is the first that it is for.",
+            self.certificates.iter().map(|certificate| {
+                let number = label("certificate", certificate.number.as_str());
+                let listener = Subject::Listener(&self.listeners[certificate.listener]);
+                (listener.with([number, label("name", &certificate.name)]), certificate.not_after_s)
+            }),
+        )
+    }
+
+    /// Requests by what they came over and where they went.
+    fn routes(&self, out: &mut MetricSink<'_>) -> fmt::Result {
+        let classes = || CLIENT_CLASSES.iter().enumerate();
+        let listeners = self.listeners.iter().enumerate().flat_map(|(idx, address)| {
+            classes().map(move |(class, text)| {
+                let n = self.sum(|shard| &shard.listeners[idx].requests[class]);
+                (Subject::Listener(address).with([label("class", text)]), n)
+            })
+        });
+        out.rare_counter(
+            "trylist_listener_requests",
+            "Requests by listener and class of the status that the client got.",
+            listeners,
+        )?;
+        let routes = self.routes.iter().enumerate().flat_map(|(idx, route)| {
+            classes().map(move |(class, text)| {
+                let n = self.sum(|shard| &shard.routes[idx].requests[class]);
+                (Subject::Process.with([label("route", route.as_str()), label("class", text)]), n)
+            })
+        });
+        out.rare_counter(
+            "trylist_route_requests",
+            "Requests by route and class of the status that the client got.",
+            routes,
+        )?;
+        out.counter(
+            "trylist_route_time",
+            Some(&Unit::Seconds),
+            "Total time of a route's requests; divide by trylist_route_requests_total for the average.",
+            self.routes.iter().enumerate().map(|(idx, route)| {
+                let labels = Subject::Process.with([label("route", route.as_str())]);
+                (labels, self.sum(|shard| &shard.routes[idx].time_ns))
+            }),
         )
     }
 
@@ -537,11 +595,12 @@ impl Metrics {
     }
 
     /// The endpoints of each cluster, as they are now.
-    fn endpoint_rows(&self, now: Instant) -> Vec<ClusterEndpoints<'_>> {
+    fn endpoint_rows(&self, only: Option<&str>, now: Instant) -> Vec<ClusterEndpoints<'_>> {
         let rows = |(idx, names): (usize, &ClusterNames)| {
             names.members.load().rows(now, |place| self.counted_at(idx, place))
         };
         self.clusters()
+            .filter(|(_, names)| only.is_none_or(|only| *names.name == *only))
             .map(|cluster| ClusterEndpoints { cluster: &cluster.1.name, rows: rows(cluster) })
             .collect()
     }

@@ -128,6 +128,8 @@ impl Request<'_> {
         let duration_ns = ns(now.saturating_duration_since(self.started));
         let first_byte_ns = trylist.first_byte().map(ns);
         thread.metrics.request(&EndedRequest {
+            listener: usize::from(down.listener),
+            route: Some(self.view.plan.route.idx),
             cluster: Some(self.view.plan.cluster),
             outcome: report.outcome,
             status: report.status,
@@ -211,6 +213,8 @@ pub(super) fn conclude_without_server(
 ) {
     let duration_ns = ns(started.elapsed());
     thread.metrics.request(&EndedRequest {
+        listener: usize::from(down.listener),
+        route: plan.map(|plan| plan.route.idx),
         cluster: None,
         outcome: 0,
         status: report.status,
