@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::json;
 use trylist::cluster::learned::Learned;
 use trylist::config::{self, Config, Excerpt, Files, Place, Problem, Warning};
+use trylist::discovery;
 use trylist::module::load;
 use trylist::module::registry::Registry;
 use trylist::process::control::{Exit, Refused};
@@ -50,6 +51,16 @@ struct Findings {
     /// Of the errors.
     exit: Option<Exit>,
     config: Option<Arc<Config>>,
+}
+
+/// Checks a file of servers, all of which any source may name.
+pub(crate) fn members(file: &Path) -> Result<(), CommandFailure> {
+    let (n_servers, n_twins) = discovery::check(file).map_err(|why| CommandFailure {
+        exit: Exit::Configuration,
+        text: format!("{}: {why}\n", file.display()),
+    })?;
+    let twins = if n_twins > 0 { format!(", {n_twins} named again and left out") } else { String::new() };
+    print(&format!("{}: ok: {}{twins}\n", file.display(), count(n_servers, "server")))
 }
 
 pub(crate) fn run(file: &Path, output: CheckOutput) -> Result<(), CommandFailure> {

@@ -337,6 +337,9 @@ pub(crate) struct CheckArguments {
     configuration: Configuration,
     /// The same as `--config FILE`
     file: Option<PathBuf>,
+    /// Check a file of servers instead, as a source of type `file` reads it
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["file", "json", "dump"])]
+    pub(crate) members: Option<PathBuf>,
     /// Print JSON: errors and warnings with file, line and column
     #[arg(long, conflicts_with = "dump")]
     json: bool,
@@ -387,6 +390,7 @@ mod tests {
             "check -c - --dump",
             "completions bash",
             "man folder",
+            "check --members servers.json",
             "demo",
             "module inspect a.so",
             "module new mine --lang c --path elsewhere",

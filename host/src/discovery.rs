@@ -23,8 +23,10 @@ pub(crate) mod follow;
 mod http;
 pub(crate) mod read;
 
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -34,7 +36,8 @@ use self::exec::ExecSource;
 use self::file::FileSource;
 use self::follow::{Follower, SourceNews};
 use self::http::HttpSource;
-use crate::config::{ResolverConfig, SourceKind, SourceSpec};
+use self::read::AnswerForm;
+use crate::config::{MayName, ResolverConfig, SourceKind, SourceSpec, WhenEmpty};
 
 /// Something that says who the servers are. It is started by making it, and stopped by dropping it.
 pub(crate) trait DiscoverySource: Send {
@@ -63,4 +66,22 @@ pub(crate) fn follow(
         SourceKind::Http { .. } => Box::pin(follower.run(HttpSource::new(spec, resolver))),
         SourceKind::Dns { .. } => Box::pin(follower.run(DnsSource::new(spec, resolver))),
     }
+}
+
+/// Checks a file of servers as a source that may name any server reads it: how many there are, and how many were left out because
+/// they are named before.
+///
+/// # Errors
+/// What is wrong with it, and where.
+pub fn check(file: &Path) -> Result<(usize, usize), String> {
+    let spec = SourceSpec {
+        cluster: String::new(),
+        name: String::new(),
+        kind: SourceKind::File { path: file.to_owned() },
+        may_name: MayName { http: true, https: true, unix: vec!["/".into()] },
+        empty: WhenEmpty::Obey,
+        settle: Duration::ZERO,
+    };
+    let (answer, n_twins) = read::read(&file::bytes_of(file)?, AnswerForm::of(file), &spec)?;
+    Ok((answer.members.len(), n_twins))
 }

@@ -23,7 +23,7 @@ use trylist::process::privileges;
 use trylist::supervisor;
 use trylist::worker::process::{self, WorkerFailure};
 
-use self::cli::{CliCommand, CommandLine, DiscoveryCommand, ModuleCommand};
+use self::cli::{CheckArguments, CliCommand, CommandLine, DiscoveryCommand, ModuleCommand};
 use self::log::Log;
 use self::output::CommandFailure;
 
@@ -84,6 +84,7 @@ fn obey(command: CliCommand, log_level: &str) -> Result<(), CommandFailure> {
             let for_s = lasts.map(|lasts| lasts.as_secs());
             command::ask(&configuration.config, &Command::Server { cluster, url, order, for_s })
         }
+        CliCommand::Check(CheckArguments { members: Some(file), .. }) => check::members(&file),
         CliCommand::Check(arguments) => {
             let (file, output) = arguments.wanted();
             check::run(&file, output)

@@ -10,6 +10,7 @@
 pub mod metrics;
 pub(crate) mod time;
 pub mod events;
+pub mod sources;
 pub mod status;
 pub mod access_log;
 pub mod admin;

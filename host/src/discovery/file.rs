@@ -78,8 +78,7 @@ impl DiscoverySource for FileSource {
             Ok(Err(_)) => return Err(format!("{shown}: reading it failed")),
             Err(_) => return Err(format!("{shown}: cannot be read within {READ_TIMEOUT:?}")),
         };
-        let is_toml = self.path.extension().is_some_and(|extension| extension == "toml");
-        let form = if is_toml { AnswerForm::Toml } else { AnswerForm::Json };
+        let form = AnswerForm::of(&self.path);
         let (answer, n_twins) = read(&bytes, form, &self.spec).map_err(|why| format!("{shown}: {why}"))?;
         if n_twins > 0 {
             tracing::warn!("{shown}: {n_twins} servers are left out: they are named before");

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+use std::path::Path;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
@@ -31,6 +32,14 @@ pub(crate) enum AnswerForm {
     Json,
     /// TOML: `servers = […]`, or a table `[[servers]]` for each.
     Toml,
+}
+
+impl AnswerForm {
+    /// By the file's name.
+    pub(crate) fn of(path: &Path) -> Self {
+        let is_toml = path.extension().is_some_and(|extension| extension == "toml");
+        if is_toml { Self::Toml } else { Self::Json }
+    }
 }
 
 /// An answer and how many of its servers were left out because they were named before.
@@ -257,6 +266,8 @@ fn unknown<E: de::Error>(key: &str, known: &[&str]) -> E {
 mod tests {
     use std::time::Duration;
 
+    use serde_json::Value;
+
     use super::*;
     use crate::config::{MayName, SourceKind, WhenEmpty};
 
@@ -389,5 +400,107 @@ mod tests {
         assert!(json(&"[".repeat(100_000)).is_err(), "depth is bounded");
         let long = format!("[\"http://{}\"]", "a.".repeat(200));
         assert!(json(&long).unwrap_err().ends_with("is longer than 300 bytes"));
+    }
+
+    /// Whether a value is as the schema says: as much of JSON Schema as `conf/servers.schema.json` uses, and no more.
+    fn fits(schema: &Value, whole: &Value, value: &Value) -> bool {
+        let Value::Object(rules) = schema else { panic!("a schema is a table: {schema}") };
+        rules.iter().all(|(rule, says)| {
+            let most = || says.as_u64().expect("a number");
+            let len = |text: &str| text.chars().count() as u64;
+            match (rule.as_str(), value) {
+                ("title" | "description" | "$schema" | "$defs", _) => true,
+                ("$ref", _) => {
+                    let at = says.as_str().and_then(|at| at.strip_prefix('#')).expect("a place in this file");
+                    fits(whole.pointer(at).expect(at), whole, value)
+                }
+                ("anyOf", _) => says.as_array().unwrap().iter().any(|schema| fits(schema, whole, value)),
+                ("enum", _) => says.as_array().unwrap().contains(value),
+                ("type", _) => match says.as_str().unwrap() {
+                    "object" => value.is_object(),
+                    "array" => value.is_array(),
+                    "string" => value.is_string(),
+                    "integer" => value.is_i64(),
+                    other => panic!("type {other}"),
+                },
+                ("minimum", value) => value.as_i64().is_none_or(|n| n >= says.as_i64().unwrap()),
+                ("maximum", value) => value.as_i64().is_none_or(|n| n <= says.as_i64().unwrap()),
+                ("minLength", Value::String(text)) => len(text) >= most(),
+                ("maxLength", Value::String(text)) => len(text) <= most(),
+                ("pattern", Value::String(text)) => {
+                    assert_eq!(says, "^(https?://|unix:/)");
+                    ["http://", "https://", "unix:/"].iter().any(|start| text.starts_with(start))
+                }
+                ("maxItems", Value::Array(list)) => list.len() as u64 <= most(),
+                ("items", Value::Array(list)) => list.iter().all(|value| fits(says, whole, value)),
+                ("maxProperties", Value::Object(table)) => table.len() as u64 <= most(),
+                ("required", Value::Object(table)) => {
+                    says.as_array().unwrap().iter().all(|key| table.contains_key(key.as_str().unwrap()))
+                }
+                ("properties", Value::Object(table)) => table
+                    .iter()
+                    .all(|(key, value)| says.get(key).is_none_or(|schema| fits(schema, whole, value))),
+                ("additionalProperties", Value::Object(table)) => table.iter().all(|(key, value)| {
+                    let is_known = rules.get("properties").is_some_and(|known| known.get(key).is_some());
+                    is_known || *says != Value::Bool(false) && fits(says, whole, value)
+                }),
+                ("minLength" | "maxLength" | "pattern" | "maxItems" | "items" | "maxProperties", _) => true,
+                ("required" | "properties" | "additionalProperties", _) => true,
+                (rule, _) => panic!("a rule that this test does not know: {rule}"),
+            }
+        })
+    }
+
+    #[test]
+    fn the_schema_takes_what_the_reader_takes() {
+        let schema: Value = serde_json::from_str(include_str!("../../../conf/servers.schema.json")).unwrap();
+        let long = "x".repeat(MAX_TEXT_BYTES + 1);
+        let with = |key: &str, value: Value| {
+            let mut server = serde_json::Map::from_iter([("url".to_owned(), "http://a".into())]);
+            server.insert(key.to_owned(), value);
+            Value::from(vec![Value::from(server)])
+        };
+        let mut values: Vec<Value> = [
+            "[]",
+            "{}",
+            "7",
+            "[7]",
+            "[\"http://a\"]",
+            "[\"a\"]",
+            "[{}]",
+            "[[]]",
+            "null",
+            "[null]",
+            "{\"servers\": []}",
+            "{\"servers\": {}}",
+            "{\"servers\": [], \"more\": 1}",
+            "{\"servers\": [], \"$schema\": \"x\"}",
+        ]
+        .map(|text| serde_json::from_str(text).unwrap())
+        .into();
+        for key in KEYS.into_iter().chain(["other"]) {
+            let numbers = [-1, 0, 1, 15, 16, 65_535, 65_536, 1_000_000, 1_000_001].map(Value::from);
+            let texts = ["", "x", "ready", "draining", "down", "http://a", &long].map(Value::from);
+            let others = [
+                Value::Null,
+                true.into(),
+                1.5.into(),
+                serde_json::json!({}),
+                serde_json::json!({"a": "b"}),
+                serde_json::json!({"a": 1}),
+                serde_json::json!({"a": long}),
+            ];
+            values.extend(numbers.into_iter().chain(texts).chain(others).map(|value| with(key, value)));
+        }
+        let (mut n_taken, mut n_refused) = (0, 0);
+        for value in values {
+            let read = json(&value.to_string());
+            assert_eq!(fits(&schema, &schema, &value), read.is_ok(), "{value}: {read:?}");
+            if read.is_ok() { n_taken += 1 } else { n_refused += 1 }
+        }
+        assert!(n_taken > 20 && n_refused > 100, "{n_taken}, {n_refused}");
+        let keys: Vec<&String> =
+            schema["$defs"]["server"]["properties"].as_object().unwrap().keys().collect();
+        assert_eq!(keys.len(), KEYS.len());
     }
 }

@@ -21,11 +21,12 @@ mod totals;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use lb_api::wire;
 
 use crate::cluster::Snapshot;
 use crate::observe::access_log::LineCounts;
+use crate::observe::sources::SourceStatus;
 
 pub use self::format::Format;
 pub use self::labels::{ConnectionOrigin, ModuleCall, QueueEnd, failure, outcome, state, try_result};
@@ -92,6 +93,8 @@ pub struct Metrics {
     started_at: SystemTime,
     /// Counts of other generations.
     base: ArcSwap<Totals>,
+    /// Sources of servers, and when the supervisor said how they are.
+    sources: ArcSwapOption<(Vec<SourceStatus>, Instant)>,
 }
 
 /// The metrics of one thread. Only that thread may call its methods: two writers would lose counts (a debug build panics).
@@ -120,11 +123,17 @@ impl Metrics {
             started: Instant::now(),
             started_at: SystemTime::now(),
             base: ArcSwap::default(),
+            sources: ArcSwapOption::empty(),
         };
         for (idx, cluster) in layout.clusters.iter().enumerate() {
             metrics.set_members(idx, &cluster.endpoints, metrics.started);
         }
         Arc::new(metrics)
+    }
+
+    /// Sources of servers are so, as their supervisor says.
+    pub(crate) fn set_sources(&self, sources: Vec<SourceStatus>) {
+        self.sources.store(Some(Arc::new((sources, Instant::now()))));
     }
 
     /// Has series for the members of this snapshot. To be called before a thread can use it, by one thread at a time for each

@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::observe::events::Event;
 use crate::observe::metrics::{ClusterNumbers, ListenerNumbers, ModuleNumbers, ServerNumbers};
 
+pub use super::sources::SourceStatus;
+
 /// The status of a running proxy.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -41,31 +43,6 @@ pub struct Status {
     pub discovery: Vec<SourceStatus>,
     /// The start that waits, and its reason.
     pub waiting: Option<String>,
-}
-
-/// A source of servers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SourceStatus {
-    /// Name of its cluster.
-    pub cluster: String,
-    /// Its own name.
-    pub source: String,
-    /// Its type, as in the configuration.
-    pub kind: String,
-    /// How many servers its last answer names; nothing before the first.
-    pub members: Option<u32>,
-    /// Number of that answer. Numbers rise with every answer of any source.
-    pub answer: Option<u64>,
-    /// Age of that answer, seconds.
-    pub age_s: Option<u64>,
-    /// An answer without servers is held back.
-    pub held: bool,
-    /// Answers that were news, since the scout was started.
-    pub answers: u64,
-    /// Failures since the scout was started.
-    pub errors: u64,
-    /// The failure now.
-    pub error: Option<String>,
 }
 
 /// One generation.

@@ -23,7 +23,7 @@ use crate::cluster::membership::ServerAct;
 use crate::config::Config;
 use crate::module::board::Board;
 use crate::observe::events::Numbered;
-use crate::observe::status::Status;
+use crate::observe::status::{SourceStatus, Status};
 use crate::process::channel::message::{Load, ModuleCopy, ModuleSays, ToSupervisor, ToWorker, WorkerReport};
 use crate::process::channel::{self, Received, Receiver, Sender};
 use crate::process::sandbox::Confinement;
@@ -232,6 +232,12 @@ impl Generation {
                 .retain(|(order, _)| !matches!(order, ToWorker::Answer { source: of, .. } if *of == source));
             self.tell(ToWorker::Answer { source, number }, &[memory]);
         }
+    }
+
+    /// Sends how the sources of servers are, in place of what it did not take yet.
+    pub(super) fn tell_sources(&mut self, sources: Vec<SourceStatus>) {
+        self.orders.retain(|(order, _)| !matches!(order, ToWorker::Sources(_)));
+        self.tell(ToWorker::Sources(sources), &[]);
     }
 
     /// Sends pending orders, as far as it takes them now.

@@ -29,6 +29,8 @@ use crate::process::channel::scouting::{FromScout, ScoutSetup, ToScout};
 use crate::process::channel::{self, Received, Receiver, Sender};
 use crate::process::control::{Refused, SourceStatus};
 
+/// How often workers are told how sources are, at most.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 /// For a scout that was told to end.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 /// Messages of the scout that are read before others have their turn.
@@ -48,6 +50,9 @@ pub(super) struct Scouting {
     backoff: Backoff,
     /// When a scout is to be started in place of one that died.
     start_at: Option<Instant>,
+    /// When workers were told how sources are, and whether anything has changed since.
+    told_at: Option<Instant>,
+    is_new: bool,
     /// Operators who wait until a source obeys what it held back.
     asked: Vec<(ClientId, u64)>,
 }
@@ -160,6 +165,7 @@ impl Supervisor {
     }
 
     fn scout_says(&mut self, message: FromScout, descriptors: Vec<OwnedFd>) -> Result<(), String> {
+        self.scouting.is_new = true;
         match message {
             FromScout::Answer { source, n_members, report } => {
                 let memory = descriptors.into_iter().next().ok_or("sends an answer without its memory")?;
@@ -240,8 +246,12 @@ impl Supervisor {
         self.scouting.scout.iter().chain(ending).map(|scout| Pid::from_child(&scout.child))
     }
 
-    /// Starts another scout when it is time.
+    /// Starts another scout when it is time, and tells workers how sources are.
     pub(super) fn keep_scout(&mut self, now: Instant) {
+        let is_rested = self.scouting.told_at.is_none_or(|at| now >= at + TELL_EVERY);
+        if self.scouting.is_new && is_rested {
+            self.tell_sources(now);
+        }
         if self.scouting.start_at.is_some_and(|at| now >= at) && self.stopping.is_none() {
             let bundle = Arc::clone(&self.bundle);
             self.start_scout(&bundle.config);
@@ -274,6 +284,21 @@ impl Supervisor {
         for (client, _) in std::mem::take(&mut self.scouting.asked) {
             self.answer(&[client], &Refused::failed("the scout died; ask again"));
         }
+    }
+
+    /// Tells the workers that serve how the sources of the configuration are; they show it.
+    fn tell_sources(&mut self, now: Instant) {
+        (self.scouting.is_new, self.scouting.told_at) = (false, Some(now));
+        let status = self.scouting.status(&self.bundle.config);
+        let shows = |generation: &&mut Generation| generation.runs() && !generation.sources.is_empty();
+        for generation in self.generations.iter_mut().filter(shows) {
+            generation.tell_sources(status.clone());
+        }
+    }
+
+    /// Another generation serves, which has not heard how sources are.
+    pub(super) fn sources_are_new(&mut self) {
+        self.scouting.is_new = true;
     }
 
     /// Has a source obey what it holds back.
@@ -322,7 +347,14 @@ impl Scouting {
 
     /// When another scout is to be started.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.ending.iter().map(|(_, until)| *until).chain(self.start_at).min()
+        let ending = self.ending.iter().map(|(_, until)| *until);
+        ending.chain(self.start_at).chain(self.tell_due()).min()
+    }
+
+    /// When workers are to be told how sources are.
+    fn tell_due(&self) -> Option<Instant> {
+        let at = self.told_at.map_or_else(Instant::now, |at| at + TELL_EVERY);
+        self.is_new.then_some(at)
     }
 
     /// Has the process end, with the commands that it has started.
@@ -400,6 +432,7 @@ impl KnownSource {
             held: report.is_held,
             answers: report.n_answers,
             errors: report.n_errors,
+            holds: report.n_held,
             error: report.error,
         }
     }

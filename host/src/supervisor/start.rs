@@ -313,6 +313,7 @@ impl Supervisor {
         let mut lines = self.changes(before, number);
         lines.extend(self.acts.reconcile(&bundle.config, SystemTime::now()));
         self.serve_with(number, bundle, reason);
+        self.sources_are_new();
         if before.is_none() && reason == StartReason::First {
             self.log_addresses();
         } else {

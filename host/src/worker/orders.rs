@@ -51,6 +51,7 @@ impl Orders {
             }
             ToWorker::Status(status) => reader.told(status),
             ToWorker::Events(events) => reader.events.push(events),
+            ToWorker::Sources(sources) => metrics.set_sources(sources),
             ToWorker::Base(totals) => metrics.set_base(totals),
             ToWorker::TellLoad(tells) => reporter.tell_load(tells),
             ToWorker::Elsewhere(load) => set_elsewhere(clusters, &load),

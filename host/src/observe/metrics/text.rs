@@ -26,6 +26,15 @@ use super::{Metrics, MetricsLayout, Shard};
 use crate::cluster::endpoint::shown_weight;
 use crate::cluster::health::HealthSource;
 use crate::module::balancer::ModuleFault;
+use crate::observe::sources::SourceStatus;
+
+fn of_source(source: &SourceStatus) -> SeriesLabels<'_, 1> {
+    Subject::Cluster(&source.cluster).with([label("source", &source.source)])
+}
+
+fn of_result<'a>(source: &'a SourceStatus, result: &'static str) -> SeriesLabels<'a, 2> {
+    Subject::Cluster(&source.cluster).with([label("source", &source.source), label("result", result)])
+}
 
 /// Where a shard counts one module of a cluster.
 #[derive(Clone, Copy)]
@@ -104,7 +113,48 @@ impl Metrics {
         self.modules(out)?;
         self.module_answers(out)?;
         self.queues(out)?;
-        self.retries(out)
+        self.retries(out)?;
+        self.sources(out)
+    }
+
+    /// Sources of servers. They are the supervisor's, and so in no total.
+    fn sources(&self, out: &mut MetricSink<'_>) -> fmt::Result {
+        let told = self.sources.load();
+        let (MetricSink::Text(..), Some((sources, told_at))) = (&out, told.as_deref()) else { return Ok(()) };
+        out.counter(
+            "trylist_discovery_answers",
+            None,
+            "Answers of sources of servers: new ones, errors, and those without servers that were held back.",
+            sources.iter().flat_map(|source| {
+                let results = [("new", source.answers), ("error", source.errors), ("held", source.holds)];
+                results.map(|(result, n)| (of_result(source, result), n))
+            }),
+        )?;
+        let since = told_at.elapsed().as_secs();
+        out.gauge(
+            "trylist_discovery_age",
+            Some(&Unit::Seconds),
+            "Age of a source's last answer that was news.",
+            sources.iter().filter_map(|source| Some((of_source(source), source.age_s? + since))),
+        )?;
+        out.gauge(
+            "trylist_discovery_members",
+            None,
+            "Servers that a source's last answer names.",
+            sources.iter().filter_map(|source| Some((of_source(source), source.members?))),
+        )?;
+        out.gauge(
+            "trylist_discovery_held",
+            None,
+            "1 while an answer without servers is held back.",
+            sources.iter().map(|source| (of_source(source), u32::from(source.held))),
+        )?;
+        out.gauge(
+            "trylist_discovery_failing",
+            None,
+            "1 while a source cannot be asked, or says something that is refused.",
+            sources.iter().map(|source| (of_source(source), u32::from(source.error.is_some()))),
+        )
     }
 
     fn worker(&self, out: &mut MetricSink<'_>) -> fmt::Result {

@@ -34,6 +34,7 @@ use crate::cluster::membership::ServerAct;
 use crate::module::code::CodeRanges;
 use crate::observe::events::Event;
 use crate::observe::metrics::Totals;
+use crate::observe::status::SourceStatus;
 use crate::observe::status::Status;
 use crate::process::sandbox::Confinement;
 use crate::process::sockets::Shortage;
@@ -79,6 +80,8 @@ pub(crate) enum ToWorker {
     Status(Box<Status>),
     /// Events with their numbers, which it did not have before.
     Events(Vec<Event>),
+    /// How the sources of servers are, for metrics.
+    Sources(Vec<SourceStatus>),
     /// Counts of other generations.
     Base(Totals),
     /// Whether other generations run too, so that each has to know the load of all.

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
+use tests::command::trylist;
 use tests::site::spoken;
 use tests::traffic::Traffic;
 
@@ -118,4 +119,22 @@ fn a_source_that_flaps_costs_no_request() {
     answered_by(&site, "a a a");
     traffic.ends_whole();
     assert_eq!(site.generation(), 1);
+}
+
+#[test]
+fn check_says_what_is_wrong_with_a_file_of_servers() {
+    let said = Said::new();
+    let check = || spoken(&trylist(&["check", "--members", said.file().to_str().unwrap()]));
+    let name = said.file().display().to_string();
+    said.say("[\"http://a\", \"https://b\", \"unix:/run/c\", \"http://A:80\"]");
+    assert_eq!(
+        check(),
+        (Some(0), format!("{name}: ok: 3 servers, 1 named again and left out\n"), String::new())
+    );
+    said.say("[\n{ \"url\": \"http://a\", \"wait\": 1 }]");
+    let why = "line 2, column 27: unknown key \"wait\" (known here: url, weight, tier, zone, route, max_requests, state, metadata)";
+    assert_eq!(check(), (Some(3), String::new(), format!("{name}: {why}\n")));
+    fs::remove_file(said.file()).unwrap();
+    let (code, _, complained) = check();
+    assert!(code == Some(3) && complained.contains("cannot be opened: No such file"), "{complained}");
 }

@@ -42,6 +42,18 @@ fn servers_of_a_file_come_go_and_change_weight_while_requests_run() {
     let status = source(&site);
     assert_eq!((status.members, status.answers, status.errors, status.error), (Some(2), 4, 0, None));
     site.running().logs("source \"file\": 1 came (http://127.0.0.1:");
+    let series =
+        |name: &str, more: &str| format!("trylist_discovery_{name}{{cluster=\"app\",source=\"file\"{more}}}");
+    for (name, more, value) in [
+        ("answers_total", ",result=\"new\"", 4.0),
+        ("answers_total", ",result=\"error\"", 0.0),
+        ("members", "", 2.0),
+        ("held", "", 0.0),
+        ("failing", "", 0.0),
+    ] {
+        eventually(name, || (site.metric(&series(name, more)) == value).then_some(()));
+    }
+    assert!(site.admin("/metrics").text().contains(&series("age_seconds", "")));
     // Weights count.
     said.say(&format!("[{:?}, {{ \"url\": {:?}, \"weight\": 3 }}]", origins[0].url(), origins[1].url()));
     answered_by(&site, "a b b b a b b b");
