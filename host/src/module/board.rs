@@ -53,6 +53,8 @@ pub struct Seen {
     pub raw: u64,
     /// How often the thread has ticked; wraps around.
     pub tick: u32,
+    /// Requests that the thread is serving.
+    pub n_requests: u32,
 }
 
 /// The call that a thread is inside of. The indices are unchecked: use them by `get`.
@@ -126,6 +128,7 @@ struct BoardSlot {
     /// 0 where no thread has the place.
     tid: AtomicU32,
     tick: AtomicU32,
+    n_requests: AtomicU32,
 }
 
 /// "trylist", and the version of what follows.
@@ -162,6 +165,7 @@ pub fn take_place(board: &'static Board, slot: usize) {
     let place = board.slot(slot).expect("a board is made with a slot for each thread");
     // Somebody may have had the place before, in a process that builds several workers.
     place.crumb.store(0, Ordering::Relaxed);
+    place.n_requests.store(0, Ordering::Relaxed);
     place.tid.store(rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned(), Ordering::Relaxed);
     PLACE.set(Some(place));
 }
@@ -178,6 +182,29 @@ pub(crate) fn tick() {
     if let Some(place) = PLACE.get() {
         // Nobody else writes it.
         place.tick.store(place.tick.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+}
+
+/// Shows that the calling thread serves one request more, until what this returns is dropped on the same thread.
+pub(crate) fn serves() -> ServesGuard {
+    let place = PLACE.get();
+    if let Some(place) = place {
+        // Nobody else writes it.
+        place.n_requests.store(place.n_requests.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+    ServesGuard(place)
+}
+
+/// See [`serves`].
+pub(crate) struct ServesGuard(Option<&'static BoardSlot>);
+
+impl Drop for ServesGuard {
+    fn drop(&mut self) {
+        if let Some(place) = self.0 {
+            place
+                .n_requests
+                .store(place.n_requests.load(Ordering::Relaxed).wrapping_sub(1), Ordering::Relaxed);
+        }
     }
 }
 
@@ -359,7 +386,8 @@ impl Board {
             let tid = place.tid.load(Ordering::Relaxed);
             let raw = place.crumb.load(Ordering::Relaxed);
             let tick = place.tick.load(Ordering::Relaxed);
-            (tid != 0).then(|| Seen { slot, tid, crumb: Crumb::read(raw), raw, tick })
+            let n_requests = place.n_requests.load(Ordering::Relaxed);
+            (tid != 0).then(|| Seen { slot, tid, crumb: Crumb::read(raw), raw, tick, n_requests })
         };
         (0..self.n_slots).filter_map(seen).collect()
     }
@@ -564,6 +592,22 @@ mod tests {
                 serving(3, 5)
             );
             assert_eq!(board.look()[0].raw, 0);
+        });
+    }
+
+    #[test]
+    fn requests_of_a_thread_are_counted_while_they_are_served() {
+        let (board, worker) = boards(1);
+        on_a_thread(move || {
+            let before = serves();
+            take_place(worker, 0);
+            let n = || board.look()[0].n_requests;
+            let (first, second) = (serves(), serves());
+            assert_eq!(n(), 2);
+            drop((first, before));
+            assert_eq!(n(), 1, "what began without a place was not counted");
+            drop(second);
+            assert_eq!(n(), 0);
         });
     }
 

@@ -18,6 +18,7 @@ mod tunnel;
 use std::time::Instant;
 
 use crate::http::h1::head::RequestHead;
+use crate::module::board;
 use crate::serve::downstream::Downstream;
 use crate::serve::error::Error;
 use crate::serve::plan::Plan;
@@ -40,6 +41,7 @@ pub(crate) async fn forward(
     memory: &mut Memory,
     head: &RequestHead,
 ) -> AfterRequest {
+    let _serves = board::serves();
     let started = Instant::now();
     let plan = match Plan::of(thread, head, down) {
         Ok(plan) => plan,

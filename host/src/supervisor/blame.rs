@@ -112,11 +112,13 @@ impl Generation {
         self.watchdog.n_hanging(self.bundle.config.threads) >= self.bundle.config.threads
     }
 
-    /// Whether a thread of it hangs while, as far as it last said, nothing is on its way to a server: what is may be another
-    /// thread's, and end. Most hanging calls hang before there is a server to go to.
+    /// Whether it drains, and no thread serves a request but those that hang. Requests of these never end.
     pub(super) fn has_only_what_hangs(&self) -> bool {
-        let hangs = self.watchdog.n_hanging(self.bundle.config.threads) > 0;
-        hangs && self.is_draining && self.load.as_ref().is_some_and(|load| load.endpoints.is_empty())
+        let n_threads = self.bundle.config.threads;
+        let goes_on = |seen: &Seen| seen.slot < n_threads && !self.watchdog.hangs(seen.slot);
+        self.is_draining
+            && self.watchdog.n_hanging(n_threads) > 0
+            && self.board.look().iter().filter(|seen| goes_on(seen)).all(|seen| seen.n_requests == 0)
     }
 
     /// A crumb is what a process wrote into shared memory that a module may have run wild in: it may be anything.
@@ -251,7 +253,14 @@ mod tests {
 
     fn inside(modules: &[usize]) -> Vec<Seen> {
         let crumb = |module| Crumb { kind: CallKind::Serving, module, cluster: Some(0), in_host: false };
-        let seen = |(slot, &module)| Seen { slot, tid: 1, crumb: Some(crumb(module)), raw: 1, tick: 0 };
+        let seen = |(slot, &module)| Seen {
+            slot,
+            tid: 1,
+            crumb: Some(crumb(module)),
+            raw: 1,
+            tick: 0,
+            n_requests: 0,
+        };
         modules.iter().enumerate().map(seen).collect()
     }
 

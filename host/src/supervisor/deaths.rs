@@ -8,7 +8,7 @@ use super::bundle::short_hash;
 use super::generation::{Generation, GenerationPhase};
 use super::pulse::PulseVerdict;
 use super::start::StartReason;
-use super::watchdog::Finding;
+use super::watchdog::{Finding, GONE};
 use super::{Supervisor, quarantine};
 use crate::observe::events::Event;
 use crate::process::channel::message::ToWorker;
@@ -165,19 +165,23 @@ impl Supervisor {
 
     fn found(&mut self, idx: usize, finding: Finding) -> Result<(), Refused> {
         let generation = &mut self.generations[idx];
-        let (crumb, charged, goes_on) = match finding {
-            Finding::Hang { crumb, charged, .. } => (crumb, charged, true),
-            Finding::Overrun { crumb, charged, .. } => (crumb, charged, false),
+        let (crumb, charged, state) = match finding {
+            Finding::Hang { crumb, charged, state, .. } => (crumb, charged, Some(state)),
+            Finding::Overrun { crumb, charged, .. } => (crumb, charged, None),
         };
         let Some(blame) = generation.blame(crumb) else { return Ok(()) };
         let module = generation.bundle.config.modules[blame.module].id.to_string();
+        let goes_on = state.is_some();
         let overrun = ToWorker::Overrun { cluster: blame.cluster, module, charged, goes_on };
         generation.tell(overrun, &[]);
         if !goes_on {
             return Ok(());
         }
         let (number, what) = (generation.number, generation.describe(blame));
-        let text = format!("hangs inside {what} (for {charged:.1?} so far)");
+        let text = match state {
+            Some(GONE) => format!("has ended inside {what}, which never returns"),
+            _ => format!("hangs inside {what} (for {charged:.1?} so far)"),
+        };
         tracing::error!("generation {number}: a thread of its worker (pid {}) {text}", generation.pid());
         let event = Event::now("hang", format_args!("a thread of its worker {text}"));
         self.events.add(event.of_generation(number));
@@ -296,6 +300,7 @@ fn meaning(state: char) -> &'static str {
         'T' => "stopped by a signal",
         'D' => "waits for the kernel",
         'R' => "runs without end",
+        GONE => "has ended",
         _ => "waits",
     }
 }

@@ -17,7 +17,7 @@ use super::allowance::Allowance;
 use super::bundle::Bundle;
 use super::environment::environment;
 use super::pulse::{self, Pulse, PulseVerdict};
-use super::watchdog::{CallLimits, Finding, Watchdog, thread_sample};
+use super::watchdog::{CallLimits, Finding, Watchdog, sample_of_known};
 use super::{DRAIN_GRACE, StartReason};
 use crate::cluster::membership::ServerAct;
 use crate::config::Config;
@@ -437,13 +437,13 @@ impl Generation {
     pub(super) fn look(&mut self, now: Instant) -> (Vec<Finding>, Vec<(usize, PulseVerdict)>) {
         let (pid, seen) = (self.pid(), self.board.look());
         let findings = if self.watchdog.is_due(now) {
-            self.watchdog.look(now, &seen, |tid| thread_sample(pid, tid))
+            self.watchdog.look(now, &seen, |tid| sample_of_known(pid, tid))
         } else {
             Vec::new()
         };
         // The serving threads, and the background.
         let n_places = self.bundle.config.threads + 1;
-        (findings, self.pulse.look(now, &seen, n_places, |tid| thread_sample(pid, tid)))
+        (findings, self.pulse.look(now, &seen, n_places, |tid| sample_of_known(pid, tid)))
     }
 
     /// A thread's name, by its place on the board.

@@ -8,14 +8,15 @@
 //! |---|---|---|
 //! | `T`, `S`, `D` | stopped, waits, waits for the kernel | stuck |
 //! | `R` | runs, or wants to | stuck, if it used 5 s of processor time meanwhile; else it is not let run |
+//! | none | it has ended | stuck |
 //! | `t` | stopped by a debugger | traced: named, and left alone |
 //!
-//! Inside a module, time that a call runs or waits is the [watchdog](super::watchdog)'s to judge; here only `T` and `D` are.
+//! Inside a module, time that a call runs or waits is the [watchdog](super::watchdog)'s to judge; here only `T`, `D` and its end are.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::watchdog::ThreadSample;
+use super::watchdog::{GONE, ThreadSample};
 use crate::module::board::Seen;
 
 /// How often to look.
@@ -125,7 +126,7 @@ impl Silence {
         let is_modules = seen.crumb.is_some_and(|crumb| !crumb.in_host);
         self.said = match sample.state {
             't' => Some(PulseVerdict::Traced),
-            state @ ('T' | 'D') => Some(PulseVerdict::Stuck { state }),
+            state @ ('T' | 'D' | GONE) => Some(PulseVerdict::Stuck { state }),
             state @ 'S' if !is_modules => Some(PulseVerdict::Stuck { state }),
             state @ 'R' if !is_modules && used >= SPUN => Some(PulseVerdict::Stuck { state }),
             _ => None,
@@ -151,7 +152,7 @@ mod tests {
 
     impl PulseWorld {
         fn new() -> Self {
-            let seen = Seen { slot: 0, tid: 7, crumb: None, raw: 0, tick: 1 };
+            let seen = Seen { slot: 0, tid: 7, crumb: None, raw: 0, tick: 1, n_requests: 0 };
             let sample = ThreadSample { cpu: Duration::ZERO, state: 'S' };
             let mut world = Self { pulse: Pulse::default(), now: Instant::now(), seen, sample };
             assert_eq!(world.look(0, 0, 'S'), None);

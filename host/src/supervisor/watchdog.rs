@@ -4,7 +4,10 @@
 //! same call at two looks in a row is charged for the time between them, and a call whose charge reaches the limit hangs.
 //! It is charged its own time: where the thread waited inside the module all the time, that time;
 //! else the processor time that it got. So a worker that is starved, throttled, stopped, traced, swapped out or waits for
-//! a disk is not condemned, however long it takes. If it is the supervisor that was late, nobody is charged.
+//! a disk is not condemned, however long it takes. If it is the supervisor that was late, nobody is charged. While the module
+//! has called the host, waiting is the host's; what it makes the host do is its own.
+//!
+//! A call whose thread has ended never returns, and hangs at the second look.
 //!
 //! By hand, limit 1 s, a look every 100 ms, a call that begins at 0.05 s and spins: first seen at 0.1 s, then charged
 //! 100 ms a look, it hangs at 1.1 s. Beside nine others that spin on one processor it gets 10 ms a look, and ten times as
@@ -78,6 +81,9 @@ struct Call {
     is_condemned: bool,
 }
 
+/// The state of a thread that the system does not know any more.
+pub(super) const GONE: char = 'X';
+
 /// A limit is told to this part of it.
 const LOOKS_PER_LIMIT: u32 = 10;
 /// Looking more often would cost more than anybody wants to know so exactly.
@@ -87,6 +93,11 @@ impl Watchdog {
     /// For a worker that was just started.
     pub(super) fn new(limits: CallLimits) -> Self {
         Self { limits, last_look: None, calls: HashMap::new() }
+    }
+
+    /// Whether the thread in this place is in a call that hangs.
+    pub(super) fn hangs(&self, place: usize) -> bool {
+        self.calls.get(&place).is_some_and(|call| call.is_condemned)
     }
 
     /// How many threads with places below this one are in a call that hangs.
@@ -145,8 +156,9 @@ impl Call {
     /// The same call at the next look; `window` is the time between them, if it is to be charged.
     fn continued(self, later: &Self, window: Option<Duration>) -> Self {
         let charge = match (window, self.sample, later.sample) {
-            // Time in the host is not charged to the module.
-            _ if self.crumb.in_host || later.crumb.in_host => Duration::ZERO,
+            (Some(_), Some(before), Some(now)) if self.crumb.in_host || later.crumb.in_host => {
+                now.cpu.saturating_sub(before.cpu)
+            }
             (Some(window), Some(before), Some(now)) if before.state == 'S' && now.state == 'S' => window,
             // Also where it waits only now: it may have wanted to run until a moment ago, and not been let.
             (Some(_), Some(before), Some(now)) => now.cpu.saturating_sub(before.cpu),
@@ -156,12 +168,16 @@ impl Call {
     }
 
     fn judge(&mut self, slot: usize, limits: CallLimits) -> Option<Finding> {
-        if self.is_condemned || self.charged < self.limit(limits) {
+        if self.is_condemned || !self.is_gone() && self.charged < self.limit(limits) {
             return None;
         }
         self.is_condemned = true;
         let state = self.sample.map_or('?', |sample| sample.state);
         Some(Finding::Hang { slot, crumb: self.crumb, charged: self.charged, state })
+    }
+
+    fn is_gone(&self) -> bool {
+        self.sample.is_some_and(|sample| sample.state == GONE)
     }
 
     fn ended(self, slot: usize, limits: CallLimits) -> Option<Finding> {
@@ -175,6 +191,15 @@ impl Call {
             CallKind::Long => limits.long,
         }
     }
+}
+
+/// The same for a thread that was there, in a process whose threads can be seen: one that is not there has ended.
+pub(super) fn sample_of_known(pid: u32, tid: u32) -> Option<ThreadSample> {
+    thread_sample(pid, tid).or_else(|| {
+        // Where not even the first thread runs, it is the process that ends.
+        let is_seen = thread_sample(pid, pid).is_some_and(|first| !matches!(first.state, 'Z' | GONE));
+        is_seen.then_some(ThreadSample { cpu: Duration::ZERO, state: GONE })
+    })
 }
 
 /// Samples a thread of another process; `None` where there is no such thread (any more).
@@ -240,7 +265,14 @@ mod tests {
             let tid = 100 + slot as u32;
             let crumb = (call > 0).then_some(crumb(slot, kind));
             self.seen.retain(|seen| seen.slot != slot);
-            self.seen.push(Seen { slot, tid, crumb, raw: call << 32 | u64::from(call > 0), tick: 0 });
+            self.seen.push(Seen {
+                slot,
+                tid,
+                crumb,
+                raw: call << 32 | u64::from(call > 0),
+                tick: 0,
+                n_requests: 0,
+            });
             self.samples.entry(tid).or_insert(ThreadSample { cpu: Duration::ZERO, state: 'R' });
         }
 
@@ -416,6 +448,26 @@ mod tests {
         world.enter(0, 1, CallKind::Serving);
         world.samples.clear();
         assert_eq!(world.look_until_found(100, &[]), None);
+    }
+
+    #[test]
+    fn a_call_whose_thread_has_ended_hangs_at_once() {
+        let mut world = WatchdogWorld::new();
+        world.enter(0, 1, CallKind::Long);
+        assert_eq!(world.look(100, &[(0, 0, 'R')]), []);
+        let gone =
+            Finding::Hang { slot: 0, crumb: crumb(0, CallKind::Long), charged: Duration::ZERO, state: GONE };
+        assert_eq!(world.look(100, &[(0, 0, GONE)]), [gone]);
+        assert_eq!(world.look(100, &[(0, 0, GONE)]), [], "told once");
+    }
+
+    #[test]
+    fn what_a_module_has_the_host_do_without_end_is_charged() {
+        let mut world = WatchdogWorld::new();
+        world.enter(0, 1, CallKind::Serving);
+        world.seen[0].crumb.as_mut().unwrap().in_host = true;
+        let found = world.look_until_found(100, &[(0, 100, 'R')]);
+        assert!(matches!(found, Some((11, Finding::Hang { .. }))), "{found:?}");
     }
 
     #[test]

@@ -187,3 +187,31 @@ fn idle_threads_tick_and_are_not_taken_for_stuck() {
     eventually("twelve ticks", || threads.iter().zip(&before).all(has_ticked).then_some(()));
     assert_eq!((site.worker(), site.running().logged(&["stuck"])), (worker, Vec::new()));
 }
+
+/// A request of the same thread is at a server, and never ends: nobody waits for it.
+#[test]
+fn a_worker_does_not_drain_for_requests_of_the_thread_that_hangs() {
+    let gate = Gate::default();
+    let (slow, origin) = (Origin::gated("done", &gate), Origin::named("a"));
+    let other = format!(
+        "[[cluster]]\nname = \"other\"\nmodule = \"misbehaves\"\nservers = [{:?}]\n[[route]]\npath = \"/slow\"\ncluster = \"other\"",
+        slow.url()
+    );
+    let builder = misbehaving([&origin]).route("path = \"/\"").tables(&other);
+    let site = Site::run(&builder.top("supervision.module_time_limit = \"200ms\"\ntimeouts.drain = \"1h\""));
+    let worker = site.worker();
+    let mut under_way = site.connect();
+    let thread = thread_of(&mut under_way, worker);
+    let mut guilty = eventually("a connection on the same thread", || {
+        let mut client = site.connect();
+        (thread_of(&mut client, worker) == thread).then_some(client)
+    });
+    under_way.get("/slow");
+    slow.wait_for_requests(1);
+    guilty.send(asking_for("block"));
+    site.wait_for_only(2);
+    guilty.end();
+    under_way.end();
+    assert_eq!(site.names(1), "a");
+    gate.open();
+}
