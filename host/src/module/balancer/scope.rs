@@ -57,6 +57,7 @@ pub(super) struct Scope {
     module: Arc<Module>,
     start: Instant,
     faults: [Tally; ModuleFault::ALL.len()],
+    lines: LineRate,
     pub(super) quarantine: Quarantine,
 }
 
@@ -80,6 +81,7 @@ impl Scope {
             module,
             start: Instant::now(),
             faults: Default::default(),
+            lines: LineRate::default(),
             quarantine: Quarantine::after(fault_limit),
         })
     }
@@ -147,6 +149,28 @@ impl Tally {
     }
 }
 
+/// Lines that a module may log in a second for one cluster. More are a mistake, and would fill a disk.
+const LINES_A_SECOND: u64 = 100;
+
+/// The lines of one second: its number in the upper half, their count in the lower.
+#[derive(Debug, Default)]
+struct LineRate(AtomicU64);
+
+impl LineRate {
+    /// Counts a line. None where it is one too many, else how many too many there were in the second with the last line before.
+    fn take(&self, second: u64) -> Option<u64> {
+        const COUNT: u64 = u32::MAX as u64;
+        let second = second & COUNT;
+        let count = |word: u64| Some(if word >> 32 == second { word + 1 } else { second << 32 | 1 });
+        let before = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count);
+        let before = before.unwrap_or_else(|word| word);
+        match (before >> 32 == second, before & COUNT) {
+            (true, n) => (n < LINES_A_SECOND).then_some(0),
+            (false, n) => Some(n.saturating_sub(LINES_A_SECOND)),
+        }
+    }
+}
+
 thread_local! {
     /// Text of the panic that the module caught, until its call returns and says in which call it was.
     static PANIC: Cell<Option<String>> = const { Cell::new(None) };
@@ -177,6 +201,14 @@ unsafe extern "C" fn log(ctx: *mut c_void, level: u32, text: wire::Str) {
     // SAFETY: `ctx` is that of a `HostApi` that `Scope::new` made, and the balancer keeps its scope alive.
     let scope = unsafe { &*ctx.cast_const().cast::<Scope>() };
     let (module, cluster) = (scope.module.id(), &*scope.cluster);
+    let Some(n_left_out) = scope.lines.take(scope.start.elapsed().as_secs()) else { return };
+    if n_left_out > 0 {
+        tracing::warn!(
+            module,
+            cluster,
+            "{n_left_out} lines of the module were left out: {LINES_A_SECOND} a second are logged"
+        );
+    }
     // SAFETY: the ABI promises valid text for the time of the call.
     let text = OneLine(unsafe { slice(&text) });
     // A slow reader of the log is not the module's fault.
@@ -191,6 +223,17 @@ unsafe extern "C" fn log(ctx: *mut c_void, level: u32, text: wire::Str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_of_a_second_are_limited_and_the_next_says_how_many_were_left_out() {
+        let lines = LineRate::default();
+        let said = |second, n| (0..n).filter(|_| lines.take(second).is_some()).count();
+        assert_eq!(said(0, 100), 100);
+        assert_eq!(said(0, 25), 0);
+        assert_eq!(lines.take(3), Some(25));
+        assert_eq!(said(3, 200), 99);
+        assert_eq!((lines.take(4), lines.take(9)), (Some(101), Some(0)));
+    }
 
     #[test]
     fn one_fault_in_ten_seconds_is_logged_and_all_are_counted() {
