@@ -4,6 +4,7 @@ mod abi;
 mod author;
 mod blame;
 mod debug;
+mod faults;
 mod module_loading;
 mod quarantine;
 mod sandbox;
