@@ -9,13 +9,15 @@ use serde_json::json;
 use trylist::cluster::learned::Learned;
 use trylist::config::{self, Config, Excerpt, Files, Place, Problem, Warning};
 use trylist::discovery;
+use trylist::module::board::Crumb;
 use trylist::module::load;
 use trylist::module::registry::Registry;
 use trylist::process::control::{Exit, Refused};
 use trylist::process::preflight::{self, Lacks};
-use trylist::process::privileges;
 use trylist::worker::{Prepared, StartError};
 
+use crate::apart;
+use crate::cli::Apart;
 use crate::output::{CommandFailure, count, print};
 
 /// What `check` prints.
@@ -63,17 +65,51 @@ pub(crate) fn members(file: &Path) -> Result<(), CommandFailure> {
     print(&format!("{}: ok: {}{twins}\n", file.display(), count(n_servers, "server")))
 }
 
-pub(crate) fn run(file: &Path, output: CheckOutput) -> Result<(), CommandFailure> {
+/// Checks it in a process apart, since code of modules runs. A configuration of standard input is checked in this one, which can
+/// read it only once.
+pub(crate) fn run(file: &Path, output: CheckOutput, apart: &Apart) -> Result<(), CommandFailure> {
     if output == CheckOutput::Dump {
         let dumped = config::dump(file, &mut Files::on_disk());
         return print(
             &dumped.map_err(|text| CommandFailure { exit: Exit::Configuration, text: text + "\n" })?,
         );
     }
-    let found = Findings::of(file);
+    if apart.child {
+        return apart::child(|| check(file, output, apart.as_root));
+    }
+    if file == Path::new("-") {
+        return check(file, output, apart.as_root);
+    }
+    // The errors in it, the other process says.
+    let config = preflight::read(file, &mut Files::on_disk()).ok().map(|(config, _)| config);
+    let time_limit = config.as_ref().map_or(apart::TIME_LIMIT, |config| config.supervision.start_timeout);
+    let checked = apart::run(time_limit, |crumb| whose(file, config.as_ref().zip(crumb)));
+    checked.or_else(|failure| match output {
+        CheckOutput::Json if !failure.text.is_empty() => {
+            Findings::refused(failure.exit, [failure.text.trim_end().to_owned()]).print_json(file)
+        }
+        _ => Err(failure),
+    })
+}
+
+/// The module that a thread was inside of, and the cluster that it was built for.
+fn whose(file: &Path, inside: Option<(&Config, Crumb)>) -> String {
+    let names = inside.and_then(|(config, crumb)| {
+        let id = &config.modules.get(crumb.module)?.id;
+        let cluster = crumb.cluster.and_then(|cluster| config.clusters.get(cluster));
+        Some(match cluster {
+            Some(cluster) => format!("module \"{id}\", built for cluster \"{}\"", cluster.name),
+            None => format!("module \"{id}\", opened"),
+        })
+    });
+    format!("{}: {}", file.display(), names.as_deref().unwrap_or("a module"))
+}
+
+fn check(file: &Path, output: CheckOutput, as_root: bool) -> Result<(), CommandFailure> {
+    let found = Findings::of(file, as_root);
     match output {
         CheckOutput::Json => found.print_json(file),
-        _ => found.print_lines(),
+        CheckOutput::Lines | CheckOutput::Dump => found.print_lines(),
     }
 }
 
@@ -99,7 +135,7 @@ impl Finding {
 }
 
 impl Findings {
-    fn of(file: &Path) -> Self {
+    fn of(file: &Path, as_root: bool) -> Self {
         let (config, warnings) = match preflight::read(file, &mut Files::on_disk()) {
             Ok(read) => read,
             Err((errors, modules)) => {
@@ -114,7 +150,7 @@ impl Findings {
         };
         let config = Arc::new(config);
         let lacks = Lacks::of(&config);
-        let prepared = match (prepare(&config), lacks.errors.is_empty()) {
+        let prepared = match (prepare(&config, as_root), lacks.errors.is_empty()) {
             (Ok(prepared), true) => prepared,
             (Ok(_), false) => return Self::refused(Exit::Failed, lacks.errors),
             (Err(refused), _) => {
@@ -179,14 +215,25 @@ impl Findings {
 
 /// Loads the modules and builds the balancers as a worker does: the files are read by the user that started this command, and
 /// code of modules runs as the user of the configuration. This process stays that user.
-fn prepare(config: &Arc<Config>) -> Result<Prepared, Refused> {
+fn prepare(config: &Arc<Config>, as_root: bool) -> Result<Prepared, Refused> {
     let copies: Vec<_> = config.modules.iter().map(load::read).collect();
-    if let Err(text) = privileges::drop_to(&config.run_as) {
+    if let Err(text) = apart::become_user(Some(&config.run_as), as_root) {
         let mut lines: Vec<_> =
             copies.iter().filter_map(|copy| Some(copy.as_ref().err()?.to_string())).collect();
         let exit = if lines.is_empty() { Exit::Failed } else { Exit::Module };
         lines.push(text);
         return Err(Refused { exit, lines });
+    }
+    let runnable = |copied: load::Copied| {
+        copied.runnable().map_err(|error| Refused::failed(format_args!("modules: {error}")))
+    };
+    let copies = copies.into_iter().map(|copy| match copy {
+        Ok(copied) => runnable(copied).map(Ok),
+        Err(error) => Ok(Err(error)),
+    });
+    let copies: Vec<_> = copies.collect::<Result<_, _>>()?;
+    if config.supervision.sandbox {
+        apart::confine();
     }
     let copies = copies.into_iter().map(|copy| copy.map(Some));
     let registry = Registry::open(&config.modules, copies).map_err(StartError::Modules)?;

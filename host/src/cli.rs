@@ -42,7 +42,7 @@ impl CommandLine {
     /// The log level: as given, or the command's default. `check` shows what is wrong with a file, and no more.
     pub(crate) fn log_level(&self) -> Filter {
         let default = match self.command {
-            CliCommand::Check(_) => LevelFilter::WARN,
+            CliCommand::Check { .. } => LevelFilter::WARN,
             _ => LevelFilter::INFO,
         };
         match &self.log_level {
@@ -237,6 +237,8 @@ pub(crate) enum ModuleCommand {
     Inspect {
         /// The module's file
         file: PathBuf,
+        #[command(flatten)]
+        apart: Apart,
     },
     /// Create a new module, in Rust or in C
     ///
@@ -312,6 +314,9 @@ pub(crate) struct Test {
     /// Time limit of one call of the module; a check with a call that takes longer has failed
     #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) call_limit: u64,
+    /// Run the module as root, if root runs this [default: as nobody]
+    #[arg(long)]
+    pub(crate) as_root: bool,
     /// Internal: run the checks from this one on, in this process
     #[arg(long, value_name = "CHECK", hide = true)]
     pub(crate) child: Option<usize>,
@@ -322,6 +327,17 @@ fn tolerance(text: &str) -> Result<f64, String> {
         Ok(tolerance) if (0.0..=1.0).contains(&tolerance) => Ok(tolerance),
         _ => Err("expected a number from 0 to 1".to_owned()),
     }
+}
+
+/// How a process runs code of modules.
+#[derive(Args, Debug)]
+pub(crate) struct Apart {
+    /// Run code of modules as root, if root runs this [default: as the user of the configuration, else as nobody]
+    #[arg(long)]
+    pub(crate) as_root: bool,
+    /// Internal: this is the process that runs code of modules
+    #[arg(long, hide = true)]
+    pub(crate) child: bool,
 }
 
 #[derive(Args, Debug)]
@@ -346,17 +362,19 @@ pub(crate) struct CheckArguments {
     /// Print the effective configuration instead: with what it includes, variables and defaults; secrets are hidden
     #[arg(long)]
     dump: bool,
+    #[command(flatten)]
+    apart: Apart,
 }
 
 impl CheckArguments {
-    /// The file, and what to print of it.
-    pub(crate) fn wanted(self) -> (PathBuf, CheckOutput) {
+    /// The file, what to print of it, and how code of modules runs.
+    pub(crate) fn wanted(self) -> (PathBuf, CheckOutput, Apart) {
         let output = match (self.json, self.dump) {
             (_, true) => CheckOutput::Dump,
             (true, false) => CheckOutput::Json,
             (false, false) => CheckOutput::Lines,
         };
-        (self.file.unwrap_or(self.configuration.config), output)
+        (self.file.unwrap_or(self.configuration.config), output, self.apart)
     }
 }
 

@@ -11,13 +11,23 @@ use trylist::module::balancer::{Balancer, BuildInput, EndpointInput, Needs};
 use trylist::module::load;
 use trylist::process::control::Exit;
 
+use crate::apart;
+use crate::cli::Apart;
 use crate::output::{CommandFailure, line, print};
 
-/// Loads a module and describes it.
-pub(crate) fn run(file: &Path) -> Result<(), CommandFailure> {
-    let module =
-        load::inspect(file).map_err(|error| CommandFailure { exit: Exit::Module, text: line(&error) })?;
-    print(&describe(&module))
+/// Loads a module, in a process apart, and describes it.
+pub(crate) fn run(file: &Path, apart: &Apart) -> Result<(), CommandFailure> {
+    if !apart.child {
+        return apart::run(apart::TIME_LIMIT, |_| file.display().to_string());
+    }
+    apart::child(|| {
+        let refused = |error| CommandFailure { exit: Exit::Module, text: line(&error) };
+        let copied = load::read_file(file).map_err(refused)?;
+        apart::become_user(None, apart.as_root).map_err(CommandFailure::new)?;
+        let copied = copied.runnable().map_err(CommandFailure::new)?;
+        apart::confine();
+        print(&describe(&load::open_any(copied).map_err(refused)?))
+    })
 }
 
 /// One fact a line, its name first.

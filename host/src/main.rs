@@ -1,5 +1,6 @@
 //! Arguments → one subcommand → exit code; the only place that ends the process.
 
+mod apart;
 mod author;
 mod check;
 mod cli;
@@ -86,13 +87,13 @@ fn obey(command: CliCommand, log_level: &str) -> Result<(), CommandFailure> {
         }
         CliCommand::Check(CheckArguments { members: Some(file), .. }) => check::members(&file),
         CliCommand::Check(arguments) => {
-            let (file, output) = arguments.wanted();
-            check::run(&file, output)
+            let (file, output, apart) = arguments.wanted();
+            check::run(&file, output, &apart)
         }
         CliCommand::Completions { shell } => pages::completions(shell),
         CliCommand::Man { folder } => pages::man(folder.as_deref()),
         CliCommand::Demo => demo::run(),
-        CliCommand::Module(ModuleCommand::Inspect { file }) => inspect::run(&file),
+        CliCommand::Module(ModuleCommand::Inspect { file, apart }) => inspect::run(&file, &apart),
         CliCommand::Module(ModuleCommand::New(new)) => author::new::run(&new),
         CliCommand::Module(ModuleCommand::Test(test)) => author::test::run(&test),
         CliCommand::Module(ModuleCommand::Release { configuration, module }) => {

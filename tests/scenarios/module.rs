@@ -1,6 +1,7 @@
 //! Modules: what is loaded, how a faulty one is contained, and what their authors get.
 
 mod abi;
+mod apart;
 mod author;
 mod blame;
 mod debug;

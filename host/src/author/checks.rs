@@ -17,6 +17,7 @@ use trylist::config::{self, Setting};
 use trylist::module::{Module, load};
 
 use super::process_state::ProcessState;
+use crate::apart;
 use crate::cli::Test;
 use crate::output::{CommandFailure as Failure, count, line};
 
@@ -134,9 +135,13 @@ pub(super) fn run(test: &Test, settings: Vec<Setting>, first: usize) {
     watch_calls(Duration::from_secs(test.call_limit));
     begin(0);
     let without = ProcessState::now();
-    let module = match load::inspect(&test.file) {
+    let copied = load::read_file(&test.file).map_err(|error| error.to_string());
+    // The file may be one that only root can read; its code is not to have root's rights.
+    let copied = copied.and_then(|copied| apart::become_user(None, test.as_root).map(|()| copied));
+    let loaded = copied.and_then(|copied| load::open_any(copied).map_err(|error| error.to_string()));
+    let module = match loaded {
         Ok(module) => module,
-        Err(error) => return ChildLine::Ended(0, CheckResult::Failed(error.to_string())).say(),
+        Err(why) => return ChildLine::Ended(0, CheckResult::Failed(why)).say(),
     };
     let loaded = ProcessState::now();
     tell(ChildLine::Module(describe(&module)));

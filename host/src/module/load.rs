@@ -89,9 +89,28 @@ pub fn open(request: &ModuleFile, copied: Copied, mark: ModuleMark) -> Result<Ar
 ///
 /// The reason why no configuration could load it.
 pub fn inspect(file: &Path) -> Result<Arc<Module>, LoadError> {
-    let module = copy(file, "module", None).and_then(|copied| load(copied, None, ModuleMark::NONE));
+    read_file(file).and_then(open_any)
+}
+
+/// Opens a copy with any module ID.
+///
+/// # Errors
+///
+/// As [`inspect`].
+pub fn open_any(copied: Copied) -> Result<Arc<Module>, LoadError> {
+    let file = copied.file.clone();
+    let error = |refusal| LoadError { place: None, id: None, file, refusal };
+    load(copied, None, ModuleMark::NONE).map(Arc::new).map_err(error)
+}
+
+/// Reads a file for [`open_any`], which may run as another user.
+///
+/// # Errors
+///
+/// As [`read`].
+pub fn read_file(file: &Path) -> Result<Copied, LoadError> {
     let error = |refusal| LoadError { place: None, id: None, file: file.to_owned(), refusal };
-    module.map(Arc::new).map_err(error)
+    copy(file, "module", None).map_err(error)
 }
 
 impl Copied {
@@ -105,7 +124,7 @@ impl Copied {
     /// # Errors
     ///
     /// No such file can be made.
-    pub(crate) fn runnable(self) -> Result<Self, LoadRefusal> {
+    pub fn runnable(self) -> Result<Self, LoadRefusal> {
         Ok(Self { image: runnable(self.image)?, ..self })
     }
 

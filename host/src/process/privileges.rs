@@ -19,6 +19,20 @@ pub fn drop_to(run_as: &RunAs) -> Result<(), String> {
     gain_none().map_err(|error| format!("cannot give up gaining privileges (NO_NEW_PRIVS): {error}"))
 }
 
+/// The same, as nobody: for code of modules where no user is configured.
+///
+/// # Errors
+/// One line: the system refuses.
+pub fn drop_to_nobody() -> Result<(), String> {
+    let nobody = User::from_name("nobody").ok().flatten();
+    // The number that every system has for it.
+    let (uid, gid) =
+        nobody.map_or((Uid::from_raw(65_534), Gid::from_raw(65_534)), |user| (user.uid, user.gid));
+    let refused = |error: nix::Error| format!("cannot become nobody: {error}");
+    setgroups(&[gid]).and_then(|()| setgid(gid)).and_then(|()| setuid(uid)).map_err(refused)?;
+    gain_none().map_err(|error| format!("cannot give up gaining privileges (NO_NEW_PRIVS): {error}"))
+}
+
 /// Has this process leave no core dump when it dies, or as large a one as the system allows. To be called after
 /// [`drop_to`], because the system forbids dumps of a process that has become somebody else.
 ///

@@ -196,32 +196,42 @@ fn a_folder_that_a_start_creates_is_not_missed() {
     assert_eq!(running.end().0, Some(0));
 }
 
-/// `run` becomes that user before it opens a module.
+/// `run` becomes that user before it opens a module. Without one, `check` lends it no rights of root unless it is told to.
 #[test]
 fn check_runs_code_of_modules_as_the_user_that_the_configuration_names() {
     const NOBODY: &str = "65534";
+    const OTHER: &str = "65533";
     if !rustix::process::geteuid().is_root() {
         println!("skipped: only root can become somebody");
         return;
     }
     let (origin, folder) = (Origin::named("a"), tempfile::tempdir().unwrap());
-    let opened_as = folder.path().join("opened-as");
-    std::fs::create_dir(&opened_as).unwrap();
     std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
-    std::fs::set_permissions(&opened_as, Permissions::from_mode(0o777)).unwrap();
-    let top = format!("user = \"{NOBODY}\"\ngroup = \"{NOBODY}\"");
     // Only root can read the module's file; that is who reads it.
     let file = folder.path().join("runs_as.so");
     std::fs::copy(artifacts::broken("runs-as"), &file).unwrap();
     std::fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
     let site = folder.path().join("site.toml");
-    std::fs::write(&site, Proxy::over([&origin]).module_file("runs_as", &file).top(&top).text()).unwrap();
-    let mut check = command(&["check", "-c", site.to_str().unwrap()]);
-    let output = check.env("RUNS_AS", &opened_as).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let users: Vec<_> =
-        std::fs::read_dir(&opened_as).unwrap().map(|file| file.unwrap().file_name()).collect();
-    assert_eq!(users, [NOBODY]);
+    let as_other = format!("user = \"{OTHER}\"\ngroup = \"{OTHER}\"");
+    for (n, (top, more, user)) in
+        [(as_other.as_str(), None, OTHER), ("", None, NOBODY), ("", Some("--as-root"), "0")]
+            .into_iter()
+            .enumerate()
+    {
+        let opened_as = folder.path().join(format!("opened-as-{n}"));
+        std::fs::create_dir(&opened_as).unwrap();
+        std::fs::set_permissions(&opened_as, Permissions::from_mode(0o777)).unwrap();
+        // The module writes down who it is.
+        let builder =
+            Proxy::over([&origin]).module_file("runs_as", &file).top("supervision.sandbox = \"off\"");
+        std::fs::write(&site, builder.top(top).text()).unwrap();
+        let mut check = command(&["check", "-c", site.to_str().unwrap()]);
+        let output = check.args(more).env("RUNS_AS", &opened_as).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let users: Vec<_> =
+            std::fs::read_dir(&opened_as).unwrap().map(|file| file.unwrap().file_name()).collect();
+        assert_eq!(users, [user]);
+    }
 }
 
 #[test]

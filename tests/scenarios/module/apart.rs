@@ -1,0 +1,59 @@
+//! Commands that open modules do so in a process apart: a module that ends it, hangs in it or writes is what they say then.
+
+use std::process::Output;
+
+use tests::artifacts;
+use tests::command::trylist;
+use tests::origin::Origin;
+use tests::proxy::{Builder, Proxy};
+use tests::site::{Folder, spoken};
+
+fn checked(builder: &Builder, more: &[&str]) -> (String, Output) {
+    let folder = Folder::with(&builder.text());
+    let output = trylist(&[&["check", "-c", &folder.config()], more].concat());
+    (folder.config(), output)
+}
+
+/// With this compiled into the module.
+fn with(fault: &str, origin: &Origin) -> Builder {
+    Proxy::over([origin]).named("app").module_file("fault", &artifacts::fault(&[fault]))
+}
+
+#[test]
+fn a_check_does_not_pass_where_a_module_ends_it() {
+    let origin = Origin::named("a");
+    for (fault, how) in [
+        ("CONSTRUCTOR=exit_0", "opened: it ended the process (exit code 0)"),
+        ("CONSTRUCTOR=_exit_0", "opened: it ended the process (exit code 0)"),
+        ("INFO=segv", "opened: it ended the process (SIGSEGV)"),
+        ("DESTRUCTOR=abort_", "a module: it ended the process (SIGABRT)"),
+    ] {
+        let (config, output) = checked(&with(fault, &origin), &[]);
+        let (code, said, complained) = spoken(&output);
+        let named = if fault.starts_with("DESTRUCTOR") { "" } else { "module \"fault\", " };
+        assert_eq!((code, said.as_str()), (Some(4), ""), "{fault}");
+        assert_eq!(complained, format!("{config}: {named}{how}\n"));
+    }
+    let built = with("X", &origin).in_cluster("settings = { at = \"build\", does = \"segv\" }");
+    let (config, output) = checked(&built, &[]);
+    let said = "module \"fault\", built for cluster \"app\": it ended the process (SIGSEGV)";
+    assert_eq!(spoken(&output).2, format!("{config}: {said}\n"));
+}
+
+#[test]
+fn a_check_ends_though_a_module_does_not() {
+    let origin = Origin::named("a");
+    let hangs = with("CONSTRUCTOR=spin", &origin).top("supervision.start_timeout = \"1s\"");
+    let (config, output) = checked(&hangs, &[]);
+    let (code, _, complained) = spoken(&output);
+    assert_eq!(code, Some(4));
+    assert_eq!(complained, format!("{config}: module \"fault\", opened: it did not return within 1s\n"));
+}
+
+#[test]
+fn an_inspection_says_what_became_of_a_module() {
+    let file = artifacts::fault(&["CONSTRUCTOR=exit_0"]);
+    let (code, said, complained) = spoken(&trylist(&["module", "inspect", file.to_str().unwrap()]));
+    assert_eq!((code, said.as_str()), (Some(4), ""));
+    assert_eq!(complained, format!("{}: it ended the process (exit code 0)\n", file.display()));
+}
