@@ -68,9 +68,9 @@ fn a_module_that_panics_when_it_is_built_changes_nothing() {
 
 #[test]
 fn an_address_in_use_changes_nothing() {
-    let origin = Origin::named("a");
-    let listener = format!("[[listener]]\naddress = \"{}\"", origin.address());
-    let said = format!("listener \"{}\": address in use", origin.address());
+    let (origin, other) = (Origin::named("a"), Origin::named("b"));
+    let listener = format!("[[listener]]\naddress = \"{}\"", other.address());
+    let said = format!("listener \"{}\": address in use", other.address());
     changes_nothing(&over([&origin]).tables(&listener), &origin, 1, &[&said]);
 }
 
