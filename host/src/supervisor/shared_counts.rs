@@ -60,7 +60,8 @@ impl Supervisor {
         }
     }
 
-    fn tell_loads(&mut self) {
+    /// The same, now.
+    pub(super) fn tell_loads(&mut self) {
         let all = self.load_of_all();
         for generation in self.generations.iter_mut().filter(|generation| generation.runs()) {
             let elsewhere = all.without(generation.load.as_ref());

@@ -326,6 +326,8 @@ impl Supervisor {
             let cut_off = self.hand_over(before, removed, cuts_oldest);
             self.warn_all(&asked, cut_off);
         }
+        // Its limits hold from its first request on.
+        self.tell_loads();
         self.are_loads_new = true;
         let started_with = self.generation(number).map_or(0, |generation| generation.started_with);
         self.started_with(started_with);
