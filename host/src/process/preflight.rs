@@ -26,10 +26,10 @@ pub fn load(path: &Path, files: &mut Files) -> Result<(Config, Vec<Warning>), Re
     })
 }
 
-/// As [`load`], but with each problem of the configuration as it is, and then those of its modules as lines.
+/// As [`load()`], but with each problem of the configuration as it is, and then those of its modules as lines.
 ///
 /// # Errors
-/// As [`load`].
+/// As [`load()`].
 pub fn read(path: &Path, files: &mut Files) -> Result<(Config, Vec<Warning>), (ConfigErrors, Vec<String>)> {
     config::load_from(path, files).map_err(|errors| {
         let modules = errors.modules.iter().filter_map(|module| load::read(module).err());
