@@ -282,7 +282,7 @@ fn refuses_unknown_keys_at_every_level() {
         (with_top("thread = 3\n"), r#"t.toml:1: unknown key "thread" (did you mean "threads"?)"#),
         (
             with_top("worker_count = 3\n"),
-            r#"t.toml:1: unknown key "worker_count" (known here: include, threads, module_path, module_files, user, group, control, pid_file, pass_environment, core_dumps, request_id, listener, load_module, cluster, route, forwarded, limits, timeouts, supervision, resolver, access_log, admin, explain, errors)"#,
+            r#"t.toml:1: unknown key "worker_count" (known here: include, threads, module_path, module_files, user, group, control, pid_file, state, pass_environment, core_dumps, request_id, listener, load_module, cluster, route, forwarded, limits, timeouts, supervision, resolver, access_log, admin, explain, errors)"#,
         ),
         (
             with_top("[limits]\nheader = 3\n"),
