@@ -7,6 +7,8 @@
 
 pub mod path;
 pub mod date;
+pub(crate) mod template;
+pub(crate) mod drive;
 pub mod headers;
 pub mod h1;
 pub mod h2;

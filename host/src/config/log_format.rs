@@ -1,6 +1,7 @@
 //! The form of a line of the access log.
 
 use super::suggest::nearest;
+use crate::http::template::{self, TemplatePiece, Unclosed};
 
 /// The form of a line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -98,35 +99,17 @@ impl LogFormat {
         if text.contains(char::is_control) {
             return Err("has a control character in it; a request is one line".to_owned());
         }
-        let (mut parts, mut literal, mut rest) = (Vec::new(), String::new(), text);
-        while let Some(at) = rest.find('$') {
-            literal.push_str(&rest[..at]);
-            let behind = &rest[at + 1..];
-            if let Some(after) = behind.strip_prefix('$') {
-                literal.push('$');
-                rest = after;
-            } else if let Some(field) = behind.strip_prefix('{') {
-                let Some((name, after)) = field.split_once('}') else {
-                    return Err("has a \"${\" without its \"}\" (write \"$${\" for the text)".to_owned());
-                };
-                if !literal.is_empty() {
-                    parts.push(LogPart::Text(std::mem::take(&mut literal).into()));
-                }
-                parts.push(LogPart::Field(field_of(name)?));
-                rest = after;
-            } else {
-                literal.push('$');
-                rest = behind;
-            }
-        }
-        literal.push_str(rest);
-        if parts.is_empty() {
+        let pieces = template::pieces(text)
+            .map_err(|Unclosed| "has a \"${\" without its \"}\" (write \"$${\" for the text)".to_owned())?;
+        if !pieces.iter().any(|piece| matches!(piece, TemplatePiece::Name(_))) {
             return Err("is not \"full\", \"combined\" or \"json\", and has no field such as \"${status}\""
                 .to_owned());
         }
-        if !literal.is_empty() {
-            parts.push(LogPart::Text(literal.into()));
-        }
+        let part = |piece| match piece {
+            TemplatePiece::Text(text) => Ok(LogPart::Text(text.into())),
+            TemplatePiece::Name(name) => field_of(name).map(LogPart::Field),
+        };
+        let parts = pieces.into_iter().map(part).collect::<Result<_, String>>()?;
         Ok(Self::Template(parts))
     }
 }

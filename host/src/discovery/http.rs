@@ -26,6 +26,7 @@ use super::read::{AnswerForm, read, too_long};
 use crate::cluster::dial::{Dial, Dialled};
 use crate::cluster::names::{Addresses, Resolver};
 use crate::config::{ResolverConfig, SourceKind, SourceSpec};
+use crate::http::drive::drive;
 use crate::tls::MinVersion;
 use crate::tls::certificate;
 use crate::tls::client::{ClientTls, Connector, Parting, Protocol, Trust};
@@ -235,17 +236,7 @@ async fn exchange(
         let (head, body) = response.into_parts();
         Ok((Response::from_parts(head, ()), whole(body, words).await?))
     };
-    let mut answered = std::pin::pin!(answered);
-    tokio::select! {
-        biased;
-        answer = &mut answered => answer,
-        ended = connection => {
-            // Its end may have brought the answer.
-            let answer = answered.await;
-            ended.map_err(words)?;
-            answer
-        }
-    }
+    drive(connection, answered, words).await
 }
 
 async fn whole(mut body: Incoming, words: impl Fn(hyper::Error) -> String) -> Result<Vec<u8>, String> {

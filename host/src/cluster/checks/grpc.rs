@@ -11,7 +11,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::CheckError;
-use super::http::{AGENT, drive};
+use super::http::AGENT;
+use crate::http::drive::drive;
 
 /// An answer is seven bytes.
 const ANSWER_BYTES: usize = 1024;
@@ -51,7 +52,7 @@ pub(super) async fn check(
             None => Err(CheckError::Answer("the answer is no HealthCheckResponse".into())),
         }
     };
-    drive(connection, answered).await
+    drive(connection, answered, CheckError::from).await
 }
 
 /// Whether the call itself succeeded.

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::CheckError;
 use crate::config::HttpProbe;
+use crate::http::drive::drive;
 
 /// The expected text must be within so many bytes. A health page is a few lines.
 const BODY_BYTES: usize = 64 * 1024;
@@ -45,7 +46,7 @@ pub(super) async fn check(
             None => Ok(()),
         }
     };
-    drive(connection, answered).await
+    drive(connection, answered, CheckError::from).await
 }
 
 /// Whether the text is in the body's first bytes.
@@ -68,23 +69,5 @@ async fn expect(text: &str, mut body: Incoming) -> Result<(), CheckError> {
     match finder.find(&seen) {
         Some(_) => Ok(()),
         None => Err(CheckError::Answer(format!("{text:?} is not in the body"))),
-    }
-}
-
-/// Runs a connection in this task until its answer is here. When the check is dropped, so is the connection.
-pub(super) async fn drive<T>(
-    connection: impl Future<Output = hyper::Result<()>>,
-    answered: impl Future<Output = Result<T, CheckError>>,
-) -> Result<T, CheckError> {
-    let mut answered = std::pin::pin!(answered);
-    tokio::select! {
-        biased;
-        answer = &mut answered => answer,
-        ended = connection => {
-            // Its end may have brought the answer.
-            let answer = answered.await;
-            ended?;
-            answer
-        }
     }
 }

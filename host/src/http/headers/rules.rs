@@ -4,6 +4,7 @@
 use std::io::Write;
 
 use crate::http::h1::head::{Name, same_name};
+use crate::http::template::{self, TemplatePiece, Unclosed};
 use crate::net::address::Peer;
 
 /// Rules for one direction of a route, its cluster's among them.
@@ -226,34 +227,17 @@ fn write_address(peer: Peer, out: &mut Vec<u8>) {
 
 /// A literal `$` is written `$$` before a brace, and `$` elsewhere.
 fn compile(value: &str) -> Result<Box<[Part]>, BadValue> {
-    let mut parts = Vec::new();
-    let mut text = String::new();
-    let mut rest = value;
-    while let Some(at) = rest.find('$') {
-        text.push_str(&rest[..at]);
-        rest = &rest[at..];
-        if let Some(behind) = rest.strip_prefix("$$") {
-            text.push('$');
-            rest = behind;
-        } else if let Some(behind) = rest.strip_prefix("${") {
-            let (name, behind) = behind.split_once('}').ok_or(BadValue::Unclosed)?;
+    let pieces = template::pieces(value).map_err(|Unclosed| BadValue::Unclosed)?;
+    let part = |piece| match piece {
+        TemplatePiece::Text(text) => Ok(Part::Text(text.into())),
+        TemplatePiece::Name(name) => {
             let known = Variable::ALL.into_iter().find(|(known, _)| *known == name);
-            let (_, variable) = known.ok_or_else(|| BadValue::Unknown(name.to_owned()))?;
-            if !text.is_empty() {
-                parts.push(Part::Text(std::mem::take(&mut text).into()));
-            }
-            parts.push(Part::Variable(variable));
-            rest = behind;
-        } else {
-            text.push('$');
-            rest = &rest[1..];
+            known
+                .map(|(_, variable)| Part::Variable(variable))
+                .ok_or_else(|| BadValue::Unknown(name.to_owned()))
         }
-    }
-    text.push_str(rest);
-    if !text.is_empty() {
-        parts.push(Part::Text(text.into()));
-    }
-    Ok(parts.into())
+    };
+    pieces.into_iter().map(part).collect()
 }
 
 #[cfg(test)]
