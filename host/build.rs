@@ -3,7 +3,7 @@
 use std::process::Command;
 
 fn main() {
-    // Whoever builds without a repository says it. Not for every commit: that would build everything anew each time.
+    // A build without a repository names it by this variable. Not for every commit: that would build everything anew each time.
     println!("cargo:rerun-if-env-changed=TRYLIST_COMMIT");
     println!("cargo:rerun-if-changed=build.rs");
     let given = std::env::var("TRYLIST_COMMIT").ok().filter(|commit| !commit.is_empty());

@@ -27,8 +27,8 @@ const END: &str = "\0end\n";
 /// The argument of the process; see [`run`].
 pub(crate) const CHILD: &str = "--child";
 
-/// Runs this very command once more as a process apart, and prints what it says. It may take `time_limit`. `describe` says where a module was when it ended that
-/// process.
+/// Runs this very command once more as a process apart, and prints what it says. It may take `time_limit`. `describe` says where
+/// a module was when it ended that process.
 ///
 /// # Errors
 /// As that process says, or what became of it.

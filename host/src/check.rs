@@ -20,7 +20,7 @@ use crate::apart;
 use crate::cli::Apart;
 use crate::output::{CommandFailure, count, print};
 
-/// What `check` prints.
+/// The form of the output of `check`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CheckOutput {
     /// Lines for people.

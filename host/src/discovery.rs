@@ -1,5 +1,5 @@
-//! Who the servers are, as somebody outside says it: a file, a program, an inventory over HTTP, DNS. Everything here runs in the scout, a process of its own that
-//! loads no module and has no key of a listener; nothing here knows what a cluster does with an answer.
+//! Sources outside that name the servers: a file, a program, an inventory over HTTP, DNS. Everything here runs in the scout, a
+//! process of its own that loads no module and has no key of a listener; nothing here knows what a cluster does with an answer.
 //!
 //! ```text
 //! source ─ text ─► read: schema, bounds ─► follow: is it new? empty? too soon? ─► a complete answer, or an error in words
@@ -72,7 +72,7 @@ pub(crate) fn follow(
 /// they are named before.
 ///
 /// # Errors
-/// What is wrong with it, and where.
+/// The mistake, and its place.
 pub fn check(file: &Path) -> Result<(usize, usize), String> {
     let spec = SourceSpec {
         cluster: String::new(),

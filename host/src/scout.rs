@@ -6,8 +6,9 @@
 //!            ◄─ the newest answer and report of each, as soon as the supervisor takes them ─┘
 //! ```
 //!
-//! It keeps nothing but what `state` writes to a disk, for another run of the proxy: where it dies another one is started, which is handed the last answers. All that it says is complete and
-//! replaces what it said of that source before, so that nothing has to wait in order.
+//! It keeps nothing but what `state` writes to a disk, for another run of the proxy: where it dies another one is started, which
+//! is handed the last answers. All that it says is complete and replaces what it said of that source before, so that nothing has
+//! to wait in order.
 
 mod state;
 
@@ -40,7 +41,7 @@ use crate::process::privileges;
 
 /// Its name in lists of processes.
 const NAME: &CStr = c"trylist-scout";
-/// What is new is written this often at most.
+/// News are written this often at most.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
 /// Orders to one source that wait.
 const MOST_ORDERS: usize = 8;
@@ -139,13 +140,13 @@ struct Keeping {
     /// Of an earlier run.
     stored: Answers,
     last: Answers,
-    /// What is on the disk is out of date.
+    /// The files on the disk are out of date.
     is_new: bool,
     writing: Option<JoinHandle<(State, bool)>>,
     next_at: Instant,
 }
 
-/// What the supervisor did not take yet.
+/// News that the supervisor did not take yet.
 #[derive(Default)]
 struct Unsaid {
     answer: Option<(u32, OwnedFd)>,

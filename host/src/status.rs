@@ -18,7 +18,7 @@ use self::table::{Paint, describe_cluster, describe_events, describe_listeners};
 use crate::output::{CommandFailure, safe, span};
 use crate::sources;
 
-/// What to show.
+/// The parts to show.
 pub(crate) struct Wanted {
     pub(crate) json: bool,
     pub(crate) cluster: Option<String>,

@@ -324,7 +324,7 @@ impl Worker {
         spawn("background", move || background.run(runtime))
     }
 
-    /// What its admin listener shows.
+    /// The view for its admin listener.
     fn served(&self, config: &Config) -> Arc<AdminServed> {
         let admin = config.admin.as_ref();
         let mut hosts = admin.map_or_else(Vec::new, |admin| admin.hosts.clone());

@@ -127,8 +127,8 @@ impl<'a, B> BuildCx<'a, B> {
         self.previous
     }
 
-    /// State [saved](Balancer::save) by an instance of an earlier process; none where there is a previous instance. Bytes of another module, of another state version
-    /// or that are damaged are not handed over.
+    /// State [saved](Balancer::save) by an instance of an earlier process; none where there is a previous instance. Bytes of
+    /// another module, of another state version or that are damaged are not handed over.
     pub fn saved(&self) -> Option<&'a [u8]> {
         self.saved
     }

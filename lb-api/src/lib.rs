@@ -154,8 +154,8 @@
 //! let needs = Needs::default().request_header("x-user").event(EventKind::TryEnded);
 //! ```
 //!
-//! From then on [`Request::header`]`(0)` is that header's value. The key ([`Needs::key`]) is what the operator chose as the cluster's
-//! `key`; a module that hashes should use it rather than a header of its own choice.
+//! From then on [`Request::header`]`(0)` is that header's value. The key ([`Needs::key`]) is what the operator chose as the
+//! cluster's `key`; a module that hashes should use it rather than a header of its own choice.
 //!
 //! # Endpoints come and go
 //!
@@ -269,8 +269,8 @@
 //! ```
 //!
 //! The contract's chapter on membership lets endpoints come, go, move and change weight while requests run, and poisons the slots
-//! of those that left. `Contract` checks more on request: `skips_unavailable` (no unavailable endpoint is answered), `weighted` (shares follow
-//! weights) and `keyed` (a key keeps its endpoint).
+//! of those that left. `Contract` checks more on request: `skips_unavailable` (no unavailable endpoint is answered), `weighted`
+//! (shares follow weights) and `keyed` (a key keeps its endpoint).
 //!
 //! `trylist module test FILE.so` checks the same contract on a built library in any language. It uses a process of its own, so a
 //! crash, an abort or a call that does not return is a line of its report. It also finds memory leaks and measures the time of a

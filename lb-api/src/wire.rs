@@ -354,8 +354,8 @@ pub struct BuildCx {
     /// The instance that this one replaces, of the same load of the same module, borrowed for the time of the call and
     /// still in use; or null. Its endpoints may be others, in another order.
     pub previous: *const c_void,
-    /// State saved by an instance of an earlier generation; absent if there is none, and where there is a previous instance. A build that refuses or panics with it
-    /// is called once more without.
+    /// State saved by an instance of an earlier generation; absent if there is none, and where there is a previous instance. A
+    /// build that refuses or panics with it is called once more without.
     pub saved: Str,
     /// The host's services.
     pub host: *const HostApi,
@@ -407,8 +407,9 @@ pub struct NextCx {
     pub now_ns: u64,
     /// Uniform random bits, fresh for this call.
     pub random: u64,
-    /// Bit `i % 64` of word `i / 64` is set for each endpoint that was answered before in this request, tried or
-    /// declined; but not for one that was declined before the request waited in the queue: it may have come free. May be shorter than the endpoints: bits beyond `n_tried_words` are 0.
+    /// Bit `i % 64` of word `i / 64` is set for each endpoint that was answered before in this request, tried or declined; but
+    /// not for one that was declined before the request waited in the queue: it may have come free. May be shorter than the
+    /// endpoints: bits beyond `n_tried_words` are 0.
     pub tried: *const u64,
     /// How many words; 0 on the first call.
     pub n_tried_words: usize,

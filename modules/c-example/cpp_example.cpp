@@ -17,7 +17,7 @@
 // When: requests that differ in cost, servers of equal strength. When not: weights, which it does not know (`least_request` does).
 // Settings: none. State: the turn, which an instance shares with the one that it replaces; a reload begins it anew.
 //
-// What differs from C, and where it is done here:
+// Differences from C, and where they are done here:
 //   - no exception leaves a call: `guarded` turns each into a status;
 //   - the instance that is replaced is still in use: what both need is shared by a `shared_ptr`;
 //   - the instance is an object that `build` makes and `drop_balancer` deletes. The trylist is one too, made in the host's storage;

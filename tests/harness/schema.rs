@@ -24,7 +24,7 @@ impl OpenApi {
         self.0["paths"].as_object().expect("paths").keys().map(String::as_str).collect()
     }
 
-    /// What an answer to this path with this status has that the description does not, or the other way round.
+    /// Differences between an answer to this path with this status and the description, in both directions.
     ///
     /// # Panics
     /// Where it describes no such answer.

@@ -228,7 +228,7 @@ impl Site {
     /// How the generation that serves is.
     ///
     /// # Errors
-    /// What is said instead.
+    /// Its error message.
     ///
     /// # Panics
     /// Where neither is said.

@@ -1,4 +1,4 @@
-//! What happens to a cluster and its servers, for those who look on.
+//! Events of a cluster and its servers, for those who look on.
 //!
 //! A note is made where the state changes, also by the request that was one failure too many. So it waits for nobody: where too
 //! many notes have not been read yet, it is lost.
@@ -28,7 +28,7 @@ pub(crate) struct ClusterNote {
     pub text: String,
 }
 
-/// What happened.
+/// The event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoteKind {
     /// A server's state changed.

@@ -116,7 +116,8 @@ impl<W: AtomicWord> Listing<W> {
         }
     }
 
-    /// Lists the member in the instance of this tag, which is going to be published. Only one thread at a time lists and takes off the list.
+    /// Lists the member in the instance of this tag, which is going to be published. Only one thread at a time lists and takes
+    /// off the list.
     ///
     /// # Panics
     /// Where the slot is taken.

@@ -14,7 +14,7 @@ pub enum Answer {
     Respond(Respond),
 }
 
-/// How the URL of a redirect differs from the request's. What is `None` stays as the client asked.
+/// How the URL of a redirect differs from the request's. A part that is `None` stays as the client asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redirect {
     /// Only requests that did not come by https are redirected; without that, every request.

@@ -21,7 +21,7 @@ pub struct SourceSpec {
     pub kind: SourceKind,
     /// Servers that it may name.
     pub may_name: MayName,
-    /// What an answer without servers means, after one with some.
+    /// Meaning of an answer without servers, after one with some.
     pub empty: WhenEmpty,
     /// Minimum time between two of its answers.
     pub settle: Duration,
@@ -44,7 +44,7 @@ pub enum SourceKind {
     },
     /// A server that is asked by GET.
     Http {
-        /// What is asked for.
+        /// The kind of record to ask for.
         url: String,
         /// From the beginning of one request to that of the next.
         interval: Duration,
@@ -99,7 +99,7 @@ pub enum WhenEmpty {
     Obey,
 }
 
-/// What the servers of a source have where it does not say so itself.
+/// Values of a source's servers where it does not give them itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberTemplate {
     /// 1 to 65,535.

@@ -11,7 +11,7 @@ use super::{SECRET_WORDS, source::At as _};
 /// The reference, whose active keys have their defaults. A test holds it to that.
 const REFERENCE: &str = include_str!("../../../conf/reference.toml");
 
-/// What stands in place of a secret.
+/// Text in place of a secret.
 const HIDDEN: &str = "(hidden)";
 
 /// Tables of which a configuration has any number; a default is for each of them.

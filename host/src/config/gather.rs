@@ -26,7 +26,7 @@ pub(super) struct SourceText {
 #[derive(Debug)]
 pub(super) struct Gathered<'a> {
     pub(super) root: Spanned<DeValue<'a>>,
-    /// What is to be left out, and which texts are variables.
+    /// The parts to leave out, and the texts that are variables.
     pub(super) terms: TreeTerms,
 }
 
@@ -109,7 +109,7 @@ impl Gatherer<'_> {
                 };
                 patterns.iter().filter_map(text).collect()
             }
-            // Whoever reads the tree says what is wrong with it.
+            // The reader of the tree says what is wrong with it.
             _ => return,
         };
         let directory = path.parent().unwrap_or(Path::new(""));
@@ -153,7 +153,7 @@ impl Gatherer<'_> {
         self.lose();
     }
 
-    /// What a file would have said is not missing.
+    /// Keys that an unreadable file would have set are not missing.
     fn lose(&mut self) {
         for part in ["listener", "load_module", "cluster", "route"] {
             self.report.mark_lost(&self.root, part);
@@ -294,7 +294,7 @@ impl Variables<'_> {
     }
 }
 
-/// What `$${` means in a text.
+/// Meaning of `$${` in a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Escapes {
     /// `${` as it is.

@@ -171,7 +171,7 @@ pub(crate) const LAST_TIER: u16 = 15;
 pub struct Discover {
     /// The source, as the process that asks it is told.
     pub source: SourceSpec,
-    /// What its servers have where it does not say so itself.
+    /// Values of its servers where it does not give them itself.
     pub template: MemberTemplate,
     /// The name in the certificates of its servers, where it is not that of their URL.
     pub tls_name: Option<ServerName<'static>>,
@@ -518,7 +518,7 @@ pub struct Route {
 const MAX_ROUTE_LABEL_BYTES: usize = 128;
 
 impl Route {
-    /// What it is called in metrics: its first host, how many more it has, and its path.
+    /// Its name in metrics: its first host, how many more it has, and its path.
     pub fn label(&self) -> String {
         let mut label = match &*self.hosts {
             [] => String::new(),

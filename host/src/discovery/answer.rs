@@ -33,13 +33,13 @@ pub(crate) struct SourceMember {
     pub(crate) zone: Option<String>,
     /// Its name in clients' sessions.
     pub(crate) route: Option<String>,
-    /// What it is to be given.
+    /// The traffic that it is to be given.
     pub(crate) state: SourceState,
     /// Pairs of text for the module, by name.
     pub(crate) metadata: Vec<(String, String)>,
 }
 
-/// What a server is to be given, as its source says.
+/// The traffic that a server is to be given, as its source says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum SourceState {

@@ -99,8 +99,8 @@ impl DiscoverySource for DnsSource {
     }
 }
 
-/// A server for each record: the lowest priority is tier 0, the next one tier 1; weight 0 is 1. In the order of their URLs, since name
-/// servers change that of records.
+/// A server for each record: the lowest priority is tier 0, the next one tier 1; weight 0 is 1. In the order of their URLs, since
+/// name servers change that of records.
 fn of_services(records: &[SrvRecord], scheme: &str, spec: &SourceSpec) -> Result<Vec<SourceMember>, String> {
     if records.len() > MOST_MEMBERS {
         return Err(format!("has more than {MOST_MEMBERS} servers"));

@@ -40,7 +40,7 @@ pub(super) struct ExecSource {
     task: JoinHandle<()>,
 }
 
-/// What it said last, and was not asked for yet.
+/// Its last line that was not asked for yet.
 #[derive(Default)]
 struct Heard {
     newest: Mutex<Newest>,
@@ -101,7 +101,7 @@ impl Heard {
         let mut newest = self.newest();
         match result {
             Ok(answer) => *newest = Newest { answer: Some(answer), error: None },
-            // What it said before still counts.
+            // Its lines from before still count.
             Err(error) => newest.error = Some(error),
         }
         drop(newest);
@@ -246,7 +246,7 @@ impl RunningCommand {
 
 impl Drop for RunningCommand {
     fn drop(&mut self) {
-        // What it started may still run.
+        // Processes that it started may still run.
         if let Some(group) = self.group {
             let _ = kill_process_group(group, Signal::KILL);
         }

@@ -2,7 +2,7 @@
 //!
 //! - An answer that says what the last one said is none.
 //! - An answer without servers after one with some is held back, unless the configuration wants it obeyed.
-//! - Two answers are `settle` apart. What a source says in between is not lost: it is asked again then.
+//! - Two answers are `settle` apart. An answer in between is not lost: the source is asked again then.
 //! - An error changes nothing, whatever it is.
 
 use std::collections::HashMap;
@@ -24,7 +24,7 @@ const MAX_NAMED: usize = 10;
 /// Longest words of an error that are shown.
 const MAX_ERROR_CHARS: usize = 400;
 
-/// What there is to tell of a source.
+/// The state of a source, as it is told.
 #[derive(Debug)]
 pub(crate) enum SourceNews {
     /// A new answer, and how the source is with it.
@@ -44,7 +44,7 @@ pub(crate) struct SourceReport {
     pub(crate) n_errors: u64,
     /// Answers without servers that were held back.
     pub(crate) n_held: u64,
-    /// What is wrong now.
+    /// The error that holds now.
     pub(crate) error: Option<String>,
     /// An answer without servers is held back now.
     pub(crate) is_held: bool,
@@ -237,7 +237,7 @@ mod tests {
         Ok(SourceAnswer { members: urls.iter().map(member).collect() })
     }
 
-    /// What is told of a source that says these things and then is asked to obey what it holds back.
+    /// The news of a source that says these things and then is asked to obey what it holds back.
     async fn told(
         empty: WhenEmpty,
         last: Option<&[&str]>,

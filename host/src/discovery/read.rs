@@ -48,7 +48,7 @@ pub(crate) type ReadAnswer = (SourceAnswer, usize);
 /// Reads a text, whose servers are all of those that this source may name.
 ///
 /// # Errors
-/// What is wrong, and the line where a reader would look for it.
+/// The mistake, and the line where a reader would look for it.
 pub(crate) fn read(bytes: &[u8], form: AnswerForm, spec: &SourceSpec) -> Result<ReadAnswer, String> {
     if bytes.len() > MOST_BYTES {
         return Err(too_long());

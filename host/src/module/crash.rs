@@ -110,7 +110,7 @@ fn end(code: u64, at: &Interrupted) -> ! {
 struct Interrupted {
     /// Its instruction.
     ip: u64,
-    /// What it would have ended the process with, if it was at that system call.
+    /// The exit code that it would have ended the process with, if it was at that system call.
     exit: Option<u64>,
     /// Where the address is that the function which it was in returns to, or that address itself.
     back: u64,
@@ -140,7 +140,7 @@ impl Interrupted {
         Self::default()
     }
 
-    /// Who called the function that makes the system call, which has no frame of its own in libc. Anything where it is another
+    /// The caller of the function that makes the system call, which has no frame of its own in libc. Anything where it is another
     /// function: it is only looked up.
     fn caller(&self) -> u64 {
         if cfg!(target_arch = "x86_64") && self.back != 0 && self.back.is_multiple_of(8) {

@@ -15,7 +15,7 @@ use crate::module::image::Image;
 use crate::module::refusal::LoadRefusal;
 use crate::os::trusted_path::{LastName, SafePath};
 
-/// Bytes of the hash that are in a name: enough to tell the builds of one module apart. What is opened is compared whole.
+/// Bytes of the hash that are in a name: enough to tell the builds of one module apart. A file that is opened is compared whole.
 const HASH_BYTES: usize = 8;
 
 /// Puts a module into this folder and opens it there. `pour` writes its bytes to a file, `hash` is that of a file's bytes.

@@ -5,8 +5,8 @@
 //!   endpoint=http://127.0.0.1:9001 tries="http://127.0.0.1:9002 connect 0.000312, http://127.0.0.1:9001 served 200 0.002107"
 //!   time=0.003110 first_byte=0.002044
 //! ```
-//! It is one line, unless `format` asks for another form: `combined`, `json`, or a template of fields. Times are in seconds. ` request_id=…` ends the line if requests have IDs. Bytes that could end a field or a
-//! line are written as `\xHH`, as in nginx.
+//! It is one line, unless `format` asks for another form: `combined`, `json`, or a template of fields. Times are in seconds. If
+//! requests have IDs, `request_id=…` ends the line. Bytes that could end a field or a line are written as `\xHH`, as in nginx.
 //!
 //! A request never waits for the log. Each worker thread formats lines into a buffer of its own ([`AccessLogWriter`]). It hands the
 //! buffer over when it is full, or every second, through a bounded channel. One thread writes. If that thread is too slow,

@@ -64,7 +64,7 @@ impl AdminServed {
     }
 }
 
-/// What is answered: a text, or a stream.
+/// The answer: a text, or a stream.
 type Answer = Response<Either<Full<Bytes>, StreamBody>>;
 
 /// Whether the worker is ready for requests.

@@ -38,7 +38,7 @@ pub struct Event {
     pub server: Option<String>,
     /// ID of the module.
     pub module: Option<String>,
-    /// What happened.
+    /// The event, in words.
     pub text: String,
 }
 

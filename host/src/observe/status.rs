@@ -56,7 +56,7 @@ pub struct GenerationStatus {
     pub state: String,
     /// Uptime, seconds.
     pub uptime_s: u64,
-    /// What it waits for, where it neither serves nor has ended.
+    /// The reason of its waiting, where it neither serves nor has ended.
     #[serde(default)]
     pub waits_for: Option<String>,
     /// For how long it may still drain, seconds.

@@ -1,10 +1,11 @@
-//! What code of modules may not do to the rest of the machine: write files, start programs, trace or signal other processes.
+//! The limits of modules' code towards the rest of the machine. It may not write files, start programs, trace or signal other
+//! processes.
 //!
 //! A module is trusted code, but it may be wrong. So a process confines itself before it opens the first module, for good and
 //! with all threads that it starts later:
 //!
 //! - Landlock: no file is opened for writing, made, renamed or removed, no device is controlled, and (from its version 6) no
-//!   other process gets a signal. What is to be written comes as a descriptor from the supervisor. `/dev/null` may be written.
+//!   other process gets a signal. Files to write come as descriptors from the supervisor. `/dev/null` may be written.
 //! - seccomp: no other program or process, no debugging of others, no mounts and namespaces, nothing of the kernel's own, no
 //!   lower limits. The answer is EPERM. `clone3` is answered with ENOSYS, because a filter cannot see its flags, and libraries
 //!   then use `clone`.
@@ -37,8 +38,8 @@ pub struct Confinement {
 }
 
 /// Confines this process. `NO_NEW_PRIVS` is set already. With `tells_exits`, `exit_group` is trapped:
-/// [`crash::install`](crate::module::crash::install) was called before. A failure is said by the result, and is no error: there are kernels
-/// without, and services that forbid it.
+/// [`crash::install`](crate::module::crash::install) was called before. A failure is said by the result, and is no error: there
+/// are kernels without, and services that forbid it.
 pub fn confine(tells_exits: bool) -> Confinement {
     let text = |error: io::Error| error.to_string();
     Confinement {
@@ -48,7 +49,7 @@ pub fn confine(tells_exits: bool) -> Confinement {
 }
 
 impl Confinement {
-    /// What is missing of it, in words for the log.
+    /// The missing parts of it, in words for the log.
     pub fn lacks(&self) -> Vec<String> {
         let files = self.files.as_ref().and_then(|files| files.as_ref().err());
         let calls = self.calls.as_ref().and_then(|calls| calls.as_ref().err());

@@ -5,9 +5,9 @@
 //! {"answers":[{"cluster":"app","source":"file","members":[…]}]}
 //! ```
 //!
-//! The supervisor has opened the files: this process need not be able to reach them. A write that is cut short, by a crash or a full
-//! disk, spoils one file and not the other. A file that does not begin like one of these is somebody else's, or of a later version: it
-//! is left alone.
+//! The supervisor has opened the files: this process need not be able to reach them. A write that is cut short, by a crash or a
+//! full disk, spoils one file and not the other. A file that does not begin like one of these is somebody else's, or of a later
+//! version: it is left alone.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -68,7 +68,7 @@ struct StoredAnswer {
     members: Vec<SourceMember>,
 }
 
-/// What is in a file.
+/// Content of a file.
 enum Content {
     /// Nothing yet, or a write that was cut short.
     Nothing,
@@ -116,7 +116,7 @@ impl State {
         !self.is_closed
     }
 
-    /// Writes these answers, and waits for the disk. What cannot be written is said once.
+    /// Writes these answers, and waits for the disk. A failure to write is said once.
     pub(super) fn write(&mut self, answers: &Answers) -> bool {
         match self.try_write(answers) {
             Ok(()) => {

@@ -278,7 +278,7 @@ impl Gate {
         self.fate.send_replace(fate);
     }
 
-    /// What requests of a connection in clear text know of its listener.
+    /// Facts of a listener for requests of a connection in clear text.
     fn mark(&self, connection: &mut Downstream) {
         connection.may_be_h2 = self.h2;
         connection.listener = self.number();

@@ -17,7 +17,7 @@ const TEXT: &str = "text/plain; charset=utf-8";
 /// A body up to this many bytes is sent in one piece with its head.
 const MAX_COPIED: usize = 16 * 1024;
 
-/// What writes the date, and when that is.
+/// The writer of the date, and the time now.
 type DateNow<'a> = (&'a Date, Instant);
 
 /// An error's status, and whether its connection can go on.
@@ -72,7 +72,7 @@ pub(crate) struct Written<'a> {
     pub(crate) status: u16,
     /// Length of its body, as it is sent.
     pub(crate) body_bytes: u64,
-    /// What is left of the body to send: a long one is not copied.
+    /// The rest of the body to send: a long one is not copied.
     pub(crate) rest: &'a [u8],
 }
 

@@ -270,8 +270,9 @@ impl Exchange {
         .await
     }
 
-    /// Whether client or server is to blame that the time for the response, or for the next byte of the request, is over. A client that holds its
-    /// body back until it is told to go on does so at its own risk: the server may never say so (RFC 9110 section 10.1.1).
+    /// Whether client or server is to blame that the time for the response, or for the next byte of the request, is over. A
+    /// client that holds its body back until it is told to go on does so at its own risk: the server may never say so (RFC 9110
+    /// section 10.1.1).
     fn overdue(&self, progress: &Progress, terms: &ExchangeTerms<'_>) -> NoResponse {
         if !progress.sent && !self.request.waits_for_sink {
             return NoResponse::Client(Error::BodyTimeout);

@@ -28,7 +28,7 @@ struct AskingClient {
     until: Instant,
 }
 
-/// What a worker was asked for.
+/// A question to a worker.
 #[derive(Debug)]
 struct AskedWorker {
     number: u64,

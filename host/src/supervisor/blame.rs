@@ -30,7 +30,7 @@ pub(super) struct Blame {
     pub(super) cluster: Option<usize>,
 }
 
-/// What is known of whose fault the end of a worker is.
+/// The party at fault for the end of a worker, as far as that is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Culprit {
     /// This module's.
@@ -39,7 +39,7 @@ pub(super) enum Culprit {
     Probable(Blame),
     /// It may be any module's, or none's.
     Unknown,
-    /// Whoever sent SIGKILL: the kernel for want of memory, or an operator.
+    /// The sender of SIGKILL: the kernel for want of memory, or an operator.
     Killer,
 }
 
@@ -171,7 +171,7 @@ impl Generation {
                 Culprit::Certain(blame)
             }
             None if status.signal() == Some(SIGKILL) => Culprit::Killer,
-            // Who died outside of modules left a record too: what other threads did then is no evidence.
+            // A death outside of modules left a record too: what other threads did then is no evidence.
             None if fatal.is_some() => Culprit::Unknown,
             None => self.guess(presence, &mut text),
         };
@@ -206,7 +206,7 @@ impl Generation {
         modules.filter_map(|(module, says)| Some((module, says.as_ref()?.code.offset_of(ip)?))).next()
     }
 
-    /// Whose fault a death without a record probably is, by where threads were. Adds that in words.
+    /// The party that is probably at fault for a death without a record, by where threads were. Adds that in words.
     fn guess(&self, presence: &Presence, text: &mut String) -> Culprit {
         let crumbs = self.board.look().into_iter().filter_map(|seen| self.blame(seen.crumb?));
         let mut there: Vec<Blame> = crumbs.collect();

@@ -240,7 +240,7 @@ impl Generation {
 }
 
 impl Generation {
-    /// What it waits for, in words.
+    /// The reason of its waiting, in words.
     fn waits_for(&self) -> Option<String> {
         match self.phase {
             GenerationPhase::Building { .. } => {

@@ -11,7 +11,8 @@
 //! | none | it has ended | stuck |
 //! | `t` | stopped by a debugger | traced: named, and left alone |
 //!
-//! Inside a module, time that a call runs or waits is the [watchdog](super::watchdog)'s to judge; here only `T`, `D` and its end are.
+//! Inside a module, time that a call runs or waits is the [watchdog](super::watchdog)'s to judge; here only `T`, `D` and its end
+//! are.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -206,7 +206,7 @@ impl Supervisor {
     pub(super) fn leave_sources(&mut self) {
         let starting = self.starting.as_ref().map(|starting| &starting.bundle.config);
         let running = self.generations.iter().map(|generation| &generation.bundle.config);
-        // What is to be started in place of a worker that died has the same.
+        // A replacement of a worker that died has the same.
         let configs: Vec<&Config> = running.chain(starting).chain([&self.bundle.config]).collect();
         let is_used = |source: &KnownSource| {
             configs.iter().any(|config| specs(config).any(|spec| *spec == source.spec))
@@ -266,7 +266,7 @@ impl Supervisor {
         }
     }
 
-    /// Replaces a scout that has died. What it said holds.
+    /// Replaces a scout that has died. Its answers hold.
     fn bury_scout(&mut self) {
         let Some(scout) = &mut self.scouting.scout else { return };
         let status = match scout.child.try_wait() {

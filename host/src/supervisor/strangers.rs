@@ -78,8 +78,8 @@ impl Strangers {
         }
     }
 
-    /// Who was started by others may have orphans of its own, which come here too. In a container, where this is the first process,
-    /// those of commands from outside do; they have sessions of their own.
+    /// A supervisor that others started may have orphans of its own, which come here too. In a container, where this is the first
+    /// process, those of commands from outside do; they have sessions of their own.
     fn may_kill(&self, pid: Pid) -> bool {
         let is_first = getpid().as_raw_nonzero().get() == 1;
         self.inherited.is_empty() && (!is_first || getsid(Some(pid)).ok() == getsid(None).ok())

@@ -78,7 +78,7 @@ impl Identity {
     }
 }
 
-/// What there is to tell of a certificate.
+/// Facts of a certificate, as they are told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CertificateFacts {
     /// [`Identity::names`].

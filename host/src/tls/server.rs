@@ -109,7 +109,7 @@ impl ServerTls {
         Ok(Self { config: Arc::new(config), context: context.finalize().into(), certificates })
     }
 
-    /// What is known of its certificates, the default first.
+    /// Facts of its certificates, the default first.
     pub(crate) fn certificates(&self) -> &Arc<[CertificateFacts]> {
         &self.certificates
     }

@@ -24,7 +24,7 @@ impl Sources {
         Self(numbers.zip(places).collect())
     }
 
-    /// What a number stands for.
+    /// Meaning of a number.
     pub(super) fn place(&self, number: u64) -> Option<(usize, usize)> {
         self.0.iter().find(|(known, _)| *known == number).map(|(_, place)| *place)
     }

@@ -5,10 +5,10 @@
 //! supervisor ─── acts, answers ──┴─► wanted ─► builder: merge ─► publish ─► each thread switches ─► whoever asked is answered
 //! ```
 //!
-//! A change that needs no build holds at once: a server that is drained or removed gets nothing new, whatever its module does. The rest is
-//! built. A cluster is built once at a time, and always for what is wanted by then: changes that come meanwhile are one. The first change
-//! after a rest is built at once. After it the cluster rests for `settle`, or four times as long as the build took: a
-//! source that changes without end gets a fifth of the builder's time.
+//! A change that needs no build holds at once: a server that is drained or removed gets nothing new, whatever its module does.
+//! The rest is built. A cluster is built once at a time, and always for what is wanted by then: changes that come meanwhile are
+//! one. The first change after a rest is built at once. After it the cluster rests for `settle`, or four times as long as the
+//! build took: a source that changes without end gets a fifth of the builder's time.
 
 use std::collections::BTreeMap;
 use std::fmt;

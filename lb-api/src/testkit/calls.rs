@@ -83,7 +83,7 @@ pub(super) struct Instance {
     built_in: Duration,
     /// Texts are overwritten behind the call that they were lent to.
     spoils: bool,
-    /// What its module was lent. A module that keeps a pointer into it reads the wrong thing and nobody else's memory.
+    /// Texts that its module was lent. A module that keeps a pointer into it reads the wrong thing and nobody else's memory.
     lent: Mutex<Vec<LentTexts>>,
     _arguments: BuildArguments,
 }

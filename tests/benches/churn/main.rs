@@ -1,4 +1,5 @@
-//! The cost to requests of servers that come, go and change weight: failures, the slowest hundredth, CPU, and how soon a change shows.
+//! The cost to requests of servers that come, go and change weight: failures, the slowest hundredth, CPU, and how soon a change
+//! shows.
 //!
 //! ```text
 //! cargo bench -p tests --bench churn                       # each module at 1,000 and 10,000 members: 12 minutes
@@ -9,11 +10,11 @@
 //!
 //! HAPROXY and ENVOY in the environment name other programs than those on the search path.
 //!
-//! This one program is supervisor and worker, too. Servers have addresses of their own in 127.0.0.0/8. First the proxy is measured as
-//! fast as it goes, which warms it. Then requests come as a Poisson process at half of that, whether or not those before were answered,
-//! in turns without and with changes. A change is 30 % an added server, 30 % a removed one, 40 % another weight, always of a server for
-//! which it is one; the next follows [`GAP`] after the one before was answered, or at once where that took longer. Then single changes
-//! follow each other at rest. The clients, the servers and the proxy share the cores.
+//! This one program is supervisor and worker, too. Servers have addresses of their own in 127.0.0.0/8. First the proxy is
+//! measured as fast as it goes, which warms it. Then requests come as a Poisson process at half of that, whether or not those
+//! before were answered, in turns without and with changes. A change is 30 % an added server, 30 % a removed one, 40 % another
+//! weight, always of a server for which it is one; the next follows [`GAP`] after the one before was answered, or at once where
+//! that took longer. Then single changes follow each other at rest. The clients, the servers and the proxy share the cores.
 #![allow(clippy::unwrap_used, reason = "a benchmark that unwraps fails, as it should")]
 
 mod changes;

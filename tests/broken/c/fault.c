@@ -1,6 +1,6 @@
 /* A module that is well until it is told what to do, and where: settings at = "next", does = "segv". A request whose path has
- * "boom" sets it off; at = "always" is each load_balance; build, save and drop_balancer do it each time, the last two after a request for "/arm". What happens
- * before there are settings is compiled in: -DCONSTRUCTOR=segv, -DINFO=segv, -DDESTRUCTOR=segv. */
+ * "boom" sets it off; at = "always" is each load_balance; build, save and drop_balancer do it each time, the last two after a request for "/arm". Faults
+ * before there are settings are compiled in: -DCONSTRUCTOR=segv, -DINFO=segv, -DDESTRUCTOR=segv. */
 #define _GNU_SOURCE
 #include "lb_module.h"
 

@@ -1,4 +1,4 @@
-//! What makes configurations comfortable to write: several files, variables, what `check` can print, completions and manuals.
+//! Comforts of writing configurations: several files, variables, what `check` can print, completions and manuals.
 
 use std::fs;
 use std::io::Write as _;
@@ -115,7 +115,7 @@ fn a_json_log_has_the_request_and_reopens_by_command() {
     fs::rename(&path, &rotated).unwrap();
     let (code, stdout, _) = spoken(&site.folder().command("reopen", &[]));
     assert_eq!((code, &*stdout), (Some(0), "access log reopened\n"));
-    // What was under way when it was renamed is in one of the two.
+    // A line under way when it was renamed is in one of the two.
     let written = || [&rotated, &path].map(|file| fs::read_to_string(file).unwrap_or_default()).concat();
     let lines = eventually("the line", || Some(written()).filter(|lines| lines.ends_with('\n')));
     let object: serde_json::Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();

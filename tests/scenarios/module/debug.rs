@@ -8,7 +8,7 @@ use tests::origin::Origin;
 use tests::proxy::Proxy;
 use tests::site::Site;
 
-/// What the debugger does: it stops at a line of the module's source, shows the way there, and lets the worker go.
+/// Steps of the debugger. It stops at a line of the module's source, shows the way there, and lets the worker go.
 const STEPS: [&str; 6] = [
     "set pagination off",
     "set breakpoint pending on",

@@ -12,7 +12,7 @@ use tests::{artifacts, eventually};
 
 use Outcome::{Answered, Dies, Hangs, Refused};
 
-/// What becomes of a fault.
+/// Outcome of a fault.
 enum Outcome {
     /// The request is answered, by the same worker.
     Answered,
@@ -68,7 +68,7 @@ const TABLE: &[(&str, &str, Outcome)] = &[
     ("next", "spin_segv", Hangs),
     ("next", "refault", Hangs),
     ("next", "end_thread", Hangs),
-    // What the system does not let it do.
+    // Calls that the system refuses.
     ("next", "strict_seccomp", Answered),
     ("next", "fork_pause", Answered),
     ("next", "fork_twice", Answered),

@@ -1,4 +1,4 @@
-//! What modules may do to the rest of the machine: nothing where they are confined, and nothing that stays where they are not.
+//! Effects of modules on the rest of the machine: nothing where they are confined, and nothing that stays where they are not.
 
 use rustix::process::{Signal, getuid};
 use tests::origin::Origin;

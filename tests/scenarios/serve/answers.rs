@@ -188,7 +188,7 @@ fn pages_stand_in_for_the_proxys_own_errors() {
     assert_eq!((own.status(), &*own.text(), &*kind(&own)), (502, "{}", "application/problem+json"));
     let head = client.send("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n").reply_to("HEAD");
     assert_eq!((head.status(), head.header("content-length")), (502, Some("12")));
-    // What a server answers is its own.
+    // A server's answer is its own.
     assert_eq!(client.get("/busy").reply().text(), "busy");
     // Without a route, and without even a request.
     assert_eq!(ask(proxy.address(), "GET / HTTP/3.0\r\nHost: a\r\n\r\n").text(), "<p>Sorry</p>");

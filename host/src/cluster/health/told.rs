@@ -69,7 +69,7 @@ impl Told {
         self.sources[source as usize].since_ms.store(unix_ms(SystemTime::now()), Relaxed);
     }
 
-    /// What there is to tell of a source, if it holds.
+    /// The facts of a source, if it holds.
     pub(crate) fn of(&self, source: HealthSource) -> ToldReason {
         let SourceTold { since_ms, why } = &self.sources[source as usize];
         let why = why.load().as_deref().cloned();

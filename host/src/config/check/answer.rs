@@ -37,7 +37,7 @@ const TYPES: [(&str, &str); 11] = [
 type AnswerTables<'a> = (Option<&'a Spanned<file::RedirectTable>>, Option<&'a Spanned<file::RespondTable>>);
 
 impl Checker<'_> {
-    /// What a route answers without a server; at most one of its two tables may be there.
+    /// A route's answer without a server; at most one of its two tables may be there.
     pub(super) fn answer(
         &mut self,
         object: &str,

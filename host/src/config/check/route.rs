@@ -15,7 +15,7 @@ use super::cluster::CheckedClusters;
 use super::headers::Direction;
 use super::{Checker, address};
 
-/// What routes refer to.
+/// The clusters and listeners that routes refer to.
 #[derive(Clone, Copy)]
 pub(super) struct RouteTerms<'a> {
     pub(super) listeners: &'a [Listener],

@@ -58,7 +58,7 @@ fn a_worker_needs_no_file_and_no_variable() {
         ("conf.d/x.toml", &format!("{ROUTE}host = \"${{PATH:-x}}.${{NO_SUCH_NAME:-example}}\"\n")),
     ]);
     let mut files = Files::on_disk();
-    // What PATH holds is no host.
+    // The value of PATH is no host.
     load_from(&folder.path("site.toml"), &mut files).unwrap_err();
     assert!(files.variables().any(|(name, value)| name == "PATH" && value.contains('/')));
     drop(fs::remove_file(folder.path("conf.d/x.toml")));

@@ -77,7 +77,7 @@ pub struct Field {
     pub name: Span,
     /// Its value, without the white space around it.
     pub value: Span,
-    /// Whoever passes it on over HTTP/2 says that it enters no table (RFC 7541 section 7.1.3).
+    /// Passed on over HTTP/2, it is marked to enter no table (RFC 7541 section 7.1.3).
     pub never_indexed: bool,
 }
 

@@ -1,4 +1,4 @@
-//! A line as a JSON object (RFC 8259) with every field. What is not known is `null`.
+//! A line as a JSON object (RFC 8259) with every field. An unknown value is `null`.
 
 use super::line::{LogDate, LogEntry, Try, put, put_number, put_seconds};
 use crate::net::address::UNIX;

@@ -1,4 +1,4 @@
-//! Who may read, and under which names.
+//! Readers that are allowed, and the names that they may use.
 //!
 //! A page of any site can have its own name resolve to our address, and then have a browser inside of our network read from
 //! it (DNS rebinding). The browser sends that name as `Host`. So only names of ours are answered: addresses, `localhost`, the

@@ -17,7 +17,7 @@ use crate::observe::status::{
     ClusterStatus, ListenerStatus, ModuleStatus, ServerStatus, Status, WorkerSummary,
 };
 
-/// What all paths of the API begin with.
+/// The beginning of all paths of the API.
 pub(super) const PREFIX: &str = "/api/";
 
 /// The paths, for who asks for another.
@@ -38,11 +38,11 @@ pub trait StateSource: Send + Sync {
     fn listeners(&self) -> Vec<ListenerStatus>;
     /// Its modules.
     fn modules(&self) -> Vec<ModuleStatus>;
-    /// What the supervisor says, where there is one.
+    /// The supervisor's answer, where there is a supervisor.
     fn supervisor(&self) -> SupervisorAnswer;
 }
 
-/// What the supervisor says; an error, in words, where it does not answer.
+/// The supervisor's answer; an error, in words, where it does not answer.
 pub type SupervisorAnswer = Pin<Box<dyn Future<Output = Result<Option<Box<Status>>, String>> + Send>>;
 
 /// Which servers are asked for.
@@ -80,7 +80,7 @@ struct ClusterPage {
 struct Whole {
     #[serde(flatten)]
     worker: WorkerSummary,
-    /// What the supervisor says.
+    /// The supervisor's answer.
     supervisor: Option<Box<Status>>,
     /// Why that is not known, where there is a supervisor.
     problem: Option<String>,

@@ -45,7 +45,7 @@ impl Drop for OpenStream {
     }
 }
 
-/// What a stream is to show.
+/// The events that a stream is to show.
 pub(super) struct StreamTerms {
     /// The last event that the client has.
     pub(super) after: u64,

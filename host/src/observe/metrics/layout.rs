@@ -18,7 +18,7 @@ pub struct MetricsLayout {
     pub listeners: Vec<Arc<str>>,
     /// Their certificates.
     pub certificates: Vec<CertificateLayout>,
-    /// What the routes are called; a second one of the same name is labelled `NAME #2`.
+    /// Names of the routes; a second one of the same name is labelled `NAME #2`.
     pub routes: Vec<Arc<str>>,
     /// Clusters in the order of the configuration.
     pub clusters: Vec<ClusterLayout>,

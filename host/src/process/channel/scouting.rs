@@ -44,7 +44,7 @@ pub(crate) enum ToScout {
     },
 }
 
-/// What a scout is started with. Where it changes, another scout is started.
+/// Terms of a scout's start. Where they change, another scout is started.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ScoutSetup {
     user: Option<ScoutAccount>,
@@ -113,7 +113,7 @@ impl ScoutSetup {
         }
     }
 
-    /// Whose rights it has.
+    /// The user and group whose rights it has.
     pub(crate) fn run_as(self) -> RunAs {
         let account = |account: ScoutAccount| {
             (account.name.into(), Place { file: account.file.into(), line: account.line })

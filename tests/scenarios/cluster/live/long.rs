@@ -180,7 +180,8 @@ fn number(request: &Message) -> &str {
     request.header("x-number").unwrap()
 }
 
-/// There are more requests than the servers of the file have room for: those that fail are retried after a pause, most wait in the queue.
+/// There are more requests than the servers of the file have room for: those that fail are retried after a pause, most wait in
+/// the queue.
 #[test]
 fn all_servers_are_replaced_while_requests_retry_back_off_and_wait() {
     const CLIENTS: usize = 8;

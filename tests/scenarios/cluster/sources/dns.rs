@@ -66,7 +66,7 @@ fn services_have_their_own_ports_weights_and_tiers() {
     answered_by(&site, "one one one two");
     dns.set(service, Answer::Services(vec![(20, 1, port_1, "one.test"), (10, 1, port_2, "two.test")], 0));
     answered_by(&site, "two two");
-    // What resolves to nothing is tried in vain; the next server answers.
+    // A name that resolves to nothing is tried in vain; the next server answers.
     dns.set(service, Answer::Services(vec![(1, 1, port_1, "gone.test"), (2, 1, port_1, "one.test")], 0));
     answered_by(&site, "one one");
     dns.set(service, Answer::Services(vec![(0, 0, 0, ".")], 0));

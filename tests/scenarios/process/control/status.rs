@@ -1,4 +1,4 @@
-//! What is said of clusters and servers.
+//! `trylist status` of clusters and servers.
 
 use trylist::observe::status::ServerStatus;
 use trylist::process::control::ServerOrder;

@@ -207,7 +207,7 @@ impl<'a> RequestFields<'a> {
         let head = self.head;
         head.end_lines();
         head.framing = match length {
-            // What follows belongs to the other protocol.
+            // The bytes that follow belong to the other protocol.
             _ if self.protocol.is_some() => Framing::None,
             // No body; the stream ends by itself.
             Some(0) => Framing::None,

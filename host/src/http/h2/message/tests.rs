@@ -26,12 +26,12 @@ fn checked(fields: &[(&str, &str)], ends: bool) -> Result<(String, CheckedReques
 
 fn head_of(fields: &[(&str, &str)], ends: bool) -> Result<(RequestHead, CheckedRequest), Fault> {
     let mut head = RequestHead::default();
-    // What was there before leaves no trace.
+    // The content before leaves no trace.
     head.push_line(Name::Date, b"date", b"of the last one", true);
     let mut request = RequestFields::new(&mut head, LIMITS, true);
     fields.iter().for_each(|pair| request.take(&field(pair)));
     let checked = request.finish(ends)?;
-    // What is well-formed here is so in HTTP/1.1, and the same.
+    // A head that is well-formed here is so in HTTP/1.1, and the same.
     let mut buffer = Buffer::for_head(8000);
     buffer.append(text(&head).as_bytes());
     let mut same = RequestHead::default();
