@@ -2,6 +2,7 @@
 //!
 //! It runs on the background runtime, beside the threads that serve requests. It should not be reachable from the internet.
 //! Its load is bounded all the same: few connections, one request each, and a deadline. EventStreams of events are counted apart.
+//! Clients that may not read are told so, and are the first to make room for others.
 
 mod access;
 mod query;
@@ -28,9 +29,9 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use self::query::Query;
 use self::stream::{EventStreams, StreamBody, StreamTerms};
@@ -109,8 +110,8 @@ pub async fn serve(
     loop {
         let next = async {
             let accepted = listener.accept().await;
-            connections.make_room().await;
-            accepted
+            let may_read = accepted.as_ref().is_ok_and(|(_, peer)| served.access.allows(*peer));
+            connections.make_room(may_read).await.then_some(accepted)
         };
         let accepted = tokio::select! {
             accepted = next => accepted,
@@ -128,8 +129,10 @@ pub async fn serve(
             }
         };
         match accepted {
-            Ok((stream, peer)) => connections.begin(stream, peer, Arc::clone(&served), ready.clone()),
-            Err(error) => {
+            // Dropping it closes it.
+            None => {}
+            Some(Ok((stream, peer))) => connections.begin(stream, peer, Arc::clone(&served), ready.clone()),
+            Some(Err(error)) => {
                 tracing::warn!(%error, "admin listener: accept failed");
                 sleep(ACCEPT_PAUSE).await;
             }
@@ -148,12 +151,17 @@ struct Connections {
 struct Open {
     task: AbortHandle,
     since: Instant,
+    /// Whether its client may read.
+    may_read: bool,
     progress: Arc<AdminProgress>,
 }
 
 /// How far a connection has come.
 #[derive(Debug, Default)]
-struct AdminProgress(AtomicU8);
+struct AdminProgress {
+    step: AtomicU8,
+    stream_ended: Notify,
+}
 
 impl AdminProgress {
     /// It has sent a whole request head.
@@ -162,11 +170,16 @@ impl AdminProgress {
     const STREAMS: u8 = 2;
 
     fn reach(&self, step: u8) {
-        self.0.store(step, Ordering::Relaxed);
+        self.step.store(step, Ordering::Relaxed);
+    }
+
+    /// Its stream has nothing more to send.
+    fn end_stream(&self) {
+        self.stream_ended.notify_one();
     }
 
     fn is(&self, step: u8) -> bool {
-        self.0.load(Ordering::Relaxed) == step
+        self.step.load(Ordering::Relaxed) == step
     }
 }
 
@@ -178,40 +191,49 @@ impl Connections {
         served: Arc<AdminServed>,
         ready: watch::Receiver<Readiness>,
     ) {
+        let may_read = served.access.allows(peer);
         let progress = Arc::new(AdminProgress::default());
         let reached = Arc::clone(&progress);
         let task = self.tasks.spawn(async move {
-            let mut connection = pin!(connection(stream, peer, served, ready, Arc::clone(&reached)));
-            // Errors are the client's to notice.
-            let ended = timeout(TOTAL_TIMEOUT, &mut connection).await;
-            if ended.is_err() && reached.is(AdminProgress::STREAMS) {
-                // It has an end of its own.
-                let _ = connection.await;
+            let connection = connection(stream, peer, served, ready, Arc::clone(&reached));
+            tokio::select! {
+                // Errors are the client's to notice.
+                _ = connection => {}
+                () = last_moment(&reached) => {}
             }
         });
-        self.open.push_back(Open { task, since: Instant::now(), progress });
+        self.open.push_back(Open { task, since: Instant::now(), may_read, progress });
     }
 
+    /// Whether there is room for one more. One that may not read makes way.
     fn has_room(&mut self) -> bool {
         // EventStreams have a limit of their own.
         self.open.retain(|open| !open.task.is_finished() && !open.progress.is(AdminProgress::STREAMS));
-        self.open.len() < MAX_CONNECTIONS
+        if self.open.len() < MAX_CONNECTIONS {
+            return true;
+        }
+        let refused = self.open.iter().position(|open| !open.may_read);
+        refused.and_then(|idx| self.open.remove(idx)).inspect(|open| open.task.abort()).is_some()
     }
 
-    /// Waits for room for one more connection, a second at most, so that silent or stalled clients do not block others.
-    async fn make_room(&mut self) {
+    /// Waits for room for one more connection, a second at most, so that silent or stalled clients do not block others. False
+    /// where there is none for a client that may not read.
+    async fn make_room(&mut self, may_read: bool) -> bool {
         loop {
             while self.tasks.try_join_next().is_some() {}
             if self.has_room() {
-                return;
+                return true;
             }
-            let Some(oldest) = self.open.front() else { return };
+            if !may_read {
+                return false;
+            }
+            let Some(oldest) = self.open.front() else { return true };
             let until = oldest.since + TIME_TO_ANSWER;
             let is_idle = |open: &Open| open.progress.is(0);
             let oldest = (Instant::now() >= until).then_some(0);
             if let Some(idx) = self.open.iter().position(is_idle).or(oldest) {
                 self.open.remove(idx).inspect(|open| open.task.abort());
-                return;
+                return true;
             }
             tokio::select! {
                 _ = self.tasks.join_next() => {}
@@ -227,6 +249,21 @@ async fn handed_over_or_gone(ready: &mut watch::Receiver<Readiness>) -> bool {
     ready.wait_for(is_over).await.is_ok()
 }
 
+/// Waits until a connection has had its time. A stream of events has an end of its own, and then a second for its last bytes:
+/// its client may take none.
+async fn last_moment(progress: &AdminProgress) {
+    let total = async {
+        sleep(TOTAL_TIMEOUT).await;
+        if progress.is(AdminProgress::STREAMS) {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        () = total => {}
+        () = progress.stream_ended.notified() => sleep(TIME_TO_ANSWER).await,
+    }
+}
+
 async fn connection(
     stream: TcpStream,
     peer: Peer,
@@ -239,7 +276,7 @@ async fn connection(
         progress.reach(AdminProgress::ASKED);
         let (served, ready, progress) = (Arc::clone(&served), asked.clone(), Arc::clone(&progress));
         async move {
-            let response = respond(&request, peer, &served, ready).await;
+            let response = respond(&request, peer, &served, ready, &progress).await;
             if matches!(response.body(), Either::Right(_)) {
                 progress.reach(AdminProgress::STREAMS);
             }
@@ -272,6 +309,7 @@ async fn respond<B>(
     peer: Peer,
     served: &AdminServed,
     ready: watch::Receiver<Readiness>,
+    progress: &Arc<AdminProgress>,
 ) -> Answer {
     let path = request.uri().path();
     if let Some(response) = refused(request, peer, &served.access) {
@@ -285,7 +323,7 @@ async fn respond<B>(
         ("/readyz", Readiness::Draining | Readiness::Ending) => {
             text(StatusCode::SERVICE_UNAVAILABLE, "draining\n")
         }
-        ("/api/v1/events", _) => events(request, served, ready).await,
+        ("/api/v1/events", _) => events(request, served, ready, progress),
         _ if path.starts_with(api::PREFIX) => {
             api::answer(request.uri(), &*served.state).await.map(Either::Left)
         }
@@ -339,7 +377,12 @@ fn refused<B>(request: &Request<B>, peer: Peer, access: &AdminAccess) -> Option<
 }
 
 /// The last events, or a stream of them where that is accepted.
-async fn events<B>(request: &Request<B>, served: &AdminServed, ready: watch::Receiver<Readiness>) -> Answer {
+fn events<B>(
+    request: &Request<B>,
+    served: &AdminServed,
+    ready: watch::Receiver<Readiness>,
+    progress: &Arc<AdminProgress>,
+) -> Answer {
     let refusal = |why: &str| api::refusal(StatusCode::BAD_REQUEST, why).map(Either::Left);
     let query = match Query::parse(request.uri().query().unwrap_or_default()) {
         Ok(query) => query,
@@ -352,7 +395,8 @@ async fn events<B>(request: &Request<B>, served: &AdminServed, ready: watch::Rec
     }
     let header = request.headers().get("last-event-id").map(|id| id.to_str().unwrap_or_default());
     let mut after = 0;
-    for id in header.into_iter().chain(query.get("after")) {
+    // A client that connects again asks the same URL, and says in the header how far it has come since.
+    for id in query.get("after").into_iter().chain(header) {
         let Ok(id) = id.parse::<u64>() else {
             return refusal("after and Last-Event-ID are the number of an event");
         };
@@ -369,7 +413,7 @@ async fn events<B>(request: &Request<B>, served: &AdminServed, ready: watch::Rec
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
         return response.map(Either::Left);
     };
-    let body = StreamBody::begin(open, Arc::clone(&served.events), terms, ready);
+    let body = StreamBody::begin(open, Arc::clone(&served.events), terms, ready, Arc::clone(progress));
     let mut response = Response::new(Either::Right(body));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -492,6 +536,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_client_that_connects_again_goes_on_where_its_header_says() {
+        let admin = TestAdmin::start(Readiness::Ready);
+        admin.events.note(["one", "two", "three"].map(|text| Event::now("act", text)).into());
+        let ids: Vec<_> = admin.events.after(0).iter().map(|event| event.id).collect();
+        let (query, header) = (format!("?after={}", ids[0]), format!("Last-Event-ID: {}\r\n", ids[1]));
+        let text = read_until(&mut admin.stream(&query, &header).await, "three").await;
+        assert!(!text.contains("\"two\""), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_no_events_holds_no_worker_that_has_handed_over() {
+        let admin = TestAdmin::start(Readiness::Ready);
+        let mut stream = admin.stream("", "").await;
+        // More than fits into the kernel's buffers: the server waits for its client in the middle of it.
+        let text = "x".repeat(32 << 20);
+        admin.events.note(vec![Event { text, ..Event::now("act", "") }]);
+        read_until(&mut stream, "xx").await;
+        admin.ready.send_replace(Readiness::HandedOver);
+        let ended = tokio::time::timeout(Duration::from_secs(30), admin.task).await;
+        ended.expect("in time").expect("no panic").expect("no error");
+    }
+
+    #[tokio::test]
     async fn a_hundred_streams_keep_no_probe_out() {
         let admin = TestAdmin::start(Readiness::Ready);
         admin.events.note(vec![Event::now("act", "one")]);
@@ -593,10 +660,11 @@ mod tests {
             let task = connections.tasks.spawn(std::future::pending());
             let progress = Arc::new(AdminProgress::default());
             progress.reach(AdminProgress::ASKED);
-            connections.open.push_back(Open { task, since: Instant::now(), progress });
+            connections.open.push_back(Open { task, since: Instant::now(), may_read: true, progress });
         }
+        assert!(!connections.make_room(false).await, "a client that may not read gets nobody's place");
         let (begun, first) = (Instant::now(), connections.open[0].task.clone());
-        connections.make_room().await;
+        assert!(connections.make_room(true).await);
         assert_eq!((begun.elapsed(), connections.open.len()), (TIME_TO_ANSWER, MAX_CONNECTIONS - 1));
         tokio::task::yield_now().await;
         assert!(first.is_finished());

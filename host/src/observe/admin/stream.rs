@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
@@ -11,15 +11,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::body::{Body, Frame};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use super::{Readiness, handed_over_or_gone};
+use super::{AdminProgress, Readiness, handed_over_or_gone};
 use crate::observe::events::{Event, EventLog};
 
 /// EventStreams at once. They are not counted among the other connections, so that they keep no probe out.
 const MAX_STREAMS: usize = 32;
 /// A comment shows a client, and everything between, that the stream lives.
 const COMMENT_EVERY: Duration = Duration::from_secs(15);
+/// Timeout of what there is to send. A client that takes nothing for so long has left.
+const TIME_TO_TAKE: Duration = Duration::from_secs(30);
 /// Then the client asks again, with the number of the last event that it has.
 const LONGEST: Duration = Duration::from_secs(3600);
 
@@ -63,17 +65,19 @@ impl StreamTerms {
 pub(super) struct StreamBody(mpsc::Receiver<Bytes>);
 
 impl StreamBody {
-    /// Begins a stream.
+    /// Begins a stream, which tells `progress` when it ends.
     pub(super) fn begin(
         open: OpenStream,
         log: Arc<EventLog>,
         terms: StreamTerms,
         ready: watch::Receiver<Readiness>,
+        progress: Arc<AdminProgress>,
     ) -> Self {
         let (to, body) = mpsc::channel(1);
         tokio::spawn(async move {
             let _open = open;
             feed(&to, &log, terms, ready).await;
+            progress.end_stream();
         });
         Self(body)
     }
@@ -86,7 +90,12 @@ async fn feed(
     mut ready: watch::Receiver<Readiness>,
 ) {
     let mut newest = log.watch();
-    let until = Instant::now() + LONGEST;
+    let mut end = pin!(async {
+        tokio::select! {
+            () = sleep(LONGEST) => {}
+            _ = handed_over_or_gone(&mut ready) => {}
+        }
+    });
     let mut comments = interval(COMMENT_EVERY);
     comments.set_missed_tick_behavior(MissedTickBehavior::Delay);
     comments.reset();
@@ -104,15 +113,19 @@ async fn feed(
                 write_event(event, &mut text);
             }
         }
-        if !text.is_empty() && to.send(std::mem::take(&mut text).into()).await.is_err() {
-            return;
+        if !text.is_empty() {
+            let send = timeout(TIME_TO_TAKE, to.send(std::mem::take(&mut text).into()));
+            tokio::select! {
+                biased;
+                sent = send => if !matches!(sent, Ok(Ok(()))) { return },
+                () = &mut end => return,
+            }
         }
         tokio::select! {
             changed = newest.changed() => if changed.is_err() { return },
             _ = comments.tick() => text.push_str(":\n\n"),
             () = to.closed() => return,
-            () = sleep_until(until) => return,
-            _ = handed_over_or_gone(&mut ready) => return,
+            () = &mut end => return,
         }
     }
 }
@@ -132,5 +145,31 @@ impl Body for StreamBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         self.0.poll_recv(cx).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A stream whose client takes nothing, with more to send than fits into what lies between.
+    async fn feed_to_nobody(ready: watch::Receiver<Readiness>) {
+        let log = EventLog::new(None);
+        let (to, _body) = mpsc::channel(1);
+        to.try_send(Bytes::new()).expect("room for one");
+        let terms = StreamTerms { after: 0, cluster: None };
+        feed(&to, &log, terms, ready).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_is_given_up_in_time() {
+        let (_ready, asked) = watch::channel(Readiness::Ready);
+        timeout(TIME_TO_TAKE * 2, feed_to_nobody(asked)).await.expect("an end");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_holds_no_worker_that_has_handed_over() {
+        let (_ready, asked) = watch::channel(Readiness::HandedOver);
+        timeout(TIME_TO_TAKE / 2, feed_to_nobody(asked)).await.expect("an end");
     }
 }
