@@ -82,11 +82,15 @@ impl Event {
         self
     }
 
-    /// Whether nothing of it is longer than events are: it may be another process's.
-    pub(crate) fn is_short(&self) -> bool {
+    /// Whether its kind is a word, and nothing of it is longer than events are: it may be another process's.
+    pub(crate) fn is_sound(&self) -> bool {
+        let is_word = |kind: &str| {
+            !kind.is_empty() && kind.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+        };
         let optional = [&self.cluster, &self.server, &self.module];
         let texts = [&self.at, &self.kind, &self.text].into_iter();
-        texts.chain(optional.into_iter().flatten()).all(|text| text.len() <= MAX_TEXT_BYTES)
+        let mut texts = texts.chain(optional.into_iter().flatten());
+        is_word(&self.kind) && texts.all(|text| text.len() <= MAX_TEXT_BYTES)
     }
 }
 
@@ -212,7 +216,10 @@ mod tests {
     #[test]
     fn a_long_text_is_cut_where_a_character_ends() {
         let event = Event::now("act", "é".repeat(MAX_TEXT_BYTES));
-        assert!(event.is_short() && event.text.len() >= MAX_TEXT_BYTES - 1);
-        assert!(!Event { text: "x".repeat(MAX_TEXT_BYTES + 1), ..event }.is_short());
+        assert!(event.is_sound() && event.text.len() >= MAX_TEXT_BYTES - 1);
+        // A line of its own in a stream of events.
+        assert!(!Event { kind: "act\ndata: x".into(), ..event.clone() }.is_sound());
+        assert!(!Event { kind: String::new(), ..event.clone() }.is_sound());
+        assert!(!Event { text: "x".repeat(MAX_TEXT_BYTES + 1), ..event }.is_sound());
     }
 }

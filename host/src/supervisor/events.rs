@@ -7,8 +7,8 @@ impl Supervisor {
     /// A worker says what has happened there.
     pub(super) fn told_events(&mut self, idx: usize, events: Vec<Event>) {
         let generation = &mut self.generations[idx];
-        if events.len() > MAX_EVENTS || !events.iter().all(Event::is_short) {
-            return generation.ignore("events that are too long, or too many");
+        if events.len() > MAX_EVENTS || !events.iter().all(Event::is_sound) {
+            return generation.ignore("events that are too long, too many, or of no kind");
         }
         let number = generation.number;
         for event in events {
