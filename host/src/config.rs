@@ -28,6 +28,7 @@ mod model;
 mod problem;
 mod read;
 pub(crate) mod retry;
+mod secret;
 mod settings;
 mod shape;
 mod source;
@@ -57,9 +58,6 @@ use self::source::Diagnostics;
 
 /// The name that stands for standard input. It is read once in the life of the process.
 pub const STDIN: &str = "-";
-
-/// Words in the names of keys whose values are not shown.
-const SECRET_WORDS: [&str; 5] = ["secret", "password", "token", "authorization", "api-key"];
 
 /// Reads and checks the configuration file at `path`; a name that ends in `.conf` is read as httpd's syntax.
 ///

@@ -9,7 +9,7 @@
 //! first mistake. It is part of the SDK, which depends on neither `toml` nor the host, so the two share no code.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::slice;
 use std::str::FromStr;
@@ -39,6 +39,8 @@ pub(super) struct TreeTerms {
     pub(super) left_out: HashSet<Span>,
     /// Texts that may also be read as a number or a boolean.
     pub(super) from_environment: HashSet<Span>,
+    /// Texts with a secret of the environment, as they are shown.
+    pub(super) shown: HashMap<Span, String>,
 }
 
 impl<'de> TreeNode<'de> {

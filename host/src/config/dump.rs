@@ -5,14 +5,13 @@ use std::fmt::Write as _;
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
 
+use super::de::TreeTerms;
 use super::gather::Gathered;
-use super::{SECRET_WORDS, source::At as _};
+use super::secret::{HIDDEN, is_secret_key, is_secret_name, without_userinfo};
+use super::source::At as _;
 
 /// The reference, whose active keys have their defaults. A test holds it to that.
 const REFERENCE: &str = include_str!("../../../conf/reference.toml");
-
-/// Text in place of a secret.
-const HIDDEN: &str = "(hidden)";
 
 /// Tables of which a configuration has any number; a default is for each of them.
 const LISTS: [&str; 3] = ["listener", "cluster", "route"];
@@ -20,7 +19,9 @@ const LISTS: [&str; 3] = ["listener", "cluster", "route"];
 /// The whole tree.
 pub(super) fn show(tree: &Gathered<'_>) -> String {
     let defaults: Table = toml::from_str(REFERENCE).unwrap_or_default();
-    let mut whole = table_of(tree.root.get_ref().as_table().unwrap_or(&DeTable::new()));
+    let root = DeTable::new();
+    let root = tree.root.get_ref().as_table().unwrap_or(&root);
+    let mut whole = table_of(root, Inside::Plain, &tree.terms);
     whole.remove("include");
     for (key, default) in &defaults {
         match (default, LISTS.contains(&key.as_str())) {
@@ -68,39 +69,56 @@ fn complete(name: &str, own: &mut Table, defaults: &Table) {
     }
 }
 
-fn table_of(table: &DeTable<'_>) -> Table {
+/// Where in the tree a value stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Inside {
+    Plain,
+    /// Rules for headers, whose keys are names of headers.
+    Headers,
+    /// The value of a secret.
+    Secret,
+}
+
+impl Inside {
+    /// Below this key.
+    fn below(self, key: &str) -> Self {
+        match (self, key) {
+            (Self::Secret, _) | (_, "environment") => Self::Secret,
+            (Self::Headers, name) if is_secret_name(name) => Self::Secret,
+            (_, key) if is_secret_key(key) => Self::Secret,
+            (_, "request_headers" | "response_headers") => Self::Headers,
+            (inside, _) => inside,
+        }
+    }
+}
+
+fn table_of(table: &DeTable<'_>, inside: Inside, terms: &TreeTerms) -> Table {
     let mut entries: Vec<_> = table.iter().collect();
     entries.sort_by_key(|(key, _)| key.at());
     let entry = |(key, value): (&Spanned<_>, &Spanned<DeValue<'_>>)| {
         let key: &str = std::borrow::Cow::as_ref(key.get_ref());
-        (key.to_owned(), if is_secret(key) { hidden(value) } else { value_of(value) })
+        (key.to_owned(), value_of(value, inside.below(key), terms))
     };
     entries.into_iter().map(entry).collect()
 }
 
-fn is_secret(key: &str) -> bool {
-    let key = key.to_ascii_lowercase();
-    SECRET_WORDS.iter().any(|word| key.contains(word))
-}
-
-fn hidden(value: &Spanned<DeValue<'_>>) -> Value {
+fn value_of(value: &Spanned<DeValue<'_>>, inside: Inside, terms: &TreeTerms) -> Value {
     match value.get_ref() {
-        DeValue::String(_) => Value::String(HIDDEN.to_owned()),
-        _ => value_of(value),
-    }
-}
-
-fn value_of(value: &Spanned<DeValue<'_>>) -> Value {
-    match value.get_ref() {
-        DeValue::String(text) => Value::String(text.to_string()),
+        DeValue::String(_) if inside == Inside::Secret => Value::String(HIDDEN.to_owned()),
+        DeValue::String(text) => {
+            let text = terms.shown.get(&value.span()).map_or(&**text, String::as_str);
+            Value::String(without_userinfo(text).into_owned())
+        }
         DeValue::Integer(integer) => {
             Value::Integer(i64::from_str_radix(integer.as_str(), integer.radix()).unwrap_or_default())
         }
         DeValue::Float(float) => Value::Float(float.as_str().parse().unwrap_or_default()),
         DeValue::Boolean(boolean) => Value::Boolean(*boolean),
         DeValue::Datetime(datetime) => Value::Datetime(*datetime),
-        DeValue::Array(elements) => Value::Array(elements.iter().map(value_of).collect()),
-        DeValue::Table(table) => Value::Table(table_of(table)),
+        DeValue::Array(elements) => {
+            Value::Array(elements.iter().map(|element| value_of(element, inside, terms)).collect())
+        }
+        DeValue::Table(table) => Value::Table(table_of(table, inside, terms)),
     }
 }
 
@@ -136,5 +154,39 @@ mod tests {
             parse(&name, &whole, Syntax::Toml).unwrap_or_else(|errors| panic!("{errors}\n{whole}"));
         assert_eq!(places(&first), places(&again));
         assert!(dumped.contains("failures = 7") && dumped.contains("max_percent = 50"), "{dumped}");
+    }
+    #[test]
+    fn no_secret_is_dumped() {
+        let text = r#"
+            include = ["${TRYLIST_TEST_PART:-more}.toml"]
+            [[cluster]]
+            name = "a"
+            servers = ["http://me:SECRET@a:${TRYLIST_TEST_PORT:-8123}"]
+            settings = { passwords = ["SECRET", { of = "SECRET" }], password_file = "path/shown" }
+            request_headers.set = { Cookie = "s=SECRET", X-Auth = "SECRET", X-Site = "site shown" }
+            request_headers.remove = ["Cookie"]
+            [[cluster.discover]]
+            type = "exec"
+            command = ["inventory", "Bearer ${TRYLIST_TEST_TOKEN:-SECRET} behind"]
+            environment = { A = "SECRET" }
+            token_file = "token/shown"
+        "#;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.toml");
+        std::fs::write(&path, text).unwrap();
+        std::fs::write(folder.path().join("more.toml"), "threads = 7\n").unwrap();
+        let dumped = dump(&path, &mut Files::on_disk()).unwrap();
+        assert!(!dumped.contains("SECRET"), "{dumped}");
+        for shown in [
+            "threads = 7",
+            "\"http://(hidden)@a:8123\"",
+            "path/shown",
+            "site shown",
+            "token/shown",
+            "\"Bearer (hidden) behind\"",
+            "\"Cookie\"",
+        ] {
+            assert!(dumped.contains(shown), "{shown}: {dumped}");
+        }
     }
 }

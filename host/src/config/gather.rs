@@ -12,6 +12,7 @@ use toml::de::{DeTable, DeValue};
 use super::Files;
 use super::de::TreeTerms;
 use super::include::IncludeStack;
+use super::secret::{HIDDEN, is_secret_name};
 use super::source::{Diagnostics, Span};
 
 /// A file of a configuration that is TOML.
@@ -102,10 +103,11 @@ impl Gatherer<'_> {
             return self.lose();
         }
         self.texts.push(SourceText { text: text.to_owned(), base });
-        let patterns: Vec<(String, usize)> = match root.get_ref().get("include").map(Spanned::get_ref) {
+        let patterns: Vec<(String, Span)> = match root.get_ref().get("include").map(Spanned::get_ref) {
             Some(DeValue::Array(patterns)) => {
                 let text = |value: &Spanned<DeValue<'_>>| {
-                    Some((value.get_ref().as_str()?.to_owned(), base + value.span().start))
+                    let span = value.span();
+                    Some((value.get_ref().as_str()?.to_owned(), base + span.start..base + span.end))
                 };
                 patterns.iter().filter_map(text).collect()
             }
@@ -113,7 +115,18 @@ impl Gatherer<'_> {
             _ => return,
         };
         let directory = path.parent().unwrap_or(Path::new(""));
-        for (pattern, at) in patterns {
+        for (pattern, span) in patterns {
+            let at = span.start;
+            let (files, report) = (&mut *self.files, &mut *self.report);
+            let mut variables = Variables { files, report, terms: &mut TreeTerms::default() };
+            let pattern = match variables.expanded(&pattern, &span, Escapes::Mine) {
+                Ok(expanded) => expanded.unwrap_or(pattern),
+                // The tree has the pattern too, and is where an unset variable is reported.
+                Err(_) => {
+                    self.lose();
+                    continue;
+                }
+            };
             match self.files.included(&pattern, directory) {
                 Ok(found) if found.is_empty() => {
                     let place = self.report.place(at);
@@ -256,6 +269,7 @@ impl Variables<'_> {
     /// A variable is unset.
     fn expanded(&mut self, text: &str, span: &Span, escapes: Escapes) -> Result<Option<String>, String> {
         let (mut out, mut rest, mut found) = (String::new(), text, false);
+        let mut secrets = Vec::new();
         while let Some(at) = rest.find("${") {
             let (before, behind) = (&rest[..at], &rest[at + 2..]);
             let Some((reference, end)) = Reference::of(behind) else {
@@ -269,7 +283,11 @@ impl Variables<'_> {
                 out.push_str(&rest[at..at + 2 + end]);
             } else {
                 out.push_str(before);
+                let begin = out.len();
                 out.push_str(&self.value_of(&reference)?);
+                if is_secret_name(reference.name) {
+                    secrets.push(begin..out.len());
+                }
                 if at == 0 && end == behind.len() {
                     self.terms.from_environment.insert(span.clone());
                 }
@@ -277,6 +295,11 @@ impl Variables<'_> {
             rest = &behind[end..];
         }
         out.push_str(rest);
+        if !secrets.is_empty() {
+            let mut shown = out.clone();
+            secrets.into_iter().rev().for_each(|secret| shown.replace_range(secret, HIDDEN));
+            self.terms.shown.insert(span.clone(), shown);
+        }
         Ok(found.then_some(out))
     }
 

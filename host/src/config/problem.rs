@@ -68,10 +68,8 @@ impl fmt::Display for Problem {
 impl Excerpt {
     /// The line around this byte of it; `None` where it may hold a secret.
     pub(super) fn of(line: &str, at: usize) -> Option<Self> {
-        let lower = line.to_ascii_lowercase();
-        let is_secret = super::SECRET_WORDS.iter().any(|word| lower.contains(word));
         let column = line.get(..at).unwrap_or(line).chars().count() + 1;
-        (!is_secret).then(|| Self { line: line.into(), column })
+        (!super::secret::may_hold_secret(line)).then(|| Self { line: line.into(), column })
     }
 }
 
