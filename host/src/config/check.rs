@@ -15,6 +15,7 @@ mod limits;
 mod listener;
 mod module;
 mod process;
+mod reach;
 mod resolver;
 mod retry;
 mod route;

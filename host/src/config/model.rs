@@ -1,5 +1,6 @@
 //! The types of a checked configuration. Every name is resolved, and every value has the type of what it means.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -758,6 +759,26 @@ impl fmt::Display for AccessLogTarget {
             Self::Off => f.write_str("off"),
             Self::Stdout => f.write_str("stdout"),
             Self::File(path) => write!(f, "\"{}\"", path.display()),
+        }
+    }
+}
+
+impl HostPattern {
+    /// Whether it is for this host, in lower case and without port.
+    pub(super) fn covers(&self, host: &str) -> bool {
+        match self {
+            Self::Exact(own) => **own == *host,
+            Self::Below(suffix) => host.len() > suffix.len() && host.ends_with(&**suffix),
+            Self::Any => true,
+        }
+    }
+
+    /// A host that this pattern is for. Where it is for many, no configuration can name this one.
+    pub(super) fn sample(&self) -> Cow<'_, str> {
+        match self {
+            Self::Exact(host) => Cow::Borrowed(host),
+            Self::Below(suffix) => Cow::Owned(format!("?{suffix}")),
+            Self::Any => Cow::Borrowed("?"),
         }
     }
 }

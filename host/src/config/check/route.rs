@@ -347,7 +347,7 @@ fn same_host(own: &[HostPattern], others: &[HostPattern]) -> Option<String> {
 }
 
 /// Whether every path that `inner` matches, `outer` matches too; by segment, as requests are routed.
-fn covers(outer: &str, inner: &str) -> bool {
+pub(super) fn covers(outer: &str, inner: &str) -> bool {
     inner
         .strip_prefix(outer)
         .is_some_and(|rest| outer.ends_with('/') || rest.is_empty() || rest.starts_with('/'))

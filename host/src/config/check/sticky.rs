@@ -7,8 +7,8 @@ use toml::Spanned;
 use super::super::source::At;
 use super::super::units::TimeValue;
 use super::super::{ClusterConfig, CookieTerms, HostPattern, KeySource, Route, SameSite, StickyConfig, file};
-use super::Checker;
 use super::headers::token;
+use super::{Checker, reach};
 
 /// A shorter secret could be found by trying.
 const SECRET_BYTES: usize = 16;
@@ -163,8 +163,8 @@ impl Checker<'_> {
         cookies: &[Option<usize>],
         routes: &[Route],
     ) {
-        // The cluster whose cookie of this name, path and domain each host gets; `None` is all hosts.
-        type Owners<'a> = BTreeMap<Option<&'a str>, usize>;
+        // The routes to clusters with a cookie, each with its cluster; by the cookie's name, path and domain.
+        type Owners<'a> = Vec<(usize, &'a Route)>;
         let mut owners: BTreeMap<(&str, &str, Option<&str>), Owners<'_>> = BTreeMap::new();
         let mut told = BTreeSet::new();
         for route in routes {
@@ -174,27 +174,20 @@ impl Checker<'_> {
             let Some(StickyConfig::Issued { cookie, terms, .. }) = &cluster.sticky else { continue };
             let owners = owners.entry((&**cookie, &*terms.path, terms.domain.as_deref())).or_default();
             // With a domain, clients send it to other hosts than the one that has set it.
-            for host in hosts_of(route, terms.domain.is_some()) {
-                let other = match host {
-                    Some(_) => [owners.get(&host), owners.get(&None)]
-                        .into_iter()
-                        .flatten()
-                        .find(|owner| **owner != idx),
-                    None => owners.values().find(|owner| **owner != idx),
-                };
-                if let (Some(other), Some(Some(at))) = (other, cookies.get(idx))
-                    && told.insert(idx)
-                {
-                    let (name, other) = (&cluster.name, &clusters[*other].name);
-                    let right = "give them different names or paths";
-                    let text = format!(
-                        "cluster \"{name}\": sticky: cookie \"{cookie}\" is also that of cluster \"{other}\", \
-                         which has the same host, so that each breaks the other's sessions ({right})"
-                    );
-                    self.report.error(*at, text);
-                }
-                owners.entry(host).or_insert(idx);
+            let meets = |other: &Route| terms.domain.is_some() || share_a_host(route, other, routes);
+            let other = owners.iter().find(|(other, of)| *other != idx && meets(of));
+            if let (Some((other, _)), Some(Some(at))) = (other, cookies.get(idx))
+                && told.insert(idx)
+            {
+                let (name, other) = (&cluster.name, &clusters[*other].name);
+                let right = "give them different names or paths";
+                let text = format!(
+                    "cluster \"{name}\": sticky: cookie \"{cookie}\" is also that of cluster \"{other}\", \
+                     which has the same host, so that each breaks the other's sessions ({right})"
+                );
+                self.report.error(*at, text);
             }
+            owners.push((idx, route));
         }
     }
 
@@ -267,16 +260,16 @@ impl Checker<'_> {
     }
 }
 
-/// The hosts of a route, by what they are told apart here; `None` is all hosts.
-fn hosts_of(route: &Route, has_domain: bool) -> Vec<Option<&str>> {
-    if has_domain || route.hosts.is_empty() {
-        return vec![None];
-    }
-    let name = |host| match host {
-        &HostPattern::Exact(ref name) | &HostPattern::Below(ref name) => Some(&**name),
-        HostPattern::Any => None,
+/// Whether requests at one host can reach either route.
+fn share_a_host(one: &Route, other: &Route, routes: &[Route]) -> bool {
+    let samples = |route| reach::hosts(route).iter().map(HostPattern::sample);
+    let is_reached = |route: &Route, host: &str| {
+        reach::is_reached(route, routes, (host, &route.path), route.listeners.as_deref())
     };
-    route.hosts.iter().map(name).collect()
+    // Where two patterns meet, one has all hosts of the other.
+    let are_for = |host: &str| reach::is_for(one, host) && reach::is_for(other, host);
+    let is_shared = |host: &str| are_for(host) && is_reached(one, host) && is_reached(other, host);
+    samples(one).chain(samples(other)).any(|host| is_shared(&host))
 }
 
 /// Whether it can stand as a cookie's `Domain`, which has no dot before it (RFC 6265 section 5.2.3 drops one).

@@ -7,7 +7,7 @@ fn cookies_that_clients_take_for_one_are_refused() {
     let text = |stickies: [&str; 2], hosts: [&str; 2]| {
         let mut text = String::from("[[listener]]\naddress = \"127.0.0.1:0\"\n[load_module]\na = \"a.so\"\n");
         for ((name, sticky), host) in ["one", "two"].into_iter().zip(stickies).zip(hosts) {
-            let host = if host.is_empty() { String::new() } else { format!("host = \"{host}\"\n") };
+            let host = if host.is_empty() { String::new() } else { format!("hosts = [\"{host}\"]\n") };
             text += &format!(
                 "[[cluster]]\nname = \"{name}\"\nservers = [\"http://a\"]\n\
                  sticky = {{ secret = \"0123456789abcdef\", {sticky} }}\n\
@@ -24,6 +24,9 @@ fn cookies_that_clients_take_for_one_are_refused() {
         ([plain; 2], ["", "a.example.com"]),
         ([plain; 2], ["a.example.com", "a.example.com"]),
         ([of_domain; 2], ["a.example.com", "b.example.com"]),
+        ([plain; 2], ["*.example.com", "a.example.com"]),
+        ([plain; 2], ["a.b.example.com", "*.example.com"]),
+        ([plain; 2], ["*.example.com", "*.b.example.com"]),
     ];
     for (stickies, hosts) in refused {
         let errors = parse("t.toml", &text(stickies, hosts), Syntax::Toml).unwrap_err();
@@ -40,6 +43,8 @@ fn cookies_that_clients_take_for_one_are_refused() {
     }
     let passed = [
         ([plain; 2], ["a.example.com", "b.example.com"]),
+        ([plain; 2], ["*.example.com", "example.com"]),
+        ([plain; 2], ["*.example.com", "*.example.org"]),
         ([plain, "cookie = \"S\""], both),
         ([plain, "cookie = \"s\", path = \"/two\""], both),
         ([plain, of_domain], both),
@@ -47,6 +52,10 @@ fn cookies_that_clients_take_for_one_are_refused() {
     for (stickies, hosts) in passed {
         parse("t.toml", &text(stickies, hosts), Syntax::Toml).unwrap();
     }
+    // No client at a.example.com gets to the cluster of the pattern.
+    let whole =
+        text([plain; 2], ["*.example.com", "a.example.com"]).replace("path = \"/two\"", "path = \"/\"");
+    parse("t.toml", &whole, Syntax::Toml).unwrap();
 }
 
 #[test]
