@@ -1,5 +1,6 @@
 //! `redirect`, `respond` and `errors`: answers that the proxy gives without a server.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,8 +10,9 @@ use toml::Spanned;
 use super::super::answer::{Answer, ERROR_STATUSES, ErrorPages, Page, Redirect, Respond};
 use super::super::shape::{Named, Short};
 use super::super::source::{At, Span};
-use super::super::{HostPattern, file};
-use super::{Checker, address};
+use super::super::{HostPattern, Listener, Route, file};
+use super::{Checker, address, reach};
+use crate::http::path::normal_path;
 
 /// Maximum size of a page. A larger one is content, which a server should send.
 const MAX_PAGE_BYTES: usize = 1 << 20;
@@ -100,6 +102,43 @@ impl Checker<'_> {
             port,
             path,
             status: self.redirect_status(&object, raw.status.as_ref(), https),
+        }
+    }
+
+    /// Refuses redirects whose URL leads to their own route again. `redirects` has for each the index of its route, and how
+    /// messages call it. A URL that another route takes, or whose port or host nobody here names, leads elsewhere.
+    pub(super) fn refuse_endless(
+        &mut self,
+        redirects: &[(usize, usize, String)],
+        routes: &[Route],
+        listeners: &[Listener],
+    ) {
+        for (idx, at, object) in redirects {
+            let route = &routes[*idx];
+            let Some(Answer::Redirect(redirect)) = route.answer.as_deref() else { continue };
+            let path = match (&redirect.path, &route.rewrite) {
+                (Some(path), _) => path.split('?').next().unwrap_or_default(),
+                (None, Some(path)) => path,
+                (None, None) => &route.path,
+            };
+            let path = normal_path(path.as_bytes());
+            let path = String::from_utf8_lossy(&path);
+            let targets: Vec<_> = match &redirect.host {
+                Some(host) => {
+                    let named = HostPattern::Exact(host.clone());
+                    route.hosts.contains(&named).then_some(Cow::Borrowed(&**host)).into_iter().collect()
+                }
+                None => reach::hosts(route).iter().map(HostPattern::sample).collect(),
+            };
+            let leads_here = |(listener, of): (usize, &Listener)| {
+                let is_own = route.listeners.as_ref().is_none_or(|own| own.contains(&listener));
+                let is_reached = |host| reach::is_reached(route, routes, (host, &path), Some(&[listener]));
+                is_own && leads_to(redirect, of, listeners) && targets.iter().any(|host| is_reached(host))
+            };
+            if !redirect.only_http && listeners.iter().enumerate().any(leads_here) {
+                let right = "write https = true, or another host, scheme, port or path";
+                self.report.error(*at, format!("{object}: redirect: leads to its own route again ({right})"));
+            }
         }
     }
 
@@ -242,6 +281,25 @@ impl Checker<'_> {
         let right = "write, for example, \"text/html; charset=utf-8\"";
         self.report.error(kind.at(), format!("{object}: type {text:?} is not a media type ({right})"));
         None
+    }
+}
+
+/// Whether a request at this listener is redirected to the same listener. Where none listens at a scheme's own port, another
+/// machine may pass that on to any.
+fn leads_to(redirect: &Redirect, of: &Listener, listeners: &[Listener]) -> bool {
+    let is_secure = of.tls.is_some();
+    if redirect.scheme.is_some_and(|scheme| (scheme == "https") != is_secure) {
+        return false;
+    }
+    let listens_at = |of: &Listener, port| of.address.ip().is_some_and(|ip| ip.port() == port);
+    match redirect.port {
+        Some(port) => listens_at(of, port),
+        None if redirect.scheme.is_none() && redirect.host.is_none() => true,
+        None => {
+            let own = if is_secure { 443 } else { 80 };
+            let takes_it = |other: &Listener| other.tls.is_some() == is_secure && listens_at(other, own);
+            listens_at(of, own) || !listeners.iter().any(takes_it)
+        }
     }
 }
 

@@ -38,8 +38,10 @@ impl Checker<'_> {
         }
         let n_errors = self.report.n_errors();
         let mut routes: Vec<Route> = Vec::new();
+        let mut redirects = Vec::new();
         for table in tables {
             let (span, raw) = (table.span(), table.into_inner());
+            let redirect = raw.redirect.as_ref().map(|table| (table.at(), object_of(&raw)));
             let Some(route) = self.route(&span, raw, terms) else { continue };
             match self.syntax {
                 Syntax::Toml => self.check_duplicate(&span, &route, &routes),
@@ -47,10 +49,12 @@ impl Checker<'_> {
             }
             let idx = routes.len();
             routes.push(Route { idx, ..route });
+            redirects.extend(redirect.map(|(at, object)| (idx, at, object)));
         }
         // A route whose cluster is unknown has none to compare.
         if self.report.n_errors() == n_errors {
             self.keep_cookies_apart(&terms.clusters.checked, &terms.clusters.cookies, &routes);
+            self.refuse_endless(&redirects, &routes, terms.listeners);
             self.warn_of_idle_listeners(terms.listeners, &routes);
         }
         routes

@@ -181,6 +181,44 @@ fn refuses_bad_answers() {
 }
 
 #[test]
+fn refuses_redirects_to_their_own_route() {
+    let parsed = |routes: &str| {
+        let text = with_route(routes);
+        parse("t.toml", &text, Syntax::Toml).map_err(|errors| errors.to_string())
+    };
+    for keys in [
+        "path = \"/\"\nhosts = [\"a\", \"b\"]\nredirect = { host = \"b\", status = 301 }",
+        "path = \"/\"\nhosts = [\"a\"]\nredirect = { path = \"/new?x\" }",
+        "path = \"/a\"\nhosts = [\"a\"]\nrewrite = \"/a/b\"\nredirect = {}",
+        "path = \"/\"\nhosts = [\"*\"]\nredirect = { scheme = \"http\" }",
+    ] {
+        let error = parsed(&format!("[[route]]\n{keys}\n")).expect_err(keys);
+        assert!(
+            error.contains("redirect: leads to its own route again") && error.lines().count() == 1,
+            "{error}"
+        );
+    }
+    let www = "[[route]]\npath = \"/\"\nhosts = [\"www.a\"]\ncluster = \"app\"\n";
+    for keys in [
+        "path = \"/\"\nhosts = [\"*.a\"]\nredirect = { host = \"www.a\" }",
+        "path = \"/\"\nhosts = [\"*.a\"]\nredirect = { host = \"elsewhere.test\" }",
+        "path = \"/\"\nhosts = [\"a\"]\nredirect = { scheme = \"https\" }",
+        "path = \"/old\"\nhosts = [\"www.a\"]\nrewrite = \"/new\"\nredirect = {}",
+        "path = \"/\"\nhosts = [\"a\"]\nredirect = { port = 81 }",
+        "path = \"/\"\nhosts = [\"b\"]\nredirect = { path = \"/new\" }\n\
+         [[route]]\npath = \"/new\"\nhosts = [\"b\"]\ncluster = \"app\"",
+    ] {
+        parsed(&format!("{www}[[route]]\n{keys}\n")).unwrap_or_else(|error| panic!("{keys}: {error}"));
+    }
+    let to_http = "[[route]]\npath = \"/\"\nhosts = [\"a\"]\nredirect = { scheme = \"http\" }\n";
+    let with_port = |port| format!("{to_http}[[listener]]\naddress = \"127.0.0.1:{port}\"\n");
+    assert!(parsed(&with_port(81)).is_err());
+    // The other listener is where it leads, and has a route of its own.
+    let bound = with_port(80).replace("redirect", "listeners = [\"127.0.0.1:0\"]\nredirect");
+    parsed(&bound).unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
 fn refuses_bad_pages() {
     let folder = tempfile::tempdir().unwrap();
     let long = folder.path().join("long.html");
