@@ -330,7 +330,7 @@ impl Worker {
         let mut hosts = admin.map_or_else(Vec::new, |admin| admin.hosts.clone());
         // The machine's own name. A page of another site cannot have it.
         let own = std::fs::read_to_string("/proc/sys/kernel/hostname");
-        hosts.extend(own.ok().map(|name| name.trim().to_ascii_lowercase().into()));
+        hosts.extend(own.ok().map(|name| name.trim().trim_end_matches('.').to_ascii_lowercase().into()));
         let access = AdminAccess { allow: admin.and_then(|admin| admin.allow.clone()), hosts };
         let (metrics, reader) = (Arc::clone(&self.metrics), self.reader.clone());
         AdminServed::new(metrics, Arc::new(reader), Arc::clone(&self.reader.events), access)

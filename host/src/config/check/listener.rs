@@ -108,6 +108,7 @@ impl Checker<'_> {
     /// A name that requests to the admin listener may have in `Host`.
     fn admin_host(&mut self, text: &Spanned<String>) -> Option<Box<str>> {
         let name = text.get_ref().to_ascii_lowercase();
+        let name = name.strip_suffix('.').unwrap_or(&name);
         let is_name = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'.' | b'_');
         if !name.is_empty() && name.bytes().all(is_name) {
             return Some(name.into());

@@ -3,6 +3,15 @@
 use super::*;
 
 #[test]
+fn a_name_of_the_admin_listener_may_end_with_a_dot() {
+    let text =
+        |name: &str| with_top(&format!("admin = {{ address = \"127.0.0.1:9\", hosts = [\"{name}\"] }}\n"));
+    let config = parse("t.toml", &text("Proxy.Example.com."), Syntax::Toml).unwrap();
+    assert_eq!(config.0.admin.unwrap().hosts, ["proxy.example.com".into()]);
+    assert!(errors(&text("."))[0].contains("admin: hosts: \".\" is not a host name"));
+}
+
+#[test]
 fn says_which_networks_are_none() {
     let text = with_top("explain.allow = [\"10.0.0.1/8\", \"localhost\", 5, \"::1\"]\nexplain.deny = []\n");
     let expected = r#"
