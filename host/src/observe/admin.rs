@@ -37,7 +37,7 @@ use self::query::Query;
 use self::stream::{EventStreams, StreamBody, StreamTerms};
 use crate::net::address::{Address, Peer};
 use crate::net::listening::Listening;
-use crate::observe::events::EventLog;
+use crate::observe::events::{EventLog, KINDS};
 use crate::observe::metrics::{Format, Metrics};
 
 pub use self::access::AdminAccess;
@@ -389,10 +389,12 @@ fn events<B>(
         Err(why) => return refusal(&why),
     };
     let is_stream = accept(request.headers()).contains("text/event-stream");
-    let names = ["after", "cluster", Paging::NAMES[0], Paging::NAMES[1]];
-    if let Err(why) = query.takes(request.uri().path(), if is_stream { &names[..2] } else { &names }) {
-        return refusal(&why);
-    }
+    let names = ["after", "cluster", "kind", Paging::NAMES[0], Paging::NAMES[1]];
+    let takes = query.takes(request.uri().path(), if is_stream { &names[..3] } else { &names });
+    let kind = match takes.and_then(|()| query.one_of("kind", &KINDS)) {
+        Ok(kind) => kind.map(str::to_owned),
+        Err(why) => return refusal(&why),
+    };
     let header = request.headers().get("last-event-id").map(|id| id.to_str().unwrap_or_default());
     let mut after = 0;
     // A client that connects again asks the same URL, and says in the header how far it has come since.
@@ -402,7 +404,7 @@ fn events<B>(
         };
         after = id;
     }
-    let terms = StreamTerms { after, cluster: query.get("cluster").map(str::to_owned) };
+    let terms = StreamTerms { after, cluster: query.get("cluster").map(str::to_owned), kind };
     if !is_stream {
         let events = served.events.after(after).into_iter().filter(|event| terms.shows(event)).collect();
         return api::events(request.uri(), &query, events).map(Either::Left);
@@ -475,6 +477,12 @@ mod tests {
                 "unknown state \"up\"; use available, down, ejected, draining".into(),
             ),
             ("/api/v1/events?after=x", 400, "after and Last-Event-ID are the number of an event".into()),
+            (
+                "/api/v1/events?kind=deaths",
+                400,
+                "unknown kind \"deaths\"; use server, panic, refused, quarantine, reload, death, hang, act"
+                    .into(),
+            ),
             ("/api/v1/generations", 503, "the supervisor did not answer within 1s".into()),
         ] {
             let (head, body) = admin.ask(&format!("GET {path}")).await;
@@ -527,8 +535,14 @@ mod tests {
         let mut filtered = admin.stream("?cluster=a", "").await;
         let text = read_until(&mut filtered, "five").await;
         assert!(text.contains("one") && !text.contains("two") && !text.contains("four"), "{text}");
+        let mut filtered = admin.stream("?kind=panic", "").await;
+        admin.events.note(vec![Event::now("act", "six"), Event::now("panic", "seven")]);
+        let text = read_until(&mut filtered, "seven").await;
+        assert!(text.contains("three") && !text.contains("event: act"), "{text}");
+        let (_, body) = admin.ask("GET /api/v1/events?kind=panic").await;
+        assert!(body.contains("\"total\":2,") && !body.contains("\"act\""), "{body}");
         let (_, body) = admin.ask(&format!("GET /api/v1/events?after={id}&limit=1")).await;
-        assert!(body.contains("\"total\":2,") && body.contains("four") && !body.contains("five"), "{body}");
+        assert!(body.contains("\"total\":4,") && body.contains("four") && !body.contains("five"), "{body}");
         // The next generation has the rest.
         admin.ready.send_replace(Readiness::HandedOver);
         let mut rest = Vec::new();

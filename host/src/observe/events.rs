@@ -21,6 +21,10 @@ pub(crate) const MAX_EVENTS: usize = 200;
 /// The longest text and name of an event.
 const MAX_TEXT_BYTES: usize = 512;
 
+/// Kinds of events. The supervisor may have others of a worker of a later version.
+pub(crate) const KINDS: [&str; 8] =
+    ["server", "panic", "refused", "quarantine", "reload", "death", "hang", "act"];
+
 /// Something that happened.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
@@ -28,7 +32,7 @@ pub struct Event {
     pub id: u64,
     /// When it happened: RFC 3339, UTC.
     pub at: String,
-    /// "server", "panic", "refused", "quarantine", "reload", "death", "hang" or "act".
+    /// One of `KINDS`.
     pub kind: String,
     /// Number of the generation.
     pub generation: Option<u64>,
@@ -50,6 +54,7 @@ impl Event {
 
     #[expect(clippy::needless_pass_by_value, reason = "most callers have just made it")]
     pub(crate) fn at(at_ms: u64, kind: &str, text: impl ToString) -> Self {
+        debug_assert!(KINDS.contains(&kind), "{kind}");
         Self {
             at: rfc3339(at_ms),
             kind: kind.to_owned(),

@@ -24,6 +24,9 @@ pub(super) const PREFIX: &str = "/api/";
 const PATHS: &str =
     "/api/v1/ has status, clusters, clusters/NAME, servers, modules, generations, listeners and events";
 
+/// States of servers.
+const STATES: [&str; 4] = ["available", "down", "ejected", "draining"];
+
 /// Where the API reads. Its answers are as of now.
 pub trait StateSource: Send + Sync {
     /// The worker in a few numbers.
@@ -130,7 +133,8 @@ async fn read(uri: &Uri, state: &dyn StateSource) -> Result<String, Refusal> {
         "servers" => {
             takes(&["cluster", "state", Paging::NAMES[0], Paging::NAMES[1]])?;
             let page = query.page().map_err(bad)?;
-            let wanted = WantedServers { cluster: query.get("cluster"), state: state_of(&query)? };
+            let state_of = query.one_of("state", &STATES).map_err(bad)?;
+            let wanted = WantedServers { cluster: query.get("cluster"), state: state_of };
             let found = state.servers(&wanted, page);
             let (total, items) = found
                 .ok_or_else(|| missing(&format!("cluster \"{}\"", wanted.cluster.unwrap_or_default())))?;
@@ -162,16 +166,6 @@ async fn read(uri: &Uri, state: &dyn StateSource) -> Result<String, Refusal> {
             text(&ClusterPage { cluster, offset: page.offset, limit: page.limit, next })
         }
     }
-}
-
-/// The state that is asked for.
-fn state_of(query: &Query) -> Result<Option<&str>, Refusal> {
-    let Some(state) = query.get("state") else { return Ok(None) };
-    let states = ["available", "down", "ejected", "draining"];
-    if states.contains(&state) {
-        return Ok(Some(state));
-    }
-    Err(bad(format!("unknown state \"{state}\"; use {}", states.join(", "))))
 }
 
 fn cut<T: Serialize>(path: &str, query: &Query, all: Vec<T>) -> Result<String, Refusal> {

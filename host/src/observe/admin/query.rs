@@ -63,6 +63,16 @@ impl Query {
         Err(format!("unknown parameter \"{unknown}\"; {path} takes {what}"))
     }
 
+    /// The value of a parameter that is one of these words.
+    pub(super) fn one_of(&self, name: &str, known: &[&str]) -> Result<Option<&str>, String> {
+        match self.get(name) {
+            Some(word) if !known.contains(&word) => {
+                Err(format!("unknown {name} \"{word}\"; use {}", known.join(", ")))
+            }
+            word => Ok(word),
+        }
+    }
+
     pub(super) fn page(&self) -> Result<Paging, String> {
         let number = |name: &str, default: usize, range: std::ops::RangeInclusive<usize>| {
             let Some(text) = self.get(name) else { return Ok(default) };

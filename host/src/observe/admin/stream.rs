@@ -53,11 +53,14 @@ pub(super) struct StreamTerms {
     pub(super) after: u64,
     /// Only those of this cluster.
     pub(super) cluster: Option<String>,
+    /// Only those of this kind.
+    pub(super) kind: Option<String>,
 }
 
 impl StreamTerms {
     pub(super) fn shows(&self, event: &Event) -> bool {
-        self.cluster.is_none() || event.cluster == self.cluster
+        (self.cluster.is_none() || event.cluster == self.cluster)
+            && self.kind.as_ref().is_none_or(|kind| event.kind == *kind)
     }
 }
 
@@ -157,7 +160,7 @@ mod tests {
         let log = EventLog::new(None);
         let (to, _body) = mpsc::channel(1);
         to.try_send(Bytes::new()).expect("room for one");
-        let terms = StreamTerms { after: 0, cluster: None };
+        let terms = StreamTerms { after: 0, cluster: None, kind: None };
         feed(&to, &log, terms, ready).await;
     }
 
