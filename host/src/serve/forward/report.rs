@@ -1,8 +1,9 @@
 //! The end of a request: metrics and access log. Also requests that are answered without a server.
 
-use std::time::Instant;
+use std::io;
+use std::time::{Duration, Instant};
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::request::{AfterRequest, Memory, Request, keeps};
 use crate::http::h1::head::{Framing, Name, RequestHead, Version};
@@ -179,18 +180,31 @@ pub(super) async fn write_whole(
 
 /// Writes the beginning of a response that goes on; false as above.
 pub(super) async fn write_all(thread: &Thread, down: &mut Downstream, bytes: &[u8]) -> bool {
-    let write = async {
-        down.stream.write_all(bytes).await?;
-        down.stream.flush().await
-    };
-    match tokio::time::timeout(thread.config.timeouts.body, write).await {
-        Ok(written) => written.is_ok(),
-        Err(_) => {
-            // Closed without that, the kernel would keep what the client does not take, for minutes.
-            down.reset_on_close(true);
+    match write_in_time(&mut down.stream, bytes, thread.config.timeouts.body).await {
+        Ok(()) => true,
+        Err(error) => {
+            if error.kind() == io::ErrorKind::TimedOut {
+                // Closed without that, the kernel would keep what the client does not take, for minutes.
+                down.reset_on_close(true);
+            }
             false
         }
     }
+}
+
+/// Writes all. Whoever takes nothing for so long has left.
+async fn write_in_time<W: AsyncWrite + Unpin>(
+    to: &mut W,
+    mut bytes: &[u8],
+    time: Duration,
+) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match tokio::time::timeout(time, to.write(bytes)).await?? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            n => bytes = &bytes[n..],
+        }
+    }
+    tokio::time::timeout(time, to.flush()).await?
 }
 
 /// The fate of a connection after a response of the proxy's own.
@@ -269,5 +283,29 @@ fn entry<'a>(
         duration_ns: 0,
         first_byte_ns: None,
         request_id: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_a_page_slowly_gets_all_of_it_and_who_takes_nothing_is_given_up() {
+        let time = Duration::from_secs(10);
+        let (mut server, mut client) = tokio::io::duplex(1024);
+        let page = vec![b'x'; 16 * 1024];
+        let slow = async {
+            for _ in 0..16 {
+                tokio::time::sleep(time * 3 / 4).await;
+                client.read_exact(&mut [0; 1024]).await.expect("more");
+            }
+        };
+        let (written, ()) = tokio::join!(write_in_time(&mut server, &page, time), slow);
+        written.expect("all of it");
+        let error = write_in_time(&mut server, &page, time).await.expect_err("nobody reads");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }
