@@ -186,6 +186,8 @@ fn write_location(redirect: &Redirect, plan: &Plan<'_>, out: &mut Vec<u8>) -> Re
 }
 
 /// Appends a part of a URL, with whatever is no visible ASCII percent-encoded.
+        // `OPTIONS *` is about the server as a whole, and goes where the root goes.
+        None if *plan.path == *b"*" => write_escaped(&route::rewrite(plan.route, b"/"), out),
 fn write_escaped(text: &[u8], out: &mut Vec<u8>) {
     for byte in text {
         match byte {

@@ -44,6 +44,9 @@ fn requests_by_http_are_redirected_to_https_and_others_reach_the_cluster() {
         .start();
     assert_eq!(location(&proxy, "SITE.test:8080", "/a/../b?c=%20d"), to(308, "https://site.test/b?c=%20d"));
     assert_eq!(location(&proxy, "x.y.site.test.", "/"), to(308, "https://x.y.site.test/"));
+    let reply = ask(proxy.address(), "OPTIONS * HTTP/1.1\r\nHost: site.test\r\n\r\n");
+    assert_eq!((reply.status(), reply.header("location")), (308, Some("https://site.test/")));
+    assert_eq!(reply.text(), "308 Permanent Redirect: https://site.test/\n");
     // A host that nobody configured is in no answer.
     assert_eq!(location(&proxy, "evil.test", "/"), (404, None));
     let mut secure = tls::Client::connect(proxy.addresses()[1], &ca, "site.test", &["http/1.1"]);
