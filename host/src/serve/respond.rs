@@ -139,16 +139,27 @@ pub(crate) fn write_redirect(
     out: &mut Vec<u8>,
 ) -> Result<Written<'static>, Error> {
     let status = redirect.status;
-    let mut location = Vec::with_capacity(128);
-    write_location(redirect, plan, &mut location)?;
-    let line = [format!("{status} {}: ", reason(status)).as_bytes(), &location, b"\n"].concat();
-    write_head(date, status, (TEXT, line.len()), out);
+    // Its length comes before it. So it stands in front of the response until that is complete.
+    let begin = out.len();
+    write_location(redirect, plan, out)?;
+    let location = begin..out.len();
+    // "302 Found: https://example.com/\n".
+    let body_bytes = "302 : \n".len() + reason(status).len() + location.len();
+    write_head(date, status, (TEXT, body_bytes), out);
     out.extend_from_slice(b"Location: ");
-    out.extend_from_slice(&location);
+    out.extend_from_within(location.clone());
     out.extend_from_slice(b"\r\n");
     headers::write_connection(keep, head.version, out);
     out.extend_from_slice(b"\r\n");
-    Ok(write_body(status, Body::Line(&line), Some(head), out))
+    let has_body = head.method != Method::Head;
+    if has_body {
+        // Writing to a vector cannot fail.
+        let _ = write!(out, "{status} {}: ", reason(status));
+        out.extend_from_within(location.clone());
+        out.push(b'\n');
+    }
+    out.drain(location);
+    Ok(Written { status, body_bytes: if has_body { body_bytes as u64 } else { 0 }, rest: &[] })
 }
 
 /// Appends the URL of a redirect. The request's host gets into it only where the route names its hosts.
@@ -175,6 +186,8 @@ fn write_location(redirect: &Redirect, plan: &Plan<'_>, out: &mut Vec<u8>) -> Re
     }
     match &redirect.path {
         Some(path) => out.extend_from_slice(path.as_bytes()),
+        // `OPTIONS *` is about the server as a whole, and goes where the root goes.
+        None if *plan.path == *b"*" => write_escaped(&route::rewrite(plan.route, b"/"), out),
         None => write_escaped(&route::rewrite(plan.route, &plan.path), out),
     }
     let replaces_query = redirect.path.as_ref().is_some_and(|path| path.contains('?'));
@@ -186,8 +199,6 @@ fn write_location(redirect: &Redirect, plan: &Plan<'_>, out: &mut Vec<u8>) -> Re
 }
 
 /// Appends a part of a URL, with whatever is no visible ASCII percent-encoded.
-        // `OPTIONS *` is about the server as a whole, and goes where the root goes.
-        None if *plan.path == *b"*" => write_escaped(&route::rewrite(plan.route, b"/"), out),
 fn write_escaped(text: &[u8], out: &mut Vec<u8>) {
     for byte in text {
         match byte {
@@ -202,9 +213,20 @@ fn write_escaped(text: &[u8], out: &mut Vec<u8>) {
 pub(crate) fn apply_rules(rules: &Rules, values: &Values<'_>, response: &mut Vec<u8>) {
     let end_of = |text: &[u8]| memchr::memmem::find(response, text).map(|at| at + 2);
     let (Some(first), Some(last)) = (end_of(b"\r\n"), end_of(b"\r\n\r\n")) else { return };
-    let mut lines = rules.strip(&response[first..last]);
-    rules.write(values, &mut lines);
-    response.splice(first..last, lines);
+    // The new lines stand behind the response until they are complete.
+    let end = response.len();
+    let mut at = first;
+    while at < last {
+        let next = memchr::memchr(b'\n', &response[at..last]).map_or(last, |n| at + n + 1);
+        if rules.keeps(&response[at..next]) {
+            response.extend_from_within(at..next);
+        }
+        at = next;
+    }
+    rules.write(values, response);
+    let n_new = response.len() - end;
+    response[last..].rotate_right(n_new);
+    response.drain(first..last);
 }
 
 /// A body.

@@ -162,9 +162,18 @@ impl Rules {
     /// Whole lines, each ended by CRLF, without those that are removed: for trailers, and for lines of the proxy's own.
     #[cold]
     pub fn strip(&self, lines: &[u8]) -> Vec<u8> {
-        let name = |line: &[u8]| line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
-        let stays = |line: &&[u8]| !self.removes(&line[..name(line)]);
-        lines.split_inclusive(|byte| *byte == b'\n').filter(stays).flatten().copied().collect()
+        lines
+            .split_inclusive(|byte| *byte == b'\n')
+            .filter(|line| self.keeps(line))
+            .flatten()
+            .copied()
+            .collect()
+    }
+
+    /// Whether a whole line is not removed.
+    pub fn keeps(&self, line: &[u8]) -> bool {
+        let name = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
+        !self.removes(&line[..name])
     }
 
     /// Whether the proxy leaves out its own line of this name.

@@ -238,7 +238,11 @@ pub(super) fn conclude_without_server(
         sent_bytes: report.sent_bytes,
     });
     if let Some(log) = &thread.access_log {
-        let client = head.map_or(down.peer, |head| thread.config.forwarded.client(head, down.peer).address);
+        let client = match (plan, head) {
+            (Some(plan), _) => plan.client.address,
+            (None, Some(head)) => thread.config.forwarded.client(head, down.peer).address,
+            (None, None) => down.peer,
+        };
         let client = client.ip();
         let request_id = plan.and_then(|plan| plan.request_id.as_deref());
         let entry =
