@@ -7,7 +7,7 @@ use toml::{Spanned, Table, Value};
 
 use super::de::TreeTerms;
 use super::gather::Gathered;
-use super::secret::{HIDDEN, is_secret_key, is_secret_name, without_userinfo};
+use super::secret::{HIDDEN, is_secret_key, is_secret_name, without_secrets};
 use super::source::At as _;
 
 /// The reference, whose active keys have their defaults. A test holds it to that.
@@ -107,7 +107,7 @@ fn value_of(value: &Spanned<DeValue<'_>>, inside: Inside, terms: &TreeTerms) -> 
         DeValue::String(_) if inside == Inside::Secret => Value::String(HIDDEN.to_owned()),
         DeValue::String(text) => {
             let text = terms.shown.get(&value.span()).map_or(&**text, String::as_str);
-            Value::String(without_userinfo(text).into_owned())
+            Value::String(without_secrets(text).into_owned())
         }
         DeValue::Integer(integer) => {
             Value::Integer(i64::from_str_radix(integer.as_str(), integer.radix()).unwrap_or_default())
