@@ -50,7 +50,7 @@ pub use self::model::{
     ProxyProtocol, QueueOrder, Resolve, ResolverConfig, Route, RouteOrder, RunAs, SameSite, Server, Setting,
     SettingValue, StickyConfig, Supervision, Syntax, Timeouts, WhenFull,
 };
-pub(crate) use self::model::{LAST_TIER, url_at};
+pub(crate) use self::model::{LAST_TIER, MAX_REQUESTS, url_at};
 pub use self::problem::{ConfigErrors, Excerpt, Problem, Warning};
 
 use self::check::Checker;

@@ -163,6 +163,8 @@ pub struct ModuleFile {
 
 /// The most servers of a cluster, whoever names them.
 pub const MAX_SERVERS: usize = 65_535;
+/// Concurrent requests that may be allowed. Each takes a connection, and no address has ports for more than a tenth of them.
+pub(crate) const MAX_REQUESTS: i64 = 1_000_000;
 
 /// The highest tier. Each has a balancer of its own; more than a few are a mistake.
 pub(crate) const LAST_TIER: u16 = 15;

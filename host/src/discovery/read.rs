@@ -13,7 +13,7 @@ use std::path::Path;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::answer::{MOST_BYTES, MOST_MEMBERS, SourceAnswer, SourceMember, SourceState};
-use crate::config::{LAST_TIER, SourceSpec};
+use crate::config::{LAST_TIER, MAX_REQUESTS, SourceSpec};
 
 /// The keys of a server.
 const KEYS: [&str; 8] = ["url", "weight", "tier", "zone", "route", "max_requests", "state", "metadata"];
@@ -22,8 +22,6 @@ const KEYS: [&str; 8] = ["url", "weight", "tier", "zone", "route", "max_requests
 const MAX_TEXT_BYTES: usize = 1024;
 /// Pairs of metadata of one server.
 const MAX_PAIRS: usize = 64;
-/// As for `max_requests` of a server in the configuration.
-const MAX_REQUESTS: i64 = 1_000_000;
 
 /// The form of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

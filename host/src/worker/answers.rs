@@ -5,12 +5,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::cluster::membership::{Duty, Member};
-use crate::config::{ClusterConfig, Config, Discover, LAST_TIER};
+use crate::config::{ClusterConfig, Config, Discover, LAST_TIER, MAX_REQUESTS};
 use crate::discovery::answer::{MOST_MEMBERS, MOST_SEALED_BYTES, SourceAnswer, SourceMember, SourceState};
 use crate::process::channel;
-
-/// As for servers of the configuration.
-const MAX_REQUESTS: u32 = 1_000_000;
 
 /// The sources of a worker: the cluster and the source in it that a number stands for.
 #[derive(Debug, Default)]
@@ -75,7 +72,7 @@ fn member(cluster: &ClusterConfig, discover: &Discover, said: SourceMember) -> R
     server.weight = weight.filter(|weight| *weight > 0).unwrap_or(template.weight);
     server.tier = tier.unwrap_or(template.tier);
     server.max_requests = max_requests.unwrap_or(template.max_requests);
-    if server.tier > LAST_TIER || server.max_requests > MAX_REQUESTS {
+    if server.tier > LAST_TIER || i64::from(server.max_requests) > MAX_REQUESTS {
         return Err("a tier or a limit that is too high".to_owned());
     }
     server.route = route.map(Into::into);

@@ -16,8 +16,8 @@ use super::super::settings::flatten;
 use super::super::source::{At, Span};
 use super::super::units::TimeValue;
 use super::super::{
-    AllDown, ClusterConfig, Ejection, HostHeader, Listener, Place, QueueOrder, Route, Server, Syntax,
-    WhenFull, file,
+    AllDown, ClusterConfig, Ejection, HostHeader, Listener, MAX_REQUESTS, Place, QueueOrder, Route, Server,
+    Syntax, WhenFull, file,
 };
 use super::headers::Direction;
 use super::module::CheckedModules;
@@ -42,9 +42,6 @@ const SETTLE: Duration = Duration::from_millis(100);
 const QUEUE: usize = 1024;
 /// Longer than a request takes where servers are full by a moment's burst.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Each takes a connection, and no address has ports for more than a tenth of them.
-pub(super) const MAX_REQUESTS: i64 = 1_000_000;
 
 /// The clusters that passed, and whether that is all of them.
 pub(super) struct CheckedClusters {

@@ -13,10 +13,9 @@ use super::super::discover::MAX_URL_BYTES;
 use super::super::shape::{Named, Tables};
 use super::super::source::{At, Span};
 use super::super::{
-    ClusterConfig, Discover, DnsRecord, LAST_TIER, MayName, MemberTemplate, SourceKind, SourceSpec,
-    WhenEmpty, file,
+    ClusterConfig, Discover, DnsRecord, LAST_TIER, MAX_REQUESTS, MayName, MemberTemplate, SourceKind,
+    SourceSpec, WhenEmpty, file,
 };
-use super::cluster::MAX_REQUESTS;
 use super::server::pairs;
 use super::{Checker, address};
 

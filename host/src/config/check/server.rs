@@ -9,8 +9,7 @@ use toml::Spanned;
 
 use super::super::shape::{Named, Short};
 use super::super::source::{At, Span};
-use super::super::{ClusterConfig, LAST_TIER, MAX_SERVERS, Resolve, Server, file};
-use super::cluster::MAX_REQUESTS;
+use super::super::{ClusterConfig, LAST_TIER, MAX_REQUESTS, MAX_SERVERS, Resolve, Server, file};
 use super::{Checker, address};
 
 impl Checker<'_> {
