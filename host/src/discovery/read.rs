@@ -12,16 +12,13 @@ use std::path::Path;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::answer::{MOST_BYTES, MOST_MEMBERS, SourceAnswer, SourceMember, SourceState};
+use super::answer::{
+    MAX_PAIRS, MAX_TEXT_BYTES, MOST_BYTES, MOST_MEMBERS, SourceAnswer, SourceMember, SourceState,
+};
 use crate::config::{LAST_TIER, MAX_REQUESTS, SourceSpec};
 
 /// The keys of a server.
 const KEYS: [&str; 8] = ["url", "weight", "tier", "zone", "route", "max_requests", "state", "metadata"];
-
-/// Longest names of a zone, a session's route, and a key or a value of metadata, in bytes.
-const MAX_TEXT_BYTES: usize = 1024;
-/// Pairs of metadata of one server.
-const MAX_PAIRS: usize = 64;
 
 /// The form of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -23,7 +23,7 @@ use super::generation::{Generation, start_process};
 use super::quarantine::{self, Backoff};
 use super::state_folder::StateFolder;
 use crate::config::{Config, SourceSpec};
-use crate::discovery::answer::MOST_SEALED_BYTES;
+use crate::discovery::answer::{MOST_MEMBERS, MOST_SEALED_BYTES};
 use crate::discovery::follow::SourceReport;
 use crate::process::channel::scouting::{FromScout, ScoutSetup, ToScout};
 use crate::process::channel::{self, Received, Receiver, Sender};
@@ -169,6 +169,11 @@ impl Supervisor {
         match message {
             FromScout::Answer { source, n_members, report } => {
                 let memory = descriptors.into_iter().next().ok_or("sends an answer without its memory")?;
+                if n_members as usize > MOST_MEMBERS {
+                    return Err(format!(
+                        "sends an answer of {n_members} servers, {MOST_MEMBERS} are the most"
+                    ));
+                }
                 channel::check_sealed(&memory, MOST_SEALED_BYTES)
                     .map_err(|error| format!("sends an answer that is none ({error})"))?;
                 self.answered(source, n_members, report, memory);

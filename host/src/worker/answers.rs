@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::cluster::membership::{Duty, Member};
 use crate::config::{ClusterConfig, Config, Discover, LAST_TIER, MAX_REQUESTS};
-use crate::discovery::answer::{MOST_MEMBERS, MOST_SEALED_BYTES, SourceAnswer, SourceMember, SourceState};
+use crate::discovery::answer::{MOST_SEALED_BYTES, SourceAnswer, SourceMember, SourceState};
 use crate::process::channel;
 
 /// The sources of a worker: the cluster and the source in it that a number stands for.
@@ -15,10 +15,19 @@ pub(super) struct Sources(Vec<(u64, (usize, usize))>);
 
 impl Sources {
     /// Of a configuration, in the order in which the supervisor numbered them.
-    pub(super) fn of(config: &Config, numbers: impl Iterator<Item = u64>) -> Self {
+    ///
+    /// # Errors
+    /// It numbered others; in words.
+    pub(super) fn of(config: &Config, numbers: impl ExactSizeIterator<Item = u64>) -> Result<Self, String> {
         let clusters = config.clusters.iter().enumerate();
         let places = clusters.flat_map(|(idx, cluster)| (0..cluster.discover.len()).map(move |n| (idx, n)));
-        Self(numbers.zip(places).collect())
+        let (n_numbers, n_places) = (numbers.len(), places.clone().count());
+        if n_numbers != n_places {
+            return Err(format!(
+                "{n_numbers} sources of servers were numbered, the configuration has {n_places}"
+            ));
+        }
+        Ok(Self(numbers.zip(places).collect()))
     }
 
     /// Meaning of a number.
@@ -40,9 +49,6 @@ pub(super) fn members_of(
     let discover = cluster.discover.get(source).ok_or("a source that is not there")?;
     channel::check_sealed(&memory, MOST_SEALED_BYTES).map_err(|error| error.to_string())?;
     let answer: SourceAnswer = channel::unseal(memory).map_err(|error| error.to_string())?;
-    if answer.members.len() > MOST_MEMBERS {
-        return Err(format!("names more than {MOST_MEMBERS} servers"));
-    }
     let member = |said: SourceMember| {
         let url = said.url.clone();
         member(cluster, discover, said).map_err(|why| format!("server \"{}\": {why}", url.escape_debug()))
@@ -62,6 +68,9 @@ pub(super) fn name_of(config: &Config, (cluster, source): (usize, usize)) -> Str
 }
 
 fn member(cluster: &ClusterConfig, discover: &Discover, said: SourceMember) -> Result<Member, String> {
+    if !said.is_short() {
+        return Err("a zone, a route or metadata of a length that no source may write".to_owned());
+    }
     let SourceMember { url, weight, tier, max_requests, zone, route, state, metadata } = said;
     let url = discover.source.admit(&url)?;
     let mut server = cluster.server_of(&url)?;
@@ -93,4 +102,57 @@ fn member(cluster: &ClusterConfig, discover: &Discover, said: SourceMember) -> R
     server.drain = duty == Duty::Drain;
     server.place = discover.place.clone();
     Ok(Member { server, duty })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Syntax};
+
+    fn config() -> Config {
+        let text = "[[listener]]\naddress = \"127.0.0.1:0\"\n[load_module]\na = \"a.so\"\n[[route]]\npath = \"/\"\n\
+                    cluster = \"app\"\n[[cluster]]\nname = \"app\"\n\
+                    discover = [{ type = \"file\", path = \"/s.json\" }]\n";
+        config::parse("t.toml", text, Syntax::Toml).expect("a good file").0
+    }
+
+    fn named(members: Vec<SourceMember>) -> Result<usize, String> {
+        let memory = channel::seal(&SourceAnswer { members }).unwrap();
+        members_of(&config(), (0, 0), memory).map(|members| members.len())
+    }
+
+    /// A scout that was taken over may send what its reader would refuse.
+    #[test]
+    fn what_no_reader_lets_through_is_refused_again() {
+        let member = |n: usize| SourceMember { url: format!("http://s{n}:80"), ..SourceMember::default() };
+        let pairs = |n: usize| (0..n).map(|n| (n.to_string(), String::new())).collect();
+        let with = |change: &dyn Fn(&mut SourceMember)| {
+            let mut changed = member(0);
+            change(&mut changed);
+            named(vec![changed])
+        };
+        assert_eq!(named((0..3).map(member).collect()), Ok(3));
+        assert_eq!(with(&|member| member.metadata = pairs(64)), Ok(1));
+        assert_eq!(with(&|member| member.zone = Some("z".repeat(1024))), Ok(1));
+        assert!(named((0..65_536).map(member).collect()).is_err());
+        let long = "x".repeat(1025);
+        let refused: [&dyn Fn(&mut SourceMember); 6] = [
+            &|member| member.metadata = pairs(65),
+            &|member| member.metadata = vec![(long.clone(), String::new())],
+            &|member| member.metadata = vec![("k".to_owned(), long.clone())],
+            &|member| member.zone = Some(long.clone()),
+            &|member| member.route = Some(long.clone()),
+            &|member| member.route = Some(String::new()),
+        ];
+        for (idx, change) in refused.into_iter().enumerate() {
+            assert!(with(change).is_err(), "{idx}");
+        }
+    }
+
+    #[test]
+    fn numbers_of_other_sources_than_those_of_the_configuration_are_refused() {
+        let of = |numbers: &[u64]| Sources::of(&config(), numbers.iter().copied());
+        assert_eq!(of(&[7]).unwrap().place(7), Some((0, 0)));
+        assert!(of(&[]).is_err() && of(&[7, 8]).is_err());
+    }
 }

@@ -159,6 +159,7 @@ impl Process {
         let access_log = if start.has_access_log { Some(File::from(descriptors.take()?)) } else { None };
         let copies = copies(start.modules, &mut descriptors)?;
         let sources = Sources::of(&config, start.sources.iter().map(|(number, _)| *number));
+        let sources = sources.map_err(Refused::failed)?;
         let answers = first_answers(&config, &sources, &start.sources, &mut descriptors)?;
         self.drop_privileges(&config)?;
         let (copies, confinement) = confine(&config, copies)?;
