@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use self::answer::SourceAnswer;
 use self::dns::DnsSource;
@@ -47,6 +48,24 @@ pub(crate) trait DiscoverySource: Send {
     /// # Errors
     /// It cannot be asked, or what it says is refused; in one line. It goes on to be asked, not without a pause.
     fn next(&mut self) -> impl Future<Output = Result<Option<SourceAnswer>, String>> + Send;
+}
+
+/// Work that may wait for a disk, on another thread. It is started once, however often its result is waited for: a disk that does
+/// not answer keeps one thread.
+struct DiskWork<T>(Option<JoinHandle<T>>);
+
+impl<T: Send + 'static> DiskWork<T> {
+    const NONE: Self = Self(None);
+
+    /// Its result: of this work, unless an earlier one is not over. Another turn goes on where this one is given up.
+    ///
+    /// # Errors
+    /// It panicked.
+    async fn result(&mut self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+        let result = self.0.get_or_insert_with(|| tokio::task::spawn_blocking(work)).await;
+        self.0 = None;
+        result.map_err(|_| "reading failed".to_owned())
+    }
 }
 
 /// Follows a source for ever. `last` is its last answer as an earlier scout sent it; `orders` has it accept what it holds back.

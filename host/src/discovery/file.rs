@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,9 +17,9 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use tokio::net::unix::pipe;
 use tokio::time::{sleep, timeout};
 
-use super::DiscoverySource;
 use super::answer::{MOST_BYTES, SourceAnswer};
 use super::read::{AnswerForm, read, too_long};
+use super::{DiscoverySource, DiskWork};
 use crate::config::SourceSpec;
 
 /// The file is read this often, whatever events tell.
@@ -33,12 +34,26 @@ pub(super) struct FileSource {
     path: PathBuf,
     spec: Arc<SourceSpec>,
     watch: Option<pipe::Receiver>,
+    look: DiskWork<Look>,
+    /// It was read, and changes are waited for.
     was_read: bool,
+}
+
+/// A watch of the folder, where there was none, and the file's content.
+struct Look {
+    watch: Option<OwnedFd>,
+    bytes: Result<Vec<u8>, String>,
 }
 
 impl FileSource {
     pub(super) fn new(path: &Path, spec: &Arc<SourceSpec>) -> Self {
-        Self { path: path.to_owned(), spec: Arc::clone(spec), watch: None, was_read: false }
+        Self {
+            path: path.to_owned(),
+            spec: Arc::clone(spec),
+            watch: None,
+            look: DiskWork::NONE,
+            was_read: false,
+        }
     }
 
     /// Waits until the file may have changed.
@@ -54,30 +69,36 @@ impl FileSource {
             }
         }
     }
+}
 
-    /// Watches the folder, if it is there. Before the file is read, so that no change goes unseen.
-    fn watch(&mut self) {
-        if self.watch.is_none() {
-            let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
-            self.watch = watch(folder.unwrap_or(Path::new("."))).ok();
-        }
+impl Look {
+    /// Watches the folder, if it is there: before the file is read, so that no change goes unseen.
+    fn at(path: &Path, has_watch: bool) -> Self {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let watch = (!has_watch).then(|| watch(folder.unwrap_or(Path::new("."))).ok()).flatten();
+        Self { watch, bytes: bytes_of(path) }
     }
 }
 
 impl DiscoverySource for FileSource {
     async fn next(&mut self) -> Result<Option<SourceAnswer>, String> {
-        if std::mem::replace(&mut self.was_read, true) {
+        if std::mem::take(&mut self.was_read) {
             self.changed().await;
         }
-        self.watch();
-        let path = self.path.clone();
+        let (path, has_watch) = (self.path.clone(), self.watch.is_some());
         let shown = path.display().to_string();
-        let reading = tokio::task::spawn_blocking(move || bytes_of(&path));
-        let bytes = match timeout(READ_TIMEOUT, reading).await {
-            Ok(Ok(bytes)) => bytes.map_err(|why| format!("{shown}: {why}"))?,
-            Ok(Err(_)) => return Err(format!("{shown}: reading it failed")),
+        let look = self.look.result(move || Look::at(&path, has_watch));
+        let look = match timeout(READ_TIMEOUT, look).await {
+            Ok(look) => look,
             Err(_) => return Err(format!("{shown}: cannot be read within {READ_TIMEOUT:?}")),
         };
+        self.was_read = true;
+        let Look { watch, bytes } = look.map_err(|why| format!("{shown}: {why}"))?;
+        if let Some(watch) = watch {
+            // It is read like a pipe, and only its readiness is asked for.
+            self.watch = pipe::Receiver::from_owned_fd_unchecked(watch).ok();
+        }
+        let bytes = bytes.map_err(|why| format!("{shown}: {why}"))?;
         let form = AnswerForm::of(&self.path);
         let (answer, n_twins) = read(&bytes, form, &self.spec).map_err(|why| format!("{shown}: {why}"))?;
         if n_twins > 0 {
@@ -103,7 +124,7 @@ fn take_events(watch: &pipe::Receiver, is_lost: &mut bool) -> io::Error {
     }
 }
 
-fn watch(folder: &Path) -> io::Result<pipe::Receiver> {
+fn watch(folder: &Path) -> io::Result<OwnedFd> {
     let watch = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
     let changes = WatchFlags::CLOSE_WRITE
         | WatchFlags::MOVED_TO
@@ -115,8 +136,7 @@ fn watch(folder: &Path) -> io::Result<pipe::Receiver> {
         | WatchFlags::DELETE_SELF
         | WatchFlags::ONLYDIR;
     inotify::add_watch(&watch, folder, changes)?;
-    // It is read like a pipe, and only its readiness is asked for.
-    pipe::Receiver::from_owned_fd_unchecked(watch)
+    Ok(watch)
 }
 
 /// A file's content; of something that is none, what it is.
@@ -133,4 +153,32 @@ pub(crate) fn bytes_of(path: &Path) -> Result<Vec<u8>, String> {
     let most = MOST_BYTES as u64 + 1;
     file.take(most).read_to_end(&mut bytes).map_err(|error| format!("cannot be read: {error}"))?;
     if bytes.len() > MOST_BYTES { Err(too_long()) } else { Ok(bytes) }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::config::{MayName, SourceKind, WhenEmpty};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_does_not_answer_is_asked_once_and_its_late_answer_counts() {
+        let spec = SourceSpec {
+            cluster: "app".into(),
+            name: "file".into(),
+            kind: SourceKind::File { path: "/servers.json".into() },
+            may_name: MayName { http: true, https: false, unix: vec![] },
+            empty: WhenEmpty::Keep,
+            settle: Duration::ZERO,
+        };
+        let mut source = FileSource::new(Path::new("/servers.json"), &Arc::new(spec));
+        let (disk, answer) = oneshot::channel();
+        source.look = DiskWork(Some(tokio::spawn(async { answer.await.unwrap() })));
+        for _ in 0..3 {
+            assert_eq!(source.next().await, Err("/servers.json: cannot be read within 10s".to_owned()));
+        }
+        let _ = disk.send(Look { watch: None, bytes: Ok(b"[\"http://a\"]".to_vec()) });
+        assert_eq!(source.next().await.unwrap().unwrap().members.len(), 1);
+    }
 }

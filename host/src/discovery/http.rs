@@ -19,10 +19,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::DiscoverySource;
 use super::answer::{MOST_BYTES, SourceAnswer};
 use super::file::bytes_of;
 use super::read::{AnswerForm, read, too_long};
+use super::{DiscoverySource, DiskWork};
 use crate::cluster::dial::{Dial, Dialled};
 use crate::cluster::names::{Addresses, Resolver};
 use crate::config::{ResolverConfig, SourceKind, SourceSpec};
@@ -45,6 +45,8 @@ pub(super) struct HttpSource {
     /// Where it is, and the task that looks that up.
     addresses: Option<(Addresses, Option<JoinHandle<()>>)>,
     connector: Option<Connector>,
+    token: DiskWork<Result<Vec<u8>, String>>,
+    issuers: DiskWork<Result<Connector, String>>,
     etag: Option<HeaderValue>,
     next_at: Instant,
     pause: Duration,
@@ -57,6 +59,8 @@ impl HttpSource {
             resolver: resolver.clone(),
             addresses: None,
             connector: None,
+            token: DiskWork::NONE,
+            issuers: DiskWork::NONE,
             etag: None,
             next_at: Instant::now(),
             pause: FIRST_PAUSE,
@@ -72,9 +76,10 @@ impl HttpSource {
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let is_secure = uri.scheme_str() == Some("https");
         let port = uri.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
-        let request = self.request(&uri, token_file.as_deref())?;
+        let request = self.request(&uri, token_file.as_deref()).await?;
         if is_secure && self.connector.is_none() {
-            self.connector = Some(connector(ca.as_deref())?);
+            let ca = ca.clone();
+            self.connector = Some(self.issuers.result(move || connector(ca.as_deref())).await??);
         }
         self.find(&host, port)?;
         let name = ServerName::try_from(host);
@@ -98,8 +103,8 @@ impl HttpSource {
         self.take(answer)
     }
 
-    fn request(
-        &self,
+    async fn request(
+        &mut self,
         uri: &Uri,
         token_file: Option<&std::path::Path>,
     ) -> Result<Request<Empty<Bytes>>, String> {
@@ -115,7 +120,9 @@ impl HttpSource {
         }
         if let Some(file) = token_file {
             let shown = file.display();
-            let token = bytes_of(file).map_err(|why| format!("token_file {shown}: {why}"))?;
+            let path = file.to_owned();
+            let token = self.token.result(move || bytes_of(&path)).await?;
+            let token = token.map_err(|why| format!("token_file {shown}: {why}"))?;
             let token = token.trim_ascii();
             let value = [b"Bearer ", token].concat();
             let mut value = HeaderValue::from_bytes(&value)
