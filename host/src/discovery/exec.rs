@@ -8,12 +8,13 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use nix::sys::signal::SigSet;
 use rustix::process::{Pid, Signal, getppid, kill_process_group, set_parent_process_death_signal};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::DiscoverySource;
 use super::answer::{MOST_BYTES, SourceAnswer};
@@ -27,6 +28,10 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// One that ran for so long begins anew with the first pause.
 const PROVEN: Duration = Duration::from_secs(60);
+/// For a command to end that has closed its output,
+const END_TIMEOUT: Duration = Duration::from_secs(10);
+/// and for its last words, which its children may keep open.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 /// Its output is taken this often at most: one that floods waits in its own pipe.
 const READ_EVERY: Duration = Duration::from_millis(10);
 /// Lines of its stderr that are logged in each second.
@@ -58,6 +63,8 @@ struct Newest {
 struct RunningCommand {
     child: Child,
     group: Option<Pid>,
+    /// Logs its stderr.
+    log: Option<JoinHandle<()>>,
 }
 
 impl ExecSource {
@@ -145,19 +152,15 @@ async fn run(
     let stdout = running.child.stdout.take().ok_or("has no standard output")?;
     let stderr = running.child.stderr.take().ok_or("has no standard error")?;
     let name = format!("cluster \"{}\": source \"{}\"", spec.cluster, spec.name);
-    let hear = hear_lines(stdout, said, spec);
-    let mut log = std::pin::pin!(log_lines(stderr, &name));
-    let mut hear = std::pin::pin!(hear);
-    let (mut heard, mut is_logged) = (None, false);
+    let log = running.log.insert(tokio::spawn(log_lines(stderr, name)));
     // A child of the command may keep its stderr for ever: the end of its output is what counts.
-    while heard.is_none() {
-        tokio::select! {
-            result = &mut hear => heard = Some(result),
-            () = &mut log, if !is_logged => is_logged = true,
-        }
-    }
-    let rest = heard.unwrap_or(Ok(Vec::new()))?;
-    let status = running.child.wait().await.map_err(|error| format!("cannot be waited for: {error}"))?;
+    let rest = hear_lines(stdout, said, spec).await?;
+    let ended = timeout(END_TIMEOUT, running.child.wait()).await;
+    let ended = ended.map_err(|_| format!("closed its output, and did not end within {END_TIMEOUT:?}"))?;
+    let status = ended.map_err(|error| format!("cannot be waited for: {error}"))?;
+    // Its number may be another's from then on.
+    end_group(running.group.take());
+    let _ = timeout(LAST_WORDS_TIMEOUT, log).await;
     if !status.success() {
         return Err(format!("ended ({status})"));
     }
@@ -201,7 +204,7 @@ async fn hear_lines(
 }
 
 /// Logs what it writes to stderr, as far as that is little.
-async fn log_lines(mut output: impl AsyncRead + Unpin, name: &str) {
+async fn log_lines(mut output: impl AsyncRead + Unpin, name: String) {
     let mut chunk = vec![0; CHUNK];
     let (mut second, mut n_lines, mut n_left_out) = (Instant::now(), 0, 0_usize);
     while let Ok(n @ 1..) = output.read(&mut chunk).await {
@@ -220,6 +223,9 @@ async fn log_lines(mut output: impl AsyncRead + Unpin, name: &str) {
             }
         }
         sleep(READ_EVERY).await;
+    }
+    if n_left_out > 0 {
+        tracing::warn!("{name}: its command wrote {n_left_out} further lines, which are left out");
     }
 }
 
@@ -240,15 +246,22 @@ impl RunningCommand {
             .spawn()
             .map_err(|error| format!("cannot be started: {error}"))?;
         let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-        Ok(Self { child, group })
+        Ok(Self { child, group, log: None })
+    }
+}
+
+/// Ends the processes that a command started and that still run.
+fn end_group(group: Option<Pid>) {
+    if let Some(group) = group {
+        let _ = kill_process_group(group, Signal::KILL);
     }
 }
 
 impl Drop for RunningCommand {
     fn drop(&mut self) {
-        // Processes that it started may still run.
-        if let Some(group) = self.group {
-            let _ = kill_process_group(group, Signal::KILL);
+        end_group(self.group);
+        if let Some(log) = &self.log {
+            log.abort();
         }
     }
 }
@@ -259,6 +272,10 @@ pub fn become_command(parent: u32, command: &[String]) -> String {
     // It may have ended before that.
     if getppid().is_none_or(|now| now.as_raw_nonzero().get().unsigned_abs() != parent) {
         return "the scout is gone".to_owned();
+    }
+    // Those that the scout leaves to its supervisor are blocked here, too; the command is to hear them.
+    if let Err(error) = SigSet::empty().thread_set_mask() {
+        return format!("signals cannot be unblocked: {error}");
     }
     let Some((program, arguments)) = command.split_first() else { return "no command".to_owned() };
     let error = std::process::Command::new(program).args(arguments).exec();
