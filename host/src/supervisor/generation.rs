@@ -1,6 +1,6 @@
 //! One worker as its supervisor sees it: a process, a channel, a board, and what it said last.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::env;
 use std::fs;
 use std::io;
@@ -81,6 +81,7 @@ pub(super) struct Generation {
     pub(super) is_unheard: bool,
     /// Orders that it did not take yet, with their descriptors.
     orders: VecDeque<(ToWorker, Vec<OwnedFd>)>,
+    owed: OwedAnswers,
     pub(super) child: Child,
     process: OwnedFd,
     to: Option<Sender<ToWorker>>,
@@ -160,6 +161,7 @@ impl Generation {
             condemned: None,
             is_unheard: false,
             orders: VecDeque::new(),
+            owed: OwedAnswers::default(),
             child,
             process,
             to: Some(to),
@@ -186,7 +188,7 @@ impl Generation {
     pub(super) fn interests(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
         let end = Some((self.process.as_fd(), PollFlags::IN));
         let words = self.from.as_ref().map(|from| (from.as_fd(), PollFlags::IN));
-        let to = self.to.as_ref().filter(|_| !self.orders.is_empty());
+        let to = self.to.as_ref().filter(|_| !self.orders.is_empty() || self.owed.awaits_room);
         let room = to.map(|to| (to.as_fd(), PollFlags::OUT));
         [end, words, room].into_iter().flatten()
     }
@@ -225,13 +227,26 @@ impl Generation {
         replaced
     }
 
-    /// Sends the newest answer of a source, in place of one that it did not take yet.
-    pub(super) fn tell_answer(&mut self, source: u64, number: u64, memory: BorrowedFd<'_>) {
+    /// A source has an answer that it is to get.
+    pub(super) fn owe_answer(&mut self, source: u64) {
         if self.sources.contains(&source) && !matches!(self.phase, GenerationPhase::Ended { .. }) {
-            self.orders
-                .retain(|(order, _)| !matches!(order, ToWorker::Answer { source: of, .. } if *of == source));
-            self.tell(ToWorker::Answer { source, number }, &[memory]);
+            self.owed.sources.insert(source);
         }
+    }
+
+    /// Sends the newest answers that it did not get yet, as far as it takes them now. `newest` has the number and the memory of a
+    /// source's.
+    pub(super) fn tell_answers<'a>(&mut self, newest: impl Fn(u64) -> Option<(u64, BorrowedFd<'a>)>) {
+        // Those orders came first.
+        if !self.orders.is_empty() {
+            return;
+        }
+        let mut owed = std::mem::take(&mut self.owed);
+        owed.pay(|source| {
+            let Some((number, memory)) = newest(source) else { return Ok(()) };
+            self.order(&ToWorker::Answer { source, number }, &[memory])
+        });
+        self.owed = owed;
     }
 
     /// Sends how the sources of servers are, in place of what it did not take yet.
@@ -380,6 +395,7 @@ impl Generation {
         self.from = None;
         self.to = None;
         self.orders.clear();
+        self.owed = OwedAnswers::default();
     }
 
     /// Kills it; nothing more is expected.
@@ -458,6 +474,28 @@ impl Generation {
     }
 }
 
+/// Sources whose newest answer a worker did not get yet. The answer itself is not kept here, so that none is lost where many orders
+/// wait, and that a worker which is busy gets the newest one only.
+#[derive(Default)]
+struct OwedAnswers {
+    sources: BTreeSet<u64>,
+    /// The socket was full.
+    awaits_room: bool,
+}
+
+impl OwedAnswers {
+    /// Sends them until that fails; the rest, with the one that failed, is sent later.
+    fn pay(&mut self, mut send: impl FnMut(u64) -> io::Result<()>) {
+        self.awaits_room = false;
+        while let Some(source) = self.sources.first() {
+            match send(*source) {
+                Ok(()) => drop(self.sources.pop_first()),
+                Err(error) => return self.awaits_room = error.kind() == io::ErrorKind::WouldBlock,
+            }
+        }
+    }
+}
+
 /// How much of what a worker says is left to be read before others have their turn.
 pub(super) struct HearingTurn {
     n_messages: usize,
@@ -504,5 +542,34 @@ impl Drop for Generation {
             self.kill();
             let _ = self.child.wait();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_a_worker_cannot_be_sent_is_owed_until_it_can() {
+        let mut owed = OwedAnswers::default();
+        owed.sources.extend([3, 1, 2]);
+        let mut sent = Vec::new();
+        let mut pay = |owed: &mut OwedAnswers, failing: u64, kind: io::ErrorKind| {
+            owed.pay(|source| {
+                if source == failing {
+                    return Err(kind.into());
+                }
+                sent.push(source);
+                Ok(())
+            });
+        };
+        pay(&mut owed, 2, io::ErrorKind::WouldBlock);
+        assert!(owed.awaits_room);
+        // Out of descriptors: room in the socket is no reason to try again.
+        pay(&mut owed, 2, io::ErrorKind::Other);
+        assert!(!owed.awaits_room);
+        owed.sources.insert(1);
+        pay(&mut owed, 0, io::ErrorKind::Other);
+        assert_eq!((sent, owed.sources.len()), (vec![1, 1, 2, 3], 0));
     }
 }

@@ -159,6 +159,7 @@ impl Supervisor {
                 Err(error) => self.give_scout_up(&format!("sends invalid messages ({error})")),
             }
         }
+        self.tell_answers();
         self.bury_scout();
         self.scouting.bury_ending();
         self.first_answers_came()
@@ -196,14 +197,24 @@ impl Supervisor {
         let memory = Arc::new(memory);
         source.report = Some(report);
         source.most_members = source.most_members.max(n_members as usize);
-        let answer = *n_answers;
-        source.newest =
-            Some(NewestAnswer { number: answer, n_members, memory: Arc::clone(&memory), at: Instant::now() });
+        source.newest = Some(NewestAnswer { number: *n_answers, n_members, memory, at: Instant::now() });
         for idx in 0..self.generations.len() {
             let n_further = self.n_further(&self.generations[idx].sources);
             let generation = &mut self.generations[idx];
             generation.expect_added(n_further);
-            generation.tell_answer(number, answer, memory.as_fd());
+            generation.owe_answer(number);
+        }
+    }
+
+    /// Sends each generation the answers that it did not get yet.
+    fn tell_answers(&mut self) {
+        let sources = &self.scouting.sources;
+        let newest = |number: u64| {
+            let source = sources.iter().find(|source| source.number == number)?;
+            source.newest.as_ref().map(|newest| (newest.number, newest.memory.as_fd()))
+        };
+        for generation in &mut self.generations {
+            generation.tell_answers(newest);
         }
     }
 
