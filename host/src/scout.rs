@@ -26,7 +26,7 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use self::state::{Answers, State};
 
@@ -43,6 +43,8 @@ use crate::process::privileges;
 const NAME: &CStr = c"trylist-scout";
 /// News are written this often at most.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
+/// What there is no memory for is said after this.
+const RETRY_EVERY: Duration = Duration::from_secs(1);
 /// Orders to one source that wait.
 const MOST_ORDERS: usize = 8;
 
@@ -149,11 +151,28 @@ struct Keeping {
 /// News that the supervisor did not take yet.
 #[derive(Default)]
 struct Unsaid {
-    answer: Option<(u32, OwnedFd)>,
+    answer: Option<Arc<SourceAnswer>>,
+    /// The memory of the answer, once it is to be said.
+    sealed: Option<OwnedFd>,
     report: SourceReport,
 }
 
+/// How much of what there is to say is said.
+enum Said {
+    All,
+    /// The socket is full.
+    Part,
+    /// There is no memory for more.
+    Stuck,
+}
+
 impl Keeping {
+    /// Has the files get the last answer of a source.
+    fn keep(&mut self, name: (String, String), answer: Arc<SourceAnswer>) {
+        let before = self.last.insert(name, Arc::clone(&answer));
+        self.is_new |= before != Some(answer);
+    }
+
     /// Writes what is new at once, because the proxy ends.
     async fn finish(&mut self) {
         while self.writing.is_some() || self.is_new && self.state.as_ref().is_some_and(State::is_open) {
@@ -209,7 +228,8 @@ impl Scout {
             last: Answers::new(),
             is_new: false,
             writing: None,
-            next_at: Instant::now(),
+            // By then all sources are known: what is written replaces what was stored.
+            next_at: Instant::now() + WRITE_EVERY,
         };
         Ok(Self { to, resolver, keeping, sources, unsaid, accepted, news, tell })
     }
@@ -219,7 +239,7 @@ impl Scout {
         // Only its readiness is asked for.
         let socket = UnixStream::from_std(StdUnixStream::from(from.as_fd().try_clone_to_owned()?))?;
         loop {
-            let is_all_said = self.say()?;
+            let said = self.say()?;
             tokio::select! {
                 () = self.keeping.step() => {}
                 ready = socket.readable() => {
@@ -239,12 +259,16 @@ impl Scout {
                         Err(error) => return Err(error),
                     }
                 }
-                ready = socket.writable(), if !is_all_said => {
+                ready = socket.writable(), if matches!(said, Said::Part) => {
                     ready?;
                     // It was found full; there is room when the next event says so.
-                    let full = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
-                    let _ = socket.try_io(Interest::WRITABLE, || if self.say()? { Ok(()) } else { full() });
+                    let full = || Err(io::ErrorKind::WouldBlock.into());
+                    let _ = socket.try_io(Interest::WRITABLE, || match self.say()? {
+                        Said::Part => full(),
+                        Said::All | Said::Stuck => Ok(()),
+                    });
                 }
+                () = sleep(RETRY_EVERY), if matches!(said, Said::Stuck) => {}
                 Some((source, news)) = self.news.recv() => self.hear(source, news),
             }
         }
@@ -262,7 +286,8 @@ impl Scout {
                 });
                 let last = last.map(Arc::new).or_else(|| self.recall(source, &name));
                 if let Some(last) = &last {
-                    self.keeping.last.insert(name.clone(), Arc::clone(last));
+                    // Also where the files have it: what is written before this moment is without it.
+                    self.keeping.keep(name.clone(), Arc::clone(last));
                 }
                 let (orders, inbox) = mpsc::channel(MOST_ORDERS);
                 let tell = self.tell.clone();
@@ -294,15 +319,13 @@ impl Scout {
     /// The last answer of an earlier run, which is said at once: the source itself may be down.
     fn recall(&mut self, source: u64, name: &(String, String)) -> Option<Arc<SourceAnswer>> {
         let answer = self.keeping.stored.remove(name)?;
-        let memory = channel::seal(&*answer).ok()?;
-        let n_members = u32::try_from(answer.members.len()).unwrap_or(u32::MAX);
+        let n_members = answer.members.len();
         tracing::info!(
             "cluster \"{}\": source \"{}\": its last {n_members} servers are those of before the start, until it answers",
             name.0,
             name.1
         );
-        let report = SourceReport::default();
-        self.unsaid.insert(source, Unsaid { answer: Some((n_members, memory)), report });
+        self.unsaid.insert(source, Unsaid { answer: Some(Arc::clone(&answer)), ..Unsaid::default() });
         Some(answer)
     }
 
@@ -310,45 +333,51 @@ impl Scout {
     fn hear(&mut self, source: u64, news: SourceNews) {
         let Some(followed) = self.sources.get(&source) else { return };
         match news {
-            SourceNews::Answer(answer, report) => match channel::seal(&*answer) {
-                Ok(memory) => {
-                    let n_members = u32::try_from(answer.members.len()).unwrap_or(u32::MAX);
-                    self.unsaid.insert(source, Unsaid { answer: Some((n_members, memory)), report });
-                    self.keeping.last.insert(followed.name.clone(), answer);
-                    self.keeping.is_new = true;
-                }
-                Err(error) => tracing::error!("an answer is lost: no memory for it: {error}"),
-            },
+            SourceNews::Answer(answer, report) => {
+                self.keeping.keep(followed.name.clone(), Arc::clone(&answer));
+                self.unsaid.insert(source, Unsaid { answer: Some(answer), sealed: None, report });
+            }
             SourceNews::Report(report) => self.unsaid.entry(source).or_default().report = report,
             SourceNews::Accepted(n_members) => self.accepted.push_back((source, n_members)),
         }
     }
 
-    /// Says what there is to say, as far as the supervisor takes it now. True if that was all.
-    fn say(&mut self) -> io::Result<bool> {
+    /// Says what there is to say, as far as the supervisor takes it now.
+    fn say(&mut self) -> io::Result<Said> {
         let is_full = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
-        while let Some((&source, Unsaid { answer, report })) = self.unsaid.first_key_value() {
-            let report = report.clone();
-            let sent = match answer {
-                Some((n_members, memory)) => {
-                    let answer = FromScout::Answer { source, n_members: *n_members, report };
-                    self.to.send(&answer, &[memory.as_fd()])
+        while let Some(mut unsaid) = self.unsaid.first_entry() {
+            let source = *unsaid.key();
+            let Unsaid { answer, sealed, report } = unsaid.get_mut();
+            if let (Some(answer), None) = (&answer, &sealed) {
+                match channel::seal(&**answer) {
+                    Ok(memory) => *sealed = Some(memory),
+                    Err(error) => {
+                        tracing::error!("no memory for an answer: {error}; next attempt in {RETRY_EVERY:?}");
+                        return Ok(Said::Stuck);
+                    }
                 }
-                None => self.to.send(&FromScout::Report { source, report }, &[]),
+            }
+            let report = report.clone();
+            let sent = match (answer, sealed) {
+                (Some(answer), Some(memory)) => {
+                    let n_members = u32::try_from(answer.members.len()).unwrap_or(u32::MAX);
+                    self.to.send(&FromScout::Answer { source, n_members, report }, &[memory.as_fd()])
+                }
+                _ => self.to.send(&FromScout::Report { source, report }, &[]),
             };
             match sent {
                 Ok(()) => drop(self.unsaid.pop_first()),
-                Err(error) if is_full(&error) => return Ok(false),
+                Err(error) if is_full(&error) => return Ok(Said::Part),
                 Err(error) => return Err(error),
             }
         }
         while let Some(&(source, n_members)) = self.accepted.front() {
             match self.to.send(&FromScout::Accepted { source, n_members }, &[]) {
                 Ok(()) => drop(self.accepted.pop_front()),
-                Err(error) if is_full(&error) => return Ok(false),
+                Err(error) if is_full(&error) => return Ok(Said::Part),
                 Err(error) => return Err(error),
             }
         }
-        Ok(true)
+        Ok(Said::All)
     }
 }

@@ -29,7 +29,7 @@ const FORMAT: u64 = 1;
 const BEGINNING: &[u8] = b"{\"format\":";
 /// A longer first line is none of ours.
 const MAX_HEAD_BYTES: usize = 4096;
-/// Longer files are not read.
+/// Longer files are neither read nor written.
 const MAX_FILE_BYTES: u64 = 512 << 20;
 
 /// Answers by cluster and source.
@@ -151,6 +151,12 @@ impl State {
         let mut bytes = serde_json::to_vec(&head)?;
         bytes.push(b'\n');
         bytes.extend(body);
+        if bytes.len() as u64 > MAX_FILE_BYTES {
+            return Err(io::Error::other(format!(
+                "the answers are longer than the {} MiB that are read back",
+                MAX_FILE_BYTES >> 20
+            )));
+        }
         let file = &self.files[self.next];
         file.write_all_at(&bytes, 0)?;
         file.set_len(bytes.len() as u64)?;

@@ -80,3 +80,29 @@ fn a_folder_of_state_belongs_to_one_proxy_and_links_are_not_followed() {
     assert_eq!(site.fails_to_reload().0, Some(1));
     answered_by(&site, "a a");
 }
+
+/// Waits until a file of this folder names the server.
+#[track_caller]
+fn keeps(state: &Said, origin: &Origin) {
+    let names = |name: &str| {
+        let text = fs::read_to_string(state.path().join(name)).unwrap_or_default();
+        text.contains(&format!("{:?}", origin.url()))
+    };
+    eventually("the answer on the disk", || {
+        ["answers-0.json", "answers-1.json"].into_iter().any(names).then_some(())
+    });
+}
+
+#[test]
+fn an_answer_from_before_is_written_where_a_reload_adds_or_moves_state() {
+    let origin = Origin::named("a");
+    let said = Said::new();
+    said.name([&origin]);
+    let site = Site::run(&said.proxy(""));
+    answered_by(&site, "a a");
+    for _ in 0..2 {
+        let state = Said::new();
+        site.reload_with(&kept(&said, state.path()));
+        keeps(&state, &origin);
+    }
+}
