@@ -95,7 +95,7 @@ impl Supervisor {
         self.stopping = Some(Stopping::default());
         self.replace_at = None;
         // Nothing that comes to be known from now on is of use.
-        self.scouting.end();
+        self.end_scout("the proxy is stopping");
         let asked = self.starting.take().map(|starting| starting.asked).into_iter();
         let waiting = self.waiting.take().map(WaitingStart::into_asked);
         for client in asked.chain(waiting).flatten().collect::<Vec<_>>() {

@@ -9,7 +9,8 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::process::Child;
+use std::path::Path;
+use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,8 +32,10 @@ use crate::process::control::{Refused, SourceStatus};
 
 /// How often workers are told how sources are, at most.
 const TELL_EVERY: Duration = Duration::from_secs(1);
-/// For a scout that was told to end.
+/// For a scout that is to end.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
+/// The end of the supervisor waits for no longer than twice this for a scout to end.
+const LAST_TIMEOUT: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 /// Messages of the scout that are read before others have their turn.
 const MESSAGES_A_TURN: usize = 64;
 
@@ -40,15 +43,17 @@ const MESSAGES_A_TURN: usize = 64;
 #[derive(Default)]
 pub(super) struct Scouting {
     scout: Option<ScoutProcess>,
-    /// Processes that were told to end, and when they are killed if they have not.
-    ending: Vec<(ScoutProcess, Instant)>,
+    /// Processes that were told to end.
+    ending: Vec<ScoutProcess>,
+    /// The files whose sources are asked: the scout has the rights that they say.
+    bundle: Option<Arc<Bundle>>,
     /// Where the scout keeps the last answers.
     state: Option<StateFolder>,
     sources: Vec<KnownSource>,
     n_sources: u64,
     n_answers: u64,
     backoff: Backoff,
-    /// When a scout is to be started in place of one that died.
+    /// When a scout is to be started; not before another one has given the files of `state` back.
     start_at: Option<Instant>,
     /// When workers were told how sources are, and whether anything has changed since.
     told_at: Option<Instant>,
@@ -79,9 +84,13 @@ struct NewestAnswer {
 /// The process.
 struct ScoutProcess {
     setup: ScoutSetup,
+    /// The files that it was given.
+    state: Option<StateFolder>,
     child: Child,
     process: OwnedFd,
     started: Instant,
+    /// When it is killed, if it has not ended.
+    kill_at: Option<Instant>,
     /// Until it is told to end.
     to: Option<Sender<ToScout>>,
     from: Option<Receiver<FromScout>>,
@@ -90,29 +99,58 @@ struct ScoutProcess {
 }
 
 impl Supervisor {
-    /// Has the sources of a configuration be asked.
+    /// Has the sources of a configuration be asked. One without sources leaves those of others as they are.
     ///
     /// # Errors
-    /// The folder for their last answers cannot be used.
-    pub(super) fn scout_for(&mut self, bundle: &Bundle) -> Result<(), Refused> {
-        let is_any = specs(&bundle.config).next().is_some();
-        let state = bundle.config.state.as_deref().filter(|_| is_any);
-        if state != self.scouting.state.as_ref().map(StateFolder::path) && is_any {
-            let files = state.map(StateFolder::open).transpose().map_err(Refused::failed)?;
-            self.scouting.state = files;
+    /// The folder for their last answers cannot be used. Nothing has changed then.
+    pub(super) fn scout_for(&mut self, bundle: &Arc<Bundle>) -> Result<(), Refused> {
+        if specs(&bundle.config).next().is_none() {
+            return Ok(());
         }
+        let state = bundle.config.state.as_deref();
+        if state != path_of(&self.scouting.state) {
+            let state = state.map(|path| self.scouting.open_state(path)).transpose();
+            self.scouting.state = state.map_err(Refused::failed)?;
+        }
+        self.scout_with(bundle);
+        Ok(())
+    }
+
+    /// The same for a start that must not fail of it: without that folder, where it cannot be used.
+    pub(super) fn scout_anyhow_for(&mut self, bundle: &Arc<Bundle>) {
+        if let Err(refused) = self.scout_for(bundle) {
+            for line in &refused.lines {
+                tracing::error!("{line}; the last answers of sources are not saved");
+            }
+            self.scouting.state = None;
+            self.scout_with(bundle);
+        }
+    }
+
+    /// The same, with the folder that is open.
+    fn scout_with(&mut self, bundle: &Arc<Bundle>) {
         for spec in specs(&bundle.config) {
             self.scouting.follow(spec);
         }
+        self.scouting.bundle = Some(Arc::clone(bundle));
         let setup = ScoutSetup::of(&bundle.config);
-        if self.scouting.scout.as_ref().is_some_and(|scout| scout.setup != setup) {
-            self.scouting.end();
+        let is_other = |scout: &ScoutProcess| {
+            scout.setup != setup || path_of(&scout.state) != path_of(&self.scouting.state)
+        };
+        if self.scouting.scout.as_ref().is_some_and(is_other) {
+            self.end_scout("another scout is started; ask again");
             tracing::info!("another scout is started: its user or its rights have changed");
         }
-        if self.scouting.scout.is_none() && !self.scouting.sources.is_empty() {
-            self.start_scout(&bundle.config);
+        if self.scouting.scout.is_none() {
+            self.scouting.start_at = Some(Instant::now());
+            self.start_scout_if_due(Instant::now());
         }
-        Ok(())
+    }
+
+    /// A start has failed: the sources of the files that serve are asked, with the rights that those say.
+    pub(super) fn scout_as_before(&mut self) {
+        self.scout_anyhow_for(&Arc::clone(&self.bundle));
+        self.leave_sources();
     }
 
     /// The sources of a configuration: their numbers, and the newest answers.
@@ -155,7 +193,7 @@ impl Supervisor {
                 Ok(Received::Part) => {}
                 Ok(Received::Nothing) => break,
                 // Its process's end is what tells.
-                Ok(Received::End) => scout.from = None,
+                Ok(Received::End) => scout.ends_soon(),
                 Err(error) => self.give_scout_up(&format!("sends invalid messages ({error})")),
             }
         }
@@ -227,20 +265,38 @@ impl Supervisor {
         let is_used = |source: &KnownSource| {
             configs.iter().any(|config| specs(config).any(|spec| *spec == source.spec))
         };
-        let left: Vec<u64> =
-            self.scouting.sources.extract_if(.., |source| !is_used(source)).map(|s| s.number).collect();
-        for source in left {
-            self.scouting.tell(ToScout::Leave { source }, Vec::new());
+        let left: Vec<KnownSource> =
+            self.scouting.sources.extract_if(.., |source| !is_used(source)).collect();
+        for KnownSource { number, spec, .. } in left {
+            self.scouting.tell(ToScout::Leave { source: number }, Vec::new());
+            let text = format!("cluster \"{}\": source \"{}\": is asked no more", spec.cluster, spec.name);
+            self.refuse_asked(&text, |of| of == number);
         }
         if self.scouting.sources.is_empty() {
-            self.scouting.end();
+            self.end_scout("no source is asked any more");
+            (self.scouting.bundle, self.scouting.state) = (None, None);
+        }
+    }
+
+    /// Has the scout end. `why` is for those who wait for an answer of it.
+    pub(super) fn end_scout(&mut self, why: &str) {
+        self.scouting.end();
+        self.refuse_asked(why, |_| true);
+    }
+
+    /// Answers those who wait for a source to obey: nothing comes of it.
+    fn refuse_asked(&mut self, why: &str, is_of: impl Fn(u64) -> bool) {
+        let over: Vec<_> = self.scouting.asked.extract_if(.., |(_, of)| is_of(*of)).collect();
+        for (client, _) in over {
+            self.answer(&[client], &Refused::failed(why));
         }
     }
 
     /// Starts a scout, and has it follow all sources.
     fn start_scout(&mut self, config: &Config) {
         self.scouting.start_at = None;
-        match ScoutProcess::spawn(config, &self.options.log_level, self.scouting.state.as_ref()) {
+        let setup = ScoutSetup::of(config);
+        match ScoutProcess::spawn(config, setup, &self.options.log_level, self.scouting.state.as_ref()) {
             Ok(scout) => {
                 tracing::info!("scout started (pid {})", scout.child.id());
                 self.scouting.scout = Some(scout);
@@ -258,8 +314,8 @@ impl Supervisor {
 
     /// The scout's process, if there is one.
     pub(super) fn scout_pids(&self) -> impl Iterator<Item = Pid> {
-        let ending = self.scouting.ending.iter().map(|(scout, _)| scout);
-        self.scouting.scout.iter().chain(ending).map(|scout| Pid::from_child(&scout.child))
+        let scouts = self.scouting.scout.iter().chain(&self.scouting.ending);
+        scouts.map(|scout| Pid::from_child(&scout.child))
     }
 
     /// Starts another scout when it is time, and tells workers how sources are.
@@ -268,8 +324,12 @@ impl Supervisor {
         if self.scouting.is_new && is_rested {
             self.tell_sources(now);
         }
-        if self.scouting.start_at.is_some_and(|at| now >= at) && self.stopping.is_none() {
-            let bundle = Arc::clone(&self.bundle);
+        self.start_scout_if_due(now);
+    }
+
+    fn start_scout_if_due(&mut self, now: Instant) {
+        let is_due = self.scouting.start_due().is_some_and(|at| now >= at) && self.stopping.is_none();
+        if let Some(bundle) = self.scouting.bundle.as_ref().filter(|_| is_due).map(Arc::clone) {
             self.start_scout(&bundle.config);
         }
     }
@@ -285,10 +345,7 @@ impl Supervisor {
     /// Replaces a scout that has died. Its answers hold.
     fn bury_scout(&mut self) {
         let Some(scout) = &mut self.scouting.scout else { return };
-        let status = match scout.child.try_wait() {
-            Ok(Some(status)) => status,
-            Ok(None) | Err(_) => return,
-        };
+        let Ok(Some(status)) = scout.end() else { return };
         let (pid, lived) = (scout.child.id(), scout.started.elapsed());
         self.scouting.scout = None;
         let wait = self.scouting.backoff.died(lived);
@@ -297,9 +354,7 @@ impl Supervisor {
             quarantine::next_attempt(wait)
         );
         self.scouting.start_at = Some(Instant::now() + wait);
-        for (client, _) in std::mem::take(&mut self.scouting.asked) {
-            self.answer(&[client], &Refused::failed("the scout died; ask again"));
-        }
+        self.refuse_asked("the scout died; ask again", |_| true);
     }
 
     /// Tells the workers that serve how the sources of the configuration are; they show it.
@@ -337,9 +392,9 @@ impl Supervisor {
     }
 
     fn accepted(&mut self, number: u64, n_members: Option<u32>) {
-        let asked: Vec<_> = self.scouting.asked.extract_if(.., |(_, of)| *of == number).collect();
         let Some(source) = self.scouting.source(number) else { return };
         let what = format!("cluster \"{}\": source \"{}\"", source.spec.cluster, source.spec.name);
+        let asked: Vec<_> = self.scouting.asked.extract_if(.., |(_, of)| *of == number).collect();
         for (client, _) in asked {
             match n_members {
                 Some(n) => {
@@ -357,14 +412,28 @@ impl Supervisor {
 impl Scouting {
     /// Descriptors to poll.
     pub(super) fn interests(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
-        let ending = self.ending.iter().map(|(scout, _)| (scout.process.as_fd(), PollFlags::IN));
-        self.scout.iter().flat_map(ScoutProcess::interests).chain(ending)
+        self.scout.iter().chain(&self.ending).flat_map(ScoutProcess::interests)
     }
 
-    /// When another scout is to be started.
+    /// When there is something to do though nothing happens.
     pub(super) fn due(&self) -> Option<Instant> {
-        let ending = self.ending.iter().map(|(_, until)| *until);
-        ending.chain(self.start_at).chain(self.tell_due()).min()
+        let kills = self.scout.iter().chain(&self.ending).filter_map(|scout| scout.kill_at);
+        kills.chain(self.start_due()).chain(self.tell_due()).min()
+    }
+
+    /// When a scout is to be started. Two of them would write the files of `state` at the same time: one that is killed gives
+    /// them back when the kernel lets it.
+    fn start_due(&self) -> Option<Instant> {
+        let state = path_of(&self.state);
+        let is_held = state.is_some() && self.ending.iter().any(|scout| path_of(&scout.state) == state);
+        self.start_at.filter(|_| !is_held)
+    }
+
+    /// Opens a folder of state. A scout that did not end yet holds its lock: the files are those that it has.
+    fn open_state(&self, path: &Path) -> Result<StateFolder, String> {
+        let scouts = self.scout.iter().chain(&self.ending);
+        let held = scouts.filter_map(|scout| scout.state.as_ref()).find(|state| state.path() == path);
+        held.map_or_else(|| StateFolder::open(path), |state| Ok(state.clone()))
     }
 
     /// When workers are to be told how sources are.
@@ -376,20 +445,15 @@ impl Scouting {
     /// Has the process end, with the commands that it has started.
     pub(super) fn end(&mut self) {
         if let Some(mut scout) = self.scout.take() {
-            (scout.to, scout.from) = (None, None);
-            self.ending.push((scout, Instant::now() + END_TIMEOUT));
+            scout.ends_soon();
+            self.ending.push(scout);
         }
         self.start_at = None;
     }
 
     /// Forgets processes that have ended as they were told, and kills those that have not.
     fn bury_ending(&mut self) {
-        let now = Instant::now();
-        self.ending.retain_mut(|(scout, until)| match scout.child.try_wait() {
-            // Dropping it kills it.
-            Ok(None) => now < *until,
-            Ok(Some(_)) | Err(_) => false,
-        });
+        self.ending.retain_mut(|scout| matches!(scout.end(), Ok(None)));
     }
 
     /// For an operator: the sources of a configuration, in its order.
@@ -455,7 +519,12 @@ impl KnownSource {
 }
 
 impl ScoutProcess {
-    fn spawn(config: &Config, log_level: &str, state: Option<&StateFolder>) -> io::Result<Self> {
+    fn spawn(
+        config: &Config,
+        setup: ScoutSetup,
+        log_level: &str,
+        state: Option<&StateFolder>,
+    ) -> io::Result<Self> {
         let (here, there) = channel::pair()?;
         channel::set_nonblocking(&here)?;
         let mut child = start_process("scout", config, log_level, there)?;
@@ -464,10 +533,11 @@ impl ScoutProcess {
             let _ = child.kill().and_then(|()| child.wait());
         })?;
         let (to, from) = channel::connect(here);
-        let setup = ScoutSetup::of(config);
         let files = state.iter().flat_map(|state| state.files()).collect();
         let orders = vec![(ToScout::Start(Box::new(setup.clone())), files)];
-        Ok(Self { setup, child, process, started: Instant::now(), to: Some(to), from: Some(from), orders })
+        let (to, from) = (Some(to), Some(from));
+        let (state, started) = (state.cloned(), Instant::now());
+        Ok(Self { setup, state, child, process, started, kill_at: None, to, from, orders })
     }
 
     fn interests(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
@@ -493,6 +563,20 @@ impl ScoutProcess {
         self.orders.drain(..n_sent);
     }
 
+    /// It is killed, if it does not end by itself because nobody listens to it any more.
+    fn ends_soon(&mut self) {
+        (self.to, self.from) = (None, None);
+        self.kill_at = Some(Instant::now() + END_TIMEOUT);
+    }
+
+    /// Its status, if it has ended. Never waits: where a disk does not answer, the kernel lets it end late.
+    fn end(&mut self) -> io::Result<Option<ExitStatus>> {
+        if self.kill_at.take_if(|at| Instant::now() >= *at).is_some() {
+            self.kill();
+        }
+        self.child.try_wait()
+    }
+
     fn kill(&self) {
         // It may have ended by itself.
         let _ = pidfd_send_signal(&self.process, Signal::KILL);
@@ -500,17 +584,25 @@ impl ScoutProcess {
 }
 
 impl Drop for ScoutProcess {
+    /// One that still runs is dropped only where the supervisor itself ends.
     fn drop(&mut self) {
+        let ends = |process: &OwnedFd| {
+            let _ = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&LAST_TIMEOUT));
+        };
         if let Ok(None) = self.child.try_wait() {
             if self.to.is_none() {
-                // The supervisor itself ends: there is a moment for commands to be ended.
-                let mut fds = [PollFd::new(&self.process, PollFlags::IN)];
-                let _ = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 200_000_000 }));
+                // There is a moment for commands to be ended.
+                ends(&self.process);
             }
             self.kill();
-            let _ = self.child.wait();
+            ends(&self.process);
+            let _ = self.child.try_wait();
         }
     }
+}
+
+fn path_of(state: &Option<StateFolder>) -> Option<&Path> {
+    state.as_ref().map(StateFolder::path)
 }
 
 /// The sources of a configuration, in its order.

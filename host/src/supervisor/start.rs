@@ -87,11 +87,16 @@ impl Supervisor {
     ) -> Result<(), Refused> {
         let step = StartStep::Saving { until: Instant::now() + SAVE_TIMEOUT };
         let starting = Starting { bundle, reason, asked, step, cuts_oldest: false };
-        if let Err(refused) = self.scout_for(&starting.bundle) {
-            return match reason {
-                StartReason::First => Err(refused),
-                _ => self.reload_failed(&starting.asked, refused),
-            };
+        match reason {
+            StartReason::First => self.scout_for(&starting.bundle)?,
+            StartReason::Reload => {
+                if let Err(refused) = self.scout_for(&starting.bundle) {
+                    return self.reload_failed(&starting.asked, refused);
+                }
+            }
+            StartReason::Anew | StartReason::Replace | StartReason::RollBack => {
+                self.scout_anyhow_for(&starting.bundle);
+            }
         }
         self.starting = Some(starting);
         // This start replaces a dead worker, too.
@@ -423,6 +428,9 @@ impl Supervisor {
         let Some(starting) = self.starting.take_if(|starting| starting.is_of(number)) else { return Ok(()) };
         if let StartStep::Worker { new: Some(new), .. } = starting.step {
             self.held.give_back(*new, Some(number));
+        }
+        if starting.reason != StartReason::First {
+            self.scout_as_before();
         }
         match starting.reason {
             StartReason::First => return Err(refused),

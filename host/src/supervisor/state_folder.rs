@@ -11,7 +11,7 @@ use rustix::fs::{FileType, FlockOperation, Mode, OFlags, flock, fstat};
 use crate::os::trusted_path::{LastName, SafePath};
 
 /// Two files for answers, open.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct StateFolder {
     path: PathBuf,
     answers: [Arc<OwnedFd>; 2],

@@ -4,8 +4,9 @@ use std::fs::File;
 use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::process::Signal;
 use tests::command::trylist;
-use tests::site::spoken;
+use tests::site::{process, signal, spoken, wait_for_end_of};
 use tests::traffic::Traffic;
 
 use super::*;
@@ -137,4 +138,26 @@ fn check_says_what_is_wrong_with_a_file_of_servers() {
     fs::remove_file(said.file()).unwrap();
     let (code, _, complained) = check();
     assert!(code == Some(3) && complained.contains("cannot be opened: No such file"), "{complained}");
+}
+
+/// The scout itself does not answer any more, either.
+#[test]
+fn who_asks_to_accept_is_answered_when_the_source_leaves_and_a_scout_that_hangs_is_ended() {
+    let origin = Origin::named("a");
+    let said = Said::new();
+    said.name([&origin]);
+    let site = Site::run(&said.proxy(""));
+    answered_by(&site, "a a");
+    let hanging = process(scout(&site)).unwrap();
+    signal(scout(&site), Signal::STOP);
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| spoken(&site.folder().command("discovery accept", &["app", "file"])));
+        // The order of the two is the system's.
+        site.reload_with(&Proxy::over([&origin]).named("app").module("round_robin"));
+        let (code, _, why) = asked.join().unwrap();
+        assert_eq!(code, Some(1));
+        assert!(why.contains("is asked no more") || why.contains("has no source"), "{why}");
+    });
+    wait_for_end_of(&hanging);
+    answered_by(&site, "a a");
 }

@@ -4,7 +4,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use rustix::process::Signal;
 use tests::command::Running;
-use tests::site::Folder;
+use tests::site::{Folder, signal};
 
 use super::*;
 
@@ -105,4 +105,24 @@ fn an_answer_from_before_is_written_where_a_reload_adds_or_moves_state() {
         site.reload_with(&kept(&said, state.path()));
         keeps(&state, &origin);
     }
+}
+
+#[test]
+fn a_reload_that_fails_leaves_the_state_where_it_was() {
+    let origins = ["a", "b"].map(Origin::named);
+    let (said, state, other) = (Said::new(), Said::new(), Said::new());
+    said.name(&origins[..1]);
+    let site = Site::run(&kept(&said, state.path()));
+    answered_by(&site, "a a");
+    let refused =
+        kept(&said, other.path()).broken("refuses-settings").in_cluster("settings = { choices = 3 }");
+    site.folder().write(&refused.text());
+    // It holds the files for a moment longer.
+    signal(scout(&site), Signal::STOP);
+    assert_ne!(site.fails_to_reload().0, Some(0));
+    said.name(&origins);
+    keeps(&state, &origins[1]);
+    // The other folder is free again.
+    let another = Site::run(&kept(&said, other.path()));
+    answered_by(&another, "a b");
 }
