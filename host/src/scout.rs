@@ -37,7 +37,7 @@ pub use crate::discovery::exec::become_command;
 use crate::discovery::follow::{SourceNews, SourceReport};
 use crate::process::channel::scouting::{FromScout, ScoutSetup, ToScout};
 use crate::process::channel::{self, Received, Receiver, Sender};
-use crate::process::privileges;
+use crate::process::{privileges, sandbox};
 
 /// Its name in lists of processes.
 const NAME: &CStr = c"trylist-scout";
@@ -91,11 +91,16 @@ pub fn run() -> Result<(), String> {
 
 /// Gives up all that asking sources does not need.
 fn confine(setup: ScoutSetup) -> Result<(), String> {
-    let core_dumps = setup.core_dumps;
+    let ScoutSetup { core_dumps, has_sandbox, .. } = setup;
     privileges::drop_to(&setup.run_as())?;
-    privileges::allow_core_dumps(core_dumps).map_err(|error| format!("core_dumps: {error}"))
-    // The place for the sandbox of this process: files, name servers and HTTP are read, and only sources that are commands start
-    // programs. Nothing was asked yet.
+    privileges::allow_core_dumps(core_dumps).map_err(|error| format!("core_dumps: {error}"))?;
+    if has_sandbox {
+        // Files, name servers and HTTP are only read, and the files of the state are open already. Workers say it where the kernel
+        // lacks something.
+        let lacks = sandbox::confine(false).lacks();
+        tracing::debug!("confined; lacks: {lacks:?}");
+    }
+    Ok(())
 }
 
 /// Has the process end at once with its supervisor, and its commands with it.

@@ -23,7 +23,7 @@ use super::commands::ClientId;
 use super::generation::{Generation, start_process};
 use super::quarantine::{self, Backoff};
 use super::state_folder::StateFolder;
-use crate::config::{Config, SourceSpec};
+use crate::config::{Config, SourceKind, SourceSpec};
 use crate::discovery::answer::{MOST_MEMBERS, MOST_SEALED_BYTES};
 use crate::discovery::follow::SourceReport;
 use crate::process::channel::scouting::{FromScout, ScoutSetup, ToScout};
@@ -133,7 +133,7 @@ impl Supervisor {
             self.scouting.follow(spec);
         }
         self.scouting.bundle = Some(Arc::clone(bundle));
-        let setup = ScoutSetup::of(&bundle.config);
+        let setup = self.scouting.setup(&bundle.config);
         let is_other = |scout: &ScoutProcess| {
             scout.setup != setup || path_of(&scout.state) != path_of(&self.scouting.state)
         };
@@ -295,7 +295,7 @@ impl Supervisor {
     /// Starts a scout, and has it follow all sources.
     fn start_scout(&mut self, config: &Config) {
         self.scouting.start_at = None;
-        let setup = ScoutSetup::of(config);
+        let setup = self.scouting.setup(config);
         match ScoutProcess::spawn(config, setup, &self.options.log_level, self.scouting.state.as_ref()) {
             Ok(scout) => {
                 tracing::info!("scout started (pid {})", scout.child.id());
@@ -434,6 +434,13 @@ impl Scouting {
         let scouts = self.scout.iter().chain(&self.ending);
         let held = scouts.filter_map(|scout| scout.state.as_ref()).find(|state| state.path() == path);
         held.map_or_else(|| StateFolder::open(path), |state| Ok(state.clone()))
+    }
+
+    /// Terms of the scout's start, for the sources that are known.
+    fn setup(&self, config: &Config) -> ScoutSetup {
+        let starts_commands =
+            self.sources.iter().any(|source| matches!(source.spec.kind, SourceKind::Exec { .. }));
+        ScoutSetup::of(config, starts_commands)
     }
 
     /// When workers are to be told how sources are.

@@ -51,6 +51,8 @@ pub(crate) struct ScoutSetup {
     group: Option<ScoutAccount>,
     /// Whether it may leave a core dump.
     pub(crate) core_dumps: bool,
+    /// Whether it is confined as workers are: not where a source is a command.
+    pub(crate) has_sandbox: bool,
     /// How it looks names up.
     pub(crate) resolver: ResolverConfig,
     /// Where it keeps the last answers.
@@ -94,8 +96,8 @@ pub(crate) enum FromScout {
 }
 
 impl ScoutSetup {
-    /// With the rights of workers.
-    pub(crate) fn of(config: &Config) -> Self {
+    /// With the rights of workers, and that to start commands where a source is one.
+    pub(crate) fn of(config: &Config, starts_commands: bool) -> Self {
         let Config { run_as, core_dumps, resolver, state, .. } = config;
         let account = |account: &Option<(Box<str>, Place)>| {
             account.as_ref().map(|(name, place)| ScoutAccount {
@@ -108,6 +110,7 @@ impl ScoutSetup {
             user: account(&run_as.user),
             group: account(&run_as.group),
             core_dumps: *core_dumps,
+            has_sandbox: config.supervision.sandbox && !starts_commands,
             resolver: resolver.clone(),
             state: state.clone(),
         }

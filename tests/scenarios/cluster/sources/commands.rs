@@ -3,7 +3,7 @@
 use std::io::Write as _;
 
 use rustix::process::Signal;
-use tests::site::{process, signal, wait_for_end_of};
+use tests::site::{proc_status, process, signal, wait_for_end_of};
 use tests::traffic::Traffic;
 
 use super::*;
@@ -116,4 +116,20 @@ fn last_words_of_a_command_that_has_closed_its_output_are_logged() {
     let site = Site::run(&script(text));
     source_fails(&site, "/bin/sh: ended (exit status: 3)");
     site.running().logs("its command says: bye yes");
+}
+
+#[test]
+fn a_scout_is_confined_as_workers_are_unless_a_source_is_a_command() {
+    let origin = Origin::named("a");
+    let said = Said::new();
+    said.name([&origin]);
+    let filters = |process: u32| proc_status(process, "Seccomp_filters");
+    let site = Site::run(&said.proxy(""));
+    answered_by(&site, "a a");
+    assert_eq!(filters(scout(&site)), filters(site.worker()));
+    site.reload_with(&script(&format!("echo '[{:?}]'; exec sleep 1000", origin.url())));
+    answered_by(&site, "a a");
+    let is_open = || (filters(scout(&site)) == filters(site.running().pid())).then_some(());
+    eventually("a scout that may start commands", is_open);
+    assert_eq!(source(&site).error, None);
 }
