@@ -171,6 +171,30 @@ impl LineRate {
     }
 }
 
+impl LineRate {
+    /// How many too many there were in the last second with a line.
+    fn left_out(&self) -> u64 {
+        (self.0.load(Ordering::Relaxed) & u64::from(u32::MAX)).saturating_sub(LINES_A_SECOND)
+    }
+}
+
+impl Drop for Scope {
+    /// No further line will say it.
+    fn drop(&mut self) {
+        say_left_out(&self.module, &self.cluster, self.lines.left_out());
+    }
+}
+
+fn say_left_out(module: &Module, cluster: &str, n: u64) {
+    if n > 0 {
+        tracing::warn!(
+            module = module.id(),
+            cluster,
+            "{n} lines of the module were left out: {LINES_A_SECOND} a second are logged"
+        );
+    }
+}
+
 thread_local! {
     /// Text of the panic that the module caught, until its call returns and says in which call it was.
     static PANIC: Cell<Option<String>> = const { Cell::new(None) };
@@ -202,13 +226,7 @@ unsafe extern "C" fn log(ctx: *mut c_void, level: u32, text: wire::Str) {
     let scope = unsafe { &*ctx.cast_const().cast::<Scope>() };
     let (module, cluster) = (scope.module.id(), &*scope.cluster);
     let Some(n_left_out) = scope.lines.take(scope.start.elapsed().as_secs()) else { return };
-    if n_left_out > 0 {
-        tracing::warn!(
-            module,
-            cluster,
-            "{n_left_out} lines of the module were left out: {LINES_A_SECOND} a second are logged"
-        );
-    }
+    say_left_out(&scope.module, cluster, n_left_out);
     // SAFETY: the ABI promises valid text for the time of the call.
     let text = OneLine(unsafe { slice(&text) });
     // A slow reader of the log is not the module's fault.
