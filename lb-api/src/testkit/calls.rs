@@ -540,8 +540,10 @@ thread_local! {
 /// Calls that run now, one of each thread; for who watches over them.
 static CALLS: Mutex<Vec<Arc<CallSlot>>> = Mutex::new(Vec::new());
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct CallSlot {
+    /// No other thread has it, nor ever had.
+    id: usize,
     /// Place of the name in [`CALL_NAMES`] and one more, or 0 outside of calls.
     name: AtomicUsize,
     /// Rises with each call.
@@ -552,7 +554,9 @@ struct RunningCall(Arc<CallSlot>);
 
 impl RunningCall {
     fn new() -> Self {
-        let slot = Arc::<CallSlot>::default();
+        static THREADS: AtomicUsize = AtomicUsize::new(0);
+        let id = THREADS.fetch_add(1, Relaxed);
+        let slot = Arc::new(CallSlot { id, name: AtomicUsize::new(0), number: AtomicU64::new(0) });
         CALLS.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&slot));
         Self(slot)
     }
@@ -607,9 +611,9 @@ fn inside(name: CallName, call: impl FnOnce() -> u32) -> u32 {
 /// The calls that run now, in all threads: a number that no other call has, and the call's name. For who watches over time limits.
 pub fn running() -> Vec<((usize, u64), &'static str)> {
     let slots = CALLS.lock().unwrap_or_else(PoisonError::into_inner);
-    let running = slots.iter().enumerate().filter_map(|(thread, slot)| {
+    let running = slots.iter().filter_map(|slot| {
         let name = CALL_NAMES.get(slot.name.load(Relaxed).checked_sub(1)?)?;
-        Some(((thread, slot.number.load(Relaxed)), *name))
+        Some(((slot.id, slot.number.load(Relaxed)), *name))
     });
     running.collect()
 }
