@@ -11,3 +11,4 @@ pub mod sockets;
 pub mod preflight;
 pub mod privileges;
 pub mod sandbox;
+pub mod strangers;

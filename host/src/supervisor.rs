@@ -16,7 +16,7 @@
 //! | `orders`, `commands`, `signals` | what operators ask for, and how it comes in |
 //! | `requests`, `start`, `changes` | how a new generation comes to serve |
 //! | `reports`, `worker_scope`, `allowance`, `shared_counts` | what workers say, what of it is accepted, and what others hear of it |
-//! | `deaths`, `blame`, `watchdog`, `pulse`, `quarantine`, `strangers` | workers that die or hang, the modules to blame, and what they leave behind |
+//! | `deaths`, `blame`, `presence`, `watchdog`, `pulse`, `quarantine` | workers that die or hang, and the modules to blame |
 //! | `scouting` | the process that asks sources who the servers are, and what it says |
 //! | `asking`, `events` | how the worker that serves is, for those who ask; the last events of all processes |
 //! | `acts`, `applying` | what operators changed of servers, and how it comes into use |
@@ -41,6 +41,7 @@ mod notify;
 mod oom;
 mod orders;
 mod pid_file;
+mod presence;
 mod pulse;
 mod quarantine;
 mod reports;
@@ -49,7 +50,6 @@ mod scouting;
 mod shared_counts;
 mod signals;
 mod start;
-mod strangers;
 mod state_folder;
 mod worker_scope;
 mod watchdog;
@@ -70,11 +70,12 @@ use crate::process::control::{self, Exit, Refused};
 use crate::process::preflight::Lacks;
 use crate::process::privileges;
 use crate::process::sockets::{self, Shortage};
+use crate::process::strangers::Strangers;
 
 use self::acts::Acts;
 use self::applying::Applying;
 use self::asking::Asking;
-use self::blame::{Culprit, Presence, WorkerEnd};
+use self::blame::{Culprit, WorkerEnd};
 use self::bundle::Bundle;
 use self::commands::Commands;
 use self::generation::{Generation, GenerationPhase, HearingTurn};
@@ -87,7 +88,6 @@ use self::requests::WaitingStart;
 use self::scouting::Scouting;
 use self::signals::Signals;
 use self::start::{StartReason, Starting};
-use self::strangers::Strangers;
 
 /// After the time that a worker has for its drain, before it is killed.
 const DRAIN_GRACE: Duration = Duration::from_secs(2);
@@ -145,7 +145,6 @@ struct Supervisor {
     previous: Option<Arc<Bundle>>,
     quarantine: FileQuarantine,
     backoff: Backoff,
-    presence: Presence,
     strangers: Strangers,
     /// When a worker is to be started in place of one that died.
     replace_at: Option<Instant>,
@@ -222,7 +221,6 @@ impl Supervisor {
             previous: None,
             quarantine: FileQuarantine::default(),
             backoff: Backoff::default(),
-            presence: Presence::default(),
             strangers: Strangers::adopt(),
             replace_at: None,
             acts: Acts::default(),
@@ -309,7 +307,7 @@ impl Supervisor {
     fn bury(&mut self) -> Result<(), Refused> {
         let mut idx = 0;
         while idx < self.generations.len() {
-            let Some(end) = self.generations[idx].end(&self.presence) else {
+            let Some(end) = self.generations[idx].end() else {
                 idx += 1;
                 continue;
             };
@@ -340,7 +338,9 @@ impl Supervisor {
     fn keep_time(&mut self) -> Result<(), Refused> {
         let now = Instant::now();
         self.notify.alive(now);
-        self.strangers.look(&self.own_processes(), now);
+        let own = self.own_processes();
+        self.strangers.reap(&own, now);
+        self.strangers.look(&own, now);
         if self.replace_at.is_some_and(|at| now >= at) && self.starting.is_none() {
             self.replace_at = None;
             self.begin(Arc::clone(&self.bundle), StartReason::Replace, Vec::new())?;

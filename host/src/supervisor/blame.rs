@@ -11,7 +11,6 @@
 //! A module that only probably did it gets into quarantine when that was so at two deaths. There is no such guess about a module
 //! that threads are inside of nearly all the time: it would be found there whoever did it.
 
-use std::collections::{BTreeSet, HashMap};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 
@@ -19,8 +18,8 @@ use rustix::process::Pid;
 
 use super::bundle::short_path;
 use super::generation::{Generation, GenerationPhase};
-use super::strangers::end_group;
 use crate::module::board::{CallKind, Crumb, Fatal, FatalCause, Seen};
+use crate::process::strangers::end_group;
 
 /// The module that is to blame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,40 +58,6 @@ pub(super) enum WorkerEnd {
     Orderly,
     /// Somehow else; what is to be said of it, and whose fault it is.
     Death { text: String, culprit: Culprit },
-}
-
-/// How often threads of the workers of one bundle were seen inside of each module.
-#[derive(Debug, Default)]
-pub(super) struct Presence {
-    n_looks: u32,
-    /// Of these, how many showed a thread inside of it. By the module's index.
-    seen: HashMap<usize, u32>,
-}
-
-/// With fewer looks it is not known what is usual.
-const FEW_LOOKS: u32 = 10;
-/// With more looks than this, older ones count for less.
-const MANY_LOOKS: u32 = 600;
-
-impl Presence {
-    /// Counts what a look at the board showed.
-    pub(super) fn look(&mut self, seen: &[Seen]) {
-        if self.n_looks >= MANY_LOOKS {
-            self.n_looks /= 2;
-            self.seen.values_mut().for_each(|n_seen| *n_seen /= 2);
-        }
-        self.n_looks += 1;
-        let modules: BTreeSet<usize> = seen.iter().filter_map(|seen| Some(seen.crumb?.module)).collect();
-        for module in modules {
-            *self.seen.entry(module).or_default() += 1;
-        }
-    }
-
-    /// Whether it says nothing that a thread is inside of this module: one was at every other look, or more often.
-    fn is_usual(&self, module: usize) -> bool {
-        let n_seen = self.seen.get(&module).copied().unwrap_or_default();
-        self.n_looks >= FEW_LOOKS && n_seen >= self.n_looks / 2
-    }
 }
 
 impl Generation {
@@ -141,7 +106,7 @@ impl Generation {
     }
 
     /// How its process ended, if it has.
-    pub(super) fn end(&mut self, presence: &Presence) -> Option<WorkerEnd> {
+    pub(super) fn end(&mut self) -> Option<WorkerEnd> {
         if !end_group(Pid::from_child(&self.child)) {
             return None;
         }
@@ -173,7 +138,7 @@ impl Generation {
             None if status.signal() == Some(SIGKILL) => Culprit::Killer,
             // A death outside of modules left a record too: what other threads did then is no evidence.
             None if fatal.is_some() => Culprit::Unknown,
-            None => self.guess(presence, &mut text),
+            None => self.guess(&mut text),
         };
         Some(WorkerEnd::Death { text, culprit })
     }
@@ -207,7 +172,7 @@ impl Generation {
     }
 
     /// The party that is probably at fault for a death without a record, by where threads were. Adds that in words.
-    fn guess(&self, presence: &Presence, text: &mut String) -> Culprit {
+    fn guess(&self, text: &mut String) -> Culprit {
         let crumbs = self.board.look().into_iter().filter_map(|seen| self.blame(seen.crumb?));
         let mut there: Vec<Blame> = crumbs.collect();
         there.sort_by_key(|blame| blame.module);
@@ -215,7 +180,7 @@ impl Generation {
         let names = there.iter().map(|blame| self.describe(*blame)).collect::<Vec<_>>().join("; ");
         match there[..] {
             [] => Culprit::Unknown,
-            [blame] if !presence.is_usual(blame.module) => {
+            [blame] if !self.bundle.presence().is_usual(blame.module) => {
                 *text += &format!(", probably by {names}, the only one that a thread was inside of");
                 Culprit::Probable(blame)
             }
@@ -245,45 +210,4 @@ fn died_by(status: ExitStatus) -> String {
 fn signal_name(signal: i32) -> String {
     let known = nix::sys::signal::Signal::try_from(signal);
     known.map_or_else(|_| format!("signal {signal}"), |signal| signal.as_str().to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn inside(modules: &[usize]) -> Vec<Seen> {
-        let crumb = |module| Crumb { kind: CallKind::Serving, module, cluster: Some(0), in_host: false };
-        let seen = |(slot, &module)| Seen {
-            slot,
-            tid: 1,
-            crumb: Some(crumb(module)),
-            raw: 1,
-            tick: 0,
-            n_requests: 0,
-        };
-        modules.iter().enumerate().map(seen).collect()
-    }
-
-    #[test]
-    fn a_module_is_usual_where_it_was_seen_at_every_other_look() {
-        let mut presence = Presence::default();
-        for n in 0..10 {
-            assert!(!presence.is_usual(1), "after {n} looks nothing is known");
-            // Two threads at once are one look.
-            presence.look(&inside(if n % 2 == 0 { &[1, 1, 2] } else { &[2] }));
-        }
-        assert_eq!([0, 1, 2].map(|module| presence.is_usual(module)), [false, true, true]);
-        presence.look(&[]);
-        presence.look(&[]);
-        assert_eq!([0, 1, 2].map(|module| presence.is_usual(module)), [false, false, true]);
-    }
-
-    #[test]
-    fn what_was_usual_long_ago_is_so_no_more() {
-        let mut presence = Presence::default();
-        (0..100_000).for_each(|_| presence.look(&inside(&[1])));
-        assert!(presence.is_usual(1));
-        (0..1000).for_each(|_| presence.look(&inside(&[2])));
-        assert_eq!([1, 2].map(|module| presence.is_usual(module)), [false, true]);
-    }
 }

@@ -2,10 +2,11 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sha2::{Digest as _, Sha256};
 
+use super::presence::Presence;
 use super::worker_scope::WorkerScope;
 use crate::config::{Config, Files, Setting};
 use crate::module::Hex;
@@ -28,9 +29,16 @@ pub(super) struct Bundle {
     pub(super) modules: Vec<Copied>,
     /// Bounds on the reports of its workers.
     pub(super) scope: WorkerScope,
+    /// Of the threads of all its workers.
+    presence: Mutex<Presence>,
 }
 
 impl Bundle {
+    /// Where threads of its workers usually are.
+    pub(super) fn presence(&self) -> MutexGuard<'_, Presence> {
+        self.presence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Reads and checks everything that can be checked without running any of it.
     pub(super) fn read(path: &Path) -> Result<Self, Refused> {
         let mut files = Files::on_disk();
@@ -62,7 +70,8 @@ impl Bundle {
         let (sha256, scope) = (hash.finalize().into(), WorkerScope::of(&config));
         let files = channel::seal(&files.sealed())
             .map_err(|error| Refused::failed(format_args!("no memory for the configuration: {error}")))?;
-        Ok(Self { config, warnings, files, sha256, modules, scope })
+        let presence = Mutex::default();
+        Ok(Self { config, warnings, files, sha256, modules, scope, presence })
     }
 
     /// Its modules for a worker, which is not to open those that are held.

@@ -142,8 +142,9 @@ impl Supervisor {
         }
         self.looked = now;
         for idx in 0..self.generations.len() {
-            if Some(self.generations[idx].number) == self.serving {
-                self.presence.look(&self.generations[idx].board.look());
+            let generation = &self.generations[idx];
+            if generation.runs() {
+                generation.bundle.presence().look(&generation.board.look());
             }
             let (findings, verdicts) = self.generations[idx].look(now);
             for finding in findings {

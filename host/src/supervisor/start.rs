@@ -6,7 +6,6 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::blame::Presence;
 use super::bundle::Bundle;
 use super::commands::ClientId;
 use super::generation::{Generation, GenerationPhase};
@@ -357,9 +356,6 @@ impl Supervisor {
         if let Some(generation) = self.generation(number) {
             generation.phase = GenerationPhase::Serving;
             generation.ready = Some(Instant::now());
-        }
-        if !Arc::ptr_eq(&self.bundle, &bundle) {
-            self.presence = Presence::default();
         }
         let before = std::mem::replace(&mut self.bundle, bundle);
         if reason == StartReason::Reload {

@@ -7,13 +7,15 @@
 //! a disk is not condemned, however long it takes. If it is the supervisor that was late, nobody is charged. While the module
 //! has called the host, waiting is the host's; what it makes the host do is its own.
 //!
-//! A call whose thread has ended never returns, and hangs at the second look.
+//! A call whose thread has ended never returns, and hangs at the second look that does not find the thread. One look is not
+//! enough: a process that ends loses its threads one after the other. While all that are left are to end, none counts as ended.
 //!
 //! By hand, limit 1 s, a look every 100 ms, a call that begins at 0.05 s and spins: first seen at 0.1 s, then charged
 //! 100 ms a look, it hangs at 1.1 s. Beside nine others that spin on one processor it gets 10 ms a look, and ten times as
 //! long.
 
 use std::collections::HashMap;
+use std::io;
 use std::time::{Duration, Instant};
 
 use crate::module::board::{CallKind, Crumb, Seen};
@@ -78,6 +80,8 @@ struct Call {
     /// The thread at the last look, if it could be sampled.
     sample: Option<ThreadSample>,
     charged: Duration,
+    /// Two looks in a row did not find its thread.
+    is_gone: bool,
     is_condemned: bool,
 }
 
@@ -134,6 +138,7 @@ impl Watchdog {
                 crumb,
                 sample: thread(seen.tid),
                 charged: Duration::ZERO,
+                is_gone: false,
                 is_condemned: false,
             });
             match (known, running) {
@@ -164,20 +169,23 @@ impl Call {
             (Some(_), Some(before), Some(now)) => now.cpu.saturating_sub(before.cpu),
             _ => Duration::ZERO,
         };
-        Self { charged: self.charged + charge, is_condemned: self.is_condemned, ..*later }
+        let has_no_thread =
+            |call: &Self| call.sample.is_some_and(|sample: ThreadSample| sample.state == GONE);
+        Self {
+            charged: self.charged + charge,
+            is_gone: has_no_thread(&self) && has_no_thread(later),
+            is_condemned: self.is_condemned,
+            ..*later
+        }
     }
 
     fn judge(&mut self, slot: usize, limits: CallLimits) -> Option<Finding> {
-        if self.is_condemned || !self.is_gone() && self.charged < self.limit(limits) {
+        if self.is_condemned || !self.is_gone && self.charged < self.limit(limits) {
             return None;
         }
         self.is_condemned = true;
         let state = self.sample.map_or('?', |sample| sample.state);
         Some(Finding::Hang { slot, crumb: self.crumb, charged: self.charged, state })
-    }
-
-    fn is_gone(&self) -> bool {
-        self.sample.is_some_and(|sample| sample.state == GONE)
     }
 
     fn ended(self, slot: usize, limits: CallLimits) -> Option<Finding> {
@@ -195,20 +203,41 @@ impl Call {
 
 /// The same for a thread that was there, in a process whose threads can be seen: one that is not there has ended.
 pub(super) fn sample_of_known(pid: u32, tid: u32) -> Option<ThreadSample> {
-    thread_sample(pid, tid).or_else(|| {
-        // Where not even the first thread runs, it is the process that ends.
-        let is_seen = thread_sample(pid, pid).is_some_and(|first| !matches!(first.state, 'Z' | GONE));
-        is_seen.then_some(ThreadSample { cpu: Duration::ZERO, state: GONE })
-    })
+    match read_sample(pid, tid) {
+        // The first thread of a process stays as long as the others run.
+        Ok(sample) if !(tid == pid && sample.state == 'Z') => Some(sample),
+        Err(error) if !is_absence(&error) => None,
+        // Where none runs, it is the process that ends.
+        Ok(_) | Err(_) => has_threads(pid).then_some(ThreadSample { cpu: Duration::ZERO, state: GONE }),
+    }
 }
 
 /// Samples a thread of another process; `None` where there is no such thread (any more).
 pub(super) fn thread_sample(pid: u32, tid: u32) -> Option<ThreadSample> {
+    read_sample(pid, tid).ok()
+}
+
+fn read_sample(pid: u32, tid: u32) -> io::Result<ThreadSample> {
     let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/{file}"));
-    let stat = Stat::read(&read("stat").ok()?)?;
+    let stat = Stat::read(&read("stat")?).ok_or(io::ErrorKind::InvalidData)?;
     // In nanoseconds; not every kernel has it.
     let exact = read("schedstat").ok().and_then(|text| text.split(' ').next()?.parse().ok());
-    Some(ThreadSample { cpu: exact.map_or_else(|| stat.cpu(), Duration::from_nanos), state: stat.state })
+    Ok(ThreadSample { cpu: exact.map_or_else(|| stat.cpu(), Duration::from_nanos), state: stat.state })
+}
+
+/// Whether the error says that there is no such thread, and not that this process could not look.
+fn is_absence(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+}
+
+/// Whether any thread of this process runs, and is not to end with it.
+fn has_threads(pid: u32) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    let mut stats = threads.flatten().filter_map(|thread| {
+        let text = std::fs::read_to_string(thread.path().join("stat")).ok()?;
+        Stat::read(&text)
+    });
+    stats.any(|stat| !stat.is_ending && !matches!(stat.state, 'Z' | GONE))
 }
 
 /// Fields of `/proc/PID/task/TID/stat`.
@@ -216,7 +245,14 @@ pub(super) fn thread_sample(pid: u32, tid: u32) -> Option<ThreadSample> {
 struct Stat {
     state: char,
     ticks: u64,
+    /// It has been told to end with its process, or does so now.
+    is_ending: bool,
 }
+
+/// Of `include/linux/sched.h`: the thread is on its way out.
+const PF_EXITING: u64 = 0x4;
+/// The bit of SIGKILL among pending signals. The kernel sends it to every other thread as a process begins to exit.
+const KILL_PENDING: u64 = 1 << (libc::SIGKILL - 1);
 
 impl Stat {
     fn read(text: &str) -> Option<Self> {
@@ -227,7 +263,8 @@ impl Stat {
         // Counted from 1 in proc(5), with the state as the third.
         let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
         let ticks = field(14)?.saturating_add(field(15)?);
-        Some(Self { state: state.next()?, ticks })
+        let is_ending = field(9)? & PF_EXITING != 0 || field(31)? & KILL_PENDING != 0;
+        Some(Self { state: state.next()?, ticks, is_ending })
     }
 
     fn cpu(&self) -> Duration {
@@ -451,10 +488,11 @@ mod tests {
     }
 
     #[test]
-    fn a_call_whose_thread_has_ended_hangs_at_once() {
+    fn a_call_whose_thread_has_ended_hangs_at_the_second_look_without_it() {
         let mut world = WatchdogWorld::new();
         world.enter(0, 1, CallKind::Long);
         assert_eq!(world.look(100, &[(0, 0, 'R')]), []);
+        assert_eq!(world.look(100, &[(0, 0, GONE)]), [], "the process may be ending");
         let gone =
             Finding::Hang { slot: 0, crumb: crumb(0, CallKind::Long), charged: Duration::ZERO, state: GONE };
         assert_eq!(world.look(100, &[(0, 0, GONE)]), [gone]);
@@ -493,16 +531,23 @@ mod tests {
 
     #[test]
     fn a_name_may_look_like_anything() {
-        let rest = "1 1 1 0 -1 4194560 10 0 0 0 25 17 0 0 20 0 1 0 100 1000 10";
+        // The flags are the sixth of these, the pending signals the last.
+        let rest = "1 1 1 0 -1 4194560 10 0 0 0 25 17 0 0 20 0 1 0 100 1000 10 9 1 2 3 4 5 0";
         for name in ["cat", "a b", ") R 1 (", "))", ""] {
             let stat = Stat::read(&format!("42 ({name}) S {rest}"));
-            assert_eq!(stat, Some(Stat { state: 'S', ticks: 42 }), "{name}");
+            assert_eq!(stat, Some(Stat { state: 'S', ticks: 42, is_ending: false }), "{name}");
         }
+        let of = |rest: &str| Stat::read(&format!("42 (cat) R {rest}")).map(|stat| stat.is_ending);
+        assert_eq!(of(&rest.replace("4194560", "4194564")), Some(true), "it exits");
+        assert_eq!(of(&format!("{}256", rest.trim_end_matches('0'))), Some(true), "it is killed");
         assert_eq!(Stat::read("42 (cat) S 1 2"), None);
         assert_eq!(Stat::read("42 (cat"), None);
         assert_eq!(Stat::read(""), None);
         let per_second = rustix::param::clock_ticks_per_second();
-        assert_eq!(Stat { state: 'R', ticks: per_second * 3 }.cpu(), Duration::from_secs(3));
+        assert_eq!(
+            Stat { state: 'R', ticks: per_second * 3, is_ending: false }.cpu(),
+            Duration::from_secs(3)
+        );
     }
 
     #[test]

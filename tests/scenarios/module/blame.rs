@@ -127,7 +127,7 @@ fn is_not_suspected_beside(does: &str) {
     }
     traffic.end();
     let deaths = site.running().logged(&["its worker (pid ", ") exited unexpectedly"]);
-    assert!(deaths.len() >= DEATHS, "{deaths:?}");
+    assert!(deaths.len() >= DEATHS, "{deaths:?} {:#?}", site.running().logged(&["generation "]));
     let suspected: Vec<_> =
         deaths.iter().filter(|line| line.contains("probably by module \"slow\"")).collect();
     assert!(suspected.is_empty(), "{suspected:#?}");

@@ -110,7 +110,7 @@ fn leaves_nothing(does: &str, n_left: usize) {
     assert_eq!(code, Some(0), "{said}");
     assert!(children(session).is_empty());
     // Those in the worker's process group end before anybody could count them.
-    let is_told = said.contains("a module left a process behind: \"worker-");
+    let is_told = said.contains("a process was left behind by a module or by a command: \"worker-");
     assert!(is_told || does != "fork_twice", "{said}");
 }
 

@@ -16,49 +16,67 @@ use rustix::process::{
 
 /// Between two looks at processes that were killed: a child of one that has just died is found at the next.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// Between two times that ended orphans are taken note of.
+const REAP_EVERY: Duration = Duration::from_secs(1);
 /// So many looks; then it is the kernel that keeps them.
 const MAX_LOOKS: u32 = 300;
 
-/// The supervisor's children that it did not start.
+/// Children of this process that it did not start.
 #[derive(Debug)]
-pub(super) struct Strangers {
-    /// Those that were there at the start, of whoever became the supervisor.
+pub struct Strangers {
+    /// Those that were there at the start, of whoever became this program.
     inherited: HashSet<Pid>,
     /// When to look again, and how often still.
     next: Option<(Instant, u32)>,
     /// Those that were logged.
     known: HashSet<Pid>,
+    reaped: Instant,
 }
 
 impl Strangers {
     /// From now on orphans below this process are its own children.
-    pub(super) fn adopt() -> Self {
+    pub fn adopt() -> Self {
         if let Err(error) = set_child_subreaper(Some(getpid())) {
             tracing::warn!("processes that modules leave behind cannot be ended: {error}");
         }
-        Self { inherited: children().into_iter().collect(), next: None, known: HashSet::new() }
+        let inherited = children().into_iter().collect();
+        Self { inherited, next: None, known: HashSet::new(), reaped: Instant::now() }
     }
 
     /// When to look again.
-    pub(super) fn due(&self) -> Option<Instant> {
+    pub(crate) fn due(&self) -> Option<Instant> {
         self.next.map(|(at, _)| at)
     }
 
     /// A worker has ended: ends all that is left of it. `own` are the processes that the supervisor started.
-    pub(super) fn end(&mut self, own: &HashSet<Pid>, now: Instant) {
+    pub(crate) fn end(&mut self, own: &HashSet<Pid>, now: Instant) {
         self.next = Some((now, MAX_LOOKS));
         self.look(own, now);
     }
 
+    /// Takes note of the ends of orphans, now and then: a command of the scout may leave some behind each time that it runs.
+    pub(crate) fn reap(&mut self, own: &HashSet<Pid>, now: Instant) {
+        if now < self.reaped + REAP_EVERY {
+            return;
+        }
+        self.reaped = now;
+        let orphans =
+            children().into_iter().filter(|pid| !own.contains(pid) && !self.inherited.contains(pid));
+        orphans.for_each(|pid| _ = has_ended(pid));
+    }
+
     /// Looks again, if it is time to.
-    pub(super) fn look(&mut self, own: &HashSet<Pid>, now: Instant) {
+    pub(crate) fn look(&mut self, own: &HashSet<Pid>, now: Instant) {
         let Some((_, n_left)) = self.next.filter(|(at, _)| now >= *at) else { return };
         let strangers =
             || children().into_iter().filter(|pid| !own.contains(pid) && !self.inherited.contains(pid));
         let left: Vec<Pid> = strangers().filter(|pid| !has_ended(*pid) && self.may_kill(*pid)).collect();
         for pid in &left {
             if self.known.insert(*pid) {
-                tracing::warn!("a module left a process behind: {} (pid {pid}); killed", name(*pid));
+                tracing::warn!(
+                    "a process was left behind by a module or by a command: {} (pid {pid}); killed",
+                    name(*pid)
+                );
             }
             let _ = kill_process(*pid, Signal::KILL);
         }
@@ -69,13 +87,15 @@ impl Strangers {
         }
     }
 
-    /// Waits for all that is left, at the supervisor's own end.
-    pub(super) fn end_all(&mut self, own: &HashSet<Pid>) {
+    /// Ends all that is left and waits for it, at this process's own end. Whether there was any.
+    pub fn end_all(&mut self, own: &HashSet<Pid>) -> bool {
         self.end(own, Instant::now());
+        let was_any = self.next.is_some();
         while let Some((at, _)) = self.next {
             std::thread::sleep(LOOK_AGAIN);
             self.look(own, at);
         }
+        was_any
     }
 
     /// A supervisor that others started may have orphans of its own, which come here too. In a container, where this is the first
@@ -88,7 +108,7 @@ impl Strangers {
 
 /// Whether a worker's process has ended. If so, what is left of its process group is killed: nobody has taken its end note of, so
 /// the number is still its own.
-pub(super) fn end_group(worker: Pid) -> bool {
+pub(crate) fn end_group(worker: Pid) -> bool {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     if matches!(waitid(WaitId::Pid(worker), options), Ok(None)) {
         return false;
