@@ -65,8 +65,7 @@ pub(crate) fn members(file: &Path) -> Result<(), CommandFailure> {
     print(&format!("{}: ok: {}{twins}\n", file.display(), count(n_servers, "server")))
 }
 
-/// Checks it in a process apart, since code of modules runs. A configuration of standard input is checked in this one, which can
-/// read it only once.
+/// Checks it in a process apart, since code of modules runs.
 pub(crate) fn run(file: &Path, output: CheckOutput, apart: &Apart) -> Result<(), CommandFailure> {
     if output == CheckOutput::Dump {
         let dumped = config::dump(file, &mut Files::on_disk());
@@ -74,16 +73,15 @@ pub(crate) fn run(file: &Path, output: CheckOutput, apart: &Apart) -> Result<(),
             &dumped.map_err(|text| CommandFailure { exit: Exit::Configuration, text: text + "\n" })?,
         );
     }
-    if apart.child {
-        return apart::child(|| check(file, output, apart.as_root));
-    }
-    if file == Path::new("-") {
-        return check(file, output, apart.as_root);
+    if let Some(board) = apart.child {
+        return apart::child(board, || check(file, output, apart.as_root));
     }
     // The errors in it, the other process says.
     let config = preflight::read(file, &mut Files::on_disk()).ok().map(|(config, _)| config);
     let time_limit = config.as_ref().map_or(apart::TIME_LIMIT, |config| config.supervision.start_timeout);
-    let checked = apart::run(time_limit, |crumb| whose(file, config.as_ref().zip(crumb)));
+    // Standard input is read only once.
+    let input = if file == Path::new(config::STDIN) { config::standard_input() } else { &[] };
+    let checked = apart::run(time_limit, input, |crumb| whose(file, config.as_ref().zip(crumb)));
     checked.or_else(|failure| match output {
         CheckOutput::Json if !failure.text.is_empty() => {
             Findings::refused(failure.exit, [failure.text.trim_end().to_owned()]).print_json(file)

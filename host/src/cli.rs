@@ -336,8 +336,8 @@ pub(crate) struct Apart {
     #[arg(long)]
     pub(crate) as_root: bool,
     /// Internal: this is the process that runs code of modules
-    #[arg(long, hide = true)]
-    pub(crate) child: bool,
+    #[arg(long, value_name = "BOARD", hide = true)]
+    pub(crate) child: Option<u32>,
 }
 
 #[derive(Args, Debug)]

@@ -40,7 +40,7 @@ use std::path::{Path, PathBuf};
 pub use self::answer::{Answer, ERROR_STATUSES, ErrorPages, Page, Redirect, Respond};
 pub(crate) use self::check::canonical_url;
 pub use self::discover::{DnsRecord, MayName, MemberTemplate, SourceKind, SourceSpec, WhenEmpty};
-pub use self::files::Files;
+pub use self::files::{Files, standard_input};
 pub use self::health::{CountedStatuses, Ejection, HealthCheck, HttpProbe, Probe, ProbeMethod};
 pub use self::locate::NotFound;
 pub use self::log_format::{LogField, LogFormat, LogPart};

@@ -17,10 +17,10 @@ use crate::output::{CommandFailure, line, print};
 
 /// Loads a module, in a process apart, and describes it.
 pub(crate) fn run(file: &Path, apart: &Apart) -> Result<(), CommandFailure> {
-    if !apart.child {
-        return apart::run(apart::TIME_LIMIT, |_| file.display().to_string());
-    }
-    apart::child(|| {
+    let Some(board) = apart.child else {
+        return apart::run(apart::TIME_LIMIT, &[], |_| file.display().to_string());
+    };
+    apart::child(board, || {
         let refused = |error| CommandFailure { exit: Exit::Module, text: line(&error) };
         let copied = load::read_file(file).map_err(refused)?;
         apart::become_user(None, apart.as_root).map_err(CommandFailure::new)?;

@@ -2,7 +2,10 @@
 
 use std::borrow::Cow;
 use std::fmt::Display;
+use std::fs::File;
 use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
+use std::sync::OnceLock;
 
 use trylist::config;
 use trylist::process::control::{Exit, Refused};
@@ -85,10 +88,31 @@ pub(crate) fn safe(text: &str) -> Cow<'_, str> {
     safe.into()
 }
 
+/// The output of this process where standard output is a module's: see [`keep_from_modules`].
+static OWN_OUTPUT: OnceLock<File> = OnceLock::new();
+
+/// Keeps standard output apart from what modules print from now on, which goes to standard error.
+///
+/// # Errors
+/// No descriptor is left.
+pub(crate) fn keep_from_modules() -> io::Result<()> {
+    let own = io::stdout().as_fd().try_clone_to_owned()?;
+    rustix::stdio::dup2_stdout(io::stderr())?;
+    // The second call of two finds the first one's, which is as good.
+    let _ = OWN_OUTPUT.set(File::from(own));
+    Ok(())
+}
+
 /// Prints to standard output. A reader that has gone has read enough.
 pub(crate) fn print(text: &str) -> Result<(), CommandFailure> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    let written = match OWN_OUTPUT.get() {
+        Some(mut output) => output.write_all(text.as_bytes()),
+        None => {
+            let mut stdout = io::stdout().lock();
+            stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
+        }
+    };
+    match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         Err(error) => Err(CommandFailure::new(format_args!("stdout: {error}"))),
         Ok(()) => Ok(()),

@@ -15,6 +15,7 @@ use lb_api::testkit::{
 use lb_api::{Next, OutcomeKind};
 use trylist::config::{self, Setting};
 use trylist::module::{Module, load};
+use trylist::process::sandbox::{self, SandboxTerms};
 
 use super::process_state::ProcessState;
 use crate::apart;
@@ -138,6 +139,9 @@ pub(super) fn run(test: &Test, settings: Vec<Setting>, first: usize) {
     let copied = load::read_file(&test.file).map_err(|error| error.to_string());
     // The file may be one that only root can read; its code is not to have root's rights.
     let copied = copied.and_then(|copied| apart::become_user(None, test.as_root).map(|()| copied));
+    let copied = copied.and_then(|copied| copied.runnable().map_err(|error| error.to_string()));
+    // A check looks for limits that the module has changed.
+    let _ = sandbox::confine(SandboxTerms { tells_exits: false, holds_limits: false });
     let loaded = copied.and_then(|copied| load::open_any(copied).map_err(|error| error.to_string()));
     let module = match loaded {
         Ok(module) => module,

@@ -161,6 +161,11 @@ fn read(path: &Path) -> Result<(FileBytes, u32), String> {
     Ok((bytes, mode))
 }
 
+/// The bytes of standard input, which is read once; none where it cannot be read.
+pub fn standard_input() -> &'static [u8] {
+    STDIN_BYTES.get_or_init(read_stdin).as_ref().map_or(&[], |bytes| &bytes.0)
+}
+
 fn read_stdin() -> Result<FileBytes, String> {
     let mut bytes = FileBytes(Vec::new());
     match io::stdin().lock().take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes.0) {

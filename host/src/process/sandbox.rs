@@ -37,25 +37,48 @@ pub struct Confinement {
     calls: Option<Result<(), String>>,
 }
 
-/// Confines this process. `NO_NEW_PRIVS` is set already. With `tells_exits`, `exit_group` is trapped:
-/// [`crash::install`](crate::module::crash::install) was called before. A failure is said by the result, and is no error: there
-/// are kernels without, and services that forbid it.
-pub fn confine(tells_exits: bool) -> Confinement {
+/// Rules that not every process needs.
+#[derive(Clone, Copy, Debug)]
+pub struct SandboxTerms {
+    /// `exit_group` is trapped. [`crash::install`](crate::module::crash::install) was called before; without, the process cannot
+    /// end by itself.
+    pub tells_exits: bool,
+    /// New limits are refused.
+    pub holds_limits: bool,
+}
+
+/// Confines this process. `NO_NEW_PRIVS` is set already. A failure is said by the result, and is no error: there are kernels
+/// without, and services that forbid it.
+pub fn confine(terms: SandboxTerms) -> Confinement {
     let text = |error: io::Error| error.to_string();
-    Confinement {
-        files: Some(hold_files().map_err(text)),
-        calls: Some(filter_calls(tells_exits).map_err(text)),
-    }
+    Confinement { files: Some(hold_files().map_err(text)), calls: Some(filter_calls(terms).map_err(text)) }
 }
 
 impl Confinement {
     /// The missing parts of it, in words for the log.
     pub fn lacks(&self) -> Vec<String> {
-        let files = self.files.as_ref().and_then(|files| files.as_ref().err());
+        let files = match &self.files {
+            Some(Ok(version)) => Self::lacks_of_version(*version),
+            Some(Err(why)) => {
+                vec![format!("files can be written, and processes signalled (no Landlock: {why})")]
+            }
+            None => Vec::new(),
+        };
         let calls = self.calls.as_ref().and_then(|calls| calls.as_ref().err());
-        let files = files.map(|why| format!("files can be written (no Landlock: {why})"));
         let calls = calls.map(|why| format!("processes can be started (no seccomp: {why})"));
         files.into_iter().chain(calls).collect()
+    }
+
+    fn lacks_of_version(version: u32) -> Vec<String> {
+        let since = [
+            (TRUNCATES_SINCE, "files can be truncated"),
+            (IOCTLS_SINCE, "devices can be controlled"),
+            (SIGNALS_SINCE, "processes can be signalled"),
+        ];
+        let lacks = since.iter().filter(|(since, _)| version < *since);
+        lacks
+            .map(|(since, what)| format!("{what} (Landlock {version} of this kernel; {since} forbids it)"))
+            .collect()
     }
 }
 
@@ -87,11 +110,14 @@ const FILE_RIGHTS: [(u32, u64); 13] = [
     (1, 1 << 11), // MAKE_BLOCK
     (1, 1 << 12), // MAKE_SYM
     (2, 1 << 13), // REFER
-    (3, 1 << 14), // TRUNCATE
-    (5, 1 << 15), // IOCTL_DEV
+    (TRUNCATES_SINCE, 1 << 14),
+    (IOCTLS_SINCE, 1 << 15),
 ];
 const WRITE_FILE: u64 = 1 << 1;
-/// Signals to processes outside, from version 6.
+const TRUNCATES_SINCE: u32 = 3;
+const IOCTLS_SINCE: u32 = 5;
+const SIGNALS_SINCE: u32 = 6;
+/// Signals to processes outside.
 const SCOPE_SIGNAL: u64 = 1 << 1;
 
 const CREATE_RULESET_VERSION: c_ulong = 1;
@@ -121,8 +147,11 @@ fn hold_files() -> io::Result<u32> {
     let version = u32::try_from(checked(version)?).map_err(io::Error::other)?;
     let rights =
         FILE_RIGHTS.iter().filter(|(since, _)| *since <= version).fold(0, |all, (_, right)| all | right);
-    let ruleset =
-        Ruleset { access_fs: rights, access_net: 0, scoped: if version >= 6 { SCOPE_SIGNAL } else { 0 } };
+    let ruleset = Ruleset {
+        access_fs: rights,
+        access_net: 0,
+        scoped: if version >= SIGNALS_SINCE { SCOPE_SIGNAL } else { 0 },
+    };
     // Older versions know a shorter struct, and take a longer one whose rest is zero.
     let size = size_of::<Ruleset>();
     // SAFETY: a struct of the size that is said.
@@ -191,13 +220,12 @@ const REFUSED: &[c_long] = &[
     libc::SYS_finit_module,
     libc::SYS_delete_module,
     libc::SYS_kexec_load,
+    libc::SYS_kexec_file_load,
     libc::SYS_bpf,
     libc::SYS_perf_event_open,
     libc::SYS_userfaultfd,
     // A filter of a thread's own could end it at its next call.
     libc::SYS_seccomp,
-    // The next connection would find no descriptor, or no memory.
-    libc::SYS_setrlimit,
 ];
 
 /// Where `struct seccomp_data` has the number of the call, the architecture, and
@@ -241,7 +269,7 @@ fn of_call(number: c_long, n: u8) -> sock_filter {
     instruction(IF_EQUAL, number as u32, 0, n)
 }
 
-fn filter(architecture: u32, tells_exits: bool) -> Vec<sock_filter> {
+fn filter(architecture: u32, terms: SandboxTerms) -> Vec<sock_filter> {
     let mut filter = vec![
         load(ARCHITECTURE_AT),
         // Calls of another architecture have other numbers.
@@ -269,17 +297,10 @@ fn filter(architecture: u32, tells_exits: bool) -> Vec<sock_filter> {
         answer(REFUSE),
         answer(ALLOW),
     ]);
-    // The third argument is a pointer to new limits.
-    filter.extend([
-        of_call(libc::SYS_prlimit64, 6),
-        load(low(2)),
-        instruction(IF_EQUAL, 0, 0, 3),
-        load(high(2)),
-        instruction(IF_EQUAL, 0, 0, 1),
-        answer(ALLOW),
-        answer(REFUSE),
-    ]);
-    if tells_exits {
+    if terms.holds_limits {
+        filter.extend(hold_limits());
+    }
+    if terms.tells_exits {
         filter.extend([
             of_call(libc::SYS_exit_group, 4),
             load(high(0)),
@@ -292,11 +313,27 @@ fn filter(architecture: u32, tells_exits: bool) -> Vec<sock_filter> {
     filter
 }
 
-fn filter_calls(tells_exits: bool) -> io::Result<()> {
+/// The next connection would find no descriptor, or no memory.
+fn hold_limits() -> [sock_filter; 9] {
+    [
+        of_call(libc::SYS_setrlimit, 1),
+        answer(REFUSE),
+        // The third argument is a pointer to new limits.
+        of_call(libc::SYS_prlimit64, 6),
+        load(low(2)),
+        instruction(IF_EQUAL, 0, 0, 3),
+        load(high(2)),
+        instruction(IF_EQUAL, 0, 0, 1),
+        answer(ALLOW),
+        answer(REFUSE),
+    ]
+}
+
+fn filter_calls(terms: SandboxTerms) -> io::Result<()> {
     let Some(architecture) = ARCHITECTURE else {
         return Err(io::Error::new(io::ErrorKind::Unsupported, "not known for this processor"));
     };
-    let mut filter = filter(architecture, tells_exits);
+    let mut filter = filter(architecture, terms);
     let program = sock_fprog {
         len: u16::try_from(filter.len()).map_err(io::Error::other)?,
         filter: filter.as_mut_ptr(),
@@ -313,4 +350,20 @@ fn filter_calls(tells_exits: bool) -> io::Result<()> {
 
 fn checked(result: c_long) -> io::Result<c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_kernel_is_told_by_what_it_leaves_open() {
+        let of = |version: u32| Confinement { files: Some(Ok(version)), calls: Some(Ok(())) }.lacks();
+        assert_eq!(of(SIGNALS_SINCE), Vec::<String>::new());
+        assert_eq!(of(5), ["processes can be signalled (Landlock 5 of this kernel; 6 forbids it)"]);
+        assert_eq!(of(1).len(), 3);
+        let none = Confinement { files: Some(Err("off".into())), calls: Some(Err("off".into())) };
+        assert_eq!(none.lacks().len(), 2);
+        assert_eq!(Confinement::default().lacks(), Vec::<String>::new(), "it is off by configuration");
+    }
 }

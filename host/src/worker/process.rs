@@ -31,7 +31,7 @@ use crate::process::channel::message::{ModuleCopy, ModuleSays, Start, ToSupervis
 use crate::process::channel::{self, Received, Receiver, Sender};
 use crate::process::control::Refused;
 use crate::process::privileges;
-use crate::process::sandbox::{self, Confinement};
+use crate::process::sandbox::{self, Confinement, SandboxTerms};
 use crate::process::sockets::{Bound, address_of};
 use crate::serve::drain::Idle;
 
@@ -370,7 +370,7 @@ fn confine(
     let runnable = |copied: Option<Copied>| copied.map(Copied::runnable).transpose();
     let copies = copies.into_iter().map(runnable).collect::<Result<_, _>>();
     let copies = copies.map_err(|e| Refused::failed(format_args!("modules: {e}")))?;
-    Ok((copies, sandbox::confine(true)))
+    Ok((copies, sandbox::confine(SandboxTerms { tells_exits: true, holds_limits: true })))
 }
 
 fn sockets(

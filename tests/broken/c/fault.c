@@ -153,6 +153,9 @@ static void scribble(void) {
     }
 }
 
+/* To a pipe it is written when the process exits, behind all else. */
+static void print_(void) { printf("{\n"); }
+
 #define DOES(name) {#name, name}
 static const struct { const char *name; void (*does)(void); } all[] = {
     DOES(segv), DOES(bus), DOES(ill), DOES(fpe), DOES(abort_), DOES(exit_0), DOES(_exit_0), DOES(_exit_7), DOES(kill_self),
@@ -162,7 +165,7 @@ static const struct { const char *name; void (*does)(void); } all[] = {
     DOES(sleep_10ms), DOES(burn_10ms), DOES(leak_64m), DOES(log_10000), DOES(fork_pause), DOES(fork_twice), DOES(system_),
     DOES(exec_), DOES(write_file), DOES(read_file), DOES(trace_parent), DOES(stop_parent), DOES(term_group), DOES(unshare_),
     DOES(close_all), DOES(no_files), DOES(chdir_), DOES(odd_kind), DOES(far_index), DOES(odd_status), DOES(over_trylist),
-    DOES(scribble),
+    DOES(scribble), DOES(print_),
 };
 
 /* ---- the module --------------------------------------------------------------------------------------------------- */

@@ -66,6 +66,10 @@ fn check_reads_standard_input_and_the_named_variable() {
         (Some(3), true),
         "{stderr}"
     );
+    let mut child = check.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let (code, stdout, stderr) = spoken(&child.wait_with_output().unwrap());
+    assert_eq!((code, stdout.starts_with("-: ok: ")), (Some(0), true), "{stdout}{stderr}");
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("site.toml");
     fs::write(&file, text).unwrap();

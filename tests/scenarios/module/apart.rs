@@ -57,3 +57,29 @@ fn an_inspection_says_what_became_of_a_module() {
     assert_eq!((code, said.as_str()), (Some(4), ""));
     assert_eq!(complained, format!("{}: it ended the process (exit code 0)\n", file.display()));
 }
+
+/// Output of a module is no part of ours, whenever it comes.
+#[test]
+fn a_module_that_prints_is_taken_and_spoils_no_json() {
+    let origin = Origin::named("a");
+    let (_, output) = checked(&with("CONSTRUCTOR=print_", &origin), &["--json"]);
+    let (code, said, complained) = spoken(&output);
+    let object: serde_json::Value = serde_json::from_str(&said).expect("one object");
+    assert_eq!((code, &object["ok"]), (Some(0), &true.into()), "{complained}");
+    assert!(complained.contains('{'), "the author sees it: {complained}");
+}
+
+/// Without the sandbox a module may fork, and its child may hold the output.
+#[test]
+fn a_process_that_a_module_leaves_behind_holds_nobody_up() {
+    let origin = Origin::named("a");
+    for how in ["fork_pause", "fork_twice"] {
+        let settings = format!("settings = {{ at = \"build\", does = \"{how}\" }}");
+        let forks = with("X", &origin).in_cluster(&settings).top("supervision.sandbox = \"off\"");
+        let (config, output) = checked(&forks, &[]);
+        let (code, said, complained) = spoken(&output);
+        assert_eq!((code, said.as_str()), (Some(4), ""), "{how}: {complained}");
+        let told = format!("{config}: a module: it left a process behind\n");
+        assert!(complained.ends_with(&told), "{how}: {complained}");
+    }
+}
