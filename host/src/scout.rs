@@ -37,7 +37,8 @@ pub use crate::discovery::exec::become_command;
 use crate::discovery::follow::{SourceNews, SourceReport};
 use crate::process::channel::scouting::{FromScout, ScoutSetup, ToScout};
 use crate::process::channel::{self, Received, Receiver, Sender};
-use crate::process::{privileges, sandbox};
+use crate::process::privileges;
+use crate::process::sandbox::{self, SandboxTerms};
 
 /// Its name in lists of processes.
 const NAME: &CStr = c"trylist-scout";
@@ -97,7 +98,7 @@ fn confine(setup: ScoutSetup) -> Result<(), String> {
     if has_sandbox {
         // Files, name servers and HTTP are only read, and the files of the state are open already. Workers say it where the kernel
         // lacks something.
-        let lacks = sandbox::confine(false).lacks();
+        let lacks = sandbox::confine(SandboxTerms { tells_exits: false, holds_limits: true }).lacks();
         tracing::debug!("confined; lacks: {lacks:?}");
     }
     Ok(())
