@@ -69,7 +69,7 @@ pub fn run() -> Result<(), String> {
         match from.receive().map_err(|error| error.to_string())? {
             Received::Message(ToScout::Start(setup), files) => break (setup, files),
             Received::Part => {}
-            Received::Message(..) | Received::Nothing => {
+            Received::Message(..) | Received::Nothing | Received::Lost => {
                 return Err("it was not told how to start".to_owned());
             }
             Received::End => return Ok(()),
@@ -257,6 +257,8 @@ impl Scout {
                     match step {
                         Ok(Received::Message(order, descriptors)) => self.obey(order, descriptors),
                         Ok(Received::Part | Received::Nothing) => {}
+                        // A source may be missing; another scout is told of all.
+                        Ok(Received::Lost) => return Err(io::Error::other("out of descriptors")),
                         Ok(Received::End) => {
                             self.keeping.finish().await;
                             return Ok(());

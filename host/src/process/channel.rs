@@ -81,8 +81,10 @@ pub(crate) struct Sender<T> {
 pub(crate) enum Received<T> {
     /// A message and its descriptors.
     Message(T, Vec<OwnedFd>),
-    /// Part of a message, or one that is lost.
+    /// Part of a message.
     Part,
+    /// A message is lost: this process could open no more descriptors.
+    Lost,
     /// Nothing now; only where the socket does not wait.
     Nothing,
     /// The other end is closed.
@@ -202,8 +204,8 @@ impl<T: DeserializeOwned + ChannelMessage> Receiver<T> {
         if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
             // Without its descriptors this message is lost; the next ones need not be.
             self.ahead.clear();
-            tracing::error!("lost a message between supervisor and worker: out of descriptors");
-            return Ok(Received::Part);
+            tracing::error!("a message of another process is lost: out of descriptors");
+            return Ok(Received::Lost);
         }
         let Some((kind, payload)) = buffer[..received.bytes].split_first() else {
             return Ok(Received::End);
@@ -434,6 +436,23 @@ mod tests {
         sender.send(&Vec::new(), &vec![file.as_fd(); 601]).unwrap();
         let error = (0..9).find_map(|_| receiver.receive().err()).unwrap();
         assert_eq!(error.to_string(), "a message with too many descriptors");
+    }
+
+    #[test]
+    fn a_message_that_there_are_no_descriptors_for_is_known_to_be_lost_and_the_next_one_comes() {
+        let (sender, mut receiver) = both();
+        let file = File::open("/dev/null").unwrap();
+        // As many as the kernel sends at once: there is no room for them, as where no more can be open.
+        let many = [file.as_fd(); 253];
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(253))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        assert!(ancillary.push(SendAncillaryMessage::ScmRights(&many)));
+        let payload = [IoSlice::new(&[kind::INLINE, 0])];
+        sendmsg(&*sender.socket, &payload, &mut ancillary, SendFlags::empty()).unwrap();
+        assert!(matches!(receiver.receive().unwrap(), Received::Lost));
+        sender.send(&vec![7], &[]).unwrap();
+        let (message, descriptors) = message(&mut receiver);
+        assert_eq!((message, descriptors.len()), (vec![7], 0));
     }
 
     /// A pipe would have its reader wait for ever.

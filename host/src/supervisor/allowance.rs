@@ -16,6 +16,8 @@ const MAX_SAVES: u32 = 6;
 /// Reports come every second at most, loads every 50 ms.
 const MAX_REPORTS: u64 = 24;
 const MAX_LOADS: u64 = 400;
+/// One for each of a thousand sources, every second.
+const MAX_LOST: u32 = 10_000;
 /// Bytes of everything else.
 const OTHER_BYTES: u64 = 16 << 20;
 
@@ -87,6 +89,7 @@ impl Allowance {
                 return Ok(());
             }
             ToSupervisor::State { .. } => return Err("tells its state unasked".to_owned()),
+            ToSupervisor::Lost => MAX_LOST,
             _ => MAX_OF_A_KIND,
         };
         let is_answer = matches!(message, ToSupervisor::Applied { .. }) && self.n_asked_applied > 0;

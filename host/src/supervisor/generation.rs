@@ -234,6 +234,18 @@ impl Generation {
         }
     }
 
+    /// It could not open what was sent.
+    pub(super) fn has_lost(&mut self) {
+        self.owed.are_lost = true;
+    }
+
+    /// Owes it all answers again, if it has lost any.
+    pub(super) fn owe_lost(&mut self) {
+        if std::mem::take(&mut self.owed.are_lost) {
+            self.owed.sources.extend(&self.sources);
+        }
+    }
+
     /// Sends the newest answers that it did not get yet, as far as it takes them now. `newest` has the number and the memory of a
     /// source's.
     pub(super) fn tell_answers<'a>(&mut self, newest: impl Fn(u64) -> Option<(u64, BorrowedFd<'a>)>) {
@@ -370,7 +382,8 @@ impl Generation {
                         Err(why) => Err(why),
                     }
                 }
-                Ok(Received::Part) => self.allowance.take_part(now),
+                // Only the memory of a long message comes by descriptor: a report, of which there will be others.
+                Ok(Received::Part | Received::Lost) => self.allowance.take_part(now),
                 Ok(Received::Nothing) => return Ok(None),
                 // Its process's end is what tells.
                 Ok(Received::End) => {
@@ -479,6 +492,8 @@ impl Generation {
 #[derive(Default)]
 struct OwedAnswers {
     sources: BTreeSet<u64>,
+    /// It has lost some; nobody knows which.
+    are_lost: bool,
     /// The socket was full.
     awaits_room: bool,
 }

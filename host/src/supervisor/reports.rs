@@ -43,6 +43,7 @@ impl Supervisor {
                 ToSupervisor::Ended { cut_off, totals } => self.ended(idx, cut_off, totals),
                 ToSupervisor::AskStatus => self.asked_for_status(idx),
                 ToSupervisor::Events(events) => self.told_events(idx, events),
+                ToSupervisor::Lost => self.has_lost(idx),
                 ToSupervisor::State { number, json } => self.told_state(number, &json),
                 ToSupervisor::Load { is_draining, load } => {
                     self.generations[idx].told_load(load, is_draining);

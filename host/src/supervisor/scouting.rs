@@ -191,6 +191,8 @@ impl Supervisor {
                     }
                 }
                 Ok(Received::Part) => {}
+                // Another one says it again, when its time has come.
+                Ok(Received::Lost) => self.give_scout_up("has an answer that no descriptor is left for"),
                 Ok(Received::Nothing) => break,
                 // Its process's end is what tells.
                 Ok(Received::End) => scout.ends_soon(),
@@ -363,8 +365,16 @@ impl Supervisor {
         let status = self.scouting.status(&self.bundle.config);
         let shows = |generation: &&mut Generation| generation.runs() && !generation.sources.is_empty();
         for generation in self.generations.iter_mut().filter(shows) {
+            generation.owe_lost();
             generation.tell_sources(status.clone());
         }
+        self.tell_answers();
+    }
+
+    /// A worker could not open what was sent. It gets all answers again, at most as often as it is told how sources are.
+    pub(super) fn has_lost(&mut self, idx: usize) {
+        self.generations[idx].has_lost();
+        self.scouting.is_new = true;
     }
 
     /// Another generation serves, which has not heard how sources are.

@@ -140,6 +140,10 @@ impl Process {
             match self.from.receive().map_err(WorkerFailure::NoSupervisor)? {
                 Received::Message(message, descriptors) => return Ok(Some((message, descriptors))),
                 Received::Part => {}
+                Received::Lost => {
+                    // A supervisor that is gone is noticed by the next step.
+                    let _ = self.to.send(&ToSupervisor::Lost, &[]);
+                }
                 Received::Nothing | Received::End => return Ok(None),
             }
         }

@@ -12,7 +12,7 @@
 //! Elsewhere: all others' loads ──────►
 //! Acts, whenever they change ────────►  merges, builds, publishes
 //! Answer, whenever there is one ─────►  the same
-//!             ◄───────────────────────  Applied
+//!             ◄───────────────────────  Applied; Lost, where it could open no descriptor for what came
 //! TellState, for who asks ───────────►
 //!             ◄───────────────────────  State
 //! Save ──────────────────────────────►
@@ -222,10 +222,12 @@ pub(crate) enum ToSupervisor {
     AskStatus,
     /// These have happened. The supervisor gives them numbers.
     Events(Vec<Event>),
+    /// A message to it is lost, which may have been an answer of a source.
+    Lost,
 }
 
 /// Kinds of [`ToSupervisor`].
-pub(crate) const N_KINDS: usize = 11;
+pub(crate) const N_KINDS: usize = 12;
 
 impl ToSupervisor {
     /// Number of its variant.
@@ -242,6 +244,7 @@ impl ToSupervisor {
             Self::State { .. } => 8,
             Self::AskStatus => 9,
             Self::Events(_) => 10,
+            Self::Lost => 11,
         }
     }
 }
@@ -258,7 +261,7 @@ impl ChannelMessage for ToSupervisor {
             3 | 6 | 8 => 64 << 20,
             5 => learned::MOST_BYTES,
             7 => 8 << 20,
-            9 | 10 => 1 << 20,
+            9..=11 => 1 << 20,
             _ => 0,
         }
     }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
-use rustix::process::Signal;
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use tests::command::trylist;
 use tests::site::{process, signal, spoken, wait_for_end_of};
 use tests::traffic::Traffic;
@@ -160,4 +160,21 @@ fn who_asks_to_accept_is_answered_when_the_source_leaves_and_a_scout_that_hangs_
     });
     wait_for_end_of(&hanging);
     answered_by(&site, "a a");
+}
+
+#[test]
+fn an_answer_that_a_worker_has_no_descriptor_for_comes_once_it_has() {
+    let origins = ["a", "b"].map(Origin::named);
+    let said = Said::new();
+    said.name(&origins[..1]);
+    let site = Site::run(&said.proxy(""));
+    answered_by(&site, "a a");
+    let worker = Pid::from_raw(site.worker().try_into().unwrap());
+    // Those of standard input and outputs are taken.
+    let few = Rlimit { current: Some(3), maximum: getrlimit(Resource::Nofile).maximum };
+    let before = prlimit(worker, Resource::Nofile, few).unwrap();
+    said.name(&origins[1..]);
+    site.running().logs("a message of another process is lost");
+    prlimit(worker, Resource::Nofile, before).unwrap();
+    answered_by(&site, "b b");
 }
