@@ -115,11 +115,16 @@ pub fn block(lines: &[(&str, &str)]) -> Vec<u8> {
 
 /// The stream of the next request's head at the server's end of a connection of HTTP/2; `None` where it ended before.
 pub fn next_request(conn: &mut Conn) -> Option<u32> {
+    next_request_with(conn, &[])
+}
+
+/// The same of a server with these settings.
+pub fn next_request_with(conn: &mut Conn, settings: &[(u16, u32)]) -> Option<u32> {
     loop {
         let head: [u8; 9] = conn.bytes(9).try_into().ok()?;
         if head == *b"PRI * HTT" {
             conn.bytes(24 - head.len());
-            conn.send(frame(SETTINGS, 0, 0, &[]));
+            conn.send(self::settings(settings));
             continue;
         }
         let [a, b, c, kind, flags, stream @ ..] = head;

@@ -21,6 +21,7 @@ pub(crate) mod lines;
 pub(crate) mod message;
 pub mod server;
 pub(crate) mod session;
+pub(crate) mod switch;
 
 use std::error::Error;
 use std::{fmt, io};

@@ -83,7 +83,7 @@ impl Pool {
     /// The connection that was used last, of those that the server has not closed and that are not older than their time:
     /// a server may be closing those as the request is sent. `certain` asks the kernel itself, for requests that must not be
     /// sent twice; otherwise what the reactor knows is enough, which costs no system call.
-    /// `upgrade`: the request asks for another protocol, which a stream of HTTP/2 cannot become where the server has a choice.
+    /// `upgrade`: the request asks for another protocol, for which a server that has the choice gets HTTP/1.1.
     pub(crate) fn take(
         &self,
         cluster: usize,

@@ -213,6 +213,7 @@ pub(super) fn sample_of_known(pid: u32, tid: u32) -> Option<ThreadSample> {
 }
 
 /// Samples a thread of another process; `None` where there is no such thread (any more).
+#[cfg(test)]
 pub(super) fn thread_sample(pid: u32, tid: u32) -> Option<ThreadSample> {
     read_sample(pid, tid).ok()
 }

@@ -5,12 +5,18 @@ use std::net::{Shutdown, TcpStream};
 
 use tests::DEADLINE;
 use tests::client::Client;
-use tests::h2::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, RST_STREAM, SETTINGS, block, frame};
+use tests::h2::{
+    DATA, END_HEADERS, END_STREAM, Frames, HEADERS, RST_STREAM, SETTINGS, block, frame, next_request,
+    next_request_with, ok,
+};
 use tests::origin::{Conn, Origin};
 use tests::proxy::Proxy;
 use tests::stream::End;
 use trylist::serve::drain::Idle;
 use tungstenite::{Message, WebSocket, accept};
+
+/// RFC 8441 section 3.
+const ENABLE_CONNECT_PROTOCOL: u16 = 8;
 
 /// A server of WebSockets that echoes, on a port of its own; ends with its last client.
 fn echo(n_clients: usize) -> (String, std::thread::JoinHandle<()>) {
@@ -346,6 +352,64 @@ fn a_websocket_over_http2_reaches_a_server_of_http1() {
     client.send(frame(DATA, END_STREAM, 1, b"\x88\x80\0\0\0\0"));
     while client.wait_for(DATA).flags & END_STREAM == 0 {}
     server.join().unwrap();
+}
+
+/// Through two proxies with HTTP/2 between them, and from clients of both versions.
+#[test]
+fn a_websocket_reaches_a_server_of_http2() {
+    let (url, server) = echo(2);
+    let second = Proxy::over_urls([url]).listener("h2 = true").start();
+    let first = Proxy::over_urls([format!("http://{}", second.address())])
+        .in_cluster("protocol = \"h2\"")
+        .listener("h2 = true")
+        .start();
+    let socket = TcpStream::connect(first.address()).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    // It checks the answer to its key.
+    let (mut client, _) = tungstenite::client("ws://app.example/chat", socket).unwrap();
+    for text in ["hello", &"x".repeat(300_000)] {
+        client.send(Message::text(text)).unwrap();
+        assert_eq!(client.read().unwrap(), Message::text(text));
+    }
+    client.close(None).unwrap();
+    while client.read().is_ok() {}
+    drop(client);
+    let mut client = Frames::connect(first.address());
+    client.wait_for(SETTINGS);
+    client.send(extended_connect());
+    assert_eq!(client.wait_for(HEADERS).payload[0], 0x88);
+    client.send(frame(DATA, 0, 1, b"\x81\x82\0\0\0\0hi"));
+    assert_eq!(client.wait_for(DATA).payload, b"\x81\x02hi");
+    client.send(frame(DATA, END_STREAM, 1, b"\x88\x80\0\0\0\0"));
+    while client.wait_for(DATA).flags & END_STREAM == 0 {}
+    server.join().unwrap();
+    first.wait_for_metric("trylist_open_tunnels{cluster=\"%\"}", 0.0);
+}
+
+/// Its answer is no success, and is the client's answer.
+#[test]
+fn a_server_of_http2_may_refuse_a_tunnel() {
+    let origin = Origin::serving(|conn| {
+        let Some(stream) = next_request_with(conn, &[(ENABLE_CONNECT_PROTOCOL, 1)]) else { return };
+        conn.send(frame(HEADERS, END_HEADERS | END_STREAM, stream, &block(&[(":status", "403")])));
+        conn.wait_for_end();
+    });
+    let proxy = Proxy::over([&origin]).in_cluster("protocol = \"h2\"").start();
+    let reply = proxy.connect().send(format!("{UPGRADE}\r\n")).reply();
+    assert_eq!(reply.status(), 403);
+}
+
+/// It is not asked then, as a server of HTTP/1.1 that does not know the protocol acts as if it were not.
+#[test]
+fn a_server_of_http2_without_tunnels_gets_a_plain_request() {
+    let origin = Origin::serving(|conn| {
+        while let Some(stream) = next_request(conn) {
+            conn.send(ok(stream));
+        }
+    });
+    let proxy = Proxy::over([&origin]).in_cluster("protocol = \"h2\"").start();
+    let reply = proxy.connect().send(format!("{UPGRADE}\r\n")).reply();
+    assert_eq!(reply.status(), 200);
 }
 
 /// To the client success would mean that there is a tunnel.

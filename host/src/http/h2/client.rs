@@ -10,6 +10,7 @@ use super::StreamError;
 use super::connection::Lease;
 use super::lines::{BodyLeft, HeadLines};
 use super::session::{RequestLine, StreamFailure};
+use super::switch::Switch;
 use crate::http::h1::head::{Name, is_authority};
 
 /// One stream, as a connection that carries one request and its response.
@@ -25,6 +26,8 @@ pub struct ClientStream {
     /// The rest of a body of known length.
     left: BodyLeft,
     sent_all: bool,
+    /// It is to become a tunnel, and its request has not been said to be complete: what follows belongs to the other protocol.
+    is_switching: bool,
     is_answered: bool,
     /// The request could not be begun, so nothing comes back.
     is_lost: bool,
@@ -41,6 +44,7 @@ impl ClientStream {
             head: Vec::new(),
             left: BodyLeft::default(),
             sent_all: false,
+            is_switching: false,
             is_answered: false,
             is_lost: false,
         }
@@ -97,9 +101,20 @@ impl ClientStream {
         };
         let (taken, length) = (head.taken, head.length());
         let is_chunked = head.each().any(|(name, _)| Name::of(name) == Name::TransferEncoding);
-        let ends = !is_chunked && length.unwrap_or(0) == 0;
+        let switch = match Switch::asked_by(&head)
+            .map(|switch| (switch, self.lease.session().poll_takes_tunnels(cx)))
+        {
+            Some((_, Poll::Pending)) => {
+                self.head.truncate(before);
+                return Poll::Pending;
+            }
+            Some((switch, Poll::Ready(true))) => Some(switch),
+            // A server may ignore that it is asked for another protocol (RFC 9110 section 7.8), and this one is not asked.
+            Some((_, Poll::Ready(false))) | None => None,
+        };
+        let ends = !is_chunked && length.unwrap_or(0) == 0 && switch.is_none();
         let begun = with_line(&head, self.lease.is_secure(), |line| {
-            self.lease.session().poll_begin(cx, line, &head, ends)
+            self.lease.session().poll_begin(cx, RequestLine { switch: switch.as_ref(), ..line }, &head, ends)
         });
         let polled = begun.map_err(StreamError::Unsendable)?;
         if polled.is_pending() {
@@ -107,6 +122,7 @@ impl ClientStream {
         }
         let slot = ready!(polled).map_err(|failure| self.error(failure))?;
         (self.slot, self.left, self.sent_all) = (Some(slot), BodyLeft::of(length), ends);
+        self.is_switching = switch.is_some();
         self.head = Vec::new();
         Poll::Ready(Ok(taken - before))
     }
@@ -133,8 +149,11 @@ impl ClientStream {
         self.slot.map_or_else(Vec::new, |slot| self.lease.session().take_trailers(slot))
     }
 
-    /// The request is complete, with these lines as its trailers.
+    /// The request is complete, with these lines as its trailers; and, the second time, a tunnel's bytes are.
     pub fn finish(&mut self, trailers: &[u8]) {
+        if std::mem::take(&mut self.is_switching) {
+            return;
+        }
         if let Some(slot) = self.slot.filter(|_| !self.sent_all) {
             // A stream that the server has reset takes nothing; its response says why.
             self.lease.session().finish(slot, trailers);
@@ -186,7 +205,7 @@ fn with_line<T>(
         return Err("target cannot be sent by HTTP/2");
     }
     let scheme: &[u8] = if is_secure { b"https" } else { b"http" };
-    Ok(begin(RequestLine { method, scheme, authority, path: &escaped(target) }))
+    Ok(begin(RequestLine { method, scheme, authority, path: &escaped(target), switch: None }))
 }
 
 /// A target without bytes that many servers of HTTP/2 refuse, though HTTP/1.1 lets them pass.

@@ -147,6 +147,8 @@ pub(crate) struct Accepted {
 struct PeerSettings {
     initial_window: u32,
     max_streams: u32,
+    /// Streams may become tunnels (RFC 8441).
+    takes_tunnels: bool,
     /// They have come.
     are_there: bool,
 }
@@ -233,7 +235,12 @@ impl Session {
             openers: Vec::new(),
             preface: if is_server { &PREFACE[..] } else { b"" },
             block: None,
-            peer: PeerSettings { initial_window: DEFAULT_WINDOW, max_streams: u32::MAX, are_there: false },
+            peer: PeerSettings {
+                initial_window: DEFAULT_WINDOW,
+                max_streams: u32::MAX,
+                takes_tunnels: false,
+                are_there: false,
+            },
             window: i64::from(DEFAULT_WINDOW),
             receive: ReceiveWindow::new(CONNECTION_WINDOW),
             pool: SharedWindow::default(),

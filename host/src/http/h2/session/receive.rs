@@ -321,6 +321,10 @@ impl Session {
 
     fn response_head(&mut self, slot: usize, response: CheckedResponse, text: &[u8], ends: bool) {
         let stream = self.streams.at(slot);
+        // In HTTP/2 a stream becomes a tunnel by success, and in HTTP/1.1 by 101 alone (RFC 8441 section 4).
+        let switch = stream.switch.as_deref().filter(|_| matches!(response.status, 200..300));
+        let switched = switch.map(|switch| switch.head(text));
+        let (text, is_tunnel) = (switched.as_deref().unwrap_or(text), switched.is_some());
         if response.status < 200 && stream.arrived.len() + text.len() > self.limits.list_bytes {
             // No window counts them, and their reader may be slow.
             return self.reset(slot, ErrorCode::ENHANCE_YOUR_CALM);
@@ -329,6 +333,7 @@ impl Session {
         if response.status >= 200 {
             stream.peer = Half::Body;
             stream.expected = match response.has_no_body {
+                _ if is_tunnel => None,
                 true => Some(0),
                 false => response.length,
             };
@@ -480,6 +485,10 @@ impl Session {
             }
             setting::MAX_CONCURRENT_STREAMS => self.peer.max_streams = value,
             setting::INITIAL_WINDOW_SIZE => return self.initial_window(value),
+            setting::ENABLE_CONNECT_PROTOCOL if value == 0 && self.peer.takes_tunnels => {
+                return protocol("tunnels that were allowed are not");
+            }
+            setting::ENABLE_CONNECT_PROTOCOL => self.peer.takes_tunnels = value == 1,
             _ => {}
         }
         Ok(())

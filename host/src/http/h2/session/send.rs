@@ -10,6 +10,7 @@ use super::{Session, StreamFailure};
 use crate::http::h2::frame::{DEFAULT_MAX_FRAME, FrameHead, HEAD_LEN, flag, kind};
 use crate::http::h2::hpack::Encoder;
 use crate::http::h2::lines::{self, HeadLines};
+use crate::http::h2::switch::{self, Switch};
 
 /// Bodies wait while this much is to be sent.
 pub(super) const OUTPUT_LIMIT: usize = 64 << 10;
@@ -23,6 +24,8 @@ pub(in crate::http::h2) struct RequestLine<'a> {
     pub(in crate::http::h2) scheme: &'a [u8],
     pub(in crate::http::h2) authority: &'a [u8],
     pub(in crate::http::h2) path: &'a [u8],
+    /// It asks for a tunnel.
+    pub(in crate::http::h2) switch: Option<&'a Switch>,
 }
 
 impl Session {
@@ -59,6 +62,22 @@ impl Session {
         Poll::Ready(Ok(()))
     }
 
+    /// Whether the server lets streams become tunnels (RFC 8441), once its SETTINGS have come.
+    pub(in crate::http::h2) fn poll_takes_tunnels(&mut self, cx: &Context<'_>) -> Poll<bool> {
+        if self.peer.are_there || self.is_over() {
+            return Poll::Ready(self.peer.takes_tunnels);
+        }
+        self.await_opening(cx);
+        Poll::Pending
+    }
+
+    /// Has the task woken when more streams may be begun than now, or none at all any more.
+    fn await_opening(&mut self, cx: &Context<'_>) {
+        if !self.openers.iter().any(|waker| waker.will_wake(cx.waker())) {
+            self.openers.push(cx.waker().clone());
+        }
+    }
+
     /// Begins a stream with the head of a request, when the server allows one more.
     ///
     /// # Errors
@@ -77,23 +96,28 @@ impl Session {
             return Poll::Ready(Err(StreamFailure::NotBegun("connection given up")));
         }
         if self.n_open >= self.peer.max_streams {
-            if !self.openers.iter().any(|waker| waker.will_wake(cx.waker())) {
-                self.openers.push(cx.waker().clone());
-            }
+            self.await_opening(cx);
             return Poll::Pending;
         }
         let id = self.next_id;
         self.next_id += 2;
         self.head_frame(id, ends, |encoder, out| {
-            encoder.field(b":method", line.method, false, out);
+            let method = if line.switch.is_some() { b"CONNECT" } else { line.method };
+            encoder.field(b":method", method, false, out);
+            if let Some(switch) = line.switch {
+                encoder.field(b":protocol", switch.protocol(), false, out);
+            }
             encoder.field(b":scheme", line.scheme, false, out);
             encoder.field(b":authority", line.authority, false, out);
             encoder.field(b":path", line.path, false, out);
-            let fields = head.each().filter(|(name, _)| !name.eq_ignore_ascii_case(b"host"));
-            encode_fields(encoder, fields, out);
+            let is_left_out = |name: &[u8]| {
+                name.eq_ignore_ascii_case(b"host") || line.switch.is_some() && switch::is_left_out(name)
+            };
+            encode_fields(encoder, head.each().filter(|(name, _)| !is_left_out(name)), out);
         });
         let mut stream = StreamState::new(id, self.peer.initial_window);
         stream.is_head_method = line.method == b"HEAD";
+        stream.switch = line.switch.map(|switch| Box::new(switch.clone()));
         stream.own = if ends { Half::Ended } else { Half::Body };
         self.n_open += 1;
         Poll::Ready(Ok(self.streams.insert(stream)))

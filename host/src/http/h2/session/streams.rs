@@ -10,6 +10,7 @@ use super::arrived::Arrived;
 use super::flow::ReceiveWindow;
 use crate::http::h1::head::{Refusal, RequestHead};
 use crate::http::h2::frame::DEFAULT_WINDOW;
+use crate::http::h2::switch::Switch;
 
 /// Its task waits for bytes, its end, or a failure.
 pub(super) const READS: u8 = 1;
@@ -54,8 +55,10 @@ pub(super) struct StreamState {
     /// The rest of a body by its Content-Length.
     pub(super) expected: Option<u64>,
     pub(super) is_head_method: bool,
-    /// It asks to become a tunnel.
+    /// A client asks it to become a tunnel.
     pub(super) is_connect: bool,
+    /// A server is asked for that.
+    pub(super) switch: Option<Box<Switch>>,
     pub(super) receive: ReceiveWindow,
     /// Bytes that we may send; negative after a change of the peer's settings.
     pub(super) window: i64,
@@ -85,6 +88,7 @@ impl StreamState {
             expected: None,
             is_head_method: false,
             is_connect: false,
+            switch: None,
             receive: ReceiveWindow::new(DEFAULT_WINDOW),
             window: i64::from(window),
             interest: 0,

@@ -98,7 +98,7 @@ fn cx() -> Context<'static> {
 
 fn begin(session: &mut Session) -> usize {
     let head = HeadLines::of(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").expect("complete");
-    let line = RequestLine { method: b"GET", scheme: b"http", authority: b"a", path: b"/" };
+    let line = RequestLine { method: b"GET", scheme: b"http", authority: b"a", path: b"/", switch: None };
     let Poll::Ready(Ok(slot)) = session.poll_begin(&cx(), line, &head, true) else { panic!("no room") };
     slot
 }
@@ -713,7 +713,7 @@ fn a_client_begins_no_more_streams_than_it_may() {
     let (mut session, slot) = client();
     feed(&mut session, &settings(setting::MAX_CONCURRENT_STREAMS, 1));
     let head = HeadLines::of(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").expect("complete");
-    let line = RequestLine { method: b"GET", scheme: b"http", authority: b"a", path: b"/" };
+    let line = RequestLine { method: b"GET", scheme: b"http", authority: b"a", path: b"/", switch: None };
     assert!(session.poll_begin(&cx(), line, &head, true).is_pending());
     session.release(slot);
     assert!(session.poll_begin(&cx(), line, &head, true).is_ready());
