@@ -107,6 +107,8 @@ pub(super) struct ClusterTable {
     pub(super) tls: Option<Spanned<ClusterTlsTable>>,
     pub(super) protocol: Option<Spanned<String>>,
     pub(super) h2_streams: Option<Spanned<i64>>,
+    pub(super) h2_ping: Option<Spanned<TimeValue>>,
+    pub(super) h2_ping_timeout: Option<Spanned<TimeValue>>,
     pub(super) settings: Option<Named<SettingTree>>,
     pub(super) key: Option<Spanned<String>>,
     pub(super) key_missing: Option<Spanned<Short<KeyMissingTable>>>,

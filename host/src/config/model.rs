@@ -15,6 +15,7 @@ use super::discover::{MemberTemplate, SourceSpec};
 use super::health::{Ejection, HealthCheck};
 use super::log_format::LogFormat;
 use super::retry;
+use crate::http::h2::PingTerms;
 use crate::http::headers::forwarded::Forwarded;
 use crate::http::headers::rules::Rules;
 use crate::net::address::Address;
@@ -201,6 +202,8 @@ pub struct ClusterConfig {
     pub protocol: Protocol,
     /// Maximum concurrent requests on one HTTP/2 connection to a server.
     pub h2_streams: usize,
+    /// When a silent server of HTTP/2 is asked whether it is there, if ever.
+    pub h2_ping: Option<PingTerms>,
     /// The module's own settings, flattened for the boundary.
     pub settings: Vec<Setting>,
     /// Key of requests, for modules that hash.

@@ -123,6 +123,7 @@ fn the_reference_hides_only_keys_without_a_default() {
         "access_log",
         "admin",
         "cluster.discover",
+        "cluster.h2_ping",
         "cluster.health_check",
         "cluster.keepalive_requests",
         "cluster.keepalive_time",

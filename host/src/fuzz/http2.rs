@@ -147,7 +147,7 @@ pub fn h2_session(data: &[u8]) {
     let limits = FieldLimits { list_bytes: 4096, fields: 64 };
     for side in [Side::Server, Side::Client] {
         let begin = || {
-            let mut session = Session::new(SessionTerms { side, max_streams: 10, limits }, now);
+            let mut session = Session::new(SessionTerms { side, max_streams: 10, limits, ping: None }, now);
             if side == Side::Server {
                 assert_eq!(
                     session.receive(&[&PREFACE[..], &SETTINGS].concat(), 1).0,

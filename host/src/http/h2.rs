@@ -23,6 +23,8 @@ pub mod server;
 pub(crate) mod session;
 pub(crate) mod switch;
 
+pub use self::session::PingTerms;
+
 use std::error::Error;
 use std::{fmt, io};
 

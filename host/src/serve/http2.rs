@@ -56,6 +56,7 @@ pub(crate) async fn serve(
         side: Side::Server,
         max_streams: MAX_STREAMS,
         limits: FieldLimits { list_bytes: limits.head_bytes, fields: limits.headers },
+        ping: None,
     };
     let first = thread.config.timeouts.request_head;
     let mut connection = ClientConnection {

@@ -167,7 +167,7 @@ async fn connect_h2(
         }
         return Err(not_secured(&io::Error::other("the server does not choose HTTP/2")));
     }
-    Ok(Stream::H2Client(Box::new(shared.begin(stream, making))))
+    Ok(Stream::H2Client(Box::new(shared.begin(stream, config.h2_ping, making))))
 }
 
 /// Makes a connection to one of the endpoint's addresses; see [`Dial`]. `tls` is for endpoints that are spoken to by it.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use toml::Spanned;
 
+use crate::http::h2::PingTerms;
 use crate::http::headers::rules::Rules;
 use crate::net::address::Address;
 use crate::net::proxy_protocol::ProxyVersion;
@@ -36,6 +37,8 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(4);
 const KEEPALIVE: usize = 64;
 /// Servers commonly allow as many (nginx 128, Go 250, most others 100).
 const H2_STREAMS: usize = 100;
+/// What libraries of gRPC wait.
+const H2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// Short for people, and time enough for what changes together.
 const SETTLE: Duration = Duration::from_millis(100);
 /// A few seconds' worth for a cluster that is only just full; more is better refused at once.
@@ -186,8 +189,27 @@ impl Checker<'_> {
         let streams = raw.h2_streams.as_ref();
         cluster.h2_streams =
             self.integer(&format!("{object}: h2_streams"), streams, 1..=10_000, cluster.h2_streams);
+        cluster.h2_ping = self.h2_ping(object, cluster.protocol, raw);
         let by_tls = raw.health_check.as_ref().and_then(|check| check.get_ref().tls.as_ref());
         cluster.tls = self.cluster_tls(object, span.start, raw.tls.take(), by_tls, cluster);
+    }
+
+    fn h2_ping(&mut self, object: &str, protocol: Protocol, raw: &file::ClusterTable) -> Option<PingTerms> {
+        let key = |key: &str| format!("{object}: {key}");
+        let timeout = raw.h2_ping_timeout.as_ref();
+        let every = self.limit_of_time(&key("h2_ping"), raw.h2_ping.as_ref());
+        if protocol == Protocol::Http1
+            && let Some(value) = raw.h2_ping.as_ref().or(timeout)
+        {
+            let right = "set protocol = \"h2\" or \"auto\", or leave it out";
+            self.report.error(value.at(), format!("{object}: h2_ping is for servers of HTTP/2 ({right})"));
+        } else if let (None, Some(timeout)) = (every, timeout) {
+            self.report.error(timeout.at(), format!("{object}: h2_ping_timeout needs h2_ping"));
+        }
+        Some(PingTerms {
+            every: every?,
+            timeout: self.time(&key("h2_ping_timeout"), timeout, H2_PING_TIMEOUT),
+        })
     }
 
     /// Connections to servers: their times, how many are kept, and the PROXY header.
@@ -349,6 +371,7 @@ impl ClusterConfig {
             tls: None,
             protocol: Protocol::Http1,
             h2_streams: H2_STREAMS,
+            h2_ping: None,
             settings: Vec::new(),
             key: None,
             key_missing: None,

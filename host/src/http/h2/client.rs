@@ -270,7 +270,7 @@ mod tests {
         let (ours, theirs) = (ours.expect("connected"), theirs.expect("accepted").0);
         let read = async {
             let server = spawn_local(serve(theirs));
-            let connection = Connection::begin(Stream::from(ours), Box::new(|_| ()));
+            let connection = Connection::begin(Stream::from(ours), None, Box::new(|_| ()));
             let mut stream = ClientStream::new(Lease::new(&connection));
             let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
             let n = poll_fn(|cx| stream.poll_write(cx, head)).await.expect("sent");

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::driver::{ConnectionEnd, SessionSocket};
 use super::message::FieldLimits;
-use super::session::{Session, SessionTerms, Side};
+use super::session::{PingTerms, Session, SessionTerms, Side};
 use crate::http::h1::head::MAX_HEADERS;
 use crate::net::timer::Timer;
 
@@ -117,13 +117,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 }
 
 impl Connection {
-    /// Begins HTTP/2 on a connection. Until `on_readiness` is called it takes one stream.
-    pub fn begin(stream: impl Carrier, on_readiness: OnReadiness) -> Rc<Self> {
+    /// Begins HTTP/2 on a connection. Until `on_readiness` is called it takes one stream. By `ping` a silent server is noticed.
+    pub fn begin(stream: impl Carrier, ping: Option<PingTerms>, on_readiness: OnReadiness) -> Rc<Self> {
         let (is_secure, peer) = (stream.is_secure(), stream.peer());
         stream.notice_death(SILENCE);
         let now = Instant::now();
         let limits = FieldLimits { list_bytes: MAX_HEADER_LIST, fields: MAX_HEADERS };
-        let terms = SessionTerms { side: Side::Client, max_streams: 0, limits };
+        let terms = SessionTerms { side: Side::Client, max_streams: 0, limits, ping };
         let session = Rc::new(RefCell::new(Session::new(terms, now)));
         let connection = Rc::new(Self {
             session: Rc::clone(&session),

@@ -207,7 +207,7 @@ async fn exchange<S>(
 /// Serves what our own end accepts.
 async fn serve(socket: DuplexStream) {
     let limits = FieldLimits { list_bytes: 64 << 10, fields: 100 };
-    let terms = SessionTerms { side: Side::Server, max_streams: AT_ONCE as u32, limits };
+    let terms = SessionTerms { side: Side::Server, max_streams: AT_ONCE as u32, limits, ping: None };
     let session = Rc::new(RefCell::new(Session::new(terms, Instant::now())));
     let mut socket = SessionSocket::new(socket, Vec::new());
     poll_fn(|cx| {
@@ -297,7 +297,7 @@ async fn a_server_of_h2_hears_what_our_client_says() {
                 spawn_local(answer(request, respond));
             }
         });
-        let connection = Connection::begin(ours, Box::new(|_| ()));
+        let connection = Connection::begin(ours, None, Box::new(|_| ()));
         for first in (0..EXCHANGES).step_by(AT_ONCE) {
             let one = |number| {
                 let mut stream = ClientStream::new(Lease::new(&connection));

@@ -43,6 +43,7 @@ mod arrived;
 mod budget;
 mod flow;
 mod heads;
+mod liveness;
 mod receive;
 mod send;
 mod streams;
@@ -60,6 +61,7 @@ use tokio::io::ReadBuf;
 use self::budget::FrameBudget;
 use self::flow::{CONNECTION_WINDOW, ReceiveWindow, SharedWindow};
 use self::heads::FieldReader;
+use self::liveness::{LIVENESS_PING, Liveness, LivenessStep};
 use self::receive::Block;
 use self::streams::{Half, READS, Streams, WATCHES, WRITES};
 use super::frame::{self, DEFAULT_WINDOW, ErrorCode, MAX_WINDOW, PREFACE, setting};
@@ -68,6 +70,7 @@ use super::message::FieldLimits;
 use crate::http::h1::head::{Refusal, RequestHead};
 
 pub(crate) use self::heads::give_back;
+pub use self::liveness::PingTerms;
 pub(super) use self::send::RequestLine;
 
 /// How long the peer has to acknowledge our SETTINGS.
@@ -99,6 +102,8 @@ pub(crate) struct SessionTerms {
     pub(crate) max_streams: u32,
     /// Limits of a message's fields.
     pub(crate) limits: FieldLimits,
+    /// When a silent peer is asked whether it is there, if ever.
+    pub(crate) ping: Option<PingTerms>,
 }
 
 /// Why a connection ends with an error.
@@ -195,6 +200,7 @@ pub(crate) struct Session {
     pool: SharedWindow,
     budget: FrameBudget,
     settings_until: Option<Instant>,
+    liveness: Option<Liveness>,
     drain: DrainStep,
     failure: Option<SessionError>,
     /// The peer begins, or looks at, no more streams.
@@ -246,6 +252,7 @@ impl Session {
             pool: SharedWindow::default(),
             budget: FrameBudget::new(is_server, now),
             settings_until: Some(now + SETTINGS_TIMEOUT),
+            liveness: terms.ping.map(|ping| Liveness::new(ping, now)),
             drain: DrainStep::None,
             failure: None,
             is_over: false,
@@ -487,7 +494,8 @@ impl Session {
             DrainStep::None | DrainStep::Told => None,
         };
         let settings = self.settings_until.filter(|_| self.failure.is_none());
-        drain.into_iter().chain(settings).min()
+        let liveness = self.liveness.as_ref().filter(|_| self.failure.is_none()).map(Liveness::due);
+        drain.into_iter().chain(settings).chain(liveness).min()
     }
 
     /// Acts on deadlines of its own that are over.
@@ -500,6 +508,14 @@ impl Session {
         }
         if matches!(self.drain, DrainStep::Announced { until } if until <= now) {
             self.tell_last();
+        }
+        let has_streams = self.streams.len() > 0;
+        match self.liveness.as_mut().map(|liveness| liveness.look(self.n_reads, has_streams, now)) {
+            Some(LivenessStep::Ping) => frame::write_ping(&LIVENESS_PING, false, &mut self.output),
+            Some(LivenessStep::GiveUp) => {
+                self.fail(SessionError { code: ErrorCode::NO_ERROR, text: "PING is not answered" });
+            }
+            Some(LivenessStep::None) | None => {}
         }
     }
 

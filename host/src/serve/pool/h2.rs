@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use crate::cluster::dial::ConnectError;
 use crate::cluster::names::Addresses;
+use crate::http::h2::PingTerms;
 use crate::http::h2::client::ClientStream;
 use crate::http::h2::connection::{Connection, ConnectionReadiness, Lease};
 use crate::http::stream::Stream;
@@ -103,7 +104,12 @@ impl SharedConnections {
 
     /// Begins HTTP/2 on a connection, and takes its first stream. Requests that wait for `making` wait on until the server's
     /// SETTINGS are there. Where the connection ends before, all of them fail.
-    pub(crate) fn begin(&self, stream: Stream, making: &mut Option<Making>) -> ClientStream {
+    pub(crate) fn begin(
+        &self,
+        stream: Stream,
+        ping: Option<PingTerms>,
+        making: &mut Option<Making>,
+    ) -> ClientStream {
         let making = making.take().unwrap_or_else(|| self.make());
         let on_readiness = move |readiness| {
             match readiness {
@@ -115,7 +121,7 @@ impl SharedConnections {
             }
             // Dropped with this: those who wait look again, or hear of the failure.
         };
-        let connection = Connection::begin(stream, Box::new(on_readiness));
+        let connection = Connection::begin(stream, ping, Box::new(on_readiness));
         let first = ClientStream::new(Lease::new(&connection));
         self.open.borrow_mut().push(connection);
         self.is_known.set(true);
@@ -203,7 +209,7 @@ mod tests {
         let connect = async {
             let connect = TcpStream::connect(listener.local_addr().expect("bound"));
             let (ours, theirs) = tokio::join!(connect, listener.accept());
-            let first = connections.begin(ours.expect("connected").into(), &mut Some(making));
+            let first = connections.begin(ours.expect("connected").into(), None, &mut Some(making));
             drop(theirs);
             first
         };

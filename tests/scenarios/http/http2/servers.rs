@@ -254,3 +254,43 @@ fn who_waits_for_a_connection_that_another_makes_waits_only_as_long_as_it_may() 
     go.open();
     assert_eq!(patient.reply().status(), 502);
 }
+
+#[test]
+fn a_silent_server_is_asked_by_ping_and_one_that_answers_is_waited_for() {
+    let origin = frames_server(|_, conn| {
+        let stream = next_request(conn).unwrap();
+        for _ in 0..3 {
+            let data = wait_for_ping(conn).unwrap();
+            conn.send(frame(PING, ACK, 0, &data));
+        }
+        conn.send(ok(stream));
+        conn.wait_for_end();
+    });
+    let proxy = by_h2(origin.url()).in_cluster("h2_ping = \"50ms\"\nh2_ping_timeout = \"20s\"").start();
+    assert_eq!(proxy.get("/").status(), 200);
+}
+
+#[test]
+fn a_connection_whose_server_does_not_answer_a_ping_ends() {
+    let origin = frames_server(|_, conn| {
+        next_request(conn);
+        assert!(wait_for_ping(conn).is_some());
+        conn.wait_for_end();
+    });
+    let keys = "h2_ping = \"10ms\"\nh2_ping_timeout = \"10ms\"\nresponse_timeout = \"60s\"";
+    let proxy = by_h2(origin.url()).in_cluster(keys).start();
+    assert_eq!(proxy.get("/").status(), 502);
+    assert_eq!(tries(&proxy, "result=\"closed_early\""), 1.0);
+}
+
+/// The data of the next PING; `None` at the end.
+fn wait_for_ping(conn: &mut Conn) -> Option<Vec<u8>> {
+    loop {
+        let head: [u8; 9] = conn.bytes(9).try_into().ok()?;
+        let [a, b, c, kind, flags, ..] = head;
+        let payload = conn.bytes(u32::from_be_bytes([0, a, b, c]) as usize);
+        if (kind, flags) == (PING, 0) {
+            return Some(payload.to_vec());
+        }
+    }
+}

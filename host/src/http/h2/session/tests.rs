@@ -48,7 +48,7 @@ fn code(code: ErrorCode) -> [u8; 4] {
 }
 
 fn terms(side: Side) -> SessionTerms {
-    SessionTerms { side, max_streams: 3, limits: FieldLimits { list_bytes: 1_000, fields: 20 } }
+    SessionTerms { side, max_streams: 3, limits: FieldLimits { list_bytes: 1_000, fields: 20 }, ping: None }
 }
 
 fn feed(session: &mut Session, bytes: &[u8]) {
