@@ -98,6 +98,10 @@ struct ScoutProcess {
     orders: Vec<(ToScout, Vec<Arc<OwnedFd>>)>,
 }
 
+/// After a crash of a supervisor its scout is killed by the kernel, a moment later, and holds the lock of `state` until then. A
+/// start waits for that; a reload does not, since it would keep the supervisor from its work.
+const DYING_SCOUT: Duration = Duration::from_secs(5);
+
 impl Supervisor {
     /// Has the sources of a configuration be asked. One without sources leaves those of others as they are.
     ///
@@ -109,7 +113,8 @@ impl Supervisor {
         }
         let state = bundle.config.state.as_deref();
         if state != path_of(&self.scouting.state) {
-            let state = state.map(|path| self.scouting.open_state(path)).transpose();
+            let patience = if self.generations.is_empty() { DYING_SCOUT } else { Duration::ZERO };
+            let state = state.map(|path| self.scouting.open_state(path, patience)).transpose();
             self.scouting.state = state.map_err(Refused::failed)?;
         }
         self.scout_with(bundle);
@@ -440,10 +445,10 @@ impl Scouting {
     }
 
     /// Opens a folder of state. A scout that did not end yet holds its lock: the files are those that it has.
-    fn open_state(&self, path: &Path) -> Result<StateFolder, String> {
+    fn open_state(&self, path: &Path, patience: Duration) -> Result<StateFolder, String> {
         let scouts = self.scout.iter().chain(&self.ending);
         let held = scouts.filter_map(|scout| scout.state.as_ref()).find(|state| state.path() == path);
-        held.map_or_else(|| StateFolder::open(path), |state| Ok(state.clone()))
+        held.map_or_else(|| StateFolder::open(path, patience), |state| Ok(state.clone()))
     }
 
     /// Terms of the scout's start, for the sources that are known.

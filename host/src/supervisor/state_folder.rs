@@ -5,10 +5,14 @@ use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, flock, fstat};
 
 use crate::os::trusted_path::{LastName, SafePath};
+
+/// Between two looks at a lock.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Two files for answers, open.
 #[derive(Clone, Debug)]
@@ -18,22 +22,30 @@ pub(super) struct StateFolder {
 }
 
 impl StateFolder {
-    /// Opens the files, and makes those that are not there.
+    /// Opens the files, and makes those that are not there. Waits for so long where another process holds them.
     ///
     /// # Errors
     /// They cannot be opened, are reached through a symbolic link, or are another proxy's; in words.
-    pub(super) fn open(path: &Path) -> Result<Self, String> {
+    pub(super) fn open(path: &Path, patience: Duration) -> Result<Self, String> {
         let cannot = |error: io::Error| format!("state \"{}\": {error}", path.display());
         let [first, second] = ["answers-0.json", "answers-1.json"].map(|name| open(&path.join(name)));
         let answers = [Arc::new(first.map_err(cannot)?), Arc::new(second.map_err(cannot)?)];
-        match flock(&answers[0], FlockOperation::NonBlockingLockExclusive) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Err(format!(
-                "state \"{}\": is in use by another running proxy; name another folder",
-                path.display()
-            )),
+        let until = Instant::now() + patience;
+        let is_held = || {
+            let locked = flock(&answers[0], FlockOperation::NonBlockingLockExclusive);
             // Some file systems have no locks.
-            Ok(()) | Err(_) => Ok(Self { path: path.to_owned(), answers }),
+            locked.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+        };
+        while is_held() {
+            if Instant::now() >= until {
+                return Err(format!(
+                    "state \"{}\": is in use by another running proxy; name another folder",
+                    path.display()
+                ));
+            }
+            std::thread::sleep(LOOK_AGAIN);
         }
+        Ok(Self { path: path.to_owned(), answers })
     }
 
     /// Where it is.
@@ -56,4 +68,22 @@ fn open(path: &Path) -> io::Result<OwnedFd> {
         return Err(io::Error::other(format!("{} is not a regular file", path.display())));
     }
     Ok(file.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_waits_for_a_process_that_lets_go_and_no_reload_does() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let held = StateFolder::open(folder.path(), Duration::ZERO).expect("nobody has it");
+        let refused = StateFolder::open(folder.path(), Duration::ZERO).expect_err("it is held");
+        assert!(refused.ends_with("is in use by another running proxy; name another folder"), "{refused}");
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| StateFolder::open(folder.path(), Duration::from_secs(60)));
+            drop(held);
+            waits.join().expect("no panic").expect("it was let go");
+        });
+    }
 }
