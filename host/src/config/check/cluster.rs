@@ -189,27 +189,16 @@ impl Checker<'_> {
         let streams = raw.h2_streams.as_ref();
         cluster.h2_streams =
             self.integer(&format!("{object}: h2_streams"), streams, 1..=10_000, cluster.h2_streams);
-        cluster.h2_ping = self.h2_ping(object, cluster.protocol, raw);
+        cluster.h2_ping = self.h2_ping(object, raw);
         let by_tls = raw.health_check.as_ref().and_then(|check| check.get_ref().tls.as_ref());
         cluster.tls = self.cluster_tls(object, span.start, raw.tls.take(), by_tls, cluster);
     }
 
-    fn h2_ping(&mut self, object: &str, protocol: Protocol, raw: &file::ClusterTable) -> Option<PingTerms> {
-        let key = |key: &str| format!("{object}: {key}");
-        let timeout = raw.h2_ping_timeout.as_ref();
-        let every = self.limit_of_time(&key("h2_ping"), raw.h2_ping.as_ref());
-        if protocol == Protocol::Http1
-            && let Some(value) = raw.h2_ping.as_ref().or(timeout)
-        {
-            let right = "set protocol = \"h2\" or \"auto\", or leave it out";
-            self.report.error(value.at(), format!("{object}: h2_ping is for servers of HTTP/2 ({right})"));
-        } else if let (None, Some(timeout)) = (every, timeout) {
-            self.report.error(timeout.at(), format!("{object}: h2_ping_timeout needs h2_ping"));
-        }
-        Some(PingTerms {
-            every: every?,
-            timeout: self.time(&key("h2_ping_timeout"), timeout, H2_PING_TIMEOUT),
-        })
+    fn h2_ping(&mut self, object: &str, raw: &file::ClusterTable) -> Option<PingTerms> {
+        let (every, timeout) = (raw.h2_ping.as_ref(), raw.h2_ping_timeout.as_ref());
+        let every = self.limit_of_time(&format!("{object}: h2_ping"), every);
+        let timeout = self.time(&format!("{object}: h2_ping_timeout"), timeout, H2_PING_TIMEOUT);
+        every.map(|every| PingTerms { every, timeout })
     }
 
     /// Connections to servers: their times, how many are kept, and the PROXY header.

@@ -32,12 +32,13 @@ pub(super) struct Liveness {
     due: Instant,
     /// How often something had come at the last look.
     n_reads: u64,
-    is_asked: bool,
+    /// Once it was asked: when it is given up.
+    until: Option<Instant>,
 }
 
 impl Liveness {
     pub(super) fn new(terms: PingTerms, now: Instant) -> Self {
-        Self { terms, due: now + terms.every, n_reads: 0, is_asked: false }
+        Self { terms, due: now + terms.every, n_reads: 0, until: None }
     }
 
     /// When to look again.
@@ -51,14 +52,18 @@ impl Liveness {
             return LivenessStep::None;
         }
         if std::mem::replace(&mut self.n_reads, n_reads) != n_reads || !has_streams {
-            (self.is_asked, self.due) = (false, now + self.terms.every);
+            (self.until, self.due) = (None, now + self.terms.every);
             return LivenessStep::None;
         }
-        if std::mem::replace(&mut self.is_asked, true) {
-            return LivenessStep::GiveUp;
-        }
-        self.due = now + self.terms.timeout;
-        LivenessStep::Ping
+        let step = match self.until {
+            None => LivenessStep::Ping,
+            Some(until) if now < until => LivenessStep::None,
+            Some(_) => return LivenessStep::GiveUp,
+        };
+        // An answer is seen no later than the next PING is due.
+        let until = *self.until.get_or_insert(now + self.terms.timeout);
+        self.due = until.min(now + self.terms.every);
+        step
     }
 }
 
@@ -76,6 +81,15 @@ mod tests {
         assert_eq!(silent.look(0, true, start + 10 * second), LivenessStep::Ping);
         assert_eq!(silent.look(0, true, start + 12 * second), LivenessStep::None);
         assert_eq!(silent.look(0, true, start + 13 * second), LivenessStep::GiveUp);
+        let patient = PingTerms { every: second, timeout: 9 * second };
+        let mut soon = Liveness::new(patient, start);
+        assert_eq!(soon.look(0, true, start + second), LivenessStep::Ping);
+        assert_eq!(soon.look(0, true, start + 2 * second), LivenessStep::None);
+        assert_eq!(
+            (soon.look(1, true, start + 3 * second), soon.due()),
+            (LivenessStep::None, start + 4 * second)
+        );
+        assert_eq!(soon.look(1, true, start + 4 * second), LivenessStep::Ping, "the next one");
         let mut answers = begun;
         assert_eq!(answers.look(0, true, start + 10 * second), LivenessStep::Ping);
         assert_eq!(answers.look(1, true, start + 13 * second), LivenessStep::None);
