@@ -9,10 +9,10 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use lb_api::version::{ABI_MAJOR, ABI_MINOR};
 use tracing::level_filters::LevelFilter;
 use trylist::config;
+use trylist::os::log::LogLevels;
 use trylist::process::control::ServerOrder;
 
 use crate::check::CheckOutput;
-use crate::log::Filter;
 
 /// The configuration where none is named.
 const DEFAULT_CONFIG: &str = "/etc/trylist/trylist.toml";
@@ -31,7 +31,8 @@ Exit codes:
 pub(crate) struct CommandLine {
     /// Log level: error, warn, info, debug, trace or off [default: info; check: warn]
     ///
-    /// A part of the program may have a level of its own: `info,trylist::serve::pool=debug`. The log goes to stderr
+    /// A part of the program may have a level of its own: `info,trylist::serve::pool=debug`. Of `run`, this wins over `level` of
+    /// the configuration's table `[log]`. The log goes to stderr unless that table says otherwise
     #[arg(long, value_name = "LEVEL", env = "TRYLIST_LOG", global = true, value_parser = log_level_argument)]
     log_level: Option<LogLevelArgument>,
     #[command(subcommand)]
@@ -39,22 +40,24 @@ pub(crate) struct CommandLine {
 }
 
 impl CommandLine {
+    /// The log level, if one is given.
+    pub(crate) fn given_log_level(&self) -> Option<&LogLevels> {
+        self.log_level.as_ref().and_then(|given| given.0.as_ref())
+    }
+
     /// The log level: as given, or the command's default. `check` shows what is wrong with a file, and no more.
-    pub(crate) fn log_level(&self) -> Filter {
+    pub(crate) fn log_level(&self) -> LogLevels {
         let default = match self.command {
             CliCommand::Check { .. } => LevelFilter::WARN,
             _ => LevelFilter::INFO,
         };
-        match &self.log_level {
-            Some(LogLevelArgument(Some(level))) => level.clone(),
-            Some(LogLevelArgument(None)) | None => default.into(),
-        }
+        self.given_log_level().cloned().unwrap_or_else(|| default.into())
     }
 }
 
 /// A level; none in an empty variable, which counts as unset.
 #[derive(Clone, Debug)]
-struct LogLevelArgument(Option<Filter>);
+struct LogLevelArgument(Option<LogLevels>);
 
 fn log_level_argument(text: &str) -> Result<LogLevelArgument, String> {
     Ok(LogLevelArgument(if text.trim().is_empty() { None } else { Some(text.parse()?) }))
@@ -65,7 +68,7 @@ pub(crate) enum CliCommand {
     /// Run the proxy
     ///
     /// SIGTERM and SIGINT drain and stop it, a second one stops it at once. SIGHUP and SIGUSR1 reload. SIGUSR2 reopens the
-    /// access log
+    /// log files
     Run(Configuration),
     /// Reload configuration and modules without dropping requests
     ///
@@ -95,7 +98,7 @@ pub(crate) enum CliCommand {
               value_parser = clap::value_parser!(u64).range(1..=3600))]
         watch: Option<u64>,
     },
-    /// Open the access log again, after a rotation
+    /// Open the log files again, after a rotation
     Reopen(Configuration),
     /// Drain and stop a running proxy
     Stop(Configuration),

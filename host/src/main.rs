@@ -50,7 +50,8 @@ fn main() -> ExitCode {
         }
         _ => Log::of_a_command(&log_level),
     };
-    let (text, exit) = match obey(line.command, log_level.as_str()) {
+    let given = line.given_log_level().map(|level| level.as_str().to_owned());
+    let (text, exit) = match obey(line.command, given) {
         Ok(()) => (String::new(), ExitCode::SUCCESS),
         Err(failure) => (failure.text, ExitCode::from(failure.exit as u8)),
     };
@@ -58,7 +59,7 @@ fn main() -> ExitCode {
     exit
 }
 
-fn obey(command: CliCommand, log_level: &str) -> Result<(), CommandFailure> {
+fn obey(command: CliCommand, log_level: Option<String>) -> Result<(), CommandFailure> {
     match command {
         CliCommand::Run(from) => run(&from.config, log_level),
         CliCommand::Worker => worker(),
@@ -102,8 +103,8 @@ fn obey(command: CliCommand, log_level: &str) -> Result<(), CommandFailure> {
     }
 }
 
-fn run(file: &Path, log_level: &str) -> Result<(), CommandFailure> {
-    let options = supervisor::Options { config: file.to_owned(), log_level: log_level.to_owned() };
+fn run(file: &Path, log_level: Option<String>) -> Result<(), CommandFailure> {
+    let options = supervisor::Options { config: file.to_owned(), log_level };
     Ok(supervisor::run(options)?)
 }
 

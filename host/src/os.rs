@@ -2,5 +2,8 @@
 //! proxies.
 
 pub(crate) mod trusted_path;
+pub mod log;
 pub mod log_queue;
+mod log_output;
+mod local_time;
 pub(crate) mod blocking_writer;

@@ -8,10 +8,9 @@ use std::os::fd::AsFd as _;
 use std::sync::OnceLock;
 
 use trylist::config;
+use trylist::os::log::is_special;
 use trylist::process::control::{Exit, Refused};
 use trylist::worker::StartError;
-
-use crate::log::is_special;
 
 /// A failed command: exit code and text.
 #[derive(Debug)]

@@ -14,6 +14,7 @@ mod state;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::CStr;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -35,6 +36,7 @@ use crate::discovery;
 use crate::discovery::answer::SourceAnswer;
 pub use crate::discovery::exec::become_command;
 use crate::discovery::follow::{SourceNews, SourceReport};
+use crate::os::log::{self, LogSettings};
 use crate::process::channel::scouting::{FromScout, ScoutSetup, ToScout};
 use crate::process::channel::{self, Received, Receiver, Sender};
 use crate::process::privileges;
@@ -65,7 +67,7 @@ pub fn run() -> Result<(), String> {
     let socket = channel::take_stdin().map_err(|error| error.to_string())?;
     let (to, mut from) = channel::connect(socket);
     end_with_supervisor(&from);
-    let (setup, files) = loop {
+    let (setup, mut files) = loop {
         match from.receive().map_err(|error| error.to_string())? {
             Received::Message(ToScout::Start(setup), files) => break (setup, files),
             Received::Part => {}
@@ -77,6 +79,9 @@ pub fn run() -> Result<(), String> {
     };
     let resolver = Arc::new(setup.resolver.clone());
     let state = setup.state.clone();
+    let log_settings = setup.log.clone();
+    let log_file = log_settings.file().filter(|_| !files.is_empty()).map(|_| File::from(files.remove(0)));
+    log::apply(&log_settings, log_file).map_err(|error| format!("log: {error}"))?;
     confine(*setup)?;
     // The system forgets it when the user changes.
     end_with_supervisor(&from);
@@ -84,7 +89,7 @@ pub fn run() -> Result<(), String> {
     let runtime = runtime.map_err(|error| error.to_string())?;
     let files: Option<[OwnedFd; 2]> = files.try_into().ok();
     let state = state.zip(files).map(|(path, files)| State::open(&path, files));
-    let result = runtime.block_on(async { Scout::new(to, resolver, state)?.serve(from).await });
+    let result = runtime.block_on(async { Scout::new(to, resolver, state, log_settings)?.serve(from).await });
     // A read of a disk that does not answer is not waited for.
     runtime.shutdown_background();
     result.map_err(|error| error.to_string())
@@ -117,6 +122,7 @@ fn end_with_supervisor(from: &Receiver<ToScout>) {
 struct Scout {
     to: Sender<FromScout>,
     resolver: Arc<ResolverConfig>,
+    log: LogSettings,
     keeping: Keeping,
     sources: BTreeMap<u64, Followed>,
     /// By source, the newest only.
@@ -223,6 +229,7 @@ impl Scout {
         to: Sender<FromScout>,
         resolver: Arc<ResolverConfig>,
         state: Option<(State, Answers)>,
+        log: LogSettings,
     ) -> io::Result<Self> {
         channel::set_nonblocking(&to)?;
         let (tell, news) = mpsc::unbounded_channel();
@@ -237,7 +244,7 @@ impl Scout {
             // By then all sources are known: what is written replaces what was stored.
             next_at: Instant::now() + WRITE_EVERY,
         };
-        Ok(Self { to, resolver, keeping, sources, unsaid, accepted, news, tell })
+        Ok(Self { to, resolver, log, keeping, sources, unsaid, accepted, news, tell })
     }
 
     /// Until the supervisor is gone.
@@ -319,6 +326,11 @@ impl Scout {
                 let followed = self.sources.get(&source);
                 if followed.is_none_or(|followed| followed.orders.try_send(()).is_err()) {
                     self.accepted.push_back((source, None));
+                }
+            }
+            ToScout::ReopenOwnLog => {
+                if let (Some(file), Some(path)) = (descriptors.into_iter().next(), self.log.file()) {
+                    log::reopen_with(File::from(file), path);
                 }
             }
         }

@@ -21,7 +21,7 @@
 //! | `asking`, `events` | how the worker that serves is, for those who ask; the last events of all processes |
 //! | `acts`, `applying` | what operators changed of servers, and how it comes into use |
 //! | `generation`, `bundle`, `held` | one worker; its files; the sockets |
-//! | `environment`, `notify`, `oom`, `pid_file`, `state_folder`, `loads` | details |
+//! | `environment`, `notify`, `oom`, `own_log`, `pid_file`, `state_folder`, `loads` | details |
 
 mod acts;
 mod allowance;
@@ -40,6 +40,7 @@ mod loads;
 mod notify;
 mod oom;
 mod orders;
+mod own_log;
 mod pid_file;
 mod presence;
 mod pulse;
@@ -82,6 +83,7 @@ use self::generation::{Generation, GenerationPhase, HearingTurn};
 use self::held::HeldSockets;
 use self::notify::Notify;
 use self::oom::OomScore;
+use self::own_log::OwnLog;
 use self::pid_file::PidFile;
 use self::quarantine::{Backoff, FileQuarantine};
 use self::requests::WaitingStart;
@@ -105,8 +107,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 pub struct Options {
     /// The configuration's file.
     pub config: PathBuf,
-    /// The log level, as on the command line. Workers get the same.
-    pub log_level: String,
+    /// The log level of the command line, for all processes; without one the configuration decides.
+    pub log_level: Option<String>,
 }
 
 /// Runs the proxy until it is told to stop.
@@ -126,6 +128,7 @@ pub fn run(options: Options) -> Result<(), Refused> {
 struct Supervisor {
     options: Options,
     signals: Signals,
+    own_log: OwnLog,
     /// Before the control socket, whose end is the end for whoever asked to stop.
     pid_file: Option<PidFile>,
     commands: Commands,
@@ -192,6 +195,7 @@ impl Supervisor {
         if !lacks.is_empty() {
             return Err(Refused { exit: Exit::Failed, lines: lacks });
         }
+        let own_log = OwnLog::begin(&bundle.config.log, options.log_level.as_deref())?;
         for warning in &bundle.warnings {
             tracing::warn!("{warning}");
         }
@@ -211,6 +215,7 @@ impl Supervisor {
             held: HeldSockets::inherited(),
             options,
             signals,
+            own_log,
             commands,
             generations: Vec::new(),
             n_generations: 0,

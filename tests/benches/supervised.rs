@@ -64,7 +64,7 @@ fn main() {
         ["worker", ..] => return watched(),
         ["run", file] => {
             stay_on(0);
-            let options = Options { config: file.into(), log_level: "warn".to_owned() };
+            let options = Options { config: file.into(), log_level: Some("warn".to_owned()) };
             return supervisor::run(options).map_err(drop).unwrap();
         }
         ["alone", file] => return alone(Path::new(file)),

@@ -3,6 +3,7 @@
 mod commands;
 pub(crate) mod control;
 mod drain;
+mod log;
 mod reload;
 mod soak;
 mod storm;

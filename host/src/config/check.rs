@@ -97,6 +97,7 @@ impl Checker<'_> {
             supervision: self.supervision(file.supervision.unwrap_or_default()),
             resolver: self.resolver(file.resolver.unwrap_or_default()),
             access_log_format: self.log_format(file.access_log.as_ref()).into(),
+            log: self.log(file.log.unwrap_or_default(), file.access_log.as_ref()),
             access_log: file.access_log.map_or(AccessLogTarget::Off, |log| self.access_log(log)),
             admin,
             explain_to: self.networks("explain.allow", &file.explain.unwrap_or_default().allow),

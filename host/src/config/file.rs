@@ -41,6 +41,7 @@ pub(super) struct RootTable {
     pub(super) supervision: Option<SupervisionTable>,
     pub(super) resolver: Option<ResolverTable>,
     pub(super) access_log: Option<Spanned<AccessLogTable>>,
+    pub(super) log: Option<LogTable>,
     pub(super) admin: Option<Spanned<AdminTable>>,
     pub(super) explain: Option<ExplainTable>,
     pub(super) errors: Option<Named<Short<PageTable>>>,
@@ -405,6 +406,16 @@ pub(super) struct ResolverTable {
 pub(super) struct AccessLogTable {
     pub(super) path: Option<Spanned<String>>,
     pub(super) format: Option<Spanned<String>>,
+}
+
+/// `[log]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct LogTable {
+    pub(super) format: Option<Spanned<String>>,
+    pub(super) level: Option<Spanned<String>>,
+    pub(super) file: Option<Spanned<String>>,
+    pub(super) syslog: Option<Spanned<String>>,
 }
 
 /// `[admin]`

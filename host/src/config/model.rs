@@ -21,6 +21,7 @@ use crate::http::headers::rules::Rules;
 use crate::net::address::Address;
 use crate::net::network::Networks;
 use crate::net::proxy_protocol;
+use crate::os::log::LogSettings;
 use crate::tls::client::{ClientTls, Protocol};
 use crate::tls::server::ServerTls;
 
@@ -90,6 +91,8 @@ pub struct Config {
     pub access_log: AccessLogTarget,
     /// The form of its lines.
     pub access_log_format: Arc<LogFormat>,
+    /// The error log.
+    pub log: LogSettings,
     /// The admin listener, if any.
     pub admin: Option<Admin>,
     /// Clients that may ask for explanations; empty by default.

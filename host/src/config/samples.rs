@@ -151,6 +151,8 @@ fn the_reference_hides_only_keys_without_a_default() {
         "listener.proxy_protocol",
         "listener.tls",
         "load_module.random",
+        "log.file",
+        "log.syslog",
         "module_path",
         "module_files",
         "pid_file",
@@ -188,6 +190,8 @@ fn whole_reference() -> Config {
     let name = folder.path().join("t.toml").display().to_string();
     // `tls` of a cluster is for servers that are reached by it.
     let secure = text.replace("\"http://127.0.0.1:9001\"", "\"https://127.0.0.1:9001\"");
+    // The log goes to one of both.
+    let secure = secure.replace("syslog = \"/dev/log\"", "");
     let (config, _) = parse(&name, &secure, Syntax::Toml).unwrap_or_else(|errors| panic!("{errors}"));
     config
 }
@@ -195,7 +199,7 @@ fn whole_reference() -> Config {
 #[test]
 fn the_reference_has_every_key() {
     let found = tables(&uncommented(&reference()));
-    let known: [(&str, &[&str]); 31] = [
+    let known: [(&str, &[&str]); 32] = [
         ("", keys_of::<file::RootTable>()),
         ("access_log.", keys_of::<file::AccessLogTable>()),
         ("admin.", keys_of::<file::AdminTable>()),
@@ -217,6 +221,7 @@ fn the_reference_has_every_key() {
         ("listener.tls.", keys_of::<file::ListenerTlsTable>()),
         ("listener.tls.certificates.", keys_of::<file::KeyPairTable>()),
         ("load_module.random.", keys_of::<file::ModuleTable>()),
+        ("log.", keys_of::<file::LogTable>()),
         ("resolver.", keys_of::<file::ResolverTable>()),
         ("route.", keys_of::<file::RouteTable>()),
         ("route.errors.503.", keys_of::<file::PageTable>()),

@@ -1,29 +1,33 @@
-//! Lines of the log on their way to stderr. To log never waits: a line is handed over, and one thread writes.
+//! Lines of the log on their way to stderr, a file or syslog. To log never waits: a line is handed over, and one thread writes.
 //!
 //! ```text
-//! serving threads, background, supervisor ── lines ──► at most 4,096 lines, 1 MiB ──► thread "log" ──► stderr
+//! serving threads, background, supervisor ── lines ──► at most 4,096 lines, 1 MiB ──► thread "log" ──► stderr, …
 //!                                                └─► dropped and counted where it is full
 //! ```
 //!
-//! A reader of stderr that stops reading (a container's log driver, a pager) therefore stops the log and nothing else.
-//! Lines that do not fit are dropped; their number is logged as soon as the reader goes on. [`LogQueue::drain`] waits, for a
+//! A reader that stops reading (a container's log driver, a pager), a full disk or a syslog daemon that is gone therefore stops
+//! the log and nothing else. Lost lines are counted; their number is logged as soon as lines are taken again. [`LogQueue::drain`] waits, for a
 //! limited time, until all lines are written: a process calls it before it ends, and before it would `exec` something.
 //! A process that dies by a signal waits a moment too (`settle`), because its last lines often tell why.
 //!
-//! The thread touches the queue and stderr, and nothing else of the process. It takes no signal, holds no lock while it
+//! The thread touches the queue and its output, and nothing else of the process. It takes no signal, holds no lock while it
 //! writes, and [`std::process::Command`] starts children without running code of ours between fork and exec. So a process
 //! that has no other thread, as the supervisor, stays as simple as it was.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::blocking_writer::BlockingWriter;
 use nix::sys::signal::{SigSet, SigmaskHow};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::log_output::{self, LogOutput, count};
 
 /// Lines that may wait. The queue's slots cost 128 KiB.
 const MAX_LINES: usize = 4096;
@@ -34,6 +38,10 @@ const MAX_BYTES: usize = 1 << 20;
 const BATCH_BYTES: usize = 4096;
 /// Between two lines about dropped lines.
 const SAY_EVERY: Duration = Duration::from_secs(1);
+/// While lines were lost: between two tries to say so.
+const RETRY_EVERY: Duration = Duration::from_secs(1);
+/// For lines that wait for their output, before another one takes its place.
+const SWITCH_TIMEOUT: Duration = Duration::from_millis(100);
 /// For a dying process to have its last lines written.
 const SETTLE: Duration = Duration::from_millis(50);
 
@@ -51,15 +59,26 @@ pub(crate) struct LogQueue {
 #[derive(Clone, Copy, Debug)]
 pub struct LogWriter(&'static LogQueue);
 
-#[derive(Debug, Default)]
+/// Logs that so many lines were lost, and of which output, if it is not stderr.
+type SayDropped = fn(u64, Option<&Path>);
+
+#[derive(Default)]
 struct LogQueueState {
     /// Bytes that were handed over and are not written yet.
     waiting: AtomicUsize,
     /// Lines that were dropped since the last time it was said.
     dropped: AtomicU64,
+    /// The output that takes the present one's place. Never locked by a thread that serves.
+    next: Mutex<Option<Box<dyn LogOutput>>>,
     /// Taken by the thread that writes after each batch, and by one that waits for the end; never by one that logs.
     written: Mutex<()>,
     has_written: Condvar,
+}
+
+impl fmt::Debug for LogQueueState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogQueueState").field("waiting", &self.waiting).finish_non_exhaustive()
+    }
 }
 
 thread_local! {
@@ -72,13 +91,32 @@ thread_local! {
 ///
 /// # Errors
 /// The system gives no thread.
-pub fn start(say_dropped: fn(u64)) -> io::Result<LogWriter> {
+pub fn start(say_dropped: SayDropped) -> io::Result<LogWriter> {
     if let Some(queue) = PROCESS.get() {
         return Ok(LogWriter(queue));
     }
-    // Without the lock that `std` has around it, which a thread that panics would wait for.
-    let queue = LogQueue::start(BlockingWriter(rustix::stdio::stderr()), say_dropped)?;
+    let queue = LogQueue::start(Box::new(log_output::stderr()), say_dropped)?;
     Ok(LogWriter(PROCESS.get_or_init(|| queue)))
+}
+
+/// Has lines go to another output from now on, if this process has a queue; false if not. Lines before go to the old one, unless it
+/// takes nothing for a tenth of a second.
+pub(crate) fn write_to(output: Box<dyn LogOutput>) -> bool {
+    let Some(queue) = PROCESS.get() else { return false };
+    queue.drain(SWITCH_TIMEOUT);
+    *queue.shared.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(output);
+    true
+}
+
+/// Writes a line to stderr, unless that would wait.
+pub fn try_stderr(line: &str) {
+    let stderr = rustix::stdio::stderr();
+    let at_once = Timespec::default();
+    // A pipe that has room takes as much as one piece (PIPE_BUF).
+    let line = &line.as_bytes()[..line.len().min(BATCH_BYTES)];
+    if poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], Some(&at_once)).is_ok_and(|n| n > 0) {
+        let _ = rustix::io::write(stderr, line);
+    }
 }
 
 /// Waits a moment until this process's lines are written, if it has a queue. Safe in a signal handler: it only reads
@@ -95,10 +133,11 @@ pub(crate) fn settle() {
 }
 
 impl LogQueue {
-    fn start(output: impl Write + Send + 'static, say_dropped: fn(u64)) -> io::Result<Self> {
+    fn start(output: Box<dyn LogOutput>, say_dropped: SayDropped) -> io::Result<Self> {
         let (sender, receiver) = mpsc::sync_channel(MAX_LINES);
         let shared = Arc::new(LogQueueState::default());
-        let scribe = LogScribe { output, shared: Arc::clone(&shared), say_dropped, said: None };
+        let scribe =
+            LogScribe { output, shared: Arc::clone(&shared), say_dropped, said: None, failing: None };
         // Blocked here and inherited there, so that no signal ever finds the thread: what they mean is decided elsewhere.
         let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
         let thread = thread::Builder::new().name("log".into()).spawn(move || scribe.run(&receiver));
@@ -159,18 +198,20 @@ impl Write for LogWriter {
 
 // ---- the thread that writes -----------------------------------------------------------------------------------------
 
-struct LogScribe<W> {
-    output: W,
+struct LogScribe {
+    output: Box<dyn LogOutput>,
     shared: Arc<LogQueueState>,
-    say_dropped: fn(u64),
+    say_dropped: SayDropped,
     said: Option<Instant>,
+    /// The output that took nothing last, as far as stderr was told.
+    failing: Option<PathBuf>,
 }
 
-impl<W: Write> LogScribe<W> {
+impl LogScribe {
     fn run(mut self, receiver: &Receiver<Box<[u8]>>) {
         OWN.set(Some(Vec::new()));
         let (mut batch, mut next) = (Vec::with_capacity(BATCH_BYTES), None);
-        while let Some(first) = next.take().or_else(|| receiver.recv().ok()) {
+        while let Some(first) = next.take().or_else(|| self.first(receiver)) {
             batch.extend_from_slice(&first);
             for line in receiver.try_iter() {
                 if batch.len() + line.len() > BATCH_BYTES {
@@ -179,8 +220,11 @@ impl<W: Write> LogScribe<W> {
                 }
                 batch.extend_from_slice(&line);
             }
-            self.write(&batch);
-            self.say_what_was_dropped(next.is_none());
+            let n_lost = self.write(&batch);
+            self.shared.dropped.fetch_add(n_lost, Ordering::Relaxed);
+            if n_lost == 0 {
+                self.say_what_was_dropped(next.is_none());
+            }
             self.shared.waiting.fetch_sub(batch.len(), Ordering::AcqRel);
             drop(self.shared.written.lock());
             self.shared.has_written.notify_all();
@@ -188,17 +232,36 @@ impl<W: Write> LogScribe<W> {
         }
     }
 
-    fn write(&mut self, lines: &[u8]) {
-        let mut rest = lines;
-        while !rest.is_empty() {
-            match self.output.write(rest) {
-                Ok(n) if n > 0 => rest = &rest[n..],
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The reader is gone, or the disk is full: the lost lines are counted.
-                Ok(_) | Err(_) => {
-                    self.shared.dropped.fetch_add(count(rest), Ordering::Relaxed);
-                    return;
+    /// The next line; meanwhile, what was lost is said as soon as that is possible.
+    fn first(&mut self, receiver: &Receiver<Box<[u8]>>) -> Option<Box<[u8]>> {
+        loop {
+            if self.shared.dropped.load(Ordering::Relaxed) == 0 {
+                return receiver.recv().ok();
+            }
+            match receiver.recv_timeout(RETRY_EVERY) {
+                Ok(line) => return Some(line),
+                Err(RecvTimeoutError::Timeout) => self.say_what_was_dropped(true),
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+    }
+
+    /// Writes these lines, and says how many of them are lost.
+    fn write(&mut self, lines: &[u8]) -> u64 {
+        if let Some(next) = self.shared.next.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            self.output = next;
+        }
+        match self.output.write_lines(lines) {
+            Ok(()) => {
+                self.failing = None;
+                0
+            }
+            Err((error, n_lost)) => {
+                if let Some(path) = self.output.name().filter(|path| self.failing.as_deref() != Some(path)) {
+                    try_stderr(&format!("log \"{}\": lines are lost: {error}\n", path.display()));
+                    self.failing = Some(path.to_owned());
                 }
+                n_lost
             }
         }
     }
@@ -209,15 +272,15 @@ impl<W: Write> LogScribe<W> {
         if !is_due || self.shared.dropped.load(Ordering::Relaxed) == 0 {
             return;
         }
-        (self.say_dropped)(self.shared.dropped.swap(0, Ordering::Relaxed));
+        let n = self.shared.dropped.swap(0, Ordering::Relaxed);
+        (self.say_dropped)(n, self.output.name());
         self.said = Some(Instant::now());
         let own = OWN.with_borrow_mut(|own| own.as_mut().map(std::mem::take)).unwrap_or_default();
-        self.write(&own);
+        if self.write(&own) > 0 {
+            // Said when lines are taken again.
+            self.shared.dropped.fetch_add(n, Ordering::Relaxed);
+        }
     }
-}
-
-fn count(lines: &[u8]) -> u64 {
-    memchr::memchr_iter(b'\n', lines).count() as u64
 }
 
 #[cfg(test)]
@@ -227,19 +290,23 @@ mod tests {
 
     use super::*;
 
-    fn ignore(_: u64) {}
+    fn ignore(_: u64, _: Option<&Path>) {}
 
     /// Logs as the program's own lines are: by whoever runs it.
-    fn tell(n: u64) {
+    fn tell(n: u64, _: Option<&Path>) {
         TOLD.get().expect("a test that drops lines").say(format!("{n} dropped\n").as_bytes());
+    }
+
+    fn stream(file: File) -> Box<dyn LogOutput> {
+        Box::new(log_output::StreamOutput::new(file, None))
     }
 
     static TOLD: OnceLock<LogQueue> = OnceLock::new();
 
     /// A queue to a pipe that nobody reads yet.
-    fn queue(say_dropped: fn(u64)) -> (LogQueue, BufReader<File>) {
+    fn queue(say_dropped: SayDropped) -> (LogQueue, BufReader<File>) {
         let (reader, writer) = rustix::pipe::pipe().unwrap();
-        (LogQueue::start(File::from(writer), say_dropped).unwrap(), BufReader::new(reader.into()))
+        (LogQueue::start(stream(writer.into()), say_dropped).unwrap(), BufReader::new(reader.into()))
     }
 
     #[test]
@@ -286,6 +353,6 @@ mod tests {
         drop(reader);
         queue.say(b"line\n");
         assert!(queue.drain(Duration::from_secs(20)));
-        assert_eq!(queue.shared.dropped.load(Ordering::Relaxed), 0, "it was told how many");
+        assert_eq!(queue.shared.dropped.load(Ordering::Relaxed), 1, "for the next reader");
     }
 }

@@ -76,6 +76,9 @@ impl Lacks {
         if let AccessLogTarget::File(path) = &config.access_log {
             lacks.cannot_be_written("access log", path, created);
         }
+        if let Some(path) = config.log.file() {
+            lacks.cannot_be_written("log", path, created);
+        }
         if let Some(path) = &config.pid_file {
             lacks.cannot_be_written("pid_file", path, created);
         }

@@ -21,8 +21,9 @@ pub(super) fn environment(
 /// - `TMPDIR`, `RUNTIME_DIRECTORY`, `XDG_RUNTIME_DIR`: where private copies of modules go.
 /// - `SSL_CERT_*`: the issuers that the system trusts.
 /// - `NO_COLOR`, `TERM`, `RUST_*`: how the log and backtraces look.
+/// - `JOURNAL_STREAM`: whether that is journald's.
 /// - `LOCALDOMAIN`, `RES_OPTIONS`: how names are looked up.
-const PASSED: [&str; 18] = [
+const PASSED: [&str; 19] = [
     "PATH",
     "HOME",
     "USER",
@@ -39,6 +40,7 @@ const PASSED: [&str; 18] = [
     "TERM",
     "RUST_BACKTRACE",
     "RUST_LIB_BACKTRACE",
+    "JOURNAL_STREAM",
     "LOCALDOMAIN",
     "RES_OPTIONS",
 ];

@@ -23,7 +23,7 @@ impl Supervisor {
     pub(super) fn obey_signal(&mut self, asked: SignalOrder) -> Result<(), Refused> {
         match asked {
             SignalOrder::Reload(name) => self.reload(ReloadSource::Signal(name))?,
-            SignalOrder::ReopenLog => drop(self.reopen_access_logs("SIGUSR2")),
+            SignalOrder::ReopenLog => drop(self.reopen_logs("SIGUSR2")),
             SignalOrder::Stop(name) => self.stop(name),
         }
         Ok(())
@@ -49,7 +49,7 @@ impl Supervisor {
                 Ok(())
             }
             Command::Reopen => {
-                match self.reopen_access_logs("trylist reopen") {
+                match self.reopen_logs("trylist reopen") {
                     Ok(text) => {
                         self.commands.say(client, &ControlReply::Line(text.to_owned()));
                         self.commands.say(client, &ControlReply::End(Exit::Done));
@@ -116,9 +116,13 @@ impl Supervisor {
         }
     }
 
-    /// Hands the files of access logs, opened anew, to the workers that write them.
-    fn reopen_access_logs(&mut self, why: &str) -> Result<&'static str, Refused> {
-        tracing::info!("{why}: reopening the access log");
+    /// Hands the files of logs, opened anew, to the processes that write them.
+    fn reopen_logs(&mut self, why: &str) -> Result<&'static str, Refused> {
+        let (n_own, mut own_refused) = self.reopen_own_log();
+        tracing::info!("{why}: reopening the log files");
+        for text in &own_refused {
+            tracing::error!("{text}");
+        }
         let (mut n_opened, mut refused) = (0, Vec::new());
         for generation in &mut self.generations {
             let AccessLogTarget::File(path) = &generation.bundle.config.access_log else { continue };
@@ -137,10 +141,13 @@ impl Supervisor {
                 }
             }
         }
-        match (refused.is_empty(), n_opened) {
-            (false, _) => Err(Refused { exit: Exit::Failed, lines: refused }),
-            (true, 0) => Ok("no access log is written to a file"),
-            (true, _) => Ok("access log reopened"),
+        refused.append(&mut own_refused);
+        match (refused.is_empty(), n_opened, n_own) {
+            (false, _, _) => Err(Refused { exit: Exit::Failed, lines: refused }),
+            (true, 0, 0) => Ok("no log is written to a file"),
+            (true, _, 0) => Ok("access log reopened"),
+            (true, 0, _) => Ok("log reopened"),
+            (true, _, _) => Ok("access log and log reopened"),
         }
     }
 

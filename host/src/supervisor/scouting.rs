@@ -7,6 +7,7 @@
 //!
 //! A source has a number, which it keeps over reloads as long as its configuration says the same of it.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -26,6 +27,7 @@ use super::state_folder::StateFolder;
 use crate::config::{Config, SourceKind, SourceSpec};
 use crate::discovery::answer::{MOST_MEMBERS, MOST_SEALED_BYTES};
 use crate::discovery::follow::SourceReport;
+use crate::os::log::LogTarget;
 use crate::process::channel::scouting::{FromScout, ScoutSetup, ToScout};
 use crate::process::channel::{self, Received, Receiver, Sender};
 use crate::process::control::{Refused, SourceStatus};
@@ -144,7 +146,7 @@ impl Supervisor {
         };
         if self.scouting.scout.as_ref().is_some_and(is_other) {
             self.end_scout("another scout is started; ask again");
-            tracing::info!("another scout is started: its user or its rights have changed");
+            tracing::info!("another scout is started: its user, its rights or its log have changed");
         }
         if self.scouting.scout.is_none() {
             self.scouting.start_at = Some(Instant::now());
@@ -303,7 +305,10 @@ impl Supervisor {
     fn start_scout(&mut self, config: &Config) {
         self.scouting.start_at = None;
         let setup = self.scouting.setup(config);
-        match ScoutProcess::spawn(config, setup, &self.options.log_level, self.scouting.state.as_ref()) {
+        let log_level = self.own_log.level_of(&config.log);
+        // Nothing else shall depend on that file.
+        let log = self.own_log.file_for(&config.log).ok().flatten();
+        match ScoutProcess::spawn(config, setup, log_level, log, self.scouting.state.as_ref()) {
             Ok(scout) => {
                 tracing::info!("scout started (pid {})", scout.child.id());
                 self.scouting.scout = Some(scout);
@@ -513,6 +518,16 @@ impl Scouting {
         self.tell(order, memory);
     }
 
+    /// The file of the scout's log.
+    pub(super) fn log_path(&self) -> Option<&Path> {
+        self.scout.as_ref().and_then(|scout| scout.setup.log.file())
+    }
+
+    /// Has the scout write its log to this file.
+    pub(super) fn reopen_log(&mut self, file: File) {
+        self.tell(ToScout::ReopenOwnLog, vec![Arc::new(file.into())]);
+    }
+
     fn tell(&mut self, order: ToScout, descriptors: Vec<Arc<OwnedFd>>) {
         if let Some(scout) = &mut self.scout {
             scout.orders.push((order, descriptors));
@@ -545,6 +560,7 @@ impl ScoutProcess {
         config: &Config,
         setup: ScoutSetup,
         log_level: &str,
+        log: Option<File>,
         state: Option<&StateFolder>,
     ) -> io::Result<Self> {
         let (here, there) = channel::pair()?;
@@ -555,8 +571,13 @@ impl ScoutProcess {
             let _ = child.kill().and_then(|()| child.wait());
         })?;
         let (to, from) = channel::connect(here);
-        let files = state.iter().flat_map(|state| state.files()).collect();
-        let orders = vec![(ToScout::Start(Box::new(setup.clone())), files)];
+        let mut told = setup.clone();
+        if log.is_none() && told.log.file().is_some() {
+            told.log.target = LogTarget::Stderr;
+        }
+        let log = log.map(|file| Arc::new(OwnedFd::from(file)));
+        let files = log.into_iter().chain(state.iter().flat_map(|state| state.files())).collect();
+        let orders = vec![(ToScout::Start(Box::new(told)), files)];
         let (to, from) = (Some(to), Some(from));
         let (state, started) = (state.cloned(), Instant::now());
         Ok(Self { setup, state, child, process, started, kill_at: None, to, from, orders })

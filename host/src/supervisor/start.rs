@@ -204,6 +204,7 @@ impl Supervisor {
             })?),
             AccessLogTarget::Off | AccessLogTarget::Stdout => None,
         };
+        let log = self.own_log.file_for(&bundle.config.log)?;
         let copies = bundle.copies(|sha256| self.quarantine.holds(sha256));
         let sources = self.sources_of(&bundle.config);
         let start = Start {
@@ -220,7 +221,7 @@ impl Supervisor {
         };
         let cannot = |error| Refused::failed(format_args!("no process for generation {number}: {error}"));
         let oom_score_adj = self.oom_score.map(OomScore::of_workers);
-        let log_level = &self.options.log_level;
+        let log_level = self.own_log.level_of(&bundle.config.log);
         let mut generation =
             Generation::spawn(number, Arc::clone(bundle), copies, reason, log_level, oom_score_adj)
                 .map_err(cannot)?;
@@ -230,6 +231,7 @@ impl Supervisor {
         let open = bundle.modules.iter().zip(&generation.copies).filter(|(_, copy)| !copy.is_quarantined);
         let mut descriptors = vec![generation.board(), bundle.files.as_fd()];
         descriptors.extend(access_log.as_ref().map(File::as_fd));
+        descriptors.extend(log.as_ref().map(File::as_fd));
         descriptors.extend(open.map(|(copied, _)| copied.image()));
         descriptors.extend(descriptors_of(&sources));
         generation.order(&ToWorker::Start(Box::new(start)), &descriptors).map_err(cannot)?;
@@ -357,6 +359,7 @@ impl Supervisor {
             generation.phase = GenerationPhase::Serving;
             generation.ready = Some(Instant::now());
         }
+        self.log_as_configured(&bundle.config);
         let before = std::mem::replace(&mut self.bundle, bundle);
         if reason == StartReason::Reload {
             self.previous = Some(before);

@@ -15,6 +15,7 @@ use crate::cluster::{Clusters, InFlightById};
 use crate::config::Config;
 use crate::module::balancer::{Balancer, ModuleFault};
 use crate::observe::metrics::Metrics;
+use crate::os::log;
 use crate::process::channel::Sender;
 use crate::process::channel::message::{ActsResult, Load, ToSupervisor, ToWorker};
 use crate::serve::drain::Idle;
@@ -69,6 +70,11 @@ impl Orders {
                 Some(file) => control.reopen_access_log_with(File::from(file)),
                 None => tracing::error!("the new access log file is missing; the old one stays in use"),
             },
+            ToWorker::ReopenOwnLog => {
+                if let (Some(file), Some(path)) = (descriptors.into_iter().next(), self.config.log.file()) {
+                    log::reopen_with(File::from(file), path);
+                }
+            }
             // They have come.
             ToWorker::Start(_) | ToWorker::Serve { .. } => {}
         }

@@ -27,6 +27,7 @@ use crate::module::crash;
 use crate::module::load::Copied;
 use crate::module::registry::Registry;
 use crate::net::address::Address;
+use crate::os::log;
 use crate::process::channel::message::{ModuleCopy, ModuleSays, Start, ToSupervisor, ToWorker};
 use crate::process::channel::{self, Received, Receiver, Sender};
 use crate::process::control::Refused;
@@ -161,6 +162,8 @@ impl Process {
         config.threads = start.n_threads;
         let board = open_board(board, config.threads)?;
         let access_log = if start.has_access_log { Some(File::from(descriptors.take()?)) } else { None };
+        let log = if config.log.file().is_some() { Some(File::from(descriptors.take()?)) } else { None };
+        log::apply(&config.log, log).map_err(|e| Refused::failed(format_args!("log: {e}")))?;
         let copies = copies(start.modules, &mut descriptors)?;
         let sources = Sources::of(&config, start.sources.iter().map(|(number, _)| *number));
         let sources = sources.map_err(Refused::failed)?;

@@ -52,7 +52,7 @@ fn main() {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["worker", ..] => return process::run().map_err(drop).unwrap(),
         ["run", file] => {
-            let options = Options { config: file.into(), log_level: "warn".to_owned() };
+            let options = Options { config: file.into(), log_level: Some("warn".to_owned()) };
             return supervisor::run(options).map_err(drop).unwrap();
         }
         _ => {}

@@ -145,6 +145,23 @@ fn a_module_that_is_not_there_is_named_beside_other_errors() {
     );
 }
 
+#[test]
+fn a_log_that_cannot_be_is_named() {
+    for (log, wrong) in [
+        ("format = \"xml\"", "log.format: \"xml\" is not one of \"text\" and \"json\""),
+        ("level = \"loud\"", "log.level: invalid level \"loud\"; use error, warn, info, debug, trace or off"),
+        ("file = \"a.log\"\nsyslog = \"/dev/log\"", "log.syslog: the log goes to log.file already"),
+        ("file = \"access.log\"", "log.file: \"access.log\" is the file of access_log.path, too"),
+        ("file = \"\"", "log.file: is empty"),
+        ("fille = \"a\"", "unknown key \"fille\""),
+        ("file = \"none/error.log\"", "/none/error.log\": its folder does not exist; create it first"),
+    ] {
+        let (said, code) = check("site.toml", &format!("{}[log]\n{log}\n", lacking("", "access.log")));
+        assert!(code.is_some_and(|code| code > 0) && said.contains(wrong), "{log}: {said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+}
+
 /// A configuration that is right, of files and accounts that this machine does not have.
 fn lacking(top: &str, log: &str) -> String {
     format!(

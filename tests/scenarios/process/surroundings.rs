@@ -40,7 +40,7 @@ fn full_pipe() -> (PipeReader, PipeWriter) {
     (reader, writer)
 }
 
-struct Killed(Child);
+pub(super) struct Killed(pub(super) Child);
 
 impl Drop for Killed {
     fn drop(&mut self) {
@@ -61,7 +61,7 @@ fn status(folder: &Folder) -> Option<Status> {
 }
 
 /// A generation of this number or a later one serves.
-fn serves(folder: &Folder, generation: u64) -> Status {
+pub(super) fn serves(folder: &Folder, generation: u64) -> Status {
     eventually("a generation that serves", || {
         status(folder).filter(|status| {
             let mut generations = status.generations.iter();

@@ -1,4 +1,4 @@
-//! Keys of the process: accounts, files, environment, `[supervision]` and `[access_log]`.
+//! Keys of the process: accounts, files, environment, `[supervision]`, `[access_log]` and `[log]`.
 
 use std::path::PathBuf;
 
@@ -8,6 +8,7 @@ use super::super::source::At;
 use super::super::{AccessLogTarget, LogFormat, Place, Supervision, file};
 use super::Checker;
 use super::address::LONGEST_SOCKET_PATH;
+use crate::os::log::{LineForm, LogLevels, LogSettings, LogTarget};
 
 impl Checker<'_> {
     /// A user or group. Its existence is checked at start, because another machine may run the configuration.
@@ -22,14 +23,16 @@ impl Checker<'_> {
     }
 
     pub(super) fn control(&mut self, path: Option<Spanned<String>>) -> Option<PathBuf> {
-        let path = path?;
-        let checked = self.file_name("control", &path)?;
+        self.socket_name("control", &path?)
+    }
+
+    /// The path of a Unix socket.
+    fn socket_name(&mut self, key: &str, path: &Spanned<String>) -> Option<PathBuf> {
+        let checked = self.file_name(key, path)?;
         let (bytes, most) = (checked.as_os_str().len(), LONGEST_SOCKET_PATH);
         if bytes > most {
-            let text = format!(
-                "control: \"{}\" has {bytes} bytes, a socket path has at most {most}",
-                path.get_ref()
-            );
+            let text =
+                format!("{key}: \"{}\" has {bytes} bytes, a socket path has at most {most}", path.get_ref());
             self.report.error(path.at(), text);
         }
         Some(checked)
@@ -104,6 +107,40 @@ impl Checker<'_> {
             self.report.error(text.at(), format!("access_log.format: {:?} {wrong}", text.get_ref()));
             LogFormat::Full
         })
+    }
+
+    /// The error log.
+    pub(super) fn log(
+        &mut self,
+        log: file::LogTable,
+        access: Option<&Spanned<file::AccessLogTable>>,
+    ) -> LogSettings {
+        let words = [("text", LineForm::Text), ("json", LineForm::Json)];
+        let form = log.format.and_then(|text| self.word("log.format", &text, &words)).unwrap_or_default();
+        let level = log.level.map(|text| {
+            if let Err(wrong) = text.get_ref().parse::<LogLevels>() {
+                self.report.error(text.at(), format!("log.level: {wrong}"));
+            }
+            text.into_inner().into()
+        });
+        if let (Some(_), Some(syslog)) = (&log.file, &log.syslog) {
+            let text = "log.syslog: the log goes to log.file already; write one of both";
+            self.report.error(syslog.at(), text);
+        }
+        let access = access.and_then(|access| access.get_ref().path.as_ref());
+        if let (Some(file), Some(access)) = (&log.file, access)
+            && file.get_ref() == access.get_ref()
+        {
+            let text = format!("log.file: {:?} is the file of access_log.path, too", file.get_ref());
+            self.report.error(file.at(), text);
+        }
+        let file = log.file.and_then(|path| self.file_name("log.file", &path)).map(LogTarget::File);
+        let syslog = log.syslog.and_then(|path| self.socket_name("log.syslog", &path)).map(LogTarget::Syslog);
+        LogSettings {
+            form,
+            level: level.unwrap_or(LogSettings::default().level),
+            target: file.or(syslog).unwrap_or_default(),
+        }
     }
 
     pub(super) fn access_log(&mut self, log: Spanned<file::AccessLogTable>) -> AccessLogTarget {

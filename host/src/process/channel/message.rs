@@ -43,7 +43,7 @@ use crate::process::sockets::Shortage;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToWorker {
     /// First of all, and before anything else is done. Descriptors: the board; the files of the configuration, sealed; the
-    /// access log's file if [`Start::has_access_log`]; the image of each module that is not in quarantine, in the order
+    /// access log's file if [`Start::has_access_log`]; the log's file if it has one; the image of each module that is not in quarantine, in the order
     /// of the configuration; and the newest answers of sources.
     Start(Box<Start>),
     /// Then. Descriptors: the sockets of each listener in the order of the configuration, then the admin listener's.
@@ -118,6 +118,8 @@ pub(crate) enum ToWorker {
     Stop,
     /// The access log is to go on in another file. Descriptor: that file.
     ReopenLog,
+    /// The same of the log of this process.
+    ReopenOwnLog,
 }
 
 /// All that a worker is started from.

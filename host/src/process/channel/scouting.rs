@@ -19,11 +19,12 @@ use serde::{Deserialize, Serialize};
 use super::ChannelMessage;
 use crate::config::{Config, Place, ResolverConfig, RunAs, SourceSpec};
 use crate::discovery::follow::SourceReport;
+use crate::os::log::LogSettings;
 
 /// To the scout.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToScout {
-    /// First of all. Descriptors: the two files of [`ScoutSetup::state`].
+    /// First of all. Descriptors: the log's file if it has one; the two files of [`ScoutSetup::state`].
     Start(Box<ScoutSetup>),
     /// Follow a source. Descriptor: its last answer, where one is known.
     Follow {
@@ -42,6 +43,8 @@ pub(crate) enum ToScout {
         /// The number of the source.
         source: u64,
     },
+    /// The log is to go on in another file. Descriptor: that file.
+    ReopenOwnLog,
 }
 
 /// Terms of a scout's start. Where they change, another scout is started.
@@ -57,6 +60,8 @@ pub(crate) struct ScoutSetup {
     pub(crate) resolver: ResolverConfig,
     /// Where it keeps the last answers.
     pub(crate) state: Option<PathBuf>,
+    /// Its log.
+    pub(crate) log: LogSettings,
 }
 
 /// A user or a group, and where the configuration names it.
@@ -98,7 +103,7 @@ pub(crate) enum FromScout {
 impl ScoutSetup {
     /// With the rights of workers, and that to start commands where a source is one.
     pub(crate) fn of(config: &Config, starts_commands: bool) -> Self {
-        let Config { run_as, core_dumps, resolver, state, .. } = config;
+        let Config { run_as, core_dumps, resolver, state, log, .. } = config;
         let account = |account: &Option<(Box<str>, Place)>| {
             account.as_ref().map(|(name, place)| ScoutAccount {
                 name: name.to_string(),
@@ -113,6 +118,7 @@ impl ScoutSetup {
             has_sandbox: config.supervision.sandbox && !starts_commands,
             resolver: resolver.clone(),
             state: state.clone(),
+            log: log.clone(),
         }
     }
 
@@ -126,7 +132,8 @@ impl ScoutSetup {
 }
 
 impl ChannelMessage for ToScout {
-    const MOST_DESCRIPTORS: usize = 3;
+    /// Those of its start, and the one of the memory that a message would be in.
+    const MOST_DESCRIPTORS: usize = 4;
 
     /// It comes from the supervisor, which a scout trusts.
     fn most_bytes(_: u8) -> u64 {

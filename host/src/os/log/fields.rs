@@ -65,53 +65,7 @@ impl Write for Escaping<'_, '_> {
 }
 
 /// Control characters (C0, DEL and C1), ends of lines of Unicode's own, and marks that turn the direction of text.
-pub(crate) fn is_special(c: char) -> bool {
+pub fn is_special(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io;
-    use std::sync::{Arc, Mutex};
-
-    use tracing_subscriber::layer::SubscriberExt;
-
-    #[derive(Clone, Default)]
-    struct LoggedLines(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for LoggedLines {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().expect("one thread").extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    /// The line without the time before it.
-    fn logged(has_colours: bool, log: impl FnOnce()) -> String {
-        let lines = LoggedLines::default();
-        let layer = super::super::layer(has_colours).with_writer({
-            let lines = lines.clone();
-            move || lines.clone()
-        });
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), log);
-        let bytes = lines.0.lock().expect("one thread").clone();
-        let line = String::from_utf8(bytes).expect("text");
-        line.split_once("WARN").expect("a level").1.to_owned()
-    }
-
-    /// U+009B begins a command as ESC [ does, and U+202E has the rest of a line read backwards.
-    #[test]
-    fn what_a_terminal_obeys_is_escaped_wherever_it_stands() {
-        let target = "/a\u{9b}31m\u{202e}\u{1b}[0m\u{7f}\n\u{2028}é";
-        let escaped = "/a\\u{9b}31m\\u{202e}\\u{1b}[0m\\u{7f}\\n\\u{2028}é";
-        let line = logged(false, || tracing::warn!(%target, text = "a", n = 3, "failed: {target}"));
-        assert_eq!(line, format!(" failed: {escaped} target={escaped} text=\"a\" n=3\n"));
-        let coloured = logged(true, || tracing::warn!(%target, "failed"));
-        assert!(coloured.contains(escaped) && coloured.contains("\u{1b}["), "{coloured:?}");
-    }
 }
