@@ -25,6 +25,7 @@ pub mod health;
 pub(crate) mod checks;
 pub mod ejection;
 pub(crate) mod slow_start;
+pub(crate) mod tier_loads;
 pub(crate) mod snapshot;
 mod session;
 pub(crate) mod journal;

@@ -48,7 +48,7 @@ pub use self::model::{
     Access, AccessLogTarget, Admin, AllDown, ClusterConfig, Config, CookieTerms, Discover, Families,
     HostHeader, HostPattern, KeyMissing, KeySource, Limits, Listener, MAX_SERVERS, ModuleFile, Place,
     ProxyProtocol, QueueOrder, Resolve, ResolverConfig, Route, RouteOrder, RunAs, SameSite, Server, Setting,
-    SettingValue, StickyConfig, Supervision, Syntax, Timeouts, WhenFull,
+    SettingValue, Spill, StickyConfig, Supervision, Syntax, Timeouts, WhenFull,
 };
 pub(crate) use self::model::{LAST_TIER, MAX_REQUESTS, url_at};
 pub use self::problem::{ConfigErrors, Excerpt, Problem, Warning};

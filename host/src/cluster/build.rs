@@ -262,6 +262,7 @@ impl Builder {
             has_limits: endpoints.iter().any(|endpoint| endpoint.limit > 0),
             uses_key: balancers().any(|balancer| balancer.needs().key),
             all_down: config.all_down,
+            spill: config.spill,
             endpoints: endpoints.into(),
             tiers: tiers.into(),
             by_place,

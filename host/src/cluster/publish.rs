@@ -440,9 +440,9 @@ mod tests {
         let cluster = cluster("");
         publish(&cluster, &[]);
         let empty = cluster.newest().clone();
-        assert_eq!((empty.endpoints.len(), empty.first_tier()), (0, None));
+        assert_eq!((empty.endpoints.len(), empty.first_tier(|| 0)), (0, None));
         publish(&cluster, &members(&cluster, &[(3, 1)]));
-        assert_eq!(cluster.newest().first_tier(), Some((0, Which::Available)));
+        assert_eq!(cluster.newest().first_tier(|| 0), Some((0, Which::Available)));
     }
 
     #[test]

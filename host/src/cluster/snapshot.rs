@@ -12,7 +12,8 @@ use lb_api::wire;
 use crate::cluster::endpoint::{Endpoint, Which};
 use crate::cluster::live::InstanceState;
 use crate::cluster::sticky::Sticky;
-use crate::config::AllDown;
+use crate::cluster::tier_loads::{self, TierHealth};
+use crate::config::{AllDown, Spill};
 use crate::module::balancer::Balancer;
 
 /// The members of a cluster as of one publication.
@@ -22,8 +23,8 @@ pub struct Snapshot {
     pub number: u64,
     /// The members, those of a tier side by side.
     pub endpoints: Box<[Arc<Endpoint>]>,
-    /// The tiers in the order of their use: each is used once no endpoint of those before it is left. None where the cluster has
-    /// no members.
+    /// The tiers in the order of their use: each is used once no endpoint of those before it is left, or by its share. None where
+    /// the cluster has no members.
     pub tiers: Box<[Tier]>,
     /// Where requests of a session stay with their endpoint.
     pub(crate) sticky: Option<Sticky>,
@@ -33,6 +34,8 @@ pub struct Snapshot {
     pub uses_key: bool,
     /// The fate of a request where no endpoint is available.
     pub(super) all_down: AllDown,
+    /// The order in which tiers are used.
+    pub(super) spill: Spill,
     /// The index of each place, or `NO_INDEX`.
     pub(super) by_place: Box<[u32]>,
     /// It was superseded so often that its trylists are to end: the requests go on without.
@@ -124,16 +127,40 @@ impl Snapshot {
     }
 
     /// The tier that a request begins with, and which of the endpoints it may go to; `None` where the cluster has no members.
+    /// `draw` is asked where tiers have shares: 64 uniform bits, or a hash of the request.
     #[inline]
-    pub(crate) fn first_tier(&self) -> Option<(usize, Which)> {
+    pub(crate) fn first_tier(&self, draw: impl FnOnce() -> u64) -> Option<(usize, Which)> {
         if self.tiers.len() == 1 && self.all_down == AllDown::Fail {
             return Some((0, Which::Available));
+        }
+        if self.has_tier_shares()
+            && let Some(tier) = tier_loads::tier_of(self.tiers.iter().map(Tier::health), draw())
+        {
+            return Some((tier, Which::Available));
         }
         match (self.available_tier(0), self.all_down) {
             (Some(tier), _) => Some((tier, Which::Available)),
             (None, _) if self.tiers.is_empty() => None,
             (None, AllDown::Fail) => Some((0, Which::Available)),
             (None, AllDown::TryAll) => Some((0, Which::NotDraining)),
+        }
+    }
+
+    /// Whether tiers get shares of the requests by their health.
+    #[inline]
+    pub(crate) fn has_tier_shares(&self) -> bool {
+        self.spill == Spill::Health && self.tiers.len() > 1
+    }
+
+    /// The share of new requests of each tier, in percent.
+    pub(crate) fn tier_loads(&self) -> Vec<u64> {
+        let by_health = || tier_loads::loads(self.tiers.iter().map(Tier::health));
+        match self.has_tier_shares().then(by_health).flatten() {
+            Some(loads) => loads.collect(),
+            None => {
+                let first = self.available_tier(0);
+                (0..self.tiers.len()).map(|tier| if first == Some(tier) { 100 } else { 0 }).collect()
+            }
         }
     }
 
@@ -212,6 +239,10 @@ impl Tier {
     #[inline]
     pub(crate) fn n_available(&self) -> u32 {
         self.instance.state.n_available()
+    }
+
+    fn health(&self) -> TierHealth {
+        (self.n_available(), self.n_endpoints)
     }
 
     /// The balancer for a request that begins now, and has a key or has none; `None` where the host chooses.

@@ -133,6 +133,7 @@ pub(super) struct ClusterTable {
     pub(super) health_check: Option<Spanned<HealthCheckTable>>,
     pub(super) panic_threshold: Option<Spanned<i64>>,
     pub(super) all_down: Option<Spanned<String>>,
+    pub(super) spill: Option<Spanned<String>>,
     pub(super) sticky: Option<Spanned<StickyTable>>,
     pub(super) max_requests: Option<Spanned<i64>>,
     pub(super) send_proxy_protocol: Option<Spanned<String>>,

@@ -254,6 +254,8 @@ pub struct ClusterConfig {
     pub panic_threshold: u8,
     /// Behaviour if no server is available.
     pub all_down: AllDown,
+    /// The order in which tiers are used.
+    pub spill: Spill,
     /// Sticky sessions.
     pub sticky: Option<StickyConfig>,
     /// Maximum concurrent requests, over all threads, including those in the queue; 0 means no limit.
@@ -360,6 +362,16 @@ pub enum AllDown {
     Fail,
     /// It is tried on unavailable servers, but not on drained ones.
     TryAll,
+}
+
+/// When requests go to a tier behind the first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Spill {
+    /// Once no server of those before it is available.
+    #[default]
+    Empty,
+    /// Each tier has a share by the health of those before it.
+    Health,
 }
 
 /// Order in which waiting requests get free servers.

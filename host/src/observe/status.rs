@@ -292,6 +292,8 @@ pub struct TierStatus {
     pub servers: u64,
     /// Those that are available.
     pub available: u64,
+    /// The share of new requests that it gets, in percent.
+    pub load: u64,
     /// Requests on their way to them.
     pub in_flight: u64,
     /// The host chooses in it: its module refuses the servers, or is in quarantine.

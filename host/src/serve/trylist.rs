@@ -11,6 +11,7 @@ mod slot;
 mod view;
 mod why;
 
+use std::hash::{DefaultHasher, Hasher as _};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,6 +46,8 @@ pub(crate) struct Trylist<'a> {
     /// It has chosen before: members may have changed since.
     has_chosen: bool,
     tier_idx: usize,
+    /// The tier that it began with.
+    begun_in: usize,
     /// Index of the module that chooses, in the metrics.
     module_idx: usize,
     /// The tier's balancer chooses, and not the host.
@@ -88,15 +91,24 @@ enum CallState {
 }
 
 /// The tier to begin with. A session whose endpoint drains is served in the tier of that endpoint.
-fn first_tier(members: &Snapshot, preferred: Option<usize>) -> (usize, Which) {
-    let first = members.first_tier().unwrap_or((NO_TIER, Which::Available));
-    let idx = preferred.and_then(|place| members.index_of_place(place));
+fn first_tier(thread: &Thread, members: &Snapshot, view: &View<'_>) -> (usize, Which) {
+    let first = members.first_tier(|| draw(thread, view)).unwrap_or((NO_TIER, Which::Available));
+    let idx = view.preferred.and_then(|place| members.index_of_place(place));
     match idx.map(|idx| (idx, &members.endpoints[idx])) {
         Some((idx, endpoint)) if endpoint.is_usable(Which::Session) => {
             (members.tiers.iter().rposition(|tier| tier.first <= idx).unwrap_or(first.0), first.1)
         }
         _ => first,
     }
+}
+
+/// Where tiers have shares: requests of one key go to one tier.
+#[cold]
+fn draw(thread: &Thread, view: &View<'_>) -> u64 {
+    let Some(key) = view.key else { return thread.random() };
+    let mut hasher = DefaultHasher::new();
+    hasher.write(key);
+    hasher.finish()
 }
 
 /// The cluster has no members, and so no tier.
@@ -134,7 +146,7 @@ impl<'a> Trylist<'a> {
     pub(crate) fn start(thread: &'a Thread, cluster_idx: usize, view: &'a View<'a>, now: Instant) -> Self {
         let cluster = &thread.clusters[cluster_idx];
         let members = thread.members(cluster_idx);
-        let (tier_idx, which) = first_tier(&members, view.preferred);
+        let (tier_idx, which) = first_tier(thread, &members, view);
         let mut slot = Slot::lend();
         slot.tries.clear();
         let mut trylist = Self {
@@ -142,6 +154,7 @@ impl<'a> Trylist<'a> {
             cluster_idx,
             cluster,
             tier_idx,
+            begun_in: tier_idx,
             module_idx: cluster.module_idx(view.key.is_some()),
             asks_module: false,
             which,

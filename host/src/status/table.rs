@@ -95,8 +95,8 @@ pub(super) fn describe_cluster(cluster: &ClusterStatus, acts: &[ActStatus], pain
         for tier in &cluster.tiers {
             let chooses = if tier.host_chooses { ", the host chooses" } else { "" };
             text += &format!(
-                "  tier {}: {} of {} servers available, {} in flight{chooses}\n",
-                tier.tier, tier.available, tier.servers, tier.in_flight
+                "  tier {}: {} of {} servers available, {} % of new requests, {} in flight{chooses}\n",
+                tier.tier, tier.available, tier.servers, tier.load, tier.in_flight
             );
         }
     }

@@ -84,7 +84,8 @@ impl StatusReader {
             quarantined,
             numbers,
         };
-        let tiers: Vec<TierStatus> = members.tiers.iter().map(|tier| tier_status(members, tier)).collect();
+        let tiers = members.tiers.iter().zip(members.tier_loads());
+        let tiers: Vec<TierStatus> = tiers.map(|(tier, load)| tier_status(members, tier, load)).collect();
         ClusterStatus {
             cluster: cluster.config.name.to_string(),
             module: cluster.config.module.to_string(),
@@ -142,7 +143,9 @@ impl StateSource for StatusReader {
             all.down += of.down;
             all.ejected += of.ejected;
             all.draining += of.draining;
-            in_flight += members.tiers.iter().map(|tier| tier_status(&members, tier).in_flight).sum::<u64>();
+            let each = members.endpoints.iter();
+            in_flight +=
+                each.map(|endpoint| u64::from(endpoint.counters.in_flight.load(Relaxed))).sum::<u64>();
         }
         WorkerSummary {
             at: rfc3339(unix_ms(SystemTime::now())),
@@ -309,13 +312,14 @@ fn strength(source: HealthSource) -> u8 {
     }
 }
 
-fn tier_status(members: &Snapshot, tier: &Tier) -> TierStatus {
+fn tier_status(members: &Snapshot, tier: &Tier, load: u64) -> TierStatus {
     let endpoints = members.endpoints_of(tier);
     let in_flight = |endpoint: &Arc<Endpoint>| u64::from(endpoint.counters.in_flight.load(Relaxed));
     TierStatus {
         tier: tier.number(),
         servers: endpoints.len() as u64,
         available: tier.n_available().into(),
+        load,
         in_flight: endpoints.iter().map(in_flight).sum(),
         host_chooses: tier.chooser(true).is_none(),
     }

@@ -11,7 +11,7 @@ use lb_api::wire::{STATE_AVAILABLE, STATE_DOWN, STATE_DRAINING, STATE_EJECTED, T
 use tests::dns::NameServer;
 use tests::log;
 use tests::origin::{Full, Origin};
-use tests::proxy::Proxy;
+use tests::proxy::{Builder, Proxy};
 use tests::site::Site;
 use tests::tls::Authority;
 use tests::{Gate, eventually};
@@ -391,6 +391,62 @@ fn no_panic_while_a_backup_tier_has_enough() {
     proxy.wait_for_metric("trylist_cluster_panic{cluster=\"%\"}", 1.0);
     eventually("all at work", || (0..4).all(|idx| state(&proxy, idx) == STATE_AVAILABLE).then_some(()));
     assert_eq!(proxy.names(3), "a b c");
+}
+
+// ---- shares of tiers ----------------------------------------------------------------------------------------------------
+
+/// Of two servers one is available: 70 % of the requests are its tier's.
+fn shared(origins: &[Origin; 4], keys: &str) -> Builder {
+    let builder = Proxy::over(origins).server(1, "drain = true").server(2, "backup = true");
+    builder.server(3, "backup = true").in_cluster(&format!("spill = \"health\"\n{keys}"))
+}
+
+#[test]
+fn a_tier_short_of_servers_gives_a_share_to_the_next() {
+    let origins = ["a", "b", "c", "d"].map(Origin::named);
+    let proxy = shared(&origins, "").start();
+    let names = proxy.names(1000);
+    // Seven standard deviations of 14.5.
+    let n_first = names.matches('a').count();
+    assert!((600..=800).contains(&n_first), "{n_first}");
+    assert_eq!(names.matches('b').count(), 0);
+    assert!(names.matches('c').count().abs_diff(names.matches('d').count()) <= 1);
+    // It takes all while 72 % are there, and none where it has none.
+    proxy.set_state(1, STATE_AVAILABLE);
+    assert_eq!(proxy.names(100).matches(['c', 'd']).count(), 0);
+    proxy.set_state(0, STATE_DOWN);
+    proxy.set_state(1, STATE_DOWN);
+    assert_eq!(proxy.names(100).matches(['c', 'd']).count(), 100);
+}
+
+/// A request whose own tier fails goes to the one before it, and to the one behind it.
+#[test]
+fn a_request_of_a_share_goes_on_to_every_other_tier() {
+    for dead in [[0, 1], [2, 3]] {
+        let mut n = 0;
+        let origins = ["a", "b", "c", "d"].map(|name| {
+            n += 1;
+            if dead.contains(&(n - 1)) { Origin::dead() } else { Origin::named(name) }
+        });
+        let proxy = shared(&origins, "ejection = { failures = 0 }").start();
+        let served = if dead == [0, 1] { ['c', 'd'] } else { ['a', 'a'] };
+        assert_eq!(proxy.names(100).matches(served).count(), 100);
+    }
+}
+
+#[test]
+fn requests_of_one_key_stay_in_one_tier() {
+    let origins = ["a", "b", "c", "d"].map(Origin::named);
+    let proxy = shared(&origins, "key = \"header:X-Id\"").module("ring_hash").start();
+    let of_key = |key: usize| {
+        let get =
+            || proxy.connect().send(format!("GET / HTTP/1.1\r\nHost: a\r\nX-Id: {key}\r\n\r\n")).reply();
+        let names: BTreeSet<String> = (0..5).map(|_| get().text()).collect();
+        assert_eq!(names.len(), 1, "{names:?}");
+        names
+    };
+    let all: BTreeSet<String> = (0..50).flat_map(of_key).collect();
+    assert!(all.contains("a") && all.len() > 1, "{all:?}");
 }
 
 // ---- hand-over ---------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ use super::super::source::{At, Span};
 use super::super::units::TimeValue;
 use super::super::{
     AllDown, ClusterConfig, Ejection, HostHeader, Listener, MAX_REQUESTS, Place, QueueOrder, Route, Server,
-    Syntax, WhenFull, file,
+    Spill, Syntax, WhenFull, file,
 };
 use super::headers::Direction;
 use super::module::CheckedModules;
@@ -283,6 +283,9 @@ impl Checker<'_> {
         let words = [("fail", AllDown::Fail), ("try_all", AllDown::TryAll)];
         let all_down = raw.all_down.as_ref().and_then(|text| self.word(&key("all_down"), text, &words));
         cluster.all_down = all_down.unwrap_or(AllDown::Fail);
+        let ways = [("empty", Spill::Empty), ("health", Spill::Health)];
+        let spill = raw.spill.as_ref().and_then(|text| self.word(&key("spill"), text, &ways));
+        cluster.spill = spill.unwrap_or_default();
         // Zero is valid: no slow start.
         cluster.slow_start = raw.slow_start.as_ref().map_or(Duration::ZERO, |time| time.get_ref().0);
         let aggression = raw.slow_start_aggression.as_ref();
@@ -384,6 +387,7 @@ impl ClusterConfig {
             health_check: None,
             panic_threshold: 0,
             all_down: AllDown::Fail,
+            spill: Spill::default(),
             sticky: None,
             max_requests: 0,
             send_proxy_protocol: None,

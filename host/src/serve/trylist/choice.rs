@@ -82,12 +82,16 @@ impl Trylist<'_> {
         if self.tier_idx == NO_TIER {
             return false;
         }
-        let next = self.tier_idx + 1;
-        let tier_idx = match self.which {
-            Which::Available => self.members.available_tier(next),
-            Which::NotDraining | Which::Session => Some(next).filter(|next| *next < self.members.tiers.len()),
+        // With shares a request may have begun anywhere: the others follow from the first on.
+        let has_shares = self.members.has_tier_shares() && self.which == Which::Available;
+        let next = if has_shares && self.tier_idx == self.begun_in { 0 } else { self.tier_idx + 1 };
+        let is_left = |idx: &usize| match self.which {
+            Which::Available => {
+                self.members.tiers[*idx].n_available() > 0 && !(has_shares && *idx == self.begun_in)
+            }
+            Which::NotDraining | Which::Session => true,
         };
-        let Some(tier_idx) = tier_idx else { return false };
+        let Some(tier_idx) = (next..self.members.tiers.len()).find(is_left) else { return false };
         self.enter_tier(tier_idx, now);
         true
     }
@@ -96,6 +100,7 @@ impl Trylist<'_> {
     #[cold]
     pub(super) fn enter_first_tier(&mut self, now: Instant) {
         let tier_idx = match self.which {
+            Which::Available if self.members.has_tier_shares() => Some(self.begun_in),
             Which::Available => self.members.available_tier(0),
             Which::NotDraining | Which::Session => Some(0),
         };
@@ -120,7 +125,9 @@ impl Trylist<'_> {
         self.keep_tried();
         self.has_spilled = false;
         self.yields &= newest.has_limits;
-        (self.tier_idx, self.which) = newest.first_tier().unwrap_or((NO_TIER, Which::Available));
+        let first = newest.first_tier(|| super::draw(self.thread, self.view));
+        (self.tier_idx, self.which) = first.unwrap_or((NO_TIER, Which::Available));
+        self.begun_in = self.tier_idx;
         self.members = newest;
         self.begin_tier();
     }
