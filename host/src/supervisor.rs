@@ -176,6 +176,8 @@ struct Supervisor {
     oom_score: Option<OomScore>,
     started: Instant,
     looked: Instant,
+    /// A stop was asked for: when its drain begins. Until then everything goes on, but nothing is ready.
+    leaving: Option<Instant>,
     stopping: Option<Stopping>,
 }
 
@@ -243,6 +245,7 @@ impl Supervisor {
             oom_score: OomScore::lower(),
             started: now,
             looked: now,
+            leaving: None,
             stopping: None,
         })
     }
@@ -291,6 +294,7 @@ impl Supervisor {
         or(self.commands.due());
         or(self.notify.due());
         or(self.replace_at);
+        or(self.leaving);
         or(self.strangers.due());
         or(self.held.due());
         or(self.acts_due());
@@ -343,6 +347,9 @@ impl Supervisor {
     fn keep_time(&mut self) -> Result<(), Refused> {
         let now = Instant::now();
         self.notify.alive(now);
+        if self.leaving.is_some_and(|at| now >= at) {
+            self.begin_to_stop("stop_delay is over");
+        }
         let own = self.own_processes();
         self.strangers.reap(&own, now);
         self.strangers.look(&own, now);

@@ -97,6 +97,8 @@ pub struct Worker {
 pub struct Given {
     /// The access log's file, which the worker may not be allowed to open.
     pub access_log: Option<File>,
+    /// It serves, but is not ready.
+    pub is_leaving: bool,
     /// Where its threads say which module they are inside of. Thread `i` has place `i`, the background the one behind them.
     pub board: Option<&'static Board>,
     /// Counts of other generations.
@@ -182,6 +184,7 @@ impl Worker {
             events: Arc::new(EventLog::new(given.relay.clone().map(events::to_relay))),
             relay: given.relay,
             generation: given.generation,
+            is_leaving: Arc::new(given.is_leaving.into()),
             started: Instant::now(),
         };
         let (phase, published) = (watch::channel(Phase::Serving).0, watch::channel(0).0);

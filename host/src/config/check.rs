@@ -71,7 +71,7 @@ impl Checker<'_> {
             self.warn_of_idle_clusters(&clusters.checked, &routes);
             self.warn_of_loops(&clusters.checked, &listeners);
         }
-        let admin = file.admin.and_then(|admin| self.admin(admin, &listeners));
+        let admin = file.admin.and_then(|admin| self.admin(admin, &listeners, &clusters));
         Config {
             source: self.source.to_owned(),
             threads,

@@ -375,6 +375,7 @@ pub(super) struct TimeoutsTable {
     pub(super) tunnel: Option<Spanned<TimeValue>>,
     pub(super) keepalive: Option<Spanned<TimeValue>>,
     pub(super) drain: Option<Spanned<TimeValue>>,
+    pub(super) stop_delay: Option<Spanned<TimeValue>>,
 }
 
 /// `[supervision]`
@@ -430,6 +431,8 @@ pub(super) struct AdminTable {
     pub(super) allow: Option<Vec<Spanned<String>>>,
     #[serde(default)]
     pub(super) hosts: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) ready_needs: Vec<Spanned<String>>,
 }
 
 /// `[explain]`

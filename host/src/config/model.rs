@@ -605,6 +605,8 @@ pub struct Timeouts {
     pub keepalive: Duration,
     /// Time that a draining worker gives its requests.
     pub drain: Duration,
+    /// Time before the drain of a stop, in which it serves as before but is not ready.
+    pub stop_delay: Duration,
 }
 
 /// User and group of workers that root starts, by name or number, as written.
@@ -695,6 +697,8 @@ pub struct Admin {
     pub allow: Option<Networks>,
     /// Names besides addresses and `localhost` that requests may have in `Host`; in lower case.
     pub hosts: Vec<Box<str>>,
+    /// Clusters without which the proxy is not ready, by their place in [`Config::clusters`].
+    pub ready_needs: Vec<usize>,
     /// Its place in the file.
     pub place: Place,
 }
@@ -769,6 +773,7 @@ impl Default for Timeouts {
             tunnel: Duration::from_secs(5 * 60),
             keepalive: Duration::from_secs(75),
             drain: Duration::from_secs(30),
+            stop_delay: Duration::ZERO,
         }
     }
 }

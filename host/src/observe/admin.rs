@@ -319,7 +319,10 @@ async fn respond<B>(
     match (path, readiness) {
         ("/metrics", _) => metrics(request, &served.metrics),
         ("/healthz", _) => text(StatusCode::OK, "ok\n"),
-        ("/readyz", Readiness::Ready | Readiness::HandedOver) => text(StatusCode::OK, "ready\n"),
+        ("/readyz", Readiness::Ready | Readiness::HandedOver) => match served.state.unready() {
+            None => text(StatusCode::OK, "ready\n"),
+            Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, why + "\n"),
+        },
         ("/readyz", Readiness::Draining | Readiness::Ending) => {
             text(StatusCode::SERVICE_UNAVAILABLE, "draining\n")
         }
@@ -719,6 +722,9 @@ mod tests {
     struct Nothing;
 
     impl StateSource for Nothing {
+        fn unready(&self) -> Option<String> {
+            None
+        }
         fn summary(&self) -> WorkerSummary {
             WorkerSummary::default()
         }

@@ -44,7 +44,11 @@ impl Supervisor {
                 Ok(())
             }
             Command::Stop => {
-                self.commands.say(client, &ControlReply::Line("draining, then stopping".to_owned()));
+                let text = match self.delay_of_stop() {
+                    None => "draining, then stopping".to_owned(),
+                    Some(delay) => format!("not ready from now on; draining after {delay:?}, then stopping"),
+                };
+                self.commands.say(client, &ControlReply::Line(text));
                 self.stop("trylist stop");
                 Ok(())
             }
@@ -73,7 +77,10 @@ impl Supervisor {
 
     fn stop(&mut self, why: &str) {
         match &mut self.stopping {
-            None => self.begin_to_stop(why),
+            None => match self.delay_of_stop() {
+                None => self.begin_to_stop(why),
+                Some(delay) => self.leave(why, delay),
+            },
             Some(stopping) if !stopping.is_at_once => {
                 stopping.is_at_once = true;
                 tracing::warn!("{why}: stopping at once");
@@ -89,7 +96,27 @@ impl Supervisor {
         }
     }
 
-    fn begin_to_stop(&mut self, why: &str) {
+    /// The time before the drain of a stop that is asked for now, if there is any.
+    fn delay_of_stop(&self) -> Option<Duration> {
+        let delay = self.bundle.config.timeouts.stop_delay;
+        let is_first = self.leaving.is_none() && self.stopping.is_none() && self.serving.is_some();
+        (is_first && !delay.is_zero()).then_some(delay)
+    }
+
+    /// Has whoever sends requests here hear that it is to send them elsewhere.
+    fn leave(&mut self, why: &str, delay: Duration) {
+        tracing::info!(
+            "{why}: not ready from now on; draining after {delay:?}; a second signal drains at once"
+        );
+        self.notify.stopping();
+        self.leaving = Some(Instant::now() + delay);
+        for generation in &mut self.generations {
+            generation.tell(ToWorker::Leave, &[]);
+        }
+    }
+
+    pub(super) fn begin_to_stop(&mut self, why: &str) {
+        self.leaving = None;
         tracing::info!("{why}: draining; a second signal stops at once");
         self.notify.stopping();
         self.stopping = Some(Stopping::default());

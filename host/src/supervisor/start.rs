@@ -213,6 +213,7 @@ impl Supervisor {
             config: self.options.config.clone(),
             modules: copies.clone(),
             has_access_log: access_log.is_some(),
+            is_leaving: self.leaving.is_some(),
             state: self.state.clone(),
             acts: self.acts.of(&bundle.config, SystemTime::now()),
             sources: sources.iter().map(|(number, memory)| (*number, memory.is_some())).collect(),

@@ -64,6 +64,7 @@ impl Orders {
                 reporter.drains();
             }
             ToWorker::Removed { listeners, are_back } => control.decide_removed(&listeners, are_back),
+            ToWorker::Leave => reader.leave(),
             ToWorker::Drain => control.drain(Idle::Close),
             ToWorker::Stop => control.stop(),
             ToWorker::ReopenLog => match descriptors.into_iter().next() {

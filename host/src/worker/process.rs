@@ -184,9 +184,15 @@ impl Process {
         let sockets = self.receive_sockets(&prepared)?;
         let relay = Relay::start(self.to.clone())
             .map_err(|e| Refused::failed(format_args!("no thread for messages to the supervisor: {e}")))?;
-        let generation = Some(start.generation);
-        let given =
-            Given { access_log, board: Some(board), base: start.base, generation, relay: Some(relay) };
+        let (generation, is_leaving) = (Some(start.generation), start.is_leaving);
+        let given = Given {
+            access_log,
+            board: Some(board),
+            base: start.base,
+            generation,
+            relay: Some(relay),
+            is_leaving,
+        };
         let worker = Worker::start_on(prepared, sockets, given).map_err(Refused::from)?;
         self.take_early_answers(&worker, &config, &sources);
         // From here on `serve` hears of the supervisor's end, and lets requests end first.

@@ -1,6 +1,7 @@
 //! The status of a worker, gathered where it is asked for. It reads what others write anyway; no request pays for it.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -37,6 +38,8 @@ pub(crate) struct StatusReader {
     pub(super) events: Arc<EventLog>,
     pub(super) relay: Option<Arc<Relay>>,
     pub(super) generation: Option<u64>,
+    /// The proxy stops soon.
+    pub(super) is_leaving: Arc<AtomicBool>,
     pub(super) started: Instant,
 }
 
@@ -131,7 +134,27 @@ impl StatusReader {
     }
 }
 
+impl StatusReader {
+    /// From now on it is not ready.
+    pub(super) fn leave(&self) {
+        self.is_leaving.store(true, Relaxed);
+    }
+}
+
 impl StateSource for StatusReader {
+    fn unready(&self) -> Option<String> {
+        if self.is_leaving.load(Relaxed) {
+            return Some("stopping".to_owned());
+        }
+        let needs = self.config.admin.iter().flat_map(|admin| &admin.ready_needs);
+        let clusters = needs.filter_map(|idx| self.clusters.get(*idx));
+        let without: Vec<_> = clusters
+            .filter(|cluster| cluster.newest().tiers.iter().all(|tier| tier.n_available() == 0))
+            .map(|cluster| format!("cluster \"{}\" has no available server", cluster.config.name))
+            .collect();
+        (!without.is_empty()).then(|| without.join("; "))
+    }
+
     fn summary(&self) -> WorkerSummary {
         let mut all = ServerStates::default();
         let mut in_flight = 0;

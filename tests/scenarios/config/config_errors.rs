@@ -146,6 +146,15 @@ fn a_module_that_is_not_there_is_named_beside_other_errors() {
 }
 
 #[test]
+fn readiness_that_needs_an_unknown_cluster_is_named() {
+    let admin = "[admin]\naddress = \"127.0.0.1:0\"\nready_needs = [\"a\", \"b\"]\n";
+    let (said, code) = check("site.toml", &(lacking("", "access.log") + admin));
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("admin: ready_needs: no cluster \"b\" ("), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+}
+
+#[test]
 fn a_log_that_cannot_be_is_named() {
     for (log, wrong) in [
         ("format = \"xml\"", "log.format: \"xml\" is not one of \"text\" and \"json\""),

@@ -56,6 +56,7 @@ impl Checker<'_> {
             keepalive: self.time("timeouts.keepalive", raw.keepalive.as_ref(), defaults.keepalive),
             // Zero is valid: requests are cut at once.
             drain: raw.drain.map_or(defaults.drain, |drain| drain.get_ref().0),
+            stop_delay: raw.stop_delay.map_or(defaults.stop_delay, |delay| delay.get_ref().0),
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::net::address::Address;
 
 use super::super::source::At;
 use super::super::{Access, Admin, Listener, RunAs, Syntax, file};
+use super::cluster::CheckedClusters;
 use super::{Checker, address};
 
 /// Maximum connections of a listener by default: enough for most, and two sockets each stay below the descriptors
@@ -80,6 +81,7 @@ impl Checker<'_> {
         &mut self,
         admin: Spanned<file::AdminTable>,
         listeners: &[Listener],
+        clusters: &CheckedClusters,
     ) -> Option<Admin> {
         let (span, admin) = (admin.span(), admin.into_inner());
         let Some(text) = admin.address else {
@@ -102,7 +104,10 @@ impl Checker<'_> {
             self.networks("admin: allow", &texts)
         });
         let hosts = admin.hosts.iter().filter_map(|host| self.admin_host(host)).collect();
-        Some(Admin { address, access, allow, hosts, place: self.report.place(text.at()) })
+        let needs = admin.ready_needs.iter();
+        let ready_needs =
+            needs.filter_map(|name| self.named_cluster("admin: ready_needs", name, clusters)).collect();
+        Some(Admin { address, access, allow, hosts, ready_needs, place: self.report.place(text.at()) })
     }
 
     /// A name that requests to the admin listener may have in `Host`.

@@ -289,6 +289,16 @@ impl Checker<'_> {
             self.missing(span, "cluster", object, "write the name of one");
             return None;
         };
+        self.named_cluster(object, name, clusters)
+    }
+
+    /// The place of a cluster, by its name.
+    pub(super) fn named_cluster(
+        &mut self,
+        object: &str,
+        name: &Spanned<String>,
+        clusters: &CheckedClusters,
+    ) -> Option<usize> {
         let is_it = |cluster: &ClusterConfig| *cluster.name == **name.get_ref();
         let found = clusters.checked.iter().position(is_it);
         if found.is_none() && !clusters.incomplete {

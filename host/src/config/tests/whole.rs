@@ -173,7 +173,8 @@ retry = { on = ["connect", "reset", "timeout", "bad_response", "gateway", "429"]
         config.limits;
     assert_eq!((request_line_bytes, head_bytes, headers), (100, 1 << 20, 7));
     assert_eq!((body_bytes, requests_per_connection), (Some(2 << 30), Some(9)));
-    let Timeouts { request_head, handshake: _, body, request, tunnel, keepalive, drain } = config.timeouts;
+    let Timeouts { request_head, handshake: _, body, request, tunnel, keepalive, drain, stop_delay: _ } =
+        config.timeouts;
     assert_eq!([request_head, body, keepalive, drain], [1, 2, 3, 0].map(Duration::from_secs));
     assert_eq!((request, tunnel), (Some(Duration::from_secs(4)), Duration::from_secs(8)));
     assert_eq!(config.access_log, AccessLogTarget::File("conf/access.log".into()));
@@ -282,7 +283,7 @@ fn refuses_unknown_keys_at_every_level() {
         (with_top("thread = 3\n"), r#"t.toml:1: unknown key "thread" (did you mean "threads"?)"#),
         (
             with_top("worker_count = 3\n"),
-            r#"t.toml:1: unknown key "worker_count" (known here: include, threads, module_path, module_files, user, group, control, pid_file, state, pass_environment, core_dumps, request_id, listener, load_module, cluster, route, forwarded, limits, timeouts, supervision, resolver, access_log, admin, explain, errors)"#,
+            r#"t.toml:1: unknown key "worker_count" (known here: include, threads, module_path, module_files, user, group, control, pid_file, state, pass_environment, core_dumps, request_id, listener, load_module, cluster, route, forwarded, limits, timeouts, supervision, resolver, access_log, log, admin, explain, errors)"#,
         ),
         (
             with_top("[limits]\nheader = 3\n"),

@@ -29,6 +29,8 @@ const STATES: [&str; 4] = ["available", "down", "ejected", "draining"];
 
 /// Where the API reads. Its answers are as of now.
 pub trait StateSource: Send + Sync {
+    /// Why it is not ready though it serves, one line; `None` where it is.
+    fn unready(&self) -> Option<String>;
     /// The worker in a few numbers.
     fn summary(&self) -> WorkerSummary;
     /// So many clusters from this one on, without their servers; and how many there are.

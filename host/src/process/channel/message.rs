@@ -112,6 +112,8 @@ pub(crate) enum ToWorker {
         /// Another generation reads them; else this one is the last to.
         are_back: bool,
     },
+    /// Say that it is not ready, and serve as before: the proxy stops soon.
+    Leave,
     /// Drain; no other generation takes over.
     Drain,
     /// Close all connections.
@@ -135,6 +137,8 @@ pub(crate) struct Start {
     pub(crate) modules: Vec<ModuleCopy>,
     /// Whether an access log's file is among the descriptors.
     pub(crate) has_access_log: bool,
+    /// As [`ToWorker::Leave`], from the start.
+    pub(crate) is_leaving: bool,
     /// The state that the generation before saved.
     pub(crate) state: Learned,
     /// Operators' changes of servers.
