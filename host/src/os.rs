@@ -6,4 +6,5 @@ pub mod log;
 pub mod log_queue;
 mod log_output;
 mod local_time;
+pub(crate) mod memory;
 pub(crate) mod blocking_writer;

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 use trylist::process::control::{
-    self, ActStatus, Command, ControlReply, GenerationStatus, RefusedStatus, SourceStatus, Status,
-    WorkerStatus,
+    self, ActStatus, Command, ControlReply, GenerationStatus, ModuleStatus, RefusedStatus, SourceStatus,
+    Status, WorkerStatus,
 };
 
 use self::table::{Paint, describe_cluster, describe_events, describe_listeners};
@@ -106,7 +106,11 @@ fn describe(said: &Said, paint: Paint) -> String {
         format!("  listens on {}", status.listeners.join(", ")),
     ];
     lines.extend(status.admin.as_ref().map(|admin| format!("  metrics on {admin}")));
-    lines.extend(status.generations.iter().flat_map(describe_generation));
+    let serving = said.worker.as_ref();
+    lines.extend(status.generations.iter().flat_map(|generation| {
+        let is_its = |worker: &&WorkerStatus| worker.summary.generation == Some(generation.generation);
+        describe_generation(generation, serving.filter(is_its))
+    }));
     lines.extend(status.waiting.as_ref().map(|waiting| format!("waiting: {waiting}")));
     lines.extend(status.quarantine.iter().map(|held| {
         format!(
@@ -146,8 +150,9 @@ fn safe_but_paint(line: &str, paint: Paint) -> String {
     if paint.is_on && line.starts_with('\x1b') { line.to_owned() } else { safe(line).into_owned() }
 }
 
-/// A line for the generation, then one for its trouble and one for each of its modules.
-fn describe_generation(generation: &GenerationStatus) -> Vec<String> {
+/// A line for the generation, then one for its trouble and one for each of its modules; with the time and memory that they take,
+/// where its worker says.
+fn describe_generation(generation: &GenerationStatus, worker: Option<&WorkerStatus>) -> Vec<String> {
     let GenerationStatus { generation: number, pid, state, uptime_s, connections, .. } = generation;
     let left = generation.drain_left_s.map(|left| format!(" for up to {} more", span(left)));
     let mut lines = vec![format!(
@@ -169,6 +174,7 @@ fn describe_generation(generation: &GenerationStatus) -> Vec<String> {
             module.file
         )
     }));
+    lines.extend(worker.iter().flat_map(|worker| describe_pace(&worker.modules)));
     lines.extend(generation.refused.iter().map(|refused| {
         let RefusedStatus { cluster, why, host_chooses } = refused;
         let what = if *host_chooses {
@@ -177,6 +183,26 @@ fn describe_generation(generation: &GenerationStatus) -> Vec<String> {
             "its servers stay as they were"
         };
         format!("  cluster {cluster}: {what}: {why}")
+    }));
+    lines
+}
+
+/// A line for the time of each module that was called, and one for the memory of their worker.
+fn describe_pace(modules: &[ModuleStatus]) -> Vec<String> {
+    let pace = |module: &ModuleStatus| {
+        let averages = module.clusters.iter().filter_map(|of| of.numbers.average_us);
+        let average = averages.reduce(f64::max)?;
+        let share = module.thread_share * 100.0;
+        Some(format!(
+            "  time in {}: {average:.1} µs a request, {share:.2} % of the threads' time",
+            module.module
+        ))
+    };
+    let mut lines: Vec<String> = modules.iter().filter_map(pace).collect();
+    let growth = modules.first().and_then(|module| module.worker_growth_bytes);
+    lines.extend(growth.map(|bytes| {
+        let mib = bytes as f64 / f64::from(1 << 20);
+        format!("  memory of the worker: {mib:.1} MiB more than when its modules were loaded")
     }));
     lines
 }

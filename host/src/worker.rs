@@ -15,6 +15,7 @@ mod events;
 mod layout;
 mod memberships;
 mod orders;
+mod pace;
 mod prepared;
 mod relay;
 pub mod process;
@@ -165,7 +166,7 @@ impl Worker {
     /// # Errors
     /// [`StartError::System`].
     pub fn start_on(prepared: Prepared, sockets: Sockets, given: Given) -> Result<Self, StartError> {
-        let Prepared { config, registry: _, clusters, warnings: _, ticket_keys, membership } = prepared;
+        let Prepared { config, clusters, ticket_keys, membership, loaded_bytes, .. } = prepared;
         let access_log = AccessLog::open(&config.access_log, given.access_log)
             .map_err(|e| StartError::System(format!("access log {}", config.access_log), e))?
             .map(|log| Arc::new(log.with_format(&config.access_log_format)));
@@ -173,8 +174,8 @@ impl Worker {
         let addresses: Vec<_> = listeners.iter().map(|bound| bound.address.clone()).collect();
         let admin_address = admin.as_ref().map(|bound| bound.address.clone());
         let files = listeners.iter_mut().chain(&mut admin).filter_map(|bound| bound.file.take()).collect();
-        let metrics =
-            Metrics::new(&layout::of(&config, &addresses, &clusters, access_log.as_deref()), config.threads);
+        let layout = layout::of(&config, &addresses, &clusters, access_log.as_deref(), loaded_bytes);
+        let metrics = Metrics::new(&layout, config.threads);
         metrics.set_base(given.base);
         let reader = StatusReader {
             config: Arc::clone(&config),
@@ -315,6 +316,8 @@ impl Worker {
         let background = Background {
             clusters: Arc::clone(&self.clusters),
             served: self.served(config),
+            metrics: Arc::clone(&self.metrics),
+            module_slow: config.supervision.module_slow,
             events: Arc::clone(&self.reader.events),
             ticket_keys: Arc::clone(&self.ticket_keys),
             phase: self.phase.subscribe(),

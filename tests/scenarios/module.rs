@@ -7,6 +7,7 @@ mod blame;
 mod debug;
 mod faults;
 mod module_loading;
+mod pace;
 mod quarantine;
 mod sandbox;
 mod trylist_calls;

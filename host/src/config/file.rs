@@ -383,6 +383,7 @@ pub(super) struct TimeoutsTable {
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub(super) struct SupervisionTable {
     pub(super) module_time_limit: Option<Spanned<TimeValue>>,
+    pub(super) module_slow: Option<Spanned<TimeValue>>,
     pub(super) module_faults: Option<Spanned<i64>>,
     pub(super) module_deaths: Option<Spanned<i64>>,
     pub(super) probation: Option<Spanned<TimeValue>>,

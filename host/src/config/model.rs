@@ -623,6 +623,8 @@ pub struct RunAs {
 pub struct Supervision {
     /// Maximum time of one call for a request; a worker with a longer call is replaced.
     pub module_time_limit: Duration,
+    /// Average time of a request in the calls of a module beyond which the module is said to be slow; zero means never.
+    pub module_slow: Duration,
     /// Faults of one balancer within 60 s before the host chooses in its place; 0 means no limit.
     pub module_faults: u32,
     /// Workers that one module file may kill or hang within 60 s before it is quarantined; 0 means no limit.
@@ -728,6 +730,7 @@ impl Default for Supervision {
     fn default() -> Self {
         Self {
             module_time_limit: Duration::from_secs(1),
+            module_slow: Duration::from_millis(1),
             // Tolerates a panic at one odd request, but not a module that fails at every tenth.
             module_faults: 10,
             module_deaths: 2,

@@ -22,8 +22,8 @@ pub(crate) const MAX_EVENTS: usize = 200;
 const MAX_TEXT_BYTES: usize = 512;
 
 /// Kinds of events. The supervisor may have others of a worker of a later version.
-pub(crate) const KINDS: [&str; 8] =
-    ["server", "panic", "refused", "quarantine", "reload", "death", "hang", "act"];
+pub(crate) const KINDS: [&str; 9] =
+    ["server", "panic", "refused", "quarantine", "slow", "reload", "death", "hang", "act"];
 
 /// Something that happened.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

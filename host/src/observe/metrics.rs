@@ -13,6 +13,7 @@ mod labels;
 mod layout;
 mod members;
 mod numbers;
+mod pace;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -35,6 +36,7 @@ pub use self::members::EndpointLayout;
 pub(crate) use self::members::MOST_LEFT;
 pub(crate) use self::numbers::CountedServer;
 pub use self::numbers::{ByName, ClusterNumbers, ListenerNumbers, ModuleNumbers, ServerNumbers};
+pub(crate) use self::pace::{ModulePace, SlowModule};
 pub use self::totals::{Totals, TotalsBounds};
 
 use self::cells::{
@@ -93,6 +95,8 @@ pub struct Metrics {
     started_at: SystemTime,
     /// Counts of other generations.
     base: ArcSwap<Totals>,
+    /// Anonymous memory of this process once its modules were loaded and built.
+    loaded_bytes: Option<u64>,
     /// Sources of servers, and when the supervisor said how they are.
     sources: ArcSwapOption<(Vec<SourceStatus>, Instant)>,
 }
@@ -122,6 +126,7 @@ impl Metrics {
             access_log: layout.access_log.clone(),
             started: Instant::now(),
             started_at: SystemTime::now(),
+            loaded_bytes: layout.loaded_bytes,
             base: ArcSwap::default(),
             sources: ArcSwapOption::empty(),
         };
@@ -277,10 +282,12 @@ impl Shard {
         self.balancer(cluster, module).calls[call as usize].add(1);
     }
 
-    /// Time of one sampled request in its calls into the module. The caller samples, because two clock reads would cost more than
+    /// Time of one sampled request in its `n_calls` calls into the module. The caller samples, because two clock reads would cost more than
     /// most calls.
-    pub fn module_time(&self, cluster: usize, module: usize, ns: u64) {
-        self.balancer(cluster, module).time.add(ns);
+    pub fn module_time(&self, cluster: usize, module: usize, ns: u64, n_calls: u32) {
+        let cells = self.balancer(cluster, module);
+        cells.time.add(ns);
+        cells.timed_calls.add(u64::from(n_calls));
     }
 
     /// The host chose endpoints instead of this module.

@@ -213,6 +213,13 @@ pub struct ModuleStatus {
     pub file: String,
     /// Calls into it.
     pub calls: u64,
+    /// Part of the time of all threads that serve which passed in its calls, over the last 10 s, from 0 to 1.
+    #[serde(default)]
+    pub thread_share: f64,
+    /// Growth of the worker's anonymous memory since its modules were loaded, in bytes: of the proxy and all modules, and so the
+    /// same for each.
+    #[serde(default)]
+    pub worker_growth_bytes: Option<u64>,
     /// Its faults.
     pub faults: u64,
     /// Clusters in which it is in quarantine.

@@ -18,8 +18,8 @@ use sha2::{Digest as _, Sha256};
 use crate::config::{self, Config};
 
 pub use crate::observe::status::{
-    ActStatus, GenerationStatus, QuarantineStatus, RefusedStatus, SourceStatus, Status, SupervisedModule,
-    WorkerStatus,
+    ActStatus, GenerationStatus, ModuleStatus, QuarantineStatus, RefusedStatus, SourceStatus, Status,
+    SupervisedModule, WorkerStatus,
 };
 
 /// Exit codes of the program, and results of commands.

@@ -27,6 +27,12 @@ use crate::serve::route::Routes;
 /// into the bottleneck. The metrics and the access log count all.
 const LOG_LINES_PER_SECOND: u32 = 10;
 
+/// One request of so many has its module calls timed: two readings of the clock cost more than most calls.
+const TIMED_OF: u32 = 64;
+
+/// At least so many in a second, if there are so many: enough to judge a module by.
+const TIMED_A_SECOND: u32 = 8;
+
 /// The members of a cluster as one thread sees them. Its requests share it, and it costs them no atomic operation.
 pub(crate) type Members = Rc<Arc<Snapshot>>;
 
@@ -56,7 +62,10 @@ pub(crate) struct Thread {
     phase: Cell<Phase>,
     epoch: Instant,
     random: Random,
-    requests: Cell<u64>,
+    /// Requests until the next one whose module calls are timed.
+    until_timed: Cell<u32>,
+    /// So many that follow it are timed as well.
+    n_to_time: Cell<u32>,
     log_budget: Cell<LogBudget>,
     connections: RefCell<Slab<Option<Waker>>>,
     connection_ended: Notify,
@@ -95,7 +104,8 @@ impl Thread {
             phase: Cell::new(Phase::Serving),
             epoch,
             random: Random::new(),
-            requests: Cell::new(0),
+            until_timed: Cell::new(0),
+            n_to_time: Cell::new(0),
             date: Date::default(),
             log_budget: Cell::default(),
             connections: RefCell::default(),
@@ -166,12 +176,24 @@ impl Thread {
         ns(time.saturating_duration_since(self.epoch))
     }
 
-    /// Counts a request and says whether it is the one in 64 whose module calls are timed.
+    /// Counts a request and says whether its module calls are timed: one in 64, and the first ones of each second.
     #[inline]
     pub(crate) fn is_sampled(&self) -> bool {
-        let n = self.requests.get();
-        self.requests.set(n.wrapping_add(1));
-        n.is_multiple_of(64)
+        let left = self.until_timed.get();
+        if left > 0 {
+            self.until_timed.set(left - 1);
+            return false;
+        }
+        let n = self.n_to_time.get();
+        self.n_to_time.set(n.saturating_sub(1));
+        self.until_timed.set(if n > 0 { 0 } else { TIMED_OF - 1 });
+        true
+    }
+
+    /// A second begins. Without this a module is timed too seldom where requests are few.
+    pub(crate) fn time_next_requests(&self) {
+        self.until_timed.set(0);
+        self.n_to_time.set(TIMED_A_SECOND - 1);
     }
 
     /// Whether a line about a failed request may be logged, and how many were left out since the last one.

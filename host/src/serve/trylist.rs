@@ -71,8 +71,8 @@ pub(crate) struct Trylist<'a> {
     started: Instant,
     current: Option<CurrentTry>,
     last: TryTotals,
-    /// Time spent in module calls, if those of this request are sampled.
-    module_time: Option<Duration>,
+    /// Time spent in module calls, and their number, if those of this request are sampled.
+    module_time: Option<(Duration, u32)>,
     /// The record for a client that asks for an explanation; nearly always `None`.
     why: Option<Box<Explanation>>,
 }
@@ -173,7 +173,7 @@ impl<'a> Trylist<'a> {
             started: now,
             current: None,
             last: TryTotals::default(),
-            module_time: thread.is_sampled().then_some(Duration::ZERO),
+            module_time: thread.is_sampled().then_some((Duration::ZERO, 0)),
             why: None,
         };
         trylist.load_balance();
@@ -432,8 +432,8 @@ impl Drop for Trylist<'_> {
         }
         self.drop_trylist();
         // A module that was not called has spent no time.
-        if let Some(time) = self.module_time.filter(|time| !time.is_zero()) {
-            self.thread.metrics.module_time(self.cluster_idx, self.module_idx, ns(time));
+        if let Some((time, n_calls)) = self.module_time.filter(|(_, n_calls)| *n_calls > 0) {
+            self.thread.metrics.module_time(self.cluster_idx, self.module_idx, ns(time), n_calls);
         }
         if let Some(slot) = self.slot.take() {
             Slot::give_back(slot);

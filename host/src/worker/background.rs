@@ -1,6 +1,7 @@
 //! The thread beside those that serve: look-ups, health checks, TLS tickets, and the admin listener.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -17,6 +18,7 @@ use crate::module::board::{self, Board};
 use crate::module::crash;
 use crate::observe::admin::{self, AdminServed};
 use crate::observe::events::EventLog;
+use crate::observe::metrics::Metrics;
 use crate::process::sockets::Bound;
 use crate::serve::drain::{Idle, Phase};
 use crate::tls::tickets::TicketKeys;
@@ -26,6 +28,9 @@ pub(super) struct Background {
     pub(super) clusters: Clusters,
     pub(super) served: Arc<AdminServed>,
     pub(super) events: Arc<EventLog>,
+    pub(super) metrics: Arc<Metrics>,
+    /// From when on modules are slow.
+    pub(super) module_slow: Duration,
     pub(super) ticket_keys: Arc<TicketKeys>,
     pub(super) phase: watch::Receiver<Phase>,
     /// Set once the threads that serve have ended.
@@ -55,6 +60,9 @@ impl Background {
         let watching = self.ask();
         let upkeep = Arc::clone(&self.upkeep);
         let Self { clusters, served, events, ticket_keys, mut phase, has_served, board, admin, .. } = self;
+        let pace =
+            super::pace::watch(Arc::clone(&clusters), self.metrics, Arc::clone(&events), self.module_slow);
+        tokio::spawn(pace);
         let (journal, notes) = Journal::new();
         clusters.iter().for_each(|cluster| cluster.keep_journal(&journal));
         tokio::spawn(super::events::keep(clusters, notes, events));

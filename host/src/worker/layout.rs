@@ -41,6 +41,7 @@ pub(super) fn of(
     addresses: &[Address],
     clusters: &Clusters,
     access_log: Option<&AccessLog>,
+    loaded_bytes: Option<u64>,
 ) -> MetricsLayout {
     let cluster = |idx: usize| {
         let cluster = &clusters[idx];
@@ -77,5 +78,6 @@ pub(super) fn of(
         listeners: addresses.iter().map(|address| address.to_string().into()).collect(),
         clusters: (0..clusters.len()).map(cluster).collect(),
         access_log: access_log.map(AccessLog::lines),
+        loaded_bytes,
     }
 }

@@ -14,6 +14,7 @@ use crate::config::{Config, MAX_SERVERS};
 use crate::module::balancer::BuildError;
 use crate::module::refusal::LoadError;
 use crate::module::registry::Registry;
+use crate::os::memory;
 use crate::process::control::{Exit, Refused};
 use crate::process::sockets::BindError;
 use crate::tls::tickets::TicketKeys;
@@ -32,6 +33,8 @@ pub struct Prepared {
     pub ticket_keys: Arc<TicketKeys>,
     /// The members of the clusters, beside those of the configuration.
     pub(super) membership: Membership,
+    /// Anonymous memory of this process now.
+    pub(super) loaded_bytes: Option<u64>,
 }
 
 /// The reasons why a worker did not start: all of one kind.
@@ -135,7 +138,9 @@ impl Prepared {
             .map_err(|e| StartError::System("keys of TLS tickets".into(), io::Error::other(e)))?;
         let warnings = clusters.iter().flat_map(Cluster::warnings).collect();
         let ticket_keys = Arc::new(ticket_keys);
-        Ok(Self { config, registry, clusters: clusters.into(), warnings, ticket_keys, membership })
+        let clusters = clusters.into();
+        let loaded_bytes = memory::anonymous_bytes();
+        Ok(Self { config, registry, clusters, warnings, ticket_keys, membership, loaded_bytes })
     }
 }
 

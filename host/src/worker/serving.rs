@@ -169,6 +169,7 @@ async fn keep_house(thread: Rc<Thread>) {
     loop {
         interval.tick().await;
         board::tick();
+        thread.time_next_requests();
         thread.sweep(Instant::now());
         if let Some(log) = &thread.access_log {
             log.borrow_mut().flush();

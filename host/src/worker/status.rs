@@ -234,7 +234,9 @@ impl StateSource for StatusReader {
     }
 
     fn modules(&self) -> Vec<ModuleStatus> {
-        let mut modules: Vec<ModuleStatus> = self.config.modules.iter().map(module).collect();
+        let growth = self.metrics.memory_growth();
+        let mut modules: Vec<ModuleStatus> =
+            self.config.modules.iter().map(|file| module(file, growth)).collect();
         for (idx, cluster) in self.clusters.iter().enumerate() {
             for (id, numbers, is_quarantined) in self.metrics.counted_modules(idx) {
                 let Some(known) = modules.iter_mut().find(|known| *known.module == *id) else { continue };
@@ -243,6 +245,7 @@ impl StateSource for StatusReader {
                 known.version =
                     balancer.map(|known| known.module().version().to_owned()).or(known.version.take());
                 known.calls += numbers.calls.values().sum::<u64>();
+                known.thread_share = (known.thread_share + numbers.thread_share).min(1.0);
                 known.faults += numbers.faults.values().sum::<u64>();
                 let cluster = cluster.config.name.to_string();
                 known.quarantined_in.extend(is_quarantined.then(|| cluster.clone()));
@@ -263,10 +266,11 @@ impl StateSource for StatusReader {
     }
 }
 
-fn module(module: &ModuleFile) -> ModuleStatus {
+fn module(module: &ModuleFile, worker_growth_bytes: Option<u64>) -> ModuleStatus {
     ModuleStatus {
         module: module.id.to_string(),
         file: module.file.display().to_string(),
+        worker_growth_bytes,
         ..ModuleStatus::default()
     }
 }

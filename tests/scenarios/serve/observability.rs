@@ -161,6 +161,7 @@ fn the_metrics_have_the_documented_names() {
         "trylist_module_calls_total",
         "trylist_module_faults_total",
         "trylist_module_time_seconds_bucket",
+        "trylist_module_thread_share",
         "trylist_fallbacks_total",
         "trylist_queue_length",
     ] {

@@ -68,6 +68,8 @@ impl Checker<'_> {
                 raw.module_time_limit.as_ref(),
                 defaults.module_time_limit,
             ),
+            // Zero is a wish that makes sense here: no module is slow.
+            module_slow: raw.module_slow.map_or(defaults.module_slow, |slow| slow.get_ref().0),
             module_faults: self.integer(
                 &of("module_faults"),
                 raw.module_faults.as_ref(),

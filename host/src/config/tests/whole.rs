@@ -56,6 +56,7 @@ fn reads_every_key() {
     let text = r#"
 threads = 3
 supervision.module_faults = 0
+supervision.module_slow = "0s"
 supervision.sandbox = "off"
 module_path = ["m", "/abs"]
 request_id = "X-Id"
@@ -107,9 +108,10 @@ retry = { on = ["connect", "reset", "timeout", "bad_response", "gateway", "429"]
 "#;
     let (config, warnings) = parse("conf/t.toml", text, Syntax::Toml).unwrap();
     let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
-    assert_eq!(warnings, [r#"conf/t.toml:19: module "x": loaded, but no cluster uses it"#]);
+    assert_eq!(warnings, [r#"conf/t.toml:20: module "x": loaded, but no cluster uses it"#]);
     assert_eq!(config.threads, 3);
     assert_eq!(config.supervision.module_faults, 0);
+    assert_eq!(config.supervision.module_slow, Duration::ZERO);
     assert!(!config.supervision.sandbox);
     assert_eq!(
         (config.listeners[0].address.to_string(), config.listeners[0].max_connections),

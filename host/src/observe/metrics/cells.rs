@@ -42,10 +42,24 @@ pub(super) type ModuleTime = Histogram<50, 17>;
 
 impl<const FIRST_NS: u64, const N: usize> Histogram<FIRST_NS, N> {
     pub(super) fn add(&self, ns: u64) {
-        let n_firsts = ns.div_ceil(FIRST_NS).max(1);
-        let bucket = n_firsts.next_power_of_two().trailing_zeros() as usize;
-        self.buckets[bucket.min(N - 1)].add(1);
+        self.buckets[Self::bucket(ns)].add(1);
         self.sum_ns.add(ns);
+    }
+}
+
+impl<const FIRST_NS: u64, const N: usize> Histogram<FIRST_NS, N> {
+    /// How many times were added, and how many of them are of the bucket of `ns` or above.
+    pub(super) fn counts(&self, ns: u64) -> (u64, u64) {
+        let first = Self::bucket(ns);
+        self.buckets.iter().enumerate().fold((0, 0), |(all, long): (u64, u64), (idx, bucket)| {
+            let n = bucket.read();
+            (all.wrapping_add(n), if idx < first { long } else { long.wrapping_add(n) })
+        })
+    }
+
+    fn bucket(ns: u64) -> usize {
+        let n_firsts = ns.div_ceil(FIRST_NS).max(1);
+        (n_firsts.next_power_of_two().trailing_zeros() as usize).min(N - 1)
     }
 }
 
@@ -112,6 +126,8 @@ pub(super) struct ClusterCells {
 pub(super) struct BalancerCells {
     pub(super) calls: [Cell; ModuleCall::N],
     pub(super) time: ModuleTime,
+    /// The calls in that time.
+    pub(super) timed_calls: Cell,
     pub(super) fallbacks: Cell,
     pub(super) declined: Cell,
     pub(super) busy: Cell,
@@ -165,6 +181,7 @@ impl Default for BalancerCells {
         Self {
             calls: cells(),
             time: ModuleTime::default(),
+            timed_calls: Cell::default(),
             fallbacks: Cell::default(),
             declined: Cell::default(),
             busy: Cell::default(),

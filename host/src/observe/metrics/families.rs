@@ -132,6 +132,11 @@ impl MetricSink<'_> {
         Ok(())
     }
 
+    /// Whether gauges are shown.
+    pub(super) fn is_text(&self) -> bool {
+        matches!(self, Self::Text(..))
+    }
+
     /// A family of histograms, all in seconds.
     pub(super) fn histogram<'l, const N: usize>(
         &mut self,

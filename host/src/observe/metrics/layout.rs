@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::members::{EndpointLayout, MemberTable};
+use super::pace::ThreadShare;
 use crate::cluster::endpoint::Endpoint;
 use crate::module::balancer::ModuleFault;
 use crate::observe::access_log::LineCounts;
@@ -24,6 +25,8 @@ pub struct MetricsLayout {
     pub clusters: Vec<ClusterLayout>,
     /// Lines of the access log, if there is one.
     pub access_log: Option<Arc<LineCounts>>,
+    /// Anonymous memory of this process once its modules were loaded and built.
+    pub loaded_bytes: Option<u64>,
 }
 
 /// A certificate of a listener.
@@ -89,6 +92,8 @@ pub(super) struct ClusterNames {
     /// Replaced by [`Metrics::prepare`](super::Metrics::prepare).
     pub(super) members: ArcSwap<MemberTable>,
     pub(super) balancers: Vec<BalancerLayout>,
+    /// By balancer.
+    pub(super) shares: Box<[ThreadShare]>,
     pub(super) panics: ClusterFlag,
     pub(super) is_refused: ClusterFlag,
 }
@@ -98,6 +103,7 @@ impl ClusterNames {
         Self {
             name: Arc::clone(&layout.name),
             balancers: layout.balancers.clone(),
+            shares: layout.balancers.iter().map(|_| ThreadShare::default()).collect(),
             panics: Arc::clone(&layout.panics),
             is_refused: Arc::clone(&layout.is_refused),
             members: ArcSwap::default(),

@@ -94,6 +94,9 @@ pub struct ModuleNumbers {
     pub calls: ByName,
     /// Average time of a request in its calls, in microseconds, by a sample; none before the first.
     pub average_us: Option<f64>,
+    /// Part of the time of all threads that serve which passed in its calls, over the last 10 s, from 0 to 1.
+    #[serde(default)]
+    pub thread_share: f64,
     /// Faults by kind.
     pub faults: ByName,
     /// Endpoints that the host chose in its place.
@@ -260,6 +263,7 @@ impl Metrics {
             let numbers = ModuleNumbers {
                 calls: named("trylist_module_calls", &mut calls),
                 average_us: average_ns(time, before.times(subject, &key)).map(|ns| ns.round() / 1e3),
+                thread_share: (self.module_share(cluster, idx) * 1e6).round() / 1e6,
                 faults: named("trylist_module_faults", &mut faults),
                 fallbacks: total("trylist_fallbacks", &|cells| cells.fallbacks.read()),
                 declined: total("trylist_module_declined_answers", &|cells| cells.declined.read()),

@@ -39,7 +39,7 @@ fn a_module_for_requests_without_a_key_has_series_of_its_own() {
     for (module, n) in [(0, 2), (1, 1)] {
         for _ in 0..n {
             shard.module_call(0, module, ModuleCall::Next);
-            shard.module_time(0, module, 1_000);
+            shard.module_time(0, module, 1_000, 4);
             shard.declined(0, module);
             shard.busy(0, module);
             shard.fallback(0, module);
@@ -657,6 +657,7 @@ fn layout() -> MetricsLayout {
             is_refused: Arc::new(|| false),
         }],
         access_log: None,
+        loaded_bytes: Some(0),
     }
 }
 

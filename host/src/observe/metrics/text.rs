@@ -27,6 +27,7 @@ use crate::cluster::endpoint::shown_weight;
 use crate::cluster::health::HealthSource;
 use crate::module::balancer::ModuleFault;
 use crate::observe::sources::SourceStatus;
+use crate::os::memory;
 
 fn of_source(source: &SourceStatus) -> SeriesLabels<'_, 1> {
     Subject::Cluster(&source.cluster).with([label("source", &source.source)])
@@ -182,6 +183,15 @@ impl Metrics {
             "Threads that serve requests.",
             [(Subject::Process.with([]), self.shards.len() as u64)],
         )?;
+        let growth = if out.is_text() { self.memory_growth() } else { None };
+        if let Some(bytes) = growth {
+            out.gauge(
+                "trylist_memory_growth",
+                Some(&Unit::Bytes),
+                "Anonymous memory of this worker beyond that at the end of loading its modules: of the proxy and all modules.",
+                [(Subject::Process.with([]), bytes)],
+            )?;
+        }
         let Some(lines) = &self.access_log else { return Ok(()) };
         out.counter(
             "trylist_access_log_lines",
@@ -515,6 +525,15 @@ impl Metrics {
                 (labels, self.times(|shard| &place.of(shard).time))
             }),
         )?;
+        out.gauge(
+            "trylist_module_thread_share",
+            None,
+            "Part of the time of all threads that serve which passed in calls into the module, over the last 10 s, 0 to 1.",
+            self.balancers().map(|(name, balancer, place)| {
+                let labels = Subject::Cluster(name).with([label("module", &balancer.module)]);
+                (labels, self.module_share(place.cluster, place.idx))
+            }),
+        )?;
         out.counter(
             "trylist_module_declined_answers",
             None,
@@ -653,6 +672,11 @@ impl Metrics {
             .filter(|(_, names)| only.is_none_or(|only| *names.name == *only))
             .map(|cluster| ClusterEndpoints { cluster: &cluster.1.name, rows: rows(cluster) })
             .collect()
+    }
+
+    /// Anonymous memory of this process beyond that at the end of loading.
+    pub(crate) fn memory_growth(&self) -> Option<u64> {
+        Some(memory::anonymous_bytes()?.saturating_sub(self.loaded_bytes?))
     }
 
     /// Client connections that are open now.

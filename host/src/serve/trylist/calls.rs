@@ -204,10 +204,11 @@ impl Trylist<'_> {
     #[inline]
     fn timed<R>(&mut self, call: ModuleCall, enter: impl FnOnce() -> R) -> R {
         self.thread.metrics.module_call(self.cluster_idx, self.module_idx, call);
-        let Some(time) = &mut self.module_time else { return enter() };
+        let Some((time, n_calls)) = &mut self.module_time else { return enter() };
         let before = Instant::now();
         let result = enter();
         *time += before.elapsed();
+        *n_calls += 1;
         result
     }
 
