@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::json;
@@ -14,7 +15,7 @@ use trylist::module::load;
 use trylist::module::registry::Registry;
 use trylist::process::control::{Exit, Refused};
 use trylist::process::preflight::{self, Lacks};
-use trylist::worker::{Prepared, StartError};
+use trylist::worker::{AskedSource, Prepared, StartError, ask_sources};
 
 use crate::apart;
 use crate::cli::Apart;
@@ -30,6 +31,19 @@ pub(crate) enum CheckOutput {
     /// The configuration as it counts.
     Dump,
 }
+
+/// What is asked of a configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CheckTerms {
+    pub(crate) output: CheckOutput,
+    /// Each source of servers is asked once.
+    pub(crate) asks_sources: bool,
+}
+
+/// How long a source may take to answer.
+const SOURCE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Servers that are shown of a source.
+const MOST_SHOWN: usize = 10;
 
 /// One thing that is wrong, or hardly meant.
 #[derive(Debug, Default, Serialize)]
@@ -53,6 +67,8 @@ struct Findings {
     /// Of the errors.
     exit: Option<Exit>,
     config: Option<Arc<Config>>,
+    /// Sources that were asked.
+    asked: Vec<AskedSource>,
 }
 
 /// Checks a file of servers, all of which any source may name.
@@ -66,7 +82,8 @@ pub(crate) fn members(file: &Path) -> Result<(), CommandFailure> {
 }
 
 /// Checks it in a process apart, since code of modules runs.
-pub(crate) fn run(file: &Path, output: CheckOutput, apart: &Apart) -> Result<(), CommandFailure> {
+pub(crate) fn run(file: &Path, terms: CheckTerms, apart: &Apart) -> Result<(), CommandFailure> {
+    let output = terms.output;
     if output == CheckOutput::Dump {
         let dumped = config::dump(file, &mut Files::on_disk());
         return print(
@@ -74,7 +91,7 @@ pub(crate) fn run(file: &Path, output: CheckOutput, apart: &Apart) -> Result<(),
         );
     }
     if let Some(board) = apart.child {
-        return apart::child(board, || check(file, output, apart.as_root));
+        return apart::child(board, || check(file, terms, apart.as_root));
     }
     // The errors in it, the other process says.
     let config = preflight::read(file, &mut Files::on_disk()).ok().map(|(config, _)| config);
@@ -103,9 +120,9 @@ fn whose(file: &Path, inside: Option<(&Config, Crumb)>) -> String {
     format!("{}: {}", file.display(), names.as_deref().unwrap_or("a module"))
 }
 
-fn check(file: &Path, output: CheckOutput, as_root: bool) -> Result<(), CommandFailure> {
-    let found = Findings::of(file, as_root);
-    match output {
+fn check(file: &Path, terms: CheckTerms, as_root: bool) -> Result<(), CommandFailure> {
+    let found = Findings::of(file, terms.asks_sources, as_root);
+    match terms.output {
         CheckOutput::Json => found.print_json(file),
         CheckOutput::Lines | CheckOutput::Dump => found.print_lines(),
     }
@@ -133,7 +150,7 @@ impl Finding {
 }
 
 impl Findings {
-    fn of(file: &Path, as_root: bool) -> Self {
+    fn of(file: &Path, asks_sources: bool, as_root: bool) -> Self {
         let (config, warnings) = match preflight::read(file, &mut Files::on_disk()) {
             Ok(read) => read,
             Err((errors, modules)) => {
@@ -148,7 +165,13 @@ impl Findings {
         };
         let config = Arc::new(config);
         let lacks = Lacks::of(&config);
-        let prepared = match (prepare(&config, as_root), lacks.errors.is_empty()) {
+        let mut asked = Ok(Vec::new());
+        let ask = || {
+            if asks_sources {
+                asked = ask_sources(&config, SOURCE_TIMEOUT);
+            }
+        };
+        let prepared = match (prepare(&config, as_root, ask), lacks.errors.is_empty()) {
             (Ok(prepared), true) => prepared,
             (Ok(_), false) => return Self::refused(Exit::Failed, lacks.errors),
             (Err(refused), _) => {
@@ -160,7 +183,16 @@ impl Findings {
         };
         let warnings = warnings.iter().map(Finding::of_warning);
         let lines = prepared.warnings.into_iter().chain(lacks.warnings).map(Finding::of_line);
-        Self { warnings: warnings.chain(lines).collect(), config: Some(config), ..Self::default() }
+        let (asked, mut errors) = match asked {
+            Ok(asked) => (asked, Vec::new()),
+            Err(error) => (Vec::new(), vec![Finding::of_line(format!("sources cannot be asked: {error}"))]),
+        };
+        errors.extend(asked.iter().filter_map(|source| {
+            let why = source.servers.as_ref().err()?;
+            Some(Finding::of_line(format!("{}: {why}", name_of(source))))
+        }));
+        let exit = (!errors.is_empty()).then_some(Exit::Failed);
+        Self { errors, warnings: warnings.chain(lines).collect(), exit, config: Some(config), asked }
     }
 
     fn refused(exit: Exit, lines: impl IntoIterator<Item = String>) -> Self {
@@ -184,7 +216,8 @@ impl Findings {
         io::stderr()
             .write_all(warnings.as_bytes())
             .map_err(|error| CommandFailure::new(format_args!("stderr: {error}")))?;
-        print(&self.config.map(|config| summary(&config)).unwrap_or_default())
+        let summary = self.config.map(|config| summary(&config)).unwrap_or_default();
+        print(&self.asked.iter().map(describe).fold(summary, |text, source| text + &source))
     }
 
     fn print_json(self, file: &Path) -> Result<(), CommandFailure> {
@@ -202,6 +235,11 @@ impl Findings {
                 "servers": n_servers(config),
                 "routes": config.routes.len(),
             })),
+            "sources": self.asked.iter().map(|source| json!({
+                "cluster": source.cluster,
+                "source": source.source,
+                "servers": source.servers.as_ref().ok(),
+            })).collect::<Vec<_>>(),
         });
         print(&format!("{object:#}\n"))?;
         match self.exit {
@@ -212,8 +250,9 @@ impl Findings {
 }
 
 /// Loads the modules and builds the balancers as a worker does: the files are read by the user that started this command, and
-/// code of modules runs as the user of the configuration. This process stays that user.
-fn prepare(config: &Arc<Config>, as_root: bool) -> Result<Prepared, Refused> {
+/// code of modules runs as the user of the configuration. This process stays that user. `before` is called as that user, before any
+/// module is opened.
+fn prepare(config: &Arc<Config>, as_root: bool, before: impl FnOnce()) -> Result<Prepared, Refused> {
     let copies: Vec<_> = config.modules.iter().map(load::read).collect();
     if let Err(text) = apart::become_user(Some(&config.run_as), as_root) {
         let mut lines: Vec<_> =
@@ -230,12 +269,33 @@ fn prepare(config: &Arc<Config>, as_root: bool) -> Result<Prepared, Refused> {
         Err(error) => Ok(Err(error)),
     });
     let copies: Vec<_> = copies.collect::<Result<_, _>>()?;
+    before();
     if config.supervision.sandbox {
         apart::confine();
     }
     let copies = copies.into_iter().map(|copy| copy.map(Some));
     let registry = Registry::open(&config.modules, copies).map_err(StartError::Modules)?;
     Ok(Prepared::over(Arc::clone(config), registry, &Learned::new())?)
+}
+
+fn name_of(source: &AskedSource) -> String {
+    format!("cluster \"{}\": source \"{}\"", source.cluster, source.source)
+}
+
+/// A line for a source that answered: how many servers it names, and the first of them.
+fn describe(source: &AskedSource) -> String {
+    let Ok(servers) = &source.servers else { return String::new() };
+    let shown = servers.iter().take(MOST_SHOWN).map(|server| {
+        let weight = if server.weight == 1 { String::new() } else { format!(" weight {}", server.weight) };
+        let tier = if server.tier == 0 { String::new() } else { format!(" tier {}", server.tier) };
+        let state = if server.state == "ready" { String::new() } else { format!(" {}", server.state) };
+        format!("{}{weight}{tier}{state}", server.url)
+    });
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    let n_more = servers.len().saturating_sub(MOST_SHOWN);
+    let more = if n_more > 0 { format!(" and {n_more} more") } else { String::new() };
+    let colon = if shown.is_empty() { "" } else { ": " };
+    format!("{}: {}{colon}{shown}{more}\n", name_of(source), count(servers.len(), "server"))
 }
 
 /// The line of a successful check.

@@ -12,7 +12,7 @@ use trylist::config;
 use trylist::os::log::LogLevels;
 use trylist::process::control::ServerOrder;
 
-use crate::check::CheckOutput;
+use crate::check::{CheckOutput, CheckTerms};
 
 /// The configuration where none is named.
 const DEFAULT_CONFIG: &str = "/etc/trylist/trylist.toml";
@@ -359,6 +359,9 @@ pub(crate) struct CheckArguments {
     /// Check a file of servers instead, as a source of type `file` reads it
     #[arg(long, value_name = "FILE", conflicts_with_all = ["file", "json", "dump"])]
     pub(crate) members: Option<PathBuf>,
+    /// Also ask each source of servers once, and print what it names
+    #[arg(long, conflicts_with_all = ["members", "dump"])]
+    connect: bool,
     /// Print JSON: errors and warnings with file, line and column
     #[arg(long, conflicts_with = "dump")]
     json: bool,
@@ -370,14 +373,15 @@ pub(crate) struct CheckArguments {
 }
 
 impl CheckArguments {
-    /// The file, what to print of it, and how code of modules runs.
-    pub(crate) fn wanted(self) -> (PathBuf, CheckOutput, Apart) {
+    /// The file, what is asked of it, and how code of modules runs.
+    pub(crate) fn wanted(self) -> (PathBuf, CheckTerms, Apart) {
         let output = match (self.json, self.dump) {
             (_, true) => CheckOutput::Dump,
             (true, false) => CheckOutput::Json,
             (false, false) => CheckOutput::Lines,
         };
-        (self.file.unwrap_or(self.configuration.config), output, self.apart)
+        let terms = CheckTerms { output, asks_sources: self.connect };
+        (self.file.unwrap_or(self.configuration.config), terms, self.apart)
     }
 }
 

@@ -23,6 +23,7 @@ pub(crate) mod follow;
 mod http;
 pub(crate) mod read;
 
+use std::io;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -84,6 +85,52 @@ pub(crate) fn follow(
         }
         SourceKind::Http { .. } => Box::pin(follower.run(HttpSource::new(spec, resolver))),
         SourceKind::Dns { .. } => Box::pin(follower.run(DnsSource::new(spec, resolver))),
+    }
+}
+
+/// Asks sources once, all at the same time, and waits `limit` for each. What each says, in their order, or why it says nothing.
+///
+/// # Errors
+/// The system gives no means to ask.
+pub(crate) fn ask(
+    specs: Vec<Arc<SourceSpec>>,
+    resolver: &ResolverConfig,
+    limit: Duration,
+) -> io::Result<Vec<Result<SourceAnswer, String>>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let answers = runtime.block_on(async {
+        let all: Vec<_> = specs
+            .into_iter()
+            .map(|spec| tokio::task::spawn(tokio::time::timeout(limit, first_answer(spec, resolver.clone()))))
+            .collect();
+        let mut answers = Vec::with_capacity(all.len());
+        for one in all {
+            answers.push(match one.await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(_)) => Err(format!("no answer within {limit:?}")),
+                Err(_) => Err("asking failed".to_owned()),
+            });
+        }
+        answers
+    });
+    // A disk that does not answer is not waited for.
+    runtime.shutdown_background();
+    Ok(answers)
+}
+
+async fn first_answer(spec: Arc<SourceSpec>, resolver: ResolverConfig) -> Result<SourceAnswer, String> {
+    async fn of(mut source: impl DiscoverySource) -> Result<SourceAnswer, String> {
+        loop {
+            if let Some(answer) = source.next().await? {
+                return Ok(answer);
+            }
+        }
+    }
+    match &spec.kind {
+        SourceKind::File { path } => of(FileSource::new(path, &spec)).await,
+        SourceKind::Exec { command, environment } => of(ExecSource::new(command, environment, &spec)).await,
+        SourceKind::Http { .. } => of(HttpSource::new(&spec, &resolver)).await,
+        SourceKind::Dns { .. } => of(DnsSource::new(&spec, &resolver)).await,
     }
 }
 

@@ -88,8 +88,8 @@ fn obey(command: CliCommand, log_level: Option<String>) -> Result<(), CommandFai
         }
         CliCommand::Check(CheckArguments { members: Some(file), .. }) => check::members(&file),
         CliCommand::Check(arguments) => {
-            let (file, output, apart) = arguments.wanted();
-            check::run(&file, output, &apart)
+            let (file, terms, apart) = arguments.wanted();
+            check::run(&file, terms, &apart)
         }
         CliCommand::Completions { shell } => pages::completions(shell),
         CliCommand::Man { folder } => pages::man(folder.as_deref()),

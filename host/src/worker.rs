@@ -33,6 +33,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime;
 use tokio::sync::watch;
 
+pub use self::answers::{AskedServer, AskedSource, ask_sources};
 pub use self::control::Control;
 pub use self::prepared::{Prepared, StartError};
 pub use self::relay::Relay;

@@ -1,11 +1,16 @@
 //! Answers of sources become members. The scout has checked them, but it is another process that parses what strangers say: every
 //! server is checked here again, as one that an operator adds.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
 
 use crate::cluster::membership::{Duty, Member};
 use crate::config::{ClusterConfig, Config, Discover, LAST_TIER, MAX_REQUESTS};
+use crate::discovery;
 use crate::discovery::answer::{MOST_SEALED_BYTES, SourceAnswer, SourceMember, SourceState};
 use crate::process::channel;
 
@@ -49,11 +54,74 @@ pub(super) fn members_of(
     let discover = cluster.discover.get(source).ok_or("a source that is not there")?;
     channel::check_sealed(&memory, MOST_SEALED_BYTES).map_err(|error| error.to_string())?;
     let answer: SourceAnswer = channel::unseal(memory).map_err(|error| error.to_string())?;
+    members(cluster, discover, answer)
+}
+
+fn members(
+    cluster: &ClusterConfig,
+    discover: &Discover,
+    answer: SourceAnswer,
+) -> Result<Arc<[Member]>, String> {
     let member = |said: SourceMember| {
         let url = said.url.clone();
         member(cluster, discover, said).map_err(|why| format!("server \"{}\": {why}", url.escape_debug()))
     };
     answer.members.into_iter().map(member).collect()
+}
+
+/// A source that was asked once.
+#[derive(Debug, Serialize)]
+pub struct AskedSource {
+    /// Its cluster.
+    pub cluster: String,
+    /// Its name.
+    pub source: String,
+    /// The servers that would be built of its answer, in its order; or why there are none, in words.
+    pub servers: Result<Vec<AskedServer>, String>,
+}
+
+/// A server of an [`AskedSource`], with what the configuration adds.
+#[derive(Debug, Serialize)]
+pub struct AskedServer {
+    /// Its URL.
+    pub url: String,
+    /// Its weight.
+    pub weight: u16,
+    /// Its tier.
+    pub tier: u16,
+    /// `ready`, `drain` or `maint`.
+    pub state: &'static str,
+}
+
+/// Asks all sources of a configuration once, and waits `limit` for each.
+///
+/// # Errors
+/// The system gives no means to ask.
+pub fn ask_sources(config: &Config, limit: Duration) -> io::Result<Vec<AskedSource>> {
+    let discovers = || {
+        let clusters = config.clusters.iter();
+        clusters.flat_map(|cluster| cluster.discover.iter().map(move |discover| (cluster, discover)))
+    };
+    let specs = discovers().map(|(_, discover)| Arc::new(discover.source.clone())).collect();
+    let answers = discovery::ask(specs, &config.resolver, limit)?;
+    let asked = discovers().zip(answers).map(|((cluster, discover), answer)| AskedSource {
+        cluster: discover.source.cluster.clone(),
+        source: discover.source.name.clone(),
+        servers: answer.and_then(|answer| members(cluster, discover, answer)).map(|members| {
+            let server = |Member { server, duty, .. }: &Member| AskedServer {
+                url: server.url.to_string(),
+                weight: server.weight,
+                tier: server.tier,
+                state: match duty {
+                    Duty::Ready => "ready",
+                    Duty::Drain => "drain",
+                    Duty::Maintenance => "maint",
+                },
+            };
+            members.iter().map(server).collect()
+        }),
+    });
+    Ok(asked.collect())
 }
 
 /// A source, as lines of the log name it.

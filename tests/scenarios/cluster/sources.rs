@@ -1,5 +1,6 @@
 //! Servers that sources outside name: they come, go and change while requests run, and no mistake of a source takes one out.
 
+mod asked;
 mod bad;
 mod commands;
 mod dns;
