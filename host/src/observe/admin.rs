@@ -483,7 +483,7 @@ mod tests {
             (
                 "/api/v1/events?kind=deaths",
                 400,
-                "unknown kind \"deaths\"; use server, panic, refused, quarantine, reload, death, hang, act"
+                "unknown kind \"deaths\"; use server, panic, refused, quarantine, slow, reload, death, hang, act"
                     .into(),
             ),
             ("/api/v1/generations", 503, "the supervisor did not answer within 1s".into()),
