@@ -10,6 +10,9 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::DEADLINE;
 
+/// Bytes, far above what any test sends up to a connection's end, and far below the machine's memory.
+const MOST_TO_THE_END: usize = 1 << 30;
+
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -205,8 +208,12 @@ impl Stream {
     }
 
     /// Everything up to the connection's end, and how it ended.
+    ///
+    /// # Panics
+    /// Where it is more than any test sends.
     pub fn read_to_end(&mut self) -> (Vec<u8>, End) {
         loop {
+            assert!(self.buffer.len() <= MOST_TO_THE_END, "what comes does not end");
             if let Err(end) = self.fill() {
                 return (std::mem::take(&mut self.buffer), end);
             }
