@@ -9,7 +9,7 @@ use crate::output::{CommandFailure, print};
 
 /// Asks, and prints what comes back as it comes.
 pub(crate) fn ask(config: &Path, command: &Command) -> Result<(), CommandFailure> {
-    let exit = control::ask(&control::find(config), command, |reply| match reply {
+    let exit = control::ask_for(config, command, |reply| match reply {
         // If nobody reads it, the exit code has to say it alone.
         ControlReply::Line(line) => drop(print(&format!("{line}\n"))),
         ControlReply::Problem(line) => drop(writeln!(io::stderr(), "{line}")),

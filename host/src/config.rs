@@ -35,7 +35,7 @@ mod source;
 mod suggest;
 mod units;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 pub use self::answer::{Answer, ERROR_STATUSES, ErrorPages, Page, Redirect, Respond};
 pub(crate) use self::check::canonical_url;
@@ -45,15 +45,17 @@ pub use self::health::{CountedStatuses, Ejection, HealthCheck, HttpProbe, Probe,
 pub use self::locate::NotFound;
 pub use self::log_format::{LogField, LogFormat, LogPart};
 pub use self::model::{
-    Access, AccessLogTarget, Admin, AllDown, ClusterConfig, Config, CookieTerms, Discover, Families,
-    HostHeader, HostPattern, KeyMissing, KeySource, Limits, Listener, MAX_SERVERS, ModuleFile, Place,
-    ProxyProtocol, QueueOrder, Resolve, ResolverConfig, Route, RouteOrder, RunAs, SameSite, Server, Setting,
-    SettingValue, Spill, StickyConfig, Supervision, Syntax, Timeouts, WhenFull,
+    Access, AccessLogTarget, Admin, AllDown, ClusterConfig, Config, ControlSocket, CookieTerms, Discover,
+    Families, HostHeader, HostPattern, KeyMissing, KeySource, Limits, Listener, MAX_SERVERS, ModuleFile,
+    Place, ProxyProtocol, QueueOrder, Resolve, ResolverConfig, Route, RouteOrder, RunAs, SameSite, Server,
+    Setting, SettingValue, Spill, StickyConfig, Supervision, Syntax, Timeouts, WhenFull,
 };
 pub(crate) use self::model::{LAST_TIER, MAX_REQUESTS, url_at};
 pub use self::problem::{ConfigErrors, Excerpt, Problem, Warning};
 
 use self::check::Checker;
+use self::file::ControlTable;
+use self::shape::{Short, Switched};
 use self::source::Diagnostics;
 
 /// The name that stands for standard input. It is read once in the life of the process.
@@ -135,28 +137,53 @@ pub(crate) fn parse_with(
     report.finish(config).map_err(|errors| ConfigErrors { modules, ..errors })
 }
 
-/// The control socket that a configuration file names, if any. Works for files with mistakes too.
-pub fn control_of(path: &Path) -> Option<PathBuf> {
-    let text = Files::on_disk().text(path).ok()?;
-    let name = match Syntax::of(path) {
-        Syntax::Toml => match toml::from_str::<OnlyControl>(&text) {
-            Ok(only) => only.control?,
-            // The file is not valid TOML, but its line for the control socket may be.
-            Err(_) => {
-                let lines = text.lines().filter_map(|line| line.trim_start().strip_prefix("control"));
-                let value = lines.filter_map(|rest| rest.trim_start().strip_prefix('=')).next()?;
-                value.trim().trim_matches('"').to_owned()
-            }
-        },
-        Syntax::Httpd => httpd::control_of(&text)?,
+/// The control socket that a configuration file names. The file may be wrong otherwise.
+pub fn control_of(path: &Path) -> ControlSocket {
+    // As a start reads it, with what it includes and the variables in it, where that works.
+    if let Ok((config, _)) = load(path) {
+        return config.control;
+    }
+    let Ok(text) = Files::on_disk().text(path) else { return ControlSocket::Derived };
+    let named = match Syntax::of(path) {
+        Syntax::Toml => OnlyControl::of(&text),
+        Syntax::Httpd => httpd::control_of(&text),
     };
-    Some(path.parent().unwrap_or(Path::new("")).join(name))
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let at = |path: &str, access| ControlSocket::At { path: folder.join(path), access };
+    match named {
+        Some(Switched::Off) => ControlSocket::Off,
+        Some(Switched::On(Short::Text(path))) => at(&path, None),
+        // Who exactly may connect is the supervisor's to know.
+        Some(Switched::On(Short::Table(ControlTable { path: Some(path), .. }))) => {
+            at(path.get_ref(), Some(Access::default()))
+        }
+        Some(Switched::On(Short::Table(_))) | None => ControlSocket::Derived,
+    }
 }
 
 /// The one key of a configuration that [`control_of`] reads.
 #[derive(serde::Deserialize)]
 struct OnlyControl {
-    control: Option<String>,
+    control: Option<Switched<ControlTable>>,
+}
+
+impl OnlyControl {
+    fn of(text: &str) -> Option<Switched<ControlTable>> {
+        if let Ok(only) = toml::from_str::<Self>(text) {
+            return only.control;
+        }
+        // The file is not valid TOML, but its lines for the control socket may be.
+        let from = |line: &str| {
+            line.trim_start().strip_prefix("control").is_some_and(|rest| rest.trim_start().starts_with('='))
+        };
+        if let Some(line) = text.lines().find(|line| from(line)) {
+            return toml::from_str::<Self>(line).ok()?.control;
+        }
+        let mut lines = text.lines().skip_while(|line| line.trim() != "[control]");
+        let head = lines.next()?;
+        let table: Vec<&str> = lines.take_while(|line| !line.trim_start().starts_with('[')).collect();
+        toml::from_str::<Self>(&format!("{head}\n{}", table.join("\n"))).ok()?.control
+    }
 }
 
 /// Checks the settings of a module that are a file of their own.

@@ -21,7 +21,7 @@ pub(crate) fn run(config: &Path, json: bool) -> Result<(), CommandFailure> {
 
 fn ask(config: &Path) -> Result<Vec<SourceStatus>, CommandFailure> {
     let mut found = None;
-    let exit = control::ask(&control::find(config), &Command::Status, |reply| {
+    let exit = control::ask_for(config, &Command::Status, |reply| {
         if let ControlReply::Status(status) = reply {
             found = Some(status.discovery);
         }

@@ -65,7 +65,7 @@ pub(crate) fn run(config: &Path, wanted: &Wanted) -> Result<(), CommandFailure> 
 fn ask(config: &Path, cluster: Option<String>) -> Result<Said, CommandFailure> {
     let (mut status, mut worker, mut problem) = (None, None, None);
     let command = Command::State { cluster: cluster.clone() };
-    let exit = control::ask(&control::find(config), &command, |reply| match reply {
+    let exit = control::ask_for(config, &command, |reply| match reply {
         ControlReply::Status(said) => status = Some(*said),
         ControlReply::Worker(said) => worker = Some(*said),
         ControlReply::Line(line) | ControlReply::Problem(line) => problem = Some(line),
@@ -102,7 +102,7 @@ fn describe(said: &Said, paint: Paint) -> String {
     let Status { pid, version, uptime_s, config, control, .. } = status;
     let mut lines = vec![
         format!("trylist {version}, pid {pid}, up {}", span(*uptime_s)),
-        format!("  configuration {config}, control socket {control}"),
+        format!("  configuration {config}, control socket {}", control.as_deref().unwrap_or("none")),
         format!("  listens on {}", status.listeners.join(", ")),
     ];
     lines.extend(status.admin.as_ref().map(|admin| format!("  metrics on {admin}")));

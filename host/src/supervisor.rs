@@ -201,7 +201,7 @@ impl Supervisor {
         for warning in &bundle.warnings {
             tracing::warn!("{warning}");
         }
-        let commands = Commands::listen(&control::path_of(&bundle.config)).map_err(Refused::failed)?;
+        let commands = Commands::listen(control::socket_of(&bundle.config)).map_err(Refused::failed)?;
         sockets::raise_descriptor_limit();
         let now = Instant::now();
         let pid_file = bundle.config.pid_file.as_deref().map(PidFile::write);

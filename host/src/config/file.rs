@@ -7,7 +7,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::settings::SettingTree;
-use super::shape::{Expecting, Named, Short, Tables};
+use super::shape::{Expecting, Named, Short, Switched, Tables};
 use super::units::{SizeValue, StatusRange, TimeValue};
 
 /// The whole file.
@@ -22,7 +22,7 @@ pub(super) struct RootTable {
     pub(super) module_files: Option<Spanned<String>>,
     pub(super) user: Option<Spanned<String>>,
     pub(super) group: Option<Spanned<String>>,
-    pub(super) control: Option<Spanned<String>>,
+    pub(super) control: Option<Spanned<Switched<ControlTable>>>,
     pub(super) pid_file: Option<Spanned<String>>,
     pub(super) state: Option<Spanned<String>>,
     pub(super) pass_environment: Option<Vec<Spanned<String>>>,
@@ -45,6 +45,15 @@ pub(super) struct RootTable {
     pub(super) admin: Option<Spanned<AdminTable>>,
     pub(super) explain: Option<ExplainTable>,
     pub(super) errors: Option<Named<Short<PageTable>>>,
+}
+
+/// `control`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct ControlTable {
+    pub(super) path: Option<Spanned<String>>,
+    pub(super) mode: Option<Spanned<String>>,
+    pub(super) group: Option<Spanned<String>>,
 }
 
 /// `[[listener]]`
@@ -446,6 +455,11 @@ pub(super) struct ExplainTable {
 
 impl Expecting for ModuleTable {
     const EXPECTED: &str = "a module's file, or a table such as { path = \"libmod_x.so\", sha256 = \"…\" }";
+}
+
+impl Expecting for ControlTable {
+    const EXPECTED: &str =
+        "false, a path, or a table such as { path = \"/run/site/trylist.sock\", group = \"ops\" }";
 }
 
 impl Expecting for PageTable {

@@ -11,7 +11,7 @@
 //! | `Listen [ADDRESS:]PORT` | where requests come in |
 //! | `User NAME`, `Group NAME` | who serves, where root starts it |
 //! | `PidFile FILE` | where the process says who it is |
-//! | `LBControl PATH` | the socket that `trylist reload` and the like speak to |
+//! | `LBControl PATH|Off` | the socket that `trylist reload` and the like speak to; `Off`: none |
 //! | `Include FILE` | other files, by pattern too, relative to this one |
 //! | `ServerName NAME` | accepted and not used: httpd needs it for links to itself, and we write none |
 //!
@@ -32,8 +32,9 @@ use toml::Spanned;
 use self::directive::{ANYTHING, DIRECTIVES, DirectiveLine};
 use self::line::{LogicalLine, lines, words};
 use super::Files;
-use super::file::RootTable;
+use super::file::{ControlTable, RootTable};
 use super::include::IncludeStack;
+use super::shape::{Short, Switched};
 use super::source::{Diagnostics, Span};
 use super::suggest::{did_you_mean, nearest};
 
@@ -56,10 +57,15 @@ pub(super) fn read(
 }
 
 /// The value of the last `LBControl` of a text. Included files are not searched.
-pub(super) fn control_of(text: &str) -> Option<String> {
+pub(super) fn control_of(text: &str) -> Option<Switched<ControlTable>> {
     let lines = lines(text, 0).into_iter().rev().filter_map(|line| words(&line.text).ok());
     let mut found = lines.filter(|words| words.len() == 2 && is(&words[0], "LBControl"));
-    found.next().map(|mut words| words.remove(1))
+    found.next().map(|mut words| switched_control(words.remove(1)))
+}
+
+/// The argument of `LBControl`.
+fn switched_control(path: String) -> Switched<ControlTable> {
+    if is(&path, "Off") { Switched::Off } else { Switched::On(Short::Text(path)) }
 }
 
 struct HttpdReader<'a> {

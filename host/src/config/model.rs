@@ -73,8 +73,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// User and group of the workers, if root starts the proxy.
     pub run_as: RunAs,
-    /// The control socket; by default it is derived from [`Config::source`].
-    pub control: Option<PathBuf>,
+    /// The control socket.
+    pub control: ControlSocket,
     /// The folder in which the last answers of sources are kept.
     pub state: Option<PathBuf>,
     /// The file for the supervisor's process ID.
@@ -127,6 +127,23 @@ pub struct Listener {
     pub h2: bool,
     /// Its place in the file.
     pub place: Place,
+}
+
+/// Where commands are taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ControlSocket {
+    /// At a path that is derived from [`Config::source`], for the user of the supervisor alone.
+    #[default]
+    Derived,
+    /// At this path.
+    At {
+        /// The socket.
+        path: PathBuf,
+        /// Who may connect, where that is not the user of the supervisor alone.
+        access: Option<Access>,
+    },
+    /// Nowhere; there are signals.
+    Off,
 }
 
 /// Permissions and owner of a Unix socket. Clients need write permission.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Unexpected, Visitor};
 use toml::Spanned;
 
 /// `[[name]]`, any number of times.
@@ -22,6 +22,15 @@ pub(super) enum Short<T> {
     Text(String),
     /// The table.
     Table(T),
+}
+
+/// What can be switched off: `false`, or what stands for it when it is on.
+#[derive(Debug)]
+pub(super) enum Switched<T> {
+    /// `false`.
+    Off,
+    /// Anything else.
+    On(Short<T>),
 }
 
 /// A valid value, for the error about another one.
@@ -105,5 +114,35 @@ impl<'de, T: Deserialize<'de> + Expecting> Deserialize<'de> for Short<T> {
         }
 
         deserializer.deserialize_any(ShortVisitor(PhantomData))
+    }
+}
+
+impl<'de, T: Deserialize<'de> + Expecting> Deserialize<'de> for Switched<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct SwitchedVisitor<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de> + Expecting> Visitor<'de> for SwitchedVisitor<T> {
+            type Value = Switched<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(T::EXPECTED)
+            }
+
+            fn visit_bool<E: de::Error>(self, is_on: bool) -> Result<Switched<T>, E> {
+                // On by what?
+                if is_on { Err(E::invalid_value(Unexpected::Bool(true), &self)) } else { Ok(Switched::Off) }
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Switched<T>, E> {
+                Ok(Switched::On(Short::Text(text.to_owned())))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<Switched<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(entries))
+                    .map(|table| Switched::On(Short::Table(table)))
+            }
+        }
+
+        deserializer.deserialize_any(SwitchedVisitor(PhantomData))
     }
 }

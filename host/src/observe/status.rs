@@ -27,8 +27,8 @@ pub struct Status {
     pub uptime_s: u64,
     /// The configuration's file.
     pub config: String,
-    /// The socket that this came over.
-    pub control: String,
+    /// The control socket, if there is one.
+    pub control: Option<String>,
     /// Where it listens.
     pub listeners: Vec<String>,
     /// Where its admin listener is.

@@ -1,7 +1,7 @@
 //! Commands to a running supervisor: where its socket is, what is said over it, and the end that asks.
 //!
 //! A client sends one line of JSON and gets lines of JSON back: [`ControlReply::Line`]s as things happen, then one that ends it.
-//! Only the user who runs the supervisor can connect (the socket's mode is 0600).
+//! Only the user who runs the supervisor can connect (the socket's mode is 0600), unless the configuration names a group.
 
 use std::env;
 use std::ffi::OsString;
@@ -15,7 +15,7 @@ use rustix::net::sockopt::socket_peercred;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::config::{self, Config};
+use crate::config::{self, Access, Config, ControlSocket, RunAs};
 
 pub use crate::observe::status::{
     ActStatus, GenerationStatus, ModuleStatus, QuarantineStatus, RefusedStatus, SourceStatus, Status,
@@ -157,15 +157,14 @@ pub enum ControlReply {
 /// Longest line of a command; what is longer is none.
 pub(crate) const MAX_COMMAND_BYTES: usize = 4096;
 
-/// Where the supervisor of a configuration that was read listens for commands.
-pub(crate) fn path_of(config: &Config) -> PathBuf {
-    config.control.clone().unwrap_or_else(|| default_path(&config.source))
-}
-
-/// Where the supervisor of this configuration file most likely listens for commands. The file may be wrong: its mending is
-/// what one reloads for. Only what it says of the socket counts.
-pub fn find(config: &Path) -> PathBuf {
-    config::control_of(config).unwrap_or_else(|| default_path(config))
+/// Where the supervisor of a configuration that was read listens for commands, and who may connect. `None`: it does not.
+pub(crate) fn socket_of(config: &Config) -> Option<(PathBuf, Access)> {
+    let own = || Access { mode: 0o600, owner: RunAs::default() };
+    match &config.control {
+        ControlSocket::Off => None,
+        ControlSocket::Derived => Some((default_path(&config.source), own())),
+        ControlSocket::At { path, access } => Some((path.clone(), access.clone().unwrap_or_else(own))),
+    }
 }
 
 /// In the folder for such things, named after the configuration file, wherever one stands.
@@ -206,6 +205,8 @@ fn folder() -> PathBuf {
 /// Why a command came to nothing.
 #[derive(Debug)]
 pub enum AskError {
+    /// The configuration has no control socket.
+    Off(PathBuf),
     /// Nothing listens there.
     NoSupervisor(PathBuf, io::Error),
     /// Another user, who is not root, listens there.
@@ -214,19 +215,51 @@ pub enum AskError {
     Broken(io::Error),
 }
 
+/// Asks the supervisor of this configuration file, as [`ask`] does. The file may be wrong: its mending is what one reloads
+/// for. Only what it says of the socket counts.
+///
+/// # Errors
+/// As [`ask`]; or the configuration has no control socket.
+pub fn ask_for(config: &Path, command: &Command, heard: impl FnMut(ControlReply)) -> Result<Exit, AskError> {
+    match config::control_of(config) {
+        ControlSocket::Off => Err(AskError::Off(config.to_owned())),
+        ControlSocket::Derived => ask(&default_path(config), command, heard),
+        // The configuration says that the socket is for others, too.
+        ControlSocket::At { path, access: Some(_) } => ask_anybody(&path, command, heard),
+        ControlSocket::At { path, access: None } => ask(&path, command, heard),
+    }
+}
+
 /// Sends a command and hands each reply to `heard`, until the last.
 ///
 /// # Errors
-/// There is no supervisor, or the connection closed before the answer; after [`Command::Stop`] that is the answer.
-pub fn ask(socket: &Path, command: &Command, mut heard: impl FnMut(ControlReply)) -> Result<Exit, AskError> {
-    let stream =
-        UnixStream::connect(socket).map_err(|error| AskError::NoSupervisor(socket.to_owned(), error))?;
+/// There is no supervisor, or it is another user's, or the connection closed before the answer; after [`Command::Stop`] that
+/// is the answer.
+pub fn ask(socket: &Path, command: &Command, heard: impl FnMut(ControlReply)) -> Result<Exit, AskError> {
+    let stream = connect(socket)?;
     // Another user's socket could answer anything. Root may ask the supervisors of all users.
     let (user, me) = (socket_peercred(&stream).map(|peer| peer.uid), rustix::process::geteuid());
     let user = user.map_err(|error| AskError::Broken(error.into()))?;
     if user != me && !user.is_root() && !me.is_root() {
         return Err(AskError::Foreign(socket.to_owned(), user.as_raw()));
     }
+    say_and_hear(stream, command, heard)
+}
+
+/// The same, whoever listens there.
+fn ask_anybody(socket: &Path, command: &Command, heard: impl FnMut(ControlReply)) -> Result<Exit, AskError> {
+    say_and_hear(connect(socket)?, command, heard)
+}
+
+fn connect(socket: &Path) -> Result<UnixStream, AskError> {
+    UnixStream::connect(socket).map_err(|error| AskError::NoSupervisor(socket.to_owned(), error))
+}
+
+fn say_and_hear(
+    stream: UnixStream,
+    command: &Command,
+    mut heard: impl FnMut(ControlReply),
+) -> Result<Exit, AskError> {
     let mut line = serde_json::to_string(command).map_err(|error| AskError::Broken(error.into()))?;
     line.push('\n');
     (&stream).write_all(line.as_bytes()).map_err(AskError::Broken)?;
@@ -246,6 +279,12 @@ pub fn ask(socket: &Path, command: &Command, mut heard: impl FnMut(ControlReply)
 impl std::fmt::Display for AskError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::Off(config) => write!(
+                f,
+                "control = false in \"{}\": its proxy takes no commands; send its supervisor SIGHUP to reload, SIGTERM to \
+                 stop, or SIGUSR2 to open the logs again",
+                config.display()
+            ),
             Self::NoSupervisor(path, error) => match error.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => write!(
                     f,

@@ -68,10 +68,13 @@ impl Lacks {
             }
         }
         // The supervisor creates this folder, if it is missing, before it opens any of these files.
-        let control = control::path_of(config);
-        let created = control.parent().unwrap_or(Path::new(""));
-        if let Err(error) = may_hold_the_control_socket(&control) {
-            lacks.errors.push(format!("control socket \"{}\": {error}", control.display()));
+        let control = control::socket_of(config);
+        let created = control.as_ref().and_then(|(path, _)| path.parent()).unwrap_or(Path::new(""));
+        if let Some((path, access)) = &control {
+            let allowed = privileges::ids(&access.owner).map(drop);
+            if let Err(error) = allowed.and_then(|()| may_hold_the_control_socket(path)) {
+                lacks.errors.push(format!("control socket \"{}\": {error}", path.display()));
+            }
         }
         if let AccessLogTarget::File(path) = &config.access_log {
             lacks.cannot_be_written("access log", path, created);

@@ -302,7 +302,7 @@ fn unix_socket() -> io::Result<Socket> {
 
 impl SocketFile {
     /// The file of a socket that this process has just bound.
-    fn of(way: SafePath) -> io::Result<Self> {
+    pub(crate) fn of(way: SafePath) -> io::Result<Self> {
         let file = OwnedFd::from(way.open(OFlags::PATH, Mode::empty())?);
         let metadata = rustix::fs::fstat(&file)?;
         let is_own = is_socket(&metadata) && metadata.st_uid == rustix::process::geteuid().as_raw();

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Display;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -15,8 +15,10 @@ use rustix::event::PollFlags;
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, flock, fstat};
 use rustix::net::sockopt::socket_peercred;
 
+use crate::config::Access;
 use crate::os::trusted_path::{self, LastName, SafePath};
 use crate::process::control::{Command, ControlReply, Exit, MAX_COMMAND_BYTES};
+use crate::process::sockets::SocketFile;
 
 /// For a client to say what it wants, and to take what it is told.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,14 +30,22 @@ pub(super) type ClientId = u64;
 
 /// The socket and whoever is connected to it.
 pub(super) struct Commands {
-    listener: UnixListener,
-    path: PathBuf,
-    /// Held for as long as the socket is this process's.
-    _lock: Lock,
+    /// Absent where the configuration wants none.
+    socket: Option<CommandSocket>,
     clients: BTreeMap<ClientId, CommandClient>,
     n_clients: ClientId,
-    /// Name of the user that the supervisor runs as; beside root, nobody else can connect.
+    /// Name of the user that the supervisor runs as; beside root, few others can connect.
     own_name: Option<String>,
+}
+
+struct CommandSocket {
+    listener: UnixListener,
+    path: PathBuf,
+    access: Access,
+    // In this order: the next one's socket is not to be removed.
+    _file: SocketFile,
+    /// Held for as long as the socket is this process's.
+    _lock: Lock,
 }
 
 struct CommandClient {
@@ -51,47 +61,11 @@ struct CommandClient {
 }
 
 impl Commands {
-    /// Listens, unless another supervisor does.
-    pub(super) fn listen(path: &Path) -> Result<Self, String> {
-        let name = path.display();
-        let cannot = |error: &dyn Display| format!("control socket \"{name}\": {error}");
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            let mode = Mode::from_raw_mode(0o755);
-            trusted_path::make_folders(folder, mode).map_err(|error| cannot(&error))?;
-        }
-        let way = SafePath::find(path, LastName::Itself).map_err(|error| cannot(&error))?;
-        // A user who can replace our socket would receive the commands.
-        if let Some(by) = way.distrust() {
-            return Err(cannot(by));
-        }
-        // The socket's own file cannot be locked, and to connect to it would not tell who comes first of two.
-        let lock = way.sibling(".lock").and_then(Lock::take).map_err(|error| match error.kind() {
-            ErrorKind::WouldBlock => format!(
-                "control socket \"{name}\": another supervisor of this configuration runs; stop it, or name another \
-                 socket by the key control"
-            ),
-            _ => cannot(&error),
-        })?;
-        // The socket of a killed supervisor is removed; anything else is left alone.
-        match way.stat() {
-            Ok(metadata) if FileType::from_raw_mode(metadata.st_mode) == FileType::Socket => {
-                way.remove().map_err(|error| cannot(&error))?;
-            }
-            Ok(_) => return Err(cannot(&"the path exists and is not a socket")),
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(cannot(&error)),
-        }
-        // Nobody else may connect, not even before a mode could be set.
-        let before = rustix::process::umask(Mode::from_raw_mode(0o177));
-        let listener = UnixListener::bind(path);
-        rustix::process::umask(before);
-        let listener = listener.map_err(|error| cannot(&error))?;
-        listener.set_nonblocking(true).map_err(|error| cannot(&error))?;
+    /// Listens where the configuration wants it, unless another supervisor does.
+    pub(super) fn listen(at: Option<(PathBuf, Access)>) -> Result<Self, String> {
         let own = User::from_uid(geteuid()).ok().flatten();
         Ok(Self {
-            listener,
-            path: path.to_owned(),
-            _lock: lock,
+            socket: at.map(|(path, access)| CommandSocket::listen(&path, access)).transpose()?,
             clients: BTreeMap::new(),
             n_clients: 0,
             own_name: own.map(|user| user.name),
@@ -99,8 +73,17 @@ impl Commands {
     }
 
     /// Where it is.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.socket.as_ref().map(|socket| &*socket.path)
+    }
+
+    /// Whether it is where a configuration wants it, for those whom it names.
+    pub(super) fn is_at(&self, wanted: Option<&(PathBuf, Access)>) -> bool {
+        fn terms<'a>(path: &'a Path, access: &'a Access) -> (&'a Path, u32, Option<&'a str>) {
+            (path, access.mode, access.owner.group.as_ref().map(|(name, _)| &**name))
+        }
+        let socket = self.socket.as_ref().map(|socket| terms(&socket.path, &socket.access));
+        socket == wanted.map(|(path, access)| terms(path, access))
     }
 
     /// Descriptors to poll.
@@ -114,7 +97,8 @@ impl Commands {
         };
         let clients =
             self.clients.values().filter_map(move |client| Some((client.stream.as_fd(), of(client)?)));
-        std::iter::once((self.listener.as_fd(), PollFlags::IN)).chain(clients)
+        let listener = self.socket.iter().map(|socket| (socket.listener.as_fd(), PollFlags::IN));
+        listener.chain(clients)
     }
 
     /// When the next client is to be given up.
@@ -182,7 +166,7 @@ impl Commands {
     }
 
     fn accept(&mut self) {
-        while let Ok((stream, _)) = self.listener.accept() {
+        while let Some(Ok((stream, _))) = self.socket.as_ref().map(|socket| socket.listener.accept()) {
             if stream.set_nonblocking(true).is_err() {
                 continue;
             }
@@ -222,10 +206,45 @@ impl Commands {
     }
 }
 
-impl Drop for Commands {
-    fn drop(&mut self) {
-        // Before the lock goes: the next one's socket is not to be removed.
-        let _ = fs::remove_file(&self.path);
+impl CommandSocket {
+    fn listen(path: &Path, access: Access) -> Result<Self, String> {
+        let name = path.display();
+        let cannot = |error: &dyn Display| format!("control socket \"{name}\": {error}");
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            let mode = Mode::from_raw_mode(0o755);
+            trusted_path::make_folders(folder, mode).map_err(|error| cannot(&error))?;
+        }
+        let way = SafePath::find(path, LastName::Itself).map_err(|error| cannot(&error))?;
+        // A user who can replace our socket would receive the commands.
+        if let Some(by) = way.distrust() {
+            return Err(cannot(by));
+        }
+        // The socket's own file cannot be locked, and to connect to it would not tell who comes first of two.
+        let lock = way.sibling(".lock").and_then(Lock::take).map_err(|error| match error.kind() {
+            ErrorKind::WouldBlock => format!(
+                "control socket \"{name}\": another supervisor of this configuration runs; stop it, or name another \
+                 socket by the key control"
+            ),
+            _ => cannot(&error),
+        })?;
+        // The socket of a killed supervisor is removed; anything else is left alone.
+        match way.stat() {
+            Ok(metadata) if FileType::from_raw_mode(metadata.st_mode) == FileType::Socket => {
+                way.remove().map_err(|error| cannot(&error))?;
+            }
+            Ok(_) => return Err(cannot(&"the path exists and is not a socket")),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(cannot(&error)),
+        }
+        // Nobody else may connect, not even before a mode could be set.
+        let before = rustix::process::umask(Mode::from_raw_mode(0o177));
+        let listener = UnixListener::bind(path);
+        rustix::process::umask(before);
+        let listener = listener.map_err(|error| cannot(&error))?;
+        listener.set_nonblocking(true).map_err(|error| cannot(&error))?;
+        let file = SocketFile::of(way).map_err(|error| cannot(&error))?;
+        file.allow(&access).map_err(|error| cannot(&error))?;
+        Ok(Self { listener, path: path.to_owned(), access, _file: file, _lock: lock })
     }
 }
 
@@ -335,19 +354,29 @@ impl CommandClient {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::net::Shutdown;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+    use crate::config::RunAs;
+
+    fn own(path: &Path) -> (PathBuf, Access) {
+        (path.to_owned(), Access { mode: 0o600, owner: RunAs::default() })
+    }
+
+    fn path(commands: &Commands) -> &Path {
+        commands.path().unwrap()
+    }
 
     fn listening() -> (tempfile::TempDir, Commands) {
         let folder = tempfile::tempdir().unwrap();
-        let commands = Commands::listen(&folder.path().join("t.sock")).unwrap();
+        let commands = Commands::listen(Some(own(&folder.path().join("t.sock")))).unwrap();
         (folder, commands)
     }
 
     fn client(commands: &Commands, says: &str) -> UnixStream {
-        let mut client = UnixStream::connect(commands.path()).unwrap();
+        let mut client = UnixStream::connect(path(commands)).unwrap();
         client.write_all(says.as_bytes()).unwrap();
         client
     }
@@ -359,15 +388,15 @@ mod tests {
     #[test]
     fn nothing_is_left_behind_and_one_at_a_time_has_the_lock() {
         let (folder, commands) = listening();
-        let path = commands.path().to_owned();
-        let error = Commands::listen(&path).err().expect("another has it");
+        let path = path(&commands).to_owned();
+        let error = Commands::listen(Some(own(&path))).err().expect("another has it");
         assert!(error.contains("another supervisor"), "{error}");
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 2, "the socket and its lock");
         drop(commands);
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
         // A refused start leaves nothing either.
         fs::write(&path, "no socket").unwrap();
-        Commands::listen(&path).err().expect("something else is there");
+        Commands::listen(Some(own(&path))).err().expect("something else is there");
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
     }
 

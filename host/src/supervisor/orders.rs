@@ -209,7 +209,7 @@ impl Supervisor {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: seconds(self.started.elapsed()),
             config: self.options.config.display().to_string(),
-            control: self.commands.path().display().to_string(),
+            control: self.commands.path().map(|path| path.display().to_string()),
             listeners: self.held.addresses().map(ToString::to_string).collect(),
             admin: self.held.admin_address().map(ToString::to_string),
             generations: self.generations.iter().map(Generation::status).collect(),

@@ -106,9 +106,9 @@ impl Supervisor {
         match Bundle::read(&self.options.config) {
             Ok(bundle) => {
                 let mut warnings = bundle.warnings.clone();
-                let (control, pid_file) = (control::path_of(&bundle.config), &bundle.config.pid_file);
+                let (control, pid_file) = (control::socket_of(&bundle.config), &bundle.config.pid_file);
                 let has_pid_file = self.pid_file.as_ref().map(PidFile::path);
-                if control != self.commands.path() || pid_file.as_deref() != has_pid_file {
+                if !self.commands.is_at(control.as_ref()) || pid_file.as_deref() != has_pid_file {
                     warnings.push("changes of control and pid_file take effect at the next start".to_owned());
                 }
                 for warning in warnings {

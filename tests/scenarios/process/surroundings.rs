@@ -280,6 +280,38 @@ fn commands_do_not_speak_to_the_control_socket_of_another_user() {
     }
 }
 
+#[test]
+fn a_group_gives_commands_where_the_configuration_names_it() {
+    const SERVICE: u32 = 1;
+    const OPERATORS: u32 = 4;
+    if !is_root("run it as others") {
+        return;
+    }
+    let origin = Origin::named("a");
+    let folder = Folder::with("");
+    let socket = folder.socket();
+    let text =
+        format!("control = {{ path = {socket:?}, group = \"{OPERATORS}\" }}\n{}", over([&origin]).text());
+    fs::write(folder.config(), text).unwrap();
+    chown(folder.path(), Some(SERVICE), None).unwrap();
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    let mut command = folder.run();
+    // To be a member of the group is what gives a file to it.
+    command.uid(SERVICE).gid(OPERATORS).env_remove("XDG_RUNTIME_DIR");
+    let site = Site::start(folder, command);
+    let metadata = fs::metadata(&socket).unwrap();
+    assert_eq!((metadata.mode() & 0o777, metadata.gid()), (0o660, OPERATORS));
+    let reload = |group: u32| {
+        let mut command = tests::command::command(&["reload", "-c", &site.folder().config()]);
+        spoken(&command.uid(NOBODY).gid(group).output().unwrap())
+    };
+    let (code, _, said) = reload(OPERATORS);
+    assert_eq!(code, Some(0), "{said}");
+    let (code, _, said) = reload(NOBODY);
+    assert!(code == Some(1) && said.contains("Permission denied"), "{said}");
+    assert_eq!(site.generation(), 2);
+}
+
 /// As `/var/run` is one to `/run`.
 #[test]
 fn links_that_nobody_else_could_change_lead_on() {

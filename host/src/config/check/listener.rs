@@ -143,17 +143,21 @@ impl Checker<'_> {
             }
             return Access::default();
         }
-        let mode = raw.mode.and_then(|text| {
-            let digits = text.get_ref().bytes().all(|digit| (b'0'..=b'7').contains(&digit));
-            let mode = u32::from_str_radix(text.get_ref(), 8).ok().filter(|mode| digits && *mode <= 0o777);
-            if mode.is_none() {
-                let right = "write, for example, mode = \"0660\"";
-                self.report
-                    .error(text.at(), format!("{object}: mode \"{text}\" is not a file mode ({right})"));
-            }
-            mode
-        });
+        let mode = raw.mode.and_then(|text| self.file_mode(&object, &text));
         let owner = RunAs { user: self.account("owner", raw.owner), group: self.account("group", raw.group) };
         Access { mode: mode.unwrap_or(Access::default().mode), owner }
+    }
+
+    /// Permissions in octal digits.
+    pub(super) fn file_mode(&mut self, object: &str, text: &Spanned<String>) -> Option<u32> {
+        let digits = text.get_ref().bytes().all(|digit| (b'0'..=b'7').contains(&digit));
+        let mode = u32::from_str_radix(text.get_ref(), 8).ok().filter(|mode| digits && *mode <= 0o777);
+        if mode.is_none() {
+            let right = "write, for example, mode = \"0660\"";
+            let text =
+                (text.at(), format!("{object}: mode \"{}\" is not a file mode ({right})", text.get_ref()));
+            self.report.error(text.0, text.1);
+        }
+        mode
     }
 }

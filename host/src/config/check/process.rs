@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use toml::Spanned;
 
+use super::super::shape::{Short, Switched};
 use super::super::source::At;
-use super::super::{AccessLogTarget, LogFormat, Place, Supervision, file};
+use super::super::{Access, AccessLogTarget, ControlSocket, LogFormat, Place, RunAs, Supervision, file};
 use super::Checker;
 use super::address::LONGEST_SOCKET_PATH;
 use crate::os::log::{LineForm, LogLevels, LogSettings, LogTarget};
@@ -22,8 +23,43 @@ impl Checker<'_> {
         Some((name.into_inner().into(), place))
     }
 
-    pub(super) fn control(&mut self, path: Option<Spanned<String>>) -> Option<PathBuf> {
-        self.socket_name("control", &path?)
+    pub(super) fn control(
+        &mut self,
+        control: Option<Spanned<Switched<file::ControlTable>>>,
+    ) -> ControlSocket {
+        let Some(control) = control else { return ControlSocket::Derived };
+        let span = control.span();
+        let table = match control.into_inner() {
+            Switched::Off => return ControlSocket::Off,
+            Switched::On(Short::Text(path)) => {
+                let path = self.socket_name("control", &Spanned::new(span, path));
+                return path.map_or(ControlSocket::Derived, |path| ControlSocket::At { path, access: None });
+            }
+            Switched::On(Short::Table(table)) => table,
+        };
+        let mode = table.mode.and_then(|text| {
+            let mode = self.file_mode("control", &text)?;
+            if mode & 0o007 != 0 {
+                let right = "write \"0660\", and the group of those who may";
+                let text_of = format!(
+                    "control: mode \"{}\" lets every user of this machine stop the proxy ({right})",
+                    text.get_ref()
+                );
+                self.report.error(text.at(), text_of);
+            }
+            Some(mode)
+        });
+        let owner = RunAs { user: None, group: self.account("control.group", table.group) };
+        // A group is named for a reason.
+        let default = if owner.group.is_some() { 0o660 } else { 0o600 };
+        let access = Access { mode: mode.unwrap_or(default), owner };
+        let Some(path) = table.path else {
+            // The derived path depends on the user who asks.
+            self.missing(&span, "path", "control", "write where the socket is, or control = false for none");
+            return ControlSocket::Derived;
+        };
+        let path = self.socket_name("control.path", &path);
+        path.map_or(ControlSocket::Derived, |path| ControlSocket::At { path, access: Some(access) })
     }
 
     /// The path of a Unix socket.

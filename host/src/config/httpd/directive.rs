@@ -9,7 +9,7 @@ use super::super::file;
 use super::super::shape::{Named, Short};
 use super::super::source::{At, Span};
 use super::super::suggest::did_you_mean;
-use super::{HttpdReader, ROOT, is};
+use super::{HttpdReader, ROOT, is, switched_control};
 
 pub(super) struct Directive {
     pub(super) name: &'static str,
@@ -94,9 +94,12 @@ pub(super) const DIRECTIVES: [Directive; 12] = [
     Directive {
         name: "LBControl",
         arguments: 1..=1,
-        takes: "one argument, the path of the control socket",
+        takes: "one argument, the path of the control socket or Off",
         fills: "",
-        apply: |reader, line| reader.file.control = Some(line.spanned(&line.words[0])),
+        apply: |reader, line| {
+            let path = line.spanned(&line.words[0]);
+            reader.file.control = Some(Spanned::new(path.span(), switched_control(path.into_inner())));
+        },
     },
     Directive {
         name: "ServerName",

@@ -146,6 +146,22 @@ fn checks_who_runs_it_and_where_it_is_spoken_to() {
             &format!("t.toml:1: control: \"/{long}\" has 201 bytes, a socket path has at most 107"),
         ),
         (
+            with_top("control = true\n"),
+            "t.toml:1: control: invalid value: boolean `true`, expected false, a path, or a table such as { path = \"/run/site/trylist.sock\", group = \"ops\" }",
+        ),
+        (
+            with_top("control = { group = \"ops\" }\n"),
+            "t.toml:1: control: no path (write where the socket is, or control = false for none)",
+        ),
+        (
+            with_top("control = { path = \"a.sock\", mode = \"0666\" }\n"),
+            "t.toml:1: control: mode \"0666\" lets every user of this machine stop the proxy (write \"0660\", and the group of those who may)",
+        ),
+        (
+            with_top("control = { path = \"a.sock\", mode = \"rw\" }\n"),
+            "t.toml:1: control: mode \"rw\" is not a file mode (write, for example, mode = \"0660\")",
+        ),
+        (
             with_top("[supervision]\nmodule_time_limit = \"0s\"\n"),
             "t.toml:2: supervision.module_time_limit: must be longer than 0s (the default is 1s)",
         ),

@@ -1,5 +1,7 @@
 //! Whole files: defaults, every key, syntax, unknown keys.
 
+use std::path::PathBuf;
+
 use super::*;
 
 #[test]

@@ -117,3 +117,34 @@ fn what_was_asked_for_is_done_though_whoever_asked_is_gone() {
     half.read_to_string(&mut answer).unwrap();
     assert!(answer.contains("generation 3 serves") && answer.ends_with("{\"end\":\"Done\"}\n"), "{answer}");
 }
+
+#[test]
+fn without_a_control_socket_commands_say_what_to_do_instead_and_signals_work() {
+    let origin = Origin::named("a");
+    let folder = Folder::with("");
+    let text = format!("control = false\n{}", over([&origin]).text());
+    fs::write(folder.config(), &text).unwrap();
+    let site = {
+        let command = folder.run();
+        Site::start(folder, command)
+    };
+    assert_eq!(fs::read_dir(site.folder().path()).unwrap().count(), 1, "the configuration alone");
+    let why = format!(
+        "trylist: control = false in \"{}\": its proxy takes no commands; send its supervisor SIGHUP to reload, SIGTERM to \
+         stop, or SIGUSR2 to open the logs again\n",
+        site.folder().config()
+    );
+    for command in ["reload", "status", "stop", "reopen", "discovery status"] {
+        let (code, _, said) = spoken(&site.folder().command(command, &[]));
+        assert_eq!((code, &said), (Some(1), &why), "{command}");
+    }
+    // A file with a mistake in it says so all the same.
+    fs::write(site.folder().config(), format!("{text}\n[[cluster]\n")).unwrap();
+    assert_eq!(spoken(&site.folder().command("reload", &[])).2, why);
+    fs::write(site.folder().config(), &text).unwrap();
+    site.running().signal(Signal::HUP);
+    site.running().logs("generation 2 serves");
+    assert_eq!(site.names(1), "a");
+    site.running().signal(Signal::TERM);
+    assert_eq!(site.end().0, Some(0));
+}
