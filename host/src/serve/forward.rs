@@ -9,6 +9,7 @@ mod answer;
 mod attempt;
 mod explain;
 mod failure;
+mod notes;
 mod queue;
 mod relay;
 mod report;
@@ -126,7 +127,7 @@ impl Request<'_> {
                 }
                 Err(TryError::NotEstablished(e)) => {
                     now = Instant::now();
-                    self.note(trylist.member(endpoint), &e.text);
+                    self.note(trylist, endpoint, &e.text);
                     trylist.not_established(e.kind, e.os_error, now);
                     if self.is_overdue(now) {
                         let failure = self.out_of_time();

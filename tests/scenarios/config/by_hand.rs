@@ -137,3 +137,26 @@ fn a_json_log_has_the_request_and_reopens_by_command() {
     );
     assert_eq!(object["request_id"].as_str().unwrap().len(), 32);
 }
+
+#[test]
+fn a_json_log_has_the_reason_of_each_failed_try() {
+    let (gone, poor, good) = (
+        Origin::named("gone"),
+        Origin::replying("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"),
+        Origin::named("good"),
+    );
+    gone.stop();
+    let builder = Proxy::over([&gone, &poor, &good]).module("proxy_lb");
+    let builder = builder.route("path = \"/\"\nretry = { on = [\"503\"] }");
+    let site = Site::run(&builder.tables("[access_log]\npath = \"access.log\"\nformat = \"json\"\n"));
+    assert_eq!(site.get("/").text(), "good");
+    let path = site.folder().file("access.log");
+    let line = eventually("the line", || fs::read_to_string(&path).ok().filter(|line| line.ends_with('\n')));
+    let object: serde_json::Value = serde_json::from_str(line.lines().next().unwrap()).unwrap();
+    let tries = object["tries"].as_array().unwrap();
+    let told = |idx: usize| (tries[idx]["result"].as_str().unwrap(), tries[idx]["reason"].as_str());
+    assert_eq!(tries.len(), 3, "{line}");
+    assert!(matches!(told(0), ("connect", Some(why)) if why.contains("refused")), "{line}");
+    assert_eq!(told(1), ("served", Some("answered 503")));
+    assert_eq!(told(2), ("served", None));
+}

@@ -73,6 +73,9 @@ fn put_tries<'t>(line: &mut Vec<u8>, tries: impl IntoIterator<Item = Try<'t>>) {
         }
         put(line, ",\"time\":");
         put_seconds(line, tried.duration_ns);
+        if let Some(reason) = tried.reason {
+            text(line, "reason", Some(reason.as_bytes()));
+        }
         put(line, "}");
     }
 }

@@ -70,6 +70,8 @@ pub struct Try<'a> {
     pub status: u16,
     /// How long it took.
     pub duration_ns: u64,
+    /// Why it failed, in words.
+    pub reason: Option<&'a str>,
 }
 
 impl LogEntry<'_> {

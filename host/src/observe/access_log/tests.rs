@@ -8,8 +8,20 @@ use crate::config::{LogField, LogPart};
 #[test]
 fn writes_the_documented_line() {
     let tries = [
-        Try { endpoint: "http://127.0.0.1:9002", result: "connect", status: 0, duration_ns: 312_400 },
-        Try { endpoint: "http://127.0.0.1:9001", result: "served", status: 200, duration_ns: 2_107_000 },
+        Try {
+            endpoint: "http://127.0.0.1:9002",
+            result: "connect",
+            status: 0,
+            duration_ns: 312_400,
+            reason: None,
+        },
+        Try {
+            endpoint: "http://127.0.0.1:9001",
+            result: "served",
+            status: 200,
+            duration_ns: 2_107_000,
+            reason: None,
+        },
     ];
     assert_eq!(
         line(&entry(), tries),
@@ -30,8 +42,20 @@ fn writes_the_combined_format_alone() {
 #[test]
 fn writes_every_field_as_json() {
     let tries = [
-        Try { endpoint: "http://127.0.0.1:9002", result: "connect", status: 0, duration_ns: 312_400 },
-        Try { endpoint: "http://127.0.0.1:9001", result: "served", status: 200, duration_ns: 2_107_000 },
+        Try {
+            endpoint: "http://127.0.0.1:9002",
+            result: "connect",
+            status: 0,
+            duration_ns: 312_400,
+            reason: Some("refused \"now\""),
+        },
+        Try {
+            endpoint: "http://127.0.0.1:9001",
+            result: "served",
+            status: 200,
+            duration_ns: 2_107_000,
+            reason: None,
+        },
     ];
     let line = line_as(LogFormat::Json, &entry(), tries);
     assert!(line.ends_with("}\n") && line.matches('\n').count() == 1, "{line}");
@@ -43,7 +67,7 @@ fn writes_every_field_as_json() {
         "user_agent": "curl/8.5.0", "cluster": "api", "module": "round_robin",
         "endpoint": "http://127.0.0.1:9001",
         "tries": [
-            { "endpoint": "http://127.0.0.1:9002", "result": "connect", "status": null, "time": 0.000_312 },
+            { "endpoint": "http://127.0.0.1:9002", "result": "connect", "status": null, "time": 0.000_312, "reason": "refused \"now\"" },
             { "endpoint": "http://127.0.0.1:9001", "result": "served", "status": 200, "time": 0.002_107 },
         ],
         "duration": 0.003_110, "first_byte": 0.002_044, "request_id": null,
@@ -135,7 +159,8 @@ fn no_byte_breaks_out_of_its_field() {
         endpoint: Some(&word),
         ..entry()
     };
-    let line = line(&entry, [Try { endpoint: &word, result: &word, status: 0, duration_ns: 0 }]);
+    let line =
+        line(&entry, [Try { endpoint: &word, result: &word, status: 0, duration_ns: 0, reason: None }]);
     assert!(line.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\n')), "{line}");
     assert_eq!(line.matches('\n').count(), 1);
     assert_eq!(line.matches('"').count(), 8, "two around each of the four quoted fields: {line}");

@@ -42,7 +42,7 @@ impl Request<'_> {
     ) -> LastResort {
         let now = Instant::now();
         let head = std::mem::take(&mut memory.response_head);
-        self.note(trylist.member(endpoint), &format!("answered {}", head.status));
+        self.note(trylist, endpoint, &format!("answered {}", head.status));
         trylist.response_headers(&head, now);
         trylist.end_try(wire::TRY_SERVED, now);
         self.rest = exchange.request.take_rest();

@@ -1,13 +1,12 @@
 //! A request without a whole response: the reason, the client's error response, and the log line.
 
-use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Instant;
 
 use lb_api::wire;
 
 use super::report::{RequestReport, Served, end, write_whole};
 use super::request::{AfterRequest, Memory, Request};
-use crate::cluster::endpoint::Endpoint;
 use crate::http::h1::head::Framing;
 use crate::serve::downstream::Downstream;
 use crate::serve::error::{Error, Side};
@@ -82,7 +81,7 @@ impl Request<'_> {
         now: Instant,
     ) {
         if let Some(text) = &failed.text {
-            self.note(trylist.member(endpoint), text);
+            self.note(trylist, endpoint, text);
         }
         trylist.end_try(failed.result, now);
     }
@@ -170,13 +169,10 @@ impl Request<'_> {
         }
     }
 
-    /// Remembers why a try failed.
+    /// Remembers why the current try failed.
     #[cold]
-    pub(super) fn note(&mut self, endpoint: &Endpoint, text: &str) {
-        if !self.failures.is_empty() {
-            self.failures.push_str(", ");
-        }
-        // Writing to a string cannot fail.
-        let _ = write!(self.failures, "{}: {text}", endpoint.url);
+    pub(super) fn note(&mut self, trylist: &Trylist<'_>, endpoint: usize, text: &str) {
+        let (try_idx, url) = (trylist.tries().len(), Arc::clone(&trylist.member(endpoint).url));
+        self.failures.add(try_idx, url, text);
     }
 }

@@ -150,11 +150,12 @@ impl Request<'_> {
             client: self.view.plan.client.address.ip(),
             ..entry(down, Some(self.view.head), Some(self.view.plan), report)
         };
-        let tries = trylist.tries().iter().map(|tried| access_log::Try {
+        let tries = trylist.tries().iter().enumerate().map(|(i, tried)| access_log::Try {
             endpoint: &trylist.member(tried.endpoint).url,
             result: tried.failure.map_or_else(|| metrics::try_result(tried.result), metrics::failure),
             status: tried.status,
             duration_ns: ns(tried.total),
+            reason: self.failures.of(i),
         });
         log.borrow_mut().log(&entry, tries);
     }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::notes::FailureNotes;
 use crate::cluster::Cluster;
 use crate::cluster::endpoint::Endpoint;
 use crate::cluster::retries::Retrying;
@@ -39,7 +40,7 @@ pub(super) struct Request<'a> {
     pub(super) cluster: &'a Cluster,
     pub(super) started: Instant,
     /// Why each failed try failed, for the log.
-    pub(super) failures: String,
+    pub(super) failures: FailureNotes,
     /// How often it was sent.
     pub(super) n_sent: u32,
     /// Of these, the last that was counted as a retry.
@@ -72,7 +73,7 @@ impl<'a> Request<'a> {
             view,
             cluster,
             started,
-            failures: String::new(),
+            failures: FailureNotes::default(),
             n_sent: 0,
             n_retried: 0,
             rest: None,
