@@ -257,7 +257,7 @@ impl Checker<'_> {
     /// Reads a page: once, so that a worker has the bytes that were checked.
     fn page(&mut self, object: &str, file: &Spanned<String>, kind: Option<Arc<str>>) -> Option<Page> {
         let text = file.get_ref();
-        let wrong = match self.files.bytes(&self.relative(text)) {
+        let wrong = match self.bytes_of(file) {
             _ if text.is_empty() => "is empty; write a file's name".to_owned(),
             Ok(bytes) if bytes.len() > MAX_PAGE_BYTES => {
                 format!("is larger than {} MiB; let a server send it", MAX_PAGE_BYTES >> 20)

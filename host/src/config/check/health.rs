@@ -96,7 +96,7 @@ impl Checker<'_> {
         let object = format!("{cluster}: health_check");
         let key = |key: &str| format!("{object}.{key}");
         let interval = self.time(&key("interval"), raw.interval.as_ref(), INTERVAL);
-        let timeout = self.time(&key("timeout"), raw.timeout.as_ref(), TIMEOUT);
+        let timeout = self.time(&key("timeout"), raw.timeout.as_ref(), TIMEOUT.min(interval));
         if timeout > interval {
             let at = raw.timeout.as_ref().or(raw.interval.as_ref()).map_or(at, At::at);
             let (timeout, interval) = (show_time(timeout), show_time(interval));

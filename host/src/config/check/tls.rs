@@ -292,8 +292,7 @@ impl Checker<'_> {
 
     /// The one place where certificates and keys are read.
     fn file_bytes(&mut self, object: &str, path: &Spanned<String>) -> Option<FileBytes> {
-        let file = self.relative(path.get_ref());
-        let read = self.files.bytes(&file);
+        let read = self.bytes_of(path);
         read.map_err(|reason| {
             self.report.error(path.at(), format!("{object} {:?} {reason}", path.get_ref()));
         })

@@ -8,6 +8,7 @@ use toml::Spanned;
 
 use crate::net::network::Networks;
 
+use super::super::files::FileBytes;
 use super::super::source::{At, Span};
 use super::super::units::{SizeValue, TimeValue, show_time};
 use super::Checker;
@@ -107,6 +108,19 @@ impl Checker<'_> {
     /// A path, from the directory of the configuration.
     pub(super) fn relative(&self, path: &str) -> PathBuf {
         self.source.parent().unwrap_or(Path::new("")).join(path)
+    }
+
+    /// A file that the configuration names, or the reason as words that follow its name.
+    pub(super) fn bytes_of(&mut self, name: &Spanned<String>) -> Result<FileBytes, String> {
+        let path = self.relative(name.get_ref());
+        self.files.bytes(&path).map_err(|reason| {
+            // Who writes into an included file may expect it there.
+            let is_included = Path::new(&*self.report.place(name.at()).file) != self.source;
+            match is_included && Path::new(name.get_ref()).is_relative() {
+                true => format!("{reason}; it is looked for as \"{}\", from the main file", path.display()),
+                false => reason,
+            }
+        })
     }
 
     /// The value that a word stands for, if `words` has it. `key` is the key with its object, as messages show it.

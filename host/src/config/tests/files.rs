@@ -114,6 +114,15 @@ fn refuses_bad_includes_in_one_line_each() {
 }
 
 #[test]
+fn a_missing_file_that_an_included_one_names_is_said_with_its_place() {
+    let text = format!("include = [\"conf.d/x.toml\"]\n{HEAD}{CLUSTER}{ROUTE}");
+    let folder = Folder::with(&[("site.toml", &text), ("conf.d/x.toml", "[errors]\n503 = \"sorry.html\"\n")]);
+    let why = "conf.d/x.toml:2: errors.503: file \"sorry.html\" cannot be read: file not found; it is looked for as \
+               \"sorry.html\", from the main file";
+    assert_eq!(folder.errors(), [why]);
+}
+
+#[test]
 fn variables_of_the_environment_stand_for_text_numbers_and_booleans() {
     let text = "threads = \"${NO_SUCH_NAME:-3}\"\ncore_dumps = \"${NO_SUCH_NAME:-true}\"\n";
     let route = "request_headers = { set = { A = \"${host} $${NAME} ${NO_SUCH_NAME:-x}\" } }\n";
@@ -171,4 +180,7 @@ fn warns_of_what_was_hardly_meant() {
              noticed late"
         ]
     );
+    // A default is never longer than the interval.
+    let often = with_cluster(&format!("{CLUSTER}health_check = {{ interval = \"1s\" }}\n"));
+    assert_eq!(warnings(&often), [""; 0]);
 }
