@@ -16,6 +16,7 @@
 //! | a field block that cannot be decompressed | 4.3 | connection | COMPRESSION_ERROR |
 //! | a frame between HEADERS and the end of its field block | 4.3, 6.10 | connection | PROTOCOL_ERROR |
 //! | DATA, HEADERS that are no trailers: after END_STREAM | 5.1 | stream | STREAM_CLOSED |
+//! | DATA, HEADERS behind the peer's RST_STREAM, while the stream's task has not seen it | 5.1 | stream | STREAM_CLOSED |
 //! | HEADERS for a stream that has ended | 5.1 | connection | STREAM_CLOSED |
 //! | DATA, RST_STREAM, WINDOW_UPDATE for an idle stream | 5.1 | connection | PROTOCOL_ERROR |
 //! | a new stream with an even id, or one below the last | 5.1.1 | connection | PROTOCOL_ERROR |

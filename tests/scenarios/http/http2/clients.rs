@@ -105,6 +105,29 @@ fn the_cases_of_httpwg_pass() {
     assert!(passed >= 104, "{passed} of 107: {text}");
 }
 
+/// Its strict cases too. Over TLS all pass. In clear text the port speaks HTTP/1.1 as well, and answers what is no preface in it,
+/// which is the one case that fails.
+#[test]
+fn the_cases_of_h2spec_pass() {
+    // A case about windows needs some bytes.
+    let (ca, origin) = (Authority::new("ca"), Origin::named("0123456789"));
+    let tls = format!("tls = {{ certificates = [{}] }}", ca.issue(&["site.test"]).toml());
+    let (secure, plain) = (Proxy::over([&origin]).listener(&tls).start(), clear_text(&origin));
+    for (proxy, more, failing) in [(&secure, &["-t", "-k"][..], 0), (&plain, &[], 1)] {
+        let port = proxy.address().port().to_string();
+        let arguments = [&["-h", "127.0.0.1", "-p", &port, "-S", "-o", "10"], more].concat();
+        let Some(output) = tool("h2spec", &arguments) else { return };
+        let text = String::from_utf8_lossy(&output.stdout);
+        let of = |what: &str| {
+            let (before, _) = text.rsplit_once(what).unwrap_or_else(|| panic!("no result: {text}"));
+            before.rsplit(' ').next().unwrap().parse::<u32>().unwrap()
+        };
+        assert_eq!((of(" failed"), of(" skipped")), (failing, 0), "{text}");
+        assert!(of(" passed") >= 146, "{text}");
+        assert_eq!(text.matches("Sends invalid connection preface").count() > 2, failing == 1, "{text}");
+    }
+}
+
 #[test]
 fn bodies_of_any_length_go_to_the_server_in_its_framing() {
     let origin = Origin::named("a");

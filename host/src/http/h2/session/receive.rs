@@ -143,7 +143,9 @@ impl Session {
             }
             return Ok(());
         };
-        if let Err(code) = self.body(slot, data, payload.len(), ends) {
+        if self.streams.at(slot).is_reset_by_peer() {
+            self.refuse(head.stream, ErrorCode::STREAM_CLOSED);
+        } else if let Err(code) = self.body(slot, data, payload.len(), ends) {
             self.reset(slot, code);
         }
         Ok(())
@@ -233,6 +235,10 @@ impl Session {
     /// A field block is complete.
     fn fields(&mut self, of: BlockOf, block: &[u8]) -> Received {
         if let Some(slot) = self.streams.find(of.id) {
+            if self.streams.at(slot).is_reset_by_peer() {
+                self.refuse(of.id, ErrorCode::STREAM_CLOSED);
+                return self.reader.skip(block);
+            }
             return match self.side {
                 Side::Client if self.streams.at(slot).peer == Half::Head => self.response(slot, of, block),
                 _ => self.trailers(slot, of, block),

@@ -104,6 +104,11 @@ impl StreamState {
         self.failure.is_some() || (self.peer == Half::Ended && self.own == Half::Ended)
     }
 
+    /// The peer has reset it, and is to send no more of it.
+    pub(super) fn is_reset_by_peer(&self) -> bool {
+        matches!(self.failure, Some(StreamFailure::Reset(_) | StreamFailure::NotAccepted))
+    }
+
     /// Has its task woken for this.
     pub(super) fn wait_for(&mut self, what: u8, cx: &Context<'_>) {
         self.interest |= what;
@@ -181,7 +186,7 @@ impl Streams {
         if let Ok(at) = self.ids.binary_search_by_key(&stream.id, |(id, _)| *id) {
             self.ids.remove(at);
         }
-        if stream.peer != Half::Ended && !matches!(stream.failure, Some(StreamFailure::Reset(_))) {
+        if stream.peer != Half::Ended && !stream.is_reset_by_peer() {
             self.remember_reset(stream.id);
         } else {
             if self.ended.len() == REMEMBERED_ENDS {

@@ -531,6 +531,28 @@ fn section_6_9_2_windows_change_with_the_setting_and_may_become_negative() {
     fails(&mut session, &grown.concat(), ErrorCode::FLOW_CONTROL_ERROR);
 }
 
+/// Whether or not its task has let the stream go meanwhile.
+#[test]
+fn section_5_1_frames_behind_a_reset() {
+    let rst = frame(kind::RST_STREAM, 0, 1, &code(ErrorCode::CANCEL));
+    let behind =
+        [frame(kind::DATA, END, 1, b"body"), frame(kind::HEADERS, WHOLE | END, 1, &block(&[("x", "y")]))];
+    for late in &behind {
+        let mut session = server();
+        feed(&mut session, &[request(1, 0), rst.clone()].concat());
+        resets(&mut session, late, 1, ErrorCode::STREAM_CLOSED);
+        // The table of fields is the connection's, and goes on.
+        feed(&mut session, &request(3, END));
+        assert!(session.accept().is_some());
+    }
+    let mut session = server();
+    feed(&mut session, &request(1, 0));
+    let slot = session.accept().expect("a request").slot;
+    feed(&mut session, &rst);
+    session.release(slot);
+    resets(&mut session, &behind[0], 1, ErrorCode::STREAM_CLOSED);
+}
+
 #[test]
 fn section_6_10_continuation_without_a_block() {
     fails(&mut server(), &frame(kind::CONTINUATION, WHOLE, 1, &[]), ErrorCode::PROTOCOL_ERROR);
