@@ -11,6 +11,7 @@ pub mod dns;
 pub mod hold;
 pub mod journal;
 pub mod log;
+pub mod named;
 pub mod nginx;
 pub mod origin;
 pub mod proxy;

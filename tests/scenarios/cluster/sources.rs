@@ -6,6 +6,7 @@ mod commands;
 mod dns;
 mod files;
 mod http;
+mod named;
 mod state;
 
 use std::fs;

@@ -8,15 +8,15 @@ use tests::traffic::Traffic;
 use super::*;
 
 /// Answers with its name, at this address of the loopback network.
-fn at(address: [u8; 4], port: u16, name: &'static str) -> Origin {
+pub(super) fn at(address: [u8; 4], port: u16, name: &'static str) -> Origin {
     let reply = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{name}", name.len());
     Origin::listening(SocketAddr::from((address, port)), move |conn| {
         while conn.request().is_some() && conn.send(&reply) {}
     })
 }
 
-const ONE: [u8; 4] = [127, 0, 0, 1];
-const TWO: [u8; 4] = [127, 0, 0, 2];
+pub(super) const ONE: [u8; 4] = [127, 0, 0, 1];
+pub(super) const TWO: [u8; 4] = [127, 0, 0, 2];
 
 #[test]
 fn each_address_of_a_name_is_a_server_whatever_the_name_server_says_for_a_while() {
