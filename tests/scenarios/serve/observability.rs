@@ -329,7 +329,7 @@ import sys
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as prometheus
 both = sys.stdin.read().split('\\0')
-own = ('process_', 'trylist_uptime')
+own = ('process_', 'trylist_uptime', 'trylist_memory_growth')
 def samples(families):
     return sorted((s.name, sorted(s.labels.items()), s.value)
         for f in families for s in f.samples if not s.name.startswith(own))
