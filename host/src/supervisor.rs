@@ -332,7 +332,12 @@ impl Supervisor {
                     self.died(&generation, "ended by itself", Culprit::Unknown)?;
                 }
                 WorkerEnd::Orderly => {}
-                WorkerEnd::Death { text, culprit } => self.died(&generation, &text, culprit)?,
+                WorkerEnd::Death { text, after_all: true, .. }
+                    if self.stopping.is_some() || self.serving != Some(number) =>
+                {
+                    self.died_after_all(&generation, &text);
+                }
+                WorkerEnd::Death { text, culprit, .. } => self.died(&generation, &text, culprit)?,
             }
             // Last, since a start that failed may still have given it something.
             self.held.ended(number);
@@ -403,7 +408,11 @@ impl Supervisor {
             }
             GenerationPhase::Ended { .. } => {
                 // Once killed, it ends when the kernel lets it.
+                let hangs_itself = !generation.is_given_up;
                 generation.give_up();
+                if hangs_itself {
+                    self.hung_after_all(number);
+                }
                 Ok(())
             }
             GenerationPhase::Serving => Ok(()),

@@ -417,10 +417,11 @@ impl Board {
     }
 
     /// Writes down that the calling thread ends the process, if it does so inside a module, or is no thread of the host's that has a
-    /// place. The host ends its process from one that has. `ip` and `caller` are as in [`Fatal`].
+    /// place, or it is known who makes the system call: a destructor of a module may. The host ends its process from a thread that has
+    /// a place. `ip` and `caller` are as in [`Fatal`].
     pub(crate) fn record_exit(&self, ip: u64, caller: u64) {
         let crumb = PLACE.get().map(|slot| Crumb::read(slot.crumb.load(Ordering::Relaxed)));
-        if crumb.is_none_or(|crumb| crumb.is_some()) {
+        if caller != 0 || crumb.is_none_or(|crumb| crumb.is_some()) {
             self.record(EXIT, ip, caller);
         }
     }

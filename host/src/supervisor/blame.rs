@@ -56,8 +56,8 @@ impl Culprit {
 pub(super) enum WorkerEnd {
     /// As it was to.
     Orderly,
-    /// Somehow else; what is to be said of it, and whose fault it is.
-    Death { text: String, culprit: Culprit },
+    /// Somehow else; what is to be said of it, and whose fault it is. Nothing is lost `after_all`: it had said its last word.
+    Death { text: String, culprit: Culprit, after_all: bool },
 }
 
 impl Generation {
@@ -115,7 +115,7 @@ impl Generation {
             Ok(None) => return None,
             Err(error) => {
                 let text = format!("its end cannot be waited for: {error}");
-                return Some(WorkerEnd::Death { text, culprit: Culprit::Unknown });
+                return Some(WorkerEnd::Death { text, culprit: Culprit::Unknown, after_all: false });
             }
         };
         // The board may hold what a module wrote there: it counts where it fits the end.
@@ -126,7 +126,14 @@ impl Generation {
         let recorded = fatal.and_then(|fatal| self.recorded(fatal));
         // One that is not listened to cannot say that it has ended.
         let is_done = self.is_unheard && self.is_leaving() && status.success();
-        if (matches!(self.phase, GenerationPhase::Ended { .. }) || is_done) && recorded.is_none() {
+        let has_ended = matches!(self.phase, GenerationPhase::Ended { .. });
+        let after_all = has_ended && !self.is_given_up;
+        // Balancers are dropped then, and destructors of modules run. One that could not start says so by its exit code.
+        let is_odd = match status.signal() {
+            Some(signal) => signal != SIGKILL,
+            None => self.ready.is_some() && !status.success(),
+        };
+        if (has_ended || is_done) && recorded.is_none() && !(after_all && is_odd) {
             return Some(WorkerEnd::Orderly);
         }
         let mut text = died_by(status);
@@ -137,10 +144,26 @@ impl Generation {
             }
             None if status.signal() == Some(SIGKILL) => Culprit::Killer,
             // A death outside of modules left a record too: what other threads did then is no evidence.
-            None if fatal.is_some() => Culprit::Unknown,
+            None if fatal.is_some() && !after_all => Culprit::Unknown,
+            None if after_all => {
+                text += &self.whose_end();
+                Culprit::Unknown
+            }
             None => self.guess(&mut text),
         };
-        Some(WorkerEnd::Death { text, culprit })
+        Some(WorkerEnd::Death { text, culprit, after_all })
+    }
+
+    /// Where a worker that has nothing left to serve is, in words that follow what became of it.
+    pub(super) fn whose_end(&self) -> String {
+        let n_threads = self.bundle.config.threads;
+        let is_at_end = |seen: &Seen| seen.slot <= n_threads + 1;
+        let inside = self.board.look().into_iter().filter(is_at_end).find_map(|seen| self.blame(seen.crumb?));
+        if let Some(blame) = inside {
+            return format!(" in drop_balancer of {}", self.describe(blame));
+        }
+        let ids = self.says.iter().flatten().map(|says| format!("\"{}\"", says.id)).collect::<Vec<_>>();
+        format!(", perhaps in a destructor of a module ({})", ids.join(", "))
     }
 
     /// The module that a record names, and how, in words that follow what happened.

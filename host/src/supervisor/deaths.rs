@@ -45,6 +45,25 @@ impl Supervisor {
         Ok(())
     }
 
+    /// A worker has died that had said its last word: balancers are dropped then, and destructors of modules run. It is said, and
+    /// nobody is held to account: nothing was lost.
+    pub(super) fn died_after_all(&mut self, generation: &Generation, text: &str) {
+        let number = generation.number;
+        let text = format!("its worker (pid {}) had nothing left to do and {text}", generation.pid());
+        tracing::warn!("generation {number}: {text}");
+        self.events.add(Event::now("death", text).of_generation(number));
+    }
+
+    /// A worker that had said its last word did not end by itself, and is killed.
+    pub(super) fn hung_after_all(&mut self, number: u64) {
+        let Some(generation) = self.generation(number) else { return };
+        let whose = generation.whose_end();
+        let text =
+            format!("its worker (pid {}) has nothing left to do and hangs{whose}; killed", generation.pid());
+        tracing::warn!("generation {number}: {text}");
+        self.events.add(Event::now("hang", text).of_generation(number));
+    }
+
     /// Holds a module's file to account for a worker. True where it is in quarantine from now on.
     fn blame(&mut self, generation: &Generation, culprit: Culprit, text: &str) -> bool {
         let Some(blame) = culprit.blame() else { return false };

@@ -79,6 +79,8 @@ pub(super) struct Generation {
     condemned: Option<Condemned>,
     /// Its supervisor does not listen to it any more.
     pub(super) is_unheard: bool,
+    /// Its supervisor has killed it.
+    pub(super) is_given_up: bool,
     /// Orders that it did not take yet, with their descriptors.
     orders: VecDeque<(ToWorker, Vec<OwnedFd>)>,
     owed: OwedAnswers,
@@ -160,6 +162,7 @@ impl Generation {
             tells_load: false,
             condemned: None,
             is_unheard: false,
+            is_given_up: false,
             orders: VecDeque::new(),
             owed: OwedAnswers::default(),
             child,
@@ -414,6 +417,7 @@ impl Generation {
     /// Kills it; nothing more is expected.
     pub(super) fn give_up(&mut self) {
         self.kill();
+        self.is_given_up = true;
         self.load = None;
         self.has_ended();
     }

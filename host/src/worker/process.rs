@@ -20,7 +20,7 @@ use super::memberships::{Membership, SourceAnswers};
 use super::orders::{Orders, set_elsewhere, take_answer};
 use super::reporter::Reporter;
 use super::{Given, Prepared, Relay, Sockets, StartError, Worker};
-use crate::cluster::{IfRefused, discovery};
+use crate::cluster::{Clusters, IfRefused, discovery};
 use crate::config::{self, Config, Files};
 use crate::module::board::Board;
 use crate::module::crash;
@@ -38,6 +38,9 @@ use crate::serve::drain::Idle;
 
 /// After the time that it has for its drain, before an orphan ends whatever still runs.
 const DRAIN_GRACE: Duration = Duration::from_secs(2);
+
+/// For threads that have said their last word to end. One that a module keeps is not waited for.
+const LET_GO_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// For answers of sources that came during the start to be in use, before the generation is ready all the same.
 const EARLY_ANSWERS: Duration = Duration::from_secs(5);
@@ -264,6 +267,7 @@ impl Process {
 
     /// Obeys the supervisor until it is gone.
     fn serve(mut self, worker: Worker, config: &Arc<Config>, sources: Sources) -> io::Result<()> {
+        let _clusters = LastClusters(Arc::clone(worker.clusters()));
         let reporter = Reporter::start(&worker, config, self.to.clone())?;
         let orders = Orders {
             control: worker.control(),
@@ -323,6 +327,19 @@ impl Process {
             }
         })?;
         Ok(end)
+    }
+}
+
+/// Clusters that are dropped last, after other threads have let go of them. So modules drop their balancers on this thread, whose place
+/// on the board says so, and before the process ends.
+struct LastClusters(Clusters);
+
+impl Drop for LastClusters {
+    fn drop(&mut self) {
+        let until = Instant::now() + LET_GO_TIMEOUT;
+        while Arc::strong_count(&self.0) > 1 && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 

@@ -33,14 +33,14 @@ const SAVE_EVERY: Duration = Duration::from_secs(5);
 const FIRST_SAVE: Duration = Duration::from_secs(2);
 
 /// For a module that saves to return, before the process ends under it.
-const SAVER_TIMEOUT: Duration = Duration::from_secs(1);
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The two threads.
 pub(super) struct Reporter {
     orders: mpsc::Sender<ReporterOrder>,
     saves: mpsc::Sender<()>,
-    /// Closed when the thread that saves has ended.
-    saver_end: mpsc::Receiver<()>,
+    /// Closed when both threads have ended.
+    end: mpsc::Receiver<()>,
 }
 
 enum ReporterOrder {
@@ -80,7 +80,8 @@ impl Reporter {
     pub(super) fn start(worker: &Worker, config: &Arc<Config>, to: Sender<ToSupervisor>) -> io::Result<Self> {
         let (orders, inbox) = mpsc::channel();
         let (saves, wanted) = mpsc::channel();
-        let (end, saver_end) = mpsc::channel();
+        let (ending, end) = mpsc::channel::<()>();
+        let reporter_ending = ending.clone();
         let reporting = Reporting {
             to: to.clone(),
             clusters: Arc::clone(worker.clusters()),
@@ -100,12 +101,15 @@ impl Reporter {
             board: worker.board,
             place: config.threads + 2,
         };
-        std::thread::Builder::new().name("reporter".into()).spawn(move || reporting.run(&inbox))?;
+        std::thread::Builder::new().name("reporter".into()).spawn(move || {
+            let _ending = reporter_ending;
+            reporting.run(&inbox);
+        })?;
         std::thread::Builder::new().name("saver".into()).spawn(move || {
-            let _end: mpsc::Sender<()> = end;
+            let _ending = ending;
             saver.run(&wanted);
         })?;
-        Ok(Self { orders, saves, saver_end })
+        Ok(Self { orders, saves, end })
     }
 
     pub(super) fn save(&self) {
@@ -140,7 +144,7 @@ impl Drop for Reporter {
         let _ = self.orders.send(ReporterOrder::Stop);
         self.saves = mpsc::channel().0;
         // Code of a module should not run while the process ends; but what hangs in there is not waited for.
-        let _ = self.saver_end.recv_timeout(SAVER_TIMEOUT);
+        let _ = self.end.recv_timeout(END_TIMEOUT);
     }
 }
 
