@@ -108,6 +108,8 @@ static void log_10000(void) { for (int i = 0; i < 10000; i++) host_now->log(host
 /* ---- processes, files and limits ---------------------------------------------------------------------------------- */
 
 static void report(const char *what, long result) {
+    /* In a constructor or destructor there is no host. */
+    if (!host_now) return;
     char line[128];
     int n = snprintf(line, sizeof line, "%s: %s", what, result < 0 ? strerrorname_np(errno) : "done");
     host_now->log(host_now->ctx, LB_LOG_WARN, (struct lb_str){(const uint8_t *)line, (size_t)n});
@@ -201,6 +203,7 @@ static uint32_t build(const struct lb_build_cx *cx, void **out) {
             if (strlen(all[k].name) == s->text.len && !memcmp(all[k].name, s->text.ptr, s->text.len)) b->does = all[k].does;
         if (!b->does) return LB_STATUS_REFUSED;
     }
+    if (!strcmp(b->at, "observe")) cx->needs->events = 1 << LB_EVENT_CONNECTED | 1 << LB_EVENT_TRY_ENDED;
     *out = b;
     hit(b, "build", 1);
     return LB_STATUS_OK;
@@ -264,6 +267,7 @@ static uint32_t explain(const void *of, void *list, const struct lb_sink *sink) 
 
 static uint32_t drop_balancer(void *of) {
     hit(of, "drop_balancer", armed);
+    host_now = NULL;
     free(of);
     return LB_STATUS_OK;
 }
