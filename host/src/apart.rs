@@ -63,6 +63,9 @@ pub(crate) fn run(
     if !has_ended {
         return Err(module(&format!("it did not return within {time_limit:?}")));
     }
+    if board.has_closing() {
+        return Err(module("it closed descriptors of the host"));
+    }
     let Some(said) = said.recv_timeout(LAST_WORDS).ok().filter(|_| !has_left_some) else {
         return Err(module("it left a process behind"));
     };

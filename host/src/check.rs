@@ -11,6 +11,7 @@ use trylist::cluster::learned::Learned;
 use trylist::config::{self, Config, Excerpt, Files, Place, Problem, Warning};
 use trylist::discovery;
 use trylist::module::board::Crumb;
+use trylist::module::guarded;
 use trylist::module::load;
 use trylist::module::registry::Registry;
 use trylist::process::control::{Exit, Refused};
@@ -273,6 +274,8 @@ fn prepare(config: &Arc<Config>, as_root: bool, before: impl FnOnce()) -> Result
     if config.supervision.sandbox {
         apart::confine();
     }
+    let images = copies.iter().flatten().map(load::Copied::number);
+    guarded::guard(&images.collect::<Vec<_>>());
     let copies = copies.into_iter().map(|copy| copy.map(Some));
     let registry = Registry::open(&config.modules, copies).map_err(StartError::Modules)?;
     Ok(Prepared::over(Arc::clone(config), registry, &Learned::new())?)

@@ -8,6 +8,7 @@ use lb_api::version::{ABI_MAJOR, ABI_MINOR};
 use lb_api::wire;
 use trylist::module::Module;
 use trylist::module::balancer::{Balancer, BuildInput, EndpointInput, Needs};
+use trylist::module::guarded;
 use trylist::module::load;
 use trylist::process::control::Exit;
 
@@ -26,6 +27,7 @@ pub(crate) fn run(file: &Path, apart: &Apart) -> Result<(), CommandFailure> {
         apart::become_user(None, apart.as_root).map_err(CommandFailure::new)?;
         let copied = copied.runnable().map_err(CommandFailure::new)?;
         apart::confine();
+        guarded::guard(&[copied.number()]);
         print(&describe(&load::open_any(copied).map_err(refused)?))
     })
 }

@@ -19,6 +19,7 @@ mod mapped;
 pub mod board;
 pub mod crash;
 mod elf;
+pub mod guarded;
 mod image;
 mod kept;
 mod owner;

@@ -102,6 +102,8 @@ pub(crate) enum FatalCause {
     Signal(i32),
     /// It called `exit` inside a module.
     Exit,
+    /// It closed descriptors of the host's inside a module, which the worker cannot do without.
+    Closing,
 }
 
 /// Identity of a module and cluster in crumbs, made once for all calls of a balancer.
@@ -149,6 +151,7 @@ const LONG: u32 = 1 << 31;
 
 /// In place of a signal's number.
 const EXIT: u8 = u8::MAX;
+const CLOSING: u8 = u8::MAX - 1;
 
 thread_local! {
     /// Without a destructor, so that a signal handler may read it at any time.
@@ -403,11 +406,17 @@ impl Board {
             by: match (record >> 48) as u8 {
                 0 => return None,
                 EXIT => FatalCause::Exit,
+                CLOSING => FatalCause::Closing,
                 signal => FatalCause::Signal(signal.into()),
             },
             ip: self.head().fatal_ip.load(Ordering::Relaxed),
             caller: self.head().fatal_caller.load(Ordering::Relaxed),
         })
+    }
+
+    /// Whether a module has closed descriptors of the host's.
+    pub fn has_closing(&self) -> bool {
+        self.fatal().is_some_and(|fatal| fatal.by == FatalCause::Closing)
     }
 
     /// Writes down that the calling thread dies by this signal, which came at instruction `ip`, unless another one was first.
@@ -424,6 +433,11 @@ impl Board {
         if caller != 0 || crumb.is_none_or(|crumb| crumb.is_some()) {
             self.record(EXIT, ip, caller);
         }
+    }
+
+    /// Writes down that the module which the calling thread is inside of has closed descriptors of the host's.
+    pub(crate) fn record_closing(&self) {
+        self.record(CLOSING, 0, 0);
     }
 
     fn record(&self, what: u8, ip: u64, caller: u64) {

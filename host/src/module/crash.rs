@@ -97,6 +97,10 @@ fn end(code: u64, at: &Interrupted) -> ! {
     if let Some(board) = board() {
         board.record_exit(at.ip, at.caller());
     }
+    exit_group(code)
+}
+
+fn exit_group(code: u64) -> ! {
     log_queue::settle();
     let marked = u64::from(EXIT_MARK) << 32 | code & u64::from(u32::MAX);
     loop {
@@ -157,6 +161,14 @@ extern "C" fn exiting() {
         board.record_exit(0, 0);
     }
     log_queue::settle();
+}
+
+/// Ends the process in which a module has closed descriptors of the host's. The board has the call that the thread is inside of.
+pub(super) fn end_without_descriptors() -> ! {
+    if let Some(board) = board() {
+        board.record_closing();
+    }
+    exit_group(1)
 }
 
 fn board() -> Option<&'static Board> {

@@ -11,7 +11,7 @@ use std::ffi::c_void;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Write as _};
 use std::mem::{MaybeUninit, offset_of};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::ptr;
@@ -29,6 +29,7 @@ use crate::config::ModuleFile;
 use crate::module::board::{self, ModuleMark};
 use crate::module::calls::Calls;
 use crate::module::code::CodeRanges;
+use crate::module::guarded;
 use crate::module::image::{self, Image};
 use crate::module::kept;
 use crate::module::mapped::{can_be_read, is_mapped, is_readable};
@@ -126,6 +127,11 @@ impl Copied {
     /// No such file can be made.
     pub fn runnable(self) -> Result<Self, LoadRefusal> {
         Ok(Self { image: runnable(self.image)?, ..self })
+    }
+
+    /// The number of the copy's descriptor.
+    pub fn number(&self) -> RawFd {
+        self.image.fd().as_raw_fd()
     }
 
     /// The copy, to be handed on.
@@ -276,7 +282,8 @@ fn dlopen_image(image: Image, mark: ModuleMark) -> Result<Exports, LoadRefusal> 
     let path = image.path();
     // SAFETY: a library's constructors are code of the module, which is trusted: the operator named the file, and it is
     // what was checked, because the image cannot change.
-    let opened = board::inside(mark, || unsafe { Opened::open(Some(&path), RTLD_NOW | RTLD_LOCAL) });
+    let open = || unsafe { Opened::open(Some(&path), RTLD_NOW | RTLD_LOCAL) };
+    let opened = board::inside(mark, || guarded::around(open));
     let opened = opened.map_err(|error| {
         // The linker names the file by its descriptor, which means nothing to the reader.
         let text = error_text(&error).replace(&format!("{}: ", path.display()), "");
@@ -404,7 +411,8 @@ impl ModuleInfo {
             summary: absent,
         };
         // SAFETY: the call is of the type that the ABI gives it, and `info` of the size that it says.
-        match board::inside(mark, || unsafe { ask(&raw mut info) }) {
+        let ask = || unsafe { ask(&raw mut info) };
+        match board::inside(mark, || guarded::around(ask)) {
             wire::STATUS_OK => {}
             wire::STATUS_PANICKED => return Err(LoadRefusal::Info("panicked in info".into())),
             status => return Err(LoadRefusal::Info(format!("info returned status {status}"))),

@@ -121,7 +121,7 @@ impl Generation {
         // The board may hold what a module wrote there: it counts where it fits the end.
         let fatal = self.board.fatal().filter(|fatal| match fatal.by {
             FatalCause::Signal(signal) => status.signal() == Some(signal),
-            FatalCause::Exit => status.code().is_some(),
+            FatalCause::Exit | FatalCause::Closing => status.code().is_some(),
         });
         let recorded = fatal.and_then(|fatal| self.recorded(fatal));
         // One that is not listened to cannot say that it has ended.
@@ -136,7 +136,12 @@ impl Generation {
         if (has_ended || is_done) && recorded.is_none() && !(after_all && is_odd) {
             return Some(WorkerEnd::Orderly);
         }
-        let mut text = died_by(status);
+        let mut text = match fatal {
+            Some(Fatal { by: FatalCause::Closing, .. }) => {
+                "ended because descriptors of the host were closed".to_owned()
+            }
+            _ => died_by(status),
+        };
         let culprit = match recorded {
             Some((blame, how)) => {
                 text += &how;

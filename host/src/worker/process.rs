@@ -24,6 +24,7 @@ use crate::cluster::{Clusters, IfRefused, discovery};
 use crate::config::{self, Config, Files};
 use crate::module::board::Board;
 use crate::module::crash;
+use crate::module::guarded;
 use crate::module::load::Copied;
 use crate::module::registry::Registry;
 use crate::net::address::Address;
@@ -178,11 +179,13 @@ impl Process {
         let membership = Membership { addresses, acts: start.acts, answers };
         let if_refused = if start.must_serve { IfRefused::HostChooses } else { IfRefused::Nothing };
         let config = Arc::new(config);
+        guarded::guard(&copies.iter().flatten().map(Copied::number).collect::<Vec<_>>());
         // Code of modules runs from here on.
         let registry = Registry::open(&config.modules, copies.into_iter().map(Ok))
             .map_err(|e| Refused::from(StartError::Modules(e)))?;
         let prepared = Prepared::with(Arc::clone(&config), registry, &start.state, membership, if_refused);
         let prepared = prepared.map_err(Refused::from)?;
+        guarded::leave();
         self.tell_built(&prepared, confinement)?;
         let sockets = self.receive_sockets(&prepared)?;
         let relay = Relay::start(self.to.clone())

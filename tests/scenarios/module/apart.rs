@@ -40,6 +40,25 @@ fn a_check_does_not_pass_where_a_module_ends_it() {
     assert_eq!(spoken(&output).2, format!("{config}: {said}\n"));
 }
 
+/// Among them those that the process would say so by.
+#[test]
+fn a_check_and_an_inspection_name_a_module_that_closes_descriptors() {
+    let origin = Origin::named("a");
+    let what = "it closed descriptors of the host\n";
+    let (config, output) = checked(&with("INFO=close_all", &origin), &[]);
+    let complained = format!("{config}: module \"fault\", opened: {what}");
+    assert_eq!(spoken(&output), (Some(4), String::new(), complained));
+    let built = with("X", &origin).in_cluster("settings = { at = \"build\", does = \"close_some\" }");
+    let (config, output) = checked(&built, &[]);
+    let (code, _, complained) = spoken(&output);
+    assert!(complained.contains("a module has closed descriptors of the host: 3 ("), "{complained}");
+    assert!(complained.ends_with(&format!("{config}: module \"fault\", built for cluster \"app\": {what}")));
+    assert_eq!(code, Some(4));
+    let file = artifacts::fault(&["CONSTRUCTOR=close_all"]);
+    let (code, _, complained) = spoken(&trylist(&["module", "inspect", file.to_str().unwrap()]));
+    assert_eq!((code, complained), (Some(4), format!("{}: {what}", file.display())));
+}
+
 #[test]
 fn a_check_ends_though_a_module_does_not() {
     let origin = Origin::named("a");

@@ -32,6 +32,9 @@ enum Outcome {
 
 const AFTER_ALL: &str = "had nothing left to do and died by SIGSEGV in code of module \"fault\"";
 
+const CLOSING: &str =
+    "its worker ended because descriptors of the host were closed while inside module \"fault\"";
+
 /// Call, what it does there, and the outcome.
 const TABLE: &[(&str, &str, Outcome)] = &[
     // Ends of the process, in each call.
@@ -143,6 +146,13 @@ const TABLE: &[(&str, &str, Outcome)] = &[
     ("next", "unshare_", Answered),
     ("next", "no_files", Answered),
     ("next", "chdir_", Answered),
+    // Descriptors of the host's.
+    ("constructor", "close_some", Refused(CLOSING)),
+    ("info", "close_some", Refused(CLOSING)),
+    ("build", "close_some", Refused(CLOSING)),
+    ("constructor", "close_all", Refused(CLOSING)),
+    ("info", "close_all", Refused(CLOSING)),
+    ("build", "close_all", Refused(CLOSING)),
     // Wrong answers.
     ("next", "odd_kind", Answered),
     ("next", "far_index", Answered),

@@ -12,6 +12,7 @@ use super::Balancer;
 use super::scope::{Scope, panic_text, take_panic};
 use crate::config::{Place, Setting, SettingValue};
 use crate::module::board::{self, ModuleMark};
+use crate::module::guarded;
 use crate::module::mapped::can_be_read;
 use crate::module::wire::{address, bytes, slice, text};
 use crate::module::{Module, OneLine};
@@ -209,7 +210,8 @@ fn call_build(
     let mut instance = ptr::null_mut();
     // SAFETY: `cx` and all that it points to live until after the call, `scope` until after the balancer, and `previous` is
     // as promised. The module keeps to the ABI, as `load` checked by its version.
-    let status = board::inside(mark.long(), || unsafe { build(&raw const cx, &raw mut instance) });
+    let build = || unsafe { build(&raw const cx, &raw mut instance) };
+    let status = board::inside(mark.long(), || guarded::around(build));
     let problems = judge(status, problems)?;
     Ok(BuildAnswer { instance, needs, problems })
 }
