@@ -12,3 +12,4 @@ pub mod preflight;
 pub mod privileges;
 pub mod sandbox;
 pub mod strangers;
+pub(crate) mod two_files;

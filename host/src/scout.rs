@@ -10,6 +10,7 @@
 //! is handed the last answers. All that it says is complete and replaces what it said of that source before, so that nothing has
 //! to wait in order.
 
+mod keeping;
 mod state;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -27,9 +28,9 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::sleep;
 
-use self::state::{Answers, State};
+use self::keeping::{Keeping, KeptActs};
 
 use crate::config::ResolverConfig;
 use crate::discovery;
@@ -44,8 +45,6 @@ use crate::process::sandbox::{self, SandboxTerms};
 
 /// Its name in lists of processes.
 const NAME: &CStr = c"trylist-scout";
-/// News are written this often at most.
-const WRITE_EVERY: Duration = Duration::from_secs(1);
 /// What there is no memory for is said after this.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 /// Orders to one source that wait.
@@ -87,9 +86,16 @@ pub fn run() -> Result<(), String> {
     end_with_supervisor(&from);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
-    let files: Option<[OwnedFd; 2]> = files.try_into().ok();
-    let state = state.zip(files).map(|(path, files)| State::open(&path, files));
-    let result = runtime.block_on(async { Scout::new(to, resolver, state, log_settings)?.serve(from).await });
+    let files: Option<[OwnedFd; 4]> = files.try_into().ok();
+    let (keeping, acts) = match state.zip(files) {
+        Some((path, [answers_0, answers_1, acts_0, acts_1])) => {
+            let keeping = Keeping::on(&path, [answers_0, answers_1]);
+            (keeping, KeptActs::on(&path, [acts_0, acts_1]))
+        }
+        None => (Keeping::nowhere(), KeptActs::nowhere()),
+    };
+    let result =
+        runtime.block_on(async { Scout::new(to, resolver, keeping, acts, log_settings)?.serve(from).await });
     // A read of a disk that does not answer is not waited for.
     runtime.shutdown_background();
     result.map_err(|error| error.to_string())
@@ -124,6 +130,7 @@ struct Scout {
     resolver: Arc<ResolverConfig>,
     log: LogSettings,
     keeping: Keeping,
+    acts: KeptActs,
     sources: BTreeMap<u64, Followed>,
     /// By source, the newest only.
     unsaid: BTreeMap<u64, Unsaid>,
@@ -147,19 +154,6 @@ impl Drop for Followed {
     }
 }
 
-/// The last answers, and how they come to a disk.
-struct Keeping {
-    /// None where nothing is kept, and while it is being written.
-    state: Option<State>,
-    /// Of an earlier run.
-    stored: Answers,
-    last: Answers,
-    /// The files on the disk are out of date.
-    is_new: bool,
-    writing: Option<JoinHandle<(State, bool)>>,
-    next_at: Instant,
-}
-
 /// News that the supervisor did not take yet.
 #[derive(Default)]
 struct Unsaid {
@@ -178,73 +172,18 @@ enum Said {
     Stuck,
 }
 
-impl Keeping {
-    /// Has the files get the last answer of a source.
-    fn keep(&mut self, name: (String, String), answer: Arc<SourceAnswer>) {
-        let before = self.last.insert(name, Arc::clone(&answer));
-        self.is_new |= before != Some(answer);
-    }
-
-    /// Writes what is new at once, because the proxy ends.
-    async fn finish(&mut self) {
-        while self.writing.is_some() || self.is_new && self.state.as_ref().is_some_and(State::is_open) {
-            let is_last = self.writing.is_some() && !self.is_new;
-            self.next_at = Instant::now();
-            self.step().await;
-            if is_last {
-                return;
-            }
-        }
-    }
-
-    /// Writes what is new, at most once a second. Returns when there is more to do; the disk is waited for on another thread.
-    async fn step(&mut self) {
-        if let Some(writing) = &mut self.writing {
-            // A write that panicked has said so, and nothing more is kept.
-            if let Ok((state, is_done)) = writing.await {
-                self.state = Some(state);
-                self.is_new |= !is_done;
-            }
-            self.writing = None;
-            self.next_at = Instant::now() + WRITE_EVERY;
-            return;
-        }
-        if !self.is_new || !self.state.as_ref().is_some_and(State::is_open) {
-            return std::future::pending().await;
-        }
-        sleep_until(self.next_at).await;
-        if let Some(mut state) = self.state.take() {
-            let last = self.last.clone();
-            self.is_new = false;
-            self.writing = Some(tokio::task::spawn_blocking(move || {
-                let is_done = state.write(&last);
-                (state, is_done)
-            }));
-        }
-    }
-}
-
 impl Scout {
     fn new(
         to: Sender<FromScout>,
         resolver: Arc<ResolverConfig>,
-        state: Option<(State, Answers)>,
+        keeping: Keeping,
+        acts: KeptActs,
         log: LogSettings,
     ) -> io::Result<Self> {
         channel::set_nonblocking(&to)?;
         let (tell, news) = mpsc::unbounded_channel();
         let (sources, unsaid, accepted) = (BTreeMap::new(), BTreeMap::new(), VecDeque::new());
-        let (state, stored) = state.map_or((None, Answers::new()), |(state, stored)| (Some(state), stored));
-        let keeping = Keeping {
-            state,
-            stored,
-            last: Answers::new(),
-            is_new: false,
-            writing: None,
-            // By then all sources are known: what is written replaces what was stored.
-            next_at: Instant::now() + WRITE_EVERY,
-        };
-        Ok(Self { to, resolver, log, keeping, sources, unsaid, accepted, news, tell })
+        Ok(Self { to, resolver, log, keeping, acts, sources, unsaid, accepted, news, tell })
     }
 
     /// Until the supervisor is gone.
@@ -255,6 +194,7 @@ impl Scout {
             let said = self.say()?;
             tokio::select! {
                 () = self.keeping.step() => {}
+                () = self.acts.step() => {}
                 ready = socket.readable() => {
                     ready?;
                     let step = socket.try_io(Interest::READABLE, || match from.receive()? {
@@ -267,7 +207,7 @@ impl Scout {
                         // A source may be missing; another scout is told of all.
                         Ok(Received::Lost) => return Err(io::Error::other("out of descriptors")),
                         Ok(Received::End) => {
-                            self.keeping.finish().await;
+                            tokio::join!(self.keeping.finish(), self.acts.finish());
                             return Ok(());
                         }
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -319,7 +259,7 @@ impl Scout {
                 // Another one may go on under its name.
                 let left = left.filter(|left| !self.sources.values().any(|other| other.name == left.name));
                 if let Some(left) = left {
-                    self.keeping.is_new |= self.keeping.last.remove(&left.name).is_some();
+                    self.keeping.leave(&left.name);
                 }
             }
             ToScout::Accept { source } => {
@@ -328,6 +268,7 @@ impl Scout {
                     self.accepted.push_back((source, None));
                 }
             }
+            ToScout::KeepActs { number, body } => self.acts.keep(number, body),
             ToScout::ReopenOwnLog => {
                 if let (Some(file), Some(path)) = (descriptors.into_iter().next(), self.log.file()) {
                     log::reopen_with(File::from(file), path);
@@ -338,7 +279,7 @@ impl Scout {
 
     /// The last answer of an earlier run, which is said at once: the source itself may be down.
     fn recall(&mut self, source: u64, name: &(String, String)) -> Option<Arc<SourceAnswer>> {
-        let answer = self.keeping.stored.remove(name)?;
+        let answer = self.keeping.recall(name)?;
         let n_members = answer.members.len();
         tracing::info!(
             "cluster \"{}\": source \"{}\": its last {n_members} servers are those of before the start, until it answers",
@@ -394,6 +335,13 @@ impl Scout {
         while let Some(&(source, n_members)) = self.accepted.front() {
             match self.to.send(&FromScout::Accepted { source, n_members }, &[]) {
                 Ok(()) => drop(self.accepted.pop_front()),
+                Err(error) if is_full(&error) => return Ok(Said::Part),
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some((number, error)) = self.acts.unsaid() {
+            match self.to.send(&FromScout::ActsKept { number, error }, &[]) {
+                Ok(()) => self.acts.is_said(),
                 Err(error) if is_full(&error) => return Ok(Said::Part),
                 Err(error) => return Err(error),
             }

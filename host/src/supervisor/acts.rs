@@ -1,7 +1,11 @@
 //! Operators' changes of servers at run time. A change is kept over reloads and crashes, until it is taken back, its time is
-//! over, or the configuration changes the same field.
+//! over, or the configuration changes the same field. `stored` is their form on a disk.
+
+mod stored;
 
 use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
 
 use crate::cluster::membership::{Duty, ServerAct};
 use crate::config::discover::MAX_URL_BYTES;
@@ -16,10 +20,14 @@ const MAX_LISTED: usize = 10;
 
 /// All acts in force, by cluster and URL.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Acts(Vec<Entry>);
+pub(super) struct Acts {
+    entries: Vec<Entry>,
+    /// How often they have changed.
+    version: u64,
+}
 
 /// The changes in force of one server.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Entry {
     cluster: String,
     url: String,
@@ -33,7 +41,7 @@ struct Entry {
 }
 
 /// One field of a server, as an operator wants it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Act<T> {
     value: T,
     by: String,
@@ -42,7 +50,7 @@ struct Act<T> {
 }
 
 /// The fields of a server that acts may change, as configured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Configured {
     drain: bool,
     weight: u16,
@@ -123,12 +131,13 @@ impl Acts {
             _ if found.is_none() && !is_added => return Err(unknown(config, order)),
             _ => {}
         }
-        if order.order == ServerOrder::Remove && is_added {
-            self.0.retain(|entry| !entry.is_of(order.cluster, order.url));
-            return Ok(());
-        }
         let until = order.lasts.map(|lasts| now.checked_add(lasts).ok_or("the time limit is too long"));
         let until = until.transpose()?;
+        self.version += 1;
+        if order.order == ServerOrder::Remove && is_added {
+            self.entries.retain(|entry| !entry.is_of(order.cluster, order.url));
+            return Ok(());
+        }
         let entry = self.entry(order.cluster, order.url, found);
         let by = order.by.to_owned();
         match order.order {
@@ -146,14 +155,15 @@ impl Acts {
             }
             ServerOrder::Remove => entry.is_member = Some(Act { value: false, by, since: now, until }),
         }
-        self.0.retain(Entry::says_anything);
+        self.entries.retain(Entry::says_anything);
         Ok(())
     }
 
     /// Forgets what a new configuration says otherwise, and says of each what became of it.
     pub(super) fn reconcile(&mut self, config: &Config, now: SystemTime) -> Vec<String> {
         let mut said = Vec::new();
-        self.0.retain_mut(|entry| {
+        self.version += u64::from(!self.entries.is_empty());
+        self.entries.retain_mut(|entry| {
             let what = format!("cluster \"{}\": server \"{}\"", entry.cluster, entry.url);
             let Ok(found) = configured(config, &entry.cluster, &entry.url) else {
                 said.push(format!("{what}: its acts end with its cluster"));
@@ -179,7 +189,7 @@ impl Acts {
     /// Ends acts whose time is over: a drain becomes maintenance, all others are forgotten. Says what became of each.
     pub(super) fn expire(&mut self, now: SystemTime) -> Vec<String> {
         let mut said = Vec::new();
-        self.0.retain_mut(|entry| {
+        self.entries.retain_mut(|entry| {
             let what = format!("cluster \"{}\": server \"{}\"", entry.cluster, entry.url);
             if let Some(duty) = entry.duty.as_mut().filter(|act| act.is_over(now)) {
                 match duty.value {
@@ -209,29 +219,30 @@ impl Acts {
             }
             entry.says_anything() && !is_lost
         });
+        self.version += u64::from(!said.is_empty());
         said
     }
 
     /// When [`Acts::expire`] has something to do next.
     pub(super) fn next_end(&self) -> Option<SystemTime> {
-        self.0.iter().flat_map(Entry::ends).min()
+        self.entries.iter().flat_map(Entry::ends).min()
     }
 
     /// For a worker of this configuration, which may never come to serve: what it says otherwise is left out.
     pub(super) fn of(&self, config: &Config, now: SystemTime) -> Vec<ServerAct> {
         let mut acts = self.clone();
         acts.reconcile(config, now);
-        acts.0.into_iter().map(Entry::into_act).collect()
+        acts.entries.into_iter().map(Entry::into_act).collect()
     }
 
     /// For a worker whose configuration serves, or has served.
     pub(super) fn all(&self) -> Vec<ServerAct> {
-        self.0.iter().cloned().map(Entry::into_act).collect()
+        self.entries.iter().cloned().map(Entry::into_act).collect()
     }
 
     /// The order that takes back one about to be given, if a balancer may refuse that.
     pub(super) fn undo_of(&self, order: &Order<'_>) -> Option<Undo> {
-        let entry = self.0.iter().find(|entry| entry.is_of(order.cluster, order.url));
+        let entry = self.entries.iter().find(|entry| entry.is_of(order.cluster, order.url));
         let before = match order.order {
             ServerOrder::Weight(_) => FieldBefore::Weight(entry.and_then(|entry| entry.weight.clone())),
             ServerOrder::Add => FieldBefore::Member(entry.and_then(|entry| entry.is_member.clone())),
@@ -251,6 +262,7 @@ impl Acts {
     /// Makes one field of a server what it was before.
     pub(super) fn undo(&mut self, undo: Undo) {
         let Undo { cluster, url, before, configured } = undo;
+        self.version += 1;
         let entry = self.entry(&cluster, &url, configured);
         match before {
             FieldBefore::Weight(before) => entry.weight = before,
@@ -259,18 +271,23 @@ impl Acts {
         // All else that was said of a server goes with it.
         let is_any = entry.configured.is_some() || entry.is_member.is_some();
         if !is_any || !entry.says_anything() {
-            self.0.retain(|entry| !entry.is_of(&cluster, &url));
+            self.entries.retain(|entry| !entry.is_of(&cluster, &url));
         }
+    }
+
+    /// Changes whenever they may have.
+    pub(super) fn version(&self) -> u64 {
+        self.version
     }
 
     /// For an operator.
     pub(super) fn status(&self, now: SystemTime) -> Vec<ActStatus> {
-        self.0.iter().flat_map(|entry| entry.status(now)).collect()
+        self.entries.iter().flat_map(|entry| entry.status(now)).collect()
     }
 
     fn entry(&mut self, cluster: &str, url: &str, configured: Option<Configured>) -> &mut Entry {
-        let idx = self.0.iter().position(|entry| entry.is_of(cluster, url)).unwrap_or_else(|| {
-            self.0.push(Entry {
+        let idx = self.entries.iter().position(|entry| entry.is_of(cluster, url)).unwrap_or_else(|| {
+            self.entries.push(Entry {
                 cluster: cluster.to_owned(),
                 url: url.to_owned(),
                 duty: None,
@@ -279,9 +296,9 @@ impl Acts {
                 configured,
                 lost: None,
             });
-            self.0.len() - 1
+            self.entries.len() - 1
         });
-        &mut self.0[idx]
+        &mut self.entries[idx]
     }
 
     fn is_added(&self, cluster: &str, url: &str) -> bool {
@@ -293,7 +310,7 @@ impl Acts {
     }
 
     fn member_act(&self, cluster: &str, url: &str) -> Option<bool> {
-        let entry = self.0.iter().find(|entry| entry.is_of(cluster, url))?;
+        let entry = self.entries.iter().find(|entry| entry.is_of(cluster, url))?;
         entry.is_member.as_ref().map(|act| act.value)
     }
 }

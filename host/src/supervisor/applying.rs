@@ -5,10 +5,15 @@
 //! trylist server ─► acts, numbered ─► every worker ─► Applied by the one that serves ─► the answer
 //!                                                 └─ nothing after 5 s: kept, and not yet in use
 //! ```
+//!
+//! With `state` the answer waits for the disk, too: `saving`.
+
+mod saving;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime};
 
+use self::saving::Saving;
 use super::Supervisor;
 use super::acts::{Order, Undo};
 use super::commands::ClientId;
@@ -28,6 +33,8 @@ pub(super) struct Applying {
     /// How many servers were added so far.
     pub(super) n_added: usize,
     waiting: Vec<Asker>,
+    /// How it comes to the disk.
+    pub(super) saving: Saving,
 }
 
 /// A change that is not in use yet.
@@ -36,6 +43,8 @@ struct Asker {
     /// The client that waits for an answer, unless its time is over.
     client: Option<ClientId>,
     number: u64,
+    /// The version of the acts that has it.
+    version: u64,
     /// The change, in words.
     what: String,
     /// When the client is answered whatever has come of it.
@@ -73,31 +82,37 @@ impl Supervisor {
             return self.tell_and_end(client, &text);
         }
         let (number, until) = (self.applying.number + 1, Instant::now() + APPLY_TIMEOUT);
-        self.applying.waiting.push(Asker { client: Some(client), number, what, until, undo });
+        let version = self.acts.version();
+        self.applying.waiting.push(Asker { client: Some(client), number, version, what, until, undo });
         self.tell_acts();
     }
 
     /// Sends what is in force to every worker.
     pub(super) fn tell_acts(&mut self) {
         self.applying.number += 1;
-        let (number, now) = (self.applying.number, SystemTime::now());
-        let n_further: Vec<usize> =
-            self.generations.iter().map(|generation| self.n_further(&generation.sources)).collect();
-        for (generation, n_further) in self.generations.iter_mut().zip(n_further) {
-            let acts = match generation.phase {
-                // Other values of its configuration count once it serves; it may never do so.
-                GenerationPhase::Building { .. } | GenerationPhase::Opening { .. } => {
-                    self.acts.of(&generation.bundle.config, now)
-                }
-                GenerationPhase::Serving | GenerationPhase::Draining { .. } => self.acts.all(),
-                GenerationPhase::Ended { .. } => continue,
-            };
-            let replaced = generation.tell_acts(number, acts, n_further);
-            // Orders that were not taken yet are part of this one.
-            if self.serving == Some(generation.number) {
-                let is_replaced = |asker: &&mut Asker| replaced == Some(asker.number);
-                self.applying.waiting.iter_mut().filter(is_replaced).for_each(|asker| asker.number = number);
+        for idx in 0..self.generations.len() {
+            self.tell_acts_to(idx);
+        }
+    }
+
+    /// Sends it to one worker.
+    pub(super) fn tell_acts_to(&mut self, idx: usize) {
+        let number = self.applying.number;
+        let n_further = self.n_further(&self.generations[idx].sources);
+        let generation = &mut self.generations[idx];
+        let acts = match generation.phase {
+            // Other values of its configuration count once it serves; it may never do so.
+            GenerationPhase::Building { .. } | GenerationPhase::Opening { .. } => {
+                self.acts.of(&generation.bundle.config, SystemTime::now())
             }
+            GenerationPhase::Serving | GenerationPhase::Draining { .. } => self.acts.all(),
+            GenerationPhase::Ended { .. } => return,
+        };
+        let replaced = generation.tell_acts(number, acts, n_further);
+        // Orders that were not taken yet are part of this one.
+        if self.serving == Some(generation.number) {
+            let is_replaced = |asker: &&mut Asker| replaced == Some(asker.number);
+            self.applying.waiting.iter_mut().filter(is_replaced).for_each(|asker| asker.number = number);
         }
     }
 
@@ -128,9 +143,11 @@ impl Supervisor {
 
     /// `but` is what else there is to say.
     fn tell_in_use(&mut self, askers: Vec<Asker>, but: &str) {
-        for Asker { client, what, .. } in askers {
+        for Asker { client, what, version, until, .. } in askers {
             match client {
-                Some(client) => self.tell_and_end(client, &format!("{what} from now on{but}")),
+                Some(client) => {
+                    self.tell_once_saved(client, version, format!("{what} from now on{but}"), until);
+                }
                 None => tracing::info!("{what}: in use now{but}"),
             }
         }
@@ -171,7 +188,8 @@ impl Supervisor {
             |at: SystemTime| Instant::now() + at.duration_since(SystemTime::now()).unwrap_or_default();
         let end = self.acts.next_end().map(from_now);
         let asked = self.applying.waiting.iter().filter(|asker| asker.client.is_some());
-        end.into_iter().chain(asked.map(|asker| asker.until)).min()
+        let asked = asked.map(|asker| asker.until).chain(self.applying.saving.due());
+        end.into_iter().chain(asked).min()
     }
 
     /// Ends acts whose time is over, and answers those who have waited for long enough.
@@ -183,6 +201,7 @@ impl Supervisor {
         if !said.is_empty() {
             self.tell_acts();
         }
+        self.save_acts(now);
         let is_late = |asker: &&mut Asker| asker.client.is_some() && now >= asker.until;
         let late = self.applying.waiting.iter_mut().filter(is_late);
         let late: Vec<_> =

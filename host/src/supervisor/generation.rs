@@ -242,11 +242,13 @@ impl Generation {
         self.owed.are_lost = true;
     }
 
-    /// Owes it all answers again, if it has lost any.
-    pub(super) fn owe_lost(&mut self) {
-        if std::mem::take(&mut self.owed.are_lost) {
+    /// Owes it all answers again, if it has lost anything. True if it did.
+    pub(super) fn owe_lost(&mut self) -> bool {
+        let are_lost = std::mem::take(&mut self.owed.are_lost);
+        if are_lost {
             self.owed.sources.extend(&self.sources);
         }
+        are_lost
     }
 
     /// Sends the newest answers that it did not get yet, as far as it takes them now. `newest` has the number and the memory of a
@@ -496,7 +498,7 @@ impl Generation {
 #[derive(Default)]
 struct OwedAnswers {
     sources: BTreeSet<u64>,
-    /// It has lost some; nobody knows which.
+    /// It has lost something; nobody knows what.
     are_lost: bool,
     /// The socket was full.
     awaits_room: bool,

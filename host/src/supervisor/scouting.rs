@@ -49,7 +49,7 @@ pub(super) struct Scouting {
     ending: Vec<ScoutProcess>,
     /// The files whose sources are asked: the scout has the rights that they say.
     bundle: Option<Arc<Bundle>>,
-    /// Where the scout keeps the last answers.
+    /// Where the scout keeps the last answers, and operators' acts.
     state: Option<StateFolder>,
     sources: Vec<KnownSource>,
     n_sources: u64,
@@ -105,12 +105,12 @@ struct ScoutProcess {
 const DYING_SCOUT: Duration = Duration::from_secs(5);
 
 impl Supervisor {
-    /// Has the sources of a configuration be asked. One without sources leaves those of others as they are.
+    /// Has the sources of a configuration be asked. One without sources and `state` leaves all as it is.
     ///
     /// # Errors
     /// The folder for their last answers cannot be used. Nothing has changed then.
     pub(super) fn scout_for(&mut self, bundle: &Arc<Bundle>) -> Result<(), Refused> {
-        if specs(&bundle.config).next().is_none() {
+        if specs(&bundle.config).next().is_none() && bundle.config.state.is_none() {
             return Ok(());
         }
         let state = bundle.config.state.as_deref();
@@ -232,6 +232,7 @@ impl Supervisor {
                 }
             }
             FromScout::Accepted { source, n_members } => self.accepted(source, n_members),
+            FromScout::ActsKept { number, error } => self.acts_kept(number, error),
         }
         Ok(())
     }
@@ -271,6 +272,7 @@ impl Supervisor {
         let running = self.generations.iter().map(|generation| &generation.bundle.config);
         // A replacement of a worker that died has the same.
         let configs: Vec<&Config> = running.chain(starting).chain([&self.bundle.config]).collect();
+        let has_state = configs.iter().any(|config| config.state.is_some());
         let is_used = |source: &KnownSource| {
             configs.iter().any(|config| specs(config).any(|spec| *spec == source.spec))
         };
@@ -281,7 +283,7 @@ impl Supervisor {
             let text = format!("cluster \"{}\": source \"{}\": is asked no more", spec.cluster, spec.name);
             self.refuse_asked(&text, |of| of == number);
         }
-        if self.scouting.sources.is_empty() {
+        if self.scouting.sources.is_empty() && !has_state {
             self.end_scout("no source is asked any more");
             (self.scouting.bundle, self.scouting.state) = (None, None);
         }
@@ -312,6 +314,7 @@ impl Supervisor {
             Ok(scout) => {
                 tracing::info!("scout started (pid {})", scout.child.id());
                 self.scouting.scout = Some(scout);
+                self.applying.saving.begin_anew();
                 for idx in 0..self.scouting.sources.len() {
                     self.scouting.tell_source(idx);
                 }
@@ -373,15 +376,20 @@ impl Supervisor {
     fn tell_sources(&mut self, now: Instant) {
         (self.scouting.is_new, self.scouting.told_at) = (false, Some(now));
         let status = self.scouting.status(&self.bundle.config);
+        for idx in 0..self.generations.len() {
+            if self.generations[idx].owe_lost() && self.applying.number > 0 {
+                self.tell_acts_to(idx);
+            }
+        }
         let shows = |generation: &&mut Generation| generation.runs() && !generation.sources.is_empty();
         for generation in self.generations.iter_mut().filter(shows) {
-            generation.owe_lost();
             generation.tell_sources(status.clone());
         }
         self.tell_answers();
     }
 
-    /// A worker could not open what was sent. It gets all answers again, at most as often as it is told how sources are.
+    /// A worker could not open what was sent. It gets acts and answers again, at most as often as it is told how
+    /// sources are.
     pub(super) fn has_lost(&mut self, idx: usize) {
         self.generations[idx].has_lost();
         self.scouting.is_new = true;
@@ -526,6 +534,21 @@ impl Scouting {
     /// Has the scout write its log to this file.
     pub(super) fn reopen_log(&mut self, file: File) {
         self.tell(ToScout::ReopenOwnLog, vec![Arc::new(file.into())]);
+    }
+
+    /// Has the scout write these acts, in place of those that it did not take yet. False if there is none, or nowhere to write.
+    pub(super) fn keep_acts(&mut self, number: u64, body: impl FnOnce() -> Option<String>) -> bool {
+        let Some(scout) = self.scout.as_mut().filter(|scout| scout.state.is_some()) else { return false };
+        scout.orders.retain(|(order, _)| !matches!(order, ToScout::KeepActs { .. }));
+        if let Some(body) = body() {
+            self.tell(ToScout::KeepActs { number, body }, Vec::new());
+        }
+        true
+    }
+
+    /// The folder for what is kept over restarts.
+    pub(super) fn state(&self) -> Option<&StateFolder> {
+        self.state.as_ref()
     }
 
     fn tell(&mut self, order: ToScout, descriptors: Vec<Arc<OwnedFd>>) {

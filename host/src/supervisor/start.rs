@@ -87,7 +87,10 @@ impl Supervisor {
         let step = StartStep::Saving { until: Instant::now() + SAVE_TIMEOUT };
         let starting = Starting { bundle, reason, asked, step, cuts_oldest: false };
         match reason {
-            StartReason::First => self.scout_for(&starting.bundle)?,
+            StartReason::First => {
+                self.scout_for(&starting.bundle)?;
+                self.recall_acts();
+            }
             StartReason::Reload => {
                 if let Err(refused) = self.scout_for(&starting.bundle) {
                     return self.reload_failed(&starting.asked, refused);

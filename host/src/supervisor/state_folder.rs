@@ -10,15 +10,17 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, flock, fstat};
 
 use crate::os::trusted_path::{LastName, SafePath};
+use crate::process::two_files::TwoFiles;
 
 /// Between two looks at a lock.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
-/// Two files for answers, open.
+/// Two files for answers and two for operators' acts, open.
 #[derive(Clone, Debug)]
 pub(super) struct StateFolder {
     path: PathBuf,
     answers: [Arc<OwnedFd>; 2],
+    acts: [Arc<OwnedFd>; 2],
 }
 
 impl StateFolder {
@@ -28,8 +30,9 @@ impl StateFolder {
     /// They cannot be opened, are reached through a symbolic link, or are another proxy's; in words.
     pub(super) fn open(path: &Path, patience: Duration) -> Result<Self, String> {
         let cannot = |error: io::Error| format!("state \"{}\": {error}", path.display());
-        let [first, second] = ["answers-0.json", "answers-1.json"].map(|name| open(&path.join(name)));
-        let answers = [Arc::new(first.map_err(cannot)?), Arc::new(second.map_err(cannot)?)];
+        let file = |name: &str| open(&path.join(name)).map(Arc::new).map_err(cannot);
+        let answers = [file("answers-0.json")?, file("answers-1.json")?];
+        let acts = [file("acts-0.json")?, file("acts-1.json")?];
         let until = Instant::now() + patience;
         let is_held = || {
             let locked = flock(&answers[0], FlockOperation::NonBlockingLockExclusive);
@@ -45,7 +48,7 @@ impl StateFolder {
             }
             std::thread::sleep(LOOK_AGAIN);
         }
-        Ok(Self { path: path.to_owned(), answers })
+        Ok(Self { path: path.to_owned(), answers, acts })
     }
 
     /// Where it is.
@@ -53,9 +56,18 @@ impl StateFolder {
         &self.path
     }
 
-    /// The files for answers.
-    pub(super) fn files(&self) -> [Arc<OwnedFd>; 2] {
-        self.answers.clone()
+    /// All files, as the scout expects them.
+    pub(super) fn files(&self) -> impl Iterator<Item = Arc<OwnedFd>> {
+        self.answers.iter().chain(&self.acts).map(Arc::clone)
+    }
+
+    /// The acts that were written last, if there are any.
+    ///
+    /// # Errors
+    /// There is no descriptor left.
+    pub(super) fn acts(&self) -> io::Result<Option<Vec<u8>>> {
+        let [first, second] = &self.acts;
+        Ok(TwoFiles::read([first.try_clone()?, second.try_clone()?]))
     }
 }
 

@@ -9,6 +9,8 @@
 //! Accept ────────────────────────────►
 //!             ◄───────────────────────  Accepted
 //! Leave ─────────────────────────────►  asks it no more
+//! KeepActs ──────────────────────────►  writes them to the files of `state`
+//!             ◄───────────────────────  ActsKept
 //! ```
 //! The scout ends when the socket does; a supervisor that died has closed it too.
 
@@ -24,7 +26,7 @@ use crate::os::log::LogSettings;
 /// To the scout.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToScout {
-    /// First of all. Descriptors: the log's file if it has one; the two files of [`ScoutSetup::state`].
+    /// First of all. Descriptors: the log's file if it has one; the four files of [`ScoutSetup::state`].
     Start(Box<ScoutSetup>),
     /// Follow a source. Descriptor: its last answer, where one is known.
     Follow {
@@ -42,6 +44,13 @@ pub(crate) enum ToScout {
     Accept {
         /// The number of the source.
         source: u64,
+    },
+    /// Operators' acts, to be on the disk over restarts. Those told later replace these.
+    KeepActs {
+        /// Their number.
+        number: u64,
+        /// The content of the file.
+        body: String,
     },
     /// The log is to go on in another file. Descriptor: that file.
     ReopenOwnLog,
@@ -98,6 +107,13 @@ pub(crate) enum FromScout {
         /// How many servers the answer names that was held back; `None` where none was.
         n_members: Option<u32>,
     },
+    /// The result of [`ToScout::KeepActs`].
+    ActsKept {
+        /// Number of the acts that were written last.
+        number: u64,
+        /// Why they are not on the disk, if they are not.
+        error: Option<String>,
+    },
 }
 
 impl ScoutSetup {
@@ -133,7 +149,7 @@ impl ScoutSetup {
 
 impl ChannelMessage for ToScout {
     /// Those of its start, and the one of the memory that a message would be in.
-    const MOST_DESCRIPTORS: usize = 4;
+    const MOST_DESCRIPTORS: usize = 6;
 
     /// It comes from the supervisor, which a scout trusts.
     fn most_bytes(_: u8) -> u64 {

@@ -8,6 +8,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use tests::command::trylist;
 use tests::site::{process, signal, spoken, wait_for_end_of};
 use tests::traffic::Traffic;
+use trylist::process::control::ServerOrder;
 
 use super::*;
 
@@ -177,4 +178,31 @@ fn an_answer_that_a_worker_has_no_descriptor_for_comes_once_it_has() {
     site.running().logs("a message of another process is lost");
     prlimit(worker, Resource::Nofile, before).unwrap();
     answered_by(&site, "b b");
+}
+
+/// A message of more than 16 KiB comes in memory, whose descriptor it could not open.
+#[test]
+fn a_long_list_of_changes_that_a_worker_has_no_descriptor_for_comes_once_it_has() {
+    let origins = ["a", "b"].map(Origin::named);
+    let said = Said::new();
+    said.name(&origins);
+    let site = Site::run(&said.proxy(""));
+    answered_by(&site, "a b a b");
+    let name = "x".repeat(60);
+    let changed = |url: &str| site.order("app", url, ServerOrder::Maintenance).unwrap();
+    for i in 0..70 {
+        // Servers that the source could name.
+        changed(&format!("http://{name}.{name}.{name}.{name}{i}"));
+    }
+    let worker = Pid::from_raw(site.worker().try_into().unwrap());
+    let few = Rlimit { current: Some(3), maximum: getrlimit(Resource::Nofile).maximum };
+    std::thread::scope(|scope| {
+        let before = prlimit(worker, Resource::Nofile, few).unwrap();
+        let asked = scope.spawn(|| changed(&origins[0].url()));
+        site.running().logs("a message of another process is lost");
+        prlimit(worker, Resource::Nofile, before).unwrap();
+        let told = asked.join().unwrap();
+        assert!(told.ends_with(" from now on"), "{told}");
+    });
+    answered_by(&site, "b b b b");
 }

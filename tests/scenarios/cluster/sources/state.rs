@@ -1,10 +1,11 @@
-//! The last answers over restarts of the proxy.
+//! The last answers, and operators' changes of servers, over restarts of the proxy.
 
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use rustix::process::Signal;
 use tests::command::Running;
-use tests::site::{Folder, signal};
+use tests::site::{Folder, signal, spoken};
+use trylist::process::control::{ActStatus, ServerOrder};
 
 use super::*;
 
@@ -125,4 +126,126 @@ fn a_reload_that_fails_leaves_the_state_where_it_was() {
     // The other folder is free again.
     let another = Site::run(&kept(&said, other.path()));
     answered_by(&another, "a b");
+}
+
+/// Two servers of the configuration, and this folder.
+fn plain<'a>(origins: impl IntoIterator<Item = &'a Origin>, state: &Path) -> Builder {
+    let over = Proxy::over(origins).named("app").module("round_robin").in_cluster("settle = \"0s\"");
+    over.top(&format!("state = {state:?}"))
+}
+
+/// All changes of servers in force, without their ages.
+fn acts(site: &Site) -> Vec<(String, String, String, bool)> {
+    let shown = |act: ActStatus| (act.url, act.what, act.by, act.left_s.is_some());
+    site.status().acts.into_iter().map(shown).collect()
+}
+
+#[test]
+fn changes_of_operators_hold_over_restarts() {
+    let origins = ["a", "b", "c"].map(Origin::named);
+    let state = Said::new();
+    let config = plain(&origins[..2], state.path());
+    let site = Site::run(&config);
+    let act = |site: &Site, words: &[&str]| {
+        let (code, said, complained) = spoken(&site.folder().command("server", &[&["app"], words].concat()));
+        assert!(code == Some(0) && said.ends_with(" from now on\n"), "{said}{complained}");
+    };
+    let urls = [0, 1, 2].map(|idx: usize| origins[idx].url());
+    act(&site, &[&urls[0], "drain", "--for", "1h"]);
+    act(&site, &[&urls[1], "weight", "2"]);
+    act(&site, &[&urls[2], "add"]);
+    let before = acts(&site);
+    assert_eq!(before.len(), 3, "{before:?}");
+    answered_by(&site, "b b c");
+    stop(site);
+    let site = Site::run(&config);
+    site.running().logs("3 changes of servers of before the start hold again");
+    assert_eq!(site.names(3).matches('c').count(), 1);
+    assert_eq!(acts(&site), before);
+    let (_, shown, _) = spoken(&site.folder().command("status", &[]));
+    assert!(shown.contains(&format!("server {}: drain, by {}, ", urls[0], before[0].2)), "{shown}");
+    // And by a crash of all, after one is taken back.
+    act(&site, &[&urls[2], "remove"]);
+    drop(site);
+    let site = Site::run(&config);
+    assert_eq!(acts(&site), before[..2]);
+    assert_eq!(site.names(3), "b b b");
+    // The configuration has another weight by then, and the other server is gone.
+    stop(site);
+    let other = Proxy::over(&origins[2..]).named("app").module("round_robin");
+    let site = Site::run(&other.top(&format!("state = {:?}", state.path())));
+    assert_eq!(site.names(2), "c c");
+    assert_eq!(acts(&site), before[..2]);
+}
+
+/// Of the two files of acts, the one that was written last.
+fn newest_acts(state: &Said) -> PathBuf {
+    let number = |path: &PathBuf| -> u64 {
+        let text = fs::read_to_string(path).unwrap();
+        let head: serde_json::Value = serde_json::from_str(text.lines().next().unwrap_or("{}")).unwrap();
+        head["number"].as_u64().unwrap_or(0)
+    };
+    let paths = ["acts-0.json", "acts-1.json"].map(|name| state.path().join(name));
+    paths.into_iter().max_by_key(number).unwrap()
+}
+
+#[test]
+fn torn_and_foreign_files_of_changes_hold_up_no_start() {
+    let origins = ["a", "b"].map(Origin::named);
+    let state = Said::new();
+    let config = plain(&origins, state.path());
+    let site = Site::run(&config);
+    let drained = site.order("app", &origins[0].url(), ServerOrder::Drain).unwrap();
+    assert!(drained.ends_with(" from now on"), "{drained}");
+    stop(site);
+    // A write that was cut short: the older one counts, and a start without any is one, too.
+    let torn = newest_acts(&state);
+    let text = fs::read_to_string(&torn).unwrap();
+    fs::write(&torn, &text[..text.len() - 2]).unwrap();
+    let other = state.path().join(if torn.ends_with("acts-0.json") { "acts-1.json" } else { "acts-0.json" });
+    fs::write(&other, "").unwrap();
+    let site = Site::run(&config);
+    site.running().logs(&format!("{} is not whole, so it is not used", torn.file_name().unwrap().display()));
+    assert_eq!(acts(&site), []);
+    answered_by(&site, "a b");
+    stop(site);
+    // One of somebody else stays as it is; nothing is saved, which is said.
+    fs::write(&other, "{\"format\":2}\n").unwrap();
+    let site = Site::run(&config);
+    let drained = site.order("app", &origins[0].url(), ServerOrder::Drain).unwrap();
+    assert!(drained.contains(" from now on, but it is not saved: "), "{drained}");
+    answered_by(&site, "b b");
+    stop(site);
+    assert_eq!(fs::read_to_string(&other).unwrap(), "{\"format\":2}\n");
+    // Acts that no operator could have given.
+    for name in [&torn, &other] {
+        fs::write(name, "").unwrap();
+    }
+    let site = Site::run(&config);
+    site.order("app", &origins[0].url(), ServerOrder::Weight(2)).unwrap();
+    stop(site);
+    let text = fs::read_to_string(newest_acts(&state)).unwrap();
+    assert!(text.contains("\"weight\":{\"value\":2,"), "{text}");
+}
+
+#[test]
+fn a_reload_that_adds_state_saves_what_was_changed_before() {
+    let origins = ["a", "b"].map(Origin::named);
+    let state = Said::new();
+    let with = plain(&origins, state.path());
+    let site = Site::run(&Proxy::over(&origins).named("app").module("round_robin"));
+    site.order("app", &origins[0].url(), ServerOrder::Drain).unwrap();
+    site.reload_with(&with);
+    eventually("the change on the disk", || {
+        let text = fs::read_to_string(newest_acts(&state)).unwrap_or_default();
+        text.contains("\"duty\":{\"value\":\"drain\"").then_some(())
+    });
+    drop(site);
+    let site = Site::run(&with);
+    assert_eq!((site.names(2).as_str(), acts(&site).len()), ("b b", 1));
+    // Without it there is no scout.
+    let pid = scout(&site);
+    site.reload_with(&Proxy::over(&origins).named("app").module("round_robin"));
+    eventually("the scout's end", || (!site.workers().contains(&pid)).then_some(()));
+    assert_eq!(site.names(2), "b b");
 }
