@@ -39,6 +39,7 @@ use self::file::FileSource;
 use self::follow::{Follower, SourceNews};
 use self::http::HttpSource;
 use self::read::AnswerForm;
+use crate::cluster::names::Resolver;
 use crate::config::{MayName, ResolverConfig, SourceKind, SourceSpec, WhenEmpty};
 
 /// Something that says who the servers are. It is started by making it, and stopped by dropping it.
@@ -67,6 +68,11 @@ impl<T: Send + 'static> DiskWork<T> {
         self.0 = None;
         result.map_err(|_| "reading failed".to_owned())
     }
+}
+
+/// Reads which name servers the system has, where the configuration names none: that may wait for a disk.
+fn resolver(rules: &ResolverConfig) -> Result<Resolver, String> {
+    Resolver::new(rules).map_err(|error| format!("no name server: {error}"))
 }
 
 /// Follows a source for ever. `last` is its last answer as an earlier scout sent it; `orders` has it accept what it holds back.

@@ -7,10 +7,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
-use super::DiscoverySource;
 use super::answer::{MOST_MEMBERS, SourceAnswer, SourceMember};
+use super::{DiscoverySource, DiskWork, resolver};
 use crate::cluster::names::{Resolver, SrvRecord};
 use crate::config::{DnsRecord, LAST_TIER, ResolverConfig, SourceKind, SourceSpec};
 
@@ -22,6 +22,7 @@ pub(super) struct DnsSource {
     spec: Arc<SourceSpec>,
     rules: ResolverConfig,
     resolver: Option<Resolver>,
+    name_servers: DiskWork<Result<Resolver, String>>,
     /// The last addresses of each family: one whose look-up fails keeps them.
     v4: Option<Vec<IpAddr>>,
     v6: Option<Vec<IpAddr>>,
@@ -35,6 +36,7 @@ impl DnsSource {
             spec: Arc::clone(spec),
             rules: rules.clone(),
             resolver: None,
+            name_servers: DiskWork::NONE,
             v4: None,
             v6: None,
             next_at: Instant::now(),
@@ -48,8 +50,10 @@ impl DnsSource {
             return Err("is no source of DNS".to_owned());
         };
         if self.resolver.is_none() {
-            self.resolver =
-                Some(Resolver::new(&self.rules).map_err(|error| format!("no name server: {error}"))?);
+            let (rules, within) = (self.rules.clone(), self.rules.timeout);
+            let made = self.name_servers.result(move || resolver(&rules));
+            let late = |_| format!("no name server: none is known within {within:?}");
+            self.resolver = Some(timeout(within, made).await.map_err(late)???);
         }
         let Some(resolver) = &self.resolver else { return Err("no name server".to_owned()) };
         let scheme = if *is_secure { "https" } else { "http" };
@@ -132,6 +136,26 @@ fn of_services(records: &[SrvRecord], scheme: &str, spec: &SourceSpec) -> Result
 mod tests {
     use super::*;
     use crate::config::{MayName, WhenEmpty};
+
+    #[tokio::test(start_paused = true)]
+    async fn name_servers_that_cannot_be_read_are_an_error_and_read_once() {
+        let kind =
+            SourceKind::Dns { host: "a".into(), port: 80, is_secure: false, record: DnsRecord::Address };
+        let spec = SourceSpec {
+            cluster: "app".into(),
+            name: "dns".into(),
+            kind,
+            may_name: MayName { http: true, https: false, unix: vec![] },
+            empty: WhenEmpty::Keep,
+            settle: Duration::ZERO,
+        };
+        let mut source = DnsSource::new(&Arc::new(spec), &ResolverConfig::default());
+        source.name_servers = DiskWork(Some(tokio::spawn(std::future::pending())));
+        for _ in 0..3 {
+            let why = source.next().await.unwrap_err();
+            assert!(why.starts_with("no name server: none is known within "), "{why}");
+        }
+    }
 
     #[test]
     fn priorities_are_tiers_and_weight_0_is_1() {

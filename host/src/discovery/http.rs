@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::answer::{MOST_BYTES, SourceAnswer};
 use super::file::bytes_of;
 use super::read::{AnswerForm, read, too_long};
-use super::{DiscoverySource, DiskWork};
+use super::{DiscoverySource, DiskWork, resolver};
 use crate::cluster::dial::{Dial, Dialled};
 use crate::cluster::names::{Addresses, Resolver};
 use crate::config::{ResolverConfig, SourceKind, SourceSpec};
@@ -44,6 +44,7 @@ pub(super) struct HttpSource {
     resolver: ResolverConfig,
     /// Where it is, and the task that looks that up.
     addresses: Option<(Addresses, Option<JoinHandle<()>>)>,
+    name_servers: DiskWork<Result<Resolver, String>>,
     connector: Option<Connector>,
     token: DiskWork<Result<Vec<u8>, String>>,
     issuers: DiskWork<Result<Connector, String>>,
@@ -58,6 +59,7 @@ impl HttpSource {
             spec: Arc::clone(spec),
             resolver: resolver.clone(),
             addresses: None,
+            name_servers: DiskWork::NONE,
             connector: None,
             token: DiskWork::NONE,
             issuers: DiskWork::NONE,
@@ -81,7 +83,7 @@ impl HttpSource {
             let ca = ca.clone();
             self.connector = Some(self.issuers.result(move || connector(ca.as_deref())).await??);
         }
-        self.find(&host, port)?;
+        self.find(&host, port).await?;
         let name = ServerName::try_from(host);
         let tls = match (&self.connector, &name) {
             (Some(connector), Ok(name)) if is_secure => Some((connector, name)),
@@ -136,13 +138,13 @@ impl HttpSource {
     }
 
     /// Looks up where it is from now on.
-    fn find(&mut self, host: &str, port: u16) -> Result<(), String> {
+    async fn find(&mut self, host: &str, port: u16) -> Result<(), String> {
         if self.addresses.is_none() {
             let found = match host.parse() {
                 Ok(ip) => (Addresses::fixed(std::net::SocketAddr::new(ip, port)), None),
                 Err(_) => {
-                    let resolver =
-                        Resolver::new(&self.resolver).map_err(|error| format!("no name server: {error}"))?;
+                    let rules = self.resolver.clone();
+                    let resolver = self.name_servers.result(move || resolver(&rules)).await??;
                     let addresses = Addresses::named(host, port);
                     let name = addresses.name().map(Arc::clone);
                     let task = name.map(|name| tokio::spawn(name.keep_resolved(Arc::new(resolver))));
