@@ -14,6 +14,7 @@ mod http1;
 mod http2;
 mod proxy;
 mod config;
+mod members;
 mod module;
 #[cfg(test)]
 mod cases;
@@ -21,6 +22,7 @@ mod cases;
 pub use self::config::{httpd, toml};
 pub use self::http1::{chunked_body, request_head, response_head};
 pub use self::http2::{h2_frames, h2_hpack, h2_message, h2_session};
+pub use self::members::members;
 pub use self::module::module_wire;
 pub use self::proxy::proxy_header;
 
@@ -28,7 +30,7 @@ pub use self::proxy::proxy_header;
 pub type Property = fn(&[u8]);
 
 /// Every property, by the name of its folder of seeds.
-pub const TARGETS: [(&str, Property); 11] = [
+pub const TARGETS: [(&str, Property); 12] = [
     ("request_head", request_head),
     ("response_head", response_head),
     ("chunked_body", chunked_body),
@@ -39,5 +41,6 @@ pub const TARGETS: [(&str, Property); 11] = [
     ("h2_session", h2_session),
     ("toml", toml),
     ("httpd", httpd),
+    ("members", members),
     ("module_wire", module_wire),
 ];

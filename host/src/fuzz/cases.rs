@@ -12,7 +12,7 @@ const CASES: usize = 1_000;
 const MAX_BYTES: usize = 4096;
 
 /// The bytes that parsers look for.
-const WORDS: [&[u8]; 40] = [
+const WORDS: [&[u8]; 43] = [
     b"\r\n",
     b"\n",
     b"\r",
@@ -52,6 +52,9 @@ const WORDS: [&[u8]; 40] = [
     b"<IfModule ",
     b"LBServerCluster ",
     b"\\",
+    b"\"url\": \"http://a\"",
+    b"\"weight\": 65536",
+    b"\"unix:/run/app/x\"",
     b"\xe2\x80\xae",
 ];
 
@@ -172,6 +175,11 @@ fn mistakes_in_toml_have_a_line() {
 #[test]
 fn mistakes_in_httpds_syntax_have_a_line() {
     run("httpd");
+}
+
+#[test]
+fn lists_of_servers_are_read_as_they_are_written_or_refused_with_a_place() {
+    run("members");
 }
 
 #[test]
