@@ -41,7 +41,7 @@ pub fn members(data: &[u8]) {
                     assert!((1..=n_lines).contains(&line), "{why}");
                 }
                 None => {
-                    assert!(why.starts_with("server ") && why.contains(" of the list"), "no place: {why}")
+                    assert!(why.starts_with("server ") && why.contains(" of the list"), "no place: {why}");
                 }
             }
         }

@@ -81,7 +81,7 @@ pub(super) fn parse_server(url: &str) -> Result<Authority, String> {
     };
     let is_secure = scheme.eq_ignore_ascii_case("https");
     if !is_secure && !scheme.eq_ignore_ascii_case("http") {
-        return Err(format!("scheme \"{scheme}\" is not supported ({RIGHT})"));
+        return Err(format!("scheme {scheme:?} is not supported ({RIGHT})"));
     }
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     if authority.len() != rest.len() {
@@ -161,12 +161,12 @@ fn split_port(authority: &str) -> Result<(&str, Option<&str>), String> {
     if let Some(bracketed) = authority.strip_prefix('[') {
         let (host, rest) = bracketed.split_once(']').ok_or("bracket \"[\" is not closed")?;
         if host.parse::<Ipv6Addr>().is_err() {
-            return Err(format!("\"{host}\" in brackets is not an IPv6 address"));
+            return Err(format!("{host:?} in brackets is not an IPv6 address"));
         }
         return match rest.strip_prefix(':') {
             Some(port) => Ok((host, Some(port))),
             None if rest.is_empty() => Ok((host, None)),
-            None => Err(format!("\"{rest}\" after the brackets is not a port")),
+            None => Err(format!("{rest:?} after the brackets is not a port")),
         };
     }
     if authority.parse::<Ipv6Addr>().is_ok() || authority.matches(':').count() > 1 {
@@ -180,7 +180,7 @@ fn split_port(authority: &str) -> Result<(&str, Option<&str>), String> {
 
 fn parse_port(text: &str) -> Result<u16, String> {
     let port = text.parse().ok().filter(|&port| port != 0 && text.bytes().all(|byte| byte.is_ascii_digit()));
-    port.ok_or_else(|| format!("port \"{text}\" is not a number from 1 to 65535"))
+    port.ok_or_else(|| format!("port {text:?} is not a number from 1 to 65535"))
 }
 
 /// An IP address, or a name that DNS or a hosts file can hold.
