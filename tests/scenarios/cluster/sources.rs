@@ -4,6 +4,7 @@ mod asked;
 mod bad;
 mod commands;
 mod dns;
+mod each;
 mod files;
 mod http;
 mod named;

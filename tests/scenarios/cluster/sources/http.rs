@@ -8,13 +8,13 @@ use tests::tls::Authority;
 use super::*;
 
 /// An inventory that answers this, and 304 to those who have it already.
-struct Inventory {
+pub(super) struct Inventory {
     origin: Origin,
     answer: Arc<Mutex<String>>,
 }
 
 impl Inventory {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let answer = Arc::new(Mutex::new(String::new()));
         let shared = Arc::clone(&answer);
         let origin = Origin::serving(move |conn| {
@@ -27,12 +27,12 @@ impl Inventory {
         Self { origin, answer }
     }
 
-    fn answers(&self, whole: &str) {
+    pub(super) fn answers(&self, whole: &str) {
         whole.clone_into(&mut self.answer.lock().unwrap());
     }
 
     /// Names these servers, with an ETag.
-    fn names(&self, origins: &[Origin]) {
+    pub(super) fn names(&self, origins: &[Origin]) {
         let urls: Vec<String> = origins.iter().map(|origin| format!("{:?}", origin.url())).collect();
         let body = format!("[{}]", urls.join(", "));
         let etag = format!("\"{}\"", body.replace('"', "'"));
@@ -43,10 +43,12 @@ impl Inventory {
     }
 
     fn source(&self, keys: &str) -> Builder {
-        from(&format!(
-            "type = \"http\", url = \"{}/servers?of=app\", interval = \"10ms\"{keys}",
-            self.origin.url()
-        ))
+        from(&self.keys(keys))
+    }
+
+    /// The keys of a source that asks it, with these further ones.
+    pub(super) fn keys(&self, keys: &str) -> String {
+        format!("type = \"http\", url = \"{}/servers?of=app\", interval = \"10ms\"{keys}", self.origin.url())
     }
 }
 
