@@ -18,12 +18,14 @@ const THREE: [u8; 4] = [127, 0, 0, 3];
 /// Longer than any source pauses after a failure.
 const BACK_OFF: Duration = Duration::from_secs(60);
 
+/// Has a source name these servers, also where it was dead.
+type Names = Box<dyn Fn(&[Origin])>;
+
 /// A source, as its own test makes it.
 struct Outside {
     keys: String,
     tables: String,
-    /// Has it name these servers, also where it was dead.
-    names: Box<dyn Fn(&[Origin])>,
+    names: Names,
     dies: Box<dyn Fn()>,
 }
 
