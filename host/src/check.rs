@@ -254,7 +254,7 @@ impl Findings {
 /// code of modules runs as the user of the configuration. This process stays that user. `before` is called as that user, before any
 /// module is opened.
 fn prepare(config: &Arc<Config>, as_root: bool, before: impl FnOnce()) -> Result<Prepared, Refused> {
-    let copies: Vec<_> = config.modules.iter().map(load::read).collect();
+    let copies: Vec<_> = config.modules.iter().map(load::read_to_check).collect();
     if let Err(text) = apart::become_user(Some(&config.run_as), as_root) {
         let mut lines: Vec<_> =
             copies.iter().filter_map(|copy| Some(copy.as_ref().err()?.to_string())).collect();

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Access, Mode, OFlags};
 
 use crate::module::Hex;
 use crate::module::image::Image;
@@ -17,6 +17,33 @@ use crate::os::trusted_path::{LastName, SafePath};
 
 /// Bytes of the hash that are in a name: enough to tell the builds of one module apart. A file that is opened is compared whole.
 const HASH_BYTES: usize = 8;
+
+/// Whether a module could be put into this folder, which nothing is done to.
+///
+/// # Errors
+/// As [`keep`].
+pub(super) fn check((folder, id, sha256): (&Path, &str, &[u8; 32])) -> Result<(), LoadRefusal> {
+    let path = folder.join(name(id, sha256));
+    find(&path)?;
+    rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK)
+        .map_err(|error| LoadRefusal::Kept { path, error: error.into() })
+}
+
+fn name(id: &str, sha256: &[u8; 32]) -> String {
+    format!("{id}-{}.so", Hex(&sha256[..HASH_BYTES]))
+}
+
+/// The place of a copy, if nobody else can change it.
+fn find(path: &Path) -> Result<SafePath, LoadRefusal> {
+    let refused = |text: String| LoadRefusal::Kept { path: path.to_owned(), error: io::Error::other(text) };
+    let place = SafePath::find(path, LastName::Itself).map_err(|error| refused(error.to_string()))?;
+    match place.distrust() {
+        Some(distrust) => {
+            Err(refused(format!("{distrust}; code is kept only where nobody else can change it")))
+        }
+        None => Ok(place),
+    }
+}
 
 /// Puts a module into this folder and opens it there. `pour` writes its bytes to a file, `hash` is that of a file's bytes.
 ///
@@ -27,15 +54,9 @@ pub(super) fn keep(
     pour: impl FnOnce(&mut File) -> Result<[u8; 32], LoadRefusal>,
     hash: impl Fn(&File) -> Result<[u8; 32], LoadRefusal>,
 ) -> Result<Image, LoadRefusal> {
-    let path = folder.join(format!("{id}-{}.so", Hex(&sha256[..HASH_BYTES])));
+    let path = folder.join(name(id, sha256));
     let refused = |error: io::Error| LoadRefusal::Kept { path: path.clone(), error };
-    let place = SafePath::find(&path, LastName::Itself)
-        .map_err(|error| refused(io::Error::other(error.to_string())))?;
-    if let Some(distrust) = place.distrust() {
-        return Err(refused(io::Error::other(format!(
-            "{distrust}; code is kept only where nobody else can change it"
-        ))));
-    }
+    let place = find(&path)?;
     // Not to wait for the other end where somebody has made a pipe of it.
     let open = || place.open(OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty());
     if let Ok(kept) = open()

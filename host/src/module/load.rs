@@ -53,6 +53,25 @@ pub struct Copied {
 ///
 /// A refusal before the file is opened as code, as one line with file and reason.
 pub fn read(request: &ModuleFile) -> Result<Copied, LoadError> {
+    read_then(request, keep)
+}
+
+/// The same, and nothing is written to the folder of copies (`module_files`): only looks whether it could be.
+///
+/// # Errors
+///
+/// As [`read`].
+pub fn read_to_check(request: &ModuleFile) -> Result<Copied, LoadError> {
+    read_then(request, |folder, id, copied| {
+        kept::check((folder, id, &copied.sha256))?;
+        Ok(copied)
+    })
+}
+
+fn read_then(
+    request: &ModuleFile,
+    keep: impl FnOnce(&Path, &str, Copied) -> Result<Copied, LoadRefusal>,
+) -> Result<Copied, LoadError> {
     let error = |file: &Path, refusal| LoadError::of(request, file, refusal);
     let file =
         request.locate().map_err(|not_found| error(&request.file, LoadRefusal::NotFound(not_found)))?;

@@ -32,7 +32,7 @@ pub fn load(path: &Path, files: &mut Files) -> Result<(Config, Vec<Warning>), Re
 /// As [`load()`].
 pub fn read(path: &Path, files: &mut Files) -> Result<(Config, Vec<Warning>), (ConfigErrors, Vec<String>)> {
     config::load_from(path, files).map_err(|errors| {
-        let modules = errors.modules.iter().filter_map(|module| load::read(module).err());
+        let modules = errors.modules.iter().filter_map(|module| load::read_to_check(module).err());
         let modules = modules.map(|error| error.to_string()).collect();
         (errors, modules)
     })

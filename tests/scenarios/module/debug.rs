@@ -1,12 +1,13 @@
 //! A debugger on a module of a running worker.
 
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use tests::artifacts;
 use tests::origin::Origin;
 use tests::proxy::Proxy;
-use tests::site::Site;
+use tests::site::{Folder, Site, spoken};
 
 /// Steps of the debugger. It stops at a line of the module's source, shows the way there, and lets the worker go.
 const STEPS: [&str; 6] = [
@@ -49,6 +50,21 @@ fn copies_of_modules_are_files_where_a_folder_is_named_for_them() {
     std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
     let (_, said) = site.fails_to_reload();
     assert!(said[0].contains("code is kept only where nobody else can change it"), "{said:?}");
+}
+
+#[test]
+fn a_check_writes_no_copies() {
+    let origin = Origin::named("a");
+    let folder = tempfile::tempdir().unwrap();
+    let checked = |files: &Path| {
+        let key = format!("module_files = {files:?}");
+        let proxy = Proxy::over([&origin]).module_file("c_example", &artifacts::c_module()).top(&key);
+        spoken(&Folder::with(&proxy.text()).command("check", &[]))
+    };
+    let (code, _, complained) = checked(folder.path());
+    assert_eq!((code, folder.path().read_dir().unwrap().count()), (Some(0), 0), "{complained}");
+    let (code, _, complained) = checked(&folder.path().join("missing"));
+    assert!(code == Some(4) && complained.contains("cannot be kept as"), "{code:?} {complained}");
 }
 
 /// The debugger opens the module by the path that the worker opened it by.
