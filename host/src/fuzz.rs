@@ -14,7 +14,7 @@ mod http1;
 mod http2;
 mod proxy;
 mod config;
-mod members;
+mod lists;
 mod module;
 #[cfg(test)]
 mod cases;
@@ -22,7 +22,7 @@ mod cases;
 pub use self::config::{httpd, toml};
 pub use self::http1::{chunked_body, request_head, response_head};
 pub use self::http2::{h2_frames, h2_hpack, h2_message, h2_session};
-pub use self::members::members;
+pub use self::lists::members;
 pub use self::module::module_wire;
 pub use self::proxy::proxy_header;
 
