@@ -1,7 +1,7 @@
 //! Operators' changes of servers at run time. A change is kept over reloads and crashes, until it is taken back, its time is
 //! over, or the configuration changes the same field. `stored` is their form on a disk.
 
-mod stored;
+pub(super) mod stored;
 
 use std::time::{Duration, SystemTime};
 

@@ -118,6 +118,9 @@ impl Supervisor {
         if self.serving != Some(number) {
             return Ok(());
         }
+        if self.state.answers() != state.answers() {
+            self.applying.saving.names_are_new();
+        }
         self.state.learn(state);
         let is_awaited = |starting: &Starting| matches!(starting.step, StartStep::Saving { .. });
         let is_due = is_answer && self.starting.as_ref().is_some_and(is_awaited);

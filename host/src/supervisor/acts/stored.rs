@@ -1,37 +1,54 @@
-//! The form of acts on a disk. What is read there is checked as what an operator says: the process that writes the file has the
-//! rights of workers.
+//! The form of acts on a disk, with the last addresses of names. What is read there is checked as what operators and workers say:
+//! the process that writes the file has the rights of workers.
 
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Acts, Entry, MAX_URL_BYTES, OUTLIVES, Order, ServerOrder, check_new, configured};
+use crate::cluster::discovery::KnownAddresses;
+use crate::cluster::names::MAX_ADDRESSES;
 use crate::config::Config;
 
 /// More are not read.
 const MOST_ENTRIES: usize = 65_535;
+/// Longest name of a host.
+const MAX_HOST_BYTES: usize = 255;
 /// Longest name of a cluster or an operator.
 const MAX_NAME_BYTES: usize = 1024;
 
 #[derive(Deserialize)]
 struct StoredActs {
     acts: Vec<Entry>,
+    #[serde(default)]
+    names: KnownAddresses,
 }
 
 /// The same, to be written.
 #[derive(Serialize)]
 struct ActsToStore<'a> {
     acts: &'a [Entry],
+    names: &'a KnownAddresses,
+}
+
+/// What an earlier run has left.
+#[derive(Debug)]
+pub(in crate::supervisor) struct Recalled {
+    pub(in crate::supervisor) acts: Acts,
+    /// The last addresses of names.
+    pub(in crate::supervisor) names: KnownAddresses,
+    /// What became of acts that do not hold any more.
+    pub(in crate::supervisor) said: Vec<String>,
 }
 
 impl Acts {
     /// As they are to be written; `None` where that cannot be.
-    pub(in crate::supervisor) fn to_json(&self) -> Option<String> {
-        let text = serde_json::to_string(&ActsToStore { acts: &self.entries });
+    pub(in crate::supervisor) fn to_json(&self, names: &KnownAddresses) -> Option<String> {
+        let text = serde_json::to_string(&ActsToStore { acts: &self.entries, names });
         text.inspect_err(|error| tracing::error!("changes of servers cannot be saved: {error}")).ok()
     }
 
-    /// Acts of an earlier run that still make sense for this configuration, and a line for each that does not.
+    /// The addresses and the acts of an earlier run that still make sense for this configuration, and a line for each that does not.
     ///
     /// # Errors
     /// The text is none of acts; in words.
@@ -39,9 +56,13 @@ impl Acts {
         text: &[u8],
         config: &Config,
         now: SystemTime,
-    ) -> Result<(Self, Vec<String>), String> {
-        let StoredActs { acts: mut entries } =
+    ) -> Result<Recalled, String> {
+        let StoredActs { acts: mut entries, mut names } =
             serde_json::from_slice(text).map_err(|error| error.to_string())?;
+        names.retain(|name, addresses| name.len() <= MAX_HOST_BYTES && addresses.len() <= MAX_ADDRESSES);
+        if names.len() > MOST_ENTRIES {
+            names.clear();
+        }
         if entries.len() > MOST_ENTRIES || !entries.iter().all(Entry::is_sound) {
             return Err("a value is out of range".to_owned());
         }
@@ -53,7 +74,7 @@ impl Acts {
         });
         let mut acts = Self { entries, version: 1 };
         said.extend(acts.expire(now));
-        Ok((acts, said))
+        Ok(Recalled { acts, names, said })
     }
 
     /// Servers that operators have added.
@@ -112,6 +133,10 @@ mod tests {
         config::parse("t.toml", &text, Syntax::Toml).unwrap().0
     }
 
+    fn names() -> KnownAddresses {
+        KnownAddresses::from([("a.test".to_owned(), vec![[10, 0, 0, 1].into()])])
+    }
+
     fn take(acts: &mut Acts, config: &Config, url: &str, order: ServerOrder, lasts: Option<u64>) {
         let lasts = lasts.map(Duration::from_secs);
         let order = Order { cluster: "c", url, order, lasts, by: "root" };
@@ -126,12 +151,14 @@ mod tests {
         take(&mut acts, &config, "http://a", ServerOrder::Weight(7), Some(60));
         take(&mut acts, &config, "http://b", ServerOrder::Weight(3), None);
         take(&mut acts, &config, "http://n", ServerOrder::Add, None);
-        let text = acts.to_json().unwrap();
-        let (read, said) = Acts::from_json(text.as_bytes(), &config, at(110)).unwrap();
+        let text = acts.to_json(&names()).unwrap();
+        let Recalled { acts: read, said, names: found } =
+            Acts::from_json(text.as_bytes(), &config, at(110)).unwrap();
+        assert_eq!(found, names());
         assert_eq!((read.status(at(120)), said.len(), read.n_added()), (acts.status(at(120)), 0, 1));
         assert_eq!(read.all(), acts.all());
         // Later, as if the proxy had run meanwhile.
-        let (read, said) = Acts::from_json(text.as_bytes(), &config, at(200)).unwrap();
+        let Recalled { acts: read, said, .. } = Acts::from_json(text.as_bytes(), &config, at(200)).unwrap();
         acts.expire(at(200));
         assert_eq!((read.all(), said.len()), (acts.all(), 2));
     }
@@ -141,9 +168,9 @@ mod tests {
         let before = config("{ url = \"http://a\", weight = 2 }");
         let mut acts = Acts::default();
         take(&mut acts, &before, "http://a", ServerOrder::Weight(7), None);
-        let text = acts.to_json().unwrap();
+        let text = acts.to_json(&names()).unwrap();
         let after = config("{ url = \"http://a\", weight = 3 }");
-        let (mut read, _) = Acts::from_json(text.as_bytes(), &after, at(110)).unwrap();
+        let Recalled { acts: mut read, .. } = Acts::from_json(text.as_bytes(), &after, at(110)).unwrap();
         assert_eq!(read.reconcile(&after, at(110)).len(), 1);
         assert!(read.all().is_empty());
     }
@@ -154,7 +181,7 @@ mod tests {
         let mut acts = Acts::default();
         take(&mut acts, &config, "http://a", ServerOrder::Weight(7), None);
         take(&mut acts, &config, "http://n", ServerOrder::Add, None);
-        let text = acts.to_json().unwrap();
+        let text = acts.to_json(&names()).unwrap();
         let read = |text: &str| Acts::from_json(text.as_bytes(), &config, at(110));
         for (from, to) in [("7", "0"), ("7", "70000"), ("\"value\":7", "\"value\":\"x\""), ("{", "[")] {
             assert!(read(&text.replacen(from, to, if from == "{" { 1 } else { 9 })).is_err(), "{from} {to}");
@@ -166,7 +193,7 @@ mod tests {
         );
         assert!(read(&lost).is_err());
         // An added server whose URL the cluster could not have.
-        let (read, said) = read(&text.replace("http://n", "https://n")).unwrap();
+        let Recalled { acts: read, said, .. } = read(&text.replace("http://n", "https://n")).unwrap();
         assert_eq!((read.n_added(), said.len()), (0, 1));
     }
 }

@@ -1,11 +1,12 @@
 //! How operators' changes of servers come to the disk, where `state` names a folder: the scout writes them, and says so. A start
-//! reads them.
+//! reads them. With them go the last addresses of names, for a start while no name server answers.
 
 use std::time::{Instant, SystemTime};
 
 use super::APPLY_TIMEOUT;
 use crate::supervisor::Supervisor;
 use crate::supervisor::acts::Acts;
+use crate::supervisor::acts::stored::Recalled;
 use crate::supervisor::commands::ClientId;
 
 /// What of the acts is on the disk, and who waits for that.
@@ -33,6 +34,11 @@ impl Saving {
         (self.told, self.tried) = (None, None);
     }
 
+    /// Names have other addresses.
+    pub(in crate::supervisor) fn names_are_new(&mut self) {
+        self.told = None;
+    }
+
     /// When somebody has waited for long enough.
     pub(super) fn due(&self) -> Option<Instant> {
         self.waiting.iter().map(|waiter| waiter.until).min()
@@ -50,7 +56,7 @@ impl Supervisor {
             Err(error) => return tracing::error!("state \"{shown}\": acts cannot be read: {error}"),
         };
         match Acts::from_json(&text, &self.bundle.config, SystemTime::now()) {
-            Ok((acts, said)) => {
+            Ok(Recalled { acts, names, said }) => {
                 for line in said {
                     tracing::info!("{line}");
                 }
@@ -62,6 +68,9 @@ impl Supervisor {
                 }
                 self.applying.n_added = acts.n_added();
                 self.acts = acts;
+                for (name, addresses) in names {
+                    self.state.answered(&name, &addresses);
+                }
             }
             Err(why) => tracing::error!("state \"{shown}\": the acts there are not used: {why}"),
         }
@@ -70,7 +79,9 @@ impl Supervisor {
     /// Tells the scout of acts that it is to write, and answers those who have waited for long enough.
     pub(super) fn save_acts(&mut self, now: Instant) {
         let (version, saving) = (self.acts.version(), &mut self.applying.saving);
-        if saving.told != Some(version) && self.scouting.keep_acts(version, || self.acts.to_json()) {
+        if saving.told != Some(version)
+            && self.scouting.keep_acts(version, || self.acts.to_json(self.state.answers()))
+        {
             saving.told = Some(version);
         }
         let late: Vec<_> = saving.waiting.extract_if(.., |waiter| now >= waiter.until).collect();

@@ -181,6 +181,7 @@ fn a_start_waits_for_the_first_answer_and_not_for_a_file_that_is_not_there() {
     let status = source(&site);
     assert_eq!((status.members, status.answer), (None, None));
     assert!(status.error.unwrap().ends_with("No such file or directory (os error 2)"));
+    site.running().logs("cannot be opened: No such file or directory (os error 2) (it has not answered yet)");
     let (code, told, _) = spoken(&site.folder().command("discovery status", &[]));
     assert!(
         code == Some(0) && told.starts_with("cluster app, source file (file): no answer yet; fails ("),

@@ -4,9 +4,11 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use rustix::process::Signal;
 use tests::command::Running;
+use tests::dns::{Answer, NameServer};
 use tests::site::{Folder, signal, spoken};
 use trylist::process::control::{ActStatus, ServerOrder};
 
+use super::dns::{ONE, at};
 use super::*;
 
 /// With the file's servers, kept in this folder.
@@ -248,4 +250,40 @@ fn a_reload_that_adds_state_saves_what_was_changed_before() {
     site.reload_with(&Proxy::over(&origins).named("app").module("round_robin"));
     eventually("the scout's end", || (!site.workers().contains(&pid)).then_some(()));
     assert_eq!(site.names(2), "b b");
+}
+
+/// Neither a name of the configuration nor one that an SRV record leads to.
+#[test]
+fn no_start_waits_for_a_name_server_that_has_answered_before() {
+    let one = at(ONE, 0, "one");
+    let port = one.address().port();
+    let dns = NameServer::new();
+    let service = "_http._tcp.app.test";
+    dns.addresses("one.test", &[ONE]);
+    dns.set(service, Answer::Services(vec![(0, 1, port, "one.test")], 0));
+    // A request that waited for the name server would outlast this test.
+    let resolver = dns.config_with("timeout = \"10m\"");
+    for over in [
+        Proxy::over_urls([format!("http://one.test:{port}")]).named("app").module("round_robin"),
+        from(&format!("type = \"dns\", url = \"http://{service}\", record = \"srv\"")),
+    ] {
+        let state = Said::new();
+        let config = over.in_cluster("connect_timeout = \"10m\"").tables(&resolver);
+        let config = config.top(&format!("state = {:?}", state.path()));
+        let site = Site::run(&config);
+        answered_by(&site, "one one");
+        let is_saved =
+            |name: &str| fs::read_to_string(state.path().join(name)).unwrap().contains("\"one.test\":[");
+        eventually("the address on the disk", || {
+            ["acts-0.json", "acts-1.json"].into_iter().any(is_saved).then_some(())
+        });
+        drop(site);
+        for name in ["one.test", service] {
+            dns.set(name, Answer::Silence);
+        }
+        let site = Site::run(&config);
+        assert_eq!(site.names(2), "one one");
+        dns.addresses("one.test", &[ONE]);
+        dns.set(service, Answer::Services(vec![(0, 1, port, "one.test")], 0));
+    }
 }
