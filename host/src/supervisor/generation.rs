@@ -336,6 +336,13 @@ impl Generation {
         }
     }
 
+    /// Has it report its load at once, where it reports at all, instead of at its next turn.
+    pub(super) fn ask_for_load_now(&mut self) {
+        if self.tells_load {
+            self.tell(ToWorker::TellLoad(true), &[]);
+        }
+    }
+
     /// Stores its load.
     pub(super) fn told_load(&mut self, load: Load, is_draining: bool) {
         self.is_draining = is_draining;

@@ -101,6 +101,8 @@ impl Supervisor {
             }
         }
         self.starting = Some(starting);
+        // A start may be faster than their next turn, and its limits hold from its first request on.
+        self.generations.iter_mut().for_each(Generation::ask_for_load_now);
         // This start replaces a dead worker, too.
         self.replace_at = None;
         let serving = self.serving.filter(|_| matches!(reason, StartReason::Reload | StartReason::Anew));
