@@ -127,7 +127,12 @@ impl Origin {
 
     /// The same at this address: for another address of the loopback network with a port that a name has there, too.
     pub fn listening(at: SocketAddr, serve: impl Fn(&mut Conn) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind(at).unwrap();
+        // The kernel takes a port of its own choice back when the socket is shut down, and may give it to another test. So the port
+        // is chosen by one socket, and asked for by another.
+        let chosen = Socket::new(Domain::for_address(at), Type::STREAM, None).unwrap();
+        chosen.set_reuse_address(true).unwrap();
+        chosen.bind(&at.into()).unwrap();
+        let listener = TcpListener::bind(chosen.local_addr().unwrap().as_socket().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         Self::over(listener.into(), Some(address), format!("http://{address}"), serve)
     }
@@ -305,4 +310,17 @@ fn accept(shared: &Arc<Shared>, serve: &Arc<impl Fn(&mut Conn) + Send + Sync + '
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_origin_keeps_its_port() {
+        let origin = Origin::dead();
+        let other = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        other.bind(&origin.address().into()).expect_err("it is taken");
+        assert!(TcpStream::connect(origin.address()).is_err());
+    }
 }
