@@ -210,7 +210,9 @@ fn owner(path: &str, files: &BTreeMap<Module, PathBuf>, shown: &BTreeMap<String,
     let parts: Vec<&str> = path.split("::").collect();
     for n in (1..=parts.len()).rev() {
         let begin = parts[..n].join("::");
-        if let Some(real) = shown.get(&begin).filter(|real| **real != begin) {
+        // A file may show a name that is its own, too: it would be resolved for ever.
+        let inside = format!("{begin}::");
+        if let Some(real) = shown.get(&begin).filter(|real| **real != begin && !real.starts_with(&inside)) {
             return owner(&[&[real.as_str()], &parts[n..]].concat().join("::"), files, shown);
         }
         if files.contains_key(&begin) {
@@ -267,6 +269,10 @@ fn no_folder_has_a_circle() {
 fn sees_what_it_is_to_see() {
     assert_eq!(apart("a::{b, c::{self, d}}"), ["a::b", "a::c", "a::c::d"]);
     assert_eq!(absolute("x::y", "super::z").as_deref(), Some("x::z"));
+    // The file x/y.rs has a function y, which x shows.
+    let files = BTreeMap::from(["x", "x::y"].map(|module| (module.to_owned(), PathBuf::new())));
+    let shown = BTreeMap::from([("x::y".to_owned(), "x::y::y".to_owned())]);
+    assert_eq!(owner("x::y::y", &files, &shown).as_deref(), Some("x::y"));
     assert_eq!(siblings("x::y::z", "x::a"), Some(("x", "y", "a")));
     assert_eq!(siblings("x::y::z", "x::y"), None);
     let import = |from: &str, to: &str| (from.to_owned(), vec![(1, to.to_owned())]);
