@@ -33,8 +33,17 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 /// # Panics
 /// Where there is none at the deadline; `what` says what was waited for.
 #[track_caller]
-pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + DEADLINE;
+pub fn eventually<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
+    eventually_within(DEADLINE, what, ask)
+}
+
+/// The same with a deadline of its own, for what may rightly take longer.
+///
+/// # Panics
+/// As [`eventually`].
+#[track_caller]
+pub fn eventually_within<T>(deadline: Duration, what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + deadline;
     loop {
         if let Some(answer) = ask() {
             return answer;

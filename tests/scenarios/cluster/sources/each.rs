@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tests::dns::{Answer, NameServer};
+use tests::eventually_within;
 use tests::site::signal;
 use tests::traffic::Traffic;
 
@@ -50,10 +51,7 @@ fn for_the_time(mut step: impl FnMut()) {
 /// As `answered_by`, for a source that may pause for long.
 #[track_caller]
 fn comes_back(site: &Site, names: &str) {
-    let until = Instant::now() + BACK_OFF;
-    while source(site).error.is_some() && Instant::now() < until {
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    eventually_within(BACK_OFF, "the source is well", || source(site).error.is_none().then_some(()));
     answered_by(site, names);
 }
 
