@@ -153,7 +153,7 @@ pub fn control_of(path: &Path) -> ControlSocket {
     match named {
         Some(Switched::Off) => ControlSocket::Off,
         Some(Switched::On(Short::Text(path))) => at(&path, None),
-        // Who exactly may connect is the supervisor's to know.
+        // The supervisor knows who exactly may connect.
         Some(Switched::On(Short::Table(ControlTable { path: Some(path), .. }))) => {
             at(path.get_ref(), Some(Access::default()))
         }

@@ -11,7 +11,7 @@
 //! | `Listen [ADDRESS:]PORT` | where requests come in |
 //! | `User NAME`, `Group NAME` | who serves, where root starts it |
 //! | `PidFile FILE` | where the process says who it is |
-//! | `LBControl PATH|Off` | the socket that `trylist reload` and the like speak to; `Off`: none |
+//! | `LBControl PATH`, `LBControl Off` | the socket that `trylist reload` and the like speak to, or none |
 //! | `Include FILE` | other files, by pattern too, relative to this one |
 //! | `ServerName NAME` | accepted and not used: httpd needs it for links to itself, and we write none |
 //!

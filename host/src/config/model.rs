@@ -139,7 +139,7 @@ pub enum ControlSocket {
     At {
         /// The socket.
         path: PathBuf,
-        /// Who may connect, where that is not the user of the supervisor alone.
+        /// Users who may connect; `None` is the user of the supervisor alone.
         access: Option<Access>,
     },
     /// Nowhere; there are signals.

@@ -24,7 +24,7 @@ pub(super) enum Short<T> {
     Table(T),
 }
 
-/// What can be switched off: `false`, or what stands for it when it is on.
+/// A value that can be switched off by `false`.
 #[derive(Debug)]
 pub(super) enum Switched<T> {
     /// `false`.

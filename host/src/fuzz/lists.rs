@@ -10,7 +10,7 @@ use crate::discovery::read::{AnswerForm, read};
 /// A list of servers is an answer within all bounds, which is the same once it is written as JSON and read again; or it is refused
 /// with one line that says where.
 pub fn members(data: &[u8]) {
-    // What the source may name goes by the first byte, the form by the second.
+    // The first byte says which servers the source may name, the second the form.
     let [may, form, text @ ..] = data else { return };
     let spec = SourceSpec {
         cluster: "app".into(),

@@ -225,7 +225,7 @@ pub fn ask_for(config: &Path, command: &Command, heard: impl FnMut(ControlReply)
         ControlSocket::Off => Err(AskError::Off(config.to_owned())),
         ControlSocket::Derived => ask(&default_path(config), command, heard),
         // The configuration says that the socket is for others, too.
-        ControlSocket::At { path, access: Some(_) } => ask_anybody(&path, command, heard),
+        ControlSocket::At { path, access: Some(_) } => say_and_hear(connect(&path)?, command, heard),
         ControlSocket::At { path, access: None } => ask(&path, command, heard),
     }
 }
@@ -244,11 +244,6 @@ pub fn ask(socket: &Path, command: &Command, heard: impl FnMut(ControlReply)) ->
         return Err(AskError::Foreign(socket.to_owned(), user.as_raw()));
     }
     say_and_hear(stream, command, heard)
-}
-
-/// The same, whoever listens there.
-fn ask_anybody(socket: &Path, command: &Command, heard: impl FnMut(ControlReply)) -> Result<Exit, AskError> {
-    say_and_hear(connect(socket)?, command, heard)
 }
 
 fn connect(socket: &Path) -> Result<UnixStream, AskError> {

@@ -94,7 +94,7 @@ impl TwoFiles {
         (two, newest)
     }
 
-    /// What these files hold, if one of them is whole. Whoever opens them for writing says what is wrong with them.
+    /// The newest whole content of these files. Mistakes in them are logged by the process that opens them for writing.
     pub(crate) fn read(files: [OwnedFd; 2]) -> Option<Vec<u8>> {
         let contents = files.into_iter().filter_map(|file| content_of(&File::from(file), "").ok());
         let whole = contents.filter_map(|content| match content {

@@ -1,8 +1,8 @@
 //! One request, from its head to the end of its response: route, load_balance, try, move on or give up, relay.
 //!
 //! [`request`] is what is known of a request under way. The other files are the steps of this story, in its order: [`queue`],
-//! [`attempt`], [`again`], [`relay`] or [`tunnel`], [`failure`] where there is no response, [`report`]. [`answer`] is for routes
-//! whose requests go to no server.
+//! [`attempt`], [`again`], [`relay`] or [`tunnel`], [`failure`] where there is no response, [`report`]. [`notes`] has the reasons of
+//! failed tries. [`answer`] is for routes whose requests go to no server.
 
 mod again;
 mod answer;

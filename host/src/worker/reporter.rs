@@ -32,7 +32,7 @@ const SAVE_EVERY: Duration = Duration::from_secs(5);
 /// The first time is sooner.
 const FIRST_SAVE: Duration = Duration::from_secs(2);
 
-/// For a module that saves to return, before the process ends under it.
+/// For both threads to end, so that no module runs while the process ends.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The two threads.

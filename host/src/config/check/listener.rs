@@ -154,9 +154,8 @@ impl Checker<'_> {
         let mode = u32::from_str_radix(text.get_ref(), 8).ok().filter(|mode| digits && *mode <= 0o777);
         if mode.is_none() {
             let right = "write, for example, mode = \"0660\"";
-            let text =
-                (text.at(), format!("{object}: mode \"{}\" is not a file mode ({right})", text.get_ref()));
-            self.report.error(text.0, text.1);
+            let what = format!("{object}: mode \"{}\" is not a file mode ({right})", text.get_ref());
+            self.report.error(text.at(), what);
         }
         mode
     }

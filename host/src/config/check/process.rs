@@ -41,11 +41,11 @@ impl Checker<'_> {
             let mode = self.file_mode("control", &text)?;
             if mode & 0o007 != 0 {
                 let right = "write \"0660\", and the group of those who may";
-                let text_of = format!(
+                let what = format!(
                     "control: mode \"{}\" lets every user of this machine stop the proxy ({right})",
                     text.get_ref()
                 );
-                self.report.error(text.at(), text_of);
+                self.report.error(text.at(), what);
             }
             Some(mode)
         });

@@ -114,7 +114,7 @@ impl Checker<'_> {
     pub(super) fn bytes_of(&mut self, name: &Spanned<String>) -> Result<FileBytes, String> {
         let path = self.relative(name.get_ref());
         self.files.bytes(&path).map_err(|reason| {
-            // Who writes into an included file may expect it there.
+            // Its writer may expect it beside an included file.
             let is_included = Path::new(&*self.report.place(name.at()).file) != self.source;
             match is_included && Path::new(name.get_ref()).is_relative() {
                 true => format!("{reason}; it is looked for as \"{}\", from the main file", path.display()),

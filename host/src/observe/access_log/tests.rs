@@ -7,22 +7,7 @@ use crate::config::{LogField, LogPart};
 
 #[test]
 fn writes_the_documented_line() {
-    let tries = [
-        Try {
-            endpoint: "http://127.0.0.1:9002",
-            result: "connect",
-            status: 0,
-            duration_ns: 312_400,
-            reason: None,
-        },
-        Try {
-            endpoint: "http://127.0.0.1:9001",
-            result: "served",
-            status: 200,
-            duration_ns: 2_107_000,
-            reason: None,
-        },
-    ];
+    let tries = two_tries(None);
     assert_eq!(
         line(&entry(), tries),
         "10.0.0.9 - - [23/Nov/2026:01:40:34 +0000] \"GET /x HTTP/1.1\" 200 130 \"-\" \"curl/8.5.0\" cluster=api \
@@ -41,22 +26,7 @@ fn writes_the_combined_format_alone() {
 
 #[test]
 fn writes_every_field_as_json() {
-    let tries = [
-        Try {
-            endpoint: "http://127.0.0.1:9002",
-            result: "connect",
-            status: 0,
-            duration_ns: 312_400,
-            reason: Some("refused \"now\""),
-        },
-        Try {
-            endpoint: "http://127.0.0.1:9001",
-            result: "served",
-            status: 200,
-            duration_ns: 2_107_000,
-            reason: None,
-        },
-    ];
+    let tries = two_tries(Some("refused \"now\""));
     let line = line_as(LogFormat::Json, &entry(), tries);
     assert!(line.ends_with("}\n") && line.matches('\n').count() == 1, "{line}");
     let object: serde_json::Value = serde_json::from_str(&line).expect("JSON");
@@ -422,6 +392,14 @@ fn what_was_handed_over_is_written_when_the_log_has_ended() {
 fn make_pipe(path: &Path) {
     rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)
         .expect("a pipe");
+}
+
+/// One that is not established, for this reason, and one that is served.
+fn two_tries(reason: Option<&str>) -> [Try<'_>; 2] {
+    let failed =
+        Try { endpoint: "http://127.0.0.1:9002", result: "connect", status: 0, duration_ns: 312_400, reason };
+    let (endpoint, result) = ("http://127.0.0.1:9001", "served");
+    [failed, Try { endpoint, result, status: 200, duration_ns: 2_107_000, reason: None }]
 }
 
 fn entry() -> LogEntry<'static> {

@@ -31,13 +31,13 @@ struct ActsToStore<'a> {
     names: &'a KnownAddresses,
 }
 
-/// What an earlier run has left.
+/// Acts and addresses of an earlier run.
 #[derive(Debug)]
 pub(in crate::supervisor) struct Recalled {
     pub(in crate::supervisor) acts: Acts,
     /// The last addresses of names.
     pub(in crate::supervisor) names: KnownAddresses,
-    /// What became of acts that do not hold any more.
+    /// A line for each act that does not hold any more.
     pub(in crate::supervisor) said: Vec<String>,
 }
 

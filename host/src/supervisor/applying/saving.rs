@@ -9,7 +9,7 @@ use crate::supervisor::acts::Acts;
 use crate::supervisor::acts::stored::Recalled;
 use crate::supervisor::commands::ClientId;
 
-/// What of the acts is on the disk, and who waits for that.
+/// The acts that are on the disk, and the clients that wait for that.
 #[derive(Debug, Default)]
 pub(in crate::supervisor) struct Saving {
     /// The version that the scout was told to write.
