@@ -22,7 +22,7 @@ pub(crate) struct Seen {
     pub(crate) removed: Vec<Duration>,
 }
 
-/// The members, and a seeded mix of changes that are none of them no-ops.
+/// The members, of which half of the first number is always there, and a seeded mix of changes that are none of them no-ops.
 pub(crate) struct Changes {
     rng: Rng,
     members: Vec<usize>,
@@ -70,13 +70,15 @@ impl Changes {
 
     fn next(&mut self) -> (usize, Change) {
         let mut pick = |n: usize| self.rng.below(n as u64) as usize;
+        // A random walk alone would come to no member at all.
+        let (few, many) = (self.weights.len() / 4, self.weights.len() * 3 / 4);
         match pick(10) {
-            0..3 => {
+            kind @ 0..6 if self.members.len() < many && (kind < 3 || self.members.len() <= few) => {
                 let server = self.others.swap_remove(pick(self.others.len()));
                 self.members.push(server);
                 (server, Change::Add(self.weights[server]))
             }
-            3..6 => {
+            0..6 => {
                 let server = self.members.swap_remove(pick(self.members.len()));
                 self.others.push(server);
                 (server, Change::Remove)
