@@ -51,11 +51,11 @@ use crate::cluster::names::HostName;
 use crate::cluster::retries::Retries;
 use crate::cluster::slow_start::SlowStart;
 use crate::config::{self, HostHeader, KeySource};
-use crate::module::balancer::ModuleFault;
+use crate::module::balancer::{ModuleFault, ModuleScope};
 use crate::net::per_client::PerClient;
 
 pub(crate) use self::build::IfRefused;
-use self::build::Publishing;
+use self::build::{ClusterModules, Publishing};
 pub(crate) use self::lives::InFlightById;
 use self::lives::Lives;
 pub(crate) use self::publish::{PublishHooks, Published};
@@ -73,6 +73,7 @@ pub struct Cluster {
     publishing: Mutex<Publishing>,
     /// Its members by their IDs, with those that left and still have requests.
     lives: Arc<Lives>,
+    modules: ClusterModules,
     /// Held by the thread that writes what holds of members at once.
     turn: Mutex<()>,
     /// The number of the snapshot that each thread uses.
@@ -276,11 +277,14 @@ impl Cluster {
         usize::from(!has_key && self.config.key_missing.is_some())
     }
 
-    /// Whether the host chooses in one of its tiers, because this module's file or the tier's balancer is in quarantine.
+    /// This module of the cluster; `None` where its file is in quarantine.
+    pub(crate) fn scope_of(&self, id: &str) -> Option<&Arc<ModuleScope>> {
+        self.modules.scope_of(id)
+    }
+
+    /// Whether the host chooses in this module's place, because its file is in quarantine, or it is in this cluster.
     pub(crate) fn is_quarantined(&self, module: &str) -> bool {
-        let has_key = *self.config.module == *module;
-        let is_built = |tier: &&Tier| tier.instance.refused.is_none();
-        self.newest().tiers.iter().filter(is_built).any(|tier| tier.chooser(has_key).is_none())
+        self.scope_of(module).is_none_or(|scope| scope.is_quarantined())
     }
 
     /// Why its members are not in use as they should be, if they are not.
@@ -311,9 +315,7 @@ impl Cluster {
 
     /// How often this module of the cluster did this wrong.
     pub fn faults(&self, module: &str, fault: ModuleFault) -> u64 {
-        let newest = self.newest();
-        let balancers = newest.counting_balancers().filter(|balancer| balancer.module().id() == module);
-        balancers.map(|balancer| balancer.faults(fault)).sum()
+        self.scope_of(module).map_or(0, |scope| scope.faults(fault))
     }
 }
 

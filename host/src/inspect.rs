@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 use lb_api::version::{ABI_MAJOR, ABI_MINOR};
 use lb_api::wire;
 use trylist::module::Module;
-use trylist::module::balancer::{Balancer, BuildInput, EndpointInput, Needs};
+use trylist::module::balancer::{Balancer, BuildInput, EndpointInput, ModuleScope, Needs};
 use trylist::module::guarded;
 use trylist::module::load;
 use trylist::process::control::Exit;
@@ -95,24 +95,16 @@ fn needs_without_settings(module: &Arc<Module>) -> Result<Needs, String> {
         counters,
     };
     let endpoints = &[endpoint];
-    let input = BuildInput {
-        cluster: "inspect",
-        cluster_idx: None,
-        endpoints,
-        state,
-        settings: &[],
-        previous: None,
-        saved: None,
-        fault_limit: 0,
-    };
-    let balancer = Balancer::build(module, input).map_err(|error| {
-        error
-            .problems
-            .iter()
-            .map(|problem| format!("{} {}", problem.path, problem.text).trim().to_owned())
-            .collect::<Vec<_>>()
-            .join("; ")
-    })?;
+    let input = BuildInput { endpoints, state, settings: &[], previous: None, saved: None };
+    let balancer =
+        Balancer::build(&ModuleScope::new(module, "inspect", None, 0), input).map_err(|error| {
+            error
+                .problems
+                .iter()
+                .map(|problem| format!("{} {}", problem.path, problem.text).trim().to_owned())
+                .collect::<Vec<_>>()
+                .join("; ")
+        })?;
     Ok(balancer.needs().clone())
 }
 

@@ -34,7 +34,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tests::artifacts::{c_module, release_modules};
 use trylist::config::{Place, Setting, SettingValue};
 use trylist::module::Module;
-use trylist::module::balancer::{Balancer, BuildInput, EndpointInput};
+use trylist::module::balancer::{Balancer, BuildInput, EndpointInput, ModuleScope};
 use trylist::module::board::{Board, take_place};
 use trylist::module::load::inspect;
 use trylist::module::wire::address;
@@ -146,16 +146,14 @@ impl Subject {
     fn build(&self, servers: &Servers) -> Balancer {
         let endpoints: Vec<_> = (0..servers.names.len()).map(|idx| servers.endpoint(idx)).collect();
         let input = BuildInput {
-            cluster: "bench",
-            cluster_idx: Some(0),
             endpoints: &endpoints,
             state: servers.state,
             settings: &self.settings,
             previous: None,
             saved: None,
-            fault_limit: 0,
         };
-        Balancer::build(&self.module, input).unwrap_or_else(|error| panic!("{error}"))
+        Balancer::build(&ModuleScope::new(&self.module, "bench", Some(0), 0), input)
+            .unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// Milliseconds of the best of some builds of 10,000 endpoints.

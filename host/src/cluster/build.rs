@@ -25,26 +25,48 @@ use crate::cluster::slow_start::SlowStart;
 use crate::cluster::snapshot::{NO_INDEX, RefusedInstance};
 use crate::cluster::sticky::Sticky;
 use crate::config::{self, LAST_TIER, Server, Setting};
-use crate::module::Module;
-use crate::module::balancer::{self, Balancer, BuildError, BuildInput, BuildProblem};
+use crate::module::balancer::{self, Balancer, BuildError, BuildInput, BuildProblem, ModuleScope};
 use crate::module::registry::Registry;
 use crate::net::per_client::PerClient;
 
 /// The inputs of a cluster's snapshots.
 #[derive(Debug)]
 pub(super) struct Builder {
-    cluster_idx: usize,
-    /// The module of all requests; `None` where its file is in quarantine.
-    module: Option<Arc<Module>>,
-    /// The module of requests without a key, where the configuration names one.
-    keyless: Option<Arc<Module>>,
-    fault_limit: u32,
+    modules: ClusterModules,
     /// The key that signs sessions where the configuration has no secret.
     secret: [u8; 32],
     arenas: Arenas,
     /// The life of each member, as long as anything refers to it.
     lives: Arc<Lives>,
     n_instances: u64,
+}
+
+/// The modules of a cluster.
+#[derive(Clone, Debug)]
+pub(super) struct ClusterModules {
+    /// The module of all requests; `None` where its file is in quarantine.
+    main: Option<Arc<ModuleScope>>,
+    /// The module of requests without a key, where the configuration names one.
+    keyless: Option<Arc<ModuleScope>>,
+}
+
+impl ClusterModules {
+    fn of(idx: usize, config: &config::ClusterConfig, registry: &Registry, fault_limit: u32) -> Self {
+        let scope = |id: &str| {
+            registry.module(id).map(|module| ModuleScope::new(module, &config.name, Some(idx), fault_limit))
+        };
+        let main = scope(&config.module);
+        let keyless = config.key_missing.as_ref().and_then(|missing| match &main {
+            Some(main) if *missing.module == *config.module => Some(Arc::clone(main)),
+            _ => scope(&missing.module),
+        });
+        Self { main, keyless }
+    }
+
+    /// The module of this ID; `None` where its file is in quarantine.
+    pub(super) fn scope_of(&self, id: &str) -> Option<&Arc<ModuleScope>> {
+        self.main.iter().chain(&self.keyless).find(|scope| scope.module().id() == id)
+    }
 }
 
 /// The state for publications of a cluster.
@@ -69,7 +91,7 @@ impl Publishing {
 impl Cluster {
     /// Builds the endpoints of these members and the balancers, which begin with the learned state of an earlier generation. A
     /// module in quarantine has no balancer, and the host chooses among the endpoints. `idx` is the cluster's index in the
-    /// configuration; `fault_limit` is [`BuildInput::fault_limit`].
+    /// configuration; `fault_limit` is that of [`ModuleScope::new`].
     ///
     /// # Errors
     /// The module refuses its settings or its endpoints, unless the host is to choose then.
@@ -92,12 +114,8 @@ impl Cluster {
             );
         }
         let known = learned.cluster(&config.name);
-        let module = |id: &str| registry.module(id).cloned();
         let mut builder = Builder {
-            cluster_idx: idx,
-            module: module(&config.module),
-            keyless: config.key_missing.as_ref().and_then(|missing| module(&missing.module)),
-            fault_limit,
+            modules: ClusterModules::of(idx, config, registry, fault_limit),
             secret: *learned.secret(),
             arenas: Arenas::default(),
             lives: Arc::default(),
@@ -137,6 +155,7 @@ impl Cluster {
             config: config.clone(),
             newest: ArcSwap::from_pointee(snapshot),
             lives: Arc::clone(&builder.lives),
+            modules: builder.modules.clone(),
             publishing: Mutex::new(Publishing::new(builder)),
             turn: Mutex::default(),
             in_use: OnceLock::new(),
@@ -347,41 +366,40 @@ impl InstanceBuild<'_> {
         previous: Option<&Instance>,
     ) -> Result<(Option<Balancer>, KeylessChooser), BuildError> {
         let before = previous.and_then(|previous| previous.balancer.as_ref());
-        let module = self.builder.module.as_ref();
-        let balancer =
-            module.map(|module| self.balancer(module, &self.config.settings, before)).transpose()?;
+        let ClusterModules { main, keyless } = &self.builder.modules;
+        let balancer = self.balancer(main.as_ref(), &self.config.settings, before)?;
         let Some(missing) = &self.config.key_missing else { return Ok((balancer, KeylessChooser::Same)) };
-        let Some(module) = &self.builder.keyless else { return Ok((balancer, KeylessChooser::Host)) };
         let before = previous.and_then(|previous| match &previous.keyless {
             KeylessChooser::Own(balancer) => Some(balancer),
             KeylessChooser::Same | KeylessChooser::Host => None,
         });
-        let keyless = self.balancer(module, &missing.settings, before)?;
+        let Some(keyless) = self.balancer(keyless.as_ref(), &missing.settings, before)? else {
+            return Ok((balancer, KeylessChooser::Host));
+        };
         if keyless.needs().key {
             return Err(self.needs_a_key(missing));
         }
         Ok((balancer, KeylessChooser::Own(keyless)))
     }
 
+    /// The module's balancer; `None` where the module, or its file, is in quarantine.
     fn balancer(
         &self,
-        module: &Arc<Module>,
+        module: Option<&Arc<ModuleScope>>,
         settings: &[Setting],
         previous: Option<&Balancer>,
-    ) -> Result<Balancer, BuildError> {
+    ) -> Result<Option<Balancer>, BuildError> {
+        let Some(scope) = module.filter(|scope| !scope.is_quarantined()) else { return Ok(None) };
         let seen: Vec<balancer::EndpointInput<'_>> = self.members.iter().map(|member| seen(member)).collect();
         let saved = self.known.filter(|_| previous.is_none());
         let input = BuildInput {
-            cluster: &self.config.name,
-            cluster_idx: Some(self.builder.cluster_idx),
             endpoints: &seen,
             state: self.state.get(),
             settings,
             previous,
-            saved: saved.and_then(|known| known.saved(self.members[0].tier, module.id())),
-            fault_limit: self.builder.fault_limit,
+            saved: saved.and_then(|known| known.saved(self.members[0].tier, scope.module().id())),
         };
-        Balancer::build(module, input)
+        Balancer::build(scope, input).map(Some)
     }
 
     /// The balancer for requests without a key must do without one.

@@ -63,7 +63,7 @@ pub struct Instance {
     pub tier: u16,
     /// The members that it was built over.
     pub endpoints: Box<[Arc<Endpoint>]>,
-    /// The balancer; none where its module's file is in quarantine. To begin a trylist, ask [`Tier::chooser`].
+    /// The balancer; none where its module, or the module's file, was in quarantine at the build. To begin a trylist, ask [`Tier::chooser`].
     pub balancer: Option<Balancer>,
     /// The balancer of requests without a key.
     pub keyless: KeylessChooser,
@@ -76,7 +76,7 @@ pub struct Instance {
 /// An instance that has no balancers because a module refuses its endpoints.
 #[derive(Debug)]
 pub(super) struct RefusedInstance {
-    /// The last one of the tier that was built: faults, and what was learned, go on from there.
+    /// The last one of the tier that was built: what was learned goes on from there.
     pub(super) last_built: Option<Arc<Instance>>,
 }
 
@@ -87,7 +87,7 @@ pub enum KeylessChooser {
     Same,
     /// Another module's balancer.
     Own(Balancer),
-    /// The host: that other module's file is in quarantine.
+    /// The host: that other module, or its file, was in quarantine at the build.
     Host,
 }
 
@@ -218,11 +218,6 @@ impl Snapshot {
         self.tiers.iter().flat_map(|tier| tier.instance.balancers())
     }
 
-    /// The balancers that count the faults of its modules: those of before where a module refuses the members of now.
-    pub(super) fn counting_balancers(&self) -> impl Iterator<Item = &Balancer> {
-        self.tiers.iter().filter_map(|tier| tier.instance.last_built()).flat_map(Instance::balancers)
-    }
-
     /// Whether the host chooses in one of its tiers, because a module refuses the members.
     pub(super) fn is_refused(&self) -> bool {
         self.tiers.iter().any(|tier| tier.instance.refused.is_some())
@@ -253,11 +248,6 @@ impl Tier {
 }
 
 impl Instance {
-    /// The last one of its tier that was built: itself, unless a module refuses its endpoints.
-    fn last_built(&self) -> Option<&Self> {
-        self.refused.as_ref().map_or(Some(self), |refused| refused.last_built.as_deref())
-    }
-
     /// No thread chooses in it any more.
     pub(super) fn unlist(&self) {
         self.endpoints.iter().for_each(|endpoint| endpoint.live.unlist(&self.state));

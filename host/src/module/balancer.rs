@@ -15,13 +15,12 @@ use std::ffi::c_void;
 use std::fmt;
 use std::ptr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use lb_api::wire;
 
 pub use self::build::{BuildError, BuildInput, BuildProblem, EndpointInput, Needs};
-pub use self::scope::ModuleFault;
-use self::scope::{Scope, panic_text, take_panic};
+pub use self::scope::{ModuleFault, ModuleScope};
+use self::scope::{panic_text, take_panic};
 use crate::module::board::{self, ModuleMark};
 use crate::module::wire::slice;
 use crate::module::{Calls, Module};
@@ -40,7 +39,7 @@ pub struct Balancer {
     mark: ModuleMark,
     events: u32,
     needs: Needs,
-    scope: Arc<Scope>,
+    scope: Arc<ModuleScope>,
     module: Arc<Module>,
 }
 
@@ -61,30 +60,16 @@ impl Balancer {
         &self.module
     }
 
-    /// Number of these faults of its module in this cluster, since the first of the balancers that replaced each other.
-    pub fn faults(&self, fault: ModuleFault) -> u64 {
-        self.scope.count(fault)
-    }
-
-    /// Whether it had too many faults: it gets no new trylists, and the existing ones go on to their end. It stays so for as long
-    /// as there is a balancer of this module in this cluster.
+    /// Whether its module is in quarantine in this cluster ([`ModuleScope::is_quarantined`]).
     #[inline]
     pub fn is_quarantined(&self) -> bool {
-        self.scope.quarantine.is_in()
+        self.scope.is_quarantined()
     }
 
-    /// Puts it in quarantine, for a reason that is logged once.
-    #[cold]
-    pub fn quarantine(&self, why: &dyn fmt::Display) {
-        self.scope.enter_quarantine(why);
-    }
-
-    /// Counts a fault that the host found in an answer, or a supervisor in how long a call took. The first of each kind
-    /// is logged as an error, and then one line at most every ten seconds, so that a bad module fills no disk.
-    /// [`BuildInput::fault_limit`] of them within a minute put it in quarantine.
+    /// Counts a fault of its module ([`ModuleScope::fault`]).
     #[cold]
     pub fn fault(&self, fault: ModuleFault, detail: &dyn fmt::Display) {
-        self.scope.fault(fault, detail, Instant::now());
+        self.scope.fault(fault, detail);
     }
 
     /// State for the balancer that replaces it in another process; `None` if its module does not save.

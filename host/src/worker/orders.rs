@@ -13,7 +13,7 @@ use super::reporter::Reporter;
 use super::status::StatusReader;
 use crate::cluster::{Clusters, InFlightById};
 use crate::config::Config;
-use crate::module::balancer::{Balancer, ModuleFault};
+use crate::module::balancer::ModuleFault;
 use crate::observe::metrics::Metrics;
 use crate::os::log;
 use crate::process::channel::Sender;
@@ -101,13 +101,11 @@ pub(super) fn take_answer(
 /// A call that does not return keeps its thread; nobody else is to be lost to the same.
 fn overrun(clusters: &Clusters, cluster: Option<usize>, module: &str, charged: Duration, goes_on: bool) {
     let Some(cluster) = cluster.and_then(|cluster| clusters.get(cluster)) else { return };
-    let is_its = |balancer: &&Balancer| balancer.module().id() == module;
-    for balancer in cluster.newest().balancers().filter(is_its) {
-        if goes_on {
-            balancer.quarantine(&format_args!("a call has not returned after {charged:.1?}"));
-        } else {
-            balancer.fault(ModuleFault::Overrun, &format_args!("a call took {charged:.1?}"));
-        }
+    let Some(module) = cluster.scope_of(module) else { return };
+    if goes_on {
+        module.enter_quarantine(&format_args!("a call has not returned after {charged:.1?}"));
+    } else {
+        module.fault(ModuleFault::Overrun, &format_args!("a call took {charged:.1?}"));
     }
 }
 

@@ -10,7 +10,7 @@ use lb_api::wire;
 use sha2::Digest as _;
 use tests::artifacts::{broken, c_module};
 use trylist::config::{ModuleFile, Place, Setting, SettingValue};
-use trylist::module::balancer::{Balancer, BuildInput, EndpointInput};
+use trylist::module::balancer::{Balancer, BuildInput, EndpointInput, ModuleScope};
 use trylist::module::board::{Board, CallKind, Crumb, ModuleMark, take_place};
 use trylist::module::load::{self, inspect};
 use trylist::module::refusal::LoadError;
@@ -292,16 +292,14 @@ fn build_of(
         counters: &COUNTERS,
     };
     let input = BuildInput {
-        cluster: "api",
-        cluster_idx,
         endpoints: &[endpoint],
         state: &STATE,
         settings: setting.as_slice(),
         previous: None,
         saved: None,
-        fault_limit: 0,
     };
-    Balancer::build(module, input).map_err(|error| error.lines().collect())
+    Balancer::build(&ModuleScope::new(module, "api", cluster_idx, 0), input)
+        .map_err(|error| error.lines().collect())
 }
 
 static COUNTERS: wire::Counters = wire::Counters {

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use lb_api::wire;
 
 use super::Balancer;
-use super::scope::{Scope, panic_text, take_panic};
+use super::scope::{ModuleScope, panic_text, take_panic};
 use crate::config::{Place, Setting, SettingValue};
-use crate::module::board::{self, ModuleMark};
+use crate::module::OneLine;
+use crate::module::board;
 use crate::module::guarded;
 use crate::module::mapped::can_be_read;
 use crate::module::wire::{address, bytes, slice, text};
-use crate::module::{Module, OneLine};
 
 /// One endpoint as a balancer gets to know it. Its index in [`BuildInput::endpoints`] is its name in every call.
 #[derive(Clone, Copy, Debug)]
@@ -41,22 +41,16 @@ pub struct EndpointInput<'a> {
 /// Input of a balancer's `build`.
 #[derive(Clone, Copy, Debug)]
 pub struct BuildInput<'a> {
-    /// Name of the cluster.
-    pub cluster: &'a str,
-    /// Its index in the configuration, where a supervisor is to know what a thread is inside of.
-    pub cluster_idx: Option<usize>,
     /// All endpoints, in configuration order; at least one.
     pub endpoints: &'a [EndpointInput<'a>],
     /// The cluster's live numbers.
     pub state: &'static wire::ClusterState,
     /// The module's own settings.
     pub settings: &'a [Setting],
-    /// The cluster's balancer that the new one will replace. The module sees it only where it is its own, of the same load.
+    /// The balancer that the new one will replace. The module sees it only where it is of the same scope.
     pub previous: Option<&'a Balancer>,
     /// State saved by the cluster's balancer of an earlier generation.
     pub saved: Option<&'a [u8]>,
-    /// So many faults within a minute put the balancer in quarantine; 0 is never.
-    pub fault_limit: u32,
 }
 
 /// Why a module refused to build: every reason that it gave, at least one.
@@ -95,21 +89,21 @@ pub struct Needs {
 }
 
 impl Balancer {
-    /// Makes an instance of `module`. If the module cannot use its saved state, it is built without, and the log says so. Costs
+    /// Makes an instance of the module of this scope. If the module cannot use its saved state, it is built without, and the log says so. Costs
     /// one or two calls of the module's `build`, each with a pass over endpoints and settings.
     ///
     /// # Errors
     ///
     /// The module's reasons; also if it panicked, or asks for data that no host can give.
-    pub fn build(module: &Arc<Module>, input: BuildInput<'_>) -> Result<Self, BuildError> {
+    pub fn build(scope: &Arc<ModuleScope>, input: BuildInput<'_>) -> Result<Self, BuildError> {
         let placed = |problems: Vec<UnplacedProblem>| -> Vec<BuildProblem> {
             problems.into_iter().map(|problem| BuildProblem::placed(problem, input.settings)).collect()
         };
-        let mut built = Self::try_build(module, input).map_err(placed);
+        let mut built = Self::try_build(scope, input).map_err(placed);
         if let (Err(refused), Some(_)) = (&built, input.saved) {
-            let without = Self::try_build(module, BuildInput { saved: None, ..input }).map_err(placed);
+            let without = Self::try_build(scope, BuildInput { saved: None, ..input }).map_err(placed);
             if let (Ok(_), Some(BuildProblem { text, .. })) = (&without, refused.first()) {
-                let (cluster, module) = (input.cluster, module.id());
+                let (cluster, module) = (&*scope.cluster, scope.module.id());
                 tracing::warn!(
                     "cluster \"{cluster}\": module \"{module}\" cannot use its saved state and starts without it: {text}"
                 );
@@ -117,30 +111,25 @@ impl Balancer {
             built = without;
         }
         built.map_err(|problems| BuildError {
-            cluster: input.cluster.into(),
-            module: module.id().into(),
+            cluster: scope.cluster.clone(),
+            module: scope.module.id().into(),
             problems,
         })
     }
 
     /// One call of the module's `build`, and the checks of what it asks for.
-    fn try_build(module: &Arc<Module>, input: BuildInput<'_>) -> Result<Self, Vec<UnplacedProblem>> {
-        let previous = input.previous.filter(|previous| previous.is_replaceable_by(module, input.cluster));
-        let scope = match previous {
-            Some(previous) => Arc::clone(&previous.scope),
-            None => Scope::new(Arc::clone(module), input.cluster, input.fault_limit),
-        };
-        let mark = input.cluster_idx.map_or(module.mark, |idx| module.mark.in_cluster(idx));
-        let previous = previous.map_or(ptr::null(), |previous| previous.instance.cast_const());
-        let answer = call_build(module, input, previous, &scope, mark)?;
+    fn try_build(scope: &Arc<ModuleScope>, input: BuildInput<'_>) -> Result<Self, Vec<UnplacedProblem>> {
+        let own = input.previous.filter(|previous| Arc::ptr_eq(&previous.scope, scope));
+        let answer = call_build(scope, input, own.map_or(ptr::null(), |own| own.instance.cast_const()))?;
+        let module = &scope.module;
         // From here on the instance is dropped with `balancer`, whatever else is found.
         let mut balancer = Self {
             calls: module.library.calls,
             instance: answer.instance,
-            mark,
+            mark: scope.mark,
             events: answer.needs.events,
             needs: Needs::default(),
-            scope,
+            scope: Arc::clone(scope),
             module: Arc::clone(module),
         };
         let mut problems = answer.problems;
@@ -154,11 +143,6 @@ impl Balancer {
         }
         if problems.is_empty() { Ok(balancer) } else { Err(problems) }
     }
-
-    /// Whether `module` may see this balancer's instance as the one to be replaced: its own, and of the same cluster.
-    fn is_replaceable_by(&self, module: &Module, cluster: &str) -> bool {
-        ptr::eq(self.module.library, module.library) && *self.scope.cluster == *cluster
-    }
 }
 
 /// A module's answer to `build` with a status that says that there is an instance.
@@ -171,11 +155,9 @@ struct BuildAnswer {
 
 /// Calls `build` with the wire form of `input`. `previous` is null or an instance of this very library.
 fn call_build(
-    module: &Module,
+    scope: &ModuleScope,
     input: BuildInput<'_>,
     previous: *const c_void,
-    scope: &Scope,
-    mark: ModuleMark,
 ) -> Result<BuildAnswer, Vec<UnplacedProblem>> {
     let metadata: Vec<Box<[wire::Pair]>> = input.endpoints.iter().map(|e| pairs(e.metadata)).collect();
     let endpoints: Vec<wire::Endpoint> =
@@ -192,7 +174,7 @@ fn call_build(
     let cx = wire::BuildCx {
         size: size_of::<wire::BuildCx>() as u32,
         reserved: 0,
-        cluster: text(input.cluster),
+        cluster: text(&scope.cluster),
         endpoints: endpoints.as_ptr(),
         n_endpoints: endpoints.len(),
         endpoint_stride: size_of::<wire::Endpoint>(),
@@ -206,12 +188,12 @@ fn call_build(
         errors: &raw const errors,
         needs: &raw mut needs,
     };
-    let build = module.library.calls.build;
+    let build = scope.module.library.calls.build;
     let mut instance = ptr::null_mut();
     // SAFETY: `cx` and all that it points to live until after the call, `scope` until after the balancer, and `previous` is
     // as promised. The module keeps to the ABI, as `load` checked by its version.
     let build = || unsafe { build(&raw const cx, &raw mut instance) };
-    let status = board::inside(mark.long(), || guarded::around(build));
+    let status = board::inside(scope.mark.long(), || guarded::around(build));
     let problems = judge(status, problems)?;
     Ok(BuildAnswer { instance, needs, problems })
 }

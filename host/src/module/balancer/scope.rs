@@ -1,4 +1,4 @@
-//! The host's services to a balancer's module, and the count of its faults; both outlive one balancer.
+//! A module in one cluster: the host's services to it, its faults and its quarantine, all of which outlive one balancer.
 
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use lb_api::wire;
 
 use super::quarantine::{Quarantine, WINDOW};
-use crate::module::board;
+use crate::module::board::{self, ModuleMark};
 use crate::module::wire::slice;
 use crate::module::{Module, OneLine};
 
@@ -49,26 +49,37 @@ impl ModuleFault {
     }
 }
 
-/// The services that a module was given, and the count of its faults. A balancer that replaces one of the same module takes
-/// it over, because the two may share learned state that still logs through it.
-pub(super) struct Scope {
+/// A module in one cluster of one generation: the services that it was given, its faults, its quarantine. All its balancers there
+/// share it, those of each tier and those that replace each other, which may share learned state that still logs through it.
+pub struct ModuleScope {
     pub(super) api: wire::HostApi,
     pub(super) cluster: Box<str>,
-    module: Arc<Module>,
+    pub(super) module: Arc<Module>,
+    /// Its identity in crumbs.
+    pub(super) mark: ModuleMark,
     start: Instant,
     faults: [Tally; ModuleFault::ALL.len()],
     lines: LineRate,
     pub(super) quarantine: Quarantine,
 }
 
-// SAFETY: all but `api` is `Send` and `Sync`; its one pointer points to the `Scope` itself and is only handed over.
-unsafe impl Send for Scope {}
+// SAFETY: all but `api` is `Send` and `Sync`; its one pointer points to the `ModuleScope` itself and is only handed over.
+unsafe impl Send for ModuleScope {}
 
 // SAFETY: as above.
-unsafe impl Sync for Scope {}
+unsafe impl Sync for ModuleScope {}
 
-impl Scope {
-    pub(super) fn new(module: Arc<Module>, cluster: &str, fault_limit: u32) -> Arc<Self> {
+impl ModuleScope {
+    /// The scope of this module in the cluster of this name. `cluster_idx` is its index in the configuration, where a supervisor
+    /// is to know what a thread is inside of. So many faults within a minute put the module in quarantine; 0 is never.
+    pub fn new(
+        module: &Arc<Module>,
+        cluster: &str,
+        cluster_idx: Option<usize>,
+        fault_limit: u32,
+    ) -> Arc<Self> {
+        let mark = cluster_idx.map_or(module.mark, |idx| module.mark.in_cluster(idx));
+        let module = Arc::clone(module);
         Arc::new_cyclic(|this: &Weak<Self>| Self {
             api: wire::HostApi {
                 size: size_of::<wire::HostApi>() as u32,
@@ -79,6 +90,7 @@ impl Scope {
             },
             cluster: cluster.into(),
             module,
+            mark,
             start: Instant::now(),
             faults: Default::default(),
             lines: LineRate::default(),
@@ -86,12 +98,26 @@ impl Scope {
         })
     }
 
-    pub(super) fn count(&self, fault: ModuleFault) -> u64 {
+    /// The module.
+    pub fn module(&self) -> &Arc<Module> {
+        &self.module
+    }
+
+    /// Number of these faults.
+    pub fn faults(&self, fault: ModuleFault) -> u64 {
         self.faults[fault as usize].count.load(Ordering::Relaxed)
     }
 
-    /// From now on nobody asks the balancer.
-    pub(super) fn enter_quarantine(&self, why: &dyn fmt::Display) {
+    /// Whether it had too many faults: its balancers get no new trylists, the existing ones go on to their end, and no more are
+    /// built. It stays so.
+    #[inline]
+    pub fn is_quarantined(&self) -> bool {
+        self.quarantine.is_in()
+    }
+
+    /// Puts it in quarantine, for a reason that is logged once.
+    #[cold]
+    pub fn enter_quarantine(&self, why: &dyn fmt::Display) {
         if self.quarantine.enter() {
             let (module, version, cluster) = (self.module.id(), self.module.version(), &*self.cluster);
             tracing::error!(
@@ -101,9 +127,12 @@ impl Scope {
         }
     }
 
-    pub(super) fn fault(&self, fault: ModuleFault, detail: &dyn fmt::Display, now: Instant) {
+    /// Counts a fault that the host found in an answer, or a supervisor in how long a call took. The first of each kind
+    /// is logged as an error, and then one line at most every ten seconds, so that a bad module fills no disk.
+    #[cold]
+    pub fn fault(&self, fault: ModuleFault, detail: &dyn fmt::Display) {
         let (module, cluster, kind) = (self.module.id(), &*self.cluster, fault.name());
-        let now = now.saturating_duration_since(self.start);
+        let now = self.start.elapsed();
         match self.faults[fault as usize].add(now) {
             Some(0) => tracing::error!(module, cluster, fault = kind, "module fault: {detail}"),
             Some(suppressed) => {
@@ -119,6 +148,16 @@ impl Scope {
                 WINDOW.as_secs()
             );
         }
+    }
+}
+
+impl fmt::Debug for ModuleScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (module, cluster) = (self.module.id(), &self.cluster);
+        f.debug_struct("ModuleScope")
+            .field("module", &module)
+            .field("cluster", cluster)
+            .finish_non_exhaustive()
     }
 }
 
@@ -178,7 +217,7 @@ impl LineRate {
     }
 }
 
-impl Drop for Scope {
+impl Drop for ModuleScope {
     /// No further line will say it.
     fn drop(&mut self) {
         say_left_out(&self.module, &self.cluster, self.lines.left_out());
@@ -222,8 +261,8 @@ unsafe extern "C" fn panicked(_ctx: *mut c_void, text: wire::Str) {
 
 /// [`wire::HostApi::log`].
 unsafe extern "C" fn log(ctx: *mut c_void, level: u32, text: wire::Str) {
-    // SAFETY: `ctx` is that of a `HostApi` that `Scope::new` made, and the balancer keeps its scope alive.
-    let scope = unsafe { &*ctx.cast_const().cast::<Scope>() };
+    // SAFETY: `ctx` is that of a `HostApi` that `ModuleScope::new` made, and the balancer keeps its scope alive.
+    let scope = unsafe { &*ctx.cast_const().cast::<ModuleScope>() };
     let (module, cluster) = (scope.module.id(), &*scope.cluster);
     let Some(n_left_out) = scope.lines.take(scope.start.elapsed().as_secs()) else { return };
     say_left_out(&scope.module, cluster, n_left_out);

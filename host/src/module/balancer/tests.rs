@@ -57,7 +57,7 @@ pub(in crate::module) const NOTHING: Calls = Calls {
     drop_balancer: drop_balancer_ok,
 };
 
-fn module(calls: Calls) -> Arc<Module> {
+fn module(calls: Calls) -> Arc<ModuleScope> {
     let library = Box::leak(Box::new(Library {
         id: "fake".into(),
         version: "1".into(),
@@ -69,7 +69,11 @@ fn module(calls: Calls) -> Arc<Module> {
         calls,
         code: CodeRanges::default(),
     }));
-    Arc::new(Module { library, file: "fake.so".into(), mark: ModuleMark::NONE })
+    in_cluster(&Arc::new(Module { library, file: "fake.so".into(), mark: ModuleMark::NONE }), "api")
+}
+
+fn in_cluster(module: &Arc<Module>, cluster: &str) -> Arc<ModuleScope> {
+    ModuleScope::new(module, cluster, None, 0)
 }
 
 static STATE: wire::ClusterState = wire::ClusterState {
@@ -89,16 +93,7 @@ static COUNTERS: wire::Counters = wire::Counters {
 };
 
 fn input() -> BuildInput<'static> {
-    BuildInput {
-        cluster: "api",
-        cluster_idx: None,
-        endpoints: &[],
-        state: &STATE,
-        settings: &[],
-        previous: None,
-        saved: None,
-        fault_limit: 0,
-    }
+    BuildInput { endpoints: &[], state: &STATE, settings: &[], previous: None, saved: None }
 }
 
 /// The lines of the log, at `debug` and above, while `f` runs.
@@ -224,7 +219,7 @@ macro_rules! says {
     }};
 }
 
-fn build_error(module: &Arc<Module>, settings: &[Setting]) -> Vec<String> {
+fn build_error(module: &Arc<ModuleScope>, settings: &[Setting]) -> Vec<String> {
     let error = Balancer::build(module, BuildInput { settings, ..input() }).unwrap_err();
     error.lines().collect()
 }
@@ -265,7 +260,7 @@ fn errors_count_even_where_the_status_says_that_all_is_well() {
         DROPS.fetch_add(1, Ordering::Relaxed);
         wire::STATUS_OK
     }
-    let calls = Calls { drop_balancer, ..says!(("", "not really") => wire::STATUS_OK).library.calls };
+    let calls = Calls { drop_balancer, ..says!(("", "not really") => wire::STATUS_OK).module.library.calls };
     assert_eq!(build_error(&module(calls), &[]), [r#"cluster "api": module "fake": not really"#]);
     assert_eq!(DROPS.load(Ordering::Relaxed), 1, "there was an instance to be dropped");
 }
@@ -356,15 +351,12 @@ fn only_an_instance_of_the_same_library_and_cluster_is_handed_over() {
     }
     let fake = module(Calls { build, ..NOTHING });
     let first = Balancer::build(&fake, input()).unwrap();
-    first.fault(ModuleFault::OutOfRange, &"7");
-    let second = Balancer::build(&fake, BuildInput { previous: Some(&first), ..input() }).unwrap();
-    assert_eq!(second.instance.addr(), 2);
-    assert_eq!(second.faults(ModuleFault::OutOfRange), 1, "a cluster's count goes on");
-    let elsewhere = BuildInput { previous: Some(&first), cluster: "web", ..input() };
-    assert_eq!(Balancer::build(&fake, elsewhere).unwrap().instance.addr(), 1);
+    let after_first = BuildInput { previous: Some(&first), ..input() };
+    assert_eq!(Balancer::build(&fake, after_first).unwrap().instance.addr(), 2);
+    let elsewhere = in_cluster(fake.module(), "web");
+    assert_eq!(Balancer::build(&elsewhere, after_first).unwrap().instance.addr(), 1);
     let stranger = module(Calls { build, ..NOTHING });
-    let other = Balancer::build(&stranger, BuildInput { previous: Some(&first), ..input() }).unwrap();
-    assert_eq!((other.instance.addr(), other.faults(ModuleFault::OutOfRange)), (1, 0));
+    assert_eq!(Balancer::build(&stranger, after_first).unwrap().instance.addr(), 1);
 }
 
 // ---- calls ---------------------------------------------------------------------------------------------------------
@@ -383,7 +375,8 @@ fn a_failed_call_is_counted_and_logged_once_with_its_text() {
         unsafe { (host.panicked)(host.ctx, str_of("oh\nno")) };
         wire::STATUS_PANICKED
     }
-    let balancer = Balancer::build(&module(Calls { build, drop_trylist, ..NOTHING }), input()).unwrap();
+    let module = module(Calls { build, drop_trylist, ..NOTHING });
+    let balancer = Balancer::build(&module, input()).unwrap();
     let call = || {
         // SAFETY: this module does not look at its trylist.
         assert_eq!(unsafe { balancer.drop_trylist(ptr::null_mut()) }, Err(Panicked));
@@ -391,7 +384,7 @@ fn a_failed_call_is_counted_and_logged_once_with_its_text() {
     let line = r#"module fault: drop_trylist panicked: oh\nno module="fake" cluster="api" fault="panic""#;
     assert_eq!(logged(call), format!("ERROR {line}\n"));
     assert_eq!(logged(call), format!("DEBUG {line}\n"));
-    assert_eq!((balancer.faults(ModuleFault::Panic), balancer.faults(ModuleFault::Status)), (2, 0));
+    assert_eq!((module.faults(ModuleFault::Panic), module.faults(ModuleFault::Status)), (2, 0));
 }
 
 #[test]
@@ -399,13 +392,14 @@ fn a_status_that_is_not_known_is_a_fault_of_its_own() {
     unsafe extern "C" fn drop_trylist(_: *const c_void, _: *mut c_void) -> u32 {
         99
     }
-    let balancer = Balancer::build(&module(Calls { drop_trylist, ..NOTHING }), input()).unwrap();
+    let module = module(Calls { drop_trylist, ..NOTHING });
+    let balancer = Balancer::build(&module, input()).unwrap();
     let log = logged(|| {
         // SAFETY: this module does not look at its trylist.
         assert_eq!(unsafe { balancer.drop_trylist(ptr::null_mut()) }, Err(Panicked));
     });
     assert!(log.contains("drop_trylist returned status 99"), "{log}");
-    assert_eq!(balancer.faults(ModuleFault::Status), 1);
+    assert_eq!(module.faults(ModuleFault::Status), 1);
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! A module that is not pleased with every membership. Its settings say how many members it takes, of which weight, and what it does
-//! with others: `refuse`, `panic`, or `abort`, which ends the process.
+//! with others: `refuse`, `panic`, or `abort`, which ends the process. With `panics_when_asked` it panics at each request, too.
 //!
 //! It answers the servers in turn.
 
@@ -17,6 +17,7 @@ struct Settings {
     least_weight: u32,
     most_weight: u32,
     with_others: String,
+    panics_when_asked: bool,
 }
 
 impl Default for Settings {
@@ -28,6 +29,7 @@ impl Default for Settings {
             least_weight: 0,
             most_weight: most,
             with_others: "refuse".into(),
+            panics_when_asked: false,
         }
     }
 }
@@ -35,6 +37,7 @@ impl Default for Settings {
 struct RefusesMembers {
     n_endpoints: usize,
     turn: AtomicUsize,
+    panics_when_asked: bool,
 }
 
 impl Balancer for RefusesMembers {
@@ -54,10 +57,12 @@ impl Balancer for RefusesMembers {
                 _ => return Err(BuildError::new("these are not to its taste")),
             }
         }
-        Ok(Self { n_endpoints: endpoints.len(), turn: AtomicUsize::new(0) })
+        let panics_when_asked = settings.panics_when_asked;
+        Ok(Self { n_endpoints: endpoints.len(), turn: AtomicUsize::new(0), panics_when_asked })
     }
 
     fn load_balance(&self, _: &Request<'_>) -> usize {
+        assert!(!self.panics_when_asked, "it was asked");
         self.turn.fetch_add(1, Relaxed)
     }
 

@@ -253,6 +253,22 @@ fn a_module_whose_drop_takes_long_delays_no_change() {
     assert_eq!(site.generation(), 1);
 }
 
+#[test]
+fn a_module_in_quarantine_is_not_built_and_cannot_refuse_servers() {
+    let origins = ["a", "b", "c"].map(Origin::named);
+    let settings = "settings = { most_members = 2, panics_when_asked = true }";
+    let builder = over(&origins[..2]).broken("refuses-members").in_cluster(settings);
+    let site = Site::run(&builder.top("supervision.module_faults = 1"));
+    answer(&site, &["a", "b"]);
+    let quarantined = "trylist_balancer_quarantined{cluster=\"app\",module=\"refuses_members\"}";
+    assert_eq!(site.metric(quarantined), 1.0);
+    order(&site, &origins[2].url(), Add);
+    answer(&site, &["a", "b", "c"]);
+    assert_eq!(site.metric(quarantined), 1.0, "it stays so");
+    let faults = "trylist_module_faults_total{cluster=\"app\",module=\"refuses_members\",fault=\"panic\"}";
+    assert_eq!(site.metric(faults), 1.0, "its count goes on");
+}
+
 // ---- modules that hang or kill ---------------------------------------------------------------------------------------------
 
 /// The watchdog's limit for a build is 10 s at least: this takes that long.
