@@ -78,3 +78,52 @@ impl Linger {
         Poll::Ready(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::future::poll_fn;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// A TLS connection whose client reads nothing: there is no room for `close_notify`.
+    #[derive(Default)]
+    struct WithoutRoom {
+        resets: Cell<bool>,
+    }
+
+    impl AsyncWrite for WithoutRoom {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Pending
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl Ending for WithoutRoom {
+        fn poll_discard(&mut self, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn set_reset_on_close(&self, reset: bool) {
+            self.resets.set(reset);
+        }
+    }
+
+    /// Whoever pipelined requests and read nothing kept its connection for ever.
+    #[tokio::test]
+    async fn who_leaves_no_room_for_the_end_is_reset_when_its_time_is_over() {
+        let (mut stream, mut linger) = (WithoutRoom::default(), Linger::ending(Duration::from_millis(1)));
+        let end = poll_fn(|cx| linger.poll(cx, &mut stream));
+        timeout(Duration::from_secs(20), end).await.expect("it is let go");
+        assert!(stream.resets.get());
+    }
+}
