@@ -95,6 +95,7 @@ fn an_upgrade_goes_over_http1_where_the_server_has_a_choice() {
     client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n");
     let reply = client.reply_head();
     assert_eq!((reply.status(), reply.header("upgrade")), (101, Some("echo")));
+    assert_eq!(origin.requests()[2].headers("via"), ["1.1 trylist", "1.1 trylist"]);
     client.send("hello");
     assert_eq!(client.bytes(5), b"hello");
 }
@@ -217,6 +218,34 @@ fn a_server_that_refuses_every_stream_is_passed_over() {
         assert_eq!(client.send(CALLS[0]).reply().status(), 200);
     }
     log::line(&[proxy.cluster(), "another server served", "not processed: stream refused"]);
+}
+
+#[test]
+fn a_malformed_response_is_an_error_of_its_stream_alone() {
+    const MALFORMED: [(&str, &str); 5] =
+        [("X", "y"), ("x", "a\u{7f}"), ("", "y"), (":path", "/"), ("x", " y")];
+    let server = frames_server(|_, conn| {
+        let first = next_request(conn).unwrap();
+        for field in MALFORMED {
+            let stream = next_request(conn).unwrap();
+            let fields = block(&[(":status", "200"), field]);
+            conn.send(frame(HEADERS, END_HEADERS | END_STREAM, stream, &fields));
+        }
+        conn.send(ok(first));
+        while let Some(stream) = next_request(conn) {
+            conn.send(ok(stream));
+        }
+    });
+    let proxy = by_h2(server.url()).in_cluster("ejection = { failures = 0 }").start();
+    let mut first = proxy.connect();
+    first.get("/");
+    let in_flight = format!("trylist_endpoint_in_flight{{cluster=\"%\",endpoint=\"{}\"}}", server.url());
+    proxy.wait_for_metric(&in_flight, 1.0);
+    for field in MALFORMED {
+        assert_eq!(proxy.get("/").status(), 502, "{field:?}");
+    }
+    assert_eq!(first.reply().status(), 200);
+    assert_eq!((proxy.get("/").status(), server.n_connections()), (200, 1));
 }
 
 #[test]
