@@ -135,3 +135,27 @@ fn where_memory_runs_out_workers_come_before_their_supervisor() {
     let own = proc_status(supervisor, "RssAnon") << 10;
     assert!(own < of_modules / 2, "{own} bytes, where its modules have {of_modules}");
 }
+
+/// Without CAP_SYS_RESOURCE a value may be lowered again as far as it was raised.
+#[test]
+fn the_supervisor_lowers_its_score_where_it_may() {
+    const RAISED: &str = "echo 600 > /proc/self/oom_score_adj";
+    let may_lower = format!("{RAISED} && echo 100 > /proc/self/oom_score_adj");
+    let tried = std::process::Command::new("sh").args(["-c", &may_lower]).output().unwrap();
+    if !tried.status.success() {
+        println!("skipped: the system lets no value be lowered");
+        return;
+    }
+    let origin = Origin::named("a");
+    let folder = Folder::with(&Proxy::over([&origin]).named("app").module("random").text());
+    let run = folder.run();
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", &format!("{RAISED} && exec \"$0\" \"$@\"")]);
+    command.arg(run.get_program()).args(run.get_args());
+    let site = Site::start(folder, command);
+    let score = |pid: u32| {
+        let text = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
+        text.trim().parse::<i32>().unwrap()
+    };
+    assert_eq!((score(site.running().pid()), score(site.worker())), (100, 700));
+}
