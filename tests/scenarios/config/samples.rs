@@ -41,6 +41,17 @@ fn the_unit_is_one_that_systemd_understands() {
     // It has to be executable, and need not be installed.
     let binary = artifacts::binary().display().to_string();
     assert!(unit.contains("\nExecStart=/usr/bin/trylist run "), "{unit}");
+    // systemd 252 then watches readiness and reloads.
+    for line in ["Type=notify", "ExecReload=/bin/kill -HUP $MAINPID"] {
+        assert!(unit.lines().any(|of| of == line), "{line}: {unit}");
+    }
+    // An `owner` of a Unix listener takes both.
+    let capabilities = unit.lines().filter_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+    let capabilities: Vec<&str> = capabilities.flat_map(str::split_whitespace).collect();
+    assert!(
+        ["CAP_CHOWN", "CAP_FOWNER"].iter().all(|needed| capabilities.contains(needed)),
+        "{capabilities:?}"
+    );
     fs::write(&file, unit.replace("/usr/bin/trylist", &binary)).unwrap();
     let output = match Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&file).output() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
