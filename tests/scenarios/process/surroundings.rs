@@ -49,6 +49,14 @@ impl Drop for Killed {
     }
 }
 
+/// The exit code of a program that ends at once, and its complaint.
+fn does_not_start(folder: &Folder) -> (Option<i32>, String) {
+    let child = folder.run().stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = Killed(child);
+    let code = eventually("its end", || child.0.try_wait().unwrap()).code();
+    (code, io::read_to_string(child.0.stderr.take().unwrap()).unwrap())
+}
+
 fn status(folder: &Folder) -> Option<Status> {
     let mut found = None;
     let take = |reply| {
@@ -236,10 +244,7 @@ fn a_link_in_the_place_of_the_pid_file_is_not_followed() {
     theirs.link_to_the_victim("site.pid");
     let folder =
         Folder::with(&over([&origin]).top(&format!("pid_file = {:?}", theirs.path("site.pid"))).text());
-    let child = folder.run().stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut child = Killed(child);
-    let code = eventually("its end", || child.0.try_wait().unwrap()).code();
-    let said = io::read_to_string(child.0.stderr.take().unwrap()).unwrap();
+    let (code, said) = does_not_start(&folder);
     assert!(code == Some(1) && said.contains("pid_file \"") && said.contains("is not followed"), "{said}");
     theirs.is_left_alone();
 }
@@ -253,7 +258,7 @@ fn a_control_socket_is_not_put_where_others_could_lead_it_elsewhere() {
     let text = fs::read_to_string(folder.config()).unwrap();
     let socket = folder.file("open/run/site.sock");
     fs::write(folder.config(), text.replace("site.sock", "open/run/site.sock")).unwrap();
-    let (code, _, said) = spoken(&folder.run().output().unwrap());
+    let (code, said) = does_not_start(&folder);
     let why = format!(
         "trylist: control socket \"{}\": folder {} is writable by others (mode 0777)\n",
         socket.display(),
