@@ -562,13 +562,13 @@ fn failures_of_tries_from_before_a_trial_say_nothing_of_it() {
     log::line(&[&origins[0].url(), "passed its trial"]);
 }
 
-/// The second of two tries has a tenth of the time that the first has had.
+/// The second of two tries has a tenth of the time that the first has had. `max_percent` does not spare its server.
 #[test]
 fn time_that_earlier_tries_used_up_is_not_blamed_on_the_last_server() {
     let origins = [(); 3].map(|()| moody(&Switch::to(Mood::Hangs)));
     let retry = "retry = { on = [\"timeout\"], timeout = \"1s\", try_timeout = \"900ms\", backoff = \"0s\" }";
     let proxy = Proxy::over(&origins)
-        .in_cluster("ejection = { failures = 1, time = \"24h\" }")
+        .in_cluster("ejection = { failures = 1, time = \"24h\", max_percent = 100 }")
         .route(&format!("path = \"/\"\n{retry}"))
         .start();
     assert_eq!(proxy.get("/").status(), 504);
