@@ -19,6 +19,9 @@ use trylist::os::log_queue::{self, LogWriter};
 /// that has said its last word.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Said at once at most, well below what may wait.
+const PIECE_BYTES: usize = 256 << 10;
+
 /// How lines are written.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Log {
@@ -71,7 +74,7 @@ impl Log {
             // If stderr is gone too, the exit code has to say it alone.
             Self::Direct => drop(io::stderr().write_all(log::error_lines_on_stderr(text).as_bytes())),
             Self::Queued(lines) => {
-                lines.say(log::error_lines(text).as_bytes());
+                say_all(lines, log::error_lines(text).as_bytes());
                 if log::is_elsewhere() {
                     // Whoever started the program looks there.
                     log_queue::try_stderr(&log::error_lines_on_stderr(text));
@@ -80,6 +83,19 @@ impl Log {
             }
         }
     }
+}
+
+/// Says whole lines, even more than may wait at once. Gives up where a piece is not taken in time.
+fn say_all(lines: LogWriter, mut text: &[u8]) {
+    while text.len() > PIECE_BYTES {
+        let end = memchr::memrchr(b'\n', &text[..PIECE_BYTES]).map_or(PIECE_BYTES, |at| at + 1);
+        lines.say(&text[..end]);
+        if !lines.drain(END_TIMEOUT) {
+            return;
+        }
+        text = &text[end..];
+    }
+    lines.say(text);
 }
 
 fn start(levels: &LogLevels, how: Log) {

@@ -104,8 +104,8 @@ fn a_reader_of_the_log_that_stops_stops_nobody() {
 
 #[test]
 fn a_configuration_that_is_refused_is_said_whole_and_ends_the_program_though_nobody_reads() {
-    // Much more than a pipe takes at once. Its end could be lost by chance alone.
-    const PROBLEMS: usize = 2_500;
+    // Much more than a pipe takes at once, and than may wait for it. Its end could be lost by chance alone.
+    const PROBLEMS: usize = 4_000;
     let text: String = (0..PROBLEMS).map(|n| format!("nonsense-{n} = 1\n")).collect();
     let folder = Folder::with(&text);
     for _ in 0..4 {
