@@ -90,7 +90,10 @@ fn the_command_the_api_and_the_metrics_have_the_same_numbers() {
     // Counts of the generation before are among them.
     site.reload_wholly();
     site.names(3);
-    let state = site.state().unwrap();
+    // A request is counted when it has ended, which its client may see before.
+    let state = eventually("all are counted", || {
+        site.state().ok().filter(|state| state.clusters[0].numbers.requests == 7)
+    });
     let numbers = &state.clusters[0].numbers;
     let cluster = read(&site, "/api/v1/clusters/app").1;
     assert_eq!(
