@@ -3,7 +3,6 @@
 use std::io::{ErrorKind, Write as _};
 use std::iter;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::process::Command;
 
 use rustix::process::Signal;
 use tests::command::Running;
@@ -238,21 +237,12 @@ fn torn_and_foreign_files_of_changes_hold_up_no_start() {
 #[test]
 fn a_full_disk_is_said_and_keeps_no_change_from_coming_into_use() {
     let disk = tempfile::tempdir().unwrap();
-    let path = disk.path().to_str().unwrap();
-    let can_mount = Command::new("unshare").args(["--mount", "mount", "-t", "tmpfs", "none", path]).output();
-    if !can_mount.is_ok_and(|output| output.status.success()) {
-        println!("skipped: only root can mount a disk to fill");
-        return;
-    }
     let origins = ["a", "b"].map(Origin::named);
     let folder = Folder::with(&plain(&origins, &disk.path().join("state")).text());
-    let run = folder.run();
-    let mount = "mount -t tmpfs -o size=64k,mode=755 none \"$0\" && mkdir -m 700 \"$0/state\" && exec \"$@\"";
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-c", mount, path]).arg(run.get_program()).args(run.get_args());
+    let Some(command) = folder.run_with_small_disk(disk.path(), "mkdir -m 700 state") else { return };
     let site = Site::start(folder, command);
     let weight = |n: u16| site.order("app", &origins[0].url(), ServerOrder::Weight(n)).unwrap();
-    let filler = format!("/proc/{}/root{path}/filler", site.worker());
+    let filler = format!("/proc/{}/cwd/filler", site.running().pid());
     let mut file = fs::File::create(&filler).unwrap();
     let full = iter::repeat_with(|| file.write_all(&[0; 512])).find_map(Result::err).unwrap();
     assert_eq!(full.kind(), ErrorKind::StorageFull);

@@ -250,25 +250,17 @@ fn files_that_go_between_check_and_load_are_missed_by_nobody_but_the_next_reload
 #[test]
 fn a_disk_that_is_full_is_noticed_by_nobody() {
     let full = tempfile::tempdir().unwrap();
-    let path = full.path().to_str().unwrap();
-    let can_mount = Command::new("unshare").args(["--mount", "mount", "-t", "tmpfs", "none", path]).output();
-    if !can_mount.is_ok_and(|output| output.status.success()) {
-        println!("skipped: only root can mount a disk to fill");
-        return;
-    }
     const MUCH: usize = 200_000;
     let much = format!("HTTP/1.1 200 OK\r\nContent-Length: {MUCH}\r\n\r\n{}", "a".repeat(MUCH));
     let origins = [Origin::replying(much), Origin::named("b")];
     let folder = Folder::with(&over(&origins).module("by_traffic").text());
-    let run = folder.run();
-    let fill =
-        "mount -t tmpfs -o size=64k none \"$0\" && cd \"$0\" && ! cat /dev/zero > filler && exec \"$@\"";
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-c", fill, path]).arg(run.get_program()).args(run.get_args());
+    let Some(mut command) = folder.run_with_small_disk(full.path(), "! cat /dev/zero > filler") else {
+        return;
+    };
     for variable in
         ["TMPDIR", "HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CACHE_HOME", "RUNTIME_DIRECTORY"]
     {
-        command.env(variable, path);
+        command.env(variable, full.path());
     }
     let site = Site::start(folder, command);
     let there = format!("/proc/{}/cwd/more", site.worker());
