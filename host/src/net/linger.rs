@@ -118,9 +118,9 @@ mod tests {
         }
     }
 
-    /// Whoever pipelined requests and read nothing kept its connection for ever.
+    /// A client that pipelined requests and read nothing kept its connection for ever.
     #[tokio::test]
-    async fn who_leaves_no_room_for_the_end_is_reset_when_its_time_is_over() {
+    async fn a_client_that_leaves_no_room_for_the_end_is_reset_when_its_time_is_over() {
         let (mut stream, mut linger) = (WithoutRoom::default(), Linger::ending(Duration::from_millis(1)));
         let end = poll_fn(|cx| linger.poll(cx, &mut stream));
         timeout(Duration::from_secs(20), end).await.expect("it is let go");

@@ -60,7 +60,7 @@ pub struct ModuleScope {
     start: Instant,
     faults: [Tally; ModuleFault::ALL.len()],
     lines: LineRate,
-    pub(super) quarantine: Quarantine,
+    quarantine: Quarantine,
 }
 
 // SAFETY: all but `api` is `Send` and `Sync`; its one pointer points to the `ModuleScope` itself and is only handed over.
