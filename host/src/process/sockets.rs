@@ -462,7 +462,10 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let (path, listener) = unix(&folder);
         // Without a file of its own to remove, as where the process was killed.
-        drop(std::os::unix::net::UnixListener::bind(&path).expect("nothing is there"));
+        // It never listened: a process that another test forks at this moment may hold it for a while.
+        let dead = Socket::new(Domain::UNIX, Type::STREAM, None).expect("a socket");
+        dead.bind(&SockAddr::unix(&path).expect("a short path")).expect("nothing is there");
+        drop(dead);
         let first = bind(&listener, 1, InTheWay::Others).expect("nobody listens there");
         let error = bind(&listener, 1, InTheWay::Others).expect_err("taken").to_string();
         let right = "another process listens there; stop it, or choose another path";
